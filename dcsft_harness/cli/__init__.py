@@ -1,0 +1,84 @@
+"""The `dcsft` command: one verb per arrow of the data flow. Heavy packages are imported inside commands."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dcsft_harness import __version__
+from dcsft_harness.cli import data, results, tools, train
+from dcsft_harness.errors import HarnessError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dcsft")
+def dcsft() -> None:
+    """Difficulty-curated SFT for vision-language models.
+
+    \b
+    pool -> rollouts -> labels -> curated set -> adapter -> scores -> leaderboard
+      sample      label     curate         train     evaluate   leaderboard build
+
+    `dcsft quickstart` runs the whole chain on the embedded digits suite in minutes, on a CPU.
+    """
+
+
+for group in (tools.early, data.commands, train.commands, results.commands, tools.late):
+    for command in group:
+        dcsft.add_command(command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0 done, 1 refused or failed, 2 misused, 130 Ctrl-C."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] != ["lmms-eval"]:
+        _calm()
+    try:
+        dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(
+            "dcsft: interrupted; nothing half-written was kept. Run the same command to go on.", err=True
+        )
+        return 130
+    except HarnessError as error:
+        click.echo(f"dcsft: {error}", err=True)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        click.echo(
+            f"dcsft: {error.filename or 'writing'}: {os.strerror(error.errno)}. Free some space.", err=True
+        )
+        return 1
+    return 0
+
+
+def _calm() -> None:
+    """One voice on the terminal: ours. Set before any of these packages is imported."""
+    for name, value in {
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "LOGURU_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "ignore",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

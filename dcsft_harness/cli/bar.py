@@ -1,0 +1,56 @@
+"""What a stage shows while it runs: a bar with the time left on a terminal, one line in a log."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import click
+
+Report = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def stage(title: str) -> Iterator[Report]:
+    """Shows a stage's progress on stderr; the report takes (done, in all)."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+class Clock:
+    """Seconds since it was made, for a stage's closing line."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def __str__(self) -> str:
+        """The time as "12 s"."""
+        return f"{time.monotonic() - self._started:.0f} s"
+
+
+def closing(title: str, said: str, clock: Clock, output: object) -> None:
+    """The one line that a finished stage leaves."""
+    click.echo(f"{title}: {said} ({clock}) -> {output}", err=True)

@@ -1,0 +1,68 @@
+"""`dcsft sample`, `label` and `curate`: from a pool to a curated set."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcsft_harness.cli.running import run_stage
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--model", default="dcsft_hf", show_default=True, help="An lmms-eval model.")
+@click.option(
+    "--model-args", default="", metavar="K=V,...", help="Its arguments: pretrained=CKPT,adapter=DIR,..."
+)
+@click.option("--task", help="The pool: any lmms-eval task.")
+@click.option("--data", type=FILE, help="Or a JSONL file of your own.")
+@click.option("--scorer", help="With --data: exact_word, box_iou, choice or math.")
+@click.option("--image-root", type=FOLDER, help="With --data: where relative image paths start.")
+@click.option("--samples", default=8, show_default=True, help="G, responses per item.")
+@click.option("--temperature", default=0.9, show_default=True)
+@click.option("--top-p", default=1.0, show_default=True)
+@click.option("--top-k", default=50, show_default=True, help="0 keeps all tokens.")
+@click.option("--max-new-tokens", type=int, help="Default: the task's own.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--limit", type=int, help="Only the first items.")
+@click.option("--output", type=FOLDER, required=True)
+def sample(output: Path, **options: Any) -> None:
+    """Sample G responses per item of a pool: pool -> rollouts.
+
+    \b
+    dcsft sample --model-args pretrained=digits --task dcsft_digits_pool --output rollouts
+    dcsft sample --model-args pretrained=CKPT --data mine.jsonl --scorer exact_word --output rollouts
+    """
+    run_stage("sample", output, options)
+
+
+@click.command()
+@click.argument("rollouts", type=FOLDER)
+@click.option("--output", type=FOLDER, required=True)
+def label(rollouts: Path, output: Path) -> None:
+    """Label every item easy, medium or hard: rollouts -> labels."""
+    run_stage("label", output, {"rollouts": rollouts})
+
+
+@click.command()
+@click.argument("labels", type=FOLDER)
+@click.option("--keep", required=True, help="Difficulties to keep, comma-separated: easy,medium.")
+@click.option("--mix", multiple=True, metavar="NAME=SHARE", help="A share of another difficulty: hard=0.05.")
+@click.option("--size", type=int, help="Items in the curated set; default all that qualify.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--output", type=FOLDER, required=True)
+def curate(labels: Path, keep: str, mix: tuple[str, ...], size: int | None, seed: int, output: Path) -> None:
+    """Choose what to train on: labels -> curated set.
+
+    \b
+    dcsft curate labels --keep easy,medium --output curated
+    dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curated
+    """
+    names = [name.strip() for name in keep.split(",") if name.strip()]
+    options = {"labels": labels, "keep": names, "mix": list(mix), "size": size, "seed": seed}
+    run_stage("curate", output, options)
+
+
+commands = (sample, label, curate)

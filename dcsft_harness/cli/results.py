@@ -1,0 +1,48 @@
+"""`dcsft evaluate` and `dcsft leaderboard`: from an adapter to a table."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcsft_harness.cli.running import run_stage, show_table
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--model", default="dcsft_hf", show_default=True, help="An lmms-eval model.")
+@click.option(
+    "--model-args", default="", metavar="K=V,...", help="Its arguments: pretrained=CKPT,adapter=DIR,..."
+)
+@click.option("--tasks", required=True, help="lmms-eval tasks, groups or tags, comma-separated.")
+@click.option("--name", help="The row's name in a leaderboard; default the output folder's name.")
+@click.option("--limit", type=int, help="Only the first documents of each task.")
+@click.option("--output", type=FOLDER, required=True)
+def evaluate(tasks: str, output: Path, **options: Any) -> None:
+    """Score a checkpoint, item by item: adapter -> scores.
+
+    \b
+    dcsft evaluate --model-args pretrained=CKPT,adapter=DIR,batch_size=8 \\
+        --tasks dcsft_digits,dcsft_digits_r,dcsft_digits_a --output scores
+    """
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    run_stage("evaluate", output, {"tasks": names, **options})
+
+
+@click.group()
+def leaderboard() -> None:
+    """Compare checkpoints: scores -> leaderboard."""
+
+
+@leaderboard.command()
+@click.argument("results", type=FOLDER, nargs=-1, required=True)
+@click.option("--baseline", help="The row that differences are taken to.")
+@click.option("--output", type=FOLDER, required=True)
+def build(results: tuple[Path, ...], baseline: str | None, output: Path) -> None:
+    """Build the table from folders of scores, as Markdown and CSV."""
+    notes = run_stage("leaderboard build", output, {"results": list(results), "baseline": baseline})
+    show_table(notes)
+
+
+commands = (evaluate, leaderboard)

@@ -1,0 +1,59 @@
+"""Runs one stage from the command line: its bar, and the line that it closes with."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcsft_harness.cli import bar
+
+
+def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs a stage of `stages.STAGES` and reports it.
+
+    Returns:
+        The artefact's notes.
+    """
+    from dcsft_harness.stages import STAGES
+
+    clock = bar.Clock()
+    with bar.stage(verb) as report:
+        notes = STAGES[verb](output, report, **options)
+    bar.closing(verb, SAID[verb](notes), clock, output)
+    return notes
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _tasks(notes: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {_percent(task['accuracy'])} (n {task['n']})" for name, task in notes["tasks"].items()
+    )
+
+
+def _mix(notes: Mapping[str, Any]) -> str:
+    return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
+
+
+SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "sample": lambda notes: (
+        f"{notes['items']} items, {notes['responses']} responses, {_percent(notes['accuracy'])} right"
+    ),
+    "label": lambda notes: (
+        _mix(notes) + (f", {notes['unlabelled']} unlabelled" if notes["unlabelled"] else "")
+    ),
+    "curate": _mix,
+    "train cold-start": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
+    "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
+    "evaluate": _tasks,
+    "leaderboard build": lambda notes: f"{notes['rows']} rows",
+}
+"""Verb -> what its closing line says of the notes."""
+
+
+def show_table(notes: Mapping[str, Any]) -> None:
+    """Prints a leaderboard's table on stdout."""
+    click.echo(notes["table"])

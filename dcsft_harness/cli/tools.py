@@ -1,0 +1,125 @@
+"""The verbs beside the data flow: quickstart, run, tasks, digits and the lmms-eval passthrough."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from dcsft_harness.errors import HarnessError
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--output", type=FOLDER, default=Path("runs/quickstart"), show_default=True)
+def quickstart(output: Path) -> None:
+    """Run the whole chain on the embedded digits suite and print the table."""
+    from dcsft_harness.cli.recipe import run_recipe
+
+    run_recipe("digits", output, dry_run=False)
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--output", type=FOLDER, required=True)
+@click.option("--dry-run", is_flag=True, help="Print the stages and what they read, and do nothing.")
+def run(recipe: str, output: Path, dry_run: bool) -> None:
+    """Run a recipe: the shipped one called RECIPE, or a YAML file.
+
+    Stages that are done and still valid are skipped, so the same command resumes an interrupted run.
+    """
+    from dcsft_harness.cli.recipe import run_recipe
+
+    run_recipe(recipe, output, dry_run)
+
+
+@click.group()
+def tasks() -> None:
+    """What lmms-eval can run from this suite."""
+
+
+@tasks.command("path")
+def tasks_path() -> None:
+    """Print the folder for lmms-eval's --include_path."""
+    from dcsft_harness.tasks import path
+
+    click.echo(path())
+
+
+@tasks.command("list")
+def tasks_list() -> None:
+    """List the suite's tasks."""
+    from tabulate import tabulate
+
+    from dcsft_harness.tasks.listing import listing
+
+    click.echo(tabulate(listing(), headers="keys", tablefmt="plain"))
+
+
+@tasks.command("check")
+@click.argument("names", nargs=-1)
+def tasks_check(names: tuple[str, ...]) -> None:
+    """Load every task (or those named) with its data, without a model."""
+    from dcsft_harness import harness
+    from dcsft_harness.tasks.listing import listing
+
+    failed = []
+    for name in names or tuple(row["task"] for row in listing()):
+        try:
+            for task_name, task in harness.open_tasks([name]).items():
+                click.echo(f"{task_name}: {len(task.eval_docs)} documents, version {task.VERSION}")
+        except HarnessError as error:
+            failed.append(name)
+            click.echo(f"{name}: {error}", err=True)
+    if failed:
+        raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons stand above")
+
+
+@click.group()
+def digits() -> None:
+    """The embedded digits suite's base checkpoint."""
+
+
+@digits.command("path")
+def digits_path() -> None:
+    """Print the embedded checkpoint's folder."""
+    from dcsft_harness.digits.checkpoint import path
+
+    click.echo(path())
+
+
+@digits.command("pretrain")
+@click.option("--steps", default=7500, show_default=True)
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--learning-rate", default=1.2e-3, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--output", type=FOLDER, required=True)
+def digits_pretrain(steps: int, batch_size: int, learning_rate: float, seed: int, output: Path) -> None:
+    """Make the base checkpoint again from nothing (about an hour on two cores)."""
+    from dcsft_harness.cli import bar
+    from dcsft_harness.digits.pretrain import pretrain
+
+    clock = bar.Clock()
+    with bar.stage("digits pretrain") as report:
+        notes = pretrain(output, steps, batch_size, learning_rate, seed, report)
+    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in notes["accuracy"].items())
+    bar.closing("digits pretrain", said, clock, output)
+
+
+@click.command(
+    "lmms-eval",
+    context_settings={"ignore_unknown_options": True, "help_option_names": [], "allow_extra_args": True},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lmms_eval(arguments: tuple[str, ...]) -> None:
+    """Run lmms-eval's own command line with the suite's task path filled in.
+
+    Exits with 1 where lmms-eval fails; its own command exits with 0 whatever happens.
+    """
+    from dcsft_harness.harness import command_line
+
+    sys.exit(command_line(list(arguments)))
+
+
+early = (quickstart, run)
+late = (tasks, digits, lmms_eval)

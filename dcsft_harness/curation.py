@@ -1,0 +1,203 @@
+"""labels -> curated set: the items to train on, in the format that trainers read."""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dcsft_harness import manifest, records
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.labels import LABELS
+from dcsft_harness.sampling import ITEMS
+
+DATA = "data"
+
+
+@dataclass(frozen=True)
+class CurationConfig:
+    """Which items to keep.
+
+    Attributes:
+        keep: the difficulties to keep.
+        mix: difficulty -> its share of the curated set, in (0, 1), beside what is kept.
+        size: number of items of the curated set; None keeps all that qualify.
+        seed: decides which items are drawn where not all fit, and their order.
+    """
+
+    keep: tuple[records.Difficulty, ...]
+    mix: Mapping[records.Difficulty, float] = field(default_factory=dict)
+    size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks names, shares and size.
+
+        Raises:
+            HarnessError: names the option and the value.
+        """
+        for name in (*self.keep, *self.mix):
+            if name not in records.DIFFICULTIES:
+                raise unknown_name("difficulty", name, records.DIFFICULTIES)
+        if not self.keep:
+            raise HarnessError("--keep names no difficulty", f"Choose from {', '.join(records.DIFFICULTIES)}")
+        if len(set(self.keep)) != len(self.keep):
+            raise HarnessError(f"--keep {','.join(self.keep)} names a difficulty twice", "Name each once")
+        for name, share in self.mix.items():
+            if not 0 < share < 1:
+                raise HarnessError(f"--mix {name}={share} is out of range", "A share lies between 0 and 1")
+            if name in self.keep:
+                raise HarnessError(
+                    f"--mix {name}={share}: {name} is in --keep already", "Name it in one of them"
+                )
+        if sum(self.mix.values()) >= 1:
+            raise HarnessError(f"--mix shares add up to {sum(self.mix.values())}", "They must stay below 1")
+        if self.size is not None and self.size < 1:
+            raise HarnessError(f"--size {self.size} is out of range", "It must be at least 1")
+
+    @staticmethod
+    def parse_mix(texts: Sequence[str]) -> dict[records.Difficulty, float]:
+        """Reads `name=share` options.
+
+        Raises:
+            HarnessError: not of that form.
+        """
+        mix: dict[records.Difficulty, float] = {}
+        for text in texts:
+            match = re.fullmatch(r"(\w+)=([0-9.]+)", text)
+            if match is None or match[1] not in records.DIFFICULTIES:
+                raise HarnessError(f"--mix {text!r} is not difficulty=share", "Write for example hard=0.05")
+            mix[match[1]] = float(match[2])  # type: ignore[index]
+        return mix
+
+
+def curate(labels: Path, output: Path, config: CurationConfig) -> dict[str, Any]:
+    """Draws the items to train on and writes them as a `datasets` folder.
+
+    The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image,
+    and the assistant's target), images, item_id, difficulty and pass_rate: the convention that TRL,
+    ms-swift and LLaMA-Factory read. Chosen items and their order depend on content and seed alone.
+
+    Returns:
+        The manifest's notes: items, and how many of each difficulty.
+
+    Raises:
+        HarnessError: not a labels folder, too few items, or nothing left.
+    """
+    manifest.refuse_occupied(output)
+    source = manifest.read(labels, "labels")
+    rollouts = source.input_folder("rollouts")
+    table = records.read_table(labels / LABELS, records.Label)
+    chosen = choose(table, config)
+    settings = {**asdict(config), "keep": list(config.keep), "mix": dict(config.mix)}
+    with manifest.writing("curated set", output, settings, {"labels": labels, "rollouts": rollouts}) as draft:
+        _write(draft.folder / DATA, rollouts / ITEMS, chosen)
+        names = chosen["difficulty"].to_pylist()
+        mix = {name: names.count(name) for name in records.DIFFICULTIES}
+        draft.notes.update({"items": len(names), **mix, "task": source.notes.get("task")})
+    return draft.notes
+
+
+def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
+    """The label rows of the curated set, in training order.
+
+    Raises:
+        HarnessError: a difficulty has fewer items than asked for, or nothing qualifies.
+    """
+    ids, names = (
+        np.array(labels["item_id"].to_pylist()),
+        np.array(labels["difficulty"].to_pylist(), dtype=object),
+    )
+    by_name = {name: np.sort(ids[names == name]) for name in records.DIFFICULTIES}
+    kept = np.sort(np.concatenate([by_name[name] for name in config.keep]))
+    if len(kept) == 0:
+        found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
+        raise HarnessError(
+            f"no item is {' or '.join(config.keep)}: the curated set would be empty (the labels have {found})",
+            "Keep other difficulties, or label a larger pool",
+        )
+    total = config.size or round(len(kept) / (1 - sum(config.mix.values())))
+    mixed = {name: round(share * total) for name, share in config.mix.items()}
+    plain = len(kept) if config.size is None else config.size - sum(mixed.values())
+    rng = np.random.Generator(np.random.PCG64(config.seed))
+    drawn = [_draw(rng, kept, plain, "+".join(config.keep))]
+    drawn += [_draw(rng, by_name[name], number, name) for name, number in mixed.items()]
+    order = rng.permutation(np.concatenate(drawn))
+    position = {key: row for row, key in enumerate(ids.tolist())}
+    return labels.take([position[key] for key in order.tolist()])
+
+
+def _draw(rng: np.random.Generator, ids: Any, number: int, name: str) -> Any:  # noqa: ANN401 - numpy strings
+    if number > len(ids):
+        raise HarnessError(
+            f"{number} {name} items are asked for, the labels have {len(ids)}", "Lower --size or --mix"
+        )
+    return ids if number == len(ids) else rng.permutation(ids)[:number]
+
+
+def _write(folder: Path, items: Path, chosen: pa.Table) -> None:
+    from datasets import Dataset, Image, List, load_from_disk
+
+    source = load_from_disk(str(items))
+    position = {key: row for row, key in enumerate(source["item_id"])}
+    rows = chosen.to_pylist()
+    missing = [row["item_id"] for row in rows if row["item_id"] not in position]
+    if missing:
+        raise HarnessError(f"{items} lacks item {missing[0]}", "Labels and rollouts do not belong together")
+    picked = source.cast_column("images", List(Image(decode=False)))
+
+    def generate() -> Any:  # noqa: ANN401 - rows are made one at a time, so that images are not all in memory
+        for row in rows:
+            item = picked[position[row["item_id"]]]
+            yield {
+                **conversation(item),
+                **{name: row[name] for name in ("item_id", "difficulty", "pass_rate")},
+            }
+
+    cache = folder.parent / ".cache"
+    Dataset.from_generator(generate, features=features(), cache_dir=str(cache)).save_to_disk(str(folder))
+    shutil.rmtree(cache)
+
+
+def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item as `messages` and `images`: one "<image>" per image, then the prompt, then the target."""
+    return {
+        "messages": [
+            {"role": "user", "content": "<image>" * len(item["images"]) + item["prompt"]},
+            {"role": "assistant", "content": item["target"]},
+        ],
+        "images": item["images"],
+    }
+
+
+def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datasets.Dataset out
+    """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
+
+    Raises:
+        HarnessError: duplicate items, or an unreadable image.
+    """
+    from datasets import Dataset
+
+    from dcsft_harness.sampling import read_items
+
+    items, images = read_items(task, len(task.eval_docs))
+    rows = [
+        {**conversation({**asdict(item), "images": pictures}), "item_id": item.item_id}
+        for item, pictures in zip(items, images, strict=True)
+    ]
+    return Dataset.from_list(rows, features=features(labelled=False))
+
+
+def features(labelled: bool = True) -> Any:  # noqa: ANN401 - datasets.Features
+    """The columns of a curated set: messages, images, item_id, and with labels difficulty and pass_rate."""
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    columns = {"messages": List({"role": text, "content": text}), "images": List(Image()), "item_id": text}
+    if labelled:
+        columns |= {"difficulty": text, "pass_rate": Value("float64")}
+    return Features(columns)

@@ -1,0 +1,181 @@
+"""Real 8x8 digits drawn as colour pictures: the plain style, and renditions in other styles."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+Mask = NDArray[np.float32]
+"""Ink of one digit at picture resolution: float32 (size, size) in [0, 1]."""
+Canvas = NDArray[np.float32]
+"""A picture being drawn: float32 (height, width, 3) in [0, 1]."""
+
+PALETTE = {
+    "red": (0.90, 0.16, 0.16),
+    "green": (0.16, 0.78, 0.24),
+    "blue": (0.26, 0.42, 0.98),
+    "yellow": (0.96, 0.86, 0.16),
+    "pink": (0.96, 0.42, 0.80),
+    "white": (0.96, 0.96, 0.96),
+}
+"""The colours that grounding expressions name."""
+
+SIDE = 56
+"""Pixels per side of a classification picture: four Qwen2.5-VL image tokens."""
+
+
+def enlarge(digit: NDArray[np.float32], size: int, angle: float = 0.0) -> Mask:
+    """One real digit as smooth ink.
+
+    Args:
+        digit: float32 (8, 8) in [0, 1].
+        size: side of the result in pixels.
+        angle: rotation in degrees, counter-clockwise.
+    """
+    image = Image.fromarray((digit * 255).astype(np.uint8), mode="L")
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    if angle:
+        image = image.rotate(angle, Image.Resampling.BILINEAR)
+    ink = np.asarray(image, dtype=np.float32) / 255.0
+    return np.clip((ink - 0.25) / 0.5, 0.0, 1.0)
+
+
+def ink_box(mask: Mask, x: int, y: int) -> tuple[int, int, int, int]:
+    """The tight box of a mask whose top left corner lies at (x, y) in the picture."""
+    rows, columns = np.nonzero(mask.max(1) > 0.4)[0], np.nonzero(mask.max(0) > 0.4)[0]
+    return (int(x + columns[0]), int(y + rows[0]), int(x + columns[-1] + 1), int(y + rows[-1] + 1))
+
+
+def stamp(canvas: Canvas, mask: Mask, colour: tuple[float, float, float], x: int, y: int) -> None:
+    """Paints a mask onto a canvas in place, clipped at its edges."""
+    height, width = canvas.shape[:2]
+    top, left = max(0, y), max(0, x)
+    bottom, right = min(height, y + mask.shape[0]), min(width, x + mask.shape[1])
+    ink = mask[top - y : bottom - y, left - x : right - x, None]
+    region = canvas[top:bottom, left:right]
+    region += ink * (np.asarray(colour, dtype=np.float32) - region)
+
+
+def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False) -> Canvas:
+    """A background: a random colour with a linear shade across it."""
+    base = rng.uniform(0.0, 0.28 if dark else 1.0, 3)
+    slope = rng.uniform(-0.12, 0.12, 2)
+    across = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * slope[0]
+    down = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * slope[1]
+    return np.clip(base[None, None, :].astype(np.float32) + across + down, 0.0, 1.0).astype(np.float32)
+
+
+def finish(canvas: Canvas, rng: np.random.Generator, noise: float) -> Image.Image:
+    """Adds pixel noise of the given standard deviation (in [0, 1]) and rounds to 8-bit RGB."""
+    noisy = canvas + rng.normal(0.0, noise, canvas.shape)
+    return Image.fromarray((np.clip(noisy, 0.0, 1.0) * 255).round().astype(np.uint8), mode="RGB")
+
+
+def _contrasting(rng: np.random.Generator, canvas: Canvas, contrast: float) -> tuple[float, float, float]:
+    paper = canvas.mean((0, 1))
+    direction = -1.0 if paper.mean() > 0.5 else 1.0
+    shift = direction * contrast + rng.uniform(-0.12, 0.12, 3)
+    red, green, blue = np.clip(paper + shift, 0.0, 1.0)
+    return float(red), float(green), float(blue)
+
+
+def _place(rng: np.random.Generator, digit: NDArray[np.float32]) -> tuple[Mask, int, int]:
+    size = int(rng.integers(34, 51))
+    mask = enlarge(digit, size, float(rng.uniform(-14, 14)))
+    room = SIDE - size
+    return mask, int(rng.integers(0, room + 1)), int(rng.integers(0, room + 1))
+
+
+def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float | None = None) -> Image.Image:
+    """The plain style: one digit in one colour, spoiled more or less.
+
+    Args:
+        digit: float32 (8, 8) in [0, 1].
+        rng: the only source of randomness.
+        severity: 0 (clean) to 1 (low contrast, noise, a stray stroke across); None draws one uniformly.
+    """
+    spoil = float(rng.uniform(0, 1)) if severity is None else severity
+    canvas = ground(rng, SIDE, SIDE)
+    colour = _contrasting(rng, canvas, 0.62 - 0.40 * spoil)
+    mask, x, y = _place(rng, digit)
+    stamp(canvas, mask, colour, x, y)
+    if rng.uniform() < 0.8 * spoil:
+        _stroke(canvas, rng, colour, length=int(8 + 26 * spoil))
+    return finish(canvas, rng, 0.02 + 0.12 * spoil)
+
+
+def clean(digit: NDArray[np.float32], rng: np.random.Generator) -> Image.Image:
+    """White ink on a dark ground, large and hardly turned: what pre-training begins with."""
+    canvas = ground(rng, SIDE, SIDE, dark=True)
+    size = int(rng.integers(42, 51))
+    mask = enlarge(digit, size, float(rng.uniform(-8, 8)))
+    x, y = (int(rng.integers(0, SIDE - size + 1)) for _ in range(2))
+    stamp(canvas, mask, PALETTE["white"], x, y)
+    return finish(canvas, rng, 0.02)
+
+
+def _stroke(
+    canvas: Canvas, rng: np.random.Generator, colour: tuple[float, float, float], length: int
+) -> None:
+    height, width = canvas.shape[:2]
+    x, y = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
+    angle = rng.uniform(0, 2 * np.pi)
+    steps = np.linspace(-length / 2, length / 2, length * 2)
+    columns = np.clip(x + np.cos(angle) * steps, 0, width - 2).astype(int)
+    rows = np.clip(y + np.sin(angle) * steps, 0, height - 2).astype(int)
+    for shift in ((0, 0), (0, 1), (1, 0)):
+        canvas[rows + shift[0], columns + shift[1]] = colour
+
+
+def _outline(mask: Mask, rng: np.random.Generator) -> Mask:
+    solid = Image.fromarray((mask * 255).astype(np.uint8), mode="L")
+    wide = np.asarray(solid.filter(ImageFilter.MaxFilter(3)), dtype=np.float32)
+    thin = np.asarray(solid.filter(ImageFilter.MinFilter(3)), dtype=np.float32)
+    return np.clip((wide - thin) / 255.0, 0.0, 1.0).astype(np.float32)
+
+
+def _stipple(mask: Mask, rng: np.random.Generator) -> Mask:
+    dots = (rng.uniform(size=mask.shape) < 0.34 * mask).astype(np.float32)
+    wide = Image.fromarray((dots * 255).astype(np.uint8), mode="L").filter(ImageFilter.MaxFilter(3))
+    half = np.asarray(wide, dtype=np.float32) / 255.0 * 0.55
+    return np.maximum(dots, half).astype(np.float32)
+
+
+def _hatch(mask: Mask, rng: np.random.Generator) -> Mask:
+    rows, columns = np.indices(mask.shape)
+    period = int(rng.integers(4, 7))
+    lines = ((rows + columns * int(rng.choice([-1, 1]))) % period) < period // 2
+    return np.where(lines, mask, 0.15 * mask).astype(np.float32)
+
+
+def _mosaic(mask: Mask, rng: np.random.Generator) -> Mask:
+    cell = 4
+    side = -(-mask.shape[0] // cell)
+    small = Image.fromarray((mask * 255).astype(np.uint8), mode="L").resize(
+        (side, side), Image.Resampling.BOX
+    )
+    tiles = np.asarray(small, dtype=np.float32) / 255.0 * rng.uniform(0.5, 1.0, (side, side))
+    blocks = np.kron(tiles, np.ones((cell, cell), dtype=np.float32))[: mask.shape[0], : mask.shape[1]]
+    blocks[::cell, :] *= 0.2
+    blocks[:, ::cell] *= 0.2
+    return blocks.astype(np.float32)
+
+
+STYLES: dict[str, Callable[[Mask, np.random.Generator], Mask]] = {
+    "outline": _outline,
+    "stipple": _stipple,
+    "hatch": _hatch,
+    "mosaic": _mosaic,
+}
+"""The rendition styles, as ImageNet-R's art, sketch, mosaic and so on are to photographs."""
+
+
+def rendition(digit: NDArray[np.float32], rng: np.random.Generator, style: str) -> Image.Image:
+    """One digit in one of `STYLES`, at a mild severity."""
+    spoil = float(rng.uniform(0, 0.5))
+    canvas = ground(rng, SIDE, SIDE)
+    colour = _contrasting(rng, canvas, 0.62 - 0.25 * spoil)
+    mask, x, y = _place(rng, digit)
+    stamp(canvas, STYLES[style](mask, rng), colour, x, y)
+    return finish(canvas, rng, 0.02 + 0.06 * spoil)

@@ -1,0 +1,122 @@
+"""adapter -> scores: a checkpoint's answers to evaluation tasks, item by item, through lmms-eval."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import harness, manifest, records
+from dcsft_harness.sampling import read_items
+
+SCORES = "scores.parquet"
+
+
+def evaluate(
+    model: Any,  # noqa: ANN401 - an lmms-eval model
+    tasks: Mapping[str, Any],
+    output: Path,
+    name: str,
+    settings: dict[str, Any],
+    limit: int | None = None,
+    progress: harness.Progress | None = None,
+    inputs: dict[str, Path] | None = None,
+) -> dict[str, Any]:
+    """Evaluates one checkpoint and writes a scores folder.
+
+    Args:
+        model: as `harness.open_model` gives it.
+        tasks: as `harness.open_tasks` gives them.
+        output: the folder to write: scores.parquet, lmms_eval.json and manifest.json.
+        name: the row's name in a leaderboard.
+        settings: what else the manifest records (model name and arguments).
+        limit: evaluate only the first documents of each task; None evaluates all.
+        progress: called with (items done, items in all).
+        inputs: folders that the model was loaded from, for the manifest.
+
+    Returns:
+        The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts.
+
+    Raises:
+        HarnessError: duplicate items, an unreadable image, a failed run, or an occupied output folder.
+    """
+    manifest.refuse_occupied(output)
+    items = {
+        task_name: read_items(task, min(limit or len(task.eval_docs), len(task.eval_docs)))[0]
+        for task_name, task in tasks.items()
+    }
+    recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": limit}
+    with manifest.writing("scores", output, recorded, inputs) as draft:
+        tokens: dict[tuple[str, int], int] = {}
+        if hasattr(model, "item_ids"):
+            for task_name, some in items.items():
+                model.item_ids.update({(task_name, item.doc_id): item.item_id for item in some})
+            model.on_batch = lambda batch: tokens.update({(g.task, g.doc_id): g.n_tokens for g in batch})
+        answered, results = harness.run(model, tasks, limit, progress)
+        rows: list[records.Score] = []
+        for task_name, task in tasks.items():
+            scores = _scores(task, items[task_name], answered[task_name], tokens)
+            draft.notes.setdefault("tasks", {})[task_name] = _summary(task, items[task_name], scores, limit)
+            rows += scores
+        draft.notes["pixels"] = _pixels(model)
+        records.write_table(draft.folder / SCORES, records.Score, rows)
+        text = json.dumps(results, indent=2, default=str)
+        (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+    return draft.notes
+
+
+def _scores(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    answered: Sequence[harness.Answered],
+    tokens: Mapping[tuple[str, int], int],
+) -> list[records.Score]:
+    rows = []
+    for item, got in zip(items, answered, strict=True):
+        score, extracted, cluster = harness.score_of(task, got.metrics)
+        rows.append(
+            records.Score(
+                task=item.task,
+                item_id=item.item_id,
+                doc_id=item.doc_id,
+                score=score,
+                extracted=extracted,
+                response=got.responses[0],
+                answer=item.answer,
+                n_tokens=tokens.get((item.task, item.doc_id)),
+                cluster=cluster,
+            )
+        )
+    return rows
+
+
+def _summary(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    scores: Sequence[records.Score],
+    limit: int | None,
+) -> dict[str, Any]:
+    metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
+    scored = [row.score for row in scores if row.score is not None]
+    ordered = sorted(items, key=lambda item: item.item_id)
+    return {
+        "version": task.VERSION,
+        "distribution": metadata.get("distribution"),
+        "family": metadata.get("family"),
+        "n": len(scored),
+        "accuracy": sum(scored) / len(scored) if scored else None,
+        "unanswered": sum(row.extracted is None for row in scores)
+        if "answered" in task.aggregation()
+        else None,
+        "unscored": len(scores) - len(scored),
+        "limit": limit,
+        "generation": task.config.generation_kwargs,
+        "prompt_sha256": manifest.json_sha256([item.prompt for item in ordered]),
+        "items_sha256": manifest.json_sha256([item.item_id for item in ordered]),
+    }
+
+
+def _pixels(model: Any) -> dict[str, int | None] | None:  # noqa: ANN401
+    convention = getattr(model, "box_convention", None)
+    if convention is None:
+        return None
+    return {"min_pixels": convention.min_pixels, "max_pixels": convention.max_pixels}

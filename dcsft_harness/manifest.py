@@ -1,0 +1,249 @@
+"""What every artefact on disk carries, and how one is written: whole, or not at all."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.errors import HarnessError
+
+NAME = "manifest.json"
+FORMAT = 1
+PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: object) -> str:
+    """The SHA-256 of a value's canonical JSON, as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that can change a result, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def hardware() -> dict[str, object]:
+    """Processor kind, logical cores and Python, as far as the standard library knows them."""
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+@dataclass
+class Draft:
+    """An artefact being written.
+
+    Attributes:
+        folder: where its files go; it becomes the output folder when the draft is complete.
+        notes: what the finished manifest says beside the standing fields (counts, tokens, model).
+    """
+
+    folder: Path
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished artefact's manifest.
+
+    Attributes:
+        folder: where the artefact lies.
+        kind: "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores" or "leaderboard".
+        config: the settings it was made with.
+        inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
+        notes: counts, tokens, model fingerprints and the like.
+        files: file name -> SHA-256.
+        key: SHA-256 of kind, config and inputs: equal keys mean the same work.
+        seconds: wall-clock time the stage took.
+    """
+
+    folder: Path
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, dict[str, str]]
+    notes: dict[str, Any]
+    files: dict[str, str]
+    key: str
+    seconds: float
+
+    def input_folder(self, role: str) -> Path:
+        """The folder of one input, found again relative to this artefact.
+
+        Raises:
+            HarnessError: there is no such input, or it has moved or changed since.
+        """
+        if role not in self.inputs:
+            raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artefact again")
+        entry = self.inputs[role]
+        folder = (self.folder / entry["path"]).resolve()
+        if not (folder / NAME).is_file() or file_sha256(folder / NAME) != entry["sha256"]:
+            raise HarnessError(
+                f"the {role} that {self.folder} was made from are no longer at {folder}, or have changed",
+                "Put them back, or make this artefact again from the new ones",
+            )
+        return folder
+
+
+def key_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
+    """The key of the artefact that these settings and inputs would make."""
+    return json_sha256({"kind": kind, "config": dict(config), "inputs": _fingerprints(inputs)})
+
+
+def fingerprint(path: Path) -> str:
+    """The hash that stands for an input: its manifest's, or that of its configuration and weights."""
+    if (path / NAME).is_file():
+        return file_sha256(path / NAME)
+    if path.is_file():
+        return file_sha256(path)
+    names = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors"})
+    return json_sha256({str(p.relative_to(path)): file_sha256(p) for p in names})
+
+
+def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
+    return {role: fingerprint(path) for role, path in sorted(inputs.items())}
+
+
+def read(folder: Path, kind: str | None = None) -> Manifest:
+    """Reads an artefact's manifest.
+
+    Args:
+        folder: the artefact.
+        kind: what it must be; None accepts anything.
+
+    Raises:
+        HarnessError: it is missing, unreadable or of another kind.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
+        raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = Manifest(
+            folder=folder,
+            kind=data["artefact"],
+            config=data["config"],
+            inputs=data["inputs"],
+            notes=data["notes"],
+            files=data["files"],
+            key=data["key"],
+            seconds=data["seconds"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error
+    if kind is not None and found.kind != kind:
+        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", "Check the path")
+    return found
+
+
+def is_current(folder: Path, key: str) -> bool:
+    """Whether a folder holds exactly this work, with every file as it was written."""
+    if not (folder / NAME).is_file():
+        return False
+    found = read(folder)
+    return found.key == key and all(
+        (folder / name).is_file() and file_sha256(folder / name) == digest
+        for name, digest in found.files.items()
+    )
+
+
+def refuse_occupied(output: Path) -> None:
+    """Refuses an output folder that holds something already.
+
+    Raises:
+        HarnessError: the folder holds another run, or files that dcsft did not write.
+    """
+    if output.is_file():
+        raise HarnessError(f"--output {output} is a file", "Name a new folder")
+    if (output / NAME).is_file():
+        raise HarnessError(
+            f"--output {output} already holds {read(output).kind}",
+            "Name another folder, or remove this one first",
+        )
+    if output.is_dir() and any(output.iterdir()):
+        raise HarnessError(
+            f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"
+        )
+
+
+@contextlib.contextmanager
+def writing(
+    kind: str, output: Path, config: Mapping[str, Any], inputs: Mapping[str, Path] | None = None
+) -> Iterator[Draft]:
+    """Writes an artefact beside its final place and moves it there once it is complete.
+
+    Whatever goes wrong inside the block, the output folder is not created.
+
+    Args:
+        kind: what is being written.
+        output: the final folder; must not exist, or be empty.
+        config: the settings, JSON-serialisable.
+        inputs: role -> folder or file that the work reads.
+
+    Raises:
+        HarnessError: the output is occupied, cannot be written, or the disk is full.
+    """
+    refuse_occupied(output)
+    sources = {role: path.resolve() for role, path in (inputs or {}).items()}
+    draft_folder = output.resolve().parent / f".{output.name}.unfinished-{os.getpid()}"
+    started = time.monotonic()
+    try:
+        draft_folder.mkdir(parents=True)
+        draft = Draft(draft_folder)
+        yield draft
+        _write_manifest(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
+        if output.is_dir():
+            output.rmdir()
+        os.replace(draft_folder, output)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise HarnessError(
+            f"cannot write the {kind} to {output}: {os.strerror(error.errno)}",
+            "Free some space or name a folder on another disk; nothing half-written was kept",
+        ) from error
+    finally:
+        shutil.rmtree(draft_folder, ignore_errors=True)
+
+
+def _write_manifest(
+    kind: str, draft: Draft, output: Path, config: dict[str, Any], sources: dict[str, Path], seconds: float
+) -> None:
+    prints = _fingerprints(sources)
+    files = sorted(p for p in draft.folder.rglob("*") if p.is_file())
+    data = {
+        "artefact": kind,
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "inputs": {
+            role: {"path": os.path.relpath(path, output), "sha256": prints[role]}
+            for role, path in sources.items()
+        },
+        "key": json_sha256({"kind": kind, "config": config, "inputs": prints}),
+        "notes": draft.notes,
+        "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
+        "packages": packages(),
+        "hardware": hardware(),
+        "seconds": round(seconds, 3),
+    }
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    (draft.folder / NAME).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,184 @@
+"""A user's own JSONL as a pool: read, checked row by row, and made an lmms-eval task on the fly.
+
+Both formats of the paper's release are read: `problem`, `solution`, `image`; and `messages`, `images`.
+"""
+
+import ast
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import harness
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import get_scorer
+
+_OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def open_file(path: Path, scorer: str | None, image_root: Path | None) -> Any:  # noqa: ANN401 - an lmms-eval task
+    """Reads a JSONL file and returns it as a chat task.
+
+    Args:
+        path: one JSON object a line.
+        scorer: how answers are judged, a key of `scoring.SCORERS`.
+        image_root: where relative image paths start; None means the file's own folder.
+
+    Raises:
+        HarnessError: an unknown scorer, a malformed row, an unreadable image, or a duplicate row.
+    """
+    if scorer is None:
+        raise HarnessError("--data needs --scorer", "Choose exact_word, box_iou, choice or math")
+    get_scorer(scorer)
+    from datasets import Dataset, DatasetDict, Features, Image, List, Value
+
+    root = image_root or path.parent
+    rows = [_row(path, number, data, scorer, root) for number, data in _lines(path)]
+    if not rows:
+        raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
+    text, number = Value("string"), Value("int64")
+    names = ("prompt", "answer", "target", "cluster")
+    features = Features(
+        {
+            **dict.fromkeys(names, text),
+            "images": List(Image()),
+            "choices": List(text),
+            "width": number,
+            "height": number,
+        }
+    )
+    folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
+    DatasetDict({"test": Dataset.from_list(rows, features=features)}).save_to_disk(str(folder))
+    return harness.make_task(_config(path.stem, scorer, folder))
+
+
+def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
+    from dcsft_harness.tasks.verdicts import mean_score, process
+
+    return {
+        "task": name,
+        "dataset_path": str(folder),
+        "dataset_kwargs": {"load_from_disk": True},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_visual": lambda doc: [image.convert("RGB") for image in doc["images"]],
+        "doc_to_text": "prompt",
+        "doc_to_target": "target",
+        "process_results": lambda doc, results: process(scorer, doc, results),
+        "generation_kwargs": {"max_new_tokens": 128, "until": []},
+        "metric_list": [{"metric": "acc", "aggregation": mean_score, "higher_is_better": True}],
+        "score_key": "score",
+        "cluster_key": "cluster",
+        "metadata": {"version": 1, "answer_column": "answer"},
+    }
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise HarnessError(f"--data {path} does not exist", "Check the path")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise HarnessError(
+                    f"{path}, line {number}: not JSON ({error})", "Mend or remove the line"
+                ) from error
+            if not isinstance(data, dict):
+                raise HarnessError(f"{path}, line {number}: not a JSON object", "Write one object a line")
+            yield number, data
+
+
+def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Path) -> dict[str, Any]:
+    where = f"{path}, line {number}"
+    prompt, solution, images = _fields(where, data)
+    prompt = prompt.replace("<image>", "").strip()
+    pictures = [_image(where, name, root) for name in images]
+    first = pictures[0] if pictures else None
+    return {
+        "prompt": prompt,
+        "answer": json.dumps(_gold(where, solution, scorer)),
+        "target": solution if isinstance(solution, str) else json.dumps(solution),
+        "cluster": str(number),
+        "images": pictures,
+        "choices": _choices(where, data, prompt) if scorer == "choice" else [],
+        "width": first.width if first else 0,
+        "height": first.height if first else 0,
+    }
+
+
+def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
+    """Prompt, solution and image names of a row in either format."""
+    if "messages" in data:
+        by_role = {m.get("role"): m.get("content") for m in data["messages"] if isinstance(m, dict)}
+        missing = [role for role in ("user", "assistant") if not isinstance(by_role.get(role), str)]
+        if missing:
+            raise HarnessError(
+                f"{where}: `messages` has no {missing[0]} turn with text", "Mend or remove the row"
+            )
+        images = data.get("images", [])
+        return by_role["user"], by_role["assistant"], images if isinstance(images, list) else [images]
+    for name in ("problem", "solution"):
+        if name not in data:
+            raise HarnessError(
+                f"{where}: no `{name}` and no `messages`; it has {', '.join(sorted(data)) or 'nothing'}",
+                "A row needs problem, solution and image, or messages and images",
+            )
+    images = data.get("image", data.get("images", []))
+    return str(data["problem"]), data["solution"], images if isinstance(images, list) else [images]
+
+
+def _image(where: str, name: object, root: Path) -> Any:  # noqa: ANN401 - a PIL image
+    from PIL import Image, UnidentifiedImageError
+
+    if not isinstance(name, str):
+        raise HarnessError(f"{where}: an image is {type(name).__name__}, not a path", "Give paths as strings")
+    path = root / name
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
+        raise HarnessError(
+            f"{where}: image {path} {reason}", "Check --image-root, or replace the file"
+        ) from error
+
+
+def _gold(where: str, solution: object, scorer: str) -> object:
+    """The gold answer in the form that the scorer takes."""
+    tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
+    value = tagged[1].strip() if tagged else solution
+    if scorer != "box_iou":
+        return str(value).strip()
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError) as error:
+            raise HarnessError(
+                f"{where}: solution {value!r} is not a box", "Write [x1, y1, x2, y2]"
+            ) from error
+    numbers = (
+        isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
+    )
+    if not numbers or value[0] >= value[2] or value[1] >= value[3]:  # type: ignore[index]
+        raise HarnessError(
+            f"{where}: solution {value!r} is not a box",
+            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
+        )
+    return list(value)  # type: ignore[call-overload]
+
+
+def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
+    """The options: the row's own `choices` or `options`, else the lettered lines of its prompt."""
+    given = data.get("choices", data.get("options"))
+    if isinstance(given, list) and given:
+        return [str(text) for text in given]
+    found = [text for _, text in _OPTION.findall(prompt)]
+    if len(found) < 2:
+        raise HarnessError(f"{where}: no options found", "Give `choices`, or write them as lines 'A. ...'")
+    return found

@@ -1,0 +1,1 @@
+"""Recipes: chains of stages as YAML files, and what runs them."""

@@ -1,0 +1,194 @@
+"""Runs a recipe: each stage in turn, skipping what is done and still valid.
+
+A stage's key is a hash of its verb, its options, the package's version and the manifests of the stages
+that it refers to. A stage is skipped where the key that its folder was made with is the same, and every
+file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what changed.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dcsft_harness import __version__, manifest
+from dcsft_harness.errors import HarnessError, unknown_name
+
+STATE = "recipe.json"
+_REFERENCE = re.compile(r"@([\w-]+)")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        name: also the folder's name inside the recipe's output.
+        verb: a key of `stages.STAGES`.
+        options: its options; `@name` inside a text stands for an earlier stage's folder.
+    """
+
+    name: str
+    verb: str
+    options: Mapping[str, Any]
+
+    def references(self) -> list[str]:
+        """The earlier stages that it reads, in order of mention."""
+        return list(dict.fromkeys(_REFERENCE.findall(json.dumps(self.options))))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A chain of stages."""
+
+    name: str
+    about: str
+    stages: tuple[Stage, ...]
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes in the package, by name."""
+    folder = Path(str(files("dcsft_harness.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name: str) -> Recipe:
+    """Reads a shipped recipe by name, or a YAML file by path.
+
+    Raises:
+        HarnessError: unknown name, not YAML, an unknown verb, a doubled or later stage referred to.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped().get(name)
+    if path is None:
+        raise unknown_name("recipe", name, shipped())
+    if not path.is_file():
+        raise HarnessError(f"recipe {path} does not exist", "Check the path")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stages = tuple(_stage(path, entry) for entry in data["stages"])
+        recipe = Recipe(str(data.get("name", path.stem)), str(data.get("about", "")), stages)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise HarnessError(f"recipe {path} cannot be read: {error!r}", "Look at a shipped recipe") from error
+    known: list[str] = []
+    for stage in recipe.stages:
+        for reference in stage.references():
+            if reference not in known:
+                raise HarnessError(
+                    f"recipe {path}: stage {stage.name!r} refers to @{reference}, which is no earlier stage",
+                    f"Earlier stages: {', '.join(known) or 'none'}",
+                )
+        if stage.name in known:
+            raise HarnessError(f"recipe {path}: two stages are called {stage.name!r}", "Rename one")
+        known.append(stage.name)
+    return recipe
+
+
+def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
+    from dcsft_harness.stages import STAGES
+
+    options = dict(entry)
+    name, verb = str(options.pop("stage")), str(options.pop("verb"))
+    if verb not in STAGES:
+        raise unknown_name(f"verb of stage {name!r} in {path}:", verb, STAGES)
+    if not re.fullmatch(r"[\w-]+", name):
+        raise HarnessError(
+            f"recipe {path}: stage name {name!r} is no folder name", "Use letters, digits and dashes"
+        )
+    return Stage(name, verb, options)
+
+
+def filled(options: Any, output: Path) -> Any:  # noqa: ANN401 - YAML's own types
+    """Options with every `@name` replaced by that stage's folder."""
+    if isinstance(options, str):
+        return _REFERENCE.sub(lambda match: str(output / match[1]), options)
+    if isinstance(options, Mapping):
+        return {key: filled(value, output) for key, value in options.items()}
+    if isinstance(options, list):
+        return [filled(value, output) for value in options]
+    return options
+
+
+def key(stage: Stage, output: Path) -> str:
+    """The stage's key; see the module's opening."""
+    from dcsft_harness.digits.suite import VERSION
+
+    read = {name: manifest.fingerprint(output / name) for name in stage.references()}
+    return manifest.json_sha256([stage.verb, stage.options, read, __version__, VERSION])
+
+
+def run(
+    recipe: Recipe,
+    output: Path,
+    perform: Callable[[str, Path, dict[str, Any]], Any],
+    skip: Callable[[str], None],
+) -> Any:  # noqa: ANN401 - what the last stage returned
+    """Runs the stages that are not done.
+
+    Args:
+        recipe: as `load` gives it.
+        output: the folder that holds a folder for each stage.
+        perform: called with (verb, folder, options) for each stage to run; returns its notes.
+        skip: called with the name of each stage that is done already.
+
+    Returns:
+        What `perform` returned for the last stage; None if that one was skipped.
+
+    Raises:
+        HarnessError: the folder holds another recipe, or a stage fails.
+    """
+    state = _open(recipe, output)
+    notes = None
+    for stage in recipe.stages:
+        folder, wanted = output / stage.name, key(stage, output)
+        if state["stages"].get(stage.name) == wanted and _intact(folder):
+            skip(stage.name)
+            notes = None
+            continue
+        if (folder / manifest.NAME).is_file():
+            shutil.rmtree(folder)
+        notes = perform(stage.verb, folder, filled(dict(stage.options), output))
+        state["stages"][stage.name] = wanted
+        _save(state, output)
+    return notes
+
+
+def _intact(folder: Path) -> bool:
+    return (folder / manifest.NAME).is_file() and manifest.is_current(folder, manifest.read(folder).key)
+
+
+def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
+    if output.is_file():
+        raise HarnessError(f"--output {output} is a file", "Name a folder")
+    if (output / STATE).is_file():
+        try:
+            state: dict[str, Any] = json.loads((output / STATE).read_text(encoding="utf-8"))
+            name, _ = state["recipe"], state["stages"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise HarnessError(
+                f"{output / STATE} cannot be read: {error!r}", "Remove it to start anew"
+            ) from error
+        if name != recipe.name:
+            raise HarnessError(
+                f"--output {output} holds the recipe {name!r}, not {recipe.name!r}", "Name another folder"
+            )
+        return state
+    if output.is_dir() and any(output.iterdir()):
+        raise HarnessError(
+            f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    state = {"recipe": recipe.name, "stages": {}}
+    _save(state, output)
+    return state
+
+
+def _save(state: Mapping[str, Any], output: Path) -> None:
+    unfinished = output / f".{STATE}.{os.getpid()}"
+    unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, output / STATE)

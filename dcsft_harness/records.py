@@ -1,0 +1,195 @@
+"""The nouns of the data flow, their columns on disk, and the id that every join goes by."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcsft_harness.errors import HarnessError
+
+Difficulty = Literal["easy", "medium", "hard"]
+DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
+
+
+def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:
+    """The content id of an item: 32 hex digits of a SHA-256 over what the item is.
+
+    Args:
+        task: the task's name.
+        prompt: the text shown to the model.
+        answer: the gold answer as text (JSON where it is not a string).
+        images: the pixels of each image, as `pixels` gives them.
+    """
+    digest = hashlib.sha256()
+    for part in (task.encode(), prompt.encode(), answer.encode(), *images):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def pixels(image: Any) -> bytes:  # noqa: ANN401 - PIL is imported by callers that need it
+    """The bytes that stand for a PIL image in an item's id: size and RGB pixels, not the file's encoding."""
+    rgb = image.convert("RGB")
+    return f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt of a pool or of an evaluation set, without its images.
+
+    Attributes:
+        item_id: see `item_id`.
+        task: the lmms-eval task it comes from.
+        doc_id: its position in that task's documents; for messages only, never for joins.
+        prompt: the user turn's text.
+        answer: the gold answer as text.
+        target: what SFT should teach the model to say.
+    """
+
+    item_id: str
+    task: str
+    doc_id: int
+    prompt: str
+    answer: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response.
+
+    Attributes:
+        item_id: the item it answers.
+        sample_index: 0..G-1.
+        response: the generated text.
+        score: 0..1, None where the response could not be scored.
+        extracted: the answer found in the response (JSON where it is not a string), None if none was.
+        n_tokens: generated tokens, the end mark included.
+        finish_reason: "stop" or "length".
+        seed: the run's seed.
+        task, prompt, answer: the item's, repeated so that the table can be read alone.
+    """
+
+    item_id: str
+    sample_index: int
+    response: str
+    score: float | None
+    extracted: str | None
+    n_tokens: int
+    finish_reason: str
+    seed: int
+    task: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """The difficulty of one item for one model.
+
+    Attributes:
+        item_id: the item.
+        n: responses that were scored.
+        k: responses that were right.
+        pass_rate: k / n, in [0, 1].
+        low, high: 95 % Jeffreys interval of the pass rate, in [0, 1].
+        difficulty: "easy" (k = n), "hard" (k = 0) or "medium"; None if no response could be scored.
+        task: the item's task.
+    """
+
+    item_id: str
+    n: int
+    k: int
+    pass_rate: float | None
+    low: float | None
+    high: float | None
+    difficulty: Difficulty | None
+    task: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluated item.
+
+    Attributes:
+        task: the lmms-eval task.
+        item_id: the item.
+        doc_id: its position in the task's documents; for messages only.
+        score: 0..1, None where the response could not be scored.
+        extracted: the answer found (JSON where it is not a string), None if none was found.
+        response: the generated text.
+        answer: the gold answer as text.
+        n_tokens: generated tokens; None where the model reports none.
+        cluster: items that share a cluster are not independent; None means on its own.
+    """
+
+    task: str
+    item_id: str
+    doc_id: int
+    score: float | None
+    extracted: str | None
+    response: str
+    answer: str
+    n_tokens: int | None
+    cluster: str | None
+
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Difficulty": pa.string()}
+
+
+def schema(record: type) -> pa.Schema:
+    """The Arrow schema of a record class: one column per field, nullable where the type allows None."""
+    columns = []
+    for column in fields(record):
+        annotation = column.type if isinstance(column.type, str) else _spell(column.type)
+        base = annotation.removesuffix(" | None")
+        columns.append(pa.field(column.name, _ARROW[base], nullable=base != annotation))
+    return pa.schema(columns)
+
+
+def _spell(annotation: Any) -> str:  # noqa: ANN401 - a type or a union
+    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
+    text = str(text).replace("typing.", "")
+    return text.replace("Literal['easy', 'medium', 'hard']", "Difficulty").replace(
+        "Optional[Difficulty]", "Difficulty | None"
+    )
+
+
+def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
+    """Writes records of one class as Parquet and returns how many there were."""
+    columns = [asdict(row) for row in rows]
+    table = pa.Table.from_pylist(columns, schema=schema(record))
+    pq.write_table(table, path, compression="zstd")
+    return len(columns)
+
+
+def read_table(path: Path, record: type) -> pa.Table:
+    """Reads a Parquet table and checks that it has the columns of a record class.
+
+    Raises:
+        HarnessError: the file is missing, damaged, or lacks a column.
+    """
+    if not path.is_file():
+        raise HarnessError(f"{path} does not exist", "Run the stage that writes it")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise HarnessError(
+            f"{path} is not a readable Parquet file: {error}", "Make the artefact again"
+        ) from error
+    missing = [column.name for column in fields(record) if column.name not in table.column_names]
+    if missing:
+        raise HarnessError(
+            f"{path} lacks the column {missing[0]!r}", "Check that it was written by this stage"
+        )
+    return table.select([column.name for column in fields(record)])
+
+
+def as_text(value: object) -> str:
+    """A gold or extracted answer as text: strings as they are, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

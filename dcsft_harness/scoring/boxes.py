@@ -1,0 +1,184 @@
+r"""Bounding boxes: reading one out of a response, and IoU >= 0.5 against the gold.
+
+    box_iou('```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "dog"}]\n```',
+            answer=[12, 18, 108, 225], image_size=(640, 480))
+        -> Verdict(1.0, [10.0, 20.0, 110.0, 220.0])
+
+Convention: a box is [x1, y1, x2, y2] with x1 < x2 and y1 < y2; the gold is in pixels of the
+original image. The space of the prediction is a property of the model (Qwen2.5-VL: pixels of the
+resized input; Qwen2-VL, Qwen3-VL, InternVL: 0-1000) and is stated by the caller. It is never
+guessed from the numbers: the best of several readings is an oracle, not a score.
+
+IoU is the plain one, (intersection area) / (union area). VLM-R1 and DC-SFT add one pixel to the
+sides of the intersection only; the difference matters on tiny boxes and makes IoU exceed 1.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.plain_text import answer_part
+from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+
+BOX_SPACES = ("pixel", "resized", "norm1000")
+
+# Repetitions are bounded so that no response, however long, costs more than linear time.
+_N = r"([-+]?(?:\d{1,12}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][-+]?\d{1,3})?)"
+_GAP = r"\s{0,40}"
+_COMMA = rf"{_GAP},{_GAP}"
+_FOUR = _COMMA.join([_N] * 4)
+_PAIR = rf"[\[(]{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
+_CORNERS = re.compile(
+    rf"[\[({{]{_GAP}{_FOUR}{_GAP},?{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
+    rf"|{_PAIR}{_GAP},?{_GAP}{_PAIR}"  # (x1, y1), (x2, y2), nested or not
+    rf"|<box>{_GAP}{_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}{_GAP}</box>"
+)
+_KEYED = re.compile(r"[\"']?bbox(?:_2d)?[\"']?\s{0,40}[:=]", re.IGNORECASE)
+_BARE = re.compile(
+    rf"{_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}\.?"
+)
+
+Box = list[float]
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes in the same space, in [0, 1].
+
+    A box without area (x2 <= x1 or y2 <= y1, so also one with its corners reversed) has IoU 0
+    with everything: corners are not put in order for the model.
+    """
+    if a[2] <= a[0] or a[3] <= a[1] or b[2] <= b[0] or b[3] <= b[1]:
+        return 0.0
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    # Rounding can push equal boxes a hair past 1, and areas of denormal size to zero.
+    return min(1.0, both / union) if union > 0 else 0.0
+
+
+def parse_box(response: str) -> Box | None:
+    """The one box that a response states, as written, or None.
+
+    Which one, if there are several: only what follows a closed <think> block counts; of that, only
+    the last <answer> block, if there is one; of that, the first box given as bbox or bbox_2d, else
+    the first box. Never the best of several.
+
+    A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box>
+    tag, or nothing but four numbers. A list of three or five numbers, or one with NaN, is no box.
+    """
+    text = answer_part(response)
+    bare = _BARE.fullmatch(text.strip()) if len(text) < 300 else None
+    if bare:
+        return _finite(bare.groups())
+    key = _KEYED.search(text)
+    starts = (key.end(), 0) if key else (0,)
+    for start in starts:
+        for match in _CORNERS.finditer(text, start):
+            box = _finite([number for number in match.groups() if number is not None])
+            if box is not None:
+                return box
+    return None
+
+
+def _finite(numbers: Sequence[str]) -> Box | None:
+    box = [float(number) for number in numbers]
+    return box if all(map(math.isfinite, box)) else None
+
+
+def to_pixels(
+    box: Sequence[float],
+    *,
+    image_size: tuple[int, int],
+    box_space: str = "pixel",
+    resized_size: tuple[int, int] | None = None,
+) -> Box:
+    """A predicted box in original-image pixels, clipped to the image.
+
+    Args:
+        box: [x1, y1, x2, y2] in `box_space`.
+        image_size: (width, height) of the original image, pixels.
+        box_space: "pixel" (original image), "resized" (the image that the model's processor made)
+            or "norm1000" (0 to 1000 over each side).
+        resized_size: (width, height) of the processor's image, pixels; needed for "resized" alone.
+
+    Raises:
+        HarnessError: for an unknown space, or a size that is missing or not positive.
+    """
+    width, height = _size("image_size", image_size)
+    if box_space == "pixel":
+        across, down = 1.0, 1.0
+    elif box_space == "norm1000":
+        across, down = width / 1000, height / 1000
+    elif box_space == "resized":
+        if resized_size is None:
+            raise HarnessError(
+                "box_space 'resized' without resized_size (got None)",
+                "Pass the (width, height) that the model's image processor makes of the image",
+            )
+        resized_width, resized_height = _size("resized_size", resized_size)
+        across, down = width / resized_width, height / resized_height
+    else:
+        raise HarnessError(f"unknown box_space {box_space!r}", f"It is one of {', '.join(BOX_SPACES)}")
+    scaled = zip(box, (across, down) * 2, (width, height) * 2, strict=True)
+    return [min(max(value * scale, 0.0), limit) for value, scale, limit in scaled]
+
+
+def _size(name: str, size: tuple[int, int]) -> tuple[float, float]:
+    if size is None or len(size) != 2 or not all(0 < side < math.inf for side in size):
+        raise HarnessError(f"{name} is not two positive numbers: {size!r}", "Give (width, height) in pixels")
+    return float(size[0]), float(size[1])
+
+
+def _gold(answer: Sequence[float]) -> Box:
+    try:
+        box = [float(number) for number in answer]
+    except (TypeError, ValueError):
+        box = []
+    if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
+        raise HarnessError(
+            f"the answer is not a box with an area: {answer!r}",
+            "Give [x1, y1, x2, y2] in original-image pixels with x1 < x2 and y1 < y2",
+        )
+    return box
+
+
+def box_iou(
+    response: str,
+    *,
+    answer: Sequence[float],
+    image_size: tuple[int, int],
+    box_space: str = "pixel",
+    resized_size: tuple[int, int] | None = None,
+    threshold: float = 0.5,
+) -> Verdict:
+    """Score 1.0 if the stated box overlaps the gold with IoU >= threshold, else 0.0.
+
+    Args:
+        response: what the model wrote; `parse_box` says which box counts.
+        answer: the gold [x1, y1, x2, y2], original-image pixels.
+        image_size: (width, height) of the original image, pixels.
+        box_space: the space of the predicted numbers; see `to_pixels`.
+        resized_size: (width, height) of the processor's image; needed for "resized" alone.
+        threshold: in (0, 1]; the paper (section 4) and VLM-R1 use 0.5.
+
+    Returns:
+        A score of 0.0 or 1.0; extracted is the box in original-image pixels, clipped to the image.
+        A degenerate box (corners reversed, no area) was found and is wrong; None means no box.
+
+    Raises:
+        HarnessError: for a gold that is no box, an unknown space, a wrong or missing size, or a
+            threshold outside (0, 1].
+    """
+    gold = _gold(answer)
+    if not 0.0 < threshold <= 1.0:
+        raise HarnessError(f"threshold {threshold!r} is outside (0, 1]", "The usual one is 0.5")
+    # Also checks the space and the sizes where the response holds no box.
+    stated = parse_box(response)
+    box = to_pixels(stated or gold, image_size=image_size, box_space=box_space, resized_size=resized_size)
+    if stated is None:
+        return NOT_FOUND
+    return Verdict(float(iou(box, gold) >= threshold), box)

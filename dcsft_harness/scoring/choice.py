@@ -1,0 +1,164 @@
+r"""Multiple choice: which option a response states.
+
+    choice("... Therefore, the answer is (B) 5.", answer="B", choices=["3", "5"]) -> Verdict(1.0, "B")
+
+What follows </think>, and of that the last <answer> block, if there is one, is searched. Strongest
+first, and the first that states one option decides:
+
+1. the last \boxed{...};
+2. the whole response: a letter as a label, an option's text, an equal quantity ("3" is "3.0");
+3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选";
+4. the beginning: "(B) ...", "B. ...", "Yes, ...", unless the response lists the options there;
+5. the last line, if it is a label or an option, then the sentence that concludes.
+
+A response in which none of these states exactly one option has no answer: there is no nearest
+option and no random one. A letter counts over the text beside it ("(C) 12" is C whatever C says).
+Of a response of more than 12,000 characters the first 3,000 and the last 9,000 are read.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
+from dcsft_harness.scoring.option_set import DRAWN, OptionSet, key, option_set
+from dcsft_harness.scoring.plain_text import (
+    answer_part,
+    before_run_on,
+    bounded,
+    boxed_contents,
+    plain,
+    sentences,
+)
+from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated
+from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+
+_LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
+_CONCLUDES = re.compile(
+    r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
+)
+
+
+def choice(response: str, *, answer: str, choices: Sequence[str | int | float] | None = None) -> Verdict:
+    """Score 1.0 if the option that the response states is the gold, else 0.0.
+
+    Args:
+        response: what the model wrote.
+        answer: the gold: an option's letter ("B", "(b)"), or its text, which a letter precedes.
+        choices: the options in order, A first; None or empty where they are only in the figure,
+            which allows the letters A to J.
+
+    Returns:
+        A score of 0.0 or 1.0; extracted is the letter in upper case, None if none is stated. An
+        option with the gold's very text is right as well.
+
+    Raises:
+        HarnessError: if the answer is neither a letter nor a text of the options, or if there are
+            more than 26 options.
+    """
+    options = option_set(tuple(map(str, choices)) if choices else DRAWN)
+    if len(options.texts) > len(options.letters):
+        raise HarnessError(f"{len(options.texts)} choices are more than there are letters", "Give at most 26")
+    gold = _gold(answer, options)
+    found = find(response, options)
+    if found is None:
+        return NOT_FOUND
+    return Verdict(float(found == gold or options.same(found, gold)), options.letters[found])
+
+
+@lru_cache(maxsize=8192)
+def _gold(answer: str, options: OptionSet) -> int:
+    letter = _LETTER_ONLY.fullmatch(str(answer))
+    index = options.index(letter[1].upper()) if letter else None
+    if index is None and key(str(answer)) in options.keys:
+        index = options.keys.index(key(str(answer)))
+    if index is None:
+        raise HarnessError(
+            f"the answer {answer!r} is no option of {list(options.texts)!r}",
+            f"Give one of the letters A to {options.letters[-1]}",
+        )
+    return index
+
+
+def find(response: str, options: OptionSet) -> int | None:
+    """The index of the option that a response states, or None."""
+    response = answer_part(response)
+    if len(response) < 40:
+        literal = options.literal(response.strip())
+        if literal is not None:
+            return literal
+        letter = _LETTER_ONLY.fullmatch(response)
+        if letter:
+            return options.index(letter[1].upper())
+    marked = bounded(response)
+    boxes = boxed_contents(marked) if "\\boxed" in marked else []
+    for content in reversed(boxes):
+        found = _read_box(plain(content), options)
+        if found is not None:
+            return found
+    whole = plain(marked)
+    text = before_run_on(whole)
+    # A box that holds no option states another value; only an explicit letter can still overrule it.
+    found = next(_found(text, options, conclude=not boxes), None)
+    if found is None and len(text) < len(whole):  # what looked like a further question was this one
+        found = next(_found(whole, options, conclude=not boxes), None)
+    return found
+
+
+def _read_box(content: str, options: OptionSet) -> int | None:
+    """The option in a box, which has to be all of it, or a label: no option in an equation counts."""
+    for found in (options.named(content), label(content, options), options.begun(content)):
+        if found is not None:
+            return found
+    return None
+
+
+def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
+    """What the rules 2 to 5 find in a plain text, strongest first; `conclude` allows the rule 5."""
+    whole = options.named(text)
+    if whole is not None:
+        yield whole
+    yield from stated(text, options)
+    text = without_listing(text)
+    if not text:
+        return
+    if not is_listing(text):
+        yield from _present(label(text, options), options.begun(text))
+    parts = sentences(text)
+    if conclude and parts:
+        if len(parts) > 1 and not is_listing(parts[-1]):
+            last = parts[-1]
+            yield from _present(label(last, options), options.begun(last), options.named(last))
+        yield from _concluded(parts, options, cut=_is_cut(text))
+
+
+def _present(*candidates: int | None) -> Iterator[int]:
+    return (candidate for candidate in candidates if candidate is not None)
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a long text breaks off, as at a limit of tokens: its last words conclude nothing."""
+    return len(text) > 400 and text[-1].isalnum()
+
+
+def _concluded(parts: list[str], options: OptionSet, *, cut: bool) -> Iterator[int]:
+    """The option that the sentences conclude, from the last one and those that begin with "so"."""
+    last = parts[-1]
+    lettered = bracketed(last, options)
+    if lettered:
+        yield from lettered if len(lettered) == 1 else ()
+        return
+    yield from _present(chosen(last, options))
+    if cut:
+        return
+    for part in reversed(parts):
+        if _CONCLUDES.match(part) or (options.numeric and part is last):
+            yield from _present(conclusion(part, options))
+            if options.numeric and has_digit(part):
+                return  # the number that was concluded is no option
+    if not options.numeric:
+        overall = {index for part in parts for index in options.mentioned(part)}
+        yield from overall if len(overall) == 1 else ()
+        ends = {conclusion(part, options) for part in (parts[0], last)} - {None}
+        yield from _present(*ends) if len(ends) == 1 else ()

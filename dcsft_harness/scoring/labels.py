@@ -1,0 +1,110 @@
+"""Letters that stand for options: "(B)", "B. text", "Option B", and lists that set options out.
+
+Not labels: the article in "A triangle", the pronoun in "I think", the point in "C is the midpoint",
+and one letter of several ("A or B").
+"""
+
+import re
+
+from dcsft_harness.scoring.option_set import OptionSet
+
+_LETTER_END = r"(?![A-Za-z0-9_'’+*/^=°(√<>{]|-\w)"
+_NOUN = (
+    r"(?:the\s)?(?:correct\s)?(?:option|choice|letter|answer|image|figure|picture|statement|选项)s?"
+    r"\s?(?:is\s|letter\s)?[:\s]{0,3}"
+)
+_LABEL = re.compile(
+    rf"[\s\"'“(\[<{{:,=→-]{{0,20}}?(?:{_NOUN})?"
+    rf"(?P<open>[(\[\"'<]{{0,4}})\s?(?P<letter>[A-Za-z])\s?(?P<close>[)\]\"'>]{{0,4}}){_LETTER_END}",
+    re.IGNORECASE,
+)
+_SECOND = re.compile(
+    r"\s*(?:,\s*(?:and|or)|,|and|or|&|/|和|或)\s*\(?(?:option\s)?"
+    r"(?:[A-J](?![A-Za-z0-9'’])\)?(?!\s*[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
+)
+_GIVES_REASON = re.compile(r"\s+(?:because|since|as|which|for|with|based|due|given|so)\b")
+_REJECTED = re.compile(
+    r"\s*(?:[^.,;\n]{0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
+    r"(?:not|in(?:correct|accurate|valid)|wrong|false)\b"
+    r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
+)
+_ANYWHERE = re.compile(
+    r"\(([A-J])\)|\[([A-J])\]"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s+[\"'(]?([A-J])(?![A-Za-z0-9'’-])"
+    r"|选项?\s*([A-J])(?![A-Za-z0-9])"
+)
+_ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
+MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
+"""A letter with the mark of a label after it, anywhere in a text."""
+
+
+def label(text: str, options: OptionSet) -> int | None:
+    """The option whose letter a plain text begins with, in the form of a label.
+
+    Only the first line counts, and a letter that is rejected ("A is not correct") does not.
+    """
+    line = text.split("\n", 1)[0][:200]
+    match = _LABEL.match(line)
+    if match is None:
+        return None
+    letter, after = match["letter"], line[match.end() :]
+    index = options.index(letter.upper())
+    if index is None or _SECOND.match(after) or _REJECTED.match(after):
+        return None
+    if letter == "A" and not match["open"] and after.startswith(":"):
+        other = options.begun(after[1:].strip())  # "A: No" is short for "Answer: No"
+        return index if other is None else other
+    if match["close"]:
+        return index
+    rest = after.lstrip()
+    if letter.islower():
+        return index if not rest.strip(" .:") else None
+    ended = not rest or rest[0] in ".,:;!?-)" or not rest[0].isascii()
+    return index if ended or _GIVES_REASON.match(after) or _repeats_text(after, index, options) else None
+
+
+def _repeats_text(after: str, index: int, options: OptionSet) -> bool:
+    begun = options.begun(after.strip())
+    return begun is not None and options.same(begun, index)
+
+
+def bracketed(sentence: str, options: OptionSet) -> list[int]:
+    """The distinct options whose letters a sentence gives as "(B)" or "option B", and does not reject."""
+    found: dict[int, None] = {}
+    for match in _ANYWHERE.finditer(sentence):
+        index = options.index(next(filter(None, match.groups())))
+        if index is not None and not _REJECTED.match(sentence, match.end(), match.end() + 100):
+            found[index] = None
+    return list(found)
+
+
+def is_listing(text: str) -> bool:
+    """Whether the text begins by setting out the options: "(A) 3 (B) 5" or one on each line."""
+    first = MARKED.match(text)
+    if first is None or first[1] != "A":
+        return False
+    second = MARKED.search(text, first.end())
+    return second is not None and second[1] == "B"
+
+
+def without_listing(text: str) -> str:
+    """The text without the lines that set out two or more options in order: they choose nothing."""
+    if "\n" not in text:
+        return text
+    kept: list[str] = []
+    run: list[str] = []
+    previous = ""
+    for line in text.split("\n"):
+        if run and not line.strip():
+            continue  # a blank line between two options does not end the list
+        match = _ON_LINE.match(line)
+        letter = match[1] if match else ""
+        if run and letter > previous:
+            run.append(line)
+        else:
+            kept += run if len(run) == 1 else []
+            run = [line] if letter else []
+            kept += [] if letter else [line]
+        previous = letter
+    kept += run if len(run) == 1 else []
+    return "\n".join(kept).strip()

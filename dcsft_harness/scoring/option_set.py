@@ -1,0 +1,202 @@
+"""The options of one question, and what counts as naming one of them.
+
+    options = option_set(("3 cm", "5 cm"))
+    options.named("5.0cm") -> 1        options.mentioned("so it is 5 cm long") -> [1]
+
+An option is named by its text (case, spaces, LaTeX and a final period do not matter) or by an
+equal quantity. Nothing is matched by nearness. An index stands for the first option of that text.
+"""
+
+import re
+import string
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+from dcsft_harness.scoring.plain_text import plain
+from dcsft_harness.scoring.quantities import IN_TEXT, Quantity, from_match, quantity
+
+DRAWN = tuple(string.ascii_uppercase[:10])
+"""The letters A to J: what a response may choose from where the options are only in the figure."""
+
+# These answer a question only where they stand alone: "no" is also a determiner.
+_WORDS_OF_SENTENCE = frozenset(
+    {"yes", "no", "true", "false", "none", "one", "all", "both", "是", "否", "不是"}
+)
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
+    r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
+)
+_LEFT_SIDE = re.compile(r"^\s*[^=.,;:]{1,20}=")  # "x = 5" is the quantity 5
+_OPENS_SENTENCE = re.compile(r"\s(?:it|they|there|he|she|this|that|the|because|since)\b")
+_EDGES = " \n.,;:!?\"'"
+_NUMERIC = re.compile(r"[-+(\[]*[\d.√π]")
+_DIGIT = re.compile(r"\d")
+_WRAPPED = re.compile(r"[(\[<](.*)[)\]>]", re.DOTALL)
+_PRODUCT = re.compile(r"(?<=[\w)])[*·](?=[a-zπ√(])")  # 2*√3 is 2√3, but 2*3 is not 23
+
+
+def key(text: str) -> str:
+    """The form in which whole texts are compared: plain, lower case, no spaces or outer stops."""
+    folded = "".join(plain(text).lower().strip(_EDGES).split())
+    return _PRODUCT.sub("", folded.replace("^", "").replace("degrees", "°").replace("degree", "°"))
+
+
+class OptionSet:
+    """The options of one question, prepared on demand: most responses need only the letters."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Take the texts, A first; nothing is computed yet."""
+        self.texts = tuple(texts)
+        self.letters = string.ascii_uppercase[: len(self.texts)]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The comparable text of each option."""
+        return tuple(key(text) for text in self.texts)
+
+    @cached_property
+    def are_letters(self) -> bool:
+        """Whether the texts are only labels, as for options that are drawn in the figure."""
+        return all(len(text.strip("()")) == 1 and text.strip("()").isalpha() for text in self.keys)
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity | None, ...]:
+        """The quantity that each option is, if it is one."""
+        return tuple(quantity(plain(text).strip()) for text in self.texts)
+
+    @cached_property
+    def _has_quantities(self) -> bool:
+        return any(self.quantities)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters beyond which no text can name an option, generous to spaces and a left side."""
+        return 60 + 2 * max(map(len, self.texts))
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether most options begin with a number, so that a number in a response is a claim."""
+        return 2 * sum(_NUMERIC.match(text) is not None for text in self.keys) > len(self.texts)
+
+    def index(self, letter: str) -> int | None:
+        """The option of an upper-case letter, if there is one."""
+        found = self.letters.find(letter)
+        return found if found >= 0 and len(letter) == 1 else None
+
+    def literal(self, response: str) -> int | None:
+        """The option that a response repeats character by character, unless it is a capital letter.
+
+        Before letters are read as labels, for options such as "(c)", "(a)", "(b)" in that order.
+        """
+        if len(response) > 3 or response not in self.texts or (len(response) == 1 and response.isupper()):
+            return None
+        return self.texts.index(response)
+
+    def same(self, one: int, other: int) -> bool:
+        """Whether two options cannot be told apart by their texts."""
+        return one == other or (self.keys[one] == self.keys[other] != "")
+
+    def named(self, text: str) -> int | None:
+        """The option that a whole text is, by text or by quantity; None if none or several."""
+        if len(text) > self._longest:
+            return None
+        wanted = key(text)
+        letter = wanted.strip("()[]")
+        if not letter or len(letter) == 1 and letter.isalpha():
+            return self.literal(text.strip(_EDGES))
+        if wanted in self.keys:
+            return self.keys.index(wanted)
+        wrapped = _WRAPPED.fullmatch(text.strip(_EDGES))
+        if wrapped:
+            return self.named(wrapped[1])
+        if not self._has_quantities or not _DIGIT.search(wanted):
+            return None
+        found = quantity(_LEFT_SIDE.sub("", text, count=1).strip(" ,;:!?\"'()[]="))
+        return self._equal(found) if found else None
+
+    def begun(self, text: str) -> int | None:
+        """The option whose text a plain text begins with, followed by punctuation or the end."""
+        match = self._text_pattern.match(text.lower()) if self._text_pattern else None
+        if match is None:
+            return None
+        rest = text[match.end() :]
+        opens = match.group() in ("yes", "no") and _OPENS_SENTENCE.match(rest)
+        rest = rest.lstrip(" \"')")
+        return self._by_plain[match.group()] if opens or not rest or rest[0] in ".,;:!-\n(" else None
+
+    def mentioned(self, sentence: str) -> list[int]:
+        """The distinct options that a plain sentence affirms, in order of last mention.
+
+        Not counted: a mention after "not", "than" and the like, and one of "yes", "no", "all" and
+        other words of the language that does not stand alone.
+        """
+        lowered = sentence.lower()
+        found: dict[int, None] = {}
+        spans = []
+        if self._text_pattern:
+            for match in self._text_pattern.finditer(lowered):
+                spans.append(match.span())
+                if self._affirmed(lowered, match):
+                    index = self._by_plain[match.group()]
+                    found.pop(index, None)
+                    found[index] = None
+        if self._has_quantities:
+            for match in IN_TEXT.finditer(sentence):
+                start, end = match.span()
+                if any(a < end and start < b for a, b in spans):
+                    continue
+                amount = from_match(match)
+                equal = self._equal(amount) if amount else None
+                if equal is not None and not _DENIED.search(lowered, max(0, start - 30), start):
+                    found.pop(equal, None)
+                    found[equal] = None
+        return list(found)
+
+    def _equal(self, found: Quantity) -> int | None:
+        equal = [index for index, option in enumerate(self.quantities) if option and option.equals(found)]
+        if len(equal) > 1:
+            exact = [index for index in equal if self.quantities[index] == found]
+            equal = exact if exact and found.unit else equal
+        return equal[0] if equal and all(self.same(equal[0], other) for other in equal) else None
+
+    def _affirmed(self, lowered: str, match: "re.Match[str]") -> bool:
+        if match.group() in _WORDS_OF_SENTENCE:
+            after, before = lowered[match.end() :].lstrip(), lowered[: match.start()].rstrip()
+            alone = not after or after[0] in ".,;:!\"')"
+            return alone and (not before or before[-1] in ".,;:!\"'(" or before.endswith((" is", " be")))
+        return not _DENIED.search(lowered, max(0, match.start() - 30), match.start())
+
+    @cached_property
+    def _by_plain(self) -> dict[str, int]:
+        """Plain lower-case text -> option, without letters and pure numbers, which have own rules."""
+        by_plain: dict[str, int] = {}
+        for index, text in enumerate(self.texts):
+            folded = plain(text).lower().strip(_EDGES)
+            folded = folded.removeprefix("the ").removeprefix("a ").removeprefix("an ")
+            amount = self.quantities[index]
+            bare_number = amount is not None and folded.lstrip("-+")[:1].isdigit()
+            bare_letter = len(folded) == 1 and folded.isascii() and folded.isalpha()
+            if folded and not bare_number and not bare_letter:
+                by_plain.setdefault(folded, index)
+        return by_plain
+
+    @cached_property
+    def _text_pattern(self) -> "re.Pattern[str] | None":
+        if not self._by_plain:
+            return None
+        longest_first = sorted(self._by_plain, key=len, reverse=True)
+        return re.compile("|".join(_bounded_text(text) for text in longest_first))
+
+
+def _bounded_text(text: str) -> str:
+    """A pattern for the text as a whole: no letter, digit or operator continues it."""
+    before = r"(?<![a-z0-9_.√^/])" if text[0].isascii() and (text[0].isalnum() or text[0] in "-.") else ""
+    last = text[-1]
+    after = r"(?![a-z0-9_√π^/]|\.\d)" if last.isascii() and last.isalnum() else ""
+    return before + re.escape(text) + after
+
+
+@lru_cache(maxsize=8192)
+def option_set(texts: tuple[str, ...]) -> OptionSet:
+    """The prepared options; kept, as G responses are scored against the same ones."""
+    return OptionSet(texts)

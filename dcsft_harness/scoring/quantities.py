@@ -1,0 +1,100 @@
+"""Numbers with units, read exactly: "3" equals "3.0" and "6/2", and "5 cm" is not "5 m".
+
+quantity("0.50 meters") -> Quantity(value=Fraction(1, 2), unit="m")
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+_NUMBER = (
+    r"(?:(?P<whole>\d{1,9})\s+(?P<top>\d{1,9})/(?P<bottom>\d{1,9})"  # 2 1/2
+    r"|(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})(?:\s?/\s?(?P<over>\d{1,9}))?)"
+)
+# A number that is not a part of a longer expression, name, time or range.
+IN_TEXT = re.compile(
+    r"(?<![\w.√^/:×·,])(?<![\d°)\]]\s[-+*×·/]\s)(?<![\w)][-+*/])(?P<sign>[-+]?)" + _NUMBER +
+    r"(?![\d√π^(:/]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-zA-Z]?\^|\s?:\s?\d)"
+    r"\s?(?P<unit>°\s?[CF]?|%|(?:square|cubic|sq\.?) [a-z]+|[A-Za-z]{1,12}(?:\^?[23])?)?"
+)  # fmt: skip
+_WHOLE = re.compile(
+    r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^-][^\d=<>√π+*/]{0,20}(?:\^?[23])?)?\.?"
+)
+
+_SPELLINGS = {
+    "°": "° degree deg 度",
+    "%": "% percent",
+    "mm": "mm millimeter millimetre",
+    "cm": "cm centimeter centimetre 厘米",
+    "m": "m meter metre 米",
+    "km": "km kilometer kilometre",
+    "in": "in inch inches",
+    "ft": "ft foot feet",
+    "yd": "yd yard",
+    "mile": "mi mile",
+    "g": "g gram",
+    "kg": "kg kilogram",
+    "lb": "lb pound",
+    "s": "s sec second",
+    "min": "min minute",
+    "h": "h hour",
+    "day": "day",
+    "l": "l liter litre",
+    "ml": "ml milliliter millilitre",
+    "cent": "cent",
+    "dollar": "dollar",
+}
+_UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
+
+
+class Quantity(NamedTuple):
+    """An exact value and its unit in a canonical spelling; None where no known unit is given."""
+
+    value: Fraction
+    unit: str | None
+
+    def equals(self, other: "Quantity") -> bool:
+        """Equal values; units count only where both sides give one that is known."""
+        return self.value == other.value and (None in (self.unit, other.unit) or self.unit == other.unit)
+
+
+def quantity(text: str) -> Quantity | None:
+    """The quantity that a whole (plain) text is, or None: "x = 5" and "5 or 6" are not one."""
+    match = _WHOLE.fullmatch(text.strip())
+    return from_match(match) if match else None
+
+
+def from_match(match: "re.Match[str]") -> Quantity | None:
+    """The quantity in a match of `IN_TEXT`; None for a division by zero."""
+    return _quantity(*match.group("sign", "whole", "top", "bottom", "value", "over", "unit"))
+
+
+@lru_cache(maxsize=8192)
+def _quantity(
+    sign: str, whole: str | None, top: str, bottom: str, number: str, over: str | None, unit: str | None
+) -> Quantity | None:
+    if whole:
+        if int(bottom) == 0:
+            return None
+        value = int(whole) + Fraction(int(top), int(bottom))
+    else:
+        value = Fraction(number.replace(",", ""))
+        if over:
+            if int(over) == 0:
+                return None
+            value /= int(over)
+    return Quantity(-value if sign == "-" else value, _unit(unit))
+
+
+def _unit(text: str | None) -> str | None:
+    if not text:
+        return None
+    text = text.strip(" .").lower()
+    power = ""
+    if text[:6] in ("square", "cubic "):
+        power, text = ("2" if text[0] == "s" else "3"), text[6:].strip()
+    elif len(text) > 1 and text[-1] in "23":
+        power, text = text[-1], text[:-1].rstrip("^")
+    known = _UNITS.get(text) or _UNITS.get(text.removesuffix("s"))
+    return f"{known}{power}" if known else None

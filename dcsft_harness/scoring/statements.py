@@ -1,0 +1,193 @@
+"""Where a plain response states its choice in words, and which option the words choose.
+
+A statement is read strictly: a label, an option's text or an equal quantity. What it denies ("not
+B"), supposes ("if it decreases, ...") or gives as a reason ("..., as mice eat it") chooses nothing.
+"""
+
+import re
+from collections.abc import Iterator
+
+from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label
+from dcsft_harness.scoring.option_set import OptionSet
+
+_RIGHT = (
+    r"(?:correct|right|best|true|final|proper|suitable|appropriate|closest|accurate|likely|chosen|selected"
+    r"|matching|only)"
+)
+_NOUN = (
+    rf"(?:answers?|(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?"
+    r"(?:options?|choices?|letters?|statement|conclusion|response|solution))"
+)
+_LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
+
+# "the correct answer to this question is", "Answer:", "the option letter is", "答案是", "故选"
+_FORWARD = re.compile(
+    rf"\b{_NOUN}\b(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|(?=\s*\(?[A-J]\)?\s*(?:[.,]|$)))\s*[:→]?"
+    r"|\bcorrect\s*:"
+    r"|\b(?:solution|conclusion|result|choice|option chosen|my choice)\s*(?::|\bis\b)"
+    r"|(?:答案|选项|选择|正确的?是|结论|选)\]?(?:应该|应当|应|选项|答案)?\s*(?:是|为|选|:)*\s*:?",
+    re.IGNORECASE,
+)
+# "... is the correct answer", "... is correct", "... is the best choice", "...是正确的"
+_BACKWARD = re.compile(
+    r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
+    r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:the\s)?(?:one\s|option\s|most\s)?"
+    rf"(?:{_RIGHT}|answer|choice)\b|是正确",
+    re.IGNORECASE,
+)
+# One of these is in every match of _FORWARD, or of _BACKWARD; to look for them first saves most of the time.
+_FORWARD_WORDS = (
+    *("answer", "option", "choice", "letter", "correct", "statement", "conclusion", "response"),
+    *("solution", "result", "案", "选", "结论", "正确"),
+)
+_BACKWARD_WORDS = (
+    *("correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
+    *("accurate", "likely", "chosen", "selected", "matching", "only", "answer", "choice", "正确"),
+)
+_CHOSEN = re.compile(
+    r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
+    r"|correspond(?:s|ing)? (?:to|with)"
+    r"|(?:it|this|that|which|these)(?:'s| is| must be| would be| should be| gives| means| leads to)"
+    r"|(?:hence|therefore|thus|so|ans|ans\.)\s*[,:]?(?:\sit(?:'s| is))?)\s*(?::\s*)?(?:is\s)?(?:the\s)?",
+    re.IGNORECASE,
+)
+_LABELLED = re.compile(
+    r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
+)
+_LEADING_LINK = re.compile(
+    r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed)\s|:\s*)+"
+)
+_DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECASE)
+_BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?])\s")
+_CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and)\s")
+_BARE_LETTER_LAST = re.compile(r"(?:^|[\s\"'])([A-J])[\"']?$")
+_TAIL = re.compile(
+    r".*(?:=|≈|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
+)
+_REASON = re.compile(
+    r",?\s\b(?:because|since|due to)\b|,\s(?:as|which|meaning|so that|specifically|such as)\b"
+)
+_SUPPOSED = re.compile(r"\b(?:[Ii]f|[Ww]hen|[Gg]iven|[Ss]ince|[Aa]ssuming|[Ss]uppose)\b[^,.]{0,200},")
+_EITHER = re.compile(r"\bor\b|或")
+_DIGIT = re.compile(r"\d")
+
+
+LAST_CUES = 50
+"""Cue phrases that are read, from the end; a response with more is a loop."""
+
+
+def stated(text: str, options: OptionSet) -> Iterator[int]:
+    """The options that cue phrases state, last statement first."""
+    lowered = text.lower()
+    cues: list[tuple[int, int, bool]] = []
+    if any(word in lowered for word in _FORWARD_WORDS):
+        cues += [(match.end(), match.start(), True) for match in _FORWARD.finditer(text)]
+    if any(word in lowered for word in _BACKWARD_WORDS):
+        cues += [(match.end(), match.start(), False) for match in _BACKWARD.finditer(text)]
+    for end, start, forward in sorted(cues, reverse=True)[:LAST_CUES]:
+        if forward:
+            found = read(text[end : end + 700], options)
+        else:
+            found = _read_back(text[max(0, start - 160) : start], options)
+        if found is not None:
+            yield found
+
+
+def read(segment: str, options: OptionSet) -> int | None:
+    """The option that a piece of text, beginning where an answer is expected, states.
+
+    Args:
+        segment: plain text; only its first line, and of that the first 600 characters, count.
+        options: the question's options.
+    """
+    segment = segment.strip()
+    if is_listing(segment):  # "The correct option is:\n(A) 3\n(B) 5" repeats the question
+        return None
+    line = _LEADING_LINK.sub("", segment.split("\n", 1)[0][:600])
+    denial = _DENIAL.match(line)
+    if denial:
+        turn = _BUT.search(line, denial.end())
+        if turn is None:
+            return None
+        line = line[turn.end() :]
+    named = options.named(line)
+    if named is not None:
+        return named
+    letter = label(line, options)
+    return letter if letter is not None else _read_text(line, options)
+
+
+def _read_text(line: str, options: OptionSet) -> int | None:
+    """The option that a line names: at its beginning, or as the only one in its first sentence."""
+    begun = options.begun(line.lstrip(" \"'(:"))
+    if begun is not None:
+        return begun
+    sentence = _SENTENCE.split(line, maxsplit=1)[0]
+    lettered = bracketed(sentence, options)
+    if lettered:
+        return lettered[0] if len(lettered) == 1 else None
+    return conclusion(sentence, options)
+
+
+def _read_back(before: str, options: OptionSet) -> int | None:
+    """The option named in the clause that ends here: "... so option (B) 45°"."""
+    clause = _CLAUSE.split(before.rstrip(" \n,"))[-1].strip()
+    named = options.named(clause)
+    if named is not None:
+        return named
+    lettered = bracketed(clause, options)
+    if lettered:
+        return lettered[-1]
+    alone = _BARE_LETTER_LAST.search(clause)
+    if alone:
+        return options.index(alone[1])
+    marked = MARKED.findall(clause)
+    return options.index(marked[-1]) if marked else conclusion(clause, options)
+
+
+def conclusion(sentence: str, options: OptionSet) -> int | None:
+    """The one option that a plain sentence affirms; of several quantities, that of its last clause."""
+    main = _SUPPOSED.sub(" ", sentence)
+    reason = _REASON.search(main)
+    if reason and reason.start():
+        found = _affirmed(main[: reason.start()], options)
+        if found is not None:
+            return found
+    return _affirmed(main, options)
+
+
+def _affirmed(clause: str, options: OptionSet) -> int | None:
+    mentioned = options.mentioned(clause)
+    if not mentioned or len(mentioned) > 1 and _EITHER.search(clause):
+        return None
+    if not options.numeric:
+        return mentioned[0] if len(mentioned) == 1 else None
+    tail = _TAIL.match(clause)
+    rest = clause[tail.end() :] if tail else clause
+    in_tail = options.mentioned(rest)
+    if len(in_tail) == 1:
+        return in_tail[0]
+    # A last clause with a number that is no option states that number, not one that stands before.
+    return mentioned[0] if len(mentioned) == 1 and not in_tail and not has_digit(rest) else None
+
+
+def has_digit(text: str) -> bool:
+    """Whether a text holds a number."""
+    return _DIGIT.search(text) is not None
+
+
+def chosen(sentence: str, options: OptionSet) -> int | None:
+    """The bare letter that a sentence ends on after "choose", "so it is" and the like.
+
+    Where the options are themselves only letters, "the next shape is C" will do.
+    """
+    ending = sentence.rstrip(" .!\"'()")
+    if len(ending) > 1 and ending[-2].isalnum():
+        return None
+    for verb in (_CHOSEN, _LABELLED) if options.are_letters else (_CHOSEN,):
+        for match in verb.finditer(sentence, max(0, len(sentence) - 80)):
+            rest = sentence[match.end() :].strip(" .!\"'()")
+            if len(rest) == 1 and (rest.isupper() or verb is _LABELLED):
+                return options.index(rest.upper())
+    return None

@@ -1,0 +1,39 @@
+"""The paper's rule for naming an object in one word (ImageNet, -R, -A).
+
+    exact_word(" Goose.", answer="goose")     -> Verdict(1.0, "goose")
+    exact_word("It is a goose", answer="goose") -> Verdict(0.0, "it is a goose")
+
+Source: the published DC-SFT evaluation (`infer/test_dp.py`): strip, strip ".", lower, and
+equality on the whole response. A sentence that contains the word is wrong: the prompt asks for
+"one word", and a substring rule would credit "goose" inside "mongoose".
+"""
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+
+
+def normalise_word(text: str) -> str:
+    """The form in which responses and answers are compared: " Goose. " -> "goose"."""
+    return text.strip().strip(".").lower()
+
+
+def exact_word(response: str, *, answer: str) -> Verdict:
+    """Score 1.0 if the whole response is the answer, else 0.0.
+
+    Args:
+        response: what the model wrote.
+        answer: the right word or words; normalised like the response.
+
+    Returns:
+        A score of 0.0 or 1.0; extracted is the normalised response, None if nothing is left of it.
+
+    Raises:
+        HarnessError: if the answer is blank, as no response could be right.
+    """
+    gold = normalise_word(answer)
+    if not gold:
+        raise HarnessError(f"the answer of an exact_word item is blank: {answer!r}", "Put the word there")
+    found = normalise_word(response)
+    if not found:
+        return NOT_FOUND
+    return Verdict(float(found == gold), found)

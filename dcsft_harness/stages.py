@@ -1,0 +1,214 @@
+"""The stages by name, as the command line and recipes both run them: options in, one artefact out.
+
+A stage function takes the output folder, its options as keywords, and a progress callback; it opens
+what it needs and leaves the work to the stage's own module. Heavy packages are imported inside.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+Progress = Callable[[int, int], None]
+"""Called with (units done, units in all); what a unit is differs by stage: items, or steps."""
+Notes = dict[str, Any]
+
+DIGITS = "digits"
+"""The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
+
+
+def checkpoint(name: str | Path) -> str:
+    """The checkpoint that a name stands for: "digits" is the embedded one, all else stays."""
+    if str(name) == DIGITS:
+        from dcsft_harness.digits.checkpoint import path
+
+        return str(path())
+    return str(name)
+
+
+def sample(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    model: str = "dcsft_hf",
+    model_args: str = "",
+    task: str | None = None,
+    data: Path | None = None,
+    scorer: str | None = None,
+    image_root: Path | None = None,
+    **options: Any,  # noqa: ANN401 - SamplingConfig's fields
+) -> Notes:
+    """Pool -> rollouts. `task` names an lmms-eval task; or `data` and `scorer` a JSONL file of one's own."""
+    from dcsft_harness import harness, manifest, own_data, sampling
+
+    manifest.refuse_occupied(output)
+    config = sampling.SamplingConfig(**options)
+    if (task is None) == (data is None):
+        raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
+    if data is not None:
+        pool = own_data.open_file(data, scorer, image_root)
+    else:
+        if scorer is not None:
+            raise HarnessError(f"--scorer {scorer} goes with --data", "A --task brings its own scorer")
+        pool = _single(harness.open_tasks([str(task)]), str(task))
+    arguments, inputs = _model_arguments(model_args)
+    if data is not None:
+        inputs["data"] = data
+    running = harness.open_model(model, arguments)
+    settings = {"model": model, "model_args": model_args}
+    return sampling.sample(running, pool, output, config, settings, progress, inputs)
+
+
+def label(output: Path, progress: Progress | None = None, *, rollouts: Path) -> Notes:
+    """Rollouts -> labels."""
+    from dcsft_harness import labels
+
+    return labels.label(rollouts, output)
+
+
+def curate(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    labels: Path,
+    keep: Sequence[str],
+    mix: Sequence[str] = (),
+    size: int | None = None,
+    seed: int = 0,
+) -> Notes:
+    """Labels -> curated set."""
+    from dcsft_harness import curation
+
+    shares = curation.CurationConfig.parse_mix(mix)
+    config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
+    return curation.curate(labels, output, config)
+
+
+def evaluate(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    model: str = "dcsft_hf",
+    model_args: str = "",
+    tasks: Sequence[str],
+    name: str | None = None,
+    limit: int | None = None,
+) -> Notes:
+    """Adapter -> scores."""
+    from dcsft_harness import evaluation, harness, manifest
+
+    manifest.refuse_occupied(output)
+    if limit is not None and limit < 1:
+        raise HarnessError(f"--limit {limit} is out of range", "It must be at least 1")
+    opened = harness.open_tasks(list(tasks))
+    arguments, inputs = _model_arguments(model_args)
+    running = harness.open_model(model, arguments)
+    settings = {"model": model, "model_args": model_args}
+    return evaluation.evaluate(
+        running, opened, output, name or output.name, settings, limit, progress, inputs
+    )
+
+
+def leaderboard(
+    output: Path, progress: Progress | None = None, *, results: Sequence[Path], baseline: str | None = None
+) -> Notes:
+    """Scores -> leaderboard."""
+    from dcsft_harness import leaderboard as board
+
+    built = board.build([Path(folder) for folder in results], output, baseline)
+    return {"table": board.markdown(built), "rows": len(results)}
+
+
+def cold_start(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    model: str,
+    data: str,
+    **options: Any,  # noqa: ANN401 - the configuration's fields
+) -> Notes:
+    """Trains all of a checkpoint's parameters on a cold-start split."""
+    from dcsft_harness import manifest
+    from dcsft_harness.training.config import ColdStartConfig, from_options
+
+    manifest.refuse_occupied(output)
+    config = from_options(ColdStartConfig, options)
+    from dcsft_harness.training.sft import train_cold_start
+
+    rows, inputs = _training_data(data)
+    return train_cold_start(
+        checkpoint(model), rows, output, config, progress=_steps(progress), inputs=inputs, source=data
+    )
+
+
+def sft(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    model: str,
+    data: str,
+    **options: Any,  # noqa: ANN401 - the configuration's fields
+) -> Notes:
+    """Curated set -> adapter."""
+    from dcsft_harness import manifest
+    from dcsft_harness.training.config import SFTConfig, from_options
+
+    manifest.refuse_occupied(output)
+    config = from_options(SFTConfig, options)
+    from dcsft_harness.training.sft import train_sft
+
+    rows, inputs = _training_data(data)
+    return train_sft(
+        checkpoint(model), rows, output, config, progress=_steps(progress), inputs=inputs, source=data
+    )
+
+
+STAGES: dict[str, Callable[..., Notes]] = {
+    "sample": sample,
+    "label": label,
+    "curate": curate,
+    "train cold-start": cold_start,
+    "train sft": sft,
+    "evaluate": evaluate,
+    "leaderboard build": leaderboard,
+}
+"""Verb -> stage, in the order of the data flow."""
+
+
+def _single(tasks: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - an lmms-eval task
+    if len(tasks) != 1:
+        raise HarnessError(
+            f"--task {name} stands for {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
+        )
+    return next(iter(tasks.values()))
+
+
+def _model_arguments(text: str) -> tuple[str, dict[str, Path]]:
+    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name."""
+    parts, inputs = [], {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key in ("pretrained", "adapter"):
+            value = checkpoint(value)
+            if Path(value).is_dir():
+                inputs[{"pretrained": "model"}.get(key, key)] = Path(value)
+            part = f"{key}={value}"
+        parts.append(part)
+    return ",".join(parts), inputs
+
+
+def _training_data(data: str) -> tuple[Any, dict[str, Path]]:
+    """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
+    folder = Path(data)
+    if folder.is_dir():
+        return folder, {"data": folder}
+    from dcsft_harness import curation, harness
+
+    if data not in harness.task_index():
+        raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
+    return curation.from_task(_single(harness.open_tasks([data]), data)), {}
+
+
+def _steps(progress: Progress | None) -> Any:  # noqa: ANN401 - the trainer's callback
+    return None if progress is None else lambda step, total, *_: progress(step, total)

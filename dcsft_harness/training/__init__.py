@@ -1,0 +1,9 @@
+"""curated set -> adapter: cold start and SFT through TRL's SFTTrainer and PEFT.
+
+    from dcsft_harness.training.config import SftConfig
+    from dcsft_harness.training.sft import train_sft
+    train_sft(Path("cold"), Path("curated"), Path("adapter"), SftConfig(max_steps=100))
+
+`config` imports neither torch nor TRL, so that a command line can be built from it; everything
+else does, and is imported when training starts.
+"""

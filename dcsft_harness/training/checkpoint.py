@@ -1,0 +1,150 @@
+"""Opens the base that is trained: configuration, processor with its pixel limits, weights."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training.config import MAX_PIXELS, TrainingConfig
+
+
+class PixelLimits(NamedTuple):
+    """Least and largest area of a resized image, in pixels."""
+
+    low: int
+    high: int
+
+
+def open_config(model: str) -> PreTrainedConfig:
+    """The base's configuration.
+
+    Raises:
+        HarnessError: there is none, or the model does not turn images and text into text.
+    """
+    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+        raise HarnessError(f"model {model} is an adapter", "Merge it into its base, and train that")
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise HarnessError(
+            f"model {model} cannot be opened ({_line(error)})", "Give a checkpoint folder"
+        ) from error
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise HarnessError(
+            f"model {model} is a {config.model_type!r} model, not an image-text-to-text one",
+            "Give a vision-language checkpoint such as Qwen2.5-VL",
+        )
+    return config
+
+
+def open_processor(model: str) -> ProcessorMixin:
+    """The base's processor as it was saved.
+
+    Raises:
+        HarnessError: there is none, or it cannot render chats with images.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise HarnessError(
+            f"model {model} has no usable processor ({_line(error)})", "Save one beside it"
+        ) from error
+    if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
+        raise HarnessError(
+            f"model {model}: its {type(processor).__name__} has no image processor or no chat template",
+            "Give a checkpoint that was tuned for chats with images",
+        )
+    return processor
+
+
+def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) -> PixelLimits | None:
+    """Sets the pixel limits of a training run, in the way that `dcsft_hf` sets those of evaluation.
+
+    Returns:
+        The limits in force; None for a processor that resizes by other rules.
+
+    Raises:
+        HarnessError: limits were asked for that the processor does not have, or they contradict
+            those that it keeps.
+    """
+    images = processor.image_processor
+    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+    if not {"min_pixels", "max_pixels"} <= set(declared):
+        if config.min_pixels is not None or config.max_pixels not in (None, MAX_PIXELS):
+            raise HarnessError(
+                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: "
+                f"the {type(images).__name__} of {model} has no pixel limits",
+                "Leave them out",
+            )
+        return None
+    low = int(images.size["shortest_edge"]) if config.min_pixels is None else config.min_pixels
+    high = int(images.size["longest_edge"]) if config.max_pixels is None else config.max_pixels
+    if low > high:
+        raise HarnessError(
+            f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
+        )
+    # transformers 5 keeps both areas under the names of edges; setting attributes later is too late.
+    processor.image_processor = AutoImageProcessor.from_pretrained(
+        model, size={"shortest_edge": low, "longest_edge": high}
+    )
+    return PixelLimits(low, high)
+
+
+def compute_dtype(asked: str) -> torch.dtype:
+    """The type that forward passes compute in.
+
+    Raises:
+        HarnessError: bfloat16 on a CUDA device that lacks it.
+    """
+    cuda = torch.cuda.is_available()
+    able = not cuda or torch.cuda.is_bf16_supported()
+    if asked == "auto":
+        return torch.bfloat16 if cuda and able else torch.float32
+    if asked == "bfloat16" and not able:
+        raise HarnessError(f"dtype=bfloat16: {torch.cuda.get_device_name()} lacks it", "Give dtype=float32")
+    return torch.bfloat16 if asked == "bfloat16" else torch.float32
+
+
+def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The base's weights in `dtype`; transformers 5 would otherwise take the type they were saved in.
+
+    Raises:
+        HarnessError: weights are missing or damaged.
+    """
+    try:
+        with no_bars():
+            return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise HarnessError(f"model {model} cannot be loaded ({_line(error)})", "Check its files") from error
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """Keeps transformers' own progress bars off the terminal, which has the command's."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message that may run over many."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -1,0 +1,206 @@
+"""The settings of training runs, checked before anything is loaded; defaults are the paper's."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, get_args, get_type_hints
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+DTYPES = ("auto", "float32", "bfloat16")
+TARGETS = ("all", "language", "vision")
+MAX_PIXELS = 802816
+"""MAX_PIXELS of the paper's training scripts: 1,024 merged patches of 28 x 28 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What all training runs share. Names that TRL has too mean what they mean there.
+
+    Attributes:
+        learning_rate: peak of the schedule.
+        batch_size: samples per optimizer step; an epoch's last batch may be smaller.
+        micro_batch_size: samples per forward pass, a divisor of `batch_size`; the gradients of a
+            batch are accumulated. None takes the batch at once.
+        max_steps: optimizer steps, repeating the data as often as needed; None goes by `epochs`.
+        epochs: passes over the data; None goes by `max_steps`.
+        warmup_ratio: share of the steps in which the learning rate rises from 0, in [0, 1).
+        lr_scheduler_type: shape of the learning rate after that. Cosine, like the two values
+            below, is what the paper's scripts leave to their trainer's defaults (ms-swift).
+        weight_decay: AdamW's.
+        adam_beta2: AdamW's decay of the second moment, in [0, 1).
+        seed: decides LoRA's initial weights, dropout and the order of the data.
+        dtype: type that the forward pass computes in, one of `DTYPES`; "auto" is bfloat16 on CUDA
+            devices that have it and float32 elsewhere.
+        min_pixels: least area of a resized image, in pixels; None keeps the processor's.
+        max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
+            Without effect, as recorded, where a processor has no such limits.
+        extra: TRL's own arguments (`trl.SFTConfig`) by TRL's own names.
+    """
+
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    max_steps: int | None = None
+    epochs: int | None = None
+    warmup_ratio: float = 0.1
+    lr_scheduler_type: str = "cosine"
+    weight_decay: float = 0.1
+    adam_beta2: float = 0.95
+    seed: int = 0
+    dtype: str = "auto"
+    min_pixels: int | None = None
+    max_pixels: int | None = MAX_PIXELS
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            HarnessError: names the argument and the value.
+        """
+        _number("learning_rate", self.learning_rate, low=0, above=True)
+        _whole("batch_size", self.batch_size, low=1)
+        for name in ("micro_batch_size", "max_steps", "epochs", "min_pixels", "max_pixels"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), low=1)
+        _number("warmup_ratio", self.warmup_ratio, low=0, below=1)
+        _number("weight_decay", self.weight_decay, low=0)
+        _number("adam_beta2", self.adam_beta2, low=0, below=1)
+        _whole("seed", self.seed, low=0, high=2**32 - 1)
+        if self.dtype not in DTYPES:
+            raise unknown_name("dtype", str(self.dtype), DTYPES)
+        if not isinstance(self.extra, Mapping):
+            raise HarnessError(
+                f"extra={self.extra!r} is not a mapping", "Give TRL's arguments as name: value"
+            )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise HarnessError(
+                f"max_steps={self.max_steps} and epochs={self.epochs} do not say how long to train",
+                "Give exactly one of them",
+            )
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise HarnessError(
+                f"micro_batch_size={self.micro_batch_size} does not divide batch_size={self.batch_size}",
+                "Choose a divisor",
+            )
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise HarnessError(
+                f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
+            )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> Self:
+        """Builds the settings from a command line's or a recipe's options.
+
+        Numbers may arrive as text (YAML reads `1e-5` as such). Giving one of `max_steps` and
+        `epochs` takes back the other's default.
+
+        Raises:
+            HarnessError: an option is unknown, with near matches, or its value is out of range.
+        """
+        kinds = get_type_hints(cls)
+        for name in options:
+            if name not in kinds:
+                raise unknown_name("training option", name, kinds)
+        values = {name: _read(name, kinds[name], value) for name, value in options.items()}
+        for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
+            if values.get(one) is not None:
+                values.setdefault(other, None)
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON-serialisable values, as a manifest records them."""
+        return asdict(self) | {"extra": dict(self.extra)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdStartConfig(TrainingConfig):
+    """Full-parameter training that teaches a base model the answer format: 400 samples, one epoch."""
+
+    epochs: int | None = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(TrainingConfig):
+    """LoRA training: 600 steps in the paper's Table 2, 100 in its Table 1.
+
+    Attributes:
+        max_steps: see `TrainingConfig`.
+        lora_rank: rank of the low-rank updates.
+        lora_alpha: their scale times the rank.
+        lora_dropout: share of their inputs dropped in training, in [0, 1).
+        lora_target: linear layers that get one: "all" (vision tower and aligner included),
+            "language", "vision" (vision tower and aligner), or a regular expression that
+            matches their whole names. The output layer (`lm_head`) never gets one.
+    """
+
+    max_steps: int | None = 600
+    lora_rank: int = 32
+    lora_alpha: int = 64
+    lora_dropout: float = 0.05
+    lora_target: str = "all"
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            HarnessError: names the argument and the value.
+        """
+        super().__post_init__()
+        _whole("lora_rank", self.lora_rank, low=1)
+        _whole("lora_alpha", self.lora_alpha, low=1)
+        _number("lora_dropout", self.lora_dropout, low=0, below=1)
+        try:
+            re.compile(self.lora_target)
+        except (re.error, TypeError) as error:
+            raise HarnessError(
+                f"lora_target={self.lora_target!r} is not a regular expression: {error}",
+                f"Give {', '.join(TARGETS)} or a regular expression over module names",
+            ) from error
+
+
+def names(config: type[TrainingConfig]) -> tuple[str, ...]:
+    """The options that a kind of training takes, in order."""
+    return tuple(item.name for item in fields(config))
+
+
+def _read(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a type expression and a value of it
+    """A value of the field's type where it arrived as text; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    kinds = get_args(kind) or (kind,)
+    if type(None) in kinds and value.strip().lower() in {"none", "null"}:
+        return None
+    for number in (int, float):
+        if number in kinds:
+            try:
+                return number(value)
+            except ValueError as error:
+                raise HarnessError(f"{name}={value!r} is not {_NOUN[number]}", "Give a number") from error
+    return value
+
+
+_NOUN: dict[type, str] = {int: "a whole number", float: "a number"}
+
+
+def _whole(name: str, value: object, low: int, high: float = math.inf) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise HarnessError(f"{name}={value!r} is not a whole number", f"Give an integer of at least {low}")
+    if not low <= value <= high:
+        raise HarnessError(f"{name}={value!r} is out of range", f"Give an integer of at least {low}")
+
+
+def _number(name: str, value: object, low: float, above: bool = False, below: float = math.inf) -> None:
+    """Checks for a finite number in [low, below); with `above`, `low` itself is out too."""
+    bound = f"{'above' if above else 'at least'} {low:g}" + (
+        "" if math.isinf(below) else f" and below {below:g}"
+    )
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise HarnessError(f"{name}={value!r} is not a number", f"Give one {bound}")
+    if not (value > low if above else value >= low) or not value < below:
+        raise HarnessError(f"{name}={value!r} is out of range", f"Give a number {bound}")

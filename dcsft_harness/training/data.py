@@ -1,0 +1,222 @@
+"""Reads training conversations and checks every one of them before a model is loaded.
+
+The format is that of TRL, ms-swift and LLaMA-Factory: a column `messages` of role and content,
+where "<image>" in a user's content stands for the next picture of the column `images`.
+"""
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, load_from_disk
+from PIL import Image as Pillow
+from PIL import ImageFile
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.manifest import json_sha256
+
+PLACEHOLDER = "<image>"
+COLUMNS = ("messages", "images")
+ROLES = ("system", "user", "assistant")
+
+# What Pillow raises on damaged files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError)
+
+Part = dict[str, str]
+"""Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """One conversation, split where the loss begins.
+
+    Attributes:
+        prompt: the messages before the answer, images as placeholders.
+        answer: the text of the assistant's last turn, which is what is learned.
+        images: how many pictures the prompt has.
+    """
+
+    prompt: list[dict[str, Any]]
+    answer: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """A checked training set.
+
+    Attributes:
+        name: the folder, for errors.
+        turns: the conversations, in order of the rows.
+        source: the rows in Arrow's format, so that images come undecoded.
+        item_ids: content ids by row; None where the set has none.
+    """
+
+    name: str
+    turns: list[Turns]
+    source: Dataset
+    item_ids: list[str] | None
+
+    def images(self, row: int) -> list[Pillow.Image]:
+        """The pictures of a row, RGB, as `dcsft_hf` shows them to the model in evaluation."""
+        return [
+            _decode(entry, f"{self.name}, row {row}") for entry in _images(self.source[row].to_pylist()[0])
+        ]
+
+
+def read(data: Path | Dataset) -> Conversations:
+    """Opens a training set and checks all of its rows, pictures included.
+
+    Args:
+        data: a curated set (its rows are under data/), a folder written by `save_to_disk`, or an
+            open `datasets.Dataset`.
+
+    Raises:
+        HarnessError: the set is missing, empty or lacks a column, or a row has no answer at its
+            end, an unreadable picture or another number of pictures than placeholders; names
+            folder and row.
+    """
+    name = "the given data set" if isinstance(data, Dataset) else str(data)
+    found = data if isinstance(data, Dataset) else _open(data)
+    missing = [column for column in COLUMNS if column not in found.column_names]
+    if missing:
+        raise HarnessError(
+            f"{name} lacks the column {missing[0]!r}; it has {', '.join(found.column_names)}",
+            "Give a set written by `dcsft curate`, or one with the columns messages and images",
+        )
+    if len(found) == 0:
+        raise HarnessError(
+            f"{name} has no rows to train on", "Keep other difficulties or label a larger pool"
+        )
+    # `cast_column` to undecoded images would write a cache file into the set's own folder.
+    source = found.select_columns(list(COLUMNS)).with_format("arrow")
+    turns = []
+    for number, row in enumerate(_rows(source)):
+        where, images = f"{name}, row {number}", _images(row)
+        for entry in images:
+            _decode(entry, where)
+        turns.append(_split(row["messages"], len(images), where))
+    item_ids = list(found["item_id"]) if "item_id" in found.column_names else None
+    return Conversations(name, turns, source, item_ids)
+
+
+def digest(data: Dataset) -> str:
+    """A hash of the texts and pictures of an open set, which has no folder with a manifest."""
+    rows = [
+        [row["messages"], [hashlib.sha256(entry["bytes"] or b"").hexdigest() for entry in _images(row)]]
+        for row in _rows(data.select_columns(list(COLUMNS)).with_format("arrow"))
+    ]
+    return json_sha256(rows)
+
+
+def _rows(source: Dataset) -> Iterator[dict[str, Any]]:
+    for table in source.iter(batch_size=64):
+        yield from table.to_pylist()
+
+
+def _images(row: Mapping[str, Any]) -> list[Any]:
+    """A row's pictures as they are stored; a missing list means none."""
+    return row["images"] or []
+
+
+def _open(folder: Path) -> Dataset:
+    rows = folder / "data" if (folder / "data").is_dir() else folder
+    try:
+        found = load_from_disk(str(rows))
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise HarnessError(
+            f"{folder} is not a training set: {str(error).splitlines()[0]}",
+            "Give a folder written by `dcsft curate` or by datasets' save_to_disk",
+        ) from error
+    if isinstance(found, DatasetDict):
+        raise HarnessError(
+            f"{folder} holds the splits {', '.join(found)}", "Save one of them to a folder of its own"
+        )
+    return found
+
+
+def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Turns:
+    """A row's messages as prompt and answer."""
+    if not messages or messages[-1].get("role") != "assistant":
+        last = repr(messages[-1].get("role")) if messages else "missing"
+        raise HarnessError(
+            f"{where}: the last turn is {last}, not the assistant's answer", "End every conversation with one"
+        )
+    prompt = []
+    for message in messages[:-1]:
+        if message.get("role") not in ROLES:
+            raise HarnessError(f"{where}: unknown role {message.get('role')!r}", f"Use {', '.join(ROLES)}")
+        literal = message["role"] == "assistant"
+        prompt.append({"role": message["role"], "content": _parts(message["content"], literal, where)})
+    answer = "".join(part.get("text", "") for part in _parts(messages[-1]["content"], True, where))
+    if not answer:
+        raise HarnessError(f"{where}: the assistant's answer is empty", "Remove the row or give it an answer")
+    if not any(message["role"] == "user" for message in prompt):
+        raise HarnessError(
+            f"{where}: there is no user's turn before the answer", "Give every conversation one"
+        )
+    placeholders = sum(part["type"] == "image" for message in prompt for part in message["content"])
+    if placeholders != images:
+        raise HarnessError(
+            f"{where}: {placeholders} {PLACEHOLDER} placeholders for {images} images",
+            f"Write one {PLACEHOLDER} into the user's content where each image belongs",
+        )
+    return Turns(prompt, answer, images)
+
+
+def _parts(content: object, literal: bool, where: str) -> list[Part]:
+    """A message's content as parts; with `literal`, a placeholder is text like any other."""
+    if isinstance(content, str):
+        texts = [content] if literal else content.split(PLACEHOLDER)
+        parts: list[Part] = []
+        for number, text in enumerate(texts):
+            parts += [{"type": "image"}] if number else []
+            parts += [{"type": "text", "text": text}] if text else []
+        return parts
+    if not isinstance(content, list):
+        raise HarnessError(f"{where}: a message's content is {type(content).__name__}", "Make it text")
+    kinds = {part.get("type") for part in content} - {"text", "image"}
+    if kinds:
+        raise HarnessError(
+            f"{where}: content of type {kinds.pop()!r}", "Only text and images can be trained on"
+        )
+    return [
+        {"type": "image"} if part["type"] == "image" else {"type": "text", "text": part["text"]}
+        for part in content
+    ]
+
+
+def _decode(entry: Any, where: str) -> Pillow.Image:  # noqa: ANN401 - whatever the column holds
+    """An image as `datasets` stores it ({"bytes", "path"}), decoded to RGB.
+
+    Raises:
+        HarnessError: it is missing, damaged or cut short.
+    """
+    try:
+        if not isinstance(entry, Mapping) or not (entry.get("bytes") or entry.get("path")):
+            raise ValueError(f"{type(entry).__name__} instead of an image of `datasets`")
+        with (
+            _strictly(),
+            Pillow.open(io.BytesIO(entry["bytes"]) if entry["bytes"] else entry["path"]) as opened,
+        ):
+            return opened.convert("RGB")
+    except _UNREADABLE as error:
+        raise HarnessError(
+            f"{where}: an image cannot be read ({error})", "Replace the image or remove the row"
+        ) from error
+
+
+@contextlib.contextmanager
+def _strictly() -> Iterator[None]:
+    """Makes Pillow refuse images that were cut short; lmms-eval tells the whole process to pass them."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

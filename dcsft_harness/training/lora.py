@@ -1,0 +1,81 @@
+"""Which linear layers get a LoRA adapter, and which part of the model each belongs to."""
+
+import re
+from collections import Counter
+from typing import Literal
+
+import torch
+from peft import LoraConfig
+from transformers import PreTrainedModel
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training.config import SftConfig
+
+Part = Literal["language", "vision", "aligner"]
+
+# What transformers' models call the layers between vision tower and language model.
+_ALIGNER = re.compile(r"merger|connector|projector|projection|aligner|resampler|embed_vision")
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
+    """Every linear layer but the output layer: module name -> part of the model.
+
+    Raises:
+        HarnessError: the language model inside cannot be told from the rest.
+    """
+    decoder = model.get_decoder()
+    if decoder is model:
+        raise HarnessError(
+            f"{type(model).__name__} does not say which part of it is the language model",
+            "Use a checkpoint of transformers' own classes",
+        )
+    language = {id(module) for module in decoder.modules()}
+    head = model.get_output_embeddings()
+    found: dict[str, Part] = {}
+    for name, module in model.named_modules():
+        # TRL computes the loss from the output layer's weights directly, past any adapter on it.
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            is_language = id(module) in language
+            found[name] = "language" if is_language else "aligner" if _ALIGNER.search(name) else "vision"
+    return found
+
+
+def targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
+    """The layers that `SftConfig.lora_target` chooses.
+
+    Raises:
+        HarnessError: it chooses none.
+    """
+    wanted: dict[str, set[Part]] = {
+        "all": {"language", "vision", "aligner"},
+        "language": {"language"},
+        "vision": {"vision", "aligner"},
+    }
+    chosen = {
+        name: part
+        for name, part in layers.items()
+        if (part in wanted[target] if target in wanted else re.fullmatch(target, name))
+    }
+    if not chosen:
+        raise HarnessError(
+            f"lora_target={target!r} matches none of the model's {len(layers)} linear layers",
+            f"They have names like {next(iter(layers))}; or give {', '.join(wanted)}",
+        )
+    return chosen
+
+
+def count(chosen: dict[str, Part]) -> dict[str, int]:
+    """How many layers of each part, all three named."""
+    found = Counter(chosen.values())
+    return {part: found[part] for part in ("language", "vision", "aligner")}
+
+
+def lora_config(config: SftConfig, chosen: dict[str, Part]) -> LoraConfig:
+    """PEFT's configuration of the adapter."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(chosen),
+    )

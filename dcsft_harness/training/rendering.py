@@ -1,0 +1,117 @@
+"""Conversations as text, the way evaluation writes them, split into prompt and completion.
+
+TRL would render the chat template itself, once per sample and step. It would also put the loss on
+what a template writes after the end mark (Qwen's newline), which no model is ever asked to
+generate. Rendered here once, prompt and completion go to TRL as plain text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+from transformers import GenerationConfig, ProcessorMixin
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training.data import Conversations, Turns
+
+
+class Rendered(NamedTuple):
+    """What one sample is made of.
+
+    Attributes:
+        prompt: everything before the answer, the same text that evaluation gives to the model.
+        completion: the answer and its end mark; the loss is on all of it and on nothing else.
+    """
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A checkpoint's way of writing conversations.
+
+    Attributes:
+        processor: its processor, chat template and tokenizer included.
+        stops: end marks that generation stops at, as text.
+    """
+
+    processor: ProcessorMixin
+    stops: tuple[str, ...]
+
+    @classmethod
+    def of(cls, processor: ProcessorMixin, generation: GenerationConfig | None) -> "Template":
+        """A checkpoint's template with its end marks: the tokenizer's and those of its generation config.
+
+        Raises:
+            HarnessError: it has none, so that no answer could ever end.
+        """
+        tokenizer = processor.tokenizer
+        ids = getattr(generation, "eos_token_id", None)
+        ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+        marks = [tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(ids)]
+        stops = tuple(dict.fromkeys(mark for mark in marks if mark))
+        if not stops:
+            raise HarnessError(
+                "the model has no end mark (eos_token)", "Set one in its tokenizer_config.json"
+            )
+        return cls(processor, stops)
+
+    def render(self, turns: Turns, where: str) -> Rendered:
+        """A conversation as text.
+
+        Raises:
+            HarnessError: the template writes an answer's beginning otherwise than it asks for one, so
+                that training would show the model other prompts than evaluation.
+        """
+        answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
+        prompt = self._apply(turns.prompt, add_generation_prompt=True)
+        whole = self._apply([*turns.prompt, answer])
+        if not whole.startswith(prompt):
+            raise HarnessError(
+                f"{where}: the chat template asks for answers by {prompt[-40:]!r} but begins them otherwise",
+                "Give the model a chat template whose generation prompt begins its assistant turns",
+            )
+        return Rendered(self._with_bos(prompt), self._ended(whole[len(prompt) :]))
+
+    def _apply(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> str:
+        return str(self.processor.apply_chat_template(list(messages), tokenize=False, **options))
+
+    def _with_bos(self, prompt: str) -> str:
+        """The prompt with the first token that a tokenizer adds in evaluation; TRL tells it to add none."""
+        tokenizer = self.processor.tokenizer
+        bos = tokenizer.bos_token
+        if not bos or prompt.startswith(bos) or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
+            return prompt
+        return str(bos) + prompt
+
+    def _ended(self, completion: str) -> str:
+        """The completion up to its end mark, or with one where the template writes none."""
+        ends = [completion.rfind(mark) + len(mark) for mark in self.stops if mark in completion]
+        return completion[: max(ends)] if ends else completion + self.stops[0]
+
+
+class _Rows:
+    """Adds the pictures to rows when TRL asks for them, so that a large set is never in memory at once."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        self._conversations = conversations
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        images = [self._conversations.images(row) for row in batch["row"]]
+        return {"prompt": batch["prompt"], "completion": batch["completion"], "images": images}
+
+
+def samples(conversations: Conversations, template: Template) -> Dataset:
+    """The training set as TRL's collator for pictures reads it: prompt, completion and images by row."""
+    rendered = [
+        template.render(turns, f"{conversations.name}, row {row}")
+        for row, turns in enumerate(conversations.turns)
+    ]
+    columns = {
+        "prompt": [sample.prompt for sample in rendered],
+        "completion": [sample.completion for sample in rendered],
+        "row": list(range(len(rendered))),
+    }
+    return Dataset.from_dict(columns).with_transform(_Rows(conversations))

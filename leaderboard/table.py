@@ -1,0 +1,167 @@
+"""Summary -> Markdown for people and papers, CSV for programs.
+
+Names of rows and tasks come from outside: they are shown as text, whatever they contain.
+"""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from tabulate import tabulate
+
+from .board import Board
+from .statistics import Estimate
+from .summary import Column, Entry, Line, Summary, summarise, total
+
+CSV_COLUMNS = (
+    "row", "task", "distribution", "n", "unscored", "unanswered",
+    "accuracy", "low", "high", "diff", "diff_low", "diff_high",
+)  # fmt: skip
+# An underscore inside a word ("sft_m") is no markup, and stays readable as it is.
+_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
+
+
+def markdown(board: Board | Summary) -> str:
+    """The board as a Markdown table that also reads as plain text.
+
+    Accuracies are percent with two decimals, differences percentage points with their 95 %
+    interval; the best of each column is bold; the last line has each task's n.
+    """
+    summary = summarise(board) if isinstance(board, Board) else board
+    overall = _overall(summary)
+    differences = [f"{title} vs {markdown_text(str(summary.baseline))}" for title in overall]
+    header = ["", *map(_heading, summary.columns), *differences, "unanswered", "unscored"]
+    best = [_best(summary, index) for index in range(len(summary.columns))]
+    body = [_body_line(line, summary.columns, best, list(overall.values())) for line in summary.lines]
+    sizes = ["" if column.is_mean else str(len(column.tasks[0].item_ids)) for column in summary.columns]
+    body.append(["*n*", *sizes, *[""] * (len(overall) + 2)])
+    table = tabulate(
+        body,
+        headers=header,
+        tablefmt="pipe",
+        disable_numparse=True,  # "97.50" must not become 97.5
+        colalign=("left", *["right"] * (len(header) - 1)),
+    )
+    return "\n".join([table, "", *(f"- {note}." for note in _footnotes(summary, overall)), ""])
+
+
+def csv_text(board: Board | Summary) -> str:
+    """The board as CSV: one line per row and column of the table, under `CSV_COLUMNS`.
+
+    Accuracies and differences are fractions, unrounded. n counts the items that the accuracy is
+    over, without the unscored ones. A blank is a value that does not exist: the task was not
+    evaluated or does not report answers, there is no baseline, or no interval can be given.
+    """
+    summary = summarise(board) if isinstance(board, Board) else board
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for line in summary.lines:
+        for column, entry in zip(summary.columns, line.entries, strict=True):
+            writer.writerow(
+                [
+                    spreadsheet_text(line.name),
+                    spreadsheet_text(column.label),
+                    column.distribution or "",
+                    *_numbers(entry),
+                ]
+            )
+    return file.getvalue()
+
+
+def visible(text: str) -> str:
+    """A name on one line; control and direction marks are spelled out as their code points."""
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def markdown_text(text: str) -> str:
+    """A name as Markdown that renders as that name: no markup, HTML or table cell comes of it."""
+    return _MARKUP.sub(r"\\\1", html.escape(visible(text), quote=False))
+
+
+def spreadsheet_text(text: str) -> str:
+    """A name that a spreadsheet does not run as a formula: a leading = + - or @ gets an apostrophe."""
+    shown = visible(text)
+    return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
+
+
+def _numbers(entry: Entry | None) -> Iterator[object]:
+    if entry is None:
+        yield from [""] * 9
+        return
+    yield from (entry.n, entry.unscored, "" if entry.unanswered is None else entry.unanswered)
+    for estimate in (entry.accuracy, entry.difference):
+        if estimate is None:
+            yield from [""] * 3
+        else:
+            yield from (
+                "" if number is None else number for number in (estimate.value, estimate.low, estimate.high)
+            )
+
+
+def _overall(summary: Summary) -> dict[str, int]:
+    """Title -> index of the columns whose differences to the baseline are printed."""
+    if summary.baseline is None:
+        return {}
+    found = {title: summary.overall(title.lower()) for title in ("ID", "OOD")}
+    return {title: index for title, index in found.items() if index is not None}
+
+
+def _heading(column: Column) -> str:
+    if column.is_mean or column.distribution is None:
+        return markdown_text(column.label)
+    return f"{column.distribution.upper()}: {markdown_text(column.label)}"
+
+
+def _best(summary: Summary, index: int) -> str | None:
+    """The best accuracy as printed, so that rows which print the same are bold alike; None if all do."""
+    entries = [line.entries[index] for line in summary.lines]
+    found = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
+    return _percent(max(found)) if len(set(map(_percent, found))) > 1 else None
+
+
+def _body_line(
+    line: Line, columns: Sequence[Column], best: list[str | None], overall: list[int]
+) -> list[str]:
+    cells = [markdown_text(line.name)]
+    for entry, top in zip(line.entries, best, strict=True):
+        shown = _percent(entry.accuracy.value) if entry is not None and entry.accuracy is not None else ""
+        cells.append(f"**{shown}**" if shown and shown == top else shown)
+    for index in overall:
+        entry = line.entries[index]
+        cells.append(_points(entry.difference) if entry is not None and entry.difference is not None else "")
+    tasks = [
+        e for e, column in zip(line.entries, columns, strict=True) if e is not None and not column.is_mean
+    ]
+    unanswered = total([e.unanswered for e in tasks])
+    return [*cells, "" if unanswered is None else str(unanswered), str(sum(e.unscored for e in tasks))]
+
+
+def _footnotes(summary: Summary, overall: Mapping[str, int]) -> Iterator[str]:
+    yield "Accuracy in percent, the best of each column in bold; means are unweighted; *n*: items of a task"
+    yield "unanswered: no answer was found, counted as wrong; unscored: could not be scored, left out"
+    if overall:
+        titles, baseline = " and ".join(overall), markdown_text(str(summary.baseline))
+        yield (
+            f"{titles} vs {baseline}: difference of the mean (of the accuracy, where there is one task) in "
+            "percentage points, paired by item, with its 95 % interval (cluster-robust)"
+        )
+    # Not Markdown, and full of names from outside.
+    yield from map(markdown_text, summary.remarks)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _points(estimate: Estimate) -> str:
+    """Percentage points, signed; "z" keeps a rounded zero from printing as -0.00."""
+    shown = f"{100 * estimate.value:+z.2f}"
+    if estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} [{100 * estimate.low:+z.2f}, {100 * estimate.high:+z.2f}]"

@@ -1,0 +1,112 @@
+"""Puts a PEFT adapter on a base model, whole or not at all."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from dcsft_harness.errors import HarnessError
+
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def read_config(adapter: str, base: str) -> PeftConfig:
+    """The adapter's configuration, if the folder is one that can be attached.
+
+    Args:
+        adapter: the PEFT folder.
+        base: the base checkpoint, for errors.
+
+    Raises:
+        HarnessError: where a file is missing or unreadable, or the adapter is a prompt (which
+            is not part of any module of the base).
+    """
+    folder = Path(adapter)
+    for name in ("adapter_config.json", _WEIGHTS):
+        if not (folder / name).is_file():
+            raise HarnessError(
+                f"adapter {adapter} for {base} is not a PEFT folder: {name} is missing",
+                "Give the folder that save_pretrained of a PEFT model wrote",
+            )
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unfit(adapter, base, f"its adapter_config.json cannot be read ({error})") from error
+    if config.is_prompt_learning:
+        raise _unfit(adapter, base, f"{config.peft_type} adapters are not supported")
+    return config
+
+
+def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
+    """Adds the adapter's modules to `model`, in place and unmerged.
+
+    The same call on a model of the `meta` device tells, without any weights of the base,
+    whether the adapter fits.
+
+    Args:
+        model: a transformers model on any device.
+        adapter: the PEFT folder.
+        base: the base checkpoint, for errors.
+
+    Returns:
+        `model`, whose forward pass now goes through the adapter.
+
+    Raises:
+        HarnessError: where modules are missing, unexpected or of another shape, or a tensor of
+            the file is not found in the model afterwards.
+    """
+    config = read_config(adapter, base)
+    config.inference_mode = True
+    on_meta = next(model.parameters()).is_meta
+    try:
+        peft_model = PeftModel(model, config, low_cpu_mem_usage=on_meta)
+        result = peft_model.load_adapter(adapter, "default", low_cpu_mem_usage=on_meta)
+        stored = load_file(Path(adapter) / _WEIGHTS)
+    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error
+    if result.missing_keys or result.unexpected_keys:
+        raise _unfit(
+            adapter,
+            base,
+            f"{len(result.missing_keys)} modules have no weights in it {_few(result.missing_keys)}, "
+            f"{len(result.unexpected_keys)} of its weights have no module {_few(result.unexpected_keys)}",
+        )
+    if not on_meta and (lost := _lost(peft_model, stored)):
+        raise _unfit(adapter, base, f"{len(lost)} of its tensors did not go in {_few(lost)}")
+    return peft_model.get_base_model()
+
+
+def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
+    """Names of file tensors whose values are nowhere in the model.
+
+    Names are compared first; PEFT renames those of adapters that an older transformers wrote,
+    so a tensor counts as found under any name too.
+    """
+    inside = get_peft_model_state_dict(peft_model)
+    return [
+        name
+        for name, tensor in stored.items()
+        if not (name in inside and _same(tensor, inside[name]))
+        and not any(_same(tensor, other) for other in inside.values())
+    ]
+
+
+def _same(stored: torch.Tensor, inside: torch.Tensor) -> bool:
+    """Whether a tensor arrived unchanged, up to the type that the model keeps it in."""
+    if stored.shape != inside.shape:
+        return False
+    return torch.equal(stored.to(inside.dtype), inside.cpu())
+
+
+def _few(names: list[str]) -> str:
+    """The first names, for an error."""
+    return f"({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})" if names else ""
+
+
+def _unfit(adapter: str, base: str, why: str) -> HarnessError:
+    return HarnessError(
+        f"adapter {adapter} does not fit {base}: {why}", "Give the base that it was trained on"
+    )

@@ -1,0 +1,227 @@
+"""Generation arguments: every one that a task can set is honoured here or refused by name.
+
+lmms-eval hands each request a free dictionary (`generation_kwargs` of the task, `--gen_kwargs`
+of the command line). Models that pick what they know from it and drop the rest publish numbers
+under settings that were never used; a `GenerationArguments` holds all of it or is not made.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+from .coercion import as_bool, as_float, as_int, is_unset
+
+_LOG = logging.getLogger(__name__)
+
+DEFAULT_MAX_NEW_TOKENS = 1024
+"""Tokens a response may have where the task sets no limit: there is no neutral value for it."""
+
+# lmms-eval writes this into every task whose YAML sets no `until`; honoured, it would end every
+# chain of thought at its first blank line.
+_FILLED_IN_UNTIL = ("\n\n",)
+
+_NAMES = {
+    "max_new_tokens": "max_new_tokens",
+    "max_gen_toks": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "min_new_tokens": "min_new_tokens",
+    "temperature": "temperature",
+    "do_sample": "do_sample",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "until": "until",
+    "stop": "stop",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "seed": "seed",
+    "skip_special_tokens": "skip_special_tokens",
+    "use_cache": "use_cache",
+}
+"""The argument names that are honoured, and the one that each is read as."""
+
+_NEUTRAL_ONLY: dict[str, object] = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "n": 1,
+    "best_of": 1,
+    "early_stopping": False,
+    "length_penalty": 1,
+    "diversity_penalty": 0,
+    "no_repeat_ngram_size": 0,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "typical_p": 1,
+    "epsilon_cutoff": 0,
+    "eta_cutoff": 0,
+    "penalty_alpha": 0,
+    "guidance_scale": 1,
+    "image_aspect_ratio": "original",
+    "visual_cot": False,
+}
+"""Arguments accepted only at the value at which they change nothing."""
+
+_READERS: dict[str, Callable[[str, object], object]] = {
+    "max_new_tokens": lambda name, value: as_int(name, value, 1),
+    "min_new_tokens": lambda name, value: as_int(name, value, 0),
+    "temperature": lambda name, value: as_float(name, value, 0.0),
+    "do_sample": as_bool,
+    "top_p": lambda name, value: as_float(name, value, 0.0, 1.0),
+    "top_k": lambda name, value: max(as_int(name, value, -1), 0),
+    "min_p": lambda name, value: as_float(name, value, 0.0, 1.0),
+    "repetition_penalty": lambda name, value: _positive(name, value),
+    "until": lambda name, value: _strings(name, value),
+    "stop": lambda name, value: _strings(name, value),
+    "seed": lambda name, value: as_int(name, value, 0),
+    "skip_special_tokens": as_bool,
+    "use_cache": as_bool,
+}
+
+
+@dataclass(frozen=True)
+class GenerationArguments:
+    """How responses to one request are generated; hashable, so that equal requests batch together.
+
+    Attributes:
+        max_new_tokens: most tokens of a response, the end token included.
+        min_new_tokens: tokens before which no end token is allowed.
+        temperature: 0 is greedy decoding; above 0 responses are sampled at it.
+        top_p: nucleus mass kept, in `[0, 1]`; 1 keeps everything.
+        top_k: most likely tokens kept; 0 keeps everything.
+        min_p: least probability kept, relative to the likeliest token's; 0 keeps everything.
+        repetition_penalty: divides the positive logits (multiplies the negative ones) of tokens
+            already in prompt or response; 1 changes nothing.
+        stop: texts that end a response; neither they nor what follows is part of it.
+        seed: seed of the draws that the task itself asks for; None uses the model's.
+        skip_special_tokens: whether special tokens are left out of the text.
+        use_cache: whether generation keeps keys and values between steps.
+    """
+
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    skip_special_tokens: bool = True
+    use_cache: bool = True
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every response to a prompt is the same one."""
+        return self.temperature == 0.0
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object], task: str) -> "GenerationArguments":
+        r"""Reads a request's `generation_kwargs`.
+
+        `do_sample: true` without a temperature samples at 1, a temperature above 0 without
+        `do_sample` samples, and a temperature of 0 is greedy. An `until` of exactly one blank
+        line is what lmms-eval fills in where a task sets none, and counts as unset, with a
+        warning; a task that wants it writes `stop: ["\n\n"]`.
+
+        Args:
+            given: argument name to value; None and "None" mean unset.
+            task: the task's name, for errors.
+
+        Raises:
+            HarnessError: for an unknown or unsupported argument, a value out of range, two
+                names of one argument that disagree, or `do_sample: false` beside a temperature
+                above 0.
+        """
+        try:
+            values = _read(given)
+            _sampling(values)
+        except HarnessError as error:
+            raise HarnessError(
+                f"generation argument of task {task!r}: {error.problem}", error.remedy
+            ) from None
+        until = values.pop("until", ())
+        if until == _FILLED_IN_UNTIL:
+            _warn_about_filled_in_until(task)
+            until = ()
+        values["stop"] = tuple(dict.fromkeys((*_texts(until), *_texts(values.get("stop", ())))))
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def _read(given: Mapping[str, object]) -> dict[str, object]:
+    """Argument name to checked value, synonyms folded together, unset ones left out."""
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        if name in _NEUTRAL_ONLY:
+            _require_neutral(name, value)
+        elif name not in _NAMES:
+            raise unknown_name("generation argument", name, _NAMES)
+        elif not is_unset(value):
+            known = _NAMES[name]
+            read = _READERS[known](name, value)
+            if values.setdefault(known, read) != read:
+                raise HarnessError(
+                    f"{name}={value!r} disagrees with {known}={values[known]!r}", "Give one of them"
+                )
+    return values
+
+
+def _sampling(values: dict[str, object]) -> None:
+    """Folds `do_sample` into the temperature, in place."""
+    do_sample = values.pop("do_sample", None)
+    if do_sample and "temperature" not in values:
+        values["temperature"] = 1.0
+    if do_sample is False and values.get("temperature", 0.0) != 0.0:
+        raise HarnessError(
+            f"do_sample=False contradicts temperature={values['temperature']}",
+            "Override one of them, as in `--gen_kwargs temperature=0` or `--gen_kwargs do_sample=True`",
+        )
+
+
+def _require_neutral(name: str, value: object) -> None:
+    neutral = _NEUTRAL_ONLY[name]
+    same = value == neutral or str(value).strip().lower() in {str(neutral).lower(), f"{neutral}.0"}
+    if not is_unset(value) and not same:
+        raise HarnessError(
+            f"{name}={value!r} is not supported by this model",
+            f"Override it with `--gen_kwargs {name}={neutral}` if that is what you want",
+        )
+
+
+def _positive(name: str, value: object) -> float:
+    number = as_float(name, value, 0.0)
+    if number == 0.0:
+        raise HarnessError(f"{name}={value!r} is not positive", "1 leaves the distribution as it is")
+    return number
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    """A string or a list of strings as a tuple, without empty and missing entries."""
+    entries = [value] if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple) or not all(
+        entry is None or isinstance(entry, str) for entry in entries
+    ):
+        raise HarnessError(
+            f"{name}={value!r} is not a text or a list of texts", 'Write it like ["</answer>"]'
+        )
+    return tuple(entry for entry in entries if entry)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+_warned: set[str] = set()
+
+
+def _warn_about_filled_in_until(task: str) -> None:
+    if task not in _warned:
+        _warned.add(task)
+        _LOG.warning(
+            "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
+            "stop text. A task that wants it sets stop: ['\\n\\n'].",
+            task,
+        )

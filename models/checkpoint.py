@@ -1,0 +1,156 @@
+"""Opens a vision-language checkpoint: configuration and processor first, weights last."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from dcsft_harness.errors import HarnessError
+
+from .adapters import attach, read_config
+from .conventions import BoxConvention, box_space
+from .settings import ModelSettings
+
+
+def open_config(settings: ModelSettings) -> PreTrainedConfig:
+    """The checkpoint's configuration.
+
+    Raises:
+        HarnessError: where there is none, or the model does not turn images and text into text.
+    """
+    name = settings.pretrained
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise HarnessError(f"pretrained={name}: there is no such folder", "Give a checkpoint folder")
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise HarnessError(
+            f"pretrained={name} cannot be opened ({_line(error)})", "Give a checkpoint folder or hub name"
+        ) from error
+    remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
+        raise HarnessError(
+            f"pretrained={name} is a {config.model_type!r} model, not an image-text-to-text one",
+            "Give a vision-language checkpoint such as Qwen2.5-VL",
+        )
+    return config
+
+
+def open_processor(settings: ModelSettings) -> ProcessorMixin:
+    """The checkpoint's processor, with the pixel limits asked for.
+
+    Raises:
+        HarnessError: where there is none, it has no chat template, or it has no such limits.
+    """
+    name, trust = settings.pretrained, settings.trust_remote_code
+    try:
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        raise HarnessError(
+            f"pretrained={name} has no usable processor ({_line(error)})", "Save one beside it"
+        ) from error
+    if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
+        raise HarnessError(
+            f"pretrained={name}: its {type(processor).__name__} has no image processor or no chat template",
+            "Give a checkpoint that was tuned for chats with images",
+        )
+    if settings.min_pixels is not None or settings.max_pixels is not None:
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            name, size=_pixel_size(settings, processor), trust_remote_code=trust
+        )
+    return processor
+
+
+def _pixel_size(settings: ModelSettings, processor: ProcessorMixin) -> dict[str, int]:
+    """The pixel limits as transformers 5 takes them: two areas that it calls edges.
+
+    Raises:
+        HarnessError: where the processor has no limits, or the two would contradict each other.
+    """
+    current = pixel_limits(processor)
+    if current is None:
+        raise HarnessError(
+            f"min_pixels, max_pixels: the {type(processor.image_processor).__name__} of "
+            f"{settings.pretrained} has no pixel limits",
+            "Leave them out",
+        )
+    low = settings.min_pixels if settings.min_pixels is not None else current[0]
+    high = settings.max_pixels if settings.max_pixels is not None else current[1]
+    if low > high:
+        raise HarnessError(
+            f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
+        )
+    return {"shortest_edge": low, "longest_edge": high}
+
+
+def pixel_limits(processor: ProcessorMixin) -> tuple[int, int] | None:
+    """Least and largest area of a resized image in pixels; None where a processor has no such limits."""
+    images = processor.image_processor
+    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+    size = getattr(images, "size", None)
+    if size is None or not {"min_pixels", "max_pixels"} <= set(declared):
+        return None
+    return int(size["shortest_edge"]), int(size["longest_edge"])
+
+
+def convention(config: PreTrainedConfig, processor: ProcessorMixin) -> BoxConvention:
+    """The coordinates that the model writes boxes in, with the limits in force."""
+    limits, images = pixel_limits(processor), processor.image_processor
+    space = box_space(config.model_type)
+    if limits is None or not hasattr(images, "merge_size"):
+        return BoxConvention(space)
+    return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
+
+
+def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
+    """Tries the adapter on the base's modules, without the base's weights.
+
+    Raises:
+        HarnessError: where it does not fit.
+    """
+    if settings.adapter is None:
+        return
+    read_config(settings.adapter, settings.pretrained)
+    with torch.device("meta"):
+        skeleton = AutoModelForImageTextToText.from_config(
+            config, trust_remote_code=settings.trust_remote_code
+        )
+    attach(skeleton, settings.adapter, settings.pretrained)
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel:
+    """The model with its adapter, on `device`, in evaluation mode.
+
+    Raises:
+        HarnessError: where weights or the attention implementation are missing, or the
+            adapter does not fit.
+    """
+    dtype = settings.dtype or ("auto" if device.type == "cuda" else "float32")
+    extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            settings.pretrained, dtype=dtype, trust_remote_code=settings.trust_remote_code, **extra
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise HarnessError(
+            f"pretrained={settings.pretrained} cannot be loaded ({_line(error)})",
+            "Check the checkpoint's files",
+        ) from error
+    model = model.to(device)
+    if settings.adapter is not None:
+        model = attach(model, settings.adapter, settings.pretrained)
+    return model.eval()
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message that may run over many."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -1,0 +1,76 @@
+"""In which coordinates a model writes boxes, told by the model and read by grounding tasks.
+
+Qwen2.5-VL answers in pixels of the image after its processor resized it; Qwen2-VL, Qwen3-VL and
+InternVL answer in thousandths of width and height. A scorer that does not know which is off by
+the resize factor without any error. The model declares its convention when it starts to
+generate; lmms-eval scores in threads of the same process, where tasks read it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+BoxSpace = Literal["pixel", "resized", "norm1000"]
+
+_NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
+_RESIZED = ("qwen2_5_vl",)
+
+
+@dataclass(frozen=True)
+class BoxConvention:
+    """The coordinates of a model's boxes, and the resize that its images went through.
+
+    Attributes:
+        space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000"
+            (thousandths of width and height).
+        factor: pixels that both sides of a resized image are multiples of; None where the
+            processor does not resize by pixel budget.
+        min_pixels: least area of a resized image, in pixels.
+        max_pixels: largest area of a resized image, in pixels.
+    """
+
+    space: BoxSpace
+    factor: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The `(width, height)` that an image of `size` (width, height) has after the resize.
+
+        None where the processor does not resize by pixel budget. The arithmetic is
+        transformers' own, with the limits that the model was given.
+
+        Raises:
+            ValueError: for sides that differ by more than a factor of 200, as transformers does.
+        """
+        if self.factor is None or self.min_pixels is None or self.max_pixels is None:
+            return None
+        # Imported here: tasks import this module, and transformers' image code imports torch.
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        width, height = size
+        new_height, new_width = smart_resize(height, width, self.factor, self.min_pixels, self.max_pixels)
+        return int(new_width), int(new_height)
+
+
+PIXEL = BoxConvention("pixel")
+"""Boxes in pixels of the original image: the convention while no model has declared another."""
+
+_current = PIXEL
+
+
+def box_space(model_type: str) -> BoxSpace:
+    """The coordinates that a transformers model type was trained to write boxes in."""
+    if model_type.startswith(_RESIZED):
+        return "resized"
+    return "norm1000" if model_type.startswith(_NORM1000) else "pixel"
+
+
+def declare(convention: BoxConvention) -> None:
+    """Makes `convention` the one that tasks of this process score with."""
+    global _current
+    _current = convention
+
+
+def declared() -> BoxConvention:
+    """The convention of the model that generated last in this process; `PIXEL` before any did."""
+    return _current

@@ -1,0 +1,206 @@
+"""One call of transformers' `generate` for a batch of rows, and what each row came to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .arguments import GenerationArguments
+from .generation import FinishReason, cut_at
+from .keyed_noise import KeyedGumbel
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids that steer generation.
+
+    Attributes:
+        pad: fills short prompts and finished rows.
+        bos: begins a sequence, where a model has such a token.
+        eos: end a response; every id that the checkpoint names, in any of its files.
+    """
+
+    pad: int
+    bos: int | None
+    eos: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> "SpecialTokens":
+        """The union of what a checkpoint's tokenizer and generation config name."""
+        configured = generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        eos = tuple(dict.fromkeys(token for token in [*ids, tokenizer.eos_token_id] if token is not None))
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else generation_config.pad_token_id
+        return cls(pad if pad is not None else (eos[0] if eos else 0), tokenizer.bos_token_id, eos)
+
+    def stopping_at(self, tokenizer: PreTrainedTokenizerBase, stops: tuple[str, ...]) -> "SpecialTokens":
+        """With the ids of stop texts that are special tokens, which decoded text never shows."""
+        special = set(tokenizer.all_special_tokens)
+        extra = [tokenizer.convert_tokens_to_ids(stop) for stop in stops if stop in special]
+        return SpecialTokens(self.pad, self.bos, tuple(dict.fromkeys((*self.eos, *extra))))
+
+    def neutral_config(self) -> GenerationConfig:
+        """A generation config that names tokens and nothing else."""
+        return GenerationConfig(
+            pad_token_id=self.pad, bos_token_id=self.bos, eos_token_id=list(self.eos) or None
+        )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one row generated.
+
+    Attributes:
+        text: the response.
+        n_tokens: tokens generated, the end token or those of the stop text included.
+        finish_reason: "stop" or "length".
+    """
+
+    text: str
+    n_tokens: int
+    finish_reason: FinishReason
+
+
+class StopTexts:
+    """A stopping criterion per row: the end of the response contains a stop text.
+
+    Only the last tokens are decoded at each step: a byte of a stop text takes at most one
+    token, so a window of that many (and a few for what decoding joins) cannot miss it.
+
+    Attributes:
+        stopped_at: per row, the tokens generated when it reached a stop text; None before.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: GenerationArguments,
+        eos: tuple[int, ...],
+        prompt_length: int,
+        rows: int,
+    ) -> None:
+        """A criterion for one call of `generate`.
+
+        Args:
+            tokenizer: decodes the tokens.
+            arguments: the stop texts, and whether special tokens are text.
+            eos: ids that end a row anyway.
+            prompt_length: columns before the first generated token.
+            rows: rows of the batch.
+        """
+        self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
+        self._prompt_length = prompt_length
+        self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
+        self.stopped_at: list[int | None] = [None] * rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        """Bool `(rows,)`: which rows have reached a stop text."""
+        generated = input_ids[:, self._prompt_length :]
+        length = generated.shape[1]
+        for row, tail in enumerate(generated[:, -self._window :].tolist()):
+            if self.stopped_at[row] is None and tail[-1] not in self._eos:
+                text = self._tokenizer.decode(
+                    tail,
+                    skip_special_tokens=self._arguments.skip_special_tokens,
+                    clean_up_tokenization_spaces=False,
+                )
+                if any(stop in text for stop in self._arguments.stop):
+                    self.stopped_at[row] = length
+        done = [stopped is not None for stopped in self.stopped_at]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def processors(arguments: GenerationArguments, row_keys: list[int], prompt_length: int) -> list[Any]:
+    """The logits processors that turn greedy search into keyed sampling; none when greedy.
+
+    They run after those that `generate` makes from its own arguments, repetition penalty and
+    least length among them, and in the order of transformers' own sampling.
+    """
+    if arguments.greedy:
+        return []
+    chain: list[Any] = [TemperatureLogitsWarper(arguments.temperature)]
+    if arguments.top_k > 0:
+        chain.append(TopKLogitsWarper(arguments.top_k))
+    if arguments.top_p < 1.0:
+        chain.append(TopPLogitsWarper(arguments.top_p))
+    if arguments.min_p > 0.0:
+        chain.append(MinPLogitsWarper(arguments.min_p))
+    return [*chain, KeyedGumbel(row_keys, prompt_length, sparse=len(chain) > 1)]
+
+
+def _config(tokens: SpecialTokens, arguments: GenerationArguments) -> GenerationConfig:
+    """What `generate` does by itself: search greedily, up to a length, with a penalty."""
+    config = tokens.neutral_config()
+    config.update(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=arguments.max_new_tokens,
+        min_new_tokens=arguments.min_new_tokens,
+        repetition_penalty=arguments.repetition_penalty,
+        use_cache=arguments.use_cache,
+    )
+    return config
+
+
+@torch.inference_mode()
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: SpecialTokens,
+    batch: dict[str, Tensor],
+    arguments: GenerationArguments,
+    row_keys: list[int],
+) -> list[Completion]:
+    """Generates one response per row of `batch`.
+
+    Args:
+        model: a transformers model, in evaluation mode, whose own generation config is neutral.
+        tokenizer: its tokenizer.
+        tokens: its special tokens.
+        batch: model inputs, left-padded, on the model's device.
+        arguments: how to generate.
+        row_keys: int64 keys of the rows' draws (`keyed_noise.row_key`); unused when greedy.
+    """
+    tokens = tokens.stopping_at(tokenizer, arguments.stop)
+    rows, prompt_length = batch["input_ids"].shape
+    stops = StopTexts(tokenizer, arguments, tokens.eos, prompt_length, rows)
+    output = model.generate(
+        **batch,
+        generation_config=_config(tokens, arguments),
+        logits_processor=processors(arguments, row_keys, prompt_length),
+        stopping_criteria=[stops] if arguments.stop else [],
+    )
+    generated = output[:, prompt_length:].tolist()
+    return [
+        _completion(tokenizer, row, tokens.eos, arguments, stopped)
+        for row, stopped in zip(generated, stops.stopped_at, strict=True)
+    ]
+
+
+def _completion(
+    tokenizer: PreTrainedTokenizerBase,
+    row: list[int],
+    eos: tuple[int, ...],
+    arguments: GenerationArguments,
+    stopped_at: int | None,
+) -> Completion:
+    """One row's tokens (padding behind its end included) as a response."""
+    end = next((at for at, token in enumerate(row) if token in eos), None)
+    ended = end is not None and (stopped_at is None or end < stopped_at)
+    content = row[:end] if ended else row[:stopped_at]
+    text = tokenizer.decode(
+        content, skip_special_tokens=arguments.skip_special_tokens, clean_up_tokenization_spaces=False
+    )
+    text, cut = cut_at(text, arguments.stop)
+    stopped = ended or cut or stopped_at is not None
+    return Completion(text, len(content) + int(ended), "stop" if stopped else "length")

@@ -1,0 +1,193 @@
+"""`dcsft_hf`: any image-text-to-text checkpoint of transformers, as an lmms-eval chat model."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from dcsft_harness.errors import HarnessError
+
+from .arguments import GenerationArguments
+from .base import ObservedModel
+from .batching import Features, collate
+from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
+from .conventions import BoxConvention
+from .decoding import Completion, SpecialTokens, complete
+from .generation import Generation
+from .keyed_noise import row_key
+from .placement import place
+from .prompts import content_key, read_prompt
+from .requests import Item
+from .settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An item that is ready to generate from.
+
+    Attributes:
+        key: what the item is, for its draws.
+        features: what the processor made of it.
+        sample_indices: the rows wanted.
+    """
+
+    key: str
+    features: Features
+    sample_indices: tuple[int, ...]
+
+
+class DcsftHF(ObservedModel):
+    """A transformers checkpoint, with or without a PEFT adapter.
+
+        lmms-eval --model dcsft_hf --model_args pretrained=CKPT,adapter=FOLDER,batch_size=8 ...
+
+    The arguments are the fields of `settings.ModelSettings`. All of them are checked, the
+    adapter against the base's modules included, before any weights are loaded.
+
+    Generation follows the request and nothing else (`arguments.GenerationArguments`): unset
+    arguments are neutral (greedy, no penalty, everything kept, at most
+    `arguments.DEFAULT_MAX_NEW_TOKENS` tokens), and the sampling settings, penalties and
+    suppressed tokens in the checkpoint's `generation_config.json` are not used. Only its token
+    ids are: a response ends at any end token that the tokenizer or that file names.
+
+    Sampled responses are keyed by content: the draw for a token is a function of (seed, item,
+    sample index, step, token), so batch size, order and number of processes do not change it,
+    and torch's global generator is neither read nor advanced.
+
+    Attributes:
+        keep_loaded: whether weights stay in memory when lmms-eval calls `clean` after a run;
+            otherwise the next run loads them again.
+    """
+
+    def __init__(self, **given: object) -> None:
+        """Loads a model.
+
+        Args:
+            **given: `ModelSettings`' fields, also as text.
+
+        Raises:
+            HarnessError: for an unknown or unusable argument, checkpoint or adapter.
+        """
+        super().__init__()
+        self.settings = ModelSettings.parse(given)
+        self.seed, self.batch_size = self.settings.seed, self.settings.batch_size
+        self.keep_loaded = False
+        prompt = self.settings.system_prompt
+        self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
+        config = open_config(self.settings)
+        self.processor = open_processor(self.settings)
+        self._convention = convention(config, self.processor)
+        placement = place(self.settings.device)
+        self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
+        if placement.accelerator is not None:
+            self.accelerator = placement.accelerator
+        check_adapter(self.settings, config)
+        self._load()
+
+    @property
+    def box_convention(self) -> BoxConvention:
+        """The coordinates that this model writes boxes in, with its pixel limits."""
+        return self._convention
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    def clean(self) -> None:
+        """Frees the weights, as lmms-eval asks for after a run, unless `keep_loaded`."""
+        if not self.keep_loaded:
+            super().clean()
+
+    def _load(self) -> None:
+        self._model = load_model(self.settings, self.device)
+        self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config)
+        # `generate` fills unset arguments from here, so nothing but token ids may remain.
+        self._model.generation_config = self._tokens.neutral_config()
+
+    def _answer(self, items: list[Item]) -> list[list[Generation]]:
+        if not hasattr(self, "_model"):
+            self._load()
+        arguments = items[0].arguments
+        prepared = [self._prepare(item) for item in items]
+        completions: dict[int, list[Completion]] = {}
+        # Prompts with and without images have different features, which cannot share a batch.
+        for names in dict.fromkeys(frozenset(one.features) for one in prepared):
+            members = [at for at, one in enumerate(prepared) if frozenset(one.features) == names]
+            rows = self._generate_rows([prepared[at] for at in members], arguments)
+            completions |= dict(zip(members, rows, strict=True))
+        return [
+            self._generations(item, prepared[at], completions[at], arguments) for at, item in enumerate(items)
+        ]
+
+    def _prepare(self, item: Item) -> Prepared:
+        """Decodes and processes an item, once for all of its responses."""
+        prompt = read_prompt(item, self.task_dict, self._system_prompt)
+        text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        # A template that writes the first token itself must not get a second one from the tokenizer.
+        bos = self.tokenizer.bos_token
+        extra = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+        images = {"images": prompt.images} if prompt.images else {}
+        try:
+            features = self.processor(text=[text], return_tensors="pt", **images, **extra)
+        except (ValueError, IndexError, StopIteration) as error:
+            raise HarnessError(
+                f"task {item.task!r}, doc_id {item.doc_id}: the processor refuses the prompt ({error})",
+                "Check that its images are plain and that its text holds no image tokens of its own",
+            ) from error
+        key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
+        return Prepared(key, dict(features), tuple(item.sample_indices))
+
+    def _generate_rows(
+        self, prepared: list[Prepared], arguments: GenerationArguments
+    ) -> list[list[Completion]]:
+        """One completion per item and sample index, in order.
+
+        Every row goes through vision tower and prefill by itself. Greedy responses to one
+        prompt are one row.
+        """
+        indices = [one.sample_indices[:1] if arguments.greedy else one.sample_indices for one in prepared]
+        seed = self._seed(arguments)
+        keys = [
+            row_key(seed, one.key, index)
+            for one, wanted in zip(prepared, indices, strict=True)
+            for index in wanted
+        ]
+        rows = [one.features for one, wanted in zip(prepared, indices, strict=True) for _ in wanted]
+        batch = self._to_device(
+            collate(rows, self._tokens.pad, self.processor.image_processor.model_input_names)
+        )
+        done = iter(complete(self._model, self.tokenizer, self._tokens, batch, arguments, keys))
+        completions = [[next(done) for _ in wanted] for wanted in indices]
+        if arguments.greedy:
+            return [only * len(one.sample_indices) for only, one in zip(completions, prepared, strict=True)]
+        return completions
+
+    def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch where the model is, pixels in the model's type."""
+        dtype = self._model.dtype
+        return {
+            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in batch.items()
+        }
+
+    def _seed(self, arguments: GenerationArguments) -> int:
+        return self.seed if arguments.seed is None else arguments.seed
+
+    def _generations(
+        self, item: Item, prepared: Prepared, completions: list[Completion], arguments: GenerationArguments
+    ) -> list[Generation]:
+        """What the observers see of an item."""
+        return [
+            Generation(
+                task=item.task,
+                doc_id=item.doc_id,
+                sample_index=index,
+                response=completion.text,
+                n_prompt_tokens=int(prepared.features["input_ids"].shape[1]),
+                n_tokens=completion.n_tokens,
+                finish_reason=completion.finish_reason,
+                seed=self._seed(arguments),
+            )
+            for index, completion in zip(item.sample_indices, completions, strict=True)
+        ]

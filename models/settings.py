@@ -1,0 +1,107 @@
+"""The arguments of `dcsft_hf`, read and checked before anything is loaded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+from .coercion import as_bool, as_int, is_unset
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What to load and how to run it.
+
+    Attributes:
+        pretrained: a checkpoint folder or hub name.
+        adapter: a PEFT folder to put on top, unmerged.
+        device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.
+        dtype: weights' type, one of `DTYPES`; None is the checkpoint's own on CUDA and float32
+            on the CPU, where half precision is slow or missing.
+        attn_implementation: one of `ATTENTION` or a kernels-hub name; None leaves the choice to
+            transformers.
+        batch_size: items (not rows) generated at once.
+        min_pixels: least area of a resized image, in pixels; None keeps the processor's.
+        max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
+        trust_remote_code: whether code inside the checkpoint may run.
+        seed: seed of sampled responses.
+        system_prompt: text, or a file of it, put before every chat that has no system message.
+    """
+
+    pretrained: str
+    adapter: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    attn_implementation: str | None = None
+    batch_size: int = 1
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what a single field cannot.
+
+        Raises:
+            HarnessError: for contradictory pixel limits.
+        """
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise HarnessError(
+                f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
+            )
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> "ModelSettings":
+        """Reads model arguments as lmms-eval hands them over, text and unset values included.
+
+        Raises:
+            HarnessError: for an unknown argument, a missing `pretrained` or a value out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise unknown_name("model argument", name, known)
+        values = {name: _READERS[name](name, value) for name, value in given.items() if not is_unset(value)}
+        if "pretrained" not in values:
+            raise HarnessError("model argument pretrained is missing", "Give pretrained=CHECKPOINT_FOLDER")
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def _text(name: str, value: object) -> str:
+    return str(value)
+
+
+def _dtype(name: str, value: object) -> str:
+    if str(value) not in DTYPES:
+        raise unknown_name("dtype", str(value), DTYPES)
+    return str(value)
+
+
+def _attention(name: str, value: object) -> str:
+    # A name with a slash is a repository of compiled kernels, which transformers resolves.
+    if str(value) not in ATTENTION and "/" not in str(value):
+        raise unknown_name("attn_implementation", str(value), ATTENTION)
+    return str(value)
+
+
+def _whole(low: int) -> Callable[[str, object], int]:
+    return lambda name, value: as_int(name, value, low)
+
+
+_READERS: dict[str, Callable[[str, object], object]] = {
+    "pretrained": _text,
+    "adapter": _text,
+    "device": _text,
+    "dtype": _dtype,
+    "attn_implementation": _attention,
+    "batch_size": _whole(1),
+    "min_pixels": _whole(1),
+    "max_pixels": _whole(1),
+    "trust_remote_code": as_bool,
+    "seed": _whole(0),
+    "system_prompt": _text,
+}

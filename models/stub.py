@@ -1,0 +1,152 @@
+"""`dcsft_stub`: a scripted model, for tests of everything around a model.
+
+    lmms-eval --model dcsft_stub --model_args answers=FILE.jsonl,default=TEXT --tasks TASK
+
+A line of the file is `{"task": T, "doc_id": N, "responses": [...]}` or
+`{"prompt": TEXT, "responses": [...]}`. Sample index i gets response i, from the first again
+after the last.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+from .base import ObservedModel
+from .coercion import as_int, is_unset
+from .generation import Generation, cut_at
+from .requests import Item
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a scripted answer may depend on.
+
+    Attributes:
+        task: the lmms-eval task's name.
+        doc_id: the document's position in its split.
+        sample_index: which of its responses is asked for, from 0.
+        prompt: the prompt text that lmms-eval built.
+    """
+
+    task: str
+    doc_id: int
+    sample_index: int
+    prompt: str
+
+
+Answers = Callable[[Question], str | None]
+
+
+class DcsftStub(ObservedModel):
+    """A model whose responses are written down beforehand.
+
+    Tokens are whitespace-separated words, plus one for the end. Generation arguments are
+    checked like `dcsft_hf`'s, and responses cut at stop texts; a response of more than
+    `max_new_tokens` words keeps that many and finishes by "length".
+    """
+
+    def __init__(
+        self,
+        answers: str | Path | Answers | None = None,
+        default: str | None = None,
+        batch_size: int | str | None = 1,
+        seed: int | str | None = 0,
+        device: str | None = None,
+        **unknown: object,
+    ) -> None:
+        """Reads the script.
+
+        Args:
+            answers: a function, or a JSON Lines file as the module describes it.
+            default: the response where `answers` has none; None makes that an error.
+            batch_size: items answered before observers are called.
+            seed: recorded in every `Generation`; nothing is drawn.
+            device: accepted because lmms-eval passes it on; unused.
+            **unknown: refused.
+
+        Raises:
+            HarnessError: for an unknown argument or an unreadable script.
+        """
+        super().__init__()
+        for name in unknown:
+            raise unknown_name("model argument", name, ["answers", "default", "batch_size", "seed", "device"])
+        self.batch_size = 1 if is_unset(batch_size) else as_int("batch_size", batch_size, 1)
+        self.seed = 0 if is_unset(seed) else as_int("seed", seed, 0)
+        self.device = torch.device("cpu")
+        self._default = None if is_unset(default) else str(default)
+        self._answers: Answers = _script(answers)
+
+    def _answer(self, items: list[Item]) -> list[list[Generation]]:
+        return [[self._generation(item, index) for index in item.sample_indices] for item in items]
+
+    def _generation(self, item: Item, index: int) -> Generation:
+        response = self._answers(Question(item.task, item.doc_id, index, item.context))
+        response = self._default if response is None else response
+        if response is None:
+            raise HarnessError(
+                f"dcsft_stub has no response to task {item.task!r}, doc_id {item.doc_id}",
+                "Add one to its answers, or give default=TEXT",
+            )
+        text, _ = cut_at(response, item.arguments.stop)
+        words, limit = text.split(), item.arguments.max_new_tokens
+        whole = len(words) < limit
+        return Generation(
+            task=item.task,
+            doc_id=item.doc_id,
+            sample_index=index,
+            response=text if whole else " ".join(words[:limit]),
+            n_prompt_tokens=len(item.context.split()),
+            n_tokens=len(words) + 1 if whole else limit,
+            finish_reason="stop" if whole else "length",
+            seed=self.seed if item.arguments.seed is None else item.arguments.seed,
+        )
+
+
+def _script(answers: str | Path | Answers | None) -> Answers:
+    """The answers as a function.
+
+    Raises:
+        HarnessError: where the file is missing or a line is not of either form.
+    """
+    if answers is None or (isinstance(answers, str) and is_unset(answers)):
+        return lambda question: None
+    if not isinstance(answers, str | Path):
+        return answers
+    table: dict[object, list[str]] = {}
+    if not Path(answers).is_file():
+        raise HarnessError(f"answers={answers}: there is no such file", "Give a JSON Lines file")
+    for number, line in enumerate(Path(answers).read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            key, responses = _row(line, f"{answers}, line {number}")
+            table[key] = responses
+
+    def look_up(question: Question) -> str | None:
+        responses = table.get((question.task, question.doc_id)) or table.get(question.prompt)
+        return responses[question.sample_index % len(responses)] if responses else None
+
+    return look_up
+
+
+def _row(line: str, where: str) -> tuple[object, list[str]]:
+    """One line of a script: what it answers, and the responses."""
+    try:
+        row = json.loads(line)
+        key: object = row["prompt"] if "prompt" in row else (row["task"], row["doc_id"])
+        responses = row["responses"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise HarnessError(
+            f"{where} is not a scripted answer ({type(error).__name__}: {error})",
+            'Write {"task": T, "doc_id": N, "responses": [...]} or {"prompt": TEXT, "responses": [...]}',
+        ) from error
+    if (
+        not isinstance(responses, list)
+        or not responses
+        or not all(isinstance(text, str) for text in responses)
+    ):
+        raise HarnessError(f"{where}: responses is not a list of texts", 'Write "responses": ["..."]')
+    return key, responses

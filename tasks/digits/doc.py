@@ -1,0 +1,32 @@
+"""What the digits tasks' YAML files name: loading, the conversation's image and the score."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dcsft_harness.digits import suite
+from dcsft_harness.tasks.verdicts import Doc, process
+
+
+def load(placeholder: Any) -> Any:  # noqa: ANN401 - datasets.Dataset
+    """The set that the placeholder row of `index.json` names, drawn on first use."""
+    return suite.load(placeholder[0]["set"])
+
+
+def visual(doc: Doc) -> list[Any]:
+    """The document's image, as RGB."""
+    return [doc["image"].convert("RGB")]
+
+
+def process_word(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores class names with `exact_word` (the paper's classification rule)."""
+    return process("exact_word", doc, results)
+
+
+def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores boxes with `box_iou` at 0.5, in the coordinates that the running model declares."""
+    return process("box_iou", doc, results)
+
+
+def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores letters with `choice`."""
+    return process("choice", doc, results)

@@ -1,0 +1,27 @@
+"""The suite's tasks as a table, read from the YAML files alone: no lmms-eval import, no data."""
+
+from typing import Any
+
+import yaml
+
+from dcsft_harness.tasks import path
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that reads `!function` as the name that follows it."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def listing() -> list[dict[str, Any]]:
+    """One row per task: its name, family, role, distribution and version, sorted by name."""
+    rows = []
+    for file in sorted(path().rglob("*.yaml")):
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        if not isinstance(config.get("task"), str):
+            continue
+        metadata = config.get("metadata", {})
+        names = ("family", "role", "distribution", "version")
+        rows.append({"task": config["task"], **{name: metadata.get(name, "-") for name in names}})
+    return sorted(rows, key=lambda row: str(row["task"]))

@@ -1,0 +1,65 @@
+"""From a scorer's verdict to lmms-eval's metrics: one shape for every task of the suite.
+
+`acc` is the score together with its cluster, as lmms-eval's clustered standard error reads it;
+`answered` is 1 where an answer was found in the response, so that "wrong" and "no answer" stay
+apart; `extracted` is logged with the sample and not aggregated.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dcsft_harness.models.conventions import declared
+from dcsft_harness.scoring import SCORERS, Verdict
+
+Doc = dict[str, Any]
+
+
+def judge(scorer: str, doc: Doc, response: str) -> Verdict:
+    """One response's verdict.
+
+    Args:
+        scorer: a key of `SCORERS`.
+        doc: has answer (the gold, as JSON), and what the scorer needs beside it: width and height in
+            pixels for "box_iou", choices for "choice".
+        response: the model's text.
+    """
+    gold = json.loads(doc["answer"])
+    if scorer == "box_iou":
+        size, convention = (doc["width"], doc["height"]), declared()
+        resized = convention.resized_size(size) if convention.space == "resized" else None
+        return SCORERS[scorer](
+            response, answer=gold, image_size=size, box_space=convention.space, resized_size=resized
+        )
+    if scorer == "choice":
+        return SCORERS[scorer](response, answer=gold, choices=doc["choices"])
+    return SCORERS[scorer](response, answer=gold)
+
+
+def process(scorer: str, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """The metrics of one document.
+
+    Args:
+        scorer: a key of `SCORERS`.
+        doc: see `judge`; its cluster column names documents that are not independent.
+        results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
+
+    Returns:
+        acc: {"score": mean score in [0, 1], "cluster": the document's}; answered: share in [0, 1];
+        extracted: the answer found, or a list of them for several responses.
+    """
+    texts: list[str] = []
+    for result in results:
+        texts.extend(result if isinstance(result, list) else [result])
+    verdicts = [judge(scorer, doc, text) for text in texts]
+    found = [verdict.extracted for verdict in verdicts]
+    return {
+        "acc": {"score": sum(v.score for v in verdicts) / len(verdicts), "cluster": doc["cluster"]},
+        "answered": sum(extracted is not None for extracted in found) / len(found),
+        "extracted": found[0] if len(found) == 1 else found,
+    }
+
+
+def mean_score(items: Sequence[dict[str, Any]]) -> float:
+    """The mean of the `score` entries, in [0, 1]."""
+    return float(sum(item["score"] for item in items) / len(items))

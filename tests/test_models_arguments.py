@@ -1,0 +1,101 @@
+"""Generation arguments: each is read or refused, none is dropped."""
+
+import logging
+
+import pytest
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments
+
+
+def parse(**given):
+    return GenerationArguments.parse(given, "some_task")
+
+
+def test_nothing_given_is_greedy_and_neutral():
+    assert parse() == GenerationArguments()
+    assert parse(temperature=None, until=None, top_p="None") == GenerationArguments()
+    assert GenerationArguments().greedy
+    assert GenerationArguments().max_new_tokens == DEFAULT_MAX_NEW_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        ({"max_new_tokens": "16"}, "max_new_tokens", 16),
+        ({"max_gen_toks": 16}, "max_new_tokens", 16),
+        ({"max_new_tokens": 16.0}, "max_new_tokens", 16),
+        ({"max_gen_toks": 16, "max_new_tokens": 16}, "max_new_tokens", 16),
+        ({"min_new_tokens": 2}, "min_new_tokens", 2),
+        ({"temperature": "0.9"}, "temperature", 0.9),
+        ({"do_sample": True}, "temperature", 1.0),
+        ({"do_sample": "True", "temperature": 0.5}, "temperature", 0.5),
+        ({"do_sample": True, "temperature": 0}, "temperature", 0.0),
+        ({"do_sample": False, "temperature": 0.0, "top_p": 0.9}, "top_p", 0.9),
+        ({"top_k": -1}, "top_k", 0),
+        ({"top_k": "50"}, "top_k", 50),
+        ({"min_p": 0.1}, "min_p", 0.1),
+        ({"repetition_penalty": 1.05}, "repetition_penalty", 1.05),
+        ({"until": "###"}, "stop", ("###",)),
+        ({"until": ["a", "", None, "b", "a"]}, "stop", ("a", "b")),
+        ({"until": [None]}, "stop", ()),
+        ({"until": ["Q:", "\n\n"]}, "stop", ("Q:", "\n\n")),
+        ({"until": ["a"], "stop": "b"}, "stop", ("a", "b")),
+        ({"stop": ["\n\n"]}, "stop", ("\n\n",)),
+        ({"seed": "3"}, "seed", 3),
+        ({"skip_special_tokens": "false"}, "skip_special_tokens", False),
+        ({"use_cache": False}, "use_cache", False),
+    ],
+)
+def test_each_argument_is_read(given, field, value):
+    assert getattr(parse(**given), field) == value
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"num_beams": 1}, {"num_beams": "1"}, {"length_penalty": 1.0}, {"num_return_sequences": 1}, {"n": None}]
+    + [{"image_aspect_ratio": "original"}, {"early_stopping": False}, {"frequency_penalty": 0.0}],
+)
+def test_neutral_values_of_unsupported_arguments_are_accepted(given):
+    assert parse(**given) == GenerationArguments()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_beams": 4}, "num_beams=4"),
+        ({"num_return_sequences": 8}, "num_return_sequences=8"),
+        ({"image_aspect_ratio": "pad"}, "image_aspect_ratio='pad'"),
+        ({"visual_cot": True}, "visual_cot"),
+        ({"frequency_penalty": 0.3}, "frequency_penalty"),
+        ({"temprature": 1.0}, "Did you mean temperature"),
+        ({"top_n_sigma": 1.0}, "top_n_sigma"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"temperature": "warm"}, "temperature='warm'"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+        ({"top_k": 2.5}, "top_k=2.5"),
+        ({"top_k": True}, "top_k=True"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0"),
+        ({"until": 7}, "until=7"),
+        ({"do_sample": "perhaps"}, "do_sample='perhaps'"),
+        ({"max_gen_toks": 8, "max_new_tokens": 16}, "disagrees"),
+        ({"do_sample": False, "temperature": 0.7}, "contradicts temperature=0.7"),
+    ],
+)
+def test_everything_else_is_refused_by_name_and_task(given, message):
+    with pytest.raises(HarnessError, match="some_task") as caught:
+        parse(**given)
+    assert message in str(caught.value)
+
+
+def test_the_until_that_lmms_eval_fills_in_is_unset_and_said_once(caplog):
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert GenerationArguments.parse({"until": ["\n\n"]}, "filled_in") == GenerationArguments()
+    assert sum("filled_in" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_equal_arguments_batch_together():
+    assert len({parse(temperature=1), parse(do_sample=True), parse(temperature="1.0")}) == 1

@@ -1,0 +1,88 @@
+"""Free-form mathematics, in threads, within a budget that no signal enforces."""
+
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import Verdict, math_answer
+from dcsft_harness.scoring.math_answer import math
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "score"),
+    [
+        ("1/2", "0.5", 1.0),
+        ("so x = 0.5", "1/2", 1.0),
+        ("\\boxed{\\frac{1}{2}}", "$\\frac12$", 1.0),
+        ("The answer is $2\\sqrt{3}$.", "2\\sqrt{3}", 1.0),
+        ("The answer is $2\\sqrt{3}$.", "2\\sqrt{2}", 0.0),
+        ("\\boxed{(x+1)^2}", "x^2+2x+1", 1.0),
+        ("1,000", 1000, 1.0),
+        ("It is 3.", 4, 0.0),
+        ("<think>It is 7.</think><answer>4</answer>", 4, 1.0),
+        ("<think>It is 4.</think><answer>7</answer>", 4, 0.0),
+    ],
+)
+def test_equal_expressions_are_right(response, answer, score):
+    verdict = math(response, answer=answer)
+    assert verdict.score == score
+    assert isinstance(verdict.extracted, str)
+
+
+@pytest.mark.parametrize("response", ["", "   ", "goose", "I cannot answer this.", "<think>It is 4.</think>"])
+def test_nothing_mathematical_is_no_answer(response):
+    assert math(response, answer="4") == Verdict(0.0, None)
+
+
+@pytest.mark.parametrize("answer", ["", "goose", "goose and duck"])
+def test_refuses_an_answer_that_is_not_mathematics(answer):
+    with pytest.raises(HarnessError, match="not mathematics"):
+        math("4", answer=answer)
+
+
+def test_threads_get_the_verdicts_of_their_own_responses():
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(lambda n: math(f"The answer is {n}.", answer=n - n % 2), range(60)))
+    assert [verdict.score for verdict in verdicts] == [float(n % 2 == 0) for n in range(60)]
+    assert [verdict.extracted for verdict in verdicts] == [str(n) for n in range(60)]
+
+
+def test_a_response_that_never_ends_is_given_up_and_the_next_one_is_scored(monkeypatch):
+    monkeypatch.setattr(math_answer, "WALL_SECONDS", 0.7)
+    math("1", answer="1")  # the child is up, so that its start is not on the clock
+    start = time.perf_counter()
+    verdict = math("$9^{9^{9^{9^{9}}}} + 1$", answer="7")
+    assert verdict.score == 0.0
+    assert time.perf_counter() - start < 8.0
+    assert math("4", answer="4").score == 1.0
+
+
+def test_a_child_that_was_killed_is_replaced():
+    math("4", answer="4")
+    os.kill(math_answer._worker._child.pid, signal.SIGKILL)
+    assert math("4", answer="4").score in (0.0, 1.0)  # at worst the item in flight is lost
+    assert math("4", answer="4").score == 1.0
+
+
+def test_a_forked_process_leaves_the_childs_pipes_alone():
+    math("4", answer="4")
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as pool:
+        forked = pool.apply_async(_score, (5,))
+        assert [_score(n) for n in range(10)] == [1.0] * 10
+        assert forked.get(timeout=60) == 1.0
+
+
+def _score(number):
+    return math(f"It is {number}.", answer=number).score
+
+
+def test_a_megabyte_is_read_from_its_end():
+    start = time.perf_counter()
+    assert math("1 + " * 250_000 + " so the answer is 4.", answer="4").score == 1.0
+    assert time.perf_counter() - start < 5.0

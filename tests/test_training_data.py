@@ -1,0 +1,138 @@
+"""Training data: what is accepted, and refusals that name folder and row before a model is loaded."""
+
+import io
+
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as Pillow
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import data
+
+TEXT = Value("string")
+FEATURES = Features(
+    {"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image()), "item_id": TEXT}
+)
+
+
+def picture(size=(56, 56), colour="red", mode="RGB"):
+    return Pillow.new(mode, size, colour)
+
+
+def row(content="<image>What is it?", answer="seven", images=1, **more):
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "images": [picture() for _ in range(images)], "item_id": "a"} | more
+
+
+def save(folder, rows):
+    Dataset.from_list(rows, features=FEATURES).save_to_disk(str(folder / "data"))
+    return folder
+
+
+def test_a_curated_set_is_read_and_left_as_it_was(tmp_path):
+    folder = save(tmp_path / "set", [row(), row("Compare <image> with <image>.", "no", 2)])
+    before = sorted(path.name for path in (folder / "data").iterdir())
+    found = data.read(folder)
+    assert [turn.images for turn in found.turns] == [1, 2]
+    assert found.turns[1].prompt[0]["content"] == [
+        {"type": "text", "text": "Compare "},
+        {"type": "image"},
+        {"type": "text", "text": " with "},
+        {"type": "image"},
+        {"type": "text", "text": "."},
+    ]
+    assert (found.turns[1].answer, found.item_ids) == ("no", ["a", "a"])
+    # A cache file in there would change the artefact.
+    assert sorted(path.name for path in (folder / "data").iterdir()) == before
+
+
+def test_a_folder_of_save_to_disk_and_an_open_set_read_the_same(tmp_path):
+    rows = Dataset.from_list([row()], features=FEATURES)
+    rows.save_to_disk(str(tmp_path / "plain"))
+    assert data.read(tmp_path / "plain").turns == data.read(rows).turns
+
+
+def test_a_shuffled_open_set_keeps_images_with_their_rows():
+    rows = [row(answer=str(n), images=0) | {"images": [picture((56 + n, 56))]} for n in range(6)]
+    found = data.read(Dataset.from_list(rows, features=FEATURES).shuffle(seed=1))
+    for number, turn in enumerate(found.turns):
+        assert found.images(number)[0].width == 56 + int(turn.answer)
+
+
+def test_images_come_as_rgb_whatever_they_were_stored_as():
+    found = data.read(Dataset.from_list([row(images=0) | {"images": [picture(mode="L", colour=9)]}], FEATURES))
+    assert found.images(0)[0].getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_a_placeholder_in_an_answer_is_text():
+    found = data.read(Dataset.from_list([row(answer="write <image> there")], features=FEATURES))
+    assert found.turns[0].answer == "write <image> there"
+
+
+def damaged(kind):
+    stored = io.BytesIO()
+    Pillow.effect_noise((64, 64), 50).save(stored, "PNG")
+    content = stored.getvalue()
+    return {"cut short": content[: len(content) // 2], "no image": b"text", "empty": b""}[kind]
+
+
+@pytest.mark.parametrize("kind", ["cut short", "no image", "empty"])
+def test_an_unreadable_image_is_named_even_when_pillow_is_told_to_be_lenient(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(data.ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval does
+    bad = row() | {"images": [{"bytes": damaged(kind), "path": None}]}
+    folder = save(tmp_path / "set", [row(), bad])
+    with pytest.raises(HarnessError, match=r"set, row 1: an image cannot be read .*Replace the image") as refused:
+        data.read(folder)
+    assert str(folder) in str(refused.value)
+    assert data.ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (row(images=2), "row 0: 1 <image> placeholders for 2 images"),
+        (row("What is it?"), "row 0: 0 <image> placeholders for 1 images"),
+        (row(answer=""), "row 0: the assistant's answer is empty"),
+        (row() | {"messages": [{"role": "user", "content": "<image>"}]}, "row 0: the last turn is 'user'"),
+        (row() | {"messages": []}, "row 0: the last turn is missing"),
+        (row() | {"messages": [{"role": "assistant", "content": "hi"}]}, "row 0: there is no user's turn"),
+        (
+            row() | {"messages": [{"role": "tool", "content": "x"}, *row()["messages"]]},
+            "row 0: unknown role 'tool'",
+        ),
+        (
+            row() | {"messages": [{"role": "user", "content": None}, row()["messages"][1]]},
+            "row 0: a message's content is NoneType",
+        ),
+    ],
+)
+def test_a_malformed_row_is_refused_by_number(wrong, said):
+    with pytest.raises(HarnessError) as refused:
+        data.read(Dataset.from_list([wrong], features=FEATURES))
+    assert said in str(refused.value)
+
+
+def test_a_missing_column_and_an_empty_set_are_refused(tmp_path):
+    rows = Dataset.from_list([row()], features=FEATURES)
+    with pytest.raises(HarnessError, match="lacks the column 'images'; it has messages, item_id"):
+        data.read(rows.remove_columns("images"))
+    with pytest.raises(HarnessError, match="has no rows to train on"):
+        data.read(rows.select([]))
+
+
+def test_a_folder_that_is_no_training_set_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "missing"):
+        with pytest.raises(HarnessError, match=f"{folder} is not a training set"):
+            data.read(folder)
+    DatasetDict(train=Dataset.from_list([row()], FEATURES)).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(HarnessError, match="splits holds the splits train"):
+        data.read(tmp_path / "splits")
+
+
+def test_the_digest_of_an_open_set_changes_with_texts_and_pictures():
+    def of(**more):
+        return data.digest(Dataset.from_list([row() | more], FEATURES))
+
+    assert of() == of()
+    assert len({of(), of(images=[picture(colour="blue")]), of(messages=row(answer="no")["messages"])}) == 3
