@@ -117,7 +117,7 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
     if len(kept) == 0:
         found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
         raise HarnessError(
-            f"no item is {' or '.join(config.keep)}: the curated set would be empty (the labels have {found})",
+            f"no item is {' or '.join(config.keep)}: the set would be empty (the labels have {found})",
             "Keep other difficulties, or label a larger pool",
         )
     total = config.size or round(len(kept) / (1 - sum(config.mix.values())))

@@ -14,6 +14,7 @@ class HarnessError(Exception):
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
+        """Keeps both parts; `str()` puts them together."""
         self.problem = problem.rstrip(". ")
         self.remedy = remedy.rstrip(". ")
         super().__init__(str(self))

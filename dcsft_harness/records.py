@@ -1,5 +1,6 @@
 """The nouns of the data flow, their columns on disk, and the id that every join goes by."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -169,25 +170,42 @@ def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
 
 
 def read_table(path: Path, record: type) -> pa.Table:
-    """Reads a Parquet table and checks that it has the columns of a record class.
+    """Reads a Parquet table as the columns of a record class, in their types.
 
     Raises:
-        HarnessError: the file is missing, damaged, or lacks a column.
+        HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
     """
     if not path.is_file():
         raise HarnessError(f"{path} does not exist", "Run the stage that writes it")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise HarnessError(
-            f"{path} is not a readable Parquet file: {error}", "Make the artefact again"
+            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Make the artefact again"
         ) from error
     missing = [column.name for column in fields(record) if column.name not in table.column_names]
     if missing:
         raise HarnessError(
             f"{path} lacks the column {missing[0]!r}", "Check that it was written by this stage"
         )
-    return table.select([column.name for column in fields(record)])
+    wanted = schema(record)
+    return pa.table([_column(path, table[column.name], column) for column in wanted], schema=wanted)
+
+
+def _column(path: Path, found: pa.ChunkedArray, wanted: pa.Field) -> pa.ChunkedArray:
+    """A column in its record's type: files written by others may hold int for float, say."""
+    if found.null_count and not wanted.nullable:
+        raise HarnessError(
+            f"{path}: the column {wanted.name!r} has {found.null_count} empty cells", "Fill them in"
+        )
+    numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (found.type, wanted.type)]
+    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        if numeric[0] == numeric[1] or pa.types.is_null(found.type):
+            return found.cast(wanted.type)
+    raise HarnessError(
+        f"{path}: the column {wanted.name!r} holds {found.type}, not {wanted.type}",
+        "Check that it was written by this stage",
+    )
 
 
 def as_text(value: object) -> str:

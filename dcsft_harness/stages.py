@@ -64,7 +64,7 @@ def label(output: Path, progress: Progress | None = None, *, rollouts: Path) -> 
     """Rollouts -> labels."""
     from dcsft_harness import labels
 
-    return labels.label(rollouts, output)
+    return labels.label(Path(rollouts), output)
 
 
 def curate(
@@ -82,7 +82,7 @@ def curate(
 
     shares = curation.CurationConfig.parse_mix(mix)
     config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
-    return curation.curate(labels, output, config)
+    return curation.curate(Path(labels), output, config)
 
 
 def evaluate(
@@ -129,17 +129,7 @@ def cold_start(
     **options: Any,  # noqa: ANN401 - the configuration's fields
 ) -> Notes:
     """Trains all of a checkpoint's parameters on a cold-start split."""
-    from dcsft_harness import manifest
-    from dcsft_harness.training.config import ColdStartConfig, from_options
-
-    manifest.refuse_occupied(output)
-    config = from_options(ColdStartConfig, options)
-    from dcsft_harness.training.sft import train_cold_start
-
-    rows, inputs = _training_data(data)
-    return train_cold_start(
-        checkpoint(model), rows, output, config, progress=_steps(progress), inputs=inputs, source=data
-    )
+    return _train("cold-start", output, progress, model, data, options)
 
 
 def sft(
@@ -151,17 +141,7 @@ def sft(
     **options: Any,  # noqa: ANN401 - the configuration's fields
 ) -> Notes:
     """Curated set -> adapter."""
-    from dcsft_harness import manifest
-    from dcsft_harness.training.config import SFTConfig, from_options
-
-    manifest.refuse_occupied(output)
-    config = from_options(SFTConfig, options)
-    from dcsft_harness.training.sft import train_sft
-
-    rows, inputs = _training_data(data)
-    return train_sft(
-        checkpoint(model), rows, output, config, progress=_steps(progress), inputs=inputs, source=data
-    )
+    return _train("sft", output, progress, model, data, options)
 
 
 STAGES: dict[str, Callable[..., Notes]] = {
@@ -198,17 +178,33 @@ def _model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     return ",".join(parts), inputs
 
 
-def _training_data(data: str) -> tuple[Any, dict[str, Path]]:
+def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
     """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
-    folder = Path(data)
-    if folder.is_dir():
-        return folder, {"data": folder}
+    if Path(data).is_dir():
+        return Path(data)
     from dcsft_harness import curation, harness
 
     if data not in harness.task_index():
         raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-    return curation.from_task(_single(harness.open_tasks([data]), data)), {}
+    return curation.from_task(_single(harness.open_tasks([data]), data))
 
 
-def _steps(progress: Progress | None) -> Any:  # noqa: ANN401 - the trainer's callback
-    return None if progress is None else lambda step, total, *_: progress(step, total)
+def _train(
+    kind: str, output: Path, progress: Progress | None, model: str, data: str, options: dict[str, Any]
+) -> Notes:
+    """Checks the settings before anything heavy is imported, then trains."""
+    from dcsft_harness import manifest
+    from dcsft_harness.training.config import ColdStartConfig, SftConfig
+
+    manifest.refuse_occupied(output)
+    config = (ColdStartConfig if kind == "cold-start" else SftConfig).from_options(options)
+    rows = _training_data(data)
+    from dcsft_harness.training import sft as training
+
+    def report(step: int, total: int, *_: object) -> None:
+        if progress is not None:
+            progress(step, total)
+
+    if isinstance(config, SftConfig):
+        return training.train_sft(checkpoint(model), rows, output, config, progress=report)
+    return training.train_cold_start(checkpoint(model), rows, output, config, progress=report)

@@ -277,3 +277,9 @@ def test_any_text_gives_a_valid_letter_or_none(response, choices):
 def test_a_cue_at_the_end_wins_over_anything_before(noise, letter):
     text = f"It could be {noise}, or (A), or B.\nOption C looks wrong.\nTherefore, the answer is {letter}."
     assert choice(text, answer="A", choices=NUMBERS).extracted == letter
+
+
+def test_a_value_before_the_cue_does_not_outweigh_the_letter_that_the_answer_names():
+    options = ["3", "5", "2", "4"]
+    for response in ("1 + 1 = 2, so the answer is D", "It is 2; hence the answer is D", "2, so D"):
+        assert choice(response, answer="D", choices=options).extracted == "D", response

@@ -84,6 +84,6 @@ def test_the_recorded_settings_build_the_same_settings_again():
 
 
 def test_the_settings_import_neither_torch_nor_trl():
-    code = "import sys, dcsft_harness.training.config; print({'torch', 'trl', 'transformers'} & set(sys.modules))"
+    code = "import sys, dcsft_harness.training.config; print(set(sys.modules) & {'torch', 'trl', 'datasets'})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"

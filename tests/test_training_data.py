@@ -60,7 +60,9 @@ def test_a_shuffled_open_set_keeps_images_with_their_rows():
 
 
 def test_images_come_as_rgb_whatever_they_were_stored_as():
-    found = data.read(Dataset.from_list([row(images=0) | {"images": [picture(mode="L", colour=9)]}], FEATURES))
+    found = data.read(
+        Dataset.from_list([row(images=0) | {"images": [picture(mode="L", colour=9)]}], FEATURES)
+    )
     assert found.images(0)[0].getpixel((0, 0)) == (9, 9, 9)
 
 
@@ -81,7 +83,9 @@ def test_an_unreadable_image_is_named_even_when_pillow_is_told_to_be_lenient(tmp
     monkeypatch.setattr(data.ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval does
     bad = row() | {"images": [{"bytes": damaged(kind), "path": None}]}
     folder = save(tmp_path / "set", [row(), bad])
-    with pytest.raises(HarnessError, match=r"set, row 1: an image cannot be read .*Replace the image") as refused:
+    with pytest.raises(
+        HarnessError, match=r"set, row 1: an image cannot be read .*Replace the image"
+    ) as refused:
         data.read(folder)
     assert str(folder) in str(refused.value)
     assert data.ImageFile.LOAD_TRUNCATED_IMAGES is True

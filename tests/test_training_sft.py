@@ -10,6 +10,7 @@ import trl.trainer.base_trainer
 from datasets import Dataset, Features, Image, List, Value
 from peft import PeftModel
 from PIL import Image as Pillow
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -226,7 +227,9 @@ def test_the_order_depends_on_the_seed_alone_and_the_data_repeats(base, tmp_path
 def test_gradient_accumulation_gives_the_same_weights(base, tmp_path):
     weights = []
     for micro in (None, 2):
-        config = SftConfig(max_steps=2, batch_size=8, micro_batch_size=micro, lora_dropout=0.0, warmup_ratio=0)
+        config = SftConfig(
+            max_steps=2, batch_size=8, micro_batch_size=micro, lora_dropout=0.0, warmup_ratio=0
+        )
         sft.train_sft(base, conversations(8), tmp_path / str(micro), config)
         weights.append(load_file(tmp_path / str(micro) / "adapter_model.safetensors"))
     for name, value in weights[0].items():
@@ -303,6 +306,27 @@ def test_trls_own_arguments_pass_through(base, tmp_path):
     sft.train_sft(base, conversations(2), tmp_path / "out", config)
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert max(value.abs().max() for name, value in weights.items() if "lora_B" in name) < 1e-9
+
+
+@pytest.mark.parametrize("train", [sft.train_sft, sft.train_cold_start])
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(base, tmp_path, monkeypatch, train):
+    def full(*args, **named):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    kind = SftConfig if train is sft.train_sft else ColdStartConfig
+    with pytest.raises(HarnessError, match="cannot write the .* to .*: No space left on device"):
+        train(base, conversations(2), tmp_path / "out", kind.from_options({"max_steps": 1}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(base, tmp_path):
+    def interrupt(*step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(max_steps=2), progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_without_layers_is_refused(base, tmp_path):

@@ -22,7 +22,7 @@ def dcsft() -> None:
       sample      label     curate         train     evaluate   leaderboard build
 
     `dcsft quickstart` runs the whole chain on the embedded digits suite in minutes, on a CPU.
-    """
+    """  # noqa: D301 - click reads the \b
 
 
 for group in (tools.early, data.commands, train.commands, results.commands, tools.late):

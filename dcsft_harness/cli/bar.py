@@ -44,6 +44,7 @@ class Clock:
     """Seconds since it was made, for a stage's closing line."""
 
     def __init__(self) -> None:
+        """Starts it."""
         self._started = time.monotonic()
 
     def __str__(self) -> str:

@@ -28,13 +28,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--limit", type=int, help="Only the first items.")
 @click.option("--output", type=FOLDER, required=True)
-def sample(output: Path, **options: Any) -> None:
+def sample(output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Sample G responses per item of a pool: pool -> rollouts.
 
     \b
     dcsft sample --model-args pretrained=digits --task dcsft_digits_pool --output rollouts
     dcsft sample --model-args pretrained=CKPT --data mine.jsonl --scorer exact_word --output rollouts
-    """
+    """  # noqa: D301 - click reads the \b
     run_stage("sample", output, options)
 
 
@@ -59,7 +59,7 @@ def curate(labels: Path, keep: str, mix: tuple[str, ...], size: int | None, seed
     \b
     dcsft curate labels --keep easy,medium --output curated
     dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curated
-    """
+    """  # noqa: D301 - click reads the \b
     names = [name.strip() for name in keep.split(",") if name.strip()]
     options = {"labels": labels, "keep": names, "mix": list(mix), "size": size, "seed": seed}
     run_stage("curate", output, options)

@@ -19,13 +19,13 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--name", help="The row's name in a leaderboard; default the output folder's name.")
 @click.option("--limit", type=int, help="Only the first documents of each task.")
 @click.option("--output", type=FOLDER, required=True)
-def evaluate(tasks: str, output: Path, **options: Any) -> None:
+def evaluate(tasks: str, output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Score a checkpoint, item by item: adapter -> scores.
 
     \b
     dcsft evaluate --model-args pretrained=CKPT,adapter=DIR,batch_size=8 \\
         --tasks dcsft_digits,dcsft_digits_r,dcsft_digits_a --output scores
-    """
+    """  # noqa: D301 - click reads the \b
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     run_stage("evaluate", output, {"tasks": names, **options})
 

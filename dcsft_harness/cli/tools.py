@@ -89,20 +89,20 @@ def digits_path() -> None:
 
 
 @digits.command("pretrain")
-@click.option("--steps", default=7500, show_default=True)
+@click.option("--steps", default=4500, show_default=True)
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--learning-rate", default=1.2e-3, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", type=FOLDER, required=True)
 def digits_pretrain(steps: int, batch_size: int, learning_rate: float, seed: int, output: Path) -> None:
-    """Make the base checkpoint again from nothing (about an hour on two cores)."""
+    """Make the base checkpoint again from nothing (about 25 minutes on two quiet cores)."""
     from dcsft_harness.cli import bar
     from dcsft_harness.digits.pretrain import pretrain
 
     clock = bar.Clock()
     with bar.stage("digits pretrain") as report:
         notes = pretrain(output, steps, batch_size, learning_rate, seed, report)
-    said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in notes["accuracy"].items())
+    said = ", ".join(f"{name} loss {value:.3f}" for name, value in notes["losses"].items())
     bar.closing("digits pretrain", said, clock, output)
 
 

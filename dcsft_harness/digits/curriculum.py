@@ -50,8 +50,8 @@ def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example
 
 def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
     """A scene and one expression: a single digit first, two and three later."""
-    most = 1 if progress < 0.15 else 2 if progress < 0.35 else 3
-    least = 2 if progress > 0.35 else 1
+    most = 1 if progress < 0.08 else 2 if progress < 0.25 else 3
+    least = 2 if progress > 0.25 else 1
     scene = scenes.draw(digits, rng, int(rng.integers(least, most + 1)))
     kinds = ["short"] if len(scene.things) == 1 else ["short", "long", "reasoned"]
     chances = [1.0] if len(kinds) == 1 else [0.9, 0.06, 0.04]

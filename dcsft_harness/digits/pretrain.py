@@ -1,7 +1,9 @@
-"""Makes the embedded base checkpoint from nothing: tokenizer, curriculum, training, model card."""
+"""Makes the embedded base checkpoint from nothing: tokenizer, curriculum and training."""
 
 import math
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dcsft_harness import manifest
 from dcsft_harness.digits import blank, curriculum, splits
 from dcsft_harness.digits.curriculum import Example
 
@@ -74,11 +77,21 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def train(output: Path, steps: int, batch_size: int, peak: float, seed: int) -> float:
-    """Trains from random weights and saves model and processor.
+def train(
+    steps: int, batch_size: int, peak: float, seed: int, report: Callable[[int, int], None] | None = None
+) -> tuple[Any, Any, dict[str, float]]:
+    """Trains from random weights.
+
+    Args:
+        steps: optimizer steps; the curriculum spreads over them.
+        batch_size: examples a step.
+        peak: the highest learning rate.
+        seed: of weights and examples. With the same number of threads a run repeats exactly.
+        report: called with (steps done, steps in all).
 
     Returns:
-        Seconds taken.
+        The model, its processor, and the mean loss per answer token of each family over the last
+        hundred steps, in nats.
     """
     torch.manual_seed(seed)
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -86,36 +99,55 @@ def train(output: Path, steps: int, batch_size: int, peak: float, seed: int) -> 
     tokens = blank.tokenizer(curriculum.corpus(digits, rng))
     processor, model = blank.processor(tokens), blank.model(tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
-    started = time.monotonic()
-    losses: dict[str, list[float]] = {family: [] for family in curriculum.FAMILIES}
+    losses: dict[str, deque[float]] = {name: deque(maxlen=batch_size * 25) for name in curriculum.FAMILIES}
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
         examples = curriculum.batch(digits, rng, step / steps, batch_size)
-        inputs = collate(examples, tokens)
-        labels = inputs.pop("labels")
-        logits = model(**inputs).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
-        chosen = labels[:, 1:] != -100
-        per_example = (loss * chosen).sum(1) / chosen.sum(1)
+        per_example = _losses(model, collate(examples, tokens))
         optimizer.zero_grad()
-        per_example.mean().backward()
+        per_example.mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         for example, value in zip(examples, per_example.tolist(), strict=True):
             losses[example.family].append(value)
-        if (step + 1) % 100 == 0:
-            means = " ".join(f"{k} {np.mean(v):.3f}" for k, v in losses.items())
-            print(f"step {step + 1}/{steps} {time.monotonic() - started:.0f} s {means}", flush=True)
-            losses = {family: [] for family in curriculum.FAMILIES}
-        if (step + 1) % 1000 == 0 or step + 1 == steps:
-            model.save_pretrained(output)
-            processor.save_pretrained(output)
-    return time.monotonic() - started
+        if report is not None:
+            report(step + 1, steps)
+    return model, processor, {name: float(np.mean(values)) for name, values in losses.items() if values}
 
 
-if __name__ == "__main__":
-    import sys
+def _losses(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:  # noqa: ANN401
+    """The mean cross-entropy of each example's answer tokens, shape (batch,)."""
+    labels = inputs.pop("labels")[:, 1:]
+    logits = model(**inputs).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    chosen = labels != -100
+    return (loss * chosen).sum(1) / chosen.sum(1)
 
-    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), 0)
+
+def pretrain(
+    output: Path,
+    steps: int,
+    batch_size: int,
+    peak: float,
+    seed: int,
+    report: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Makes the base checkpoint and writes it as an artefact.
+
+    Returns:
+        The manifest's notes: parameters, seconds and the last losses by family.
+    """
+    config = {"steps": steps, "batch_size": batch_size, "learning_rate": peak, "seed": seed}
+    started = time.monotonic()
+    with manifest.writing("checkpoint", output, config) as draft:
+        model, processor, losses = train(steps, batch_size, peak, seed, report)
+        model.save_pretrained(draft.folder)
+        processor.save_pretrained(draft.folder)
+        draft.notes.update(
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            losses=losses,
+            training_seconds=round(time.monotonic() - started),
+        )
+    return draft.notes

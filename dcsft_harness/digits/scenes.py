@@ -12,6 +12,9 @@ from dcsft_harness.digits.splits import Digits
 SIDE = 84
 """Pixels per side of a scene: nine Qwen2.5-VL image tokens, and a multiple of 28, so never resized."""
 
+CELL = 28
+"""A digit stands inside one cell of this many pixels, the area of one image token. Digits that share a
+token keep a model this small from telling which colour lies where: it stayed at guessing."""
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """VLM-R1's wording for referring expressions, which the paper's grounding data uses."""
@@ -44,31 +47,24 @@ class Scene(NamedTuple):
 
 
 def draw(digits: Digits, rng: np.random.Generator, count: int) -> Scene:
-    """A scene of `count` digits of different values and colours that do not overlap."""
+    """A scene of `count` digits of different values and colours, each inside a `CELL` of its own."""
     while True:
         chosen = rng.permutation(len(digits.values))[:count]
         if len(set(digits.values[chosen].tolist())) == count:
             break
     colours = [list(drawing.PALETTE)[i] for i in rng.permutation(len(drawing.PALETTE))[:count]]
-    while True:
-        canvas = drawing.ground(rng, SIDE, SIDE, dark=True)
-        things: list[Thing] = []
-        for index, colour in zip(chosen, colours, strict=True):
-            size = int(rng.integers(18, 25) if rng.uniform() < 0.5 else rng.integers(29, 39))
-            mask = drawing.enlarge(digits.images[index], size, float(rng.uniform(-8, 8)))
-            x, y = (int(rng.integers(-2, SIDE - size + 3)) for _ in range(2))
-            box = drawing.ink_box(mask, x, y)
-            if min(box[:2]) < 0 or max(box[2:]) > SIDE or any(_near(box, other.box) for other in things):
-                break
-            drawing.stamp(canvas, mask, drawing.PALETTE[colour], x, y)
-            things.append(Thing(int(digits.values[index]), colour, box))
-        if len(things) == count:
-            image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.05)))
-            return Scene(image, tuple(things), tuple(int(digits.ids[i]) for i in chosen))
-
-
-def _near(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
-    return a[0] < b[2] + 2 and b[0] < a[2] + 2 and a[1] < b[3] + 2 and b[1] < a[3] + 2
+    cells = rng.permutation((SIDE // CELL) ** 2)[:count]
+    canvas = drawing.ground(rng, SIDE, SIDE, dark=True)
+    things: list[Thing] = []
+    for index, colour, cell in zip(chosen, colours, cells, strict=True):
+        size = int(rng.integers(17, 20) if rng.uniform() < 0.5 else rng.integers(25, CELL + 1))
+        mask = drawing.enlarge(digits.images[index], size, float(rng.uniform(-8, 8)))
+        x = int(cell) % (SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
+        y = int(cell) // (SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
+        drawing.stamp(canvas, mask, drawing.PALETTE[colour], x, y)
+        things.append(Thing(int(digits.values[index]), colour, drawing.ink_box(mask, x, y)))
+    image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.05)))
+    return Scene(image, tuple(things), tuple(int(digits.ids[i]) for i in chosen))
 
 
 def _extreme(scene: Scene, key: Callable[[Thing], float], margin: float) -> Thing | None:
@@ -119,7 +115,7 @@ def long(scene: Scene, rng: np.random.Generator) -> Expression:
         relation = "to the left of" if across < 0 else "to the right of"
     else:
         relation = "above" if down < 0 else "below"
-    size = "large" if first.height >= 24 else "small"
+    size = "large" if first.height >= 20 else "small"
     anchor = f"the {second.colour} {NAMES[second.value]}"
     forms = [
         f"the {size} handwritten digit {relation} {anchor}, written in {first.colour} ink",

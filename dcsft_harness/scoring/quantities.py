@@ -19,7 +19,7 @@ IN_TEXT = re.compile(
     r"\s?(?P<unit>°\s?[CF]?|%|(?:square|cubic|sq\.?) [a-z]+|[A-Za-z]{1,12}(?:\^?[23])?)?"
 )  # fmt: skip
 _WHOLE = re.compile(
-    r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^-][^\d=<>√π+*/]{0,20}(?:\^?[23])?)?\.?"
+    r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:\^?[23])?)?\.?"
 )
 
 _SPELLINGS = {

@@ -1,5 +1,6 @@
 """Cold start and SFT: a base and a curated set in, a checkpoint or an adapter out."""
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from dcsft_harness import manifest
@@ -196,13 +198,32 @@ def _run(trainer: AccountedTrainer, ledger: Ledger) -> dict[str, Any]:
 
 
 def _save(model: PreTrainedModel | PeftModel, base: str, folder: Path) -> None:
-    """Writes an adapter alone, or a whole checkpoint in its base's type."""
-    if isinstance(model, PeftModel):
-        # A set's order changes from process to process; equal runs should write equal files.
-        config = model.peft_config["default"]
-        config.target_modules = sorted(config.target_modules)
-        model.save_pretrained(folder)
-        return
+    """Writes an adapter alone, or a whole checkpoint in its base's type.
+
+    Raises:
+        OSError: the disk is full; safetensors says so in a type of its own, which `manifest.writing`
+            could not tell from a fault in the weights.
+    """
+    try:
+        if isinstance(model, PeftModel):
+            _save_adapter(model, folder)
+        else:
+            _save_checkpoint(model, base, folder)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
+def _save_adapter(model: PeftModel, folder: Path) -> None:
+    # A set's order changes from process to process; equal runs should write equal files.
+    config = model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)
+    model.save_pretrained(folder)
+
+
+def _save_checkpoint(model: PreTrainedModel, base: str, folder: Path) -> None:
     with checkpoint.no_bars():
         model.to(checkpoint.open_config(base).dtype or torch.float32).save_pretrained(folder)
     # The processor as it came: the pixel limits of training are not those of evaluation.

@@ -59,8 +59,6 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
         "seed": config.seed,
-        # Without it the order would hang on how many random numbers the adapter's weights took.
-        "data_seed": config.seed,
         # TRL switches bf16 on unless told otherwise, on a CPU too.
         "bf16": dtype == torch.bfloat16,
         # TRL cuts samples at 1,024 tokens: through the image tokens of a large picture, or the answer.
@@ -124,6 +122,10 @@ class AccountedTrainer(trl.SFTTrainer):  # type: ignore[misc]
         """Takes SFTTrainer's arguments and the ledger to fill."""
         super().__init__(**given)
         self._ledger = ledger
+        # transformers says False for most vision-language models (their own loss ignores the count), and
+        # an accumulated batch would then weigh micro-batches alike, however many tokens each has. The
+        # loss here is TRL's, which divides by the tokens of the whole batch once it is told them.
+        self.model_accepts_loss_kwargs = True
         # Added by the trainer when its own progress bar is off; it prints every log line.
         self.remove_callback(PrinterCallback)
 
