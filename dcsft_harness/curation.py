@@ -71,7 +71,7 @@ class CurationConfig:
             match = re.fullmatch(r"(\w+)=([0-9.]+)", text)
             if match is None or match[1] not in records.DIFFICULTIES:
                 raise HarnessError(f"--mix {text!r} is not difficulty=share", "Write for example hard=0.05")
-            mix[match[1]] = float(match[2])  # type: ignore[index]
+            mix[match[1]] = float(match[2])
         return mix
 
 
@@ -97,7 +97,7 @@ def curate(labels: Path, output: Path, config: CurationConfig) -> dict[str, Any]
     with manifest.writing("curated set", output, settings, {"labels": labels, "rollouts": rollouts}) as draft:
         _write(draft.folder / DATA, rollouts / ITEMS, chosen)
         names = chosen["difficulty"].to_pylist()
-        mix = {name: names.count(name) for name in records.DIFFICULTIES}
+        mix: dict[str, int] = {name: names.count(name) for name in records.DIFFICULTIES}
         draft.notes.update({"items": len(names), **mix, "task": source.notes.get("task")})
     return draft.notes
 

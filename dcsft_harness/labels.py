@@ -59,7 +59,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     labels = _labels(grouped)
     with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
-        mix = {
+        mix: dict[str, int] = {
             name: pc.sum(pc.equal(labels["difficulty"], name)).as_py() or 0 for name in records.DIFFICULTIES
         }
         draft.notes.update(

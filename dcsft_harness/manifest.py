@@ -147,7 +147,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             key=data["key"],
             seconds=data["seconds"],
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
         raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error
     if kind is not None and found.kind != kind:
         raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", "Check the path")

@@ -122,7 +122,7 @@ def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
                 f"{where}: `messages` has no {missing[0]} turn with text", "Mend or remove the row"
             )
         images = data.get("images", [])
-        return by_role["user"], by_role["assistant"], images if isinstance(images, list) else [images]
+        return str(by_role["user"]), by_role["assistant"], images if isinstance(images, list) else [images]
     for name in ("problem", "solution"):
         if name not in data:
             raise HarnessError(
@@ -152,7 +152,7 @@ def _image(where: str, name: object, root: Path) -> Any:  # noqa: ANN401 - a PIL
 def _gold(where: str, solution: object, scorer: str) -> object:
     """The gold answer in the form that the scorer takes."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
-    value = tagged[1].strip() if tagged else solution
+    value: Any = tagged[1].strip() if tagged else solution
     if scorer != "box_iou":
         return str(value).strip()
     if isinstance(value, str):
@@ -165,12 +165,12 @@ def _gold(where: str, solution: object, scorer: str) -> object:
     numbers = (
         isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
     )
-    if not numbers or value[0] >= value[2] or value[1] >= value[3]:  # type: ignore[index]
+    if not numbers or value[0] >= value[2] or value[1] >= value[3]:
         raise HarnessError(
             f"{where}: solution {value!r} is not a box",
             "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
         )
-    return list(value)  # type: ignore[call-overload]
+    return list(value)
 
 
 def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:

@@ -36,7 +36,7 @@ def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str
 def pixels(image: Any) -> bytes:  # noqa: ANN401 - PIL is imported by callers that need it
     """The bytes that stand for a PIL image in an item's id: size and RGB pixels, not the file's encoding."""
     rgb = image.convert("RGB")
-    return f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()
+    return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
 
 
 @dataclass(frozen=True)

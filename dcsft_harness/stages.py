@@ -114,10 +114,10 @@ def leaderboard(
     output: Path, progress: Progress | None = None, *, results: Sequence[Path], baseline: str | None = None
 ) -> Notes:
     """Scores -> leaderboard."""
-    from dcsft_harness import leaderboard as board
+    from dcsft_harness.leaderboard import build, markdown
 
-    built = board.build([Path(folder) for folder in results], output, baseline)
-    return {"table": board.markdown(built), "rows": len(results)}
+    built = build([Path(folder) for folder in results], output, baseline)
+    return {"table": markdown(built), "rows": len(results)}
 
 
 def cold_start(

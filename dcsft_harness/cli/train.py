@@ -38,12 +38,8 @@ def options_of(config: type[TrainingConfig]) -> Callable[[Command], Command]:
             default = "" if field.default is None else f"  [default: {field.default}]"
             flag = "--" + field.name.replace("_", "-")
             command = click.option(flag, field.name, help=helps.get(field.name, "") + default)(command)
-        given = {
-            "multiple": True,
-            "metavar": "NAME=VALUE",
-            "help": "An argument of trl.SFTConfig, as TRL calls it.",
-        }
-        return click.option("--set", "trl", **given)(command)
+        text = "An argument of trl.SFTConfig, as TRL calls it."
+        return click.option("--set", "trl", multiple=True, metavar="NAME=VALUE", help=text)(command)
 
     return decorate
 

@@ -38,7 +38,8 @@ def enlarge(digit: NDArray[np.float32], size: int, angle: float = 0.0) -> Mask:
     if angle:
         image = image.rotate(angle, Image.Resampling.BILINEAR)
     ink = np.asarray(image, dtype=np.float32) / 255.0
-    return np.clip((ink - 0.25) / 0.5, 0.0, 1.0)
+    drawn: Mask = np.clip((ink - 0.25) / 0.5, 0.0, 1.0)
+    return drawn
 
 
 def ink_box(mask: Mask, x: int, y: int) -> tuple[int, int, int, int]:
@@ -63,7 +64,10 @@ def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False
     slope = rng.uniform(-0.12, 0.12, 2)
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * slope[0]
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * slope[1]
-    return np.clip(base[None, None, :].astype(np.float32) + across + down, 0.0, 1.0).astype(np.float32)
+    drawn: Canvas = np.clip(base[None, None, :].astype(np.float32) + across + down, 0.0, 1.0).astype(
+        np.float32
+    )
+    return drawn
 
 
 def finish(canvas: Canvas, rng: np.random.Generator, noise: float) -> Image.Image:
@@ -93,9 +97,10 @@ def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float 
     Args:
         digit: float32 (8, 8) in [0, 1].
         rng: the only source of randomness.
-        severity: 0 (clean) to 1 (low contrast, noise, a stray stroke across); None draws one uniformly.
+        severity: 0 (clean) to 1 and above (low contrast, noise, a stray stroke across); None draws one
+            from 0.35 to 1.15.
     """
-    spoil = float(rng.uniform(0, 1)) if severity is None else severity
+    spoil = float(rng.uniform(0.35, 1.15)) if severity is None else severity
     canvas = ground(rng, SIDE, SIDE)
     colour = _contrasting(rng, canvas, 0.62 - 0.40 * spoil)
     mask, x, y = _place(rng, digit)
@@ -132,14 +137,16 @@ def _outline(mask: Mask, rng: np.random.Generator) -> Mask:
     solid = Image.fromarray((mask * 255).astype(np.uint8), mode="L")
     wide = np.asarray(solid.filter(ImageFilter.MaxFilter(3)), dtype=np.float32)
     thin = np.asarray(solid.filter(ImageFilter.MinFilter(3)), dtype=np.float32)
-    return np.clip((wide - thin) / 255.0, 0.0, 1.0).astype(np.float32)
+    drawn: Mask = np.clip((wide - thin) / 255.0, 0.0, 1.0).astype(np.float32)
+    return drawn
 
 
 def _stipple(mask: Mask, rng: np.random.Generator) -> Mask:
     dots = (rng.uniform(size=mask.shape) < 0.34 * mask).astype(np.float32)
     wide = Image.fromarray((dots * 255).astype(np.uint8), mode="L").filter(ImageFilter.MaxFilter(3))
     half = np.asarray(wide, dtype=np.float32) / 255.0 * 0.55
-    return np.maximum(dots, half).astype(np.float32)
+    drawn: Mask = np.maximum(dots, half).astype(np.float32)
+    return drawn
 
 
 def _hatch(mask: Mask, rng: np.random.Generator) -> Mask:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self, get_args, get_type_hints
 
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -162,11 +162,6 @@ class SftConfig(TrainingConfig):
                 f"lora_target={self.lora_target!r} is not a regular expression: {error}",
                 f"Give {', '.join(TARGETS)} or a regular expression over module names",
             ) from error
-
-
-def names(config: type[TrainingConfig]) -> tuple[str, ...]:
-    """The options that a kind of training takes, in order."""
-    return tuple(item.name for item in fields(config))
 
 
 def _read(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a type expression and a value of it

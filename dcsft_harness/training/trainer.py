@@ -59,6 +59,7 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
         "seed": config.seed,
+        "use_cpu": not torch.cuda.is_available(),  # else bf16 on a CPU is refused
         # TRL switches bf16 on unless told otherwise, on a CPU too.
         "bf16": dtype == torch.bfloat16,
         # TRL cuts samples at 1,024 tokens: through the image tokens of a large picture, or the answer.

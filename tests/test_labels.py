@@ -1,0 +1,112 @@
+"""rollouts -> labels -> curated set, on tables made by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
+
+from dcsft_harness import records
+from dcsft_harness.curation import CurationConfig, choose
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.labels import _labels, count, jeffreys
+
+
+def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:
+    rows = [
+        records.Rollout(item, i, "text", score, "text", 2, "stop", 0, "task", "prompt", "answer")
+        for item, values in scores.items()
+        for i, score in enumerate(values)
+    ]
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=records.schema(records.Rollout))
+
+
+def labelled(scores: dict[str, list[float | None]]) -> dict[str, dict[str, object]]:
+    table = _labels(count(rollouts(scores), "source"))
+    return {row["item_id"]: row for row in table.to_pylist()}
+
+
+def test_always_solved_is_easy_never_solved_is_hard_and_the_rest_is_medium():
+    found = labelled({"a": [1.0] * 8, "b": [0.0] * 8, "c": [1.0] + [0.0] * 7})
+    assert {key: row["difficulty"] for key, row in found.items()} == {"a": "easy", "b": "hard", "c": "medium"}
+    assert (found["c"]["n"], found["c"]["k"], found["c"]["pass_rate"]) == (8, 1, 1 / 8)
+
+
+def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_label():
+    found = labelled({"a": [1.0, None, 1.0], "b": [None, None, None]})
+    assert (found["a"]["n"], found["a"]["difficulty"]) == (2, "easy")
+    assert [found["b"][key] for key in ("difficulty", "pass_rate", "low", "high")] == [None] * 4
+
+
+def test_a_sample_that_appears_twice_is_refused():
+    table = rollouts({"a": [1.0, 0.0]})
+    with pytest.raises(HarnessError, match="sample_index twice"):
+        count(pa.concat_tables([table, table]), "source")
+
+
+def test_items_with_unequal_numbers_of_samples_are_refused():
+    with pytest.raises(HarnessError, match="1 samples where others have 2"):
+        count(rollouts({"a": [1.0, 0.0], "b": [1.0]}), "source")
+
+
+@given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_the_interval_is_jeffreys_with_closed_ends(case):
+    n, k = case
+    low, high = jeffreys(np.array([k]), np.array([n]))
+    expected = proportion_confint(k, n, alpha=0.05, method="jeffreys")
+    assert low[0] == pytest.approx(0.0 if k == 0 else expected[0], abs=1e-9)
+    assert high[0] == pytest.approx(1.0 if k == n else expected[1], abs=1e-9)
+
+
+def many() -> pa.Table:
+    scores = {f"e{i:02}": [1.0, 1.0] for i in range(40)}
+    scores |= {f"m{i:02}": [1.0, 0.0] for i in range(30)}
+    return _labels(count(rollouts(scores | {f"h{i:02}": [0.0, 0.0] for i in range(20)}), "source"))
+
+
+def names(config: CurationConfig, table: pa.Table | None = None) -> list[str]:
+    return choose(table or many(), config)["item_id"].to_pylist()
+
+
+def test_a_curated_set_holds_what_is_kept_and_nothing_else():
+    assert sorted(key[0] for key in names(CurationConfig(("easy", "medium")))) == ["e"] * 40 + ["m"] * 30
+
+
+def test_the_mix_is_a_share_of_the_whole_set():
+    chosen = names(CurationConfig(("easy", "medium"), {"hard": 0.05}, size=60))
+    assert (len(chosen), sum(key[0] == "h" for key in chosen)) == (60, 3)
+    grown = names(CurationConfig(("medium",), {"hard": 0.25}))
+    assert (len(grown), sum(key[0] == "h" for key in grown)) == (40, 10)
+
+
+def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_labels():
+    table = many()
+    config = CurationConfig(("easy",), size=10, seed=3)
+    mixed = table.take(np.random.default_rng(0).permutation(table.num_rows))
+    assert names(config, table) == names(config, mixed)
+    assert names(config, table) != names(CurationConfig(("easy",), size=10, seed=4), table)
+
+
+def test_an_empty_curated_set_and_too_large_a_size_are_refused():
+    easy = _labels(count(rollouts({"a": [1.0]}), "source"))
+    with pytest.raises(HarnessError, match="no item is hard: the set would be empty"):
+        choose(easy, CurationConfig(("hard",)))
+    with pytest.raises(HarnessError, match="50 easy items are asked for, the labels have 40"):
+        choose(many(), CurationConfig(("easy",), size=50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"keep": ("easi",)}, "Did you mean easy"),
+        ({"keep": ()}, "--keep names no difficulty"),
+        ({"keep": ("easy", "easy")}, "twice"),
+        ({"keep": ("easy",), "mix": {"hard": 1.5}}, "between 0 and 1"),
+        ({"keep": ("easy",), "mix": {"easy": 0.5}}, "in --keep already"),
+        ({"keep": ("easy",), "size": 0}, "--size 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(arguments, said):
+    with pytest.raises(HarnessError, match=said):
+        CurationConfig(**arguments)
