@@ -7,7 +7,7 @@ not load or a run that fails is a `HarnessError`, raised before a model is loade
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ def run(
 
     if hasattr(model, "on_progress"):
         model.on_progress = progress
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars():
         results = simple_evaluate(
             model=model,
             tasks=list(tasks.values()),
@@ -183,6 +183,19 @@ def run(
         if len(answered[name]) != wanted:
             raise HarnessError(f"task {name}: lmms-eval returned {len(answered[name])} of {wanted} documents")
     return answered, {key: results[key] for key in ("results", "versions", "n-samples") if key in results}
+
+
+@contextlib.contextmanager
+def _no_upstream_bars() -> Iterator[None]:
+    """Silences the bar that lmms-eval shows whatever the terminal and tqdm's environment say."""
+    from lmms_eval import evaluator
+
+    original = evaluator.tqdm
+    evaluator.tqdm = lambda *args, **options: original(*args, **{**options, "disable": True})
+    try:
+        yield
+    finally:
+        evaluator.tqdm = original
 
 
 def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]:

@@ -40,7 +40,8 @@ def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example
     if rng.uniform() < 1 - 4 * progress:
         image = drawing.clean(digit, rng)
     elif progress > 0.3 and rng.uniform() < 0.05:
-        image = drawing.rendition(digit, rng, str(rng.choice(list(drawing.STYLES))))
+        style = str(rng.choice(list(drawing.STYLES)))
+        image = drawing.rendition(digit, rng, style, float(rng.uniform(0, 0.5)))
     else:
         image = drawing.plain(digit, rng, float(rng.uniform(0, min(0.8, 4 * progress))))
     weights = [weight for _, _, weight in _NAMING]

@@ -98,9 +98,9 @@ def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float 
         digit: float32 (8, 8) in [0, 1].
         rng: the only source of randomness.
         severity: 0 (clean) to 1 and above (low contrast, noise, a stray stroke across); None draws one
-            from 0.35 to 1.15.
+            from 0.45 to 1.2.
     """
-    spoil = float(rng.uniform(0.35, 1.15)) if severity is None else severity
+    spoil = float(rng.uniform(0.45, 1.2)) if severity is None else severity
     canvas = ground(rng, SIDE, SIDE)
     colour = _contrasting(rng, canvas, 0.62 - 0.40 * spoil)
     mask, x, y = _place(rng, digit)
@@ -178,9 +178,18 @@ STYLES: dict[str, Callable[[Mask, np.random.Generator], Mask]] = {
 """The rendition styles, as ImageNet-R's art, sketch, mosaic and so on are to photographs."""
 
 
-def rendition(digit: NDArray[np.float32], rng: np.random.Generator, style: str) -> Image.Image:
-    """One digit in one of `STYLES`, at a mild severity."""
-    spoil = float(rng.uniform(0, 0.5))
+def rendition(
+    digit: NDArray[np.float32], rng: np.random.Generator, style: str, severity: float | None = None
+) -> Image.Image:
+    """One digit in one of `STYLES`.
+
+    Args:
+        digit: float32 (8, 8) in [0, 1].
+        rng: the only source of randomness.
+        style: a key of `STYLES`.
+        severity: as for `plain`, but milder; None draws one from 0.5 to 1.3.
+    """
+    spoil = float(rng.uniform(0.5, 1.3)) if severity is None else severity
     canvas = ground(rng, SIDE, SIDE)
     colour = _contrasting(rng, canvas, 0.62 - 0.25 * spoil)
     mask, x, y = _place(rng, digit)

@@ -15,34 +15,29 @@ def model_card(kind: str, base: str, data: str, config: Mapping[str, Any], notes
         config: the settings.
         notes: the manifest's notes.
     """
-    use = (
-        "--model_args pretrained=BASE,adapter=THIS_FOLDER"
-        if kind == "adapter"
-        else "--model_args pretrained=THIS_FOLDER"
-    )
-    head = ["---", f"base_model: {json.dumps(base)}", "pipeline_tag: image-text-to-text", "tags: [dcsft]"]
-    head.append("library_name: " + ("peft" if kind == "adapter" else "transformers"))
-    settings = "\n".join(f"| {name} | {json.dumps(value)} |" for name, value in config.items())
-    results = "\n".join(f"| {name} | {json.dumps(value)} |" for name, value in notes.items())
-    title = "LoRA adapter" if kind == "adapter" else "Cold-started checkpoint"
-    return "\n".join(
-        [
-            *head,
-            "---",
-            "",
-            f"# {title} trained by dcsft_harness",
-            "",
-            f"Base `{base}`, trained on `{data}`; `manifest.json` has hashes and versions.",
-            "",
-            f"    dcsft lmms-eval --model dcsft_hf {use} --tasks ...",
-            "",
-            "| setting | value |",
-            "|---|---|",
-            settings,
-            "",
-            "| measured | value |",
-            "|---|---|",
-            results,
-            "",
-        ]
-    )
+    adapter = kind == "adapter"
+    title = "LoRA adapter" if adapter else "Cold-started checkpoint"
+    arguments = "pretrained=BASE,adapter=THIS_FOLDER" if adapter else "pretrained=THIS_FOLDER"
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base)}",
+        f"library_name: {'peft' if adapter else 'transformers'}",
+        "pipeline_tag: image-text-to-text",
+        "tags: [dcsft]",
+        "---",
+        "",
+        f"# {title} trained by dcsft_harness",
+        "",
+        f"Base `{base}`, trained on `{data}`; `manifest.json` has hashes and versions.",
+        "",
+        f"    dcsft lmms-eval --model dcsft_hf --model_args {arguments} --tasks ...",
+        "",
+        *_table("setting", config),
+        *_table("measured", notes),
+    ]
+    return "\n".join(lines)
+
+
+def _table(head: str, values: Mapping[str, Any]) -> list[str]:
+    rows = [f"| {name} | {json.dumps(value)} |" for name, value in values.items()]
+    return [f"| {head} | value |", "|---|---|", *rows, ""]

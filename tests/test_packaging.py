@@ -1,0 +1,97 @@
+"""The wheel, installed where the checkout is not: its tasks, models, recipes and checkpoint are there."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(*command, cwd):
+    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    """The files that a clean clone would hold."""
+    listed = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).split("\n")
+    return [name for name in listed if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, tracked):
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in tracked:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        target,
+        source,
+        cwd=source,
+    )
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, wheel):
+    """A fresh environment with the wheel; its dependencies are borrowed, the editable install is not.
+
+    A plain path in a .pth file makes packages importable without running that folder's own .pth
+    files, and those are what an editable install consists of.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder
+
+
+def test_the_wheel_holds_every_data_file_and_no_tests(wheel, tracked):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    for name in tracked:
+        folder = name.split("/")[0]
+        if folder in ("tasks", "models", "leaderboard"):
+            assert f"dcsft_harness/{name}" in held
+        if folder == "dcsft_harness":
+            assert name in held
+    assert not [name for name in held if name.startswith("tests/")]
+
+
+def test_tasks_and_models_work_from_any_directory(environment, tmp_path):
+    dcsft, python = environment / "bin" / "dcsft", environment / "bin" / "python"
+    path = Path(run(dcsft, "tasks", "path", cwd=tmp_path).strip())
+    assert environment in path.parents
+    assert "dcsft_digits_ground_lisa" in run(dcsft, "tasks", "list", cwd=tmp_path)
+    assert environment in Path(run(dcsft, "digits", "path", cwd=tmp_path).strip()).parents
+    code = (
+        "from lmms_eval.models import get_model; from lmms_eval.tasks import TaskManager; "
+        f"tasks = TaskManager(include_path={str(path)!r}, include_defaults=False).all_tasks; "
+        "print(get_model('dcsft_hf').__name__, len(tasks))"
+    )
+    assert run(python, "-c", code, cwd=tmp_path).split()[-2:] == ["DcsftHF", "14"]
+    # lmms-eval's own models and imports are unharmed by the plugin.
+    assert "ok" in run(
+        python,
+        "-c",
+        "from lmms_eval.models import get_model; get_model('dummy'); print('ok')",
+        cwd=tmp_path,
+    )  # noqa: E501

@@ -1,0 +1,74 @@
+"""The README's commands on the embedded suite, with the real engines: lmms-eval, TRL and PEFT."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcsft_harness import manifest
+from dcsft_harness.cli import main
+
+pytestmark = pytest.mark.slow
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which the quickstart has run."""
+    folder = tmp_path_factory.mktemp("readme")
+    assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
+    return folder
+
+
+def test_the_quickstart_compares_the_adapters_in_and_out_of_distribution(workplace):
+    with (workplace / "quickstart" / "leaderboard" / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["row"] for row in rows} == {"cold start", "SFT", "SFT-M", "SFT-EM", "hard only"}
+    assert {row["task"] for row in rows} >= {"dcsft_digits", "dcsft_digits_r", "dcsft_digits_a"}
+
+
+def test_the_embedded_base_is_an_honest_stand_in(workplace):
+    notes = manifest.read(workplace / "quickstart" / "scores-cold").notes["tasks"]
+    plain, renditions, adversarial = (
+        notes[name]["accuracy"] for name in ("dcsft_digits", "dcsft_digits_r", "dcsft_digits_a")
+    )
+    assert plain > renditions + 0.03
+    assert renditions > adversarial + 0.03
+    labels = manifest.read(workplace / "quickstart" / "labels").notes
+    assert min(labels[name] for name in ("easy", "medium", "hard")) >= 0.1 * labels["items"]
+
+
+def test_a_second_quickstart_finds_everything_done(workplace, capsys):
+    assert main(["quickstart", "--output", str(workplace / "quickstart")]) == 0
+    assert capsys.readouterr().err.count("done already") == 17
+
+
+def commands() -> list[str]:
+    """The shell commands of the README's recipes, continued lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.startswith(("dcsft ", "lmms-eval "))]
+
+
+def test_every_command_of_the_readme_runs(workplace):
+    """In order, in one folder, as a reader would; `make` and `pip` lines are what CI itself runs."""
+    ran = commands()
+    assert len(ran) >= 8
+    scripts = Path(sys.executable).parent
+    for line in ran:
+        line = line.replace("$(dcsft ", f"$({shlex.quote(str(scripts / 'dcsft'))} ")
+        done = subprocess.run(
+            f"{shlex.quote(str(scripts))}/{line}", shell=True, cwd=workplace, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+
+
+def test_the_lmms_eval_passthrough_has_an_honest_exit_code(tmp_path):
+    command = [sys.executable, "-m", "dcsft_harness.cli", "lmms-eval", "--model", "dcsft_stub"]
+    command += ["--model_args", "default=seven", "--limit", "4", "--tasks"]
+    assert subprocess.run([*command, "dcsft_digits"], cwd=tmp_path, capture_output=True).returncode == 0
+    assert subprocess.run([*command, "dcsft_nosuch"], cwd=tmp_path, capture_output=True).returncode == 1

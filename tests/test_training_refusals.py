@@ -1,0 +1,105 @@
+"""Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
+
+import shutil
+
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pillow
+from safetensors import SafetensorError
+
+from dcsft_harness.digits import blank
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import sft
+from dcsft_harness.training.config import ColdStartConfig, SftConfig
+
+TEXT = Value("string")
+FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
+PROMPT = "Which digit is this?"
+
+
+def conversations(count):
+    """Equal samples: nothing here looks at what is learned."""
+    messages = [{"role": "user", "content": "<image>" + PROMPT}, {"role": "assistant", "content": "one"}]
+    rows = [{"messages": messages, "images": [Pillow.new("RGB", (56, 56), "red")]} for _ in range(count)]
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tokens = blank.tokenizer([PROMPT, "one"])
+    torch.manual_seed(0)
+    blank.model(tokens).save_pretrained(folder)
+    blank.processor(tokens).save_pretrained(folder)
+    return folder
+
+
+def refused(message, base, tmp_path, config, rows=None):
+    with pytest.raises(HarnessError, match=message):
+        sft.train_sft(base, rows or conversations(2), tmp_path / "out", config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step(base, tmp_path):
+    config = SftConfig(max_steps=20, batch_size=2, learning_rate=1e30, warmup_ratio=0)
+    refused(r"the (loss|gradient norm) of step \d+ is (nan|inf)", base, tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"max_grad_nrm": 1.0}, "unknown TRL argument 'max_grad_nrm'.*max_grad_norm"),
+        ({"learning_rate": 1.0}, "extra: learning_rate is set by the harness"),
+        ({"max_length": 512}, "extra: max_length is set by the harness"),
+        ({"optim": "sgdd"}, "TRL refuses its arguments: .*sgdd"),
+    ],
+)
+def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, message):
+    refused(message, base, tmp_path, SftConfig(max_steps=1, extra=extra))
+
+
+@pytest.mark.parametrize("train", [sft.train_sft, sft.train_cold_start])
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(base, tmp_path, monkeypatch, train):
+    def full(*args, **named):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    kind = SftConfig if train is sft.train_sft else ColdStartConfig
+    with pytest.raises(HarnessError, match="cannot write the .* to .*: No space left on device"):
+        train(base, conversations(2), tmp_path / "out", kind.from_options({"max_steps": 1}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(base, tmp_path):
+    def interrupt(*step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(max_steps=2), progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_without_layers_is_refused(base, tmp_path):
+    refused("lora_target='langage' matches none of", base, tmp_path, SftConfig(lora_target="langage"))
+
+
+def test_a_base_that_is_none_is_refused(base, tmp_path):
+    missing = tmp_path / "missing"
+    refused(f"model {missing} cannot be opened", missing, tmp_path, SftConfig())
+
+
+def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    (broken / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(HarnessError, match=f"model {broken} cannot be loaded"):
+        sft.train_sft(broken, conversations(2), tmp_path / "out", SftConfig())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(HarnessError, match="is not empty"):
+        sft.train_sft(tmp_path / "no base", tmp_path / "no data", tmp_path / "out")
