@@ -68,9 +68,11 @@ class CurationConfig:
         """
         mix: dict[records.Difficulty, float] = {}
         for text in texts:
-            match = re.fullmatch(r"(\w+)=([0-9.]+)", text)
+            match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", text)
             if match is None or match[1] not in records.DIFFICULTIES:
                 raise HarnessError(f"--mix {text!r} is not difficulty=share", "Write for example hard=0.05")
+            if match[1] in mix:
+                raise HarnessError(f"--mix names {match[1]} twice", "Name each difficulty once")
             mix[match[1]] = float(match[2])
         return mix
 
@@ -140,7 +142,7 @@ def _draw(rng: np.random.Generator, ids: Any, number: int, name: str) -> Any:  #
 
 
 def _write(folder: Path, items: Path, chosen: pa.Table) -> None:
-    from datasets import Dataset, Image, List, load_from_disk
+    from datasets import Dataset, load_from_disk
 
     source = load_from_disk(str(items))
     position = {key: row for row, key in enumerate(source["item_id"])}
@@ -148,11 +150,13 @@ def _write(folder: Path, items: Path, chosen: pa.Table) -> None:
     missing = [row["item_id"] for row in rows if row["item_id"] not in position]
     if missing:
         raise HarnessError(f"{items} lacks item {missing[0]}", "Labels and rollouts do not belong together")
-    picked = source.cast_column("images", List(Image(decode=False)))
+    # As Arrow, images stay encoded; casting the column would write a cache into the rollouts' folder.
+    picked = source.with_format("arrow")
 
     def generate() -> Any:  # noqa: ANN401 - rows are made one at a time, so that images are not all in memory
         for row in rows:
-            item = picked[position[row["item_id"]]]
+            place = position[row["item_id"]]
+            item = picked[place : place + 1].to_pylist()[0]
             yield {
                 **conversation(item),
                 **{name: row[name] for name in ("item_id", "difficulty", "pass_rate")},

@@ -170,6 +170,7 @@ def run(
         results = simple_evaluate(
             model=model,
             tasks=list(tasks.values()),
+            task_manager=_manager(()),  # else it indexes its own 1,700 tasks, which takes seconds
             limit=limit,
             log_samples=True,
             bootstrap_iters=0,
@@ -249,22 +250,26 @@ def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa:
     Raises:
         HarnessError: an image cannot be read; names task and document.
     """
+    from PIL.Image import DecompressionBombError
+
     name = task.config.task
     try:
         doc = task.eval_docs[doc_id]
         messages = task.doc_to_messages(doc)
-    except OSError as error:
+        parts = [part for message in messages for part in _parts(message["content"])]
+        images = [part["url"] for part in parts if part["type"] == "image"]
+        # Pictures that a task opened by path are read here and not before.
+        contents = [records.pixels(image) for image in images]
+    except (OSError, SyntaxError, DecompressionBombError) as error:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
         ) from error
-    parts = [part for message in messages for part in _parts(message["content"])]
     prompt = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    images = [part["url"] for part in parts if part["type"] == "image"]
     target = records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
     answer = records.as_text(json.loads(doc[column])) if column else target
-    key = records.item_id(name, prompt, answer, [records.pixels(image) for image in images])
+    key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target), images
 
 
@@ -292,7 +297,7 @@ def command_line(arguments: Sequence[str]) -> int:
         listing = (args.tasks or "").startswith("list")
         failed.extend([] if listing else [args])
         results = evaluate(args)
-        failed.clear()
+        failed[:] = [other for other in failed if other is not args]
         return results
 
     words = list(arguments)

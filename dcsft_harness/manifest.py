@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from dcsft_harness.errors import HarnessError
 
 NAME = "manifest.json"
 FORMAT = 1
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
 
 
@@ -156,12 +158,21 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
 
 def is_current(folder: Path, key: str) -> bool:
     """Whether a folder holds exactly this work, with every file as it was written."""
-    if not (folder / NAME).is_file():
+    try:
+        found = read(folder)
+    except HarnessError:
         return False
-    found = read(folder)
-    return found.key == key and all(
-        (folder / name).is_file() and file_sha256(folder / name) == digest
-        for name, digest in found.files.items()
+    return found.key == key and is_intact(folder)
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a folder holds a finished artefact with every file as it was written."""
+    try:
+        files = read(folder).files
+    except HarnessError:
+        return False
+    return all(
+        (folder / name).is_file() and file_sha256(folder / name) == digest for name, digest in files.items()
     )
 
 
@@ -205,6 +216,8 @@ def writing(
     sources = {role: path.resolve() for role, path in (inputs or {}).items()}
     draft_folder = output.resolve().parent / f".{output.name}.unfinished-{os.getpid()}"
     started = time.monotonic()
+    # Left by a killed process that had the same number, as the first one of a container always has.
+    shutil.rmtree(draft_folder, ignore_errors=True)
     try:
         draft_folder.mkdir(parents=True)
         draft = Draft(draft_folder)
@@ -213,15 +226,29 @@ def writing(
         if output.is_dir():
             output.rmdir()
         os.replace(draft_folder, output)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except Exception as error:
+        reason = refusal(error)
+        if reason is None:
             raise
         raise HarnessError(
-            f"cannot write the {kind} to {output}: {os.strerror(error.errno)}",
+            f"cannot write the {kind} to {output}: {os.strerror(reason)}",
             "Free some space or name a folder on another disk; nothing half-written was kept",
         ) from error
     finally:
         shutil.rmtree(draft_folder, ignore_errors=True)
+
+
+def refusal(error: BaseException | None) -> int | None:
+    """The errno where an error says that a disk takes no more, or not here; None for any other error.
+
+    `datasets` raises an error of its own from the operating system's, safetensors one with its text.
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.errno in _REFUSALS else None
+    if error is None or isinstance(error, HarnessError):
+        return None
+    told = re.search(r"\(os error (\d+)\)$", str(error))
+    return int(told[1]) if told and int(told[1]) in _REFUSALS else refusal(error.__cause__)
 
 
 def _write_manifest(

@@ -4,14 +4,17 @@ Both formats of the paper's release are read: `problem`, `solution`, `image`; an
 """
 
 import ast
+import atexit
 import json
+import math
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness
+from dcsft_harness import harness, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import get_scorer
 
@@ -37,6 +40,7 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None) -> Any:  
 
     root = image_root or path.parent
     rows = [_row(path, number, data, scorer, root) for number, data in _lines(path)]
+    _refuse_doubles(path, rows)
     if not rows:
         raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
     text, number = Value("string"), Value("int64")
@@ -51,6 +55,7 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None) -> Any:  
         }
     )
     folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     DatasetDict({"test": Dataset.from_list(rows, features=features)}).save_to_disk(str(folder))
     return harness.make_task(_config(path.stem, scorer, folder))
 
@@ -79,13 +84,14 @@ def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if not path.is_file():
         raise HarnessError(f"--data {path} does not exist", "Check the path")
-    with path.open(encoding="utf-8") as file:
+    # Bytes, so that a line in another encoding than UTF-8 is known by its number.
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 data = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise HarnessError(
                     f"{path}, line {number}: not JSON ({error})", "Mend or remove the line"
                 ) from error
@@ -97,10 +103,17 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Path) -> dict[str, Any]:
     where = f"{path}, line {number}"
     prompt, solution, images = _fields(where, data)
+    if prompt.count("<image>") not in (0, len(images)):
+        raise HarnessError(
+            f"{where}: {prompt.count('<image>')} <image> placeholders for {len(images)} images",
+            "Name one image for each",
+        )
     prompt = prompt.replace("<image>", "").strip()
     pictures = [_image(where, name, root) for name in images]
+    if scorer == "box_iou" and not pictures:
+        raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
     first = pictures[0] if pictures else None
-    return {
+    row = {
         "prompt": prompt,
         "answer": json.dumps(_gold(where, solution, scorer)),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
@@ -110,21 +123,43 @@ def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Pa
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
+    _refuse_gold(where, scorer, row)
+    return row
+
+
+def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
+    """Lets the scorer look at the gold now: after hours of sampling would be too late."""
+    from dcsft_harness.tasks.verdicts import judge
+
+    try:
+        judge(scorer, row, "")
+    except HarnessError as error:
+        raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
+
+
+def _refuse_doubles(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Refuses a row with the prompt, gold and pictures of an earlier one: joins go by content."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        images = [records.pixels(image) for image in row["images"]]
+        key = records.item_id("", row["prompt"], row["answer"], images)
+        if key in seen:
+            raise HarnessError(
+                f"{path}, line {row['cluster']}: the same item as line {seen[key]}"
+                " (same prompt, answer and image)",
+                "Remove one of them; joins go by content",
+            )
+        seen[key] = row["cluster"]
 
 
 def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
     """Prompt, solution and image names of a row in either format."""
     if "messages" in data:
-        by_role = {m.get("role"): m.get("content") for m in data["messages"] if isinstance(m, dict)}
-        missing = [role for role in ("user", "assistant") if not isinstance(by_role.get(role), str)]
-        if missing:
-            raise HarnessError(
-                f"{where}: `messages` has no {missing[0]} turn with text", "Mend or remove the row"
-            )
+        question, answer = _turns(where, data["messages"])
         images = data.get("images", [])
-        return str(by_role["user"]), by_role["assistant"], images if isinstance(images, list) else [images]
+        return question, answer, images if isinstance(images, list) else [images]
     for name in ("problem", "solution"):
-        if name not in data:
+        if data.get(name) is None:
             raise HarnessError(
                 f"{where}: no `{name}` and no `messages`; it has {', '.join(sorted(data)) or 'nothing'}",
                 "A row needs problem, solution and image, or messages and images",
@@ -133,20 +168,42 @@ def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
     return str(data["problem"]), data["solution"], images if isinstance(images, list) else [images]
 
 
+def _turns(where: str, messages: object) -> tuple[str, str]:
+    """The question and the answer of a conversation of one turn each; more would be dropped in silence."""
+    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
+    said = []
+    for role in ("user", "assistant"):
+        texts = [turn.get("content") for turn in turns if turn.get("role") == role]
+        if not texts or not isinstance(texts[0], str):
+            raise HarnessError(f"{where}: `messages` has no {role} turn with text", "Mend or remove the row")
+        said.append(texts[0])
+    if len(turns) != 2:
+        roles = ", ".join(str(turn.get("role")) for turn in turns)
+        raise HarnessError(
+            f"{where}: `messages` has the turns {roles}", "An item is one user turn and one assistant turn"
+        )
+    return said[0], said[1]
+
+
 def _image(where: str, name: object, root: Path) -> Any:  # noqa: ANN401 - a PIL image
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageFile
 
     if not isinstance(name, str):
         raise HarnessError(f"{where}: an image is {type(name).__name__}, not a path", "Give paths as strings")
     path = root / name
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
+        # lmms-eval tells the whole process to pass images that were cut short.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
         raise HarnessError(
             f"{where}: image {path} {reason}", "Check --image-root, or replace the file"
         ) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def _gold(where: str, solution: object, scorer: str) -> object:
@@ -158,12 +215,14 @@ def _gold(where: str, solution: object, scorer: str) -> object:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise HarnessError(
                 f"{where}: solution {value!r} is not a box", "Write [x1, y1, x2, y2]"
             ) from error
     numbers = (
-        isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
     )
     if not numbers or value[0] >= value[2] or value[1] >= value[3]:
         raise HarnessError(

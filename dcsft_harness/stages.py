@@ -5,6 +5,7 @@ what it needs and leaves the work to the stage's own module. Heavy packages are 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +35,31 @@ def sample(
     model: str = "dcsft_hf",
     model_args: str = "",
     task: str | None = None,
-    data: Path | None = None,
+    data: str | Path | None = None,
     scorer: str | None = None,
-    image_root: Path | None = None,
+    image_root: str | Path | None = None,
     **options: Any,  # noqa: ANN401 - SamplingConfig's fields
 ) -> Notes:
     """Pool -> rollouts. `task` names an lmms-eval task; or `data` and `scorer` a JSONL file of one's own."""
     from dcsft_harness import harness, manifest, own_data, sampling
 
     manifest.refuse_occupied(output)
+    known = [field.name for field in fields(sampling.SamplingConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("sampling option", name, known)
     config = sampling.SamplingConfig(**options)
     if (task is None) == (data is None):
         raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
     if data is not None:
-        pool = own_data.open_file(data, scorer, image_root)
+        pool = own_data.open_file(Path(data), scorer, None if image_root is None else Path(image_root))
     else:
         if scorer is not None:
             raise HarnessError(f"--scorer {scorer} goes with --data", "A --task brings its own scorer")
         pool = _single(harness.open_tasks([str(task)]), str(task))
     arguments, inputs = _model_arguments(model_args)
     if data is not None:
-        inputs["data"] = data
+        inputs["data"] = Path(data)
     running = harness.open_model(model, arguments)
     settings = {"model": model, "model_args": model_args}
     return sampling.sample(running, pool, output, config, settings, progress, inputs)

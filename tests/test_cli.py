@@ -1,7 +1,9 @@
 """What a user's mistakes look like: one sentence, a non-zero exit code, nothing left behind."""
 
+import errno
 import json
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,8 +13,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dcsft_harness import stages
+from dcsft_harness import harness, stages
 from dcsft_harness.cli import main
+
+from .artefacts import rollouts
+
+WAITS = """
+import sys, time
+from dcsft_harness.cli import main
+from dcsft_harness.models.stub import DcsftStub
+
+def _answer(self, items):
+    print("waiting", file=sys.stderr, flush=True)
+    time.sleep(600)
+
+DcsftStub._answer = _answer
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +64,7 @@ def refused(capsys, output, *arguments):
         ([json.dumps({"problem": "x"})], "line 1: no `solution`"),
         ([row("missing.png")], "line 1: image .*missing.png does not exist"),
         ([row("broken.png")], "line 1: image .*broken.png cannot be read"),
-        ([row(), row()], "same item"),
+        ([row(), row()], r"mine\.jsonl, line 2: the same item as line 1"),
         ([], "holds no rows"),
         ([json.dumps({"messages": [{"role": "user", "content": "hi"}]})], "no assistant turn"),
     ],
@@ -96,6 +113,105 @@ def test_an_output_folder_that_holds_something_is_refused(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "dear"
 
 
+def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    before = (tmp_path / "labels" / "manifest.json").read_bytes()
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 1
+    assert "already holds labels. Name another folder" in capsys.readouterr().err
+    assert (tmp_path / "labels" / "manifest.json").read_bytes() == before
+
+
+def test_an_empty_curated_set_is_refused(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    capsys.readouterr()
+    sentence = refused(capsys, tmp_path / "out", "curate", tmp_path / "labels", "--keep", "medium")
+    assert "no item is medium: the set would be empty" in sentence
+
+
+def test_a_damaged_table_is_named(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy"])
+    table = tmp_path / "rollouts" / "rollouts.parquet"
+    table.write_bytes(table.read_bytes()[:100])
+    sentence = refused(capsys, tmp_path / "out", "label", tmp_path / "rollouts")
+    assert "rollouts.parquet is not a readable Parquet file" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [", r"mine\.yaml cannot be read: .*line 1"),
+        ("stages: [{stage: a, verb: lable}]", "Did you mean label"),
+        ("stages: [{stage: a, verb: label, rollouts: '@b'}]", "refers to @b"),
+        ("stages: [{stage: a, verb: label, rolouts: x}]", "'a': missing a required argument: 'rollouts'"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(tmp_path, capsys, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert re.search(said, refused(capsys, tmp_path / "out", "run", tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EACCES, "Permission denied", "/root/secret"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setitem(stages.STAGES, "label", fails)
+    assert error.strerror in refused(capsys, tmp_path / "out", "label", "rollouts")
+
+
+def test_a_recipe_that_fails_keeps_what_was_finished(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy"])
+    (tmp_path / "mine.yaml").write_text(f"""
+stages:
+  - {{stage: labels, verb: label, rollouts: {tmp_path / "rollouts"}}}
+  - {{stage: set, verb: curate, labels: "@labels", keep: [hard]}}
+""")
+    command = ["run", str(tmp_path / "mine.yaml"), "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels", "recipe.json"]
+    assert main(command) == 1
+    assert "labels: done already" in capsys.readouterr().err
+
+
+def test_misuse_exits_with_2_and_help_with_0(capsys):
+    assert main(["label"]) == 2
+    assert main(["nosuch"]) == 2
+    assert main(["label", "--help"]) == 0
+    assert main(["--version"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_exit_code_of_the_passthrough_is_returned(monkeypatch):
+    monkeypatch.setattr(harness, "command_line", lambda arguments: len(arguments))
+    assert main(["lmms-eval", "--tasks", "x", "--help"]) == 3
+    assert main(["lmms-eval"]) == 0
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
+    command = ["sample", "--model", "dcsft_stub", "--model-args", "default=seven"]
+    command += ["--task", "dcsft_digits_pool", "--limit", "2", "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(
+        [sys.executable, "-c", WAITS, *command], stdout=-1, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr.readline().strip() == "waiting"
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=120)[1].strip().splitlines()
+    assert running.returncode == 130
+    assert said == ["dcsft: interrupted; nothing half-written was kept. Run the same command to go on."]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_exits_with_130(tmp_path, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -134,9 +250,13 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
                  "--data", str(pictures / "both.jsonl"), "--scorer", "exact_word",
                  "--output", str(tmp_path / "rollouts")]) == 0  # fmt: skip
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    # Whoever reads an artefact leaves no cache file in it.
+    before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
+    before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
     assert (
         main(["curate", str(tmp_path / "labels"), "--keep", "easy", "--output", str(tmp_path / "easy")]) == 0
     )
+    assert sorted(path.name for path in (tmp_path / "rollouts").rglob("*")) == before
     from datasets import load_from_disk
 
     kept = load_from_disk(str(tmp_path / "easy" / "data"))

@@ -1,12 +1,17 @@
 """The embedded suite: disjoint, deterministic, and scored right by its own scorers."""
 
+import collections
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from dcsft_harness.digits import splits, suite
+from dcsft_harness.digits import drawing, scenes, splits, suite, sums
+from dcsft_harness.tasks.listing import listing
 from dcsft_harness.tasks.verdicts import judge
 
 SCORER = {"ground": "box_iou", "reason": "choice"}
@@ -39,3 +44,131 @@ def test_boxes_lie_inside_their_image(name):
         x1, y1, x2, y2 = json.loads(row["answer"])
         assert 0 <= x1 < x2 <= row["width"]
         assert 0 <= y1 < y2 <= row["height"]
+
+
+COUNTS = {
+    "dcsft_digits": 300,
+    "dcsft_digits_r": 300,
+    "dcsft_digits_pool": 800,
+    "dcsft_digits_cold": 400,
+    "dcsft_digits_ground": 300,
+    "dcsft_digits_ground_l4": 300,
+    "dcsft_digits_ground_lisa": 300,
+    "dcsft_digits_ground_pool": 800,
+    "dcsft_digits_ground_cold": 400,
+    "dcsft_digits_reason": 300,
+    "dcsft_digits_reason_r": 300,
+    "dcsft_digits_reason_pool": 800,
+    "dcsft_digits_reason_cold": 400,
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The set that a name stands for, built into a cache of this module's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCSFT_CACHE", str(folder))
+        yield suite.load
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+def test_every_set_has_its_size(built, name, count):
+    assert len(built(name)) == count
+
+
+def test_every_set_belongs_to_a_task():
+    tasks = {row["task"] for row in listing()}
+    assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a"}
+
+
+def test_named_sets_hold_the_digits_of_their_split_alone(built):
+    # Real digits are known by their place in scikit-learn's file, which is the cluster.
+    split_of = {
+        "dcsft_digits": "eval",
+        "dcsft_digits_r": "eval",
+        "dcsft_digits_pool": "pool",
+        "dcsft_digits_cold": "cold",
+        "dcsft_digits_a": "adversarial",
+    }
+    for name, split in split_of.items():
+        assert set(map(int, built(name)["cluster"])) <= set(splits.split(split).ids.tolist()), name
+
+
+@pytest.mark.parametrize("family", ["ground", "reason"])
+def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, family):
+    drawn = {}
+    module = {"ground": scenes, "reason": sums}[family]
+    original = module.draw
+
+    def watched(digits, rng, *more):
+        result = original(digits, rng, *more)
+        drawn.setdefault(name, set()).update(result.ids)
+        return result
+
+    monkeypatch.setattr(module, "draw", watched)
+    for name in (name for name in suite.SETS if f"_{family}" in name):
+        rows(name, 60)
+        split = next((part for part in ("pool", "cold") if name.endswith(part)), "eval")
+        assert drawn[name] <= set(splits.split(split).ids.tolist()), name
+
+
+def test_renditions_show_the_same_digits_in_other_styles(built):
+    plain, renditions = built("dcsft_digits"), built("dcsft_digits_r")
+    assert plain["cluster"] == renditions["cluster"]
+    assert plain["answer"] == renditions["answer"]
+    assert set(plain["kind"]) == {"plain"} and set(renditions["kind"]) == set(drawing.STYLES)
+
+
+def test_adversarial_digits_are_plain_ones_four_drawings_each(built):
+    rows = built("dcsft_digits_a")
+    counts = collections.Counter(rows["cluster"])
+    assert set(counts.values()) == {4}
+    assert set(map(int, counts)) == set(splits.adversarial().ids.tolist())
+    assert set(rows["kind"]) == {"plain"}
+
+
+@pytest.mark.parametrize("name", ["dcsft_digits_reason", "dcsft_digits_reason_r"])
+def test_options_are_four_different_ones_with_the_gold_among_them(built, name):
+    for row in built(name).select(range(60)):
+        assert len(set(row["choices"])) == 4
+        gold = row["choices"]["ABCD".index(json.loads(row["answer"]))]
+        assert f"= {gold}," in row["target"]
+        for letter, text in zip("ABCD", row["choices"], strict=True):
+            assert f"\n{letter}. {text}" in row["prompt"]
+
+
+def test_two_caches_hold_the_same_pixels(built, tmp_path, monkeypatch):
+    one = built("dcsft_digits_ground_cold")
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path))
+    other = suite.load("dcsft_digits_ground_cold")
+    assert [image.tobytes() for image in one["image"]] == [image.tobytes() for image in other["image"]]
+    assert one.remove_columns("image").to_list() == other.remove_columns("image").to_list()
+
+
+@pytest.mark.slow
+def test_two_processes_that_draw_a_set_at_once_do_not_collide(tmp_path):
+    code = "from dcsft_harness.digits import suite; print(len(suite.load('dcsft_digits_pool')))"
+    environment = os.environ | {"DCSFT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
+        for _ in range(2)
+    ]
+    for one in both:
+        said, errors = one.communicate(timeout=300)
+        assert (one.returncode, said.strip()) == (0, "800"), errors
+    (folder,) = tmp_path.iterdir()
+    # Neither left half a set.
+    assert {path.name for path in folder.iterdir()} <= {"dcsft_digits_pool", "dcsft_digits_pool.lock"}
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path))
+    monkeypatch.setitem(suite.SETS, "dcsft_digits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        suite.load("dcsft_digits")
+    # A lock file may stay; a folder would be taken for the set.
+    assert [path for path in suite.cache_folder().iterdir() if path.is_dir()] == []

@@ -1,69 +1,269 @@
-"""Artefacts are written whole or not at all, and know what they were made from."""
+"""Artefacts are written whole or not at all, know what they were made from, and can be moved together."""
 
 import errno
+import json
+import os
 import shutil
+import subprocess
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 
 
-def make(folder, kind="labels", text="x", inputs=None):
-    with manifest.writing(kind, folder, {"a": 1}, inputs) as draft:
-        (draft.folder / "file.txt").write_text(text)
+def write(folder, text="content", inputs=None, **config):
+    with manifest.writing("labels", folder, config, inputs) as draft:
+        (draft.folder / "part").mkdir()
+        (draft.folder / "part" / "table").write_text(text)
+        draft.notes["items"] = 3
     return folder
 
 
-@pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()])
-def test_a_failure_leaves_nothing_behind(tmp_path, failure):
-    with pytest.raises(type(failure)), manifest.writing("labels", tmp_path / "out", {}) as draft:
-        (draft.folder / "half").write_text("half")
-        raise failure
-    assert list(tmp_path.iterdir()) == []
+def files(folder):
+    return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(HarnessError, match="No space left.*nothing half-written"):
-        with manifest.writing("labels", tmp_path / "out", {}):
-            raise OSError(errno.ENOSPC, "No space left on device")
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(command).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_an_occupied_output_is_refused(tmp_path):
-    make(tmp_path / "out")
-    with pytest.raises(HarnessError, match="already holds labels"):
-        make(tmp_path / "out")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    with pytest.raises(HarnessError, match="not written by dcsft"):
-        make(tmp_path / "mine")
+class TestWriting:
+    def test_a_finished_artefact_says_what_it_is(self, tmp_path):
+        source = write(tmp_path / "source")
+        found = manifest.read(write(tmp_path / "made", seed=1, inputs={"rollouts": source}), "labels")
+        assert (found.kind, found.config, found.notes) == ("labels", {"seed": 1}, {"items": 3})
+        assert found.key == manifest.key_of("labels", {"seed": 1}, {"rollouts": source})
+        assert list(found.files) == ["part/table"]
+        assert found.input_folder("rollouts") == source.resolve()
+        assert found.seconds >= 0
+
+    @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit])
+    def test_whatever_goes_wrong_nothing_is_left(self, tmp_path, interruption):
+        with pytest.raises(interruption), manifest.writing("labels", tmp_path / "out", {}) as draft:
+            (draft.folder / "half").write_text("half")
+            raise interruption
+        assert files(tmp_path) == []
+
+    def test_a_file_that_cannot_be_hashed_leaves_nothing_either(self, tmp_path, monkeypatch):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(manifest, "packages", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out")
+        assert files(tmp_path) == []
+
+    def test_an_empty_folder_may_be_written_to(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        assert manifest.read(write(tmp_path / "out")).kind == "labels"
+
+    def test_folders_in_between_are_made(self, tmp_path):
+        assert manifest.read(write(tmp_path / "a" / "b" / "out")).kind == "labels"
+
+    def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(self, tmp_path):
+        left = tmp_path / f".out.unfinished-{os.getpid()}"
+        left.mkdir()
+        (left / "half").write_text("half")
+        write(tmp_path / "out")
+        assert files(tmp_path) == ["manifest.json", "out", "part", "table"]
+
+    def test_another_run_is_refused_and_kept(self, tmp_path):
+        write(tmp_path / "out", "first")
+        with pytest.raises(HarnessError, match="out already holds labels. Name another folder"):
+            write(tmp_path / "out", "second")
+        assert (tmp_path / "out" / "part" / "table").read_text() == "first"
+
+    def test_a_folder_of_somebody_elses_files_is_refused_and_kept(self, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years")
+        with pytest.raises(HarnessError, match="is not empty and was not written by dcsft"):
+            write(tmp_path)
+        assert files(tmp_path) == ["thesis.tex"]
+
+    def test_a_file_in_its_place_is_refused(self, tmp_path):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(HarnessError, match="out is a file"):
+            write(tmp_path / "out")
+
+    def test_a_file_on_the_way_is_refused(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(HarnessError, match="file/out: Not a directory"):
+            write(tmp_path / "file" / "out")
+
+    def test_somebody_who_takes_the_folder_meanwhile_is_not_overwritten(self, tmp_path):
+        with pytest.raises(OSError), manifest.writing("labels", tmp_path / "out", {}):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").write_text("theirs")
+        assert files(tmp_path) == ["out", "theirs"]
 
 
-def test_a_changed_file_makes_an_artefact_stale(tmp_path):
-    folder = make(tmp_path / "out")
-    key = manifest.read(folder).key
-    assert manifest.is_current(folder, key)
-    (folder / "file.txt").write_text("other")
-    assert not manifest.is_current(folder, key)
+def from_the_system():
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_inputs_are_found_after_the_tree_moved_and_refused_once_changed(tmp_path):
-    first = make(tmp_path / "tree" / "first", "rollouts")
-    make(tmp_path / "tree" / "second", "labels", inputs={"rollouts": first})
-    shutil.move(tmp_path / "tree", tmp_path / "moved")
-    second = manifest.read(tmp_path / "moved" / "second", "labels")
-    assert second.input_folder("rollouts") == (tmp_path / "moved" / "first").resolve()
-    shutil.rmtree(tmp_path / "moved" / "first")
-    make(tmp_path / "moved" / "first", "rollouts", text="another")
-    with pytest.raises(HarnessError, match="have changed"):
-        second.input_folder("rollouts")
+def from_a_library():
+    try:
+        from_the_system()
+    except OSError as error:
+        raise RuntimeError("An error occurred while generating the dataset") from error
 
 
-def test_the_wrong_kind_and_a_broken_manifest_are_named(tmp_path):
-    folder = make(tmp_path / "out", "labels")
-    with pytest.raises(HarnessError, match="holds labels, where rollouts are needed"):
-        manifest.read(folder, "rollouts")
-    (folder / "manifest.json").write_bytes(b"\xff{")
-    with pytest.raises(HarnessError, match="cannot be read"):
-        manifest.read(folder)
+def from_rust():
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+class TestFullDisk:
+    # datasets and safetensors do not raise the operating system's error but one of their own.
+    @pytest.mark.parametrize("fails", [from_the_system, from_a_library, from_rust])
+    def test_is_said_in_a_sentence_and_nothing_is_left(self, tmp_path, fails):
+        with (
+            pytest.raises(HarnessError, match="labels to .*out: No space left.*nothing half-written"),
+            manifest.writing("labels", tmp_path / "out", {}) as draft,
+        ):
+            (draft.folder / "half").write_text("half")
+            fails()
+        assert files(tmp_path) == []
+
+    def test_other_errors_stay_what_they_are(self, tmp_path):
+        with pytest.raises(FileNotFoundError), manifest.writing("labels", tmp_path / "out", {}):
+            (tmp_path / "nowhere").read_text()
+
+    def test_a_real_one(self, full_disk):
+        with (
+            pytest.raises(HarnessError, match="No space left on device"),
+            manifest.writing("labels", full_disk / "out", {}) as draft,
+        ):
+            pq.write_table(pa.table({"noise": [os.urandom(200_000)]}), draft.folder / "table.parquet")
+        assert files(full_disk) == []
+
+    def test_that_has_room_for_all_but_the_manifest(self, full_disk):
+        # 16 pages of 4 KiB: folders take none, these files take all.
+        with (
+            pytest.raises(HarnessError, match="No space left on device"),
+            manifest.writing("labels", full_disk / "out", {}) as draft,
+        ):
+            free = os.statvfs(full_disk)
+            (draft.folder / "table").write_bytes(b"x" * (free.f_bavail * free.f_bsize))
+        assert files(full_disk) == []
+
+
+class TestReading:
+    def test_a_folder_without_a_manifest_is_no_artefact(self, tmp_path):
+        with pytest.raises(HarnessError, match=r"is not a labels folder: it has no manifest\.json"):
+            manifest.read(tmp_path, "labels")
+
+    def test_another_kind_is_named(self, tmp_path):
+        with pytest.raises(HarnessError, match="holds labels, where rollouts are needed"):
+            manifest.read(write(tmp_path / "out"), "rollouts")
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"artefact": "labels"}', b"\xff\xfe", b"null"])
+    def test_a_damaged_manifest_is_named(self, tmp_path, content):
+        (tmp_path / "manifest.json").write_bytes(content)
+        with pytest.raises(HarnessError, match=r"manifest\.json cannot be read"):
+            manifest.read(tmp_path)
+
+
+class TestIsCurrent:
+    def test_for_the_same_work(self, tmp_path):
+        source = write(tmp_path / "source")
+        made = write(tmp_path / "made", seed=1, inputs={"rollouts": source})
+        assert manifest.is_current(made, manifest.key_of("labels", {"seed": 1}, {"rollouts": source}))
+
+    def test_not_for_another_setting_or_kind_or_input(self, tmp_path):
+        source, other = write(tmp_path / "source"), write(tmp_path / "other", "other")
+        made = write(tmp_path / "made", seed=1, inputs={"rollouts": source})
+        for key in (
+            manifest.key_of("labels", {"seed": 2}, {"rollouts": source}),
+            manifest.key_of("curated set", {"seed": 1}, {"rollouts": source}),
+            manifest.key_of("labels", {"seed": 1}, {"rollouts": other}),
+            manifest.key_of("labels", {"seed": 1}, {}),
+        ):
+            assert not manifest.is_current(made, key)
+
+    @pytest.mark.parametrize("damage", ["changed", "removed", "no manifest", "no JSON"])
+    def test_not_after_damage(self, tmp_path, damage):
+        made = write(tmp_path / "made")
+        key = manifest.read(made).key
+        assert manifest.is_current(made, key)
+        if damage == "changed":
+            (made / "part" / "table").write_text("Content")
+        elif damage == "removed":
+            (made / "part" / "table").unlink()
+        elif damage == "no manifest":
+            (made / "manifest.json").unlink()
+        else:
+            (made / "manifest.json").write_text("{")
+        assert not manifest.is_current(made, key)
+
+    def test_not_where_there_is_nothing(self, tmp_path):
+        assert not manifest.is_current(tmp_path / "nowhere", "key")
+
+
+class TestInputs:
+    def test_an_input_that_changed_is_noticed(self, tmp_path):
+        source = write(tmp_path / "source")
+        made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
+        shutil.rmtree(source)
+        write(source, "something else")
+        with pytest.raises(HarnessError, match=f"the rollouts that {made.folder} was made from .* changed"):
+            made.input_folder("rollouts")
+
+    def test_an_input_that_moved_alone_is_noticed(self, tmp_path):
+        source = write(tmp_path / "source")
+        made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
+        source.rename(tmp_path / "elsewhere")
+        with pytest.raises(HarnessError, match="no longer at"):
+            made.input_folder("rollouts")
+
+    def test_an_input_that_never_was_is_named(self, tmp_path):
+        with pytest.raises(HarnessError, match="names no input 'rollouts'"):
+            manifest.read(write(tmp_path / "made")).input_folder("rollouts")
+
+    def test_the_whole_tree_can_be_moved(self, tmp_path):
+        source = write(tmp_path / "here" / "source")
+        write(tmp_path / "here" / "deep" / "made", inputs={"rollouts": source})
+        (tmp_path / "here").rename(tmp_path / "there")
+        made = manifest.read(tmp_path / "there" / "deep" / "made")
+        assert made.input_folder("rollouts") == (tmp_path / "there" / "source").resolve()
+
+    def test_relative_names_work_from_any_folder(self, tmp_path, monkeypatch):
+        write(tmp_path / "source")
+        monkeypatch.chdir(tmp_path)
+        write(manifest.Path("made"), inputs={"rollouts": manifest.Path("source")})
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir(tmp_path / "below")
+        assert manifest.read(manifest.Path("../made")).input_folder("rollouts") == tmp_path / "source"
+
+    def test_a_file_is_known_by_its_content(self, tmp_path):
+        (tmp_path / "mine.jsonl").write_text("one")
+        before = manifest.fingerprint(tmp_path / "mine.jsonl")
+        (tmp_path / "mine.jsonl").write_text("two")
+        assert manifest.fingerprint(tmp_path / "mine.jsonl") != before
+
+    def test_a_checkpoint_is_known_by_its_configuration_and_weights_wherever_it_lies(self, tmp_path):
+        folder = tmp_path / "checkpoint"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text("weights")
+        before = manifest.fingerprint(folder)
+        (folder / "README.md").write_text("words")
+        folder = folder.rename(tmp_path / "moved")
+        assert manifest.fingerprint(folder) == before
+        (folder / "model.safetensors").write_text("Weights")
+        assert manifest.fingerprint(folder) != before
+
+
+def test_keys_do_not_depend_on_the_order_of_settings():
+    one, other = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
+    assert manifest.json_sha256(one) == manifest.json_sha256(other)
+    assert manifest.json_sha256(one) != manifest.json_sha256(json.loads('{"a": 1, "b": [2, 1]}'))

@@ -9,8 +9,9 @@ from dcsft_harness.recipes import chain
 TEXT = """
 name: toy
 stages:
-  - {stage: one, verb: label, rollouts: nowhere, value: 1}
+  - {stage: one, verb: curate, labels: nowhere, keep: [easy], seed: 1}
   - {stage: two, verb: label, rollouts: "@one"}
+  - {stage: apart, verb: curate, labels: nowhere, keep: [hard]}
 """
 
 
@@ -20,16 +21,16 @@ class Bench:
     def __init__(self, tmp_path):
         self.file, self.output, self.ran = tmp_path / "toy.yaml", tmp_path / "out", []
 
-    def run(self, text=TEXT, fail_at=None):
+    def run(self, text=TEXT, fail_at=None, failure=KeyboardInterrupt):
         self.file.write_text(text)
         self.ran = []
 
         def perform(verb, folder, options):
             self.ran.append(folder.name)
-            with manifest.writing("labels", folder, {"value": str(options.get("value"))}) as draft:
+            with manifest.writing("labels", folder, {"seed": str(options.get("seed"))}) as draft:
                 (draft.folder / "file").write_text(str(options))
                 if folder.name == fail_at:
-                    raise KeyboardInterrupt
+                    raise failure
 
         chain.run(chain.load(str(self.file)), self.output, perform, lambda name: None)
 
@@ -41,30 +42,65 @@ def bench(tmp_path):
 
 def test_a_second_run_does_nothing(bench):
     bench.run()
-    assert bench.ran == ["one", "two"]
+    assert bench.ran == ["one", "two", "apart"]
     bench.run()
     assert bench.ran == []
 
 
-def test_an_interrupted_recipe_goes_on_where_it_stopped(bench):
-    with pytest.raises(KeyboardInterrupt):
-        bench.run(fail_at="two")
-    assert not (bench.output / "two").exists()
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, HarnessError("the model diverged"), MemoryError])
+def test_an_interrupted_recipe_goes_on_where_it_stopped(bench, failure):
+    with pytest.raises(failure if isinstance(failure, type) else HarnessError):
+        bench.run(fail_at="two", failure=failure)
+    assert sorted(path.name for path in bench.output.iterdir()) == ["one", "recipe.json"]
     bench.run()
-    assert bench.ran == ["two"]
+    assert bench.ran == ["two", "apart"]
+
+
+def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
+    bench.run()
+    (bench.output / "recipe.json").write_text('{"recipe": "toy", "stages": {}}')
+    bench.run()
+    assert bench.ran == ["one", "two", "apart"]
 
 
 def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):
     bench.run()
-    bench.run(TEXT.replace("value: 1", "value: 2"))
+    bench.run(TEXT.replace("seed: 1", "seed: 2"))
     assert bench.ran == ["one", "two"]
 
 
-def test_a_damaged_artefact_is_made_again(bench):
+@pytest.mark.parametrize("file", ["file", "manifest.json"])
+def test_a_damaged_artefact_is_made_again(bench, file):
     bench.run()
-    (bench.output / "two" / "file").write_text("damaged")
+    (bench.output / "two" / file).write_text("damaged")
     bench.run()
     assert bench.ran == ["two"]
+
+
+def test_a_changed_file_of_ones_own_redoes_the_stage_that_reads_it(bench, tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("one")
+    text = f"stages: [{{stage: rollouts, verb: sample, data: '{mine}', scorer: math}}]"
+    bench.run(text)
+    bench.run(text)
+    assert bench.ran == []
+    mine.write_text("two")
+    bench.run(text)
+    assert bench.ran == ["rollouts"]
+
+
+def test_another_version_of_the_package_redoes_everything(bench, monkeypatch):
+    bench.run()
+    monkeypatch.setattr(chain, "__version__", "0.0.1")
+    bench.run()
+    assert bench.ran == ["one", "two", "apart"]
+
+
+def test_the_folder_can_be_moved_between_runs(bench, tmp_path):
+    bench.run()
+    bench.output = bench.output.rename(tmp_path / "moved")
+    bench.run()
+    assert bench.ran == []
 
 
 def test_another_recipes_folder_is_refused(bench):
@@ -73,20 +109,56 @@ def test_another_recipes_folder_is_refused(bench):
         bench.run(TEXT.replace("name: toy", "name: tea"))
 
 
+def test_somebody_elses_files_are_refused_and_kept(bench):
+    bench.output.mkdir()
+    (bench.output / "thesis.tex").write_text("years")
+    with pytest.raises(HarnessError, match="is not empty and holds no recipe"):
+        bench.run()
+    assert [path.name for path in bench.output.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("state", [b"{", b"[]", b"\xff", b'{"recipe": "toy", "stages": 3}'])
+def test_a_damaged_state_is_named(bench, state):
+    bench.run()
+    (bench.output / "recipe.json").write_bytes(state)
+    with pytest.raises(HarnessError, match=r"recipe\.json cannot be read"):
+        bench.run()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (TEXT.replace("@one", "@three"), "refers to @three"),
         (TEXT.replace("stage: two", "stage: one"), "two stages are called|no earlier"),
         (TEXT.replace("verb: label", "verb: lable"), "Did you mean label"),
-        ("stages: [", "cannot be read"),
-        ("name: x", "cannot be read"),
+        ("stages: [", r"toy\.yaml cannot be read: .*line 1"),
+        ("name: x", r"KeyError\('stages'\)"),
+        ("", "cannot be read"),
+        ("stages: []", "has no stages"),
+        ("stages: [one]", "cannot be read"),
+        ("stages: [{stage: one}]", r"KeyError\('verb'\)"),
+        (TEXT.replace("stage: two", "stage: ../two"), "is no folder name"),
+        (TEXT.replace("seed", "sede"), "stage 'one': got an unexpected keyword argument 'sede'"),
+        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': missing a required argument: 'keep'"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, text, said):
     with pytest.raises(HarnessError, match=said):
         bench.run(text)
     assert bench.ran == []
+
+
+def test_an_unknown_recipe_is_named(tmp_path):
+    with pytest.raises(HarnessError, match="unknown recipe 'digit'. Did you mean digits?"):
+        chain.load("digit")
+    with pytest.raises(HarnessError, match=r"mine\.yaml does not exist"):
+        chain.load(str(tmp_path / "mine.yaml"))
+
+
+def test_a_recipe_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes("about: café".encode("latin-1"))
+    with pytest.raises(HarnessError, match=r"mine\.yaml cannot be read"):
+        chain.load(str(tmp_path / "mine.yaml"))
 
 
 def test_every_shipped_recipe_loads():

@@ -10,6 +10,7 @@ import click
 from dcsft_harness import __version__
 from dcsft_harness.cli import data, results, tools, train
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.manifest import refusal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,11 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] != ["lmms-eval"]:
         _calm()
     try:
-        dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False)
+        # click returns the code of `Context.exit`; of a command, what that returns, which is None.
+        return dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
-        return error.exit_code
-    except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(
@@ -51,13 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo(f"dcsft: {error}", err=True)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        reason = refusal(error)
+        if reason is None:
             raise
-        click.echo(
-            f"dcsft: {error.filename or 'writing'}: {os.strerror(error.errno)}. Free some space.", err=True
-        )
+        remedy = "Check its permissions" if reason == errno.EACCES else "Free some space or name another disk"
+        click.echo(f"dcsft: {error.filename or 'writing'}: {os.strerror(reason)}. {remedy}.", err=True)
         return 1
-    return 0
 
 
 def _calm() -> None:

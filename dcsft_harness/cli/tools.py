@@ -1,6 +1,5 @@
 """The verbs beside the data flow: quickstart, run, tasks, digits and the lmms-eval passthrough."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -118,7 +117,7 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
     """
     from dcsft_harness.harness import command_line
 
-    sys.exit(command_line(list(arguments)))
+    click.get_current_context().exit(command_line(list(arguments)))
 
 
 early = (quickstart, run)

@@ -1,10 +1,12 @@
 """Runs a recipe: each stage in turn, skipping what is done and still valid.
 
-A stage's key is a hash of its verb, its options, the package's version and the manifests of the stages
-that it refers to. A stage is skipped where the key that its folder was made with is the same, and every
-file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what changed.
+A stage's key is a hash of its verb, its options, the package's version, the manifests of the stages that
+it refers to, and the contents of other files and folders that its options name. A stage is skipped where
+the key that its folder was made with is the same, and every file in it is as it was written; so an
+interrupted recipe goes on, and an edited one redoes what changed.
 """
 
+import inspect
 import json
 import os
 import re
@@ -73,8 +75,15 @@ def load(name: str) -> Recipe:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         stages = tuple(_stage(path, entry) for entry in data["stages"])
         recipe = Recipe(str(data.get("name", path.stem)), str(data.get("about", "")), stages)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except yaml.YAMLError as error:
+        # PyYAML says where, over several lines.
+        raise HarnessError(
+            f"recipe {path} cannot be read: {' '.join(str(error).split())}", "Look at a shipped recipe"
+        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise HarnessError(f"recipe {path} cannot be read: {error!r}", "Look at a shipped recipe") from error
+    if not stages:
+        raise HarnessError(f"recipe {path} has no stages", "Look at a shipped recipe")
     known: list[str] = []
     for stage in recipe.stages:
         for reference in stage.references():
@@ -100,6 +109,12 @@ def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
         raise HarnessError(
             f"recipe {path}: stage name {name!r} is no folder name", "Use letters, digits and dashes"
         )
+    try:
+        inspect.signature(STAGES[verb]).bind(Path(name), None, **options)
+    except TypeError as error:
+        raise HarnessError(
+            f"recipe {path}, stage {name!r}: {error}", f"`dcsft {verb} --help` says what it takes"
+        ) from error
     return Stage(name, verb, options)
 
 
@@ -119,7 +134,16 @@ def key(stage: Stage, output: Path) -> str:
     from dcsft_harness.digits.suite import VERSION
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
-    return manifest.json_sha256([stage.verb, stage.options, read, __version__, VERSION])
+    brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage.options)}
+    return manifest.json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
+
+
+def _brought(options: Mapping[str, Any]) -> list[str]:
+    """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
+    texts = [str(options[name]) for name in ("data", "model", "rollouts", "labels") if name in options]
+    texts += map(str, options.get("results", []))
+    texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]
+    return [text for text in texts if text and not _REFERENCE.search(text) and Path(text).exists()]
 
 
 def run(
@@ -146,7 +170,7 @@ def run(
     notes = None
     for stage in recipe.stages:
         folder, wanted = output / stage.name, key(stage, output)
-        if state["stages"].get(stage.name) == wanted and _intact(folder):
+        if state["stages"].get(stage.name) == wanted and manifest.is_intact(folder):
             skip(stage.name)
             notes = None
             continue
@@ -158,18 +182,14 @@ def run(
     return notes
 
 
-def _intact(folder: Path) -> bool:
-    return (folder / manifest.NAME).is_file() and manifest.is_current(folder, manifest.read(folder).key)
-
-
 def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
         try:
             state: dict[str, Any] = json.loads((output / STATE).read_text(encoding="utf-8"))
-            name, _ = state["recipe"], state["stages"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            name, _ = state["recipe"], dict(state["stages"])
+        except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
                 f"{output / STATE} cannot be read: {error!r}", "Remove it to start anew"
             ) from error
@@ -190,5 +210,8 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 def _save(state: Mapping[str, Any], output: Path) -> None:
     unfinished = output / f".{STATE}.{os.getpid()}"
-    unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, output / STATE)
+    try:
+        unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, output / STATE)
+    finally:
+        unfinished.unlink(missing_ok=True)

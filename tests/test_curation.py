@@ -1,0 +1,161 @@
+"""labels -> curated set on disk: the right items, the same on every machine, in the trainers' format."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from datasets import load_from_disk
+
+from dcsft_harness import curation, labels, manifest
+from dcsft_harness.curation import CurationConfig
+from dcsft_harness.errors import HarnessError
+
+from .artefacts import item, picture, rollouts
+
+KINDS = ["easy"] * 12 + ["medium"] * 8 + ["hard"] * 6 + ["unscored"] * 2
+
+
+def labelled(folder, kinds=KINDS, **more):
+    """A rollouts and a labels artefact; the folder of the latter."""
+    rollouts(folder / "rollouts", kinds, with_items=True, **more)
+    labels.label(folder / "rollouts", folder / "labels")
+    return folder / "labels"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return labelled(tmp_path_factory.mktemp("source"))
+
+
+def curated(source, output, *keep, **more):
+    curation.curate(source, output, CurationConfig(keep, **more))
+    return load_from_disk(str(output / "data"))
+
+
+def numbers(rows):
+    """Which of KINDS the rows are."""
+    by_id = {item(number).item_id: number for number in range(len(KINDS))}
+    return [by_id[key] for key in rows["item_id"]]
+
+
+def test_an_item_comes_back_as_messages_and_images(source, tmp_path):
+    rows = curated(source, tmp_path / "out", "medium")
+    assert sorted(numbers(rows)) == list(range(12, 20))
+    for number, row in zip(numbers(rows), rows, strict=True):
+        assert row["messages"] == [
+            {"role": "user", "content": f"<image>What is number {number}?"},
+            {"role": "assistant", "content": f"It is answer {number}"},
+        ]
+        assert [image.tobytes() for image in row["images"]] == [picture(number).tobytes()]
+        assert (row["difficulty"], row["pass_rate"]) == ("medium", 0.5)
+
+
+def test_the_manifest_says_what_was_kept_and_from_where(source, tmp_path):
+    curated(source, tmp_path / "out", "easy", mix={"hard": 0.25}, seed=7)
+    found = manifest.read(tmp_path / "out", "curated set")
+    assert {name: found.notes[name] for name in ("items", "easy", "medium", "hard", "task")} == {
+        "items": 16,
+        "easy": 12,
+        "medium": 0,
+        "hard": 4,
+        "task": "pool",
+    }
+    assert (found.config["keep"], found.config["mix"], found.config["seed"]) == (["easy"], {"hard": 0.25}, 7)
+    assert found.input_folder("labels") == source.resolve()
+    assert found.input_folder("rollouts") == (source.parent / "rollouts").resolve()
+
+
+def test_items_without_a_label_are_never_drawn(source, tmp_path):
+    rows = curated(source, tmp_path / "out", "easy", "medium", "hard")
+    assert sorted(numbers(rows)) == list(range(26))
+
+
+def test_sizes_and_shares_are_met_exactly(source, tmp_path):
+    rows = curated(source, tmp_path / "out", "easy", "medium", mix={"hard": 0.3}, size=10)
+    assert (len(rows), rows["difficulty"].count("hard")) == (10, 3)
+
+
+def test_the_same_seed_draws_the_same_rows_whatever_the_order_of_the_rollouts(source, tmp_path):
+    backwards = labelled(tmp_path / "backwards", backwards=True)
+    one = curated(source, tmp_path / "one", "easy", "medium", size=9, seed=5)
+    other = curated(backwards, tmp_path / "other", "easy", "medium", size=9, seed=5)
+    assert one.to_list() == other.to_list()
+    assert len(one) == 9
+    assert curated(source, tmp_path / "third", "easy", "medium", size=9, seed=6)["item_id"] != one["item_id"]
+
+
+def test_nothing_is_written_into_what_is_read(source, tmp_path):
+    before = sorted(str(path) for path in source.parent.rglob("*"))
+    curated(source, tmp_path / "out", "easy")
+    assert sorted(str(path) for path in source.parent.rglob("*")) == before
+
+
+def test_nothing_but_the_set_is_left_in_its_folder(source, tmp_path):
+    curated(source, tmp_path / "out", "easy")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
+
+
+class TestRefusals:
+    def test_an_empty_set(self, tmp_path):
+        source = labelled(tmp_path, ["easy", "easy"])
+        with pytest.raises(
+            HarnessError, match="no item is hard: .*would be empty .*2 easy, 0 medium, 0 hard"
+        ):
+            curated(source, tmp_path / "out", "hard")
+        assert not (tmp_path / "out").exists()
+
+    def test_more_than_there_are(self, source, tmp_path):
+        with pytest.raises(HarnessError, match="13 easy items are asked for, the labels have 12"):
+            curated(source, tmp_path / "out", "easy", size=13)
+        with pytest.raises(HarnessError, match="8 hard items are asked for, the labels have 6"):
+            curated(source, tmp_path / "out", "easy", size=16, mix={"hard": 0.5})
+        assert not (tmp_path / "out").exists()
+
+    def test_an_occupied_folder(self, source, tmp_path):
+        curated(source, tmp_path / "out", "easy")
+        with pytest.raises(HarnessError, match="already holds curated set"):
+            curated(source, tmp_path / "out", "hard")
+
+    def test_rollouts_that_are_gone(self, tmp_path):
+        source = labelled(tmp_path, ["easy"])
+        shutil.rmtree(tmp_path / "rollouts")
+        with pytest.raises(HarnessError, match="the rollouts that .*labels was made from are no longer at"):
+            curated(source, tmp_path / "out", "easy")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("hard", "not difficulty=share"),
+            ("hart=0.1", "not difficulty=share"),
+            ("hard=", "not difficulty=share"),
+            ("hard=0.0.5", "not difficulty=share"),
+            ("hard=.", "not difficulty=share"),
+            ("hard=-1", "not difficulty=share"),
+        ],
+    )
+    def test_a_mix_that_is_none(self, text, said):
+        with pytest.raises(HarnessError, match=said):
+            CurationConfig.parse_mix([text])
+
+    def test_a_mix_that_names_one_twice(self):
+        with pytest.raises(HarnessError, match="--mix names hard twice"):
+            CurationConfig.parse_mix(["hard=0.1", "hard=0.2"])
+
+    def test_a_full_disk(self, tmp_path):
+        # `datasets` raises an error of its own there, with the operating system's as its cause.
+        source, disk = labelled(tmp_path, ["easy"] * 30), tmp_path / "disk"
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+        if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(command).returncode:
+            pytest.skip("mounting a small file system needs root")
+        try:
+            with pytest.raises(HarnessError, match="cannot write the curated set to .*: No space left"):
+                curated(source, disk / "out", "easy")
+            assert list(disk.iterdir()) == []
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_shares_are_read_as_they_are_written():
+    assert CurationConfig.parse_mix(["hard=0.05", "easy=.5"]) == {"hard": 0.05, "easy": 0.5}

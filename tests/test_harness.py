@@ -1,0 +1,276 @@
+"""The door to lmms-eval: names, tasks that do not load, and runs of the scripted model over real tasks."""
+
+import json
+import re
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageFile
+
+from dcsft_harness import evaluation, harness, labels, manifest, records, sampling, stages
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.stub import DcsftStub
+
+POOL = "dcsft_digits_pool"
+LIMIT, SAMPLES = 6, 4
+
+
+def answers(folder):
+    """A script for the first items of the pool: always right, half right, never right, by turns."""
+    docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+    lines = []
+    for number in range(LIMIT):
+        right = docs[number]["target"]
+        said = ([right.title() + "."], [right, "heron"], ["heron", ""])[number % 3]
+        lines.append(json.dumps({"task": POOL, "doc_id": number, "responses": said}))
+    path = folder / "answers.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the rollouts and labels of the scripted model."""
+    folder = tmp_path_factory.mktemp("place")
+    seen = []
+    stages.sample(
+        folder / "rollouts",
+        lambda done, total: seen.append((done, total)),
+        model="dcsft_stub",
+        model_args=f"answers={answers(folder)},batch_size=2",
+        task=POOL,
+        samples=SAMPLES,
+        limit=LIMIT,
+        seed=11,
+    )
+    stages.label(folder / "labels", rollouts=folder / "rollouts")
+    # All G responses of an item are one unit of progress.
+    assert seen[-1] == (LIMIT, LIMIT)
+    return folder
+
+
+class TestNames:
+    @pytest.mark.slow
+    def test_an_unknown_task_has_near_matches_among_ours_and_lmms_evals(self):
+        with pytest.raises(
+            HarnessError, match="unknown task 'dcsft_digits_pol'. Did you mean dcsft_digits_pool"
+        ):
+            harness.open_tasks(["dcsft_digits_pol"])
+        with pytest.raises(HarnessError, match=r"unknown task 'mmmu_vall'. Did you mean .*mmmu_val\b"):
+            harness.open_tasks([POOL, "mmmu_vall"])
+
+    def test_an_unknown_model_has_near_matches(self):
+        with pytest.raises(HarnessError, match="unknown model 'dcsft_hg'. Did you mean dcsft_hf"):
+            harness.open_model("dcsft_hg", "")
+
+    def test_model_arguments_that_are_none(self):
+        with pytest.raises(HarnessError, match="'nonsense' is not key=value"):
+            harness.open_model("dcsft_stub", "default=x,nonsense")
+
+    def test_our_tasks_do_not_need_lmms_evals_index(self):
+        index = harness.task_index([POOL])
+        assert POOL in index and "mmmu_val" not in index
+
+    def test_several_tasks_come_in_the_order_asked_for(self):
+        assert list(harness.open_tasks(["dcsft_digits_r", "dcsft_digits"])) == [
+            "dcsft_digits_r",
+            "dcsft_digits",
+        ]
+
+
+class TestTasksThatDoNotLoad:
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("more", "said"),
+        [
+            ("dataset_path: nowhere_at_all", "does not load"),
+            ("process_docs: !function dcsft_harness.nosuch.load", "does not load"),
+        ],
+    )
+    def test_are_named_with_the_reason(self, tmp_path, monkeypatch, more, said):
+        text = f"task: broken_task\ntest_split: test\noutput_type: generate_until\n{more}\n"
+        (tmp_path / "broken_task.yaml").write_text(text)
+        monkeypatch.setattr(harness, "task_path", lambda: tmp_path)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        with pytest.raises(HarnessError, match=f"'broken_task' {said}"):
+            harness.open_tasks(["broken_task"])
+
+
+def own_task(folder, images):
+    """A task of somebody else: its pictures are opened by path, its metric is called `hit`."""
+    rows = [{"path": str(path), "text": "?", "answer": "x"} for path in images]
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(folder / "data"))
+    return harness.make_task(
+        {
+            "task": "theirs",
+            "dataset_path": str(folder / "data"),
+            "dataset_kwargs": {"load_from_disk": True},
+            "test_split": "test",
+            "output_type": "generate_until",
+            "doc_to_visual": lambda doc: [Image.open(doc["path"])],
+            "doc_to_text": "text",
+            "doc_to_target": "answer",
+            "process_results": lambda doc, results: {"hit": float(results[0] == doc["answer"])},
+            "metric_list": [{"metric": "hit", "aggregation": "mean", "higher_is_better": True}],
+        }
+    )
+
+
+class TestImages:
+    def test_an_unreadable_one_is_named_by_task_and_document(self, tmp_path):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+        task = own_task(tmp_path, [tmp_path / "0.png", tmp_path / "1.png"])
+        assert harness.describe(task, 0)[0].doc_id == 0
+        with pytest.raises(HarnessError, match="task theirs, doc_id 1: an image cannot be read"):
+            harness.describe(task, 1)
+
+    def test_one_that_breaks_only_when_its_pixels_are_read_is_named_too(self, tmp_path, monkeypatch):
+        # By default lmms-eval has Pillow pass pictures that were cut short, for the whole process.
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+        Image.effect_noise((64, 64), 90).save(tmp_path / "1.png")
+        whole = (tmp_path / "1.png").read_bytes()
+        (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png", tmp_path / "1.png"])
+        with pytest.raises(HarnessError, match="task theirs, doc_id 1: an image cannot be read"):
+            harness.describe(task, 1)
+
+
+class TestScores:
+    def test_the_only_number_is_the_score_whatever_it_is_called(self, tmp_path):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"])
+        assert harness.score_of(task, {"hit": 1.0, "text": "words"}) == (1.0, None, None)
+        assert harness.score_of(task, {"hit": True}) == (1.0, None, None)
+        # Not a number is "could not be scored", which is not 0.
+        assert harness.score_of(task, {"hit": float("nan")}) == (None, None, None)
+        assert harness.score_of(task, {"acc": 0.0, "hit": 1.0}) == (0.0, None, None)
+        with pytest.raises(HarnessError, match="task theirs: none of its metrics .*'f1', 'hit'.* score"):
+            harness.score_of(task, {"hit": 1.0, "f1": 0.5})
+
+
+class TestSampling:
+    def test_every_response_of_every_item_is_kept(self, place):
+        rows = records.read_table(place / "rollouts" / sampling.ROLLOUTS, records.Rollout).to_pylist()
+        assert len(rows) == LIMIT * SAMPLES
+        by_item = {}
+        for row in rows:
+            by_item.setdefault(row["item_id"], []).append(row)
+        assert len(by_item) == LIMIT
+        for some in by_item.values():
+            assert [row["sample_index"] for row in some] == list(range(SAMPLES))
+            assert {(row["seed"], row["task"]) for row in some} == {(11, POOL)}
+            assert len({(row["prompt"], row["answer"]) for row in some}) == 1
+
+    def test_verdicts_are_right_and_no_answer_is_not_a_wrong_one(self, place):
+        rows = records.read_table(place / "rollouts" / sampling.ROLLOUTS, records.Rollout).to_pylist()
+        for row in rows:
+            said = row["response"].strip(". ").lower()
+            assert row["score"] == float(said == row["answer"])
+            assert row["extracted"] == (said or None)
+            assert (row["n_tokens"], row["finish_reason"]) == (len(row["response"].split()) + 1, "stop")
+        notes = manifest.read(place / "rollouts").notes
+        # Two of six items answer every second time with nothing, and are never right.
+        assert (notes["items"], notes["responses"], notes["unanswered"], notes["unscored"]) == (6, 24, 4, 0)
+        assert notes["accuracy"] == pytest.approx((2 * 4 + 2 * 2) / 24)
+        assert notes["generated_tokens"] == sum(row["n_tokens"] for row in rows)
+
+    def test_items_are_kept_with_their_pictures(self, place):
+        kept = datasets.load_from_disk(str(place / "rollouts" / sampling.ITEMS))
+        task = harness.open_tasks([POOL])[POOL]
+        for number, row in enumerate(kept):
+            some, images = harness.describe(task, number)
+            assert {name: row[name] for name in vars(some)} == vars(some)
+            assert [image.tobytes() for image in row["images"]] == [image.tobytes() for image in images]
+
+    def test_labels_and_a_curated_set_follow(self, place, tmp_path):
+        found = records.read_table(place / "labels" / labels.LABELS, records.Label).to_pylist()
+        assert sorted((row["k"], row["n"], row["difficulty"]) for row in found) == [
+            (0, 4, "hard"),
+            (0, 4, "hard"),
+            (2, 4, "medium"),
+            (2, 4, "medium"),
+            (4, 4, "easy"),
+            (4, 4, "easy"),
+        ]
+        notes = stages.curate(tmp_path / "set", labels=place / "labels", keep=["easy", "medium"])
+        assert (notes["items"], notes["hard"]) == (4, 0)
+
+    def test_duplicates_in_the_rollouts_are_refused_when_labelling(self, place, tmp_path):
+        table = pq.read_table(place / "rollouts" / sampling.ROLLOUTS)
+        with manifest.writing("rollouts", tmp_path / "doubled", {}) as draft:
+            pq.write_table(pa.concat_tables([table, table[:1]]), draft.folder / sampling.ROLLOUTS)
+        with pytest.raises(HarnessError, match="has a sample_index twice"):
+            labels.label(tmp_path / "doubled", tmp_path / "labels")
+
+    def test_two_equal_documents_are_refused_before_anything_is_generated(self, tmp_path):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"] * 2)
+        asked = []
+        model = DcsftStub(answers=lambda question: asked.append(question))
+        with pytest.raises(HarnessError, match="task theirs: documents 0 and 1 are the same item"):
+            sampling.sample(model, task, tmp_path / "out", sampling.SamplingConfig(samples=2), {})
+        assert (asked, (tmp_path / "out").exists()) == ([], False)
+
+    def test_a_model_that_fails_midway_leaves_no_folder(self, tmp_path):
+        def fails(question):
+            if question.doc_id == 2:
+                raise KeyboardInterrupt
+            return "seven"
+
+        task = harness.open_tasks([POOL])[POOL]
+        with pytest.raises(KeyboardInterrupt):
+            sampling.sample(
+                DcsftStub(answers=fails),
+                task,
+                tmp_path / "out",
+                sampling.SamplingConfig(samples=2, limit=4),
+                {},
+            )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_script_without_an_answer_leaves_no_folder(self, tmp_path):
+        with pytest.raises(HarnessError, match=re.escape(f"no response to task '{POOL}', doc_id 0")):
+            stages.sample(tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_option_that_is_none_is_refused(self, tmp_path):
+        with pytest.raises(HarnessError, match="unknown sampling option 'sample'. Did you mean samples"):
+            stages.sample(tmp_path / "out", task=POOL, sample=2)
+
+
+class TestEvaluation:
+    def test_tasks_are_scored_item_by_item(self, tmp_path):
+        notes = stages.evaluate(
+            tmp_path / "out",
+            model="dcsft_stub",
+            model_args="default=seven",
+            tasks=["dcsft_digits", "dcsft_digits_ground"],
+            limit=20,
+        )["tasks"]
+        rows = records.read_table(tmp_path / "out" / evaluation.SCORES, records.Score).to_pylist()
+        named = [row for row in rows if row["task"] == "dcsft_digits"]
+        boxes = [row for row in rows if row["task"] == "dcsft_digits_ground"]
+        assert (len(named), len(boxes)) == (20, 20)
+        assert all(row["score"] == float(row["answer"] == "seven") for row in named)
+        assert {(row["score"], row["extracted"]) for row in boxes} == {(0.0, None)}
+        # The mean is lmms-eval's own, and nobody who says nothing about a box is taken to be wrong about it.
+        theirs = json.loads((tmp_path / "out" / "lmms_eval.json").read_text())["results"]
+        assert notes["dcsft_digits"]["accuracy"] == theirs["dcsft_digits"]["acc,none"]
+        assert (notes["dcsft_digits_ground"]["unanswered"], notes["dcsft_digits"]["unanswered"]) == (20, 0)
+        assert [notes[name]["limit"] for name in notes] == [20, 20]
+        assert all(row["cluster"] is not None and row["n_tokens"] == 2 for row in rows)
+
+    def test_a_failure_leaves_no_folder(self, tmp_path):
+        with pytest.raises(HarnessError, match="no response"):
+            stages.evaluate(tmp_path / "out", model="dcsft_stub", tasks=["dcsft_digits"], limit=1)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("limit", [0, -3])
+    def test_a_limit_that_leaves_nothing_is_refused(self, tmp_path, limit):
+        with pytest.raises(HarnessError, match=f"--limit {limit} is out of range"):
+            stages.evaluate(tmp_path / "out", tasks=["dcsft_digits"], limit=limit)

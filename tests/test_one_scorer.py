@@ -1,0 +1,89 @@
+"""One scorer, three users: labelling, the reward of RL and evaluation give the same verdict."""
+
+import json
+
+import pytest
+
+from dcsft_harness import harness
+from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.tasks.listing import listing
+
+# The scorer of each family, and responses beside the target itself: right in other words, wrong, none.
+FAMILIES = {
+    "classification": ("exact_word", [" {target}. ", "the {target}", "heron", ""]),
+    "grounding": ("box_iou", ["Box: {target}", "[0, 0, 3, 3]", "[9, 9, 1, 1]", "over there"]),
+    "reasoning": ("choice", ["{answer}", "({answer})", "So it is {wrong}.", "A or B", "", "no idea"]),
+}
+POOLS = {row["family"]: row["task"] for row in listing() if row["role"] == "pool"}
+EVALUATIONS = [(row["family"], row["task"]) for row in listing() if row["role"] == "evaluation"]
+
+
+def verdict(family: str, doc, response: str) -> Verdict:
+    """What `SCORERS` itself says: the reward of RL."""
+    scorer = FAMILIES[family][0]
+    more = {}
+    if scorer == "box_iou":
+        more = {"image_size": (doc["width"], doc["height"]), "box_space": "pixel"}
+    if scorer == "choice":
+        more = {"choices": doc["choices"]}
+    return SCORERS[scorer](response, answer=json.loads(doc["answer"]), **more)
+
+
+def responses(family, doc):
+    answer = json.loads(doc["answer"])
+    words = {"target": doc["target"], "answer": answer, "wrong": "B" if answer == "A" else "A"}
+    return [doc["target"], *(text.format(**words) for text in FAMILIES[family][1])]
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return harness.open_tasks([*POOLS.values(), *(task for _, task in EVALUATIONS)])
+
+
+def test_every_family_has_a_pool_and_evaluations():
+    assert set(POOLS) == {family for family, _ in EVALUATIONS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "task"), EVALUATIONS)
+def test_labelling_and_evaluation_and_the_scorer_agree(opened, family, task):
+    pool, evaluation = opened[POOLS[family]], opened[task]
+    seen = set()
+    for number in range(5):
+        doc = evaluation.eval_docs_no_media[number]
+        for response in responses(family, doc):
+            expected = verdict(family, doc, response)
+            # Both tasks are asked about the same document, as they name the same function or must agree.
+            labelled = harness.score_of(pool, pool.process_results(doc, [response]))
+            evaluated = harness.score_of(evaluation, evaluation.process_results(doc, [response]))
+            assert labelled == evaluated
+            assert labelled[0] == expected.score
+            assert (labelled[1] is None) == (expected.extracted is None)
+            seen.add((expected.score, expected.extracted is None))
+    # The table would prove little if it held right answers alone.
+    assert seen == {(1.0, False), (0.0, False), (0.0, True)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_g_responses_together_have_the_mean_of_their_verdicts(opened, family):
+    pool = opened[POOLS[family]]
+    doc = pool.eval_docs_no_media[0]
+    texts = responses(family, doc)
+    expected = [verdict(family, doc, text).score for text in texts]
+    together = pool.process_results(doc, [texts])
+    assert harness.score_of(pool, together)[0] == sum(expected) / len(expected)
+    alone = [harness.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
+    assert alone == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pool_asks_what_its_evaluation_in_distribution_asks(opened, family):
+    """A label says something about the evaluation only if the prompt and the budget are the same."""
+    (evaluation,) = [
+        row["task"]
+        for row in listing()
+        if (row["family"], row["role"], row["distribution"]) == (family, "evaluation", "id")
+    ]
+    one, other = opened[POOLS[family]].config, opened[evaluation].config
+    assert one.generation_kwargs["max_new_tokens"] == other.generation_kwargs["max_new_tokens"]
+    assert one.process_results is other.process_results
+    assert (one.doc_to_text, one.doc_to_target) == (other.doc_to_text, other.doc_to_target)

@@ -1,0 +1,218 @@
+"""A user's own JSONL: both formats become the same pool, and a bad row is named by file and line."""
+
+import json
+import tempfile
+
+import pytest
+from PIL import Image, ImageFile
+
+from dcsft_harness import harness, own_data
+from dcsft_harness.errors import HarnessError
+
+QUESTION = "Which bird is it?"
+# For each scorer: a solution, what it is as gold, a right response, a wrong one.
+BY_SCORER = {
+    "exact_word": ("goose", "goose", "Goose.", "swan"),
+    "box_iou": ("[4, 4, 40, 40]", "[4, 4, 40, 40]", "[5, 5, 40, 40]", "[50, 50, 55, 55]"),
+    "choice": ("B", "B", "The answer is B.", "A"),
+    "math": (r"\frac{1}{2}", r"\frac{1}{2}", "$0.5$", "$2$"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with pictures in images/: two sound ones, one cut short, one that is none."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(2):
+        Image.effect_noise((56, 56), 50 + number).save(images / f"{number}.png")
+    whole = (images / "0.png").read_bytes()
+    (images / "short.png").write_bytes(whole[: len(whole) // 2])
+    (images / "text.png").write_text("not a picture")
+    return tmp_path
+
+
+def old(**more):
+    """A row in the format problem, solution, image."""
+    return {"problem": QUESTION, "solution": "goose", "image": "images/0.png"} | more
+
+
+def new(**more):
+    """A row in the format messages, images."""
+    return {"messages": turns(f"<image>{QUESTION}", "goose"), "images": ["images/0.png"]} | more
+
+
+def turns(*texts):
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+def file(folder, *rows):
+    """Rows as a JSONL file; texts are lines as they are."""
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def described(path, scorer="exact_word", root=None):
+    task = own_data.open_file(path, scorer, root)
+    return [harness.describe(task, number) for number in range(len(task.eval_docs))]
+
+
+class TestFormats:
+    def test_both_make_the_same_item(self, folder):
+        ((one, images),) = described(file(folder, old()))
+        ((other, _),) = described(file(folder, new()))
+        assert one == other
+        assert (one.prompt, one.answer, one.target, one.task) == (QUESTION, "goose", "goose", "mine")
+        assert [image.size for image in images] == [(56, 56)]
+
+    @pytest.mark.parametrize("scorer", BY_SCORER)
+    def test_every_scorer_judges_them(self, folder, scorer):
+        solution, gold, right, wrong = BY_SCORER[scorer]
+        question = QUESTION + ("\nA. swan\nB. goose" if scorer == "choice" else "")
+        rows = (
+            old(problem=question, solution=solution),
+            new(messages=turns(question, solution), images=["images/1.png"]),
+        )
+        task = own_data.open_file(file(folder, *rows), scorer, None)
+        for number in range(2):
+            assert harness.describe(task, number)[0].answer == gold
+            judged = [task.process_results(task.eval_docs[number], [text]) for text in (right, wrong, "")]
+            scores = [harness.score_of(task, metrics) for metrics in judged]
+            assert [score for score, _, _ in scores] == [1.0, 0.0, 0.0]
+            # "Wrong" and "no answer" stay apart.
+            assert [extracted is None for _, extracted, _ in scores] == [False, False, True]
+
+    def test_an_answer_tag_holds_the_gold_while_the_target_stays_whole(self, folder):
+        said = "<think>It honks.</think><answer> goose </answer>"
+        ((one, _),) = described(file(folder, old(solution=said)))
+        assert (one.answer, one.target) == ("goose", said)
+
+    def test_options_may_be_a_list_of_their_own(self, folder):
+        task = own_data.open_file(file(folder, old(solution="B", choices=["swan", "goose"])), "choice", None)
+        assert task.eval_docs[0]["choices"] == ["swan", "goose"]
+
+    def test_images_lie_beside_the_file_or_under_the_image_root(self, folder):
+        apart = folder / "elsewhere"
+        apart.mkdir()
+        path = file(apart, old(image="0.png"))
+        with pytest.raises(HarnessError, match=r"elsewhere/0\.png does not exist. Check --image-root"):
+            described(path)
+        assert len(described(path, root=folder / "images")) == 1
+
+    def test_whole_paths_need_no_root(self, folder):
+        assert len(described(file(folder, old(image=str(folder / "images" / "1.png"))), root=folder)) == 1
+
+    def test_several_images_and_none(self, folder):
+        rows = (
+            new(messages=turns("<image><image>Same?", "no"), images=["images/0.png", "images/1.png"]),
+            {"problem": "1 + 1?", "solution": "two"},
+        )
+        found = described(file(folder, *rows))
+        assert [len(images) for _, images in found] == [2, 0]
+        assert found[0][0].prompt == "Same?"
+
+    def test_blank_lines_and_a_byte_order_mark_are_skipped(self, folder):
+        path = file(folder, old(), "", "  ", old(solution="swan"), "")
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert len(described(path)) == 2
+
+    def test_the_same_question_about_another_picture_is_another_item(self, folder):
+        one, other = described(file(folder, old(), old(image="images/1.png")))
+        assert one[0].item_id != other[0].item_id
+
+
+BAD = {
+    "not JSON": ("{no", "line 2: not JSON"),
+    "no object": ("[1]", "line 2: not a JSON object"),
+    "no solution": (
+        {"problem": "?", "image": "images/0.png"},
+        "line 2: no `solution`.*it has image, problem",
+    ),
+    "an empty solution": (old(solution=None), "line 2: no `solution`"),
+    "nothing": ({}, "line 2: no `problem`.*it has nothing"),
+    "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
+    "no messages": (new(messages=None), "line 2: `messages` has no user turn"),
+    # Earlier turns would be left out of the prompt in silence.
+    "two turns": (
+        new(messages=turns("a", "b", "c", "d")),
+        "line 2: `messages` has the turns user, assistant",
+    ),
+    "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
+    "a folder": (old(image="images"), "line 2: image .*images does not exist"),
+    "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
+    "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
+    "an image that is no path": (old(image={"bytes": ""}), "line 2: an image is dict, not a path"),
+    "a placeholder too many": (new(images=[]), "line 2: 1 <image> placeholders for 0 images"),
+    "the same again": (new(), "line 2: the same item as line 1"),
+}
+
+
+class TestBadRows:
+    @pytest.mark.parametrize("case", BAD)
+    def test_are_named_by_file_and_line(self, folder, case, monkeypatch):
+        # As lmms-eval does for the whole process.
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        row, said = BAD[case]
+        with pytest.raises(HarnessError, match=rf"mine\.jsonl, {said}"):
+            own_data.open_file(file(folder, old(), row), "exact_word", None)
+
+    @pytest.mark.parametrize(
+        "box",
+        ["goose", "[1, 2, 3]", "[9, 9, 1, 1]", "[5, 5, 5, 9]", [1, 2, "3", 4], "{[]: 1}", [0, 0, 1e999, 9]],
+    )
+    def test_a_solution_that_is_no_box(self, folder, box):
+        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: solution .* is not a box"):
+            own_data.open_file(file(folder, old(solution=box)), "box_iou", None)
+
+    def test_a_box_without_a_picture(self, folder):
+        row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
+        with pytest.raises(HarnessError, match="line 1: no image for the box"):
+            own_data.open_file(file(folder, row), "box_iou", None)
+
+    def test_a_choice_without_options(self, folder):
+        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: no options found"):
+            own_data.open_file(file(folder, old(solution="B")), "choice", None)
+
+    # Refused when the file is read: after hours of sampling would be too late.
+    @pytest.mark.parametrize(
+        ("scorer", "row"),
+        [
+            ("choice", old(solution="E", choices=["swan", "goose"])),
+            ("exact_word", old(solution=" . ")),
+            ("math", old(solution="goose")),
+        ],
+    )
+    def test_a_solution_that_its_scorer_cannot_use(self, folder, scorer, row):
+        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: the answer"):
+            own_data.open_file(file(folder, row), scorer, None)
+
+    def test_a_line_in_another_encoding(self, folder):
+        path = file(folder, old())
+        path.write_bytes(path.read_bytes() + b"\n" + '{"problem": "caf\u00e9"}'.encode("latin-1"))
+        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 2: not JSON"):
+            own_data.open_file(path, "exact_word", None)
+
+
+class TestBadFiles:
+    def test_one_that_does_not_exist(self, tmp_path):
+        with pytest.raises(HarnessError, match=r"--data .*mine\.jsonl does not exist"):
+            own_data.open_file(tmp_path / "mine.jsonl", "math", None)
+
+    def test_an_empty_one(self, tmp_path):
+        with pytest.raises(HarnessError, match=r"mine\.jsonl holds no rows"):
+            own_data.open_file(file(tmp_path, ""), "math", None)
+
+    def test_an_unknown_scorer_is_named_before_the_file_is_read(self, tmp_path):
+        with pytest.raises(HarnessError, match="unknown scorer 'exact_wrd'. Did you mean exact_word?"):
+            own_data.open_file(tmp_path / "nowhere", "exact_wrd", None)
+        with pytest.raises(HarnessError, match="--data needs --scorer"):
+            own_data.open_file(tmp_path / "nowhere", None, None)
+
+    def test_a_refused_one_leaves_no_copy(self, folder, tmp_path, monkeypatch):
+        place = tmp_path / "temporary"
+        place.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        with pytest.raises(HarnessError):
+            own_data.open_file(file(folder, old(), old()), "exact_word", None)
+        assert list(place.iterdir()) == []
