@@ -19,7 +19,8 @@ from dcsft_harness.cli import main
 from .artefacts import rollouts
 
 WAITS = """
-import sys, time
+import os, sys, time
+os.environ["TQDM_DISABLE"] = "1"  # as main does; the model's import below comes before it
 from dcsft_harness.cli import main
 from dcsft_harness.models.stub import DcsftStub
 
