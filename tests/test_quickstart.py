@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dcsft_harness import manifest
 from dcsft_harness.cli import main
@@ -21,6 +22,9 @@ def workplace(tmp_path_factory):
     """A folder in which the quickstart has run."""
     folder = tmp_path_factory.mktemp("readme")
     assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
+    (folder / "images").mkdir()
+    Image.new("RGB", (56, 56)).save(folder / "images" / "one.png")
+    (folder / "mine.jsonl").write_text('{"problem": "Which?", "solution": "one", "image": "one.png"}\n')
     return folder
 
 
@@ -72,3 +76,31 @@ def test_the_lmms_eval_passthrough_has_an_honest_exit_code(tmp_path):
     command += ["--model_args", "default=seven", "--limit", "4", "--tasks"]
     assert subprocess.run([*command, "dcsft_digits"], cwd=tmp_path, capture_output=True).returncode == 0
     assert subprocess.run([*command, "dcsft_nosuch"], cwd=tmp_path, capture_output=True).returncode == 1
+
+
+def test_pretraining_makes_a_checkpoint_that_loads_and_repeats(tmp_path):
+    """Three steps; the shipped checkpoint is the same command at its default 4,500."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    for name in ("one", "two"):
+        options = ["--steps", "3", "--batch-size", "4", "--output", str(tmp_path / name)]
+        assert main(["digits", "pretrain", *options]) == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(one[key].equal(two[key]) for key in one)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "one")
+    assert sum(weight.numel() for weight in model.parameters()) < 2_000_000
+    assert AutoProcessor.from_pretrained(tmp_path / "one").tokenizer.eos_token == "<|im_end|>"
+
+
+def test_the_readmes_tree_is_what_is_on_disk():
+    tree = README.read_text(encoding="utf-8").partition("## The tree")[2].partition("## ")[0]
+    folder = README.parent
+    listed = {"dcsft_harness": set(), "": set()}
+    for indent, name in re.findall(r"^    ( *)([\w./]+)", tree, re.MULTILINE):
+        listed["dcsft_harness" if indent else ""].add(name.rstrip("/"))
+    assert all((folder / name).exists() for name in listed[""])
+    core = {
+        path.name for path in (folder / "dcsft_harness").iterdir() if not path.name.startswith(("_", "."))
+    }
+    assert listed["dcsft_harness"] == core - {"py.typed"}
