@@ -35,9 +35,12 @@ class Answered:
 
 
 def quiet() -> None:
-    """Keeps lmms-eval's log and bars off the terminal; its warnings and errors still show."""
+    """Keeps lmms-eval's log and the bars of `datasets` off the terminal; errors still show."""
+    from datasets import disable_progress_bars
     from loguru import logger
 
+    # Also where `datasets` was imported before the command line could set its environment variable.
+    disable_progress_bars()
     logger.remove()
     logger.add(sys.stderr, level="ERROR", format="{message}")
 
