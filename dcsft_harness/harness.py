@@ -9,6 +9,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dcsft_harness import records
@@ -54,13 +56,19 @@ def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
 
 
 def _manager(names: Iterable[str]) -> Any:  # noqa: ANN401 - lmms_eval.tasks.TaskManager
-    from lmms_eval.tasks import TaskManager
-
     quiet()
-    ours = TaskManager(include_path=str(task_path()), include_defaults=False)
+    ours = _indexed(task_path(), False)
     if all(name in ours.task_index for name in names):
         return ours
-    return TaskManager(include_path=str(task_path()), include_defaults=True)
+    return _indexed(task_path(), True)
+
+
+@cache
+def _indexed(folder: Path, defaults: bool) -> Any:  # noqa: ANN401 - lmms_eval.tasks.TaskManager
+    """The tasks of a folder, with lmms-eval's own if asked for: read once in a process."""
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(folder), include_defaults=defaults)
 
 
 def open_tasks(names: Sequence[str]) -> dict[str, Any]:

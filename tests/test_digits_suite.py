@@ -63,18 +63,9 @@ COUNTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The set that a name stands for, built into a cache of this module's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DCSFT_CACHE", str(folder))
-        yield suite.load
-
-
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
-def test_every_set_has_its_size(built, name, count):
-    assert len(built(name)) == count
+def test_every_set_has_its_size(name, count):
+    assert len(suite.load(name)) == count
 
 
 def test_every_set_belongs_to_a_task():
@@ -82,7 +73,7 @@ def test_every_set_belongs_to_a_task():
     assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a"}
 
 
-def test_named_sets_hold_the_digits_of_their_split_alone(built):
+def test_named_sets_hold_the_digits_of_their_split_alone():
     # Real digits are known by their place in scikit-learn's file, which is the cluster.
     split_of = {
         "dcsft_digits": "eval",
@@ -92,7 +83,7 @@ def test_named_sets_hold_the_digits_of_their_split_alone(built):
         "dcsft_digits_a": "adversarial",
     }
     for name, split in split_of.items():
-        assert set(map(int, built(name)["cluster"])) <= set(splits.split(split).ids.tolist()), name
+        assert set(map(int, suite.load(name)["cluster"])) <= set(splits.split(split).ids.tolist()), name
 
 
 @pytest.mark.parametrize("family", ["ground", "reason"])
@@ -113,15 +104,15 @@ def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, fa
         assert drawn[name] <= set(splits.split(split).ids.tolist()), name
 
 
-def test_renditions_show_the_same_digits_in_other_styles(built):
-    plain, renditions = built("dcsft_digits"), built("dcsft_digits_r")
+def test_renditions_show_the_same_digits_in_other_styles():
+    plain, renditions = suite.load("dcsft_digits"), suite.load("dcsft_digits_r")
     assert plain["cluster"] == renditions["cluster"]
     assert plain["answer"] == renditions["answer"]
     assert set(plain["kind"]) == {"plain"} and set(renditions["kind"]) == set(drawing.STYLES)
 
 
-def test_adversarial_digits_are_plain_ones_four_drawings_each(built):
-    rows = built("dcsft_digits_a")
+def test_adversarial_digits_are_plain_ones_four_drawings_each():
+    rows = suite.load("dcsft_digits_a")
     counts = collections.Counter(rows["cluster"])
     assert set(counts.values()) == {4}
     assert set(map(int, counts)) == set(splits.adversarial().ids.tolist())
@@ -129,8 +120,8 @@ def test_adversarial_digits_are_plain_ones_four_drawings_each(built):
 
 
 @pytest.mark.parametrize("name", ["dcsft_digits_reason", "dcsft_digits_reason_r"])
-def test_options_are_four_different_ones_with_the_gold_among_them(built, name):
-    for row in built(name).select(range(60)):
+def test_options_are_four_different_ones_with_the_gold_among_them(name):
+    for row in suite.load(name).select(range(60)):
         assert len(set(row["choices"])) == 4
         gold = row["choices"]["ABCD".index(json.loads(row["answer"]))]
         assert f"= {gold}," in row["target"]
@@ -138,8 +129,8 @@ def test_options_are_four_different_ones_with_the_gold_among_them(built, name):
             assert f"\n{letter}. {text}" in row["prompt"]
 
 
-def test_two_caches_hold_the_same_pixels(built, tmp_path, monkeypatch):
-    one = built("dcsft_digits_ground_cold")
+def test_two_caches_hold_the_same_pixels(tmp_path, monkeypatch):
+    one = suite.load("dcsft_digits_ground_cold")
     monkeypatch.setenv("DCSFT_CACHE", str(tmp_path))
     other = suite.load("dcsft_digits_ground_cold")
     assert [image.tobytes() for image in one["image"]] == [image.tobytes() for image in other["image"]]

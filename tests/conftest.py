@@ -1,0 +1,44 @@
+"""What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
+
+import gc
+import sys
+
+import pytest
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Takes what the imports made out of the garbage collector's sight.
+
+    transformers collects by hand after every training run and lmms-eval after every evaluation; each
+    time a million objects of torch and TRL, which never go away, would be looked at for nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One cache of the embedded suite for all tests, drawn by the code as it is now."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCSFT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request):
+    """Unit tests run tiny models, whose threads would spend their time waiting for each other.
+
+    The end-to-end runs keep the machine's own number, as a user's would.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or request.node.get_closest_marker("slow"):
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
