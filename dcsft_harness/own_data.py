@@ -5,6 +5,7 @@ Both formats of the paper's release are read: `problem`, `solution`, `image`; an
 
 import ast
 import atexit
+import contextlib
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, records
+from dcsft_harness import harness, manifest, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import get_scorer
 
@@ -113,9 +114,12 @@ def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Pa
     if scorer == "box_iou" and not pictures:
         raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
     first = pictures[0] if pictures else None
+    gold = _gold(where, solution, scorer)
+    if scorer == "box_iou":
+        _refuse_outside(where, gold, pictures[0].size)
     row = {
         "prompt": prompt,
-        "answer": json.dumps(_gold(where, solution, scorer)),
+        "answer": json.dumps(gold),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
         "cluster": str(number),
         "images": pictures,
@@ -152,20 +156,39 @@ def _refuse_doubles(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         seen[key] = row["cluster"]
 
 
+def images_sha256(path: Path, image_root: Path | None) -> str:
+    """A hash of the contents of every image that a JSONL file names.
+
+    Rows that cannot be read and images that are not there count as they are: what is wrong with them is
+    said when the file is opened.
+    """
+    found: list[str | None] = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            data = json.loads(line)
+            for name in _image_names(data) if isinstance(data, dict) else []:
+                file = (image_root or path.parent) / str(name)
+                found.append(manifest.file_sha256(file) if file.is_file() else None)
+    return manifest.json_sha256(found)
+
+
+def _image_names(data: Mapping[str, Any]) -> list[Any]:
+    images = data.get("images", []) if "messages" in data else data.get("image", data.get("images", []))
+    return images if isinstance(images, list) else [images]
+
+
 def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
     """Prompt, solution and image names of a row in either format."""
     if "messages" in data:
         question, answer = _turns(where, data["messages"])
-        images = data.get("images", [])
-        return question, answer, images if isinstance(images, list) else [images]
+        return question, answer, _image_names(data)
     for name in ("problem", "solution"):
         if data.get(name) is None:
             raise HarnessError(
                 f"{where}: no `{name}` and no `messages`; it has {', '.join(sorted(data)) or 'nothing'}",
                 "A row needs problem, solution and image, or messages and images",
             )
-    images = data.get("image", data.get("images", []))
-    return str(data["problem"]), data["solution"], images if isinstance(images, list) else [images]
+    return str(data["problem"]), data["solution"], _image_names(data)
 
 
 def _turns(where: str, messages: object) -> tuple[str, str]:
@@ -230,6 +253,16 @@ def _gold(where: str, solution: object, scorer: str) -> object:
             "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
         )
     return list(value)
+
+
+def _refuse_outside(where: str, box: Any, size: tuple[int, int]) -> None:  # noqa: ANN401 - from `_gold`
+    """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel."""
+    width, height = size
+    if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
+        raise HarnessError(
+            f"{where}: the box {box} leaves its image of {width} x {height} pixels",
+            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
+        )
 
 
 def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:

@@ -51,17 +51,19 @@ def sample(
     config = sampling.SamplingConfig(**options)
     if (task is None) == (data is None):
         raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
+    root = None if image_root is None else Path(image_root)
     if data is not None:
-        pool = own_data.open_file(Path(data), scorer, None if image_root is None else Path(image_root))
+        pool = own_data.open_file(Path(data), scorer, root)
     else:
         if scorer is not None:
             raise HarnessError(f"--scorer {scorer} goes with --data", "A --task brings its own scorer")
         pool = _single(harness.open_tasks([str(task)]), str(task))
     arguments, inputs = _model_arguments(model_args)
+    settings: dict[str, Any] = {"model": model, "model_args": model_args}
     if data is not None:
         inputs["data"] = Path(data)
+        settings |= {"scorer": scorer, "images_sha256": own_data.images_sha256(Path(data), root)}
     running = harness.open_model(model, arguments)
-    settings = {"model": model, "model_args": model_args}
     return sampling.sample(running, pool, output, config, settings, progress, inputs)
 
 

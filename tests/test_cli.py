@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dcsft_harness import harness, stages
+from dcsft_harness import harness, manifest, stages
 from dcsft_harness.cli import main
 
 from .artefacts import rollouts
@@ -251,8 +251,9 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
                  "--data", str(pictures / "both.jsonl"), "--scorer", "exact_word",
                  "--output", str(tmp_path / "rollouts")]) == 0  # fmt: skip
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    config = manifest.read(tmp_path / "rollouts").config
+    assert (config["scorer"], len(config["images_sha256"])) == ("exact_word", 64)
     # Whoever reads an artefact leaves no cache file in it.
-    before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
     before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
     assert (
         main(["curate", str(tmp_path / "labels"), "--keep", "easy", "--output", str(tmp_path / "easy")]) == 0

@@ -165,6 +165,16 @@ class TestBadRows:
         with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: solution .* is not a box"):
             own_data.open_file(file(folder, old(solution=box)), "box_iou", None)
 
+    @pytest.mark.parametrize("box", [[60, 60, 90, 90], [0, 0, 58, 56], [0, 0, 56, 57.5], [-2, 0, 9, 9]])
+    def test_a_box_that_leaves_its_picture(self, folder, box):
+        said = r"line 1: the box .* leaves its image of 56 x 56 pixels"
+        with pytest.raises(HarnessError, match=rf"mine\.jsonl, {said}"):
+            own_data.open_file(file(folder, old(solution=box)), "box_iou", None)
+
+    @pytest.mark.parametrize("box", [[0, 0, 56, 56], [-0.4, 3, 56.9, 57]])
+    def test_a_box_along_the_edge_is_accepted_with_the_rounding_of_annotations(self, folder, box):
+        assert len(described(file(folder, old(solution=box)), "box_iou")) == 1
+
     def test_a_box_without_a_picture(self, folder):
         row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
         with pytest.raises(HarnessError, match="line 1: no image for the box"):
@@ -181,6 +191,7 @@ class TestBadRows:
             ("choice", old(solution="E", choices=["swan", "goose"])),
             ("exact_word", old(solution=" . ")),
             ("math", old(solution="goose")),
+            ("math", old(solution="The answer is seven apples.")),
         ],
     )
     def test_a_solution_that_its_scorer_cannot_use(self, folder, scorer, row):

@@ -39,10 +39,33 @@ def test_nothing_mathematical_is_no_answer(response):
     assert math(response, answer="4") == Verdict(0.0, None)
 
 
-@pytest.mark.parametrize("answer", ["", "goose", "goose and duck"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("", "goose", "goose and duck", "a goose", "No solution", "the answer is seven apples"),
+        *("$seven apples$", "\\boxed{goose}", "It is a goose.", "goose!", "café", "七", "-", "?"),
+    ],
+)
 def test_refuses_an_answer_that_is_not_mathematics(answer):
     with pytest.raises(HarnessError, match="not mathematics"):
         math("4", answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "response"),
+    [
+        ("xy", "$yx$"),
+        ("7 apples", "7"),
+        ("x = 3", "x = 3"),
+        ("\\text{even}", "\\boxed{\\text{even}}"),
+        ("\\infty", "$\\infty$"),
+        ("30^\\circ", "$30$"),
+        ("x \\in (1, 2)", "\\boxed{(1, 2)}"),
+        ("\\sqrt{2}", "$\\sqrt{2}$"),
+    ],
+)
+def test_an_answer_of_few_letters_or_in_latex_is_mathematics(answer, response):
+    assert math(response, answer=answer).score == 1.0
 
 
 def test_threads_get_the_verdicts_of_their_own_responses():

@@ -1,9 +1,10 @@
 """Runs a recipe: each stage in turn, skipping what is done and still valid.
 
 A stage's key is a hash of its verb, its options, the package's version, the manifests of the stages that
-it refers to, and the contents of other files and folders that its options name. A stage is skipped where
-the key that its folder was made with is the same, and every file in it is as it was written; so an
-interrupted recipe goes on, and an edited one redoes what changed.
+it refers to, and the contents of other files and folders that its options name, with the images that a
+JSONL file of one's own names. A stage is skipped where the key that its folder was made with is the same,
+and every file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what
+changed.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from dcsft_harness import __version__, manifest
+from dcsft_harness import __version__, manifest, own_data
 from dcsft_harness.errors import HarnessError, unknown_name
 
 STATE = "recipe.json"
@@ -135,6 +136,10 @@ def key(stage: Stage, output: Path) -> str:
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
     brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage.options)}
+    if stage.verb == "sample" and Path(str(stage.options.get("data"))).is_file():
+        root = stage.options.get("image_root")
+        images = own_data.images_sha256(Path(stage.options["data"]), None if root is None else Path(root))
+        brought["the images"] = images
     return manifest.json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
 
 

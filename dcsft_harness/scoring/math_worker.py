@@ -20,8 +20,10 @@ MEMORY_BYTES = 4 * 2**30
 """Address space of the process; beyond it sympy fails with MemoryError and the item is wrong."""
 
 
-# math-verify would read "goose" between dollar signs as the product g*o*o*s*e.
-_WORDS = re.compile(r"[A-Za-z]{4,}(?:[\s-][A-Za-z]+)*")
+# math-verify would read "goose" between dollar signs as the product g*o*o*s*e. Words of three letters
+# and fewer cannot be told from products of variables, and those in \text{} are symbols of their own.
+_PROSE = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z\s,.;:!?'\u2019-]+", re.DOTALL)
+_WRAPPED = re.compile(r"\$+(.*)\$+|\\boxed\{(.*)\}", re.DOTALL)
 
 
 def _grant_budget() -> None:
@@ -50,10 +52,15 @@ def _gold(answer: str) -> tuple[Any, ...]:
     r"""What the answer may be read as; LaTeX first, as bare "2\sqrt{3}" would else be read as 2."""
     from math_verify import parse
 
-    if _WORDS.fullmatch(answer.strip()):
+    plain = answer.strip()
+    while wrapped := _WRAPPED.fullmatch(plain):
+        plain = (wrapped[1] or wrapped[2] or "").strip()
+    if _PROSE.fullmatch(plain):
         return ()
     anchored = answer if "$" in answer or "\\boxed" in answer else f"${answer}$"
-    return tuple(parse(anchored, parsing_timeout=None) or parse(answer, parsing_timeout=None))
+    found = parse(anchored, parsing_timeout=None) or parse(answer, parsing_timeout=None)
+    # Texts alone: math-verify made no expression of them, and would compare them letter by letter.
+    return () if all(isinstance(one, str) for one in found) else tuple(found)
 
 
 def _reply(value: object) -> None:
