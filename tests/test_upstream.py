@@ -1,0 +1,72 @@
+"""lmms-eval with the plugin installed is lmms-eval: the same tasks, and all its models and two more."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dcsft_harness import harness
+from dcsft_harness.tasks.listing import listing
+
+pytestmark = pytest.mark.slow
+
+# With "without" our entry point is hidden before lmms-eval looks for it, as if we were not installed.
+LOOK = """
+import importlib.metadata, json, sys
+original = importlib.metadata.entry_points
+ours = [point for point in original(group="lmms_eval.models") if point.value.startswith("dcsft_harness")]
+class Rest:
+    def select(self, **named):
+        return [point for point in original(**named) if point not in ours]
+if sys.argv[1] == "without":
+    importlib.metadata.entry_points = lambda **named: Rest().select(**named) if named else Rest()
+from lmms_eval import models
+from lmms_eval.tasks import TaskManager
+registry = models.MODEL_REGISTRY_V2
+names = registry.list_model_names()
+tasks = {name: [entry["type"], entry["yaml_path"]] for name, entry in TaskManager().task_index.items()}
+print(json.dumps({
+    "points": [f"{point.group}: {point.name}" for point in ours],
+    "models": {name: str(registry.get_manifest(name)) for name in names},
+    "classes": [models.get_model(name).__name__ for name in ("huggingface", "dummy")],
+    "tasks": tasks,
+}, default=str))
+"""
+
+
+def look(how, folder):
+    done = subprocess.run([sys.executable, "-c", LOOK, how], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def sights(tmp_path_factory):
+    """What lmms-eval knows with our entry point, and without it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return look("with", folder), look("without", folder)
+
+
+def test_the_entry_point_is_there(sights):
+    assert sights[0]["points"] == ["lmms_eval.models: dcsft_harness"]
+
+
+def test_lmms_evals_own_tasks_are_the_same(sights):
+    with_us, without = (sight["tasks"] for sight in sights)
+    assert len(without) > 1000
+    assert with_us == without
+
+
+def test_its_models_are_the_same_and_ours_come_on_top(sights):
+    with_us, without = (sight["models"] for sight in sights)
+    ours = {"dcsft_hf", "dcsft_stub"}
+    assert ours == set(with_us) - set(without)
+    assert {name: with_us[name] for name in without} == without
+    assert sights[0]["classes"] == sights[1]["classes"] == ["Huggingface", "Dummy"]
+
+
+def test_our_folder_beside_theirs_hides_none_of_theirs(sights):
+    own, both = sights[1]["tasks"], harness.task_index(["mmmu_val"])
+    assert {name: both[name]["yaml_path"] for name in own} == {name: path for name, (_, path) in own.items()}
+    assert {row["task"] for row in listing()} <= set(both) - set(own)
