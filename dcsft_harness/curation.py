@@ -58,6 +58,8 @@ class CurationConfig:
             raise HarnessError(f"--mix shares add up to {sum(self.mix.values())}", "They must stay below 1")
         if self.size is not None and self.size < 1:
             raise HarnessError(f"--size {self.size} is out of range", "It must be at least 1")
+        if self.seed < 0:
+            raise HarnessError(f"--seed {self.seed} is out of range", "It must be at least 0")
 
     @staticmethod
     def parse_mix(texts: Sequence[str]) -> dict[records.Difficulty, float]:

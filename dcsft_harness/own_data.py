@@ -110,6 +110,8 @@ def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Pa
             "Name one image for each",
         )
     prompt = prompt.replace("<image>", "").strip()
+    if not prompt:
+        raise HarnessError(f"{where}: the question has no words", "Mend or remove the row")
     pictures = [_image(where, name, root) for name in images]
     if scorer == "box_iou" and not pictures:
         raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
@@ -188,7 +190,10 @@ def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
                 f"{where}: no `{name}` and no `messages`; it has {', '.join(sorted(data)) or 'nothing'}",
                 "A row needs problem, solution and image, or messages and images",
             )
-    return str(data["problem"]), data["solution"], _image_names(data)
+    if not isinstance(data["problem"], str):
+        kind = type(data["problem"]).__name__
+        raise HarnessError(f"{where}: `problem` is {kind}, not text", "Mend or remove the row")
+    return data["problem"], data["solution"], _image_names(data)
 
 
 def _turns(where: str, messages: object) -> tuple[str, str]:
@@ -234,6 +239,10 @@ def _gold(where: str, solution: object, scorer: str) -> object:
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
     value: Any = tagged[1].strip() if tagged else solution
     if scorer != "box_iou":
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise HarnessError(
+                f"{where}: the solution is {type(value).__name__}, not text or a number", "Mend the row"
+            )
         return str(value).strip()
     if isinstance(value, str):
         try:
@@ -269,6 +278,10 @@ def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
     """The options: the row's own `choices` or `options`, else the lettered lines of its prompt."""
     given = data.get("choices", data.get("options"))
     if isinstance(given, list) and given:
+        for text in given:
+            if isinstance(text, bool) or not isinstance(text, str | int | float):
+                kind = type(text).__name__
+                raise HarnessError(f"{where}: an option is {kind}, not text or a number", "Mend the row")
         return [str(text) for text in given]
     found = [text for _, text in _OPTION.findall(prompt)]
     if len(found) < 2:

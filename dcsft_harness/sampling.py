@@ -46,8 +46,13 @@ class SamplingConfig:
             ("--temperature", self.temperature, self.temperature > 0, "above 0"),
             ("--top-p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
             ("--top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
-            ("--max-new-tokens", self.max_new_tokens, (self.max_new_tokens or 1) >= 1, "at least 1"),
-            ("--limit", self.limit, (self.limit or 1) >= 1, "at least 1"),
+            (
+                "--max-new-tokens",
+                self.max_new_tokens,
+                self.max_new_tokens is None or self.max_new_tokens >= 1,
+                "at least 1",
+            ),
+            ("--limit", self.limit, self.limit is None or self.limit >= 1, "at least 1"),
         )
         for option, value, right, wanted in checks:
             if not right:

@@ -55,8 +55,9 @@ def sample(
     if data is not None:
         pool = own_data.open_file(Path(data), scorer, root)
     else:
-        if scorer is not None:
-            raise HarnessError(f"--scorer {scorer} goes with --data", "A --task brings its own scorer")
+        for option, value in (("--scorer", scorer), ("--image-root", image_root)):
+            if value is not None:
+                raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
         pool = _single(harness.open_tasks([str(task)]), str(task))
     arguments, inputs = _model_arguments(model_args)
     settings: dict[str, Any] = {"model": model, "model_args": model_args}
@@ -108,6 +109,8 @@ def evaluate(
     manifest.refuse_occupied(output)
     if limit is not None and limit < 1:
         raise HarnessError(f"--limit {limit} is out of range", "It must be at least 1")
+    if not tasks:
+        raise HarnessError("--tasks names no task", "`dcsft tasks list` lists the suite's")
     opened = harness.open_tasks(list(tasks))
     arguments, inputs = _model_arguments(model_args)
     running = harness.open_model(model, arguments)

@@ -101,6 +101,16 @@ def test_bad_rows_of_ones_own_data_are_named(tmp_path, pictures, capsys, lines, 
         ),
         (("train", "sft", "--model", "digits", "--data", "x", "--lora-rank", "0"), "lora_rank"),
         (("leaderboard", "build", "nowhere"), "nowhere"),
+        (("sample", "--task", "dcsft_digits_pool", "--limit", "0"), "--limit 0 is out of range"),
+        (("sample", "--task", "dcsft_digits_pool", "--max-new-tokens", "0"), "--max-new-tokens 0"),
+        (("sample", "--task", "dcsft_digits_pool", "--image-root", "x"), "--image-root x goes with --data"),
+        (("evaluate", "--tasks", ","), "--tasks names no task. `dcsft tasks list` lists the suite's"),
+        (("curate", "nowhere", "--keep", "easy", "--seed", "-1"), "--seed -1 is out of range"),
+        # What click refuses has the same form.
+        (("sample", "--taks", "x"), "dcsft: no such option '--taks'. "),
+        (("sample", "--samples", "two"), "'two' is not a valid integer. `dcsft sample --help` says"),
+        (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` says what it takes."),
+        (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` says"),
     ],
 )
 def test_names_and_values_that_make_no_sense_are_refused(tmp_path, capsys, arguments, said):
@@ -186,6 +196,10 @@ stages:
 
 def test_misuse_exits_with_2_and_help_with_0(capsys):
     assert main(["label"]) == 2
+    assert main(["label", "rollouts"]) == 2
+    assert "dcsft: missing option '--output'. `dcsft label --help`" in capsys.readouterr().err
+    assert main(["sample", "--output", "x", "--task"]) == 2
+    assert "dcsft: option '--task' requires an argument. `dcsft --help`" in capsys.readouterr().err
     assert main(["nosuch"]) == 2
     assert main(["label", "--help"]) == 0
     assert main(["--version"]) == 0

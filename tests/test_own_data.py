@@ -131,6 +131,10 @@ BAD = {
     ),
     "an empty solution": (old(solution=None), "line 2: no `solution`"),
     "nothing": ({}, "line 2: no `problem`.*it has nothing"),
+    "a question that is no text": (old(problem=["?"]), "line 2: `problem` is list, not text"),
+    "a question without words": (old(problem="<image> "), "line 2: the question has no words"),
+    "a solution that is no text": (old(solution={"is": 1}), "line 2: the solution is dict, not text"),
+    "a solution that is yes or no": (old(solution=True), "line 2: the solution is bool, not text"),
     "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
     "no messages": (new(messages=None), "line 2: `messages` has no user turn"),
     # Earlier turns would be left out of the prompt in silence.
@@ -183,6 +187,11 @@ class TestBadRows:
     def test_a_choice_without_options(self, folder):
         with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: no options found"):
             own_data.open_file(file(folder, old(solution="B")), "choice", None)
+
+    @pytest.mark.parametrize("options", [["swan", None], ["swan", ["goose"]]])
+    def test_options_that_are_no_texts(self, folder, options):
+        with pytest.raises(HarnessError, match=r"line 1: an option is \w+, not text or a number"):
+            own_data.open_file(file(folder, old(solution="A", choices=options)), "choice", None)
 
     # Refused when the file is read: after hours of sampling would be too late.
     @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -39,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # click returns the code of `Context.exit`; of a command, what that returns, which is None.
         return dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False) or 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"dcsft: {_sentence(error)}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(
@@ -59,11 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _sentence(error: click.ClickException) -> str:
+    """What click refuses, in the form of our own refusals: the problem, then the remedy."""
+    said = error.format_message().strip()
+    # click puts its suggestions in brackets after the full stop where there are several.
+    said = re.sub(r"\((Did you mean .*\?)\)$", r"\1", said)
+    said = said[:1].lower() + said[1:] + ("" if said.endswith((".", "?")) else ".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "dcsft"
+    return f"{said} `{path} --help` says what it takes."
+
+
 def _calm() -> None:
     """One voice on the terminal: ours. Set before any of these packages is imported."""
     for name, value in {
         "TQDM_DISABLE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",  # else six lines for each file that an unreachable hub is asked for
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
