@@ -6,6 +6,7 @@ not load or a run that fails is a `HarnessError`, raised before a model is loade
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import records
+from dcsft_harness import manifest, records
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.tasks import path as task_path
 
@@ -91,9 +92,12 @@ def open_tasks(names: Sequence[str]) -> dict[str, Any]:
             raise
         except Exception as error:  # noqa: BLE001 - a task may fail to load in any way; none is hidden
             cause = _cause(error)
+            full = manifest.refusal(cause) is not None
             raise HarnessError(
                 f"task {name!r} does not load: {type(cause).__name__}: {cause}",
-                "`dcsft tasks check` says what it needs",
+                "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"
+                if full
+                else "`dcsft tasks check` says what it needs",
             ) from error
         tasks.update(_leaves(loaded))
     return tasks
@@ -301,13 +305,18 @@ def command_line(arguments: Sequence[str]) -> int:
     from lmms_eval.cli import dispatch
 
     ours, failed = str(task_path()), []
+    sentences: list[str] = []
     evaluate = upstream.cli_evaluate_single
 
     def watched(args: Any) -> Any:  # noqa: ANN401 - upstream's namespace in, its results out
         args.include_path = [ours] if args.include_path is None else [args.include_path, ours]
         listing = (args.tasks or "").startswith("list")
         failed.extend([] if listing else [args])
-        results = evaluate(args)
+        try:
+            results = evaluate(args)
+        except Exception as error:
+            sentences.append(str(_failure(args, error)))
+            raise
         failed[:] = [other for other in failed if other is not args]
         return results
 
@@ -322,4 +331,24 @@ def command_line(arguments: Sequence[str]) -> int:
             return stop.code if isinstance(stop.code, int) else 1
     finally:
         upstream.cli_evaluate_single = evaluate
+    for sentence in sentences:
+        print(f"dcsft: {sentence}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _failure(args: Any, error: Exception) -> HarnessError:  # noqa: ANN401 - upstream's namespace
+    """Why upstream's run failed, in one sentence: it prints a traceback and a list of every name."""
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    if isinstance(error, HarnessError):
+        return error
+    models = MODEL_REGISTRY_V2.list_model_names()
+    if getattr(args, "model", None) is not None and args.model not in models:
+        return unknown_name("model", args.model, models)
+    names = [name for name in (args.tasks or "").split(",") if re.fullmatch(r"[\w-]+", name)]
+    index = task_index(names)
+    for name in names:
+        if name not in index and str(error).startswith("Tasks not found"):
+            return unknown_name("task", name, index, "dcsft lmms-eval tasks list")
+    said = " ".join(str(error).split())[:300]
+    return HarnessError(f"lmms-eval failed: {type(error).__name__}: {said}", "Its messages stand above")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from dcsft_harness import evaluation, harness, labels, manifest, records, sampling, stages
+from dcsft_harness.digits import suite
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 
@@ -97,6 +98,15 @@ class TestTasksThatDoNotLoad:
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         with pytest.raises(HarnessError, match=f"'broken_task' {said}"):
             harness.open_tasks(["broken_task"])
+
+
+def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(monkeypatch):
+    def full(name):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(suite, "load", full)
+    with pytest.raises(HarnessError, match="No space left on device. Free some space, or set DCSFT_CACHE"):
+        harness.open_tasks([POOL])
 
 
 def own_task(folder, images):

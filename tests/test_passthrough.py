@@ -1,10 +1,12 @@
 """`dcsft lmms-eval`: upstream swallows every exception and exits with 0; this does not."""
 
 import argparse
+import contextlib
 
 import pytest
 
 from dcsft_harness import harness
+from dcsft_harness.errors import HarnessError
 
 
 @pytest.fixture
@@ -30,6 +32,39 @@ def upstream(monkeypatch):
     monkeypatch.setattr(dispatch, "main", several)
     monkeypatch.setattr("sys.argv", ["pytest"])
     return outcomes
+
+
+@pytest.mark.parametrize(
+    ("given", "raised", "said"),
+    [
+        ({"model": "dcsft_hg"}, ValueError("no"), "unknown model 'dcsft_hg'. Did you mean dcsft_hf"),
+        (
+            {"tasks": "dcsft_digits"},
+            OSError("disk\n on fire"),
+            "lmms-eval failed: OSError: disk on fire. Its",
+        ),
+        ({"tasks": "dcsft_digits"}, HarnessError("image 3 is broken"), "image 3 is broken."),
+        ({"tasks": "dcsft_digitz"}, ValueError("Tasks not found: x"), "Did you mean dcsft_digits"),
+    ],
+)
+def test_a_failure_ends_in_one_sentence(monkeypatch, capsys, given, raised, said):
+    import lmms_eval.__main__ as upstream
+    from lmms_eval.cli import dispatch
+
+    def single(args):
+        raise raised
+
+    def run():
+        args = {"include_path": None, "model": "dcsft_stub", "tasks": None} | given
+        with contextlib.suppress(Exception):
+            upstream.cli_evaluate_single(argparse.Namespace(**args))
+
+    monkeypatch.setattr(upstream, "cli_evaluate_single", single)
+    monkeypatch.setattr(dispatch, "main", run)
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    assert harness.command_line([]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dcsft: ") and said in line
 
 
 @pytest.mark.parametrize(

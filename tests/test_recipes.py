@@ -1,5 +1,7 @@
 """A recipe skips what is done and valid, redoes what changed, and goes on after an interruption."""
 
+import errno
+
 import pytest
 
 from dcsft_harness import manifest
@@ -120,6 +122,16 @@ def test_the_folder_can_be_moved_between_runs(bench, tmp_path):
     bench.output = bench.output.rename(tmp_path / "moved")
     bench.run()
     assert bench.ran == []
+
+
+def test_a_full_disk_under_the_state_is_named(bench, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(chain.os, "replace", full)
+    with pytest.raises(HarnessError, match=r"cannot write .*recipe\.json: No space left on device"):
+        bench.run()
+    assert list(bench.output.iterdir()) == []
 
 
 def test_another_recipes_folder_is_refused(bench):

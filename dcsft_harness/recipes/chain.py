@@ -218,5 +218,13 @@ def _save(state: Mapping[str, Any], output: Path) -> None:
     try:
         unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         os.replace(unfinished, output / STATE)
+    except OSError as error:
+        reason = manifest.refusal(error)
+        if reason is None:
+            raise
+        raise HarnessError(
+            f"cannot write {output / STATE}: {os.strerror(reason)}",
+            "Free some space or name a folder on another disk; finished stages are kept",
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
