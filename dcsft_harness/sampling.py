@@ -1,16 +1,21 @@
 """pool -> rollouts: G sampled responses per item of a pool, through lmms-eval, scored by the task."""
 
-import time
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, manifest, records
+from dcsft_harness import harness, manifest, records, rollout_store
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pool import DRAWN, Pool
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
+INDIFFERENT = ("batch_size", "memory_gb", "delay")
+"""Model arguments that change no response, so that a run may go on with others."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class SamplingConfig:
 
 
 def sample(
-    model: Any,  # noqa: ANN401 - an lmms-eval model
+    model: Any,  # noqa: ANN401 - an lmms-eval model, or a function
     task: Any,  # noqa: ANN401 - an lmms-eval task
     output: Path,
     config: SamplingConfig,
@@ -78,40 +83,93 @@ def sample(
 ) -> dict[str, Any]:
     """Draws and scores G responses for every item of a pool and writes a rollouts folder.
 
+    A model of this suite has every batch on the disk before it begins the next one, and a run that was
+    interrupted goes on from there: see `rollout_store`. Other models answer all items or none.
+
     Args:
-        model: as `harness.open_model` gives it.
+        model: as `harness.open_model` gives it; or a function without arguments that gives one, which is
+            called once all that can be refused without it has been.
         task: as `harness.open_tasks` gives it.
         output: the folder to write: rollouts.parquet, items/ (a `datasets` folder with the images)
             and manifest.json.
         config: how to draw.
         settings: what else the manifest records (model name and arguments).
         progress: called with (items done, items in all).
-        inputs: folders that the model was loaded from, for the manifest.
+        inputs: folders that the model was loaded from, and files that the pool was, for the manifest.
 
     Returns:
         The manifest's notes: items, responses, accuracy, tokens.
 
     Raises:
-        HarnessError: duplicate items, an unreadable image, or an occupied output folder.
+        HarnessError: duplicate items, an unreadable image, an output folder that is occupied, being
+            written or of other settings, or a full disk.
     """
-    manifest.refuse_occupied(output)
+    rollout_store.refuse_taken(output)
     count = len(task.eval_docs) if config.limit is None else min(config.limit, len(task.eval_docs))
     items, images = read_items(task, count)
+    identity = identify(task, items, config, settings, inputs or {})
     harness.set_generation(task, config.samples, config.generation())
     recorded = {**settings, "task": task.config.task, **asdict(config)}
-    with manifest.writing("rollouts", output, recorded, inputs) as draft:
-        generations: dict[tuple[int, int], Any] = {}
-        if hasattr(model, "item_ids"):
-            model.item_ids.update({(item.task, item.doc_id): item.item_id for item in items})
-            model.on_batch = lambda batch: generations.update({(g.doc_id, g.sample_index): g for g in batch})
-        started = time.monotonic()
-        answered, _ = harness.run(model, {task.config.task: task}, count, progress)
-        seconds = time.monotonic() - started
-        rows = _rollouts(task, items, answered[task.config.task], generations, config)
-        records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
-        write_items(draft.folder / ITEMS, items, images)
-        draft.notes.update(_notes(task, rows, generations, seconds))
+    with rollout_store.opened(output, identity) as store:
+        running = model() if callable(model) else model
+        pool = Pool(task, items, config.samples, config.seed)
+        answered, _ = harness.run(
+            _observed(running, pool, store), {task.config.task: task}, count, progress, media=False
+        )
+        rows = pool.rows(answered[task.config.task], store)
+        with store.finishing(recorded, inputs or {}) as draft:
+            records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
+            write_items(draft.folder / ITEMS, items, images)
+            draft.notes.update({**pool.notes(rows, store), "task_version": task.VERSION})
     return draft.notes
+
+
+def identify(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    config: SamplingConfig,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> dict[str, Any]:
+    """What decides every response of a run, by name: a run goes on only from one that is equal in all of it.
+
+    Weights and data are known by their content, wherever they lie; how many items are answered at once
+    decides nothing.
+    """
+    given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
+    named = {"pretrained": "model", "adapter": "adapter"}
+    arguments = {
+        f"model argument {name}": value
+        for name, value in given.items()
+        if name not in INDIFFERENT and named.get(name) not in inputs
+    }
+    return {
+        **{name: value for name, value in settings.items() if name != "model_args"},
+        **arguments,
+        **{f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sorted(inputs.items())},
+        "task": task.config.task,
+        "task version": str(task.VERSION),
+        "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
+        "prompts": manifest.json_sha256([item.prompt for item in items])[:16],
+        "items": f"{len(items)} ({manifest.json_sha256([item.item_id for item in items])[:16]})",
+        **asdict(config),
+    }
+
+
+def _observed(model: Any, pool: Pool, store: rollout_store.RolloutStore) -> Any:  # noqa: ANN401
+    """The model with what is kept at hand, and the store watching it, where it lets itself be watched."""
+    if not hasattr(model, "kept"):
+        _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
+        return model
+    places = {(item.task, item.doc_id): item.item_id for item in pool.items}
+    model.item_ids.update(places)
+    model.kept = pool.generations(store.kept)
+    model.on_batch = lambda batch: store.append(
+        {"item_id": places[one.task, one.doc_id], **{name: getattr(one, name) for name in DRAWN}}
+        for one in batch
+    )
+    store.begin()
+    return model
 
 
 def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any]]]:  # noqa: ANN401
@@ -135,65 +193,6 @@ def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any
         items.append(item)
         images.append(pictures)
     return items, images
-
-
-def _rollouts(
-    task: Any,  # noqa: ANN401
-    items: Sequence[records.Item],
-    answered: Sequence[harness.Answered],
-    generations: dict[tuple[int, int], Any],
-    config: SamplingConfig,
-) -> list[records.Rollout]:
-    rows = []
-    docs = task.eval_docs_no_media
-    for item, got in zip(items, answered, strict=True):
-        if len(got.responses) != config.samples:
-            raise HarnessError(
-                f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
-                f" {config.samples}",
-                "The model or the task's filters drop repeated generations",
-            )
-        doc = docs[item.doc_id]
-        for index, response in enumerate(got.responses):
-            score, extracted, _ = harness.score_of(task, task.process_results(doc, [response]))
-            generation = generations.get((item.doc_id, index))
-            rows.append(
-                records.Rollout(
-                    item_id=item.item_id,
-                    sample_index=index,
-                    response=response,
-                    score=score,
-                    extracted=extracted,
-                    n_tokens=generation.n_tokens if generation else 0,
-                    finish_reason=generation.finish_reason if generation else "unknown",
-                    seed=config.seed,
-                    task=item.task,
-                    prompt=item.prompt,
-                    answer=item.answer,
-                )
-            )
-    return rows
-
-
-def _notes(
-    task: Any,  # noqa: ANN401
-    rows: Sequence[records.Rollout],
-    generations: dict[tuple[int, int], Any],
-    seconds: float,
-) -> dict[str, Any]:
-    scored = [row.score for row in rows if row.score is not None]
-    first = [g for (_, index), g in generations.items() if index == 0]
-    return {
-        "items": len({row.item_id for row in rows}),
-        "responses": len(rows),
-        "unscored": len(rows) - len(scored),
-        "unanswered": sum(row.extracted is None for row in rows),
-        "accuracy": sum(scored) / len(scored) if scored else None,
-        "prompt_tokens": sum(g.n_prompt_tokens for g in first),
-        "generated_tokens": sum(row.n_tokens for row in rows),
-        "generation_seconds": round(seconds, 3),
-        "task_version": task.VERSION,
-    }
 
 
 def write_items(folder: Path, items: Sequence[records.Item], images: Sequence[Sequence[Any]]) -> None:

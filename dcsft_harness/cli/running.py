@@ -38,10 +38,21 @@ def _mix(notes: Mapping[str, Any]) -> str:
     return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
 
 
+def _sampled(notes: Mapping[str, Any]) -> str:
+    parts = [
+        f"{notes['items']} items",
+        f"{notes['responses']} responses",
+        f"{_percent(notes['accuracy'])} right",
+    ]
+    if notes["resumed"]:
+        parts.append(f"{notes['resumed']} kept from before")
+    if notes["damaged"]:
+        parts.append(f"{notes['damaged']} damaged and drawn again")
+    return ", ".join(parts)
+
+
 SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "sample": lambda notes: (
-        f"{notes['items']} items, {notes['responses']} responses, {_percent(notes['accuracy'])} right"
-    ),
+    "sample": _sampled,
     "label": lambda notes: (
         _mix(notes) + (f", {notes['unlabelled']} unlabelled" if notes["unlabelled"] else "")
     ),

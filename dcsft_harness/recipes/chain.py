@@ -3,7 +3,8 @@
 A stage's key is a hash of its verb, its options, the package's version, the manifests of the stages that
 it refers to, and the contents of other files and folders that its options name. A stage is skipped where
 the key that its folder was made with is the same, and every file in it is as it was written; so an
-interrupted recipe goes on, and an edited one redoes what changed.
+interrupted recipe goes on, and an edited one redoes what changed. A sampling stage that was interrupted
+goes on from the responses that it kept, unless its key has changed since.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from dcsft_harness import __version__, manifest
+from dcsft_harness import __version__, manifest, rollout_store
 from dcsft_harness.errors import HarnessError, unknown_name
 
 STATE = "recipe.json"
@@ -174,12 +175,25 @@ def run(
             skip(stage.name)
             notes = None
             continue
-        if (folder / manifest.NAME).is_file():
-            shutil.rmtree(folder)
+        _clear(folder, state["begun"].get(stage.name) == wanted)
+        state["begun"][stage.name] = wanted
+        _save(state, output)
         notes = perform(stage.verb, folder, filled(dict(stage.options), output))
-        state["stages"][stage.name] = wanted
+        state["stages"][stage.name] = state["begun"].pop(stage.name)
         _save(state, output)
     return notes
+
+
+def _clear(folder: Path, same: bool) -> None:
+    """Removes what a stage made before, unless it is the unfinished part of the same work.
+
+    Raises:
+        HarnessError: another process is at work in the folder.
+    """
+    if (folder / manifest.NAME).is_file():
+        shutil.rmtree(folder)
+    elif (folder / manifest.UNFINISHED).is_dir() and not same:
+        rollout_store.discard(folder)
 
 
 def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -189,6 +203,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads((output / STATE).read_text(encoding="utf-8"))
             name, _ = state["recipe"], dict(state["stages"])
+            state["begun"] = dict(state.get("begun", {}))
         except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
                 f"{output / STATE} cannot be read: {error!r}", "Remove it to start anew"
@@ -203,7 +218,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
-    state = {"recipe": recipe.name, "stages": {}}
+    state = {"recipe": recipe.name, "stages": {}, "begun": {}}
     _save(state, output)
     return state
 
