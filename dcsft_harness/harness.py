@@ -300,12 +300,22 @@ def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa:
             f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
         ) from error
     prompt = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    target = records.as_text(task.doc_to_target(doc))
+    return _item(task, doc_id, doc, prompt, contents), images
+
+
+def describe_without_images(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401
+    """A document whose images cannot be read: no content tells its id, so its position has to."""
+    doc = task.eval_docs_no_media[doc_id]
+    return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
+
+
+def _item(task: Any, doc_id: int, doc: Any, prompt: str, contents: list[bytes]) -> records.Item:  # noqa: ANN401
+    name, target = task.config.task, records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
     answer = records.as_text(json.loads(doc[column])) if column else target
     key = records.item_id(name, prompt, answer, contents)
-    return records.Item(key, name, doc_id, prompt, answer, target), images
+    return records.Item(key, name, doc_id, prompt, answer, target)
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -250,7 +250,8 @@ def _locked(output: Path) -> Iterator[None]:
 def _owner(path: Path) -> str:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {found['pid']}" + f" on {found['host']}" * (found["host"] != socket.gethostname())
+        here = found["host"] == socket.gethostname()
+        return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process, which began this moment"
 

@@ -30,6 +30,10 @@ class SamplingConfig:
         max_new_tokens: the longest response in tokens; None leaves it to the task.
         seed: together with item and sample index it decides every draw.
         limit: use only the first items of the pool; None uses all.
+        stop_when_labelled: draw in rounds, and none more for an item with one right and one wrong
+            response: it is medium, whatever comes. Its pass rate is then censored.
+        on_error: what an item does whose image cannot be read, or which the model refuses: "stop" the
+            run, or "skip" it, so that it is recorded as unscored with the reason.
     """
 
     samples: int = 8
@@ -39,6 +43,8 @@ class SamplingConfig:
     max_new_tokens: int | None = None
     seed: int = 0
     limit: int | None = None
+    stop_when_labelled: bool = False
+    on_error: str = "stop"
 
     def __post_init__(self) -> None:
         """Checks every range.
@@ -52,7 +58,8 @@ class SamplingConfig:
             ("--top-p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
             ("--top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
             ("--max-new-tokens", self.max_new_tokens, (self.max_new_tokens or 1) >= 1, "at least 1"),
-            ("--limit", self.limit, (self.limit or 1) >= 1, "at least 1"),
+            ("--limit", self.limit, self.limit is None or self.limit >= 1, "at least 1"),
+            ("--on-error", self.on_error, self.on_error in ("stop", "skip"), "stop or skip"),
         )
         for option, value, right, wanted in checks:
             if not right:
@@ -106,16 +113,16 @@ def sample(
     """
     rollout_store.refuse_taken(output)
     count = len(task.eval_docs) if config.limit is None else min(config.limit, len(task.eval_docs))
-    items, images = read_items(task, count)
+    refused: dict[int, str] = {}
+    items, images = read_items(task, count, refused if config.on_error == "skip" else None)
     identity = identify(task, items, config, settings, inputs or {})
     harness.set_generation(task, config.samples, config.generation())
     recorded = {**settings, "task": task.config.task, **asdict(config)}
     with rollout_store.opened(output, identity) as store:
         running = model() if callable(model) else model
-        pool = Pool(task, items, config.samples, config.seed)
-        answered, _ = harness.run(
-            _observed(running, pool, store), {task.config.task: task}, count, progress, media=False
-        )
+        pool = Pool(task, items, config.samples, config.seed, refused)
+        observed = _observed(running, pool, store, config)
+        answered, _ = harness.run(observed, {task.config.task: task}, count, progress, media=False)
         rows = pool.rows(answered[task.config.task], store)
         with store.finishing(recorded, inputs or {}) as draft:
             records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
@@ -152,18 +159,34 @@ def identify(
         "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
         "prompts": manifest.json_sha256([item.prompt for item in items])[:16],
         "items": f"{len(items)} ({manifest.json_sha256([item.item_id for item in items])[:16]})",
-        **asdict(config),
+        **{name: value for name, value in asdict(config).items() if name != "on_error"},
     }
 
 
-def _observed(model: Any, pool: Pool, store: rollout_store.RolloutStore) -> Any:  # noqa: ANN401
-    """The model with what is kept at hand, and the store watching it, where it lets itself be watched."""
+def _observed(
+    model: Any,  # noqa: ANN401
+    pool: Pool,
+    store: rollout_store.RolloutStore,
+    config: SamplingConfig,
+) -> Any:  # noqa: ANN401
+    """The model with what is kept at hand, and the store watching it, where it lets itself be watched.
+
+    Raises:
+        HarnessError: it does not, and an option needs that.
+    """
     if not hasattr(model, "kept"):
+        if config.stop_when_labelled or config.on_error == "skip":
+            raise HarnessError(
+                f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
+                "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
+            )
         _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
         return model
     places = {(item.task, item.doc_id): item.item_id for item in pool.items}
     model.item_ids.update(places)
     model.kept = pool.generations(store.kept)
+    model.refused = pool.refused if config.on_error == "skip" else None
+    model.settled = pool.settled if config.stop_when_labelled else None
     model.on_batch = lambda batch: store.append(
         {"item_id": places[one.task, one.doc_id], **{name: getattr(one, name) for name in DRAWN}}
         for one in batch
@@ -172,8 +195,18 @@ def _observed(model: Any, pool: Pool, store: rollout_store.RolloutStore) -> Any:
     return model
 
 
-def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any]]]:  # noqa: ANN401
+def read_items(
+    task: Any,  # noqa: ANN401
+    count: int,
+    refused: dict[int, str] | None = None,
+) -> tuple[list[records.Item], list[list[Any]]]:
     """The first `count` documents of a task as items, with their images.
+
+    Args:
+        task: as `harness.open_tasks` gives it.
+        count: how many.
+        refused: filled with doc_id -> the reason for each item whose image cannot be read; such an item
+            has none, and an id that holds for this position alone. None raises.
 
     Raises:
         HarnessError: two documents are the same item, or an image is unreadable.
@@ -181,8 +214,18 @@ def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any
     items: list[records.Item] = []
     images: list[list[Any]] = []
     seen: dict[str, int] = {}
+    unreadable: Mapping[int, str] = getattr(task, "unreadable", {})  # see `own_data.open_file`
     for doc_id in range(count):
-        item, pictures = harness.describe(task, doc_id)
+        try:
+            if doc_id in unreadable:
+                raise HarnessError(unreadable[doc_id])
+            item, pictures = harness.describe(task, doc_id)
+        except HarnessError as error:
+            if refused is None:
+                raise
+            refused[doc_id] = str(error)
+            _LOG.warning("skipped: %s", error)
+            item, pictures = harness.describe_without_images(task, doc_id), []
         if item.item_id in seen:
             raise HarnessError(
                 f"task {item.task}: documents {seen[item.item_id]} and {doc_id} are the same item"

@@ -54,7 +54,8 @@ def sample(
     if (task is None) == (data is None):
         raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
     if data is not None:
-        pool = own_data.open_file(Path(data), scorer, None if image_root is None else Path(image_root))
+        root = None if image_root is None else Path(image_root)
+        pool = own_data.open_file(Path(data), scorer, root, skip=config.on_error == "skip")
     else:
         if scorer is not None:
             raise HarnessError(f"--scorer {scorer} goes with --data", "A --task brings its own scorer")
