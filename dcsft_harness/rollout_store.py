@@ -16,15 +16,15 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dcsft_harness import manifest
+from dcsft_harness import durable, manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.shard import Shard, read, sync_folder
+from dcsft_harness.shard import Shard, read
 
 RUN, OWNER, LOCK, SHARD = "run.json", "owner.json", "lock", "shard-0.jsonl"
 FORMAT = 1
@@ -120,7 +120,7 @@ class RolloutStore:
         seconds = (now - self._last) / max(len(rows), 1)
         draws = [Draw(**row, seconds=round(seconds, 6)) for row in rows]
         with self._telling():
-            self._shard.append(asdict(draw) for draw in draws)
+            self._shard.append(map(vars, draws))
         self.kept.update({(draw.item_id, draw.sample_index): draw for draw in draws})
         self._last = now
 
@@ -144,13 +144,17 @@ class RolloutStore:
                 yield draft
                 sources = {role: path.resolve() for role, path in inputs.items()}
                 manifest.seal("rollouts", draft, self._output.resolve(), dict(config), sources, self.seconds)
-                _move_up(folder, self._output)
+                durable.move_up(folder, self._output, last=manifest.NAME)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _telling(self) -> contextlib.AbstractContextManager[None]:
-        kept = f"{len(self.kept)} responses are kept, and the same command goes on from them"
-        return manifest.telling_refusals("rollouts", self._output, kept)
+        return manifest.telling_refusals("rollouts", self._output, self.told)
+
+    @property
+    def told(self) -> str:
+        """What an error says of what is kept."""
+        return f"{len(self.kept)} responses are kept, and the same command goes on from them"
 
     def close(self) -> None:
         """Closes the shard."""
@@ -182,7 +186,13 @@ def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RolloutStore]:
             me = {"pid": os.getpid(), "host": socket.gethostname()}
             (output / manifest.UNFINISHED / OWNER).write_text(json.dumps(me) + "\n", encoding="utf-8")
             store = stack.enter_context(contextlib.closing(RolloutStore(output, identity)))
-        yield store
+        try:
+            yield store
+        except HarnessError as error:
+            if not store.kept or store.told in error.remedy:
+                raise
+            remedy = f"{error.remedy}; {store.told}" if error.remedy else store.told.capitalize()
+            raise HarnessError(error.problem, remedy) from error
 
 
 def refuse_taken(output: Path) -> None:
@@ -265,9 +275,9 @@ def _compare(output: Path, identity: Mapping[str, Any]) -> None:
     path = output / manifest.UNFINISHED / RUN
     if not path.is_file():
         # A shard that lost its settings is read if it is this run's, and else damaged: its key tells.
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        durable.write_text(path, json.dumps(identity, indent=2) + "\n")
+        for folder in (output, output.resolve().parent):
+            durable.sync(folder)
         return
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -283,18 +293,3 @@ def _compare(output: Path, identity: Mapping[str, Any]) -> None:
             f"--output {output} holds unfinished rollouts with other settings: {'; '.join(differences)}",
             "Name another folder, go back to those settings, or remove this folder",
         )
-
-
-def _move_up(draft: Path, output: Path) -> None:
-    """Moves a sealed draft's entries into the output folder, the manifest last, each onto the disk first."""
-    for path in [draft, *draft.rglob("*")]:
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in sorted(draft.iterdir(), key=lambda path: path.name == manifest.NAME):
-        if (output / path.name).is_dir():  # moved by a process that was killed before the manifest
-            shutil.rmtree(output / path.name)
-        os.replace(path, output / path.name)
-    sync_folder(output)

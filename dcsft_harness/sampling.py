@@ -52,12 +52,13 @@ class SamplingConfig:
         Raises:
             HarnessError: names the option and the value.
         """
+        tokens = self.max_new_tokens
         checks = (
             ("--samples", self.samples, self.samples >= 1, "at least 1"),
             ("--temperature", self.temperature, self.temperature > 0, "above 0"),
             ("--top-p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
             ("--top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
-            ("--max-new-tokens", self.max_new_tokens, (self.max_new_tokens or 1) >= 1, "at least 1"),
+            ("--max-new-tokens", tokens, tokens is None or tokens >= 1, "at least 1"),
             ("--limit", self.limit, self.limit is None or self.limit >= 1, "at least 1"),
             ("--on-error", self.on_error, self.on_error in ("stop", "skip"), "stop or skip"),
         )

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness.durable import sync
+
 _HEAD, _MIDDLE, _TAIL = b'{"sum":"', b'","record":', b"}\n"
 _DIGITS = 16
 
@@ -100,7 +102,7 @@ class Shard:
         try:
             os.ftruncate(self._file, whole_bytes)
             os.fsync(self._file)
-            sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             self.close()
             raise
@@ -126,12 +128,3 @@ class Shard:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._file)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the disk knows a folder's entries, without which a new file may vanish in a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

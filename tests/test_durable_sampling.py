@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from dcsft_harness import harness, manifest, records, sampling
+from dcsft_harness import harness, manifest, records, sampling, stages
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import UNFINISHED
@@ -234,3 +234,52 @@ def test_two_commands_on_one_folder(tmp_path, reference, capsys):
         first.kill()
         first.communicate()
     assert rows(tmp_path / "out") == expected
+
+
+def test_responses_of_every_kind_come_through_the_shard(tmp_path):
+    said = ["", " ", "naïve \u2028 line\nbreaks\r\n\0", '{"sum":"', "word " * 10_000, "\U0001f984"]
+
+    def kinds(question):
+        if question.doc_id == 5:
+            raise KeyboardInterrupt
+        return said[question.doc_id]
+
+    for answers in (kinds, lambda question: said[question.doc_id]):
+        try:
+            draw(tmp_path / "kinds", answers, max_new_tokens=20_000)
+        except KeyboardInterrupt:
+            assert answers is kinds
+    assert [row["response"] for row in rows(tmp_path / "kinds")] == [text for text in said for _ in range(4)]
+    assert manifest.read(tmp_path / "kinds").notes["resumed"] == 16
+
+
+@pytest.mark.slow
+def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
+    from dcsft_harness.models.hf import DcsftHF
+
+    def sample(name, batch_size, **more):
+        arguments = f"pretrained=digits,device=cpu,dtype=float32,batch_size={batch_size}"
+        options = {"model_args": arguments, "task": POOL, "samples": 4, "limit": 10, "seed": 3, **more}
+        return stages.sample(tmp_path / name, **options)
+
+    sample("undisturbed", 4)
+    answer, batches = DcsftHF._answer, []
+
+    def interrupted(model, items):
+        batches.append(len(items))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return answer(model, items)
+
+    monkeypatch.setattr(DcsftHF, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample("out", 2)
+    notes = sample("out", 8)
+    assert (batches, notes["resumed"]) == ([2, 2, 2, 6], 16)
+    assert rows(tmp_path / "out") == rows(tmp_path / "undisturbed")
+    # The same weights, asked for less: an item that stops early has the first of the same responses.
+    short = sample("short", 3, stop_when_labelled=True)
+    everything = {(row["item_id"], row["sample_index"]): row for row in rows(tmp_path / "undisturbed")}
+    for row in rows(tmp_path / "short"):
+        assert {**row, "censored": False} == everything[row["item_id"], row["sample_index"]]
+    assert short["saved"] + short["responses"] == 40

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dcsft_harness import manifest, records, rollout_store, stages
+from dcsft_harness import durable, manifest, records, rollout_store, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import UNFINISHED
 
@@ -167,6 +167,18 @@ class TestRefusals:
         with pytest.raises(HarnessError, match="unfinished rollouts.*`dcsft sample`"):
             stages.evaluate(output, tasks=["dcsft_digits"])
 
+    def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):
+        said = (
+            "doc_id 3 is damaged. Replace it; 2 responses are kept, and the same command goes on from them."
+        )
+        with pytest.raises(HarnessError) as failed, rollout_store.opened(tmp_path / "out", SETTINGS) as store:
+            store.append([row(0), row(1)])
+            raise HarnessError("doc_id 3 is damaged", "Replace it")
+        assert str(failed.value) == said
+        with pytest.raises(HarnessError) as failed, rollout_store.opened(tmp_path / "new", SETTINGS):
+            raise HarnessError("doc_id 3 is damaged", "Replace it")
+        assert str(failed.value) == "doc_id 3 is damaged. Replace it."
+
 
 class TestTwoRuns:
     @pytest.fixture
@@ -219,7 +231,7 @@ class TestFinishing:
             replace(source, target)
 
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(rollout_store.os, "replace", dies)
+            patch.setattr(durable.os, "replace", dies)
             with rollout_store.opened(output, SETTINGS) as store:
                 finish(store, "first")
         with pytest.raises(HarnessError, match="unfinished rollouts"):
