@@ -102,6 +102,12 @@ def count(table: pa.Table, source: Path) -> pa.Table:
         )
         .rename_columns(["item_id", "task", "n", "k", "rows", "distinct", "censored"])
     )
+    _refuse_unfit(grouped, source)
+    return grouped.sort_by("item_id")
+
+
+def _refuse_unfit(grouped: pa.Table, source: Path) -> None:
+    """Raises what `count` says that it raises."""
     doubled = grouped.filter(pc.not_equal(grouped["rows"], grouped["distinct"]))
     if doubled.num_rows:
         raise HarnessError(
@@ -122,7 +128,6 @@ def count(table: pa.Table, source: Path) -> pa.Table:
             f"{source}: item {short['item_id'][0]} has {short['rows'][0]} samples where others have {most}",
             "Sample the missing ones: labels from unequal numbers cannot be compared",
         )
-    return grouped.sort_by("item_id")
 
 
 def _labels(grouped: pa.Table) -> pa.Table:

@@ -1,8 +1,9 @@
 """pool -> rollouts: G sampled responses per item of a pool, through lmms-eval, scored by the task."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,8 @@ def sample(
     with rollout_store.opened(output, identity) as store:
         running = model() if callable(model) else model
         pool = Pool(task, items, config.samples, config.seed, refused)
-        observed = _observed(running, pool, store, config)
-        answered, _ = harness.run(observed, {task.config.task: task}, count, progress, media=False)
+        with _observed(running, pool, store, config):
+            answered, _ = harness.run(running, {task.config.task: task}, count, progress, media=False)
         rows = pool.rows(answered[task.config.task], store)
         with store.finishing(recorded, inputs or {}) as draft:
             records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
@@ -164,13 +165,14 @@ def identify(
     }
 
 
+@contextlib.contextmanager
 def _observed(
     model: Any,  # noqa: ANN401
     pool: Pool,
     store: rollout_store.RolloutStore,
     config: SamplingConfig,
-) -> Any:  # noqa: ANN401
-    """The model with what is kept at hand, and the store watching it, where it lets itself be watched.
+) -> Iterator[None]:
+    """Gives the model what is kept, and has the store watch it, where it lets itself be watched.
 
     Raises:
         HarnessError: it does not, and an option needs that.
@@ -182,7 +184,8 @@ def _observed(
                 "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
             )
         _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
-        return model
+        yield
+        return
     places = {(item.task, item.doc_id): item.item_id for item in pool.items}
     model.item_ids.update(places)
     model.kept = pool.generations(store.kept)
@@ -193,7 +196,10 @@ def _observed(
         for one in batch
     )
     store.begin()
-    return model
+    try:
+        yield
+    finally:
+        model.kept, model.refused, model.settled, model.on_batch = {}, None, None, None
 
 
 def read_items(

@@ -104,6 +104,8 @@ class TestAnInterruptedSamplingStage:
     def test_begins_again_where_it_was_edited(self, drawn, run):
         run(SAMPLING.replace("seven", "two"))
         assert drawn == [0, 1, 2, 0, 1, 2, 3]
+        run(SAMPLING)
+        assert drawn[7:] == [0, 1, 2, 3]
 
     def test_is_left_alone_where_a_process_is_at_work_in_it(self, tmp_path, drawn, run):
         folder = tmp_path / "out" / "rollouts"
@@ -117,6 +119,30 @@ def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
     (bench.output / "recipe.json").write_text('{"recipe": "toy", "stages": {}}')
     bench.run()
     assert bench.ran == ["one", "two", "apart"]
+
+
+def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeypatch):
+    wanted = chain.key
+
+    def dies(stage, output):
+        if stage.name == "two":
+            raise SystemExit
+        return wanted(stage, output)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(chain, "key", dies)
+        bench.run()
+    assert bench.ran == ["one"]
+    bench.run()
+    assert bench.ran == ["two", "apart"]
+
+
+def test_an_edit_that_was_interrupted_and_taken_back_redoes_the_stage(bench):
+    bench.run()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(TEXT.replace("seed: 1", "seed: 2"), fail_at="one")
+    bench.run()
+    assert bench.ran[0] == "one"  # what reads it follows where its manifest has another time
 
 
 def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):

@@ -171,16 +171,16 @@ def run(
     notes = None
     for stage in recipe.stages:
         folder, wanted = output / stage.name, key(stage, output)
-        if state["stages"].get(stage.name) == wanted and manifest.is_intact(folder):
+        same = state["stages"].get(stage.name) == wanted
+        if same and manifest.is_intact(folder):
             skip(stage.name)
             notes = None
             continue
-        _clear(folder, state["begun"].get(stage.name) == wanted)
-        state["begun"][stage.name] = wanted
+        _clear(folder, same)
+        # Before it is done: what a killed process has made, whole or in part, is known by the key too.
+        state["stages"][stage.name] = wanted
         _save(state, output)
         notes = perform(stage.verb, folder, filled(dict(stage.options), output))
-        state["stages"][stage.name] = state["begun"].pop(stage.name)
-        _save(state, output)
     return notes
 
 
@@ -203,7 +203,6 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads((output / STATE).read_text(encoding="utf-8"))
             name, _ = state["recipe"], dict(state["stages"])
-            state["begun"] = dict(state.get("begun", {}))
         except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
                 f"{output / STATE} cannot be read: {error!r}", "Remove it to start anew"
@@ -218,7 +217,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
-    state = {"recipe": recipe.name, "stages": {}, "begun": {}}
+    state = {"recipe": recipe.name, "stages": {}}
     _save(state, output)
     return state
 
