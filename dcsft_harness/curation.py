@@ -83,8 +83,9 @@ def curate(labels: Path, output: Path, config: CurationConfig) -> dict[str, Any]
     """Draws the items to train on and writes them as a `datasets` folder.
 
     The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image,
-    and the assistant's target), images, item_id, difficulty and pass_rate: the convention that TRL,
-    ms-swift and LLaMA-Factory read. Chosen items and their order depend on content and seed alone.
+    and the assistant's target), images, item_id, difficulty and pass_rate (empty where sampling stopped
+    once the label was settled): the convention that TRL, ms-swift and LLaMA-Factory read. Chosen items
+    and their order depend on content and seed alone.
 
     Returns:
         The manifest's notes: items, and how many of each difficulty.
@@ -103,6 +104,7 @@ def curate(labels: Path, output: Path, config: CurationConfig) -> dict[str, Any]
         names = chosen["difficulty"].to_pylist()
         mix: dict[str, int] = {name: names.count(name) for name in records.DIFFICULTIES}
         draft.notes.update({"items": len(names), **mix, "task": source.notes.get("task")})
+        draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
     return draft.notes
 
 

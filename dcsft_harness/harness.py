@@ -4,6 +4,7 @@ lmms-eval's own command line exits with 0 whatever happens; here an unknown name
 not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
 """
 
+import argparse
 import contextlib
 import json
 import re
@@ -150,8 +151,20 @@ def open_model(name: str, arguments: str) -> Any:  # noqa: ANN401 - lmms_eval.ap
     Raises:
         HarnessError: the name is unknown or the arguments are malformed.
     """
+    check_model(name, arguments)
+    from lmms_eval.models import get_model
+
+    return get_model(name).create_from_arg_string(arguments)
+
+
+def check_model(name: str, arguments: str) -> None:
+    """Refuses what `open_model` would refuse, without loading anything.
+
+    Raises:
+        HarnessError: the name is unknown or the arguments are malformed.
+    """
     quiet()
-    from lmms_eval.models import MODEL_REGISTRY_V2, get_model
+    from lmms_eval.models import MODEL_REGISTRY_V2
 
     if name not in MODEL_REGISTRY_V2.list_model_names():
         raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
@@ -160,7 +173,6 @@ def open_model(name: str, arguments: str) -> Any:  # noqa: ANN401 - lmms_eval.ap
             raise HarnessError(
                 f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
             )
-    return get_model(name).create_from_arg_string(arguments)
 
 
 def run(
@@ -168,8 +180,16 @@ def run(
     tasks: Mapping[str, Any],
     limit: int | None = None,
     progress: Progress | None = None,
+    media: bool = True,
 ) -> tuple[dict[str, list[Answered]], dict[str, Any]]:
     """Runs tasks through lmms-eval's `simple_evaluate`.
+
+    Args:
+        model: as `open_model` gives it.
+        tasks: as `open_tasks` gives them.
+        limit: only the first documents of each task; None runs all.
+        progress: called with (items done, items in all).
+        media: whether `process_results` gets documents with their images, which are then read again.
 
     Returns:
         Task name -> what each document got, in order of doc_id; and lmms-eval's own results.
@@ -190,6 +210,7 @@ def run(
             log_samples=True,
             bootstrap_iters=0,
             process_docs_parallel=1,
+            cli_args=None if media else argparse.Namespace(process_with_media=False),
         )
     if not results or "samples" not in results:
         raise HarnessError("lmms-eval returned no results", "Look at its messages above")
@@ -224,6 +245,17 @@ def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]
         metrics = {key: value for key, value in sample.items() if key not in standing}
         rows.append(Answered(int(sample["doc_id"]), texts, metrics))
     return sorted(rows, key=lambda row: row.doc_id)
+
+
+def filtered(task: Any, response: str) -> str:  # noqa: ANN401
+    """A response as lmms-eval hands it to the task's scorer: without reasoning, where the task says so."""
+    from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
+    from lmms_eval.filters.transformation import StripThinkingFilter
+
+    tags = parse_reasoning_tags_config(task_value=task.get_config("reasoning_tags"))
+    if tags is None and task.get_config("auto_strip_thinking"):
+        tags = StripThinkingFilter().tag_pairs
+    return response if tags is None else str(strip_reasoning_tags(response, tags))
 
 
 def score_of(task: Any, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:  # noqa: ANN401
@@ -280,12 +312,22 @@ def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa:
             f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
         ) from error
     prompt = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    target = records.as_text(task.doc_to_target(doc))
+    return _item(task, doc_id, doc, prompt, contents), images
+
+
+def describe_without_images(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401
+    """A document whose images cannot be read: no content tells its id, so its position has to."""
+    doc = task.eval_docs_no_media[doc_id]
+    return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
+
+
+def _item(task: Any, doc_id: int, doc: Any, prompt: str, contents: list[bytes]) -> records.Item:  # noqa: ANN401
+    name, target = task.config.task, records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
     answer = records.as_text(json.loads(doc[column])) if column else target
     key = records.item_id(name, prompt, answer, contents)
-    return records.Item(key, name, doc_id, prompt, answer, target), images
+    return records.Item(key, name, doc_id, prompt, answer, target)
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -14,8 +14,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 
 LABELS = "labels.parquet"
-RIGHT = 0.5
-"""A response counts as right from this score on; the suite's scores are 0 or 1."""
+RIGHT = records.RIGHT
 
 
 def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) -> tuple[Any, Any]:
@@ -45,9 +44,10 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
 
     An item is easy if all its scored responses are right, hard if none is, medium otherwise (paper,
     section 4). Responses that could not be scored do not count; an item with none scored has no label.
+    An item whose draws stopped once it was settled has the label of the full draw, and no pass rate.
 
     Returns:
-        The manifest's notes: items, and how many are easy, medium, hard and unlabelled.
+        The manifest's notes: items, and how many are easy, medium, hard, unlabelled and censored.
 
     Raises:
         HarnessError: not a rollouts folder, duplicate samples, or items with unequal numbers of samples.
@@ -67,6 +67,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
                 "items": labels.num_rows,
                 **mix,
                 "unlabelled": labels["difficulty"].null_count,
+                "censored": pc.sum(labels["censored"]).as_py() or 0,
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
             }
@@ -78,10 +79,11 @@ def count(table: pa.Table, source: Path) -> pa.Table:
     """Counts scored and right responses per item.
 
     Returns:
-        Columns item_id, task, n (scored), k (right), rows (samples).
+        Columns item_id, task, n (scored), k (right), rows (samples), censored.
 
     Raises:
-        HarnessError: an item has a sample twice, or fewer samples than another item.
+        HarnessError: an item has a sample twice, or fewer samples than another item and is not
+            censored, or is censored and not settled.
     """
     if table.num_rows == 0:
         raise HarnessError(f"{source} holds no rollouts", "Sample the pool again")
@@ -95,39 +97,55 @@ def count(table: pa.Table, source: Path) -> pa.Table:
                 ("right", "sum"),
                 ("sample_index", "count"),
                 ("sample_index", "count_distinct"),
+                ("censored", "any"),
             ]
         )
-        .rename_columns(["item_id", "task", "n", "k", "rows", "distinct"])
+        .rename_columns(["item_id", "task", "n", "k", "rows", "distinct", "censored"])
     )
+    _refuse_unfit(grouped, source)
+    return grouped.sort_by("item_id")
+
+
+def _refuse_unfit(grouped: pa.Table, source: Path) -> None:
+    """Raises what `count` says that it raises."""
     doubled = grouped.filter(pc.not_equal(grouped["rows"], grouped["distinct"]))
     if doubled.num_rows:
         raise HarnessError(
             f"{source}: item {doubled['item_id'][0]} has a sample_index twice", "Remove the duplicate rows"
         )
+    mixed = pc.and_(pc.greater(grouped["k"], 0), pc.less(grouped["k"], grouped["n"]))
+    open_ones = grouped.filter(pc.and_not(grouped["censored"], pc.fill_null(mixed, False)))
+    if open_ones.num_rows:
+        raise HarnessError(
+            f"{source}: item {open_ones['item_id'][0]} is marked as censored, but not one of its responses"
+            " is right and one wrong",
+            "Sample the pool again",
+        )
     most = pc.max(grouped["rows"]).as_py()
-    short = grouped.filter(pc.less(grouped["rows"], most))
+    short = grouped.filter(pc.and_not(pc.less(grouped["rows"], most), grouped["censored"]))
     if short.num_rows:
         raise HarnessError(
             f"{source}: item {short['item_id'][0]} has {short['rows'][0]} samples where others have {most}",
             "Sample the missing ones: labels from unequal numbers cannot be compared",
         )
-    return grouped.sort_by("item_id")
 
 
 def _labels(grouped: pa.Table) -> pa.Table:
     n = grouped["n"].to_numpy()
     k = pc.fill_null(grouped["k"], 0).to_numpy()
-    scored = n > 0
+    scored, censored = n > 0, grouped["censored"].to_numpy()
+    rated = scored & ~censored
     low, high = jeffreys(k, np.maximum(n, 1))
     names = np.where(k == 0, "hard", np.where(k == n, "easy", "medium"))
     columns = {
         "item_id": grouped["item_id"],
         "n": pa.array(n),
         "k": pa.array(k),
-        "pass_rate": pa.array(k / np.maximum(n, 1), mask=~scored),
-        "low": pa.array(low, mask=~scored),
-        "high": pa.array(high, mask=~scored),
+        "pass_rate": pa.array(k / np.maximum(n, 1), mask=~rated),
+        "low": pa.array(low, mask=~rated),
+        "high": pa.array(high, mask=~rated),
         "difficulty": pa.array(names.astype(object), pa.string(), mask=~scored),
         "task": grouped["task"],
+        "censored": pa.array(censored),
     }
     return pa.table(columns).cast(records.schema(records.Label))

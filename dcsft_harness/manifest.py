@@ -19,8 +19,12 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 
 NAME = "manifest.json"
+UNFINISHED = "unfinished"
+"""The folder inside an output folder that holds what an interrupted `dcsft sample` goes on from."""
+_FINISH = "Run the same `dcsft sample` command again to finish them"
 FORMAT = 1
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
+_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
+_REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
 
 
@@ -135,6 +139,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     """
     path = folder / NAME
     if not path.is_file():
+        if (folder / UNFINISHED).is_dir():
+            raise HarnessError(f"{folder} holds unfinished rollouts", _FINISH)
         wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
         raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
     try:
@@ -189,6 +195,8 @@ def refuse_occupied(output: Path) -> None:
             f"--output {output} already holds {read(output).kind}",
             "Name another folder, or remove this one first",
         )
+    if (output / UNFINISHED).is_dir():
+        raise HarnessError(f"--output {output} holds unfinished rollouts", f"Name another folder. {_FINISH}")
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
             f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"
@@ -219,23 +227,31 @@ def writing(
     # Left by a killed process that had the same number, as the first one of a container always has.
     shutil.rmtree(draft_folder, ignore_errors=True)
     try:
-        draft_folder.mkdir(parents=True)
-        draft = Draft(draft_folder)
-        yield draft
-        _write_manifest(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
-        if output.is_dir():
-            output.rmdir()
-        os.replace(draft_folder, output)
+        with telling_refusals(kind, output, "nothing half-written was kept"):
+            draft_folder.mkdir(parents=True)
+            draft = Draft(draft_folder)
+            yield draft
+            seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
+            if output.is_dir():
+                output.rmdir()
+            os.replace(draft_folder, output)
+    finally:
+        shutil.rmtree(draft_folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
+    """Makes a `HarnessError` of a disk's refusal; `kept` says in a few words what is on it nevertheless."""
+    try:
+        yield
     except Exception as error:
         reason = refusal(error)
         if reason is None:
             raise
         raise HarnessError(
             f"cannot write the {kind} to {output}: {os.strerror(reason)}",
-            "Free some space or name a folder on another disk; nothing half-written was kept",
+            f"Free some space or name a folder on another disk; {kept}",
         ) from error
-    finally:
-        shutil.rmtree(draft_folder, ignore_errors=True)
 
 
 def refusal(error: BaseException | None) -> int | None:
@@ -251,9 +267,13 @@ def refusal(error: BaseException | None) -> int | None:
     return int(told[1]) if told and int(told[1]) in _REFUSALS else refusal(error.__cause__)
 
 
-def _write_manifest(
+def seal(
     kind: str, draft: Draft, output: Path, config: dict[str, Any], sources: dict[str, Path], seconds: float
 ) -> None:
+    """Writes a draft's manifest, which makes its folder an artefact.
+
+    `output` is where the folder will lie: inputs are named relative to it. Its other files exist already.
+    """
     prints = _fingerprints(sources)
     files = sorted(p for p in draft.folder.rglob("*") if p.is_file())
     data = {

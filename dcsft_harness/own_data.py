@@ -23,13 +23,15 @@ _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def open_file(path: Path, scorer: str | None, image_root: Path | None) -> Any:  # noqa: ANN401 - an lmms-eval task
+def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: bool = False) -> Any:  # noqa: ANN401 - an lmms-eval task
     """Reads a JSONL file and returns it as a chat task.
 
     Args:
         path: one JSON object a line.
         scorer: how answers are judged, a key of `scoring.SCORERS`.
         image_root: where relative image paths start; None means the file's own folder.
+        skip: whether a row with an unreadable image becomes a document without one; the task's
+            `unreadable` then says why, by doc_id. Otherwise it is an error.
 
     Raises:
         HarnessError: an unknown scorer, a malformed row, an unreadable image, or a duplicate row.
@@ -40,8 +42,16 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None) -> Any:  
     from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
     root = image_root or path.parent
-    rows = [_row(path, number, data, scorer, root) for number, data in _lines(path)]
-    _refuse_doubles(path, rows)
+    unreadable: dict[int, str] = {}
+    rows: list[dict[str, Any]] = []
+    for number, data in _lines(path):
+        row, reason = _row(path, number, data, scorer, root)
+        if reason is not None and not skip:
+            raise reason
+        if reason is not None:
+            unreadable[len(rows)] = str(reason)
+        rows.append(row)
+    _refuse_doubles(path, [row for at, row in enumerate(rows) if at not in unreadable])
     if not rows:
         raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
     text, number = Value("string"), Value("int64")
@@ -58,7 +68,9 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None) -> Any:  
     folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     DatasetDict({"test": Dataset.from_list(rows, features=features)}).save_to_disk(str(folder))
-    return harness.make_task(_config(path.stem, scorer, folder))
+    task = harness.make_task(_config(path.stem, scorer, folder))
+    task.unreadable = unreadable
+    return task
 
 
 def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
@@ -101,7 +113,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield number, data
 
 
-def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Path) -> dict[str, Any]:
+def _row(
+    path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Path
+) -> tuple[dict[str, Any], HarnessError | None]:
+    """A row of the task, and what is wrong with its images, of which it has none then.
+
+    Raises:
+        HarnessError: anything else is wrong with it.
+    """
     where = f"{path}, line {number}"
     prompt, solution, images = _fields(where, data)
     if prompt.count("<image>") not in (0, len(images)):
@@ -112,13 +131,17 @@ def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Pa
     prompt = prompt.replace("<image>", "").strip()
     if not prompt:
         raise HarnessError(f"{where}: the question has no words", "Mend or remove the row")
-    pictures = [_image(where, name, root) for name in images]
-    if scorer == "box_iou" and not pictures:
+    if scorer == "box_iou" and not images:
         raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
+    reason = None
+    try:
+        pictures = [_image(where, name, root) for name in images]
+    except HarnessError as error:
+        pictures, reason = [], error
     first = pictures[0] if pictures else None
     gold = _gold(where, solution, scorer)
-    if scorer == "box_iou":
-        _refuse_outside(where, gold, pictures[0].size)
+    if scorer == "box_iou" and first is not None:
+        _refuse_outside(where, gold, first.size)
     row = {
         "prompt": prompt,
         "answer": json.dumps(gold),
@@ -129,8 +152,9 @@ def _row(path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Pa
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
-    _refuse_gold(where, scorer, row)
-    return row
+    if reason is None:
+        _refuse_gold(where, scorer, row)
+    return row, reason
 
 
 def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,9 @@ from dcsft_harness.errors import HarnessError
 
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
+
+RIGHT = 0.5
+"""A response counts as right from this score on; the suite's scores are 0 or 1."""
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:
@@ -71,9 +74,12 @@ class Rollout:
         score: 0..1, None where the response could not be scored.
         extracted: the answer found in the response (JSON where it is not a string), None if none was.
         n_tokens: generated tokens, the end mark included.
-        finish_reason: "stop" or "length".
+        finish_reason: "stop" or "length"; "error" where there is no response.
         seed: the run's seed.
         task, prompt, answer: the item's, repeated so that the table can be read alone.
+        censored: whether the item's draws stopped before G because its label was settled: the share
+            of right ones among them estimates nothing.
+        error: why there is no response, None where there is one.
     """
 
     item_id: str
@@ -87,6 +93,8 @@ class Rollout:
     task: str
     prompt: str
     answer: str
+    censored: bool = False
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,12 @@ class Label:
         item_id: the item.
         n: responses that were scored.
         k: responses that were right.
-        pass_rate: k / n, in [0, 1].
-        low, high: 95 % Jeffreys interval of the pass rate, in [0, 1].
+        pass_rate: k / n, in [0, 1]; None if no response could be scored, or the item is censored.
+        low, high: 95 % Jeffreys interval of the pass rate, in [0, 1]; None where that is.
         difficulty: "easy" (k = n), "hard" (k = 0) or "medium"; None if no response could be scored.
         task: the item's task.
+        censored: whether the draws stopped as soon as the item was sure to be medium: n and k then
+            say when that was, and not how often it is solved.
     """
 
     item_id: str
@@ -111,6 +121,7 @@ class Label:
     high: float | None
     difficulty: Difficulty | None
     task: str
+    censored: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,13 @@ class Score:
     cluster: str | None
 
 
-_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Difficulty": pa.string()}
+_ARROW = {
+    "str": pa.string(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "Difficulty": pa.string(),
+}
 
 
 def schema(record: type) -> pa.Schema:
@@ -172,6 +189,8 @@ def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
 def read_table(path: Path, record: type) -> pa.Table:
     """Reads a Parquet table as the columns of a record class, in their types.
 
+    Columns that have a default may be missing.
+
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
     """
@@ -183,13 +202,20 @@ def read_table(path: Path, record: type) -> pa.Table:
         raise HarnessError(
             f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Make the artefact again"
         ) from error
-    missing = [column.name for column in fields(record) if column.name not in table.column_names]
+    missing = []
+    for column, wanted in zip(fields(record), schema(record), strict=True):
+        if column.name not in table.column_names:
+            if column.default is MISSING:
+                missing.append(column.name)
+            else:
+                filling = pa.repeat(pa.scalar(column.default, wanted.type), table.num_rows)
+                table = table.append_column(wanted, filling)
     if missing:
         raise HarnessError(
             f"{path} lacks the column {missing[0]!r}", "Check that it was written by this stage"
         )
-    wanted = schema(record)
-    return pa.table([_column(path, table[column.name], column) for column in wanted], schema=wanted)
+    columns = [_column(path, table[column.name], column) for column in schema(record)]
+    return pa.table(columns, schema=schema(record))
 
 
 def _column(path: Path, found: pa.ChunkedArray, wanted: pa.Field) -> pa.ChunkedArray:

@@ -1,16 +1,22 @@
 """pool -> rollouts: G sampled responses per item of a pool, through lmms-eval, scored by the task."""
 
-import time
-from collections.abc import Sequence
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, manifest, records
+from dcsft_harness import harness, manifest, records, rollout_store
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pool import DRAWN, Pool
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
+INDIFFERENT = ("batch_size", "memory_gb", "delay")
+"""Model arguments that change no response, so that a run may go on with others."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,10 @@ class SamplingConfig:
         max_new_tokens: the longest response in tokens; None leaves it to the task.
         seed: together with item and sample index it decides every draw.
         limit: use only the first items of the pool; None uses all.
+        stop_when_labelled: draw in rounds, and none more for an item with one right and one wrong
+            response: it is medium, whatever comes. Its pass rate is then censored.
+        on_error: what an item does whose image cannot be read, or which the model refuses: "stop" the
+            run, or "skip" it, so that it is recorded as unscored with the reason.
     """
 
     samples: int = 8
@@ -34,6 +44,8 @@ class SamplingConfig:
     max_new_tokens: int | None = None
     seed: int = 0
     limit: int | None = None
+    stop_when_labelled: bool = False
+    on_error: str = "stop"
 
     def __post_init__(self) -> None:
         """Checks every range.
@@ -41,18 +53,15 @@ class SamplingConfig:
         Raises:
             HarnessError: names the option and the value.
         """
+        tokens = self.max_new_tokens
         checks = (
             ("--samples", self.samples, self.samples >= 1, "at least 1"),
             ("--temperature", self.temperature, self.temperature > 0, "above 0"),
             ("--top-p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
             ("--top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
-            (
-                "--max-new-tokens",
-                self.max_new_tokens,
-                self.max_new_tokens is None or self.max_new_tokens >= 1,
-                "at least 1",
-            ),
+            ("--max-new-tokens", tokens, tokens is None or tokens >= 1, "at least 1"),
             ("--limit", self.limit, self.limit is None or self.limit >= 1, "at least 1"),
+            ("--on-error", self.on_error, self.on_error in ("stop", "skip"), "stop or skip"),
         )
         for option, value, right, wanted in checks:
             if not right:
@@ -73,7 +82,7 @@ class SamplingConfig:
 
 
 def sample(
-    model: Any,  # noqa: ANN401 - an lmms-eval model
+    model: Any,  # noqa: ANN401 - an lmms-eval model, or a function
     task: Any,  # noqa: ANN401 - an lmms-eval task
     output: Path,
     config: SamplingConfig,
@@ -83,44 +92,128 @@ def sample(
 ) -> dict[str, Any]:
     """Draws and scores G responses for every item of a pool and writes a rollouts folder.
 
+    A model of this suite has every batch on the disk before it begins the next one, and a run that was
+    interrupted goes on from there: see `rollout_store`. Other models answer all items or none.
+
     Args:
-        model: as `harness.open_model` gives it.
+        model: as `harness.open_model` gives it; or a function without arguments that gives one, which is
+            called once all that can be refused without it has been.
         task: as `harness.open_tasks` gives it.
         output: the folder to write: rollouts.parquet, items/ (a `datasets` folder with the images)
             and manifest.json.
         config: how to draw.
         settings: what else the manifest records (model name and arguments).
         progress: called with (items done, items in all).
-        inputs: folders that the model was loaded from, for the manifest.
+        inputs: folders that the model was loaded from, and files that the pool was, for the manifest.
 
     Returns:
         The manifest's notes: items, responses, accuracy, tokens.
 
     Raises:
-        HarnessError: duplicate items, an unreadable image, or an occupied output folder.
+        HarnessError: duplicate items, an unreadable image, an output folder that is occupied, being
+            written or of other settings, or a full disk.
     """
-    manifest.refuse_occupied(output)
+    rollout_store.refuse_taken(output)
     count = len(task.eval_docs) if config.limit is None else min(config.limit, len(task.eval_docs))
-    items, images = read_items(task, count)
+    refused: dict[int, str] = {}
+    items, images = read_items(task, count, refused if config.on_error == "skip" else None)
+    identity = identify(task, items, config, settings, inputs or {})
     harness.set_generation(task, config.samples, config.generation())
     recorded = {**settings, "task": task.config.task, **asdict(config)}
-    with manifest.writing("rollouts", output, recorded, inputs) as draft:
-        generations: dict[tuple[int, int], Any] = {}
-        if hasattr(model, "item_ids"):
-            model.item_ids.update({(item.task, item.doc_id): item.item_id for item in items})
-            model.on_batch = lambda batch: generations.update({(g.doc_id, g.sample_index): g for g in batch})
-        started = time.monotonic()
-        answered, _ = harness.run(model, {task.config.task: task}, count, progress)
-        seconds = time.monotonic() - started
-        rows = _rollouts(task, items, answered[task.config.task], generations, config)
-        records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
-        write_items(draft.folder / ITEMS, items, images)
-        draft.notes.update(_notes(task, rows, generations, seconds))
+    with rollout_store.opened(output, identity) as store:
+        running = model() if callable(model) else model
+        pool = Pool(task, items, config.samples, config.seed, refused)
+        with _observed(running, pool, store, config):
+            answered, _ = harness.run(running, {task.config.task: task}, count, progress, media=False)
+        rows = pool.rows(answered[task.config.task], store)
+        with store.finishing(recorded, inputs or {}) as draft:
+            records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
+            write_items(draft.folder / ITEMS, items, images)
+            draft.notes.update({**pool.notes(rows, store), "task_version": task.VERSION})
     return draft.notes
 
 
-def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any]]]:  # noqa: ANN401
+def identify(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    config: SamplingConfig,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> dict[str, Any]:
+    """What decides every response of a run, by name: a run goes on only from one that is equal in all of it.
+
+    Weights and data are known by their content, wherever they lie; how many items are answered at once
+    decides nothing.
+    """
+    given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
+    named = {"pretrained": "model", "adapter": "adapter"}
+    arguments = {
+        f"model argument {name}": value
+        for name, value in given.items()
+        if name not in INDIFFERENT and named.get(name) not in inputs
+    }
+    return {
+        **{name: value for name, value in settings.items() if name != "model_args"},
+        **arguments,
+        **{f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sorted(inputs.items())},
+        "task": task.config.task,
+        "task version": str(task.VERSION),
+        "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
+        "prompts": manifest.json_sha256([item.prompt for item in items])[:16],
+        "items": f"{len(items)} ({manifest.json_sha256([item.item_id for item in items])[:16]})",
+        **{name: value for name, value in asdict(config).items() if name != "on_error"},
+    }
+
+
+@contextlib.contextmanager
+def _observed(
+    model: Any,  # noqa: ANN401
+    pool: Pool,
+    store: rollout_store.RolloutStore,
+    config: SamplingConfig,
+) -> Iterator[None]:
+    """Gives the model what is kept, and has the store watch it, where it lets itself be watched.
+
+    Raises:
+        HarnessError: it does not, and an option needs that.
+    """
+    if not hasattr(model, "kept"):
+        if config.stop_when_labelled or config.on_error == "skip":
+            raise HarnessError(
+                f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
+                "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
+            )
+        _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
+        yield
+        return
+    places = {(item.task, item.doc_id): item.item_id for item in pool.items}
+    model.item_ids.update(places)
+    model.kept = pool.generations(store.kept)
+    model.refused = pool.refused if config.on_error == "skip" else None
+    model.settled = pool.settled if config.stop_when_labelled else None
+    model.on_batch = lambda batch: store.append(
+        {"item_id": places[one.task, one.doc_id], **{name: getattr(one, name) for name in DRAWN}}
+        for one in batch
+    )
+    store.begin()
+    try:
+        yield
+    finally:
+        model.kept, model.refused, model.settled, model.on_batch = {}, None, None, None
+
+
+def read_items(
+    task: Any,  # noqa: ANN401
+    count: int,
+    refused: dict[int, str] | None = None,
+) -> tuple[list[records.Item], list[list[Any]]]:
     """The first `count` documents of a task as items, with their images.
+
+    Args:
+        task: as `harness.open_tasks` gives it.
+        count: how many.
+        refused: filled with doc_id -> the reason for each item whose image cannot be read; such an item
+            has none, and an id that holds for this position alone. None raises.
 
     Raises:
         HarnessError: two documents are the same item, or an image is unreadable.
@@ -128,8 +221,18 @@ def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any
     items: list[records.Item] = []
     images: list[list[Any]] = []
     seen: dict[str, int] = {}
+    unreadable: Mapping[int, str] = getattr(task, "unreadable", {})  # see `own_data.open_file`
     for doc_id in range(count):
-        item, pictures = harness.describe(task, doc_id)
+        try:
+            if doc_id in unreadable:
+                raise HarnessError(unreadable[doc_id])
+            item, pictures = harness.describe(task, doc_id)
+        except HarnessError as error:
+            if refused is None:
+                raise
+            refused[doc_id] = str(error)
+            _LOG.warning("skipped: %s", error)
+            item, pictures = harness.describe_without_images(task, doc_id), []
         if item.item_id in seen:
             raise HarnessError(
                 f"task {item.task}: documents {seen[item.item_id]} and {doc_id} are the same item"
@@ -140,65 +243,6 @@ def read_items(task: Any, count: int) -> tuple[list[records.Item], list[list[Any
         items.append(item)
         images.append(pictures)
     return items, images
-
-
-def _rollouts(
-    task: Any,  # noqa: ANN401
-    items: Sequence[records.Item],
-    answered: Sequence[harness.Answered],
-    generations: dict[tuple[int, int], Any],
-    config: SamplingConfig,
-) -> list[records.Rollout]:
-    rows = []
-    docs = task.eval_docs_no_media
-    for item, got in zip(items, answered, strict=True):
-        if len(got.responses) != config.samples:
-            raise HarnessError(
-                f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
-                f" {config.samples}",
-                "The model or the task's filters drop repeated generations",
-            )
-        doc = docs[item.doc_id]
-        for index, response in enumerate(got.responses):
-            score, extracted, _ = harness.score_of(task, task.process_results(doc, [response]))
-            generation = generations.get((item.doc_id, index))
-            rows.append(
-                records.Rollout(
-                    item_id=item.item_id,
-                    sample_index=index,
-                    response=response,
-                    score=score,
-                    extracted=extracted,
-                    n_tokens=generation.n_tokens if generation else 0,
-                    finish_reason=generation.finish_reason if generation else "unknown",
-                    seed=config.seed,
-                    task=item.task,
-                    prompt=item.prompt,
-                    answer=item.answer,
-                )
-            )
-    return rows
-
-
-def _notes(
-    task: Any,  # noqa: ANN401
-    rows: Sequence[records.Rollout],
-    generations: dict[tuple[int, int], Any],
-    seconds: float,
-) -> dict[str, Any]:
-    scored = [row.score for row in rows if row.score is not None]
-    first = [g for (_, index), g in generations.items() if index == 0]
-    return {
-        "items": len({row.item_id for row in rows}),
-        "responses": len(rows),
-        "unscored": len(rows) - len(scored),
-        "unanswered": sum(row.extracted is None for row in rows),
-        "accuracy": sum(scored) / len(scored) if scored else None,
-        "prompt_tokens": sum(g.n_prompt_tokens for g in first),
-        "generated_tokens": sum(row.n_tokens for row in rows),
-        "generation_seconds": round(seconds, 3),
-        "task_version": task.VERSION,
-    }
 
 
 def write_items(folder: Path, items: Sequence[records.Item], images: Sequence[Sequence[Any]]) -> None:

@@ -41,9 +41,11 @@ def sample(
     **options: Any,  # noqa: ANN401 - SamplingConfig's fields
 ) -> Notes:
     """Pool -> rollouts. `task` names an lmms-eval task; or `data` and `scorer` a JSONL file of one's own."""
-    from dcsft_harness import harness, manifest, own_data, sampling
+    from functools import partial
 
-    manifest.refuse_occupied(output)
+    from dcsft_harness import harness, own_data, rollout_store, sampling
+
+    rollout_store.refuse_taken(output)
     known = [field.name for field in fields(sampling.SamplingConfig)]
     for name in options:
         if name not in known:
@@ -53,7 +55,7 @@ def sample(
         raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
     root = None if image_root is None else Path(image_root)
     if data is not None:
-        pool = own_data.open_file(Path(data), scorer, root)
+        pool = own_data.open_file(Path(data), scorer, root, skip=config.on_error == "skip")
     else:
         for option, value in (("--scorer", scorer), ("--image-root", image_root)):
             if value is not None:
@@ -64,8 +66,9 @@ def sample(
     if data is not None:
         inputs["data"] = Path(data)
         settings |= {"scorer": scorer, "images_sha256": own_data.images_sha256(Path(data), root)}
-    running = harness.open_model(model, arguments)
-    return sampling.sample(running, pool, output, config, settings, progress, inputs)
+    harness.check_model(model, arguments)
+    opening = partial(harness.open_model, model, arguments)
+    return sampling.sample(opening, pool, output, config, settings, progress, inputs)
 
 
 def label(output: Path, progress: Progress | None = None, *, rollouts: Path) -> Notes:
@@ -190,7 +193,11 @@ def _model_arguments(text: str) -> tuple[str, dict[str, Path]]:
 
 def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
     """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
+    from dcsft_harness import manifest
+
     if Path(data).is_dir():
+        if (Path(data) / manifest.UNFINISHED).is_dir():
+            manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)
     from dcsft_harness import curation, harness
 

@@ -1,16 +1,27 @@
-"""What the suite's models share: the way through a request list, and what watches it."""
+"""What the suite's models share: the way through a request list, and what watches and steers it."""
 
+import logging
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from dcsft_harness.errors import HarnessError
+
+from .arguments import GenerationArguments
 from .conventions import PIXEL, BoxConvention, declare
 from .generation import Generation
-from .requests import Item, batches, plan
+from .requests import Item, plan
+from .rounds import Drawing, Settled
+
+Asked = tuple[Drawing, Item]
+"""An item on its way, and the part of it that is drawn next."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class ObservedModel(lmms):  # type: ignore[misc]
@@ -19,20 +30,32 @@ class ObservedModel(lmms):  # type: ignore[misc]
     Attributes:
         item_ids: (task, doc_id) to the content id that names an item across runs; draws are
             keyed with it. A model derives its own key for items that are missing here.
+        kept: (task, doc_id, sample_index) to a response that an earlier run drew; it is
+            returned and not drawn again, nor reported.
         on_batch: called with the responses of each batch before the next one begins.
         on_progress: called with (items done, items in all); None shows a bar on a terminal.
+        settled: asked between rounds whether an item needs no more samples; responses that are
+            not drawn come back empty. None draws all samples at once.
+        refused: (task, doc_id) to the reason why an item gets no response; items that are in it
+            are not asked, and those that `_answer` refuses are added. None raises instead.
+        answers_in_rounds: whether `_answer` itself asks `settled` between rounds (with one
+            prefill, say): it is then asked for all samples and may return fewer.
         seed: the seed that draws are keyed with where a task sets none.
         batch_size: most items answered at once.
     """
 
     is_simple = False
+    answers_in_rounds = False
 
     def __init__(self) -> None:
-        """A model with no observers and no content ids."""
+        """A model with no observers, no content ids and nothing kept."""
         super().__init__()
         self.item_ids: dict[tuple[str, int], str] = {}
+        self.kept: Mapping[tuple[str, int, int], Generation] = {}
         self.on_batch: Callable[[list[Generation]], None] | None = None
         self.on_progress: Callable[[int, int], None] | None = None
+        self.settled: Settled | None = None
+        self.refused: dict[tuple[str, int], str] | None = None
         self.seed = 0
         self.batch_size = 1
 
@@ -57,21 +80,75 @@ class ObservedModel(lmms):  # type: ignore[misc]
                 naming the task and the document.
         """
         declare(self.box_convention)
-        items = plan(requests)
-        results = [GenerationResult("", TokenCounts(0, 0)) for _ in requests]
-        done, progress, close = 0, *self._progress(len(items))
-        for batch in batches(items, self.batch_size):
-            answered = self._answer(batch)
-            for item, generations in zip(batch, answered, strict=True):
-                for position, generation in zip(item.positions, generations, strict=True):
-                    counts = TokenCounts(generation.n_prompt_tokens, generation.n_tokens)
-                    results[position] = GenerationResult(generation.response, counts)
-            if self.on_batch is not None:
-                self.on_batch([generation for generations in answered for generation in generations])
-            done += len(batch)
-            progress(done, len(items))
+        drawings = [Drawing(item, self._kept_of(item)) for item in plan(requests)]
+        waiting = [(drawing, left) for drawing in drawings if (left := self._next(drawing)) is not None]
+        done = len(drawings) - len(waiting)
+        progress, close = self._progress(len(drawings))
+        if done:
+            progress(done, len(drawings))
+        for finished in self._draw(waiting):
+            progress(done + finished, len(drawings))
         close()
+        results = [GenerationResult("", TokenCounts(0, 0)) for _ in requests]
+        for drawing in drawings:
+            for position, index in zip(drawing.item.positions, drawing.item.sample_indices, strict=True):
+                if (one := drawing.have.get(index)) is not None:
+                    counts = TokenCounts(one.n_prompt_tokens, one.n_tokens)
+                    results[position] = GenerationResult(one.response, counts)
         return results
+
+    def _kept_of(self, item: Item) -> dict[int, Generation]:
+        places = {index: (item.task, item.doc_id, index) for index in item.sample_indices}
+        return {index: self.kept[place] for index, place in places.items() if place in self.kept}
+
+    def _next(self, drawing: Drawing) -> Item | None:
+        """What is still to be drawn for an item."""
+        if self.refused is not None and (drawing.item.task, drawing.item.doc_id) in self.refused:
+            return None
+        return drawing.next(self.settled, self.settled is None or not self.answers_in_rounds)
+
+    def _draw(self, waiting: list[Asked]) -> Iterator[int]:
+        """Draws what is missing, batch by batch, and yields how many items are finished so far.
+
+        Items that a batch leaves unsettled lead the next one, which new items fill up.
+        """
+        finished = 0
+        groups: dict[GenerationArguments, deque[Asked]] = {}
+        for asked in waiting:
+            groups.setdefault(asked[1].arguments, deque()).append(asked)
+        for queue in groups.values():
+            while queue:
+                batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
+                again = self._draw_batch(batch)
+                queue.extendleft(reversed(again))
+                finished += len(batch) - len(again)
+                yield finished
+
+    def _draw_batch(self, batch: list[Asked]) -> list[Asked]:
+        """Draws and reports one batch; returns the items that go on, with what they go on with."""
+        new: list[Generation] = []
+        answered = self._answer_or_refuse([left for _, left in batch])
+        for (drawing, _), generations in zip(batch, answered, strict=True):
+            drawing.have.update({one.sample_index: one for one in generations})
+            new += generations
+        if self.on_batch is not None and new:
+            self.on_batch(new)
+        if self.settled is None or self.answers_in_rounds:
+            return []
+        return [(drawing, left) for drawing, _ in batch if (left := self._next(drawing)) is not None]
+
+    def _answer_or_refuse(self, items: list[Item]) -> list[list[Generation]]:
+        """`_answer`, with no responses for the items that it refuses where `refused` collects them."""
+        try:
+            return self._answer(items)
+        except HarnessError as error:
+            if self.refused is None:
+                raise
+            if len(items) > 1:  # one of them is to blame, and the others are answered
+                return [answered for item in items for answered in self._answer_or_refuse([item])]
+            _LOG.warning("skipped: %s", error)
+            self.refused[items[0].task, items[0].doc_id] = str(error)
+            return [[]]
 
     def _progress(self, total: int) -> tuple[Callable[[int, int], None], Callable[[], None]]:
         """What to call after each batch and at the end."""

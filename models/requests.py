@@ -66,11 +66,3 @@ def plan(requests: Sequence[Instance]) -> list[Item]:
         item.sample_indices.append(clones.get(key[:3], 0))
         clones[key[:3]] = item.sample_indices[-1] + 1
     return list(items.values())
-
-
-def batches(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """Items with equal generation arguments together, at most `size` in a batch."""
-    groups: dict[GenerationArguments, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.arguments, []).append(item)
-    return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]

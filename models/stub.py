@@ -8,6 +8,7 @@ after the last.
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from dcsft_harness.errors import HarnessError, unknown_name
 
 from .base import ObservedModel
-from .coercion import as_int, is_unset
+from .coercion import as_float, as_int, is_unset
 from .generation import Generation, cut_at
 from .requests import Item
 
@@ -55,6 +56,7 @@ class DcsftStub(ObservedModel):
         answers: str | Path | Answers | None = None,
         default: str | None = None,
         batch_size: int | str | None = 1,
+        delay: float | str | None = 0.0,
         seed: int | str | None = 0,
         device: str | None = None,
         **unknown: object,
@@ -65,6 +67,7 @@ class DcsftStub(ObservedModel):
             answers: a function, or a JSON Lines file as the module describes it.
             default: the response where `answers` has none; None makes that an error.
             batch_size: items answered before observers are called.
+            delay: seconds that a batch takes, for tests of what happens meanwhile.
             seed: recorded in every `Generation`; nothing is drawn.
             device: accepted because lmms-eval passes it on; unused.
             **unknown: refused.
@@ -74,14 +77,17 @@ class DcsftStub(ObservedModel):
         """
         super().__init__()
         for name in unknown:
-            raise unknown_name("model argument", name, ["answers", "default", "batch_size", "seed", "device"])
+            known = ["answers", "default", "batch_size", "delay", "seed", "device"]
+            raise unknown_name("model argument", name, known)
         self.batch_size = 1 if is_unset(batch_size) else as_int("batch_size", batch_size, 1)
         self.seed = 0 if is_unset(seed) else as_int("seed", seed, 0)
+        self._delay = 0.0 if is_unset(delay) else as_float("delay", delay, 0.0)
         self.device = torch.device("cpu")
         self._default = None if is_unset(default) else str(default)
         self._answers: Answers = _script(answers)
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
+        time.sleep(self._delay)
         return [[self._generation(item, index) for index in item.sample_indices] for item in items]
 
     def _generation(self, item: Item, index: int) -> Generation:

@@ -1,5 +1,11 @@
-"""Small artefacts for tests of the stages that read them."""
+"""Small artefacts and small disks for tests of the stages that read and write them."""
 
+import contextlib
+import os
+import shutil
+import subprocess
+
+import pytest
 from PIL import Image
 
 from dcsft_harness import manifest, records, sampling
@@ -40,3 +46,18 @@ def rollouts(folder, kinds, backwards=False, with_items=False):
             images = [[picture(some.doc_id)] for some in items]
             sampling.write_items(draft.folder / sampling.ITEMS, items[order], images[order])
     return folder
+
+
+@contextlib.contextmanager
+def small_disk(place, size="64k"):
+    """A file system of its own; yields a function that remounts it, with options such as "ro"."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(command).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield lambda options: subprocess.run(
+            ["mount", "-o", f"remount,{options}", "tmpfs", str(place)], check=True
+        )
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -33,6 +33,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+INTERRUPTED = (
+    "dcsft: interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
+)
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
@@ -223,7 +228,7 @@ def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=120)[1].strip().splitlines()
     assert running.returncode == 130
-    assert said == ["dcsft: interrupted; nothing half-written was kept. Run the same command to go on."]
+    assert said == [INTERRUPTED]
     assert list(tmp_path.iterdir()) == []
 
 

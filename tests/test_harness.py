@@ -226,23 +226,6 @@ class TestSampling:
             sampling.sample(model, task, tmp_path / "out", sampling.SamplingConfig(samples=2), {})
         assert (asked, (tmp_path / "out").exists()) == ([], False)
 
-    def test_a_model_that_fails_midway_leaves_no_folder(self, tmp_path):
-        def fails(question):
-            if question.doc_id == 2:
-                raise KeyboardInterrupt
-            return "seven"
-
-        task = harness.open_tasks([POOL])[POOL]
-        with pytest.raises(KeyboardInterrupt):
-            sampling.sample(
-                DcsftStub(answers=fails),
-                task,
-                tmp_path / "out",
-                sampling.SamplingConfig(samples=2, limit=4),
-                {},
-            )
-        assert list(tmp_path.iterdir()) == []
-
     def test_a_script_without_an_answer_leaves_no_folder(self, tmp_path):
         with pytest.raises(HarnessError, match=re.escape(f"no response to task '{POOL}', doc_id 0")):
             stages.sample(tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2)

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +11,8 @@ import pytest
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+
+from .artefacts import small_disk
 
 
 def write(folder, text="content", inputs=None, **config):
@@ -29,13 +30,8 @@ def files(folder):
 @pytest.fixture
 def full_disk(tmp_path):
     """A file system of 64 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(command).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_disk(tmp_path / "disk"):
+        yield tmp_path / "disk"
 
 
 class TestWriting:

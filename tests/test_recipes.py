@@ -4,9 +4,11 @@ import errno
 
 import pytest
 
-from dcsft_harness import manifest
+from dcsft_harness import manifest, rollout_store
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.recipes import chain
+from dcsft_harness.stages import STAGES
 
 TEXT = """
 name: toy
@@ -58,11 +60,91 @@ def test_an_interrupted_recipe_goes_on_where_it_stopped(bench, failure):
     assert bench.ran == ["two", "apart"]
 
 
+SAMPLING = """
+name: toy
+stages:
+  - {stage: rollouts, verb: sample, task: dcsft_digits_pool, model: dcsft_stub, samples: 2, limit: 4,
+     model_args: "default=seven"}
+  - {stage: labels, verb: label, rollouts: "@rollouts"}
+"""
+
+
+class TestAnInterruptedSamplingStage:
+    @pytest.fixture
+    def drawn(self, monkeypatch):
+        """The documents that the model was asked for; from the third on it is interrupted, once."""
+        asked = []
+        answer = DcsftStub._answer
+
+        def interrupted(model, items):
+            asked.append(items[0].doc_id)
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            return answer(model, items)
+
+        monkeypatch.setattr(DcsftStub, "_answer", interrupted)
+        return asked
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        def run(text):
+            (tmp_path / "toy.yaml").write_text(text)
+            recipe = chain.load(str(tmp_path / "toy.yaml"))
+            chain.run(
+                recipe, tmp_path / "out", lambda verb, folder, options: STAGES[verb](folder, **options), print
+            )
+
+        with pytest.raises(KeyboardInterrupt):
+            run(SAMPLING)
+        return run
+
+    def test_goes_on(self, tmp_path, drawn, run):
+        run(SAMPLING)
+        assert drawn == [0, 1, 2, 2, 3]
+        assert manifest.read(tmp_path / "out" / "labels").notes["items"] == 4
+
+    def test_begins_again_where_it_was_edited(self, drawn, run):
+        run(SAMPLING.replace("seven", "two"))
+        assert drawn == [0, 1, 2, 0, 1, 2, 3]
+        run(SAMPLING)
+        assert drawn[7:] == [0, 1, 2, 3]
+
+    def test_is_left_alone_where_a_process_is_at_work_in_it(self, tmp_path, drawn, run):
+        folder = tmp_path / "out" / "rollouts"
+        with rollout_store._locked(folder), pytest.raises(HarnessError, match="is being written by process"):
+            run(SAMPLING.replace("seven", "two"))
+        assert (folder / manifest.UNFINISHED).is_dir()
+
+
 def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
     bench.run()
     (bench.output / "recipe.json").write_text('{"recipe": "toy", "stages": {}}')
     bench.run()
     assert bench.ran == ["one", "two", "apart"]
+
+
+def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeypatch):
+    wanted = chain.key
+
+    def dies(stage, output):
+        if stage.name == "two":
+            raise SystemExit
+        return wanted(stage, output)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(chain, "key", dies)
+        bench.run()
+    assert bench.ran == ["one"]
+    bench.run()
+    assert bench.ran == ["two", "apart"]
+
+
+def test_an_edit_that_was_interrupted_and_taken_back_redoes_the_stage(bench):
+    bench.run()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(TEXT.replace("seed: 1", "seed: 2"), fail_at="one")
+    bench.run()
+    assert bench.ran[0] == "one"  # what reads it follows where its manifest has another time
 
 
 def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):

@@ -63,7 +63,7 @@ class TestPixels:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 REAL = st.floats(allow_nan=False)
-BY_TYPE = {str: TEXT, int: WHOLE, float: REAL, type(None): st.none()}
+BY_TYPE = {str: TEXT, bool: st.booleans(), int: WHOLE, float: REAL, type(None): st.none()}
 
 
 def values(annotation):
@@ -100,6 +100,13 @@ class TestTables:
         pq.write_table(pa.table({"item_id": ["a"], "n": [1]}), tmp_path / "labels.parquet")
         with pytest.raises(HarnessError, match=r"labels\.parquet lacks the column 'k'"):
             records.read_table(tmp_path / "labels.parquet", records.Label)
+
+    def test_a_column_that_has_a_default_may_be_missing(self, tmp_path):
+        row = {"item_id": "a", "sample_index": 0, "response": "x", "score": 1.0, "extracted": None}
+        row |= {"n_tokens": 2, "finish_reason": "stop", "seed": 0, "task": "t", "prompt": "p", "answer": "x"}
+        pq.write_table(pa.Table.from_pylist([row, row]), tmp_path / "rollouts.parquet")
+        table = records.read_table(tmp_path / "rollouts.parquet", records.Rollout)
+        assert table.to_pylist() == [{**row, "censored": False, "error": None}] * 2
 
     def test_columns_of_ones_own_are_left_out(self, tmp_path):
         one = records.Item("id", "task", 0, "prompt", "answer", "target")

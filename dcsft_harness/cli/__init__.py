@@ -47,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo(f"dcsft: {_sentence(error)}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "dcsft: interrupted; nothing half-written was kept. Run the same command to go on.", err=True
-        )
+        said = "interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
+        click.echo(f"dcsft: {said}", err=True)
         return 130
     except HarnessError as error:
         click.echo(f"dcsft: {error}", err=True)

@@ -27,9 +27,21 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--max-new-tokens", type=int, help="Default: the task's own.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--limit", type=int, help="Only the first items.")
+@click.option(
+    "--stop-when-labelled", is_flag=True, help="No more draws for an item with one right and one wrong."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What an unreadable image does: skip records its item as unscored.",
+)
 @click.option("--output", type=FOLDER, required=True)
 def sample(output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Sample G responses per item of a pool: pool -> rollouts.
+
+    What is finished is on the disk at once: after an interruption the same command goes on.
 
     \b
     dcsft sample --model-args pretrained=digits --task dcsft_digits_pool --output rollouts

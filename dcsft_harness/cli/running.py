@@ -38,14 +38,34 @@ def _mix(notes: Mapping[str, Any]) -> str:
     return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
 
 
+def _sampled(notes: Mapping[str, Any]) -> str:
+    parts = [f"{notes['items']} items", f"{notes['responses']} responses"]
+    if notes["accuracy"] is not None:
+        parts.append(f"{_percent(notes['accuracy'])} right")
+    said = {
+        "saved": "saved, their items' labels being settled",
+        "skipped": "items skipped",
+        "resumed": "kept from before",
+        "damaged": "damaged and drawn again",
+    }
+    parts += [f"{notes[name]} {words}" for name, words in said.items() if notes[name]]
+    return ", ".join(parts)
+
+
+def _labelled(notes: Mapping[str, Any]) -> str:
+    parts = [f"{notes[name]} {words}" for name, words in COUNTED.items() if notes.get(name)]
+    return ", ".join([_mix(notes), *parts])
+
+
+COUNTED = {"unlabelled": "unlabelled", "censored": "settled early, without a pass rate"}
+"""Note -> what the closing line calls it where there are any."""
+
 SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "sample": lambda notes: (
-        f"{notes['items']} items, {notes['responses']} responses, {_percent(notes['accuracy'])} right"
+    "sample": _sampled,
+    "label": _labelled,
+    "curate": lambda notes: (
+        _mix(notes) + (f" ({notes['unlabelled']} of the pool unlabelled)" if notes["unlabelled"] else "")
     ),
-    "label": lambda notes: (
-        _mix(notes) + (f", {notes['unlabelled']} unlabelled" if notes["unlabelled"] else "")
-    ),
-    "curate": _mix,
     "train cold-start": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "evaluate": _tasks,

@@ -4,7 +4,8 @@ A stage's key is a hash of its verb, its options, the package's version, the man
 it refers to, and the contents of other files and folders that its options name, with the images that a
 JSONL file of one's own names. A stage is skipped where the key that its folder was made with is the same,
 and every file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what
-changed.
+changed. A sampling stage that was interrupted goes on from the responses that it kept, unless its key has
+changed since.
 """
 
 import inspect
@@ -20,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from dcsft_harness import __version__, manifest, own_data
+from dcsft_harness import __version__, manifest, own_data, rollout_store
 from dcsft_harness.errors import HarnessError, unknown_name
 
 STATE = "recipe.json"
@@ -175,16 +176,29 @@ def run(
     notes = None
     for stage in recipe.stages:
         folder, wanted = output / stage.name, key(stage, output)
-        if state["stages"].get(stage.name) == wanted and manifest.is_intact(folder):
+        same = state["stages"].get(stage.name) == wanted
+        if same and manifest.is_intact(folder):
             skip(stage.name)
             notes = None
             continue
-        if (folder / manifest.NAME).is_file():
-            shutil.rmtree(folder)
-        notes = perform(stage.verb, folder, filled(dict(stage.options), output))
+        _clear(folder, same)
+        # Before it is done: what a killed process has made, whole or in part, is known by the key too.
         state["stages"][stage.name] = wanted
         _save(state, output)
+        notes = perform(stage.verb, folder, filled(dict(stage.options), output))
     return notes
+
+
+def _clear(folder: Path, same: bool) -> None:
+    """Removes what a stage made before, unless it is the unfinished part of the same work.
+
+    Raises:
+        HarnessError: another process is at work in the folder.
+    """
+    if (folder / manifest.NAME).is_file():
+        shutil.rmtree(folder)
+    elif (folder / manifest.UNFINISHED).is_dir() and not same:
+        rollout_store.discard(folder)
 
 
 def _open(recipe: Recipe, output: Path) -> dict[str, Any]:

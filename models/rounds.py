@@ -1,0 +1,67 @@
+"""Which samples of an item are drawn next: none that is kept, and none once the answer is settled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from .generation import Generation
+from .requests import Item
+
+Settled = Callable[[Item, Sequence[Generation]], bool]
+"""Whether an item needs no more samples than the first ones, which it is called with in order."""
+
+FIRST_ROUND = 2
+"""Samples of the first round: the fewest that can differ."""
+
+
+def goals(samples: int) -> list[int]:
+    """After how many samples it is asked whether an item is settled: 2, 4, 8 and so on, and all.
+
+    Doubling draws fewer than twice the samples needed, in at most log2(G) rounds. The numbers
+    depend on G alone, so that a run that was interrupted stops where an undisturbed one does.
+    """
+    found = []
+    goal = FIRST_ROUND
+    while goal < samples:
+        found.append(goal)
+        goal *= 2
+    return [*found, samples]
+
+
+@dataclass
+class Drawing:
+    """An item on its way.
+
+    Attributes:
+        item: with all the samples asked for.
+        have: sample index to response, of those that are there.
+    """
+
+    item: Item
+    have: dict[int, Generation] = field(default_factory=dict)
+
+    def next(self, settled: Settled | None, in_rounds: bool = True) -> Item | None:
+        """What is to be drawn next, as an item with those samples; None where that is nothing.
+
+        Args:
+            settled: None draws all samples at once.
+            in_rounds: whether to ask for one round. Else an item that is not settled is drawn as
+                a whole: who asks `settled` between rounds must see all samples from the first.
+        """
+        indices = self.item.sample_indices
+        for goal in goals(len(indices)) if settled is not None else [len(indices)]:
+            if any(index not in self.have for index in indices[:goal]):
+                if not in_rounds:
+                    self.have.clear()
+                return self._missing(goal if in_rounds else len(indices))
+            if settled is not None and settled(self.item, [self.have[index] for index in indices[:goal]]):
+                return None
+        return None
+
+    def _missing(self, goal: int) -> Item:
+        pairs = zip(self.item.positions[:goal], self.item.sample_indices[:goal], strict=True)
+        left = [(position, index) for position, index in pairs if index not in self.have]
+        return replace(
+            self.item,
+            positions=[position for position, _ in left],
+            sample_indices=[index for _, index in left],
+        )

@@ -1,0 +1,285 @@
+"""`dcsft sample` that is interrupted, killed or met by another: nothing kept is lost, or drawn again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dcsft_harness import harness, manifest, records, sampling, stages
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.manifest import UNFINISHED
+from dcsft_harness.models.stub import DcsftStub
+
+POOL = "dcsft_digits_pool"
+
+
+def words(question):
+    """A different answer to every document and sample, right at times."""
+    some = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return some[(7 * question.doc_id + 3 * question.sample_index) % 10] + " " * (question.doc_id % 2)
+
+
+def draw(output, answers=words, batch_size=2, limit=6, settings=None, **config):
+    """Samples with a model of its own; returns it."""
+    model = DcsftStub(answers=answers, batch_size=batch_size)
+    task = harness.open_tasks([POOL])[POOL]
+    options = sampling.SamplingConfig(**{"samples": 4, "limit": limit, **config})
+    sampling.sample(model, task, output, options, settings or {"model": "dcsft_stub"})
+    return model
+
+
+def rows(output):
+    return records.read_table(output / sampling.ROLLOUTS, records.Rollout).to_pylist()
+
+
+class Interrupted:
+    """Answers until a number of responses have been given."""
+
+    def __init__(self, after=10**9, error=KeyboardInterrupt):
+        self.asked, self.after, self.error = [], after, error
+
+    def __call__(self, question):
+        if len(self.asked) == self.after:
+            raise self.error
+        self.asked.append((question.doc_id, question.sample_index))
+        return words(question)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    draw(output)
+    return output
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, HarnessError("the model diverged")])
+    def test_finished_batches_are_kept_and_not_drawn_again(self, tmp_path, undisturbed, error):
+        first, second = Interrupted(10, error), Interrupted()
+        with pytest.raises(error if isinstance(error, type) else HarnessError):
+            draw(tmp_path / "out", first)
+        # Two items of four samples each are one batch; what the second batch had is lost.
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [UNFINISHED]
+        draw(tmp_path / "out", second, batch_size=3)
+        assert second.asked == [(doc_id, index) for doc_id in range(2, 6) for index in range(4)]
+        assert rows(tmp_path / "out") == rows(undisturbed)
+        notes = manifest.read(tmp_path / "out", "rollouts").notes
+        assert (notes["resumed"], notes["damaged"]) == (8, 0)
+        same = ("items", "responses", "accuracy", "prompt_tokens", "generated_tokens")
+        before = manifest.read(undisturbed).notes
+        assert {name: notes[name] for name in same} == {name: before[name] for name in same}
+        assert manifest.is_intact(tmp_path / "out")
+
+    def test_progress_begins_with_what_is_kept(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            draw(tmp_path / "out", Interrupted(8))
+        seen = []
+        task = harness.open_tasks([POOL])[POOL]
+        config = sampling.SamplingConfig(samples=4, limit=6)
+        model = DcsftStub(answers=words, batch_size=2)
+        sampling.sample(
+            model, task, tmp_path / "out", config, {"model": "dcsft_stub"}, lambda *at: seen.append(at)
+        )
+        assert seen == [(2, 6), (4, 6), (6, 6)]
+
+    def test_damage_in_the_middle_is_drawn_again(self, tmp_path, undisturbed):
+        with pytest.raises(KeyboardInterrupt):
+            draw(tmp_path / "out", Interrupted(16))
+        shard = tmp_path / "out" / UNFINISHED / "shard-0.jsonl"
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 4
+        shard.write_bytes(bytes(content[:-20]))
+        second = Interrupted()
+        draw(tmp_path / "out", second)
+        assert len(second.asked) == 8 + 2
+        assert rows(tmp_path / "out") == rows(undisturbed)
+        assert manifest.read(tmp_path / "out").notes["damaged"] == 1
+
+    def test_a_run_that_had_everything_only_finishes(self, tmp_path, undisturbed, monkeypatch):
+        def dies(*_):
+            raise SystemExit
+
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(sampling, "write_items", dies)
+            draw(tmp_path / "out")
+        second = Interrupted()
+        draw(tmp_path / "out", second)
+        assert (second.asked, rows(tmp_path / "out")) == ([], rows(undisturbed))
+
+    def test_the_model_is_opened_once_all_that_can_be_refused_has_been(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            draw(tmp_path / "out", Interrupted(8))
+        task, opened = harness.open_tasks([POOL])[POOL], []
+        config = sampling.SamplingConfig(samples=4, limit=6, temperature=0.5)
+        with pytest.raises(HarnessError, match=r"other settings: temperature: 0\.9 -> 0\.5\. "):
+            sampling.sample(lambda: opened.append(1), task, tmp_path / "out", config, {"model": "dcsft_stub"})
+        assert opened == []
+
+    def test_a_model_that_reports_no_batches_is_said_to_keep_nothing(self, tmp_path, caplog, undisturbed):
+        class Theirs(DcsftStub):
+            def __init__(self):
+                super().__init__(answers=words)
+                del self.kept, self.item_ids
+
+            def generate_until(self, requests):
+                return DcsftStub(answers=words).generate_until(requests)
+
+        task = harness.open_tasks([POOL])[POOL]
+        config = sampling.SamplingConfig(samples=4, limit=6)
+        sampling.sample(Theirs(), task, tmp_path / "out", config, {"model": "theirs"})
+        assert "nothing is kept until it has answered everything" in caplog.text
+        kept = [(row["item_id"], row["response"]) for row in rows(tmp_path / "out")]
+        assert kept == [(row["item_id"], row["response"]) for row in rows(undisturbed)]
+
+
+class TestOtherSettings:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"seed": 1}, "seed: 0 -> 1"),
+            ({"samples": 5}, "samples: 4 -> 5"),
+            ({"limit": 5}, r"items: 6 \(\w+\) -> 5 \(\w+\); limit: 6 -> 5"),
+            ({"settings": {"model": "dcsft_hf"}}, "model: dcsft_stub -> dcsft_hf"),
+            (
+                {"settings": {"model": "dcsft_stub", "model_args": "max_pixels=9,batch_size=4"}},
+                r"model argument max_pixels: none -> 9\.",
+            ),
+        ],
+    )
+    def test_are_refused_and_shown(self, tmp_path, change, said):
+        with pytest.raises(KeyboardInterrupt):
+            draw(tmp_path / "out", Interrupted(8))
+        with pytest.raises(HarnessError, match=f"other settings: (prompts: .*; )?{said}"):
+            draw(tmp_path / "out", **change)
+        draw(tmp_path / "out")
+
+    def test_weights_are_known_by_content_and_not_by_place(self, tmp_path):
+        task = harness.open_tasks([POOL])[POOL]
+        items, _ = sampling.read_items(task, 2)
+
+        def identity(folder):
+            settings = {"model": "dcsft_hf", "model_args": f"pretrained={folder}"}
+            config = sampling.SamplingConfig()
+            return sampling.identify(task, items, config, settings, {"model": folder})
+
+        for name, weights in (("one", "w"), ("moved", "w"), ("trained", "v")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "model.safetensors").write_text(weights)
+        assert identity(tmp_path / "one") == identity(tmp_path / "moved")
+        before, after = identity(tmp_path / "one"), identity(tmp_path / "trained")
+        assert [name for name in before if before[name] != after[name]] == ["content of model"]
+
+
+def command(output, folder, delay, limit=40):
+    """A run of the scripted model with a script that every run shares."""
+    script = folder / "answers.jsonl"
+    if not script.exists():
+        docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+        lines = [
+            {"task": POOL, "doc_id": at, "responses": [docs[at]["target"], f"it is {at}", "", f"no {at}"]}
+            for at in range(limit)
+        ]
+        script.write_text("\n".join(map(json.dumps, lines)))
+    arguments = f"answers={script},batch_size=2,delay={delay}"
+    options = ["--task", POOL, "--samples", "4", "--limit", str(limit), "--output", str(output)]
+    return ["sample", "--model", "dcsft_stub", "--model-args", arguments, *options]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The folder of the script, and the rows of an undisturbed run of it."""
+    folder = tmp_path_factory.mktemp("reference")
+    assert main(command(folder / "out", folder, 0)) == 0
+    return folder, rows(folder / "out")
+
+
+def start(arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dcsft_harness.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path, running, size=1):
+    while not (path.is_file() and path.stat().st_size >= size):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_folder(tmp_path, reference, capsys):
+    folder, expected = reference
+    arguments = command(tmp_path / "out", folder, 0.3)
+    first = start(arguments)
+    try:
+        wait_for(tmp_path / "out" / UNFINISHED / "shard-0.jsonl", first)
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+        assert f"--output {tmp_path / 'out'} is being written by process {first.pid}." in said
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert main(["label", str(tmp_path / "out"), "--output", str(tmp_path / "labels")]) == 1
+        assert "`dcsft sample`" in capsys.readouterr().err
+        assert main(command(tmp_path / "out", folder, 0)) == 0
+        assert re.search(r"160 responses, .* right, [1-9]\d* kept from before", capsys.readouterr().err)
+    finally:
+        first.kill()
+        first.communicate()
+    assert rows(tmp_path / "out") == expected
+
+
+def test_responses_of_every_kind_come_through_the_shard(tmp_path):
+    said = ["", " ", "naïve \u2028 line\nbreaks\r\n\0", '{"sum":"', "word " * 10_000, "\U0001f984"]
+
+    def kinds(question):
+        if question.doc_id == 5:
+            raise KeyboardInterrupt
+        return said[question.doc_id]
+
+    for answers in (kinds, lambda question: said[question.doc_id]):
+        try:
+            draw(tmp_path / "kinds", answers, max_new_tokens=20_000)
+        except KeyboardInterrupt:
+            assert answers is kinds
+    assert [row["response"] for row in rows(tmp_path / "kinds")] == [text for text in said for _ in range(4)]
+    assert manifest.read(tmp_path / "kinds").notes["resumed"] == 16
+
+
+@pytest.mark.slow
+def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
+    from dcsft_harness.models.hf import DcsftHF
+
+    def sample(name, batch_size, **more):
+        arguments = f"pretrained=digits,device=cpu,dtype=float32,batch_size={batch_size}"
+        options = {"model_args": arguments, "task": POOL, "samples": 4, "limit": 10, "seed": 3, **more}
+        return stages.sample(tmp_path / name, **options)
+
+    sample("undisturbed", 4)
+    answer, batches = DcsftHF._answer, []
+
+    def interrupted(model, items):
+        batches.append(len(items))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return answer(model, items)
+
+    monkeypatch.setattr(DcsftHF, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample("out", 2)
+    notes = sample("out", 8)
+    assert (batches, notes["resumed"]) == ([2, 2, 2, 6], 16)
+    assert rows(tmp_path / "out") == rows(tmp_path / "undisturbed")
+    # The same weights, asked for less: an item that stops early has the first of the same responses.
+    short = sample("short", 3, stop_when_labelled=True)
+    everything = {(row["item_id"], row["sample_index"]): row for row in rows(tmp_path / "undisturbed")}
+    for row in rows(tmp_path / "short"):
+        assert {**row, "censored": False} == everything[row["item_id"], row["sample_index"]]
+    assert short["saved"] + short["responses"] == 40
