@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .arguments import GenerationArguments
 from .decoding import warpers
-from .keyed_noise import noisy
+from .keyed_noise import gumbels, noisy
 
 # Elements of one block of scores that noise is drawn for: int64 and float64 temporaries of a
 # large batch and vocabulary would otherwise exceed the model's own memory.
@@ -89,7 +89,27 @@ class Draw:
         return torch.cat([self._sampled(block, keys, step) for block, keys in blocks])
 
     def _sampled(self, scores: Tensor, keys: Tensor, step: int) -> Tensor:
-        no_tokens = keys[:, None]  # the warpers in use look at scores alone
+        kept = self._likeliest(scores / self._arguments.temperature)
+        if kept is None:
+            return noisy(self._warped(scores), keys, step, sparse=len(self._warpers) > 1).argmax(-1)
+        # Everything behind top-k works on k columns; their token ids key the noise.
+        values, tokens = kept
+        for warper in self._warpers[2:]:
+            values = warper(tokens, values)
+        values = values.double() + gumbels(keys[:, None], step, tokens)
+        return tokens.gather(1, values.argmax(-1, keepdim=True))[:, 0]
+
+    def _likeliest(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What top-k keeps, as scores and token ids `(rows, k)`; None where a tie keeps more."""
+        k = self._arguments.top_k
+        if not 0 < k < scores.shape[1]:
+            return None
+        values, tokens = scores.topk(k)
+        # One number for all rows: every row keeps at least k.
+        return (values, tokens) if int((scores >= values[:, -1:]).sum()) == values.numel() else None
+
+    def _warped(self, scores: Tensor) -> Tensor:
+        no_tokens = self._keys[:, None]  # the warpers in use look at scores alone
         for warper in self._warpers:
             scores = warper(no_tokens, scores)
-        return noisy(scores, keys, step, sparse=len(self._warpers) > 1).argmax(-1)
+        return scores

@@ -45,7 +45,7 @@ def objection(model: PreTrainedModel, batch: dict[str, Tensor]) -> str | None:
 
 
 def _by_generate(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The likeliest first token that ends nothing, `(1,)`, and the logits behind it, float32 `(1, vocabulary)`."""
+    """The likeliest first token but an end, `(1,)`, and the logits behind it, float32 `(1, vocabulary)`."""
     config = GenerationConfig(do_sample=False, pad_token_id=0, max_new_tokens=2, min_new_tokens=2)
     config.update(output_logits=True, return_dict_in_generate=True)
     output = model.generate(**batch, generation_config=config)
