@@ -182,9 +182,9 @@ class Engine:
             for one, wanted in zip(items, indices, strict=True)
         ]
         if self._shares(items[0], arguments):
-            batch = self._batch([one.features for one in items])
+            slices = (self._batch([one.features for one in part]) for part in self._slices(items))
             try:
-                return complete_shared(self._model, self._tokenizer, self._tokens, batch, arguments, keys)
+                return complete_shared(self._model, self._tokenizer, self._tokens, slices, arguments, keys)
             except UnsuitedModelError as error:
                 self.shares_prompts = False
                 self._say(str(error))
@@ -193,6 +193,20 @@ class Engine:
         batch = self._batch(rows)
         done = iter(complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat))
         return [[next(done) for _ in wanted] for wanted in indices]
+
+    def _slices(self, items: list[Prepared]) -> list[list[Prepared]]:
+        """Neighbours that prefill together."""
+        slices: list[list[Prepared]] = []
+        longest = 0
+        for one in items:
+            tokens = int(one.features["input_ids"].shape[1])
+            longest = max(longest, tokens) if slices else tokens
+            if slices and (len(slices[-1]) + 1) * longest <= self._footprint.slice_tokens:
+                slices[-1].append(one)
+            else:
+                slices.append([one])
+                longest = tokens
+        return slices
 
     def _batch(self, rows: Sequence[Features]) -> dict[str, Tensor]:
         """The rows as one batch where the model is, pixels in the model's type."""

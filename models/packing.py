@@ -12,6 +12,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 # whatever else runs, where asking for too much ends the process instead of raising an error.
 _SHARE = {"cuda": 0.8, "cpu": 0.5}
 
+# Prompt tokens, padding included, that go through the model together. On a CPU more of them fall
+# out of its caches: a fifth slower at twice as many. A GPU is busy with these, and more would
+# only need more memory at once.
+_SLICE_TOKENS = {"cuda": 16384, "cpu": 2400}
+
 # Tensors of a decoder or vision layer that are alive at once, in widths of the layer and of its
 # feed-forward part.
 _STREAMS, _INNER_STREAMS = 8, 3
@@ -42,6 +47,7 @@ class Footprint:
         image_value: what the vision tower needs for each number that it is given.
         score: attention scores of a new token, for each token before it, over a layer's heads.
         choice: choosing a row's next token, over the vocabulary.
+        slice_tokens: prompt tokens that go through the model together where prompts are shared.
     """
 
     cached: float
@@ -49,6 +55,7 @@ class Footprint:
     image_value: float
     score: float
     choice: float
+    slice_tokens: int
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Footprint":
@@ -64,6 +71,7 @@ class Footprint:
             score=heads * (3.0 * number + 4),
             # float32 logits and scores, then float64 noise and int64 hashes.
             choice=text.vocab_size * (2 * 4 + 3 * 8),
+            slice_tokens=_SLICE_TOKENS.get(model.device.type, _SLICE_TOKENS["cuda"]),
         )
 
     def bytes(self, sizes: Sequence[Size], new_tokens: int, shared: bool) -> float:
@@ -76,11 +84,13 @@ class Footprint:
         """
         rows = sum(size.rows for size in sizes)
         longest = max(size.tokens for size in sizes)
-        prompts = len(sizes) if shared else rows
+        prompts = longest * (len(sizes) if shared else rows)
         images = sum(size.image_values * (1 if shared else size.rows) for size in sizes)
+        together = min(prompts, max(self.slice_tokens, longest)) if shared else prompts
         # A growing buffer is there twice while it is copied.
         own = rows * (2 * new_tokens * self.cached + longest * self.score + self.choice)
-        return prompts * longest * (self.cached + self.activation) + images * self.image_value + own
+        prefill = together * self.activation + images * self.image_value * together / prompts
+        return prompts * self.cached + prefill + own
 
 
 def _layer_bytes(config: PreTrainedConfig, number: int) -> float:

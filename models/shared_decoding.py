@@ -1,10 +1,11 @@
 """One prefill for all samples of an item: prompts go through the model once, rows decode together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from .arguments import GenerationArguments
@@ -19,22 +20,25 @@ _IDLE_ROWS = 1 / 16
 
 @dataclass(frozen=True)
 class Prefilled:
-    """What the prompts of a batch left.
+    """What prompts left that went through the model together.
 
     Attributes:
         cache: their keys and values.
         logits: `(items, vocabulary)` for the first token.
         positions: the last prompt token's position, `(..., items, 1)` with as many axes in
             front as the model's position ids have.
+        tokens: int64 `(items, prompt)`.
         attention_mask: int64 `(items, prompt)`, 0 at padding.
     """
 
     cache: DynamicCache
     logits: Tensor
     positions: Tensor
+    tokens: Tensor
     attention_mask: Tensor
 
 
+@torch.inference_mode()
 def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prefilled:
     """Runs vision tower and prompts once, prepared as `generate` prepares its first step.
 
@@ -59,35 +63,45 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prefilled:
         **features,
     )
     logits = model(**inputs, return_dict=True).logits[:, -1]
-    return Prefilled(cache, logits, positions[..., -1:], mask)
+    return Prefilled(cache, logits, positions[..., -1:], tokens, mask)
+
+
+def _left_padded(parts: list[Tensor]) -> Tensor:
+    """Rows of different lengths, `(items, tokens)` each, as one tensor with zeros on the left."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, (longest - part.shape[1], 0)) for part in parts])
 
 
 class Decoder:
     """The rows of a batch behind their shared prompts, one token at a time."""
 
-    def __init__(self, model: PreTrainedModel, prefilled: Prefilled, samples: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, prefilled: list[Prefilled], samples: Sequence[int]) -> None:
         """Rows at their first token.
 
         Args:
             model: the model that prefilled.
-            prefilled: the prompts.
+            prefilled: the prompts, in order; their caches are empty afterwards.
             samples: rows that continue each item; the rows of an item are consecutive.
 
         Attributes:
             logits: `(rows, vocabulary)` for the first token.
+            prompts: int64 `(items, prompt)` token ids.
+            attention_mask: int64 `(items, prompt)`, 0 at padding.
             item_of_row: int64 `(rows,)`, of all rows at the start.
 
         Raises:
             UnsuitedModelError: where prompts cannot be shared.
         """
-        self._model, self.attention_mask = model, prefilled.attention_mask
-        self.cache = SharedPromptCache(prefilled.cache, prefilled.attention_mask, samples)
-        items = range(len(samples))
-        rows = [item for item, count in zip(items, samples, strict=True) for _ in range(count)]
-        self.item_of_row = torch.tensor(rows, device=prefilled.logits.device)
-        self._positions = prefilled.positions.expand(*prefilled.positions.shape[:-2], len(samples), 1)
-        self._positions = self._positions.index_select(-2, self.item_of_row)
-        self.logits = prefilled.logits[self.item_of_row]
+        self._model = model
+        self.prompts = _left_padded([one.tokens for one in prefilled])
+        self.attention_mask = _left_padded([one.attention_mask for one in prefilled])
+        self.cache = SharedPromptCache([one.cache for one in prefilled], self.attention_mask, samples)
+        rows = [item for item, count in enumerate(samples) for _ in range(count)]
+        self.item_of_row = torch.tensor(rows, device=self.attention_mask.device)
+        axes = prefilled[0].positions.shape[:-2]
+        positions = [one.positions.expand(*axes, len(one.tokens), 1) for one in prefilled]
+        self._positions = torch.cat(positions, dim=-2).index_select(-2, self.item_of_row)
+        self.logits = torch.cat([one.logits for one in prefilled])[self.item_of_row]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feeds int64 `(rows,)` tokens and gives the logits `(rows, vocabulary)` behind them."""
@@ -149,7 +163,7 @@ def complete_shared(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tokens: SpecialTokens,
-    batch: dict[str, Tensor],
+    slices: Iterable[dict[str, Tensor]],
     arguments: GenerationArguments,
     row_keys: list[list[int]],
 ) -> list[list[Completion]]:
@@ -159,7 +173,8 @@ def complete_shared(
         model: a transformers model, in evaluation mode.
         tokenizer: its tokenizer.
         tokens: its special tokens.
-        batch: model inputs, one row an item, left-padded, on the model's device.
+        slices: model inputs of the items that prefill together, one row an item, left-padded, on
+            the model's device; all items of all slices decode together.
         arguments: how to generate.
         row_keys: per item the int64 keys of its rows' draws (`keyed_noise.row_key`).
 
@@ -167,10 +182,10 @@ def complete_shared(
         UnsuitedModelError: where prompts cannot be shared.
     """
     tokens = tokens.stopping_at(tokenizer, arguments.stop)
-    # What was prefilled is not kept here, so that prompts can be freed while others go on.
-    decoder = Decoder(model, prefill(model, batch), [len(keys) for keys in row_keys])
+    prefilled = [prefill(model, batch) for batch in slices]
+    decoder = Decoder(model, prefilled, [len(keys) for keys in row_keys])
     keys = torch.tensor([key for keys in row_keys for key in keys], device=decoder.item_of_row.device)
-    draw = Draw(arguments, tokens.eos, keys, batch["input_ids"], decoder.attention_mask, decoder.item_of_row)
+    draw = Draw(arguments, tokens.eos, keys, decoder.prompts, decoder.attention_mask, decoder.item_of_row)
     stops = StopTexts(tokenizer, arguments, tokens.eos, len(keys))
     rows = Rows(len(keys), stops, tokens.eos, arguments.max_new_tokens)
     with decoder.cache.attending(model):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -95,6 +96,32 @@ class SharedLayer(CacheLayerMixin):
         return -1
 
 
+def _taken(parts: Sequence[CacheLayerMixin], prompt: int) -> SharedLayer:
+    """One layer of several prefills as one of `prompt` tokens, padded on the left.
+
+    Raises:
+        UnsuitedModelError: where it keeps something else than all keys and values.
+    """
+    for part in parts:
+        if type(part) is not DynamicLayer or not part.is_initialized:
+            raise UnsuitedModelError(f"it caches by {type(part).__name__}")
+    joined = SharedLayer(
+        _joined([part.keys for part in parts], prompt), _joined([part.values for part in parts], prompt)
+    )
+    # Freed layer by layer: all of them would be there twice otherwise.
+    for part in parts:
+        part.keys = part.values = None
+    return joined
+
+
+def _joined(parts: Sequence[Tensor], prompt: int) -> Tensor:
+    """States of several prefills, `(items, kv_heads, prompt, width)`, zeros at padding."""
+    if len(parts) == 1:
+        return parts[0]
+    padded = [functional.pad(part, (0, 0, prompt - part.shape[2], 0)) for part in parts]
+    return torch.cat(padded)
+
+
 def _room(states: Tensor, capacity: int) -> Tensor:
     return states.new_empty((*states.shape[:2], capacity, states.shape[3]))
 
@@ -109,23 +136,21 @@ def _grown(buffer: Tensor, capacity: int) -> Tensor:
 class SharedPromptCache(Cache):
     """The layers of a batch, which row continues which prompt, and the attention over both."""
 
-    def __init__(self, prefilled: DynamicCache, attention_mask: Tensor, samples: Sequence[int]) -> None:
-        """Takes over what a prefill left.
+    def __init__(
+        self, prefilled: Sequence[DynamicCache], attention_mask: Tensor, samples: Sequence[int]
+    ) -> None:
+        """Takes over what prefilling left; the caches given are empty afterwards.
 
         Args:
-            prefilled: the cache of a forward pass over the prompts.
-            attention_mask: int64 `(items, prompt)`, 0 at padding.
+            prefilled: the caches of forward passes over the prompts, in order.
+            attention_mask: int64 `(items, prompt)` of all of them, 0 at padding.
             samples: rows that continue each item; the rows of an item are consecutive.
 
         Raises:
             UnsuitedModelError: where a layer keeps something else than all keys and values.
         """
-        layers = []
-        for layer in prefilled.layers:
-            if type(layer) is not DynamicLayer or not layer.is_initialized:
-                raise UnsuitedModelError(f"it caches by {type(layer).__name__}")
-            layers.append(SharedLayer(layer.keys, layer.values))
-        super().__init__(layers=layers)
+        layers = zip(*(cache.layers for cache in prefilled), strict=True)
+        super().__init__(layers=[_taken(parts, attention_mask.shape[1]) for parts in layers])
         device = attention_mask.device
         padded = (attention_mask == 0)[:, None, None, :]
         # (items, 1, 1, prompt); None spares a pass over the scores where nothing is padded.

@@ -28,7 +28,7 @@ def objection(model: PreTrainedModel, batch: dict[str, Tensor]) -> str | None:
         return "its attention cannot be exchanged"
     wanted, tokens = _by_generate(model, batch)
     try:
-        decoder = Decoder(model, prefill(model, batch), [2])
+        decoder = Decoder(model, [prefill(model, batch)], [2])
         with decoder.cache.attending(model):
             found = decoder.step(tokens.expand(2))
     except UnsuitedModelError as error:

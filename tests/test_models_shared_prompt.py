@@ -1,6 +1,7 @@
 """One prefill for all samples: the same responses as row by row through `generate`, for less work."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,20 @@ def test_items_with_different_numbers_of_samples_share_a_batch():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_that_prefill_in_slices_decode_together(family, monkeypatch):
+    docs = documents()
+    model = load(family, batch_size=10)
+    wanted = generations(model, docs)
+    model._engine._footprint = replace(model._engine._footprint, slice_tokens=200)
+    shapes = forward_rows(model, monkeypatch)
+    assert generations(model, docs) == wanted
+    slices = [shape for shape in shapes if shape[2]]
+    assert len(slices) > 2
+    assert all(rows * columns <= 200 or rows == 1 for rows, columns, _ in slices)
+    assert shapes[len(slices)][:2] == (30, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_images_and_prompts_go_through_the_model_once_an_item(family, monkeypatch):
     model = load(family, batch_size=4)
     docs = documents()[:4]
@@ -178,11 +193,11 @@ def out_of_memory_above(monkeypatch, limit):
     tried = []
     complete = engine_module.complete_shared
 
-    def limited(model, tokenizer, tokens, batch, arguments, keys):
+    def limited(model, tokenizer, tokens, slices, arguments, keys):
         tried.append(len(keys))
         if len(keys) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return complete(model, tokenizer, tokens, batch, arguments, keys)
+        return complete(model, tokenizer, tokens, slices, arguments, keys)
 
     monkeypatch.setattr(engine_module, "complete_shared", limited)
     return tried
@@ -230,7 +245,7 @@ def test_a_small_budget_makes_small_batches_and_the_same_responses(monkeypatch):
 
 
 def test_batches_are_packed_by_length_up_to_the_budget():
-    footprint = Footprint(cached=1.0, activation=1.0, image_value=0.0, score=0.0, choice=0.0)
+    footprint = Footprint(cached=1.0, activation=1.0, image_value=0.0, score=0.0, choice=0.0, slice_tokens=99)
     sizes = [Size(tokens, 0, 2) for tokens in (10, 50, 12, 48, 11)]
     # An item of n padded tokens takes 2n, and its two rows of five tokens 20.
     assert pack(sizes, footprint, 240, 5, shared=True) == [[1, 3], [2, 4, 0]]
