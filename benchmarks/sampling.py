@@ -1,7 +1,8 @@
 """Drawing G responses an item: `dcsft_hf` against the ways that others take, and against the bound.
 
     python benchmarks/sampling.py --side 224 --items 32 --rounds 5
-    python benchmarks/sampling.py --long --side 112 --items 16
+    python benchmarks/sampling.py --side 112 --items 16 --long 256
+    python benchmarks/sampling.py --side 224 --items 32 --peak
 
 Real digits at `side` x `side` pixels on the embedded checkpoint, features prepared beforehand. In
 each round every way runs once, in turn, and figures are medians over the rounds of the time
@@ -11,11 +12,13 @@ Prints one JSON object.
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,6 +166,55 @@ def _with_lengths(
         StopTexts.see = see  # type: ignore[method-assign]
 
 
+def one_sample(model: DcsftHF, prepared: list[Prepared]) -> dict[str, Callable[[], Any]]:
+    """Ways whose memory is compared, by name."""
+    peer = Peer(model)
+    return {
+        "engine": lambda: model._engine.complete(prepared, ARGUMENTS, 0),
+        "one_sample": lambda: plain(peer, prepared, len(prepared), 1),
+    }
+
+
+def peak(way: str, given: argparse.Namespace) -> float:
+    """The most memory that a way takes beside weights and features, in MB; for a fresh process."""
+    model = load(given)
+    prepared = prepare(model, given.items)
+    # Libraries' own buffers are there from the first call on.
+    one_sample(model, prepared[:1])[way]()
+    work = one_sample(model, prepared)[way]
+    if given.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # Linux: writing 5 resets the peak to what is resident now.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    work()
+    return (_resident("VmHWM") - before) / 1e3
+
+
+def _resident(name: str) -> int:
+    """A line of /proc/self/status, in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def peaks(given: argparse.Namespace) -> dict[str, float]:
+    """Peak memory of G samples an item and of one, each in a process of its own."""
+    measured = {}
+    for way in ("engine", "one_sample"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            measured[way] = pool.apply(peak, (way, given))
+    return {**measured, "engine_over_one_sample": measured["engine"] / measured["one_sample"]}
+
+
+def load(given: argparse.Namespace) -> DcsftHF:
+    """The model, with images of one size."""
+    pixels = given.side**2
+    return DcsftHF(pretrained=given.model, device=given.device, min_pixels=pixels, max_pixels=pixels)
+
+
 def main() -> None:
     """Runs the comparison that the arguments ask for."""
     parser = argparse.ArgumentParser()
@@ -172,20 +224,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--long", type=int, default=0, help="longest response of the ragged comparison")
+    parser.add_argument("--peak", action="store_true", help="compare peak memory instead")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu is for one thread on a busy machine"
     )
     given = parser.parse_args()
     global CLOCK
     CLOCK = CLOCKS[given.clock]
-    pixels = given.side**2
-    model = DcsftHF(pretrained=given.model, device=given.device, min_pixels=pixels, max_pixels=pixels)
+    model = load(given)
     prepared = prepare(model, given.items)
-    results = (
-        long_answers(model, prepared, given.rounds, given.long)
-        if given.long
-        else compare(ways(model, prepared), given.rounds)
-    )
+    if given.peak:
+        results: dict[str, Any] = peaks(given)
+    elif given.long:
+        results = long_answers(model, prepared, given.rounds, given.long)
+    else:
+        results = compare(
+            {name: work for name, work in ways(model, prepared).items() if name != "one_sample"}, given.rounds
+        )
     machine = {"threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine()}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     tokens = int(prepared[0].features["input_ids"].shape[1])
