@@ -15,7 +15,7 @@ from .shared_prompt import SharedPromptCache
 
 # Rows that have finished are dropped from the batch once they are this share of it: dropping
 # copies the tokens of the others, and a few idle rows cost less.
-_IDLE_ROWS = 1 / 16
+_IDLE_ROWS = 1 / 8
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,7 @@ class SharedLayer(CacheLayerMixin):
     def keep_rows(self, rows: Tensor) -> None:
         """Drops all rows but those of int64 `rows`."""
         if self.is_initialized:
-            self.keys, self.values = self._kept(self.keys, rows), self._kept(self.values, rows)
-
-    def _kept(self, buffer: Tensor, rows: Tensor) -> Tensor:
-        return _grown(buffer[:, :, : self.length].index_select(0, rows), buffer.shape[2])
+            self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
 
     def keep_items(self, items: Tensor) -> None:
         """Drops the prompts of all items but those of int64 `items`."""
@@ -260,7 +257,7 @@ class SharedPromptCache(Cache):
         """`(rows, kv_heads, group, n)` as `(items, kv_heads, widest * group, n)`."""
         placed = rows if self._full else rows.index_select(0, self._row_at)
         _, kv_heads, group, last = rows.shape
-        grid = placed.view(self._items, self._widest, kv_heads, group, last)
+        grid = placed.reshape(self._items, self._widest, kv_heads, group, last)
         return grid.transpose(1, 2).reshape(self._items, kv_heads, self._widest * group, last)
 
     def _to_rows(self, grid: Tensor, rows: int) -> Tensor:
