@@ -18,6 +18,7 @@ from dcsft_harness.errors import HarnessError
 
 from .adapters import attach, read_config
 from .conventions import BoxConvention, box_space
+from .patches import embed_by_product
 from .settings import ModelSettings
 
 
@@ -148,6 +149,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
     model = model.to(device)
     if settings.adapter is not None:
         model = attach(model, settings.adapter, settings.pretrained)
+    embed_by_product(model)
     return model.eval()
 
 

@@ -86,48 +86,54 @@ class StopTexts:
         tokenizer: PreTrainedTokenizerBase,
         arguments: GenerationArguments,
         eos: tuple[int, ...],
-        prompt_length: int,
         rows: int,
+        prompt_length: int = 0,
     ) -> None:
-        """A criterion for one call of `generate`.
+        """A criterion for one batch.
 
         Args:
             tokenizer: decodes the tokens.
             arguments: the stop texts, and whether special tokens are text.
             eos: ids that end a row anyway.
-            prompt_length: columns before the first generated token.
             rows: rows of the batch.
+            prompt_length: columns that `generate` hands over before the first generated token.
         """
         self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
         self._prompt_length = prompt_length
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
         self.stopped_at: list[int | None] = [None] * rows
 
+    def see(self, row: int, tokens: list[int], length: int) -> bool:
+        """Whether a row has reached a stop text, now or before.
+
+        Args:
+            row: its number.
+            tokens: what it has generated, or the end of that.
+            length: how much it has generated.
+        """
+        tail = tokens[-self._window :]
+        if self.stopped_at[row] is None and self._arguments.stop and tail[-1] not in self._eos:
+            text = self._tokenizer.decode(
+                tail,
+                skip_special_tokens=self._arguments.skip_special_tokens,
+                clean_up_tokenization_spaces=False,
+            )
+            if any(stop in text for stop in self._arguments.stop):
+                self.stopped_at[row] = length
+        return self.stopped_at[row] is not None
+
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """Bool `(rows,)`: which rows have reached a stop text."""
         generated = input_ids[:, self._prompt_length :]
         length = generated.shape[1]
         for row, tail in enumerate(generated[:, -self._window :].tolist()):
-            if self.stopped_at[row] is None and tail[-1] not in self._eos:
-                text = self._tokenizer.decode(
-                    tail,
-                    skip_special_tokens=self._arguments.skip_special_tokens,
-                    clean_up_tokenization_spaces=False,
-                )
-                if any(stop in text for stop in self._arguments.stop):
-                    self.stopped_at[row] = length
+            self.see(row, tail, length)
         done = [stopped is not None for stopped in self.stopped_at]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-def processors(arguments: GenerationArguments, row_keys: list[int], prompt_length: int) -> list[Any]:
-    """The logits processors that turn greedy search into keyed sampling; none when greedy.
-
-    They run after those that `generate` makes from its own arguments, repetition penalty and
-    least length among them, and in the order of transformers' own sampling.
-    """
-    if arguments.greedy:
-        return []
+def warpers(arguments: GenerationArguments) -> list[Any]:
+    """What a sampled distribution goes through, in the order of transformers' own sampling."""
     chain: list[Any] = [TemperatureLogitsWarper(arguments.temperature)]
     if arguments.top_k > 0:
         chain.append(TopKLogitsWarper(arguments.top_k))
@@ -135,6 +141,18 @@ def processors(arguments: GenerationArguments, row_keys: list[int], prompt_lengt
         chain.append(TopPLogitsWarper(arguments.top_p))
     if arguments.min_p > 0.0:
         chain.append(MinPLogitsWarper(arguments.min_p))
+    return chain
+
+
+def processors(arguments: GenerationArguments, row_keys: list[int], prompt_length: int) -> list[Any]:
+    """The logits processors that turn greedy search into keyed sampling; none when greedy.
+
+    They run after those that `generate` makes from its own arguments, repetition penalty and
+    least length among them.
+    """
+    if arguments.greedy:
+        return []
+    chain = warpers(arguments)
     return [*chain, KeyedGumbel(row_keys, prompt_length, sparse=len(chain) > 1)]
 
 
@@ -173,7 +191,7 @@ def complete(
     """
     tokens = tokens.stopping_at(tokenizer, arguments.stop)
     rows, prompt_length = batch["input_ids"].shape
-    stops = StopTexts(tokenizer, arguments, tokens.eos, prompt_length, rows)
+    stops = StopTexts(tokenizer, arguments, tokens.eos, rows, prompt_length)
     output = model.generate(
         **batch,
         generation_config=_config(tokens, arguments),
@@ -182,12 +200,12 @@ def complete(
     )
     generated = output[:, prompt_length:].tolist()
     return [
-        _completion(tokenizer, row, tokens.eos, arguments, stopped)
+        completion(tokenizer, row, tokens.eos, arguments, stopped)
         for row, stopped in zip(generated, stops.stopped_at, strict=True)
     ]
 
 
-def _completion(
+def completion(
     tokenizer: PreTrainedTokenizerBase,
     row: list[int],
     eos: tuple[int, ...],

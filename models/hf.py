@@ -1,39 +1,20 @@
 """`dcsft_hf`: any image-text-to-text checkpoint of transformers, as an lmms-eval chat model."""
 
-from dataclasses import dataclass
-
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
 from .base import ObservedModel
-from .batching import Features, collate
 from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
 from .conventions import BoxConvention
-from .decoding import Completion, SpecialTokens, complete
+from .decoding import Completion, SpecialTokens
+from .engine import Engine, Prepared
 from .generation import Generation
-from .keyed_noise import row_key
 from .placement import place
 from .prompts import content_key, read_prompt
 from .requests import Item
 from .settings import ModelSettings
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An item that is ready to generate from.
-
-    Attributes:
-        key: what the item is, for its draws.
-        features: what the processor made of it.
-        sample_indices: the rows wanted.
-    """
-
-    key: str
-    features: Features
-    sample_indices: tuple[int, ...]
 
 
 class DcsftHF(ObservedModel):
@@ -97,6 +78,7 @@ class DcsftHF(ObservedModel):
     def clean(self) -> None:
         """Frees the weights, as lmms-eval asks for after a run, unless `keep_loaded`."""
         if not self.keep_loaded:
+            self.__dict__.pop("_engine", None)  # it holds on to the weights
             super().clean()
 
     def _load(self) -> None:
@@ -104,24 +86,28 @@ class DcsftHF(ObservedModel):
         self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config)
         # `generate` fills unset arguments from here, so nothing but token ids may remain.
         self._model.generation_config = self._tokens.neutral_config()
+        self._engine = Engine(
+            self._model,
+            self.tokenizer,
+            self._tokens,
+            self.processor.image_processor.model_input_names,
+            self.settings.memory_gb,
+        )
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         if not hasattr(self, "_model"):
             self._load()
         arguments = items[0].arguments
         prepared = [self._prepare(item) for item in items]
-        completions: dict[int, list[Completion]] = {}
-        # Prompts with and without images have different features, which cannot share a batch.
-        for names in dict.fromkeys(frozenset(one.features) for one in prepared):
-            members = [at for at, one in enumerate(prepared) if frozenset(one.features) == names]
-            rows = self._generate_rows([prepared[at] for at in members], arguments)
-            completions |= dict(zip(members, rows, strict=True))
+        completions = self._engine.complete(prepared, arguments, self._seed(arguments))
         return [
-            self._generations(item, prepared[at], completions[at], arguments) for at, item in enumerate(items)
+            self._generations(item, one, done, arguments)
+            for item, one, done in zip(items, prepared, completions, strict=True)
         ]
 
     def _prepare(self, item: Item) -> Prepared:
         """Decodes and processes an item, once for all of its responses."""
+        name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
         # A template that writes the first token itself must not get a second one from the tokenizer.
@@ -132,44 +118,11 @@ class DcsftHF(ObservedModel):
             features = self.processor(text=[text], return_tensors="pt", **images, **extra)
         except (ValueError, IndexError, StopIteration) as error:
             raise HarnessError(
-                f"task {item.task!r}, doc_id {item.doc_id}: the processor refuses the prompt ({error})",
+                f"{name}: the processor refuses the prompt ({error})",
                 "Check that its images are plain and that its text holds no image tokens of its own",
             ) from error
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
-        return Prepared(key, dict(features), tuple(item.sample_indices))
-
-    def _generate_rows(
-        self, prepared: list[Prepared], arguments: GenerationArguments
-    ) -> list[list[Completion]]:
-        """One completion per item and sample index, in order.
-
-        Every row goes through vision tower and prefill by itself. Greedy responses to one
-        prompt are one row.
-        """
-        indices = [one.sample_indices[:1] if arguments.greedy else one.sample_indices for one in prepared]
-        seed = self._seed(arguments)
-        keys = [
-            row_key(seed, one.key, index)
-            for one, wanted in zip(prepared, indices, strict=True)
-            for index in wanted
-        ]
-        rows = [one.features for one, wanted in zip(prepared, indices, strict=True) for _ in wanted]
-        batch = self._to_device(
-            collate(rows, self._tokens.pad, self.processor.image_processor.model_input_names)
-        )
-        done = iter(complete(self._model, self.tokenizer, self._tokens, batch, arguments, keys))
-        completions = [[next(done) for _ in wanted] for wanted in indices]
-        if arguments.greedy:
-            return [only * len(one.sample_indices) for only, one in zip(completions, prepared, strict=True)]
-        return completions
-
-    def _to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch where the model is, pixels in the model's type."""
-        dtype = self._model.dtype
-        return {
-            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
-            for name, tensor in batch.items()
-        }
+        return Prepared(name, key, dict(features), tuple(item.sample_indices))
 
     def _seed(self, arguments: GenerationArguments) -> int:
         return self.seed if arguments.seed is None else arguments.seed

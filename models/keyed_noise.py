@@ -69,6 +69,27 @@ def gumbels(row_keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Te
     return -torch.log(-torch.log(uniforms(row_keys, step, tokens)))
 
 
+def noisy(scores: torch.Tensor, row_keys: torch.Tensor, step: int, sparse: bool) -> torch.Tensor:
+    """Scores with the noise of one step.
+
+    Args:
+        scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
+        row_keys: int64 `(rows,)`.
+        step: tokens that the rows have generated before this one.
+        sparse: whether most tokens are ruled out; then noise is drawn for the others alone.
+
+    Returns:
+        float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
+    """
+    summed = scores.double()
+    if sparse:
+        rows, tokens = torch.nonzero(torch.isfinite(scores), as_tuple=True)
+        summed[rows, tokens] += gumbels(row_keys[rows], step, tokens)
+        return summed
+    tokens = torch.arange(scores.shape[1], device=scores.device)
+    return summed + gumbels(row_keys[:, None], step, tokens)
+
+
 class KeyedGumbel:
     """The last logits processor of a sampled generation: makes greedy search draw."""
 
@@ -96,11 +117,4 @@ class KeyedGumbel:
             float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
         """
         self._keys = self._keys.to(scores.device)
-        step = input_ids.shape[1] - self._prompt_length
-        noisy = scores.double()
-        if self._sparse:
-            rows, tokens = torch.nonzero(torch.isfinite(scores), as_tuple=True)
-            noisy[rows, tokens] += gumbels(self._keys[rows], step, tokens)
-            return noisy
-        tokens = torch.arange(scores.shape[1], device=scores.device)
-        return noisy + gumbels(self._keys[:, None], step, tokens)
+        return noisy(scores, self._keys, input_ids.shape[1] - self._prompt_length, self._sparse)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
-from .coercion import as_bool, as_int, is_unset
+from .coercion import as_bool, as_float, as_int, is_unset
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+AUTO_BATCH_SIZE = 64
+"""Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -23,7 +25,9 @@ class ModelSettings:
             on the CPU, where half precision is slow or missing.
         attn_implementation: one of `ATTENTION` or a kernels-hub name; None leaves the choice to
             transformers.
-        batch_size: items (not rows) generated at once.
+        batch_size: most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches
+            are smaller where memory asks for it.
+        memory_gb: what a batch may take beside the weights, in 10^9 bytes; None looks what is free.
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
         trust_remote_code: whether code inside the checkpoint may run.
@@ -37,6 +41,7 @@ class ModelSettings:
     dtype: str | None = None
     attn_implementation: str | None = None
     batch_size: int = 1
+    memory_gb: float | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
     trust_remote_code: bool = False
@@ -98,7 +103,8 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "device": _text,
     "dtype": _dtype,
     "attn_implementation": _attention,
-    "batch_size": _whole(1),
+    "batch_size": lambda name, value: AUTO_BATCH_SIZE if value == "auto" else as_int(name, value, 1),
+    "memory_gb": lambda name, value: as_float(name, value, 0.0),
     "min_pixels": _whole(1),
     "max_pixels": _whole(1),
     "trust_remote_code": as_bool,

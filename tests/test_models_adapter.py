@@ -53,7 +53,9 @@ def test_an_adapter_changes_outputs_to_those_of_peft(family, adapters):
     )
     inputs = model.processor(text=[text], images=[docs[0]["image"]], return_tensors="pt")
     with torch.no_grad():
-        torch.testing.assert_close(model._model(**inputs).logits, reference(**inputs).logits)
+        found, wanted = model._model(**inputs).logits, reference(**inputs).logits
+    # Patches are embedded by another kernel, whose rounding weights this large amplify.
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3 * float(wanted.std()))
 
 
 def test_a_batch_with_an_adapter_gives_what_single_items_give(adapters):

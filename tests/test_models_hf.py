@@ -228,7 +228,8 @@ def test_weights_come_back_after_lmms_eval_cleaned_them_away():
     ("given", "message"),
     [
         ({"batchsize": 4}, "batch_size"),
-        ({"batch_size": "auto"}, "batch_size='auto'"),
+        ({"batch_size": "most"}, "batch_size='most'"),
+        ({"memory_gb": "-1"}, "memory_gb"),
         ({"dtype": "float23"}, "float32"),
         ({"device": "cuda:99"}, "CUDA devices"),
         ({"device": "gpu"}, "'gpu' is not a device"),

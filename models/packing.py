@@ -1,0 +1,158 @@
+"""How many items fit in a batch: an estimate of the memory that they take, and what is free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+# The estimate knows no fragmentation and no workspaces, and the CPU's memory is shared with
+# whatever else runs, where asking for too much ends the process instead of raising an error.
+_SHARE = {"cuda": 0.8, "cpu": 0.5}
+
+# Prompt tokens, padding included, that go through the model together. On a CPU more of them fall
+# out of its caches: a fifth slower at twice as many. A GPU is busy with these, and more would
+# only need more memory at once.
+_SLICE_TOKENS = {"cuda": 16384, "cpu": 2400}
+
+# Tensors of a decoder or vision layer that are alive at once, in widths of the layer and of its
+# feed-forward part.
+_STREAMS, _INNER_STREAMS = 8, 3
+
+
+@dataclass(frozen=True)
+class Size:
+    """What memory goes by, for one item.
+
+    Attributes:
+        tokens: prompt and image tokens.
+        image_values: numbers in its image features.
+        rows: responses that are generated together.
+    """
+
+    tokens: int
+    image_values: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a model takes for a batch, beside its weights.
+
+    Attributes:
+        cached: keys and values of a token, over all layers.
+        activation: what a prompt token needs while a layer computes.
+        image_value: what the vision tower needs for each number that it is given.
+        score: attention scores of a new token, for each token before it, over a layer's heads.
+        choice: choosing a row's next token, over the vocabulary.
+        slice_tokens: prompt tokens that go through the model together where prompts are shared.
+    """
+
+    cached: float
+    activation: float
+    image_value: float
+    score: float
+    choice: float
+    slice_tokens: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Footprint":
+        """Estimates from a model's configuration."""
+        text, number = model.config.get_text_config(decoder=True), model.dtype.itemsize
+        heads = text.num_attention_heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            cached=2.0 * text.num_hidden_layers * kv_heads * width * number,
+            activation=_layer_bytes(text, number),
+            image_value=number + _image_bytes(getattr(model.config, "vision_config", None), number),
+            score=heads * (3.0 * number + 4),
+            # float32 logits and scores, then float64 noise and int64 hashes.
+            choice=text.vocab_size * (2 * 4 + 3 * 8),
+            slice_tokens=_SLICE_TOKENS.get(model.device.type, _SLICE_TOKENS["cuda"]),
+        )
+
+    def bytes(self, sizes: Sequence[Size], new_tokens: int, shared: bool) -> float:
+        """What a batch takes.
+
+        Args:
+            sizes: its items.
+            new_tokens: the longest response.
+            shared: whether the rows of an item share its prompt.
+        """
+        rows = sum(size.rows for size in sizes)
+        longest = max(size.tokens for size in sizes)
+        prompts = longest * (len(sizes) if shared else rows)
+        images = sum(size.image_values * (1 if shared else size.rows) for size in sizes)
+        together = min(prompts, max(self.slice_tokens, longest)) if shared else prompts
+        # A growing buffer is there twice while it is copied.
+        own = rows * (2 * new_tokens * self.cached + longest * self.score + self.choice)
+        prefill = together * self.activation + images * self.image_value * together / prompts
+        return prompts * self.cached + prefill + own
+
+
+def _layer_bytes(config: PreTrainedConfig, number: int) -> float:
+    width = getattr(config, "hidden_size", None) or getattr(config, "embed_dim", 1024)
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    return float(number * (_STREAMS * width + _INNER_STREAMS * inner))
+
+
+def _image_bytes(config: PreTrainedConfig | None, number: int) -> float:
+    """Vision activations for each pixel value: a patch is a token there."""
+    patch = getattr(config, "patch_size", None)
+    return _layer_bytes(config, number) / (3 * patch * patch) if isinstance(patch, int) else 64.0
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a batch may take on a device now."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _SHARE["cuda"] * (torch.cuda.mem_get_info(device)[0] + cached)
+    return _SHARE["cpu"] * min(float(psutil.virtual_memory().available), _container_bytes())
+
+
+def _container_bytes() -> float:
+    """What the container's limit leaves, where there is one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        return float(limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def pack(
+    sizes: Sequence[Size], footprint: Footprint, budget: float, new_tokens: int, shared: bool
+) -> list[list[int]]:
+    """Items into batches that fit a budget, longest prompts first.
+
+    Neighbours in length share a batch, so that little of it is padding; an item that exceeds
+    the budget is a batch of its own.
+
+    Args:
+        sizes: the items.
+        footprint: the model's.
+        budget: bytes.
+        new_tokens: the longest response.
+        shared: whether the rows of an item share its prompt.
+
+    Returns:
+        Indices into `sizes`, each once.
+    """
+    packed: list[list[int]] = []
+    for at in sorted(range(len(sizes)), key=lambda at: -sizes[at].tokens):
+        grown = [*packed[-1], at] if packed else []
+        if grown and footprint.bytes([sizes[member] for member in grown], new_tokens, shared) <= budget:
+            packed[-1] = grown
+        else:
+            packed.append([at])
+    return packed
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; only CUDA has a type for it."""
+    text = str(error).lower()
+    known = ("out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in known)
