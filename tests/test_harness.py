@@ -93,7 +93,7 @@ class TestTasksThatDoNotLoad:
     def test_are_named_with_the_reason(self, tmp_path, monkeypatch, more, said):
         text = f"task: broken_task\ntest_split: test\noutput_type: generate_until\n{more}\n"
         (tmp_path / "broken_task.yaml").write_text(text)
-        monkeypatch.setattr(harness, "task_path", lambda: tmp_path)
+        monkeypatch.setattr(harness.tasks, "task_path", lambda: tmp_path)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         with pytest.raises(HarnessError, match=f"'broken_task' {said}"):

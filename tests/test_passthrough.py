@@ -22,7 +22,7 @@ def upstream(monkeypatch):
                 pass
 
     def single(args):
-        assert args.include_path == [str(harness.task_path())]
+        assert args.include_path == [str(harness.passthrough.task_path())]
         if args.tasks == "fails":
             raise ValueError
         return {}, {}

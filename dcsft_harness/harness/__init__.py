@@ -1,0 +1,28 @@
+"""The core's one door to lmms-eval: its tasks, its models and its runs, through the Python API.
+
+lmms-eval's own command line exits with 0 whatever happens; here an unknown name, a task that does
+not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
+"""
+
+from dcsft_harness.harness.documents import describe, describe_without_images, score_of
+from dcsft_harness.harness.passthrough import command_line
+from dcsft_harness.harness.running import Answered, Progress, check_model, filtered, open_model, run
+from dcsft_harness.harness.tasks import make_task, open_tasks, quiet, set_generation, task_index
+
+__all__ = [
+    "Answered",
+    "Progress",
+    "check_model",
+    "command_line",
+    "describe",
+    "describe_without_images",
+    "filtered",
+    "make_task",
+    "open_model",
+    "open_tasks",
+    "quiet",
+    "run",
+    "score_of",
+    "set_generation",
+    "task_index",
+]
