@@ -10,8 +10,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from .arguments import GenerationArguments
 from .decoding import Completion, SpecialTokens, StopTexts, completion
-from .drawing import Draw
 from .shared_prompt import SharedPromptCache
+from .token_choice import Draw
 
 # Rows that have finished are dropped from the batch once they are this share of it: dropping
 # copies the tokens of the others, and a few idle rows cost less.
