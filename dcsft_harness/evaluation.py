@@ -1,11 +1,12 @@
 """adapter -> scores: a checkpoint's answers to evaluation tasks, item by item, through lmms-eval."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, manifest, records
+from dcsft_harness import harness, manifest, ranks, records
 from dcsft_harness.sampling import read_items
 
 SCORES = "scores.parquet"
@@ -34,34 +35,46 @@ def evaluate(
         inputs: folders that the model was loaded from, for the manifest.
 
     Returns:
-        The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts.
+        The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
+        several processes the artefact is written by rank 0 alone, and the others return nothing.
 
     Raises:
         HarnessError: duplicate items, an unreadable image, a failed run, or an occupied output folder.
     """
-    manifest.refuse_occupied(output)
-    items = {
-        task_name: read_items(task, min(limit or len(task.eval_docs), len(task.eval_docs)))[0]
-        for task_name, task in tasks.items()
-    }
     recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": limit}
-    with manifest.writing("scores", output, recorded, inputs) as draft:
+    with contextlib.ExitStack() as stack:
+        with ranks.agreed():
+            manifest.refuse_occupied(output)
+            items = {
+                task_name: read_items(task, min(limit or len(task.eval_docs), len(task.eval_docs)))[0]
+                for task_name, task in tasks.items()
+            }
+            draft = None
+            if ranks.rank() == 0:
+                draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))
         tokens: dict[tuple[str, int], int] = {}
         if hasattr(model, "item_ids"):
             for task_name, some in items.items():
                 model.item_ids.update({(task_name, item.doc_id): item.item_id for item in some})
             model.on_batch = lambda batch: tokens.update({(g.task, g.doc_id): g.n_tokens for g in batch})
         answered, results = harness.run(model, tasks, limit, progress)
-        rows: list[records.Score] = []
-        for task_name, task in tasks.items():
-            scores = _scores(task, items[task_name], answered[task_name], tokens)
-            draft.notes.setdefault("tasks", {})[task_name] = _summary(task, items[task_name], scores, limit)
-            rows += scores
-        draft.notes["pixels"] = _pixels(model)
-        records.write_table(draft.folder / SCORES, records.Score, rows)
-        text = json.dumps(results, indent=2, default=str)
-        (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
-    return draft.notes
+        for others in ranks.gathered(tokens):
+            tokens.update(others)
+        with ranks.agreed(), stack.pop_all():
+            if draft is None:
+                return {}
+            rows: list[records.Score] = []
+            for task_name, task in tasks.items():
+                scores = _scores(task, items[task_name], answered[task_name], tokens)
+                draft.notes.setdefault("tasks", {})[task_name] = _summary(
+                    task, items[task_name], scores, limit
+                )
+                rows += scores
+            draft.notes |= {"pixels": _pixels(model), "processes": ranks.world_size()}
+            records.write_table(draft.folder / SCORES, records.Score, rows)
+            text = json.dumps(results, indent=2, default=str)
+            (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+        return draft.notes
 
 
 def _scores(

@@ -133,6 +133,7 @@ class Pool:
         censored = len({row.item_id for row in rows if row.censored})
         first = [draw for (_, index), draw in store.kept.items() if index == 0]
         return {
+            "task_version": self._task.VERSION,
             "items": len(self.items),
             "responses": len(drawn),
             "saved": len(self.items) * self._samples - len(rows),

@@ -1,32 +1,29 @@
-"""An unfinished rollouts folder: one process's at a time, compared with the settings, gone on with, finished.
+"""An unfinished rollouts folder: one run's at a time, compared with the settings, gone on with, finished.
 
     rollouts/unfinished/lock            held by the process that samples; lets go when that dies
     rollouts/unfinished/owner.json      which process that is
     rollouts/unfinished/run.json        the settings that decide every response
     rollouts/unfinished/shard-0.jsonl   the responses so far, see `shard`
+    rollouts/unfinished/shard-1.jsonl   and those of rank 1 in a launch of several, which holds lock-1
 
 A folder is an artefact from the moment its manifest is in place, and not before; `unfinished/` goes last.
 """
 
 import contextlib
-import json
 import logging
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from dcsft_harness import durable, manifest
+from dcsft_harness import durable, manifest, ranks
+from dcsft_harness.claim import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.shard import Shard, read
 
-RUN, OWNER, LOCK, SHARD = "run.json", "owner.json", "lock", "shard-0.jsonl"
+LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
 _LOG = logging.getLogger(__name__)
 
@@ -61,24 +58,49 @@ class RolloutStore:
     """
 
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
-        """Reads what is kept; the folder must be locked by this process.
+        """Reads what is kept, whichever rank kept it; the folder must be locked by this run.
+
+        Args:
+            output: the folder.
+            identity: as the folder's own settings, see `opened`.
 
         Raises:
-            HarnessError: it holds a run with other settings, or a run that cannot be read.
-            OSError: it cannot be written.
+            OSError: it cannot be read.
         """
         self._output, self._folder = output, output / manifest.UNFINISHED
         self._started = self._last = time.monotonic()
-        _compare(output, identity)
-        key = manifest.json_sha256([FORMAT, identity]).encode()
-        found = read(self._folder / SHARD, key)
-        self.damaged = len(found.damaged)
-        if found.damaged:
-            lines = ", ".join(map(str, found.damaged[:10]))
-            _LOG.warning("%s: damaged at line %s; drawn again", self._folder / SHARD, lines)
-        self.kept = self._without_contradictions(Draw(**record) for record in found.records)
-        self.resumed, self._before = len(self.kept), sum(draw.seconds for draw in self.kept.values())
-        self._shard = Shard(self._folder / SHARD, key, found.whole_bytes)
+        self._key = manifest.json_sha256([FORMAT, identity]).encode()
+        found = {path.name: read(path, self._key) for path in sorted(self._folder.glob(SHARDS))}
+        for name, one in found.items():
+            if one.damaged:
+                lines = ", ".join(map(str, one.damaged[:10]))
+                _LOG.warning("%s: damaged at line %s; drawn again", self._folder / name, lines)
+        self.damaged = sum(len(one.damaged) for one in found.values())
+        self.kept = self._without_contradictions(
+            Draw(**record) for one in found.values() for record in one.records
+        )
+        self.resumed = len(self.kept)
+        # Ranks draw at the same time, so the longest of them says how long it took.
+        times = [sum(record["seconds"] for record in one.records) for one in found.values()]
+        self._before = max(times, default=0)
+        self._ends = {name: one.whole_bytes for name, one in found.items()}
+        self._shard: Shard | None = None
+
+    def open(self) -> None:
+        """Opens this rank's own shard, once every rank has read what is kept.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        name = f"shard-{ranks.rank()}.jsonl"
+        self._shard = Shard(self._folder / name, self._key, self._ends.get(name, 0))
+
+    def collect(self) -> None:
+        """Adds what other ranks have kept meanwhile; they must be done."""
+        for path in sorted(self._folder.glob(SHARDS)):
+            for record in read(path, self._key, self._ends.get(path.name, 0)).records:
+                draw = Draw(**record)
+                self.kept[draw.item_id, draw.sample_index] = draw
 
     def _without_contradictions(self, draws: Iterable[Draw]) -> dict[tuple[str, int], Draw]:
         """Draws by item and sample; one that stands there twice, with two texts, is not kept."""
@@ -99,7 +121,7 @@ class RolloutStore:
 
     @property
     def generation_seconds(self) -> float:
-        """The part of it in which the responses were generated."""
+        """The part of it in which the responses were generated, summed over ranks."""
         return sum(draw.seconds for draw in self.kept.values())
 
     def begin(self) -> None:
@@ -119,6 +141,7 @@ class RolloutStore:
         now = time.monotonic()
         seconds = (now - self._last) / max(len(rows), 1)
         draws = [Draw(**row, seconds=round(seconds, 6)) for row in rows]
+        assert self._shard is not None
         with self._telling():
             self._shard.append(map(vars, draws))
         self.kept.update({(draw.item_id, draw.sample_index): draw for draw in draws})
@@ -158,7 +181,8 @@ class RolloutStore:
 
     def close(self) -> None:
         """Closes the shard."""
-        self._shard.close()
+        if self._shard is not None:
+            self._shard.close()
 
 
 @contextlib.contextmanager
@@ -175,24 +199,60 @@ def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RolloutStore]:
         HarnessError: another process has the folder, it holds something else or a run with other
             settings, or it cannot be written.
     """
-    refuse_taken(output)
-    there = output.is_dir()
     with contextlib.ExitStack() as stack:
-        with manifest.telling_refusals("rollouts", output, "nothing was changed"):
-            (output / manifest.UNFINISHED).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(output))
-            refuse_taken(output)  # a process that finished meanwhile has let go of the lock
-            stack.callback(_tidy, output, there)
-            me = {"pid": os.getpid(), "host": socket.gethostname()}
-            (output / manifest.UNFINISHED / OWNER).write_text(json.dumps(me) + "\n", encoding="utf-8")
-            store = stack.enter_context(contextlib.closing(RolloutStore(output, identity)))
+        with ranks.agreed(), manifest.telling_refusals("rollouts", output, "nothing was changed"):
+            if ranks.rank() == 0:
+                _take(output, identity, stack)
+        own = stack.enter_context(contextlib.ExitStack())
+        with ranks.agreed(), manifest.telling_refusals("rollouts", output, "nothing was changed"):
+            store = _read(output, identity, own)
+        with ranks.agreed(), manifest.telling_refusals("rollouts", output, "nothing was changed"):
+            store.open()
         try:
             yield store
         except HarnessError as error:
             if not store.kept or store.told in error.remedy:
                 raise
             remedy = f"{error.remedy}; {store.told}" if error.remedy else store.told.capitalize()
-            raise HarnessError(error.problem, remedy) from error
+            raise type(error)(error.problem, remedy) from error
+        with ranks.agreed():  # nobody has a file open when rank 0 tidies up
+            own.close()
+
+
+def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
+    """Takes a folder for this run and writes or compares its settings.
+
+    Raises:
+        HarnessError: see `opened`.
+    """
+    refuse_taken(output)
+    there, folder = output.is_dir(), output / manifest.UNFINISHED
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(locked(folder / LOCK, output))
+    for other in sorted(folder.glob(f"{LOCK}-*")):
+        with locked(other, output):  # which a rank may hold that outlived its rank 0
+            pass
+    refuse_taken(output)  # a process that finished meanwhile has let go of the lock
+    stack.callback(_tidy, output, there)
+    sign(folder)
+    compare(output / manifest.UNFINISHED, output, identity)
+
+
+def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack) -> RolloutStore:
+    """What is kept in a folder that rank 0 has taken, as this rank finds it.
+
+    Raises:
+        HarnessError: this rank has another folder before it than rank 0, or other settings.
+    """
+    if ranks.rank() > 0:
+        if not (output / manifest.UNFINISHED / RUN).is_file():
+            raise HarnessError(
+                f"rank {ranks.rank()} does not find in --output {output} what rank 0 has written there",
+                "Name a folder on a file system that all machines share",
+            )
+        own.enter_context(locked(output / manifest.UNFINISHED / f"{LOCK}-{ranks.rank()}", output))
+        compare(output / manifest.UNFINISHED, output, identity)
+    return own.enter_context(contextlib.closing(RolloutStore(output, identity)))
 
 
 def refuse_taken(output: Path) -> None:
@@ -218,7 +278,7 @@ def refuse_taken(output: Path) -> None:
 def _tidy(output: Path, there: bool) -> None:
     """Removes what a finished run worked with, or a run without a response; and the folder if it is new."""
     folder, finished = output / manifest.UNFINISHED, (output / manifest.NAME).is_file()
-    if finished or not (folder / SHARD).is_file() or (folder / SHARD).stat().st_size == 0:
+    if finished or not any(path.stat().st_size for path in folder.glob(SHARDS)):
         shutil.rmtree(folder, ignore_errors=True)
         if not (finished or there):
             with contextlib.suppress(OSError):
@@ -231,65 +291,5 @@ def discard(output: Path) -> None:
     Raises:
         HarnessError: a process is at work on it.
     """
-    with _locked(output):
+    with locked(output / manifest.UNFINISHED / LOCK, output):
         shutil.rmtree(output)
-
-
-class _Lock(FileLock):
-    """A class of its own: lmms-eval makes plain file locks reentrant, which would let a second run in."""
-
-
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the operating system takes back from a process that dies.
-
-    Raises:
-        HarnessError: another process holds it; says which.
-    """
-    folder = output / manifest.UNFINISHED
-    try:
-        with _Lock(folder / LOCK, timeout=0):
-            yield
-    except Timeout as error:
-        raise HarnessError(
-            f"--output {output} is being written by {_owner(folder / OWNER)}",
-            "Wait for it, stop it, or name another folder",
-        ) from error
-
-
-def _owner(path: Path) -> str:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        here = found["host"] == socket.gethostname()
-        return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process, which began this moment"
-
-
-def _compare(output: Path, identity: Mapping[str, Any]) -> None:
-    """Writes a new run's settings, or compares those of the run that is there.
-
-    Raises:
-        HarnessError: they differ, or cannot be read.
-    """
-    path = output / manifest.UNFINISHED / RUN
-    if not path.is_file():
-        # A shard that lost its settings is read if it is this run's, and else damaged: its key tells.
-        durable.write_text(path, json.dumps(identity, indent=2) + "\n")
-        for folder in (output, output.resolve().parent):
-            durable.sync(folder)
-        return
-    try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
-    differences = [
-        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
-        for name in dict.fromkeys([*before, *identity])
-        if before.get(name) != identity.get(name)
-    ]
-    if differences:
-        raise HarnessError(
-            f"--output {output} holds unfinished rollouts with other settings: {'; '.join(differences)}",
-            "Name another folder, go back to those settings, or remove this folder",
-        )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, manifest, records, rollout_store
+from dcsft_harness import harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pool import DRAWN, Pool
 
@@ -107,29 +107,51 @@ def sample(
         inputs: folders that the model was loaded from, and files that the pool was, for the manifest.
 
     Returns:
-        The manifest's notes: items, responses, accuracy, tokens.
+        The manifest's notes: items, responses, accuracy, tokens. In a launch of several processes the
+        artefact is written by rank 0 alone, and the others return nothing.
 
     Raises:
         HarnessError: duplicate items, an unreadable image, an output folder that is occupied, being
             written or of other settings, or a full disk.
     """
-    rollout_store.refuse_taken(output)
-    count = len(task.eval_docs) if config.limit is None else min(config.limit, len(task.eval_docs))
     refused: dict[int, str] = {}
-    items, images = read_items(task, count, refused if config.on_error == "skip" else None)
-    identity = identify(task, items, config, settings, inputs or {})
-    harness.set_generation(task, config.samples, config.generation())
     recorded = {**settings, "task": task.config.task, **asdict(config)}
+    with ranks.agreed():
+        rollout_store.refuse_taken(output)
+        total = len(task.eval_docs)
+        count = total if config.limit is None else min(config.limit, total)
+        items, images = read_items(task, count, refused if config.on_error == "skip" else None)
+        identity = identify(task, items, config, settings, inputs or {})
+        harness.set_generation(task, config.samples, config.generation())
     with rollout_store.opened(output, identity) as store:
-        running = model() if callable(model) else model
+        with ranks.agreed():
+            running = model() if callable(model) else model
         pool = Pool(task, items, config.samples, config.seed, refused)
         with _observed(running, pool, store, config):
             answered, _ = harness.run(running, {task.config.task: task}, count, progress, media=False)
-        rows = pool.rows(answered[task.config.task], store)
-        with store.finishing(recorded, inputs or {}) as draft:
-            records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
-            write_items(draft.folder / ITEMS, items, images)
-            draft.notes.update({**pool.notes(rows, store), "task_version": task.VERSION})
+        for others in ranks.gathered(pool.refused):
+            pool.refused.update(others)
+        with ranks.agreed():
+            return _finished(pool, answered.get(task.config.task), store, images, recorded, inputs or {})
+
+
+def _finished(
+    pool: Pool,
+    answered: Sequence[harness.Answered] | None,
+    store: rollout_store.RolloutStore,
+    images: Sequence[Sequence[Any]],
+    recorded: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> dict[str, Any]:
+    """Makes the artefact where lmms-eval has gathered the answers, at rank 0; nothing elsewhere."""
+    if answered is None:
+        return {}
+    store.collect()
+    rows = pool.rows(answered, store)
+    with store.finishing(recorded, inputs) as draft:
+        records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
+        write_items(draft.folder / ITEMS, pool.items, images)
+        draft.notes.update({**pool.notes(rows, store), "processes": ranks.world_size()})
     return draft.notes
 
 

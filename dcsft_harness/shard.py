@@ -64,12 +64,19 @@ def _decode(line: bytes, key: bytes) -> dict[str, Any] | None:
     return record
 
 
-def read(path: Path, key: bytes) -> Found:
-    """Reads a shard; a missing one is empty."""
-    found = Found()
+def read(path: Path, key: bytes, start: int = 0) -> Found:
+    """Reads a shard; a missing one is empty.
+
+    Args:
+        path: the file.
+        key: see `encode`.
+        start: where the first line to read begins, in bytes.
+    """
+    found = Found(whole_bytes=start)
     if not path.is_file():
         return found
     with path.open("rb") as file:
+        file.seek(start)
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 found.torn_bytes = len(line)

@@ -43,32 +43,22 @@ def sample(
     """Pool -> rollouts. `task` names an lmms-eval task; or `data` and `scorer` a JSONL file of one's own."""
     from functools import partial
 
-    from dcsft_harness import harness, own_data, rollout_store, sampling
+    from dcsft_harness import harness, ranks, rollout_store, sampling
 
-    rollout_store.refuse_taken(output)
-    known = [field.name for field in fields(sampling.SamplingConfig)]
-    for name in options:
-        if name not in known:
-            raise unknown_name("sampling option", name, known)
-    config = sampling.SamplingConfig(**options)
-    if (task is None) == (data is None):
-        raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
-    root = None if image_root is None else Path(image_root)
-    if data is not None:
-        pool = own_data.open_file(Path(data), scorer, root, skip=config.on_error == "skip")
-    else:
-        for option, value in (("--scorer", scorer), ("--image-root", image_root)):
-            if value is not None:
-                raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
-        pool = _single(harness.open_tasks([str(task)]), str(task))
-    arguments, inputs = _model_arguments(model_args)
-    settings: dict[str, Any] = {"model": model, "model_args": model_args}
-    if data is not None:
-        inputs["data"] = Path(data)
-        settings |= {"scorer": scorer, "images_sha256": own_data.images_sha256(Path(data), root)}
-    harness.check_model(model, arguments)
+    ranks.join()
+    with ranks.agreed():
+        rollout_store.refuse_taken(output)
+        known = [field.name for field in fields(sampling.SamplingConfig)]
+        for name in options:
+            if name not in known:
+                raise unknown_name("sampling option", name, known)
+        config = sampling.SamplingConfig(**options)
+        pool, described, files = _pool(task, data, scorer, image_root, skip=config.on_error == "skip")
+        arguments, folders = _model_arguments(model_args)
+        harness.check_model(model, arguments)
+    settings = {"model": model, "model_args": model_args, **described}
     opening = partial(harness.open_model, model, arguments)
-    return sampling.sample(opening, pool, output, config, settings, progress, inputs)
+    return sampling.sample(opening, pool, output, config, settings, progress, folders | files)
 
 
 def label(output: Path, progress: Progress | None = None, *, rollouts: Path) -> Notes:
@@ -107,16 +97,18 @@ def evaluate(
     limit: int | None = None,
 ) -> Notes:
     """Adapter -> scores."""
-    from dcsft_harness import evaluation, harness, manifest
+    from dcsft_harness import evaluation, harness, manifest, ranks
 
-    manifest.refuse_occupied(output)
-    if limit is not None and limit < 1:
-        raise HarnessError(f"--limit {limit} is out of range", "It must be at least 1")
-    if not tasks:
-        raise HarnessError("--tasks names no task", "`dcsft tasks list` lists the suite's")
-    opened = harness.open_tasks(list(tasks))
-    arguments, inputs = _model_arguments(model_args)
-    running = harness.open_model(model, arguments)
+    ranks.join()
+    with ranks.agreed():
+        manifest.refuse_occupied(output)
+        if limit is not None and limit < 1:
+            raise HarnessError(f"--limit {limit} is out of range", "It must be at least 1")
+        if not tasks:
+            raise HarnessError("--tasks names no task", "`dcsft tasks list` lists the suite's")
+        opened = harness.open_tasks(list(tasks))
+        arguments, inputs = _model_arguments(model_args)
+        running = harness.open_model(model, arguments)
     settings = {"model": model, "model_args": model_args}
     return evaluation.evaluate(
         running, opened, output, name or output.name, settings, limit, progress, inputs
@@ -167,6 +159,33 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "leaderboard build": leaderboard,
 }
 """Verb -> stage, in the order of the data flow."""
+
+
+def _pool(
+    task: str | None,
+    data: str | Path | None,
+    scorer: str | None,
+    image_root: str | Path | None,
+    skip: bool,
+) -> tuple[Any, dict[str, Any], dict[str, Path]]:
+    """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
+
+    Raises:
+        HarnessError: not one of `task` and `data` is given, or what is given cannot be opened.
+    """
+    from dcsft_harness import harness, own_data
+
+    if (task is None) == (data is None):
+        raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
+    if data is None:
+        for option, value in (("--scorer", scorer), ("--image-root", image_root)):
+            if value is not None:
+                raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
+        return _single(harness.open_tasks([str(task)]), str(task)), {}, {}
+    path, root = Path(data), None if image_root is None else Path(image_root)
+    pool = own_data.open_file(path, scorer, root, skip=skip)
+    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root)}
+    return pool, described, {"data": path}
 
 
 def _single(tasks: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - an lmms-eval task

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from dcsft_harness import manifest, rollout_store
+from dcsft_harness import claim, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.recipes import chain
@@ -111,7 +111,8 @@ class TestAnInterruptedSamplingStage:
 
     def test_is_left_alone_where_a_process_is_at_work_in_it(self, tmp_path, drawn, run):
         folder = tmp_path / "out" / "rollouts"
-        with rollout_store._locked(folder), pytest.raises(HarnessError, match="is being written by process"):
+        mine = claim.locked(folder / manifest.UNFINISHED / "lock", folder)
+        with mine, pytest.raises(HarnessError, match="is being written by process"):
             run(SAMPLING.replace("seven", "two"))
         assert (folder / manifest.UNFINISHED).is_dir()
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dcsft_harness import durable, manifest, records, rollout_store, stages
+from dcsft_harness import claim, durable, manifest, records, rollout_store, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import UNFINISHED
 
@@ -124,15 +124,15 @@ class TestRefusals:
 
     def test_settings_that_cannot_be_read_are_named(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
-        (output / UNFINISHED / rollout_store.RUN).write_bytes(b"{\xff")
+        (output / UNFINISHED / claim.RUN).write_bytes(b"{\xff")
         with pytest.raises(HarnessError, match=r"run\.json cannot be read"), rollout_store.opened(output, {}):
             pass
 
     def test_a_shard_that_lost_its_settings_is_read_by_its_own_run_alone(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
-        (output / UNFINISHED / rollout_store.RUN).unlink()
+        (output / UNFINISHED / claim.RUN).unlink()
         assert len(kept(output)) == 1
-        (output / UNFINISHED / rollout_store.RUN).unlink()
+        (output / UNFINISHED / claim.RUN).unlink()
         assert kept(output, {**SETTINGS, "seed": 1}) == {}
 
     @pytest.mark.parametrize("state", ["empty", "unfinished"])
@@ -314,5 +314,5 @@ class TestDisks:
 
 def test_the_owner_of_a_lock_on_another_machine_is_named_with_it(tmp_path):
     (tmp_path / "owner").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
-    assert rollout_store._owner(tmp_path / "owner") == "process 7 on elsewhere"
-    assert "another process" in rollout_store._owner(tmp_path / "nowhere")
+    assert claim.owner(tmp_path / "owner") == "process 7 on elsewhere"
+    assert "another process" in claim.owner(tmp_path / "nowhere")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from dcsft_harness import __version__
+from dcsft_harness import __version__, ranks
 from dcsft_harness.cli import data, results, tools, train
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import refusal
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _calm()
     try:
         # click returns the code of `Context.exit`; of a command, what that returns, which is None.
-        return dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False) or 0
+        code = dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False) or 0
+        ranks.leave()
+        return code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -48,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         said = "interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
-        click.echo(f"dcsft: {said}", err=True)
+        if ranks.rank() == 0:
+            click.echo(f"dcsft: {said}", err=True)
         return 130
+    except ranks.FailedElsewhere:
+        return 1
     except HarnessError as error:
-        click.echo(f"dcsft: {error}", err=True)
+        click.echo(f"dcsft{f' (rank {ranks.rank()})' if ranks.rank() else ''}: {error}", err=True)
         return 1
     except OSError as error:
         reason = refusal(error)

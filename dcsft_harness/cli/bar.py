@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from dcsft_harness import ranks
+
 Report = Callable[[int, int], None]
 
 
 @contextlib.contextmanager
 def stage(title: str) -> Iterator[Report]:
     """Shows a stage's progress on stderr; the report takes (done, in all)."""
-    if not sys.stderr.isatty():
+    if ranks.rank() > 0 or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console

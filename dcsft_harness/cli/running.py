@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from dcsft_harness import ranks
 from dcsft_harness.cli import bar
 
 
@@ -20,7 +21,8 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     clock = bar.Clock()
     with bar.stage(verb) as report:
         notes = STAGES[verb](output, report, **options)
-    bar.closing(verb, SAID[verb](notes), clock, output)
+    if ranks.rank() == 0:
+        bar.closing(verb, SAID[verb](notes), clock, output)
     return notes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.harness.tasks import manager, quiet
 
@@ -80,16 +81,18 @@ def run(
         media: whether `process_results` gets documents with their images, which are then read again.
 
     Returns:
-        Task name -> what each document got, in order of doc_id; and lmms-eval's own results.
+        Task name -> what each document got, in order of doc_id; and lmms-eval's own results. In a launch
+        of several processes lmms-eval gathers all of it at rank 0, and the others get nothing.
 
     Raises:
-        HarnessError: lmms-eval returned nothing, or fewer documents than were asked for.
+        HarnessError: lmms-eval returned nothing, or fewer documents than were asked for; or
+            another rank ended.
     """
     from lmms_eval.evaluator import simple_evaluate
 
     if hasattr(model, "on_progress"):
         model.on_progress = progress
-    with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars():
+    with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars(), ranks.telling_losses():
         results = simple_evaluate(
             model=model,
             tasks=list(tasks.values()),
@@ -98,8 +101,12 @@ def run(
             log_samples=True,
             bootstrap_iters=0,
             process_docs_parallel=1,
+            # Through the group of `ranks.join`; a model need not bring an Accelerator of its own.
+            distributed_executor_backend="torchrun" if ranks.world_size() > 1 else "accelerate",
             cli_args=None if media else argparse.Namespace(process_with_media=False),
         )
+    if ranks.rank() > 0:
+        return {}, {}
     if not results or "samples" not in results:
         raise HarnessError("lmms-eval returned no results", "Look at its messages above")
     answered = {name: _answered(name, results["samples"].get(name, [])) for name in tasks}

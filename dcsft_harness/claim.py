@@ -1,0 +1,91 @@
+"""One run at a time in a folder: whose it is, and the settings that it can be gone on with."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dcsft_harness import durable
+from dcsft_harness.errors import HarnessError
+
+OWNER, RUN = "owner.json", "run.json"
+
+
+class _Lock(FileLock):
+    """A class of its own: lmms-eval makes plain file locks reentrant, which would let a second run in."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, output: Path) -> Iterator[None]:
+    """Holds a lock, which the operating system takes back from a process that dies.
+
+    Args:
+        path: the lock's file; the folder that it is in may say in `OWNER` whose it is.
+        output: what an error calls the thing that is locked.
+
+    Raises:
+        HarnessError: another process holds it; says which.
+    """
+    try:
+        with _Lock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise HarnessError(
+            f"--output {output} is being written by {owner(path.parent / OWNER)}",
+            "Wait for it, stop it, or name another folder",
+        ) from error
+
+
+def sign(folder: Path) -> None:
+    """Writes down that the folder's lock is this process's."""
+    me = {"pid": os.getpid(), "host": socket.gethostname()}
+    (folder / OWNER).write_text(json.dumps(me) + "\n", encoding="utf-8")
+
+
+def owner(path: Path) -> str:
+    """Who holds a lock, in words."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        here = found["host"] == socket.gethostname()
+        return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process, which began this moment"
+
+
+def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
+    """Writes a new run's settings, or compares those of the run that is there.
+
+    Args:
+        folder: where they stand, in the output folder.
+        output: the output folder.
+        identity: what decides every response, by name.
+
+    Raises:
+        HarnessError: they differ, or cannot be read.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        # A shard that lost its settings is read if it is this run's, and else damaged: its key tells.
+        durable.write_text(path, json.dumps(identity, indent=2) + "\n")
+        for above in (output, output.resolve().parent):
+            durable.sync(above)
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
+    differences = [
+        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
+        for name in dict.fromkeys([*before, *identity])
+        if before.get(name) != identity.get(name)
+    ]
+    if differences:
+        raise HarnessError(
+            f"--output {output} holds unfinished rollouts with other settings: {'; '.join(differences)}",
+            "Name another folder, go back to those settings, or remove this folder",
+        )

@@ -1,0 +1,239 @@
+"""Several processes of one launch: as one process would have done it, whatever happens to one of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from dcsft_harness import evaluation, manifest, ranks, records, rollout_store, sampling
+from dcsft_harness.claim import locked
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.manifest import UNFINISHED
+
+POOL = "dcsft_digits_pool"
+DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size={}"
+ITEMS = 41  # so that one of two ranks gets more than the other
+
+
+def launch(arguments, processes=2):
+    """Starts the command in two processes that meet over gloo."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    return subprocess.Popen(
+        [*map(str, command), "-m", "dcsft_harness.cli", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def finished(running):
+    """What a launch said, and its exit code."""
+    said = running.communicate(timeout=300)[1]
+    return running.returncode, [
+        line for line in said.splitlines() if line.startswith(("dcsft:", "dcsft (", "sample:"))
+    ]
+
+
+def workers(running):
+    """The processes of a launch, by rank."""
+    found = {}
+    for process in psutil.Process(running.pid).children(recursive=True):
+        rank = process.environ().get("RANK")
+        if rank is not None:
+            found[int(rank)] = process
+    return found
+
+
+def wait_for_shards(output, running, numbers):
+    paths = [output / UNFINISHED / f"shard-{number}.jsonl" for number in numbers]
+    while not all(path.is_file() and path.stat().st_size for path in paths):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.01)
+
+
+def digits(output, batch_size=4):
+    options = ["--task", POOL, "--samples", 4, "--limit", ITEMS, "--seed", 3, "--output", output]
+    return ["sample", "--model-args", DIGITS.format(batch_size), *options]
+
+
+def scripted(output, folder, leave_out=(), delay=0, items=12, *more):
+    """A run of the scripted model that has no answer to some documents."""
+    script = folder / f"{output.name}.jsonl"
+    lines = [
+        {"task": POOL, "doc_id": at, "responses": [f"it is {at}", "seven", "two"]}
+        for at in range(items)
+        if at not in leave_out
+    ]
+    script.write_text("\n".join(map(json.dumps, lines)))
+    options = ["--task", POOL, "--samples", 3, "--limit", items, *more, "--output", output]
+    arguments = f"answers={script},batch_size=2,delay={delay}"
+    return ["sample", "--model", "dcsft_stub", "--model-args", arguments, *options]
+
+
+def rows(output):
+    return records.read_table(output / sampling.ROLLOUTS, records.Rollout).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process draws, and the manifest's notes of it."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    assert main([str(word) for word in digits(output)]) == 0
+    return rows(output), manifest.read(output).notes
+
+
+class TestALaunch:
+    pytestmark = pytest.mark.slow
+
+    def test_draws_what_one_process_draws(self, tmp_path, alone):
+        code, said = finished(launch(digits(tmp_path / "out", batch_size=3)))
+        assert code == 0
+        assert [line.split(":")[0] for line in said] == ["sample"]
+        assert rows(tmp_path / "out") == alone[0]
+        notes = manifest.read(tmp_path / "out", "rollouts").notes
+        changed = {name for name in notes if notes[name] != alone[1][name]}
+        assert changed == {"processes", "generation_seconds"}
+        assert manifest.is_intact(tmp_path / "out")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+        assert UNFINISHED not in os.listdir(tmp_path / "out")
+
+    def test_that_is_killed_is_gone_on_with_by_one_process_or_two(self, tmp_path, alone):
+        output = tmp_path / "out"
+        first = launch(digits(output, batch_size=1))
+        wait_for_shards(output, first, (0, 1))
+        for process in [psutil.Process(first.pid), *workers(first).values()]:
+            process.kill()
+        first.communicate()
+        begun = {path.name: path.read_bytes() for path in (output / UNFINISHED).iterdir()}
+        assert main([str(word) for word in digits(output)]) == 0
+        assert rows(output) == alone[0]
+        resumed = manifest.read(output).notes["resumed"]
+        assert 8 <= resumed < 4 * ITEMS
+
+        again = tmp_path / "again"
+        (again / UNFINISHED).mkdir(parents=True)
+        for name, content in begun.items():
+            (again / UNFINISHED / name).write_bytes(content)
+        (again / UNFINISHED / "shard-1.jsonl").rename(again / UNFINISHED / "shard-7.jsonl")
+        assert finished(launch(digits(again)))[0] == 0
+        assert rows(again) == alone[0]
+        assert manifest.read(again).notes["resumed"] == resumed
+
+    def test_evaluates_as_one_process_does(self, tmp_path):
+        def command(output):
+            tasks = "dcsft_digits,dcsft_digits_ground"
+            options = ["--tasks", tasks, "--limit", 5, "--name", "row", "--output", output]
+            return ["evaluate", "--model-args", DIGITS.format(2), *options]
+
+        assert main([str(word) for word in command(tmp_path / "one")]) == 0
+        assert finished(launch(command(tmp_path / "two")))[0] == 0
+        one, two = (
+            records.read_table(tmp_path / name / evaluation.SCORES, records.Score).to_pylist()
+            for name in ("one", "two")
+        )
+        assert one == two
+        assert len(two) == 10
+        notes = [manifest.read(tmp_path / name, "scores").notes for name in ("one", "two")]
+        assert [note.pop("processes") for note in notes] == [1, 2]
+        assert notes[0] == notes[1]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+    def test_with_fewer_items_than_processes(self, tmp_path):
+        assert finished(launch(scripted(tmp_path / "out", tmp_path, items=1)))[0] == 0
+        assert [row["response"] for row in rows(tmp_path / "out")] == ["it is 0", "seven", "two"]
+
+
+class TestAFailure:
+    pytestmark = pytest.mark.slow
+
+    def test_of_one_rank_ends_all_and_leaves_nothing_half_written(self, tmp_path):
+        code, said = finished(launch(scripted(tmp_path / "out", tmp_path, leave_out=[5])))
+        assert code == 1
+        assert any(line.startswith("dcsft (rank 1): dcsft_stub has no response to") for line in said)
+        assert os.listdir(tmp_path / "out") == [UNFINISHED]
+        arguments = [str(word) for word in scripted(tmp_path / "out", tmp_path)]
+        assert main(arguments) == 0
+        assert len(rows(tmp_path / "out")) == 36
+        assert manifest.read(tmp_path / "out").notes["resumed"] >= 6
+
+    def test_that_all_meet_is_said_once(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.tex").write_text("years")
+        code, said = finished(launch(scripted(tmp_path / "out", tmp_path)))
+        assert (code, len(said)) == (1, 1)
+        assert "is not empty and was not written by dcsft" in said[0]
+
+    def test_of_a_killed_rank_too(self, tmp_path):
+        running = launch(scripted(tmp_path / "out", tmp_path, delay=0.4))
+        wait_for_shards(tmp_path / "out", running, (0, 1))
+        os.kill(workers(running)[1].pid, signal.SIGKILL)
+        assert finished(running)[0] == 1
+        assert os.listdir(tmp_path / "out") == [UNFINISHED]
+        assert finished(launch(scripted(tmp_path / "out", tmp_path)))[0] == 0
+        assert len(rows(tmp_path / "out")) == 36
+
+    def test_in_an_evaluation_leaves_no_folder(self, tmp_path):
+        script = scripted(tmp_path / "out", tmp_path, leave_out=[3])[4].replace(POOL, "dcsft_digits")
+        lines = (tmp_path / "out.jsonl").read_text().replace(POOL, "dcsft_digits")
+        (tmp_path / "out.jsonl").write_text(lines)
+        options = ["--tasks", "dcsft_digits", "--limit", 8, "--output", tmp_path / "out"]
+        code, _ = finished(launch(["evaluate", "--model", "dcsft_stub", "--model-args", script, *options]))
+        assert code == 1
+        assert os.listdir(tmp_path) == ["out.jsonl"]
+
+    def test_of_an_item_is_skipped_on_every_rank(self, tmp_path):
+        skip = ("--on-error", "skip")
+        answers = {"folder": tmp_path, "leave_out": [2, 5]}
+        one = scripted(tmp_path / "one", answers["folder"], answers["leave_out"], 0, 12, *skip)
+        assert main([str(word) for word in one]) == 0
+        two = scripted(tmp_path / "two", answers["folder"], answers["leave_out"], 0, 12, *skip)
+        assert finished(launch(two))[0] == 0
+        assert rows(tmp_path / "one") == rows(tmp_path / "two")
+        assert manifest.read(tmp_path / "two").notes["skipped"] == 2
+
+
+class TestOneProcess:
+    def test_is_rank_0_of_1_and_agrees_with_itself(self, monkeypatch):
+        monkeypatch.setenv("RANK", "3")  # as some clusters leave it in every shell
+        assert (ranks.rank(), ranks.world_size(), ranks.gathered("me")) == (0, 1, ["me"])
+        ranks.join()
+        with pytest.raises(ValueError), ranks.agreed():
+            raise ValueError
+        ranks.leave()
+
+    def test_that_is_told_of_others_which_it_cannot_reach_is_refused(self, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(HarnessError, match="announces several processes, but MASTER_ADDR is not set"):
+            ranks.join()
+
+    def test_a_rank_that_outlived_its_launch_keeps_the_folder(self, tmp_path):
+        output = tmp_path / "out"
+        (output / UNFINISHED).mkdir(parents=True)
+        (output / UNFINISHED / "run.json").write_text("{}")
+        with (
+            locked(output / UNFINISHED / "lock-1", output),
+            pytest.raises(HarnessError, match="is being written by"),
+            rollout_store.opened(output, {}),
+        ):
+            pass
+
+    def test_shards_of_more_ranks_are_read_by_fewer(self, tmp_path):
+        output, counts = tmp_path / "out", {"n_prompt_tokens": 9, "n_tokens": 2, "seed": 0}
+        row = {"item_id": "i", "response": "said", "finish_reason": "stop", **counts}
+        for number in range(3):
+            with pytest.raises(KeyboardInterrupt), rollout_store.opened(output, {}) as store:
+                store.append([{**row, "sample_index": number}])
+                raise KeyboardInterrupt
+            shard = output / UNFINISHED / "shard-0.jsonl"
+            shard.rename(shard.with_name(f"shard-{number + 4}.jsonl"))
+        with rollout_store.opened(output, {}) as store:
+            assert sorted(index for _, index in store.kept) == [0, 1, 2]
