@@ -19,6 +19,10 @@ class HarnessError(Exception):
         self.remedy = remedy.rstrip(". ")
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[type["HarnessError"], tuple[str, str]]:
+        """Both parts, so that an error stays what it is on its way from another process."""
+        return type(self), (self.problem, self.remedy)
+
     def __str__(self) -> str:
         """The sentence that the user sees."""
         if not self.remedy:

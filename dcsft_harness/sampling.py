@@ -132,7 +132,9 @@ def sample(
         for others in ranks.gathered(pool.refused):
             pool.refused.update(others)
         with ranks.agreed():
-            return _finished(pool, answered.get(task.config.task), store, images, recorded, inputs or {})
+            notes = {"processes": getattr(running, "processes", ranks.world_size())}
+            draws = answered.get(task.config.task)
+            return _finished(pool, draws, store, images, recorded, inputs or {}, notes)
 
 
 def _finished(
@@ -142,6 +144,7 @@ def _finished(
     images: Sequence[Sequence[Any]],
     recorded: Mapping[str, Any],
     inputs: Mapping[str, Path],
+    notes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Makes the artefact where lmms-eval has gathered the answers, at rank 0; nothing elsewhere."""
     if answered is None:
@@ -151,7 +154,7 @@ def _finished(
     with store.finishing(recorded, inputs) as draft:
         records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
         write_items(draft.folder / ITEMS, pool.items, images)
-        draft.notes.update({**pool.notes(rows, store), "processes": ranks.world_size()})
+        draft.notes.update({**pool.notes(rows, store), **notes})
     return draft.notes
 
 

@@ -6,6 +6,7 @@ what it needs and leaves the work to the stage's own module. Heavy packages are 
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from dcsft_harness.errors import HarnessError, unknown_name
 Progress = Callable[[int, int], None]
 """Called with (units done, units in all); what a unit is differs by stage: items, or steps."""
 Notes = dict[str, Any]
+
+ENGINES = ("local", "ray")
+"""Where sampling runs: in this process or those of its launch, or on a Ray cluster."""
 
 DIGITS = "digits"
 """The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
@@ -38,11 +42,11 @@ def sample(
     data: str | Path | None = None,
     scorer: str | None = None,
     image_root: str | Path | None = None,
+    engine: str = "local",
+    actors: int | None = None,
     **options: Any,  # noqa: ANN401 - SamplingConfig's fields
 ) -> Notes:
     """Pool -> rollouts. `task` names an lmms-eval task; or `data` and `scorer` a JSONL file of one's own."""
-    from functools import partial
-
     from dcsft_harness import harness, ranks, rollout_store, sampling
 
     ranks.join()
@@ -56,8 +60,8 @@ def sample(
         pool, described, files = _pool(task, data, scorer, image_root, skip=config.on_error == "skip")
         arguments, folders = _model_arguments(model_args)
         harness.check_model(model, arguments)
+        opening = _opening(model, arguments, engine, actors)
     settings = {"model": model, "model_args": model_args, **described}
-    opening = partial(harness.open_model, model, arguments)
     return sampling.sample(opening, pool, output, config, settings, progress, folders | files)
 
 
@@ -186,6 +190,37 @@ def _pool(
     pool = own_data.open_file(path, scorer, root, skip=skip)
     described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root)}
     return pool, described, {"data": path}
+
+
+def _opening(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], Any]:
+    """What opens the model when it is needed: in this process, or in actors of a Ray cluster.
+
+    Raises:
+        HarnessError: the engine is unknown, is not installed, or has no use for `actors`.
+    """
+    from dcsft_harness import harness, ranks
+
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if engine == "local":
+        if actors is not None:
+            raise HarnessError(f"--actors {actors} goes with --engine ray", "Leave it out")
+        return partial(harness.open_model, model, arguments)
+    if ranks.world_size() > 1:
+        raise HarnessError(
+            f"--engine ray has its own processes, and this launch has {ranks.world_size()}",
+            "Start it without `torchrun` or `accelerate launch`",
+        )
+    from dcsft_harness.models.cluster import check
+
+    check(actors)
+
+    def spread() -> Any:  # noqa: ANN401 - an lmms-eval model
+        from dcsft_harness.models.spread import SpreadModel
+
+        return SpreadModel(model, arguments, actors)
+
+    return spread
 
 
 def _single(tasks: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - an lmms-eval task

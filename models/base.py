@@ -4,7 +4,7 @@ import logging
 import sys
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -113,21 +113,24 @@ class ObservedModel(lmms):  # type: ignore[misc]
         Items that a batch leaves unsettled lead the next one, which new items fill up.
         """
         finished = 0
-        groups: dict[GenerationArguments, deque[Asked]] = {}
-        for asked in waiting:
-            groups.setdefault(asked[1].arguments, deque()).append(asked)
-        for queue in groups.values():
+        for queue in self._queues(waiting):
             while queue:
                 batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
-                again = self._draw_batch(batch)
+                again = self._finish(batch, self._answer_or_refuse([left for _, left in batch]))
                 queue.extendleft(reversed(again))
                 finished += len(batch) - len(again)
                 yield finished
 
-    def _draw_batch(self, batch: list[Asked]) -> list[Asked]:
-        """Draws and reports one batch; returns the items that go on, with what they go on with."""
+    def _queues(self, waiting: list[Asked]) -> Iterable[deque[Asked]]:
+        """Items with equal generation arguments together: a batch has but one set."""
+        groups: dict[GenerationArguments, deque[Asked]] = {}
+        for asked in waiting:
+            groups.setdefault(asked[1].arguments, deque()).append(asked)
+        return groups.values()
+
+    def _finish(self, batch: list[Asked], answered: list[list[Generation]]) -> list[Asked]:
+        """Reports one batch; returns the items that go on, with what they go on with."""
         new: list[Generation] = []
-        answered = self._answer_or_refuse([left for _, left in batch])
         for (drawing, _), generations in zip(batch, answered, strict=True):
             drawing.have.update({one.sample_index: one for one in generations})
             new += generations
@@ -142,13 +145,18 @@ class ObservedModel(lmms):  # type: ignore[misc]
         try:
             return self._answer(items)
         except HarnessError as error:
-            if self.refused is None:
-                raise
-            if len(items) > 1:  # one of them is to blame, and the others are answered
+            if self.refused is not None and len(items) > 1:
+                # One of them is to blame, and the others are answered.
                 return [answered for item in items for answered in self._answer_or_refuse([item])]
-            _LOG.warning("skipped: %s", error)
-            self.refused[items[0].task, items[0].doc_id] = str(error)
+            self._refuse(items[0], error)
             return [[]]
+
+    def _refuse(self, item: Item, error: HarnessError) -> None:
+        """Adds an item to `refused`, or raises where nothing collects them."""
+        if self.refused is None:
+            raise error
+        _LOG.warning("skipped: %s", error)
+        self.refused[item.task, item.doc_id] = str(error)
 
     def _progress(self, total: int) -> tuple[Callable[[int, int], None], Callable[[], None]]:
         """What to call after each batch and at the end."""

@@ -37,6 +37,16 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="What an unreadable image does: skip records its item as unscored.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: in actors of the cluster that RAY_ADDRESS names, or of one on this machine.",
+)
+@click.option(
+    "--actors", type=int, help="With --engine ray: how many; default one a GPU, or a CPU without GPUs."
+)
 @click.option("--output", type=FOLDER, required=True)
 def sample(output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Sample G responses per item of a pool: pool -> rollouts.

@@ -1,0 +1,218 @@
+"""A model in many processes of a Ray cluster, as one lmms-eval model: `dcsft sample --engine ray`.
+
+Each actor holds the whole model. The driver reads the documents, hands chunks of items to actors that
+are free (Ray's `ActorPool`), and reports what comes back as `ObservedModel` does, so that it is kept
+at once. Ray itself starts an actor anew that died, and has it answer its chunk again. Draws are keyed
+by content, so which actor draws what, and how often, changes nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dcsft_harness import harness
+from dcsft_harness.errors import HarnessError
+
+from .base import Asked, ObservedModel
+from .cluster import RETRIES, connect, slots, telling_failures
+from .conventions import PIXEL, BoxConvention
+from .generation import Generation
+from .prompts import read_prompt
+from .requests import Item, Messages
+
+
+@dataclass(frozen=True)
+class Given:
+    """A document's messages, in place of the task's function, which stays with the driver."""
+
+    messages: Messages
+
+    def __call__(self, _: object) -> Messages:
+        """The messages, whatever the document."""
+        return self.messages
+
+
+class _Anywhere(dict[str, Any]):
+    """The documents of an actor, which has none: each `Given` brings its messages along."""
+
+    def __missing__(self, _: object) -> "_Anywhere":
+        return self
+
+
+class Answerer:
+    """What an actor runs: one model, loaded when it is first needed and so again after a restart."""
+
+    def __init__(self, name: str, arguments: str) -> None:
+        """Remembers what to load.
+
+        Args:
+            name: the model's, as `harness.open_model` takes it.
+            arguments: its `key=value,key=value`.
+        """
+        self._name, self._arguments = name, arguments
+        self._model: ObservedModel | None = None
+
+    def load(self) -> tuple[int, int, BoxConvention]:
+        """Loads the model; returns its batch size, seed and box convention.
+
+        Raises:
+            HarnessError: it cannot be loaded, or does not answer items.
+        """
+        model = self._opened()
+        return model.batch_size, model.seed, model.box_convention
+
+    def _opened(self) -> ObservedModel:
+        if self._model is None:
+            model = harness.open_model(self._name, self._arguments)
+            if not isinstance(model, ObservedModel):
+                raise HarnessError(
+                    f"--engine ray: {self._name} answers all items at once and cannot be spread",
+                    "Use a model of this suite",
+                )
+            model.task_dict = _Anywhere()
+            self._model = model
+        return self._model
+
+    def answer(
+        self, number: int, items: list[Item], item_ids: Mapping[tuple[str, int], str], skip: bool
+    ) -> tuple[int, list[list[Generation]], dict[tuple[str, int], str]]:
+        """Answers one chunk.
+
+        Args:
+            number: the chunk's, handed back.
+            items: with equal generation arguments.
+            item_ids: the content ids of the items.
+            skip: whether items that the model refuses are returned with the reason, and not raised.
+
+        Returns:
+            The number, the responses of each item, and the refused items.
+        """
+        model = self._opened()
+        model.item_ids.update(item_ids)
+        model.refused = {} if skip else None
+        answered = model._answer_or_refuse(items) if items else []
+        return number, answered, model.refused or {}
+
+
+class SpreadModel(ObservedModel):
+    """A model of this suite whose items are answered by actors.
+
+    Attributes:
+        processes: how many actors there are.
+    """
+
+    def __init__(self, name: str, arguments: str, actors: int | None = None) -> None:
+        """Connects to the cluster that RAY_ADDRESS names, or starts one here, and loads the models.
+
+        Args:
+            name: the model's, as `harness.open_model` takes it.
+            arguments: its `key=value,key=value`.
+            actors: how many; None has one for each GPU or, without GPUs, for each CPU slot.
+
+        Raises:
+            HarnessError: the cluster cannot be reached or is too small, or the model does not load.
+        """
+        super().__init__()
+        import torch
+
+        self.device = torch.device("cpu")  # where lmms-eval's own tensors go
+        self._mine = connect()
+        options, self.processes = slots(actors, "device=cpu" in arguments.split(","))
+        import ray
+
+        remote = ray.remote(Answerer).options(max_restarts=-1, max_task_retries=RETRIES, **options)
+        self._actors = [remote.remote(name, arguments) for _ in range(self.processes)]
+        with telling_failures():
+            loaded = ray.get([actor.load.remote() for actor in self._actors])
+        self.batch_size, self.seed, self._convention = loaded[0]
+
+    @property
+    def box_convention(self) -> BoxConvention:
+        """The coordinates that the actors' models write boxes in."""
+        return getattr(self, "_convention", PIXEL)
+
+    def _answer(self, items: list[Item]) -> list[list[Generation]]:
+        raise NotImplementedError("actors answer the items of this model")
+
+    def _draw(self, waiting: list[Asked]) -> Iterator[int]:
+        """Draws what is missing, chunk by chunk as actors get free; yields how many items are finished."""
+        from ray.util import ActorPool
+
+        pool, finished = ActorPool(self._actors), 0
+        for queue in self._queues(waiting):
+            size = min(self.batch_size, math.ceil(len(queue) / self.processes))
+            underway: dict[int, list[Asked]] = {}
+            sent = 0
+            while queue or underway:
+                # One chunk waits for each actor, so that none waits for the driver to read images.
+                while queue and len(underway) < 2 * self.processes:
+                    underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
+                    pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
+                    sent += 1
+                with telling_failures():
+                    number, answered, refused = pool.get_next_unordered()
+                batch = underway.pop(number)
+                again = self._finish(batch, self._placed(batch, answered, refused))
+                queue.extendleft(reversed(again))
+                finished += len(batch) - len(again)
+                yield finished
+
+    def _chunk(self, number: int, underway: Mapping[int, list[Asked]]) -> tuple[Any, ...]:
+        """What an actor needs to answer a chunk; items whose documents cannot be read are left out."""
+        items, skip = [], self.refused is not None
+        for _, item in underway[number]:
+            try:
+                items.append(replace(item, to_messages=Given(_messages(item, self.task_dict))))
+            except HarnessError as error:
+                self._refuse(item, error)
+        places = [(item.task, item.doc_id) for item in items]
+        return (
+            number,
+            items,
+            {place: self.item_ids[place] for place in places if place in self.item_ids},
+            skip,
+        )
+
+    def _placed(
+        self,
+        batch: list[Asked],
+        answered: list[list[Generation]],
+        refused: Mapping[tuple[str, int], str],
+    ) -> list[list[Generation]]:
+        """The responses of each item of a batch, none for those that were refused on either side."""
+        if self.refused is not None:
+            self.refused.update(refused)
+        by_place = {(some[0].task, some[0].doc_id): some for some in answered if some}
+        return [by_place.get((item.task, item.doc_id), []) for _, item in batch]
+
+    def clean(self) -> None:
+        """Ends the actors, and the cluster if it was started here."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._mine:
+            ray.shutdown()
+        super().clean()
+
+
+def _messages(item: Item, documents: Mapping[str, Any]) -> Messages:
+    """A document's messages with its images in them, read here: an actor may be on another machine.
+
+    Raises:
+        HarnessError: an image cannot be read.
+    """
+    prompt = read_prompt(item, documents, None)
+    images = iter(prompt.images)
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image", "url": next(images)} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in prompt.messages
+    ]

@@ -1,0 +1,174 @@
+"""Sampling on a Ray cluster: as one process would have done it, whatever happens to an actor."""
+
+import importlib.util
+import json
+import os
+import signal
+
+import psutil
+import pytest
+
+from dcsft_harness import manifest, records, sampling, stages
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import cluster
+from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness.models.requests import Item
+from dcsft_harness.models.spread import Answerer, Given
+
+POOL = "dcsft_digits_pool"
+DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size="
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def two_slots():
+    """A cluster of its own on this machine, with room for two actors."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+def rows(output):
+    return records.read_table(output / sampling.ROLLOUTS, records.Rollout).to_pylist()
+
+
+def actors():
+    """The processes of the cluster's actors, and which of them are at work."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        title = " ".join(process.cmdline())
+        if title.startswith("ray::Answerer"):
+            found[process.pid] = title.startswith("ray::Answerer.answer")
+    return found
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A model with an answer to every document but two, right at times."""
+    from dcsft_harness import harness
+
+    docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+    lines = [
+        {"task": POOL, "doc_id": at, "responses": [docs[at]["target"] if at % 2 else "it", "no", "it"]}
+        for at in range(12)
+        if at not in (4, 9)
+    ]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return {"model": "dcsft_stub", "model_args": f"answers={path},batch_size=2", "task": POOL, "samples": 8}
+
+
+@needs_ray
+@pytest.mark.slow
+class TestACluster:
+    def test_draws_what_one_process_draws_though_an_actor_is_killed(self, tmp_path, two_slots):
+        options = {"task": POOL, "samples": 4, "limit": 41, "seed": 3}
+        stages.sample(tmp_path / "one", model_args=DIGITS + "4", **options)
+        killed, left = [], []
+
+        def progress(done, total):
+            if not killed and done >= 10:
+                killed.append(next(pid for pid, busy in actors().items() if busy))
+                os.kill(killed[0], signal.SIGKILL)
+            if done == total:
+                left.extend(actors())
+
+        notes = stages.sample(
+            tmp_path / "two", progress, model_args=DIGITS + "1", engine="ray", actors=2, **options
+        )
+        assert rows(tmp_path / "one") == rows(tmp_path / "two")
+        assert len(killed) == 1
+        assert len(left) == 2 and killed[0] not in left  # what it had in hand was drawn by a new one
+        assert (notes["processes"], notes["resumed"], notes["damaged"]) == (2, 0, 0)
+        assert manifest.is_intact(tmp_path / "two")
+
+    def test_stops_and_skips_as_one_process_does(self, tmp_path, two_slots, script):
+        options = {**script, "limit": 12, "on_error": "skip", "stop_when_labelled": True}
+        one = stages.sample(tmp_path / "one", **options)
+        two = stages.sample(tmp_path / "two", engine="ray", **options)
+        assert rows(tmp_path / "one") == rows(tmp_path / "two")
+        assert one["skipped"] == two["skipped"] == 2
+        assert one["saved"] == two["saved"] > 0
+
+    def test_says_what_a_model_says_and_is_gone_on_with_by_one_process(
+        self, tmp_path, two_slots, script, capsys
+    ):
+        given = ["--model", script["model"], "--model-args", script["model_args"], "--task", POOL]
+        given += ["--limit", "12", "--samples", "8", "--output", str(tmp_path / "out")]
+        assert main(["sample", *given, "--engine", "ray", "--actors", "1"]) == 1
+        said = capsys.readouterr().err
+        assert "dcsft: dcsft_stub has no response to task 'dcsft_digits_pool', doc_id 4." in said
+        assert "Traceback" not in said
+        assert main(["sample", *given, "--on-error", "skip"]) == 0
+        assert manifest.read(tmp_path / "out").notes["resumed"] == 32
+
+    def test_that_is_too_small_is_refused(self, tmp_path, two_slots, script):
+        with pytest.raises(HarnessError, match="--actors 3 asks for more than the Ray cluster's 2 CPU slots"):
+            stages.sample(tmp_path / "out", engine="ray", actors=3, limit=2, **script)
+        assert not (tmp_path / "out").exists()
+
+
+@needs_ray
+def test_that_actors_die_over_one_chunk_is_one_sentence():
+    from ray.exceptions import ActorDiedError
+
+    with pytest.raises(HarnessError, match="the actors of the Ray cluster die: .*A chunk was tried 4 times"):
+        with cluster.telling_failures():
+            raise ActorDiedError
+
+
+class TestRefusals:
+    def test_missing_ray_is_one_sentence_before_anything_is_loaded(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+        arguments = ["sample", "--model-args", "pretrained=digits", "--task", POOL, "--engine", "ray"]
+        assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
+        said = "dcsft: --engine ray needs Ray. Install it with `pip install 'dcsft-harness[ray]'`.\n"
+        assert capsys.readouterr().err == said
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"actors": 2}, "--actors 2 goes with --engine ray"),
+            ({"engine": "slurm"}, "unknown engine 'slurm'"),
+            ({"engine": "ray", "actors": 0}, "--actors 0 is out of range"),
+        ],
+    )
+    @needs_ray
+    def test_options_that_do_not_go_together(self, tmp_path, options, said):
+        with pytest.raises(HarnessError, match=said):
+            stages.sample(tmp_path / "out", model="dcsft_stub", task=POOL, **options)
+
+    def test_a_launch_of_several_processes(self, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(HarnessError, match="Start it without `torchrun`"):
+            stages._opening("dcsft_stub", "", "ray", None)
+
+
+class TestAnActor:
+    def item(self, doc_id=0):
+        arguments = GenerationArguments.parse({}, "pool")
+        return Item("pool", "test", doc_id, arguments, "prompt", Given([]), [0, 1], [0, 1])
+
+    def test_loads_its_model_when_it_is_first_asked(self):
+        actor = Answerer("dcsft_stub", "default=seven,batch_size=3,seed=5")
+        number, answered, refused = actor.answer(7, [self.item()], {("pool", 0): "id"}, False)
+        assert (number, refused) == (7, {})
+        assert [[one.response for one in some] for some in answered] == [["seven", "seven"]]
+        assert actor.load()[:2] == (3, 5)
+
+    def test_hands_back_what_its_model_refuses_or_raises_it(self, tmp_path):
+        (tmp_path / "answers").write_text('{"task": "pool", "doc_id": 1, "responses": ["one"]}')
+        actor = Answerer("dcsft_stub", f"answers={tmp_path / 'answers'}")
+        _, answered, refused = actor.answer(0, [self.item(0), self.item(1)], {}, True)
+        assert [len(some) for some in answered] == [0, 2]
+        assert list(refused) == [("pool", 0)]
+        assert actor.answer(0, [], {}, True) == (0, [], {})
+        with pytest.raises(HarnessError, match="no response"):
+            actor.answer(0, [self.item(0)], {}, False)
