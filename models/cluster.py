@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 from dcsft_harness.errors import HarnessError
@@ -41,12 +42,28 @@ def connect() -> bool:
     address = os.environ.get("RAY_ADDRESS")
     options = {} if address else {"include_dashboard": False}
     try:
+        _knock(address or "")
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"RAY_ADDRESS={address} cannot be reached" if address else "no Ray cluster could be started"
+    except (OSError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
-        raise HarnessError(f"{where} ({said})", "`ray status` says what is running") from error
+        if address is None:
+            raise HarnessError(f"no Ray cluster could be started: {said}", "Look at its logs") from error
+        raise HarnessError(
+            f"RAY_ADDRESS={address} cannot be reached: {said}",
+            "Check it; a cluster with authentication wants RAY_AUTH_MODE=token and its token here too",
+        ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Finds out in seconds that nobody answers at HOST:PORT, where Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:

@@ -1,8 +1,10 @@
 """Sampling on a Ray cluster: as one process would have done it, whatever happens to an actor."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import signal
 
 import psutil
@@ -22,11 +24,14 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 
 
 @pytest.fixture(scope="module")
-def two_slots():
+def two_slots(tmp_path_factory):
     """A cluster of its own on this machine, with room for two actors."""
     import ray
 
+    token = tmp_path_factory.mktemp("ray") / "token"  # else Ray writes one into the home folder
+    token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
@@ -42,9 +47,10 @@ def actors():
     """The processes of the cluster's actors, and which of them are at work."""
     found = {}
     for process in psutil.Process().children(recursive=True):
-        title = " ".join(process.cmdline())
-        if title.startswith("ray::Answerer"):
-            found[process.pid] = title.startswith("ray::Answerer.answer")
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::Answerer"):
+                found[process.pid] = title.startswith("ray::Answerer.answer")
     return found
 
 
@@ -73,8 +79,9 @@ class TestACluster:
         killed, left = [], []
 
         def progress(done, total):
-            if not killed and done >= 10:
-                killed.append(next(pid for pid, busy in actors().items() if busy))
+            at_work = [pid for pid, busy in actors().items() if busy]
+            if not killed and done >= 10 and at_work:
+                killed.append(at_work[0])
                 os.kill(killed[0], signal.SIGKILL)
             if done == total:
                 left.extend(actors())
@@ -124,8 +131,18 @@ def test_that_actors_die_over_one_chunk_is_one_sentence():
 
 
 class TestRefusals:
+    @needs_ray
+    def test_a_cluster_that_does_not_answer_is_said_at_once(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        with pytest.raises(HarnessError, match="RAY_ADDRESS=127.0.0.1:1 cannot be reached: .*refused"):
+            cluster.connect()
+
     def test_missing_ray_is_one_sentence_before_anything_is_loaded(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+        real = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *more: None if name == "ray" else real(name, *more)
+        )
         arguments = ["sample", "--model-args", "pretrained=digits", "--task", POOL, "--engine", "ray"]
         assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
         said = "dcsft: --engine ray needs Ray. Install it with `pip install 'dcsft-harness[ray]'`.\n"
