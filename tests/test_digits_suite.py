@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from dcsft_harness.digits import drawing, scenes, splits, suite, sums
+from dcsft_harness.digits import curriculum, drawing, scenes, splits, suite, sums
 from dcsft_harness.tasks.listing import listing
 from dcsft_harness.tasks.verdicts import judge
 
@@ -44,6 +44,46 @@ def test_boxes_lie_inside_their_image(name):
         x1, y1, x2, y2 = json.loads(row["answer"])
         assert 0 <= x1 < x2 <= row["width"]
         assert 0 <= y1 < y2 <= row["height"]
+
+
+def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
+    digits, rng = splits.split("pretrain"), np.random.Generator(np.random.PCG64(5))
+    asked = collections.Counter()
+    for _ in range(300):
+        scene = scenes.draw(digits, rng, int(rng.integers(1, 4)))
+        words, answer = scenes.question(scene, rng)
+        kind, _, subject = words.rstrip("?").partition(" is ")
+        asked[kind] += 1
+        named = [
+            thing
+            for thing in scene.things
+            if thing.colour in subject.split() or scenes.NAMES[thing.value] in subject.split()
+        ]
+        answers = {
+            "Which digit": [scenes.NAMES[thing.value] for thing in scene.things],
+            "What colour": [thing.colour for thing in scene.things],
+        }.get(kind)
+        if answers is not None:
+            assert answers.count(answer) == 1
+        if named and answers is not None:
+            (thing,) = named
+            assert answer in (scenes.NAMES[thing.value], thing.colour)
+        if kind == "Where":
+            row, column = answer.split()
+            (thing,) = named
+            assert ("top", "middle", "bottom").index(row) == thing.middle[1] // 28
+            assert ("left", "centre", "right").index(column) == thing.middle[0] // 28
+    assert min(asked[kind] for kind in ("Which digit", "What colour", "Where")) > 50
+
+
+def test_the_curriculum_begins_with_single_digits_and_ends_without_them():
+    digits, rng = splits.split("pretrain"), np.random.Generator(np.random.PCG64(6))
+    early, late = (curriculum.batch(digits, rng, progress, 200) for progress in (0.0, 1.0))
+    assert {one.family for one in early} == {"naming", "scene", "ground"}
+    assert {one.family for one in late} == set(curriculum.FAMILIES)
+    assert curriculum.PHASES[-1].until == 1
+    for phase in curriculum.PHASES:
+        assert sum(phase.mix) == pytest.approx(1)
 
 
 COUNTS = {

@@ -46,6 +46,23 @@ def test_the_embedded_base_is_an_honest_stand_in(workplace):
     assert min(labels[name] for name in ("easy", "medium", "hard")) >= 0.1 * labels["items"]
 
 
+@pytest.mark.parametrize(
+    ("family", "guessing", "margin"),
+    [
+        ("ground", 0.42, 0.12),  # a blind choice of one of two or three digits, if its box is perfect
+        ("reason", 0.45, 0.15),  # the likeliest option by its size among the four; by letter it is 0.25
+    ],
+)
+def test_the_other_families_are_learned_too(tmp_path, family, guessing, margin):
+    cold, scores = str(tmp_path / "cold"), str(tmp_path / "scores")
+    data = ["--model", "digits", "--data", f"dcsft_digits_{family}_cold", "--learning-rate", "3e-4"]
+    assert main(["train", "cold-start", *data, "--output", cold]) == 0
+    arguments = ["--model-args", f"pretrained={cold},batch_size=32", "--tasks", f"dcsft_digits_{family}"]
+    assert main(["evaluate", *arguments, "--output", scores]) == 0
+    accuracy = manifest.read(Path(scores)).notes["tasks"][f"dcsft_digits_{family}"]["accuracy"]
+    assert accuracy > guessing + margin
+
+
 def test_a_second_quickstart_finds_everything_done(workplace, capsys):
     assert main(["quickstart", "--output", str(workplace / "quickstart")]) == 0
     assert capsys.readouterr().err.count("done already") == 17
@@ -79,7 +96,7 @@ def test_the_lmms_eval_passthrough_has_an_honest_exit_code(tmp_path):
 
 
 def test_pretraining_makes_a_checkpoint_that_loads_and_repeats(tmp_path):
-    """Three steps; the shipped checkpoint is the same command at its default 4,500."""
+    """Three steps; the shipped checkpoint is the same command at its default 8,000."""
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -18,7 +18,8 @@ _NAMING = (
     ("What is in the picture?", "the digit {name}", 0.15),
     ("Describe the image.", "a handwritten {name}", 0.15),
 )
-FAMILIES = ("naming", "ground", "sum")
+_CAPTIONS = ("Describe the digits.", "List the digits with their boxes.")
+FAMILIES = ("naming", "scene", "ground", "sum")
 
 
 class Example(NamedTuple):
@@ -28,6 +29,34 @@ class Example(NamedTuple):
     image: Image.Image
     prompt: str
     answer: str
+
+
+class Phase(NamedTuple):
+    """One stretch of pre-training.
+
+    Attributes:
+        until: the share of all steps at which it ends.
+        mix: shares of the families, in the order of `FAMILIES`.
+        least, most: digits in a scene.
+    """
+
+    until: float
+    mix: tuple[float, float, float, float]
+    least: int
+    most: int
+
+
+PHASES = (
+    Phase(0.10, (0.35, 0.40, 0.25, 0.00), 1, 1),
+    Phase(0.35, (0.20, 0.38, 0.20, 0.22), 1, 2),
+    Phase(1.00, (0.17, 0.23, 0.35, 0.25), 2, 3),
+)
+"""One digit at a time until its name, colour, place and box are known; then which of two or three."""
+
+
+def phase(progress: float) -> Phase:
+    """The phase at a share of the steps, 0..1."""
+    return next(one for one in PHASES if progress <= one.until)
 
 
 def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
@@ -49,11 +78,23 @@ def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example
     return Example("naming", image, prompt, answer.format(name=scenes.NAMES[int(digits.values[index])]))
 
 
+def _scene(digits: Digits, rng: np.random.Generator, progress: float) -> scenes.Scene:
+    now = phase(progress)
+    return scenes.draw(digits, rng, int(rng.integers(now.least, now.most + 1)))
+
+
+def describing(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
+    """A scene and a question about one of its digits, or a caption of all of them."""
+    scene = _scene(digits, rng, progress)
+    kind = int(rng.choice(3, p=(0.5, 0.3, 0.2)))
+    if kind:
+        return Example("scene", scene.image, _CAPTIONS[kind - 1], scenes.caption(scene, rng, kind == 2))
+    return Example("scene", scene.image, *scenes.question(scene, rng))
+
+
 def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
-    """A scene and one expression: a single digit first, two and three later."""
-    most = 1 if progress < 0.08 else 2 if progress < 0.25 else 3
-    least = 2 if progress > 0.25 else 1
-    scene = scenes.draw(digits, rng, int(rng.integers(least, most + 1)))
+    """A scene and one expression, nine in ten of them short ones."""
+    scene = _scene(digits, rng, progress)
     kinds = ["short"] if len(scene.things) == 1 else ["short", "long", "reasoned"]
     chances = [1.0] if len(kinds) == 1 else [0.9, 0.06, 0.04]
     expression, thing = scenes.EXPRESSIONS[str(rng.choice(kinds, p=chances))](scene, rng)
@@ -61,16 +102,21 @@ def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Exam
 
 
 def adding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
-    """A sum with its worked answer; a twentieth drawn as renditions."""
+    """A sum with its worked answer, one of its options, or one of its digits; a few drawn as renditions."""
     style = str(rng.choice(list(drawing.STYLES))) if progress > 0.3 and rng.uniform() < 0.05 else None
     question = sums.QUESTION if rng.uniform() < 0.85 else str(rng.choice(sums.OTHER_QUESTIONS))
     drawn = sums.draw(digits, rng, style, question)
+    chance = rng.uniform()
+    if chance < 0.3:
+        return Example("sum", drawn.image, *sums.lookup(drawn, rng))
+    if chance < 0.45:
+        side = int(rng.integers(2))
+        words = f"Which digit is on the {('left', 'right')[side]}?"
+        return Example("sum", drawn.image, words, scenes.NAMES[drawn.values[side]])
     return Example("sum", drawn.image, drawn.prompt, drawn.solution)
 
 
-MAKERS = {"naming": naming, "ground": grounding, "sum": adding}
-EARLY, LATER = (0.55, 0.4, 0.05), (0.22, 0.5, 0.28)
-"""Shares of the families in the first tenth of the steps, and after it."""
+MAKERS = {"naming": naming, "scene": describing, "ground": grounding, "sum": adding}
 
 
 def batch(digits: Digits, rng: np.random.Generator, progress: float, size: int) -> list[Example]:
@@ -80,9 +126,9 @@ def batch(digits: Digits, rng: np.random.Generator, progress: float, size: int) 
         digits: the real digits to draw from.
         rng: the only source of randomness.
         progress: share of the steps already taken, 0..1.
-        size: number of examples; see `EARLY` and `LATER` for the mix.
+        size: number of examples; see `PHASES` for the mix.
     """
-    families = rng.choice(FAMILIES, size=size, p=EARLY if progress < 0.1 else LATER)
+    families = rng.choice(FAMILIES, size=size, p=phase(progress).mix)
     return [MAKERS[str(family)](digits, rng, progress) for family in families]
 
 
@@ -92,6 +138,7 @@ def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:
     for _ in range(1500):
         scene = scenes.draw(digits, rng, 3)
         lines += [scenes.PROMPT.format(make(scene, rng)[0]) for make in scenes.EXPRESSIONS.values()]
+        lines += [*scenes.question(scene, rng), scenes.caption(scene, rng, boxes=True)]
     lines += [text for example in batch(digits, rng, 1.0, 1500) for text in (example.prompt, example.answer)]
     lines += [
         f"{prompt}\n{answer.format(name=name)}" for prompt, answer, _ in _NAMING for name in scenes.NAMES

@@ -70,6 +70,13 @@ def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False
     return drawn
 
 
+def faded(canvas: Canvas, colour: str, severity: float) -> tuple[float, float, float]:
+    """A colour of `PALETTE` moved towards a canvas's mean: not at all at severity 0, three fifths at 1."""
+    paper = canvas.mean((0, 1))
+    red, green, blue = paper + (np.asarray(PALETTE[colour]) - paper) * max(0.0, 1 - 0.6 * severity)
+    return float(red), float(green), float(blue)
+
+
 def finish(canvas: Canvas, rng: np.random.Generator, noise: float) -> Image.Image:
     """Adds pixel noise of the given standard deviation (in [0, 1]) and rounds to 8-bit RGB."""
     noisy = canvas + rng.normal(0.0, noise, canvas.shape)
@@ -91,23 +98,21 @@ def _place(rng: np.random.Generator, digit: NDArray[np.float32]) -> tuple[Mask, 
     return mask, int(rng.integers(0, room + 1)), int(rng.integers(0, room + 1))
 
 
-def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float | None = None) -> Image.Image:
+def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float) -> Image.Image:
     """The plain style: one digit in one colour, spoiled more or less.
 
     Args:
         digit: float32 (8, 8) in [0, 1].
         rng: the only source of randomness.
-        severity: 0 (clean) to 1 and above (low contrast, noise, a stray stroke across); None draws one
-            from 0.45 to 1.2.
+        severity: 0 (clean) to 1 and above (low contrast, noise, a stray stroke across).
     """
-    spoil = float(rng.uniform(0.45, 1.2)) if severity is None else severity
     canvas = ground(rng, SIDE, SIDE)
-    colour = _contrasting(rng, canvas, 0.62 - 0.40 * spoil)
+    colour = _contrasting(rng, canvas, max(0.1, 0.62 - 0.40 * severity))
     mask, x, y = _place(rng, digit)
     stamp(canvas, mask, colour, x, y)
-    if rng.uniform() < 0.8 * spoil:
-        _stroke(canvas, rng, colour, length=int(8 + 26 * spoil))
-    return finish(canvas, rng, 0.02 + 0.12 * spoil)
+    if rng.uniform() < 0.8 * severity:
+        _stroke(canvas, rng, colour, length=int(8 + 26 * severity))
+    return finish(canvas, rng, 0.02 + 0.12 * severity)
 
 
 def clean(digit: NDArray[np.float32], rng: np.random.Generator) -> Image.Image:
@@ -179,7 +184,7 @@ STYLES: dict[str, Callable[[Mask, np.random.Generator], Mask]] = {
 
 
 def rendition(
-    digit: NDArray[np.float32], rng: np.random.Generator, style: str, severity: float | None = None
+    digit: NDArray[np.float32], rng: np.random.Generator, style: str, severity: float
 ) -> Image.Image:
     """One digit in one of `STYLES`.
 
@@ -187,11 +192,10 @@ def rendition(
         digit: float32 (8, 8) in [0, 1].
         rng: the only source of randomness.
         style: a key of `STYLES`.
-        severity: as for `plain`, but milder; None draws one from 0.5 to 1.3.
+        severity: as for `plain`, but milder.
     """
-    spoil = float(rng.uniform(0.5, 1.3)) if severity is None else severity
     canvas = ground(rng, SIDE, SIDE)
-    colour = _contrasting(rng, canvas, 0.62 - 0.25 * spoil)
+    colour = _contrasting(rng, canvas, 0.62 - 0.25 * severity)
     mask, x, y = _place(rng, digit)
     stamp(canvas, STYLES[style](mask, rng), colour, x, y)
-    return finish(canvas, rng, 0.02 + 0.06 * spoil)
+    return finish(canvas, rng, 0.02 + 0.06 * severity)

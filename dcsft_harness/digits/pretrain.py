@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.optim.lr_scheduler import LambdaLR
 
 from dcsft_harness import manifest
 from dcsft_harness.digits import blank, curriculum, splits
@@ -69,12 +70,33 @@ def collate(examples: list[Example], tokens: Any) -> dict[str, torch.Tensor]:  #
     }
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 100 steps, then a cosine to a fiftieth of the peak."""
+def schedule(step: int, steps: int) -> float:
+    """The factor on every learning rate: a warm-up over 100 steps, then a cosine to a fiftieth."""
     if step < 100:
-        return peak * (step + 1) / 100
+        return (step + 1) / 100
     share = (step - 100) / max(1, steps - 100)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def optimizers(model: torch.nn.Module, peak: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings, patches, norms and biases.
+
+    With AdamW alone, 500 steps on scenes of one digit leave their questions where guessing puts them
+    (0.91 nats a token, against 0.68).
+
+    Args:
+        model: the network.
+        peak: the highest learning rate of Muon, whose updates are scaled to AdamW's size; AdamW's own is
+            0.4 times as high.
+    """
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        (matrices if weight.ndim == 2 and "embed" not in name else rest).append(weight)
+    return [
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=0.4 * peak, betas=(0.9, 0.98), weight_decay=0.02),
+    ]
 
 
 def train(
@@ -85,7 +107,7 @@ def train(
     Args:
         steps: optimizer steps; the curriculum spreads over them.
         batch_size: examples a step.
-        peak: the highest learning rate.
+        peak: the highest learning rate; see `optimizers`.
         seed: of weights and examples. With the same number of threads a run repeats exactly.
         report: called with (steps done, steps in all).
 
@@ -98,18 +120,19 @@ def train(
     digits = splits.split("pretrain")
     tokens = blank.tokenizer(curriculum.corpus(digits, rng))
     processor, model = blank.processor(tokens), blank.model(tokens)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    both = optimizers(model, peak)
+    schedulers = [LambdaLR(one, lambda step: schedule(step, steps)) for one in both]
     losses: dict[str, deque[float]] = {name: deque(maxlen=batch_size * 25) for name in curriculum.FAMILIES}
     model.train()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
         examples = curriculum.batch(digits, rng, step / steps, batch_size)
         per_example = _losses(model, collate(examples, tokens))
-        optimizer.zero_grad()
+        model.zero_grad()
         per_example.mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, scheduler in zip(both, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
         for example, value in zip(examples, per_example.tolist(), strict=True):
             losses[example.family].append(value)
         if report is not None:

@@ -46,24 +46,32 @@ class Scene(NamedTuple):
     ids: tuple[int, ...]
 
 
-def draw(digits: Digits, rng: np.random.Generator, count: int) -> Scene:
-    """A scene of `count` digits of different values and colours, each inside a `CELL` of its own."""
+def draw(digits: Digits, rng: np.random.Generator, count: int, severity: float = 0.0) -> Scene:
+    """A scene of digits of different values and colours, each inside a `CELL` of its own.
+
+    Args:
+        digits: the real digits to draw from.
+        rng: the only source of randomness.
+        count: digits in the scene.
+        severity: 0 (bright ink, little noise; what pre-training sees) to 1 and above (faint and noisy).
+    """
     while True:
         chosen = rng.permutation(len(digits.values))[:count]
         if len(set(digits.values[chosen].tolist())) == count:
             break
     colours = [list(drawing.PALETTE)[i] for i in rng.permutation(len(drawing.PALETTE))[:count]]
     cells = rng.permutation((SIDE // CELL) ** 2)[:count]
-    canvas = drawing.ground(rng, SIDE, SIDE, dark=True)
+    plain = drawing.ground(rng, SIDE, SIDE, dark=True)
+    canvas = plain.copy()
     things: list[Thing] = []
     for index, colour, cell in zip(chosen, colours, cells, strict=True):
         size = int(rng.integers(17, 20) if rng.uniform() < 0.5 else rng.integers(25, CELL + 1))
         mask = drawing.enlarge(digits.images[index], size, float(rng.uniform(-8, 8)))
         x = int(cell) % (SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
         y = int(cell) // (SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
-        drawing.stamp(canvas, mask, drawing.PALETTE[colour], x, y)
+        drawing.stamp(canvas, mask, drawing.faded(plain, colour, severity), x, y)
         things.append(Thing(int(digits.values[index]), colour, drawing.ink_box(mask, x, y)))
-    image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.05)))
+    image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.05)) + 0.12 * severity)
     return Scene(image, tuple(things), tuple(int(digits.ids[i]) for i in chosen))
 
 
@@ -75,6 +83,7 @@ def _extreme(scene: Scene, key: Callable[[Thing], float], margin: float) -> Thin
 
 
 Expression = tuple[str, Thing]
+_ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 _PLACES: dict[str, tuple[Callable[[Thing], float], float]] = {
     "on the left": (lambda thing: thing.middle[0], 10),
@@ -137,6 +146,50 @@ def reasoned(scene: Scene, rng: np.random.Generator) -> Expression:
     if thing.value == 0:
         return "the digit that comes just before one", thing
     return f"the digit that comes just after {NAMES[thing.value - 1]}", thing
+
+
+def where(thing: Thing) -> str:
+    """The cell of a digit in words: "top left", "middle centre" and so on."""
+    return f"{_ROWS[int(thing.middle[1] // CELL)]} {_COLUMNS[int(thing.middle[0] // CELL)]}"
+
+
+def caption(scene: Scene, rng: np.random.Generator, boxes: bool) -> str:
+    """Every digit of a scene by colour, name, and place or box, in any order; for pre-training alone.
+
+    Whichever attribute comes first, the next word follows from it and the picture: this teaches which
+    attributes belong together before a question asks for it across a distance.
+    """
+    lines = []
+    for index in rng.permutation(len(scene.things)):
+        thing = scene.things[int(index)]
+        words = [thing.colour, NAMES[thing.value], where(thing)]
+        if boxes:
+            words = [words[i] for i in rng.permutation(2)] + [str(list(thing.box))]
+        else:
+            words = [words[i] for i in rng.permutation(3)]
+        lines.append(" ".join(words))
+    return "; ".join(lines)
+
+
+def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """A question about one digit of a scene and its answer in a word or two; pre-training alone asks them.
+
+    A box is four numbers that mostly say where within its surroundings a digit lies, so an example of
+    grounding says little about which digit was meant; the answers here say nothing else.
+    """
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    place = where(thing)
+    pairs = [
+        (f"Which digit is {thing.colour}?", NAMES[thing.value]),
+        (f"What colour is the {NAMES[thing.value]}?", thing.colour),
+        (f"Where is the {thing.colour} digit?", place),
+        (f"Where is the {NAMES[thing.value]}?", place),
+    ]
+    for words, (key, margin) in _PLACES.items():
+        if (extreme := _extreme(scene, key, margin)) is not None:
+            pairs.append((f"Which digit is {words}?", NAMES[extreme.value]))
+            pairs.append((f"What colour is the digit {words}?", extreme.colour))
+    return pairs[int(rng.integers(len(pairs)))]
 
 
 EXPRESSIONS: dict[str, Callable[[Scene, np.random.Generator], Expression]] = {

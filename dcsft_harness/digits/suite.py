@@ -17,8 +17,11 @@ from filelock import FileLock
 
 from dcsft_harness.digits import curriculum, drawing, scenes, splits, sums
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a drawing changes, so that no cache and no result mixes two versions."""
+
+SPOILT = {"plain": (0.56, 1.40), "rendition": (0.95, 1.95), "ground": (0.1, 1.25), "reason": (0.4, 1.4)}
+"""Ranges of the drawings' severity, so that each difficulty is a tenth of the pools at least."""
 
 Row = dict[str, Any]
 
@@ -47,7 +50,11 @@ def _naming(digits: splits.Digits, each: int, renditions: bool, name: str) -> It
         rng, index = _rng(name, number), number % len(digits.values)
         style = styles[number % len(styles)] if renditions else "plain"
         digit = digits.images[index]
-        image = drawing.rendition(digit, rng, style) if renditions else drawing.plain(digit, rng)
+        severity = float(rng.uniform(*SPOILT["rendition" if renditions else "plain"]))
+        if renditions:
+            image = drawing.rendition(digit, rng, style, severity)
+        else:
+            image = drawing.plain(digit, rng, severity)
         word = scenes.NAMES[int(digits.values[index])]
         yield _row(image, curriculum.CLASS_PROMPT, word, word, str(digits.ids[index]), kind=style)
 
@@ -55,7 +62,7 @@ def _naming(digits: splits.Digits, each: int, renditions: bool, name: str) -> It
 def _grounding(digits: splits.Digits, count: int, kind: str, name: str) -> Iterator[Row]:
     for number in range(count):
         rng = _rng(name, number)
-        scene = scenes.draw(digits, rng, int(rng.integers(2, 4)))
+        scene = scenes.draw(digits, rng, int(rng.integers(2, 4)), float(rng.uniform(*SPOILT["ground"])))
         expression, thing = scenes.EXPRESSIONS[kind](scene, rng)
         box = list(thing.box)
         yield _row(scene.image, scenes.PROMPT.format(expression), box, str(box), f"scene {number}", kind=kind)
@@ -67,7 +74,7 @@ def _reasoning(digits: splits.Digits, count: int, renditions: bool, name: str) -
         rng = _rng(name, number)
         style = styles[number % len(styles)] if renditions else None
         question = sums.OTHER_QUESTIONS[number % 2] if renditions else sums.QUESTION
-        drawn = sums.draw(digits, rng, style, question)
+        drawn = sums.draw(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
         yield _row(
             drawn.image,
             drawn.prompt,

@@ -8,7 +8,8 @@ from PIL import Image
 from dcsft_harness.digits import drawing
 from dcsft_harness.digits.splits import Digits
 
-HEIGHT, WIDTH = 56, 84
+SIDE = 56
+"""Pixels per side of each digit's half of the picture, which is as large as a classification picture."""
 LETTERS = "ABCD"
 QUESTION = "What is the sum of the two digits?"
 OTHER_QUESTIONS = (
@@ -21,11 +22,12 @@ class Sum(NamedTuple):
     """One question.
 
     Attributes:
-        image: RGB, 84 x 56 pixels.
+        image: RGB, 112 x 56 pixels.
         prompt: the question and its options, one per line.
         choices: the options' texts, in order.
         answer: the letter of the right option.
         solution: a worked answer that ends in the letter.
+        values: the two digits, left and right.
         ids: the positions of the two digits in scikit-learn's file.
     """
 
@@ -34,28 +36,52 @@ class Sum(NamedTuple):
     choices: tuple[str, ...]
     answer: str
     solution: str
+    values: tuple[int, int]
     ids: tuple[int, int]
 
 
-def draw(digits: Digits, rng: np.random.Generator, style: str | None = None, question: str = QUESTION) -> Sum:
-    """A sum of two digits, in the plain style or in one of `drawing.STYLES`."""
+def draw(
+    digits: Digits,
+    rng: np.random.Generator,
+    style: str | None = None,
+    question: str = QUESTION,
+    severity: float = 0.0,
+) -> Sum:
+    """A sum of two digits.
+
+    Args:
+        digits: the real digits to draw from.
+        rng: the only source of randomness.
+        style: a key of `drawing.STYLES`; None is the plain style.
+        question: what is asked above the options.
+        severity: 0 (bright ink, little noise; what pre-training sees) to 1 and above (faint and noisy).
+    """
     left, right = (int(i) for i in rng.integers(len(digits.values), size=2))
-    canvas = drawing.ground(rng, HEIGHT, WIDTH, dark=True)
+    plain = drawing.ground(rng, SIDE, 2 * SIDE, dark=True)
+    canvas = plain.copy()
     for column, index in enumerate((left, right)):
-        size = int(rng.integers(30, 41))
+        size = int(rng.integers(34, 51))
         mask = drawing.enlarge(digits.images[index], size, float(rng.uniform(-10, 10)))
         if style is not None:
             mask = drawing.STYLES[style](mask, rng)
-        colour = list(drawing.PALETTE.values())[int(rng.integers(len(drawing.PALETTE)))]
-        x = column * (WIDTH // 2) + int(rng.integers(0, WIDTH // 2 - size + 1))
-        drawing.stamp(canvas, mask, colour, x, int(rng.integers(0, HEIGHT - size + 1)))
+        name = list(drawing.PALETTE)[int(rng.integers(len(drawing.PALETTE)))]
+        x, y = (int(rng.integers(0, SIDE - size + 1)) for _ in range(2))
+        drawing.stamp(canvas, mask, drawing.faded(plain, name, severity), column * SIDE + x, y)
     a, b = int(digits.values[left]), int(digits.values[right])
     choices, letter = _options(a + b, rng)
     lines = [f"{name}. {text}" for name, text in zip(LETTERS, choices, strict=True)]
     prompt = "\n".join([question, *lines])
-    image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.06)))
+    image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.06)) + 0.12 * severity)
     ids = (int(digits.ids[left]), int(digits.ids[right]))
-    return Sum(image, prompt, choices, letter, f"{a} + {b} = {a + b}, so the answer is {letter}", ids)
+    solution = f"{a} + {b} = {a + b} ({letter})"
+    return Sum(image, prompt, choices, letter, solution, (a, b), ids)
+
+
+def lookup(drawn: Sum, rng: np.random.Generator) -> tuple[str, str]:
+    """A question that asks for one option's letter by its text, the options first; for pre-training alone."""
+    place = int(rng.integers(len(LETTERS)))
+    lines = [f"{name}. {text}" for name, text in zip(LETTERS, drawn.choices, strict=True)]
+    return "\n".join([*lines, f"Which option is {drawn.choices[place]}?"]), LETTERS[place]
 
 
 def _options(total: int, rng: np.random.Generator) -> tuple[tuple[str, ...], str]:
