@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 
@@ -67,8 +67,6 @@ def _load(checkpoint: str, trust_remote_code: bool) -> PreTrainedModel:
 
 def _stored(folder: Path) -> torch.dtype:
     """The type that a checkpoint's weights are in."""
-    from transformers import AutoConfig
-
     return AutoConfig.from_pretrained(folder).dtype or torch.float32
 
 
@@ -79,7 +77,8 @@ def _logits(model: PreTrainedModel, features: Features) -> Tensor:
         name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
         for name, tensor in features.items()
     }
-    return model(**inputs).logits[0].float()
+    logits: Tensor = model(**inputs).logits
+    return logits[0].float()
 
 
 def _unlike(adapter: str, pretrained: str, why: str) -> HarnessError:

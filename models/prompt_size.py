@@ -31,4 +31,4 @@ def count_tokens(processor: ProcessorMixin, text: str, tokens: list[int], images
     if counted is None:
         return int(processor(text=[text], images=images, return_tensors="pt")["input_ids"].shape[1])
     sizes = [(image.height, image.width) for image in images]
-    return len(tokens) - len(images) + sum(counted(image_sizes=sizes)["num_image_tokens"])
+    return len(tokens) - len(images) + int(sum(counted(image_sizes=sizes)["num_image_tokens"]))

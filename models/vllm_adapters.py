@@ -21,6 +21,20 @@ _LOG = logging.getLogger(__name__)
 # Ways to begin a LoRA that leave the base's weights as they are.
 _PLAIN_STARTS = (True, False, None, "gaussian")
 
+_OPTIONS = (
+    "modules_to_save",
+    "use_dora",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+    "alora_invocation_tokens",
+)
+"""Options of PEFT's LoRA that one version of vLLM or another ignores or refuses."""
+
 
 class Adapted:
     """A base with or without an adapter, as vLLM can load it.
@@ -117,17 +131,8 @@ def _plain(adapter: PeftConfig) -> bool:
     """Whether an adapter is LoRA without any of its options."""
     if str(getattr(adapter.peft_type, "value", adapter.peft_type)) != "LORA" or adapter.r > SERVED_RANKS[-1]:
         return False
-    options = (
-        "modules_to_save",
-        "use_dora",
-        "lora_bias",
-        "rank_pattern",
-        "alpha_pattern",
-        "layer_replication",
-    )
-    options += ("target_parameters", "trainable_token_indices", "use_qalora", "alora_invocation_tokens")
     return (
-        not any(getattr(adapter, name, None) for name in options)
+        not any(getattr(adapter, name, None) for name in _OPTIONS)
         and adapter.bias == "none"
         and adapter.init_lora_weights in _PLAIN_STARTS
     )

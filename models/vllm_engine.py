@@ -99,7 +99,13 @@ class OfflineEngine:
 
         # The text is made from the tokens, as dcsft_hf makes it; vLLM needs it for stop texts alone.
         extra = {"detokenize": bool(arguments.stop)}
-        params = [SamplingParams(**sampling(one, arguments, end), **extra) for one in draws]
+        try:
+            params = [SamplingParams(**sampling(one, arguments, end), **extra) for one in draws]
+        except ValueError as error:
+            raise HarnessError(
+                f"{draws[0].name}: vLLM refuses the generation arguments ({_line(error)})",
+                "Override it with `--gen_kwargs`, or use dcsft_hf",
+            ) from error
         try:
             outputs = self._llm.generate(
                 [_prompt(one) for one in draws], params, lora_request=self._adapter, use_tqdm=False

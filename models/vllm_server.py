@@ -69,10 +69,12 @@ class Server:
 
     def _find(self, wanted: str | None) -> str:
         """The name to ask for."""
-        names = [model.id for model in self._patiently("the list of models", self._client.models.list).data]
+        names = [
+            str(model.id) for model in self._patiently("the list of models", self._client.models.list).data
+        ]
         if wanted is None and len(names) == 1:
-            return names[0]
-        if wanted not in names:
+            wanted = names[0]
+        if wanted is None or wanted not in names:
             raise HarnessError(
                 f"base_url={self._url} serves {', '.join(names) or 'nothing'}"
                 + (f", not {wanted}" if wanted else ""),
@@ -140,12 +142,7 @@ class Server:
             retry=tenacity.retry_if_exception(_passing),
             stop=tenacity.stop_after_attempt(self._attempts),
             wait=tenacity.wait_exponential(FIRST_WAIT, LONGEST_WAIT) + tenacity.wait_random(0, FIRST_WAIT),
-            before_sleep=lambda state: _LOG.warning(
-                "%s: %s; trying again in %.1f s",
-                what,
-                _line(state.outcome.exception()),
-                state.next_action.sleep,
-            ),
+            before_sleep=lambda state: _announce(what, state),
             reraise=True,
         )
         try:
@@ -161,6 +158,13 @@ class Server:
         if isinstance(error, openai.APIConnectionError):
             remedy = "Start `vllm serve`, or correct the address"
         return HarnessError(f"{what}: base_url={self._url} {outcome} ({_line(error)})", remedy)
+
+
+def _announce(what: str, state: tenacity.RetryCallState) -> None:
+    """Says that a request is tried again."""
+    if state.outcome is not None and state.next_action is not None:
+        trouble, wait = _line(state.outcome.exception()), state.next_action.sleep
+        _LOG.warning("%s: %s; trying again in %.1f s", what, trouble, wait)
 
 
 def _passing(error: BaseException) -> bool:
