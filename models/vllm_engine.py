@@ -9,6 +9,7 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
+from .base import UnavailableError
 from .vllm_requests import Draw, Drawn, sampling
 from .vllm_settings import VLLMSettings
 
@@ -75,13 +76,13 @@ class OfflineEngine:
 
         self.limits = limits
         self._adapter = None
-        options = _options(settings, limits, sizes)
+        options = _options(settings, limits, sizes) | _for_this_platform()
         if adapter_rank is not None:
             self._adapter = LoRARequest("adapter", 1, settings.adapter)
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
         try:
             self._llm = LLM(model=checkpoint, **options)
-        except (ValueError, RuntimeError, OSError, ImportError, NotImplementedError) as error:
+        except (*_refusals(), RuntimeError, OSError, ImportError) as error:
             raise HarnessError(
                 f"vLLM cannot serve pretrained={settings.pretrained} ({_line(error)})",
                 "Look at its messages above; dcsft_hf takes any transformers checkpoint",
@@ -93,15 +94,17 @@ class OfflineEngine:
         """Generates for all draws at once.
 
         Raises:
-            HarnessError: vLLM refuses a prompt.
+            HarnessError: vLLM refuses a prompt or an argument.
+            UnavailableError: its engine died.
         """
         from vllm import SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         # The text is made from the tokens, as dcsft_hf makes it; vLLM needs it for stop texts alone.
         extra = {"detokenize": bool(arguments.stop)}
         try:
             params = [SamplingParams(**sampling(one, arguments, end), **extra) for one in draws]
-        except ValueError as error:
+        except _refusals() as error:
             raise HarnessError(
                 f"{draws[0].name}: vLLM refuses the generation arguments ({_line(error)})",
                 "Override it with `--gen_kwargs`, or use dcsft_hf",
@@ -110,7 +113,11 @@ class OfflineEngine:
             outputs = self._llm.generate(
                 [_prompt(one) for one in draws], params, lora_request=self._adapter, use_tqdm=False
             )
-        except ValueError as error:
+        except EngineDeadError as error:
+            raise UnavailableError(
+                f"vLLM's engine died at {draws[0].name}", "Look at its messages above, and start again"
+            ) from error
+        except _refusals() as error:
             names = draws[0].name + (f" to {draws[-1].name}" if len(draws) > 1 else "")
             raise HarnessError(
                 f"{names}: vLLM refuses the prompt ({_line(error)})", "Raise the limit that it names"
@@ -146,6 +153,26 @@ def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | Non
         "trust_remote_code": settings.trust_remote_code,
         **{name: value for name, value in chosen.items() if value is not None},
     }
+
+
+def _for_this_platform() -> dict[str, Any]:
+    """What vLLM needs where it runs on processors alone.
+
+    A prompt that is prefilled in several steps draws a token at each and takes all but the last
+    one back, which torch's generators can do on a GPU only: on a CPU the engine dies of it.
+    """
+    from vllm.platforms import current_platform
+
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for what it does not take; some versions have classes of their own for it."""
+    try:
+        from vllm.exceptions import VLLMError
+    except ImportError:
+        return (ValueError,)
+    return (ValueError, VLLMError)
 
 
 def _prompt(draw: Draw) -> dict[str, Any]:

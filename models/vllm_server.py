@@ -16,6 +16,7 @@ from PIL import Image
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
+from .base import UnavailableError
 from .prompts import Prompt
 from .vllm_requests import Draw, Drawn, sampling
 from .vllm_settings import VLLMSettings
@@ -152,12 +153,13 @@ class Server:
 
     def _failure(self, what: str, error: openai.OpenAIError) -> HarnessError:
         outcome, remedy = "refuses it", "Change what it names"
+        kind = UnavailableError if _passing(error) else HarnessError
         if _passing(error):
             outcome = "does not answer" + (f", tried {self._attempts} times" if self._attempts > 1 else "")
             remedy = "Look at the server's log, or give more attempts"
         if isinstance(error, openai.APIConnectionError):
             remedy = "Start `vllm serve`, or correct the address"
-        return HarnessError(f"{what}: base_url={self._url} {outcome} ({_line(error)})", remedy)
+        return kind(f"{what}: base_url={self._url} {outcome} ({_line(error)})", remedy)
 
 
 def _announce(what: str, state: tenacity.RetryCallState) -> None:

@@ -51,7 +51,8 @@ class VLLMSettings:
         seed: seed of sampled responses.
         system_prompt: text, or a file of it, put before every chat that has no system message.
         base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`; its key, if it
-            has one, is read from OPENAI_API_KEY, as arguments are written into manifests.
+            has one, is read from OPENAI_API_KEY, as arguments are written into manifests. A server
+            on a CPU needs `--no-enable-chunked-prefill`, or it dies of the first long batch.
         served_model_name: the server's name of the model; None takes the only one that it has.
         attempts: how often a request is tried while the server cannot be reached or is overloaded.
         timeout: seconds until a request without an answer counts as failed.

@@ -6,6 +6,14 @@ import types
 import pytest
 
 
+class VLLMError(Exception):
+    """As vLLM's: of no kind that Python has."""
+
+
+class EngineDeadError(VLLMError):
+    """As vLLM's."""
+
+
 class FakeLLM:
     """`vllm.LLM` as far as `dcsft_vllm` uses it: a response is its seed's digits, then the end token."""
 
@@ -41,11 +49,17 @@ class FakeLLM:
 
 def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
     """Puts a `vllm` that is made of fakes where imports find it."""
-    vllm, lora, request = (types.ModuleType(name) for name in ("vllm", "vllm.lora", "vllm.lora.request"))
+    names = ("vllm", "vllm.lora", "vllm.lora.request", "vllm.platforms", "vllm.exceptions")
+    names += ("vllm.v1", "vllm.v1.engine", "vllm.v1.engine.exceptions")
+    modules = {name: types.ModuleType(name) for name in names}
+    vllm, request = modules["vllm"], modules["vllm.lora.request"]
     vllm.LLM = FakeLLM
     vllm.SamplingParams = types.SimpleNamespace
     request.LoRARequest = lambda name, number, path: (name, number, path)
-    for module in (vllm, lora, request):
+    modules["vllm.platforms"].current_platform = types.SimpleNamespace(is_cpu=lambda: True)
+    modules["vllm.exceptions"].VLLMError = VLLMError
+    modules["vllm.v1.engine.exceptions"].EngineDeadError = EngineDeadError
+    for module in modules.values():
         module.__spec__ = types.SimpleNamespace(name=module.__name__)
         patch.setitem(sys.modules, module.__name__, module)
     FakeLLM.opened = []

@@ -169,6 +169,7 @@ def test_the_engine_gets_room_for_the_longest_prompt_and_no_more(fake):
     assert fake.opened[0]["limit_mm_per_prompt"] == {"image": 1, "video": 0}
     assert fake.opened[0]["enable_prefix_caching"] is True
     assert fake.opened[0]["generation_config"] == "vllm"
+    assert fake.opened[0]["enable_chunked_prefill"] is False  # the fake is a CPU
 
 
 def test_the_room_of_the_checkpoint_is_the_most_and_a_prompt_beyond_it_is_named(fake):
@@ -258,7 +259,7 @@ def test_several_processes_are_refused(fake, monkeypatch):
 
 def test_what_vllm_refuses_is_one_sentence(fake, monkeypatch):
     def refuse(*args, **options):
-        raise ValueError("no such architecture\nand more")
+        raise fake_vllm.VLLMError("no such architecture\nand more")
 
     monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
     with pytest.raises(HarnessError, match=r"vLLM cannot serve .*\(no such architecture\)"):
@@ -267,6 +268,21 @@ def test_what_vllm_refuses_is_one_sentence(fake, monkeypatch):
     monkeypatch.setattr(fake, "generate", refuse)
     with pytest.raises(HarnessError, match="'tiny', doc_id 0: vLLM refuses the prompt"):
         drawn(model(), documents()[:1], SAMPLED)
+    monkeypatch.setattr(sys.modules["vllm"], "SamplingParams", refuse)
+    with pytest.raises(HarnessError, match="'tiny', doc_id 0: vLLM refuses the generation arguments"):
+        drawn(model(), documents()[:1], SAMPLED)
+
+
+def test_no_item_is_skipped_for_an_engine_that_died(fake, monkeypatch):
+    def die(*args, **options):
+        raise fake_vllm.EngineDeadError
+
+    monkeypatch.setattr(fake, "generate", die)
+    skipping = model()
+    skipping.refused = {}
+    with pytest.raises(HarnessError, match="vLLM's engine died at task 'tiny', doc_id 0"):
+        drawn(skipping, documents()[:2], SAMPLED)
+    assert not skipping.refused
 
 
 def test_runs_of_indices():

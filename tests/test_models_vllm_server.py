@@ -138,6 +138,12 @@ def test_trouble_that_stays_is_one_sentence(server):
     server.script += [503] * 3
     with pytest.raises(HarnessError, match="'tiny', doc_id 0: .* does not answer, tried 3 times .*503"):
         drawn(model(server, attempts=3), documents()[:1], SAMPLED)
+    server.script += [503] * 2
+    skipping = model(server, attempts=2)
+    skipping.refused = {}
+    with pytest.raises(HarnessError, match="tried 2 times"):
+        drawn(skipping, documents()[:1], SAMPLED)
+    assert not skipping.refused  # it is not the item's fault
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
