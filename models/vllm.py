@@ -119,9 +119,13 @@ class DcsftVLLM(ObservedModel):
         items = plan(requests)
         for arguments, task in dict.fromkeys((item.arguments, item.task) for item in items):
             check(arguments, task)
-        if self.settings.base_url is None and items:
-            self._open(items)
+        left = [item for item in items if not self._all_kept(item)]
+        if self.settings.base_url is None and left:
+            self._open(left)
         return super().generate_until(requests)
+
+    def _all_kept(self, item: Item) -> bool:
+        return all((item.task, item.doc_id, index) in self.kept for index in item.sample_indices)
 
     def clean(self) -> None:
         """Closes the engine, as lmms-eval asks for after a run, unless `keep_loaded`."""

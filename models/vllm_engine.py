@@ -1,7 +1,7 @@
 """vLLM's own offline engine, for `dcsft_vllm`; vLLM is imported when it is opened."""
 
 import importlib.util
-import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,6 @@ from .arguments import GenerationArguments
 from .base import UnavailableError
 from .vllm_requests import Draw, Drawn, sampling
 from .vllm_settings import VLLMSettings
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,8 @@ class OfflineEngine:
             HarnessError: vLLM is missing or refuses the checkpoint or an argument.
         """
         require_vllm()
+        # Standard output is the command's; vLLM's messages would go there.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 

@@ -56,6 +56,14 @@ def test_vllm_is_not_imported_before_there_are_requests(fake):
     assert len(fake.opened) == 1
 
 
+def test_no_engine_is_opened_for_what_is_kept(fake):
+    one = model()
+    one.kept = {("tiny", 0, index): Generation("tiny", 0, index, "kept", 1, 1, "stop", 0) for index in (0, 1)}
+    assert drawn(one, documents()[:1], SAMPLED, repeats=2) == []
+    assert not fake.opened
+    assert len(drawn(one, documents()[:2], SAMPLED, repeats=2)) == 2
+
+
 def test_g_samples_are_one_request_with_seeds_that_count_up(fake):
     seen = drawn(model(batch_size=2), documents()[:3], SAMPLED, repeats=4)
     assert [one.n for one in params(fake)] == [4, 4, 4]
