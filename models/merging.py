@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 
@@ -51,10 +51,9 @@ def merge(pretrained: str, adapter: str, folder: Path, features: Features, trust
     except ValueError as error:  # what safe_merge calls weights that are not finite
         raise _unlike(adapter, pretrained, str(error)) from error
     del base, peft_model  # before the second model: one of them may fill half the memory
-    found = _logits(_load(str(folder), trust_remote_code), features)
-    difference = float((found - wanted).abs().max() / wanted.std())
-    dtype = _stored(folder)
-    if not difference <= _TOLERANCE.get(dtype, _HALF_TOLERANCE):
+    merged = _load(str(folder), trust_remote_code)
+    difference = float((_logits(merged, features) - wanted).abs().max() / wanted.std())
+    if not difference <= _TOLERANCE.get(merged.dtype, _HALF_TOLERANCE):
         raise _unlike(adapter, pretrained, f"logits change by {difference:.2g} standard deviations")
     return difference
 
@@ -63,11 +62,6 @@ def _load(checkpoint: str, trust_remote_code: bool) -> PreTrainedModel:
     return AutoModelForImageTextToText.from_pretrained(
         checkpoint, dtype="auto", trust_remote_code=trust_remote_code
     ).eval()
-
-
-def _stored(folder: Path) -> torch.dtype:
-    """The type that a checkpoint's weights are in."""
-    return AutoConfig.from_pretrained(folder).dtype or torch.float32
 
 
 @torch.inference_mode()
