@@ -1,12 +1,14 @@
 # make quickstart: install, run the whole chain on the embedded digits suite, print the table.
 # make test:       install the test extra, run every test. make unit: only the fast ones.
+# make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
 # make check:      what a change must pass before review: style, types, fast tests.
 PYTHON ?= python3.11
 VENV   ?= .venv
+VLLM_VENV ?= .venv-vllm
 OUTPUT ?= runs/quickstart
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test unit check lint types clean
+.PHONY: quickstart test test-vllm unit check lint types clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +25,15 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
+$(VLLM_VENV)/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/test_vllm_real.py
+
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
@@ -36,4 +47,4 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info $(VENV) $(VLLM_VENV)

@@ -1,4 +1,4 @@
-"""The suite's lmms-eval models: `dcsft_hf` (transformers) and `dcsft_stub` (scripted).
+"""The suite's lmms-eval models: `dcsft_hf` (transformers), `dcsft_vllm` and `dcsft_stub` (scripted).
 
 lmms-eval loads `manifests` when it starts, before it knows which model is asked for, and one
 exception here hides every other plugin on the machine: so this module imports nothing heavy
@@ -20,4 +20,5 @@ def manifests() -> "list[ModelManifest]":
     return [
         ModelManifest(model_id="dcsft_hf", chat_class_path="dcsft_harness.models.hf.DcsftHF"),
         ModelManifest(model_id="dcsft_stub", chat_class_path="dcsft_harness.models.stub.DcsftStub"),
+        ModelManifest(model_id="dcsft_vllm", chat_class_path="dcsft_harness.models.vllm.DcsftVLLM"),
     ]

@@ -58,6 +58,15 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
         HarnessError: where modules are missing, unexpected or of another shape, or a tensor of
             the file is not found in the model afterwards.
     """
+    return wrap(model, adapter, base).get_base_model()
+
+
+def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
+    """`attach`, with PEFT's view of the result, which can also merge it.
+
+    Raises:
+        HarnessError: as `attach`.
+    """
     config = read_config(adapter, base)
     config.inference_mode = True
     on_meta = next(model.parameters()).is_meta
@@ -76,7 +85,7 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
         )
     if not on_meta and (lost := _lost(peft_model, stored)):
         raise _unfit(adapter, base, f"{len(lost)} of its tensors did not go in {_few(lost)}")
-    return peft_model.get_base_model()
+    return peft_model
 
 
 def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:

@@ -24,6 +24,10 @@ Asked = tuple[Drawing, Item]
 _LOG = logging.getLogger(__name__)
 
 
+class UnavailableError(HarnessError):
+    """What generates is gone, so that no item is to blame and none is skipped for it."""
+
+
 class ObservedModel(lmms):  # type: ignore[misc]
     """A chat model that answers items in batches and reports each batch as it is finished.
 
@@ -145,8 +149,9 @@ class ObservedModel(lmms):  # type: ignore[misc]
         try:
             return self._answer(items)
         except HarnessError as error:
-            if self.refused is not None and len(items) > 1:
-                # One of them is to blame, and the others are answered.
+            if self.refused is None or isinstance(error, UnavailableError):
+                raise
+            if len(items) > 1:  # one of them is to blame, and the others are answered
                 return [answered for item in items for answered in self._answer_or_refuse([item])]
             self._refuse(items[0], error)
             return [[]]

@@ -60,7 +60,7 @@ def test_lmms_evals_own_tasks_are_the_same(sights):
 
 def test_its_models_are_the_same_and_ours_come_on_top(sights):
     with_us, without = (sight["models"] for sight in sights)
-    ours = {"dcsft_hf", "dcsft_stub"}
+    ours = {"dcsft_hf", "dcsft_stub", "dcsft_vllm"}
     assert ours == set(with_us) - set(without)
     assert {name: with_us[name] for name in without} == without
     assert sights[0]["classes"] == sights[1]["classes"] == ["Huggingface", "Dummy"]

