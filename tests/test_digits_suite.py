@@ -164,7 +164,7 @@ def test_options_are_four_different_ones_with_the_gold_among_them(name):
     for row in suite.load(name).select(range(60)):
         assert len(set(row["choices"])) == 4
         gold = row["choices"]["ABCD".index(json.loads(row["answer"]))]
-        assert f"= {gold}," in row["target"]
+        assert f"= {gold} (" in row["target"]
         for letter, text in zip("ABCD", row["choices"], strict=True):
             assert f"\n{letter}. {text}" in row["prompt"]
 
