@@ -22,8 +22,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	$(BIN)/dcsft quickstart --output $(OUTPUT)
 
-test: unit
-	$(BIN)/python -m pytest -m slow
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 $(VLLM_VENV)/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)

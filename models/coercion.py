@@ -1,9 +1,11 @@
 """Reading values the way lmms-eval hands them over: numbers and booleans may arrive as text."""
 
 import math
+from collections.abc import Callable
 
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, unknown_name
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 
@@ -52,3 +54,24 @@ def as_bool(name: str, value: object) -> bool:
     if text in _TRUE | _FALSE:
         return text in _TRUE
     raise HarnessError(f"{name}={value!r} is neither true nor false", "Give True or False")
+
+
+def as_text(name: str, value: object) -> str:
+    """Any value as text."""
+    return str(value)
+
+
+def as_dtype(name: str, value: object) -> str:
+    """One of `DTYPES`.
+
+    Raises:
+        HarnessError: for anything else, with near matches.
+    """
+    if str(value) not in DTYPES:
+        raise unknown_name(name, str(value), DTYPES)
+    return str(value)
+
+
+def whole_from(low: int) -> Callable[[str, object], int]:
+    """`as_int` with that least value."""
+    return lambda name, value: as_int(name, value, low)

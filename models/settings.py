@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
-from .coercion import as_bool, as_float, as_int, is_unset
+from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 AUTO_BATCH_SIZE = 64
 """Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -21,7 +20,7 @@ class ModelSettings:
         pretrained: a checkpoint folder or hub name.
         adapter: a PEFT folder to put on top, unmerged.
         device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.
-        dtype: weights' type, one of `DTYPES`; None is the checkpoint's own on CUDA and float32
+        dtype: weights' type, one of `coercion.DTYPES`; None is the checkpoint's own on CUDA and float32
             on the CPU, where half precision is slow or missing.
         attn_implementation: one of `ATTENTION` or a kernels-hub name; None leaves the choice to
             transformers.
@@ -76,16 +75,6 @@ class ModelSettings:
         return cls(**values)  # type: ignore[arg-type]
 
 
-def _text(name: str, value: object) -> str:
-    return str(value)
-
-
-def _dtype(name: str, value: object) -> str:
-    if str(value) not in DTYPES:
-        raise unknown_name("dtype", str(value), DTYPES)
-    return str(value)
-
-
 def _attention(name: str, value: object) -> str:
     # A name with a slash is a repository of compiled kernels, which transformers resolves.
     if str(value) not in ATTENTION and "/" not in str(value):
@@ -93,21 +82,17 @@ def _attention(name: str, value: object) -> str:
     return str(value)
 
 
-def _whole(low: int) -> Callable[[str, object], int]:
-    return lambda name, value: as_int(name, value, low)
-
-
 _READERS: dict[str, Callable[[str, object], object]] = {
-    "pretrained": _text,
-    "adapter": _text,
-    "device": _text,
-    "dtype": _dtype,
+    "pretrained": as_text,
+    "adapter": as_text,
+    "device": as_text,
+    "dtype": as_dtype,
     "attn_implementation": _attention,
     "batch_size": lambda name, value: AUTO_BATCH_SIZE if value == "auto" else as_int(name, value, 1),
     "memory_gb": lambda name, value: as_float(name, value, 0.0),
-    "min_pixels": _whole(1),
-    "max_pixels": _whole(1),
+    "min_pixels": whole_from(1),
+    "max_pixels": whole_from(1),
     "trust_remote_code": as_bool,
-    "seed": _whole(0),
-    "system_prompt": _text,
+    "seed": whole_from(0),
+    "system_prompt": as_text,
 }

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
-from .coercion import as_bool, as_float, as_int, is_unset
-from .settings import DTYPES, ModelSettings
+from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
+from .settings import ModelSettings
 
 BATCH_SIZE = 256
 """Items at once by default: vLLM schedules them itself, and a batch is what a crash loses."""
@@ -35,7 +35,7 @@ class VLLMSettings:
         adapter: a PEFT folder: a LoRA request where vLLM serves its modules, else merged.
         merge_adapter: whether to merge it in any case: for checkpoints that vLLM takes no LoRA
             requests for, and because merged weights are faster.
-        dtype: weights' type, one of `DTYPES`; None is vLLM's "auto".
+        dtype: weights' type, one of `coercion.DTYPES`; None is vLLM's "auto".
         batch_size: most items handed over at once; "auto" is `BATCH_SIZE`. With `base_url`, also
             the most requests on their way.
         max_model_len: most tokens of prompt and response; None is the longest prompt of the first
@@ -143,20 +143,6 @@ class VLLMSettings:
         return cls(**values)  # type: ignore[arg-type]
 
 
-def _text(name: str, value: object) -> str:
-    return str(value)
-
-
-def _dtype(name: str, value: object) -> str:
-    if str(value) not in DTYPES:
-        raise unknown_name("dtype", str(value), DTYPES)
-    return str(value)
-
-
-def _whole(low: int) -> Callable[[str, object], int]:
-    return lambda name, value: as_int(name, value, low)
-
-
 def _share(name: str, value: object) -> float:
     if (share := as_float(name, value, 0.0, 1.0)) == 0.0:
         raise HarnessError(f"{name}={value!r} leaves no memory", "Give a number above 0, such as 0.9")
@@ -164,24 +150,24 @@ def _share(name: str, value: object) -> float:
 
 
 _READERS: dict[str, Callable[[str, object], object]] = {
-    "pretrained": _text,
-    "adapter": _text,
+    "pretrained": as_text,
+    "adapter": as_text,
     "merge_adapter": as_bool,
-    "dtype": _dtype,
+    "dtype": as_dtype,
     "batch_size": lambda name, value: BATCH_SIZE if value == "auto" else as_int(name, value, 1),
-    "max_model_len": _whole(1),
-    "max_images": _whole(0),
+    "max_model_len": whole_from(1),
+    "max_images": whole_from(0),
     "gpu_memory_utilization": _share,
-    "tensor_parallel_size": _whole(1),
-    "max_num_seqs": _whole(1),
+    "tensor_parallel_size": whole_from(1),
+    "max_num_seqs": whole_from(1),
     "enforce_eager": as_bool,
-    "min_pixels": _whole(1),
-    "max_pixels": _whole(1),
+    "min_pixels": whole_from(1),
+    "max_pixels": whole_from(1),
     "trust_remote_code": as_bool,
-    "seed": _whole(0),
-    "system_prompt": _text,
-    "base_url": _text,
-    "served_model_name": _text,
-    "attempts": _whole(1),
+    "seed": whole_from(0),
+    "system_prompt": as_text,
+    "base_url": as_text,
+    "served_model_name": as_text,
+    "attempts": whole_from(1),
     "timeout": lambda name, value: as_float(name, value, 0.0),
 }

@@ -221,7 +221,12 @@ def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
     command = ["sample", "--model", "dcsft_stub", "--model-args", "default=seven"]
     command += ["--task", "dcsft_digits_pool", "--limit", "2", "--output", str(tmp_path / "out")]
     running = subprocess.Popen(
-        [sys.executable, "-c", WAITS, *command], stdout=-1, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", WAITS, *command],
+        stdout=-1,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, which the tests may be, starts its children with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stderr.readline().strip() == "waiting"
     running.send_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ from dcsft_harness import harness, manifest, records, sampling, stages
 from dcsft_harness.manifest import UNFINISHED
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
-KILLS, SECONDS = 100, 120
+KILLS, SECONDS = 100, 60
 SEED = 20260
 
 
