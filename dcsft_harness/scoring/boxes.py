@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.plain_text import answer_part
+from dcsft_harness.scoring.tags import answer_part
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")

@@ -23,15 +23,9 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
 from dcsft_harness.scoring.option_set import DRAWN, OptionSet, key, option_set
-from dcsft_harness.scoring.plain_text import (
-    answer_part,
-    before_run_on,
-    bounded,
-    boxed_contents,
-    plain,
-    sentences,
-)
+from dcsft_harness.scoring.plain_text import before_run_on, bounded, last_words, plain, sentences
 from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated
+from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
@@ -83,27 +77,40 @@ def _gold(answer: str, options: OptionSet) -> int:
 
 def find(response: str, options: OptionSet) -> int | None:
     """The index of the option that a response states, or None."""
-    response = answer_part(response)
-    if len(response) < 40:
-        literal = options.literal(response.strip())
+    part = answer_part(response)
+    if len(part) < 40:
+        literal = options.literal(part.strip())
         if literal is not None:
             return literal
-        letter = _LETTER_ONLY.fullmatch(response)
+        letter = _LETTER_ONLY.fullmatch(part)
         if letter:
             return options.index(letter[1].upper())
-    marked = bounded(response)
-    boxes = boxed_contents(marked) if "\\boxed" in marked else []
-    for content in reversed(boxes):
-        found = _read_box(plain(content), options)
+    part = bounded(part)
+    head = before_run_on(part)
+    found = _find(head, options)
+    if found is None and len(head) < len(part):  # what looked like a further question was this one
+        found = _find(part, options)
+    return found
+
+
+def _find(part: str, options: OptionSet) -> int | None:
+    """What the rules find in a text with its markup."""
+    boxed = False
+    if "oxed" in part:
+        for content in boxes(part):
+            boxed = True
+            found = _read_box(plain(content), options)
+            if found is not None:
+                return found
+    thinking = is_thinking(part)
+    if thinking and _is_cut(part):
+        return None
+    if len(part) > 2 * LAST_WORDS:
+        found = next(stated(plain(last_words(part, LAST_WORDS)), options), None)
         if found is not None:
             return found
-    whole = plain(marked)
-    text = before_run_on(whole)
     # A box that holds no option states another value; only an explicit letter can still overrule it.
-    found = next(_found(text, options, conclude=not boxes), None)
-    if found is None and len(text) < len(whole):  # what looked like a further question was this one
-        found = next(_found(whole, options, conclude=not boxes), None)
-    return found
+    return next(_found(plain(part), options, conclude=not boxed), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:
@@ -120,11 +127,13 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     if whole is not None:
         yield whole
     yield from stated(text, options)
+    weak = stated(text, options, weak=True)
     text = without_listing(text)
+    if text and not is_listing(text):
+        yield from _present(label(text, options), options.begun(text))
+    yield from weak
     if not text:
         return
-    if not is_listing(text):
-        yield from _present(label(text, options), options.begun(text))
     parts = sentences(text)
     if conclude and parts:
         if len(parts) > 1 and not is_listing(parts[-1]):
@@ -135,6 +144,10 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
 
 def _present(*candidates: int | None) -> Iterator[int]:
     return (candidate for candidate in candidates if candidate is not None)
+
+
+LAST_WORDS = 400
+"""Characters at the end of a long text that are searched for a statement before the rest is."""
 
 
 def _is_cut(text: str) -> bool:

@@ -1,7 +1,8 @@
 """Letters that stand for options: "(B)", "B. text", "Option B", and lists that set options out.
 
 Not labels: the article in "A triangle", the pronoun in "I think", the point in "C is the midpoint",
-and one letter of several ("A or B").
+and one letter of several ("A or B"). "Option 3" and "the third option" count where no option is a
+number.
 """
 
 import re
@@ -30,29 +31,41 @@ _REJECTED = re.compile(
 )
 _ANYWHERE = re.compile(
     r"\(([A-J])\)|\[([A-J])\]"
+    r"|\b[Oo]ption\s\(([a-j])\)"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s+[\"'(]?([A-J])(?![A-Za-z0-9'’-])"
-    r"|选项?\s*([A-J])(?![A-Za-z0-9])"
+    r"|选项?\s*([A-J])(?![A-Za-z0-9])|(?<![A-Za-z0-9])([A-J])\s?选?项"
 )
+_BEFORE_LETTERS = re.compile(r"[(\[]|(?i:option|choice|letter|answer)|选|项")
+_TOGETHER = re.compile(r"\bboth\b|[A-J][)\]]?,?\s(?:and|or|&)\s(?:option\s)?[(\[]?[A-J](?![a-z])")
 _ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_NUMBERED = re.compile(
+    rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9])(?![\w.:/%°]\w|\w)"
+    rf"|\b({'|'.join(_ORDINALS)})\s(?:option|choice)\b"
+)
 
 
 def label(text: str, options: OptionSet) -> int | None:
     """The option whose letter a plain text begins with, in the form of a label.
 
-    Only the first line counts, and a letter that is rejected ("A is not correct") does not.
+    Only the first line counts, and a letter that is rejected ("A is not correct") does not. Behind
+    a letter that no option has, the text counts: of "yes" and "no", "(C) No" is the second.
     """
     line = text.split("\n", 1)[0][:200]
     match = _LABEL.match(line)
     if match is None:
         return None
     letter, after = match["letter"], line[match.end() :]
-    index = options.index(letter.upper())
-    if index is None or _SECOND.match(after) or _REJECTED.match(after):
+    if _SECOND.match(after) or _REJECTED.match(after):
         return None
-    if letter == "A" and not match["open"] and after.startswith(":"):
-        other = options.begun(after[1:].strip())  # "A: No" is short for "Answer: No"
+    index = options.index(letter.upper())
+    if index is None or (letter == "A" and not match["open"] and after.startswith(":")):
+        # "A: No" is short for "Answer: No"
+        marked = match["close"] or after[:1] in (".", ":")
+        other = options.begun(after.lstrip(" .:)")) if marked else None
         return index if other is None else other
     if match["close"]:
         return index
@@ -69,13 +82,32 @@ def _repeats_text(after: str, index: int, options: OptionSet) -> bool:
 
 
 def bracketed(sentence: str, options: OptionSet) -> list[int]:
-    """The distinct options whose letters a sentence gives as "(B)" or "option B", and does not reject."""
+    """The distinct options that a sentence gives as "(B)", "option B" or "the third option", not rejected."""
+    if not _BEFORE_LETTERS.search(sentence):
+        return []
     found: dict[int, None] = {}
     for match in _ANYWHERE.finditer(sentence):
-        index = options.index(next(filter(None, match.groups())))
+        index = options.index(next(filter(None, match.groups())).upper())
         if index is not None and not _REJECTED.match(sentence, match.end(), match.end() + 100):
             found[index] = None
+    return list(found) or numbered(sentence, options)
+
+
+def numbered(sentence: str, options: OptionSet) -> list[int]:
+    """The distinct options that a sentence counts off: "option 3", "the third option"."""
+    if options.has_quantities:
+        return []
+    found: dict[int, None] = {}
+    for match in _NUMBERED.finditer(sentence):
+        index = int(match[1]) - 1 if match[1] else _ORDINALS.index(match[2])
+        if index < len(options.texts) and not _REJECTED.match(sentence, match.end(), match.end() + 100):
+            found[index] = None
     return list(found)
+
+
+def together(clause: str) -> bool:
+    """Whether a clause gives several letters at once: "both (A) and (B)"."""
+    return _TOGETHER.search(clause) is not None
 
 
 def is_listing(text: str) -> bool:

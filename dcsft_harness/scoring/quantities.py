@@ -14,13 +14,14 @@ _NUMBER = (
 )
 # A number that is not a part of a longer expression, name, time or range.
 IN_TEXT = re.compile(
-    r"(?<![\w.√^/:×·,])(?<![\d°)\]]\s[-+*×·/]\s)(?<![\w)][-+*/])(?P<sign>[-+]?)" + _NUMBER +
+    r"(?<![A-Za-z0-9_.√^/:×·,])(?<![\d°)\]]\s[-+*×·/]\s)(?<![A-Za-z0-9_)][-+*/])(?P<sign>[-+]?)" + _NUMBER +
     r"(?![\d√π^(:/]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-zA-Z]?\^|\s?:\s?\d)"
     r"\s?(?P<unit>°\s?[CF]?|%|(?:square|cubic|sq\.?) [a-z]+|[A-Za-z]{1,12}(?:\^?[23])?)?"
 )  # fmt: skip
 _WHOLE = re.compile(
     r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:\^?[23])?)?\.?"
 )
+_UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:\^?[23])?)\.?")
 
 _SPELLINGS = {
     "°": "° degree deg 度",
@@ -33,6 +34,7 @@ _SPELLINGS = {
     "ft": "ft foot feet",
     "yd": "yd yard",
     "mile": "mi mile",
+    "nmi": "nmi 海里",
     "g": "g gram",
     "kg": "kg kilogram",
     "lb": "lb pound",
@@ -53,10 +55,17 @@ class Quantity(NamedTuple):
 
     value: Fraction
     unit: str | None
+    decimals: int | None = 0
+    """Digits after the decimal point, as written; None for a fraction."""
 
     def equals(self, other: "Quantity") -> bool:
-        """Equal values; units count only where both sides give one that is known."""
-        return self.value == other.value and (None in (self.unit, other.unit) or self.unit == other.unit)
+        """Equal values, and compatible units."""
+        return self.value == other.value and compatible(self.unit, other.unit)
+
+
+def compatible(unit: str | None, other: str | None) -> bool:
+    """Whether two units may be one: they count only where both sides give one that is known."""
+    return None in (unit, other) or unit == other
 
 
 def quantity(text: str) -> Quantity | None:
@@ -84,7 +93,20 @@ def _quantity(
             if int(over) == 0:
                 return None
             value /= int(over)
-    return Quantity(-value if sign == "-" else value, _unit(unit))
+    decimals = None if whole or over else len(number.partition(".")[2])
+    return Quantity(-value if sign == "-" else value, _unit(unit), decimals)
+
+
+def split_unit(text: str) -> tuple[str, str | None] | None:
+    """A plain text before its unit, and the unit; None for a unit that is not known.
+
+    split_unit("2√5 cm") -> ("2√5", "cm")       split_unit("3√2 a") -> None
+    """
+    match = _UNIT_LAST.fullmatch(text)
+    if match is None:
+        return text, None
+    unit = _unit(match[2])
+    return (match[1], unit) if unit else None
 
 
 def _unit(text: str | None) -> str | None:

@@ -7,43 +7,10 @@ B"), supposes ("if it decreases, ...") or gives as a reason ("..., as mice eat i
 import re
 from collections.abc import Iterator
 
-from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label
+from dcsft_harness.scoring.cues import cues
+from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label, numbered, together
 from dcsft_harness.scoring.option_set import OptionSet
 
-_RIGHT = (
-    r"(?:correct|right|best|true|final|proper|suitable|appropriate|closest|accurate|likely|chosen|selected"
-    r"|matching|only)"
-)
-_NOUN = (
-    rf"(?:answers?|(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?"
-    r"(?:options?|choices?|letters?|statement|conclusion|response|solution))"
-)
-_LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
-
-# "the correct answer to this question is", "Answer:", "the option letter is", "答案是", "故选"
-_FORWARD = re.compile(
-    rf"\b{_NOUN}\b(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|(?=\s*\(?[A-J]\)?\s*(?:[.,]|$)))\s*[:→]?"
-    r"|\bcorrect\s*:"
-    r"|\b(?:solution|conclusion|result|choice|option chosen|my choice)\s*(?::|\bis\b)"
-    r"|(?:答案|选项|选择|正确的?是|结论|选)\]?(?:应该|应当|应|选项|答案)?\s*(?:是|为|选|:)*\s*:?",
-    re.IGNORECASE,
-)
-# "... is the correct answer", "... is correct", "... is the best choice", "...是正确的"
-_BACKWARD = re.compile(
-    r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
-    r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:the\s)?(?:one\s|option\s|most\s)?"
-    rf"(?:{_RIGHT}|answer|choice)\b|是正确",
-    re.IGNORECASE,
-)
-# One of these is in every match of _FORWARD, or of _BACKWARD; to look for them first saves most of the time.
-_FORWARD_WORDS = (
-    *("answer", "option", "choice", "letter", "correct", "statement", "conclusion", "response"),
-    *("solution", "result", "案", "选", "结论", "正确"),
-)
-_BACKWARD_WORDS = (
-    *("correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
-    *("accurate", "likely", "chosen", "selected", "matching", "only", "answer", "choice", "正确"),
-)
 _CHOSEN = re.compile(
     r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
     r"|correspond(?:s|ing)? (?:to|with)"
@@ -55,7 +22,8 @@ _LABELLED = re.compile(
     r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
 )
 _LEADING_LINK = re.compile(
-    r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed)\s|:\s*)+"
+    r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed|probably"
+    r"|(?:most\s)?likely|simply|just|actually)\s|:\s*)+"
 )
 _DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
@@ -73,23 +41,15 @@ _EITHER = re.compile(r"\bor\b|或")
 _DIGIT = re.compile(r"\d")
 
 
-LAST_CUES = 50
-"""Cue phrases that are read, from the end; a response with more is a loop."""
-
-
-def stated(text: str, options: OptionSet) -> Iterator[int]:
-    """The options that cue phrases state, last statement first."""
-    lowered = text.lower()
-    cues: list[tuple[int, int, bool]] = []
-    if any(word in lowered for word in _FORWARD_WORDS):
-        cues += [(match.end(), match.start(), True) for match in _FORWARD.finditer(text)]
-    if any(word in lowered for word in _BACKWARD_WORDS):
-        cues += [(match.end(), match.start(), False) for match in _BACKWARD.finditer(text)]
-    for end, start, forward in sorted(cues, reverse=True)[:LAST_CUES]:
-        if forward:
-            found = read(text[end : end + 700], options)
+def stated(text: str, options: OptionSet, *, weak: bool = False) -> Iterator[int]:
+    """The options that the cues of a plain text state, last statement first; the weak cues' or the others'."""
+    for cue in cues(text):
+        if cue.weak is not weak:
+            continue
+        if cue.forward:
+            found = read(text[cue.end : cue.end + 700], options)
         else:
-            found = _read_back(text[max(0, start - 160) : start], options)
+            found = _read_back(text[max(0, cue.end - 160) : cue.end], options)
         if found is not None:
             yield found
 
@@ -138,7 +98,7 @@ def _read_back(before: str, options: OptionSet) -> int | None:
         return named
     lettered = bracketed(clause, options)
     if lettered:
-        return lettered[-1]
+        return None if len(lettered) > 1 and together(clause) else lettered[-1]
     alone = _BARE_LETTER_LAST.search(clause)
     if alone:
         return options.index(alone[1])
