@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.cues import Cue
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
 from dcsft_harness.scoring.option_set import DRAWN, OptionSet, key, option_set
 from dcsft_harness.scoring.plain_text import before_run_on, bounded, last_words, plain, sentences
-from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated
+from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
 from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
@@ -84,7 +85,8 @@ def find(response: str, options: OptionSet) -> int | None:
             return literal
         letter = _LETTER_ONLY.fullmatch(part)
         if letter:
-            return options.index(letter[1].upper())
+            index = options.index(letter[1].upper())
+            return options.texts.index(letter[1]) if index is None and letter[1] in options.texts else index
     part = bounded(part)
     head = before_run_on(part)
     found = _find(head, options)
@@ -105,10 +107,11 @@ def _find(part: str, options: OptionSet) -> int | None:
     thinking = is_thinking(part)
     if thinking and _is_cut(part):
         return None
-    if len(part) > 2 * LAST_WORDS:
-        found = next(stated(plain(last_words(part, LAST_WORDS)), options), None)
-        if found is not None:
-            return found
+    for length in LAST_WORDS:  # only to save time: the last statement of the whole is found as well
+        if len(part) > 2 * length:
+            found = next(stated(plain(last_words(part, length)), options), None)
+            if found is not None:
+                return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
     return next(_found(plain(part), options, conclude=not boxed), None)
 
@@ -126,27 +129,33 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     whole = options.named(text)
     if whole is not None:
         yield whole
-    yield from stated(text, options)
-    weak = stated(text, options, weak=True)
-    text = without_listing(text)
-    if text and not is_listing(text):
-        yield from _present(label(text, options), options.begun(text))
-    yield from weak
-    if not text:
-        return
+    weak: list[Cue] = []
+    yield from stated(text, options, weak)
+    rest = without_listing(text)
+    if rest and not is_listing(rest):
+        yield from _present(label(rest, options), options.begun(rest))
+    for cue in weak:
+        yield from stated_at(cue, text, options)
+    yield from _ended(rest, options) if rest and conclude else ()
+
+
+def _ended(text: str, options: OptionSet) -> Iterator[int]:
+    """What the rule 5 finds: the option of the last line, or the one that the sentences conclude."""
     parts = sentences(text)
-    if conclude and parts:
-        if len(parts) > 1 and not is_listing(parts[-1]):
-            last = parts[-1]
-            yield from _present(label(last, options), options.begun(last), options.named(last))
-        yield from _concluded(parts, options, cut=_is_cut(text))
+    if not parts:
+        return
+    last = parts[-1]
+    if len(parts) > 1 and not is_listing(last):
+        yield from _present(label(last, options), options.begun(last), options.named(last))
+    if not _is_cut(text):
+        yield from _concluded(parts, options)
 
 
 def _present(*candidates: int | None) -> Iterator[int]:
     return (candidate for candidate in candidates if candidate is not None)
 
 
-LAST_WORDS = 400
+LAST_WORDS = (150, 500)
 """Characters at the end of a long text that are searched for a statement before the rest is."""
 
 
@@ -155,7 +164,7 @@ def _is_cut(text: str) -> bool:
     return len(text) > 400 and text[-1].isalnum()
 
 
-def _concluded(parts: list[str], options: OptionSet, *, cut: bool) -> Iterator[int]:
+def _concluded(parts: list[str], options: OptionSet) -> Iterator[int]:
     """The option that the sentences conclude, from the last one and those that begin with "so"."""
     last = parts[-1]
     lettered = bracketed(last, options)
@@ -163,15 +172,19 @@ def _concluded(parts: list[str], options: OptionSet, *, cut: bool) -> Iterator[i
         yield from lettered if len(lettered) == 1 else ()
         return
     yield from _present(chosen(last, options))
-    if cut:
-        return
     for part in reversed(parts):
         if _CONCLUDES.match(part) or (options.numeric and part is last):
-            yield from _present(conclusion(part, options))
+            if not options.given_up(part):
+                yield from _present(conclusion(part, options))
             if options.numeric and has_digit(part):
                 return  # the number that was concluded is no option
     if not options.numeric:
-        overall = {index for part in parts for index in options.mentioned(part)}
-        yield from overall if len(overall) == 1 else ()
-        ends = {conclusion(part, options) for part in (parts[0], last)} - {None}
+        overall = [found for part in parts for found in _mentioned(part, options)]
+        yield from overall[:1] if len(set(overall)) == 1 else ()
+        ends = {conclusion(part, options) for part in (parts[0], last) if not options.given_up(part)} - {None}
         yield from _present(*ends) if len(ends) == 1 else ()
+
+
+def _mentioned(part: str, options: OptionSet) -> list[int]:
+    found = options.mentioned(part)
+    return [] if found and options.given_up(part) else found

@@ -16,18 +16,31 @@ _LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|
 
 # What cues turn on. "ans" and "答" only where a mark follows.
 _KEYS = (
-    *("answer", "ans.", "ans:", "option", "choice", "letter", "statement", "conclusion", "response", "solution"),
+    *(
+        "answer",
+        "ans.",
+        "ans:",
+        "option",
+        "choice",
+        "letter",
+        "statement",
+        "conclusion",
+        "response",
+        "solution",
+    ),
     *("result", "correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
     *("accurate", "likely", "chosen", "selected", "matching", "only"),
 )
-_CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :")
+_CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :", "而是")
 # "the correct answer to this question is", "Answer:", "the option letter, ", "答案是", "故选"
 _AFTER_NOUN = re.compile(
     r"(?:s?\b(?:\sletter)?"
-    rf"(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|,?\s?(?=\s*\(?[a-j]\)?\s*(?:[.,]|$)))\s*[:→]?)"
+    rf"(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|\s-\s|,?\s?(?=\s*\(?[a-j]\)?\s*(?:[.,]|$)))\s*[:→]?)"
 )
 _AFTER_WEAK = re.compile(r"\s*(?::|\bis\b)")
-_AFTER_CHINESE = re.compile(r"(?:答案|选项|选择|正确的?是|结论|选|答)\]?(?:应该|应当|应|选项|答案)?\s*(?:是|为|选|:)*\s*:?")
+_AFTER_CHINESE = re.compile(
+    r"(?:答案|选项|选择|正确的?是|结论|选|答|而是)\]?(?:应该|应当|应|选项|答案)?\s*(?:是|为|选|:)*\s*:?"
+)
 _ARTICLE = re.compile(rf"\b(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?$")
 _BE = re.compile(
     r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
@@ -35,12 +48,15 @@ _BE = re.compile(
 )
 _ADJECTIVE = re.compile(rf"(?:{_RIGHT}|answer|choice)\b")
 
+_ONLY_LETTER = re.compile(r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet)")
+_MARK = re.compile(r"\s?[:→-]\s?$")
+
 _NOUNS = ("option", "choice", "letter", "statement", "conclusion", "response", "solution")
-_WEAK = ("solution", "conclusion", "result", "choice")
+_WEAK = ("solution", "conclusion", "result", "choice", "response")
 _CONTEXT = 40
 """Characters before a key in which what leads to it stands."""
 
-MOST = 50
+MOST = 20
 """Cues that are read, from the end; a response with more is a loop."""
 
 
@@ -99,8 +115,12 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
             return Cue(after.end(), True, True)
     if key == "correct" and lowered[end : end + 2].lstrip()[:1] == ":":
         return Cue(lowered.index(":", end) + 1, True, False)
+    if key == "only" and _ONLY_LETTER.match(lowered, end):
+        return Cue(end, True, False)
     if _ADJECTIVE.match(lowered, start):
-        before = _BE.search(lowered, context, start)
+        before = _BE.search(lowered, context, start) or (
+            key == "correct" and _MARK.search(lowered, context, start)
+        )
         if before:
             return Cue(before.start(), False, False)
     return None

@@ -11,7 +11,8 @@ from dcsft_harness.scoring.option_set import OptionSet
 
 _LETTER_END = r"(?![A-Za-z0-9_'’+*/^=°(√<>{]|-\w)"
 _NOUN = (
-    r"(?:the\s)?(?:correct\s)?(?:option|choice|letter|answer|image|figure|picture|statement|选项)s?"
+    r"(?:the\s)?(?:correct\s)?"
+    r"(?:option|choice|letter|answer|image|figure|picture|statement|graph|diagram|shape|pattern|panel|选项)s?"
     r"\s?(?:is\s|letter\s)?[:\s]{0,3}"
 )
 _LABEL = re.compile(
@@ -21,12 +22,15 @@ _LABEL = re.compile(
 )
 _SECOND = re.compile(
     r"\s*(?:,\s*(?:and|or)|,|and|or|&|/|和|或)\s*\(?(?:option\s)?"
-    r"(?:[A-J](?![A-Za-z0-9'’])\)?(?!\s*[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
+    r"(?P<letter>[A-J](?![A-Za-z0-9'’])\)?(?!\s*[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
 )
-_GIVES_REASON = re.compile(r"\s+(?:because|since|as|which|for|with|based|due|given|so)\b")
+_GIVES_REASON = re.compile(
+    r"\s+(?:because|since|as|which|for|with|based|due|given|so|(?:best\s)?(?:satisf|match|fit|meet)\w*)\b"
+)
 _REJECTED = re.compile(
     r"\s*(?:[^.,;\n]{0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
     r"(?:not|in(?:correct|accurate|valid)|wrong|false)\b"
+    r"|\s*:\s*(?:incorrect|wrong|invalid)\b"
     r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
 )
 _ANYWHERE = re.compile(
@@ -36,6 +40,7 @@ _ANYWHERE = re.compile(
     r"|选项?\s*([A-J])(?![A-Za-z0-9])|(?<![A-Za-z0-9])([A-J])\s?选?项"
 )
 _BEFORE_LETTERS = re.compile(r"[(\[]|(?i:option|choice|letter|answer)|选|项")
+_UP_TO_MARK = re.compile(r"[^).,;:\n]{0,60}(?:[.,]\d[^).,;:\n]{0,60})?")
 _TOGETHER = re.compile(r"\bboth\b|[A-J][)\]]?,?\s(?:and|or|&)\s(?:option\s)?[(\[]?[A-J](?![a-z])")
 _ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
@@ -44,7 +49,7 @@ MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _NUMBERED = re.compile(
     rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9])(?![\w.:/%°]\w|\w)"
-    rf"|\b({'|'.join(_ORDINALS)})\s(?:option|choice)\b"
+    rf"|\b({'|'.join(_ORDINALS)}|[1-9](?=st|nd|rd|th))(?:st|nd|rd|th)?\s(?:option|choice)\b"
 )
 
 
@@ -77,8 +82,11 @@ def label(text: str, options: OptionSet) -> int | None:
 
 
 def _repeats_text(after: str, index: int, options: OptionSet) -> bool:
-    begun = options.begun(after.strip())
-    return begun is not None and options.same(begun, index)
+    inner = after.strip(" (")
+    for found in (options.begun(inner), options.named(_UP_TO_MARK.match(inner)[0])):  # type: ignore[index]
+        if found is not None:
+            return options.same(found, index)
+    return False
 
 
 def bracketed(sentence: str, options: OptionSet) -> list[int]:
@@ -88,8 +96,13 @@ def bracketed(sentence: str, options: OptionSet) -> list[int]:
     found: dict[int, None] = {}
     for match in _ANYWHERE.finditer(sentence):
         index = options.index(next(filter(None, match.groups())).upper())
-        if index is not None and not _REJECTED.match(sentence, match.end(), match.end() + 100):
-            found[index] = None
+        if index is None or _REJECTED.match(sentence, match.end(), match.end() + 100):
+            continue
+        found[index] = None
+        second = _SECOND.match(sentence, match.end())
+        other = options.index(second["letter"].strip(")").upper()) if second else None
+        if other is not None:
+            found[other] = None
     return list(found) or numbered(sentence, options)
 
 
@@ -99,7 +112,8 @@ def numbered(sentence: str, options: OptionSet) -> list[int]:
         return []
     found: dict[int, None] = {}
     for match in _NUMBERED.finditer(sentence):
-        index = int(match[1]) - 1 if match[1] else _ORDINALS.index(match[2])
+        counted = match[1] or match[2]
+        index = int(counted) - 1 if counted.isdigit() else _ORDINALS.index(counted)
         if index < len(options.texts) and not _REJECTED.match(sentence, match.end(), match.end() + 100):
             found[index] = None
     return list(found)

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 
 from dcsft_harness.scoring.expressions import same, value
 from dcsft_harness.scoring.plain_text import plain
-from dcsft_harness.scoring.quantities import IN_TEXT, Quantity, compatible, from_match, quantity, split_unit
+from dcsft_harness.scoring.quantities import Quantity, amounts, compatible, quantity, spelled, split_unit
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
@@ -28,6 +28,13 @@ _WORDS_OF_SENTENCE = frozenset(
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
     r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
+)
+# A sentence that says so names an option only in passing.
+_UNDECIDED = re.compile(
+    r"(?i)\b(?:sorry|unable|impossible|unclear|insufficient|not enough|not possible"
+    r"|(?:can(?:not|'t| not)|could(?: not|n't)) (?:\w+ )?"
+    r"(?:see|view|tell|say|determine|answer|identify|provide|be (?:determined|answered)))\b"
+    r"|无法|不能确定"
 )
 _LEFT_SIDE = re.compile(r"^\s*[^=.,;:]{1,20}=")  # "x = 5" is the quantity 5
 _OPENS_SENTENCE = re.compile(r"\s(?:it|they|there|he|she|this|that|the|because|since)\b")
@@ -63,6 +70,11 @@ class OptionSet:
     def are_letters(self) -> bool:
         """Whether the texts are only labels, as for options that are drawn in the figure."""
         return all(len(text.strip("()")) == 1 and text.strip("()").isalpha() for text in self.keys)
+
+    @cached_property
+    def are_own_letters(self) -> bool:
+        """Whether the texts are the letters A, B, ... themselves."""
+        return self.are_letters and "".join(text.strip("()") for text in self.keys) == self.letters.lower()
 
     @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:
@@ -124,6 +136,9 @@ class OptionSet:
         """The option that a whole text is, by text or by quantity; None if none or several."""
         if len(text) > self._longest:
             return None
+        if "≈" in text:
+            sides = [self.named(side) for side in text.split("≈", 1)]
+            return sides[0] if sides[0] is not None else sides[1]
         wanted = key(text)
         letter = wanted.strip("()[]")
         if not letter or len(letter) == 1 and letter.isalpha():
@@ -141,18 +156,17 @@ class OptionSet:
 
     def _worth(self, text: str) -> int | None:
         """The option that has the value of a whole text."""
-        digits = _DIGIT.search(text)
-        amount = quantity(text.strip("()")) if digits and (self.has_quantities or self._irrational) else None
+        if not self.has_quantities and not self._irrational:
+            return None
+        amount = quantity(text.strip("()")) if _DIGIT.search(text) else spelled(text)
         if amount:
             return self._equal(amount)
-        if not _CLOSED.search(text) or not (self.has_quantities or self._irrational):
-            return None
-        found = _value(text)
+        found = _value(text) if _CLOSED.search(text) else None
         return self._valued(*found) if found else None
 
     def _valued(self, number: float, unit: str | None) -> int | None:
         return self._unique(
-            [bool(one) and same(one[0], number) and compatible(one[1], unit) for one in self._values]
+            [one is not None and same(one[0], number) and compatible(one[1], unit) for one in self._values]
         )
 
     def _unique(self, hits: Sequence[bool]) -> int | None:
@@ -186,30 +200,31 @@ class OptionSet:
                     index = self._by_plain[match.group()]
                     found.pop(index, None)
                     found[index] = None
-        if self.has_quantities:
-            for match in IN_TEXT.finditer(sentence):
-                start, end = match.span()
-                if any(a < end and start < b for a, b in spans):
-                    continue
-                amount = from_match(match)
-                equal = self._equal(amount) if amount else None
-                if equal is not None and not _DENIED.search(lowered, max(0, start - 30), start):
-                    found.pop(equal, None)
-                    found[equal] = None
+        for start, end, amount in amounts(sentence) if self.has_quantities else ():
+            if any(a < end and start < b for a, b in spans):
+                continue
+            equal = self._equal(amount)
+            if equal is not None and not _DENIED.search(lowered, max(0, start - 30), start):
+                found.pop(equal, None)
+                found[equal] = None
         return list(found)
+
+    def given_up(self, sentence: str) -> bool:
+        """Whether a sentence says that there is no telling, unless an option says so too."""
+        return _UNDECIDED.search(sentence) is not None and not any(map(_UNDECIDED.search, self.texts))
 
     def _equal(self, found: Quantity) -> int | None:
         """The option of an equal quantity; failing that, the one that `found` rounds to."""
-        hits = [bool(option) and option.equals(found) for option in self.quantities]
+        hits = [option is not None and option.equals(found) for option in self.quantities]
         if not any(hits):
             return self._rounded(found, found.decimals) if found.decimals else None
         if found.unit and sum(hits) > 1:
-            exact = [hit and self.quantities[index].unit == found.unit for index, hit in enumerate(hits)]
+            exact = [option is not None and option[:2] == found[:2] for option in self.quantities]
             hits = exact if any(exact) else hits
         return self._unique(hits)
 
     def _rounded(self, found: Quantity, written: int) -> int | None:
-        """The nearest option, if `found` rounds to it, or if it is a root or a fraction that rounds to `found`.
+        """The nearest option, if `found` rounds to it, or if it is a root or fraction that rounds to `found`.
 
         5.43 is 5.4, but not 5: an option has to have decimals of its own. 4.47 is 2√5, but 4.5 is not.
         """

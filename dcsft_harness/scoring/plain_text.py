@@ -27,7 +27,8 @@ _STYLED = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathit|mathsf|mathbb|operatorname|boldsymbol|bm|mbox|fbox)"
     r"\s*\{([^{}]*)\}"
 )
-_DEGREES = re.compile(r"[\^*]?\s?\{?\s?\\(?:circ|degree)(?![a-z])\s?\}?")
+_DEGREES = re.compile(r"\\(?:circ|degree)(?![a-z])\s?\}?")
+_RAISED = re.compile(r"[\^*]\s?\{?\s?°")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _MEANS = {
     "cdot": "·", "times": "×", "pi": "π", "approx": "≈", "thickapprox": "≈", "simeq": "≈",
@@ -35,11 +36,11 @@ _MEANS = {
     "\\": "\n", "newline": "\n",
     **dict.fromkeys(("left", "right", "displaystyle", "quad", "qquad", "bf", "rm", *",;:! ()[]"), " "),
 }  # fmt: skip
-_STRONG = re.compile(r"\*\*|__|`+")
-_EMPHASIS = re.compile(r"(?<![\w*)])\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
+_EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
+_RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
-_BLANK_LINES = re.compile(r" ?\n[ \n]*")
+_BLANK_LINES = re.compile(r"\n[ \n]+")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]?(?=\s)|\n|;(?=\s)")
 
 # A model that goes on writing the next turn or the next question of a made-up prompt.
@@ -68,7 +69,7 @@ def last_words(text: str, length: int) -> str:
 def before_run_on(text: str) -> str:
     """A response up to where the model starts to write a further prompt of its own."""
     role = _ROLE.match(text)
-    text = text[role.end() :] if role else text
+    text = (text[role.end() :] if role else text).rstrip("# \n")
     if "\n" not in text and "<" not in text:
         return text
     match = _RUN_ON.search(text)
@@ -90,7 +91,8 @@ def _root(match: "re.Match[str]") -> str:
 
 
 def _without_latex(text: str) -> str:
-    text = _DEGREES.sub("°", text)
+    if "\\circ" in text or "\\degree" in text:
+        text = _RAISED.sub("°", _DEGREES.sub("°", text))
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
         text = _STYLED.sub(r"\1", text)
         if "sqrt" in text:
@@ -121,7 +123,10 @@ def plain(text: str) -> str:
     if "$" in text:
         text = text.replace("$", "")
     if "*" in text or "_" in text or "`" in text:
-        text = _EMPHASIS.sub(r"\1", _STRONG.sub("", text))
+        text = text.replace("**", "").replace("__", "").replace("`", "")
+        text = _EMPHASIS.sub(r"\1", text) if "*" in text else text
+    if " : " in text:
+        text = _RATIO.sub(":", text)
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
     return _collapsed(text).strip()
@@ -135,7 +140,7 @@ def _collapsed(text: str) -> str:
         return _SPACES.sub(" ", text)
     if "  " in text or not text.replace("\n", "").isprintable():
         text = _SPACES.sub(" ", text)
-    return _BLANK_LINES.sub("\n", text)
+    return _BLANK_LINES.sub("\n", text.replace(" \n", "\n"))
 
 
 def sentences(text: str) -> list[str]:

@@ -7,8 +7,8 @@ B"), supposes ("if it decreases, ...") or gives as a reason ("..., as mice eat i
 import re
 from collections.abc import Iterator
 
-from dcsft_harness.scoring.cues import cues
-from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label, numbered, together
+from dcsft_harness.scoring.cues import Cue, cues
+from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label, together
 from dcsft_harness.scoring.option_set import OptionSet
 
 _CHOSEN = re.compile(
@@ -21,6 +21,10 @@ _CHOSEN = re.compile(
 _LABELLED = re.compile(
     r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
 )
+_ALONE = re.compile(
+    r"(?:\b(?i:(is|be|option|image|figure|picture|shape|graph|diagram|pattern|panel|piece))\s)?"
+    r"(?<![A-Za-z0-9'’])([A-J])(?![A-Za-z0-9'’°]|\.\w)"
+)
 _LEADING_LINK = re.compile(
     r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed|probably"
     r"|(?:most\s)?likely|simply|just|actually)\s|:\s*)+"
@@ -29,9 +33,9 @@ _DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECA
 _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s")
 _CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and)\s")
-_BARE_LETTER_LAST = re.compile(r"(?:^|[\s\"'])([A-J])[\"']?$")
+_BARE_LETTER_LAST = re.compile(r"(?<![A-Za-z0-9_.])([A-J])[\"']?$")
 _TAIL = re.compile(
-    r".*(?:=|≈|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
+    r".*(?:=|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
 )
 _REASON = re.compile(
     r",?\s\b(?:because|since|due to)\b|,\s(?:as|which|meaning|so that|specifically|such as)\b"
@@ -41,17 +45,26 @@ _EITHER = re.compile(r"\bor\b|或")
 _DIGIT = re.compile(r"\d")
 
 
-def stated(text: str, options: OptionSet, *, weak: bool = False) -> Iterator[int]:
-    """The options that the cues of a plain text state, last statement first; the weak cues' or the others'."""
+def stated(text: str, options: OptionSet, weak: list[Cue] | None = None) -> Iterator[int]:
+    """The options that the cues of a plain text state, last statement first.
+
+    Weak cues are passed over, and added to `weak`, for `stated_at`.
+    """
     for cue in cues(text):
-        if cue.weak is not weak:
-            continue
-        if cue.forward:
-            found = read(text[cue.end : cue.end + 700], options)
-        else:
-            found = _read_back(text[max(0, cue.end - 160) : cue.end], options)
-        if found is not None:
-            yield found
+        if not cue.weak:
+            yield from stated_at(cue, text, options)
+        elif weak is not None:
+            weak.append(cue)
+
+
+def stated_at(cue: Cue, text: str, options: OptionSet) -> Iterator[int]:
+    """The option that one cue states, if any."""
+    if cue.forward:
+        found = read(text[cue.end : cue.end + 700], options)
+    else:
+        found = _read_back(text[max(0, cue.end - 160) : cue.end], options)
+    if found is not None:
+        yield found
 
 
 def read(segment: str, options: OptionSet) -> int | None:
@@ -142,6 +155,12 @@ def chosen(sentence: str, options: OptionSet) -> int | None:
 
     Where the options are themselves only letters, "the next shape is C" will do.
     """
+    if options.are_own_letters:
+        alone = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
+        if len(alone) == 1:
+            ((letter, noun),) = alone.items()
+            if noun or letter not in "AI":
+                return options.index(letter)
     ending = sentence.rstrip(" .!\"'()")
     if len(ending) > 1 and ending[-2].isalnum():
         return None
