@@ -23,7 +23,7 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.cues import Cue
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
-from dcsft_harness.scoring.option_set import DRAWN, OptionSet, key, option_set
+from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
 from dcsft_harness.scoring.plain_text import before_run_on, bounded, last_words, plain, sentences
 from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
 from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
@@ -97,20 +97,17 @@ def find(response: str, options: OptionSet) -> int | None:
 
 def _find(part: str, options: OptionSet) -> int | None:
     """What the rules find in a text with its markup."""
-    boxed = False
-    if "oxed" in part:
-        for content in boxes(part):
-            boxed = True
-            found = _read_box(plain(content), options)
-            if found is not None:
-                return found
+    boxed = next(filter(str.strip, boxes(part)), "") if "oxed" in part else ""
+    found = _read_box(plain(boxed), options) if boxed else None
+    if found is not None:
+        return found
     thinking = is_thinking(part)
     if thinking and _is_cut(part):
         return None
     for length in LAST_WORDS:  # only to save time: the last statement of the whole is found as well
         if len(part) > 2 * length:
             found = next(stated(plain(last_words(part, length)), options), None)
-            if found is not None:
+            if found is not None and found != NO_OPTION:
                 return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
     return next(_found(plain(part), options, conclude=not boxed), None)
@@ -130,10 +127,14 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     if whole is not None:
         yield whole
     weak: list[Cue] = []
-    yield from stated(text, options, weak)
+    last = next(stated(text, options, weak), None)
+    if last is not None and last != NO_OPTION:
+        yield last
     rest = without_listing(text)
     if rest and not is_listing(rest):
         yield from _present(label(rest, options), options.begun(rest))
+    if last == NO_OPTION:
+        return
     for cue in weak:
         yield from stated_at(cue, text, options)
     yield from _ended(rest, options) if rest and conclude else ()

@@ -21,6 +21,9 @@ from dcsft_harness.scoring.quantities import Quantity, amounts, compatible, quan
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
 
+NO_OPTION = -1
+"""In the place of an option's index: an answer is stated, and it is none of the options."""
+
 # These answer a question only where they stand alone: "no" is also a determiner.
 _WORDS_OF_SENTENCE = frozenset(
     {"yes", "no", "true", "false", "none", "one", "all", "both", "是", "否", "不是"}

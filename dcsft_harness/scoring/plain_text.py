@@ -45,7 +45,8 @@ _SENTENCE_END = re.compile(r"[.!?][\"')\]]?(?=\s)|\n|;(?=\s)")
 
 # A model that goes on writing the next turn or the next question of a made-up prompt.
 _RUN_ON = re.compile(
-    r"\n[ \t#>*_]{0,8}(?:Hint|Question|Problem|USER|User|Human|Instruction|Q)[ *_]{0,3}\d{0,3}[ *_]{0,4}:"
+    r"\n[ \t#>*_]{0,8}(?:Hint|(?:The )?[Qq]uestion(?: is)?|Problem|USER|User|Human|Instruction|Q)"
+    r"[ *_]{0,3}\d{0,3}[ *_]{0,4}:"
     r"|<\|(?:im_end|im_start|endoftext|eot_id|eom_id|end)\|>|</s>|<end_of_turn>"
 )
 _ROLE = re.compile(r"\s*(?:<\|[a-z_]{1,20}\|>\s*(?:assistant)?|(?i:assistant)(?=\s*[:\n]))\s*:?\s*")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from dcsft_harness.scoring.cues import Cue, cues
 from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label, together
-from dcsft_harness.scoring.option_set import OptionSet
+from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
+from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
     r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
@@ -31,6 +32,12 @@ _LEADING_LINK = re.compile(
 )
 _DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
+_LETTER = re.compile(r"\(?([A-Z])(?:\)|[.:](?=\s|$)|$)")
+_NO_ANSWER = re.compile(
+    r"(?:none of|not (?:provided|given|listed|possible|available|among)|cannot|can't|impossible|unknown|n/a"
+    r"|insufficient|无法|不能)",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"(?<=[.!?])\s")
 _CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and)\s")
 _BARE_LETTER_LAST = re.compile(r"(?<![A-Za-z0-9_.])([A-J])[\"']?$")
@@ -46,7 +53,7 @@ _DIGIT = re.compile(r"\d")
 
 
 def stated(text: str, options: OptionSet, weak: list[Cue] | None = None) -> Iterator[int]:
-    """The options that the cues of a plain text state, last statement first.
+    """The options that the cues of a plain text state, last statement first; NO_OPTION for another answer.
 
     Weak cues are passed over, and added to `weak`, for `stated_at`.
     """
@@ -61,10 +68,21 @@ def stated_at(cue: Cue, text: str, options: OptionSet) -> Iterator[int]:
     """The option that one cue states, if any."""
     if cue.forward:
         found = read(text[cue.end : cue.end + 700], options)
+        if found is None and not cue.weak and _is_elsewhere(text[cue.end : cue.end + 200], options):
+            found = NO_OPTION
     else:
         found = _read_back(text[max(0, cue.end - 160) : cue.end], options)
     if found is not None:
         yield found
+
+
+def _is_elsewhere(segment: str, options: OptionSet) -> bool:
+    """Whether a segment in which no option can be read states something all the same: "(E)", "none", "16"."""
+    line = _LEADING_LINK.sub("", segment.strip().split("\n", 1)[0])
+    letter = _LETTER.match(line)
+    if letter and options.index(letter[1]) is None or _NO_ANSWER.match(line):
+        return True
+    return options.numeric and quantity(_SENTENCE.split(line)[0]) is not None
 
 
 def read(segment: str, options: OptionSet) -> int | None:
