@@ -56,8 +56,9 @@ _NUMBERED = re.compile(
 def label(text: str, options: OptionSet) -> int | None:
     """The option whose letter a plain text begins with, in the form of a label.
 
-    Only the first line counts, and a letter that is rejected ("A is not correct") does not. Behind
-    a letter that no option has, the text counts: of "yes" and "no", "(C) No" is the second.
+    Only the first line counts, and a letter that is rejected ("A is not correct") does not. The text
+    beside the letter counts only behind a letter that no option has ("(E) 5"), and where the options
+    are judgements: of "yes" and "no", "A) No" and "(C) No" are the second.
     """
     line = text.split("\n", 1)[0][:200]
     match = _LABEL.match(line)
@@ -67,11 +68,16 @@ def label(text: str, options: OptionSet) -> int | None:
     if _SECOND.match(after) or _REJECTED.match(after):
         return None
     index = options.index(letter.upper())
-    if index is None or (letter == "A" and not match["open"] and after.startswith(":")):
-        # "A: No" is short for "Answer: No"
-        marked = match["close"] or after[:1] in (".", ":")
-        other = options.begun(after.lstrip(" .:)")) if marked else None
-        return index if other is None else other
+    marked = match["close"] or after[:1] in (".", ":") or after.lstrip()[:2] == "- "
+    if marked and (
+        index is None
+        or options.are_judgements
+        or (letter == "A" and not match["open"] and after[:1] == ":")  # short for "Answer: ..."
+    ):
+        other = options.begun(after.lstrip(" .:)-"))
+        index = index if other is None else other
+    if index is None:
+        return None
     if match["close"]:
         return index
     rest = after.lstrip()

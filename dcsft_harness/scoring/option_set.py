@@ -28,6 +28,9 @@ NO_OPTION = -1
 _WORDS_OF_SENTENCE = frozenset(
     {"yes", "no", "true", "false", "none", "one", "all", "both", "是", "否", "不是"}
 )
+_JUDGEMENTS = frozenset(
+    {"yes", "no", "true", "false", "correct", "incorrect", "是", "否", "不是", "对", "错"}
+)
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
     r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
@@ -78,6 +81,11 @@ class OptionSet:
     def are_own_letters(self) -> bool:
         """Whether the texts are the letters A, B, ... themselves."""
         return self.are_letters and "".join(text.strip("()") for text in self.keys) == self.letters.lower()
+
+    @cached_property
+    def are_judgements(self) -> bool:
+        """Whether the texts are "yes", "no" and the like, which the letters before them only decorate."""
+        return all(text in _JUDGEMENTS for text in self.keys)
 
     @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:
