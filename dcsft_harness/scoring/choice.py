@@ -2,18 +2,22 @@ r"""Multiple choice: which option a response states.
 
     choice("... Therefore, the answer is (B) 5.", answer="B", choices=["3", "5"]) -> Verdict(1.0, "B")
 
-What follows </think>, and of that the last <answer> block, if there is one, is searched. Strongest
-first, and the first that states one option decides:
+What the tags mark as the answer (see `tags`) is searched, up to where the model makes up a further
+question. Strongest first, and the first that states one option decides:
 
 1. the last \boxed{...};
 2. the whole response: a letter as a label, an option's text, an equal quantity ("3" is "3.0");
 3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选";
 4. the beginning: "(B) ...", "B. ...", "Yes, ...", unless the response lists the options there;
-5. the last line, if it is a label or an option, then the sentence that concludes.
+5. a weaker cue ("the result is"); the last line, if it is a label or an option; the sentence that
+   concludes.
 
 A response in which none of these states exactly one option has no answer: there is no nearest
-option and no random one. A letter counts over the text beside it ("(C) 12" is C whatever C says).
+option and no random one. Where the last statement names none of the options ("the answer is 16",
+"(E)" of four, "none of these") or the last box holds none, no earlier one is taken in its place. A
+letter counts over the text beside it ("(C) 12" is C whatever C says), except over a plain yes or no.
 Of a response of more than 12,000 characters the first 3,000 and the last 9,000 are read.
+docs/design/scoring.md has the reasons.
 """
 
 import re
@@ -30,6 +34,7 @@ from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
+_BEGINS_WITH_LETTER = re.compile(r"[(\[\"']?[A-Z][)\].:,]")
 _CONCLUDES = re.compile(
     r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
 )
@@ -131,8 +136,10 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     if last is not None and last != NO_OPTION:
         yield last
     rest = without_listing(text)
-    if rest and not is_listing(rest):
-        yield from _present(label(rest, options), options.begun(rest))
+    if rest and not is_listing(rest) and (last != NO_OPTION or _BEGINS_WITH_LETTER.match(rest)):
+        yield from _present(label(rest, options))
+    if rest:
+        yield from _present(options.begun(rest))
     if last == NO_OPTION:
         return
     for cue in weak:

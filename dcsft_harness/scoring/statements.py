@@ -35,7 +35,7 @@ _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNOR
 _LETTER = re.compile(r"\(?([A-Z])(?:\)|[.:](?=\s|$)|$)")
 _NO_ANSWER = re.compile(
     r"(?:none of|not (?:provided|given|listed|possible|available|among)|cannot|can't|impossible|unknown|n/a"
-    r"|insufficient|无法|不能)",
+    r"|insufficient|determined|无法|不能)",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s")
