@@ -243,6 +243,7 @@ def test_reads_a_megabyte_in_linear_time(benchmark_seconds=2.0):
         "A. \n",
         "*a* ",
         "if ",
+        "octopus but squid and ",
         "(A) or (B), ",
         "√(",
         "≈ 3 ",

@@ -48,6 +48,8 @@ _REASON = re.compile(
     r",?\s\b(?:because|since|due to)\b|,\s(?:as|which|meaning|so that|specifically|such as)\b"
 )
 _SUPPOSED = re.compile(r"\b(?:[Ii]f|[Ww]hen|[Gg]iven|[Ss]ince|[Aa]ssuming|[Ss]uppose)\b[^,.]{0,200},")
+_TURN = re.compile(r"\bbut\b|但")
+_AND = re.compile(r",?\s(?:and|while)\s")
 _EITHER = re.compile(r"\bor\b|或")
 _DIGIT = re.compile(r"\d")
 
@@ -150,17 +152,34 @@ def conclusion(sentence: str, options: OptionSet) -> int | None:
 
 def _affirmed(clause: str, options: OptionSet) -> int | None:
     mentioned = options.mentioned(clause)
-    if not mentioned or len(mentioned) > 1 and _EITHER.search(clause):
-        return None
+    if len(mentioned) > 1:
+        if _EITHER.search(clause):
+            return None
+        *before, after = _TURN.split(clause)
+        if before:
+            return _affirmed(after, options)
     if not options.numeric:
         return mentioned[0] if len(mentioned) == 1 else None
-    tail = _TAIL.match(clause)
-    rest = clause[tail.end() :] if tail else clause
+    if not mentioned or len(mentioned) > 1 and _says_two(clause, options):
+        return None
+    rest = _tail(clause) or clause
     in_tail = options.mentioned(rest)
     if len(in_tail) == 1:
         return in_tail[0]
     # A last clause with a number that is no option states that number, not one that stands before.
     return mentioned[0] if len(mentioned) == 1 and not in_tail and not has_digit(rest) else None
+
+
+def _tail(clause: str) -> str:
+    """What follows the last link of a clause ("=", "is"), if there is one."""
+    tail = _TAIL.match(clause)
+    return clause[tail.end() :] if tail else ""
+
+
+def _says_two(clause: str, options: OptionSet) -> bool:
+    """Whether a clause states two options side by side: "x = 7 and y = 3"."""
+    last = [options.mentioned(_tail(part)) for part in _AND.split(clause)]
+    return len({found[0] for found in last if len(found) == 1}) > 1
 
 
 def has_digit(text: str) -> bool:
