@@ -70,6 +70,8 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
 def _said(notes: Mapping[str, Any]) -> str:
     parts = [f"{notes['rows']} rows, {notes['images']} images"]
     parts += [f"{len(values)} values of {name}" for name, values in notes.get("values", {}).items()]
+    if "chosen" in notes:
+        parts.append(f"chosen: {notes['chosen']}")
     if notes["skipped"]:
         parts.append(f"{notes['skipped']} skipped (skipped.jsonl says why)")
     return ", ".join(parts)

@@ -41,3 +41,8 @@ def table() -> dict[str, ImageClass]:
             int(row["adversarial"]),
         )
     return found
+
+
+def trained() -> dict[str, ImageClass]:
+    """The 100 classes of pool, cold start and validation by wnid."""
+    return {wnid: some for wnid, some in table().items() if some.trained}

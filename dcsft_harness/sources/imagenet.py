@@ -5,14 +5,14 @@ has a single lemma of one word. The images of -R and -A are all that the publish
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import classes, tables
 from dcsft_harness.sources.classes import ImageClass
-from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source
+from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file
 
 PROMPT = "Please provide the object name in the image. Output the answer using one word."
 """The paper's, for all its classification files."""
@@ -20,87 +20,179 @@ PROMPT = "Please provide the object name in the image. Output the answer using o
 COLUMNS = {"class": "string", "seen": "bool"}
 """wnid; whether the class is one of the 100 that the pool has."""
 
-EXTENSIONS = {".jpg", ".jpeg", ".png"}
+VAL = Hub("ILSVRC/imagenet-1k", split="validation", gated=True)
+RENDITIONS = Hub("axiong/imagenet-r", split="test", config="test")
+ADVERSARIAL = Hub("barkermrl/imagenet-a", split="train")
 
-_R = Hub("axiong/imagenet-r", split="test", config="test")
+_EXTENSIONS = {".jpg", ".jpeg", ".png"}
+_SOLUTION = "LOC_val_solution.csv"
+"""Kaggle's list of the validation images' classes: ImageId, and a string that begins with the wnid."""
 
 
-def name_row(opened: Opened, some: ImageClass, name: str, read: Callable[[], bytes]) -> Row:
-    """The row that asks what an image of a class shows. `name` is unique in the set."""
-    picture = opened.pictures.add(name, read)
+def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
+    """The row that asks what an image shows.
+
+    Args:
+        opened: takes the image.
+        raw: its class, its name (unique in the set) and what reads its bytes.
+    """
+    some, name, read = raw
     return {
         "prompt": PROMPT,
         "answer": json.dumps(some.word),
         "target": some.word,
         "cluster": name,
-        "images": [picture.index],
+        "images": [opened.pictures.add(name, read).index],
         "class": some.wnid,
         "seen": some.trained,
     }
 
 
-def class_folders(
-    opened: Opened, folder: Path, wanted: list[ImageClass]
-) -> Iterator[tuple[ImageClass, Path]]:
-    """The folder of each class, by its wnid.
-
-    Raises:
-        HarnessError: some are not there, and not any number of rows is enough.
-    """
-    missing = [some.wnid for some in wanted if not (folder / some.wnid).is_dir()]
-    if missing and (not opened.any_count or len(missing) == len(wanted)):
-        named = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        raise HarnessError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} class folders: {named}",
-            "Each class is a folder named by its wnid, with its images inside",
-        )
-    for some in wanted:
-        if some.wnid not in missing:
-            yield some, folder / some.wnid
-
-
-def class_images(folder: Path) -> list[Path]:
-    """The image files of a class's folder, sorted."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-
-
-def _folder_rows(opened: Opened, folder: Path, wanted: list[ImageClass]) -> Iterator[Entry]:
-    for some, place in class_folders(opened, folder, wanted):
-        for path in class_images(place):
-            yield Entry(str(path), (some, f"{some.wnid}/{path.name}", path.read_bytes))
-
-
-def _below(folder: Path, *names: str) -> Path:
-    """The first of some folders below another that is there, else that one."""
+def below(folder: Path, *names: str) -> Path:
+    """The first of some folders below another that is there, else that folder itself."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
-def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - class, name, read
-    return name_row(opened, *raw)
+def class_folders(
+    opened: Opened, folder: Path, wanted: Iterable[ImageClass]
+) -> Iterator[tuple[ImageClass, list[Path]]]:
+    """Each class and its image files, sorted by name.
+
+    Raises:
+        HarnessError: folders are not there, and not any number of rows is enough.
+    """
+    all_of_them = list(wanted)
+    missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
+    if missing and (not opened.any_count or len(missing) == len(all_of_them)):
+        named = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise HarnessError(
+            f"{folder} lacks {len(missing)} of {len(all_of_them)} class folders: {named}",
+            "Each class is a folder named by its wnid; --any-count takes what is there",
+        )
+    for some in all_of_them:
+        if some.wnid not in missing:
+            files = (folder / some.wnid).iterdir()
+            yield some, sorted(path for path in files if path.suffix.lower() in _EXTENSIONS)
 
 
-def _rendition_entries(opened: Opened) -> Iterator[Entry]:
+def image_entry(some: ImageClass, path: Path) -> Entry:
+    """An image file of a class."""
+    return Entry(str(path), (some, f"{some.wnid}/{path.name}", read_file(path)))
+
+
+def _foldered(opened: Opened, folder: Path, wanted: Iterable[ImageClass]) -> Iterator[Entry]:
+    for some, files in class_folders(opened, folder, wanted):
+        for path in files:
+            yield image_entry(some, path)
+
+
+def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
+    """Validation images that lie in one folder, by the list of their classes."""
+    opened.inputs[solution.name] = solution
+    wanted = classes.trained()
+    for line in solution.read_text(encoding="utf-8").splitlines()[1:]:
+        name, _, boxes = line.partition(",")
+        some = wanted.get(boxes.strip().split(" ")[0])
+        if some is not None:
+            yield image_entry(some, folder / f"{name}.JPEG")
+
+
+def _val_entries(opened: Opened) -> Iterator[Entry]:
+    wanted = classes.trained()
+    if opened.folder is None or tables.holds_tables(opened.folder):
+        by_label = {some.label: some for some in wanted.values()}
+        only = ("label", list(by_label))
+        for number, (where, raw) in enumerate(tables.rows(opened, VAL, ("image", "label"), only)):
+            name = (raw["image"] or {}).get("path") or str(number)
+            some = by_label[raw["label"]]
+            yield Entry(where, (some, f"{some.wnid}/{name}", tables.image_bytes(raw["image"])))
+        return
+    folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
+    if any(folder.glob("ILSVRC2012_val_*.JPEG")):
+        solution = next(
+            (up / _SOLUTION for up in (opened.folder, folder) if (up / _SOLUTION).is_file()), None
+        )
+        if solution is None:
+            raise HarnessError(
+                f"{folder} has no class folders, and {opened.folder / _SOLUTION} is not there",
+                f"Put Kaggle's {_SOLUTION} beside it, or sort the images into folders named by wnid",
+            )
+        yield from _flat(opened, folder, solution)
+        return
+    yield from _foldered(opened, folder, wanted.values())
+
+
+def _renditions(opened: Opened) -> Iterator[Entry]:
     wanted = {wnid: some for wnid, some in classes.table().items() if some.renditions}
     if opened.folder is not None and not tables.holds_tables(opened.folder):
-        yield from _folder_rows(opened, _below(opened.folder, "imagenet-r", "images"), list(wanted.values()))
+        yield from _foldered(opened, below(opened.folder, "imagenet-r", "images"), wanted.values())
         return
-    for number, (where, raw) in enumerate(tables.rows(opened, _R, ("image", "wnid"))):
-        if raw["wnid"] in wanted:
-            image = tables.image_bytes(raw["image"])
-            yield Entry(where, (wanted[raw["wnid"]], f"{raw['wnid']}/{number}", image))
+    rows = tables.rows(opened, RENDITIONS, ("image", "wnid"), ("wnid", list(wanted)))
+    for number, (where, raw) in enumerate(rows):
+        name = f"{raw['wnid']}/{number}"
+        yield Entry(where, (wanted[raw["wnid"]], name, tables.image_bytes(raw["image"])))
 
 
-RENDITIONS = Source(
-    task="dcsft_imagenet_r",
-    version=1,
-    count=10_741,
-    columns=COLUMNS,
-    entries=_rendition_entries,
-    row=_row,
-    hub=_R,
-    needs="--source is the unpacked imagenet-r folder, or a download of axiong/imagenet-r",
-    get="The archive is at github.com/hendrycks/imagenet-r",
-    tally=("class", {some.wnid: some.renditions for some in classes.table().values() if some.renditions}),
+def _adversarial(opened: Opened) -> Iterator[Entry]:
+    wanted = {wnid: some for wnid, some in classes.table().items() if some.adversarial}
+    if opened.folder is not None and not tables.holds_tables(opened.folder):
+        yield from _foldered(opened, below(opened.folder, "imagenet-a", "images"), wanted.values())
+        return
+    number = 0
+    for table in tables.tables(opened, ADVERSARIAL, ("image", "label")):
+        names = _label_names(table)
+        labels = [at for at, name in enumerate(names) if name in wanted]
+        for where, raw in tables.entries(table, ("image", "label"), ("label", labels)):
+            some = wanted[names[raw["label"]]]
+            yield Entry(where, (some, f"{some.wnid}/{number}", tables.image_bytes(raw["image"])))
+            number += 1
+
+
+def _label_names(table: tables.Table) -> list[str]:
+    """The wnids that ImageNet-A's labels stand for, which are the names of its ClassLabel column."""
+    names: list[str] = getattr(table.features["label"], "names", None) or []
+    if not all(name.startswith("n") and name[1:].isdigit() for name in names) or not names:
+        raise HarnessError(
+            f"{table.name}: the names of the column label are not wnids: {names[:3]}",
+            f"This is not {ADVERSARIAL.path} as it is now: download it again",
+        )
+    return names
+
+
+def _source(task: str, count: int, **more: Any) -> Source:  # noqa: ANN401 - Source's other fields
+    return Source(task=task, version=1, count=count, columns=COLUMNS, row=row, **more)
+
+
+SOURCES = (
+    _source(
+        "dcsft_imagenet",
+        5_000,
+        entries=_val_entries,
+        hub=VAL,
+        needs="--source is ImageNet's folder with val/ in it (sorted by wnid, or flat beside"
+        f" {_SOLUTION}), or a download of {VAL.path}",
+        get="It is at image-net.org and, gated, on the hub",
+        tally=("class", {wnid: 50 for wnid in classes.trained()}),
+    ),
+    _source(
+        "dcsft_imagenet_r",
+        10_741,
+        entries=_renditions,
+        hub=RENDITIONS,
+        needs=f"--source is the unpacked imagenet-r folder, or a download of {RENDITIONS.path}",
+        get="The archive is at github.com/hendrycks/imagenet-r",
+        tally=("class", {some.wnid: some.renditions for some in classes.table().values() if some.renditions}),
+    ),
+    _source(
+        "dcsft_imagenet_a",
+        3_015,
+        entries=_adversarial,
+        hub=ADVERSARIAL,
+        needs=f"--source is the unpacked imagenet-a folder, or a download of {ADVERSARIAL.path}",
+        get="The archive is at github.com/hendrycks/natural-adv-examples",
+        tally=(
+            "class",
+            {some.wnid: some.adversarial for some in classes.table().values() if some.adversarial},
+        ),
+    ),
 )
-
-SOURCES = (RENDITIONS,)

@@ -1,10 +1,10 @@
 """Every source by the task that it is for, and the tasks that ask a part of one."""
 
 from dcsft_harness.errors import unknown_name
-from dcsft_harness.sources import imagenet
+from dcsft_harness.sources import imagenet, imagenet_train
 from dcsft_harness.sources.source import Source, View
 
-SOURCES: dict[str, Source] = {source.task: source for module in (imagenet,) for source in module.SOURCES}
+SOURCES: dict[str, Source] = {source.task: source for source in (*imagenet.SOURCES, *imagenet_train.SOURCES)}
 VIEWS: dict[str, View] = {}
 
 

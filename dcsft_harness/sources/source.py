@@ -1,9 +1,11 @@
 """What the suite knows of one published data set, and what reading it goes through."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from dcsft_harness.errors import HarnessError
 
 Row = dict[str, Any]
 """One row of a task: the columns of `STANDING` and of the source's own `columns`."""
@@ -94,6 +96,25 @@ class Entry(NamedTuple):
     raw: Any
 
 
+def read_file(path: Path) -> Callable[[], bytes]:
+    """Reads a file when it is called.
+
+    Raises, then:
+        HarnessError: the file is not there, or cannot be read.
+    """
+
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise HarnessError(
+                f"{path} cannot be read ({error.strerror})",
+                "Complete the source, or leave the row out with --on-error skip",
+            ) from error
+
+    return read
+
+
 @dataclass(frozen=True)
 class Source:
     """One published data set and how its rows become a task's.
@@ -147,6 +168,3 @@ class View:
     column: str
     values: tuple[str, ...]
     count: int | None
-
-
-RowIterator = Iterator[tuple[str, Row]]

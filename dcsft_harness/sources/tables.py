@@ -11,6 +11,8 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources.source import Entry, Hub, Opened
 
+Only = tuple[str, Sequence[Any]] | None
+
 _BATCH = 32
 """Rows read at once: with pictures of a megabyte this is what reading costs in memory."""
 
@@ -30,23 +32,36 @@ class Table:
     batches: Iterator[Any]
 
 
-def rows(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Entry]:
+def rows(opened: Opened, hub: Hub, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
     """Every published row, in order; its raw form is a dictionary of the columns, and no others.
+
+    Args:
+        opened: what is being read.
+        hub: where it is published.
+        columns: those that are read; each must be there.
+        only: a column and the values of it that count; other rows are passed over unread.
 
     Raises:
         HarnessError: the data cannot be had, a file is damaged, or a column is missing.
     """
     for table in tables(opened, hub, columns):
-        yield from entries(table, columns)
+        yield from entries(table, columns, only)
 
 
-def entries(table: Table, columns: Sequence[str]) -> Iterator[Entry]:
-    """The rows of one table."""
-    number = 0
+def entries(table: Table, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
+    """The rows of one table; see `rows`."""
+    start = 0
     for batch in table.batches:
-        for raw in batch.select(list(columns)).to_pylist():
-            yield Entry(f"{table.name}, row {number}", raw)
-            number += 1
+        if only is None:
+            places = list(range(batch.num_rows))
+        else:
+            places = [
+                at for at, value in enumerate(batch.column(only[0]).to_pylist()) if value in set(only[1])
+            ]
+        chosen = batch.select(list(columns)).take(places) if places else batch.slice(0, 0)
+        for place, raw in zip(places, chosen.to_pylist(), strict=True):
+            yield Entry(f"{table.name}, row {start + place}", raw)
+        start += batch.num_rows
 
 
 def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
@@ -114,7 +129,7 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
 
 
 def parquet_files(folder: Path, hub: Hub) -> list[Path]:
-    """The Parquet files of a split below a folder, by the hub's names: `split-*.parquet`, `split/*.parquet`."""
+    """The Parquet files of a split below a folder: `split-*.parquet` or `split/*.parquet`."""
     configs = {hub.config} if isinstance(hub.config, str) else set(hub.config or ())
     found = []
     for path in sorted(folder.rglob("*.parquet")):
