@@ -5,10 +5,12 @@ Every picture has pixels of its own, so that no two items are the same.
 
 import io
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
 
 SEEN, UNSEEN = "n01498041", "n01514859"
@@ -135,3 +137,182 @@ def paper_list(folder: Path, stem: str, images: list[tuple[str, str]], grpo=Fals
     path = folder / f"{stem}.json"
     path.write_text(json.dumps(rows))
     return path
+
+
+def vlm_r1_row(number, size=(64, 48), dataset="refcoco", plus_one=True):
+    """A row of VLM-R1's rec_jsons_processed; a solution ends one pixel further than COCO's box."""
+    x, y, w, h = 4.0 + number % 30, 6.0, 20.5, 16.25
+    box = [x, y, x + w + plus_one, y + h + plus_one]
+    return {
+        "height": size[1],
+        "width": size[0],
+        "id": number,
+        "dataset_name": dataset,
+        "bbox_list": [[x, y, x + w, y + h]],
+        "text_type": "caption",
+        "image": f"train2014/COCO_train2014_{number // 2:012}.jpg",
+        "problem": "Please provide the bounding box coordinate of the region this sentence describes:"
+        f" the cat number {number}.",
+        "normal_caption": f"the cat number {number}",
+        "solution": box,
+        "normalized_solution": [round(1000 * value / size[at % 2]) for at, value in enumerate(box)],
+    }
+
+
+def coco(folder: Path, count: int, size=(64, 48)) -> Path:
+    """COCO's train2014, unpacked."""
+    for number in range(count):
+        path = folder / "train2014" / f"COCO_train2014_{number:012}.jpg"
+        put(path, encoded(5000 + number, size))
+    return folder
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    """A zip archive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def refcoco_val(folder: Path, rows=6, packed=False) -> Path:
+    """VLM-R1's refcoco_val.json and COCO's images, unpacked or in the archives as downloaded."""
+    text = json.dumps([vlm_r1_row(number) for number in range(rows)], indent=1).encode()
+    names = [f"train2014/COCO_train2014_{number:012}.jpg" for number in range((rows + 1) // 2)]
+    if packed:
+        zipped(folder / "rec_jsons_processed.zip", {"rec_jsons_processed/refcoco_val.json": text})
+        images = {name: encoded(5000 + at, (64, 48)) for at, name in enumerate(names)}
+        zipped(folder / "train2014.zip", images)
+        return folder
+    put(folder / "rec_jsons_processed" / "refcoco_val.json", text)
+    return coco(folder, len(names))
+
+
+def refcoco_train(folder: Path, rows=40, lines=True, doubled=True) -> Path:
+    """VLM-R1's training rows, as JSON Lines with conversations or as a list; the first of them twice."""
+    made = [vlm_r1_row(number % rows) for number in range(rows + doubled)]
+    if lines:
+        turned = [
+            {
+                "id": row["id"],
+                "image": row["image"],
+                "conversations": [
+                    {"from": "human", "value": f"<image>{row['problem']}"},
+                    {"from": "gpt", "value": json.dumps(row["solution"])},
+                ],
+            }
+            for row in made
+        ]
+        text = "\n".join(json.dumps(row) for row in turned) + "\n"
+        put(folder / "rec_jsons_processed" / "refcoco_train.jsonl", text.encode())
+    else:
+        put(folder / "rec_jsons_processed" / "refcoco_train.json", json.dumps(made).encode())
+    return coco(folder, (rows + 1) // 2)
+
+
+def lisa(folder: Path) -> Path:
+    """LISA-Grounding: relative image names, no sizes in the rows, images larger than COCO's."""
+    rows = [
+        {
+            "image": f"lisa_{number}.jpg",
+            "problem": "Please provide the bounding box coordinate of the region this sentence describes:"
+            f" what one would sit on, number {number}.",
+            "solution": [10.0, 20.0, 60.0 + number, 70.0],
+        }
+        for number in range(4)
+    ]
+    put(folder / "lisa_test.json", json.dumps(rows).encode())
+    images = {f"lisa_test/lisa_{number}.jpg": encoded(7000 + number, (90, 80)) for number in range(4)}
+    zipped(folder / "lisa_test.zip", images)
+    return folder
+
+
+def refcoco_hub(folder: Path, split="testA") -> Path:
+    """A download of lmms-lab-encoder/RefCOCO: a row is an object with several expressions, boxes are xywh."""
+    rows = [
+        {
+            "question_id": str(number),
+            "image": {"bytes": encoded(6000 + number // 2, (64, 48)), "path": None},
+            "question": "Provide a short description for this region.",
+            "answer": [f"man {number}", f"guy {number} on the left"][: 1 + number % 2],
+            "segmentation": [1.0, 2.0, 3.0, 4.0],
+            "bbox": [5.0 + number, 6.0, 20.0, 16.0],
+            "iscrowd": 0,
+            "file_name": f"COCO_train2014_{number // 2:012}_{number}.jpg",
+        }
+        for number in range(4)
+    ]
+    text, numbers = Value("string"), List(Value("float32"))
+    features = {
+        "question_id": text,
+        "image": Image(),
+        "question": text,
+        "answer": List(text),
+        "segmentation": numbers,
+        "bbox": numbers,
+        "iscrowd": Value("int8"),
+        "file_name": text,
+    }
+    return parquet(folder / "data" / f"{split}-00000-of-00001.parquet", rows, features)
+
+
+def ref_l4_rows():
+    """Six rows on three images, one of them Objects365's; sizes by the box: small, medium and large."""
+    boxes = [[10.5, 20.0, 100.0, 90.0], [5.0, 6.0, 160.0, 150.0], [0.0, 0.0, 300.0, 280.0]]
+    names = ["COCO_train2014_000000000001.jpg", "COCO_train2014_000000000002.jpg", "objects365_v1_7.jpg"]
+    kinds = ["refcoco_1", "refcoco_37", "o365_1"]
+    return [
+        {
+            "id": number,
+            "caption": f"A long expression, number {number}, of the thing that stands beside another.",
+            "bbox": boxes[number % 3],
+            "bbox_area": boxes[number % 3][2] * boxes[number % 3][3],
+            "bbox_id": number,
+            "ori_category_id": kinds[number % 3],
+            "image_id": number % 3,
+            "height": 300,
+            "width": 320,
+            "file_name": names[number % 3],
+            "is_rewrite": number > 2,
+            "split": "val" if number < 2 else "test",
+        }
+        for number in range(6)
+    ]
+
+
+def ref_l4(folder: Path, rows=None, unpacked=False, leave_out=()) -> Path:
+    """A download of JierunChen/Ref-L4: two Parquet files without images, and the archive of these."""
+    made = ref_l4_rows() if rows is None else rows
+    number, text, real = Value("int64"), Value("string"), Value("float64")
+    features = {
+        "id": number,
+        "caption": text,
+        "bbox": List(real),
+        "bbox_area": real,
+        "bbox_id": number,
+        "ori_category_id": text,
+        "image_id": number,
+        "height": number,
+        "width": number,
+        "file_name": text,
+        "is_rewrite": Value("bool"),
+        "split": text,
+    }
+    for split in ("val", "test"):
+        parquet(folder / f"ref-l4-{split}.parquet", [row for row in made if row["split"] == split], features)
+    images = {
+        name: encoded(8000 + at, (320, 300))
+        for at, name in enumerate(dict.fromkeys(row["file_name"] for row in ref_l4_rows()))
+        if name not in leave_out
+    }
+    if unpacked:
+        for name, data in images.items():
+            put(folder / "images" / name, data)
+        return folder
+    with tarfile.open(folder / "images.tar.gz", "w:gz") as archive:
+        for name, data in images.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return folder

@@ -1,4 +1,4 @@
-"""The pictures of a prepared folder: each written once, as published, however many rows ask about it."""
+"""The pictures of a prepared folder: each written once, as published, however many rows or names it has."""
 
 import hashlib
 import io
@@ -50,7 +50,7 @@ class Writer:
 
 
 class Album:
-    """Collects pictures by name; those of a row that turns out to be bad are forgotten again."""
+    """Collects pictures by name and content; those of a row that turns out to be bad are forgotten again."""
 
     def __init__(self, path: Path) -> None:
         """Begins the file of pictures."""
@@ -61,6 +61,8 @@ class Album:
         self._writer = Writer(path, features)
         self._known: dict[str, Picture] = {}
         self._new: dict[str, bytes] = {}
+        self._named: list[str] = []
+        self._by_content: dict[bytes, Picture] = {}
         self.content = hashlib.sha256()
 
     def add(self, name: str, read: Callable[[], bytes]) -> Picture:
@@ -68,10 +70,14 @@ class Album:
         if name in self._known:
             return self._known[name]
         data = read()
-        width, height = _size(name, data)
-        picture = Picture(self._writer.count + len(self._new), width, height)
-        self._known[name], self._new[name] = picture, data
-        return picture
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._by_content:
+            width, height = _size(name, data)
+            self._by_content[digest] = Picture(self._writer.count + len(self._new), width, height)
+            self._new[name] = data
+        self._known[name] = self._by_content[digest]
+        self._named.append(name)
+        return self._known[name]
 
     def keep(self) -> None:
         """Writes the pictures that came with the row just made."""
@@ -81,13 +87,15 @@ class Album:
             row = {"name": name, "image": image, "width": known.width, "height": known.height}
             self._writer.write(row, len(data))
             self.content.update(hashlib.sha256(data).digest())
-        self._new = {}
+        self._new, self._named = {}, []
 
     def forget(self) -> None:
         """Leaves out the pictures that came with the row just made."""
-        for name in self._new:
+        for name in self._named:
             del self._known[name]
-        self._new = {}
+        for data in self._new.values():
+            del self._by_content[hashlib.sha256(data).digest()]
+        self._new, self._named = {}, []
 
     def close(self) -> int:
         """Finishes the file; returns how many pictures it has."""

@@ -144,6 +144,7 @@ def _source(task: str) -> Source:
         columns=COLUMNS,
         entries=lambda opened: _entries(task, opened),
         row=_row,
+        distinct=True,
         needs=_NEEDS,
         get="ImageNet is at image-net.org; the lists come with the paper's code (arXiv 2602.10815)",
         tally=("class", {wnid: EACH[task] for wnid in classes.trained()}),

@@ -53,7 +53,11 @@ def prepare(
     _refuse(source, folder)
     output = prepared.folder_of(task)
     output.parent.mkdir(parents=True, exist_ok=True)
-    manifest.refuse_occupied(output)
+    if (output / manifest.NAME).is_file():
+        raise HarnessError(
+            f"{source.task} is prepared already, in {output}",
+            "Remove that folder to prepare it again, or name another --data-root",
+        )
     config = {
         "task": source.task,
         "version": source.version,
@@ -110,6 +114,7 @@ class _Making:
         self.skipped: list[tuple[str, str]] = []
         self.values: Counter[str] = Counter()
         self.content = hashlib.sha256()
+        self._seen: dict[str, str] = {}
 
     def write(self, folder: Path) -> None:
         """Writes the rows in their seeded order, and what was skipped."""
@@ -136,7 +141,7 @@ class _Making:
     def _made(self) -> Iterator[Row]:
         for entry in self.source.entries(self.opened):
             row = self._row(entry)
-            if row is None:
+            if row is None or self._doubled(entry, row):
                 self.album.forget()
                 continue
             self.album.keep()
@@ -147,6 +152,17 @@ class _Making:
             self.content.update(manifest.json_sha256(row).encode())
             self.progress(self.rows, self.source.count or self.rows)
             yield row
+
+    def _doubled(self, entry: Entry, row: Row) -> bool:
+        """Whether the row is an earlier one again, where that counts."""
+        if not self.source.distinct:
+            return False
+        key = manifest.json_sha256([row[name] for name in ("prompt", "answer", "images")])
+        if key not in self._seen:
+            self._seen[key] = entry.where
+            return False
+        self.skipped.append((entry.where, f"the same item as {self._seen[key]}"))
+        return True
 
     def _row(self, entry: Entry) -> Row | None:
         try:

@@ -1,11 +1,13 @@
 """Every source by the task that it is for, and the tasks that ask a part of one."""
 
 from dcsft_harness.errors import unknown_name
-from dcsft_harness.sources import imagenet, imagenet_train
+from dcsft_harness.sources import imagenet, imagenet_train, ref_l4, refcoco, vlm_r1
 from dcsft_harness.sources.source import Source, View
 
-SOURCES: dict[str, Source] = {source.task: source for source in (*imagenet.SOURCES, *imagenet_train.SOURCES)}
-VIEWS: dict[str, View] = {}
+_MODULES = (imagenet, imagenet_train, vlm_r1, refcoco, ref_l4)
+
+SOURCES: dict[str, Source] = {source.task: source for module in _MODULES for source in module.SOURCES}
+VIEWS: dict[str, View] = {view.task: view for module in _MODULES for view in getattr(module, "VIEWS", ())}
 
 
 def source_of(task: str) -> Source:

@@ -55,12 +55,14 @@ class Hub:
         split: the split with the rows.
         config: the configuration; None is the default one. A tuple: all of them, one after another.
         gated: whether its terms have to be accepted on the hub first.
+        files: files that `load_dataset` does not read; with them, `split` is not loaded.
     """
 
     path: str
     split: str
     config: str | tuple[str, ...] | None = None
     gated: bool = False
+    files: tuple[str, ...] = ()
 
 
 @dataclass
@@ -132,6 +134,8 @@ class Source:
         hub: where `load_dataset` gets it; None if it cannot.
         needs: what `--source` must hold, in a line.
         get: how to get that, in a line.
+        distinct: whether equal items are one: in what is trained on, joins go by content, while an
+            evaluation has as many rows as were published.
         tally: a column, and how many rows each of its values has; a shortfall is named by it.
     """
 
@@ -144,6 +148,7 @@ class Source:
     needs: str
     get: str
     hub: Hub | None = None
+    distinct: bool = False
     tally: tuple[str, Mapping[str, int]] | None = None
 
     def command(self) -> str:

@@ -90,6 +90,20 @@ def _from_hub(hub: Hub) -> Iterator[Table]:
         yield Table(name, data.features, data.with_format("arrow").iter(batch_size=_BATCH))
 
 
+def fetch(hub: Hub) -> Path:
+    """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
+
+    Raises:
+        HarnessError: they cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub.path, repo_type="dataset", allow_patterns=list(hub.files)))
+    except Exception as error:  # noqa: BLE001 - as for `load_dataset`
+        raise _unreachable(hub, error) from error
+
+
 def _unreachable(hub: Hub, error: Exception) -> HarnessError:
     said = " ".join(str(error).split())[:200]
     if hub.gated or "gated" in said.lower():
@@ -129,14 +143,15 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
 
 
 def parquet_files(folder: Path, hub: Hub) -> list[Path]:
-    """The Parquet files of a split below a folder: `split-*.parquet` or `split/*.parquet`."""
+    """The Parquet files of a split below a folder: split-*.parquet, *-split.parquet, split/*.parquet."""
     configs = {hub.config} if isinstance(hub.config, str) else set(hub.config or ())
     found = []
     for path in sorted(folder.rglob("*.parquet")):
         parts = path.relative_to(folder).parts
         if configs and len(parts) > 1 and not configs & set(parts[:-1]) and "data" not in parts[:-1]:
             continue
-        named = path.stem == hub.split or path.stem.startswith(f"{hub.split}-")
+        stem = path.stem
+        named = stem == hub.split or stem.startswith(f"{hub.split}-") or stem.endswith(f"-{hub.split}")
         if named or hub.split in parts[:-1]:
             found.append(path)
     return found
