@@ -10,8 +10,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, disable_progress_bars
 from PIL import Image as Pictures
+
+disable_progress_bars()
 
 SEEN, UNSEEN = "n01498041", "n01514859"
 """A class of ImageNet-R that the pool has (stingray), and one that it has not (hen)."""

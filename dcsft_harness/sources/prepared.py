@@ -33,6 +33,11 @@ def folder_of(task: str) -> Path:
     return root() / registry.source_of(task).task
 
 
+def exists(task: str) -> bool:
+    """Whether a task's data is prepared, in whichever version."""
+    return (folder_of(task) / manifest.NAME).is_file()
+
+
 def describe(task: str) -> manifest.Manifest:
     """The manifest of a task's prepared folder.
 
@@ -40,7 +45,7 @@ def describe(task: str) -> manifest.Manifest:
         HarnessError: it is not there, or was prepared by another version of the suite.
     """
     source, folder = registry.source_of(task), folder_of(task)
-    if not (folder / manifest.NAME).is_file():
+    if not exists(task):
         raise HarnessError(
             f"the data of {task} is not prepared: {folder} does not exist",
             f"Run `{source.command()}`. {source.needs}. {source.get}",
