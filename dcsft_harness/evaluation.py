@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import harness, manifest, ranks, records
+from dcsft_harness.sources import prepared
 
 SCORES = "scores.parquet"
 
@@ -137,6 +138,7 @@ def _summary(
         else None,
         "unscored": len(scores) - len(scored),
         "limit": limit,
+        "data": prepared.told(task.config.task),
         "generation": task.config.generation_kwargs,
         "prompt_sha256": manifest.json_sha256([item.prompt for item in ordered]),
         "items_sha256": manifest.json_sha256([item.item_id for item in ordered]),

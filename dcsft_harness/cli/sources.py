@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from dcsft_harness.cli.running import run_stage
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -65,6 +67,24 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
             say=lambda text: click.echo(f"data prepare: {text}", err=True),
         )
     bar.closing("data prepare", _said(notes), clock, prepared.folder_of(task))
+
+
+@data.command()
+@click.argument("pool")
+@click.argument("tasks", nargs=-1, required=True)
+@data_root
+@click.option(
+    "--distance", type=int, help="Bits that near copies' hashes may differ in, 0 to 16.  [default: 4]"
+)
+@click.option("--output", type=FOLDER, required=True)
+def overlap(pool: str, tasks: tuple[str, ...], distance: int | None, output: Path) -> None:
+    """Find images of POOL that TASKS evaluate on, exactly or nearly.
+
+    \b
+    dcsft data overlap dcsft_refcoco_pool dcsft_ref_l4 dcsft_lisa --output overlap
+    dcsft curate labels --keep easy,medium --exclude overlap --output curated
+    """  # noqa: D301 - click reads the \b
+    run_stage("data overlap", output, {"pool": pool, "tasks": list(tasks), "distance": distance})
 
 
 def _said(notes: Mapping[str, Any]) -> str:

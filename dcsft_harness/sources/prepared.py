@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ KIND = "prepared data"
 ROWS = "rows"
 ALBUM = "images.arrow"
 VARIABLE = "DCSFT_DATA"
+ROLE = "data of "
+"""Begins the role of prepared data among an artefact's inputs."""
 
 
 def root() -> Path:
@@ -60,6 +63,27 @@ def describe(task: str) -> manifest.Manifest:
     return found
 
 
+def inputs(tasks: Iterable[str]) -> dict[str, Path]:
+    """Role -> the prepared folder of each task that reads one, as inputs of an artefact."""
+    return {f"{ROLE}{task}": folder_of(task) for task in tasks if registry.has_source(task) and exists(task)}
+
+
+def told(task: str) -> dict[str, Any] | None:
+    """What a result should say of a task's prepared data; None where it reads none.
+
+    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known.
+    """
+    if not (registry.has_source(task) and exists(task)):
+        return None
+    found = manifest.read(folder_of(task), KIND)
+    return {
+        "rows": found.notes["rows"],
+        "published": found.config["published"],
+        "skipped": found.notes["skipped"],
+        "chosen": found.notes.get("chosen"),
+    }
+
+
 def load(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
     """A task's rows as a `datasets.Dataset`, in the order in which they are asked.
 
@@ -101,6 +125,11 @@ def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
     from PIL import Image
 
     return Image.open(io.BytesIO(encoded(task, index)))
+
+
+def name(task: str, index: int) -> str:
+    """One picture's name in what was published."""
+    return str(album(task)[index : index + 1]["name"][0].as_py())
 
 
 def encoded(task: str, index: int) -> bytes:
