@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from dcsft_harness.cli.running import run_stage
+from dcsft_harness.cli.sources import data_root
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -47,6 +48,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--actors", type=int, help="With --engine ray: how many; default one a GPU, or a CPU without GPUs."
 )
+@data_root
 @click.option("--output", type=FOLDER, required=True)
 def sample(output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Sample G responses per item of a pool: pool -> rollouts.

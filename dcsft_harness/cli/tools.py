@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from dcsft_harness.cli.sources import data_root
 from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -57,6 +58,7 @@ def tasks_list() -> None:
 
 @tasks.command("check")
 @click.argument("names", nargs=-1)
+@data_root
 def tasks_check(names: tuple[str, ...]) -> None:
     """Load every task (or those named) with its data, without a model."""
     from dcsft_harness import harness

@@ -1,0 +1,173 @@
+"""Published rows from the hub, or from what was downloaded of it: a Parquet folder, or a `datasets` folder.
+
+Pictures stay encoded: a column of type Image gives {"bytes": ..., "path": ...}.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sources.source import Entry, Hub, Opened
+
+_BATCH = 32
+"""Rows read at once: with pictures of a megabyte this is what reading costs in memory."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file or split of published rows.
+
+    Attributes:
+        name: what messages call it.
+        features: the `datasets.Features`, ClassLabel names among them.
+        batches: its rows as Arrow tables of a few rows each.
+    """
+
+    name: str
+    features: Any
+    batches: Iterator[Any]
+
+
+def rows(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Entry]:
+    """Every published row, in order; its raw form is a dictionary of the columns, and no others.
+
+    Raises:
+        HarnessError: the data cannot be had, a file is damaged, or a column is missing.
+    """
+    for table in tables(opened, hub, columns):
+        yield from entries(table, columns)
+
+
+def entries(table: Table, columns: Sequence[str]) -> Iterator[Entry]:
+    """The rows of one table."""
+    number = 0
+    for batch in table.batches:
+        for raw in batch.select(list(columns)).to_pylist():
+            yield Entry(f"{table.name}, row {number}", raw)
+            number += 1
+
+
+def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
+    """The files or configurations that the rows come in; see `rows`."""
+    found = _from_hub(hub) if opened.folder is None else _from_folder(opened, opened.folder, hub)
+    for table in found:
+        missing = [name for name in columns if name not in table.features]
+        if missing:
+            raise HarnessError(
+                f"{table.name} has no column {', '.join(missing)}; it has {', '.join(table.features)}",
+                f"This is not {hub.path} as it is now: download it again",
+            )
+        yield table
+
+
+def _from_hub(hub: Hub) -> Iterator[Table]:
+    from datasets import load_dataset
+
+    configs = hub.config if isinstance(hub.config, tuple) else (hub.config,)
+    for config in configs:
+        try:
+            data = load_dataset(hub.path, config, split=hub.split)
+        except Exception as error:  # noqa: BLE001 - the hub's client has a dozen kinds of refusal
+            raise _unreachable(hub, error) from error
+        name = f"{hub.path}{f' ({config})' if config else ''}, split {hub.split}"
+        yield Table(name, data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _unreachable(hub: Hub, error: Exception) -> HarnessError:
+    said = " ".join(str(error).split())[:200]
+    if hub.gated or "gated" in said.lower():
+        return HarnessError(
+            f"{hub.path} is gated on the hub and was not given: {type(error).__name__}: {said}",
+            f"Accept its terms on the page of {hub.path}, log in with `hf auth login`, and run this again; or"
+            " give what you hold already with --source DIR",
+        )
+    return HarnessError(
+        f"{hub.path} cannot be loaded from the hub: {type(error).__name__}: {said}",
+        "Run this where the hub can be reached; or download the repository and give --source DIR",
+    )
+
+
+def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
+    saved = [path for path in (folder / hub.split, folder) if (path / "dataset_info.json").is_file()]
+    if saved:
+        from datasets import load_from_disk
+
+        data = load_from_disk(str(saved[0]))
+        yield Table(str(saved[0]), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+        return
+    files = parquet_files(folder, hub)
+    if not files:
+        configs = (
+            ""
+            if hub.config is None
+            else f" of {hub.config if isinstance(hub.config, str) else 'its configurations'}"
+        )
+        raise HarnessError(
+            f"--source {folder} has no Parquet file of the split {hub.split!r}{configs}",
+            f"Give the folder that `hf download --repo-type dataset {hub.path} --local-dir DIR` fills",
+        )
+    for path in files:
+        opened.inputs[str(path.relative_to(folder))] = path
+        yield _parquet(path)
+
+
+def parquet_files(folder: Path, hub: Hub) -> list[Path]:
+    """The Parquet files of a split below a folder, by the hub's names: `split-*.parquet`, `split/*.parquet`."""
+    configs = {hub.config} if isinstance(hub.config, str) else set(hub.config or ())
+    found = []
+    for path in sorted(folder.rglob("*.parquet")):
+        parts = path.relative_to(folder).parts
+        if configs and len(parts) > 1 and not configs & set(parts[:-1]) and "data" not in parts[:-1]:
+            continue
+        named = path.stem == hub.split or path.stem.startswith(f"{hub.split}-")
+        if named or hub.split in parts[:-1]:
+            found.append(path)
+    return found
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    try:
+        file = pq.ParquetFile(path)
+        features = Features.from_arrow_schema(file.schema_arrow)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+    def batches() -> Iterator[Any]:
+        try:
+            yield from file.iter_batches(batch_size=_BATCH)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from error
+
+    return Table(str(path), features, batches())
+
+
+def _damaged(path: Path, error: Exception) -> HarnessError:
+    return HarnessError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "Download it again")
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is a download of a hub repository or a `datasets` folder."""
+    saved = ("dataset_info.json", "dataset_dict.json", "state.json")
+    return any((folder / name).is_file() for name in saved) or any(folder.rglob("*.parquet"))
+
+
+def image_bytes(image: Any) -> Callable[[], bytes]:  # noqa: ANN401 - what an Image column holds
+    """Reads the bytes of an undecoded Image column.
+
+    Raises, when it is called:
+        HarnessError: the column holds no bytes.
+    """
+
+    def read() -> bytes:
+        data = image.get("bytes") if isinstance(image, dict) else None
+        if not data:
+            raise HarnessError("there is no image in the row", "Download the data again")
+        return bytes(data)
+
+    return read
