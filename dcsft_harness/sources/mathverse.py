@@ -31,7 +31,8 @@ def _entries(opened: Opened) -> Iterator[Entry]:
 
 
 def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
-    if raw["question_type"] != "multi-choice" or raw["problem_version"] == "Text Only":
+    if raw["question_type"] != "multi-choice":
+        questions.count(opened, questions.FREE_FORM)
         return None
     whole = questions.text(raw, "question_for_eval")
     gold, choices = questions.inline_gold(opened, questions.text(raw, "answer"), options.inside(whole))

@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import questions, tables
-from dcsft_harness.sources.options import lettered
+from dcsft_harness.sources.options import letter
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source
 
 SUBJECTS = (
@@ -34,11 +33,10 @@ def _entries(opened: Opened) -> Iterator[Entry]:
 
 def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
     if not raw["options"]:
+        questions.count(opened, questions.FREE_FORM)
         return None
     choices = [str(option).strip() for option in raw["options"]]
-    gold = lettered(questions.text(raw, "answer"), choices)
-    if not isinstance(gold, str):
-        raise HarnessError(f"the answer {raw['answer']!r} is more than one option", "Download the data again")
+    gold = letter(questions.text(raw, "answer"), choices)
     name, picture = questions.add_picture(opened, raw["decoded_image"])
     return {
         **questions.row(

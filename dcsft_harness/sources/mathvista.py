@@ -46,6 +46,7 @@ def _entries(opened: Opened) -> Iterator[Entry]:
 
 def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
     if raw["question_type"] != "multi_choice":
+        questions.count(opened, questions.FREE_FORM)
         return None
     choices = list(raw["choices"] or ())
     gold = worded(raw["answer"], choices)

@@ -1,8 +1,8 @@
-"""Options and golds of multiple-choice questions, in the forms in which benchmarks publish them.
+r"""Options and golds of multiple-choice questions, in the forms in which benchmarks publish them.
 
     joined("A. 45° B. 60° ;C. 120°; D. No correct answer") -> ["45°", "60°", "120°", "No correct answer"]
-    inside("... is ()\\nChoices:\\nA:40°\\nB:60°")             -> ["40°", "60°"]
-    lettered("(C)", ["1", "2", "3"])                         -> "C"
+    inside("... is ()\nChoices:\nA:40°\nB:60°") -> ["40°", "60°"]
+    lettered("(C)", ["1", "2", "3"]) -> "C"
 
 A list of options is in order, A first; a letter that is left out has an empty text.
 """
@@ -110,10 +110,10 @@ def _between(text: str, marks: Sequence[tuple[int, re.Match[str]]]) -> list[str]
 
 
 def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
-    """A gold that is a letter, bare or in brackets, or else an option's text.
+    r"""A gold that is a letter, bare or in brackets, or else an option's text.
 
     Args:
-        answer: as published: "B", "(B)", "False"; or several letters, "C\\nD".
+        answer: as published: "B", "(B)", "False"; or several letters, "C\nD".
         choices: the options; empty where they are only in the figure.
 
     Returns:
@@ -122,9 +122,9 @@ def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
     Raises:
         HarnessError: the gold is no option.
     """
-    letter = _LETTER.fullmatch(answer)
-    if letter and _holds(letter[1].upper(), choices):
-        return letter[1].upper()
+    bare = _LETTER.fullmatch(answer)
+    if bare and _holds(bare[1].upper(), choices):
+        return bare[1].upper()
     if answer.strip() in choices:
         return LETTERS[choices.index(answer.strip())]
     if _SEVERAL.fullmatch(answer.strip()):
@@ -132,6 +132,18 @@ def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
         if all(_holds(one, choices) for one in letters):
             return letters
     raise _no_option(answer, choices)
+
+
+def letter(answer: str, choices: Sequence[str]) -> str:
+    """The same, where the gold has to be one option.
+
+    Raises:
+        HarnessError: the gold is no option, or several.
+    """
+    gold = lettered(answer, choices)
+    if not isinstance(gold, str):
+        raise HarnessError(f"the answer {answer!r} is more than one option", _MEND)
+    return gold
 
 
 def worded(answer: str, choices: Sequence[str]) -> str:

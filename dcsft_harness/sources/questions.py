@@ -1,4 +1,4 @@
-"""What the six reasoning benchmarks share: a question's text, its pictures, the parts it counts in, its row."""
+"""What the six reasoning benchmarks share: a question's text, pictures, the parts it counts in, its row."""
 
 import hashlib
 import json
@@ -15,8 +15,9 @@ COLUMNS: dict[str, Any] = {"id": "string", "choices": ["string"], "parts": ["str
 """The benchmark's own id of the question; the options' texts, A first, empty where they are only in the
 figure; the parts of the benchmark that the row counts in ("subject_algebra"), each a metric `acc_PART`."""
 
+FREE_FORM = "rows that are not multiple choice, which the paper does not ask"
 SEVERAL = "golds of several letters, which no response that states one option matches"
-"""A note's name."""
+"""Names of notes in the manifest."""
 
 
 def text(raw: Mapping[str, Any], column: str) -> str:
@@ -27,7 +28,9 @@ def text(raw: Mapping[str, Any], column: str) -> str:
     """
     value = raw[column]
     if not isinstance(value, str) or not value.strip():
-        raise HarnessError(f"the column {column!r} holds {value!r} where text is needed", "Download the data again")
+        raise HarnessError(
+            f"the column {column!r} holds {value!r} where text is needed", "Download the data again"
+        )
     return value.strip()
 
 
@@ -64,11 +67,11 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
     Args:
         opened: takes the notes.
         known: the parts with a metric.
-        pairs: kind of part and value ("subject", "algebra").
+        pairs: kind of part and value ("subject", "algebra"); the kind may be empty.
     """
     found = []
     for kind, value in pairs:
-        part = f"{kind}_{slug(value)}"
+        part = slug(f"{kind} {value}")
         if part in known:
             found.append(part)
             continue
@@ -90,7 +93,13 @@ def prompt(question: str, choices: Sequence[str]) -> str:
 
 
 def row(
-    *, id: str, prompt: str, answer: str | Sequence[str], choices: Sequence[str], cluster: str, images: Sequence[int]
+    *,
+    id: str,
+    prompt: str,
+    answer: str | Sequence[str],
+    choices: Sequence[str],
+    cluster: str,
+    images: Sequence[int],
 ) -> Row:
     """A multiple-choice row; the source adds `parts` and its own columns.
 

@@ -1,11 +1,12 @@
 """Every source by the task that it is for, and the tasks that ask a part of one."""
 
 from dcsft_harness.errors import unknown_name
-from dcsft_harness.sources import imagenet
+from dcsft_harness.sources import imagenet, mathverse, mathvision, mathvista, mmk12, mmmu, wemath
 from dcsft_harness.sources.source import Source, View
 
-SOURCES: dict[str, Source] = {source.task: source for module in (imagenet,) for source in module.SOURCES}
-VIEWS: dict[str, View] = {}
+MODULES = (imagenet, mathverse, mathvision, mathvista, mmk12, mmmu, wemath)
+SOURCES: dict[str, Source] = {source.task: source for module in MODULES for source in module.SOURCES}
+VIEWS: dict[str, View] = {view.task: view for view in mmmu.VIEWS}
 
 
 def source_of(task: str) -> Source:

@@ -112,6 +112,8 @@ class Source:
         needs: what `--source` must hold, in a line.
         get: how to get that, in a line.
         tally: a column, and how many rows each of its values has; a shortfall is named by it.
+        together: a column: rows with the same value stand side by side in the seeded order, so that
+            --limit has whole groups of them.
     """
 
     task: str
@@ -124,6 +126,7 @@ class Source:
     get: str
     hub: Hub | None = None
     tally: tuple[str, Mapping[str, int]] | None = None
+    together: str | None = None
 
     def command(self) -> str:
         """The command that prepares it."""

@@ -32,9 +32,7 @@ def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
     if key not in KEYS:
         raise HarnessError(f"the key {key!r} is none of {', '.join(KEYS)}", "Download the data again")
     choices = options.joined(questions.text(raw, "option"))
-    gold = options.lettered(questions.text(raw, "answer"), choices)
-    if not isinstance(gold, str):
-        raise HarnessError(f"the answer {raw['answer']!r} is more than one option", "Download the data again")
+    gold = options.letter(questions.text(raw, "answer"), choices)
     steps, step = int(key[0]), key.partition("_")[2]
     _, picture = questions.add_picture(opened, raw["image_path"])
     return {
@@ -65,5 +63,6 @@ SOURCES = (
         needs="--source is a download of We-Math/We-Math",
         get="hf download --repo-type dataset We-Math/We-Math --local-dir DIR",
         tally=("key", KEYS),
+        together="cluster",
     ),
 )
