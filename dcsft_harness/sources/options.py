@@ -45,10 +45,9 @@ def joined(text: str) -> list[str]:
             break
         marks.append(mark)
         at = mark[1].end()
-    found = _between(text, marks)
-    if len(marks) < 2 or found[0] == "":
+    if len(marks) < 2 or marks[0][0] > 0:
         raise HarnessError(f"the options {text!r} are not of the form 'A. ...; B. ...'", _MEND)
-    return [_SPLIT_NAME.sub("", option).strip(" ;\n\t") for option in found]
+    return [_SPLIT_NAME.sub("", option).strip(" ;\n\t") for option in _between(text, marks)]
 
 
 def _next(text: str, at: int, index: int) -> tuple[int, re.Match[str]] | None:
@@ -102,7 +101,7 @@ def _on_one_line(question: str) -> list[str]:
 
 def _between(text: str, marks: Sequence[tuple[int, re.Match[str]]]) -> list[str]:
     """The texts between marks, by the marks' indices; empty where there is none."""
-    found = [""] * (marks[-1][0] + 1 if marks else 1)
+    found = [""] * (marks[-1][0] + 1)
     ends = [match.start() for _, match in marks[1:]] + [len(text)]
     for (index, match), end in zip(marks, ends, strict=True):
         found[index] = text[match.end() : end].strip()
