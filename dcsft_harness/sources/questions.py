@@ -8,11 +8,11 @@ from typing import Any
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import tables
-from dcsft_harness.sources.options import lettered, listed
+from dcsft_harness.sources.options import LETTERS, lettered, listed
 from dcsft_harness.sources.source import Opened, Row
 
 COLUMNS: dict[str, Any] = {"id": "string", "choices": ["string"], "parts": ["string"]}
-"""The benchmark's own id of the question; the options' texts, A first, empty where they are only in the
+"""The benchmark's own id of the question; the options' texts, A first, none where they are only in the
 figure; the parts of the benchmark that the row counts in ("subject_algebra"), each a metric `acc_PART`."""
 
 FREE_FORM = "rows that are not multiple choice, which the paper does not ask"
@@ -110,13 +110,21 @@ def row(
         choices: the options' texts.
         cluster: rows that are not independent share it.
         images: rows of the album, in order of the prompt.
+
+    Raises:
+        HarnessError: there are more options than letters.
     """
+    if len(choices) > len(LETTERS):
+        raise HarnessError(
+            f"{len(choices)} options are more than the letters A to {LETTERS[-1]}", "Download the data again"
+        )
     return {
         "id": id,
         "prompt": prompt,
         "answer": json.dumps(answer),
         "target": answer if isinstance(answer, str) else ", ".join(answer),
-        "choices": list(choices),
+        # The scorer takes no empty text for an option: an empty response would state it.
+        "choices": [text or f"(no option {letter})" for letter, text in zip(LETTERS, choices, strict=False)],
         "cluster": cluster,
         "images": list(images),
     }
