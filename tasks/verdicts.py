@@ -6,13 +6,14 @@ apart; `extracted` is logged with the sample and not aggregated.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dcsft_harness.models.conventions import declared
 from dcsft_harness.scoring import SCORERS, Verdict
 
 Doc = dict[str, Any]
+Judge = Callable[[Doc, str], Verdict]
 
 
 def judge(scorer: str, doc: Doc, response: str) -> Verdict:
@@ -36,11 +37,11 @@ def judge(scorer: str, doc: Doc, response: str) -> Verdict:
     return SCORERS[scorer](response, answer=gold)
 
 
-def process(scorer: str, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+def process(scorer: str | Judge, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """The metrics of one document.
 
     Args:
-        scorer: a key of `SCORERS`.
+        scorer: a key of `SCORERS`; or a function of document and response, where rows differ in their scorer.
         doc: see `judge`; its cluster column names documents that are not independent.
         results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
 
@@ -48,7 +49,8 @@ def process(scorer: str, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; answered: share in [0, 1];
         extracted: the answer found, or a list of them for several responses.
     """
-    verdicts = [judge(scorer, doc, text) for text in responses(results)]
+    texts = responses(results)
+    verdicts = [scorer(doc, text) if callable(scorer) else judge(scorer, doc, text) for text in texts]
     found = [verdict.extracted for verdict in verdicts]
     return {
         "acc": part(sum(v.score for v in verdicts) / len(verdicts), doc),

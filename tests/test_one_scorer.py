@@ -6,7 +6,10 @@ import pytest
 
 from dcsft_harness import harness
 from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import listing
+
+from . import reasoning_fixtures
 
 # The scorer of each family, and responses beside the target itself: right in other words, wrong, none.
 FAMILIES = {
@@ -14,8 +17,9 @@ FAMILIES = {
     "grounding": ("box_iou", ["Box: {target}", "[0, 0, 3, 3]", "[9, 9, 1, 1]", "over there"]),
     "reasoning": ("choice", ["{answer}", "({answer})", "So it is {wrong}.", "A or B", "", "no idea"]),
 }
-POOLS = {row["family"]: row["task"] for row in listing() if row["role"] == "pool"}
-EVALUATIONS = [(row["family"], row["task"]) for row in listing() if row["role"] == "evaluation"]
+DIGITS = [row for row in listing() if row["task"].startswith("dcsft_digits")]
+POOLS = {row["family"]: row["task"] for row in DIGITS if row["role"] == "pool"}
+EVALUATIONS = [(row["family"], row["task"]) for row in DIGITS if row["role"] == "evaluation"]
 
 
 def verdict(family: str, doc, response: str) -> Verdict:
@@ -80,10 +84,31 @@ def test_a_pool_asks_what_its_evaluation_in_distribution_asks(opened, family):
     """A label says something about the evaluation only if the prompt and the budget are the same."""
     (evaluation,) = [
         row["task"]
-        for row in listing()
+        for row in DIGITS
         if (row["family"], row["role"], row["distribution"]) == (family, "evaluation", "id")
     ]
     one, other = opened[POOLS[family]].config, opened[evaluation].config
     assert one.generation_kwargs["max_new_tokens"] == other.generation_kwargs["max_new_tokens"]
     assert one.process_results is other.process_results
     assert (one.doc_to_text, one.doc_to_target) == (other.doc_to_text, other.doc_to_target)
+
+
+def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch):
+    monkeypatch.setenv(prepared.VARIABLE, str(reasoning_fixtures.prepare(tmp_path)))
+    pool = harness.open_tasks(["dcsft_mmk12_pool"])["dcsft_mmk12_pool"]
+    seen = set()
+    for number in range(5):
+        doc = pool.eval_docs_no_media[number]
+        gold = json.loads(doc["answer"])
+        texts = [doc["target"], f"so it is {gold}", "\\boxed{77777}", "", "no idea"]
+        # The reward of RL is the scorer itself, with the item's answer; a label counts the score from 0.5 on.
+        rewards = [SCORERS["math"](text, answer=gold) for text in texts]
+        labelled = [harness.score_of(pool, pool.process_results(doc, [text])) for text in texts]
+        together = pool.process_results(doc, [texts])
+        assert [score for score, *_ in labelled] == [verdict.score for verdict in rewards]
+        assert [found is None for _, found, _ in labelled] == [
+            verdict.extracted is None for verdict in rewards
+        ]
+        assert harness.score_of(pool, together)[0] == sum(verdict.score for verdict in rewards) / len(texts)
+        seen |= {(verdict.score, verdict.extracted is None) for verdict in rewards}
+    assert seen == {(1.0, False), (0.0, False), (0.0, True)}

@@ -130,9 +130,8 @@ class _Making:
             writer.close()
         if not self.rows:
             raise HarnessError(f"{self.source.task}: there are no rows to prepare", self.source.needs)
-        Dataset.from_file(str(unordered)).shuffle(seed=SEED, keep_in_memory=True).save_to_disk(
-            str(folder / prepared.ROWS)
-        )
+        shuffled = Dataset.from_file(str(unordered)).shuffle(seed=SEED, keep_in_memory=True)
+        _together(shuffled, self.source.together).save_to_disk(str(folder / prepared.ROWS))
         unordered.unlink()
         if self.skipped:
             lines = [json.dumps({"row": where, "reason": reason}) for where, reason in self.skipped]
@@ -175,6 +174,18 @@ class _Making:
             if len(self.skipped) <= _SAID:
                 self.opened.say(f"skipped: {placed}")
             return None
+
+
+def _together(rows: Any, column: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
+    """The rows with equal values of a column side by side, where the first of them stood."""
+    if column is None:
+        return rows
+    first: dict[str, int] = {}
+    values = rows[column][:]
+    for at, value in enumerate(values):
+        first.setdefault(value, at)
+    order = sorted(range(len(values)), key=lambda at: (first[values[at]], at))
+    return rows.select(order, keep_in_memory=True)
 
 
 def _features(source: Source) -> Any:  # noqa: ANN401 - datasets.Features

@@ -1,13 +1,28 @@
 """Every source by the task that it is for, and the tasks that ask a part of one."""
 
 from dcsft_harness.errors import unknown_name
-from dcsft_harness.sources import imagenet, imagenet_train, ref_l4, refcoco, vlm_r1
+from dcsft_harness.sources import (
+    imagenet,
+    imagenet_train,
+    mathverse,
+    mathvision,
+    mathvista,
+    mmk12,
+    mmmu,
+    ref_l4,
+    refcoco,
+    vlm_r1,
+    wemath,
+)
 from dcsft_harness.sources.source import Source, View
 
-_MODULES = (imagenet, imagenet_train, vlm_r1, refcoco, ref_l4)
+_CLASSIFICATION = (imagenet, imagenet_train)
+_GROUNDING = (vlm_r1, refcoco, ref_l4)
+_REASONING = (mathverse, mathvision, mathvista, mmk12, mmmu, wemath)
+MODULES = (*_CLASSIFICATION, *_GROUNDING, *_REASONING)
 
-SOURCES: dict[str, Source] = {source.task: source for module in _MODULES for source in module.SOURCES}
-VIEWS: dict[str, View] = {view.task: view for module in _MODULES for view in getattr(module, "VIEWS", ())}
+SOURCES: dict[str, Source] = {source.task: source for module in MODULES for source in module.SOURCES}
+VIEWS: dict[str, View] = {view.task: view for module in MODULES for view in getattr(module, "VIEWS", ())}
 
 
 def source_of(task: str) -> Source:

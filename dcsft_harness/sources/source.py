@@ -137,6 +137,8 @@ class Source:
         distinct: whether equal items are one: in what is trained on, joins go by content, while an
             evaluation has as many rows as were published.
         tally: a column, and how many rows each of its values has; a shortfall is named by it.
+        together: a column: rows with the same value stand side by side in the seeded order, so that
+            --limit has whole groups of them.
     """
 
     task: str
@@ -150,6 +152,7 @@ class Source:
     hub: Hub | None = None
     distinct: bool = False
     tally: tuple[str, Mapping[str, int]] | None = None
+    together: str | None = None
 
     def command(self) -> str:
         """The command that prepares it."""
