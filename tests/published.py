@@ -1,15 +1,20 @@
-"""Benchmarks as they are published, a few rows each: the real schema, names and oddities, made-up content.
+"""ImageNet, RefCOCO, Ref-L4 and LISA as they are published, a few rows each, with made-up content.
 
+    python tests/published.py FOLDER
+
+writes FOLDER/TASK, each in the real schema with its names and oddities, and prepares it in FOLDER/data.
 Every picture has pixels of its own, so that no two items are the same.
 """
 
 import io
 import json
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, disable_progress_bars
 from PIL import Image as Pictures
 
@@ -318,3 +323,36 @@ def ref_l4(folder: Path, rows=None, unpacked=False, leave_out=()) -> Path:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return folder
+
+
+MAKERS = {
+    "dcsft_imagenet": imagenet_val,
+    "dcsft_imagenet_r": imagenet_r,
+    "dcsft_imagenet_a": imagenet_a,
+    "dcsft_imagenet_pool": imagenet_train,
+    "dcsft_imagenet_cold": imagenet_train,
+    "dcsft_refcoco_val": lambda folder: refcoco_val(folder, rows=10),
+    "dcsft_refcoco_testa": refcoco_hub,
+    "dcsft_refcoco_testb": lambda folder: refcoco_hub(folder, split="testB"),
+    "dcsft_refcoco_pool": lambda folder: refcoco_train(folder, rows=420),
+    "dcsft_refcoco_cold": lambda folder: refcoco_train(folder, rows=12),
+    "dcsft_ref_l4": ref_l4,
+    "dcsft_lisa": lisa,
+}
+"""Task -> what makes its source."""
+
+
+def prepare_all(folder: Path) -> Path:
+    """Makes every source of `MAKERS` and prepares it below the folder; returns the data root."""
+    from dcsft_harness.sources.prepare import prepare
+
+    root = folder / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCSFT_DATA", str(root))
+        for task, make in MAKERS.items():
+            prepare(task, make(folder / task), any_count=True)
+    return root
+
+
+if __name__ == "__main__":
+    print(prepare_all(Path(sys.argv[1])))
