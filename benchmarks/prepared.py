@@ -59,7 +59,8 @@ def make(folder: Path, images: int, side: int) -> Path:
 PREPARE = """
 import resource, sys
 from dcsft_harness.cli import main
-code = main(["data", "prepare", "dcsft_ref_l4", "--source", sys.argv[1], "--data-root", sys.argv[2], "--any-count"])
+options = ["--source", sys.argv[1], "--data-root", sys.argv[2], "--any-count"]
+code = main(["data", "prepare", "dcsft_ref_l4", *options])
 print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
