@@ -15,6 +15,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import prepared, registry, tables
 from dcsft_harness.sources.prepare import prepare
+from dcsft_harness.tasks.listing import listing
 
 from . import published
 
@@ -336,11 +337,13 @@ class TestUnprepared:
         assert main(["evaluate", "--tasks", "dcsft_lisa", "--limit", "2", *stub, *root, *output]) == 0
 
 
-def test_check_tells_what_is_present_and_what_is_missing(tmp_path, capsys):
+def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, capsys):
     prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
-    assert main(["tasks", "check", "dcsft_digits", "dcsft_lisa"]) == 0
+    grounding = [row for row in listing() if row["family"] == "grounding" and "digits" not in row["task"]]
+    monkeypatch.setattr("dcsft_harness.tasks.listing.listing", lambda: grounding)
     assert main(["tasks", "check"]) == 0
     said = capsys.readouterr().out
+    assert "1 tasks load; 8 wait for their data" in said
     assert "dcsft_lisa: 4 documents, version 1, of 1,658 published rows" in said
     assert "dcsft_ref_l4: not prepared. Run `dcsft data prepare dcsft_ref_l4`." in said
     assert main(["tasks", "check", "dcsft_grounding"]) == 1
