@@ -27,6 +27,7 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_CACHE", str(folder))
+        patch.delenv("DCSFT_DATA", raising=False)
         yield folder
 
 
