@@ -11,6 +11,7 @@ from typing import Any
 from dcsft_harness import harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pool import DRAWN, Pool
+from dcsft_harness.sources import prepared
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
@@ -180,7 +181,11 @@ def identify(
     return {
         **{name: value for name, value in settings.items() if name != "model_args"},
         **arguments,
-        **{f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sorted(inputs.items())},
+        **{
+            f"content of {role}": manifest.fingerprint(path)[:16]
+            for role, path in sorted(inputs.items())
+            if not role.startswith(prepared.ROLE)  # which the items below tell more exactly
+        },
         "task": task.config.task,
         "task version": str(task.VERSION),
         "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),

@@ -76,6 +76,8 @@ def _item(task: Any, doc_id: int, doc: Any, prompt: str, contents: list[bytes]) 
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
     answer = records.as_text(json.loads(doc[column])) if column else target
+    if own := metadata.get("id_column"):  # a benchmark may ask the same twice: MathVerse's versions do
+        contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target)
 
