@@ -15,7 +15,15 @@ from dcsft_harness.sources import prepared
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
-INDIFFERENT = ("batch_size", "memory_gb", "delay")
+INDIFFERENT = (
+    "batch_size",
+    "memory_gb",
+    "delay",
+    "attempts",
+    "timeout",
+    "max_num_seqs",
+    "gpu_memory_utilization",
+)
 """Model arguments that change no response, so that a run may go on with others."""
 _LOG = logging.getLogger(__name__)
 
