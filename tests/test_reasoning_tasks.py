@@ -339,3 +339,25 @@ def test_two_versions_of_a_problem_that_look_alike_are_two_items(opened):
         if doc["cluster"] == "1" and doc["version"] in ("Text Dominant", "Text Lite")
     ]
     assert alike[0].prompt == alike[1].prompt and alike[0].item_id != alike[1].item_id
+
+
+def test_the_group_averages_the_six_and_no_parts_of_them(opened):
+    from lmms_eval.evaluator import simple_evaluate
+
+    results = simple_evaluate(
+        model=DcsftStub(default="A"),
+        tasks=["dcsft_reasoning"],
+        task_manager=harness.tasks.manager(()),
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+    six = [name for name in results["configs"]]
+    assert sorted(six) == sorted(set(TASKS) - {"dcsft_mmmu_mc", "dcsft_mmk12_pool", "dcsft_mmk12_cold"})
+    found = results["results"]["dcsft_reasoning"]
+    assert found["acc,none"] == pytest.approx(sum(results["results"][name]["acc,none"] for name in six) / 6)
+    assert {key for key in found if "stderr" not in key} - {"alias", "samples", " "} == {
+        "acc,none",
+        "answered,none",
+    }
+    # lmms-eval takes the number of documents from a task's last metric.
+    assert found["samples"] == sum(len(opened[name].eval_docs) for name in six)
