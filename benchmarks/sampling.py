@@ -27,10 +27,13 @@ from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.digits import checkpoint, suite
 from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness.models import flight
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.prefill import prefill
 from dcsft_harness.models.requests import Item
-from dcsft_harness.models.shared_decoding import prefill
+from dcsft_harness.models.rounds import Drawing
+from dcsft_harness.models.stream import Stream
 
 SAMPLES = 8
 PAPER_BATCH = 4

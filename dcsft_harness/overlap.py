@@ -6,7 +6,7 @@ few bits away, another picture about 32. Crops, mirror images and heavy edits ar
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def overlap(
         mine = read_images(ours[pool], counter)
         pairs: list[Pair] = []
         for name, task in others.items():
-            pairs += compare(mine, name, read_images(task, counter), distance)
+            pairs += compare(mine, name, read_images(task, counter, items=False), distance)
         shared = _shared(mine, pairs)
         records.write_table(draft.folder / PAIRS, Pair, pairs)
         records.write_table(draft.folder / ITEMS, Shared, shared)
@@ -158,40 +158,42 @@ class _Counter:
         self._progress(self._done, self._total)
 
 
-def read_images(task: Any, counter: _Counter | None = None) -> Images:  # noqa: ANN401 - an lmms-eval task
-    """Every image of a task, hashed; one that many documents show is hashed once where it has a name."""
+def read_images(task: Any, counter: _Counter | None = None, items: bool = True) -> Images:  # noqa: ANN401
+    """Every image of a task, hashed; one that many documents show is hashed once where it has a name.
+
+    Args:
+        task: an lmms-eval task.
+        counter: told of each document.
+        items: whether items are wanted too; without them, documents whose images are known are not opened.
+    """
     found = Images([], [], np.zeros(0, np.uint64), [])
     hashes: list[int] = []
     known: dict[str, int] = {}
-    for item, named in _described(task):
-        places = []
-        for name, image in named:
-            if name not in known:
-                known[name] = len(found.names)
-                found.names.append(name)
-                found.digests.append(hashlib.sha256(records.pixels(image)).digest())
-                hashes.append(perceptual_hash(image))
-            places.append(known[name])
-        found.items.append((item.item_id, places))
+    docs = task.eval_docs_no_media
+    for doc_id in range(len(docs)):
+        names = _names(docs[doc_id])
+        if items or not names or any(name not in known for name in names):
+            item, images = harness.describe(task, doc_id)
+            if len(names) != len(images):
+                names = [f"document {doc_id}, image {number}" for number in range(len(images))]
+            for name, image in zip(names, images, strict=True):
+                if name not in known:
+                    known[name] = len(found.names)
+                    found.names.append(name)
+                    found.digests.append(hashlib.sha256(records.pixels(image)).digest())
+                    hashes.append(perceptual_hash(image))
+            found.items.append((item.item_id, [known[name] for name in names]))
         if counter is not None:
             counter.step()
     return Images(found.names, found.digests, np.array(hashes, dtype=np.uint64), found.items)
 
 
-def _described(task: Any) -> Iterator[tuple[records.Item, list[tuple[str, Any]]]]:  # noqa: ANN401
-    """Each document of a task as an item, with its images and their names."""
-    docs = task.eval_docs_no_media
-    for doc_id in range(len(task.eval_docs)):
-        item, images = harness.describe(task, doc_id)
-        names = _names(docs[doc_id], doc_id, len(images))
-        yield item, list(zip(names, images, strict=True))
-
-
-def _names(doc: Mapping[str, Any], doc_id: int, count: int) -> list[str]:
+def _names(doc: Mapping[str, Any]) -> list[str]:
+    """The names of a document's images, as they were published; none where it does not have prepared ones."""
     places = doc.get("images")
-    if "source" in doc and isinstance(places, list) and len(places) == count:
-        return [prepared.name(doc["source"], place) for place in places]
-    return [f"document {doc_id}, image {number}" for number in range(count)]
+    if "source" not in doc or not isinstance(places, list):
+        return []
+    return [prepared.name(doc["source"], place) for place in places]
 
 
 def perceptual_hash(image: Any) -> int:  # noqa: ANN401 - a PIL image

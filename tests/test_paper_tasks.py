@@ -60,6 +60,19 @@ def test_a_tasks_metadata_says_what_it_is_for(name):
     assert row["distribution"] in ("id", "ood")
 
 
+def test_opening_a_task_and_reading_its_rows_opens_no_picture(root, monkeypatch):
+    """A start must not cost more with more pictures: lmms-eval reads every row before it asks the first."""
+
+    def opened(task, index):
+        raise AssertionError(f"picture {index} of {task} was opened")
+
+    monkeypatch.setenv(prepared.VARIABLE, str(root))
+    monkeypatch.setattr(prepared, "encoded", opened)
+    for task in harness.open_tasks(NAMES).values():
+        task.build_all_requests(limit=None, rank=0, world_size=1)
+        assert len(task.instances) == len(task.eval_docs)
+
+
 def test_pictures_are_what_was_published(opened):
     for name, task in opened.items():
         _, images = harness.describe(task, 0)

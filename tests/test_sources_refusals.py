@@ -3,8 +3,10 @@
 import json
 import re
 import tarfile
+from fnmatch import fnmatch
 
 import datasets
+import huggingface_hub
 import pytest
 from datasets import Image, Value
 
@@ -13,6 +15,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import prepared, registry, tables
 from dcsft_harness.sources.prepare import prepare
+from dcsft_harness.tasks.listing import listing
 
 from . import published
 
@@ -131,6 +134,13 @@ class TestWhole:
 
 
 class TestHub:
+    @pytest.fixture(autouse=True)
+    def no_files(self, monkeypatch):
+        def fetch(*arguments, **options):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+
     def fail(self, monkeypatch, error):
         def load(*arguments, **options):
             raise error
@@ -143,7 +153,10 @@ class TestHub:
         assert main(["data", "prepare", "dcsft_imagenet"]) == 1
         said = capsys.readouterr().err
         assert said.count("\n") == 1
-        assert "ILSVRC/imagenet-1k is gated on the hub" in said and "hf auth login" in said
+        assert (
+            "ILSVRC/imagenet-1k is gated on the hub, and access was refused" in said
+            and "hf auth login" in said
+        )
 
     def test_a_hub_that_cannot_be_reached(self, monkeypatch, capsys):
         self.fail(monkeypatch, ConnectionError("Couldn't reach 'axiong/imagenet-r' on the Hub"))
@@ -151,19 +164,11 @@ class TestHub:
         said = capsys.readouterr().err
         assert "axiong/imagenet-r cannot be loaded from the hub" in said and "--source DIR" in said
 
-    def test_files_that_cannot_be_fetched(self, monkeypatch, capsys):
-        import huggingface_hub
-
-        def fetch(*arguments, **options):
-            raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
-
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    def test_files_that_cannot_be_fetched(self, capsys):
         assert main(["data", "prepare", "dcsft_lisa"]) == 1
         assert "omlab/VLM-R1 cannot be loaded from the hub" in capsys.readouterr().err
 
-    def test_rows_and_files_come_from_the_hub_where_there_is_one(self, tmp_path, monkeypatch):
-        import huggingface_hub
-
+    def test_rows_come_by_load_dataset_where_the_hub_has_no_parquet_files(self, tmp_path, monkeypatch):
         source = published.imagenet_r_hub(tmp_path / "r")
         saved = datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet"))))
         asked = []
@@ -173,12 +178,34 @@ class TestHub:
             return saved
 
         monkeypatch.setattr(datasets, "load_dataset", load)
-        lisa = published.lisa(tmp_path / "l")
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda path, **options: str(lisa))
-        prepare("dcsft_imagenet_r", any_count=True)
-        prepare("dcsft_lisa", any_count=True)
+        assert prepare("dcsft_imagenet_r", any_count=True)["rows"] == 8
         assert asked == [("axiong/imagenet-r", "test", "test")]
-        assert (len(prepared.load("dcsft_imagenet_r")), len(prepared.load("dcsft_lisa"))) == (8, 4)
+
+    @pytest.mark.parametrize(
+        ("task", "make", "rows"),
+        [
+            ("dcsft_imagenet_r", published.imagenet_r_hub, 8),
+            ("dcsft_imagenet", published.imagenet_val_hub, 3),
+            ("dcsft_lisa", published.lisa, 4),
+            ("dcsft_ref_l4", published.ref_l4, 6),
+        ],
+    )
+    def test_what_is_needed_of_the_hub_is_downloaded_and_no_more(
+        self, tmp_path, monkeypatch, task, make, rows
+    ):
+        made, patterns = make(tmp_path / "hub"), []
+
+        def fetch(path, repo_type, allow_patterns):
+            patterns.extend(allow_patterns)
+            return str(made)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+        assert prepare(task, any_count=True)["rows"] == rows
+        wanted = {path.name for path in made.rglob("*") if path.is_file()}
+        if task == "dcsft_lisa":
+            wanted = {"rec_jsons_processed.zip", "lisa_test.zip"}
+        assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in wanted)
+        assert not any(fnmatch("data/train-00000-of-00294.parquet", pattern) for pattern in patterns)
 
 
 def coco_rows(tmp_path, change):
@@ -310,11 +337,13 @@ class TestUnprepared:
         assert main(["evaluate", "--tasks", "dcsft_lisa", "--limit", "2", *stub, *root, *output]) == 0
 
 
-def test_check_tells_what_is_present_and_what_is_missing(tmp_path, capsys):
+def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, capsys):
     prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
-    assert main(["tasks", "check", "dcsft_digits", "dcsft_lisa"]) == 0
+    grounding = [row for row in listing() if row["family"] == "grounding" and "digits" not in row["task"]]
+    monkeypatch.setattr("dcsft_harness.tasks.listing.listing", lambda: grounding)
     assert main(["tasks", "check"]) == 0
     said = capsys.readouterr().out
+    assert "1 tasks load; 8 wait for their data" in said
     assert "dcsft_lisa: 4 documents, version 1, of 1,658 published rows" in said
     assert "dcsft_ref_l4: not prepared. Run `dcsft data prepare dcsft_ref_l4`." in said
     assert main(["tasks", "check", "dcsft_grounding"]) == 1

@@ -14,11 +14,6 @@ from dcsft_harness.tasks.grounding.doc import process_ref_l4
 SIDE = st.integers(56, 1400)
 
 
-@pytest.fixture(autouse=True)
-def undeclared(monkeypatch):
-    monkeypatch.setattr(conventions, "_current", conventions.PIXEL)
-
-
 def document(size, box):
     return {
         "answer": json.dumps(box),

@@ -18,14 +18,14 @@ def _use_root(context: click.Context, parameter: click.Parameter, value: Path | 
         prepared.use(value)
 
 
-data_root = click.option(
-    "--data-root",
-    type=FOLDER,
-    expose_value=False,
-    callback=_use_root,
-    help="Where prepared data is; default $DCSFT_DATA, else data/ in the cache folder.",
-)
-"""The option of every command that reads or writes prepared data."""
+_ROOT: dict[str, Any] = {
+    "type": FOLDER,
+    "expose_value": False,
+    "callback": _use_root,
+    "help": "Where prepared data is; default $DCSFT_DATA, else data/ in the cache folder.",
+}
+data_root = click.option("--data-root", **_ROOT)
+"""The option of every command that reads prepared data."""
 
 
 @click.group()
@@ -36,7 +36,7 @@ def data() -> None:
 @data.command()
 @click.argument("task")
 @click.option("--source", type=FOLDER, help="The published files; default: load from the hub.")
-@data_root
+@click.option("--data-root", "--output", **_ROOT)
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),

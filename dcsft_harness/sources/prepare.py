@@ -50,14 +50,9 @@ def prepare(
         HarnessError: the data cannot be had, a row cannot be used, rows are missing, the folder is occupied.
     """
     source = registry.source_of(task)
-    _refuse(source, folder)
     output = prepared.folder_of(task)
+    _refuse(source, folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if (output / manifest.NAME).is_file():
-        raise HarnessError(
-            f"{source.task} is prepared already, in {output}",
-            "Remove that folder to prepare it again, or name another --data-root",
-        )
     config = {
         "task": source.task,
         "version": source.version,
@@ -67,8 +62,7 @@ def prepare(
         "on_error": on_error,
         "from": str(folder) if folder else f"hub: {source.hub.path if source.hub else ''}",
     }
-    inputs: dict[str, Path] = {}
-    with manifest.writing(prepared.KIND, output, config, inputs) as draft:
+    with manifest.writing(prepared.KIND, output, config) as draft:
         album = Album(draft.folder / prepared.ALBUM)
         opened = Opened(folder, album, any_count, say=say)
         making = _Making(source, opened, album, on_error == "skip", progress)
@@ -77,25 +71,16 @@ def prepare(
         finally:
             images = album.close()
         _check_counts(source, making, any_count)
-        hashes = {name: manifest.file_sha256(path) for name, path in sorted(opened.inputs.items())}
-        draft.notes.update(
-            {
-                "rows": making.rows,
-                "images": images,
-                "skipped": len(making.skipped),
-                "reasons": [reason for _, reason in making.skipped[:_SAID]],
-                "rows_sha256": making.content.hexdigest(),
-                "images_sha256": album.content.hexdigest(),
-                "read": hashes,
-                **opened.notes,
-            }
-        )
-        if source.tally:
-            draft.notes["values"] = {source.tally[0]: dict(sorted(making.values.items()))}
+        draft.notes.update({"images": images, **making.notes()})
     return draft.notes
 
 
-def _refuse(source: Source, folder: Path | None) -> None:
+def _refuse(source: Source, folder: Path | None, output: Path) -> None:
+    if (output / manifest.NAME).is_file():
+        raise HarnessError(
+            f"{source.task} is prepared already, in {output}",
+            "Remove that folder to prepare it again, or name another --data-root",
+        )
     if folder is None and source.hub is None:
         raise HarnessError(f"{source.task} needs --source DIR", f"{source.needs}. {source.get}")
     if folder is not None and not folder.is_dir():
@@ -136,6 +121,21 @@ class _Making:
         if self.skipped:
             lines = [json.dumps({"row": where, "reason": reason}) for where, reason in self.skipped]
             (folder / SKIPPED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def notes(self) -> dict[str, Any]:
+        """What the manifest says of the rows, and of what they were read from."""
+        notes = {
+            "rows": self.rows,
+            "skipped": len(self.skipped),
+            "reasons": [reason for _, reason in self.skipped[:_SAID]],
+            "rows_sha256": self.content.hexdigest(),
+            "images_sha256": self.album.content.hexdigest(),
+            "read": {name: manifest.file_sha256(path) for name, path in sorted(self.opened.inputs.items())},
+            **self.opened.notes,
+        }
+        if self.source.tally:
+            notes["values"] = {self.source.tally[0]: dict(sorted(self.values.items()))}
+        return notes
 
     def _made(self) -> Iterator[Row]:
         for entry in self.source.entries(self.opened):

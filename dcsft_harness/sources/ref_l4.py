@@ -31,28 +31,51 @@ def categories() -> dict[str, str]:
     return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in csv.DictReader(text.splitlines())}
 
 
+class _Rows:
+    """All published rows as Arrow, and which of them ask about an image."""
+
+    def __init__(self, opened: Opened) -> None:
+        import pyarrow as pa
+
+        parts = []
+        self._starts: list[tuple[int, str, str]] = []  # first row, file, split
+        self.by_file: dict[str, list[int]] = defaultdict(list)
+        count = 0
+        for split in COUNTS:
+            for table in tables.tables(opened, Hub(PATH, split=split), _COLUMNS):
+                self._starts.append((count, table.name, split))
+                for batch in table.batches:
+                    parts.append(pa.Table.from_pydict({name: batch.column(name) for name in _COLUMNS}))
+                    for name in batch.column("file_name").to_pylist():
+                        self.by_file[name].append(count)
+                        count += 1
+        self._table: Any = pa.concat_tables(parts).combine_chunks() if parts else None  # None: no rows
+
+    def entries(self, name: str, read: Callable[[], bytes]) -> Iterator[Entry]:
+        """The rows of an image, which `read` reads."""
+        for at in self.by_file[name]:
+            start, file, split = next(known for known in reversed(self._starts) if known[0] <= at)
+            raw = self._table.slice(at, 1).to_pylist()[0]
+            yield Entry(f"{file}, row {at - start}", ({**raw, "split": split}, read))
+
+
 def _entries(opened: Opened) -> Iterator[Entry]:
-    by_file: dict[str, list[Entry]] = defaultdict(list)
-    for split in COUNTS:
-        for where, raw in tables.rows(opened, Hub(PATH, split=split), _COLUMNS):
-            by_file[raw["file_name"]].append(Entry(where, {**raw, "split": split}))
+    rows = _Rows(opened)
     folder = None if opened.folder is None else opened.folder / "images"
     if folder is not None and folder.is_dir():
-        for name in sorted(by_file):
-            yield from _with_image(by_file[name], read_file(folder / name))
+        for name in sorted(rows.by_file):
+            yield from rows.entries(name, read_file(folder / name))
         return
-    yield from _from_archive(opened, by_file)
-
-
-def _from_archive(opened: Opened, by_file: dict[str, list[Entry]]) -> Iterator[Entry]:
     archive = _archive(opened)
     opened.inputs[archive.name] = archive
+    found = set()
     for path, data in tar_members(archive):
         name = path.removeprefix("./").removeprefix("images/")
-        if name in by_file:
-            yield from _with_image(by_file.pop(name), lambda data=data: data)  # type: ignore[misc]
-    for name, entries in sorted(by_file.items()):
-        yield from _with_image(entries, _absent(archive, name))
+        if name in rows.by_file and name not in found:
+            found.add(name)
+            yield from rows.entries(name, lambda data=data: data)  # type: ignore[misc]
+    for name in sorted(set(rows.by_file) - found):
+        yield from rows.entries(name, _absent(archive, name))
 
 
 def _archive(opened: Opened) -> Path:
@@ -65,11 +88,6 @@ def _archive(opened: Opened) -> Path:
             f"The archive is beside the Parquet files of {PATH} on the hub",
         )
     return opened.folder / ARCHIVE
-
-
-def _with_image(entries: list[Entry], read: Callable[[], bytes]) -> Iterator[Entry]:
-    for where, raw in entries:
-        yield Entry(where, (raw, read))
 
 
 def _absent(archive: Path, name: str) -> Callable[[], bytes]:

@@ -66,7 +66,7 @@ def entries(table: Table, columns: Sequence[str], only: Only = None) -> Iterator
 
 def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
     """The files or configurations that the rows come in; see `rows`."""
-    found = _from_hub(hub) if opened.folder is None else _from_folder(opened, opened.folder, hub)
+    found = _from_hub(opened, hub) if opened.folder is None else _from_folder(opened, opened.folder, hub)
     for table in found:
         missing = [name for name in columns if name not in table.features]
         if missing:
@@ -77,7 +77,11 @@ def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
         yield table
 
 
-def _from_hub(hub: Hub) -> Iterator[Table]:
+def _from_hub(opened: Opened, hub: Hub) -> Iterator[Table]:
+    shards = _shards(hub)
+    if shards is not None:
+        yield from _from_folder(opened, shards, hub)
+        return
     from datasets import load_dataset
 
     configs = hub.config if isinstance(hub.config, tuple) else (hub.config,)
@@ -88,6 +92,22 @@ def _from_hub(hub: Hub) -> Iterator[Table]:
             raise _unreachable(hub, error) from error
         name = f"{hub.path}{f' ({config})' if config else ''}, split {hub.split}"
         yield Table(name, data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _shards(hub: Hub) -> Path | None:
+    """A split's Parquet files, downloaded without the other splits', which `load_dataset` would fetch too.
+
+    None where the repository has no such files or cannot be asked: `load_dataset` then tries its own ways.
+    """
+    from huggingface_hub import snapshot_download
+
+    split = hub.split
+    patterns = [f"*{split}-*.parquet", f"*{split}.parquet", f"*{split}/*.parquet"]
+    try:
+        folder = Path(snapshot_download(hub.path, repo_type="dataset", allow_patterns=patterns))
+    except Exception:  # noqa: BLE001 - told by `load_dataset`, if that fails too
+        return None
+    return folder if parquet_files(folder, hub) else None
 
 
 def fetch(hub: Hub) -> Path:
@@ -106,9 +126,15 @@ def fetch(hub: Hub) -> Path:
 
 def _unreachable(hub: Hub, error: Exception) -> HarnessError:
     said = " ".join(str(error).split())[:200]
-    if hub.gated or "gated" in said.lower():
+    refused = any(word in said.lower() for word in ("gated", "authenticat", "401", "403"))
+    if hub.gated or refused:
+        state = (
+            "is gated on the hub, and access was refused"
+            if refused
+            else "(gated) cannot be loaded from the hub"
+        )
         return HarnessError(
-            f"{hub.path} is gated on the hub and was not given: {type(error).__name__}: {said}",
+            f"{hub.path} {state}: {type(error).__name__}: {said}",
             f"Accept its terms on the page of {hub.path}, log in with `hf auth login`, and run this again; or"
             " give what you hold already with --source DIR",
         )
@@ -128,13 +154,8 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
         return
     files = parquet_files(folder, hub)
     if not files:
-        configs = (
-            ""
-            if hub.config is None
-            else f" of {hub.config if isinstance(hub.config, str) else 'its configurations'}"
-        )
         raise HarnessError(
-            f"--source {folder} has no Parquet file of the split {hub.split!r}{configs}",
+            f"--source {folder} has no Parquet file of the split {hub.split!r}",
             f"Give the folder that `hf download --repo-type dataset {hub.path} --local-dir DIR` fills",
         )
     for path in files:
