@@ -17,7 +17,7 @@ _IDLE_ROWS = 1 / 16
 
 # A run of steps ends once this share of its rows has: then others may be admitted, and what has ended
 # is handed back. Fewer at a time make more cohorts, each with an attention of its own.
-_TURNOVER = 1 / 4
+_TURNOVER = 1 / 2
 
 # In place of the ticket of an item whose prompt has gone on to another cohort.
 _MOVED = -1

@@ -17,7 +17,8 @@ import re
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import SCORERS, Verdict
-from dcsft_harness.scoring.plain_text import answer_part, bounded, boxed_contents, plain, sentences
+from dcsft_harness.scoring.plain_text import bounded, plain, sentences
+from dcsft_harness.scoring.tags import answer_part, boxes
 from dcsft_harness.scoring.verdict import NOT_FOUND
 from dcsft_harness.tasks.verdicts import Doc
 
@@ -70,9 +71,9 @@ def _worded(response: str, gold: str) -> Verdict:
 
 def _stated(response: str) -> str | None:
     marked = bounded(answer_part(response))
-    boxes = boxed_contents(marked)
-    whole = plain(boxes[-1] if boxes else marked).strip()
-    if not boxes:
+    boxed = next(iter(boxes(marked)), None)
+    whole = plain(marked if boxed is None else boxed).strip()
+    if boxed is None:
         cues = _CUE.findall(whole)
         whole = cues[-1] if cues else whole if len(whole) <= _SHORT else sentences(whole)[-1]
     return whole.strip(" .") or None
