@@ -322,3 +322,24 @@ def test_another_number_of_rows_than_published_is_refused(task, data, elsewhere)
     assert "--any-count" in str(caught.value)
     if task == "dcsft_wemath":
         assert "2steps_1 (4 of 360)" in str(caught.value)
+
+
+def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dcsft_harness.sources import tables
+    from dcsft_harness.sources.source import Opened
+
+    noise = np.random.default_rng(0)
+    rows = [{"id": str(number), "image": noise.bytes(100_000)} for number in range(600)]
+    (tmp_path / "data").mkdir()
+    # Sixty megabytes in one row group, as some data sets are published.
+    path = tmp_path / "data" / "train-0.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=600, write_batch_size=8)
+    del rows
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in tables.rows(Opened(tmp_path, None), mmk12._TRAIN, ("id", "image")):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 20_000_000

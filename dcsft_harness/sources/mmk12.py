@@ -91,6 +91,8 @@ def _draw(opened: Opened, cold: bool) -> set[int]:
             "Complete the source; --any-count draws from what is there, and says so in the manifest",
         )
     wanted = DRAWN if len(texts) == TRAINING else len(texts)
+    if wanted == DRAWN:
+        opened.say(f"looking for {DRAWN:,} questions whose gold `math` can verify, which takes a minute")
     drawn: list[int] = []
     passed = 0
     for number in sorted(range(len(texts)), key=lambda at: (_key(texts[at]["id"]), at)):

@@ -184,7 +184,8 @@ def _parquet(path: Path) -> Table:
     from datasets import Features
 
     try:
-        file = pq.ParquetFile(path)
+        # Else pyarrow keeps all that it has read: a whole row group, or with pre_buffer the whole file.
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
         features = Features.from_arrow_schema(file.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
