@@ -7,9 +7,9 @@ from tabulate import tabulate
 
 HEAD = """# Benchmarks
 
-Made by `make bench` (`python -m benchmarks --help`); do not edit. Ratios are medians over the rounds of one
-run, in which every way ran once a round, in turn; seconds are medians. G = 8 responses an item, real digits on
-the embedded checkpoint (or random weights at a published size), float32 on the CPU.
+Made by `make bench` (`python -m benchmarks --help`); do not edit. Ratios are medians over the rounds of
+one run, in which every way ran once a round, in turn; seconds are medians. G = 8 responses an item, real
+digits on the embedded checkpoint (or random weights at a published size), float32 on the CPU.
 """
 
 Results = dict[str, Any]
@@ -82,7 +82,8 @@ def _answers(found: Results) -> Iterator[str]:
     ideal = found["ideal"]
     yield (
         f"{found['rows']} rows of 1 to {found['longest']} tokens, against {ideal['rows']} rows of"
-        f" {ideal['tokens']} tokens each: as many tokens, as many attended pairs, no padding, no finished rows.\n"
+        f" {ideal['tokens']} tokens each: as many tokens, as many attended pairs, no padding, no finished"
+        " rows.\n"
     )
     judged = _judged(found["over ideal"], "≤1.15")
     mean = found["over rows of the mean length"]
