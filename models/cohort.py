@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .prefill import Prompts
 
-_FIRST_CAPACITY = 32
+# Short answers are the rule in labelling; every page that a buffer touches has to be zeroed first.
+_FIRST_CAPACITY = 8
 
 # Prompts of finished items are dropped once this share of them is finished: dropping copies the rest.
 _IDLE_ITEMS = 0.25

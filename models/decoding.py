@@ -78,6 +78,7 @@ class StopTexts:
     token, so a window of that many (and a few for what decoding joins) cannot miss it.
 
     Attributes:
+        any: whether there are stop texts.
         stopped_at: per row, the tokens generated when it reached a stop text; None before.
     """
 
@@ -99,13 +100,13 @@ class StopTexts:
             prompt_length: columns that `generate` hands over before the first generated token.
         """
         self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
-        self._prompt_length = prompt_length
+        self._prompt_length, self.any = prompt_length, bool(arguments.stop)
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
         self.stopped_at: list[int | None] = [None] * rows
 
     def reached(self, tokens: list[int]) -> bool:
         """Whether a row's last token, of those it has generated, completes a stop text."""
-        if not self._arguments.stop or tokens[-1] in self._eos:
+        if not self.any or tokens[-1] in self._eos:
             return False
         text = self._tokenizer.decode(
             tokens[-self._window :],

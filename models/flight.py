@@ -13,7 +13,7 @@ from .shared_decoding import Decoder
 from .token_choice import Draw
 
 # Rows that have ended are dropped once they are this share: a few idle ones cost less than moving others.
-_IDLE_ROWS = 1 / 16
+_IDLE_ROWS = 1 / 32
 
 # A run of steps ends once this share of its rows has: then others may be admitted, and what has ended
 # is handed back. Fewer at a time make more cohorts, each with an attention of its own.
@@ -150,16 +150,16 @@ class Flight:
             The items that have ended, by ticket, with a completion for each of their rows.
         """
         most = (1 - _TURNOVER) * len(self._rows)
+        going_on = sum(not row.ended for row in self._rows)
         with self._decoder.attending():
             while True:
-                going_on = [place for place, row in enumerate(self._rows) if not row.ended]
-                enough = len(going_on) <= most
-                if enough or len(going_on) <= (1 - _IDLE_ROWS) * len(self._rows):
-                    self._keep(going_on)
+                enough = going_on <= most
+                if enough or going_on <= (1 - _IDLE_ROWS) * len(self._rows):
+                    self._keep([place for place, row in enumerate(self._rows) if not row.ended])
                 if enough or self._draw is None:
                     break
                 self._chosen = self._draw(self._decoder.step(self._chosen))
-                _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
+                going_on -= _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
         ended = [ticket for ticket, rows in self._of_ticket.items() if all(row.ended for row in rows)]
         found = [(ticket, self._completions(self._of_ticket.pop(ticket))) for ticket in ended]
         self.held |= set(ended) if self._hold else set()
@@ -204,13 +204,15 @@ class Flight:
         self._decoder.cohorts, self._tickets = cohorts, tickets
 
 
-def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> None:
-    """Adds a token to each row that has not ended."""
+def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
+    """Adds a token to each row that has not ended; returns how many end with it."""
+    ended = 0
     for row, token in zip(rows, tokens, strict=True):
         if not row.ended:
             row.tokens.append(token)
-            stopped = token in ends
-            if not stopped and stops.reached(row.tokens):
-                row.stopped_at = len(row.tokens)
-                stopped = True
-            row.ended = stopped or len(row.tokens) == row.limit
+            if token in ends or len(row.tokens) == row.limit:
+                row.ended = True
+            if stops.any and token not in ends and stops.reached(row.tokens):
+                row.stopped_at, row.ended = len(row.tokens), True
+            ended += row.ended
+    return ended
