@@ -130,3 +130,8 @@ NUMBERS = st.one_of(st.integers(0, 4000), st.floats(0, 4000).map(lambda number: 
 @settings(max_examples=25)
 def test_a_box_is_read_in_every_form_that_models_write(form, box):
     assert parse_box(form.format(*box)) == [float(number) for number in box]
+
+
+@pytest.mark.parametrize("response", ["", " ", "\n", "<think>x</think>", "<answer></answer>"])
+def test_saying_nothing_is_no_answer_even_where_an_option_is_blank(response):
+    assert SCORERS["choice"](response, answer="A", choices=["", "x", " "]).extracted is None

@@ -135,7 +135,9 @@ class OptionSet:
 
         Before letters are read as labels, for options such as "(c)", "(a)", "(b)" in that order.
         """
-        if len(response) > 3 or response not in self.texts or (len(response) == 1 and response.isupper()):
+        if not 0 < len(response) <= 3 or response not in self.texts:
+            return None
+        if len(response) == 1 and response.isupper():
             return None
         return self.texts.index(response)
 
