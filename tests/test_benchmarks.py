@@ -25,6 +25,7 @@ def test_ways_run_in_turn_and_ratios_are_within_rounds():
     assert (ratio(times, "a", "b"), median(times, "a")) == (2.0, 3.0)
 
 
+@pytest.mark.slow
 def test_the_page_says_whether_a_target_is_reached(capsys, monkeypatch):
     monkeypatch.setattr(sampling, "SIDES", {"digits": {224: 2}})
     found = printed(capsys, monkeypatch, sampling.main, "--rounds", "1")

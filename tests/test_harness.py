@@ -100,6 +100,7 @@ class TestTasksThatDoNotLoad:
             harness.open_tasks(["broken_task"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(monkeypatch):
     def full(name):
         raise OSError(28, "No space left on device")
