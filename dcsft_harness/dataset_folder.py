@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 
 DATA, STATE = "data-00000-of-00001.arrow", "state.json"
+IMAGES = "images"
+"""The column of a row's images, which every one of these folders has."""
 ROWS = 1000
 """Most rows of one batch in the file, as `datasets` writes them."""
 BYTES = 1 << 25
@@ -31,7 +34,7 @@ class Writer:
 
     def table(self, rows: pa.Table) -> None:
         """Writes rows whose columns are as they are stored: images as structs of bytes and path."""
-        self._file.write_table(rows.cast(self._features.arrow_schema), ROWS)
+        self._file.write_table(_embedded(rows.cast(self._features.arrow_schema)), ROWS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes rows as a data set gives them, with PIL images, which are encoded."""
@@ -47,8 +50,16 @@ class Writer:
             self._write(batch)
 
     def _write(self, batch: list[Mapping[str, Any]]) -> None:
-        schema = self._features.arrow_schema
-        self._file.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+        self.table(pa.Table.from_pylist(batch, schema=self._features.arrow_schema))
+
+
+def _embedded(rows: pa.Table) -> pa.Table:
+    """Rows with the contents of image files that they only name."""
+    if pc.struct_field(pc.list_flatten(rows[IMAGES]), "bytes").null_count == 0:
+        return rows
+    from datasets.table import embed_table_storage
+
+    return embed_table_storage(rows, local_files=True, remote_files=False)
 
 
 def _size(value: object) -> int:
