@@ -228,9 +228,11 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
     """
     from datasets import Dataset
 
+    from dcsft_harness.harness import stored_images
     from dcsft_harness.sampling import read_items
 
-    items, images = read_items(task, len(task.eval_docs))
+    items = read_items(task, len(task.eval_docs))
+    images = stored_images(task, items)
     rows = [
         {**conversation({**asdict(item), "images": pictures}), "item_id": item.item_id}
         for item, pictures in zip(items, images, strict=True)

@@ -5,6 +5,7 @@ generator sees, and reading single rows takes longer than copying them.
 """
 
 import contextlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,14 @@ class Writer:
 
     def _write(self, batch: list[Mapping[str, Any]]) -> None:
         self.table(pa.Table.from_pylist(batch, schema=self._features.arrow_schema))
+
+
+def png(image: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
+    """A picture as it is stored: a PNG file of its RGB pixels, whatever file it came from."""
+    file = io.BytesIO()
+    # A quarter of the time of Pillow's own level, for a quarter more bytes.
+    image.convert("RGB").save(file, "PNG", compress_level=1)
+    return {"bytes": file.getvalue(), "path": None}
 
 
 def _embedded(rows: pa.Table) -> pa.Table:

@@ -46,7 +46,7 @@ def evaluate(
         with ranks.agreed():
             manifest.refuse_occupied(output)
             items = {
-                task_name: read_items(task, min(limit or len(task.eval_docs), len(task.eval_docs)))[0]
+                task_name: read_items(task, min(limit or len(task.eval_docs), len(task.eval_docs)))
                 for task_name, task in tasks.items()
             }
             draft = None

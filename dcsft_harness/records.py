@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 
 RIGHT = 0.5
 """A response counts as right from this score on; the suite's scores are 0 or 1."""
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows of a table that are written together."""
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:
@@ -179,11 +183,13 @@ def _spell(annotation: Any) -> str:  # noqa: ANN401 - a type or a union
 
 
 def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
-    """Writes records of one class as Parquet and returns how many there were."""
-    columns = [asdict(row) for row in rows]
-    table = pa.Table.from_pylist(columns, schema=schema(record))
-    pq.write_table(table, path, compression="zstd")
-    return len(columns)
+    """Writes records of one class as Parquet, taking some at a time, and returns how many there were."""
+    left, count, shape = iter(rows), 0, schema(record)
+    with pq.ParquetWriter(path, shape, compression="zstd") as writer:
+        while some := [vars(row) for row in islice(left, ROWS_AT_ONCE)]:
+            writer.write_table(pa.Table.from_pylist(some, schema=shape))
+            count += len(some)
+    return count
 
 
 def read_table(path: Path, record: type) -> pa.Table:
