@@ -5,9 +5,8 @@
 
 The folder has the columns, lengths and encodings of a sampled one: 8 responses an item, of about 40
 characters; one PNG an item, each another picture. It is made beforehand and its making is not timed.
-Both commands run as a user runs them, each in a process of its own, whose peak resident memory (mapped
-files included) the kernel tells. `empty` is the same on a folder of one item: what starting and importing
-cost. Prints one JSON object.
+Both commands run as a user runs them, each in a process of its own, see `processes`. `empty` is the same on
+a folder of one item: what starting and importing cost. Prints one JSON object.
 """
 
 import argparse
@@ -16,8 +15,6 @@ import io
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -29,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from PIL import Image as Pillow
+from processes import measured
 
 from dcsft_harness import dataset_folder, manifest, records
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
@@ -43,17 +41,6 @@ SAID = [
     "<answer> {1} </answer>",
     "The bill is {0} long. <answer> {1} </answer>",
 ]
-# A process's peak counts from before its exec, so a small process has to start it.
-LAUNCH = """
-import json, os, sys, time
-start = time.perf_counter()
-process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
-_, status, used = os.wait4(process, 0)
-if status:
-    sys.exit(1)
-took = {"seconds": time.perf_counter() - start, "cpu_seconds": used.ru_utime + used.ru_stime}
-print(json.dumps({**{k: round(v, 2) for k, v in took.items()}, "peak_mb": round(used.ru_maxrss / 1024)}))
-"""
 PACKAGES = ("dcsft-harness", "pyarrow", "datasets", "numpy", "scipy")
 
 
@@ -135,20 +122,13 @@ def make(folder: Path, rows: int, side: int, mixed: bool) -> None:
         table.close()
 
 
-def measured(*arguments: str) -> dict[str, float]:
-    """Wall-clock and processor seconds of a dcsft command, and its peak memory in MB."""
-    command = [sys.executable, "-S", "-c", LAUNCH, sys.executable, "-m", "dcsft_harness.cli", *arguments]
-    found = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    return dict(json.loads(found.stdout))
-
-
 def both(rollouts: Path, keep: str) -> dict[str, dict[str, float]]:
     """Labels and curates a rollouts folder, into a folder beside it that is removed again."""
     with tempfile.TemporaryDirectory(dir=rollouts.parent) as name:
         labels, curated = f"{name}/labels", f"{name}/curated"
         return {
-            "label": measured("label", str(rollouts), "--output", labels),
-            "curate": measured("curate", labels, "--keep", keep, "--output", curated),
+            "label": measured(["label", str(rollouts), "--output", labels]),
+            "curate": measured(["curate", labels, "--keep", keep, "--output", curated]),
         }
 
 

@@ -5,9 +5,9 @@
     python benchmarks/pool_size.py --task dcsft_digits_pool --sizes 100 1000
 
 Every item of the JSONL pool has a picture of its own, a PNG file; `dcsft_stub` gives each the same 8
-responses. Each size runs in a process of its own, whose peak resident memory (mapped files included) the
-kernel tells; figures are medians over the rounds. Prints one JSON object: for each size the seconds and the
-peak memory, and what each further item adds to them.
+responses. Each size runs in a process of its own, see `processes`; figures are medians over the rounds.
+Prints one JSON object: for each size the seconds and the peak memory, with and without the pages of mapped
+files (the pool's own, which `datasets` maps and the kernel takes back at will), and what a further item adds.
 """
 
 import argparse
@@ -15,8 +15,6 @@ import contextlib
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from importlib.metadata import version
 from itertools import pairwise
@@ -24,18 +22,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from processes import measured
 
-# A process's peak counts from before its exec, so a small process has to start it.
-LAUNCH = """
-import json, os, sys, time
-start = time.perf_counter()
-process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
-_, status, used = os.wait4(process, 0)
-if status:
-    sys.exit(1)
-took = {"seconds": time.perf_counter() - start, "cpu_seconds": used.ru_utime + used.ru_stime}
-print(json.dumps({**took, "peak_mb": used.ru_maxrss / 1024}))
-"""
 NAMES = ["goose", "swan", "heron", "robin", "wren"]
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "datasets", "pyarrow")
 
@@ -55,15 +43,12 @@ def make(folder: Path, count: int, side: int) -> Path:
     return path
 
 
-def measured(pool: list[str], count: int, batch: int) -> dict[str, float]:
+def sampled(pool: list[str], count: int, batch: int) -> dict[str, float]:
     """Seconds and peak memory in MB of sampling the first items of a pool."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "dcsft_harness.cli", "sample", *pool, "--limit", str(count)]
-        command += ["--model", "dcsft_stub", "--model-args", f"default=Goose.,batch_size={batch}"]
-        command += ["--output", f"{folder}/rollouts"]
-        launch = [sys.executable, "-S", "-c", LAUNCH, *command]
-        found = subprocess.run(launch, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    return dict(json.loads(found.stdout))
+        model = ["--model", "dcsft_stub", "--model-args", f"default=Goose.,batch_size={batch}"]
+        output = ["--output", f"{folder}/rollouts"]
+        return measured(["sample", *pool, "--limit", str(count), *model, *output])
 
 
 def main() -> None:
@@ -85,8 +70,8 @@ def main() -> None:
                 path = make(place / str(size), size, given.side)
                 pools[size] = ["--data", str(path), "--scorer", "exact_word"]
         for _ in range(given.rounds):
-            rounds.append({size: measured(pools[size], size, given.batch_size) for size in sizes})
-    names = ("seconds", "cpu_seconds", "peak_mb")
+            rounds.append({size: sampled(pools[size], size, given.batch_size) for size in sizes})
+    names = ("seconds", "cpu_seconds", "peak_mb", "own_peak_mb")
     found = {
         size: {name: statistics.median(one[size][name] for one in rounds) for name in names} for size in sizes
     }
@@ -102,7 +87,12 @@ def main() -> None:
                 "milliseconds": round(
                     1e3 * (found[many]["seconds"] - found[few]["seconds"]) / (many - few), 3
                 ),
-                "kilobytes": round(1e3 * (found[many]["peak_mb"] - found[few]["peak_mb"]) / (many - few), 1),
+                **{
+                    name.replace("_mb", "_kb"): round(
+                        1024 * (found[many][name] - found[few][name]) / (many - few), 1
+                    )
+                    for name in ("peak_mb", "own_peak_mb")
+                },
             }
             for few, many in pairwise(sizes)
         },
