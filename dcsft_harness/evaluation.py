@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dcsft_harness import harness, manifest, ranks, records
-from dcsft_harness.sampling import read_items
+from dcsft_harness.sources import prepared
 
 SCORES = "scores.parquet"
 
@@ -39,14 +41,14 @@ def evaluate(
         several processes the artefact is written by rank 0 alone, and the others return nothing.
 
     Raises:
-        HarnessError: duplicate items, an unreadable image, a failed run, or an occupied output folder.
+        HarnessError: an unreadable image, a failed run, or an occupied output folder.
     """
     recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": limit}
     with contextlib.ExitStack() as stack:
         with ranks.agreed():
             manifest.refuse_occupied(output)
             items = {
-                task_name: read_items(task, min(limit or len(task.eval_docs), len(task.eval_docs)))
+                task_name: _items(task, len(task.eval_docs) if limit is None else limit)
                 for task_name, task in tasks.items()
             }
             draft = None
@@ -75,6 +77,20 @@ def evaluate(
             text = json.dumps(results, indent=2, default=str)
             (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
         return draft.notes
+
+
+def _items(task: Any, count: int) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
+    """The first documents of a task as items; no image is kept, as all of them may not fit into memory.
+
+    Published sets ask some items twice, and their figures count both: each further one has an id of its own.
+    """
+    items, seen = [], Counter[str]()
+    for doc_id in range(min(count, len(task.eval_docs))):
+        item, _ = harness.describe(task, doc_id)
+        again = seen[item.item_id]
+        seen[item.item_id] += 1
+        items.append(replace(item, item_id=records.occurrence_id(item.item_id, again)) if again else item)
+    return items
 
 
 def _scores(
@@ -122,6 +138,7 @@ def _summary(
         else None,
         "unscored": len(scores) - len(scored),
         "limit": limit,
+        "data": prepared.told(task.config.task),
         "generation": task.config.generation_kwargs,
         "prompt_sha256": manifest.json_sha256([item.prompt for item in ordered]),
         "items_sha256": manifest.json_sha256([item.item_id for item in ordered]),

@@ -72,7 +72,8 @@ class Manifest:
 
     Attributes:
         folder: where the artefact lies.
-        kind: "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores" or "leaderboard".
+        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores" or
+            "leaderboard".
         config: the settings it was made with.
         inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
         notes: counts, tokens, model fingerprints and the like.

@@ -40,6 +40,11 @@ def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str
     return digest.hexdigest()[:32]
 
 
+def occurrence_id(item_id: str, occurrence: int) -> str:
+    """The id of the same item's further occurrences (from 1) in an evaluation that asks it more than once."""
+    return hashlib.sha256(f"{item_id} {occurrence}".encode()).hexdigest()[:32]
+
+
 def pixels(image: Any) -> bytes:  # noqa: ANN401 - PIL is imported by callers that need it
     """The bytes that stand for a PIL image in an item's id: size and RGB pixels, not the file's encoding."""
     rgb = image.convert("RGB")

@@ -11,10 +11,19 @@ from typing import Any
 from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pool import DRAWN, Pool
+from dcsft_harness.sources import prepared
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
-INDIFFERENT = ("batch_size", "memory_gb", "delay")
+INDIFFERENT = (
+    "batch_size",
+    "memory_gb",
+    "delay",
+    "attempts",
+    "timeout",
+    "max_num_seqs",
+    "gpu_memory_utilization",
+)
 """Model arguments that change no response, so that a run may go on with others."""
 _LOG = logging.getLogger(__name__)
 
@@ -182,7 +191,11 @@ def identify(
     return {
         **{name: value for name, value in settings.items() if name != "model_args"},
         **arguments,
-        **{f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sorted(inputs.items())},
+        **{
+            f"content of {role}": manifest.fingerprint(path)[:16]
+            for role, path in sorted(inputs.items())
+            if not role.startswith(prepared.ROLE)  # which the items below tell more exactly
+        },
         "task": task.config.task,
         "task version": str(task.VERSION),
         "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),

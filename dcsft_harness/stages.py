@@ -48,6 +48,7 @@ def sample(
 ) -> Notes:
     """Pool -> rollouts. `task` names an lmms-eval task; or `data` and `scorer` a JSONL file of one's own."""
     from dcsft_harness import harness, ranks, rollout_store, sampling
+    from dcsft_harness.sources import prepared
 
     ranks.join()
     with ranks.agreed():
@@ -61,6 +62,7 @@ def sample(
         arguments, folders = _model_arguments(model_args)
         harness.check_model(model, arguments)
         opening = _opening(model, arguments, engine, actors)
+        folders |= prepared.inputs([pool.config.task])
     settings = {"model": model, "model_args": model_args, **described}
     return sampling.sample(opening, pool, output, config, settings, progress, folders | files)
 
@@ -81,13 +83,29 @@ def curate(
     mix: Sequence[str] = (),
     size: int | None = None,
     seed: int = 0,
+    exclude: Path | None = None,
 ) -> Notes:
-    """Labels -> curated set."""
+    """Labels -> curated set, without the items that an overlap folder names."""
     from dcsft_harness import curation
 
     shares = curation.CurationConfig.parse_mix(mix)
     config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
-    return curation.curate(Path(labels), output, config)
+    return curation.curate(Path(labels), output, config, None if exclude is None else Path(exclude))
+
+
+def overlap(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    pool: str,
+    tasks: Sequence[str],
+    distance: int | None = None,
+) -> Notes:
+    """Training images that reappear in evaluation sets."""
+    from dcsft_harness import overlap as module
+
+    bits = module.DISTANCE if distance is None else distance
+    return module.overlap(pool, list(tasks), output, bits, progress)
 
 
 def evaluate(
@@ -102,6 +120,7 @@ def evaluate(
 ) -> Notes:
     """Adapter -> scores."""
     from dcsft_harness import evaluation, harness, manifest, ranks
+    from dcsft_harness.sources import prepared
 
     ranks.join()
     with ranks.agreed():
@@ -112,6 +131,7 @@ def evaluate(
             raise HarnessError("--tasks names no task", "`dcsft tasks list` lists the suite's")
         opened = harness.open_tasks(list(tasks))
         arguments, inputs = _model_arguments(model_args)
+        inputs |= prepared.inputs(opened)
         running = harness.open_model(model, arguments)
     settings = {"model": model, "model_args": model_args}
     return evaluation.evaluate(
@@ -156,6 +176,7 @@ def sft(
 STAGES: dict[str, Callable[..., Notes]] = {
     "sample": sample,
     "label": label,
+    "data overlap": overlap,
     "curate": curate,
     "train cold-start": cold_start,
     "train sft": sft,

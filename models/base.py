@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -16,10 +15,10 @@ from .arguments import GenerationArguments
 from .conventions import PIXEL, BoxConvention, declare
 from .generation import Generation
 from .requests import Item, plan
-from .rounds import Drawing, Settled
+from .rounds import Asked, Drawing, Settled
 
-Asked = tuple[Drawing, Item]
-"""An item on its way, and the part of it that is drawn next."""
+Answered = tuple[Asked, list[Generation]]
+"""What was asked, and a response for each of its sample indices; none where the item is refused."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,14 +41,11 @@ class ObservedModel(lmms):  # type: ignore[misc]
             not drawn come back empty. None draws all samples at once.
         refused: (task, doc_id) to the reason why an item gets no response; items that are in it
             are not asked, and those that `_answer` refuses are added. None raises instead.
-        answers_in_rounds: whether `_answer` itself asks `settled` between rounds (with one
-            prefill, say): it is then asked for all samples and may return fewer.
         seed: the seed that draws are keyed with where a task sets none.
         batch_size: most items answered at once.
     """
 
     is_simple = False
-    answers_in_rounds = False
 
     def __init__(self) -> None:
         """A model with no observers, no content ids and nothing kept."""
@@ -68,13 +64,13 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """The coordinates that this model writes boxes in."""
         return PIXEL
 
-    @abstractmethod
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
-        """The responses to items with equal generation arguments.
+        """The responses to items with equal generation arguments, for models that go batch by batch.
 
         Returns:
             per item, one `Generation` per sample index, in the item's order.
         """
+        raise NotImplementedError(f"{type(self).__name__} has neither `_answer` nor `_stream`")
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers lmms-eval's requests, in their order.
@@ -109,21 +105,31 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """What is still to be drawn for an item."""
         if self.refused is not None and (drawing.item.task, drawing.item.doc_id) in self.refused:
             return None
-        return drawing.next(self.settled, self.settled is None or not self.answers_in_rounds)
+        return drawing.next(self.settled)
 
     def _draw(self, waiting: list[Asked]) -> Iterator[int]:
-        """Draws what is missing, batch by batch, and yields how many items are finished so far.
+        """Draws what is missing and yields how many items are finished so far.
 
-        Items that a batch leaves unsettled lead the next one, which new items fill up.
+        Items that are not settled yet go back to the front of the queue, which new items fill up.
         """
         finished = 0
         for queue in self._queues(waiting):
-            while queue:
-                batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
-                again = self._finish(batch, self._answer_or_refuse([left for _, left in batch]))
+            for answered in self._stream(queue):
+                again = self._finish(answered)
                 queue.extendleft(reversed(again))
-                finished += len(batch) - len(again)
+                finished += len(answered) - len(again)
                 yield finished
+
+    def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
+        """Takes items from a queue and yields them with their responses, some at a time.
+
+        What is yielded is on the disk when the iteration goes on, and unsettled items are back at
+        the front of the queue. Here it goes batch by batch through `_answer`.
+        """
+        while queue:
+            batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
+            answered = self._answer_or_refuse([left for _, left in batch])
+            yield list(zip(batch, answered, strict=True))
 
     def _queues(self, waiting: list[Asked]) -> Iterable[deque[Asked]]:
         """Items with equal generation arguments together: a batch has but one set."""
@@ -132,17 +138,17 @@ class ObservedModel(lmms):  # type: ignore[misc]
             groups.setdefault(asked[1].arguments, deque()).append(asked)
         return groups.values()
 
-    def _finish(self, batch: list[Asked], answered: list[list[Generation]]) -> list[Asked]:
-        """Reports one batch; returns the items that go on, with what they go on with."""
+    def _finish(self, answered: list[Answered]) -> list[Asked]:
+        """Reports some items; returns those that go on, with what they go on with."""
         new: list[Generation] = []
-        for (drawing, _), generations in zip(batch, answered, strict=True):
+        for (drawing, _), generations in answered:
             drawing.have.update({one.sample_index: one for one in generations})
             new += generations
         if self.on_batch is not None and new:
             self.on_batch(new)
-        if self.settled is None or self.answers_in_rounds:
+        if self.settled is None:
             return []
-        return [(drawing, left) for drawing, _ in batch if (left := self._next(drawing)) is not None]
+        return [(drawing, left) for (drawing, _), _ in answered if (left := self._next(drawing)) is not None]
 
     def _answer_or_refuse(self, items: list[Item]) -> list[list[Generation]]:
         """`_answer`, with no responses for the items that it refuses where `refused` collects them."""

@@ -18,6 +18,7 @@ from dcsft_harness.errors import HarnessError
 
 from .adapters import attach, read_config
 from .conventions import BoxConvention, box_space
+from .packed_images import attend_by_length
 from .patches import embed_by_product
 from .settings import ModelSettings
 
@@ -150,6 +151,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
     if settings.adapter is not None:
         model = attach(model, settings.adapter, settings.pretrained)
     embed_by_product(model)
+    attend_by_length(model)
     return model.eval()
 
 

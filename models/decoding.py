@@ -78,6 +78,7 @@ class StopTexts:
     token, so a window of that many (and a few for what decoding joins) cannot miss it.
 
     Attributes:
+        any: whether there are stop texts.
         stopped_at: per row, the tokens generated when it reached a stop text; None before.
     """
 
@@ -86,7 +87,7 @@ class StopTexts:
         tokenizer: PreTrainedTokenizerBase,
         arguments: GenerationArguments,
         eos: tuple[int, ...],
-        rows: int,
+        rows: int = 0,
         prompt_length: int = 0,
     ) -> None:
         """A criterion for one batch.
@@ -95,39 +96,32 @@ class StopTexts:
             tokenizer: decodes the tokens.
             arguments: the stop texts, and whether special tokens are text.
             eos: ids that end a row anyway.
-            rows: rows of the batch.
+            rows: rows of the batch that `generate` makes.
             prompt_length: columns that `generate` hands over before the first generated token.
         """
         self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
-        self._prompt_length = prompt_length
+        self._prompt_length, self.any = prompt_length, bool(arguments.stop)
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
         self.stopped_at: list[int | None] = [None] * rows
 
-    def see(self, row: int, tokens: list[int], length: int) -> bool:
-        """Whether a row has reached a stop text, now or before.
-
-        Args:
-            row: its number.
-            tokens: what it has generated, or the end of that.
-            length: how much it has generated.
-        """
-        tail = tokens[-self._window :]
-        if self.stopped_at[row] is None and self._arguments.stop and tail[-1] not in self._eos:
-            text = self._tokenizer.decode(
-                tail,
-                skip_special_tokens=self._arguments.skip_special_tokens,
-                clean_up_tokenization_spaces=False,
-            )
-            if any(stop in text for stop in self._arguments.stop):
-                self.stopped_at[row] = length
-        return self.stopped_at[row] is not None
+    def reached(self, tokens: list[int]) -> bool:
+        """Whether a row's last token, of those it has generated, completes a stop text."""
+        if not self.any or tokens[-1] in self._eos:
+            return False
+        text = self._tokenizer.decode(
+            tokens[-self._window :],
+            skip_special_tokens=self._arguments.skip_special_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+        return any(stop in text for stop in self._arguments.stop)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """Bool `(rows,)`: which rows have reached a stop text."""
         generated = input_ids[:, self._prompt_length :]
         length = generated.shape[1]
         for row, tail in enumerate(generated[:, -self._window :].tolist()):
-            self.see(row, tail, length)
+            if self.stopped_at[row] is None and self.reached(tail):
+                self.stopped_at[row] = length
         done = [stopped is not None for stopped in self.stopped_at]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 

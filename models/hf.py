@@ -1,11 +1,14 @@
 """`dcsft_hf`: any image-text-to-text checkpoint of transformers, as an lmms-eval chat model."""
 
+from collections import deque
+from collections.abc import Iterator
+
 from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
-from .base import ObservedModel
+from .base import Answered, ObservedModel
 from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
 from .conventions import BoxConvention
 from .decoding import Completion, SpecialTokens
@@ -14,7 +17,9 @@ from .generation import Generation
 from .placement import place
 from .prompts import content_key, read_prompt
 from .requests import Item
+from .rounds import Asked
 from .settings import ModelSettings
+from .stream import Stream
 
 
 class DcsftHF(ObservedModel):
@@ -94,16 +99,33 @@ class DcsftHF(ObservedModel):
             self.settings.memory_gb,
         )
 
-    def _answer(self, items: list[Item]) -> list[list[Generation]]:
+    def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
+        """Items in flight are refilled as rows end; the samples of an item share one prefill."""
         if not hasattr(self, "_model"):
             self._load()
-        arguments = items[0].arguments
-        prepared = [self._prepare(item) for item in items]
-        completions = self._engine.complete(prepared, arguments, self._seed(arguments))
-        return [
-            self._generations(item, one, done, arguments)
-            for item, one, done in zip(items, prepared, completions, strict=True)
-        ]
+        arguments = queue[0][1].arguments
+        samples = 1 if arguments.greedy else max(len(drawing.item.sample_indices) for drawing, _ in queue)
+        prompt_tokens: dict[int, int] = {}
+
+        def prepare(asked: Asked) -> Prepared:
+            prepared = self._prepare(asked[1])
+            prompt_tokens[id(asked[0])] = prepared.tokens
+            return prepared
+
+        stream = Stream(
+            self._engine,
+            queue,
+            prepare,
+            lambda asked, error: self._refuse(asked[1], error),
+            self._seed(arguments),
+            self.batch_size * samples,
+            hold=self.settled is not None,
+        )
+        for done in stream:
+            yield [
+                (asked, self._generations(asked[1], prompt_tokens.get(id(asked[0]), 0), completions))
+                for asked, completions in done
+            ]
 
     def _prepare(self, item: Item) -> Prepared:
         """Decodes and processes an item, once for all of its responses."""
@@ -122,25 +144,23 @@ class DcsftHF(ObservedModel):
                 "Check that its images are plain and that its text holds no image tokens of its own",
             ) from error
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
-        return Prepared(name, key, dict(features), tuple(item.sample_indices))
+        return Prepared(name, key, dict(features))
 
     def _seed(self, arguments: GenerationArguments) -> int:
         return self.seed if arguments.seed is None else arguments.seed
 
-    def _generations(
-        self, item: Item, prepared: Prepared, completions: list[Completion], arguments: GenerationArguments
-    ) -> list[Generation]:
-        """What the observers see of an item."""
+    def _generations(self, item: Item, prompt_tokens: int, completions: list[Completion]) -> list[Generation]:
+        """What the observers see of an item; nothing of one that is refused."""
         return [
             Generation(
                 task=item.task,
                 doc_id=item.doc_id,
                 sample_index=index,
                 response=completion.text,
-                n_prompt_tokens=int(prepared.features["input_ids"].shape[1]),
+                n_prompt_tokens=prompt_tokens,
                 n_tokens=completion.n_tokens,
                 finish_reason=completion.finish_reason,
-                seed=self._seed(arguments),
+                seed=self._seed(item.arguments),
             )
-            for index, completion in zip(item.sample_indices, completions, strict=True)
+            for index, completion in zip(item.sample_indices, completions, strict=bool(completions))
         ]

@@ -50,32 +50,35 @@ def _mix(value: torch.Tensor) -> torch.Tensor:
     return value ^ _shift(value, 31)
 
 
-def uniforms(row_keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
+def uniforms(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Uniform draws in the open interval (0, 1), float64.
 
     Args:
         row_keys: int64, any shape that broadcasts with `tokens`.
-        step: tokens that the row has generated before this one.
+        step: tokens that the row has generated before this one; a tensor is shaped as `row_keys`.
         tokens: int64 token ids.
     """
-    state = _mix(row_keys + _signed((step + 1) * _GOLDEN))
+    offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
+    state = _mix(row_keys + offset)
     bits = _mix(state + (tokens + 1) * _GOLDEN)
     # 52 bits and a half: with 53 the largest value would round to 1, whose Gumbel is infinite.
     return (_shift(bits, 12).double() + 0.5) * 2.0**-52
 
 
-def gumbels(row_keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
+def gumbels(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel draws, float64, shaped as the arguments broadcast (see `uniforms`)."""
     return -torch.log(-torch.log(uniforms(row_keys, step, tokens)))
 
 
-def noisy(scores: torch.Tensor, row_keys: torch.Tensor, step: int, sparse: bool) -> torch.Tensor:
+def noisy(
+    scores: torch.Tensor, row_keys: torch.Tensor, step: int | torch.Tensor, sparse: bool
+) -> torch.Tensor:
     """Scores with the noise of one step.
 
     Args:
         scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
         row_keys: int64 `(rows,)`.
-        step: tokens that the rows have generated before this one.
+        step: tokens that the rows have generated before this one, also as int64 `(rows,)`.
         sparse: whether most tokens are ruled out; then noise is drawn for the others alone.
 
     Returns:
@@ -84,10 +87,10 @@ def noisy(scores: torch.Tensor, row_keys: torch.Tensor, step: int, sparse: bool)
     summed = scores.double()
     if sparse:
         rows, tokens = torch.nonzero(torch.isfinite(scores), as_tuple=True)
-        summed[rows, tokens] += gumbels(row_keys[rows], step, tokens)
+        summed[rows, tokens] += gumbels(row_keys[rows], step if isinstance(step, int) else step[rows], tokens)
         return summed
     tokens = torch.arange(scores.shape[1], device=scores.device)
-    return summed + gumbels(row_keys[:, None], step, tokens)
+    return summed + gumbels(row_keys[:, None], step if isinstance(step, int) else step[:, None], tokens)
 
 
 class KeyedGumbel:

@@ -15,7 +15,7 @@ _SHARE = {"cuda": 0.8, "cpu": 0.5}
 # Prompt tokens, padding included, that go through the model together. On a CPU more of them fall
 # out of its caches: a fifth slower at twice as many. A GPU is busy with these, and more would
 # only need more memory at once.
-_SLICE_TOKENS = {"cuda": 16384, "cpu": 2400}
+_SLICE_TOKENS = {"cuda": 16384, "cpu": 1200}
 
 # Tensors of a decoder or vision layer that are alive at once, in widths of the layer and of its
 # feed-forward part.

@@ -39,20 +39,16 @@ class Drawing:
     item: Item
     have: dict[int, Generation] = field(default_factory=dict)
 
-    def next(self, settled: Settled | None, in_rounds: bool = True) -> Item | None:
+    def next(self, settled: Settled | None) -> Item | None:
         """What is to be drawn next, as an item with those samples; None where that is nothing.
 
         Args:
             settled: None draws all samples at once.
-            in_rounds: whether to ask for one round. Else an item that is not settled is drawn as
-                a whole: who asks `settled` between rounds must see all samples from the first.
         """
         indices = self.item.sample_indices
         for goal in goals(len(indices)) if settled is not None else [len(indices)]:
             if any(index not in self.have for index in indices[:goal]):
-                if not in_rounds:
-                    self.have.clear()
-                return self._missing(goal if in_rounds else len(indices))
+                return self._missing(goal)
             if settled is not None and settled(self.item, [self.have[index] for index in indices[:goal]]):
                 return None
         return None
@@ -65,3 +61,7 @@ class Drawing:
             positions=[position for position, _ in left],
             sample_indices=[index for _, index in left],
         )
+
+
+Asked = tuple[Drawing, Item]
+"""An item on its way, and the part of it that is drawn next."""

@@ -5,8 +5,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from .packing import out_of_memory
-from .shared_decoding import Decoder, prefill
-from .shared_prompt import UnsuitedModelError
+from .prefill import UnsuitedModelError, prefill
+from .shared_decoding import Decoder
 
 # Largest difference of two logits, in standard deviations of the logits. Rounding stays well
 # below; a missing position offset, window or cap is of the order of one.
@@ -28,8 +28,9 @@ def objection(model: PreTrainedModel, batch: dict[str, Tensor]) -> str | None:
         return "its attention cannot be exchanged"
     wanted, tokens = _by_generate(model, batch)
     try:
-        decoder = Decoder(model, [prefill(model, batch)], [2])
-        with decoder.cache.attending(model):
+        decoder = Decoder(model)
+        decoder.admit(prefill(model, batch), [2])
+        with decoder.attending():
             found = decoder.step(tokens.expand(2))
     except UnsuitedModelError as error:
         return str(error)

@@ -6,6 +6,7 @@ from torch import Tensor
 from .arguments import GenerationArguments
 from .decoding import warpers
 from .keyed_noise import gumbels, noisy
+from .prefill import Prompts
 
 # Elements of one block of scores that noise is drawn for: int64 and float64 temporaries of a
 # large batch and vocabulary would otherwise exceed the model's own memory.
@@ -13,7 +14,7 @@ _BLOCK = 1 << 24
 
 
 class Draw:
-    """Chooses the next token of every row of a batch that shrinks.
+    """Chooses the next token of every row of a batch that shrinks and grows.
 
     The same arithmetic, in the same order, as the logits processors of `decoding.complete`.
     """
@@ -23,80 +24,81 @@ class Draw:
         arguments: GenerationArguments,
         eos: tuple[int, ...],
         row_keys: Tensor,
-        prompts: Tensor,
-        attention_mask: Tensor,
+        prompts: Prompts,
         item_of_row: Tensor,
     ) -> None:
-        """A draw for one batch.
+        """A draw for rows that have no tokens yet.
 
         Args:
             arguments: how tokens are chosen.
             eos: ids that end a row.
             row_keys: int64 `(rows,)`, from `keyed_noise.row_key`.
-            prompts: int64 `(items, prompt)` token ids.
-            attention_mask: `(items, prompt)`, 0 at padding.
-            item_of_row: int64 `(rows,)`.
+            prompts: what the rows continue.
+            item_of_row: int64 `(rows,)`, which of the prompts.
         """
-        self._arguments, self._keys = arguments, row_keys
+        self._arguments, self._keys, self._steps = arguments, row_keys, torch.zeros_like(row_keys)
         self._eos = torch.tensor(eos, dtype=torch.int64, device=row_keys.device)
         self._warpers = [] if arguments.greedy else warpers(arguments)
-        self._prompts = (prompts, attention_mask, item_of_row)
-        self._seen: Tensor | None = None
+        self._seen = None
+        if arguments.repetition_penalty != 1.0:
+            self._seen = _tokens_of(prompts)[item_of_row]
 
-    def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """The tokens of one step.
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next token of every row.
 
         Args:
             logits: `(rows, vocabulary)` of any float type.
-            step: tokens that the rows have generated before this one.
 
         Returns:
             int64 `(rows,)`.
         """
         scores = logits.float()
-        if self._arguments.repetition_penalty != 1.0:
-            scores = self._penalised(scores)
-        if step < self._arguments.min_new_tokens:
-            scores = scores.index_fill(1, self._eos, -torch.inf)
-        tokens = self._chosen(scores, step)
+        if self._seen is not None:
+            scores = self._penalised(scores, self._seen)
+        if self._arguments.min_new_tokens and len(self._eos):
+            early = (self._steps < self._arguments.min_new_tokens)[:, None]
+            scores = scores.index_copy(1, self._eos, scores[:, self._eos].masked_fill(early, -torch.inf))
+        tokens = self._chosen(scores)
+        self._steps = self._steps + 1
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)
         return tokens
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drops all rows but those of int64 `rows`."""
-        self._keys = self._keys[rows]
+        """Drops all rows but those of int64 `rows`, and takes their order."""
+        self._keys, self._steps = self._keys[rows], self._steps[rows]
         if self._seen is not None:
             self._seen = self._seen[rows]
 
-    def _penalised(self, scores: Tensor) -> Tensor:
-        """Scores with tokens of prompt and response made less likely."""
-        if self._seen is None:
-            prompts, mask, item_of_row = self._prompts
-            counts = torch.zeros(len(prompts), scores.shape[1], dtype=torch.int32, device=scores.device)
-            # Padding is no token of the prompt, though a token id stands there.
-            counts.scatter_add_(1, prompts, (mask != 0).int())
-            self._seen = (counts > 0)[item_of_row]
-        penalty = self._arguments.repetition_penalty
-        return torch.where(self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+    def append(self, other: "Draw") -> None:
+        """Puts the rows of another draw with the same arguments behind these."""
+        self._keys = torch.cat((self._keys, other._keys))
+        self._steps = torch.cat((self._steps, other._steps))
+        if self._seen is not None and other._seen is not None:
+            self._seen = torch.cat((self._seen, other._seen))
 
-    def _chosen(self, scores: Tensor, step: int) -> Tensor:
+    def _penalised(self, scores: Tensor, seen: Tensor) -> Tensor:
+        """Scores with tokens of prompt and response made less likely."""
+        penalty = self._arguments.repetition_penalty
+        return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+    def _chosen(self, scores: Tensor) -> Tensor:
         """The argmax, with noise unless greedy."""
         if self._arguments.greedy:
             return scores.argmax(-1)
         size = max(1, _BLOCK // scores.shape[1])
-        blocks = zip(scores.split(size), self._keys.split(size), strict=True)
-        return torch.cat([self._sampled(block, keys, step) for block, keys in blocks])
+        blocks = zip(scores.split(size), self._keys.split(size), self._steps.split(size), strict=True)
+        return torch.cat([self._sampled(*block) for block in blocks])
 
-    def _sampled(self, scores: Tensor, keys: Tensor, step: int) -> Tensor:
+    def _sampled(self, scores: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
         kept = self._likeliest(scores / self._arguments.temperature)
         if kept is None:
-            return noisy(self._warped(scores), keys, step, sparse=len(self._warpers) > 1).argmax(-1)
+            return noisy(self._warped(scores), keys, steps, sparse=len(self._warpers) > 1).argmax(-1)
         # Everything behind top-k works on k columns; their token ids key the noise.
         values, tokens = kept
         for warper in self._warpers[2:]:
             values = warper(tokens, values)
-        values = values.double() + gumbels(keys[:, None], step, tokens)
+        values = values.double() + gumbels(keys[:, None], steps[:, None], tokens)
         return tokens.gather(1, values.argmax(-1, keepdim=True))[:, 0]
 
     def _likeliest(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -113,3 +115,12 @@ class Draw:
         for warper in self._warpers:
             scores = warper(no_tokens, scores)
         return scores
+
+
+def _tokens_of(prompts: Prompts) -> Tensor:
+    """Bool `(items, vocabulary)`: which tokens each prompt has."""
+    shape = (len(prompts), prompts.logits.shape[1])
+    counts = torch.zeros(shape, dtype=torch.int32, device=prompts.tokens.device)
+    # Padding is no token of the prompt, though a token id stands there.
+    counts.scatter_add_(1, prompts.tokens, (prompts.attention_mask != 0).int())
+    return counts > 0

@@ -23,7 +23,7 @@ def completion_of(
         return whole
     # Which token completed the stop text is found in the way that dcsft_hf finds it, one by one.
     stops = StopTexts(tokenizer, arguments, end, 1)
-    reached = next((at for at in range(1, len(row) + 1) if stops.see(0, row[:at], at)), None)
+    reached = next((at for at in range(1, len(row) + 1) if stops.reached(row[:at])), None)
     return completion(tokenizer, row, end, arguments, reached)
 
 

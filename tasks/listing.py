@@ -1,5 +1,6 @@
 """The suite's tasks as a table, read from the YAML files alone: no lmms-eval import, no data."""
 
+from functools import cache
 from typing import Any
 
 import yaml
@@ -25,3 +26,22 @@ def listing() -> list[dict[str, Any]]:
         names = ("family", "role", "distribution", "version")
         rows.append({"task": config["task"], **{name: metadata.get(name, "-") for name in names}})
     return sorted(rows, key=lambda row: str(row["task"]))
+
+
+@cache
+def groups() -> dict[str, list[str]]:
+    """The suite's groups by name, each with its tasks; a group in a group stands for its own."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(path().rglob("*.yaml")):
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        if isinstance(config.get("group"), str):
+            found[config["group"]] = list(config["task"])
+    return {name: members(name, found) for name in found}
+
+
+def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
+    """The tasks that a name stands for: a group's, or the task itself."""
+    known = groups() if known is None else known
+    if name not in known:
+        return [name]
+    return list(dict.fromkeys(task for part in known[name] for task in members(part, known)))

@@ -6,13 +6,14 @@ apart; `extracted` is logged with the sample and not aggregated.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dcsft_harness.models.conventions import declared
 from dcsft_harness.scoring import SCORERS, Verdict
 
 Doc = dict[str, Any]
+Judge = Callable[[Doc, str], Verdict]
 
 
 def judge(scorer: str, doc: Doc, response: str) -> Verdict:
@@ -36,11 +37,11 @@ def judge(scorer: str, doc: Doc, response: str) -> Verdict:
     return SCORERS[scorer](response, answer=gold)
 
 
-def process(scorer: str, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+def process(scorer: str | Judge, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """The metrics of one document.
 
     Args:
-        scorer: a key of `SCORERS`.
+        scorer: a key of `SCORERS`; or a function of document and response, where rows differ in their scorer.
         doc: see `judge`; its cluster column names documents that are not independent.
         results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
 
@@ -48,18 +49,33 @@ def process(scorer: str, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; answered: share in [0, 1];
         extracted: the answer found, or a list of them for several responses.
     """
-    texts: list[str] = []
-    for result in results:
-        texts.extend(result if isinstance(result, list) else [result])
-    verdicts = [judge(scorer, doc, text) for text in texts]
+    texts = responses(results)
+    verdicts = [scorer(doc, text) if callable(scorer) else judge(scorer, doc, text) for text in texts]
     found = [verdict.extracted for verdict in verdicts]
     return {
-        "acc": {"score": sum(v.score for v in verdicts) / len(verdicts), "cluster": doc["cluster"]},
+        "acc": part(sum(v.score for v in verdicts) / len(verdicts), doc),
         "answered": sum(extracted is not None for extracted in found) / len(found),
         "extracted": found[0] if len(found) == 1 else found,
     }
 
 
+def responses(results: Sequence[Any]) -> list[str]:
+    """The texts among what lmms-eval hands to `process_results`: responses, or one list of G of them."""
+    texts: list[str] = []
+    for result in results:
+        texts.extend(result if isinstance(result, list) else [result])
+    return texts
+
+
+def part(score: float, doc: Doc, inside: bool = True) -> dict[str, Any]:
+    """A document's entry in a metric that `mean_score` aggregates; it does not count where not `inside`.
+
+    lmms-eval counts documents by the entries of one metric, so every document has one in each.
+    """
+    return {"score": score, "cluster": doc["cluster"]} if inside else {"cluster": doc["cluster"]}
+
+
 def mean_score(items: Sequence[dict[str, Any]]) -> float:
-    """The mean of the `score` entries, in [0, 1]."""
-    return float(sum(item["score"] for item in items) / len(items))
+    """The mean of the `score` entries, in [0, 1]; NaN where no document counts, as --limit may have it."""
+    scores = [item["score"] for item in items if "score" in item]
+    return float(sum(scores) / len(scores)) if scores else float("nan")

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from dcsft_harness.models import conventions
+
 gc.disable()
 
 
@@ -25,7 +27,14 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_CACHE", str(folder))
+        patch.delenv("DCSFT_DATA", raising=False)
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_convention(monkeypatch):
+    """No model has declared how it writes boxes, whichever ran in an earlier test."""
+    monkeypatch.setattr(conventions, "_current", conventions.PIXEL)
 
 
 @pytest.fixture(autouse=True)

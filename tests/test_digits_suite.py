@@ -109,7 +109,7 @@ def test_every_set_has_its_size(name, count):
 
 
 def test_every_set_belongs_to_a_task():
-    tasks = {row["task"] for row in listing()}
+    tasks = {row["task"] for row in listing() if row["task"].startswith("dcsft_digits")}
     assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a"}
 
 

@@ -100,6 +100,7 @@ class TestTasksThatDoNotLoad:
             harness.open_tasks(["broken_task"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(monkeypatch):
     def full(name):
         raise OSError(28, "No space left on device")
@@ -237,6 +238,16 @@ class TestSampling:
 
 
 class TestEvaluation:
+    def test_items_that_were_published_twice_are_scored_twice(self, tmp_path):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"] * 3)
+        said = iter(["x", "y", "x"])
+        model = DcsftStub(answers=lambda question: next(said))
+        notes = evaluation.evaluate(model, {"theirs": task}, tmp_path / "out", "stub", {})
+        assert notes["tasks"]["theirs"]["accuracy"] == pytest.approx(2 / 3)
+        rows = records.read_table(tmp_path / "out" / evaluation.SCORES, records.Score)
+        assert len(set(rows["item_id"].to_pylist())) == 3
+
     def test_tasks_are_scored_item_by_item(self, tmp_path):
         notes = stages.evaluate(
             tmp_path / "out",

@@ -118,6 +118,7 @@ def test_stop_texts_cut_the_response_and_end_its_row():
     seen.clear()
     cut = texts(model, docs, GREEDY | {"until": [stop, "never ever"]})
     assert cut == [text.split(stop)[0] for text in whole]
+    seen.sort(key=lambda generation: generation.doc_id)
     assert seen[0].finish_reason == "stop"
     assert seen[0].n_tokens < 12
     assert seen[1].n_tokens == 12 or stop in whole[1]
@@ -129,6 +130,7 @@ def test_end_tokens_of_the_tokenizer_and_of_the_generation_config_both_end_a_row
     seen = []
     model.on_batch = seen.extend
     whole = texts(model, documents(), {"max_new_tokens": 150, "skip_special_tokens": False})
+    seen.sort(key=lambda generation: generation.doc_id)
     ended = [generation for generation in seen if generation.finish_reason == "stop"]
     assert ended
     for generation in ended:

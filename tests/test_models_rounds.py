@@ -56,11 +56,6 @@ class TestNext:
         kept = {index: one for index, one in undisturbed.items() if index not in lost}
         assert finish(kept) == undisturbed
 
-    def test_a_model_that_asks_by_itself_gets_all_samples_from_the_first(self):
-        left = Drawing(item(8), {0: generation(0), 1: generation(1)}).next(mixed, in_rounds=False)
-        assert left.sample_indices == list(range(8))
-        assert Drawing(item(8), {0: generation(0), 1: generation(1, "y")}).next(mixed, False) is None
-
 
 class Watched(DcsftStub):
     """Remembers its batches, as lists of (document, sample indices)."""
@@ -141,15 +136,3 @@ class TestSettled:
             [(1, [4, 5, 6, 7]), (2, second)],
         ]
         assert done == [(1, 3), (1, 3), (3, 3)]
-
-    def test_a_model_that_asks_by_itself_is_asked_once(self):
-        class Itself(Watched):
-            answers_in_rounds = True
-
-            def _answer(self, items):
-                return [answered[:2] for answered in super()._answer(items)]
-
-        model = Itself(answers=self.answer)
-        model.settled = mixed
-        assert ask(model, 4, 1) == ["x", "y", "", ""]
-        assert model.batches == [[(0, [0, 1, 2, 3])]]

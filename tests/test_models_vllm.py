@@ -28,12 +28,12 @@ def model(**given):
 
 
 def drawn(one, docs, given, repeats=1):
-    """The generations of a run, in the order in which they were reported."""
+    """The generations of a run, by document and sample index."""
     seen = []
     one.on_batch = seen.extend
     one.generate_until(requests_for(one, docs, given, repeats))
     one.on_batch = None
-    return seen
+    return sorted(seen, key=lambda generation: (generation.doc_id, generation.sample_index))
 
 
 def params(fake):

@@ -6,7 +6,10 @@ import pytest
 
 from dcsft_harness import harness
 from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import listing
+
+from . import published, reasoning_fixtures
 
 # The scorer of each family, and responses beside the target itself: right in other words, wrong, none.
 FAMILIES = {
@@ -14,8 +17,17 @@ FAMILIES = {
     "grounding": ("box_iou", ["Box: {target}", "[0, 0, 3, 3]", "[9, 9, 1, 1]", "over there"]),
     "reasoning": ("choice", ["{answer}", "({answer})", "So it is {wrong}.", "A or B", "", "no idea"]),
 }
-POOLS = {row["family"]: row["task"] for row in listing() if row["role"] == "pool"}
-EVALUATIONS = [(row["family"], row["task"]) for row in listing() if row["role"] == "evaluation"]
+
+
+def suite(row):
+    """Tasks of the embedded suite, and the paper's."""
+    return "digits" if row["task"].startswith("dcsft_digits") else "paper"
+
+
+# The paper's reasoning pool asks for what its evaluations do not (fill-in, not multiple choice): see below.
+COMPARED = [row for row in listing() if (suite(row), row["family"]) != ("paper", "reasoning")]
+POOLS = {(suite(row), row["family"]): row["task"] for row in COMPARED if row["role"] == "pool"}
+EVALUATIONS = [(suite(row), row["family"], row["task"]) for row in COMPARED if row["role"] == "evaluation"]
 
 
 def verdict(family: str, doc, response: str) -> Verdict:
@@ -36,19 +48,25 @@ def responses(family, doc):
 
 
 @pytest.fixture(scope="module")
-def opened():
-    return harness.open_tasks([*POOLS.values(), *(task for _, task in EVALUATIONS)])
+def opened(tmp_path_factory):
+    """Every pool and evaluation, the paper's with the sources that the tests make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(prepared.VARIABLE, str(published.prepare_all(tmp_path_factory.mktemp("published"))))
+        yield harness.open_tasks([*POOLS.values(), *(task for *_, task in EVALUATIONS)])
 
 
 def test_every_family_has_a_pool_and_evaluations():
-    assert set(POOLS) == {family for family, _ in EVALUATIONS} == set(FAMILIES)
+    assert set(POOLS) == {(suite, family) for suite, family, _ in EVALUATIONS}
+    assert {family for _, family in POOLS} == set(FAMILIES)
+    pools = {row["task"] for row in listing() if row["role"] == "pool"}
+    assert pools == {*POOLS.values(), "dcsft_mmk12_pool"}
 
 
-@pytest.mark.parametrize(("family", "task"), EVALUATIONS)
-def test_labelling_and_evaluation_and_the_scorer_agree(opened, family, task):
-    pool, evaluation = opened[POOLS[family]], opened[task]
+@pytest.mark.parametrize(("suite", "family", "task"), EVALUATIONS)
+def test_labelling_and_evaluation_and_the_scorer_agree(opened, suite, family, task):
+    pool, evaluation = opened[POOLS[suite, family]], opened[task]
     seen = set()
-    for number in range(5):
+    for number in range(min(5, len(evaluation.eval_docs_no_media))):
         doc = evaluation.eval_docs_no_media[number]
         for response in responses(family, doc):
             expected = verdict(family, doc, response)
@@ -63,27 +81,51 @@ def test_labelling_and_evaluation_and_the_scorer_agree(opened, family, task):
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_g_responses_together_have_the_mean_of_their_verdicts(opened, family):
-    pool = opened[POOLS[family]]
-    doc = pool.eval_docs_no_media[0]
-    texts = responses(family, doc)
-    expected = [verdict(family, doc, text).score for text in texts]
-    together = pool.process_results(doc, [texts])
-    assert harness.score_of(pool, together)[0] == sum(expected) / len(expected)
-    alone = [harness.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
-    assert alone == expected
+@pytest.mark.parametrize(("suite", "family"), POOLS)
+def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, family):
+    pool = opened[POOLS[suite, family]]
+    for number in range(5):
+        doc = pool.eval_docs_no_media[number]
+        texts = responses(family, doc)
+        expected = [verdict(family, doc, text).score for text in texts]
+        together = pool.process_results(doc, [texts])
+        assert harness.score_of(pool, together)[0] == sum(expected) / len(expected)
+        alone = [harness.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
+        assert alone == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_pool_asks_what_its_evaluation_in_distribution_asks(opened, family):
+@pytest.mark.parametrize(("of", "family"), POOLS)
+def test_a_pool_asks_what_its_evaluations_in_distribution_ask(opened, of, family):
     """A label says something about the evaluation only if the prompt and the budget are the same."""
-    (evaluation,) = [
+    evaluations = [
         row["task"]
-        for row in listing()
-        if (row["family"], row["role"], row["distribution"]) == (family, "evaluation", "id")
+        for row in COMPARED
+        if (suite(row), row["family"], row["role"], row["distribution"]) == (of, family, "evaluation", "id")
     ]
-    one, other = opened[POOLS[family]].config, opened[evaluation].config
-    assert one.generation_kwargs["max_new_tokens"] == other.generation_kwargs["max_new_tokens"]
-    assert one.process_results is other.process_results
-    assert (one.doc_to_text, one.doc_to_target) == (other.doc_to_text, other.doc_to_target)
+    assert evaluations
+    for evaluation in evaluations:
+        one, other = opened[POOLS[of, family]].config, opened[evaluation].config
+        assert one.generation_kwargs["max_new_tokens"] == other.generation_kwargs["max_new_tokens"]
+        assert one.process_results is other.process_results
+        assert (one.doc_to_text, one.doc_to_target) == (other.doc_to_text, other.doc_to_target)
+
+
+def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch):
+    monkeypatch.setenv(prepared.VARIABLE, str(reasoning_fixtures.prepare(tmp_path)))
+    pool = harness.open_tasks(["dcsft_mmk12_pool"])["dcsft_mmk12_pool"]
+    seen = set()
+    for number in range(5):
+        doc = pool.eval_docs_no_media[number]
+        gold = json.loads(doc["answer"])
+        texts = [doc["target"], f"so it is {gold}", "\\boxed{77777}", "", "no idea"]
+        # The reward of RL is the scorer itself, with the item's answer; a label counts the score from 0.5 on.
+        rewards = [SCORERS["math"](text, answer=gold) for text in texts]
+        labelled = [harness.score_of(pool, pool.process_results(doc, [text])) for text in texts]
+        together = pool.process_results(doc, [texts])
+        assert [score for score, *_ in labelled] == [verdict.score for verdict in rewards]
+        assert [found is None for _, found, _ in labelled] == [
+            verdict.extracted is None for verdict in rewards
+        ]
+        assert harness.score_of(pool, together)[0] == sum(verdict.score for verdict in rewards) / len(texts)
+        seen |= {(verdict.score, verdict.extracted is None) for verdict in rewards}
+    assert seen == {(1.0, False), (0.0, False), (0.0, True)}

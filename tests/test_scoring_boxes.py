@@ -37,6 +37,18 @@ IMAGE = (640, 480)
         "<answer>[10, 20, 110, 220]</answer>",
         "<think>First [1, 2, 3, 4].</think><answer>{[10, 20, 110, 220]}</answer>",
         "<think>First [1, 2, 3, 4].</think>\n[10, 20, 110, 220]",
+        '{"bbox": {"x1": 10, "y1": 20, "x2": 110, "y2": 220}}',
+        "x_min=10, y_min=20, x_max=110, y_max=220",
+        "Top-left: (10, 20), bottom-right: (110, 220)",
+        "from (10, 20) to (110, 220)",
+        '{"bbox_2d": [10 20 110 220]}',
+        "[10，20，110，220]",
+        "<|object_ref_start|>the dog<|object_ref_end|><|box_start|>(10,20),(110,220)<|box_end|>",
+        "<ref>the dog</ref><box>[[10, 20, 110, 220]]</box>",
+        "<|begin_of_box|>[[10,20,110,220]]<|end_of_box|>",
+        "<think>[1, 2, 3, 4]</think>\n<answer>```json\n"
+        '[{"bbox_2d": [10, 20, 110, 220], "label": "dog"}]\n```</answer>',
+        '```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "do',  # cut off after the box
         "It might be [1, 2, 3, 4]. <answer>[10, 20, 110, 220]</answer>",
         "<answer>[10, 20, 110, 220]",
         "[1e1, 2e1, 1.1e2, 2.2e2]",
@@ -66,6 +78,11 @@ def test_reads_the_stated_box(response):
         "[inf, 0, 1, 1]",
         "[10, 20, 110, 220",
         "10 20 110 220 330",
+        '{"bbox_2d": [10, 20, 110',  # cut off within the box
+        '{"point_2d": [10, 20]}',
+        "x1=10, y1=20, x2=110",
+        "y1=20, x1=10, y2=220, x2=110",
+        "<loc_10><loc_20><loc_110><loc_220>",
         "<think>[10, 20, 110, 220]</think>",
         "[10, 20, 110, 220] <answer>no box</answer>",
         "[1e999, 0, 1, 1]",
@@ -189,8 +206,11 @@ def test_any_text_gives_a_box_in_the_image_or_none(response):
     assert box is None or (0 <= min(box) and box[0] <= 640 and box[1] <= 480)
 
 
-@pytest.mark.parametrize("unit", ["[1, 2, ", "(1,2),", "[", "bbox ", "<answer>", "<box>1 ", " ", "1 "])
+@pytest.mark.parametrize(
+    "unit",
+    ["[1, 2, ", "(1,2),", "[1 2 3 ", "(1,2) to", "x1=1, y1=", "[", "bbox ", "<answer>", "<box>1 ", " ", "1 "],
+)
 def test_reads_a_megabyte_in_linear_time(unit):
     start = time.perf_counter()
-    assert parse_box(unit * (1_000_000 // len(unit)) + "x") is None or unit == "(1,2),"
+    assert parse_box(unit * (1_000_000 // len(unit)) + "x") is None or unit in ("(1,2),", "(1,2) to")
     assert time.perf_counter() - start < 2.0

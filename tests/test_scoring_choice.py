@@ -243,6 +243,15 @@ def test_reads_a_megabyte_in_linear_time(benchmark_seconds=2.0):
         "A. \n",
         "*a* ",
         "if ",
+        "octopus but squid and ",
+        "(A) or (B), ",
+        "√(",
+        "≈ 3 ",
+        "there are two ",
+        "</think>",
+        "<|begin_of_box|>",
+        "\nQuestion",
+        "option 3 # ",
     ):
         text = unit * (1_000_000 // len(unit))
         start = time.perf_counter()

@@ -26,6 +26,9 @@ from dcsft_harness.scoring.math_answer import math
         ("It is 3.", 4, 0.0),
         ("<think>It is 7.</think><answer>4</answer>", 4, 1.0),
         ("<think>It is 4.</think><answer>7</answer>", 4, 0.0),
+        ("<thinking>It is 7.</thinking>It is 4.", 4, 1.0),
+        ("<think>hm</think><answer><|begin_of_box|>4<|end_of_box|></answer>", 4, 1.0),
+        ("So <|begin_of_box|>\\frac{1}{2}<|end_of_box|> of the 7 parts.", "0.5", 1.0),
     ],
 )
 def test_equal_expressions_are_right(response, answer, score):

@@ -24,6 +24,8 @@ from dcsft_harness.scoring.words import exact_word
         ("It is a goose.", "goose", 0.0, "it is a goose"),
         ("goose!", "goose", 0.0, "goose!"),  # the paper strips periods alone
         ("geese", "goose", 0.0, "geese"),
+        ("goose .", "goose", 0.0, "goose "),  # stripped in the paper's order: spaces, then periods
+        ("<answer>goose</answer>", "goose", 0.0, "<answer>goose</answer>"),  # the whole response counts
         ("", "goose", 0.0, None),
         (" \n\t", "goose", 0.0, None),
         ("...", "goose", 0.0, None),

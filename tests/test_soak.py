@@ -6,6 +6,7 @@ the kills land in all of it: opening, drawing, finishing.
 
 import json
 import multiprocessing
+import os
 import random
 import time
 
@@ -15,7 +16,7 @@ from dcsft_harness import harness, manifest, records, sampling, stages
 from dcsft_harness.manifest import UNFINISHED
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
-KILLS, SECONDS = 100, 60
+KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "60"))
 SEED = 20260
 
 

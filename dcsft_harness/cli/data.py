@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from dcsft_harness.cli.running import run_stage
+from dcsft_harness.cli.sources import data_root
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -47,6 +48,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--actors", type=int, help="With --engine ray: how many; default one a GPU, or a CPU without GPUs."
 )
+@data_root
 @click.option("--output", type=FOLDER, required=True)
 def sample(output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Sample G responses per item of a pool: pool -> rollouts.
@@ -74,17 +76,18 @@ def label(rollouts: Path, output: Path) -> None:
 @click.option("--mix", multiple=True, metavar="NAME=SHARE", help="A share of another difficulty: hard=0.05.")
 @click.option("--size", type=int, help="Items in the curated set; default all that qualify.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--exclude", type=FOLDER, help="An overlap folder: its items are left out.")
 @click.option("--output", type=FOLDER, required=True)
-def curate(labels: Path, keep: str, mix: tuple[str, ...], size: int | None, seed: int, output: Path) -> None:
+def curate(labels: Path, keep: str, mix: tuple[str, ...], output: Path, **options: Any) -> None:  # noqa: ANN401
     """Choose what to train on: labels -> curated set.
 
     \b
     dcsft curate labels --keep easy,medium --output curated
     dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curated
+    dcsft curate labels --keep easy,medium --exclude overlap --output curated
     """  # noqa: D301 - click reads the \b
     names = [name.strip() for name in keep.split(",") if name.strip()]
-    options = {"labels": labels, "keep": names, "mix": list(mix), "size": size, "seed": seed}
-    run_stage("curate", output, options)
+    run_stage("curate", output, {"labels": labels, "keep": names, "mix": list(mix), **options})
 
 
 commands = (sample, label, curate)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from dcsft_harness.cli.running import run_stage, show_table
+from dcsft_harness.cli.sources import data_root
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -18,6 +19,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--tasks", required=True, help="lmms-eval tasks, groups or tags, comma-separated.")
 @click.option("--name", help="The row's name in a leaderboard; default the output folder's name.")
 @click.option("--limit", type=int, help="Only the first documents of each task.")
+@data_root
 @click.option("--output", type=FOLDER, required=True)
 def evaluate(tasks: str, output: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Score a checkpoint, item by item: adapter -> scores.

@@ -59,15 +59,28 @@ def _labelled(notes: Mapping[str, Any]) -> str:
     return ", ".join([_mix(notes), *parts])
 
 
+def _curated(notes: Mapping[str, Any]) -> str:
+    parts = [f"{notes[name]} {words}" for name, words in LEFT_OUT.items() if notes[name]]
+    return _mix(notes) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _overlap(notes: Mapping[str, Any]) -> str:
+    shared = f"{notes['shared_items']} of {notes['items']} items of {notes['pool']} share an image"
+    tasks = (f"{name} {found['exact']} exact, {found['near']} near" for name, found in notes["tasks"].items())
+    return f"{shared}; pairs: {'; '.join(tasks)}"
+
+
+LEFT_OUT = {"unlabelled": "of the pool unlabelled", "excluded": "excluded for an image that is evaluated"}
+"""Note -> what a curated set's closing line says of it where there are any."""
+
 COUNTED = {"unlabelled": "unlabelled", "censored": "settled early, without a pass rate"}
 """Note -> what the closing line calls it where there are any."""
 
 SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "sample": _sampled,
     "label": _labelled,
-    "curate": lambda notes: (
-        _mix(notes) + (f" ({notes['unlabelled']} of the pool unlabelled)" if notes["unlabelled"] else "")
-    ),
+    "data overlap": _overlap,
+    "curate": _curated,
     "train cold-start": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "evaluate": _tasks,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from dcsft_harness.cli.sources import data_root
 from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -47,29 +48,39 @@ def tasks_path() -> None:
 
 @tasks.command("list")
 def tasks_list() -> None:
-    """List the suite's tasks."""
+    """List the suite's tasks, and the groups that stand for several."""
     from tabulate import tabulate
 
-    from dcsft_harness.tasks.listing import listing
+    from dcsft_harness.tasks.listing import groups, listing
 
     click.echo(tabulate(listing(), headers="keys", tablefmt="plain"))
+    rows = [{"group": name, "tasks": ", ".join(names)} for name, names in groups().items()]
+    click.echo("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
 
 
 @tasks.command("check")
 @click.argument("names", nargs=-1)
+@data_root
 def tasks_check(names: tuple[str, ...]) -> None:
-    """Load every task (or those named) with its data, without a model."""
-    from dcsft_harness import harness
+    """Load every task (or those named) with its data, without a model or a network.
+
+    Data that is not prepared yet is told with how to get it; of tasks that are named that is an error.
+    """
+    from dcsft_harness.harness.checking import check
     from dcsft_harness.tasks.listing import listing
 
-    failed = []
-    for name in names or tuple(row["task"] for row in listing()):
-        try:
-            for task_name, task in harness.open_tasks([name]).items():
-                click.echo(f"{task_name}: {len(task.eval_docs)} documents, version {task.VERSION}")
-        except HarnessError as error:
-            failed.append(name)
-            click.echo(f"{name}: {error}", err=True)
+    wanted = names or tuple(str(row["task"]) for row in listing())
+    failed: list[str] = []
+    absent: list[str] = []
+    for found in check(wanted):
+        if found.state == "present":
+            click.echo(f"{found.task}: {found.said}")
+            continue
+        (absent if found.state == "absent" else failed).append(found.task)
+        click.echo(f"{found.task}: {found.said}", err=found.state == "broken" or bool(names))
+    if absent and not names:
+        click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} wait for their data")
+    failed += absent if names else []
     if failed:
         raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons stand above")
 

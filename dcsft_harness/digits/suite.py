@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 
+from dcsft_harness import cache
 from dcsft_harness.digits import curriculum, drawing, scenes, splits, sums
 
 VERSION = 2
@@ -105,8 +105,8 @@ SETS: dict[str, Callable[[str], Iterator[Row]]] = {
 
 
 def cache_folder() -> Path:
-    """Where drawn sets are kept: `$DCSFT_CACHE`, else the user's cache folder for dcsft."""
-    return Path(os.environ.get("DCSFT_CACHE") or platformdirs.user_cache_dir("dcsft")) / f"digits-v{VERSION}"
+    """Where drawn sets are kept."""
+    return cache.root() / f"digits-v{VERSION}"
 
 
 def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only when needed

@@ -4,7 +4,8 @@ lmms-eval's own command line exits with 0 whatever happens; here an unknown name
 not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
 """
 
-from dcsft_harness.harness.documents import describe, describe_without_images, score_of, stored_images
+from dcsft_harness.harness.documents import describe, describe_without_images, score_of
+from dcsft_harness.harness.images import stored_images
 from dcsft_harness.harness.passthrough import command_line
 from dcsft_harness.harness.running import Answered, Progress, check_model, filtered, open_model, run
 from dcsft_harness.harness.tasks import make_task, open_tasks, quiet, set_generation, task_index

@@ -1,11 +1,10 @@
 """What a document of a task is, as an item, and what its metrics say of a response."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from dcsft_harness import dataset_folder, records
+from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
 
 
@@ -72,86 +71,13 @@ def describe_without_images(task: Any, doc_id: int) -> records.Item:  # noqa: AN
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
 
-def stored_images(task: Any, items: Iterable[records.Item]) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
-    """The images of each item as `datasets` stores them, read one item at a time.
-
-    A file stays as it is where it holds just the RGB pixels that the task shows: one in the document itself,
-    if its files are the item's images, all of them and unchanged, or one that the task opened by its path.
-    Other images become PNG files.
-
-    Raises:
-        HarnessError: an image cannot be read, or is another than when the item was described.
-    """
-    held = _held_files(task.eval_docs)
-    for item in items:
-        files = [(file, _picture(file)) for file in held(item.doc_id)]
-        contents = [records.pixels(picture) for _, picture in files if picture is not None]
-        if len(contents) == len(files) and _is_of(item, contents):
-            yield [file for file, _ in files]
-            continue
-        images = describe(task, item.doc_id)[1]
-        if not _is_of(item, [records.pixels(image) for image in images]):
-            raise HarnessError(
-                f"task {item.task}, doc_id {item.doc_id}: its images have changed since the run began",
-                "Put the former ones back",
-            )
-        yield [_opened_file(image) or dataset_folder.png(image) for image in images]
-
-
-def _is_of(item: records.Item, contents: list[bytes]) -> bool:
-    return records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
-
-
-def _held_files(docs: Any) -> Callable[[int], list[dict[str, Any]]]:  # noqa: ANN401 - a datasets.Dataset, or a list
-    """What gives the image files that a document holds, by doc_id."""
-    from datasets import Dataset, Image, List
-
-    if not isinstance(docs, Dataset):
-        return lambda doc_id: []
-    listed = [name for name, kind in docs.features.items() if isinstance(kind, List)]
-    kinds = {
-        name: docs.features[name].feature if name in listed else docs.features[name] for name in docs.features
-    }
-    # As Arrow, images stay encoded.
-    files = docs.select_columns([name for name in kinds if isinstance(kinds[name], Image)]).with_format(
-        "arrow"
-    )
-
-    def held(doc_id: int) -> list[dict[str, Any]]:
-        rows = files[doc_id : doc_id + 1].to_pylist()
-        cells = [cell if name in listed else [cell] for row in rows for name, cell in row.items()]
-        return [file for cell in cells for file in cell or [] if file is not None]
-
-    return held
-
-
-def _picture(file: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a PIL image
-    """What readers of a curated set see of a file, None where that is no RGB picture."""
-    from datasets import Image
-    from PIL.Image import DecompressionBombError
-
-    try:
-        picture = Image().decode_example(dict(file))
-    except (OSError, SyntaxError, ValueError, DecompressionBombError):
-        return None  # what is wrong with it is said where its document is described
-    return picture if picture.mode == "RGB" else None
-
-
-def _opened_file(image: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a PIL image
-    """The file that a task opened, None where it has no path or shows something else."""
-    path = Path(getattr(image, "filename", "") or "")
-    if not path.is_file():
-        return None
-    file = {"bytes": path.read_bytes(), "path": None}
-    picture = _picture(file)
-    return file if picture is not None and records.pixels(picture) == records.pixels(image) else None
-
-
 def _item(task: Any, doc_id: int, doc: Any, prompt: str, contents: list[bytes]) -> records.Item:  # noqa: ANN401
     name, target = task.config.task, records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
     answer = records.as_text(json.loads(doc[column])) if column else target
+    if own := metadata.get("id_column"):  # a benchmark may ask the same twice: MathVerse's versions do
+        contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.harness.tasks import task_index
+from dcsft_harness.harness.tasks import refuse_unprepared, task_index
 from dcsft_harness.tasks import path as task_path
 
 
@@ -31,6 +31,7 @@ def command_line(arguments: Sequence[str]) -> int:
         listing = (args.tasks or "").startswith("list")
         failed.extend([] if listing else [args])
         try:
+            refuse_unprepared(filter(None, (args.tasks or "").split(",")))
             results = evaluate(args)
         except Exception as error:
             sentences.append(str(_failure(args, error)))

@@ -8,7 +8,9 @@ from typing import Any
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path as task_path
+from dcsft_harness.tasks.listing import members
 
 
 def quiet() -> None:
@@ -61,12 +63,14 @@ def open_tasks(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
+    refuse_unprepared(names)
+    for name in names:
         try:
             loaded = known.load_task_or_group([name], task_type="chat")
-        except HarnessError:
-            raise
         except Exception as error:  # noqa: BLE001 - a task may fail to load in any way; none is hidden
             cause = _cause(error)
+            if isinstance(cause, HarnessError):
+                raise cause from error
             full = manifest.refusal(cause) is not None
             raise HarnessError(
                 f"task {name!r} does not load: {type(cause).__name__}: {cause}",
@@ -76,6 +80,29 @@ def open_tasks(names: Sequence[str]) -> dict[str, Any]:
             ) from error
         tasks.update(_leaves(loaded))
     return tasks
+
+
+def refuse_unprepared(names: Iterable[str]) -> None:
+    """Refuses tasks whose data is not prepared; lmms-eval would try to load them five times first.
+
+    Raises:
+        HarnessError: says of each what prepares it.
+    """
+    refused: dict[str, HarnessError] = {}
+    for task in dict.fromkeys(task for name in names for task in members(name)):
+        if registry.has_source(task):
+            try:
+                prepared.describe(task)
+            except HarnessError as error:
+                refused[task] = error
+    if len(refused) == 1:
+        raise next(iter(refused.values()))
+    if refused:
+        commands = dict.fromkeys(f"`{registry.source_of(task).command()}`" for task in refused)
+        raise HarnessError(
+            f"the data of {len(refused)} tasks is not prepared: {', '.join(refused)}",
+            f"Run {', '.join(commands)}; `dcsft tasks check {' '.join(refused)}` says what each needs",
+        )
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -23,6 +23,8 @@ import yaml
 
 from dcsft_harness import __version__, manifest, own_data, rollout_store
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.sources import prepared
+from dcsft_harness.tasks.listing import members
 
 STATE = "recipe.json"
 _REFERENCE = re.compile(r"@([\w-]+)")
@@ -141,12 +143,22 @@ def key(stage: Stage, output: Path) -> str:
         root = stage.options.get("image_root")
         images = own_data.images_sha256(Path(stage.options["data"]), None if root is None else Path(root))
         brought["the images"] = images
+    brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
     return manifest.json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
+
+
+def _tasks(stage: Stage) -> list[str]:
+    """The tasks that a stage names, whose data may be prepared."""
+    named = [stage.options.get(name) for name in ("task", "pool", "data")]
+    named += stage.options.get("tasks", [])
+    return [task for name in named if name is not None for task in members(str(name))]
 
 
 def _brought(options: Mapping[str, Any]) -> list[str]:
     """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
-    texts = [str(options[name]) for name in ("data", "model", "rollouts", "labels") if name in options]
+    texts = [
+        str(options[name]) for name in ("data", "model", "rollouts", "labels", "exclude") if name in options
+    ]
     texts += map(str, options.get("results", []))
     texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]
     return [text for text in texts if text and not _REFERENCE.search(text) and Path(text).exists()]

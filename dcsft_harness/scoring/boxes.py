@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.plain_text import answer_part
+from dcsft_harness.scoring.tags import answer_part
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")
@@ -26,18 +26,24 @@ BOX_SPACES = ("pixel", "resized", "norm1000")
 # Repetitions are bounded so that no response, however long, costs more than linear time.
 _N = r"([-+]?(?:\d{1,12}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][-+]?\d{1,3})?)"
 _GAP = r"\s{0,40}"
-_COMMA = rf"{_GAP},{_GAP}"
-_FOUR = _COMMA.join([_N] * 4)
+_COMMA = rf"{_GAP}[,，]{_GAP}"
+_BETWEEN = rf"(?:{_COMMA}|\s{{1,40}})"
+_FOUR = _BETWEEN.join([_N] * 4)
 _PAIR = rf"[\[(]{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
 _CORNERS = re.compile(
     rf"[\[({{]{_GAP}{_FOUR}{_GAP},?{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
-    rf"|{_PAIR}{_GAP},?{_GAP}{_PAIR}"  # (x1, y1), (x2, y2), nested or not
-    rf"|<box>{_GAP}{_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}{_GAP}</box>"
+    rf"|{_PAIR}[^\d\[\](){{}}]{{0,40}}{_PAIR}"  # (x1, y1), (x2, y2), nested or not, or with words between
+    rf"|<box>{_GAP}{_FOUR}{_GAP}</box>"
 )
-_KEYED = re.compile(r"[\"']?bbox(?:_2d)?[\"']?\s{0,40}[:=]", re.IGNORECASE)
-_BARE = re.compile(
-    rf"{_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}(?:{_COMMA}|\s{{1,40}}){_N}\.?"
+# {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, y_min=20, x_max=110, y_max=220, in this order
+_NAMED = re.compile(
+    _COMMA.join(
+        rf"[\"']?{name}[\"']?{_GAP}[:=]{_GAP}{_N}"
+        for name in ("x_?(?:1|min)", "y_?(?:1|min)", "x_?(?:2|max)", "y_?(?:2|max)")
+    )
 )
+_KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
+_BARE = re.compile(rf"{_FOUR}\.?")
 
 Box = list[float]
 
@@ -68,20 +74,22 @@ def parse_box(response: str) -> Box | None:
     the first box. Never the best of several.
 
     A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box>
-    tag, or nothing but four numbers. A list of three or five numbers, or one with NaN, is no box.
+    tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers. A list of three or
+    five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write y
+    first (Gemini's box_2d, PaliGemma) are not read as such.
     """
     text = answer_part(response)
     bare = _BARE.fullmatch(text.strip()) if len(text) < 300 else None
     if bare:
         return _finite(bare.groups())
     key = _KEYED.search(text)
-    starts = (key.end(), 0) if key else (0,)
-    for start in starts:
+    for start in (key.end(), 0) if key else (0,):
         for match in _CORNERS.finditer(text, start):
             box = _finite([number for number in match.groups() if number is not None])
             if box is not None:
                 return box
-    return None
+    named = _NAMED.search(text) if "x" in text and "y" in text else None
+    return _finite(named.groups()) if named else None
 
 
 def _finite(numbers: Sequence[str]) -> Box | None:

@@ -2,18 +2,22 @@ r"""Multiple choice: which option a response states.
 
     choice("... Therefore, the answer is (B) 5.", answer="B", choices=["3", "5"]) -> Verdict(1.0, "B")
 
-What follows </think>, and of that the last <answer> block, if there is one, is searched. Strongest
-first, and the first that states one option decides:
+What the tags mark as the answer (see `tags`) is searched, up to where the model makes up a further
+question. Strongest first, and the first that states one option decides:
 
 1. the last \boxed{...};
 2. the whole response: a letter as a label, an option's text, an equal quantity ("3" is "3.0");
 3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选";
 4. the beginning: "(B) ...", "B. ...", "Yes, ...", unless the response lists the options there;
-5. the last line, if it is a label or an option, then the sentence that concludes.
+5. a weaker cue ("the result is"); the last line, if it is a label or an option; the sentence that
+   concludes.
 
 A response in which none of these states exactly one option has no answer: there is no nearest
-option and no random one. A letter counts over the text beside it ("(C) 12" is C whatever C says).
+option and no random one. Where the last statement names none of the options ("the answer is 16",
+"(E)" of four, "none of these") or the last box holds none, no earlier one is taken in its place. A
+letter counts over the text beside it ("(C) 12" is C whatever C says), except over a plain yes or no.
 Of a response of more than 12,000 characters the first 3,000 and the last 9,000 are read.
+docs/design/scoring.md has the reasons.
 """
 
 import re
@@ -21,20 +25,16 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.cues import Cue
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
-from dcsft_harness.scoring.option_set import DRAWN, OptionSet, key, option_set
-from dcsft_harness.scoring.plain_text import (
-    answer_part,
-    before_run_on,
-    bounded,
-    boxed_contents,
-    plain,
-    sentences,
-)
-from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated
+from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
+from dcsft_harness.scoring.plain_text import before_run_on, bounded, last_words, plain, sentences
+from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
+from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
+_BEGINS_WITH_LETTER = re.compile(r"[(\[\"']?[A-Z][)\].:,]")
 _CONCLUDES = re.compile(
     r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
 )
@@ -83,27 +83,39 @@ def _gold(answer: str, options: OptionSet) -> int:
 
 def find(response: str, options: OptionSet) -> int | None:
     """The index of the option that a response states, or None."""
-    response = answer_part(response)
-    if len(response) < 40:
-        literal = options.literal(response.strip())
+    part = answer_part(response)
+    if len(part) < 40:
+        literal = options.literal(part.strip())
         if literal is not None:
             return literal
-        letter = _LETTER_ONLY.fullmatch(response)
+        letter = _LETTER_ONLY.fullmatch(part)
         if letter:
-            return options.index(letter[1].upper())
-    marked = bounded(response)
-    boxes = boxed_contents(marked) if "\\boxed" in marked else []
-    for content in reversed(boxes):
-        found = _read_box(plain(content), options)
-        if found is not None:
-            return found
-    whole = plain(marked)
-    text = before_run_on(whole)
-    # A box that holds no option states another value; only an explicit letter can still overrule it.
-    found = next(_found(text, options, conclude=not boxes), None)
-    if found is None and len(text) < len(whole):  # what looked like a further question was this one
-        found = next(_found(whole, options, conclude=not boxes), None)
+            index = options.index(letter[1].upper())
+            return options.texts.index(letter[1]) if index is None and letter[1] in options.texts else index
+    part = bounded(part)
+    head = before_run_on(part)
+    found = _find(head, options)
+    if found is None and len(head) < len(part):  # what looked like a further question was this one
+        found = _find(part, options)
     return found
+
+
+def _find(part: str, options: OptionSet) -> int | None:
+    """What the rules find in a text with its markup."""
+    boxed = next(filter(str.strip, boxes(part)), "") if "oxed" in part else ""
+    found = _read_box(plain(boxed), options) if boxed else None
+    if found is not None:
+        return found
+    thinking = is_thinking(part)
+    if thinking and _is_cut(part):
+        return None
+    for length in LAST_WORDS:  # only to save time: the last statement of the whole is found as well
+        if len(part) > 2 * length:
+            found = next(stated(plain(last_words(part, length)), options), None)
+            if found is not None and found != NO_OPTION:
+                return found
+    # A box that holds no option states another value; only an explicit letter can still overrule it.
+    return next(_found(plain(part), options, conclude=not boxed), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:
@@ -119,22 +131,40 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     whole = options.named(text)
     if whole is not None:
         yield whole
-    yield from stated(text, options)
-    text = without_listing(text)
-    if not text:
+    weak: list[Cue] = []
+    last = next(stated(text, options, weak), None)
+    if last is not None and last != NO_OPTION:
+        yield last
+    rest = without_listing(text)
+    if rest and not is_listing(rest) and (last != NO_OPTION or _BEGINS_WITH_LETTER.match(rest)):
+        yield from _present(label(rest, options))
+    if rest:
+        yield from _present(options.begun(rest))
+    if last == NO_OPTION:
         return
-    if not is_listing(text):
-        yield from _present(label(text, options), options.begun(text))
+    for cue in weak:
+        yield from stated_at(cue, text, options)
+    yield from _ended(rest, options) if rest and conclude else ()
+
+
+def _ended(text: str, options: OptionSet) -> Iterator[int]:
+    """What the rule 5 finds: the option of the last line, or the one that the sentences conclude."""
     parts = sentences(text)
-    if conclude and parts:
-        if len(parts) > 1 and not is_listing(parts[-1]):
-            last = parts[-1]
-            yield from _present(label(last, options), options.begun(last), options.named(last))
-        yield from _concluded(parts, options, cut=_is_cut(text))
+    if not parts:
+        return
+    last = parts[-1]
+    if len(parts) > 1 and not is_listing(last):
+        yield from _present(label(last, options), options.begun(last), options.named(last))
+    if not _is_cut(text):
+        yield from _concluded(parts, options)
 
 
 def _present(*candidates: int | None) -> Iterator[int]:
     return (candidate for candidate in candidates if candidate is not None)
+
+
+LAST_WORDS = (150, 500)
+"""Characters at the end of a long text that are searched for a statement before the rest is."""
 
 
 def _is_cut(text: str) -> bool:
@@ -142,7 +172,7 @@ def _is_cut(text: str) -> bool:
     return len(text) > 400 and text[-1].isalnum()
 
 
-def _concluded(parts: list[str], options: OptionSet, *, cut: bool) -> Iterator[int]:
+def _concluded(parts: list[str], options: OptionSet) -> Iterator[int]:
     """The option that the sentences conclude, from the last one and those that begin with "so"."""
     last = parts[-1]
     lettered = bracketed(last, options)
@@ -150,15 +180,19 @@ def _concluded(parts: list[str], options: OptionSet, *, cut: bool) -> Iterator[i
         yield from lettered if len(lettered) == 1 else ()
         return
     yield from _present(chosen(last, options))
-    if cut:
-        return
     for part in reversed(parts):
         if _CONCLUDES.match(part) or (options.numeric and part is last):
-            yield from _present(conclusion(part, options))
+            if not options.given_up(part):
+                yield from _present(conclusion(part, options))
             if options.numeric and has_digit(part):
                 return  # the number that was concluded is no option
     if not options.numeric:
-        overall = {index for part in parts for index in options.mentioned(part)}
-        yield from overall if len(overall) == 1 else ()
-        ends = {conclusion(part, options) for part in (parts[0], last)} - {None}
+        overall = [found for part in parts for found in _mentioned(part, options)]
+        yield from overall[:1] if len(set(overall)) == 1 else ()
+        ends = {conclusion(part, options) for part in (parts[0], last) if not options.given_up(part)} - {None}
         yield from _present(*ends) if len(ends) == 1 else ()
+
+
+def _mentioned(part: str, options: OptionSet) -> list[int]:
+    found = options.mentioned(part)
+    return [] if found and options.given_up(part) else found

@@ -1,7 +1,8 @@
 """Letters that stand for options: "(B)", "B. text", "Option B", and lists that set options out.
 
 Not labels: the article in "A triangle", the pronoun in "I think", the point in "C is the midpoint",
-and one letter of several ("A or B").
+and one letter of several ("A or B"). "Option 3" and "the third option" count where no option is a
+number.
 """
 
 import re
@@ -10,7 +11,8 @@ from dcsft_harness.scoring.option_set import OptionSet
 
 _LETTER_END = r"(?![A-Za-z0-9_'’+*/^=°(√<>{]|-\w)"
 _NOUN = (
-    r"(?:the\s)?(?:correct\s)?(?:option|choice|letter|answer|image|figure|picture|statement|选项)s?"
+    r"(?:the\s)?(?:correct\s)?"
+    r"(?:option|choice|letter|answer|image|figure|picture|statement|graph|diagram|shape|pattern|panel|选项)s?"
     r"\s?(?:is\s|letter\s)?[:\s]{0,3}"
 )
 _LABEL = re.compile(
@@ -20,40 +22,62 @@ _LABEL = re.compile(
 )
 _SECOND = re.compile(
     r"\s*(?:,\s*(?:and|or)|,|and|or|&|/|和|或)\s*\(?(?:option\s)?"
-    r"(?:[A-J](?![A-Za-z0-9'’])\)?(?!\s*[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
+    r"(?P<letter>[A-J](?![A-Za-z0-9'’])\)?(?!\s*[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
 )
-_GIVES_REASON = re.compile(r"\s+(?:because|since|as|which|for|with|based|due|given|so)\b")
+_GIVES_REASON = re.compile(
+    r"\s+(?:because|since|as|which|for|with|based|due|given|so|(?:best\s)?(?:satisf|match|fit|meet)\w*)\b"
+)
 _REJECTED = re.compile(
     r"\s*(?:[^.,;\n]{0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
     r"(?:not|in(?:correct|accurate|valid)|wrong|false)\b"
+    r"|\s*:\s*(?:incorrect|wrong|invalid)\b"
     r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
 )
 _ANYWHERE = re.compile(
     r"\(([A-J])\)|\[([A-J])\]"
+    r"|\b[Oo]ption\s\(([a-j])\)"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s+[\"'(]?([A-J])(?![A-Za-z0-9'’-])"
-    r"|选项?\s*([A-J])(?![A-Za-z0-9])"
+    r"|选项?\s*([A-J])(?![A-Za-z0-9])|(?<![A-Za-z0-9])([A-J])\s?选?项"
 )
+_BEFORE_LETTERS = re.compile(r"[(\[]|(?i:option|choice|letter|answer)|选|项")
+_UP_TO_MARK = re.compile(r"[^).,;:\n]{0,60}(?:[.,]\d[^).,;:\n]{0,60})?")
+_TOGETHER = re.compile(r"\bboth\b|[A-J][)\]]?,?\s(?:and|or|&)\s(?:option\s)?[(\[]?[A-J](?![a-z])")
 _ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_NUMBERED = re.compile(
+    rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9])(?![\w.:/%°]\w|\w)"
+    rf"|\b({'|'.join(_ORDINALS)}|[1-9](?=st|nd|rd|th))(?:st|nd|rd|th)?\s(?:option|choice)\b"
+)
 
 
 def label(text: str, options: OptionSet) -> int | None:
     """The option whose letter a plain text begins with, in the form of a label.
 
-    Only the first line counts, and a letter that is rejected ("A is not correct") does not.
+    Only the first line counts, and a letter that is rejected ("A is not correct") does not. The text
+    beside the letter counts only behind a letter that no option has ("(E) 5"), and where the options
+    are judgements: of "yes" and "no", "A) No" and "(C) No" are the second.
     """
     line = text.split("\n", 1)[0][:200]
     match = _LABEL.match(line)
     if match is None:
         return None
     letter, after = match["letter"], line[match.end() :]
-    index = options.index(letter.upper())
-    if index is None or _SECOND.match(after) or _REJECTED.match(after):
+    if _SECOND.match(after) or _REJECTED.match(after):
         return None
-    if letter == "A" and not match["open"] and after.startswith(":"):
-        other = options.begun(after[1:].strip())  # "A: No" is short for "Answer: No"
-        return index if other is None else other
+    index = options.index(letter.upper())
+    marked = match["close"] or after[:1] in (".", ":") or after.lstrip()[:2] == "- "
+    if marked and (
+        index is None
+        or options.are_judgements
+        or (letter == "A" and not match["open"] and after[:1] == ":")  # short for "Answer: ..."
+    ):
+        other = options.begun(after.lstrip(" .:)-"))
+        index = index if other is None else other
+    if index is None:
+        return None
     if match["close"]:
         return index
     rest = after.lstrip()
@@ -64,18 +88,46 @@ def label(text: str, options: OptionSet) -> int | None:
 
 
 def _repeats_text(after: str, index: int, options: OptionSet) -> bool:
-    begun = options.begun(after.strip())
-    return begun is not None and options.same(begun, index)
+    inner = after.strip(" (")
+    for found in (options.begun(inner), options.named(_UP_TO_MARK.match(inner)[0])):  # type: ignore[index]
+        if found is not None:
+            return options.same(found, index)
+    return False
 
 
 def bracketed(sentence: str, options: OptionSet) -> list[int]:
-    """The distinct options whose letters a sentence gives as "(B)" or "option B", and does not reject."""
+    """The distinct options that a sentence gives as "(B)", "option B" or "the third option", not rejected."""
+    if not _BEFORE_LETTERS.search(sentence):
+        return []
     found: dict[int, None] = {}
     for match in _ANYWHERE.finditer(sentence):
-        index = options.index(next(filter(None, match.groups())))
-        if index is not None and not _REJECTED.match(sentence, match.end(), match.end() + 100):
+        index = options.index(next(filter(None, match.groups())).upper())
+        if index is None or _REJECTED.match(sentence, match.end(), match.end() + 100):
+            continue
+        found[index] = None
+        second = _SECOND.match(sentence, match.end())
+        other = options.index(second["letter"].strip(")").upper()) if second else None
+        if other is not None:
+            found[other] = None
+    return list(found) or numbered(sentence, options)
+
+
+def numbered(sentence: str, options: OptionSet) -> list[int]:
+    """The distinct options that a sentence counts off: "option 3", "the third option"."""
+    if options.has_quantities:
+        return []
+    found: dict[int, None] = {}
+    for match in _NUMBERED.finditer(sentence):
+        counted = match[1] or match[2]
+        index = int(counted) - 1 if counted.isdigit() else _ORDINALS.index(counted)
+        if index < len(options.texts) and not _REJECTED.match(sentence, match.end(), match.end() + 100):
             found[index] = None
     return list(found)
+
+
+def together(clause: str) -> bool:
+    """Whether a clause gives several letters at once: "both (A) and (B)"."""
+    return _TOGETHER.search(clause) is not None
 
 
 def is_listing(text: str) -> bool:

@@ -22,7 +22,7 @@ import threading
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.plain_text import answer_part
+from dcsft_harness.scoring.tags import answer_part
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 TAIL = 4_000

@@ -3,34 +3,52 @@
     options = option_set(("3 cm", "5 cm"))
     options.named("5.0cm") -> 1        options.mentioned("so it is 5 cm long") -> [1]
 
-An option is named by its text (case, spaces, LaTeX and a final period do not matter) or by an
-equal quantity. Nothing is matched by nearness. An index stands for the first option of that text.
+An option is named by its text (case, spaces, LaTeX and a final period do not matter), by an equal
+quantity ("2√5" is "2√5 cm", 5/19 is "5:19"), or by a number with more decimals that rounds to it.
+Nothing is matched by nearness. An index stands for the first option of that text.
 """
 
 import re
 import string
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cached_property, lru_cache
 
+from dcsft_harness.scoring.expressions import same, value
 from dcsft_harness.scoring.plain_text import plain
-from dcsft_harness.scoring.quantities import IN_TEXT, Quantity, from_match, quantity
+from dcsft_harness.scoring.quantities import Quantity, amounts, compatible, quantity, spelled, split_unit
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
+
+NO_OPTION = -1
+"""In the place of an option's index: an answer is stated, and it is none of the options."""
 
 # These answer a question only where they stand alone: "no" is also a determiner.
 _WORDS_OF_SENTENCE = frozenset(
     {"yes", "no", "true", "false", "none", "one", "all", "both", "是", "否", "不是"}
 )
+_JUDGEMENTS = frozenset(
+    {"yes", "no", "true", "false", "correct", "incorrect", "是", "否", "不是", "对", "错"}
+)
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
     r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
+)
+# A sentence that says so names an option only in passing.
+_UNDECIDED = re.compile(
+    r"(?i)\b(?:sorry|unable|impossible|unclear|insufficient|not enough|not possible"
+    r"|(?:can(?:not|'t| not)|could(?: not|n't)) (?:\w+ )?"
+    r"(?:see|view|tell|say|determine|answer|identify|provide|be (?:determined|answered)))\b"
+    r"|无法|不能确定"
 )
 _LEFT_SIDE = re.compile(r"^\s*[^=.,;:]{1,20}=")  # "x = 5" is the quantity 5
 _OPENS_SENTENCE = re.compile(r"\s(?:it|they|there|he|she|this|that|the|because|since)\b")
 _EDGES = " \n.,;:!?\"'"
 _NUMERIC = re.compile(r"[-+(\[]*[\d.√π]")
 _DIGIT = re.compile(r"\d")
+_CLOSED = re.compile(r"[√π^(]")  # what a value may have that no plain number has
+_RATIO = re.compile(r"(\d{1,9})[:/](\d{1,9})")
 _WRAPPED = re.compile(r"[(\[<](.*)[)\]>]", re.DOTALL)
 _PRODUCT = re.compile(r"(?<=[\w)])[*·](?=[a-zπ√(])")  # 2*√3 is 2√3, but 2*3 is not 23
 
@@ -60,13 +78,42 @@ class OptionSet:
         return all(len(text.strip("()")) == 1 and text.strip("()").isalpha() for text in self.keys)
 
     @cached_property
+    def are_own_letters(self) -> bool:
+        """Whether the texts are the letters A, B, ... themselves."""
+        return self.are_letters and "".join(text.strip("()") for text in self.keys) == self.letters.lower()
+
+    @cached_property
+    def are_judgements(self) -> bool:
+        """Whether the texts are "yes", "no" and the like, which the letters before them only decorate."""
+        return all(text in _JUDGEMENTS for text in self.keys)
+
+    @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:
         """The quantity that each option is, if it is one."""
         return tuple(quantity(plain(text).strip()) for text in self.texts)
 
     @cached_property
-    def _has_quantities(self) -> bool:
+    def has_quantities(self) -> bool:
+        """Whether any option is a quantity."""
         return any(self.quantities)
+
+    @cached_property
+    def _values(self) -> tuple[tuple[float, str | None] | None, ...]:
+        """The value and the unit of each option that is arithmetic, whether or not it is a plain number."""
+        return tuple(_value(plain(text).strip(_EDGES)) for text in self.texts)
+
+    @cached_property
+    def _irrational(self) -> bool:
+        """Whether there are values beside the plain quantities, such as 2√5."""
+        return any(found and not amount for found, amount in zip(self._values, self.quantities, strict=True))
+
+    @cached_property
+    def _ratios(self) -> tuple[Fraction, ...]:
+        """The options as fractions, where all of them are ratios such as 5:19; else none."""
+        matches = [_RATIO.fullmatch(text) for text in self.keys]
+        pairs = [(int(match[1]), int(match[2])) for match in matches if match]
+        proper = len(pairs) == len(self.keys) and all(below for _, below in pairs)
+        return tuple(Fraction(above, below) for above, below in pairs) if proper else ()
 
     @cached_property
     def _longest(self) -> int:
@@ -88,7 +135,9 @@ class OptionSet:
 
         Before letters are read as labels, for options such as "(c)", "(a)", "(b)" in that order.
         """
-        if len(response) > 3 or response not in self.texts or (len(response) == 1 and response.isupper()):
+        if not 0 < len(response) <= 3 or response not in self.texts:
+            return None
+        if len(response) == 1 and response.isupper():
             return None
         return self.texts.index(response)
 
@@ -100,6 +149,9 @@ class OptionSet:
         """The option that a whole text is, by text or by quantity; None if none or several."""
         if len(text) > self._longest:
             return None
+        if "≈" in text:
+            sides = [self.named(side) for side in text.split("≈", 1)]
+            return sides[0] if sides[0] is not None else sides[1]
         wanted = key(text)
         letter = wanted.strip("()[]")
         if not letter or len(letter) == 1 and letter.isalpha():
@@ -107,12 +159,33 @@ class OptionSet:
         if wanted in self.keys:
             return self.keys.index(wanted)
         wrapped = _WRAPPED.fullmatch(text.strip(_EDGES))
-        if wrapped:
-            return self.named(wrapped[1])
-        if not self._has_quantities or not _DIGIT.search(wanted):
+        inner = self.named(wrapped[1]) if wrapped else None
+        if inner is not None:
+            return inner
+        ratio = _RATIO.fullmatch(wanted) if self._ratios else None
+        if ratio and int(ratio[2]):
+            return self._unique([Fraction(int(ratio[1]), int(ratio[2])) == one for one in self._ratios])
+        return self._worth(_LEFT_SIDE.sub("", text, count=1).strip(" ,;:!?\"'[]="))
+
+    def _worth(self, text: str) -> int | None:
+        """The option that has the value of a whole text."""
+        if not self.has_quantities and not self._irrational:
             return None
-        found = quantity(_LEFT_SIDE.sub("", text, count=1).strip(" ,;:!?\"'()[]="))
-        return self._equal(found) if found else None
+        amount = quantity(text.strip("()")) if _DIGIT.search(text) else spelled(text)
+        if amount:
+            return self._equal(amount)
+        found = _value(text) if _CLOSED.search(text) else None
+        return self._valued(*found) if found else None
+
+    def _valued(self, number: float, unit: str | None) -> int | None:
+        return self._unique(
+            [one is not None and same(one[0], number) and compatible(one[1], unit) for one in self._values]
+        )
+
+    def _unique(self, hits: Sequence[bool]) -> int | None:
+        """The option that is hit; None if there are several that can be told apart."""
+        found = [index for index, hit in enumerate(hits) if hit]
+        return found[0] if found and all(self.same(found[0], other) for other in found) else None
 
     def begun(self, text: str) -> int | None:
         """The option whose text a plain text begins with, followed by punctuation or the end."""
@@ -140,24 +213,45 @@ class OptionSet:
                     index = self._by_plain[match.group()]
                     found.pop(index, None)
                     found[index] = None
-        if self._has_quantities:
-            for match in IN_TEXT.finditer(sentence):
-                start, end = match.span()
-                if any(a < end and start < b for a, b in spans):
-                    continue
-                amount = from_match(match)
-                equal = self._equal(amount) if amount else None
-                if equal is not None and not _DENIED.search(lowered, max(0, start - 30), start):
-                    found.pop(equal, None)
-                    found[equal] = None
+        for start, end, amount in amounts(sentence) if self.has_quantities else ():
+            if any(a < end and start < b for a, b in spans):
+                continue
+            equal = self._equal(amount)
+            if equal is not None and not _DENIED.search(lowered, max(0, start - 30), start):
+                found.pop(equal, None)
+                found[equal] = None
         return list(found)
 
+    def given_up(self, sentence: str) -> bool:
+        """Whether a sentence says that there is no telling, unless an option says so too."""
+        return _UNDECIDED.search(sentence) is not None and not any(map(_UNDECIDED.search, self.texts))
+
     def _equal(self, found: Quantity) -> int | None:
-        equal = [index for index, option in enumerate(self.quantities) if option and option.equals(found)]
-        if len(equal) > 1:
-            exact = [index for index in equal if self.quantities[index] == found]
-            equal = exact if exact and found.unit else equal
-        return equal[0] if equal and all(self.same(equal[0], other) for other in equal) else None
+        """The option of an equal quantity; failing that, the one that `found` rounds to."""
+        hits = [option is not None and option.equals(found) for option in self.quantities]
+        if not any(hits):
+            return self._rounded(found, found.decimals) if found.decimals else None
+        if found.unit and sum(hits) > 1:
+            exact = [option is not None and option[:2] == found[:2] for option in self.quantities]
+            hits = exact if any(exact) else hits
+        return self._unique(hits)
+
+    def _rounded(self, found: Quantity, written: int) -> int | None:
+        """The nearest option, if `found` rounds to it, or if it is a root or fraction that rounds to `found`.
+
+        5.43 is 5.4, but not 5: an option has to have decimals of its own. 4.47 is 2√5, but 4.5 is not.
+        """
+        number, best = float(found.value), None
+        for index, (option, amount) in enumerate(zip(self._values, self.quantities, strict=True)):
+            if option is None or not compatible(option[1], found.unit):
+                continue
+            distance = abs(option[0] - number)
+            if best is None or distance < best[0]:
+                given = amount.decimals if amount else None
+                decimals = max(2, written) if given is None else given
+                close = 0 < decimals <= written and distance <= 0.5 * 10**-decimals * (1 + 1e-9)
+                best = (distance, index if close else None)
+        return best[1] if best else None
 
     def _affirmed(self, lowered: str, match: "re.Match[str]") -> bool:
         if match.group() in _WORDS_OF_SENTENCE:
@@ -178,6 +272,9 @@ class OptionSet:
             bare_letter = len(folded) == 1 and folded.isascii() and folded.isalpha()
             if folded and not bare_number and not bare_letter:
                 by_plain.setdefault(folded, index)
+            bare, unit = split_unit(folded) or ("", None)
+            if unit and amount is None and _CLOSED.search(bare):
+                by_plain.setdefault(bare, index)
         return by_plain
 
     @cached_property
@@ -186,6 +283,13 @@ class OptionSet:
             return None
         longest_first = sorted(self._by_plain, key=len, reverse=True)
         return re.compile("|".join(_bounded_text(text) for text in longest_first))
+
+
+def _value(text: str) -> tuple[float, str | None] | None:
+    """The value and the unit of a plain text that is arithmetic, else None."""
+    parts = split_unit(text)
+    number = value(parts[0]) if parts else None
+    return None if number is None or parts is None else (number, parts[1])
 
 
 def _bounded_text(text: str) -> str:

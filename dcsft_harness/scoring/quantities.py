@@ -4,6 +4,7 @@ quantity("0.50 meters") -> Quantity(value=Fraction(1, 2), unit="m")
 """
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -13,14 +14,22 @@ _NUMBER = (
     r"|(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})(?:\s?/\s?(?P<over>\d{1,9}))?)"
 )
 # A number that is not a part of a longer expression, name, time or range.
-IN_TEXT = re.compile(
-    r"(?<![\w.√^/:×·,])(?<![\d°)\]]\s[-+*×·/]\s)(?<![\w)][-+*/])(?P<sign>[-+]?)" + _NUMBER +
+_IN_TEXT = re.compile(
+    r"(?<![A-Za-z0-9_.√^/:×·,])(?<![\d°)\]]\s[-+*×·/]\s)(?<![A-Za-z0-9_)][-+*/])(?P<sign>[-+]?)" + _NUMBER +
     r"(?![\d√π^(:/]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-zA-Z]?\^|\s?:\s?\d)"
     r"\s?(?P<unit>°\s?[CF]?|%|(?:square|cubic|sq\.?) [a-z]+|[A-Za-z]{1,12}(?:\^?[23])?)?"
 )  # fmt: skip
 _WHOLE = re.compile(
     r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:\^?[23])?)?\.?"
 )
+_WORDS = {
+    word: number
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve".split()
+    )
+}
+_COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s({'|'.join(set(_WORDS) - {'one'})})\b")
+_UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:\^?[23])?)\.?")
 
 _SPELLINGS = {
     "°": "° degree deg 度",
@@ -33,6 +42,7 @@ _SPELLINGS = {
     "ft": "ft foot feet",
     "yd": "yd yard",
     "mile": "mi mile",
+    "nmi": "nmi 海里",
     "g": "g gram",
     "kg": "kg kilogram",
     "lb": "lb pound",
@@ -53,20 +63,46 @@ class Quantity(NamedTuple):
 
     value: Fraction
     unit: str | None
+    decimals: int | None = 0
+    """Digits after the decimal point, as written; None for a fraction."""
 
     def equals(self, other: "Quantity") -> bool:
-        """Equal values; units count only where both sides give one that is known."""
-        return self.value == other.value and (None in (self.unit, other.unit) or self.unit == other.unit)
+        """Equal values, and compatible units."""
+        return self.value == other.value and compatible(self.unit, other.unit)
+
+
+def compatible(unit: str | None, other: str | None) -> bool:
+    """Whether two units may be one: they count only where both sides give one that is known."""
+    return None in (unit, other) or unit == other
 
 
 def quantity(text: str) -> Quantity | None:
     """The quantity that a whole (plain) text is, or None: "x = 5" and "5 or 6" are not one."""
     match = _WHOLE.fullmatch(text.strip())
-    return from_match(match) if match else None
+    return _from_match(match) if match else None
 
 
-def from_match(match: "re.Match[str]") -> Quantity | None:
-    """The quantity in a match of `IN_TEXT`; None for a division by zero."""
+def spelled(text: str) -> Quantity | None:
+    """The number that a whole text is in words, up to twelve."""
+    number = _WORDS.get(text.lower())
+    return None if number is None else Quantity(Fraction(number), None)
+
+
+def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
+    """The quantities in a plain sentence, in order: where each starts, where it ends, and what it is.
+
+    Numbers in words count only after "is", "there are" and the like: "the two sides" are no answer.
+    """
+    found = [(match.start(), match.end(), _from_match(match)) for match in _IN_TEXT.finditer(sentence)]
+    for match in _COUNTED.finditer(sentence):
+        found.append((*match.span(1), Quantity(Fraction(_WORDS[match[1]]), None)))
+    for start, end, amount in sorted(found, key=lambda one: one[0]):
+        if amount:
+            yield start, end, amount
+
+
+def _from_match(match: "re.Match[str]") -> Quantity | None:
+    """The quantity in a match of the patterns above; None for a division by zero."""
     return _quantity(*match.group("sign", "whole", "top", "bottom", "value", "over", "unit"))
 
 
@@ -84,7 +120,20 @@ def _quantity(
             if int(over) == 0:
                 return None
             value /= int(over)
-    return Quantity(-value if sign == "-" else value, _unit(unit))
+    decimals = None if whole or over else len(number.partition(".")[2])
+    return Quantity(-value if sign == "-" else value, _unit(unit), decimals)
+
+
+def split_unit(text: str) -> tuple[str, str | None] | None:
+    """A plain text before its unit, and the unit; None for a unit that is not known.
+
+    split_unit("2√5 cm") -> ("2√5", "cm")       split_unit("3√2 a") -> None
+    """
+    match = _UNIT_LAST.fullmatch(text)
+    if match is None:
+        return text, None
+    unit = _unit(match[2])
+    return (match[1], unit) if unit else None
 
 
 def _unit(text: str | None) -> str | None:

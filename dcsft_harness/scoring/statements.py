@@ -7,43 +7,11 @@ B"), supposes ("if it decreases, ...") or gives as a reason ("..., as mice eat i
 import re
 from collections.abc import Iterator
 
-from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label
-from dcsft_harness.scoring.option_set import OptionSet
+from dcsft_harness.scoring.cues import Cue, cues
+from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label, together
+from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
+from dcsft_harness.scoring.quantities import quantity
 
-_RIGHT = (
-    r"(?:correct|right|best|true|final|proper|suitable|appropriate|closest|accurate|likely|chosen|selected"
-    r"|matching|only)"
-)
-_NOUN = (
-    rf"(?:answers?|(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?"
-    r"(?:options?|choices?|letters?|statement|conclusion|response|solution))"
-)
-_LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
-
-# "the correct answer to this question is", "Answer:", "the option letter is", "答案是", "故选"
-_FORWARD = re.compile(
-    rf"\b{_NOUN}\b(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|(?=\s*\(?[A-J]\)?\s*(?:[.,]|$)))\s*[:→]?"
-    r"|\bcorrect\s*:"
-    r"|\b(?:solution|conclusion|result|choice|option chosen|my choice)\s*(?::|\bis\b)"
-    r"|(?:答案|选项|选择|正确的?是|结论|选)\]?(?:应该|应当|应|选项|答案)?\s*(?:是|为|选|:)*\s*:?",
-    re.IGNORECASE,
-)
-# "... is the correct answer", "... is correct", "... is the best choice", "...是正确的"
-_BACKWARD = re.compile(
-    r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
-    r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:the\s)?(?:one\s|option\s|most\s)?"
-    rf"(?:{_RIGHT}|answer|choice)\b|是正确",
-    re.IGNORECASE,
-)
-# One of these is in every match of _FORWARD, or of _BACKWARD; to look for them first saves most of the time.
-_FORWARD_WORDS = (
-    *("answer", "option", "choice", "letter", "correct", "statement", "conclusion", "response"),
-    *("solution", "result", "案", "选", "结论", "正确"),
-)
-_BACKWARD_WORDS = (
-    *("correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
-    *("accurate", "likely", "chosen", "selected", "matching", "only", "answer", "choice", "正确"),
-)
 _CHOSEN = re.compile(
     r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
     r"|correspond(?:s|ing)? (?:to|with)"
@@ -54,44 +22,69 @@ _CHOSEN = re.compile(
 _LABELLED = re.compile(
     r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
 )
+_ALONE = re.compile(
+    r"(?:\b(?i:(is|be|option|image|figure|picture|shape|graph|diagram|pattern|panel|piece))\s)?"
+    r"(?<![A-Za-z0-9'’])([A-J])(?![A-Za-z0-9'’°]|\.\w)"
+)
 _LEADING_LINK = re.compile(
-    r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed)\s|:\s*)+"
+    r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed|probably"
+    r"|(?:most\s)?likely|simply|just|actually)\s|:\s*)+"
 )
 _DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
+_LETTER = re.compile(r"\(?([A-Z])(?:\)|[.:](?=\s|$)|$)")
+_NO_ANSWER = re.compile(
+    r"(?:none of|not (?:provided|given|listed|possible|available|among)|cannot|can't|impossible|unknown|n/a"
+    r"|insufficient|determined|无法|不能)",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"(?<=[.!?])\s")
 _CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and)\s")
-_BARE_LETTER_LAST = re.compile(r"(?:^|[\s\"'])([A-J])[\"']?$")
+_BARE_LETTER_LAST = re.compile(r"(?<![A-Za-z0-9_.])([A-J])[\"']?$")
 _TAIL = re.compile(
-    r".*(?:=|≈|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
+    r".*(?:=|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
 )
 _REASON = re.compile(
     r",?\s\b(?:because|since|due to)\b|,\s(?:as|which|meaning|so that|specifically|such as)\b"
 )
 _SUPPOSED = re.compile(r"\b(?:[Ii]f|[Ww]hen|[Gg]iven|[Ss]ince|[Aa]ssuming|[Ss]uppose)\b[^,.]{0,200},")
+_TURN = re.compile(r"\bbut\b|但")
+_AND = re.compile(r",?\s(?:and|while)\s")
 _EITHER = re.compile(r"\bor\b|或")
 _DIGIT = re.compile(r"\d")
 
 
-LAST_CUES = 50
-"""Cue phrases that are read, from the end; a response with more is a loop."""
+def stated(text: str, options: OptionSet, weak: list[Cue] | None = None) -> Iterator[int]:
+    """The options that the cues of a plain text state, last statement first; NO_OPTION for another answer.
+
+    Weak cues are passed over, and added to `weak`, for `stated_at`.
+    """
+    for cue in cues(text):
+        if not cue.weak:
+            yield from stated_at(cue, text, options)
+        elif weak is not None:
+            weak.append(cue)
 
 
-def stated(text: str, options: OptionSet) -> Iterator[int]:
-    """The options that cue phrases state, last statement first."""
-    lowered = text.lower()
-    cues: list[tuple[int, int, bool]] = []
-    if any(word in lowered for word in _FORWARD_WORDS):
-        cues += [(match.end(), match.start(), True) for match in _FORWARD.finditer(text)]
-    if any(word in lowered for word in _BACKWARD_WORDS):
-        cues += [(match.end(), match.start(), False) for match in _BACKWARD.finditer(text)]
-    for end, start, forward in sorted(cues, reverse=True)[:LAST_CUES]:
-        if forward:
-            found = read(text[end : end + 700], options)
-        else:
-            found = _read_back(text[max(0, start - 160) : start], options)
-        if found is not None:
-            yield found
+def stated_at(cue: Cue, text: str, options: OptionSet) -> Iterator[int]:
+    """The option that one cue states, if any."""
+    if cue.forward:
+        found = read(text[cue.end : cue.end + 700], options)
+        if found is None and not cue.weak and _is_elsewhere(text[cue.end : cue.end + 200], options):
+            found = NO_OPTION
+    else:
+        found = _read_back(text[max(0, cue.end - 160) : cue.end], options)
+    if found is not None:
+        yield found
+
+
+def _is_elsewhere(segment: str, options: OptionSet) -> bool:
+    """Whether a segment in which no option can be read states something all the same: "(E)", "none", "16"."""
+    line = _LEADING_LINK.sub("", segment.strip().split("\n", 1)[0])
+    letter = _LETTER.match(line)
+    if letter and options.index(letter[1]) is None or _NO_ANSWER.match(line):
+        return True
+    return options.numeric and quantity(_SENTENCE.split(line)[0]) is not None
 
 
 def read(segment: str, options: OptionSet) -> int | None:
@@ -138,7 +131,7 @@ def _read_back(before: str, options: OptionSet) -> int | None:
         return named
     lettered = bracketed(clause, options)
     if lettered:
-        return lettered[-1]
+        return None if len(lettered) > 1 and together(clause) else lettered[-1]
     alone = _BARE_LETTER_LAST.search(clause)
     if alone:
         return options.index(alone[1])
@@ -159,17 +152,34 @@ def conclusion(sentence: str, options: OptionSet) -> int | None:
 
 def _affirmed(clause: str, options: OptionSet) -> int | None:
     mentioned = options.mentioned(clause)
-    if not mentioned or len(mentioned) > 1 and _EITHER.search(clause):
-        return None
+    if len(mentioned) > 1:
+        if _EITHER.search(clause):
+            return None
+        *before, after = _TURN.split(clause)
+        if before:
+            return _affirmed(after, options)
     if not options.numeric:
         return mentioned[0] if len(mentioned) == 1 else None
-    tail = _TAIL.match(clause)
-    rest = clause[tail.end() :] if tail else clause
+    if not mentioned or len(mentioned) > 1 and _says_two(clause, options):
+        return None
+    rest = _tail(clause) or clause
     in_tail = options.mentioned(rest)
     if len(in_tail) == 1:
         return in_tail[0]
     # A last clause with a number that is no option states that number, not one that stands before.
     return mentioned[0] if len(mentioned) == 1 and not in_tail and not has_digit(rest) else None
+
+
+def _tail(clause: str) -> str:
+    """What follows the last link of a clause ("=", "is"), if there is one."""
+    tail = _TAIL.match(clause)
+    return clause[tail.end() :] if tail else ""
+
+
+def _says_two(clause: str, options: OptionSet) -> bool:
+    """Whether a clause states two options side by side: "x = 7 and y = 3"."""
+    last = [options.mentioned(_tail(part)) for part in _AND.split(clause)]
+    return len({found[0] for found in last if len(found) == 1}) > 1
 
 
 def has_digit(text: str) -> bool:
@@ -182,6 +192,12 @@ def chosen(sentence: str, options: OptionSet) -> int | None:
 
     Where the options are themselves only letters, "the next shape is C" will do.
     """
+    if options.are_own_letters:
+        alone = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
+        if len(alone) == 1:
+            ((letter, noun),) = alone.items()
+            if noun or letter not in "AI":
+                return options.index(letter)
     ending = sentence.rstrip(" .!\"'()")
     if len(ending) > 1 and ending[-2].isalnum():
         return None

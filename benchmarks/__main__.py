@@ -1,0 +1,95 @@
+"""Runs the benchmarks and rewrites docs/benchmarks.md.
+
+    python -m benchmarks                                # all parts of the digits shape: `make bench`
+    python -m benchmarks --only sampling stages
+    python -m benchmarks --shape qwen2.5-vl-3b          # on CUDA; random weights at the published size
+
+Each part is a process of its own. What it printed goes into docs/benchmarks.json, under the machine and
+the shape that it ran on; the page is made from that file, so results of other machines stay.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, page, shapes
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "benchmarks.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+
+PARTS = (
+    "sampling",
+    "answers",
+    "stages",
+    "memory",
+    "growth",
+    "pool_size",
+    "labels",
+    "scoring",
+    "vllm_overhead",
+)
+SHAPED = ("sampling", "answers", "memory", "growth")
+"""Those that another shape can be measured by."""
+
+
+def command(part: str, shape: str) -> list[str]:
+    """How a part is run; vLLM lives in an environment of its own.
+
+    Raises:
+        SystemExit: vLLM's environment is missing.
+    """
+    python = sys.executable
+    if part == "vllm_overhead":
+        if not VLLM_PYTHON.exists():
+            raise SystemExit(
+                "vllm_overhead needs vLLM's environment: run `make test-vllm` once, or leave it out"
+            )
+        python = str(VLLM_PYTHON)
+    return [python, "-m", f"benchmarks.{part}", *(["--shape", shape] if part in SHAPED else [])]
+
+
+def run(part: str, shape: str) -> dict[str, Any]:
+    """One part's result: the JSON that its output ends in.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    process = subprocess.run(command(part, shape), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise SystemExit(f"benchmarks.{part} failed with exit code {process.returncode}")
+    text = process.stdout.strip()
+    starts = [at for at in range(len(text)) if text[at] in "{[" and (at == 0 or text[at - 1] == "\n")]
+    for start in starts:
+        try:
+            found = json.loads(text[start:])
+        except ValueError:
+            continue
+        return found if isinstance(found, dict) else {"results": found}
+    raise SystemExit(f"benchmarks.{part} printed no JSON")
+
+
+def main() -> None:
+    """Runs the parts asked for and writes both files after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="default: all that the shape has")
+    given = parser.parse_args()
+    for part in given.only or (PARTS if given.shape == "digits" else SHAPED):
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        result = {**run(part, given.shape), "versions": machine.versions(part == "vllm_overhead")}
+        known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        place = f"{machine.describe(given.shape)}"
+        known.setdefault(place, {}).setdefault(given.shape, {})[part] = result
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page.render(known), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Long ragged answers against an ideal batch: no padding, no finished rows.
+
+    python -m benchmarks.answers --items 64 --longest 256
+
+Row lengths are uniform between 1 and `longest`, forced upon the engine by each row's token limit. The
+ideal batch has rows of one length that all end together, and as much to do: as many tokens, and as many
+pairs of a token and an earlier one that it attends to. For lengths L that is rows of E[L^2] / E[L]
+tokens, and so fewer of them. Beside it stands a batch of as many rows of the mean length, which has
+fewer pairs to attend to than the ragged one.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from benchmarks import shapes
+from benchmarks.measuring import median, ratio, rounds
+from benchmarks.sampling import draw
+from dcsft_harness.models import flight
+from dcsft_harness.models.engine import Prepared
+from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.requests import Item
+
+
+def with_lengths(
+    model: DcsftHF, items: Sequence[Item], prepared: Sequence[Prepared], longest: int, lengths: Sequence[int]
+) -> None:
+    """The engine, with rows of these lengths in the order in which they come aboard."""
+    arguments = replace(shapes.ARGUMENTS, max_new_tokens=longest, min_new_tokens=longest)
+    plain, left = flight.Row, iter(lengths)
+    flight.Row = lambda ticket, key, limit: plain(ticket, key, next(left))  # type: ignore[misc,assignment]
+    try:
+        draw(model, items, prepared, arguments)
+    finally:
+        flight.Row = plain  # type: ignore[misc]
+
+
+def main() -> None:
+    """Measures and prints JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
+    parser.add_argument("--side", type=int, default=112)
+    parser.add_argument("--items", type=int, default=128)
+    parser.add_argument("--longest", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    model = shapes.load(given.shape, given.side)
+    items = shapes.items(model, given.items)
+    prepared = shapes.prepare(model, items)
+    generator = torch.Generator().manual_seed(0)
+    rows = given.items * shapes.SAMPLES
+    lengths = torch.randint(1, given.longest + 1, (rows,), generator=generator).tolist()
+    mean = statistics.mean(lengths)
+    even = round(statistics.mean(length**2 for length in lengths) / mean)
+    fewer = round(sum(lengths) / even / shapes.SAMPLES)
+
+    def work(number: int, wanted: list[int]) -> None:
+        with_lengths(model, items[:number], prepared[:number], given.longest, wanted)
+
+    ways = {
+        "engine": lambda: work(given.items, lengths),
+        "ideal": lambda: work(fewer, [even] * (fewer * shapes.SAMPLES)),
+        "mean": lambda: work(given.items, [round(mean)] * rows),
+    }
+    found = rounds(ways, given.rounds)
+    print(
+        json.dumps(
+            {
+                "rows": rows,
+                "longest": given.longest,
+                "ideal": {"rows": fewer * shapes.SAMPLES, "tokens": even},
+                "seconds": {name: round(median(found, name), 3) for name in ways},
+                "over ideal": round(ratio(found, "engine", "ideal"), 3),
+                "over rows of the mean length": round(ratio(found, "engine", "mean"), 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Peak memory of drawing G samples an item against one sample an item, same batch.
+
+python -m benchmarks.memory
+"""
+
+import argparse
+import json
+import multiprocessing
+from pathlib import Path
+
+import torch
+
+from benchmarks import shapes
+from benchmarks.sampling import SIDES, Peer, draw
+
+
+def peak(way: str, shape: str, side: int, number: int) -> float:
+    """The most memory that a way takes beside weights and features, in MB; for a fresh process."""
+    model = shapes.load(shape, side)
+    items = shapes.items(model, number)
+    prepared = shapes.prepare(model, items)
+    peer = Peer(model)
+
+    def work(count: int) -> None:
+        if way == "engine":
+            draw(model, items[:count], prepared[:count], shapes.ARGUMENTS)
+        else:
+            peer.draw(prepared[:count], count, 1)
+
+    work(1)  # libraries' own buffers are there from the first call on
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work(number)
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # Linux: writing 5 resets the peak to what is resident now.
+    Path("/proc/self/clear_refs").write_text("5")
+    resident = _resident("VmRSS")
+    work(number)
+    return (_resident("VmHWM") - resident) / 1e3
+
+
+def _resident(name: str) -> int:
+    """A line of /proc/self/status, in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def main() -> None:
+    """Measures, each way in a process of its own, and prints JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
+    given = parser.parse_args()
+    results = []
+    for side, number in SIDES[given.shape].items():
+        found = {}
+        for way in ("engine", "one sample"):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                found[way] = pool.apply(peak, (way, given.shape, side, number))
+        results.append({"side": side, "MB": found, "ratio": round(found["engine"] / found["one sample"], 2)})
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""docs/benchmarks.md out of docs/benchmarks.json."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tabulate import tabulate
+
+HEAD = """# Benchmarks
+
+Made by `make bench` (`python -m benchmarks --help`); do not edit. Ratios are medians over the rounds of
+one run, in which every way ran once a round, in turn; seconds are medians. G = 8 responses an item, real
+digits on the embedded checkpoint (or random weights at a published size), float32 on the CPU.
+"""
+
+Results = dict[str, Any]
+
+
+def render(known: dict[str, dict[str, Results]]) -> str:
+    """The page.
+
+    Args:
+        known: machine to shape to part to what the part printed.
+    """
+    parts = [HEAD]
+    for machine, shapes in known.items():
+        for shape, results in shapes.items():
+            parts.append(f"## {shape} on {machine}\n")
+            for name, section in SECTIONS.items():
+                if name in results:
+                    parts.append("\n".join(section(results[name])))
+                    versions = ", ".join(f"{a} {b}" for a, b in results[name]["versions"].items())
+                    parts.append(f"({versions})\n")
+    return "\n".join(parts)
+
+
+def _table(headers: list[str], rows: list[list[Any]]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def _judged(value: float, wanted: str) -> list[str]:
+    """A figure, its target and whether it is reached; wanted begins with ≥ or ≤."""
+    limit = float(wanted[1:])
+    reached = value >= limit if wanted[0] == "≥" else value <= limit
+    return [f"{value}", wanted, "yes" if reached else "no"]
+
+
+TARGETS = {
+    ("8 passes, batch 4", 224): "≥12",
+    ("8 passes, batch 4", 448): "≥8",
+    ("8 passes, same batch", 224): "≥6",
+    ("8 passes, same batch", 448): "≥6",
+    ("generate(num_return_sequences=8)", 224): "≥3.5",
+    ("generate(num_return_sequences=8)", 448): "≥3.5",
+    ("lmms-eval's qwen2_5_vl, batch 1", 224): "≥12",
+}
+BOUNDS = {224: "≤1.4", 448: "≤1.25"}
+
+
+def _sampling(found: Results) -> Iterator[str]:
+    yield "### One prefill for G samples\n"
+    yield "How many times the engine's time each way takes; four new tokens.\n"
+    rows = []
+    for comparison in found["results"]:
+        side = comparison["side"]
+        for way, times in comparison["over the engine"].items():
+            seconds = comparison["seconds"]
+            if way == "prefill of the same batch":
+                target = BOUNDS.get(side)
+                value = round(1 / times, 2)
+                label = "the engine over one prefill of the same batch by transformers, and nothing else"
+            else:
+                target, value, label = TARGETS.get((way, side)), times, way
+            judged = _judged(value, target) if target else [f"{value}", "", ""]
+            rows.append(
+                [f"{side} px, {comparison['comparison']}", label, *judged, seconds["engine"], seconds[way]]
+            )
+    yield _table(["", "way", "ratio", "target", "reached", "engine, s", "this way, s"], rows)
+
+
+def _answers(found: Results) -> Iterator[str]:
+    yield "### Long answers with ragged ends\n"
+    ideal = found["ideal"]
+    yield (
+        f"{found['rows']} rows of 1 to {found['longest']} tokens, against {ideal['rows']} rows of"
+        f" {ideal['tokens']} tokens each: as many tokens, as many attended pairs, no padding, no finished"
+        " rows.\n"
+    )
+    judged = _judged(found["over ideal"], "≤1.15")
+    mean = found["over rows of the mean length"]
+    rows = [
+        ["the ideal batch", *judged],
+        ["as many rows of the mean length (fewer pairs)", f"{mean}", "", ""],
+    ]
+    yield _table(["the engine over", "ratio", "target", "reached"], rows)
+
+
+def _stages(found: Results) -> Iterator[str]:
+    yield "### Whole `sample` stages\n"
+    yield "From task to finished folder, on the cold-started checkpoint, 32 items at once.\n"
+    rows = []
+    for family, one in found.items():
+        if family != "versions":
+            share = one["samples when stopped"] / one["samples"]
+            rows.append(
+                [
+                    family,
+                    f"{one['samples when stopped']} of {one['samples']} ({share:.0%})",
+                    *_judged(one["stopped over full"], "≤1"),
+                ]
+            )
+    yield _table(
+        ["pool", "samples drawn with --stop-when-labelled", "time over the full draw", "target", "reached"],
+        rows,
+    )
+    synced = found["classification"]["synced over unsynced"]
+    yield _table(
+        ["durability", "ratio", "target", "reached"],
+        [["every batch synced to the disk, over none", *_judged(synced, "≤1.03")]],
+    )
+
+
+def _memory(found: Results) -> Iterator[str]:
+    yield "### Peak memory\n"
+    yield "Beside weights and features: eight samples an item, over one sample an item in the same batch.\n"
+    rows = [
+        [f"{one['side']} px", *_judged(one["ratio"], "≤1.3"), *(f"{mb:.0f}" for mb in one["MB"].values())]
+        for one in found["results"]
+    ]
+    yield _table(["", "ratio", "target", "reached", "engine, MB", "one sample, MB"], rows)
+
+
+def _growth(found: Results) -> Iterator[str]:
+    yield f"### Growth with G and the image, {found['items']} items\n"
+    by_g = found["seconds by G at 112 px"]
+    yield _table(["G", *by_g], [["seconds", *by_g.values()]])
+    sides = found["by side"]
+    rows = [
+        ["prompt tokens", *(one["prompt tokens"] for one in sides.values())],
+        ["seconds", *(one["seconds"] for one in sides.values())],
+    ]
+    yield _table(["side in pixels", *sides], rows)
+
+
+def _pool_size(found: Results) -> Iterator[str]:
+    yield "### Growth with the pool\n"
+    yield "`dcsft sample` with a scripted model that costs nothing; one process a size.\n"
+    rows = [[size, one["seconds"], one["peak_mb"]] for size, one in found["sizes"].items()]
+    yield _table(["items", "seconds", "peak memory, MB"], rows)
+
+
+def _labels(found: Results) -> Iterator[str]:
+    yield f"### Labels and a curated set out of {found['rows']:,} responses\n"
+    rows = [
+        ["seconds, label and curate together", *_judged(found["together"]["seconds"], "≤20")],
+        ["peak memory, MB", *_judged(found["together"]["peak_mb"], "≤1500")],
+    ]
+    yield _table(["", "measured", "target", "reached"], rows)
+
+
+def _scoring(found: Results) -> Iterator[str]:
+    yield "### Scorers, responses a second and core\n"
+    kinds = found["responses_per_second"]
+    rows = [
+        [scorer, kind, f"{rate:,.0f}"] for scorer, by_kind in kinds.items() for kind, rate in by_kind.items()
+    ]
+    yield _table(["scorer", "responses", "a second"], rows)
+
+
+def _vllm(found: Results) -> Iterator[str]:
+    yield "### vLLM\n"
+    yield _table(
+        ["", "ratio", "target", "reached"],
+        [["`dcsft_vllm` over a bare `LLM.generate(n=8)` loop", *_judged(found["over_bare"], "≤1.05")]],
+    )
+
+
+SECTIONS = {
+    "sampling": _sampling,
+    "answers": _answers,
+    "stages": _stages,
+    "memory": _memory,
+    "growth": _growth,
+    "pool_size": _pool_size,
+    "labels": _labels,
+    "scoring": _scoring,
+    "vllm_overhead": _vllm,
+}

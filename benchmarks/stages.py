@@ -1,0 +1,111 @@
+"""Whole `sample` stages side by side: stopping at the label, and syncing every batch to the disk.
+
+    python -m benchmarks.stages --rounds 5
+
+The pools of the digits suite on the cold-started checkpoint: first items, 32 at once. Everything that a
+user waits for is in the time, loading the model included; importing packages is not.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks.measuring import Way, median, ratio, rounds
+from dcsft_harness import manifest, stages
+
+POOLS = {
+    "classification": ("dcsft_digits_pool", "dcsft_digits_cold"),
+    "grounding": ("dcsft_digits_ground_pool", "dcsft_digits_ground_cold"),
+    "reasoning": ("dcsft_digits_reason_pool", "dcsft_digits_reason_cold"),
+}
+ITEMS = 256
+
+
+def cold_start(folder: Path, data: str) -> str:
+    """The checkpoint that the paper labels with: the base after a little training."""
+    stages.cold_start(folder, model="digits", data=data, learning_rate=3e-4)
+    return str(folder)
+
+
+class Runs:
+    """`dcsft sample` into folders that are thrown away."""
+
+    def __init__(self, home: Path, checkpoint: str, task: str) -> None:
+        """A pool and what answers it."""
+        self._home, self._number = home, 0
+        self._options: dict[str, Any] = {
+            "model": "dcsft_hf",
+            "model_args": f"pretrained={checkpoint},batch_size=32",
+            "task": task,
+            "limit": ITEMS,
+        }
+        self.notes: dict[str, Any] = {}
+
+    def __call__(self, name: str, **more: object) -> None:
+        """One run."""
+        self._number += 1
+        folder = self._home / str(self._number)
+        stages.sample(folder, **self._options, **more)
+        self.notes[name] = manifest.read(folder, "rollouts").notes
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def unsynced() -> Iterator[None]:
+    """While it lasts, nothing waits for the disk."""
+    with mock.patch.object(os, "fsync", lambda _: None):
+        yield
+
+
+def unsynced_run(run: Runs) -> None:
+    """A run whose batches are written and not synced."""
+    with unsynced():
+        run("unsynced")
+
+
+def compare(home: Path, family: str, number: int) -> dict[str, Any]:
+    """Ratios of one family's pool."""
+    task, cold = POOLS[family]
+    run = Runs(home, cold_start(home / f"cold-{family}", cold), task)
+    ways: dict[str, Way] = {
+        "all samples": lambda: run("all"),
+        "stop when labelled": lambda: run("stopped", stop_when_labelled=True),
+    }
+    if family == "classification":
+        ways["unsynced"] = lambda: unsynced_run(run)
+    found = rounds(ways, number)
+    full, stopped = run.notes["all"], run.notes["stopped"]
+    result = {
+        "task": task,
+        "items": full["items"],
+        "samples": full["responses"],
+        "samples when stopped": stopped["responses"],
+        "seconds": {name: round(median(found, name), 3) for name in ways},
+        "stopped over full": round(ratio(found, "stop when labelled", "all samples"), 3),
+    }
+    if "unsynced" in found:
+        result["synced over unsynced"] = round(ratio(found, "all samples", "unsynced"), 3)
+    return result
+
+
+def main() -> None:
+    """Measures and prints JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="dcsft-bench-"))
+    try:
+        print(json.dumps({family: compare(home, family, given.rounds) for family in POOLS}))
+    finally:
+        shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()

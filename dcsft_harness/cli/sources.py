@@ -1,0 +1,100 @@
+"""`dcsft data`: published benchmarks and pools into the folders that tasks read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcsft_harness.cli.running import run_stage
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _use_root(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        from dcsft_harness.sources import prepared
+
+        prepared.use(value)
+
+
+_ROOT: dict[str, Any] = {
+    "type": FOLDER,
+    "expose_value": False,
+    "callback": _use_root,
+    "help": "Where prepared data is; default $DCSFT_DATA, else data/ in the cache folder.",
+}
+data_root = click.option("--data-root", **_ROOT)
+"""The option of every command that reads prepared data."""
+
+
+@click.group()
+def data() -> None:
+    """The paper's benchmarks: prepare what was published."""
+
+
+@data.command()
+@click.argument("task")
+@click.option("--source", type=FOLDER, help="The published files; default: load from the hub.")
+@click.option("--data-root", "--output", **_ROOT)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What a row that cannot be used does: skip leaves it out and records why.",
+)
+@click.option("--any-count", is_flag=True, help="Take a part of the published rows; recorded.")
+def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> None:
+    """Make the folder that TASK reads, once, from what was published.
+
+    \b
+    dcsft data prepare dcsft_imagenet_r
+    dcsft data prepare dcsft_ref_l4 --source Ref-L4
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.cli import bar
+    from dcsft_harness.sources import prepare as making
+    from dcsft_harness.sources import prepared
+
+    clock = bar.Clock()
+    with bar.stage("data prepare") as report:
+        notes = making.prepare(
+            task,
+            source,
+            on_error=on_error,
+            any_count=any_count,
+            progress=report,
+            say=lambda text: click.echo(f"data prepare: {text}", err=True),
+        )
+    bar.closing("data prepare", _said(notes), clock, prepared.folder_of(task))
+
+
+@data.command()
+@click.argument("pool")
+@click.argument("tasks", nargs=-1, required=True)
+@data_root
+@click.option(
+    "--distance", type=int, help="Bits that near copies' hashes may differ in, 0 to 16.  [default: 4]"
+)
+@click.option("--output", type=FOLDER, required=True)
+def overlap(pool: str, tasks: tuple[str, ...], distance: int | None, output: Path) -> None:
+    """Find images of POOL that TASKS evaluate on, exactly or nearly.
+
+    \b
+    dcsft data overlap dcsft_refcoco_pool dcsft_ref_l4 dcsft_lisa --output overlap
+    dcsft curate labels --keep easy,medium --exclude overlap --output curated
+    """  # noqa: D301 - click reads the \b
+    run_stage("data overlap", output, {"pool": pool, "tasks": list(tasks), "distance": distance})
+
+
+def _said(notes: Mapping[str, Any]) -> str:
+    parts = [f"{notes['rows']} rows, {notes['images']} images"]
+    parts += [f"{len(values)} values of {name}" for name, values in notes.get("values", {}).items()]
+    if "chosen" in notes:
+        parts.append(f"chosen: {notes['chosen']}")
+    if notes["skipped"]:
+        parts.append(f"{notes['skipped']} skipped (skipped.jsonl says why)")
+    return ", ".join(parts)
+
+
+commands = (data,)

@@ -1,0 +1,139 @@
+"""Where a plain text states a choice in words: "the answer is ...", "... is correct", "故选...".
+
+Cues are looked for from the end of the text, by the nouns and adjectives that they turn on; the
+last statement is the one that a reader believes, so most of a long text is never looked at.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_RIGHT = (
+    r"(?:correct|right|best|true|final|proper|suitable|appropriate|closest|accurate|likely|chosen|selected"
+    r"|matching|only)"
+)
+_LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
+
+# What cues turn on. "ans" and "答" only where a mark follows.
+_KEYS = (
+    *(
+        "answer",
+        "ans.",
+        "ans:",
+        "option",
+        "choice",
+        "letter",
+        "statement",
+        "conclusion",
+        "response",
+        "solution",
+    ),
+    *("result", "correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
+    *("accurate", "likely", "chosen", "selected", "matching", "only"),
+)
+_CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :", "而是")
+# "the correct answer to this question is", "Answer:", "the option letter, ", "答案是", "故选"
+_AFTER_NOUN = re.compile(
+    r"(?:s?\b(?:\sletter)?"
+    rf"(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|\s-\s|,?\s?(?=\s*\(?[a-j]\)?\s*(?:[.,]|$)))\s*[:→]?)"
+)
+_AFTER_WEAK = re.compile(r"\s*(?::|\bis\b)")
+_AFTER_CHINESE = re.compile(
+    r"(?:答案|选项|选择|正确的?是|结论|选|答|而是)\]?(?:应该|应当|应|选项|答案)?\s*(?:是|为|选|:)*\s*:?"
+)
+_ARTICLE = re.compile(rf"\b(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?$")
+_BE = re.compile(
+    r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
+    r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:the\s)?(?:one\s|option\s|most\s)?$"
+)
+_ADJECTIVE = re.compile(rf"(?:{_RIGHT}|answer|choice)\b")
+
+_ONLY_LETTER = re.compile(r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet)")
+_MARK = re.compile(r"\s?[:→-]\s?$")
+
+_NOUNS = ("option", "choice", "letter", "statement", "conclusion", "response", "solution")
+_WEAK = ("solution", "conclusion", "result", "choice", "response")
+_CONTEXT = 40
+"""Characters before a key in which what leads to it stands."""
+
+MOST = 20
+"""Cues that are read, from the end; a response with more is a loop."""
+
+
+class Cue(NamedTuple):
+    """A place where a choice is stated: what follows `end`, or where `forward` is false, what ends there.
+
+    A weak cue ("the result is") may as well introduce a value on the way.
+    """
+
+    end: int
+    forward: bool
+    weak: bool
+
+
+def cues(text: str) -> Iterator[Cue]:
+    """The cues of a plain text, last first, at most `MOST`."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a letter that is two in lower case would shift every position
+        lowered = text
+    found = 0
+    for start, key in sorted(_places(lowered), reverse=True):
+        cue = _cue(lowered, start, key)
+        if cue is not None:
+            yield cue
+            found += 1
+            if found == MOST:
+                return
+
+
+def _places(lowered: str) -> list[tuple[int, str]]:
+    """Where the keys stand; to look for each in turn is the fastest way."""
+    places = []
+    for key in _KEYS if lowered.isascii() else _KEYS + _CHINESE_KEYS:
+        start = lowered.find(key)
+        while start >= 0:
+            places.append((start, key))
+            start = lowered.find(key, start + len(key))
+    return places
+
+
+def _cue(lowered: str, start: int, key: str) -> Cue | None:
+    key = key.rstrip(" .:")
+    end = start + len(key)
+    if key[0] > "z":
+        return _chinese(lowered, start, key)
+    if start and lowered[start - 1].isalpha() and lowered[start - 1].isascii():
+        return None
+    context = max(0, start - _CONTEXT)
+    if key in ("answer", "ans") or key in _NOUNS and _ARTICLE.search(lowered, context, start):
+        after = _AFTER_NOUN.match(lowered, end)
+        if after:
+            return Cue(after.end(), True, False)
+    if key in _WEAK:
+        after = _AFTER_WEAK.match(lowered, end)
+        if after:
+            return Cue(after.end(), True, True)
+    if key == "correct" and lowered[end : end + 2].lstrip()[:1] == ":":
+        return Cue(lowered.index(":", end) + 1, True, False)
+    if key == "only" and _ONLY_LETTER.match(lowered, end):
+        return Cue(end, True, False)
+    if _ADJECTIVE.match(lowered, start):
+        before = _BE.search(lowered, context, start) or (
+            key == "correct" and _MARK.search(lowered, context, start)
+        )
+        if before:
+            return Cue(before.start(), False, False)
+    return None
+
+
+def _chinese(lowered: str, start: int, key: str) -> Cue | None:
+    if key == "正确":
+        if lowered[max(0, start - 1) : start] == "是":
+            return Cue(start - 1, False, False)
+        if lowered[start : start + 4].startswith(("正确是", "正确的是")):
+            return Cue(start + (3 if lowered[start + 2] == "是" else 4), True, False)
+        if lowered[max(0, start - 3) : start].strip().endswith(("项", "a", "b", "c", "d")):
+            return Cue(start, False, False)
+        return None
+    after = _AFTER_CHINESE.match(lowered, start)
+    return Cue(after.end(), True, False) if after else None

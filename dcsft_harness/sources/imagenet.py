@@ -1,0 +1,198 @@
+"""ImageNet, ImageNet-R and ImageNet-A as the paper asks them: one image, one word.
+
+The classes are the paper's (section 4; the released data files): a class takes part if its WordNet synset
+has a single lemma of one word. The images of -R and -A are all that the published sets have of them.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sources import classes, tables
+from dcsft_harness.sources.classes import ImageClass
+from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file
+
+PROMPT = "Please provide the object name in the image. Output the answer using one word."
+"""The paper's, for all its classification files."""
+
+COLUMNS = {"class": "string", "seen": "bool"}
+"""wnid; whether the class is one of the 100 that the pool has."""
+
+VAL = Hub("ILSVRC/imagenet-1k", split="validation", gated=True)
+RENDITIONS = Hub("axiong/imagenet-r", split="test", config="test")
+ADVERSARIAL = Hub("barkermrl/imagenet-a", split="train")
+
+_EXTENSIONS = {".jpg", ".jpeg", ".png"}
+_SOLUTION = "LOC_val_solution.csv"
+"""Kaggle's list of the validation images' classes: ImageId, and a string that begins with the wnid."""
+
+
+def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
+    """The row that asks what an image shows.
+
+    Args:
+        opened: takes the image.
+        raw: its class, its name (unique in the set) and what reads its bytes.
+    """
+    some, name, read = raw
+    return {
+        "prompt": PROMPT,
+        "answer": json.dumps(some.word),
+        "target": some.word,
+        "cluster": name,
+        "images": [opened.pictures.add(name, read).index],
+        "class": some.wnid,
+        "seen": some.trained,
+    }
+
+
+def below(folder: Path, *names: str) -> Path:
+    """The first of some folders below another that is there, else that folder itself."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+
+
+def class_folders(
+    opened: Opened, folder: Path, wanted: Iterable[ImageClass]
+) -> Iterator[tuple[ImageClass, list[Path]]]:
+    """Each class and its image files, sorted by name.
+
+    Raises:
+        HarnessError: folders are not there, and not any number of rows is enough.
+    """
+    all_of_them = list(wanted)
+    missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
+    if missing and (not opened.any_count or len(missing) == len(all_of_them)):
+        named = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise HarnessError(
+            f"{folder} lacks {len(missing)} of {len(all_of_them)} class folders: {named}",
+            "Each class is a folder named by its wnid; --any-count takes what is there",
+        )
+    for some in all_of_them:
+        if some.wnid not in missing:
+            files = (folder / some.wnid).iterdir()
+            yield some, sorted(path for path in files if path.suffix.lower() in _EXTENSIONS)
+
+
+def image_entry(some: ImageClass, path: Path) -> Entry:
+    """An image file of a class."""
+    return Entry(str(path), (some, f"{some.wnid}/{path.name}", read_file(path)))
+
+
+def _foldered(opened: Opened, folder: Path, wanted: Iterable[ImageClass]) -> Iterator[Entry]:
+    for some, files in class_folders(opened, folder, wanted):
+        for path in files:
+            yield image_entry(some, path)
+
+
+def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
+    """Validation images that lie in one folder, by the list of their classes."""
+    opened.inputs[solution.name] = solution
+    wanted = classes.trained()
+    for line in solution.read_text(encoding="utf-8").splitlines()[1:]:
+        name, _, boxes = line.partition(",")
+        some = wanted.get(boxes.strip().split(" ")[0])
+        if some is not None:
+            yield image_entry(some, folder / f"{name}.JPEG")
+
+
+def _val_entries(opened: Opened) -> Iterator[Entry]:
+    wanted = classes.trained()
+    if opened.folder is None or tables.holds_tables(opened.folder):
+        by_label = {some.label: some for some in wanted.values()}
+        only = ("label", list(by_label))
+        for number, (where, raw) in enumerate(tables.rows(opened, VAL, ("image", "label"), only)):
+            name = (raw["image"] or {}).get("path") or str(number)
+            some = by_label[raw["label"]]
+            yield Entry(where, (some, f"{some.wnid}/{name}", tables.image_bytes(raw["image"])))
+        return
+    folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
+    if any(folder.glob("ILSVRC2012_val_*.JPEG")):
+        solution = next(
+            (up / _SOLUTION for up in (opened.folder, folder) if (up / _SOLUTION).is_file()), None
+        )
+        if solution is None:
+            raise HarnessError(
+                f"{folder} has no class folders, and {opened.folder / _SOLUTION} is not there",
+                f"Put Kaggle's {_SOLUTION} beside it, or sort the images into folders named by wnid",
+            )
+        yield from _flat(opened, folder, solution)
+        return
+    yield from _foldered(opened, folder, wanted.values())
+
+
+def _renditions(opened: Opened) -> Iterator[Entry]:
+    wanted = {wnid: some for wnid, some in classes.table().items() if some.renditions}
+    if opened.folder is not None and not tables.holds_tables(opened.folder):
+        yield from _foldered(opened, below(opened.folder, "imagenet-r", "images"), wanted.values())
+        return
+    rows = tables.rows(opened, RENDITIONS, ("image", "wnid"), ("wnid", list(wanted)))
+    for number, (where, raw) in enumerate(rows):
+        name = f"{raw['wnid']}/{number}"
+        yield Entry(where, (wanted[raw["wnid"]], name, tables.image_bytes(raw["image"])))
+
+
+def _adversarial(opened: Opened) -> Iterator[Entry]:
+    wanted = {wnid: some for wnid, some in classes.table().items() if some.adversarial}
+    if opened.folder is not None and not tables.holds_tables(opened.folder):
+        yield from _foldered(opened, below(opened.folder, "imagenet-a", "images"), wanted.values())
+        return
+    number = 0
+    for table in tables.tables(opened, ADVERSARIAL, ("image", "label")):
+        names = _label_names(table)
+        labels = [at for at, name in enumerate(names) if name in wanted]
+        for where, raw in tables.entries(table, ("image", "label"), ("label", labels)):
+            some = wanted[names[raw["label"]]]
+            yield Entry(where, (some, f"{some.wnid}/{number}", tables.image_bytes(raw["image"])))
+            number += 1
+
+
+def _label_names(table: tables.Table) -> list[str]:
+    """The wnids that ImageNet-A's labels stand for, which are the names of its ClassLabel column."""
+    names: list[str] = getattr(table.features["label"], "names", None) or []
+    if not all(name.startswith("n") and name[1:].isdigit() for name in names) or not names:
+        raise HarnessError(
+            f"{table.name}: the names of the column label are not wnids: {names[:3]}",
+            f"This is not {ADVERSARIAL.path} as it is now: download it again",
+        )
+    return names
+
+
+def _source(task: str, count: int, **more: Any) -> Source:  # noqa: ANN401 - Source's other fields
+    return Source(task=task, version=1, count=count, columns=COLUMNS, row=row, **more)
+
+
+SOURCES = (
+    _source(
+        "dcsft_imagenet",
+        5_000,
+        entries=_val_entries,
+        hub=VAL,
+        needs="--source is ImageNet's folder with val/ in it (sorted by wnid, or flat beside"
+        f" {_SOLUTION}), or a download of {VAL.path}",
+        get="It is at image-net.org and, gated, on the hub",
+        tally=("class", {wnid: 50 for wnid in classes.trained()}),
+    ),
+    _source(
+        "dcsft_imagenet_r",
+        10_741,
+        entries=_renditions,
+        hub=RENDITIONS,
+        needs=f"--source is the unpacked imagenet-r folder, or a download of {RENDITIONS.path}",
+        get="The archive is at github.com/hendrycks/imagenet-r",
+        tally=("class", {some.wnid: some.renditions for some in classes.table().values() if some.renditions}),
+    ),
+    _source(
+        "dcsft_imagenet_a",
+        3_015,
+        entries=_adversarial,
+        hub=ADVERSARIAL,
+        needs=f"--source is the unpacked imagenet-a folder, or a download of {ADVERSARIAL.path}",
+        get="The archive is at github.com/hendrycks/natural-adv-examples",
+        tally=(
+            "class",
+            {some.wnid: some.adversarial for some in classes.table().values() if some.adversarial},
+        ),
+    ),
+)

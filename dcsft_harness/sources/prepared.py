@@ -1,0 +1,137 @@
+"""Prepared folders: where they are, and reading their rows and pictures."""
+
+import io
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import cache, manifest
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sources import registry
+
+KIND = "prepared data"
+ROWS = "rows"
+ALBUM = "images.arrow"
+VARIABLE = "DCSFT_DATA"
+ROLE = "data of "
+"""Begins the role of prepared data among an artefact's inputs."""
+
+
+def root() -> Path:
+    """Where prepared folders are: `$DCSFT_DATA`, else data/ in the suite's cache folder."""
+    given = os.environ.get(VARIABLE)
+    return Path(given) if given else cache.root() / "data"
+
+
+def use(folder: Path | None) -> None:
+    """Makes a folder the `root` of this process and of those that it starts; None changes nothing."""
+    if folder is not None:
+        os.environ[VARIABLE] = str(folder.resolve())
+
+
+def folder_of(task: str) -> Path:
+    """The folder that a task's data is prepared in, whether or not it exists."""
+    return root() / registry.source_of(task).task
+
+
+def exists(task: str) -> bool:
+    """Whether a task's data is prepared, in whichever version."""
+    return (folder_of(task) / manifest.NAME).is_file()
+
+
+def describe(task: str) -> manifest.Manifest:
+    """The manifest of a task's prepared folder.
+
+    Raises:
+        HarnessError: it is not there, or was prepared by another version of the suite.
+    """
+    source, folder = registry.source_of(task), folder_of(task)
+    if not exists(task):
+        raise HarnessError(
+            f"the data of {task} is not prepared: {folder} does not exist",
+            f"Run `{source.command()}`. {source.needs}. {source.get}",
+        )
+    found = manifest.read(folder, KIND)
+    if found.config.get("version") != source.version:
+        raise HarnessError(
+            f"{folder} was prepared in version {found.config.get('version')}, and {task} reads version"
+            f" {source.version}",
+            f"Remove the folder and run `{source.command()}` again",
+        )
+    return found
+
+
+def inputs(tasks: Iterable[str]) -> dict[str, Path]:
+    """Role -> the prepared folder of each task that reads one, as inputs of an artefact."""
+    return {f"{ROLE}{task}": folder_of(task) for task in tasks if registry.has_source(task) and exists(task)}
+
+
+def told(task: str) -> dict[str, Any] | None:
+    """What a result should say of a task's prepared data; None where it reads none.
+
+    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known.
+    """
+    if not (registry.has_source(task) and exists(task)):
+        return None
+    found = manifest.read(folder_of(task), KIND)
+    return {
+        "rows": found.notes["rows"],
+        "published": found.config["published"],
+        "skipped": found.notes["skipped"],
+        "chosen": found.notes.get("chosen"),
+    }
+
+
+def load(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
+    """A task's rows as a `datasets.Dataset`, in the order in which they are asked.
+
+    Columns: those of `source.STANDING`, the source's own, and `source`, by which `picture` finds the
+    pictures. No column holds an image, so that reading rows is cheap.
+
+    Raises:
+        HarnessError: the data is not prepared.
+    """
+    from datasets import load_from_disk
+
+    describe(task)
+    rows = load_from_disk(str(folder_of(task) / ROWS))
+    view = registry.VIEWS.get(task)
+    if view is None:
+        return rows
+    values = rows[view.column][:]
+    return rows.select([at for at, value in enumerate(values) if value in view.values])
+
+
+@lru_cache(maxsize=16)
+def _album(path: Path, changed: int) -> Any:  # noqa: ANN401 - datasets.Dataset; `changed` keys the cache
+    from datasets import Dataset
+
+    return Dataset.from_file(str(path)).with_format("arrow")
+
+
+def album(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
+    """The pictures of a prepared folder, mapped from the disk: columns name, image, width, height."""
+    path = folder_of(task) / ALBUM
+    return _album(path, path.stat().st_mtime_ns)
+
+
+def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
+    """One picture, as PIL reads it: pixels as they are encoded, no EXIF rotation applied.
+
+    Boxes are in these pixels.
+    """
+    from PIL import Image
+
+    return Image.open(io.BytesIO(encoded(task, index)))
+
+
+def name(task: str, index: int) -> str:
+    """One picture's name in what was published."""
+    return str(album(task)[index : index + 1]["name"][0].as_py())
+
+
+def encoded(task: str, index: int) -> bytes:
+    """One picture's bytes as published."""
+    return bytes(album(task)[index : index + 1]["image"][0]["bytes"].as_py())

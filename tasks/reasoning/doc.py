@@ -1,0 +1,143 @@
+"""What the reasoning tasks' YAML files name: the conversation, and the score with the parts beside it.
+
+The instruction after the question is the task's (`lmms_eval_specific_kwargs`), not the data's: the paper
+does not print the ones that it used.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.sources import mathverse, mathvision, mathvista, mmk12, mmmu, prepared, wemath
+from dcsft_harness.tasks.reasoning.open_answers import judge_open
+from dcsft_harness.tasks.verdicts import Doc, part, process
+
+PARTS: dict[str, Sequence[str]] = {
+    "dcsft_mathverse": mathverse.PARTS,
+    "dcsft_mathvision": mathvision.PARTS,
+    "dcsft_mathvista": mathvista.PARTS,
+    "dcsft_mmk12": mmk12.PARTS,
+    "dcsft_mmmu": mmmu.PARTS,
+    "dcsft_wemath": wemath.PARTS,
+}
+"""Source -> the parts that have a metric `acc_PART`."""
+
+FOUR_DIMENSIONAL = (
+    "wemath_strict",
+    "wemath_loose",
+    "wemath_ik",
+    "wemath_ig",
+    "wemath_cm_strict",
+    "wemath_cm_loose",
+    "wemath_rm_strict",
+    "wemath_rm_loose",
+)
+"""We-Math's own metrics; see `four_dimensional`."""
+
+
+def visual(doc: Doc) -> list[Any]:
+    """The document's pictures as RGB, in the order of the prompt; what is transparent becomes white.
+
+    Drawings are often black on a transparent ground, which would otherwise turn black as well.
+    """
+    return [_on_white(prepared.picture(doc["source"], index)) for index in doc["images"]]
+
+
+def _on_white(image: Any) -> Any:  # noqa: ANN401 - PIL images
+    from PIL import Image
+
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    opaque = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(opaque, mask=opaque.getchannel("A"))
+    return ground
+
+
+def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> str:
+    """The question between the task's `pre_prompt` and `post_prompt`; open rows have `open_post_prompt`."""
+    given = lmms_eval_specific_kwargs or {}
+    after = "open_post_prompt" if doc.get("question_type") == mmmu.OPEN else "post_prompt"
+    return f"{given.get('pre_prompt', '')}{doc['prompt']}{given.get(after, '')}"
+
+
+def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The user turn, each picture where "<image 2>" first names it; those not named come before the text."""
+    waiting = dict(zip(doc["numbers"], visual(doc), strict=True))
+    asked = text(doc, lmms_eval_specific_kwargs)
+    named = {int(number) for number in mmmu.MARK.findall(asked)}
+    content = [_image(waiting.pop(number)) for number in doc["numbers"] if number not in named]
+    written = ""
+    for piece in re.split(r"(<image \d+>)", asked):
+        mark = mmmu.MARK.fullmatch(piece)
+        picture = waiting.pop(int(mark[1]), None) if mark else None
+        if picture is None:  # text, or a picture that was shown before
+            written += piece
+            continue
+        content += [*_written(written), _image(picture)]
+        written = ""
+    return [{"role": "user", "content": [*content, *_written(written)]}]
+
+
+def _image(picture: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
+    return {"type": "image", "url": picture}
+
+
+def _written(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text.strip()}] if text.strip() else []
+
+
+def process_math(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores fill-in answers with `math`."""
+    return process("math", doc, results)
+
+
+def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores letters with `choice`; beside acc, `acc_PART` for each part of the benchmark."""
+    return _with_parts(process(judge_choice, doc, results), doc)
+
+
+def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """The same, and `ceiling`: whether the row can be right at all, which one of two golds cannot."""
+    return {**process_choice(doc, results), "ceiling": float(isinstance(json.loads(doc["answer"]), str))}
+
+
+def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores letters with `choice`, and what the open rows state by `open_answers`."""
+    open_row = doc["question_type"] == mmmu.OPEN
+    return _with_parts(process(judge_open if open_row else judge_choice, doc, results), doc)
+
+
+def process_mmmu_mc(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """The same for the multiple-choice rows alone, without the two parts that tell them from the others."""
+    metrics = process_mmmu(doc, results)
+    return {name: value for name, value in metrics.items() if name not in ("acc_multiple_choice", "acc_open")}
+
+
+def process_wemath(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """The same as `process_choice`, and the row's place in its problem for the four-dimensional scores."""
+    metrics = process_choice(doc, results)
+    place = {
+        "problem": doc["cluster"],
+        "steps": doc["steps"],
+        "step": doc["step"],
+        "right": metrics["acc"]["score"] >= 0.5,
+    }
+    return {**metrics, **dict.fromkeys(FOUR_DIMENSIONAL, place)}
+
+
+def judge_choice(doc: Doc, response: str) -> Verdict:
+    """One response's verdict; where the gold is several letters, what it states is told and is not right."""
+    gold = json.loads(doc["answer"])
+    if isinstance(gold, str):
+        return SCORERS["choice"](response, answer=gold, choices=doc["choices"])
+    return Verdict(0.0, SCORERS["choice"](response, answer=gold[0], choices=doc["choices"]).extracted)
+
+
+def _with_parts(metrics: dict[str, Any], doc: Doc) -> dict[str, Any]:
+    score = metrics["acc"]["score"]
+    inside = set(doc["parts"])
+    more = {f"acc_{name}": part(score, doc, name in inside) for name in PARTS[doc["source"]]}
+    return {**metrics, **more}

@@ -1,0 +1,120 @@
+"""We-Math's four-dimensional scores (Qiao et al., ACL 2025, section 3.2; `evaluation/` of its repository).
+
+A problem is asked as a whole and step by step, and falls into one of four:
+
+    IK  insufficient knowledge     a step is wrong, the whole is wrong
+    IG  inadequate generalisation  every step is right, the whole is wrong
+    CM  complete mastery           every step is right, the whole is right    (loose: any step is right)
+    RM  rote memorisation          a step is wrong, the whole is right        (loose: every step is wrong)
+
+    score = (N - IG / 2 - RM - IK) / N        rate of RM = RM / (CM + RM), of the others: share of N
+
+N counts the problems whose rows were all asked (525 in a full run; fewer under --limit). Whatever cannot be
+computed from none is NaN.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dcsft_harness.sources.wemath import WHOLE
+
+Item = Mapping[str, Any]
+"""One row's place and outcome: problem, steps, step ("1" or "multi"), right."""
+
+NAN = float("nan")
+
+
+class Count(NamedTuple):
+    """How many problems there are, and of each kind."""
+
+    problems: int
+    ik: int
+    ig: int
+    cm_strict: int
+    cm_loose: int
+    rm_strict: int
+    rm_loose: int
+
+
+def count(items: Sequence[Item]) -> Count:
+    """The kinds of the problems whose rows are all there."""
+    problems: dict[str, dict[str, bool]] = {}
+    steps: dict[str, int] = {}
+    for item in items:
+        problems.setdefault(item["problem"], {})[item["step"]] = item["right"]
+        steps[item["problem"]] = item["steps"]
+    kinds = []
+    for name, found in problems.items():
+        if len(found) == steps[name] + 1:
+            whole = found.pop(WHOLE)
+            kinds.append(_kinds(whole, list(found.values())))
+    return Count(len(kinds), *map(sum, zip(*kinds, strict=True))) if kinds else Count(0, 0, 0, 0, 0, 0, 0)
+
+
+def _kinds(whole: bool, steps: Sequence[bool]) -> tuple[bool, ...]:
+    """Whether a problem is IK, IG, strict CM, loose CM, strict RM, loose RM."""
+    every, some = all(steps), any(steps)
+    return (
+        not whole and not every,
+        not whole and every,
+        whole and every,
+        whole and some,
+        whole and not every,
+        whole and not some,
+    )
+
+
+def strict(items: Sequence[Item]) -> float:
+    """The strict score, We-Math's headline: at most 1, and negative where RM and IK outweigh."""
+    counts = count(items)
+    return _score(counts, counts.rm_strict)
+
+
+def loose(items: Sequence[Item]) -> float:
+    """The loose score: a whole that is right is rote only where every step is wrong."""
+    counts = count(items)
+    return _score(counts, counts.rm_loose)
+
+
+def _score(counts: Count, rote: int) -> float:
+    return _share(counts.problems - counts.ig / 2 - rote - counts.ik, counts.problems)
+
+
+def insufficient_knowledge(items: Sequence[Item]) -> float:
+    """The rate of IK, in [0, 1]."""
+    counts = count(items)
+    return _share(counts.ik, counts.problems)
+
+
+def inadequate_generalisation(items: Sequence[Item]) -> float:
+    """The rate of IG, in [0, 1]."""
+    counts = count(items)
+    return _share(counts.ig, counts.problems)
+
+
+def complete_mastery_strict(items: Sequence[Item]) -> float:
+    """The strict rate of CM, in [0, 1]."""
+    counts = count(items)
+    return _share(counts.cm_strict, counts.problems)
+
+
+def complete_mastery_loose(items: Sequence[Item]) -> float:
+    """The loose rate of CM, in [0, 1]."""
+    counts = count(items)
+    return _share(counts.cm_loose, counts.problems)
+
+
+def rote_memorisation_strict(items: Sequence[Item]) -> float:
+    """The strict rate of RM among the wholes that are right, in [0, 1]; NaN where none is."""
+    counts = count(items)
+    return _share(counts.rm_strict, counts.cm_strict + counts.rm_strict)
+
+
+def rote_memorisation_loose(items: Sequence[Item]) -> float:
+    """The loose rate of RM among the wholes that are right, in [0, 1]; NaN where none is."""
+    counts = count(items)
+    return _share(counts.rm_loose, counts.cm_loose + counts.rm_loose)
+
+
+def _share(some: float, all_of_them: int) -> float:
+    return some / all_of_them if all_of_them else NAN

@@ -1,0 +1,90 @@
+"""Sentences that name several options, or one in many forms."""
+
+import pytest
+
+from dcsft_harness.scoring.choice import choice
+
+NUMBERS = ["3", "5", "7", "9"]
+ANGLES = ["30°", "45°", "60°", "90°"]
+ANIMALS = ["squid", "lantern fish", "octopus", "sea horse"]
+YES_NO = ["Yes", "No"]
+LETTERS = ["A", "B", "C", "D", "E"]
+COLOURS = ["red", "blue", "green", "dark green"]
+
+ROWS = [
+    ("Therefore, x = 7 and y = 3.", NUMBERS, None),
+    ("So AB = 5 and BC = 7.", NUMBERS, None),
+    ("Since AC = 12 and BC = 7, AB = 5.", NUMBERS, "B"),
+    ("The angle B is 30° and the angle C is 60°.", ANGLES, None),
+    ("Since the angle B is 30° and A is 60°, the angle C is 90°.", ANGLES, "D"),
+    ("We know ∠A = 30°. So ∠B = 180° - 30° - 90° = 60°.", ANGLES, "C"),
+    ("The perimeter is 3 + 4 + 5 = 12, and the area is 6.", ["5", "6", "12", "24"], None),
+    ("The legend shows that red is the largest.", COLOURS, "A"),
+    ("The car is blue and the truck is red.", COLOURS, None),
+    ("It is red or blue.", COLOURS, None),
+    ("The answer is D because red mixed with green is dark green", COLOURS, "D"),
+    ("The figure shows a squid eating a sea horse.", ANIMALS, None),
+    ("The tallest bar is B.", LETTERS, "B"),
+    ("Sure! The answer is (B).", NUMBERS, "B"),
+    ("Sure, I can help you with that. The angle is 60 degrees. The answer is (C).", ANGLES, "C"),
+    ("The answer is 3πcm, so (B)", ["2πcm", "3πcm"], "B"),
+    ("The correct answer is: (B)\n5", NUMBERS, "B"),
+    ("The best option to choose is C.", NUMBERS, "C"),
+    ("Based on the given information the correct answer would be option C (7).", NUMBERS, "C"),
+    ("Out of the given options, C is the closest to the actual value.", NUMBERS, "C"),
+    ('The option that best describes the picture is "octopus".', ANIMALS, "C"),
+    ("Looking at the picture, the sea horse is the answer.", ANIMALS, "D"),
+    ("Sea horse is correct because it lives in the reef.", ANIMALS, "D"),
+    ("(C)octopus", ANIMALS, "C"),
+    ("C.octopus", ANIMALS, "C"),
+    ("C:octopus", ANIMALS, "C"),
+    ("C、octopus", ANIMALS, "C"),
+    ("C octopus", ANIMALS, "C"),
+    ("octopus (C)", ANIMALS, "C"),
+    ("octopus - C", ANIMALS, "C"),
+    ("**C**: octopus", ANIMALS, "C"),
+    ("**C:** octopus", ANIMALS, "C"),
+    ("**C.** octopus", ANIMALS, "C"),
+    ("The answer is: **C. octopus**\n\nExplanation: A squid has ten arms, B is a fish.", ANIMALS, "C"),
+    ("Therefore the correct answer is option C: octopus.", ANIMALS, "C"),
+    ("The final answer is: $\\boxed{\\text{C. octopus}}$", ANIMALS, "C"),
+    ("Thus the measure is \\(60^\\circ\\).\n\n**Correct choice: (C)**", ANGLES, "C"),
+    ("Therefore, the measure of angle C is \\( \\boxed{60^\\circ} \\).", ANGLES, "C"),
+    ("Hence the value of x is **60°** → **Option C**", ANGLES, "C"),
+    ("x = 60°, so the answer is C", ANGLES, "C"),
+    ("∴ x = 60°", ANGLES, "C"),
+    ("所以选C", NUMBERS, "C"),
+    ("∴选C", NUMBERS, "C"),
+    ("The correct option is A, as the triangle has 3 sides.", NUMBERS, "A"),
+    ("A, because 3 is prime.", NUMBERS, "A"),
+    ("I think it's (A) squid.", ANIMALS, "A"),
+    ("It looks like a squid, but it is an octopus.", ANIMALS, "C"),
+    ("Not a squid.", ANIMALS, None),
+    ("The picture shows neither a squid nor an octopus.", ANIMALS, None),
+    ("Unlike a squid, the octopus has eight arms.", ANIMALS, "C"),
+    ("Answer:\n```\nB\n```", NUMBERS, "B"),
+    ('{"final_answer": "C", "confidence": 0.9}', NUMBERS, "C"),
+    ('The answer is "C".', NUMBERS, "C"),
+    ("The answer is 'C'.", NUMBERS, "C"),
+    ("The answer is <C>.", NUMBERS, "C"),
+    ("The answer is C (octopus).", ANIMALS, "C"),
+    ("Let me count: 1, 2, 3, 4, 5. So there are 5.", NUMBERS, "B"),
+    ("Count: 1 2 3 4 5 6 7\n7", NUMBERS, "C"),
+    ("The number of sides is 5.\nThe number of corners is 5.", NUMBERS, "B"),
+    ("Yes, the answer is (B).", YES_NO, "B"),
+    ("Yes, because there are no dogs.", YES_NO, "A"),
+    ("True", ["True", "False"], "A"),
+    ("The statement is false.", ["True", "False"], "B"),
+    ("The statement is true.", ["True", "False"], "A"),
+    ("It is not true.", ["True", "False"], None),
+    ("The function is not even, so the answer is No.", YES_NO, "B"),
+    ("The answer to the question is yes.", YES_NO, "A"),
+    ('so the correct answer is "Yes".', YES_NO, "A"),
+    ("Both statements together are sufficient, so C.", NUMBERS, "C"),
+]
+
+
+@pytest.mark.parametrize(("response", "choices", "letter"), ROWS)
+def test_a_response_is_read_as_a_careful_reader_would(response, choices, letter):
+    verdict = choice(response, answer=letter or "A", choices=choices)
+    assert (verdict.extracted, verdict.score) == (letter, float(letter is not None))

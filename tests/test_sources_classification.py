@@ -1,0 +1,223 @@
+"""ImageNet, -R and -A from their published forms to scores."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from dcsft_harness import harness
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.sources import classes, imagenet_train, prepared
+from dcsft_harness.sources.prepare import prepare
+
+from . import published
+from .published import SEEN, UNSEEN
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("DCSFT_DATA", str(tmp_path / "data"))
+
+
+def made(task, folder, **options):
+    notes = prepare(task, folder, any_count=True, **options)
+    return notes, prepared.load(task)
+
+
+def words(rows):
+    return Counter(rows["target"])
+
+
+def test_the_class_table_has_the_papers_classes_and_counts():
+    table = classes.table().values()
+    assert (len(table), len({some.word.lower() for some in table})) == (186, 186)
+    assert len(classes.trained()) == 100
+    for column, kinds, rows, seen in (("renditions", 68, 10_741, 2_576), ("adversarial", 87, 3_015, 881)):
+        used = [(getattr(some, column), some.trained) for some in table if getattr(some, column)]
+        assert (len(used), sum(count for count, _ in used)) == (kinds, rows)
+        assert sum(count for count, trained in used if trained) == seen
+    assert classes.table()[SEEN].label == 6
+    assert [some.word for some in table if not some.word.isalpha()] == [
+        "Shih-Tzu",
+        "go-kart",
+        "jack-o'-lantern",
+    ]
+
+
+@pytest.mark.parametrize("make", [published.imagenet_r, published.imagenet_r_hub])
+def test_renditions_of_the_papers_classes_alone_are_asked(tmp_path, make):
+    notes, rows = made("dcsft_imagenet_r", make(tmp_path / "source"))
+    assert words(rows) == {"stingray": 4, "hen": 4}
+    assert (notes["rows"], notes["images"], notes["values"]) == (8, 8, {"class": {SEEN: 4, UNSEEN: 4}})
+    assert set(rows["prompt"]) == {
+        "Please provide the object name in the image. Output the answer using one word."
+    }
+    assert {(row["class"], row["seen"]) for row in rows} == {(SEEN, True), (UNSEEN, False)}
+    assert len(set(rows["cluster"])) == 8
+
+
+def test_pictures_stay_as_published_and_belong_to_their_rows(tmp_path):
+    source = published.imagenet_r(tmp_path / "source")
+    _, rows = made("dcsft_imagenet_r", source)
+    for row in rows:
+        (index,) = row["images"]
+        assert (
+            prepared.encoded("dcsft_imagenet_r", index)
+            == (source / "imagenet-r" / f"{row['cluster']}").read_bytes()
+        )
+
+
+def test_rows_do_not_come_class_by_class(tmp_path):
+    _, rows = made("dcsft_imagenet_r", published.imagenet_r(tmp_path / "source", each=8))
+    names = rows["class"][:]
+    assert 1 < sum(a != b for a, b in zip(names, names[1:], strict=False))
+    assert names != sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (published.imagenet_a, {"stingray": 2, "jay": 2}),
+        (published.imagenet_a_hub, {"stingray": 2, "jay": 2}),
+    ],
+)
+def test_adversarial_images_whatever_their_names(tmp_path, make, expected):
+    _, rows = made("dcsft_imagenet_a", make(tmp_path / "source"))
+    assert words(rows) == expected
+    # A name tells a classifier's guess, which no prompt may repeat.
+    assert not any("clock" in row["prompt"] or "insect" in row["prompt"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        published.imagenet_val,
+        lambda folder: published.imagenet_val(folder, flat=True),
+        published.imagenet_val_hub,
+    ],
+)
+def test_validation_images_sorted_flat_or_from_the_hub(tmp_path, make):
+    _, rows = made("dcsft_imagenet", make(tmp_path / "source"))
+    assert words(rows) == {"stingray": 2, "bulbul": 1}
+    assert all(rows["seen"])
+
+
+def test_flat_validation_images_need_the_list_of_their_classes(tmp_path):
+    source = published.imagenet_val(tmp_path / "source", flat=True, solution=False)
+    with pytest.raises(HarnessError, match=r"no class folders.*Put Kaggle's LOC_val_solution.csv beside it"):
+        made("dcsft_imagenet", source)
+
+
+class TestTrain:
+    def test_the_papers_images_are_taken_from_its_lists(self, tmp_path):
+        source = published.imagenet_train(tmp_path / "source", each=5)
+        pool = [(f"{SEEN}/{SEEN}_{n}.JPEG", "stingray") for n in (3, 1)]
+        published.paper_list(source, "imagenet_left_sft", pool)
+        cold = [(f"n01560419/n01560419_{n}.JPEG", "bulbul") for n in (0,)]
+        published.paper_list(source, "imagenet_cold_sft", cold)
+        notes, rows = made("dcsft_imagenet_pool", source)
+        assert set(rows["cluster"]) == {name for name, _ in pool}
+        assert notes["chosen"] == "the paper's, as imagenet_left_sft.json lists them"
+        assert list(notes["read"]) == ["imagenet_left_sft.json"]
+        assert made("dcsft_imagenet_cold", source)[1]["cluster"] == [cold[0][0]]
+
+    def test_without_the_lists_both_tasks_draw_apart_and_say_so(self, tmp_path):
+        source, said = published.imagenet_train(tmp_path / "source"), []
+        pool_notes, pool = made("dcsft_imagenet_pool", source, say=said.append)
+        _, cold = made("dcsft_imagenet_cold", source)
+        assert Counter(pool["class"]) == {SEEN: 96, "n01560419": 96}
+        assert Counter(cold["class"]) == {SEEN: 4, "n01560419": 4}
+        assert not set(pool["cluster"]) & set(cold["cluster"])
+        assert "not the paper's" in pool_notes["chosen"] and "not the paper's" in said[0]
+
+    def test_a_draw_goes_by_name_alone(self):
+        names = [f"{n}.JPEG" for n in range(300)]
+        cold, pool = imagenet_train.split(names)
+        assert (len(cold), len(pool)) == (4, 96)
+        assert imagenet_train.split(reversed(names)) == (cold, pool)
+        # Leaving out what was not drawn changes nothing.
+        assert imagenet_train.split(cold | pool) == (cold, pool)
+
+    def test_one_list_without_the_other_is_refused(self, tmp_path):
+        source = published.imagenet_train(tmp_path / "source", each=2)
+        published.paper_list(source, "imagenet_left_sft", [])
+        with pytest.raises(
+            HarnessError, match=r"imagenet_left_sft.json is there, but no imagenet_cold_sft.json"
+        ):
+            made("dcsft_imagenet_cold", source)
+
+    @pytest.mark.parametrize(
+        ("listed", "said"),
+        [
+            (
+                (f"{SEEN}/{SEEN}_9.JPEG", "stingray"),
+                r"row 2: .*n01498041_9.JPEG cannot be read \(No such file",
+            ),
+            (
+                (f"{SEEN}/{SEEN}_1.JPEG", "ray"),
+                r"row 2: the answer 'ray' is not 'stingray', the class of n01498041",
+            ),
+            ((f"{UNSEEN}/x.JPEG", "hen"), r"row 2: the image .*x.JPEG' is in none of the 100 class folders"),
+        ],
+    )
+    def test_a_listed_image_that_cannot_be_used(self, tmp_path, listed, said):
+        source = published.imagenet_train(tmp_path / "source", each=2)
+        rows = [(f"{SEEN}/{SEEN}_0.JPEG", "stingray"), listed]
+        published.paper_list(source, "imagenet_left_sft", rows)
+        published.paper_list(source, "imagenet_cold_sft", [])
+        with pytest.raises(HarnessError, match=said):
+            made("dcsft_imagenet_pool", source)
+        notes, left = made("dcsft_imagenet_pool", source, on_error="skip")
+        assert (len(left), notes["skipped"]) == (1, 1)
+        folder = prepared.folder_of("dcsft_imagenet_pool")
+        (skipped,) = (folder / "skipped.jsonl").read_text().splitlines()
+        assert json.loads(skipped)["row"].endswith("imagenet_left_sft.json, row 2")
+
+    def test_a_list_that_is_cut_short(self, tmp_path):
+        source = published.imagenet_train(tmp_path / "source", each=2)
+        path = published.paper_list(source, "imagenet_left_sft", [(f"{SEEN}/{SEEN}_0.JPEG", "stingray")])
+        with pytest.raises(HarnessError, match=r"left_sft.json lists 1 images, and 9,600 are published"):
+            prepare("dcsft_imagenet_pool", source)
+        path.write_text(path.read_text()[:-20])
+        with pytest.raises(HarnessError, match="imagenet_left_sft.json is not JSON"):
+            prepare("dcsft_imagenet_pool", source)
+
+
+def test_seen_and_unseen_classes_are_metrics_of_their_own(tmp_path):
+    """8 documents, 4 of a seen class; 3 of those right, 1 of the others: 4/8, 3/4, 1/4, answered 7/8."""
+    _, rows = made("dcsft_imagenet_r", published.imagenet_r(tmp_path / "source"))
+    wrong = {
+        SEEN: iter(["Stingray.", "stingray", " STINGRAY ", "ray"]),
+        UNSEEN: iter(["hen", "a hen", "goose", ""]),
+    }
+    said = [next(wrong[name]) for name in rows["class"]]
+    tasks = harness.open_tasks(["dcsft_imagenet_r"])
+    model = DcsftStub(answers=lambda question: said[question.doc_id])
+    answered, results = harness.run(model, tasks)
+    scores = results["results"]["dcsft_imagenet_r"]
+    found = {name: scores[f"{name},none"] for name in ("acc", "acc_seen", "acc_unseen", "answered")}
+    assert found == {"acc": 0.5, "acc_seen": 0.75, "acc_unseen": 0.25, "answered": 0.875}
+    assert results["n-samples"]["dcsft_imagenet_r"]["effective"] == 8
+    assert [one.responses[0] for one in answered["dcsft_imagenet_r"]] == said
+
+
+def test_a_metric_without_documents_is_nan_and_no_error(tmp_path):
+    source = tmp_path / "source"
+    published.put(source / UNSEEN / "art_0.jpg", published.encoded(0))
+    made("dcsft_imagenet_r", source)
+    tasks = harness.open_tasks(["dcsft_imagenet_r"])
+    scores = harness.run(DcsftStub(default="hen"), tasks)[1]["results"]["dcsft_imagenet_r"]
+    assert scores["acc_unseen,none"] == 1.0
+    assert scores["acc_seen,none"] != scores["acc_seen,none"]
+
+
+def test_the_group_runs_its_three_tasks(tmp_path):
+    for task, make in (
+        ("dcsft_imagenet", published.imagenet_val),
+        ("dcsft_imagenet_r", published.imagenet_r),
+        ("dcsft_imagenet_a", published.imagenet_a),
+    ):
+        made(task, make(tmp_path / task))
+    opened = harness.open_tasks(["dcsft_classification"])
+    assert set(opened) == {"dcsft_imagenet", "dcsft_imagenet_r", "dcsft_imagenet_a"}

@@ -1,0 +1,161 @@
+"""Boxes in the model's own space: what a score must not depend on, and where two IoU rules differ."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcsft_harness.models import conventions
+from dcsft_harness.models.conventions import BoxConvention
+from dcsft_harness.scoring.boxes import iou
+from dcsft_harness.tasks.grounding.doc import process_ref_l4
+
+SIDE = st.integers(56, 1400)
+
+
+def document(size, box):
+    return {
+        "answer": json.dumps(box),
+        "width": size[0],
+        "height": size[1],
+        "cluster": "image",
+        "category": "o365_1",
+    }
+
+
+@st.composite
+def boxes(draw, width, height):
+    x1, x2 = sorted(draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))
+    y1, y2 = sorted(draw(st.lists(st.integers(0, height), min_size=2, max_size=2, unique=True)))
+    return [x1, y1, x2, y2]
+
+
+@st.composite
+def scenes(draw):
+    """An image's size, a gold box in it and a predicted one, in pixels of the original image."""
+    size = (draw(SIDE), draw(SIDE))
+    return size, draw(boxes(*size)), draw(boxes(*size))
+
+
+def scores(convention, size, gold, said):
+    conventions.declare(convention)
+    metrics = process_ref_l4(document(size, gold), [f"[{', '.join(f'{value:.9f}' for value in said)}]"])
+    return metrics["acc"]["score"], metrics["iou"]["score"], metrics["extracted"]
+
+
+def close_to_a_threshold(value):
+    return abs(value - 0.5) < 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes(), st.integers(2, 5))
+def test_scaling_the_image_and_the_limits_together_leaves_the_score(scene, times):
+    """The resize of Qwen2.5-VL: everything in pixels grows by one factor, so no share of an area changes."""
+    size, gold, said = scene
+    plain = BoxConvention("resized", factor=28, min_pixels=56 * 56, max_pixels=1280 * 28 * 28)
+    scaled = BoxConvention(
+        "resized",
+        factor=28 * times,
+        min_pixels=plain.min_pixels * times**2,
+        max_pixels=plain.max_pixels * times**2,
+    )
+    try:
+        resized = plain.resized_size(size)
+    except ValueError:  # sides that differ too much for transformers
+        return
+    in_input = [said[at] * resized[at % 2] / size[at % 2] for at in range(4)]
+    larger = tuple(side * times for side in size)
+    assert scaled.resized_size(larger) == tuple(side * times for side in resized)
+    one = scores(plain, size, gold, in_input)
+    other = scores(scaled, larger, [value * times for value in gold], [value * times for value in in_input])
+    assert one[1] == pytest.approx(other[1], abs=1e-6)
+    assert one[0] == other[0] or close_to_a_threshold(one[1])
+    # The box that is logged is in pixels of the original image, whatever its model wrote.
+    assert one[2] == pytest.approx(said, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes(), st.integers(2, 5))
+def test_thousandths_do_not_know_how_large_the_image_is(scene, times):
+    size, gold, said = scene
+    thousandths = [1000 * said[at] / size[at % 2] for at in range(4)]
+    one = scores(BoxConvention("norm1000"), size, gold, thousandths)
+    larger = tuple(side * times for side in size)
+    other = scores(BoxConvention("norm1000"), larger, [value * times for value in gold], thousandths)
+    assert one[1] == pytest.approx(other[1], abs=1e-6)
+    assert one[1] == pytest.approx(iou(said, gold), abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes())
+def test_the_space_is_declared_and_never_guessed_from_the_numbers(scene):
+    """The same numbers in the three spaces are three boxes, each read as declared."""
+    size, gold, said = scene
+    resized = BoxConvention("resized", factor=28, min_pixels=56 * 56, max_pixels=500 * 28 * 28)
+    try:
+        input_size = resized.resized_size(size)
+    except ValueError:
+        return
+    for convention, across in (
+        (conventions.PIXEL, (1, 1)),
+        (resized, tuple(side / new for side, new in zip(size, input_size, strict=True))),
+        (BoxConvention("norm1000"), tuple(side / 1000 for side in size)),
+    ):
+        box = [min(max(said[at] * across[at % 2], 0), size[at % 2]) for at in range(4)]
+        assert scores(convention, size, gold, said)[2] == pytest.approx(box, abs=1e-6)
+
+
+def papers_iou(a, b):
+    """The rule of VLM-R1 and the paper: the intersection's far sides are one pixel in, then one is added."""
+    left, top = max(a[0], b[0]), max(a[1], b[1])
+    right, bottom = min(a[2] - 1, b[2] - 1), min(a[3] - 1, b[3] - 1)
+    both = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+@settings(max_examples=300, deadline=None)
+@given(scenes())
+def test_the_papers_iou_differs_only_where_a_single_pixel_is_shared(scene):
+    _, gold, said = scene
+    shared = [min(gold[at + 2], said[at + 2]) - max(gold[at], said[at]) for at in (0, 1)]
+    if min(shared) > 1:
+        assert papers_iou(said, gold) == pytest.approx(iou(said, gold), abs=1e-12)
+    else:
+        # At most a line of one pixel: none of it counts there.
+        assert papers_iou(said, gold) == 0.0
+        thin = max(0, min(shared)) * max(0, max(shared))
+        assert iou(said, gold) <= thin / max(1, (gold[2] - gold[0]) * (gold[3] - gold[1])) + 1e-12
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes())
+def test_accuracy_at_a_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene):
+    _, gold, said = scene
+    if min(gold[2] - gold[0], gold[3] - gold[1]) < 4 or close_to_a_threshold(iou(said, gold)):
+        return
+    right = scores(conventions.PIXEL, (2000, 2000), gold, said)[0]
+    assert right == float(papers_iou(said, gold) >= 0.5)
+
+
+def test_g_responses_have_the_mean_of_their_metrics():
+    doc = document((100, 100), [0, 0, 50, 50])
+    said = ["[0, 0, 50, 50]", "nowhere", "[0, 0, 50, 40]", "[60, 60, 90, 90]"]
+    together = process_ref_l4(doc, [said])
+    alone = [process_ref_l4(doc, [text]) for text in said]
+    for name in ("acc", "iou", "acc_50", "acc_75", "acc_90", "macc", "acc_small"):
+        assert together[name]["score"] == pytest.approx(sum(one[name]["score"] for one in alone) / 4), name
+    assert together["acc_class"]["value"] == pytest.approx(
+        sum(one["acc_class"]["value"] for one in alone) / 4
+    )
+
+
+def test_a_document_is_of_one_size():
+    for side, name in ((127, "small"), (128, "medium"), (256, "medium"), (257, "large")):
+        metrics = process_ref_l4(document((300, 300), [0, 0, side, side]), ["[0, 0, 1, 1]"])
+        counted = {
+            key
+            for key, value in metrics.items()
+            if key.startswith("acc_") and isinstance(value, dict) and "score" in value
+        }
+        assert counted == {"acc_50", "acc_75", "acc_90", f"acc_{name}"}
