@@ -1,21 +1,25 @@
 """labels -> curated set: the items to train on, in the format that trainers read."""
 
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from dcsft_harness import manifest, overlap, records
+from dcsft_harness import dataset_folder, manifest, overlap, records
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.labels import LABELS
+from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 from dcsft_harness.sampling import ITEMS
 
 DATA = "data"
+CONVERSATION = ["prompt", "target", "images"]
+"""What a conversation is made of, of an item's columns."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,10 @@ def curate(labels: Path, output: Path, config: CurationConfig, exclude: Path | N
     settings = {**asdict(config), "keep": list(config.keep), "mix": dict(config.mix)}
     with manifest.writing("curated set", output, settings, inputs) as draft:
         _write(draft.folder / DATA, rollouts / ITEMS, chosen)
-        names = chosen["difficulty"].to_pylist()
-        mix: dict[str, int] = {name: names.count(name) for name in records.DIFFICULTIES}
-        draft.notes.update({"items": len(names), **mix, "task": source.notes.get("task")})
+        mix: dict[str, int] = {
+            name: int(_equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES
+        }
+        draft.notes.update({"items": chosen.num_rows, **mix, "task": source.notes.get("task")})
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes["excluded"] = labelled - table.num_rows
     return draft.notes
@@ -125,12 +130,11 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
     Raises:
         HarnessError: a difficulty has fewer items than asked for, or nothing qualifies.
     """
-    ids, names = (
-        np.array(labels["item_id"].to_pylist()),
-        np.array(labels["difficulty"].to_pylist(), dtype=object),
-    )
-    by_name = {name: np.sort(ids[names == name]) for name in records.DIFFICULTIES}
-    kept = np.sort(np.concatenate([by_name[name] for name in config.keep]))
+    ids, names = labels["item_id"].combine_chunks(), labels["difficulty"]
+    rows = pc.sort_indices(ids).to_numpy()  # the draw does not depend on the order of the labels
+    _refuse_doubles(ids.take(rows))
+    by_name = {name: rows[_equal(names, name)[rows]] for name in records.DIFFICULTIES}
+    kept = rows[np.logical_or.reduce([_equal(names, name) for name in config.keep])[rows]]
     if len(kept) == 0:
         found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
         raise HarnessError(
@@ -143,43 +147,77 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
     rng = np.random.Generator(np.random.PCG64(config.seed))
     drawn = [_draw(rng, kept, plain, "+".join(config.keep))]
     drawn += [_draw(rng, by_name[name], number, name) for name, number in mixed.items()]
-    order = rng.permutation(np.concatenate(drawn))
-    position = {key: row for row, key in enumerate(ids.tolist())}
-    return labels.take([position[key] for key in order.tolist()])
+    return labels.take(rng.permutation(np.concatenate(drawn))).combine_chunks()
 
 
-def _draw(rng: np.random.Generator, ids: Any, number: int, name: str) -> Any:  # noqa: ANN401 - numpy strings
-    if number > len(ids):
+def _equal(names: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = pc.fill_null(pc.equal(names, name), False).to_numpy()
+    return found
+
+
+def _refuse_doubles(ids: pa.StringArray) -> None:
+    """Refuses labels, in order of their ids, that hold an item twice: joins go by its id."""
+    doubled = ids[1:].filter(pc.equal(ids[1:], ids[:-1]))
+    if len(doubled):
+        raise HarnessError(f"the labels hold item {doubled[0]} twice", "Remove one of them")
+
+
+def _draw(rng: np.random.Generator, rows: NDArray[np.int64], number: int, name: str) -> NDArray[np.int64]:
+    """`number` of the rows, which are in order of their ids."""
+    if number > len(rows):
         raise HarnessError(
-            f"{number} {name} items are asked for, the labels have {len(ids)}", "Lower --size or --mix"
+            f"{number} {name} items are asked for, the labels have {len(rows)}", "Lower --size or --mix"
         )
-    return ids if number == len(ids) else rng.permutation(ids)[:number]
+    return rows if number == len(rows) else rng.permutation(rows)[:number]
 
 
 def _write(folder: Path, items: Path, chosen: pa.Table) -> None:
-    from datasets import Dataset, load_from_disk
+    """Writes the chosen items, in their order, with what their labels say."""
+    size = sum(path.stat().st_size for path in dataset_folder.files(items))
+    scratch = folder.with_name(".scratch")
+    done = 0
+    with dataset_folder.writing(folder, features()) as writer:
+        for some in reordered(_placed(items, chosen["item_id"]), chosen.num_rows, size, scratch):
+            labels = chosen.slice(done, some.num_rows).select(["item_id", "difficulty", "pass_rate"])
+            writer.table(pa.table([*_conversations(some), *labels], features().arrow_schema.names))
+            done += some.num_rows
 
-    source = load_from_disk(str(items))
-    position = {key: row for row, key in enumerate(source["item_id"])}
-    rows = chosen.to_pylist()
-    missing = [row["item_id"] for row in rows if row["item_id"] not in position]
-    if missing:
-        raise HarnessError(f"{items} lacks item {missing[0]}", "Labels and rollouts do not belong together")
-    # As Arrow, images stay encoded; casting the column would write a cache into the rollouts' folder.
-    picked = source.with_format("arrow")
 
-    def generate() -> Any:  # noqa: ANN401 - rows are made one at a time, so that images are not all in memory
-        for row in rows:
-            place = position[row["item_id"]]
-            item = picked[place : place + 1].to_pylist()[0]
-            yield {
-                **conversation(item),
-                **{name: row[name] for name in ("item_id", "difficulty", "pass_rate")},
-            }
+def _placed(items: Path, wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
+    """The items with these ids as they lie on disk, and where each goes.
 
-    cache = folder.parent / ".cache"
-    Dataset.from_generator(generate, features=features(), cache_dir=str(cache)).save_to_disk(str(folder))
-    shutil.rmtree(cache)
+    Raises:
+        HarnessError: one is not there, or twice, or has an empty cell.
+    """
+    ids, seen = wanted.combine_chunks(), np.zeros(len(wanted), bool)
+    for table in dataset_folder.read(items, ["item_id", *CONVERSATION], AT_ONCE):
+        place = pc.index_in(table["item_id"], ids)
+        rows = table.select(CONVERSATION).append_column(PLACE, place).filter(pc.is_valid(place))
+        places, times = np.unique(rows[PLACE].to_numpy(), return_counts=True)
+        doubled = places[(times > 1) | seen[places]]
+        if len(doubled):
+            raise HarnessError(f"{items} holds item {ids[doubled[0]]} twice", "Remove one of them")
+        for name in CONVERSATION:
+            if rows[name].null_count:
+                raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
+        seen[places] = True
+        yield rows
+    if not seen.all():
+        missing = ids[int(np.argmin(seen))]
+        raise HarnessError(f"{items} lacks item {missing}", "Labels and rollouts do not belong together")
+
+
+def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """The columns messages and images of items, as `conversation` makes them of one."""
+    images, prompts, targets = (items[name].combine_chunks() for name in ("images", "prompt", "target"))
+    count = pc.list_value_length(images)
+    marks = pa.array(["<image>" * number for number in range((pc.max(count).as_py() or 0) + 1)])
+    asked = pc.binary_join_element_wise(marks.take(count), prompts, "")
+    turns = np.arange(2 * len(items)).reshape(2, -1).T.ravel()  # question, answer, question, ...
+    content = pa.concat_arrays([asked, targets]).take(turns)
+    roles = pa.array(["user", "assistant"]).take(np.arange(len(turns)) % 2)
+    messages = pa.StructArray.from_arrays([roles, content], ["role", "content"])
+    return pa.ListArray.from_arrays(np.arange(0, len(turns) + 1, 2, dtype=np.int32), messages), images
 
 
 def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,9 +239,11 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
     """
     from datasets import Dataset
 
+    from dcsft_harness.harness import stored_images
     from dcsft_harness.sampling import read_items
 
-    items, images = read_items(task, len(task.eval_docs))
+    items = read_items(task, len(task.eval_docs))
+    images = stored_images(task, items)
     rows = [
         {**conversation({**asdict(item), "images": pictures}), "item_id": item.item_id}
         for item, pictures in zip(items, images, strict=True)

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from dcsft_harness import manifest, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
+from dcsft_harness.scanning import scan
 
 LABELS = "labels.parquet"
 RIGHT = records.RIGHT
+COUNTED = ("item_id", "task", "score", "sample_index", "censored")
+"""The columns of rollouts that labels are made of."""
+WORD = 32
+"""Sample indices whose presence is noted in one number; a power of two."""
 
 
 def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) -> tuple[Any, Any]:
@@ -31,11 +36,11 @@ def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) ->
     Returns:
         Lower and upper ends in [0, 1], float64 arrays of the same shape.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # what scipy.stats.beta.ppf is, without half a second of imports
 
     tail = (1 - level) / 2
-    low = np.where(k == 0, 0.0, beta.ppf(tail, k + 0.5, n - k + 0.5))
-    high = np.where(k == n, 1.0, beta.ppf(1 - tail, k + 0.5, n - k + 0.5))
+    low = np.where(k == 0, 0.0, betaincinv(k + 0.5, n - k + 0.5, tail))
+    high = np.where(k == n, 1.0, betaincinv(k + 0.5, n - k + 0.5, 1 - tail))
     return low, high
 
 
@@ -54,9 +59,9 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     """
     manifest.refuse_occupied(output)
     source = manifest.read(rollouts, "rollouts")
-    table = records.read_table(rollouts / ROLLOUTS, records.Rollout)
-    grouped = count(table, rollouts / ROLLOUTS)
-    labels = _labels(grouped)
+    path = rollouts / ROLLOUTS
+    with records.readable(path):
+        labels = _labels(count(scan(path, records.Rollout, COUNTED), path))
     with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
         mix: dict[str, int] = {
@@ -75,35 +80,77 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     return draft.notes
 
 
-def count(table: pa.Table, source: Path) -> pa.Table:
+def count(rows: Any, source: Path) -> pa.Table:  # noqa: ANN401 - a plan or a pa.Table
     """Counts scored and right responses per item.
 
+    Args:
+        rows: a table with the columns `COUNTED`, or a plan that reads them; only the counts are kept.
+        source: what an error calls it.
+
     Returns:
-        Columns item_id, task, n (scored), k (right), rows (samples), censored.
+        Columns item_id, task, n (scored), k (right), rows (samples), censored, in order of item_id.
 
     Raises:
         HarnessError: an item has a sample twice, or fewer samples than another item and is not
             censored, or is censored and not settled.
     """
-    if table.num_rows == 0:
+    from pyarrow import acero
+
+    if isinstance(rows, pa.Table):
+        rows = acero.Declaration("table_source", acero.TableSourceNodeOptions(rows))
+    # One thread: each would keep counts of its own for nearly every item.
+    parts = acero.Declaration.from_sequence([rows, *_counting()]).to_table(use_threads=False)
+    if parts.num_rows == 0:
         raise HarnessError(f"{source} holds no rollouts", "Sample the pool again")
-    right = pc.cast(pc.greater_equal(table["score"], RIGHT), pa.int64())
-    grouped = (
-        table.append_column("right", right)
-        .group_by(["item_id", "task"])
-        .aggregate(
-            [
-                ("score", "count"),
-                ("right", "sum"),
-                ("sample_index", "count"),
-                ("sample_index", "count_distinct"),
-                ("censored", "any"),
-            ]
-        )
-        .rename_columns(["item_id", "task", "n", "k", "rows", "distinct", "censored"])
-    )
+    grouped = _whole(parts)
     _refuse_unfit(grouped, source)
-    return grouped.sort_by("item_id")
+    return grouped.drop_columns("distinct")
+
+
+def _counting() -> list[Any]:
+    """The steps from rows to counts per item and word, a word being WORD sample indices.
+
+    A word's sum of 2 ** (index % WORD) tells whether its n indices differ: n powers of two add up to a
+    number with n binary ones if they do, and with fewer if they do not, as two equal ones carry. That takes
+    one number an item, where a set of the indices would take one a row.
+    """
+    from pyarrow import acero
+
+    index, score = pc.field("sample_index"), pc.field("score")
+    columns = {
+        "item_id": pc.field("item_id"),
+        "task": pc.field("task"),
+        "word": pc.shift_right(index, WORD.bit_length() - 1),
+        "score": score,
+        "right": (score >= RIGHT).cast(pa.int64()),
+        "bit": pc.shift_left(pc.scalar(1), pc.bit_wise_and(index, WORD - 1)),
+        "censored": pc.field("censored"),
+    }
+    sums = [
+        ("score", "hash_count", None, "n"),
+        ("right", "hash_sum", None, "k"),
+        ("bit", "hash_count", None, "rows"),
+        ("bit", "hash_sum", None, "bits"),
+        ("censored", "hash_any", None, "censored"),
+    ]
+    return [
+        acero.Declaration("project", acero.ProjectNodeOptions(list(columns.values()), list(columns))),
+        acero.Declaration("aggregate", acero.AggregateNodeOptions(sums, keys=["item_id", "task", "word"])),
+    ]
+
+
+def _whole(parts: pa.Table) -> pa.Table:
+    """Counts per item, in order, from those per item and word."""
+    bits = np.unpackbits(parts["bits"].to_numpy().view(np.uint8)).reshape(parts.num_rows, -1)
+    parts = parts.append_column("distinct", pa.array(bits.sum(axis=1, dtype=np.int64)))
+    if pc.any(pc.not_equal(parts["word"], 0)).as_py():
+        sums = [(name, "sum") for name in ("n", "k", "rows", "distinct")]
+        parts = parts.group_by(["item_id", "task"], use_threads=False).aggregate([*sums, ("censored", "any")])
+        parts = parts.rename_columns(
+            [name.removesuffix("_sum").removesuffix("_any") for name in parts.column_names]
+        )
+    parts = parts.select(["item_id", "task", "n", "k", "rows", "censored", "distinct"])
+    return parts.sort_by("item_id")
 
 
 def _refuse_unfit(grouped: pa.Table, source: Path) -> None:
@@ -135,8 +182,11 @@ def _labels(grouped: pa.Table) -> pa.Table:
     k = pc.fill_null(grouped["k"], 0).to_numpy()
     scored, censored = n > 0, grouped["censored"].to_numpy()
     rated = scored & ~censored
-    low, high = jeffreys(k, np.maximum(n, 1))
-    names = np.where(k == 0, "hard", np.where(k == n, "easy", "medium"))
+    # There are few different counts, and an interval takes long.
+    top = int(n.max()) + 1
+    pairs, which = np.unique(np.maximum(n, 1) * top + k, return_inverse=True)
+    low, high = (ends[which] for ends in jeffreys(pairs % top, pairs // top))
+    kinds = np.where(k == 0, 0, np.where(k == n, 1, 2))
     columns = {
         "item_id": grouped["item_id"],
         "n": pa.array(n),
@@ -144,7 +194,7 @@ def _labels(grouped: pa.Table) -> pa.Table:
         "pass_rate": pa.array(k / np.maximum(n, 1), mask=~rated),
         "low": pa.array(low, mask=~rated),
         "high": pa.array(high, mask=~rated),
-        "difficulty": pa.array(names.astype(object), pa.string(), mask=~scored),
+        "difficulty": pa.array(["hard", "easy", "medium"]).take(pa.array(kinds, mask=~scored)),
         "task": grouped["task"],
         "censored": pa.array(censored),
     }

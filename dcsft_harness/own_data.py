@@ -6,16 +6,17 @@ Both formats of the paper's release are read: `problem`, `solution`, `image`; an
 import ast
 import atexit
 import contextlib
+import io
 import json
 import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, manifest, records
+from dcsft_harness import dataset_folder, harness, manifest, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import get_scorer
 
@@ -41,19 +42,7 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: boo
     get_scorer(scorer)
     from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
-    root = image_root or path.parent
     unreadable: dict[int, str] = {}
-    rows: list[dict[str, Any]] = []
-    for number, data in _lines(path):
-        row, reason = _row(path, number, data, scorer, root)
-        if reason is not None and not skip:
-            raise reason
-        if reason is not None:
-            unreadable[len(rows)] = str(reason)
-        rows.append(row)
-    _refuse_doubles(path, [row for at, row in enumerate(rows) if at not in unreadable])
-    if not rows:
-        raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
     text, number = Value("string"), Value("int64")
     names = ("prompt", "answer", "target", "cluster")
     features = Features(
@@ -66,8 +55,13 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: boo
         }
     )
     folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
+    with contextlib.ExitStack() as undoing:
+        undoing.callback(shutil.rmtree, folder, ignore_errors=True)
+        DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
+        with dataset_folder.writing(folder / "test", features) as writer:
+            writer.rows(_rows(path, scorer, image_root or path.parent, skip, unreadable))
+        undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    DatasetDict({"test": Dataset.from_list(rows, features=features)}).save_to_disk(str(folder))
     task = harness.make_task(_config(path.stem, scorer, folder))
     task.unreadable = unreadable
     return task
@@ -113,15 +107,45 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield number, data
 
 
+def _rows(
+    path: Path, scorer: str, root: Path, skip: bool, unreadable: dict[int, str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of the task, one at a time; `unreadable` is filled as `open_file` says.
+
+    Raises:
+        HarnessError: see `open_file`.
+    """
+    seen: dict[str, int] = {}
+    count = 0
+    for number, data in _lines(path):
+        row, pictures, reason = _row(f"{path}, line {number}", data, scorer, root)
+        if reason is not None and not skip:
+            raise reason
+        if reason is not None:
+            unreadable[count] = str(reason)
+        else:
+            key = records.item_id("", row["prompt"], row["answer"], list(map(records.pixels, pictures)))
+            if key in seen:
+                raise HarnessError(
+                    f"{path}, line {number}: the same item as line {seen[key]}"
+                    " (same prompt, answer and image)",
+                    "Remove one of them; joins go by content",
+                )
+            seen[key] = number
+        count += 1
+        yield {**row, "cluster": str(number)}
+    if count == 0:
+        raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
+
+
 def _row(
-    path: Path, number: int, data: Mapping[str, Any], scorer: str, root: Path
-) -> tuple[dict[str, Any], HarnessError | None]:
-    """A row of the task, and what is wrong with its images, of which it has none then.
+    where: str, data: Mapping[str, Any], scorer: str, root: Path
+) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
+    """A row of the task, its pictures, and what is wrong with them: it has none then.
 
     Raises:
         HarnessError: anything else is wrong with it.
     """
-    where = f"{path}, line {number}"
     prompt, solution, images = _fields(where, data)
     if prompt.count("<image>") not in (0, len(images)):
         raise HarnessError(
@@ -138,7 +162,7 @@ def _row(
         pictures = [_image(where, name, root) for name in images]
     except HarnessError as error:
         pictures, reason = [], error
-    first = pictures[0] if pictures else None
+    first = pictures[0][0] if pictures else None
     gold = _gold(where, solution, scorer)
     if scorer == "box_iou" and first is not None:
         _refuse_outside(where, gold, first.size)
@@ -146,15 +170,14 @@ def _row(
         "prompt": prompt,
         "answer": json.dumps(gold),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
-        "cluster": str(number),
-        "images": pictures,
+        "images": [stored for _, stored in pictures],
         "choices": _choices(where, data, prompt) if scorer == "choice" else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
     if reason is None:
         _refuse_gold(where, scorer, row)
-    return row, reason
+    return row, [picture for picture, _ in pictures], reason
 
 
 def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
@@ -167,21 +190,6 @@ def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
         raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
 
 
-def _refuse_doubles(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Refuses a row with the prompt, gold and pictures of an earlier one: joins go by content."""
-    seen: dict[str, str] = {}
-    for row in rows:
-        images = [records.pixels(image) for image in row["images"]]
-        key = records.item_id("", row["prompt"], row["answer"], images)
-        if key in seen:
-            raise HarnessError(
-                f"{path}, line {row['cluster']}: the same item as line {seen[key]}"
-                " (same prompt, answer and image)",
-                "Remove one of them; joins go by content",
-            )
-        seen[key] = row["cluster"]
-
-
 def images_sha256(path: Path, image_root: Path | None) -> str:
     """A hash of the contents of every image that a JSONL file names.
 
@@ -189,12 +197,13 @@ def images_sha256(path: Path, image_root: Path | None) -> str:
     said when the file is opened.
     """
     found: list[str | None] = []
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            data = json.loads(line)
-            for name in _image_names(data) if isinstance(data, dict) else []:
-                file = (image_root or path.parent) / str(name)
-                found.append(manifest.file_sha256(file) if file.is_file() else None)
+    with path.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                data = json.loads(line)
+                for name in _image_names(data) if isinstance(data, dict) else []:
+                    file = (image_root or path.parent) / str(name)
+                    found.append(manifest.file_sha256(file) if file.is_file() else None)
     return manifest.json_sha256(found)
 
 
@@ -237,8 +246,9 @@ def _turns(where: str, messages: object) -> tuple[str, str]:
     return said[0], said[1]
 
 
-def _image(where: str, name: object, root: Path) -> Any:  # noqa: ANN401 - a PIL image
-    from PIL import Image, ImageFile
+def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
+    """A picture in RGB, and what is stored of it: the file as it is if it holds just that."""
+    from PIL import ExifTags, Image, ImageFile
 
     if not isinstance(name, str):
         raise HarnessError(f"{where}: an image is {type(name).__name__}, not a path", "Give paths as strings")
@@ -247,8 +257,12 @@ def _image(where: str, name: object, root: Path) -> Any:  # noqa: ANN401 - a PIL
     try:
         # lmms-eval tells the whole process to pass images that were cut short.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            picture = image.convert("RGB")
+            # `datasets` would turn the picture, where boxes are in pixels of the file.
+            plain = image.mode == "RGB" and ExifTags.Base.Orientation not in image.getexif()
+        return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
         raise HarnessError(

@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 
 RIGHT = 0.5
 """A response counts as right from this score on; the suite's scores are 0 or 1."""
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows of a table that are written together."""
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:
@@ -184,11 +188,13 @@ def _spell(annotation: Any) -> str:  # noqa: ANN401 - a type or a union
 
 
 def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
-    """Writes records of one class as Parquet and returns how many there were."""
-    columns = [asdict(row) for row in rows]
-    table = pa.Table.from_pylist(columns, schema=schema(record))
-    pq.write_table(table, path, compression="zstd")
-    return len(columns)
+    """Writes records of one class as Parquet, taking some at a time, and returns how many there were."""
+    left, count, shape = iter(rows), 0, schema(record)
+    with pq.ParquetWriter(path, shape, compression="zstd") as writer:
+        while some := [vars(row) for row in islice(left, ROWS_AT_ONCE)]:
+            writer.write_table(pa.Table.from_pylist(some, schema=shape))
+            count += len(some)
+    return count
 
 
 def read_table(path: Path, record: type) -> pa.Table:
@@ -199,36 +205,64 @@ def read_table(path: Path, record: type) -> pa.Table:
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
     """
+    with readable(path):
+        table = pq.read_table(path)
+    for name, filling in defaults(path, record, table.column_names).items():
+        table = table.append_column(name, pa.repeat(filling, table.num_rows))
+    columns = [as_wanted(path, table[column.name], column) for column in schema(record)]
+    return pa.table(columns, schema=schema(record))
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Says of a Parquet file that is read in the block that it is missing or damaged.
+
+    Raises:
+        HarnessError: it is.
+    """
     if not path.is_file():
         raise HarnessError(f"{path} does not exist", "Run the stage that writes it")
     try:
-        table = pq.read_table(path)
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise HarnessError(
             f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Make the artefact again"
         ) from error
-    missing = []
-    for column, wanted in zip(fields(record), schema(record), strict=True):
-        if column.name not in table.column_names:
-            if column.default is MISSING:
-                missing.append(column.name)
-            else:
-                filling = pa.repeat(pa.scalar(column.default, wanted.type), table.num_rows)
-                table = table.append_column(wanted, filling)
+
+
+def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Scalar]:
+    """The columns that are not there, and what stands in each cell instead.
+
+    Raises:
+        HarnessError: one of them has no default.
+    """
+    absent = {column.name: column.default for column in fields(record) if column.name not in found}
+    missing = [name for name, default in absent.items() if default is MISSING]
     if missing:
         raise HarnessError(
             f"{path} lacks the column {missing[0]!r}", "Check that it was written by this stage"
         )
-    columns = [_column(path, table[column.name], column) for column in schema(record)]
-    return pa.table(columns, schema=schema(record))
+    types = schema(record)
+    return {name: pa.scalar(default, types.field(name).type) for name, default in absent.items()}
 
 
-def _column(path: Path, found: pa.ChunkedArray, wanted: pa.Field) -> pa.ChunkedArray:
-    """A column in its record's type: files written by others may hold int for float, say."""
-    if found.null_count and not wanted.nullable:
-        raise HarnessError(
-            f"{path}: the column {wanted.name!r} has {found.null_count} empty cells", "Fill them in"
-        )
+def refuse_empty(path: Path, empty: int, wanted: pa.Field) -> None:
+    """Refuses a column with so many empty cells where none may be.
+
+    Raises:
+        HarnessError: it has some.
+    """
+    if empty and not wanted.nullable:
+        raise HarnessError(f"{path}: the column {wanted.name!r} has {empty} empty cells", "Fill them in")
+
+
+def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
+    """A column in its record's type: files written by others may hold int for float, say.
+
+    Raises:
+        HarnessError: it cannot be had in that type, or has empty cells where none may be.
+    """
+    refuse_empty(path, found.null_count, wanted)
     numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (found.type, wanted.type)]
     with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
         if numeric[0] == numeric[1] or pa.types.is_null(found.type):

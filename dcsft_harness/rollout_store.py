@@ -84,6 +84,7 @@ class RolloutStore:
         times = [sum(record["seconds"] for record in one.records) for one in found.values()]
         self._before = max(times, default=0)
         self._ends = {name: one.whole_bytes for name, one in found.items()}
+        self._own = f"shard-{ranks.rank()}.jsonl"
         self._shard: Shard | None = None
 
     def open(self) -> None:
@@ -92,12 +93,12 @@ class RolloutStore:
         Raises:
             OSError: it cannot be written.
         """
-        name = f"shard-{ranks.rank()}.jsonl"
-        self._shard = Shard(self._folder / name, self._key, self._ends.get(name, 0))
+        self._shard = Shard(self._folder / self._own, self._key, self._ends.get(self._own, 0))
 
     def collect(self) -> None:
         """Adds what other ranks have kept meanwhile; they must be done."""
-        for path in sorted(self._folder.glob(SHARDS)):
+        others = (path for path in sorted(self._folder.glob(SHARDS)) if path.name != self._own)
+        for path in others:
             for record in read(path, self._key, self._ends.get(path.name, 0)).records:
                 draw = Draw(**record)
                 self.kept[draw.item_id, draw.sample_index] = draw

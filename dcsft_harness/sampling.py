@@ -3,12 +3,12 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import harness, manifest, ranks, records, rollout_store
+from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pool import DRAWN, Pool
 from dcsft_harness.sources import prepared
@@ -129,7 +129,7 @@ def sample(
         rollout_store.refuse_taken(output)
         total = len(task.eval_docs)
         count = total if config.limit is None else min(config.limit, total)
-        items, images = read_items(task, count, refused if config.on_error == "skip" else None)
+        items = read_items(task, count, refused if config.on_error == "skip" else None)
         identity = identify(task, items, config, settings, inputs or {})
         harness.set_generation(task, config.samples, config.generation())
     with rollout_store.opened(output, identity) as store:
@@ -143,6 +143,8 @@ def sample(
         with ranks.agreed():
             notes = {"processes": getattr(running, "processes", ranks.world_size())}
             draws = answered.get(task.config.task)
+            stored = harness.stored_images(task, [item for item in items if item.doc_id not in refused])
+            images = ([] if item.doc_id in refused else next(stored) for item in items)
             return _finished(pool, draws, store, images, recorded, inputs or {}, notes)
 
 
@@ -150,7 +152,7 @@ def _finished(
     pool: Pool,
     answered: Sequence[harness.Answered] | None,
     store: rollout_store.RolloutStore,
-    images: Sequence[Sequence[Any]],
+    images: Iterable[Sequence[Any]],
     recorded: Mapping[str, Any],
     inputs: Mapping[str, Path],
     notes: Mapping[str, Any],
@@ -244,33 +246,32 @@ def read_items(
     task: Any,  # noqa: ANN401
     count: int,
     refused: dict[int, str] | None = None,
-) -> tuple[list[records.Item], list[list[Any]]]:
-    """The first `count` documents of a task as items, with their images.
+) -> list[records.Item]:
+    """The first `count` documents of a task as items; `harness.stored_images` reads their images again.
 
     Args:
         task: as `harness.open_tasks` gives it.
         count: how many.
         refused: filled with doc_id -> the reason for each item whose image cannot be read; such an item
-            has none, and an id that holds for this position alone. None raises.
+            has an id that holds for this position alone. None raises.
 
     Raises:
         HarnessError: two documents are the same item, or an image is unreadable.
     """
     items: list[records.Item] = []
-    images: list[list[Any]] = []
     seen: dict[str, int] = {}
     unreadable: Mapping[int, str] = getattr(task, "unreadable", {})  # see `own_data.open_file`
     for doc_id in range(count):
         try:
             if doc_id in unreadable:
                 raise HarnessError(unreadable[doc_id])
-            item, pictures = harness.describe(task, doc_id)
+            item, _ = harness.describe(task, doc_id)
         except HarnessError as error:
             if refused is None:
                 raise
             refused[doc_id] = str(error)
             _LOG.warning("skipped: %s", error)
-            item, pictures = harness.describe_without_images(task, doc_id), []
+            item = harness.describe_without_images(task, doc_id)
         if item.item_id in seen:
             raise HarnessError(
                 f"task {item.task}: documents {seen[item.item_id]} and {doc_id} are the same item"
@@ -279,16 +280,21 @@ def read_items(
             )
         seen[item.item_id] = doc_id
         items.append(item)
-        images.append(pictures)
-    return items, images
+    return items
 
 
-def write_items(folder: Path, items: Sequence[records.Item], images: Sequence[Sequence[Any]]) -> None:
-    """Writes items and their images as a `datasets` folder, images embedded."""
-    from datasets import Dataset, Features, Image, List, Value
+def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Sequence[Any]]) -> None:
+    """Writes items and their images as a `datasets` folder, images embedded.
+
+    Args:
+        folder: the folder to write.
+        items: the items.
+        images: those of each, as PIL images or as `datasets` stores them; taken one item at a time.
+    """
+    from datasets import Features, Image, List, Value
 
     text = Value("string")
     columns = {name: Value("int64") if name == "doc_id" else text for name in asdict(items[0])}
-    features = Features({**columns, "images": List(Image())})
-    rows = [{**asdict(item), "images": list(pictures)} for item, pictures in zip(items, images, strict=True)]
-    Dataset.from_list(rows, features=features).save_to_disk(str(folder))
+    with dataset_folder.writing(folder, Features({**columns, "images": List(Image())})) as writer:
+        pairs = zip(items, images, strict=True)
+        writer.rows({**asdict(item), "images": list(pictures)} for item, pictures in pairs)

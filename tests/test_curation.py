@@ -5,9 +5,9 @@ import shutil
 import subprocess
 
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 
-from dcsft_harness import curation, labels, manifest
+from dcsft_harness import curation, dataset_folder, labels, manifest
 from dcsft_harness.curation import CurationConfig
 from dcsft_harness.errors import HarnessError
 
@@ -94,6 +94,58 @@ def test_nothing_is_written_into_what_is_read(source, tmp_path):
 def test_nothing_but_the_set_is_left_in_its_folder(source, tmp_path):
     curated(source, tmp_path / "out", "easy")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
+
+
+def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
+    config = {"mix": {"hard": 0.2}, "seed": 4}
+    whole = curated(source, tmp_path / "whole", "easy", "medium", **config)
+    pieces = []
+    monkeypatch.setattr("dcsft_harness.curation.AT_ONCE", 1)
+    monkeypatch.setattr("dcsft_harness.reorder.AT_ONCE", 1000)
+    table = dataset_folder.Writer.table
+    monkeypatch.setattr(
+        dataset_folder.Writer, "table", lambda self, rows: pieces.append(len(rows)) or table(self, rows)
+    )
+    assert curated(source, tmp_path / "pieces", "easy", "medium", **config).to_list() == whole.to_list()
+    assert len(pieces) > 3
+    assert sorted(path.name for path in (tmp_path / "pieces").iterdir()) == ["data", "manifest.json"]
+
+
+class TestItems:
+    """Rollouts whose items are not those that their responses are of."""
+
+    def changed(self, folder, change):
+        source = labelled(folder, ["easy"] * 3)
+        items = folder / "rollouts" / "items"
+        rows = change(load_from_disk(str(items)).to_list())
+        features = load_from_disk(str(items)).features
+        shutil.rmtree(items)
+        Dataset.from_list(rows, features=features).save_to_disk(str(items))
+        return source
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda rows: rows[1:], f"items lacks item {item(0).item_id}"),
+            (lambda rows: [*rows, rows[1]], f"items holds item {item(1).item_id} twice"),
+            (lambda rows: [rows[0], rows[1] | {"target": None}, rows[2]], "'target' has empty cells"),
+        ],
+    )
+    @pytest.mark.parametrize("at_once", [1, 1 << 20])
+    def test_are_refused(self, tmp_path, monkeypatch, change, said, at_once):
+        monkeypatch.setattr("dcsft_harness.curation.AT_ONCE", at_once)
+        with pytest.raises(HarnessError, match=said):
+            curated(self.changed(tmp_path, change), tmp_path / "out", "easy")
+        assert not (tmp_path / "out").exists()
+
+    def test_may_have_several_images_or_none(self, tmp_path):
+        source = self.changed(
+            tmp_path, lambda rows: [row | {"images": row["images"] * at} for at, row in enumerate(rows)]
+        )
+        rows = curated(source, tmp_path / "out", "easy")
+        for number, row in zip(numbers(rows), rows, strict=True):
+            assert row["messages"][0]["content"] == "<image>" * number + f"What is number {number}?"
+            assert [image.tobytes() for image in row["images"]] == [picture(number).tobytes()] * number
 
 
 class TestRefusals:

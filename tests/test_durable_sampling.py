@@ -161,7 +161,7 @@ class TestOtherSettings:
 
     def test_weights_are_known_by_content_and_not_by_place(self, tmp_path):
         task = harness.open_tasks([POOL])[POOL]
-        items, _ = sampling.read_items(task, 2)
+        items = sampling.read_items(task, 2)
 
         def identity(folder):
             settings = {"model": "dcsft_hf", "model_args": f"pretrained={folder}"}

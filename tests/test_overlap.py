@@ -93,7 +93,7 @@ def test_items_of_a_shared_image_are_those_that_sampling_would_know(place):
     folder, _, _ = place
     shared = records.read_table(folder / "overlap" / overlap.ITEMS, overlap.Shared).to_pylist()
     task = harness.open_tasks([POOL])[POOL]
-    items, _ = sampling.read_items(task, len(task.eval_docs))
+    items = sampling.read_items(task, len(task.eval_docs))
     of_images = {
         item.item_id
         for item in items
@@ -115,6 +115,15 @@ def labelled(place):
     )
     labels.label(folder / "rollouts", folder / "labels")
     return folder
+
+
+def test_rollouts_keep_the_published_files(labelled):
+    from datasets import load_from_disk
+
+    items = load_from_disk(str(labelled / "rollouts" / sampling.ITEMS))
+    kept = {file["bytes"] for cell in items.data["images"].to_pylist() for file in cell}
+    published_files = (labelled / "coco" / "train2014").iterdir()
+    assert kept and kept <= {path.read_bytes() for path in published_files}
 
 
 def test_curation_leaves_them_out(labelled, capsys):

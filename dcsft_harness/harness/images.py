@@ -1,0 +1,88 @@
+"""The images of a pool's items as rollouts keep them, read one item at a time."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import dataset_folder, records
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.harness.documents import describe
+
+
+def stored_images(task: Any, items: Iterable[records.Item]) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
+    """The images of each item as `datasets` stores them, read one item at a time.
+
+    A file stays as it is where it holds just the RGB pixels that the task shows: one in the document itself,
+    if its files are the item's images, all of them and unchanged, or one that the task opened by its path.
+    Other images become PNG files.
+
+    Raises:
+        HarnessError: an image cannot be read, or is another than when the item was described.
+    """
+    held = _held_files(task.eval_docs)
+    for item in items:
+        files = [(file, _picture(file)) for file in held(item.doc_id)]
+        contents = [records.pixels(picture) for _, picture in files if picture is not None]
+        if len(contents) == len(files) and _is_of(item, contents):
+            yield [file for file, _ in files]
+            continue
+        images = describe(task, item.doc_id)[1]
+        if not _is_of(item, [records.pixels(image) for image in images]):
+            raise HarnessError(
+                f"task {item.task}, doc_id {item.doc_id}: its images have changed since the run began",
+                "Put the former ones back",
+            )
+        yield [_opened_file(image) or dataset_folder.png(image) for image in images]
+
+
+def _is_of(item: records.Item, contents: list[bytes]) -> bool:
+    return records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
+
+
+def _held_files(docs: Any) -> Callable[[int], list[dict[str, Any]]]:  # noqa: ANN401 - a datasets.Dataset, or a list
+    """What gives the image files that a document holds, by doc_id."""
+    from datasets import Dataset, Image, List, Value
+
+    if not isinstance(docs, Dataset):
+        return lambda doc_id: []
+    if "source" in docs.features and docs.features.get("images") == List(Value("int64")):
+        return lambda doc_id: _published_files(docs[doc_id])
+    listed = {name: kind.feature for name, kind in docs.features.items() if isinstance(kind, List)}
+    names = [name for name, kind in {**docs.features, **listed}.items() if isinstance(kind, Image)]
+    files = docs.select_columns(names).with_format("arrow")  # where images stay encoded
+
+    def held(doc_id: int) -> list[dict[str, Any]]:
+        rows = files[doc_id : doc_id + 1].to_pylist()
+        cells = [cell if name in listed else [cell] for row in rows for name, cell in row.items()]
+        return [file for cell in cells for file in cell or [] if file is not None]
+
+    return held
+
+
+def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The image files of a prepared benchmark's row."""
+    from dcsft_harness.sources import prepared
+
+    return [{"bytes": prepared.encoded(doc["source"], index), "path": None} for index in doc["images"]]
+
+
+def _picture(file: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a PIL image
+    """What readers of a curated set see of a file, None where that is no RGB picture."""
+    from datasets import Image
+    from PIL.Image import DecompressionBombError
+
+    try:
+        picture = Image().decode_example(dict(file))
+    except (OSError, SyntaxError, ValueError, DecompressionBombError):
+        return None  # what is wrong with it is said where its document is described
+    return picture if picture.mode == "RGB" else None
+
+
+def _opened_file(image: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a PIL image
+    """The file that a task opened, None where it has no path or shows something else."""
+    path = Path(getattr(image, "filename", "") or "")
+    if not path.is_file():
+        return None
+    file = {"bytes": path.read_bytes(), "path": None}
+    picture = _picture(file)
+    return file if picture is not None and records.pixels(picture) == records.pixels(image) else None
