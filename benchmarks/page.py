@@ -153,6 +153,7 @@ def _pool_size(found: Results) -> Iterator[str]:
 
 def _labels(found: Results) -> Iterator[str]:
     yield f"### Labels and a curated set out of {int(found['settings']['rows']):,} responses\n"
+    yield f"Both commands as a user runs them, on {found['machine']['cores']} core(s).\n"
     rows = [
         ["seconds, label and curate together", *_judged(found["seconds"], "≤20")],
         ["peak memory, MB", *_judged(found["peak_mb"], "≤1500")],
