@@ -65,12 +65,13 @@ def test_options_that_are_no_list_are_refused_by_row(reasoning, name, column):
         prepare(f"dcsft_{name}", reasoning / name, any_count=True)
 
 
-def test_whatever_else_a_row_holds_is_told_and_can_be_passed_over(tmp_path):
-    """A row of VLM-R1 whose question is a number, say."""
+@pytest.mark.parametrize("value", [7, None])
+def test_a_question_that_is_no_text_is_told_and_can_be_passed_over(tmp_path, value):
+    """Else the model would be asked "None"."""
     source = published.refcoco_val(tmp_path / "source")
     file = next(source.rglob("refcoco_val.json"))
     rows = json.loads(file.read_text())
-    rows[1]["problem"] = 7
+    rows[1]["problem"] = value
     file.write_text(json.dumps(rows))
     with pytest.raises(HarnessError, match=r"refcoco_val\.json, row 2: "):
         prepare("dcsft_refcoco_val", source, any_count=True)
