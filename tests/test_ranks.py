@@ -122,7 +122,9 @@ class TestALaunch:
         for name, content in begun.items():
             (again / UNFINISHED / name).write_bytes(content)
         (again / UNFINISHED / "shard-1.jsonl").rename(again / UNFINISHED / "shard-7.jsonl")
-        assert finished(launch(digits(again)))[0] == 0
+        second = launch(digits(again))
+        said = second.communicate(timeout=300)[1]
+        assert second.returncode == 0, said[-3000:]
         assert rows(again) == alone[0]
         assert manifest.read(again).notes["resumed"] == resumed
 
