@@ -3,6 +3,7 @@
     name: toy
     about: What is compared, after which table of the paper.
     include: [base]                      # other recipes, whose scales and stages come before
+    variables: {family: classification}  # for every scale
     scales:
       digits: {seeds: [0, 1, 2], steps: 100}
       paper:  {seeds: [0], steps: 600}
@@ -91,6 +92,7 @@ class _File:
     path: Path
     name: str
     about: str
+    variables: Variables
     scales: Mapping[str, Variables]
     entries: tuple[Mapping[str, Any], ...]
 
@@ -154,9 +156,10 @@ def _open(name: str, opening: tuple[str, ...]) -> _File:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         included = [_open(str(other), (*opening, name)) for other in data.get("include", [])]
-        own = data.get("scales", {})
+        own = data.get("scales") or {}
+        variables = _joined([*(one.variables for one in included), data.get("variables") or {}])
         scales = {
-            scale: {name: value for one in (*included, None) for name, value in _values(one, own, scale)}
+            scale: _joined([*(one.scales.get(scale, {}) for one in included), own.get(scale) or {}])
             for scale in dict.fromkeys([*own, *(scale for one in included for scale in one.scales)])
         }
         entries = [
@@ -165,7 +168,12 @@ def _open(name: str, opening: tuple[str, ...]) -> _File:
             *(data.get("stages") or []),
         ]
         return _File(
-            path, str(data.get("name", path.stem)), str(data.get("about", "")), scales, tuple(entries)
+            path,
+            str(data.get("name", path.stem)),
+            str(data.get("about", "")),
+            variables,
+            scales,
+            tuple(entries),
         )
     except yaml.YAMLError as error:
         # PyYAML says where, over several lines.
@@ -174,17 +182,16 @@ def _open(name: str, opening: tuple[str, ...]) -> _File:
         raise HarnessError(f"recipe {path} cannot be read: {error!r}", _LOOK) from error
 
 
-def _values(included: _File | None, own: Mapping[str, Variables], scale: str) -> Iterable[tuple[str, Any]]:
-    """A scale's values of an included recipe, or the recipe's own."""
-    return (own if included is None else included.scales).get(scale, {}).items()
+def _joined(values: Iterable[Variables]) -> dict[str, Any]:
+    """Variables of several files; a later one's count."""
+    return {name: value for one in values for name, value in one.items()}
 
 
 def _scaled(recipe: _File, scale: str) -> Variables:
-    if not recipe.scales:
-        return {}
-    if scale not in recipe.scales:
+    """The variables at a scale, which may name each other."""
+    if recipe.scales and scale not in recipe.scales:
         raise unknown_name(f"scale of recipe {recipe.name}:", scale, recipe.scales)
-    values = recipe.scales[scale]
+    values = {**recipe.variables, **recipe.scales.get(scale, {})}
     return {name: _filled(recipe, value, values) for name, value in values.items()}
 
 
