@@ -1,7 +1,7 @@
 """`dcsft label` and `dcsft curate` on a large finished rollouts folder: seconds and peak memory.
 
-    python benchmarks/labels.py                      # 10 million responses, 1.25 million items
-    python benchmarks/labels.py --rows 100000 --order mixed
+    python -m benchmarks.labels                      # 10 million responses, 1.25 million items
+    python -m benchmarks.labels --rows 100000 --order mixed
 
 The folder has the columns, lengths and encodings of a sampled one: 8 responses an item, of about 40
 characters; one PNG an item, each another picture. It is made beforehand and its making is not timed.
@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from PIL import Image as Pillow
-from processes import measured
 
+from benchmarks.processes import measured
 from dcsft_harness import dataset_folder, manifest, records
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 

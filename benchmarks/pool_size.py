@@ -1,8 +1,8 @@
 """`dcsft sample` with a model that costs nothing: how time and memory grow with the pool.
 
-    python benchmarks/pool_size.py
-    python benchmarks/pool_size.py --sizes 100 1000 10000 --side 56 --rounds 3
-    python benchmarks/pool_size.py --task dcsft_digits_pool --sizes 100 1000
+    python -m benchmarks.pool_size
+    python -m benchmarks.pool_size --sizes 100 1000 10000 --side 56 --rounds 3
+    python -m benchmarks.pool_size --task dcsft_digits_pool --sizes 100 1000
 
 Every item of the JSONL pool has a picture of its own, a PNG file; `dcsft_stub` gives each the same 8
 responses. Each size runs in a process of its own, see `processes`; figures are medians over the rounds.
@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from processes import measured
+
+from benchmarks.processes import measured
 
 NAMES = ["goose", "swan", "heron", "robin", "wren"]
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "datasets", "pyarrow")

@@ -1,7 +1,7 @@
 """What preparing published data costs in memory and time, and what a prepared task adds to a start.
 
-    python benchmarks/prepared.py memory [IMAGES ...]     # peak memory of `dcsft data prepare`, by size
-    python benchmarks/prepared.py start                   # seconds from the task's name to its requests
+    python -m benchmarks.prepared memory [IMAGES ...]     # peak memory of `dcsft data prepare`, by size
+    python -m benchmarks.prepared start                   # seconds from the task's name to its requests
 
 Made-up Ref-L4s stand for the real one: five rows an image, pictures of 320 kB in one archive.
 """

@@ -1,7 +1,7 @@
 """Responses a second and core of each scorer, on text that this script makes itself.
 
-    python benchmarks/scoring.py
-    python benchmarks/scoring.py --responses 2000 --rounds 9
+    python -m benchmarks.scoring
+    python -m benchmarks.scoring --responses 2000 --rounds 9
 
 Kinds of text: bare answers; one sentence; reasoning of `--characters` characters, in prose and in
 LaTeX, that ends in a statement of its answer; the same that ends in a value or breaks off, where

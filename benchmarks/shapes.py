@@ -1,5 +1,6 @@
 """The models that are measured: the embedded digits checkpoint, or a published size with random weights."""
 
+import atexit
 import json
 import shutil
 import tempfile
@@ -54,7 +55,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @cache
 def folder(shape: str, layers: int | None = None) -> str:
-    """The checkpoint folder of a shape; random weights are made once a process and left to the system.
+    """The checkpoint folder of a shape; random weights are made once a process and go with it.
 
     Args:
         shape: "digits", or a key of `PUBLISHED`.
@@ -64,7 +65,9 @@ def folder(shape: str, layers: int | None = None) -> str:
         return str(checkpoint.path())
     from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
-    target = Path(tempfile.mkdtemp(prefix="dcsft-bench-")) / shape
+    home = tempfile.mkdtemp(prefix="dcsft-bench-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    target = Path(home) / shape
     shutil.copytree(checkpoint.path(), target, ignore=shutil.ignore_patterns("*.safetensors"))
     path = target / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Drawing G responses an item through `dcsft_vllm` and by a bare loop over vLLM's `LLM.generate(n=G)`.
 
-    python benchmarks/vllm_overhead.py --side 224 --items 64 --rounds 5
+    python -m benchmarks.vllm_overhead --side 224 --items 64 --rounds 5
 
 Real digits at `side` x `side` pixels on the embedded checkpoint, one engine for both ways. The bare
 loop gets the same prompts, rendered and with their images decoded beforehand, in batches of the same

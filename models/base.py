@@ -150,6 +150,19 @@ class ObservedModel(lmms):  # type: ignore[misc]
             return []
         return [(drawing, left) for (drawing, _), _ in answered if (left := self._next(drawing)) is not None]
 
+    def answer(self, items: list[Item]) -> list[list[Generation]]:
+        """The responses to items with equal generation arguments, which go nowhere else.
+
+        Raises:
+            HarnessError: an item is refused and `refused` does not collect them.
+        """
+        queue = deque((Drawing(item), item) for item in items)
+        drawings = [drawing for drawing, _ in queue]
+        found: dict[int, list[Generation]] = {}
+        for answered in self._stream(queue) if queue else ():
+            found.update((id(drawing), generations) for (drawing, _), generations in answered)
+        return [found[id(drawing)] for drawing in drawings]
+
     def _answer_or_refuse(self, items: list[Item]) -> list[list[Generation]]:
         """`_answer`, with no responses for the items that it refuses where `refused` collects them."""
         try:

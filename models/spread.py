@@ -91,7 +91,7 @@ class Answerer:
         model = self._opened()
         model.item_ids.update(item_ids)
         model.refused = {} if skip else None
-        answered = model._answer_or_refuse(items) if items else []
+        answered = model.answer(items)
         return number, answered, model.refused or {}
 
 
@@ -153,7 +153,8 @@ class SpreadModel(ObservedModel):
                 with telling_failures():
                     number, answered, refused = pool.get_next_unordered()
                 batch = underway.pop(number)
-                again = self._finish(batch, self._placed(batch, answered, refused))
+                placed = self._placed(batch, answered, refused)
+                again = self._finish(list(zip(batch, placed, strict=True)))
                 queue.extendleft(reversed(again))
                 finished += len(batch) - len(again)
                 yield finished

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dcsft_harness import harness
+from dcsft_harness.harness import checking
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks.listing import groups, listing, members
@@ -58,6 +59,16 @@ def test_a_tasks_metadata_says_what_it_is_for(name):
     assert row["family"] in ("classification", "grounding", "reasoning")
     assert row["role"] in ("evaluation", "pool", "cold-start")
     assert row["distribution"] in ("id", "ood")
+
+
+def test_check_says_of_every_prepared_task_how_much_of_it_there_is(root, monkeypatch):
+    """Also where the published number of rows is not known, or the task asks a part of them."""
+    monkeypatch.setenv(prepared.VARIABLE, str(root))
+    found = {one.task: one for one in checking.check(NAMES)}
+    assert {one.state for one in found.values()} == {"present"}
+    assert "of 847 published rows" in found["dcsft_mmmu_mc"].said
+    assert "of 13,420 published rows" in found["dcsft_ref_l4_val"].said
+    assert "a part of what was published" in found["dcsft_refcoco_testa"].said
 
 
 def test_opening_a_task_and_reading_its_rows_opens_no_picture(root, monkeypatch):

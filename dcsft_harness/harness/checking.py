@@ -55,12 +55,15 @@ def _present(task: str, loaded: Any) -> str:  # noqa: ANN401 - an lmms-eval task
     if missing:
         raise HarnessError(f"task {task}: its documents have no column {', '.join(missing)}")
     said = f"{len(docs)} documents, version {loaded.VERSION}"
-    return f"{said}{_of_the_data(prepared.describe(task))}" if registry.has_source(task) else said
+    if not registry.has_source(task):
+        return said
+    return f"{said}{_of_the_data(prepared.describe(task), registry.published(task))}"
 
 
-def _of_the_data(found: Manifest) -> str:
+def _of_the_data(found: Manifest, published: int | None) -> str:
     """What a reader of the figures should know of prepared data, where it is not all that was published."""
-    parts = [f"of {found.config['published']:,} published rows" if found.config["any_count"] else ""]
+    of_all = "a part of what was published" if published is None else f"of {published:,} published rows"
+    parts = [of_all if found.config["any_count"] else ""]
     parts += [str(found.notes.get("chosen", ""))]
     parts += [f"{found.notes['skipped']} rows skipped" if found.notes["skipped"] else ""]
     return "".join(f", {part}" for part in parts if part)

@@ -40,3 +40,8 @@ def source_of(task: str) -> Source:
 def has_source(task: str) -> bool:
     """Whether a task reads a prepared folder."""
     return task in SOURCES or task in VIEWS
+
+
+def published(task: str) -> int | None:
+    """How many rows of a task's were published; None where that could not be verified."""
+    return VIEWS[task].count if task in VIEWS else source_of(task).count
