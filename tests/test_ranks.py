@@ -122,7 +122,8 @@ class TestALaunch:
         for name, content in begun.items():
             (again / UNFINISHED / name).write_bytes(content)
         (again / UNFINISHED / "shard-1.jsonl").rename(again / UNFINISHED / "shard-7.jsonl")
-        assert finished(launch(digits(again)))[0] == 0
+        code, said = finished(launch(digits(again)))
+        assert code == 0, said
         assert rows(again) == alone[0]
         assert manifest.read(again).notes["resumed"] == resumed
 
