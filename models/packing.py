@@ -1,4 +1,4 @@
-"""How many items fit in a batch: an estimate of the memory that they take, and what is free."""
+"""What a batch takes in memory: an estimate, what is free, and what running out looks like."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,34 +121,6 @@ def _container_bytes() -> float:
         return float(limit - int((group / "memory.current").read_text()))
     except (OSError, ValueError):
         return float("inf")
-
-
-def pack(
-    sizes: Sequence[Size], footprint: Footprint, budget: float, new_tokens: int, shared: bool
-) -> list[list[int]]:
-    """Items into batches that fit a budget, longest prompts first.
-
-    Neighbours in length share a batch, so that little of it is padding; an item that exceeds
-    the budget is a batch of its own.
-
-    Args:
-        sizes: the items.
-        footprint: the model's.
-        budget: bytes.
-        new_tokens: the longest response.
-        shared: whether the rows of an item share its prompt.
-
-    Returns:
-        Indices into `sizes`, each once.
-    """
-    packed: list[list[int]] = []
-    for at in sorted(range(len(sizes)), key=lambda at: -sizes[at].tokens):
-        grown = [*packed[-1], at] if packed else []
-        if grown and footprint.bytes([sizes[member] for member in grown], new_tokens, shared) <= budget:
-            packed[-1] = grown
-        else:
-            packed.append([at])
-    return packed
 
 
 def out_of_memory(error: BaseException) -> bool:

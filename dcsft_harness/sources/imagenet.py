@@ -64,7 +64,7 @@ def class_folders(
     all_of_them = list(wanted)
     missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
     if missing and (not opened.any_count or len(missing) == len(all_of_them)):
-        named = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        named = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise HarnessError(
             f"{folder} lacks {len(missing)} of {len(all_of_them)} class folders: {named}",
             "Each class is a folder named by its wnid; --any-count takes what is there",
@@ -102,10 +102,13 @@ def _val_entries(opened: Opened) -> Iterator[Entry]:
     if opened.folder is None or tables.holds_tables(opened.folder):
         by_label = {some.label: some for some in wanted.values()}
         only = ("label", list(by_label))
+        named: set[str] = set()
         for number, (where, raw) in enumerate(tables.rows(opened, VAL, ("image", "label"), only)):
-            name = (raw["image"] or {}).get("path") or str(number)
+            name = (raw["image"].get("path") if isinstance(raw["image"], dict) else None) or str(number)
             some = by_label[raw["label"]]
-            yield Entry(where, (some, f"{some.wnid}/{name}", tables.image_bytes(raw["image"])))
+            name = f"{some.wnid}/{number if name in named else name}"  # a copy of the set may name all alike
+            named.add(name.partition("/")[2])
+            yield Entry(where, (some, name, tables.image_bytes(raw["image"])))
         return
     folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
     if any(folder.glob("ILSVRC2012_val_*.JPEG")):

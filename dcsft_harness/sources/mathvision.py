@@ -32,10 +32,11 @@ def _entries(opened: Opened) -> Iterator[Entry]:
 
 
 def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
-    if not raw["options"]:
+    options = questions.texts(raw, "options")
+    if not options:
         questions.count(opened, questions.FREE_FORM)
         return None
-    choices = [str(option).strip() for option in raw["options"]]
+    choices = [option.strip() for option in options]
     gold = letter(questions.text(raw, "answer"), choices)
     name, picture = questions.add_picture(opened, raw["decoded_image"])
     return {

@@ -48,7 +48,7 @@ def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns 
     if raw["question_type"] != "multi_choice":
         questions.count(opened, questions.FREE_FORM)
         return None
-    choices = list(raw["choices"] or ())
+    choices = questions.texts(raw, "choices")
     gold = worded(raw["answer"], choices)
     if choices.count(raw["answer"]) > 1:
         questions.count(opened, "golds whose text two options have: either is right")

@@ -19,6 +19,7 @@ SEED = 2602
 """Decides the order of the rows: the published ones come class by class, and --limit should see many."""
 SKIPPED = "skipped.jsonl"
 _SAID = 3
+_AGAIN = "Download the data again, or leave the row out: --on-error skip"
 
 
 def prepare(
@@ -166,14 +167,20 @@ class _Making:
     def _row(self, entry: Entry) -> Row | None:
         try:
             return self.source.row(self.opened, entry.raw)
-        except HarnessError as error:
+        except (HarnessError, TypeError, AttributeError, KeyError, ValueError) as cause:
+            # Whatever a value of another type does in the code that reads it.
+            error = cause if isinstance(cause, HarnessError) else HarnessError(_odd(cause), _AGAIN)
             placed = HarnessError(f"{entry.where}: {error.problem}", error.remedy)
             if not self.skip:
-                raise placed from error
+                raise placed from cause
             self.skipped.append((entry.where, str(error)))
             if len(self.skipped) <= _SAID:
                 self.opened.say(f"skipped: {placed}")
             return None
+
+
+def _odd(cause: Exception) -> str:
+    return f"a column holds a value of another type than published ({type(cause).__name__}: {cause})"
 
 
 def _together(rows: Any, column: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
@@ -213,7 +220,8 @@ def _check_counts(source: Source, making: _Making, any_count: bool) -> None:
             for name, wanted in published.items()
             if making.values[name] != wanted
         ]
-    said = f": {', '.join(lacking[:8])}{', ...' if len(lacking) > 8 else ''}" if lacking else ""
+    more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
+    said = f": {', '.join(lacking[:8])}{more}" if lacking else ""
     raise HarnessError(
         f"{source.task} has {source.count:,} published rows, and {found:,} were found{said}",
         "Complete the source; --any-count takes what is there, and says so in the manifest",

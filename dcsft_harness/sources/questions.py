@@ -34,6 +34,22 @@ def text(raw: Mapping[str, Any], column: str) -> str:
     return value.strip()
 
 
+def texts(raw: Mapping[str, Any], column: str) -> list[str]:
+    """A column that holds a list of texts, or nothing.
+
+    Raises:
+        HarnessError: it holds something else; names the column and the value.
+    """
+    value = raw[column]
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise HarnessError(
+            f"the column {column!r} holds {value!r}, which is no list of texts", "Download the data again"
+        )
+    return list(value)
+
+
 def add_picture(opened: Opened, image: Any) -> tuple[str, int]:  # noqa: ANN401 - what an Image column holds
     """Adds the picture in an undecoded Image column.
 

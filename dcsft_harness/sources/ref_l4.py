@@ -16,6 +16,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import tables
 from dcsft_harness.sources.files import tar_members
 from dcsft_harness.sources.grounding import COLUMNS, ask, box_row, four, from_xywh
+from dcsft_harness.sources.questions import text
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, View, read_file
 
 PATH = "JierunChen/Ref-L4"
@@ -102,7 +103,7 @@ def _absent(archive: Path, name: str) -> Callable[[], bytes]:
 
 def _row(opened: Opened, raw: tuple[dict[str, Any], Callable[[], bytes]]) -> Row:
     data, read = raw
-    category = str(data["ori_category_id"])
+    category = text(data, "ori_category_id")
     box = from_xywh(four(data["bbox"], "bbox"))
     size = (data["width"], data["height"])
     return {

@@ -13,6 +13,7 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import tables
 from dcsft_harness.sources.grounding import COLUMNS, ask, box_row, four, from_xywh
+from dcsft_harness.sources.questions import text
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source
 
 _COLUMNS = ("image", "answer", "bbox", "file_name")
@@ -23,7 +24,8 @@ def _entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
     objects = 0
     for where, raw in tables.rows(opened, hub, _COLUMNS):
         objects += 1
-        for number, expression in enumerate(raw["answer"] or [None]):
+        answers = raw["answer"] if isinstance(raw["answer"], list) else [raw["answer"]]
+        for number, expression in enumerate(answers or [None]):
             yield Entry(f"{where}, expression {number}", (raw, expression))
     if objects != OBJECTS[hub.split] and not opened.any_count:
         raise HarnessError(
@@ -35,7 +37,7 @@ def _entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
 def _row(opened: Opened, raw: tuple[dict[str, Any], str]) -> Row:
     data, expression = raw
     # COCO_train2014_000000581857_16.jpg is the 16th object of an image that other rows have too.
-    name = re.sub(r"^(COCO_\w+?_\d{12})_\d+(?=\.)", r"\1", str(data["file_name"]))
+    name = re.sub(r"^(COCO_\w+?_\d{12})_\d+(?=\.)", r"\1", text(data, "file_name"))
     box = from_xywh(four(data["bbox"], "bbox"))
     return box_row(opened, name, tables.image_bytes(data["image"]), ask(expression), box)
 

@@ -92,14 +92,19 @@ def _fields(data: Any) -> tuple[str, str, Any]:  # noqa: ANN401 - what the JSON 
     try:
         if "conversations" in data:
             question, answer = (turn["value"] for turn in data["conversations"])
-            return str(data["image"]), str(question).replace("<image>", "").strip(), answer
-        return str(data["image"]), str(data["problem"]).replace("<image>", "").strip(), data["solution"]
+        else:
+            question, answer = data["problem"], data["solution"]
+        image = data["image"]
     except (KeyError, TypeError, ValueError) as error:
         has = ", ".join(sorted(data)) if isinstance(data, Mapping) else type(data).__name__
         raise HarnessError(
             f"a row needs image, problem and solution, or image and conversations; this one has {has}",
             f"Take {ANNOTATIONS} of {HUB} as it is now",
         ) from error
+    for name, value in (("image", image), ("problem", question)):
+        if not isinstance(value, str):
+            raise HarnessError(f"{name} is {str(value)[:80]!r}, not text", "Mend the row or leave it out")
+    return image, question.replace("<image>", "").strip(), answer
 
 
 def _box(solution: Any) -> Any:  # noqa: ANN401 - a list, or one as text
