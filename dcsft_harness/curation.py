@@ -191,17 +191,21 @@ def _placed(items: Path, wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
     """
     ids, seen = wanted.combine_chunks(), np.zeros(len(wanted), bool)
     for table in dataset_folder.read(items, ["item_id", *CONVERSATION], AT_ONCE):
-        place = pc.index_in(table["item_id"], ids)
-        rows = table.select(CONVERSATION).append_column(PLACE, place).filter(pc.is_valid(place))
-        places, times = np.unique(rows[PLACE].to_numpy(), return_counts=True)
-        doubled = places[(times > 1) | seen[places]]
+        there = table["item_id"].combine_chunks()
+        # Looking for what is wanted among these takes a fourth of the time of looking for these among that.
+        found = pc.index_in(ids, value_set=there)
+        places, at = np.flatnonzero(found.is_valid()), found.drop_null()
+        rest = there.take(np.setdiff1d(np.arange(len(there)), at, assume_unique=True))
+        again = rest.filter(pc.is_in(rest, value_set=ids.take(places)))
+        doubled = pa.concat_arrays([ids.take(places[seen[places]]), again])
         if len(doubled):
-            raise HarnessError(f"{items} holds item {ids[doubled[0]]} twice", "Remove one of them")
+            raise HarnessError(f"{items} holds item {doubled[0]} twice", "Remove one of them")
+        rows = table.select(CONVERSATION).combine_chunks().take(at)
         for name in CONVERSATION:
             if rows[name].null_count:
                 raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
         seen[places] = True
-        yield rows
+        yield rows.append_column(PLACE, pa.array(places))
     if not seen.all():
         missing = ids[int(np.argmin(seen))]
         raise HarnessError(f"{items} lacks item {missing}", "Labels and rollouts do not belong together")
