@@ -35,7 +35,7 @@ class Writer:
 
     def table(self, rows: pa.Table) -> None:
         """Writes rows whose columns are as they are stored: images as structs of bytes and path."""
-        self._file.write_table(_embedded(rows.cast(self._features.arrow_schema)), ROWS)
+        self._file.write_table(embedded(rows.cast(self._features.arrow_schema)), ROWS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes rows as a data set gives them, with PIL images, which are encoded."""
@@ -62,7 +62,7 @@ def png(image: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
     return {"bytes": file.getvalue(), "path": None}
 
 
-def _embedded(rows: pa.Table) -> pa.Table:
+def embedded(rows: pa.Table) -> pa.Table:
     """Rows with the contents of image files that they only name."""
     if pc.struct_field(pc.list_flatten(rows[IMAGES]), "bytes").null_count == 0:
         return rows

@@ -79,18 +79,42 @@ def curate(
     progress: Progress | None = None,
     *,
     labels: Path,
-    keep: Sequence[str],
+    keep: Sequence[str] = (),
+    band: str | Sequence[float] | None = None,
     mix: Sequence[str] = (),
     size: int | None = None,
-    seed: int = 0,
+    weight: str | None = None,
+    suspect: float | None = None,
+    reviewed: Path | None = None,
     exclude: Path | None = None,
+    seed: int = 0,
 ) -> Notes:
-    """Labels -> curated set, without the items that an overlap folder names."""
+    """Labels -> curated set, without suspects and without the items that an overlap folder names."""
     from dcsft_harness import curation
 
-    shares = curation.CurationConfig.parse_mix(mix)
-    config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
-    return curation.curate(Path(labels), output, config, None if exclude is None else Path(exclude))
+    config = _curation_config(
+        keep=keep, band=band, mix=mix, size=size, weight=weight, suspect=suspect, seed=seed
+    )
+    shared, verdicts = (None if path is None else Path(path) for path in (exclude, reviewed))
+    return curation.curate(Path(labels), output, config, shared, verdicts)
+
+
+def _curation_config(
+    *,
+    keep: Sequence[str] = (),
+    band: str | Sequence[float] | None = None,
+    mix: Sequence[str] = (),
+    **options: Any,  # noqa: ANN401 - CurationConfig's other fields; and `curate`'s own, which it has not
+) -> Any:  # noqa: ANN401 - a CurationConfig, whose module is imported when it is needed
+    from dcsft_harness.rules import CurationConfig
+
+    names = {field.name for field in fields(CurationConfig)}
+    return CurationConfig(
+        keep=tuple(keep),  # type: ignore[arg-type]
+        band=None if band is None else CurationConfig.parse_band(band),
+        mix=CurationConfig.parse_mix(mix),
+        **{name: value for name, value in options.items() if name in names},
+    )
 
 
 def overlap(
@@ -185,6 +209,9 @@ STAGES: dict[str, Callable[..., Notes]] = {
 }
 """Verb -> stage, in the order of the data flow."""
 
+CHECKS: dict[str, Callable[..., Any]] = {"curate": _curation_config}
+"""Verb -> what refuses options that make no sense, without looking at any file."""
+
 
 def _pool(
     task: str | None,
@@ -274,11 +301,11 @@ def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.
         if (Path(data) / manifest.UNFINISHED).is_dir():
             manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)
-    from dcsft_harness import curation, harness
+    from dcsft_harness import conversations, harness
 
     if data not in harness.task_index():
         raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-    return curation.from_task(_single(harness.open_tasks([data]), data))
+    return conversations.from_task(_single(harness.open_tasks([data]), data))
 
 
 def _train(

@@ -103,7 +103,7 @@ def load(name: str) -> Recipe:
 
 
 def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
-    from dcsft_harness.stages import STAGES
+    from dcsft_harness.stages import CHECKS, STAGES
 
     options = dict(entry)
     name, verb = str(options.pop("stage")), str(options.pop("verb"))
@@ -115,6 +115,10 @@ def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
         )
     try:
         inspect.signature(STAGES[verb]).bind(Path(name), None, **options)
+        if verb in CHECKS:
+            CHECKS[verb](**options)
+    except HarnessError as error:
+        raise HarnessError(f"recipe {path}, stage {name!r}: {error.problem}", error.remedy) from error
     except TypeError as error:
         raise HarnessError(
             f"recipe {path}, stage {name!r}: {error}", f"`dcsft {verb} --help` says what it takes"
@@ -156,9 +160,8 @@ def _tasks(stage: Stage) -> list[str]:
 
 def _brought(options: Mapping[str, Any]) -> list[str]:
     """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
-    texts = [
-        str(options[name]) for name in ("data", "model", "rollouts", "labels", "exclude") if name in options
-    ]
+    named = ("data", "model", "rollouts", "labels", "exclude", "reviewed")
+    texts = [str(options[name]) for name in named if name in options]
     texts += map(str, options.get("results", []))
     texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]
     return [text for text in texts if text and not _REFERENCE.search(text) and Path(text).exists()]
