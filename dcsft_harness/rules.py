@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,6 +91,27 @@ class CurationConfig:
                 )
         if sum(self.mix.values()) >= 1:
             raise HarnessError(f"--mix shares add up to {sum(self.mix.values())}", "They must stay below 1")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "CurationConfig":
+        """Reads the options of the command line and of recipes.
+
+        Args:
+            options: the fields' names; `band` and `mix` as `parse_band` and `parse_mix` take them.
+
+        Raises:
+            HarnessError: an option is unknown, or a value makes no sense.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown_name("curation option", name, known)
+        given = dict(options)
+        given["keep"] = tuple(given.get("keep") or ())
+        given["mix"] = cls.parse_mix(given.get("mix") or ())
+        if given.get("band") is not None:
+            given["band"] = cls.parse_band(given["band"])
+        return cls(**given)
 
     @staticmethod
     def parse_mix(texts: Sequence[str]) -> dict[records.Difficulty, float]:

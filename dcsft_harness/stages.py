@@ -79,42 +79,16 @@ def curate(
     progress: Progress | None = None,
     *,
     labels: Path,
-    keep: Sequence[str] = (),
-    band: str | Sequence[float] | None = None,
-    mix: Sequence[str] = (),
-    size: int | None = None,
-    weight: str | None = None,
-    suspect: float | None = None,
-    reviewed: Path | None = None,
     exclude: Path | None = None,
-    seed: int = 0,
+    reviewed: Path | None = None,
+    **options: Any,  # noqa: ANN401 - CurationConfig's fields
 ) -> Notes:
     """Labels -> curated set, without suspects and without the items that an overlap folder names."""
     from dcsft_harness import curation
-
-    config = _curation_config(
-        keep=keep, band=band, mix=mix, size=size, weight=weight, suspect=suspect, seed=seed
-    )
-    shared, verdicts = (None if path is None else Path(path) for path in (exclude, reviewed))
-    return curation.curate(Path(labels), output, config, shared, verdicts)
-
-
-def _curation_config(
-    *,
-    keep: Sequence[str] = (),
-    band: str | Sequence[float] | None = None,
-    mix: Sequence[str] = (),
-    **options: Any,  # noqa: ANN401 - CurationConfig's other fields; and `curate`'s own, which it has not
-) -> Any:  # noqa: ANN401 - a CurationConfig, whose module is imported when it is needed
     from dcsft_harness.rules import CurationConfig
 
-    names = {field.name for field in fields(CurationConfig)}
-    return CurationConfig(
-        keep=tuple(keep),  # type: ignore[arg-type]
-        band=None if band is None else CurationConfig.parse_band(band),
-        mix=CurationConfig.parse_mix(mix),
-        **{name: value for name, value in options.items() if name in names},
-    )
+    shared, verdicts = (None if path is None else Path(path) for path in (exclude, reviewed))
+    return curation.curate(Path(labels), output, CurationConfig.from_options(options), shared, verdicts)
 
 
 def overlap(
@@ -208,9 +182,6 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "leaderboard build": leaderboard,
 }
 """Verb -> stage, in the order of the data flow."""
-
-CHECKS: dict[str, Callable[..., Any]] = {"curate": _curation_config}
-"""Verb -> what refuses options that make no sense, without looking at any file."""
 
 
 def _pool(

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from dcsft_harness import __version__, manifest, own_data, rollout_store
+from dcsft_harness import __version__, manifest, own_data, rollout_store, rules
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import members
@@ -103,7 +103,7 @@ def load(name: str) -> Recipe:
 
 
 def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
-    from dcsft_harness.stages import CHECKS, STAGES
+    from dcsft_harness.stages import STAGES
 
     options = dict(entry)
     name, verb = str(options.pop("stage")), str(options.pop("verb"))
@@ -115,8 +115,10 @@ def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
         )
     try:
         inspect.signature(STAGES[verb]).bind(Path(name), None, **options)
-        if verb in CHECKS:
-            CHECKS[verb](**options)
+        if verb == "curate":  # a sampling stage before it may take hours
+            rules.CurationConfig.from_options(
+                {key: value for key, value in options.items() if key not in ("labels", "exclude", "reviewed")}
+            )
     except HarnessError as error:
         raise HarnessError(f"recipe {path}, stage {name!r}: {error.problem}", error.remedy) from error
     except TypeError as error:
