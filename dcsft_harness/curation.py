@@ -71,7 +71,7 @@ def curate(
     with manifest.writing("curated set", output, settings, inputs) as draft:
         conversations.write(draft.folder / DATA, rollouts / ITEMS, chosen)
         if suspected is not None:
-            left_out["unpictured"] = review.write(draft.folder, rollouts, suspected)
+            left_out["unshown"] = review.write(draft.folder, rollouts, suspected)
         mix: dict[str, int] = {
             name: int(equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES
         }

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pyarrow as pa
@@ -15,18 +16,18 @@ from dcsft_harness.reorder import AT_ONCE
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.suspects import samples_of
 
-SUSPECTS, PICTURES = "suspects.jsonl", "suspects"
+SUSPECTS, PAGE, PICTURES = "suspects.jsonl", "suspects.md", "suspects"
 PICTURED = 1000
-"""Suspects whose pictures are written beside the list, those of the largest share first."""
+"""Suspects that get a place on the page and their pictures beside it, those of the largest share first."""
 KEEP, DROP = "keep", "drop"
 
 
 def write(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
-    """Writes suspects.jsonl, one line a suspect, and the pictures of the first ones into suspects/.
+    """Writes suspects.jsonl, one line a suspect; and of the first ones a page with pictures, suspects.md.
 
     A line has item_id, doc_id, task, prompt, gold (the answer that counted as right), voice, share,
     samples, responses (all of them, in order), images (files relative to the folder; empty after the first
-    PICTURED suspects, whose pictures are in the rollouts' items) and verdict, which is empty: a reviewer
+    PICTURED suspects, whose pictures are in the rollouts' items) and verdict, which is null: a reviewer
     writes "keep" or "drop" there, and `read` takes the file.
 
     Args:
@@ -35,7 +36,7 @@ def write(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
         suspected: as `suspects.find` gives them.
 
     Returns:
-        How many suspects have no picture beside them though they have one.
+        How many suspects came too late for the page, and so have no pictures beside it.
 
     Raises:
         HarnessError: the rollouts' items lack one of them.
@@ -47,19 +48,39 @@ def write(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
     responses: dict[int, list[str]] = {}
     for place, response in zip(said["place"].to_pylist(), said["response"].to_pylist(), strict=True):
         responses.setdefault(place, []).append(response)
-    unpictured = 0
-    with (folder / SUSPECTS).open("w", encoding="utf-8") as file:
+    with (
+        (folder / SUSPECTS).open("w", encoding="utf-8") as file,
+        (folder / PAGE).open("w", encoding="utf-8") as page,
+    ):
+        page.write(_OPENING.format(shown=min(len(ids), PICTURED), found=len(ids)))
         for place, suspect in enumerate(suspected.to_pylist()):
             if suspect["item_id"] not in items:
                 raise HarnessError(
                     f"{rollouts / ITEMS} lacks item {suspect['item_id']}",
                     "Labels and rollouts do not belong together",
                 )
-            item = items[suspect["item_id"]]
-            unpictured += len(item["images"]) < item.pop("pictures")
-            line = {**item, **suspect, "responses": responses[place], "verdict": None}
+            line = {**items[suspect["item_id"]], **suspect, "responses": responses[place], "verdict": None}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return unpictured
+            if place < PICTURED:
+                page.write(_entry(place + 1, line))
+    return max(0, len(ids) - PICTURED)
+
+
+_OPENING = """# Suspects
+
+{shown} of {found} items that were never solved and mostly answered alike. Write "keep" or "drop" as their
+verdicts into suspects.jsonl, and give that file to `dcsft curate --reviewed`.
+"""
+
+
+def _entry(number: int, line: dict[str, Any]) -> str:
+    """A suspect's place on the page; texts are indented, so that nothing in them is taken for Markdown."""
+    share = f"{line['share']:.0%} of {line['samples']} samples"
+    texts = {"Prompt": line["prompt"], "Gold": line["gold"], f"Voice, {share}": line["voice"]}
+    parts = [f"\n## {number}: document {line['doc_id']}, {line['item_id']}\n"]
+    parts += [f"![{name}]({name})\n" for name in line["images"]]
+    parts += [f"{name}:\n\n{indent(text, '    ')}\n" for name, text in texts.items()]
+    return "\n".join(parts)
 
 
 def _items(folder: Path, items: Path, ids: pa.StringArray) -> Iterator[dict[str, Any]]:
@@ -70,9 +91,7 @@ def _items(folder: Path, items: Path, ids: pa.StringArray) -> Iterator[dict[str,
         rows = table.append_column("place", place).filter(pc.is_valid(place))
         pictured = rows.filter(pc.less(rows["place"], PICTURED))
         files = dict(_pictures(folder, pictured))
-        counts = pc.list_value_length(rows[dataset_folder.IMAGES])
-        told = rows.drop_columns([dataset_folder.IMAGES, "place"]).append_column("pictures", counts)
-        for item in told.to_pylist():
+        for item in rows.drop_columns([dataset_folder.IMAGES, "place"]).to_pylist():
             item["gold"] = item.pop("answer")
             yield {**item, "images": files.get(item["item_id"], [])}
 

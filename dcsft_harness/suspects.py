@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from json import loads
+from math import fsum
 from pathlib import Path
 from re import compile as pattern
 
@@ -100,9 +101,9 @@ def _medoid(answers: Sequence[str]) -> tuple[str, int]:
     best = (0, -1.0, "")
     for answer, box in sorted(zip(answers, boxes, strict=True)):
         overlaps = [iou(box, other) for other in boxes]
-        agree = sum(overlap >= OVERLAP for overlap in overlaps)
-        if (agree, sum(overlaps)) > best[:2]:
-            best = (agree, sum(overlaps), answer)
+        agree, close = sum(overlap >= OVERLAP for overlap in overlaps), fsum(overlaps)
+        if (agree, close) > best[:2]:
+            best = (agree, close, answer)
     return best[2], best[0]
 
 

@@ -75,7 +75,7 @@ LEFT_OUT = {
     "excluded": "excluded for an image that is evaluated",
     "dropped": "dropped in review",
     "suspects": "suspected of a wrong label: see suspects.jsonl",
-    "unpictured": "of these without a picture beside the list",
+    "unshown": "of these not in suspects.md",
     "unjudged": "never solved with too few answers to suspect",
     "outside": "outside the band",
     "weightless": "left out for their weight of 0",
