@@ -193,6 +193,17 @@ def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, ro
         assert bench.ran == []
 
 
+def test_verdicts_that_change_redo_the_stage_that_they_are_given_to(bench, tmp_path):
+    review = tmp_path / "suspects.jsonl"
+    text = TEXT.replace("keep: [hard]", f"keep: [hard], suspect: 0.75, reviewed: {review}")
+    for verdicts in ("one", "another"):
+        review.write_text(verdicts)
+        bench.run(text)
+        assert bench.ran[-1:] == ["apart"]
+    bench.run(text)
+    assert bench.ran == []
+
+
 def test_another_version_of_the_package_redoes_everything(bench, monkeypatch):
     bench.run()
     monkeypatch.setattr(chain, "__version__", "0.0.1")
