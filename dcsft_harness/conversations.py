@@ -1,6 +1,6 @@
 """Items as what trainers read: conversations with their images, and what their labels say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,28 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     scratch = folder.with_name(".scratch")
     done = 0
     with dataset_folder.writing(folder, columns) as writer:
-        for some in reordered(_placed(items, chosen["item_id"]), chosen.num_rows, size, scratch):
+        for some in reordered(placed(items, chosen["item_id"], CONVERSATION), chosen.num_rows, size, scratch):
             labels = chosen.slice(done, some.num_rows).select(told)
             writer.table(pa.table([*_conversations(some), *labels], list(columns)))
             done += some.num_rows
 
 
-def _placed(items: Path, wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
+def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterator[pa.Table]:
     """The items with these ids as they lie on disk, and where each goes.
+
+    Args:
+        items: a rollouts' items.
+        wanted: the ids, none twice.
+        names: the columns that are wanted.
+
+    Yields:
+        Tables of the columns and of PLACE, an item's position in `wanted`.
 
     Raises:
         HarnessError: one is not there, or twice, or has an empty cell.
     """
     ids, seen = wanted.combine_chunks(), np.zeros(len(wanted), bool)
-    for table in dataset_folder.read(items, ["item_id", *CONVERSATION], AT_ONCE):
+    for table in dataset_folder.read(items, list(dict.fromkeys(["item_id", *names])), AT_ONCE):
         there = table["item_id"].combine_chunks()
         # Looking for what is wanted among these takes a fourth of the time of looking for these among that.
         found = pc.index_in(ids, value_set=there)
@@ -57,8 +65,8 @@ def _placed(items: Path, wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
         doubled = pa.concat_arrays([ids.take(places[seen[places]]), again])
         if len(doubled):
             raise HarnessError(f"{items} holds item {doubled[0]} twice", "Remove one of them")
-        rows = table.select(CONVERSATION).combine_chunks().take(at)
-        for name in CONVERSATION:
+        rows = table.select(names).combine_chunks().take(at)
+        for name in names:
             if rows[name].null_count:
                 raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
         seen[places] = True

@@ -121,13 +121,13 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
                 for name in columns:
                     if name not in stream.schema.names:
                         raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
-                yield from _tables((batch.select(columns) for batch in stream), size)
+                yield from tables((batch.select(columns) for batch in stream), size)
         except (pa.ArrowInvalid, OSError) as error:
             said = str(error).splitlines()[0]
             raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
 
 
-def _tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     """Batches put together until they have so many bytes."""
     held: list[pa.RecordBatch] = []
     total = 0

@@ -3,16 +3,19 @@
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from dcsft_harness import dataset_folder
+from dcsft_harness import dataset_folder, records
+from dcsft_harness.conversations import placed
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.reorder import AT_ONCE
+from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.suspects import samples_of
 
@@ -41,29 +44,15 @@ def write(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
     Raises:
         HarnessError: the rollouts' items lack one of them.
     """
-    ids = suspected["item_id"].combine_chunks()
-    items = {item["item_id"]: item for item in _items(folder, rollouts / ITEMS, ids)}
-    said = samples_of(rollouts / ROLLOUTS, ids, ["sample_index", "response"])
-    said = said.take(pc.sort_indices(said, [("place", "ascending"), ("sample_index", "ascending")]))
-    responses: dict[int, list[str]] = {}
-    for place, response in zip(said["place"].to_pylist(), said["response"].to_pylist(), strict=True):
-        responses.setdefault(place, []).append(response)
-    with (
-        (folder / SUSPECTS).open("w", encoding="utf-8") as file,
-        (folder / PAGE).open("w", encoding="utf-8") as page,
-    ):
-        page.write(_OPENING.format(shown=min(len(ids), PICTURED), found=len(ids)))
-        for place, suspect in enumerate(suspected.to_pylist()):
-            if suspect["item_id"] not in items:
-                raise HarnessError(
-                    f"{rollouts / ITEMS} lacks item {suspect['item_id']}",
-                    "Labels and rollouts do not belong together",
-                )
-            line = {**items[suspect["item_id"]], **suspect, "responses": responses[place], "verdict": None}
+    pages = [folder / SUSPECTS, folder / PAGE]
+    with pages[0].open("w", encoding="utf-8") as file, pages[1].open("w", encoding="utf-8") as page:
+        count = int(suspected.num_rows)
+        page.write(_OPENING.format(shown=min(count, PICTURED), found=count))
+        for number, line in enumerate(_lines(folder, rollouts, suspected), 1):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            if place < PICTURED:
-                page.write(_entry(place + 1, line))
-    return max(0, len(ids) - PICTURED)
+            if number <= PICTURED:
+                page.write(_entry(number, line))
+    return max(0, count - PICTURED)
 
 
 _OPENING = """# Suspects
@@ -83,17 +72,46 @@ def _entry(number: int, line: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _items(folder: Path, items: Path, ids: pa.StringArray) -> Iterator[dict[str, Any]]:
-    """What a line says of each item, in the order of the rollouts; the first ones' pictures are written."""
-    names = ["item_id", "doc_id", "task", "prompt", "answer", dataset_folder.IMAGES]
-    for table in dataset_folder.read(items, names, AT_ONCE) if len(ids) else ():
-        place = pc.index_in(table["item_id"], value_set=ids)
-        rows = table.append_column("place", place).filter(pc.is_valid(place))
-        pictured = rows.filter(pc.less(rows["place"], PICTURED))
-        files = dict(_pictures(folder, pictured))
-        for item in rows.drop_columns([dataset_folder.IMAGES, "place"]).to_pylist():
-            item["gold"] = item.pop("answer")
-            yield {**item, "images": files.get(item["item_id"], [])}
+def _lines(folder: Path, rollouts: Path, suspected: pa.Table) -> Iterator[dict[str, Any]]:
+    """What is told of each suspect, in order; the first ones' pictures are written."""
+    count, ids = suspected.num_rows, suspected["item_id"]
+    if count == 0:
+        return
+    path = rollouts / ROLLOUTS
+    size = _size(path, int(pc.sum(suspected["samples"]).as_py()))
+    said = samples_of(path, ids.combine_chunks(), ["sample_index", "response"])
+    # Equal counts and sizes: both come in the same stretches of suspects.
+    described = reordered(_items(folder, rollouts / ITEMS, ids), count, size, folder / ".items")
+    answered = reordered(dataset_folder.tables(said, AT_ONCE), count, size, folder / ".responses")
+    done = 0
+    for items, samples in zip(described, answered, strict=True):
+        ordered = samples.sort_by([(PLACE, "ascending"), ("sample_index", "ascending")])
+        texts = iter(ordered["response"].to_pylist())
+        found = suspected.slice(done, items.num_rows).to_pylist()
+        done += items.num_rows
+        for item, suspect in zip(items.drop_columns(PLACE).to_pylist(), found, strict=True):
+            gold = {"gold": item.pop("answer")}
+            responses = list(islice(texts, suspect["samples"]))
+            yield {**item, **gold, **suspect, "responses": responses, "verdict": None}
+
+
+def _size(path: Path, wanted: int) -> int:
+    """About how many bytes so many rows of the rollouts take with their items' texts."""
+    with records.readable(path), pq.ParquetFile(path) as file:
+        groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        whole = sum(int(one.total_uncompressed_size) for one in columns if one.path_in_schema == "response")
+        return wanted * (whole // max(1, int(file.metadata.num_rows)) + 100)
+
+
+def _items(folder: Path, items: Path, ids: pa.ChunkedArray) -> Iterator[pa.Table]:
+    """The items with the names of their pictures' files, in the order of the rollouts; see `placed`."""
+    images = dataset_folder.IMAGES
+    for table in placed(items, ids, ["item_id", "doc_id", "task", "prompt", "answer", images]):
+        files = dict(_pictures(folder, table.filter(pc.less(table[PLACE], PICTURED))))
+        names = [files.get(key, []) for key in table["item_id"].to_pylist()]
+        where = table.schema.get_field_index(images)
+        yield table.set_column(where, images, pa.array(names, pa.list_(pa.string())))
 
 
 def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[str, list[str]]]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from json import loads
 from math import fsum
 from pathlib import Path
@@ -10,9 +11,11 @@ from re import compile as pattern
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.reorder import PLACE
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scanning import scan
 from dcsft_harness.scoring.boxes import iou
@@ -28,6 +31,14 @@ COLUMNS = pa.schema(
 _FLOAT = r"-?\d+\.\d+(?:e[+-]?\d+)?"
 _BOX = pattern(rf"\[{', '.join([_FLOAT] * 4)}\]")
 """How `records.as_text` spells the floats of an extracted box."""
+_SAMPLES = pa.schema(
+    [
+        ("score", pa.float64()),
+        ("extracted", pa.string()),
+        ("sample_index", pa.int64()),
+        (PLACE, pa.int64()),
+    ]
+)
 _ITEMS_AT_ONCE = 1 << 14
 
 
@@ -52,26 +63,29 @@ def find(hard: pa.Table, rollouts: Path, threshold: float) -> tuple[pa.Table, in
         HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples at all.
     """
     ids = hard["item_id"].combine_chunks()
-    if len(ids) == 0:
-        return COLUMNS.empty_table(), 0
-    found, unjudged, most = [], 0, 0
-    for item_id, samples, said in _answers(rollouts / ROLLOUTS, ids):
-        most = max(most, samples)
-        if len(said) < ANSWERED:
-            unjudged += 1
-        elif len(said) >= threshold * samples:
-            voice, times = one_voice(said)
-            if times / samples >= threshold:
-                found.append(
-                    {"item_id": item_id, "voice": voice, "share": times / samples, "samples": samples}
-                )
-    if most < ANSWERED:
-        raise HarnessError(
-            f"--suspect needs {ANSWERED} answers of an item, and {rollouts} has {most} samples of each",
-            f"Sample with --samples {ANSWERED} or more, or leave out --suspect",
-        )
-    found.sort(key=lambda one: (-one["share"], one["item_id"]))  # type: ignore[operator]
-    return pa.Table.from_pylist(found, schema=COLUMNS), unjudged
+    places: list[int] = []
+    voices: list[str] = []
+    shares: list[float] = []
+    unjudged, counts = 0, np.zeros(0, np.int64)
+    if len(ids):
+        counts, answers = _answers(rollouts / ROLLOUTS, ids)
+        most = int(counts.max())
+        if most < ANSWERED:
+            raise HarnessError(
+                f"--suspect needs {ANSWERED} answers of an item, and {rollouts} has {most} samples of each",
+                f"Sample with --samples {ANSWERED} or more, or leave out --suspect",
+            )
+        for place, (samples, said) in enumerate(zip(counts.tolist(), answers, strict=True)):
+            unjudged += len(said) < ANSWERED
+            if len(said) >= max(ANSWERED, threshold * samples):
+                voice, times = one_voice(said)
+                if times / samples >= threshold:
+                    places.append(place)
+                    voices.append(voice)
+                    shares.append(times / samples)
+    at = np.array(places, np.int64)
+    found = pa.table([ids.take(pa.array(at)), voices, shares, counts[at]], schema=COLUMNS)
+    return found.sort_by([("share", "descending"), ("item_id", "ascending")]), unjudged
 
 
 def one_voice(answers: Sequence[str]) -> tuple[str, int]:
@@ -107,30 +121,34 @@ def _medoid(answers: Sequence[str]) -> tuple[str, int]:
     return best[2], best[0]
 
 
-def _answers(path: Path, ids: pa.StringArray) -> Iterator[tuple[str, int, list[str]]]:
-    """Of each item its id, its number of samples, and the answers of its scored samples in their order.
+def _answers(path: Path, ids: pa.StringArray) -> tuple[NDArray[np.int64], Iterator[list[str]]]:
+    """How many samples each item has, and the answers that its scored samples state, in their order.
 
     Raises:
         HarnessError: one has no samples, or the file is damaged.
     """
-    rows = samples_of(path, ids, ["score", "extracted", "sample_index"])
+    rows = pa.Table.from_batches(samples_of(path, ids, ["score", "extracted", "sample_index"]), _SAMPLES)
     said = pc.if_else(pc.is_valid(rows["score"]), rows["extracted"], pa.scalar(None, pa.string()))
-    rows = pa.table([rows["place"], rows["sample_index"], said], ["place", "index", "said"])
-    rows = rows.take(pc.sort_indices(rows, [("place", "ascending"), ("index", "ascending")]))
-    counts = np.bincount(rows["place"].to_numpy(), minlength=len(ids))
+    counts = np.bincount(rows[PLACE].to_numpy(), minlength=len(ids))
     if not counts.all():
         missing = ids[int(np.argmin(counts))]
         raise HarnessError(f"{path} lacks item {missing}", "Labels and rollouts do not belong together")
-    ends = np.concatenate([[0], counts.cumsum()])
-    for first in range(0, len(ids), _ITEMS_AT_ONCE):
-        last = min(first + _ITEMS_AT_ONCE, len(ids))
-        texts = rows["said"].slice(ends[first], ends[last] - ends[first]).to_pylist()
-        for place, key in enumerate(ids.slice(first, last - first).to_pylist(), first):
-            own = texts[ends[place] - ends[first] : ends[place + 1] - ends[first]]
-            yield key, len(own), [answer for answer in own if answer is not None]
+    order = pc.sort_indices(rows, [(PLACE, "ascending"), ("sample_index", "ascending")])
+    return counts, _split(said.take(order), counts)
 
 
-def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> pa.Table:
+def _split(said: pa.ChunkedArray, counts: NDArray[np.int64]) -> Iterator[list[str]]:
+    """The answers of each item, of rows that lie item by item; a part of them at a time as Python's own."""
+    start = 0
+    for first in range(0, len(counts), _ITEMS_AT_ONCE):
+        some = counts[first : first + _ITEMS_AT_ONCE].tolist()
+        texts = iter(said.slice(start, sum(some)).to_pylist())
+        for number in some:
+            yield [answer for answer in islice(texts, number) if answer is not None]
+        start += sum(some)
+
+
+def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rollouts of some items, read bit by bit.
 
     Args:
@@ -138,20 +156,20 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> pa.Tabl
         ids: the items.
         names: the columns that are wanted.
 
-    Returns:
-        The columns, and place: where an item is in `ids`, int32; in the table's order.
+    Yields:
+        The columns, and PLACE: where an item is in `ids`, int64; in the table's order.
 
     Raises:
         HarnessError: see `scanning.scan`.
     """
     from pyarrow import acero
 
-    place = pc.index_in(pc.field("item_id"), value_set=ids)
+    place = pc.index_in(pc.field("item_id"), value_set=ids).cast(pa.int64())
     columns = [*map(pc.field, names), place]
     plan = [
         scan(path, records.Rollout, ["item_id", *names]),
-        acero.Declaration("project", acero.ProjectNodeOptions(columns, [*names, "place"])),
-        acero.Declaration("filter", acero.FilterNodeOptions(pc.is_valid(pc.field("place")))),
+        acero.Declaration("project", acero.ProjectNodeOptions(columns, [*names, PLACE])),
+        acero.Declaration("filter", acero.FilterNodeOptions(pc.is_valid(pc.field(PLACE)))),
     ]
     with records.readable(path):
-        return acero.Declaration.from_sequence(plan).to_table(use_threads=False)
+        yield from acero.Declaration.from_sequence(plan).to_reader(use_threads=False)

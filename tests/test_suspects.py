@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dcsft_harness import curation, labels, manifest, records, sampling, suspects
+from dcsft_harness import curation, labels, manifest, records, reorder, sampling, suspects
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.rules import CurationConfig
@@ -184,6 +184,11 @@ class TestSuspects:
             suspects.find(strange, source.parent / "rollouts", 0.75)
 
 
+def noted(seen):
+    """A function that gives what it gets, and notes it."""
+    return lambda table: seen.append(table) or table
+
+
 class TestTheReviewFile:
     def test_tells_all_that_a_reviewer_has_to_know(self, source, tmp_path):
         _, _, found = curate(source, tmp_path / "out")
@@ -228,6 +233,22 @@ class TestTheReviewFile:
         assert by_number == {0: [], 1: [f"suspects/{key}.png", f"suspects/{key}-1.png"]}
         with Image.open(tmp_path / "out" / by_number[1][1]) as image:
             assert image.tobytes() == picture(2).tobytes()
+
+    def test_is_put_together_in_pieces_where_there_is_much_to_tell(self, source, tmp_path, monkeypatch):
+        whole = curate(source, tmp_path / "whole")
+        stretches = []
+        reordered = reorder.reordered
+        monkeypatch.setattr("dcsft_harness.review.AT_ONCE", 1)
+        monkeypatch.setattr("dcsft_harness.conversations.AT_ONCE", 1)
+        monkeypatch.setattr("dcsft_harness.reorder.AT_ONCE", 1)
+        monkeypatch.setattr(
+            "dcsft_harness.review.reordered", lambda *given: map(noted(stretches), reordered(*given))
+        )
+        mixed = answered(tmp_path, order=lambda rows: random.Random(3).sample(rows, len(rows)))
+        assert curate(mixed, tmp_path / "pieces") == whole
+        assert len(stretches) == 8  # each of four suspects, items and responses
+        names = {path.name for path in (tmp_path / "pieces").iterdir()}
+        assert names == {"data", "manifest.json", "suspects", "suspects.jsonl", "suspects.md"}
 
     def test_lists_all_and_shows_the_first_and_says_so(self, source, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("dcsft_harness.review.PICTURED", 2)
