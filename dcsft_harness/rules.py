@@ -181,11 +181,11 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
 
 
 def weighed(labels: pa.Table, config: CurationConfig) -> NDArray[np.float64]:
-    """Every label row's weight before it is normalised: 0 for unlabelled ones; 1 if none are asked for."""
+    """Label rows' weights before they are normalised, 1 if none are asked for; unlabelled rows have any."""
     if config.weight is None:
         return np.ones(labels.num_rows)
     n, k = labels["n"].to_numpy(), labels["k"].to_numpy()
-    return np.where(n > 0, WEIGHTS[config.weight](k, np.maximum(n, 1)), 0.0)
+    return WEIGHTS[config.weight](k, np.maximum(n, 1))
 
 
 def equal(names: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:

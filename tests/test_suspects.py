@@ -72,7 +72,7 @@ class TestOneVoice:
 WRONG = [0.0] * 8
 POOL = {
     0: (WRONG, ["swan"] * 8),
-    1: (WRONG, ["swan"] * 6 + ["kite", None]),
+    1: (WRONG, ["Swan"] + ["swan"] * 5 + ["kite", None]),
     2: (WRONG, ["swan"] * 5 + ["kite"] * 3),
     3: (WRONG, ["Swan", "swan "] * 2 + [None] * 4),
     4: (WRONG, ["swan"] * 3 + [None] * 5),
@@ -144,8 +144,11 @@ class TestSuspects:
         _, _, said = curate(source, tmp_path / "out", suspect=threshold)
         assert sorted(NUMBER[line["item_id"]] for line in said) == found
 
-    def test_are_the_same_whatever_the_order_of_the_rollouts(self, source, tmp_path):
-        other = answered(tmp_path, order=lambda rows: random.Random(3).sample(rows, len(rows)))
+    @pytest.mark.parametrize(
+        "order", [lambda rows: rows[::-1], lambda rows: random.Random(3).sample(rows, len(rows))]
+    )
+    def test_are_the_same_whatever_the_order_of_the_rollouts(self, source, tmp_path, order):
+        other = answered(tmp_path, order=order)
         assert curate(other, tmp_path / "one") == curate(source, tmp_path / "two")
 
     def test_are_never_drawn_by_a_mix_or_a_weight(self, source, tmp_path):
@@ -200,10 +203,10 @@ class TestTheReviewFile:
             "task": "pool",
             "prompt": "What is number 1?",
             "gold": "answer 1",
-            "voice": "swan",
+            "voice": "Swan",
             "share": 0.75,
             "samples": 8,
-            "responses": ["swan, I say"] * 6 + ["kite, I say", "None, I say"],
+            "responses": ["Swan, I say"] + ["swan, I say"] * 5 + ["kite, I say", "None, I say"],
             "images": [f"suspects/{key}.png"],
             "verdict": None,
         }
