@@ -79,18 +79,16 @@ def curate(
     progress: Progress | None = None,
     *,
     labels: Path,
-    keep: Sequence[str],
-    mix: Sequence[str] = (),
-    size: int | None = None,
-    seed: int = 0,
     exclude: Path | None = None,
+    reviewed: Path | None = None,
+    **options: Any,  # noqa: ANN401 - CurationConfig's fields
 ) -> Notes:
-    """Labels -> curated set, without the items that an overlap folder names."""
+    """Labels -> curated set, without suspects and without the items that an overlap folder names."""
     from dcsft_harness import curation
+    from dcsft_harness.rules import CurationConfig
 
-    shares = curation.CurationConfig.parse_mix(mix)
-    config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
-    return curation.curate(Path(labels), output, config, None if exclude is None else Path(exclude))
+    shared, verdicts = (None if path is None else Path(path) for path in (exclude, reviewed))
+    return curation.curate(Path(labels), output, CurationConfig.from_options(options), shared, verdicts)
 
 
 def overlap(
@@ -289,11 +287,11 @@ def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.
         if (Path(data) / manifest.UNFINISHED).is_dir():
             manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)
-    from dcsft_harness import curation, harness
+    from dcsft_harness import conversations, harness
 
     if data not in harness.task_index():
         raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-    return curation.from_task(_single(harness.open_tasks([data]), data))
+    return conversations.from_task(_single(harness.open_tasks([data]), data))
 
 
 def _train(

@@ -193,6 +193,17 @@ def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, ro
         assert bench.ran == []
 
 
+def test_verdicts_that_change_redo_the_stage_that_they_are_given_to(bench, tmp_path):
+    review = tmp_path / "suspects.jsonl"
+    text = TEXT.replace("keep: [hard]", f"keep: [hard], suspect: 0.75, reviewed: {review}")
+    for verdicts in ("one", "another"):
+        review.write_text(verdicts)
+        bench.run(text)
+        assert bench.ran[-1:] == ["apart"]
+    bench.run(text)
+    assert bench.ran == []
+
+
 def test_another_version_of_the_package_redoes_everything(bench, monkeypatch):
     bench.run()
     monkeypatch.setattr(chain, "__version__", "0.0.1")
@@ -252,8 +263,10 @@ def test_a_damaged_state_is_named(bench, state):
         ("stages: [one]", "cannot be read"),
         ("stages: [{stage: one}]", r"KeyError\('verb'\)"),
         (TEXT.replace("stage: two", "stage: ../two"), "is no folder name"),
-        (TEXT.replace("seed", "sede"), "stage 'one': got an unexpected keyword argument 'sede'"),
-        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': missing a required argument: 'keep'"),
+        (TEXT.replace("seed", "sede"), "stage 'one': unknown curation option 'sede'. Did you mean seed"),
+        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
+        (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is no range"),
+        (TEXT.replace("labels: ", "label: "), "missing a required argument: 'labels'"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, text, said):

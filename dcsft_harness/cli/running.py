@@ -60,7 +60,7 @@ def _labelled(notes: Mapping[str, Any]) -> str:
 
 
 def _curated(notes: Mapping[str, Any]) -> str:
-    parts = [f"{notes[name]} {words}" for name, words in LEFT_OUT.items() if notes[name]]
+    parts = [f"{notes[name]} {words}" for name, words in LEFT_OUT.items() if notes.get(name)]
     return _mix(notes) + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -83,7 +83,16 @@ def _overlap(notes: Mapping[str, Any]) -> str:
     return f"{shared}; pairs: {'; '.join(tasks)}"
 
 
-LEFT_OUT = {"unlabelled": "of the pool unlabelled", "excluded": "excluded for an image that is evaluated"}
+LEFT_OUT = {
+    "unlabelled": "of the pool unlabelled",
+    "excluded": "excluded for an image that is evaluated",
+    "dropped": "dropped in review",
+    "suspects": "suspected of a wrong label: see suspects.jsonl",
+    "unshown": "of these not in suspects.md",
+    "unjudged": "never solved with too few answers to suspect",
+    "outside": "outside the band",
+    "weightless": "left out for their weight of 0",
+}
 """Note -> what a curated set's closing line says of it where there are any."""
 
 COUNTED = {"unlabelled": "unlabelled", "censored": "settled early, without a pass rate"}
