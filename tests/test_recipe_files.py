@@ -100,7 +100,7 @@ def test_another_scale_has_other_values_and_inherits_the_rest(write):
 
 
 def test_stages_that_several_recipes_share_are_there_once(write):
-    other = CHILD.replace("name: child", "name: other").replace("set-", "other-").replace("board", "table")
+    other = CHILD.replace("name: child", "name: other").replace("set-", "other-").replace("stage: board", "stage: table")
     names = [write(), write(other, name="other.yaml")]
     found = [stage.name for stage in recipe.load(names).stages]
     assert len(found) == len(set(found)) and found.count("cls-labels-0") == 1
@@ -166,4 +166,4 @@ def test_estimates_grow_with_the_work():
     assert paper["classification-grpo-0"].seconds > 3 * paper["classification-all-0"].seconds
     assert paper["classification-rollouts-0"].seconds > paper["classification-scores-cold-0"].seconds / 8
     full = estimate.of(recipe.load("full-parameters", "paper"))
-    assert full["classification-full-all-0"].memory > paper["classification-all-0"].memory
+    assert full["classification-full-all-0"].seconds > paper["classification-all-0"].seconds
