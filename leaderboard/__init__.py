@@ -1,10 +1,18 @@
 """Scores -> leaderboard: which adapter is better, in and out of distribution, and by how much.
 
     read.py        one scores folder -> Result, checked
+    provenance.py  what its manifests say of model, training and cost
     board.py       Results -> Board: rows and tasks that can be compared, or a refusal
+    published.py   figures of others, quoted and never tested against
     statistics.py  intervals of means and of paired differences
-    summary.py     Board -> Summary: every number of the table, unrounded
+    paired.py      tests of paired differences, and Holm's correction
+    seeds.py       several seeds as one row
+    ranking.py     ranks, Pareto front and retention, with their uncertainty
+    power.py       the smallest difference that a task can show
+    summarise.py   Board -> Summary, with comparing.py (tests) and standing.py (ranks)
+    summary.py     Summary: every number of a board, unrounded
     table.py       Summary -> Markdown, CSV
+    document.py    Summary -> leaderboard.json, in the shape of schema.json
     build.py       folders -> a leaderboard artefact
 
 Example::
@@ -18,7 +26,21 @@ paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
 
 from .board import Board, Cell, Row, Task, load
 from .build import build
-from .summary import Summary, summarise
+from .document import document, schema
+from .summarise import summarise
+from .summary import Summary
 from .table import markdown
 
-__all__ = ["Board", "Cell", "Row", "Summary", "Task", "build", "load", "markdown", "summarise"]
+__all__ = [
+    "Board",
+    "Cell",
+    "Row",
+    "Summary",
+    "Task",
+    "build",
+    "document",
+    "load",
+    "markdown",
+    "schema",
+    "summarise",
+]

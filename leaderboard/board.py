@@ -5,7 +5,7 @@ budget or set of items than the row above it. Items are matched by item_id, neve
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
+from .provenance import Provenance
 from .read import Measured, Result, read_result
 
 SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
@@ -28,13 +29,15 @@ class Task:
         family: the task's family, or None.
         item_ids: the items that every row was measured on, sorted.
         clusters: shape (n,), each item's cluster as a code that is the same across the board's tasks.
+        conditions: what was equal for all rows, by the name a message calls it.
     """
 
     name: str
     distribution: str | None
     family: str | None
-    item_ids: tuple[str, ...]
+    item_ids: Sequence[str]
     clusters: NDArray[np.int64]
+    conditions: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +68,41 @@ class Row:
         name: as given when it was evaluated; unique on the board.
         folders: its scores folders; several where its tasks were evaluated in several runs.
         cells: task name -> result; a task that was not evaluated is absent.
+        group: the configuration that it is one seed of, or None.
+        provenance: one per folder.
     """
 
     name: str
     folders: tuple[Path, ...]
     cells: Mapping[str, Cell]
+    group: str | None = None
+    provenance: tuple[Provenance, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A folder that could not be used.
+
+    Attributes:
+        folder: the folder.
+        reason: the sentence that says why, with the remedy.
+    """
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Rows that cannot be compared with the board's.
+
+    Attributes:
+        reason: what keeps the first of them apart.
+        board: their own.
+    """
+
+    reason: str
+    board: "Board"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +112,16 @@ class Board:
     Attributes:
         rows: the baseline first, the others as given.
         tasks: in-distribution tasks, then out-of-distribution ones, then those that do not say.
-        baseline: the name of the row that differences are taken to, or None.
+        baseline: the name of the row, or of the group of seeds, that differences are taken to, or None.
+        apart: further rows that these cannot be compared with.
+        left_out: folders that could not be used.
     """
 
     rows: tuple[Row, ...]
     tasks: tuple[Task, ...]
     baseline: str | None
+    apart: tuple[Apart, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def row(self, name: str) -> Row:
         """The row of this name.
@@ -124,7 +161,7 @@ def assemble(results: Sequence[Result], baseline: str | None = None) -> Board:
             earlier = first.setdefault(task, (result, measured))
             _refuse_incomparable(*earlier, result, measured)
     rows = _rows(results)
-    names = [row.name for row in rows]
+    names = list(dict.fromkeys([row.name for row in rows] + [row.group for row in rows if row.group]))
     if baseline is not None and baseline not in names:
         raise unknown_name("row", baseline, names)
     rows.sort(key=lambda row: row.name != baseline)  # stable: the rest stay as given
@@ -176,6 +213,8 @@ def _rows(results: Sequence[Result]) -> list[Row]:
                 for result in parts
                 for task, measured in result.tasks.items()
             },
+            next((result.group for result in parts if result.group is not None), None),
+            tuple(result.provenance for result in parts),
         )
         for name, parts in runs.items()
     ]
@@ -218,6 +257,7 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
             one.family,
             one.item_ids,
             np.array([code(*pair) for pair in zip(one.clusters, one.item_ids, strict=True)], dtype=np.int64),
+            one.conditions,
         )
         for one in measured
     ]

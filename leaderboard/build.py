@@ -1,4 +1,4 @@
-"""Scores folders -> a leaderboard artefact: `leaderboard.md`, `leaderboard.csv` and its manifest."""
+"""Scores folders -> a leaderboard artefact: Markdown, CSV, JSON and its manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 from dcsft_harness import manifest
 
 from .board import Board, load
-from .summary import summarise
+from .document import document, text
+from .summarise import summarise
 from .table import csv_text, markdown
 
 
@@ -32,9 +33,12 @@ def build(results: Sequence[Path], output: Path, baseline: str | None = None) ->
     # The order of the rows is part of the result, so the roles carry it into the key.
     inputs = {f"scores {number}": folder for number, folder in enumerate(results, start=1)}
     with manifest.writing("leaderboard", output, {"baseline": baseline}, inputs) as draft:
-        text = f"# Leaderboard\n\n{markdown(summary)}"
-        (draft.folder / "leaderboard.md").write_text(text, encoding="utf-8", newline="\n")
-        (draft.folder / "leaderboard.csv").write_text(csv_text(summary), encoding="utf-8", newline="\n")
+        for name, content in {
+            "leaderboard.md": f"# Leaderboard\n\n{markdown(summary)}",
+            "leaderboard.csv": csv_text(summary),
+            "leaderboard.json": text(document(summary, output)),
+        }.items():
+            (draft.folder / name).write_text(content, encoding="utf-8", newline="\n")
         draft.notes |= {
             "rows": [row.name for row in board.rows],
             "tasks": [task.name for task in board.tasks],

@@ -1,6 +1,7 @@
 """One scores folder -> Result: what was measured, under which conditions, checked item by item."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.records import Score, read_table, schema
+
+from . import provenance
+from .provenance import Provenance
 
 FILE = "scores.parquet"
 COLUMNS = ["task", "item_id", "score", "extracted", "cluster"]
@@ -56,12 +60,27 @@ class Result:
         folder: where the artefact lies.
         model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
         tasks: task name -> what was measured.
+        provenance: what its manifests say beside.
+        group: the configuration that it is one seed of, or None.
     """
 
     name: str
     folder: Path
     model: Mapping[str, object]
     tasks: Mapping[str, Measured]
+    provenance: Provenance
+    group: str | None = None
+
+
+_SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?", re.IGNORECASE)
+
+
+def group_of(name: str, told: object = None) -> str | None:
+    """The configuration that a row is one seed of: as told, or by a name like "SFT (seed 1)" or "sft-seed2"."""
+    if isinstance(told, str) and told.strip():
+        return told
+    found = _SEED.fullmatch(name.strip())
+    return found["group"] if found else None
 
 
 def read_result(folder: Path) -> Result:
@@ -89,7 +108,9 @@ def read_result(folder: Path) -> Result:
     for task, entry in declared.items():
         items = table.filter(pc.equal(table["task"], pa.scalar(task, pa.string())))
         tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items)
-    return Result(name, folder, _model(found), tasks)
+    model = _model(found)
+    group = group_of(name, found.config.get("group"))
+    return Result(name, folder, model, tasks, provenance.of_scores(found, name, model), group)
 
 
 def _model(found: manifest.Manifest) -> dict[str, object]:

@@ -13,7 +13,8 @@ from tabulate import tabulate
 
 from .board import Board
 from .statistics import Estimate
-from .summary import Column, Entry, Line, Summary, summarise, total
+from .summarise import summarise, total
+from .summary import Column, Entry, Line, Summary
 
 CSV_COLUMNS = (
     "row", "task", "distribution", "n", "unscored", "unanswered",

@@ -255,7 +255,7 @@ class TestBuild:
     def test_writes_an_artefact(self, two, tmp_path):
         board = build(two, tmp_path / "board", baseline="base")
         found = manifest.read(tmp_path / "board", "leaderboard")
-        assert set(found.files) == {"leaderboard.md", "leaderboard.csv"}
+        assert set(found.files) == {"leaderboard.md", "leaderboard.csv", "leaderboard.json"}
         assert found.config == {"baseline": "base"}
         assert [found.input_folder(role) for role in found.inputs] == [folder.resolve() for folder in two]
         assert (tmp_path / "board" / "leaderboard.md").read_text() == f"# Leaderboard\n\n{markdown(board)}"
