@@ -95,13 +95,18 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
         errors = [_standard_error(line, baseline, column) for line in singles if line is not baseline]
         known = [error for error in errors if error is not None]
         if known:
-            return Detectable(power.detectable(median(known)), True)
+            return _possible(power.detectable(median(known)), True)
     values = [entry.accuracy.value for entry in _entries(singles, index) if entry.accuracy is not None]
     if not values or median(values) in (0.0, 1.0):
         return None
     # Of a mean over tasks: as many unrelated clusters as all of its tasks have.
     size = len(np.unique(np.concatenate([task.clusters for task in column.tasks])))
-    return Detectable(power.unpaired(median(values), size), False)
+    return _possible(power.unpaired(median(values), size), False)
+
+
+def _possible(difference: float, paired: bool) -> Detectable | None:
+    """None where the items are so few that no difference between 0 and 1 is large enough."""
+    return Detectable(difference, paired) if difference <= 1 else None
 
 
 def _entries(lines: Sequence[Line], index: int) -> Iterator[Entry]:

@@ -58,8 +58,8 @@ class Quoted:
         if self.follows is not False or self.mean is None or found is None:
             return None
         return (
-            f"Quoted row {self.name} ({self.source}): its printed mean {100 * self.mean:.{self.places}f} does "
-            f"not follow from its cells, which give {100 * found:.{self.places}f}"
+            f"Quoted row {self.name} ({self.source}): its printed mean {100 * self.mean:.{self.places}f} "
+            f"does not follow from its cells, which give {100 * found:.{self.places}f}"
         )
 
 

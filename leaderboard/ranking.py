@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .statistics import Codes, Estimate, Floats, interval, sandwich
+from .statistics import CONFIDENCE, Codes, Estimate, Floats, by_cluster, sandwich
 
 DRAWS = 1000
 AT_ONCE = 50
@@ -128,35 +128,61 @@ def front_shares(draws: Floats) -> Floats:
 
 
 def retention(
-    ood: tuple[float, Floats, int, int], own: tuple[float, Floats, int, int], between: Floats | None = None
+    own: Sequence[Sequence[Floats]],
+    ood: Sequence[Sequence[Floats]],
+    own_clusters: Sequence[Codes],
+    ood_clusters: Sequence[Codes],
 ) -> Estimate | None:
     """The OOD mean as a share of the ID mean, with an interval by the delta method.
 
     Args:
-        ood: mean, contributions of the board's clusters (shape (G,)), items, tasks.
-        own: the same for the ID mean.
-        between: shape (S,), each seed's own ratio, where the row has several; their variance is added.
+        own: seed -> ID task -> shape (n,), in [0, 1], NaN for items to leave out. The variance of
+            several seeds' ratios is added to that of the items.
+        ood: seed -> OOD task -> shape (n,).
+        own_clusters: per ID task, shape (n,).
+        ood_clusters: per OOD task, shape (n,).
 
     Returns:
-        None where the ID mean is 0.
+        None where a task has no value, or a seed's ID mean is 0.
     """
-    if own[0] <= 0:
-        return None
-    ratio, n = ood[0] / own[0], ood[2] + own[2]
-    sums = (np.asarray(ood[1], dtype=np.float64) - ratio * np.asarray(own[1], dtype=np.float64)) / own[0]
-    variance = sandwich(sums[sums != 0], n, ood[3] + own[3])
-    degrees: float = max(1, int((sums != 0).sum()) - 1)
-    if between is not None and len(between) > 1:
-        extra = float(between.var(ddof=1)) / len(between)
-        total = (variance or 0.0) + extra
-        if total > 0:
-            degrees = total**2 / ((variance or 0.0) ** 2 / degrees + extra**2 / (len(between) - 1))
-            variance = total
-    found = interval(ratio, variance, degrees, n)
+    made = []
+    for tasks, others in zip(own, ood, strict=True):
+        sides = [_errors(tasks, own_clusters), _errors(others, ood_clusters)]
+        below, above = sides
+        if below is None or above is None or below[0] <= 0:
+            return None
+        ratio = above[0] / below[0]
+        errors = np.concatenate([above[1], -ratio * below[1]]) / below[0]
+        made.append((ratio, by_cluster(errors, np.concatenate([above[2], below[2]])), len(errors)))
+    ratios, n = np.array([one[0] for one in made]), made[0][2]
+    if len({len(one[1]) for one in made}) > 1:  # seeds with other unscored items: their clusters differ
+        return Estimate(float(ratios.mean()), None, None, n)
+    sums = np.mean([one[1] for one in made], axis=0)
+    found = spread_of_ratio(ratios, sums, n, len(own_clusters) + len(ood_clusters))
     return found if found.low is None else found._replace(low=max(0.0, found.low))
 
 
-def seed_ratios(values: Floats) -> Floats | None:
-    """Each seed's OOD mean over its ID mean; values: shape (S, 2), ID first. None where one is over 0."""
-    ratios = values[:, 1] / np.where(values[:, 0] > 0, values[:, 0], math.nan)
-    return None if np.isnan(ratios).any() else ratios
+def spread_of_ratio(ratios: Floats, sums: Floats, n: int, tasks: int) -> Estimate:
+    """The seeds' mean ratio with its interval: items and seeds each with their own t quantile."""
+    from scipy.special import stdtrit
+
+    items, value = sandwich(sums, n, tasks), float(ratios.mean())
+    if items is None:
+        return Estimate(value, None, None, n)
+    level = (1 + CONFIDENCE) / 2
+    margin = float(stdtrit(len(sums) - 1, level)) ** 2 * items
+    if len(ratios) > 1:
+        margin += float(stdtrit(len(ratios) - 1, level)) ** 2 * float(ratios.var(ddof=1)) / len(ratios)
+    return Estimate(value, value - math.sqrt(margin), value + math.sqrt(margin), n)
+
+
+def _errors(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[float, Floats, Codes] | None:
+    """The mean over tasks, each item's contribution to its error, and the items' clusters."""
+    kept = [~np.isnan(task) for task in values]
+    if not values or not all(mask.any() for mask in kept):
+        return None
+    tasks = [task[mask] for task, mask in zip(values, kept, strict=True)]
+    errors = [(task - task.mean()) / (len(tasks) * len(task)) for task in tasks]
+    codes = [task[mask] for task, mask in zip(clusters, kept, strict=True)]
+    mean = float(np.mean([task.mean() for task in tasks]))
+    return mean, np.concatenate(errors), np.concatenate(codes)

@@ -76,10 +76,10 @@ _SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?",
 
 
 def group_of(name: str, told: object = None) -> str | None:
-    """The configuration that a row is one seed of: as told, or by a name like "SFT (seed 1)" or "sft-seed2"."""
+    """The configuration that a row is one seed of: as told, or by a name like "SFT (seed 1)"."""
     if isinstance(told, str) and told.strip():
         return told
-    found = _SEED.fullmatch(name.strip())
+    found = _SEED.fullmatch(name.strip()) if len(name) < 500 else None
     return found["group"] if found else None
 
 

@@ -36,13 +36,12 @@ def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tup
         if both
         else {}
     )
-    kept = dict(zip(placed, _retention(placed, columns, chosen, values, sums), strict=True)) if both else {}
     made = [
         replace(
             line,
             rank=ranks.get(line),
             front=Front(bool(fronts[line][0]), float(fronts[line][1])) if line in fronts else None,
-            retention=kept.get(line),
+            retention=_retention(line, columns, chosen) if both and _complete(line, chosen) else None,
         )
         for line in lines
     ]
@@ -70,7 +69,7 @@ def _prepared(
     for at, row in enumerate(rows):
         for number, index in enumerate(chosen):
             column = columns[index]
-            scores = [row.cells[task.name].scores for task in column.tasks]
+            scores = _scores(row, column)
             ranking.dense_sums(
                 scores, [task.clusters for task in column.tasks], sums[at * len(chosen) + number]
             )
@@ -79,27 +78,13 @@ def _prepared(
     return list(np.split(means, edges)), sums
 
 
-def _retention(
-    lines: Sequence[Line],
-    columns: Sequence[Column],
-    chosen: Sequence[int],
-    values: Sequence[Floats],
-    sums: np.ndarray,
-) -> list[Estimate | None]:
-    found, at = [], 0
-    for line, means in zip(lines, values, strict=True):
-        own, ood = (sums[at + m : at + 2 * len(means) : 2].mean(axis=0) for m in (0, 1))
-        at += 2 * len(means)
-        sizes = [(_items(line.rows, columns[index]), len(columns[index].tasks)) for index in chosen]
-        found.append(
-            ranking.retention(
-                (float(means[:, 1].mean()), ood, *sizes[1]),
-                (float(means[:, 0].mean()), own, *sizes[0]),
-                ranking.seed_ratios(means),
-            )
-        )
-    return found
+def _retention(line: Line, columns: Sequence[Column], chosen: Sequence[int]) -> Estimate | None:
+    own, ood = (columns[index] for index in chosen)
+    return ranking.retention(
+        *([_scores(row, column) for row in line.rows] for column in (own, ood)),
+        *([task.clusters for task in column.tasks] for column in (own, ood)),
+    )
 
 
-def _items(rows: Sequence[Row], column: Column) -> int:
-    return sum(int((~np.isnan(rows[0].cells[task.name].scores)).sum()) for task in column.tasks)
+def _scores(row: Row, column: Column) -> list[Floats]:
+    return [row.cells[task.name].scores for task in column.tasks]
