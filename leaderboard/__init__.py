@@ -1,6 +1,9 @@
 """Scores -> leaderboard: which adapter is better, in and out of distribution, and by how much.
 
     read.py        one scores folder -> Result, checked
+    logs.py        one folder of `lmms-eval --log_samples` -> Results, checked
+    bridge.py      a log's items under the content ids of a scores folder
+    gather.py      folders -> Board
     provenance.py  what its manifests say of model, training and cost
     board.py       Results -> Board: rows and tasks that can be compared, or a refusal
     published.py   figures of others, quoted and never tested against
@@ -24,9 +27,10 @@ Accuracies are fractions in [0, 1] everywhere but in the Markdown, which prints 
 paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
 """
 
-from .board import Board, Cell, Row, Task, load
+from .board import Board, Cell, Row, Task
 from .build import build
 from .document import document, schema
+from .gather import load
 from .summarise import summarise
 from .summary import Summary
 from .table import markdown

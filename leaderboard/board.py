@@ -4,8 +4,8 @@ A row may lack a task; it may not have been measured on another version, prompt,
 budget or set of items than the row above it. Items are matched by item_id, never by position.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
+from .bridge import aligned
 from .provenance import Provenance
-from .read import Measured, Result, read_result
+from .result import Measured, Result
 
 SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
 
@@ -115,6 +116,8 @@ class Board:
         baseline: the name of the row, or of the group of seeds, that differences are taken to, or None.
         apart: further rows that these cannot be compared with.
         left_out: folders that could not be used.
+        remarks: sentences on what the results say of themselves.
+        results: what the rows are made from.
     """
 
     rows: tuple[Row, ...]
@@ -122,6 +125,8 @@ class Board:
     baseline: str | None
     apart: tuple[Apart, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    remarks: tuple[str, ...] = ()
+    results: tuple[Result, ...] = ()
 
     def row(self, name: str) -> Row:
         """The row of this name.
@@ -135,37 +140,111 @@ class Board:
         raise unknown_name("row", name, [row.name for row in self.rows])
 
 
-def load(results: Sequence[Path], baseline: str | None = None) -> Board:
-    """Reads scores folders into one board.
+def assemble(
+    results: Sequence[Result], baseline: str | None = None, *, strict: bool = True, apart: bool = False
+) -> Board:
+    """Puts results together.
 
     Args:
-        results: the folders, in the order in which their rows should appear.
-        baseline: the name of the row to take differences to; None for no differences.
+        results: in the order in which their rows should appear.
+        baseline: the name of the row, or of the group of seeds, to take differences to.
+        strict: refuse the whole board where a result does not fit; else that result is left out.
+        apart: give results that do not fit boards of their own instead.
 
     Raises:
-        HarnessError: there are no folders, one of them cannot be read (see `read_result`), two of
-            them cannot be compared, or no row has the baseline's name.
+        HarnessError: no row has the baseline's name; or, where `strict`, two results cannot be compared.
     """
-    if not results:
-        raise HarnessError(
-            "no scores folders were given", "Name at least one folder made by `dcsft evaluate`"
-        )
-    return assemble([read_result(folder) for folder in results], baseline)
-
-
-def assemble(results: Sequence[Result], baseline: str | None = None) -> Board:
-    """Puts results together, refusing those that cannot be compared; see `load`."""
-    first: dict[str, tuple[Result, Measured]] = {}
-    for result in results:
-        for task, measured in result.tasks.items():
-            earlier = first.setdefault(task, (result, measured))
-            _refuse_incomparable(*earlier, result, measured)
-    rows = _rows(results)
-    names = list(dict.fromkeys([row.name for row in rows] + [row.group for row in rows if row.group]))
+    first = _Draft("")
+    drafts, left_out = [first], []
+    numbered = [replace(result, number=number) for number, result in enumerate(results)]
+    for result in sorted(numbered, key=lambda one: (_is_log(one), one.name != baseline)):
+        refusal = first.take(result)
+        if refusal is None or any(draft.take(result) is None for draft in drafts[1:]):
+            continue
+        if apart:
+            drafts.append(_Draft(str(refusal)))
+            drafts[-1].take(result)
+        elif strict:
+            raise refusal
+        else:
+            left_out.append(LeftOut(result.folder, str(refusal)))
+    boards = [draft.board(baseline) for draft in drafts]
+    names = list(dict.fromkeys(name for row in boards[0].rows for name in (row.name, row.group) if name))
     if baseline is not None and baseline not in names:
+        if elsewhere := [one for one in left_out if one.folder in _folders_of(results, baseline)]:
+            raise HarnessError(f"the baseline {baseline!r} cannot be used: {elsewhere[0].reason}")
         raise unknown_name("row", baseline, names)
-    rows.sort(key=lambda row: row.name != baseline)  # stable: the rest stay as given
-    return Board(tuple(rows), _tasks(measured for _, measured in first.values()), baseline)
+    others = tuple(Apart(draft.reason, board) for draft, board in zip(drafts[1:], boards[1:], strict=True))
+    return replace(boards[0], apart=others, left_out=tuple(left_out))
+
+
+def _is_log(result: Result) -> bool:
+    """Logs come after scores: their items take the content ids that scores have."""
+    return result.provenance.kind != "scores"
+
+
+def _folders_of(results: Sequence[Result], name: str) -> set[Path]:
+    return {result.folder for result in results if name in (result.name, result.group)}
+
+
+class _Draft:
+    """Results that can be compared, as they come in."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.results: list[Result] = []
+        self.first: dict[str, tuple[Result, Measured]] = {}
+
+    def take(self, result: Result) -> HarnessError | None:
+        """Takes a result in, or says why not."""
+        tasks: dict[str, Measured] = {}
+        try:
+            for other in self.results:
+                if other.name == result.name:
+                    _refuse_clash(other, result)
+            for task, measured in result.tasks.items():
+                if task not in self.first:
+                    tasks[task] = measured
+                    continue
+                earlier, reference = self.first[task]
+                tasks[task] = aligned(reference, measured)
+                _refuse_incomparable(earlier, reference, result, tasks[task])
+        except HarnessError as error:
+            return error
+        taken = replace(result, tasks=tasks)
+        self.results.append(taken)
+        for task, measured in tasks.items():
+            self.first.setdefault(task, (taken, measured))
+        return None
+
+    def board(self, baseline: str | None) -> Board:
+        """What has come in, in the order in which it was given."""
+        self.results.sort(key=lambda result: result.number)
+        rows = _rows(self.results)
+        rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the rest stay as given
+        tasks = {task: None for result in self.results for task in result.tasks}
+        remarks = [
+            remark
+            for result in self.results
+            for measured in result.tasks.values()
+            for remark in (*measured.remarks, *_unrecorded(result, measured))
+        ]
+        names = [row.name for row in rows] + [row.group for row in rows]
+        return Board(
+            tuple(rows),
+            _tasks(self.first[task][1] for task in tasks),
+            baseline if baseline in names else None,
+            remarks=tuple(dict.fromkeys(remarks)),
+            results=tuple(self.results),
+        )
+
+
+def _unrecorded(result: Result, measured: Measured) -> Iterator[str]:
+    if measured.unknown:
+        yield (
+            f"Row {result.name}: its log does not record the {' and the '.join(measured.unknown)}; that they "
+            "are those of the other rows is taken on trust"
+        )
 
 
 def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, measured: Measured) -> None:
@@ -174,11 +253,16 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
         for result, part in ((earlier, reference), (later, measured))
     )
     where = f"{reference.task} in {here} and in {there} cannot be compared"
+    unknown = (*reference.unknown, *measured.unknown)
     for condition in {**reference.conditions, **measured.conditions}:
+        if unknown and condition.startswith(unknown):
+            continue
         ours = reference.conditions.get(condition, "unset")
         theirs = measured.conditions.get(condition, "unset")
         if ours != theirs:
             raise HarnessError(f"{where}: {condition} {_short(ours)} and {_short(theirs)}", SEPARATE)
+    if reference.item_ids is measured.item_ids and reference.clusters is measured.clusters:
+        return
     ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
     theirs_of = dict(zip(measured.item_ids, measured.clusters, strict=True))
     # The item sets' hashes agree by now; the pairing below needs the items themselves to.
@@ -201,9 +285,7 @@ def _rows(results: Sequence[Result]) -> list[Row]:
     """One row per name: a model's tasks may have been evaluated in several runs."""
     runs: dict[str, list[Result]] = {}
     for result in results:
-        for other in runs.setdefault(result.name, []):
-            _refuse_clash(other, result)
-        runs[result.name].append(result)
+        runs.setdefault(result.name, []).append(result)
     return [
         Row(
             name,

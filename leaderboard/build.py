@@ -5,8 +5,9 @@ from pathlib import Path
 
 from dcsft_harness import manifest
 
-from .board import Board, load
+from .board import Board
 from .document import document, text
+from .gather import load
 from .summarise import summarise
 from .table import csv_text, markdown
 

@@ -1,9 +1,7 @@
 """One scores folder -> Result: what was measured, under which conditions, checked item by item."""
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,100 +15,83 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.records import Score, read_table, schema
 
 from . import provenance
-from .provenance import Provenance
+from .result import DISTRIBUTIONS, Documents, Measured, Result, group_of
 
 FILE = "scores.parquet"
 COLUMNS = ["task", "item_id", "score", "extracted", "cluster"]
-DISTRIBUTIONS = ("id", "ood", None)
 AGAIN = "Evaluate this model again"
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One task's part of a scores folder. Items are sorted by item_id.
+class _Items:
+    """A task's items as a table has them, and in the order of their ids."""
 
-    Attributes:
-        task: the lmms-eval task.
-        distribution: "id", "ood", or None where the task does not say.
-        family: the task's family, or None.
-        conditions: what must be equal for two rows to be compared, by the name a message calls it.
-        item_ids: the items, each once.
-        clusters: each item's cluster, None for an item on its own.
-        scores: each item's score in [0, 1], NaN where the response could not be scored.
-        unanswered: items that were scored, but in whose response no answer was found; None where
-            the task does not report answers.
-    """
-
-    task: str
-    distribution: str | None
-    family: str | None
-    conditions: Mapping[str, object]
-    item_ids: tuple[str, ...]
+    raw_ids: pa.ChunkedArray
+    raw_clusters: pa.ChunkedArray
+    order: NDArray[np.int64]
+    ids: tuple[str, ...]
     clusters: tuple[str | None, ...]
-    scores: NDArray[np.float64]
-    unanswered: int | None
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """One scores folder.
+class Shared:
+    """Items that several folders have in the same order are held once: hundreds of rows share them."""
 
-    Attributes:
-        name: the row's name.
-        folder: where the artefact lies.
-        model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
-        tasks: task name -> what was measured.
-        provenance: what its manifests say beside.
-        group: the configuration that it is one seed of, or None.
-    """
+    known: dict[str, list[_Items]] = field(default_factory=dict)
 
-    name: str
-    folder: Path
-    model: Mapping[str, object]
-    tasks: Mapping[str, Measured]
-    provenance: Provenance
-    group: str | None = None
+    def items(self, path: Path, task: str, table: pa.Table) -> _Items:
+        """The items of a task's part of a table.
 
-
-_SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?", re.IGNORECASE)
-
-
-def group_of(name: str, told: object = None) -> str | None:
-    """The configuration that a row is one seed of: as told, or by a name like "SFT (seed 1)"."""
-    if isinstance(told, str) and told.strip():
-        return told
-    found = _SEED.fullmatch(name.strip()) if len(name) < 500 else None
-    return found["group"] if found else None
+        Raises:
+            HarnessError: one occurs twice.
+        """
+        ids, clusters = table["item_id"], table["cluster"]
+        for one in self.known.setdefault(task, []):
+            if one.raw_ids.equals(ids) and one.raw_clusters.equals(clusters):
+                return one
+        order = np.asarray(pc.sort_indices(ids), dtype=np.int64)
+        ordered = tuple(ids.take(order).to_pylist())
+        for first, second in zip(ordered, ordered[1:], strict=False):
+            if first == second:
+                raise HarnessError(f"{path}: {task} has the item {first} twice", AGAIN)
+        made = _Items(ids, clusters, order, ordered, tuple(clusters.take(order).to_pylist()))
+        self.known[task].append(made)
+        return made
 
 
-def read_result(folder: Path) -> Result:
+def read_result(folder: Path, name: str | None = None, shared: Shared | None = None) -> Result:
     """Reads a scores folder and checks it against its own manifest.
 
     Args:
         folder: an artefact of the kind "scores".
+        name: the row's name; None takes the manifest's.
+        shared: items of folders read before.
 
     Raises:
         HarnessError: it is no such artefact; a file is missing, truncated or changed; a score is
             NaN or outside [0, 1]; an item occurs twice; the manifest and the items disagree.
     """
     found = manifest.read(folder, "scores")
-    name = _name(found)
+    config = found.config if isinstance(found.config, dict) else {}
+    name = _usable(found, config.get("name") if name is None else name)
+    shared = shared or Shared()
     notes = found.notes if isinstance(found.notes, dict) else {}
     declared = notes.get("tasks")
     if not isinstance(declared, dict) or not declared:
         raise HarnessError(f"{folder / manifest.NAME} lists no tasks", AGAIN)
     table = _table(found)
-    present = set(table["task"].to_pylist())
+    present = set(pc.unique(table["task"]).to_pylist())
     if strangers := sorted(present ^ set(declared)):
         one, other = (FILE, manifest.NAME) if strangers[0] in present else (manifest.NAME, FILE)
         raise HarnessError(f"{folder}: {one} has the task {strangers[0]!r}, {other} does not", AGAIN)
     tasks = {}
     for task, entry in declared.items():
         items = table.filter(pc.equal(table["task"], pa.scalar(task, pa.string())))
-        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items)
+        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items, shared)
     model = _model(found)
-    group = group_of(name, found.config.get("group"))
-    return Result(name, folder, model, tasks, provenance.of_scores(found, name, model), group)
+    group = group_of(name, config.get("group"))
+    told = provenance.of_scores(found, name, model)
+    return Result(name, folder, model, tasks, told, lambda: iter([read_table(folder / FILE, Score)]), group)
 
 
 def _model(found: manifest.Manifest) -> dict[str, object]:
@@ -124,8 +105,7 @@ def _model(found: manifest.Manifest) -> dict[str, object]:
     return model
 
 
-def _name(found: manifest.Manifest) -> str:
-    name = found.config.get("name") if isinstance(found.config, dict) else None
+def _usable(found: manifest.Manifest, name: object) -> str:
     if not isinstance(name, str) or not name.strip():
         raise HarnessError(
             f"{found.folder / manifest.NAME} gives no row name: config name is {name!r}", AGAIN
@@ -157,16 +137,15 @@ def _table(found: manifest.Manifest) -> pa.Table:
             )
         if not wanted.nullable and table[column].null_count:
             raise HarnessError(f"{path}: {table[column].null_count} rows have no {column}", AGAIN)
-    return table.select(COLUMNS).sort_by("item_id")
+    return table.select(COLUMNS).combine_chunks()
 
 
-def _measured(folder: Path, task: str, entry: object, pixels: object, items: pa.Table) -> Measured:
+def _measured(
+    folder: Path, task: str, entry: object, pixels: object, items: pa.Table, shared: Shared
+) -> Measured:
     if not isinstance(entry, dict):
         raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} are {entry!r}, not a table", AGAIN)
-    item_ids = tuple(items["item_id"].to_pylist())
-    for first, second in zip(item_ids, item_ids[1:], strict=False):
-        if first == second:
-            raise HarnessError(f"{folder / FILE}: {task} has the item {first} twice", AGAIN)
+    found = shared.items(folder / FILE, task, items)
     scores = _scores(folder, task, items)
     _agree(folder, task, entry, scores)
     # An unscored response has no extracted answer either; it is counted apart, not here.
@@ -176,12 +155,20 @@ def _measured(folder: Path, task: str, entry: object, pixels: object, items: pa.
         distribution=_distribution(folder, task, entry),
         family=entry.get("family"),
         conditions=_conditions(folder, task, entry, pixels),
-        item_ids=item_ids,
-        clusters=tuple(items["cluster"].to_pylist()),
-        scores=scores,
+        item_ids=found.ids,
+        clusters=found.clusters,
+        scores=scores[found.order],
         # Tasks of others extract nothing: without the manifest's word, null does not mean "no answer".
         unanswered=None if entry.get("unanswered") is None else silent,
+        documents=lambda: _documents(folder, task),
     )
+
+
+def _documents(folder: Path, task: str) -> Documents:
+    table = read_table(folder / FILE, Score)
+    part = table.filter(pc.equal(table["task"], pa.scalar(task, pa.string()))).sort_by("item_id")
+    ids, numbers, answers = (tuple(part[name].to_pylist()) for name in ("item_id", "doc_id", "answer"))
+    return Documents(ids, numbers, answers)
 
 
 def _scores(folder: Path, task: str, items: pa.Table) -> NDArray[np.float64]:

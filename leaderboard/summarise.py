@@ -42,7 +42,7 @@ def summarise(board: Board, pairs: int = PAIRS, quoted: Sequence[Quoted] = ()) -
         columns,
         lines,
         board.baseline,
-        tuple(_remarks(columns, lines)),
+        (*board.remarks, *_remarks(columns, lines)),
         comparing.detectable(columns, lines),
         comparing.comparisons(columns, lines, pairs),
         ranked_by,
