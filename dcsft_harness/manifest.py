@@ -20,8 +20,8 @@ from dcsft_harness.errors import HarnessError
 
 NAME = "manifest.json"
 UNFINISHED = "unfinished"
-"""The folder inside an output folder that holds what an interrupted `dcsft sample` goes on from."""
-_FINISH = "Run the same `dcsft sample` command again to finish them"
+"""The folder inside an output folder that holds what an interrupted run goes on from."""
+_FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
 FORMAT = 1
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
 _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
@@ -141,7 +141,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         if (folder / UNFINISHED).is_dir():
-            raise HarnessError(f"{folder} holds unfinished rollouts", _FINISH)
+            raise HarnessError(f"{folder} holds an unfinished run", _FINISH)
         wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
         raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
     try:
@@ -197,7 +197,7 @@ def refuse_occupied(output: Path) -> None:
             "Name another folder, or remove this one first",
         )
     if (output / UNFINISHED).is_dir():
-        raise HarnessError(f"--output {output} holds unfinished rollouts", f"Name another folder. {_FINISH}")
+        raise HarnessError(f"--output {output} holds an unfinished run", f"Name another folder. {_FINISH}")
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
             f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"
