@@ -14,7 +14,12 @@
     power.py       the smallest difference that a task can show
     summarise.py   Board -> Summary, with comparing.py (tests) and standing.py (ranks)
     summary.py     Summary: every number of a board, unrounded
-    table.py       Summary -> Markdown, CSV
+    difficulty.py  accuracy by the difficulty that labels give items
+    table.py       Summary -> the table in Markdown, CSV
+    report.py      Summary -> leaderboard.md
+    latex.py       Summary -> leaderboard.tex
+    plots.py       Summary -> PNG and SVG
+    items.py       Board -> items.parquet
     document.py    Summary -> leaderboard.json, in the shape of schema.json
     build.py       folders -> a leaderboard artefact
 
@@ -28,7 +33,7 @@ paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
 """
 
 from .board import Board, Cell, Row, Task
-from .build import build
+from .build import Built, Options, build
 from .document import document, schema
 from .gather import load
 from .summarise import summarise
@@ -37,7 +42,9 @@ from .table import markdown
 
 __all__ = [
     "Board",
+    "Built",
     "Cell",
+    "Options",
     "Row",
     "Summary",
     "Task",

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .board import Row, Task
-from .provenance import Provenance, Training, costs
+from .board import Task
+from .provenance import Provenance, Training, cost_of
 from .published import Quoted
 from .statistics import CONFIDENCE, Estimate
 from .summary import Column, Comparison, Detectable, Entry, Line, Summary
@@ -115,7 +115,10 @@ def _line(line: Line, output: Path) -> Json:
         else {"task": line.worst.task, "accuracy": line.worst.accuracy},
         "rank": None if line.rank is None else line.rank._asdict(),
         "pareto": None if line.front is None else {"on": line.front.on, "share": line.front.share},
-        "cost": _cost(line.rows),
+        "by_difficulty": None
+        if line.by_difficulty is None
+        else {kind: _estimate(found) for kind, found in line.by_difficulty.items()},
+        "cost": cost_of(line.rows),
         "provenance": [] if line.is_group else [_provenance(part, output) for part in parts],
     }
 
@@ -133,16 +136,6 @@ def _entry(entry: Entry) -> Json:
 
 def _estimate(found: Estimate | None) -> Json | None:
     return None if found is None else found._asdict()
-
-
-def _cost(rows: Iterable[Row]) -> Json | None:
-    """A row's ledger; of several seeds the mean of each entry that all have."""
-    found = [costs(row.provenance) for row in rows]
-    known = [one for one in found if one is not None]
-    if len(known) < len(found) or not known:
-        return None
-    shared = [name for name in known[0] if all(name in one for one in known)]
-    return {name: sum(one[name] for one in known) / len(known) for name in shared} or None
 
 
 def _comparison(one: Comparison, lines: Iterable[Line]) -> Json:

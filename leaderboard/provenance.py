@@ -3,20 +3,19 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.ledger import NOTE, Ledger
 
 LOG = "training_log.jsonl"
-LEDGER = (
-    "steps", "prompts", "generated", "prompt_tokens", "completion_tokens", "flops", "seconds",
-    "peak_memory_bytes",
-)  # fmt: skip
-"""What a ledger counts: of one training run, or of one line of its log up to a step."""
+LEDGER = tuple(entry.name for entry in fields(Ledger))
+"""What a ledger counts."""
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +23,10 @@ class Training:
     """The run that made an adapter or a checkpoint.
 
     Attributes:
-        folder: where it lies.
+        folder: the run's, also where a row is one of the checkpoints in it.
         kind: "adapter" or "checkpoint".
         settings: its manifest's settings.
-        ledger: what it cost, by the names of `LEDGER`, those that are known.
+        ledger: what it cost up to the row's step, by the names of `LEDGER`, those that are known.
         history: one row per step: step, loss, grad_norm, ...; empty where no log is at hand.
         mix: difficulty -> items of the curated set; empty where that is not at hand.
     """
@@ -67,6 +66,15 @@ class Provenance:
     training: Training | None = None
 
 
+class Traced(Protocol):
+    """Whatever has provenance: a row of a board."""
+
+    @property
+    def provenance(self) -> tuple[Provenance, ...]:
+        """One per folder."""
+        ...
+
+
 def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) -> Provenance:
     """What a scores folder's manifest says."""
     raw = json.loads((found.folder / manifest.NAME).read_text(encoding="utf-8"))
@@ -98,21 +106,28 @@ def public(value: object) -> object:
 
 
 def _training(found: manifest.Manifest) -> Training | None:
-    """The run behind the adapter, else behind the model, if its folder is where the manifest says."""
+    """The run behind the adapter, else behind the model, if its folder is as the manifest says."""
     for role in ("adapter", "model"):
-        if role in found.inputs:
-            try:
-                folder = found.input_folder(role)
-                return training(folder)
-            except (
-                HarnessError
-            ):  # moved or changed since, or no artefact of ours: the scores stand without it
-                continue
+        if role not in found.inputs:
+            continue
+        folder = (found.folder / found.inputs[role]["path"]).resolve()
+        try:
+            if (folder / manifest.NAME).is_file():
+                return training(found.input_folder(role))
+            step = _CHECKPOINT.fullmatch(folder.name)
+            if step and manifest.fingerprint(folder) == found.inputs[role]["sha256"]:
+                return training(folder.parent, int(step[1]))
+        except (HarnessError, OSError):  # moved or changed since: the scores stand without it
+            continue
     return None
 
 
-def training(folder: Path) -> Training | None:
+def training(folder: Path, step: int | None = None) -> Training | None:
     """The run that made a folder; None where that was no training run.
+
+    Args:
+        folder: an adapter or a checkpoint with its manifest.
+        step: that of a checkpoint inside it; None for the run's result.
 
     Raises:
         HarnessError: the folder has no readable manifest.
@@ -121,23 +136,24 @@ def training(folder: Path) -> Training | None:
     if found.kind not in ("adapter", "checkpoint"):
         return None
     history = _history(folder / LOG)
-    return Training(
-        folder,
-        found.kind,
-        {k: public(v) for k, v in found.config.items()},
-        _ledger(found),
-        history,
-        _mix(found),
-    )
+    ledger = _ledger(found)
+    if step is not None:
+        history = tuple(row for row in history if row["step"] <= step)
+        # The log knows time by step; what else the whole run cost is not this checkpoint's.
+        ledger = {"steps": float(step)}
+        ledger |= {name: history[-1][name] for name in ("seconds",) if history and name in history[-1]}
+    settings = {name: public(value) for name, value in found.config.items()}
+    return Training(folder, found.kind, settings, ledger, history, _mix(found))
 
 
 def _ledger(found: manifest.Manifest) -> dict[str, float]:
     """The ledger, or from runs that have none what stands for its entries."""
     notes = found.notes if isinstance(found.notes, dict) else {}
-    own = notes.get("ledger")
+    own = notes.get(NOTE)
     said: Mapping[str, Any] = own if isinstance(own, dict) else {**notes, "seconds": found.seconds}
     figures = {name: said.get(name) for name in LEDGER}
-    return {name: float(value) for name, value in figures.items() if _number(value)}
+    # No arithmetic was estimated where there are 0 operations.
+    return {n: float(v) for n, v in figures.items() if _number(v) and (n, v) != ("flops", 0)}  # type: ignore[arg-type]
 
 
 def _number(value: object) -> bool:
@@ -169,7 +185,15 @@ def _mix(found: manifest.Manifest) -> dict[str, int]:
     return {name: int(count) for name, count in counts.items() if _number(count)}  # type: ignore[arg-type]
 
 
-def costs(parts: Sequence[Provenance]) -> dict[str, float] | None:
-    """The ledger of a row: of its training run, which all of its folders share. None where not known."""
-    found = [part.training.ledger for part in parts if part.training is not None and part.training.ledger]
-    return dict(found[0]) if found else None
+def cost_of(rows: Iterable[Traced]) -> dict[str, float] | None:
+    """A row's ledger; of several seeds the mean of each entry that all have. None where not known."""
+    found = []
+    for row in rows:
+        # The folders of one row are of one model, so its run is whichever of them names one.
+        ledgers = [part.training.ledger for part in row.provenance if part.training is not None]
+        found.append(next(filter(None, ledgers), None))
+    known = [one for one in found if one is not None]
+    if len(known) < len(found) or not known:
+        return None
+    shared = [name for name in known[0] if all(name in one for one in known)]
+    return {name: sum(one[name] for one in known) / len(known) for name in shared} or None

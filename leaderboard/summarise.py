@@ -1,11 +1,12 @@
 """Board -> Summary: accuracies, means and differences, and what follows from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from . import comparing, seeds, standing
 from .board import Board, Row, Task
+from .difficulty import by_difficulty
 from .published import Quoted
 from .statistics import Codes, Estimate, Floats, accuracy, difference, mean_over_tasks, within_unit
 from .summary import Apart, Column, Entry, Line, Summary, Worst
@@ -14,13 +15,19 @@ PAIRS = 20
 """Up to so many rows, every pair of them is tested."""
 
 
-def summarise(board: Board, pairs: int = PAIRS, quoted: Sequence[Quoted] = ()) -> Summary:
+def summarise(
+    board: Board,
+    pairs: int = PAIRS,
+    quoted: Sequence[Quoted] = (),
+    labels: Mapping[str, str] | None = None,
+) -> Summary:
     """Computes every number of a board.
 
     Args:
         board: rows that can be compared, and those kept apart from them.
         pairs: up to how many rows every pair is tested; the baseline's pairs always are.
         quoted: figures of others to show beside the board's.
+        labels: item id -> difficulty.
     """
     columns = tuple(_columns(board.tasks))
     sides = _sides(board)
@@ -34,6 +41,7 @@ def summarise(board: Board, pairs: int = PAIRS, quoted: Sequence[Quoted] = ()) -
             side,
             side[0].group if len(side) == 1 and side[0].name in combined else None,
             worst=_worst(side, columns),
+            by_difficulty=by_difficulty(side, board.tasks, labels or {}),
         )
         for name, side in sides
     )
@@ -42,12 +50,12 @@ def summarise(board: Board, pairs: int = PAIRS, quoted: Sequence[Quoted] = ()) -
         columns,
         lines,
         board.baseline,
-        (*board.remarks, *_remarks(columns, lines)),
+        (*board.remarks, *_remarks(columns, lines), *(one.remark for one in quoted if one.remark)),
         comparing.detectable(columns, lines),
         comparing.comparisons(columns, lines, pairs),
         ranked_by,
         tuple(quoted),
-        tuple(Apart(apart.reason, summarise(apart.board, pairs)) for apart in board.apart),
+        tuple(Apart(apart.reason, summarise(apart.board, pairs, (), labels)) for apart in board.apart),
         board.left_out,
     )
 

@@ -3,6 +3,7 @@
 Whatever prints a board prints a Summary, so that no two of its forms can disagree.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .board import LeftOut, Row, Task
@@ -105,6 +106,7 @@ class Line:
         worst: None where nothing was scored.
         rank: by `Summary.ranked_by`; None for a seed's own row, and where the figure is missing.
         front: None where rank is, or where there is no ID or no OOD figure.
+        by_difficulty: difficulty -> accuracy on the items that labels give it; None without labels.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Line:
     worst: Worst | None = None
     rank: Rank | None = None
     front: Front | None = None
+    by_difficulty: Mapping[str, Estimate] | None = None
 
     @property
     def is_group(self) -> bool:
