@@ -5,7 +5,8 @@
     bridge.py      a log's items under the content ids of a scores folder
     gather.py      folders -> Board
     provenance.py  what its manifests say of model, training and cost
-    board.py       Results -> Board: rows and tasks that can be compared, or a refusal
+    result.py      what was read, by task
+    assemble.py    Results -> Board: rows and tasks that can be compared, or a refusal
     published.py   figures of others, quoted and never tested against
     statistics.py  intervals of means and of paired differences
     paired.py      tests of paired differences, and Holm's correction
@@ -18,7 +19,7 @@
     table.py       Summary -> the table in Markdown, CSV
     report.py      Summary -> leaderboard.md
     latex.py       Summary -> leaderboard.tex
-    plots.py       Summary -> PNG and SVG
+    plots.py       Summary -> PNG and SVG, by the functions of charts.py
     items.py       Board -> items.parquet
     document.py    Summary -> leaderboard.json, in the shape of schema.json
     build.py       folders -> a leaderboard artefact

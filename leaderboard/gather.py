@@ -7,7 +7,8 @@ from pathlib import Path
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError, unknown_name
 
-from .board import Board, LeftOut, assemble
+from .assemble import assemble
+from .board import Board, LeftOut
 from .logs import SAMPLES, is_log, read_logs
 from .read import Shared, read_result
 from .result import Result

@@ -143,7 +143,7 @@ def training(folder: Path, step: int | None = None) -> Training | None:
         ledger = {"steps": float(step)}
         ledger |= {name: history[-1][name] for name in ("seconds",) if history and name in history[-1]}
     settings = {name: public(value) for name, value in found.config.items()}
-    return Training(folder, found.kind, settings, ledger, history, _mix(found))
+    return Training(folder.resolve(), found.kind, settings, ledger, history, _mix(found))
 
 
 def _ledger(found: manifest.Manifest) -> dict[str, float]:

@@ -85,9 +85,8 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "train grpo": lambda notes: f"{notes['steps']} steps, {notes['ledger']['generated']} completions",
     "evaluate": _tasks,
-    "leaderboard build": lambda notes: (
-        f"{notes['rows']} rows"
-        + (f", {len(notes['left_out'])} folders left out" if notes["left_out"] else "")
+    "leaderboard build": lambda notes: ", ".join(
+        [f"{notes['rows']} rows", *([f"{len(notes['left_out'])} left out"] if notes["left_out"] else [])]
     ),
 }
 """Verb -> what its closing line says of the notes."""
