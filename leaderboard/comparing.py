@@ -13,6 +13,9 @@ from .paired import holm, paired_test
 from .statistics import Floats, difference, spread
 from .summary import Column, Comparison, Detectable, Entry, Line, overall
 
+SOME = 50
+"""Of more rows than so many, the first stand for all where a median over rows is taken."""
+
 
 def comparisons(columns: tuple[Column, ...], lines: Sequence[Line], pairs: int) -> tuple[Comparison, ...]:
     """Tests every line against the baseline, and every pair of lines where they are at most `pairs`.
@@ -66,7 +69,9 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
         return None
     names = (family, line.name, other.name, index)
     if len(ours) == len(theirs) == 1:
-        found = difference(ours[0], theirs[0], clusters)
+        entry = line.entries[index]
+        known = entry.difference if other.is_baseline and entry is not None else None
+        found = known or difference(ours[0], theirs[0], clusters)
         test = paired_test(ours[0], theirs[0], clusters)
         if found is None or test is None:
             return None
@@ -92,7 +97,8 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
     baseline = next((line for line in lines if line.is_baseline and not line.is_group), None)
     singles = [line for line in lines if not line.is_group and line.entries[index] is not None]
     if baseline is not None and baseline in singles:
-        errors = [_standard_error(line, baseline, column) for line in singles if line is not baseline]
+        others = [line for line in singles if line is not baseline][:SOME]
+        errors = [_standard_error(line, baseline, column) for line in others]
         known = [error for error in errors if error is not None]
         if known:
             return _possible(power.detectable(median(known)), True)

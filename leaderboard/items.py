@@ -22,7 +22,11 @@ SCHEMA = pa.schema(
         pa.field("distribution", _TEXT),
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("difficulty", _TEXT),
-        *(field for field in records.schema(records.Score) if field.name not in ("task", "item_id")),
+        *(
+            pa.field(field.name, _TEXT if field.type == pa.string() else field.type, field.nullable)
+            for field in records.schema(records.Score)
+            if field.name not in ("task", "item_id")
+        ),
     ]
 )
 
@@ -42,7 +46,15 @@ def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = Non
     if labels:
         difficulties = pa.array(labels.keys(), pa.string()), pa.array(labels.values(), pa.string())
     count = 0
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    texts = [field.name for field in SCHEMA if pa.types.is_dictionary(field.type)]
+    with pq.ParquetWriter(
+        path,
+        SCHEMA,
+        compression="zstd",
+        use_dictionary=texts,  # ids are all different
+        write_statistics=False,  # of no use to readers of whole rows, and half of the time
+        store_schema=False,  # readers get texts as texts
+    ) as writer:
         for number, one in enumerate((board, *(apart.board for apart in board.apart))):
             for result in one.results:
                 for table in result.tables():
@@ -70,12 +82,27 @@ def _of_board(
     }
     for field in SCHEMA:
         column = columns.get(field.name, table[field.name] if field.name in table.column_names else None)
-        columns[field.name] = column.cast(field.type) if column.type != field.type else column
+        columns[field.name] = _as(column, field.type)
     return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
-def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.ChunkedArray:
-    return known[1].take(pc.index_in(values, value_set=known[0]).combine_chunks())
+def _as(column: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    if column.type == wanted:
+        return column
+    if pa.types.is_dictionary(wanted) and not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    return column.cast(wanted)
+
+
+def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.Array:
+    """What stands for each value, as a dictionary; null where nothing does."""
+    values = values.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks)
+    if pa.types.is_dictionary(values.type):  # a few different values: looked up once each
+        found = known[1].take(pc.index_in(values.dictionary, value_set=known[0]))
+        return pa.DictionaryArray.from_arrays(values.indices, found)
+    return known[1].take(pc.index_in(values, value_set=known[0]))
 
 
 def _renamed(result: Result, table: pa.Table) -> pa.ChunkedArray:
