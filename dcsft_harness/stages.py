@@ -114,6 +114,7 @@ def evaluate(
     model_args: str = "",
     tasks: Sequence[str],
     name: str | None = None,
+    group: str | None = None,
     limit: int | None = None,
 ) -> Notes:
     """Adapter -> scores."""
@@ -131,20 +132,35 @@ def evaluate(
         arguments, inputs = _model_arguments(model_args)
         inputs |= prepared.inputs(opened)
         running = harness.open_model(model, arguments)
-    settings = {"model": model, "model_args": model_args}
+    settings = {"model": model, "model_args": model_args, **({} if group is None else {"group": group})}
     return evaluation.evaluate(
         running, opened, output, name or output.name, settings, limit, progress, inputs
     )
 
 
 def leaderboard(
-    output: Path, progress: Progress | None = None, *, results: Sequence[Path], baseline: str | None = None
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    results: Sequence[Path],
+    labels: Sequence[Path] = (),
+    strict: bool = False,
+    **options: Any,  # noqa: ANN401 - leaderboard.Options' fields
 ) -> Notes:
     """Scores -> leaderboard."""
-    from dcsft_harness.leaderboard import build, markdown
+    from dcsft_harness.leaderboard import Options, build, markdown
 
-    built = build([Path(folder) for folder in results], output, baseline)
-    return {"table": markdown(built), "rows": len(results)}
+    known = [field.name for field in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("leaderboard option", name, known)
+    chosen = Options(labels=tuple(map(Path, labels)), strict=strict, **options)
+    built = build([Path(folder) for folder in results], output, options=chosen, progress=progress)
+    return {
+        "table": markdown(built.summary),
+        "rows": len(built.board.rows),
+        "left_out": [one.reason for one in built.summary.left_out],
+    }
 
 
 def cold_start(

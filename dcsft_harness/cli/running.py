@@ -107,7 +107,9 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train sft": _trained,
     "train grpo": _trained,
     "evaluate": _tasks,
-    "leaderboard build": lambda notes: f"{notes['rows']} rows",
+    "leaderboard build": lambda notes: ", ".join(
+        [f"{notes['rows']} rows", *([f"{len(notes['left_out'])} left out"] if notes["left_out"] else [])]
+    ),
 }
 """Verb -> what its closing line says of the notes."""
 
