@@ -56,6 +56,22 @@ def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> No
     run_recipe(recipes, output, dry_run, scale)
 
 
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="A .md file.")
+def results(run: Path, output: Path) -> None:
+    """Write a page of what a run of recipes shows: tables, pictures, and what became of each claim.
+
+    \b
+    dcsft run paradigms difficulty --output runs/digits
+    dcsft results runs/digits --output results.md
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.leaderboard.results import write
+
+    said = ", ".join(f"{count} {name}" for name, count in write(run, output).items())
+    click.echo(f"results: {said} -> {output}", err=True)
+
+
 @click.group()
 def tasks() -> None:
     """What lmms-eval can run from this suite."""
@@ -154,5 +170,5 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
     click.get_current_context().exit(command_line(list(arguments)))
 
 
-early = (quickstart, run)
+early = (quickstart, run, results)
 late = (tasks, digits, lmms_eval)
