@@ -32,6 +32,26 @@ def checkpoint(name: str | Path) -> str:
     return str(name)
 
 
+def pretrain(
+    output: Path,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401 - PretrainConfig's fields
+) -> Notes:
+    """Nothing -> a base checkpoint of the embedded suite."""
+    from dcsft_harness import manifest
+    from dcsft_harness.digits.pretrain_config import PretrainConfig
+
+    manifest.refuse_occupied(output)
+    known = [field.name for field in fields(PretrainConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("pre-training option", name, known)
+    config = PretrainConfig(**options)
+    from dcsft_harness.digits import pretrain as module
+
+    return module.pretrain(output, config, progress)
+
+
 def sample(
     output: Path,
     progress: Progress | None = None,
@@ -202,6 +222,7 @@ def grpo(
 
 
 STAGES: dict[str, Callable[..., Notes]] = {
+    "digits pretrain": pretrain,
     "sample": sample,
     "label": label,
     "data overlap": overlap,

@@ -83,6 +83,11 @@ def _overlap(notes: Mapping[str, Any]) -> str:
     return f"{shared}; pairs: {'; '.join(tasks)}"
 
 
+def _pretrained(notes: Mapping[str, Any]) -> str:
+    losses = (f"{name} loss {value:.3f}" for name, value in notes["losses"].items())
+    return ", ".join([f"{notes['parameters']} parameters", *losses])
+
+
 LEFT_OUT = {
     "unlabelled": "of the pool unlabelled",
     "excluded": "excluded for an image that is evaluated",
@@ -99,6 +104,7 @@ COUNTED = {"unlabelled": "unlabelled", "censored": "settled early, without a pas
 """Note -> what the closing line calls it where there are any."""
 
 SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "digits pretrain": _pretrained,
     "sample": _sampled,
     "label": _labelled,
     "data overlap": _overlap,
