@@ -343,8 +343,11 @@ def _train(
 ) -> Notes:
     """Checks the settings before anything heavy is imported, then trains."""
     from dcsft_harness import manifest, ranks
+    from dcsft_harness.training import launching
     from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
 
+    launch = launching.Launch.read(options.pop("num_processes", None), options.pop("launch", None))
+    named = {"model": model, "data": data, "scorer": scorer, "image_root": image_root, **options}
     resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
     kinds: dict[str, type[TrainingConfig]] = {
         "cold-start": ColdStartConfig,
@@ -356,6 +359,8 @@ def _train(
         if not (output / manifest.UNFINISHED).is_dir():
             manifest.refuse_occupied(output)
         config = kinds[kind].from_options(options)
+    if launch is not None:
+        return launching.train(launch, config, launching.command(kind, output, named), output)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
@@ -372,9 +377,11 @@ def _train(
     if isinstance(config, GrpoConfig):
         from dcsft_harness.training import grpo, prompts
 
-        rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
+        with ranks.agreed():
+            rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
         return grpo.train_grpo(base, rows, judge, output, config, **more)
-    rows = _training_data(data)
+    with ranks.agreed():
+        rows = _training_data(data)
     from dcsft_harness.training import sft as training
 
     if isinstance(config, SftConfig):

@@ -50,12 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         said = "interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
-        if ranks.rank() == 0:
+        if ranks.rank() == 0 and not ranks.watched():
             click.echo(f"dcsft: {said}", err=True)
         return 130
     except ranks.FailedElsewhere:
-        return 1
+        return ranks.ELSEWHERE if ranks.watched() else 1
     except HarnessError as error:
+        if isinstance(error, ranks.Lost) and ranks.watched():
+            return ranks.ELSEWHERE
         click.echo(f"dcsft{f' (rank {ranks.rank()})' if ranks.rank() else ''}: {error}", err=True)
         return 1
     except OSError as error:
@@ -89,6 +91,7 @@ def _calm() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "LOGURU_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore",
     }.items():
         os.environ.setdefault(name, value)

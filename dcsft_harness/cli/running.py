@@ -19,9 +19,11 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     from dcsft_harness.stages import STAGES
 
     clock = bar.Clock()
-    with bar.stage(verb) as report:
+    # The first process of a launch shows the bar, and this one, which waits for it, says how it ended.
+    launches = options.get("num_processes") not in (None, 1, "1")
+    with bar.stage(verb, shown=not launches) as report:
         notes = STAGES[verb](output, report, **options)
-    if ranks.rank() == 0:
+    if ranks.rank() == 0 and not ranks.watched():
         bar.closing(verb, SAID[verb](notes), clock, output)
     return notes
 

@@ -257,6 +257,7 @@ def _finish(
     account: Account,
 ) -> dict[str, Any]:
     account.measure()
+    account.ledger.peak_memory_bytes = max(ranks.gathered(account.ledger.peak_memory_bytes))
     settings, sources = job.recorded()
     notes = setup.notes | _measured(trainer, account)
     sharded = getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False)
@@ -277,7 +278,12 @@ def _finish(
 
 def _measured(trainer: Any, account: Account) -> dict[str, Any]:  # noqa: ANN401
     ledger = account.ledger
-    trainable = [weight.numel() for weight in trainer.model.parameters() if weight.requires_grad]
+    # ZeRO-3 leaves an empty weight behind, with its size.
+    trainable = [
+        getattr(weight, "ds_numel", weight.numel())
+        for weight in trainer.model.parameters()
+        if weight.requires_grad
+    ]
     norms = [row["grad_norm"] for row in account.history if row.get("grad_norm") is not None]
     return {
         "steps": ledger.steps,
