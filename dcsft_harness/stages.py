@@ -173,6 +173,25 @@ def sft(
     return _train("sft", output, progress, model, data, options)
 
 
+def merge(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    adapter: Path,
+    base: str | None = None,
+    **options: Any,  # noqa: ANN401 - MergeConfig's fields
+) -> Notes:
+    """Adapter -> checkpoint."""
+    from dcsft_harness import merging
+
+    known = [field.name for field in fields(merging.MergeConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("merge option", name, known)
+    config = merging.MergeConfig(**options)
+    return merging.merge(Path(adapter), output, None if base is None else checkpoint(base), config)
+
+
 STAGES: dict[str, Callable[..., Notes]] = {
     "sample": sample,
     "label": label,
@@ -180,6 +199,7 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "curate": curate,
     "train cold-start": cold_start,
     "train sft": sft,
+    "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
 }

@@ -70,6 +70,26 @@ def _overlap(notes: Mapping[str, Any]) -> str:
     return f"{shared}; pairs: {'; '.join(tasks)}"
 
 
+def _merged(notes: Mapping[str, Any]) -> str:
+    """What was merged by part, and how near the merged model comes to what it replaces."""
+    parts = ", ".join(
+        f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
+    )
+    found = notes["parity"]
+    said = [
+        f"{notes['dtype']}, changed modules: {parts}",
+        f"on {found['prompts']} prompts of {found['source']} logits differ by at most "
+        f"{found['in_deviations']:.1g} standard deviations (the adapter's effect: {found['effect']:.2g})",
+        f"same arg-max {_percent(found['same_argmax'])}",
+        f"same answers {found['same_answers']}/{found['prompts']}",
+    ]
+    if found["rounded_away"]:
+        said.append(f"{len(found['rounded_away'])} modules' updates are too small for {notes['dtype']}")
+    if notes["trained_on"] is False:
+        said.append("another base than the adapter was trained on")
+    return "; ".join(said)
+
+
 LEFT_OUT = {"unlabelled": "of the pool unlabelled", "excluded": "excluded for an image that is evaluated"}
 """Note -> what a curated set's closing line says of it where there are any."""
 
@@ -83,6 +103,7 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curate": _curated,
     "train cold-start": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
+    "merge": _merged,
     "evaluate": _tasks,
     "leaderboard build": lambda notes: f"{notes['rows']} rows",
 }

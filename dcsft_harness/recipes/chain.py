@@ -156,9 +156,8 @@ def _tasks(stage: Stage) -> list[str]:
 
 def _brought(options: Mapping[str, Any]) -> list[str]:
     """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
-    texts = [
-        str(options[name]) for name in ("data", "model", "rollouts", "labels", "exclude") if name in options
-    ]
+    named = ("data", "model", "rollouts", "labels", "exclude", "adapter", "base")
+    texts = [str(options[name]) for name in named if name in options]
     texts += map(str, options.get("results", []))
     texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]
     return [text for text in texts if text and not _REFERENCE.search(text) and Path(text).exists()]
