@@ -15,6 +15,7 @@ from dcsft_harness.merging import REPORT
 KINDS = ("adapter", "checkpoint")
 _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
+_CLIENTS = ("httpx", "requests")
 _ORIGINS = ("base_model_name_or_path", "_name_or_path")
 """What in the configurations of PEFT and transformers may say where something lies on this machine."""
 
@@ -32,22 +33,22 @@ def check(repo: str) -> None:
     import huggingface_hub
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise HarnessError(
-            f"--push-to-hub {repo!r} is no repository's name",
+            f"{repo!r} is not the name of a repository on the hub",
             "Write owner/name, of letters, digits, - _ and .",
         ) from error
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise HarnessError(
-            f"--push-to-hub {repo}: HF_HUB_OFFLINE is set", "Unset it, or leave the option out and push later"
+            f"cannot push to {repo}: HF_HUB_OFFLINE is set", "Unset it, or push later by `dcsft push`"
         )
     if huggingface_hub.get_token() is None:
         raise HarnessError(
-            f"--push-to-hub {repo}: this machine has no token of the hub",
+            f"cannot push to {repo}: there is no token of the hub",
             "Run `hf auth login`, or set HF_TOKEN to one that may write",
         )
     with _told(repo):
@@ -100,7 +101,6 @@ def refuse_unfit(folder: Path) -> None:
 @contextmanager
 def _told(repo: str) -> Iterator[None]:
     """Makes a sentence of what the hub or the network answers."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -114,7 +114,10 @@ def _told(repo: str) -> Iterator[None]:
         )
         said = error.server_message or str(error).strip().split("\n")[0]
         raise HarnessError(f"the hub refuses {repo} ({code}: {said})", remedy) from error
-    except (httpx.HTTPError, ConnectionError) as error:
+    except Exception as error:
+        # huggingface_hub's releases go through requests, httpx or httpx2, whose errors share no class.
+        if not isinstance(error, ConnectionError) and not type(error).__module__.startswith(_CLIENTS):
+            raise
         raise HarnessError(
             f"the hub cannot be reached for {repo} ({type(error).__name__}: {error})",
             "Check the network; what is finished can be pushed later by `dcsft push`",

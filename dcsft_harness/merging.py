@@ -147,9 +147,7 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
         try:
             return Base(str(made.input_folder("model")), True)
         except HarnessError as error:
-            raise HarnessError(
-                error.problem, "Put it back, or say with --base which to merge into"
-            ) from error
+            raise HarnessError(error.problem, "Put it back, or give --base") from error
     if made is not None and made.config.get("model"):
         return Base(str(made.config["model"]), True)
     try:
@@ -198,8 +196,8 @@ def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, 
             f"the base {settings.pretrained} is quantized, which a merge would round once more",
             "Name the checkpoint that it was quantized from with --base",
         )
-    processor = open_processor(settings)
     check_adapter(settings, opened)
+    processor = open_processor(settings)
     try:
         own = GenerationConfig.from_pretrained(settings.pretrained)
     except OSError:  # a checkpoint need not have one
@@ -236,7 +234,7 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
     free = shutil.disk_usage(place).free
     if free < wanted:
         raise HarnessError(
-            f"--output {output}: the merged checkpoint takes {wanted / 1e9:.1f} GB, the disk has {free / 1e9:.1f}",
+            f"--output {output}: the disk has {free / 1e9:.1f} GB, the checkpoint takes {wanted / 1e9:.1f}",
             "Free some space or name a folder on another disk",
         )
 

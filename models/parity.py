@@ -40,6 +40,7 @@ class Parity:
         positions: positions compared, of all prompts together.
         difference: largest difference of two logits.
         in_deviations: the same in standard deviations of the prompt's logits.
+        typical: root mean square of the differences, in the same deviations, where it is largest.
         effect: largest difference that the adapter itself makes to the base, in the same deviations.
         same_argmax: share of positions at which both find the same token likeliest, in [0, 1].
         same_answers: prompts that both answer alike by greedy decoding; None where that was not asked for.
@@ -51,6 +52,7 @@ class Parity:
     positions: int
     difference: float
     in_deviations: float
+    typical: float
     effect: float
     same_argmax: float
     same_answers: int | None
@@ -102,6 +104,7 @@ def compare(
         positions=len(same),
         difference=_most([_apart(one, other) for one, other, _ in pairs]),
         in_deviations=_most([_apart(one, other) / one.logits.std() for one, other, _ in pairs]),
+        typical=_most([_typical(one, other) / one.logits.std() for one, other, _ in pairs]),
         effect=_most([_apart(one, base) / one.logits.std() for one, _, base in pairs]),
         same_argmax=float(same.float().mean()),
         same_answers=sum(answered) if answered else None,
@@ -112,6 +115,10 @@ def compare(
 
 def _apart(one: Reading, other: Reading) -> Tensor:
     return (one.logits - other.logits).abs().max()
+
+
+def _typical(one: Reading, other: Reading) -> Tensor:
+    return (one.logits - other.logits).square().mean().sqrt()
 
 
 def _most(values: list[Tensor]) -> float:

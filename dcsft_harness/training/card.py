@@ -1,6 +1,5 @@
 """The README.md of an adapter or checkpoint: what it is, what it comes from, how to use it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
@@ -94,10 +93,12 @@ def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardDat
             metric_value=row.accuracy,
         )
         for row in scored
-        if not row.of_base and row.accuracy is not None
+        if not row.of_base and row.accuracy is not None and row.limit is None
     ]
     adapter = made.kind == "adapter"
-    known = {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
+    more: dict[str, Any] = dict(_licence(made))
+    if base is not None and _is_repo(base):
+        more |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
     return ModelCardData(
         library_name="peft" if adapter else "transformers",
         pipeline_tag="image-text-to-text",
@@ -105,8 +106,7 @@ def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardDat
         # The folder's name may be any text, and the hub asks for a name where there are results.
         model_name=made.folder.resolve().name if results else None,
         eval_results=results or None,
-        **(known if base is not None and _is_repo(base) else {}),
-        **_licence(made),
+        **more,
     )
 
 
@@ -267,6 +267,7 @@ def _licence_section(made: manifest.Manifest) -> list[str]:
     said = (
         "The base's licence is not known here; it holds for these weights, as that of the data may."
         if found["license"] == "unknown"
-        else f"The base's licence, {escaped(json.dumps(found))}, holds for these weights, as that of the data may."
+        else f"The base's licence ({escaped(', '.join(found.values()))}) holds for these weights, as that of "
+        "the data may."
     )
     return ["## Licence", "", said, ""]

@@ -109,6 +109,7 @@ def summary(made: manifest.Manifest) -> str:
             for name in ("model", "model_args", "task", "samples", "temperature", "seed")
             if made.config.get(name) is not None
         )
-        return f"{notes.get('items')} items, {notes.get('responses')} responses; {drawn}"
+        tokens = f"{notes.get('prompt_tokens')} prompt and {notes.get('generated_tokens')} generated tokens"
+        return f"{notes.get('items')} items, {notes.get('responses')} responses; {tokens}; {drawn}"
     counts = {name: value for name, value in notes.items() if isinstance(value, int | float)}
     return ", ".join(f"{name} {value}" for name, value in list(counts.items())[:6])

@@ -15,7 +15,7 @@ class Scored:
 
     Attributes:
         task: an lmms-eval task.
-        distribution: "in" or "out" of the training distribution; None where the task does not say.
+        distribution: "id" or "ood", in or out of the training distribution; None where the task does not say.
         of_base: whether it is the base's, to compare with.
         accuracy: in [0, 1]; None where no item was scored.
         n: items scored.
