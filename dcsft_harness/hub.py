@@ -40,7 +40,7 @@ def check(repo: str) -> None:
     except HFValidationError as error:
         raise HarnessError(
             f"{repo!r} is not the name of a repository on the hub",
-            "Write owner/name, of letters, digits, - _ and .",
+            "Write owner/name, of letters, digits, dots, - and _",
         ) from error
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise HarnessError(

@@ -73,6 +73,8 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     manifest.refuse_occupied(output)
     made = _open(adapter)
     found = find_base(adapter, made, base)
+    if (Path(found.name) / manifest.NAME).is_file() and not manifest.is_intact(Path(found.name)):
+        raise HarnessError(f"files of the base {found.name} have changed since it was made", "Make it again")
     from dcsft_harness.models import merging as engine
     from dcsft_harness.models.placement import check_device
     from dcsft_harness.models.settings import ModelSettings

@@ -251,6 +251,13 @@ def test_another_base_must_be_asked_for_and_fit(trained, tmp_path):
     refused(adapter, tmp_path / "no", "does not fit", base=checkpoint("idefics3"))
 
 
+def test_a_base_whose_files_have_changed_is_refused(trained, tmp_path):
+    merge(trained("qwen2_5_vl"), tmp_path / "base")
+    adapter = plain(tmp_path / "adapter", tmp_path / "base")
+    shutil.copyfile(Path(checkpoint("qwen2_5_vl")) / "model.safetensors", tmp_path / "base/model.safetensors")
+    refused(adapter, tmp_path / "merged", "files of the base .* have changed")
+
+
 def test_what_is_no_adapter_is_refused(trained, tmp_path):
     refused(tmp_path / "nowhere", tmp_path / "out", "adapter .*nowhere does not exist")
     refused(Path(checkpoint("qwen2_5_vl")), tmp_path / "out", "not an adapter: it has no adapter_config.json")
