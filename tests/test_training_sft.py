@@ -159,7 +159,7 @@ def test_an_adapter_learns_reloads_and_covers_the_vision_tower(base, tmp_path, m
     written = manifest.read(out, "adapter")
     assert written.notes["steps"] == 20 and written.notes["samples"] == 160
     assert written.key == manifest.key_of(*sft.work(base, conversations(8), config))
-    assert "base_model: " in (out / "README.md").read_text()
+    assert "library_name: peft" in (out / "README.md").read_text()
 
 
 def test_a_cold_start_changes_every_parameter_and_reloads(base, tmp_path):
