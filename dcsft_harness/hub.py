@@ -15,6 +15,8 @@ from dcsft_harness.merging import REPORT
 KINDS = ("adapter", "checkpoint")
 _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
+_CHECKPOINT = "checkpoint-"
+"""How the folders of a run's earlier steps begin, which stay here."""
 _CLIENTS = ("httpx", "requests")
 _ORIGINS = ("base_model_name_or_path", "_name_or_path")
 """What in the configurations of PEFT and transformers may say where something lies on this machine."""
@@ -58,7 +60,7 @@ def check(repo: str) -> None:
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Uploads a finished adapter or checkpoint, its card included.
 
-    Paths of this machine in the uploaded copies of JSON files are cut to their last name; the folder
+    Checkpoints of a run's earlier steps stay here. Paths of this machine in the uploaded copies of JSON files are cut to their last name; the folder
     itself stays as it is.
 
     Args:
@@ -130,7 +132,10 @@ def _copy(folder: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="dcsft_push_") as copy:
         rewritten = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            place = Path(copy) / path.relative_to(folder)
+            within = path.relative_to(folder)
+            if within.parts[0].startswith(_CHECKPOINT):
+                continue
+            place = Path(copy) / within
             place.parent.mkdir(parents=True, exist_ok=True)
             if path.parent == folder and path.name in (*_REPORTS, *_CONFIGS):
                 rewritten[path.name] = _placeless(path)
@@ -138,8 +143,10 @@ def _copy(folder: Path) -> Iterator[str]:
             else:
                 os.symlink(path.resolve(), place)
         made = rewritten[manifest.NAME]
-        made["files"] |= {
-            name: manifest.file_sha256(Path(copy) / name) for name in rewritten if name in made["files"]
+        made["files"] = {
+            name: manifest.file_sha256(Path(copy) / name) if name in rewritten else digest
+            for name, digest in made["files"].items()
+            if (Path(copy) / name).is_file()
         }
         (Path(copy) / manifest.NAME).write_text(_json(made), encoding="utf-8")
         yield copy

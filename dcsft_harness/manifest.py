@@ -24,8 +24,8 @@ CARD = "README.md"
 and is written anew when scores are known. With its hash in it the manifest would change then, and what
 was made from the artefact would no longer find it."""
 UNFINISHED = "unfinished"
-"""The folder inside an output folder that holds what an interrupted `dcsft sample` goes on from."""
-_FINISH = "Run the same `dcsft sample` command again to finish them"
+"""The folder inside an output folder that holds what an interrupted run goes on from."""
+_FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
 FORMAT = 1
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
 _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
@@ -145,7 +145,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         if (folder / UNFINISHED).is_dir():
-            raise HarnessError(f"{folder} holds unfinished rollouts", _FINISH)
+            raise HarnessError(f"{folder} holds an unfinished run", _FINISH)
         wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
         raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
     try:
@@ -203,7 +203,7 @@ def refuse_occupied(output: Path) -> None:
             "Name another folder, or remove this one first",
         )
     if (output / UNFINISHED).is_dir():
-        raise HarnessError(f"--output {output} holds unfinished rollouts", f"Name another folder. {_FINISH}")
+        raise HarnessError(f"--output {output} holds an unfinished run", f"Name another folder. {_FINISH}")
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
             f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"

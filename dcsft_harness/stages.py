@@ -173,6 +173,20 @@ def sft(
     return _train("sft", output, progress, model, data, options)
 
 
+def grpo(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    model: str,
+    data: str,
+    scorer: str | None = None,
+    image_root: str | Path | None = None,
+    **options: Any,  # noqa: ANN401 - the configuration's fields
+) -> Notes:
+    """Pool or curated set -> adapter, by reinforcement learning."""
+    return _train("grpo", output, progress, model, data, options, scorer, image_root)
+
+
 def merge(
     output: Path,
     progress: Progress | None = None,
@@ -199,6 +213,7 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "curate": curate,
     "train cold-start": cold_start,
     "train sft": sft,
+    "train grpo": grpo,
     "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
@@ -302,21 +317,52 @@ def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.
 
 
 def _train(
-    kind: str, output: Path, progress: Progress | None, model: str, data: str, options: dict[str, Any]
+    kind: str,
+    output: Path,
+    progress: Progress | None,
+    model: str,
+    data: str,
+    options: dict[str, Any],
+    scorer: str | None = None,
+    image_root: str | Path | None = None,
 ) -> Notes:
     """Checks the settings before anything heavy is imported, then trains."""
-    from dcsft_harness import manifest
-    from dcsft_harness.training.config import ColdStartConfig, SftConfig
+    from dcsft_harness import manifest, ranks
+    from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
 
-    manifest.refuse_occupied(output)
-    config = (ColdStartConfig if kind == "cold-start" else SftConfig).from_options(options)
+    resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
+    kinds: dict[str, type[TrainingConfig]] = {
+        "cold-start": ColdStartConfig,
+        "sft": SftConfig,
+        "grpo": GrpoConfig,
+    }
+    ranks.join()
+    with ranks.agreed():
+        if not (output / manifest.UNFINISHED).is_dir():
+            manifest.refuse_occupied(output)
+        config = kinds[kind].from_options(options)
+
+    def report(step: int, total: int, figures: dict[str, float]) -> None:
+        if progress is not None:
+            progress(step, total, **figures)
+
+    more: dict[str, Any] = {
+        "adapter": None if adapter is None else Path(adapter),
+        "progress": report,
+        "resume": resume,
+    }
+    if not Path(data).is_dir():
+        more["source"] = Path(data).name if Path(data).is_file() else data
+    base = checkpoint(model)
+    if isinstance(config, GrpoConfig):
+        from dcsft_harness.training import grpo, prompts
+
+        rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
+        return grpo.train_grpo(base, rows, judge, output, config, **more)
     rows = _training_data(data)
     from dcsft_harness.training import sft as training
 
-    def report(step: int, total: int, *_: object) -> None:
-        if progress is not None:
-            progress(step, total)
-
     if isinstance(config, SftConfig):
-        return training.train_sft(checkpoint(model), rows, output, config, progress=report)
-    return training.train_cold_start(checkpoint(model), rows, output, config, progress=report)
+        return training.train_sft(base, rows, output, config, **more)
+    assert isinstance(config, ColdStartConfig)
+    return training.train_cold_start(base, rows, output, config, **more)

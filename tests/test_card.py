@@ -145,6 +145,20 @@ def test_scores_of_another_model_are_refused(chain, tmp_path):
     assert (chain / "adapter" / "README.md").read_text() == before
 
 
+def test_a_card_can_be_written_before_its_folder_is_where_it_will_lie(chain, tmp_path):
+    draft = tmp_path / "deep" / "er" / "draft"
+    shutil.copytree(chain / "adapter", draft)
+    card.write(draft, place=chain / "adapter")
+    assert (draft / "README.md").read_bytes() == (chain / "adapter" / "README.md").read_bytes()
+
+
+def test_an_adapter_that_goes_on_from_another_tells_its_own_settings(chain):
+    inputs = {"model": chain / "base", "adapter": chain / "adapter", "data": chain / "curated"}
+    text = read(adapter_of(chain / "second", inputs, {"learning_rate": 0.25}))[1]
+    assert "# LoRA adapter" in text and "| learning\\_rate | 0.25 |" in text
+    assert "| adapter | adapter | adapter |" in text
+
+
 def test_a_base_of_the_hub_is_named_through_everything_made_from_it(tmp_path):
     with manifest.writing("checkpoint", tmp_path / "cold", {"model": "Qwen/Qwen2.5-VL-3B"}) as draft:
         draft.notes["base"] = "Qwen/Qwen2.5-VL-3B"

@@ -30,11 +30,13 @@ def adapter(tmp_path):
         given = {"base_model_name_or_path": "/home/jane/models/base", "r": 4, "target_modules": "/x"}
         (draft.folder / "adapter_config.json").write_text(json.dumps(given))
         (draft.folder / "adapter_model.safetensors").write_bytes(b"weights")
+        (draft.folder / "checkpoint-2").mkdir()
+        (draft.folder / "checkpoint-2" / "README.md").write_text("base_model: /home/jane/models/base")
     return tmp_path / "adapter"
 
 
 def test_everything_arrives_and_nothing_says_where_it_was(fake, adapter, tmp_path):
-    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    before = {path.name: path.read_bytes() for path in adapter.iterdir() if path.is_file()}
     hub.check("jane/digits")
     assert hub.push(adapter, "jane/digits", private=True) == f"{fake.url}/jane/digits"
     (created,) = fake.created
@@ -47,7 +49,7 @@ def test_everything_arrives_and_nothing_says_where_it_was(fake, adapter, tmp_pat
             assert place not in data, name
     sent = json.loads(fake.files["adapter_config.json"])
     assert sent == {"base_model_name_or_path": "base", "r": 4, "target_modules": "/x"}
-    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in adapter.iterdir() if path.is_file()} == before
     copy = tmp_path / "copy"
     copy.mkdir()
     for name, data in fake.files.items():

@@ -103,6 +103,7 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curate": _curated,
     "train cold-start": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
     "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
+    "train grpo": lambda notes: f"{notes['steps']} steps, {notes['ledger']['generated']} completions",
     "merge": _merged,
     "evaluate": _tasks,
     "leaderboard build": lambda notes: f"{notes['rows']} rows",

@@ -4,8 +4,8 @@ A stage's key is a hash of its verb, its options, the package's version, the man
 it refers to, and the contents of other files and folders that its options name, with the images that a
 JSONL file of one's own names. A stage is skipped where the key that its folder was made with is the same,
 and every file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what
-changed. A sampling stage that was interrupted goes on from the responses that it kept, unless its key has
-changed since.
+changed. A sampling stage that was interrupted goes on from the responses that it kept, and a training stage
+from its last checkpoint, unless its key has changed since.
 """
 
 import inspect
@@ -196,7 +196,10 @@ def run(
         # Before it is done: what a killed process has made, whole or in part, is known by the key too.
         state["stages"][stage.name] = wanted
         _save(state, output)
-        notes = perform(stage.verb, folder, filled(dict(stage.options), output))
+        options = filled(dict(stage.options), output)
+        if stage.verb.startswith("train "):
+            options["resume"] = True
+        notes = perform(stage.verb, folder, options)
     return notes
 
 

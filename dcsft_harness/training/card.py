@@ -1,6 +1,7 @@
 """The README.md of an adapter or checkpoint: what it is, what it comes from, how to use it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledge
 """Notes with a section of their own; all others are listed."""
 
 
-def write(folder: Path, scores: Sequence[Path] = ()) -> None:
+def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) -> None:
     """Writes the card of a finished artefact into its folder.
 
     Nothing else of the artefact changes: its manifest has no hash of the card (`manifest.CARD`).
@@ -29,6 +30,7 @@ def write(folder: Path, scores: Sequence[Path] = ()) -> None:
     Args:
         folder: an adapter or a checkpoint with its manifest.
         scores: folders of `dcsft evaluate`, of this artefact or of its base.
+        place: where the folder will lie, if not where it is: its manifest names inputs relative to that.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, or scores of another model.
@@ -38,6 +40,7 @@ def write(folder: Path, scores: Sequence[Path] = ()) -> None:
         raise HarnessError(
             f"{folder} holds {made.kind}, which has no card", "Give an adapter or a checkpoint"
         )
+    made = replace(made, folder=place or folder)
     (folder / manifest.CARD).write_text(card(made, read_scores(made, scores)), encoding="utf-8")
 
 
@@ -48,7 +51,8 @@ def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
         made: the artefact's manifest; inputs that are gone or have changed since are said to be.
         scored: what is known of its accuracy and of its base's.
     """
-    source = origins.parent(made, "adapter") or made  # what was trained, where `made` is a merge of it
+    # What was trained, where this is a merge of it; an adapter that is made from one went on from it.
+    source = (_is_merge(made) and origins.parent(made, "adapter")) or made
     sections = [
         *_opening(made, source),
         *_data(made),
@@ -135,9 +139,8 @@ def _licence(made: manifest.Manifest) -> dict[str, str]:
 
 
 def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
-    merged = "adapter" in made.inputs
     adapter = made.kind == "adapter"
-    title = "LoRA adapter" if adapter else "Merged checkpoint" if merged else "Checkpoint"
+    title = "LoRA adapter" if adapter else "Merged checkpoint" if _is_merge(made) else "Checkpoint"
     base = _base_name(made)
     data = origins.parent(source, "data")
     name = data.folder.resolve().name if data is not None else _name(source.notes.get("data"))
@@ -148,6 +151,10 @@ def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
         f"Made with dcsft\\_harness {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
         "",
     ]
+
+
+def _is_merge(made: manifest.Manifest) -> bool:
+    return made.kind == "checkpoint" and "adapter" in made.inputs
 
 
 def _base_name(made: manifest.Manifest) -> str:

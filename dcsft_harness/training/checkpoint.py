@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -131,6 +132,28 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
             return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise HarnessError(f"model {model} cannot be loaded ({_line(error)})", "Check its files") from error
+
+
+def declare_boxes(model: str, processor: ProcessorMixin) -> None:
+    """Tells scorers in which coordinates the model writes boxes, under the limits of training."""
+    from dcsft_harness.models import conventions
+    from dcsft_harness.models.checkpoint import convention
+
+    conventions.declare(convention(open_config(model), processor))
+
+
+def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
+    """Puts an adapter on its base so that it can be trained further.
+
+    Raises:
+        HarnessError: the folder is none, or does not fit the base.
+    """
+    from dcsft_harness.models.adapters import wrap
+
+    model = wrap(network, adapter, base)
+    model.peft_config["default"].inference_mode = False
+    model.set_adapter("default")
+    return model
 
 
 @contextlib.contextmanager
