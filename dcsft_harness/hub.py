@@ -60,8 +60,8 @@ def check(repo: str) -> None:
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Uploads a finished adapter or checkpoint, its card included.
 
-    Checkpoints of a run's earlier steps stay here. Paths of this machine in the uploaded copies of JSON files are cut to their last name; the folder
-    itself stays as it is.
+    Checkpoints of a run's earlier steps stay here. Paths of this machine in the uploaded copies of JSON
+    files are cut to their last name; the folder itself stays as it is.
 
     Args:
         folder: the artefact.
