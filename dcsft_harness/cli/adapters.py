@@ -7,6 +7,7 @@ import click
 
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import run_stage
+from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -29,6 +30,8 @@ def merge(output: Path, push_to_hub: str | None, private: bool, **options: Any) 
     \b
     dcsft merge adapter --output merged
     """  # noqa: D301 - click reads the \b
+    if private and push_to_hub is None:
+        raise HarnessError("--private goes with --push-to-hub", "Name a repository, or leave it out")
     if push_to_hub is not None:
         _check(push_to_hub)
     run_stage("merge", output, options)

@@ -145,10 +145,10 @@ def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
     data = origins.parent(source, "data")
     name = data.folder.resolve().name if data is not None else _name(source.notes.get("data"))
     return [
-        f"# {title} trained by dcsft\\_harness",
+        f"# {title} made by dcsft\\_harness",
         "",
         f"Base: {escaped(base)}. Trained on: {escaped(name)}. "
-        f"Made with dcsft\\_harness {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
+        f"The card is of version {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
         "",
     ]
 

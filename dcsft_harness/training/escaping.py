@@ -14,7 +14,12 @@ _WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\.\.\\")
 
 
 def escaped(value: object) -> str:
-    """A value as Markdown that shows it as text, on one line: no markup, no table cell, no HTML."""
+    """A value as Markdown that shows it as text, on one line: no markup, no table cell, no HTML.
+
+    Numbers have six digits, as many as anything that was measured.
+    """
+    if isinstance(value, float):
+        value = f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return _MARKS.sub(r"\\\1", html.escape(line, quote=False))

@@ -112,4 +112,4 @@ def summary(made: manifest.Manifest) -> str:
         tokens = f"{notes.get('prompt_tokens')} prompt and {notes.get('generated_tokens')} generated tokens"
         return f"{notes.get('items')} items, {notes.get('responses')} responses; {tokens}; {drawn}"
     counts = {name: value for name, value in notes.items() if isinstance(value, int | float)}
-    return ", ".join(f"{name} {value}" for name, value in list(counts.items())[:6])
+    return ", ".join(f"{name} {value:.6g}" for name, value in list(counts.items())[:6])
