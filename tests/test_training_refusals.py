@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import sft
+from dcsft_harness.training import checkpoint, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -43,7 +43,53 @@ def refused(message, base, tmp_path, config, rows=None):
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step(base, tmp_path):
     config = SftConfig(max_steps=20, batch_size=2, learning_rate=1e30, warmup_ratio=0)
-    refused(r"the (loss|gradient norm) of step \d+ is (nan|inf)", base, tmp_path, config)
+    said = r"the (loss|gradient norm) of step \d+ is (nan|inf).*row [01], row [01]\. .*checkpoint: none was"
+    refused(said, base, tmp_path, config)
+
+
+def test_a_bad_step_names_its_items_and_the_last_good_checkpoint(base, tmp_path):
+    rows = conversations(2).add_column("item_id", ["apple", "pear"])
+    config = SftConfig(max_steps=9, batch_size=1, learning_rate=1e-3, save_steps=1)
+
+    def poison(step, total, figures):
+        if step == 3:
+            for weight in trainers[0].model.parameters():
+                weight.data.mul_(float("nan"))
+
+    trainers = []
+    original = sft.SftTrainer.bind
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sft.SftTrainer, "bind", lambda self, *given: (trainers.append(self), original(self, *given))[1]
+        )
+        with pytest.raises(HarnessError) as refused:
+            sft.train_sft(base, rows, tmp_path / "out", config, progress=poison)
+    said = str(refused.value)
+    assert "the loss of step 4 is nan" in said and ("items apple" in said or "items pear" in said)
+    assert str(tmp_path / "out" / "unfinished" / "checkpoint-3") in said
+
+
+def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    sft.train_sft(base, conversations(2), tmp_path / "first", SftConfig(max_steps=1, batch_size=2))
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    (other / "extra.json").write_text("{}")
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    for adapter, said in ((tmp_path / "first", "was trained on"), (base, "is not a PEFT folder")):
+        with pytest.raises(HarnessError, match=said):
+            sft.train_sft(other, conversations(2), tmp_path / "out", SftConfig(), adapter=adapter)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loaded(
+    base, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    with pytest.raises(HarnessError, match="checkpoints of all parameters need up to .* GiB"):
+        sft.train_cold_start(base, conversations(2), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,19 @@ def _curated(notes: Mapping[str, Any]) -> str:
     return _mix(notes) + (f" ({', '.join(parts)})" if parts else "")
 
 
+def _trained(notes: Mapping[str, Any]) -> str:
+    drawn = notes["ledger"]["generated"]
+    parts = [
+        f"{notes['steps']} steps",
+        f"{drawn} completions" if drawn else f"loss {notes['final_loss']:.3f}",
+    ]
+    weights = f"{notes['trainable_parameters']:,} parameters trained"
+    if "adapted" in notes:
+        layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
+        weights += f" on {layers} layers"
+    return ", ".join([*parts, weights])
+
+
 def _overlap(notes: Mapping[str, Any]) -> str:
     shared = f"{notes['shared_items']} of {notes['items']} items of {notes['pool']} share an image"
     tasks = (f"{name} {found['exact']} exact, {found['near']} near" for name, found in notes["tasks"].items())
@@ -101,9 +114,9 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "label": _labelled,
     "data overlap": _overlap,
     "curate": _curated,
-    "train cold-start": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
-    "train sft": lambda notes: f"{notes['steps']} steps, loss {notes['final_loss']:.3f}",
-    "train grpo": lambda notes: f"{notes['steps']} steps, {notes['ledger']['generated']} completions",
+    "train cold-start": _trained,
+    "train sft": _trained,
+    "train grpo": _trained,
     "merge": _merged,
     "evaluate": _tasks,
     "leaderboard build": lambda notes: f"{notes['rows']} rows",

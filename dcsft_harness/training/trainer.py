@@ -222,10 +222,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self._run.complete(state.global_step, self._trainer.account.told(), self._keep)
 
 
-def not_finite(what: str, value: float, step: int, items: Sequence[str]) -> HarnessError:
+class Diverged(HarnessError):
+    """A loss or a gradient is not a number."""
+
+
+def not_finite(what: str, value: float, step: int, items: Sequence[str]) -> Diverged:
     """The error for a figure that training cannot go on from."""
     named = ", ".join(items[:16]) + (f" and {len(items) - 16} more" if len(items) > 16 else "")
-    return HarnessError(
+    return Diverged(
         f"the {what} of step {step} is {value}: training diverged at the items {named}",
         "Lower learning_rate, or look for damaged samples",
     )
