@@ -221,6 +221,25 @@ def grpo(
     return _train("grpo", output, progress, model, data, options, scorer, image_root)
 
 
+def merge(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    adapter: Path,
+    base: str | None = None,
+    **options: Any,  # noqa: ANN401 - MergeConfig's fields
+) -> Notes:
+    """Adapter -> checkpoint."""
+    from dcsft_harness import merging
+
+    known = [field.name for field in fields(merging.MergeConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("merge option", name, known)
+    config = merging.MergeConfig(**options)
+    return merging.merge(Path(adapter), output, None if base is None else checkpoint(base), config)
+
+
 STAGES: dict[str, Callable[..., Notes]] = {
     "digits pretrain": pretrain,
     "sample": sample,
@@ -230,6 +249,7 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "train cold-start": cold_start,
     "train sft": sft,
     "train grpo": grpo,
+    "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
 }

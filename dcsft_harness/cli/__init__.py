@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from dcsft_harness import __version__, ranks
-from dcsft_harness.cli import data, results, sources, tools, train
+from dcsft_harness.cli import adapters, data, results, sources, tools, train
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import refusal
 
@@ -27,7 +27,15 @@ def dcsft() -> None:
     """  # noqa: D301 - click reads the \b
 
 
-for group in (tools.early, sources.commands, data.commands, train.commands, results.commands, tools.late):
+for group in (
+    tools.early,
+    sources.commands,
+    data.commands,
+    train.commands,
+    adapters.commands,
+    results.commands,
+    tools.late,
+):
     for command in group:
         dcsft.add_command(command)
 

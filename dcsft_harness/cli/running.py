@@ -85,6 +85,26 @@ def _overlap(notes: Mapping[str, Any]) -> str:
     return f"{shared}; pairs: {'; '.join(tasks)}"
 
 
+def _merged(notes: Mapping[str, Any]) -> str:
+    """What was merged by part, and how near the merged model comes to what it replaces."""
+    parts = ", ".join(
+        f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
+    )
+    found = notes["parity"]
+    said = [
+        f"{notes['dtype']}, changed modules: {parts}",
+        f"on {found['prompts']} prompts of {found['source']} logits differ by at most "
+        f"{found['in_deviations']:.1g} standard deviations (the adapter's effect: {found['effect']:.2g})",
+        f"same arg-max {_percent(found['same_argmax'])}",
+        f"same answers {found['same_answers']}/{found['prompts']}",
+    ]
+    if found["rounded_away"]:
+        said.append(f"{len(found['rounded_away'])} modules' updates are too small for {notes['dtype']}")
+    if notes["trained_on"] is False:
+        said.append("another base than the adapter was trained on")
+    return "; ".join(said)
+
+
 def _pretrained(notes: Mapping[str, Any]) -> str:
     losses = (f"{name} loss {value:.3f}" for name, value in notes["losses"].items())
     return ", ".join([f"{notes['parameters']} parameters", *losses])
@@ -114,6 +134,7 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train cold-start": _trained,
     "train sft": _trained,
     "train grpo": _trained,
+    "merge": _merged,
     "evaluate": _tasks,
     "leaderboard build": lambda notes: ", ".join(
         [f"{notes['rows']} rows", *([f"{len(notes['left_out'])} left out"] if notes["left_out"] else [])]
