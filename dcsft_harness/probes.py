@@ -76,7 +76,7 @@ def _digits() -> Any:  # noqa: ANN401 - datasets.Dataset
     """The stand-in's items in the columns of a curated set."""
     from datasets import Dataset
 
-    from dcsft_harness.curation import conversation, features
+    from dcsft_harness.conversations import conversation, features
     from dcsft_harness.digits import suite
 
     rows = [

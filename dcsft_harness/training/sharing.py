@@ -23,7 +23,13 @@ class Shares(BatchSampler):
     """
 
     def __init__(
-        self, sampler: Sampler[int], batch_size: int, accumulated: int, rank: int, processes: int, drop_last: bool
+        self,
+        sampler: Sampler[int],
+        batch_size: int,
+        accumulated: int,
+        rank: int,
+        processes: int,
+        drop_last: bool,
     ) -> None:
         """Takes what `batch_size`, `accumulated` passes and the number of processes make a batch of."""
         super().__init__(sampler, batch_size, drop_last)
