@@ -25,7 +25,7 @@ DEFAULT = "ddp"
 
 
 def shipped() -> dict[str, Path]:
-    """accelerate's configuration files that come with the package, by name."""
+    """Accelerate's configuration files that come with the package, by name."""
     folder = Path(str(files("dcsft_harness.training"))) / "launch"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -56,7 +56,9 @@ class Launch:
             raise HarnessError(f"--launch {plan} says nothing without --num-processes", "Give both")
         number = int(processes) if isinstance(processes, str) and processes.isdecimal() else processes
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise HarnessError(f"--num-processes {processes} is out of range", "Give an integer of at least 1")
+            raise HarnessError(
+                f"--num-processes {processes} is out of range", "Give an integer of at least 1"
+            )
         if ranks.world_size() > 1:
             raise HarnessError(
                 f"--num-processes {number} inside a launch of {ranks.world_size()} processes",
@@ -106,7 +108,8 @@ class Launch:
         devices = torch.cuda.device_count()
         if devices == 0 and kind in ("DEEPSPEED", "FSDP"):
             raise HarnessError(
-                f"--launch {self.plan} divides a model among GPUs, and there are none here", "Give --launch ddp"
+                f"--launch {self.plan} divides a model among GPUs, and there are none here",
+                "Give --launch ddp",
             )
         if 0 < devices < self.processes and found.num_machines == 1:
             raise HarnessError(
