@@ -78,7 +78,7 @@ class Account:
         self.ledger.steps = number
         for name, more in zip(COUNTED, over_processes(list(self._counted.values())), strict=True):
             now = getattr(self.ledger, name) + more
-            # Whole ones may come as parts of one, such as a prompt of GRPO whose group several processes have.
+            # A prompt of GRPO may come in parts, from the processes that have its group.
             setattr(self.ledger, name, now if name == "flops" else round(now))
         self._counted = dict.fromkeys(COUNTED, 0.0)
         row: dict[str, float | None] = {"step": number}

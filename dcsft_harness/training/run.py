@@ -307,6 +307,8 @@ def _save(trainer: Any, base: str, folder: Path, whole: Path | None) -> None:  #
     try:
         if whole is not None:
             shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.bin"))
+            if not isinstance(model, PeftModel):
+                checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
         elif isinstance(model, PeftModel):
             _save_adapter(model, folder)
         else:

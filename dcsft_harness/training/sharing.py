@@ -5,6 +5,7 @@ many. Here its rows are shared out as they are, and a process that has none left
 it over a row whose loss is left out: all of them meet in each backward pass.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,14 +35,14 @@ class Shares(BatchSampler):
         """Takes what `batch_size`, `accumulated` passes and the number of processes make a batch of."""
         super().__init__(sampler, batch_size, drop_last)
         self._accumulated, self._rank, self._processes = accumulated, rank, processes
+        self._batch = batch_size * accumulated * processes
 
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of rows; a negative number -1 - row fills the place of one that is not there."""
-        whole = self.batch_size * self._accumulated * self._processes
         batch: list[int] = []
         for row in self.sampler:
             batch.append(row)
-            if len(batch) == whole:
+            if len(batch) == self._batch:
                 yield from self._passes(batch)
                 batch = []
         if batch and not self.drop_last:
@@ -49,12 +50,12 @@ class Shares(BatchSampler):
 
     def __len__(self) -> int:
         """Forward passes of an epoch, equally many in each process."""
-        whole, rest = divmod(len(self.sampler), self.batch_size * self._accumulated * self._processes)  # type: ignore[arg-type]
+        whole, rest = divmod(len(self.sampler), self._batch)  # type: ignore[arg-type]
         return whole * self._accumulated + (0 if self.drop_last else self._needed(rest))
 
     def _needed(self, rows: int) -> int:
         """Forward passes that a batch takes the process with the largest share."""
-        return -(-(-(-rows // self._processes)) // self.batch_size)
+        return math.ceil(math.ceil(rows / self._processes) / self.batch_size)
 
     def _passes(self, batch: list[int]) -> Iterator[list[int]]:
         at = [len(batch) * rank // self._processes for rank in (self._rank, self._rank + 1)]
@@ -64,7 +65,14 @@ class Shares(BatchSampler):
 
 
 class Filled(Dataset[dict[str, Any]]):
-    """A training set that answers to the numbers of `Shares`."""
+    """A training set that answers to the numbers of `Shares`.
+
+    Attributes:
+        total_dataset_length: what accelerate takes the rows of an epoch's last batch from that it would
+            leave out of figures as doubled; there are none here.
+    """
+
+    total_dataset_length = 0
 
     def __init__(self, rows: Any) -> None:  # noqa: ANN401 - a datasets.Dataset
         """Takes the set."""
