@@ -43,27 +43,34 @@ ABOUT = {
 }
 
 
-def write(run: Path, page: Path) -> dict[str, Any]:
+def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
     """Writes the page, with pictures and figures in a folder of the same name beside it.
 
     Args:
-        run: the output folder of `dcsft run`.
+        runs: output folders of `dcsft run`, of one scale.
         page: the Markdown file to write; an older one is replaced.
 
     Returns:
         How many boards, and how many claims of each verdict.
 
     Raises:
-        HarnessError: the folder is no recipe's, or has no finished board.
+        HarnessError: a folder is no recipe's or has no finished board, or two have a board of one name.
     """
-    boards = read_boards(run)
+    where: dict[str, Path] = {}
+    boards: dict[str, Summary] = {}
+    for run in runs:
+        found = read_boards(run)
+        if twice := sorted(found.keys() & boards.keys()):
+            raise HarnessError(f"{run} and {where[twice[0]]} both have {twice[0]}", "Leave one of them out")
+        boards |= found
+        where |= dict.fromkeys(found, run)
     findings = [*judge(boards), *other_findings(boards)]
     pictures = page.with_suffix("")
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
-    parts = [_opening(run, boards), _claims(findings)]
+    parts = [_opening(runs), _claims(findings)]
     for name, summary in boards.items():
-        parts.append(_board(name, summary, run / name, pictures))
+        parts.append(_board(name, summary, where[name] / name, pictures))
     page.write_text("\n".join(parts), encoding="utf-8")
     told = json.dumps([asdict(finding) for finding in findings], indent=2)
     (pictures / "claims.json").write_text(told + "\n", encoding="utf-8")
@@ -148,10 +155,10 @@ def _share(name: str) -> Any:  # noqa: ANN401 - as above
     return figure
 
 
-def _opening(run: Path, boards: Mapping[str, Summary]) -> str:
-    made = [manifest.read(path.parent) for path in run.glob(f"*/{manifest.NAME}")]
-    state = json.loads((run / STATE).read_text(encoding="utf-8"))
-    raw = json.loads((run / next(iter(boards)) / manifest.NAME).read_text(encoding="utf-8"))
+def _opening(runs: Sequence[Path]) -> str:
+    made = [manifest.read(path.parent) for run in runs for path in run.glob(f"*/{manifest.NAME}")]
+    state = json.loads((runs[0] / STATE).read_text(encoding="utf-8"))
+    raw = json.loads((made[0].folder / manifest.NAME).read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {version}" for name, version in raw["packages"].items())
     minutes = sum(one.seconds for one in made) / 60
     kinds = [one.kind for one in made]

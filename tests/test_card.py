@@ -244,10 +244,3 @@ def test_hub_names_numbers_and_relative_paths_stay():
         "none": None,
     }
     assert placeless(given) == given
-
-
-def test_the_card_of_a_manifest_that_is_not_written_yet():
-    text = card.model_card("adapter", "Qwen/Qwen2.5-VL-3B", "/home/jane/set", {"seed": 1}, {"steps": 3})
-    data = ModelCard(text).data.to_dict()
-    assert data["base_model"] == "Qwen/Qwen2.5-VL-3B" and data["license"] == "unknown"
-    assert "Trained on: set." in text and "jane" not in text and "| steps | 3 |" in text

@@ -1,15 +1,44 @@
 """`dcsft merge`, `card` and `push`: what becomes of a trained adapter."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dcsft_harness import ranks
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a command takes that can upload what it makes."""
+    for option in (
+        click.option("--private", is_flag=True, help="Make a new repository private."),
+        click.option("--push-to-hub", metavar="REPO", help="Upload the result to this repository."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def pushing(output: Path, repo: str | None, private: bool) -> Iterator[None]:
+    """Checks before the block that an upload can be expected to work, and uploads behind it.
+
+    Raises:
+        HarnessError: it cannot; or `private` says nothing without a repository.
+    """
+    if private and repo is None:
+        raise HarnessError("--private goes with --push-to-hub", "Name a repository, or leave it out")
+    if repo is not None:
+        check(repo)
+    yield
+    if repo is not None and ranks.rank() == 0:
+        push_folder(output, repo, private)
 
 
 @click.command()
@@ -18,8 +47,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--prompts", default=4, show_default=True, help="Real prompts to compare the two models on.")
 @click.option("--max-new-tokens", default=32, show_default=True, help="Longest greedy answer compared.")
 @click.option("--device", help="cpu, cuda or cuda:N; default CUDA where there is any.")
-@click.option("--push-to-hub", metavar="REPO", help="Upload the checkpoint to this repository of the hub.")
-@click.option("--private", is_flag=True, help="Make a new repository private.")
+@hub_options
 @click.option("--output", type=FOLDER, required=True)
 def merge(output: Path, push_to_hub: str | None, private: bool, **options: Any) -> None:  # noqa: ANN401
     """Merge an adapter into its base: adapter -> checkpoint.
@@ -30,13 +58,8 @@ def merge(output: Path, push_to_hub: str | None, private: bool, **options: Any) 
     \b
     dcsft merge adapter --output merged
     """  # noqa: D301 - click reads the \b
-    if private and push_to_hub is None:
-        raise HarnessError("--private goes with --push-to-hub", "Name a repository, or leave it out")
-    if push_to_hub is not None:
-        _check(push_to_hub)
-    run_stage("merge", output, options)
-    if push_to_hub is not None:
-        _push(output, push_to_hub, private)
+    with pushing(output, push_to_hub, private):
+        run_stage("merge", output, options)
 
 
 @click.command()
@@ -66,17 +89,19 @@ def push(artefact: Path, repo: str, private: bool) -> None:
     from dcsft_harness import hub
 
     hub.refuse_unfit(artefact)
-    _check(repo)
-    _push(artefact, repo, private)
+    check(repo)
+    push_folder(artefact, repo, private)
 
 
-def _check(repo: str) -> None:
+def check(repo: str) -> None:
+    """Makes sure that an upload can be expected to work."""
     from dcsft_harness import hub
 
     hub.check(repo)
 
 
-def _push(folder: Path, repo: str, private: bool) -> None:
+def push_folder(folder: Path, repo: str, private: bool) -> None:
+    """Uploads a finished artefact and says where it went."""
     from dcsft_harness import hub
 
     clock = bar.Clock()

@@ -60,10 +60,10 @@ def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> No
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="A .md file.")
-def results(run: Path, output: Path) -> None:
-    """Write a page of what a run of recipes shows: tables, pictures, and what became of each claim.
+def results(runs: tuple[Path, ...], output: Path) -> None:
+    """Write a page of what runs of recipes show: tables, pictures, and what became of each claim.
 
     \b
     dcsft run paradigms difficulty --output runs/digits
@@ -71,7 +71,7 @@ def results(run: Path, output: Path) -> None:
     """  # noqa: D301 - click reads the \b
     from dcsft_harness.leaderboard.results import write
 
-    said = ", ".join(f"{count} {name}" for name, count in write(run, output).items())
+    said = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
     click.echo(f"results: {said} -> {output}", err=True)
 
 

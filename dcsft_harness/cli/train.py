@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dcsft_harness.cli.adapters import hub_options, pushing
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import (
@@ -57,6 +58,7 @@ def options_of(config: type[TrainingConfig]) -> Callable[[Command], Command]:
 
 
 def _shared(command: Command) -> Command:
+    command = hub_options(command)
     for option in (
         click.option(
             "--config",
@@ -125,6 +127,20 @@ def _given(
     return {**ours, **given}
 
 
+def _run(
+    verb: str,
+    kind: type[TrainingConfig],
+    output: Path,
+    config: Path | None,
+    trl: tuple[str, ...],
+    push_to_hub: str | None,
+    private: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    with pushing(output, push_to_hub, private):
+        run_stage(verb, output, _given(kind, options, config, trl))
+
+
 @click.group()
 def train() -> None:
     """Train with TRL and PEFT: curated set -> adapter."""
@@ -133,26 +149,26 @@ def train() -> None:
 @train.command("cold-start")
 @_shared
 @options_of(ColdStartConfig)
-def cold_start(output: Path, config: Path | None, trl: tuple[str, ...], **options: str | None) -> None:
+def cold_start(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Train all parameters on a cold-start split.
 
     \b
     dcsft train cold-start --model digits --data dcsft_digits_cold --learning-rate 3e-4 --output cold
     """  # noqa: D301 - click reads the \b
-    run_stage("train cold-start", output, _given(ColdStartConfig, options, config, trl))
+    _run("train cold-start", ColdStartConfig, **options)
 
 
 @train.command("sft")
 @_shared
 @_adapter
 @options_of(SftConfig)
-def sft(output: Path, config: Path | None, trl: tuple[str, ...], **options: str | None) -> None:
+def sft(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Train a LoRA adapter on a curated set, or with --full all parameters.
 
     \b
     dcsft train sft --model cold --data curated --learning-rate 1e-3 --max-steps 100 --output adapter
     """  # noqa: D301 - click reads the \b
-    run_stage("train sft", output, _given(SftConfig, options, config, trl))
+    _run("train sft", SftConfig, **options)
 
 
 @train.command("grpo")
@@ -161,7 +177,7 @@ def sft(output: Path, config: Path | None, trl: tuple[str, ...], **options: str 
 @click.option("--scorer", help="How answers of a JSONL --data are judged.")
 @click.option("--image-root", help="Where relative image paths of a JSONL --data start.")
 @options_of(GrpoConfig)
-def grpo(output: Path, config: Path | None, trl: tuple[str, ...], **options: str | None) -> None:
+def grpo(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Train by GRPO, with the task's own scorer as reward.
 
     --data is a curated set, a task, or a JSONL file. Completions are drawn by transformers, or by vLLM
@@ -170,7 +186,7 @@ def grpo(output: Path, config: Path | None, trl: tuple[str, ...], **options: str
     \b
     dcsft train grpo --model cold --data dcsft_digits_pool --learning-rate 1e-3 --max-steps 100 --output rl
     """  # noqa: D301 - click reads the \b
-    run_stage("train grpo", output, _given(GrpoConfig, options, config, trl))
+    _run("train grpo", GrpoConfig, **options)
 
 
 commands = (train,)

@@ -71,21 +71,6 @@ def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
     return str(ModelCard(text))
 
 
-def model_card(kind: str, base: str, data: str, config: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
-    """The card of an artefact whose manifest is not written yet, without what leads to its inputs.
-
-    Args:
-        kind: "adapter" or "checkpoint".
-        base: the base's folder or hub name, as given.
-        data: the training set's folder, as given.
-        config: the settings.
-        notes: the manifest's notes.
-    """
-    given = {**notes, "base": base, "data": data}
-    settings = dict(config) if Path(base).is_dir() else {**config, "model": base}
-    return card(manifest.Manifest(Path(), kind, settings, {}, given, {}, "", 0.0))
-
-
 def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardData:
     base = origins.hub_base(made)
     results = [

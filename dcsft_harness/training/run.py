@@ -19,7 +19,6 @@ from dcsft_harness.ledger import NOTE
 from dcsft_harness.training import checkpoint, lora, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
-from dcsft_harness.training.card import model_card
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.flops import Arithmetic
@@ -271,8 +270,6 @@ def _finish(
             draft.notes = notes
             _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
             account.write(draft.folder / LOG)
-            card = model_card(job.kind, str(job.model), notes["data"], settings, notes)
-            (draft.folder / "README.md").write_text(card, encoding="utf-8")
         return draft.notes
 
 
