@@ -179,7 +179,7 @@ def leaderboard(
     return {
         "table": markdown(built.summary),
         "rows": len(built.board.rows),
-        "left_out": [one.reason for one in built.summary.left_out],
+        "left_out": [one.reason for one in built.board.left_out],  # with their paths
     }
 
 
