@@ -137,7 +137,7 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
-    """Gives a saved checkpoint's weights another type, file by file; adapters' and others' stay as they are."""
+    """Gives a saved checkpoint's weights another type, file by file; adapters stay as they are."""
     for path in sorted(folder.glob("model*.safetensors")):
         weights = {
             name: weight.to(dtype) if weight.is_floating_point() else weight
