@@ -24,12 +24,15 @@ from torch.utils.data import SequentialSampler
 
 from dcsft_harness import manifest, ranks, stages
 from dcsft_harness.cli import main
+from dcsft_harness.cli.running import run_stage
 from dcsft_harness.cli.train import train as train_group
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import launching
+from dcsft_harness.recipes import chain
+from dcsft_harness.training import launching, run, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from dcsft_harness.training.launching import Launch
 from dcsft_harness.training.sharing import Shares
+from dcsft_harness.training.trainer import managed
 
 from . import several
 from .test_training_resume import log
@@ -341,6 +344,13 @@ class TestWhatIsRefused:
         config = GrpoConfig(**options)
         refused(f"batch_size=16 cannot be shared by {processes} processes", Launch(processes).check, config)
 
+    def test_an_order_that_the_processes_do_not_have_in_common(self, base, monkeypatch):  # noqa: F811
+        config = SftConfig(max_steps=1, extra={"train_sampling_strategy": "group_by_length"})
+        setup = run._prepare(run.Job("sft", base, conversations(2), Path("out"), config))
+        sft._make(setup)
+        monkeypatch.setattr(ranks, "world_size", lambda: 2)
+        refused("train_sampling_strategy=group_by_length gives processes orders", sft._make, setup)
+
     def test_before_any_process_is_started(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda given: pytest.fail("it was started"))
         options = {"model": "digits", "data": "dcsft_digits_cold", "num_processes": 3}
@@ -351,6 +361,13 @@ class TestWhatIsRefused:
             == 1
         )
         assert not (tmp_path / "out").exists()
+
+
+def test_the_dtype_decides_and_not_the_launchers_file(monkeypatch):
+    for dtype, expected in ((torch.float32, "no"), (torch.bfloat16, "bf16")):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16" if expected == "no" else "no")
+        assert managed(CONFIG, dtype, Path("out"))["bf16"] is (expected == "bf16")
+        assert os.environ["ACCELERATE_MIXED_PRECISION"] == expected
 
 
 class TestWhatIsStarted:
@@ -381,6 +398,19 @@ class TestWhatIsStarted:
             **{name: str(value) for name, value in options.items()},
             "resume": "True",
         }
+
+    def test_may_be_a_recipes_stage(self, monkeypatch, tmp_path, capsys):
+        (tmp_path / "own.yaml").write_text(
+            "stages:\n- {stage: adapter, verb: train sft, model: digits, data: dcsft_digits_cold, "
+            "batch_size: 4, num_processes: 2}\n"
+        )
+        started = []
+        monkeypatch.setattr(launching, "_start", started.append)
+        notes = {"steps": 3, "final_loss": 0.5}
+        monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": notes}))
+        chain.run(chain.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
+        assert f"--output={tmp_path / 'out' / 'adapter'}" in started[0]
+        assert capsys.readouterr().err.startswith("train sft: 3 steps, loss 0.500")
 
     def test_is_nothing_without_a_number_of_processes(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda given: pytest.fail("it was started"))

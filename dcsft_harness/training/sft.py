@@ -9,6 +9,8 @@ import trl
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 
+from dcsft_harness import ranks
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.rendering import Template, samples
 from dcsft_harness.training.run import Job, Setup, perform
@@ -16,6 +18,8 @@ from dcsft_harness.training.sharing import FILLING, Filled, Shares
 from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
 
 ROWS = "rows"
+SHARED_ORDERS = ("random", "sequential")
+"""TRL's orders of the rows that the processes of a launch have in common."""
 
 
 class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
@@ -36,11 +40,10 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         """The trainer's; in a launch, of this process's share of each batch."""
         loader = super().get_train_dataloader()
         processes, args = self.accelerator.num_processes, self.args
-        sampler = self._get_train_sampler(self.train_dataset) if processes > 1 else None
-        if sampler is None or isinstance(sampler, torch.utils.data.BatchSampler):
-            return loader  # one that deals rows out itself
+        if processes == 1:
+            return loader
         share = Shares(
-            sampler,
+            self._get_train_sampler(self.train_dataset),
             args.per_device_train_batch_size,
             args.gradient_accumulation_steps,
             self.accelerator.process_index,
@@ -192,6 +195,11 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
     job = setup.job
     ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
     args = arguments(trl.SFTConfig, ours, job.config.extra)
+    if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
+        raise HarnessError(
+            f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
+            f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
+        )
 
     def make() -> SftTrainer:
         template = Template.of(setup.processor, setup.network.generation_config)
