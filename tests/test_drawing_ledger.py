@@ -93,7 +93,9 @@ def test_what_a_model_does_not_say_is_told(tmp_path):
     assert notes["ledger"]["flops"] == 0
     assert notes["ledger_unknown"] == {"flops": "the model does not say what a token costs"}
     assert notes["ledger"]["completion_tokens"] == notes["generated_tokens"] > 0
-    notes = evaluation.evaluate(DcsftStub(default="one"), {POOL: task}, tmp_path / "scores", "stub", {}, limit=3)
+    notes = evaluation.evaluate(
+        DcsftStub(default="one"), {POOL: task}, tmp_path / "scores", "stub", {}, limit=3
+    )
     assert (notes["ledger"]["prompts"], notes["ledger"]["generated"]) == (3, 3)
     assert notes["ledger"]["completion_tokens"] == 3 * len(("one", "end token"))
     assert list(notes["ledger_unknown"]) == ["flops"]
