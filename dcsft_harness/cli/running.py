@@ -86,10 +86,11 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train grpo": lambda notes: f"{notes['steps']} steps, {notes['ledger']['generated']} completions",
     "evaluate": _tasks,
     "leaderboard build": lambda notes: f"{notes['rows']} rows",
+    "compare-cost": lambda notes: f"{notes['rows']} runs",
 }
 """Verb -> what its closing line says of the notes."""
 
 
 def show_table(notes: Mapping[str, Any]) -> None:
-    """Prints a leaderboard's table on stdout."""
+    """Prints a table on stdout."""
     click.echo(notes["table"])
