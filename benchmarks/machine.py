@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "datasets", "pyarrow")
+PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "trl", "peft", "datasets", "pyarrow")
 
 
 def describe(shape: str) -> str:

@@ -52,7 +52,7 @@ def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
     """
     found = []
     for unit in UNITS:
-        totals = {id(run): run.total(shared).spent(unit) for run in runs}
+        totals = {id(run): run.spent(unit, shared) for run in runs}
         known = [total for total in totals.values() if total is not None]
         if len(known) < 2:
             continue
@@ -69,7 +69,7 @@ def _standing(run: Run, unit: str, budget: float, total: float, shared: frozense
     if total <= budget:
         steps = run.made.notes.get("steps")
         return Standing(unit, budget, run, steps, run.made.folder, total)
-    before = run.before(shared).spent(unit) or 0
+    before = run.spent_before(unit, shared) or 0
     if before > budget:
         return Standing(unit, budget, run, said="what it began with took more")
     spent = {int(row["step"]): before + row[unit] for row in run.history if unit in row}

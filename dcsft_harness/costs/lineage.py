@@ -1,7 +1,7 @@
 """One adapter or checkpoint -> Run: what its training cost, and what it was made from cost."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,20 @@ class Run:
 
     def before(self, shared: frozenset[str]) -> Cost:
         """What it cost before its own training began; cold starts that all runs share left out."""
+        return added(self._parts(shared))
+
+    def _parts(self, shared: frozenset[str]) -> list[Cost]:
         cold = [one for digest, one in self.cold.items() if digest not in shared]
         parts = [cost_of(one) for one in (*self.labelling, *self.earlier, *cold)]
-        return added([*parts, *([UNKNOWN_COST] if self.lost else [])])
+        return [*parts, *([UNKNOWN_COST] if self.lost else [])]
+
+    def spent_before(self, unit: str, shared: frozenset[str]) -> float | None:
+        """How much of a unit of `UNITS` it took before its own training; None where that is not known."""
+        return summed([part.spent(unit) for part in self._parts(shared)])
+
+    def spent(self, unit: str, shared: frozenset[str]) -> float | None:
+        """How much of a unit it took in all."""
+        return summed([self.spent_before(unit, shared), self.training.spent(unit)])
 
     def total(self, shared: frozenset[str]) -> Cost:
         """All that it cost; see `before`."""
@@ -130,6 +141,12 @@ class Run:
     def contributors(self) -> tuple[Manifest, ...]:
         """Every artefact whose cost is in the row."""
         return (self.made, *self.labelling, *self.earlier)
+
+
+def summed(values: Sequence[float | None]) -> float | None:
+    """A sum, None where one of its parts is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def read(folder: Path, name: str) -> Run:
