@@ -145,12 +145,9 @@ def test_an_input_that_is_gone_makes_the_total_a_lower_bound(place, gone, said):
     assert run["ratio"]["seconds"] is None
     text = costs.markdown(found)
     assert f"its total is a lower bound, as the {said} that" in text and "≥ 10.0 s" in text
-    row = (
-        next(one for one in table.as_dict(found)["equal"] if (one["run"], one["unit"]) == ("dc", "samples"))
-        if table.as_dict(found)["equal"]
-        else None
-    )
-    assert row is None or row["said"] == "what it took is not known"
+    equal = told(place, "rl", "sft", "dc")["equal"]
+    assert {one["said"] for one in equal if one["run"] == "dc"} == {"what it took is not known"}
+    assert {one["kept"] for one in equal if one["run"] == "sft"} == {True}
 
 
 def test_an_input_that_has_changed_is_told(place):

@@ -172,7 +172,7 @@ def _equal(found: "Comparison") -> str:
 
 
 def _name(name: str) -> str:
-    return markdown_text(name)
+    return str(markdown_text(name))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
