@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Comparison:
         scores: what was evaluated.
         standings: the runs at equal samples, tokens and time.
         remarks: what to know before two rows are compared.
+        digests: hashes of folders that have been looked at; those of large checkpoints take long.
     """
 
     runs: tuple[Run, ...]
@@ -35,7 +36,14 @@ class Comparison:
     shared: Mapping[str, Manifest]
     scores: Scores
     standings: tuple[Standing, ...]
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    digests: dict[Path, str] = field(default_factory=dict)
+
+    def digest(self, folder: Path) -> str:
+        """The hash by which an evaluation's manifest names a folder."""
+        if folder not in self.digests:
+            self.digests[folder] = manifest.fingerprint(folder)
+        return self.digests[folder]
 
     def commands(self) -> list[str]:
         """What would have to be evaluated for the accuracies that are missing at equal budgets, each once."""
@@ -47,7 +55,7 @@ class Comparison:
         """The accuracies of a run or of one of its checkpoints; None where no scores are of exactly it."""
         if folder is None or not self.scores.by_subject:
             return None
-        subject = manifest.fingerprint(folder)
+        subject = self.digest(folder)
         return self.scores.means(subject) if subject in self.scores.by_subject else None
 
 
@@ -77,9 +85,8 @@ def compare(
     shared = {digest: one for digest, one in runs[0].cold.items() if digest in common}
     read = accuracy.read(scores)
     found = tuple(standings(runs, frozenset(shared))) if len(runs) > 1 else ()
-    made = Comparison(runs, runs[chosen], shared, read, found, ())
-    remarks = (*_differences(runs), *_unused(made), *read.remarks)
-    return Comparison(runs, runs[chosen], shared, read, found, remarks)
+    made = Comparison(runs, runs[chosen], shared, read, found)
+    return replace(made, remarks=(*_differences(runs), *_unused(made), *read.remarks))
 
 
 def build(
@@ -127,7 +134,7 @@ def _unused(made: Comparison) -> Iterator[str]:
     known = set(made.shared)
     for run in made.runs:
         places = (run.made.folder, *run.made.folder.glob("checkpoint-*"))
-        known |= {manifest.fingerprint(place) for place in places} | set(run.cold)
+        known |= {made.digest(place) for place in places} | set(run.cold)
     for subject, folders in made.scores.folders.items():
         if subject not in known:
             yield f"{', '.join(map(str, folders))} scores none of these runs, as they are now"
