@@ -136,6 +136,14 @@ def test_relabelling_counts_each_artefact_behind_it_once(place):
     assert run["earlier"]["seconds"] == 10 and run["total"]["seconds"] == 5 + 6 + 10
 
 
+def test_a_merged_checkpoint_costs_what_its_adapter_did(place):
+    merged = make("checkpoint", place / "merged", inputs={"model": place / "cold", "adapter": place / "sft"})
+    run = told(trained(place / "more", "grpo", None, merged, {"steps": 1}).parent, "more")["runs"][0]
+    assert run["earlier"]["seconds"] == 10 and run["lower_bounds"] == []
+    with pytest.raises(HarnessError, match="was merged, not trained"):
+        told(place, "merged")
+
+
 @pytest.mark.parametrize(("gone", "said"), [("rollouts", "rollouts"), ("em", "data")])
 def test_an_input_that_is_gone_makes_the_total_a_lower_bound(place, gone, said):
     shutil.rmtree(place / gone)

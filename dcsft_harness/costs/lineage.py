@@ -160,6 +160,8 @@ def read(folder: Path, name: str) -> Run:
         HarnessError: it is none, or its log is damaged. Inputs that are gone are told in the run instead.
     """
     made = manifest.read(folder)
+    if made.kind in TRAINED and not _trained(made):
+        raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
     if made.kind not in TRAINED:
         raise HarnessError(f"{folder} holds {made.kind}", "Give adapters or checkpoints of `dcsft train`")
     line = Lineage()
@@ -167,7 +169,7 @@ def read(folder: Path, name: str) -> Run:
     found = line.found.items()
     cold = {digest: one for digest, one in found if one.config.get("method") == "cold-start"}
     labelling = tuple(one for _, one in found if one.kind == "rollouts")
-    earlier = tuple(one for digest, one in found if one.kind in TRAINED and digest not in cold)
+    earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
     older = [one.folder.name for one in (made, *line.found.values()) if _lacks_ledger(one)]
     remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
     return Run(
@@ -184,8 +186,13 @@ def read(folder: Path, name: str) -> Run:
     )
 
 
+def _trained(one: Manifest) -> bool:
+    """Whether training made it; `dcsft merge` makes checkpoints too, whose cost is that of the adapter."""
+    return one.kind in TRAINED and "method" in one.config
+
+
 def _lacks_ledger(one: Manifest) -> bool:
-    return one.kind in (*TRAINED, "rollouts") and NOTE not in one.notes
+    return (_trained(one) or one.kind == "rollouts") and NOTE not in one.notes
 
 
 def _method(made: Manifest, labelled: bool) -> str:
