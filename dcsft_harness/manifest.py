@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -53,8 +54,23 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """Processor kind, logical cores and Python, as far as the standard library knows them."""
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    """What times depend on: processor, logical cores, Python, and the CUDA device where torch is in use."""
+    torch = sys.modules.get("torch")
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "cuda": torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """The processor's model, where Linux tells it; else its kind."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 @dataclass
@@ -76,14 +92,16 @@ class Manifest:
 
     Attributes:
         folder: where the artefact lies.
-        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores" or
-            "leaderboard".
+        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores",
+            "leaderboard" or "cost comparison".
         config: the settings it was made with.
         inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
         notes: counts, tokens, model fingerprints and the like.
         files: file name -> SHA-256, of all but the manifest and `CARD`.
         key: SHA-256 of kind, config and inputs: equal keys mean the same work.
         seconds: wall-clock time the stage took.
+        packages: versions of the packages that it was made with.
+        hardware: what it was made on.
     """
 
     folder: Path
@@ -94,6 +112,8 @@ class Manifest:
     files: dict[str, str]
     key: str
     seconds: float
+    packages: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
         """The folder of one input, found again relative to this artefact.
@@ -159,6 +179,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             files=data["files"],
             key=data["key"],
             seconds=data["seconds"],
+            packages=data.get("packages", {}),
+            hardware=data.get("hardware", {}),
         )
     except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
         raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error

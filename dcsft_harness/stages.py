@@ -183,6 +183,22 @@ def leaderboard(
     }
 
 
+def compare_cost(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    artefacts: Sequence[Path],
+    scores: Sequence[Path] = (),
+    baseline: str | None = None,
+) -> Notes:
+    """Adapters and checkpoints -> what each cost, labels included."""
+    from dcsft_harness import costs
+
+    folders, scored = [Path(folder) for folder in artefacts], [Path(folder) for folder in scores]
+    found = costs.build(folders, output, scored, baseline)
+    return {"table": costs.markdown(found), "rows": len(found.runs)}
+
+
 def cold_start(
     output: Path,
     progress: Progress | None = None,
@@ -252,6 +268,7 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
+    "compare-cost": compare_cost,
 }
 """Verb -> stage, in the order of the data flow."""
 

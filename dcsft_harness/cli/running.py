@@ -139,10 +139,11 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "leaderboard build": lambda notes: ", ".join(
         [f"{notes['rows']} rows", *([f"{len(notes['left_out'])} left out"] if notes["left_out"] else [])]
     ),
+    "compare-cost": lambda notes: f"{notes['rows']} runs",
 }
 """Verb -> what its closing line says of the notes."""
 
 
 def show_table(notes: Mapping[str, Any]) -> None:
-    """Prints a leaderboard's table on stdout."""
+    """Prints a table on stdout."""
     click.echo(notes["table"])
