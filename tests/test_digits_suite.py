@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dcsft_harness.digits import curriculum, drawing, scenes, splits, suite, sums
+from dcsft_harness.tasks import path
 from dcsft_harness.tasks.listing import listing
 from dcsft_harness.tasks.verdicts import judge
 
@@ -142,6 +143,14 @@ def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, fa
         rows(name, 60)
         split = next((part for part in ("pool", "cold") if name.endswith(part)), "eval")
         assert drawn[name] <= set(splits.split(split).ids.tolist()), name
+
+
+def test_the_large_pools_task_is_the_small_ones_on_another_set():
+    small, large = (
+        (path() / "digits" / f"digits_{name}.yaml").read_text().partition("\n")[2]
+        for name in ("pool", "pool_large")
+    )
+    assert small.replace("dcsft_digits_pool", "dcsft_digits_pool_large") == large
 
 
 @pytest.mark.slow
