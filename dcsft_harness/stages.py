@@ -99,18 +99,16 @@ def curate(
     progress: Progress | None = None,
     *,
     labels: Path,
-    keep: Sequence[str],
-    mix: Sequence[str] = (),
-    size: int | None = None,
-    seed: int = 0,
     exclude: Path | None = None,
+    reviewed: Path | None = None,
+    **options: Any,  # noqa: ANN401 - CurationConfig's fields
 ) -> Notes:
-    """Labels -> curated set, without the items that an overlap folder names."""
+    """Labels -> curated set, without suspects and without the items that an overlap folder names."""
     from dcsft_harness import curation
+    from dcsft_harness.rules import CurationConfig
 
-    shares = curation.CurationConfig.parse_mix(mix)
-    config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
-    return curation.curate(Path(labels), output, config, None if exclude is None else Path(exclude))
+    shared, verdicts = (None if path is None else Path(path) for path in (exclude, reviewed))
+    return curation.curate(Path(labels), output, CurationConfig.from_options(options), shared, verdicts)
 
 
 def overlap(
@@ -136,6 +134,7 @@ def evaluate(
     model_args: str = "",
     tasks: Sequence[str],
     name: str | None = None,
+    group: str | None = None,
     limit: int | None = None,
 ) -> Notes:
     """Adapter -> scores."""
@@ -153,20 +152,35 @@ def evaluate(
         arguments, inputs = _model_arguments(model_args)
         inputs |= prepared.inputs(opened)
         running = harness.open_model(model, arguments)
-    settings = {"model": model, "model_args": model_args}
+    settings = {"model": model, "model_args": model_args, **({} if group is None else {"group": group})}
     return evaluation.evaluate(
         running, opened, output, name or output.name, settings, limit, progress, inputs
     )
 
 
 def leaderboard(
-    output: Path, progress: Progress | None = None, *, results: Sequence[Path], baseline: str | None = None
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    results: Sequence[Path],
+    labels: Sequence[Path] = (),
+    strict: bool = False,
+    **options: Any,  # noqa: ANN401 - leaderboard.Options' fields
 ) -> Notes:
     """Scores -> leaderboard."""
-    from dcsft_harness.leaderboard import build, markdown
+    from dcsft_harness.leaderboard import Options, build, markdown
 
-    built = build([Path(folder) for folder in results], output, baseline)
-    return {"table": markdown(built), "rows": len(results)}
+    known = [field.name for field in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("leaderboard option", name, known)
+    chosen = Options(labels=tuple(map(Path, labels)), strict=strict, **options)
+    built = build([Path(folder) for folder in results], output, options=chosen, progress=progress)
+    return {
+        "table": markdown(built.summary),
+        "rows": len(built.board.rows),
+        "left_out": [one.reason for one in built.summary.left_out],
+    }
 
 
 def cold_start(
@@ -207,6 +221,25 @@ def grpo(
     return _train("grpo", output, progress, model, data, options, scorer, image_root)
 
 
+def merge(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    adapter: Path,
+    base: str | None = None,
+    **options: Any,  # noqa: ANN401 - MergeConfig's fields
+) -> Notes:
+    """Adapter -> checkpoint."""
+    from dcsft_harness import merging
+
+    known = [field.name for field in fields(merging.MergeConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("merge option", name, known)
+    config = merging.MergeConfig(**options)
+    return merging.merge(Path(adapter), output, None if base is None else checkpoint(base), config)
+
+
 STAGES: dict[str, Callable[..., Notes]] = {
     "digits pretrain": pretrain,
     "sample": sample,
@@ -216,6 +249,7 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "train cold-start": cold_start,
     "train sft": sft,
     "train grpo": grpo,
+    "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
 }
@@ -310,11 +344,11 @@ def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.
         if (Path(data) / manifest.UNFINISHED).is_dir():
             manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)
-    from dcsft_harness import curation, harness
+    from dcsft_harness import conversations, harness
 
     if data not in harness.task_index():
         raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-    return curation.from_task(_single(harness.open_tasks([data]), data))
+    return conversations.from_task(_single(harness.open_tasks([data]), data))
 
 
 def _train(
@@ -329,8 +363,11 @@ def _train(
 ) -> Notes:
     """Checks the settings before anything heavy is imported, then trains."""
     from dcsft_harness import manifest, ranks
+    from dcsft_harness.training import launching
     from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
 
+    launch = launching.Launch.read(options.pop("num_processes", None), options.pop("launch", None))
+    named = {"model": model, "data": data, "scorer": scorer, "image_root": image_root, **options}
     resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
     kinds: dict[str, type[TrainingConfig]] = {
         "cold-start": ColdStartConfig,
@@ -342,6 +379,8 @@ def _train(
         if not (output / manifest.UNFINISHED).is_dir():
             manifest.refuse_occupied(output)
         config = kinds[kind].from_options(options)
+    if launch is not None:
+        return launching.train(launch, config, launching.command(kind, output, named), output)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
@@ -358,9 +397,11 @@ def _train(
     if isinstance(config, GrpoConfig):
         from dcsft_harness.training import grpo, prompts
 
-        rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
+        with ranks.agreed():
+            rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
         return grpo.train_grpo(base, rows, judge, output, config, **more)
-    rows = _training_data(data)
+    with ranks.agreed():
+        rows = _training_data(data)
     from dcsft_harness.training import sft as training
 
     if isinstance(config, SftConfig):

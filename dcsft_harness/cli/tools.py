@@ -22,18 +22,57 @@ def quickstart(output: Path) -> None:
     run_recipe("digits", output, dry_run=False)
 
 
-@click.command()
-@click.argument("recipe")
-@click.option("--output", type=FOLDER, required=True)
-@click.option("--dry-run", is_flag=True, help="Print the stages and what they read, and do nothing.")
-def run(recipe: str, output: Path, dry_run: bool) -> None:
-    """Run a recipe: the shipped one called RECIPE, or a YAML file.
+def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Prints the shipped recipes and ends."""
+    if wanted:
+        from tabulate import tabulate
 
-    Stages that are done and still valid are skipped, so the same command resumes an interrupted run.
+        from dcsft_harness.recipes import recipe
+
+        rows = [{"recipe": name, "about": recipe.summary(name)} for name in recipe.shipped()]
+        click.echo(tabulate(rows, headers="keys", tablefmt="plain"))
+        context.exit()
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.option("--output", type=FOLDER, required=True)
+@click.option(
+    "--scale",
+    type=click.Choice(["digits", "paper"]),
+    default="digits",
+    show_default=True,
+    help="The embedded suite, on two cores; or the paper's models and data, on eight GPUs.",
+)
+@click.option("--dry-run", is_flag=True, help="Print every command, what it reads and costs; do nothing.")
+@click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="List recipes."
+)
+def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> None:
+    """Run recipes: shipped ones by name, or YAML files.
+
+    Stages that are done and still valid are skipped, so the same command resumes an interrupted run; stages
+    that several recipes share run once in an output folder.
     """
     from dcsft_harness.cli.recipe import run_recipe
 
-    run_recipe(recipe, output, dry_run)
+    run_recipe(recipes, output, dry_run, scale)
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="A .md file.")
+def results(run: Path, output: Path) -> None:
+    """Write a page of what a run of recipes shows: tables, pictures, and what became of each claim.
+
+    \b
+    dcsft run paradigms difficulty --output runs/digits
+    dcsft results runs/digits --output results.md
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.leaderboard.results import write
+
+    said = ", ".join(f"{count} {name}" for name, count in write(run, output).items())
+    click.echo(f"results: {said} -> {output}", err=True)
 
 
 @click.group()
@@ -139,5 +178,5 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
     click.get_current_context().exit(command_line(list(arguments)))
 
 
-early = (quickstart, run)
+early = (quickstart, run, results)
 late = (tasks, digits, lmms_eval)

@@ -19,6 +19,7 @@ from dcsft_harness.training.config import (
 )
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+LAUNCH = ("num_processes", "launch")
 Command = Callable[..., Any]
 
 
@@ -67,6 +68,17 @@ def _shared(command: Command) -> Command:
             is_flag=True,
             help="Go on from the newest checkpoint of an interrupted run; begin anew where there is none.",
         ),
+        click.option(
+            "--launch",
+            metavar="NAME|FILE",
+            help="How the processes share the model: ddp (the default), zero2, zero3 or fsdp2, or a "
+            "configuration file of `accelerate launch`.",
+        ),
+        click.option(
+            "--num-processes",
+            type=int,
+            help="Train in so many processes, one a GPU, through `accelerate launch`.",
+        ),
         click.option("--output", type=FOLDER, required=True),
         click.option(
             "--data", required=True, help="A curated set's folder, or a task whose documents to use."
@@ -98,7 +110,7 @@ def _given(
             raise HarnessError(f"--config {config} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(read, dict):
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one a line")
-        known = {field.name for field in fields(kind)}
+        known = {*LAUNCH, *(field.name for field in fields(kind))}
         for name, value in read.items():
             (ours if name in known else extra)[str(name)] = value
     for text in trl:

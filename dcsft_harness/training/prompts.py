@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import curation, harness, manifest, own_data
+from dcsft_harness import conversations, curation, harness, manifest, own_data
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.sampling import ITEMS
 from dcsft_harness.training.grpo import Judge
@@ -36,7 +36,7 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
         if len(opened) != 1:
             raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
         task = next(iter(opened.values()))
-    rows = curation.from_task(task)
+    rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
 
 

@@ -23,7 +23,7 @@ from dcsft_harness.training.card import model_card
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.flops import Arithmetic
-from dcsft_harness.training.trainer import Progress, Watch, quietly
+from dcsft_harness.training.trainer import Diverged, Progress, Watch, quietly
 
 LOG = "training_log.jsonl"
 INDIFFERENT = ("save_steps", "keep")
@@ -151,7 +151,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         account.costs = Arithmetic(trainer.model)
         complete = _processor_of(str(job.model))
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
-        _train(trainer, last)
+        _train(trainer, last, run)
         return _finish(job, setup, run, trainer, account)
 
 
@@ -159,7 +159,10 @@ def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
     conversations = training_data.read(job.data)
     checkpoint.open_config(base)
+    if job.adapter is not None:
+        checkpoint.check_adapter(str(job.adapter), base)
     processor = checkpoint.open_processor(base)
+    shown = checkpoint.pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
     notes = {
         "base": base,
@@ -167,6 +170,7 @@ def _prepare(job: Job) -> Setup:
         "rows": len(conversations.turns),
         "dtype": _DTYPE_NAMES[dtype],
         "pixel_limits": limits and limits._asdict(),
+        "evaluation_pixel_limits": shown and shown._asdict(),
     }
     folder = job.output / manifest.UNFINISHED
     return Setup(job, folder, conversations, processor, limits, dtype, notes=notes)
@@ -231,7 +235,7 @@ def _processor_of(base: str) -> Callable[[Path], None]:
     return complete
 
 
-def _train(trainer: Any, last: Path | None) -> None:  # noqa: ANN401 - one of TRL's
+def _train(trainer: Any, last: Path | None, run: run_folder.RunFolder) -> None:  # noqa: ANN401 - one of TRL's
     try:
         with ranks.telling_losses(), checkpoint.no_bars():
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -240,6 +244,9 @@ def _train(trainer: Any, last: Path | None) -> None:  # noqa: ANN401 - one of TR
             f"out of GPU memory at step {trainer.state.global_step + 1}: {str(error).splitlines()[0]}",
             "Lower micro_batch_size or max_pixels",
         ) from error
+    except Diverged as error:
+        good = "none was written before" if run.last is None else f"{run.last} is"
+        raise HarnessError(error.problem, f"{error.remedy}. The last good checkpoint: {good}") from error
 
 
 def _finish(
@@ -250,6 +257,7 @@ def _finish(
     account: Account,
 ) -> dict[str, Any]:
     account.measure()
+    account.ledger.peak_memory_bytes = max(ranks.gathered(account.ledger.peak_memory_bytes))
     settings, sources = job.recorded()
     notes = setup.notes | _measured(trainer, account)
     sharded = getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False)
@@ -270,7 +278,12 @@ def _finish(
 
 def _measured(trainer: Any, account: Account) -> dict[str, Any]:  # noqa: ANN401
     ledger = account.ledger
-    trainable = [weight.numel() for weight in trainer.model.parameters() if weight.requires_grad]
+    # ZeRO-3 leaves an empty weight behind, with its size.
+    trainable = [
+        getattr(weight, "ds_numel", weight.numel())
+        for weight in trainer.model.parameters()
+        if weight.requires_grad
+    ]
     norms = [row["grad_norm"] for row in account.history if row.get("grad_norm") is not None]
     return {
         "steps": ledger.steps,
@@ -294,6 +307,8 @@ def _save(trainer: Any, base: str, folder: Path, whole: Path | None) -> None:  #
     try:
         if whole is not None:
             shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.bin"))
+            if not isinstance(model, PeftModel):
+                checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
         elif isinstance(model, PeftModel):
             _save_adapter(model, folder)
         else:
