@@ -156,7 +156,8 @@ def digits_pretrain(output: Path, families: str | None, **options: Any) -> None:
 
     \b
     dcsft digits pretrain --output base
-    dcsft digits pretrain --architecture qwen3_vl --families naming --steps 600 --output other
+    dcsft digits pretrain --architecture qwen3_vl --families naming \\
+      --steps 600 --learning-rate 6e-3 --output other
     """  # noqa: D301 - click reads the \b
     if families is not None:
         options["families"] = [name.strip() for name in families.split(",") if name.strip()]
