@@ -12,16 +12,18 @@ from typing import Any
 from tabulate import tabulate
 
 from dcsft_harness import manifest
+from dcsft_harness.costs import lineage
+from dcsft_harness.costs.figures import added, cost_of
 from dcsft_harness.errors import HarnessError
 
-from .claims import Finding, by_seed, judge, over_seeds
+from .claims import Figure, Finding, by_seed, judge, over_seeds
 from .gather import load
 from .statistics import Estimate
 from .summarise import summarise
 from .summary import Line, Summary
 from .table import markdown_text
 
-STATE = "recipe.json"
+STATE, COSTS = "recipe.json", "costs.md"
 PICTURES = {
     "difficulty": ("id_ood", "gradient_norms"),
     "paradigms": ("id_ood", "cost"),
@@ -71,6 +73,7 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
     parts = [_opening(runs), _claims(findings)]
     for name, summary in boards.items():
         parts.append(_board(name, summary, where[name] / name, pictures))
+    parts += [_costs(path.parent) for run in runs for path in sorted(run.glob(f"*/{COSTS}"))]
     page.write_text("\n".join(parts), encoding="utf-8")
     told = json.dumps([asdict(finding) for finding in findings], indent=2)
     (pictures / "claims.json").write_text(told + "\n", encoding="utf-8")
@@ -112,7 +115,7 @@ def other_findings(boards: Mapping[str, Summary]) -> Iterator[Finding]:
     if paradigms is not None:
         for unit, what in (("flops", "operations"), ("seconds", "wall-clock time")):
             cost = {name: by_seed(paradigms.lines, name, _cost(unit)) for name in ("GRPO", "SFT-EM")}
-            said = f"GRPO takes more {what} than SFT-EM, labelling apart"
+            said = f"GRPO takes more {what} than SFT-EM with its labelling"
             yield from _told(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])))
         idle = by_seed(paradigms.lines, "GRPO", _share("zero_advantage"))
         mixed = by_seed(paradigms.lines, "GRPO", _share("mixed"))
@@ -139,15 +142,23 @@ def _norm(line: Line, number: int) -> float | None:
     return math.exp(mean(map(math.log, norms))) if norms else None
 
 
-def _cost(unit: str) -> Any:  # noqa: ANN401 - a function of a line and a row's number
+def _cost(unit: str) -> Figure:
+    """What a run cost, its labels included; None where a part of that is not known."""
+
     def figure(line: Line, number: int) -> float | None:
         trainings = [part.training for part in line.rows[number].provenance if part.training is not None]
-        return (trainings[0].ledger.get(unit) or None) if trainings else None
+        if not trainings:
+            return None
+        run = lineage.read(trainings[0].folder, line.name)
+        total = added([run.training, *map(cost_of, run.labelling)])
+        return None if unit in total.partial else total.values.get(unit)
 
     return figure
 
 
-def _share(name: str) -> Any:  # noqa: ANN401 - as above
+def _share(name: str) -> Figure:
+    """The mean over steps of a share of prompts."""
+
     def figure(line: Line, number: int) -> float | None:
         shares = [row[name] for row in _history(line, number) if name in row]
         return mean(shares) if shares else None
@@ -230,11 +241,21 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
             target = pictures / f"{name}-{plot}.png"
             shutil.copyfile(source, target)
             shown.append(f"![{name}, {plot}]({pictures.name}/{target.name})")
-    notes = [f"- {markdown_text(remark)}." for remark in summary.remarks]
+    told = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
+    notes = [f"- {markdown_text(remark)}." for remark in told]
     seeds = max(len(line.rows) for line in lines)
     about = ABOUT.get(kind, kind)
     parts = [f"## {about} ({family})\n", f"{seeds} seeds.\n", f"{table}\n", *notes, *shown, ""]
     return "\n".join(parts)
+
+
+def _costs(folder: Path) -> str:
+    """A cost comparison as it is, one level down."""
+    text = (folder / COSTS).read_text(encoding="utf-8")
+    lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
+    # Folders of the machine that it was made on are of no use to a reader.
+    lines = [line.replace(f"{folder.parent}/", "") for line in lines]
+    return "\n".join([f"## Figure 4: cost ({folder.name.partition('-')[0]})\n", *lines, ""])
 
 
 def _cell(line: Line, index: int) -> str:
