@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dcsft_harness import harness
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sources import prepared, ref_l4, vlm_r1
+from dcsft_harness.sources import prepared, ref_l4, registry, vlm_r1
 from dcsft_harness.sources.files import Files
 from dcsft_harness.sources.prepare import prepare
 
@@ -140,6 +141,39 @@ def test_a_part_of_ref_l4_is_prepared_with_the_whole(tmp_path):
     made("dcsft_ref_l4_test", published.ref_l4(tmp_path / "s"))
     assert prepared.folder_of("dcsft_ref_l4_val") == prepared.folder_of("dcsft_ref_l4")
     assert len(prepared.load("dcsft_ref_l4")) == 6
+
+
+def test_a_part_of_ref_l4_tells_its_own_rows(tmp_path):
+    """A result on the 13,420 rows of val does not say that it is one on 45,341."""
+    made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
+    parts = {name: prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")}
+    assert {name: (one["rows"], one["published"]) for name, one in parts.items()} == {
+        "": (6, 45_341),
+        "_val": (2, 13_420),
+        "_test": (4, 31_921),
+    }
+    assert {one["skipped"] for one in parts.values()} == {0}
+
+
+@pytest.mark.parametrize("any_count", [False, True])
+def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, any_count):
+    source = published.ref_l4(tmp_path / "s")
+    (file,) = source.rglob("*test*.parquet")
+    rows = datasets.Dataset.from_parquet(str(file))
+    rows.map(lambda row, at: {"caption": "" if at == 0 else row["caption"]}, with_indices=True).to_parquet(
+        file
+    )
+    whole = registry.SOURCES["dcsft_ref_l4"]
+    monkeypatch.setitem(
+        registry.SOURCES, whole.task, replace(whole, count=6, tally=("split", {"val": 2, "test": 4}))
+    )
+    for part, count in (("val", 2), ("test", 4)):
+        name = f"dcsft_ref_l4_{part}"
+        monkeypatch.setitem(registry.VIEWS, name, replace(registry.VIEWS[name], count=count))
+    prepare("dcsft_ref_l4", source, any_count=any_count, on_error="skip")
+    told = [prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")]
+    assert [(one["rows"], one["published"]) for one in told] == [(5, 6), (2, 2), (3, 4)]
+    assert [one["skipped"] for one in told] == ([1, None, None] if any_count else [1, 0, 1])
 
 
 def test_the_category_map_is_ref_l4s():

@@ -81,17 +81,20 @@ def inputs(tasks: Iterable[str]) -> dict[str, Path]:
 def told(task: str) -> dict[str, Any] | None:
     """What a result should say of a task's prepared data; None where it reads none.
 
-    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known.
+    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known. Of
+    a task that asks a part of a source's rows: of that part; skipped is None where that cannot be told.
     """
     if not (registry.has_source(task) and exists(task)):
         return None
     found = manifest.read(folder_of(task), KIND)
-    return {
-        "rows": found.notes["rows"],
-        "published": found.config["published"],
-        "skipped": found.notes["skipped"],
-        "chosen": found.notes.get("chosen"),
-    }
+    view = registry.VIEWS.get(task)
+    rows, published, skipped = found.notes["rows"], found.config["published"], found.notes["skipped"]
+    if view is not None:
+        rows, published = len(load(task)), view.count
+        # All rows were found, unless any number of them was enough: what is not there was skipped.
+        told = None if published is None or found.config["any_count"] else published - rows
+        skipped = skipped and told
+    return {"rows": rows, "published": published, "skipped": skipped, "chosen": found.notes.get("chosen")}
 
 
 def load(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
