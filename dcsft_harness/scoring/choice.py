@@ -12,6 +12,7 @@ question. Strongest first, and the first that states one option decides:
 5. a weaker cue ("the result is"); the last line, if it is a label or an option; the sentence that
    concludes.
 
+What only asks ("is it B?"), or is weighed and found less likely, is taken away first; see `asides`.
 A response in which none of these states exactly one option has no answer: there is no nearest
 option and no random one. Where the last statement names none of the options ("the answer is 16",
 "(E)" of four, "none of these") or the last box holds none, no earlier one is taken in its place. A
@@ -25,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.asides import settled
 from dcsft_harness.scoring.cues import Cue
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
 from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
@@ -111,11 +113,11 @@ def _find(part: str, options: OptionSet) -> int | None:
         return None
     for length in LAST_WORDS:  # only to save time: the last statement of the whole is found as well
         if len(part) > 2 * length:
-            found = next(stated(plain(last_words(part, length)), options), None)
+            found = next(stated(settled(plain(last_words(part, length))), options), None)
             if found is not None and found != NO_OPTION:
                 return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
-    return next(_found(plain(part), options, conclude=not boxed), None)
+    return next(_found(settled(plain(part)), options, conclude=not boxed), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:
