@@ -47,7 +47,7 @@ def settled(text: str) -> str:
     if "?" in text:
         text = _answered(text)
     if " but " in text or "ough" in text or "owever" in text or "可能" in text:
-        text = _RATHER.sub(_turned, text)
+        text = _RATHER.sub(_turned, text).strip()
     return text
 
 
