@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcsft_harness.scoring.cues import cues, has_key
@@ -27,6 +27,7 @@ def as_pattern(texts):
     return re.compile("|".join(parts))
 
 
+@settings(deadline=None)
 @given(TEXTS, WORDS)
 def test_texts_are_found_as_a_pattern_of_them_would(texts, sentence):
     pattern, found = as_pattern(texts), Occurrences(dict.fromkeys(texts))
@@ -36,6 +37,7 @@ def test_texts_are_found_as_a_pattern_of_them_would(texts, sentence):
     assert not pattern.search(sentence) or found.any_in(sentence)
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_white_space_is_collapsed_as_patterns_would(text):
     spaced = re.sub(r"[^\S\n ]|[^\S\n]{2,}", " ", text)
@@ -43,6 +45,7 @@ def test_white_space_is_collapsed_as_patterns_would(text):
     assert _collapsed(text) == re.sub(r"\n[ \n]+", "\n", spaced.replace(" \n", "\n"))
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_the_last_sentence_is_the_last_of_the_sentences(text):
     text = plain(text)
@@ -51,6 +54,7 @@ def test_the_last_sentence_is_the_last_of_the_sentences(text):
         assert last_sentence(text) == (parts[-1], len(parts) > 1)
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_a_text_with_a_cue_has_a_key(text):
     assert has_key(text) or not list(cues(plain(text)))

@@ -56,7 +56,11 @@ _PRODUCT = re.compile(r"(?<=[\w)])[*·](?=[a-zπ√(])")  # 2*√3 is 2√3, but
 
 def key(text: str) -> str:
     """The form in which whole texts are compared: plain, lower case, no spaces or outer stops."""
-    folded = "".join(plain(text).lower().strip(_EDGES).split())
+    return _key(plain(text))
+
+
+def _key(text: str) -> str:
+    folded = "".join(text.lower().strip(_EDGES).split())
     return _PRODUCT.sub("", folded.replace("^", "").replace("degrees", "°").replace("degree", "°"))
 
 
@@ -69,9 +73,13 @@ class OptionSet:
         self.letters = string.ascii_uppercase[: len(self.texts)]
 
     @cached_property
+    def _plain(self) -> tuple[str, ...]:
+        return tuple(map(plain, self.texts))
+
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The comparable text of each option."""
-        return tuple(key(text) for text in self.texts)
+        return tuple(map(_key, self._plain))
 
     @cached_property
     def are_letters(self) -> bool:
@@ -91,7 +99,7 @@ class OptionSet:
     @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:
         """The quantity that each option is, if it is one."""
-        return tuple(quantity(plain(text).strip()) for text in self.texts)
+        return tuple(quantity(text.strip()) for text in self._plain)
 
     @cached_property
     def has_quantities(self) -> bool:
@@ -101,7 +109,7 @@ class OptionSet:
     @cached_property
     def _values(self) -> tuple[tuple[float, str | None] | None, ...]:
         """The value and the unit of each option that is arithmetic, whether or not it is a plain number."""
-        return tuple(_value(plain(text).strip(_EDGES)) for text in self.texts)
+        return tuple(_value(text.strip(_EDGES)) for text in self._plain)
 
     @cached_property
     def _irrational(self) -> bool:
@@ -262,8 +270,8 @@ class OptionSet:
     def _by_plain(self) -> dict[str, int]:
         """Plain lower-case text -> option, without letters and pure numbers, which have own rules."""
         by_plain: dict[str, int] = {}
-        for index, text in enumerate(self.texts):
-            folded = plain(text).lower().strip(_EDGES)
+        for index, text in enumerate(self._plain):
+            folded = text.lower().strip(_EDGES)
             folded = folded.removeprefix("the ").removeprefix("a ").removeprefix("an ")
             amount = self.quantities[index]
             bare_number = amount is not None and folded.lstrip("-+")[:1].isdigit()
