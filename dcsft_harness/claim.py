@@ -86,6 +86,6 @@ def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise HarnessError(
-            f"--output {output} holds unfinished rollouts with other settings: {'; '.join(differences)}",
+            f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
             "Name another folder, go back to those settings, or remove this folder",
         )

@@ -35,7 +35,7 @@ class Writer:
 
     def table(self, rows: pa.Table) -> None:
         """Writes rows whose columns are as they are stored: images as structs of bytes and path."""
-        self._file.write_table(_embedded(rows.cast(self._features.arrow_schema)), ROWS)
+        self._file.write_table(embedded(rows.cast(self._features.arrow_schema)), ROWS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes rows as a data set gives them, with PIL images, which are encoded."""
@@ -62,7 +62,7 @@ def png(image: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
     return {"bytes": file.getvalue(), "path": None}
 
 
-def _embedded(rows: pa.Table) -> pa.Table:
+def embedded(rows: pa.Table) -> pa.Table:
     """Rows with the contents of image files that they only name."""
     if pc.struct_field(pc.list_flatten(rows[IMAGES]), "bytes").null_count == 0:
         return rows
@@ -121,13 +121,13 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
                 for name in columns:
                     if name not in stream.schema.names:
                         raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
-                yield from _tables((batch.select(columns) for batch in stream), size)
+                yield from tables((batch.select(columns) for batch in stream), size)
         except (pa.ArrowInvalid, OSError) as error:
             said = str(error).splitlines()[0]
             raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
 
 
-def _tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     """Batches put together until they have so many bytes."""
     held: list[pa.RecordBatch] = []
     total = 0

@@ -32,6 +32,26 @@ def checkpoint(name: str | Path) -> str:
     return str(name)
 
 
+def pretrain(
+    output: Path,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401 - PretrainConfig's fields
+) -> Notes:
+    """Nothing -> a base checkpoint of the embedded suite."""
+    from dcsft_harness import manifest
+    from dcsft_harness.digits.pretrain_config import PretrainConfig
+
+    manifest.refuse_occupied(output)
+    known = [field.name for field in fields(PretrainConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("pre-training option", name, known)
+    config = PretrainConfig(**options)
+    from dcsft_harness.digits import pretrain as module
+
+    return module.pretrain(output, config, progress)
+
+
 def sample(
     output: Path,
     progress: Progress | None = None,
@@ -79,18 +99,16 @@ def curate(
     progress: Progress | None = None,
     *,
     labels: Path,
-    keep: Sequence[str],
-    mix: Sequence[str] = (),
-    size: int | None = None,
-    seed: int = 0,
     exclude: Path | None = None,
+    reviewed: Path | None = None,
+    **options: Any,  # noqa: ANN401 - CurationConfig's fields
 ) -> Notes:
-    """Labels -> curated set, without the items that an overlap folder names."""
+    """Labels -> curated set, without suspects and without the items that an overlap folder names."""
     from dcsft_harness import curation
+    from dcsft_harness.rules import CurationConfig
 
-    shares = curation.CurationConfig.parse_mix(mix)
-    config = curation.CurationConfig(tuple(keep), shares, size, seed)  # type: ignore[arg-type]
-    return curation.curate(Path(labels), output, config, None if exclude is None else Path(exclude))
+    shared, verdicts = (None if path is None else Path(path) for path in (exclude, reviewed))
+    return curation.curate(Path(labels), output, CurationConfig.from_options(options), shared, verdicts)
 
 
 def overlap(
@@ -116,6 +134,7 @@ def evaluate(
     model_args: str = "",
     tasks: Sequence[str],
     name: str | None = None,
+    group: str | None = None,
     limit: int | None = None,
 ) -> Notes:
     """Adapter -> scores."""
@@ -133,20 +152,51 @@ def evaluate(
         arguments, inputs = _model_arguments(model_args)
         inputs |= prepared.inputs(opened)
         running = harness.open_model(model, arguments)
-    settings = {"model": model, "model_args": model_args}
+    settings = {"model": model, "model_args": model_args, **({} if group is None else {"group": group})}
     return evaluation.evaluate(
         running, opened, output, name or output.name, settings, limit, progress, inputs
     )
 
 
 def leaderboard(
-    output: Path, progress: Progress | None = None, *, results: Sequence[Path], baseline: str | None = None
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    results: Sequence[Path],
+    labels: Sequence[Path] = (),
+    strict: bool = False,
+    **options: Any,  # noqa: ANN401 - leaderboard.Options' fields
 ) -> Notes:
     """Scores -> leaderboard."""
-    from dcsft_harness.leaderboard import build, markdown
+    from dcsft_harness.leaderboard import Options, build, markdown
 
-    built = build([Path(folder) for folder in results], output, baseline)
-    return {"table": markdown(built), "rows": len(results)}
+    known = [field.name for field in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("leaderboard option", name, known)
+    chosen = Options(labels=tuple(map(Path, labels)), strict=strict, **options)
+    built = build([Path(folder) for folder in results], output, options=chosen, progress=progress)
+    return {
+        "table": markdown(built.summary),
+        "rows": len(built.board.rows),
+        "left_out": [one.reason for one in built.board.left_out],  # with their paths
+    }
+
+
+def compare_cost(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    artefacts: Sequence[Path],
+    scores: Sequence[Path] = (),
+    baseline: str | None = None,
+) -> Notes:
+    """Adapters and checkpoints -> what each cost, labels included."""
+    from dcsft_harness import costs
+
+    folders, scored = [Path(folder) for folder in artefacts], [Path(folder) for folder in scores]
+    found = costs.build(folders, output, scored, baseline)
+    return {"table": costs.markdown(found), "rows": len(found.runs)}
 
 
 def cold_start(
@@ -173,15 +223,52 @@ def sft(
     return _train("sft", output, progress, model, data, options)
 
 
+def grpo(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    model: str,
+    data: str,
+    scorer: str | None = None,
+    image_root: str | Path | None = None,
+    **options: Any,  # noqa: ANN401 - the configuration's fields
+) -> Notes:
+    """Pool or curated set -> adapter, by reinforcement learning."""
+    return _train("grpo", output, progress, model, data, options, scorer, image_root)
+
+
+def merge(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    adapter: Path,
+    base: str | None = None,
+    **options: Any,  # noqa: ANN401 - MergeConfig's fields
+) -> Notes:
+    """Adapter -> checkpoint."""
+    from dcsft_harness import merging
+
+    known = [field.name for field in fields(merging.MergeConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("merge option", name, known)
+    config = merging.MergeConfig(**options)
+    return merging.merge(Path(adapter), output, None if base is None else checkpoint(base), config)
+
+
 STAGES: dict[str, Callable[..., Notes]] = {
+    "digits pretrain": pretrain,
     "sample": sample,
     "label": label,
     "data overlap": overlap,
     "curate": curate,
     "train cold-start": cold_start,
     "train sft": sft,
+    "train grpo": grpo,
+    "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
+    "compare-cost": compare_cost,
 }
 """Verb -> stage, in the order of the data flow."""
 
@@ -274,29 +361,67 @@ def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.
         if (Path(data) / manifest.UNFINISHED).is_dir():
             manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)
-    from dcsft_harness import curation, harness
+    from dcsft_harness import conversations, harness
 
     if data not in harness.task_index():
         raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-    return curation.from_task(_single(harness.open_tasks([data]), data))
+    return conversations.from_task(_single(harness.open_tasks([data]), data))
 
 
 def _train(
-    kind: str, output: Path, progress: Progress | None, model: str, data: str, options: dict[str, Any]
+    kind: str,
+    output: Path,
+    progress: Progress | None,
+    model: str,
+    data: str,
+    options: dict[str, Any],
+    scorer: str | None = None,
+    image_root: str | Path | None = None,
 ) -> Notes:
     """Checks the settings before anything heavy is imported, then trains."""
-    from dcsft_harness import manifest
-    from dcsft_harness.training.config import ColdStartConfig, SftConfig
+    from dcsft_harness import manifest, ranks
+    from dcsft_harness.training import launching
+    from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
 
-    manifest.refuse_occupied(output)
-    config = (ColdStartConfig if kind == "cold-start" else SftConfig).from_options(options)
-    rows = _training_data(data)
+    launch = launching.Launch.read(options.pop("num_processes", None), options.pop("launch", None))
+    named = {"model": model, "data": data, "scorer": scorer, "image_root": image_root, **options}
+    resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
+    kinds: dict[str, type[TrainingConfig]] = {
+        "cold-start": ColdStartConfig,
+        "sft": SftConfig,
+        "grpo": GrpoConfig,
+    }
+    ranks.join()
+    with ranks.agreed():
+        if not (output / manifest.UNFINISHED).is_dir():
+            manifest.refuse_occupied(output)
+        config = kinds[kind].from_options(options)
+    if launch is not None:
+        return launching.train(launch, config, launching.command(kind, output, named), output)
+
+    def report(step: int, total: int, figures: dict[str, float]) -> None:
+        if progress is not None:
+            progress(step, total, **figures)
+
+    more: dict[str, Any] = {
+        "adapter": None if adapter is None else Path(adapter),
+        "progress": report,
+        "resume": resume,
+    }
+    if not Path(data).is_dir():
+        more["source"] = Path(data).name if Path(data).is_file() else data
+    base = checkpoint(model)
+    if isinstance(config, GrpoConfig):
+        from dcsft_harness.training import grpo, prompts
+
+        with ranks.agreed():
+            rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
+        return grpo.train_grpo(base, rows, judge, output, config, **more)
+    with ranks.agreed():
+        rows = _training_data(data)
     from dcsft_harness.training import sft as training
 
-    def report(step: int, total: int, *_: object) -> None:
-        if progress is not None:
-            progress(step, total)
-
     if isinstance(config, SftConfig):
-        return training.train_sft(checkpoint(model), rows, output, config, progress=report)
-    return training.train_cold_start(checkpoint(model), rows, output, config, progress=report)
+        return training.train_sft(base, rows, output, config, **more)
+    assert isinstance(config, ColdStartConfig)
+    return training.train_cold_start(base, rows, output, config, **more)

@@ -1,10 +1,27 @@
 """Scores -> leaderboard: which adapter is better, in and out of distribution, and by how much.
 
     read.py        one scores folder -> Result, checked
-    board.py       Results -> Board: rows and tasks that can be compared, or a refusal
+    logs.py        one folder of `lmms-eval --log_samples` -> Results, checked
+    bridge.py      a log's items under the content ids of a scores folder
+    gather.py      folders -> Board
+    provenance.py  what its manifests say of model, training and cost
+    result.py      what was read, by task
+    assemble.py    Results -> Board: rows and tasks that can be compared, or a refusal
+    published.py   figures of others, quoted and never tested against
     statistics.py  intervals of means and of paired differences
-    summary.py     Board -> Summary: every number of the table, unrounded
-    table.py       Summary -> Markdown, CSV
+    paired.py      tests of paired differences, and Holm's correction
+    seeds.py       several seeds as one row
+    ranking.py     ranks, Pareto front and retention, with their uncertainty
+    power.py       the smallest difference that a task can show
+    summarise.py   Board -> Summary, with comparing.py (tests) and standing.py (ranks)
+    summary.py     Summary: every number of a board, unrounded
+    difficulty.py  accuracy by the difficulty that labels give items
+    table.py       Summary -> the table in Markdown, CSV
+    report.py      Summary -> leaderboard.md
+    latex.py       Summary -> leaderboard.tex
+    plots.py       Summary -> PNG and SVG, by the functions of charts.py
+    items.py       Board -> items.parquet
+    document.py    Summary -> leaderboard.json, in the shape of schema.json
     build.py       folders -> a leaderboard artefact
 
 Example::
@@ -16,9 +33,26 @@ Accuracies are fractions in [0, 1] everywhere but in the Markdown, which prints 
 paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
 """
 
-from .board import Board, Cell, Row, Task, load
-from .build import build
-from .summary import Summary, summarise
+from .board import Board, Cell, Row, Task
+from .build import Built, Options, build
+from .document import document, schema
+from .gather import load
+from .summarise import summarise
+from .summary import Summary
 from .table import markdown
 
-__all__ = ["Board", "Cell", "Row", "Summary", "Task", "build", "load", "markdown", "summarise"]
+__all__ = [
+    "Board",
+    "Built",
+    "Cell",
+    "Options",
+    "Row",
+    "Summary",
+    "Task",
+    "build",
+    "document",
+    "load",
+    "markdown",
+    "schema",
+    "summarise",
+]

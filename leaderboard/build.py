@@ -1,42 +1,156 @@
-"""Scores folders -> a leaderboard artefact: `leaderboard.md`, `leaderboard.csv` and its manifest."""
+"""Folders of results -> a leaderboard artefact: Markdown, CSV, LaTeX, JSON, Parquet, plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dcsft_harness import manifest
 
-from .board import Board, load
-from .summary import summarise
-from .table import csv_text, markdown
+from .board import Board
+from .difficulty import read_labels
+from .document import document, text
+from .gather import Progress, load, named
+from .items import FILE, write_items
+from .latex import latex
+from .logs import input_files, is_log
+from .plots import draw
+from .published import published
+from .report import report
+from .samples import Choices
+from .summarise import PAIRS, summarise
+from .summary import Summary
+from .table import comparisons_csv, csv_text, standings_csv
 
 
-def build(results: Sequence[Path], output: Path, baseline: str | None = None) -> Board:
-    """Writes the leaderboard of some scores folders.
+@dataclass(frozen=True)
+class Built:
+    """A finished leaderboard.
+
+    Attributes:
+        board: its rows.
+        summary: its numbers.
+    """
+
+    board: Board
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a leaderboard is built.
+
+    Attributes:
+        baseline: the name of the row, or of the group of seeds, that differences are taken to; it then
+            comes first. None for no differences.
+        strict: whether one folder that cannot be used spoils the board.
+        apart: whether rows that cannot be compared get tables of their own.
+        published: whether the paper's figures stand beside the board.
+        pairs: up to how many rows every pair is tested.
+        metrics: task -> the metric of an lmms-eval log that is its score.
+        distributions: task -> "id" or "ood", for logs that do not say.
+        labels: labels folders of the evaluated items.
+        items: whether the Parquet file of all items is written.
+        plots: whether plots are drawn.
+    """
+
+    baseline: str | None = None
+    strict: bool = True
+    apart: bool = False
+    published: bool = False
+    pairs: int = PAIRS
+    metrics: Mapping[str, str] | None = None
+    distributions: Mapping[str, str] | None = None
+    labels: Sequence[Path] = ()
+    items: bool = True
+    plots: bool = True
+
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest says: whatever is not as it is by default, and the baseline."""
+        standard = Options(strict=self.strict)
+        told = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("labels", "strict") and value not in ({}, getattr(standard, name))
+        }
+        return {"baseline": self.baseline, **told}
+
+
+def build(
+    results: Sequence[Path],
+    output: Path,
+    baseline: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Writes the leaderboard of some folders of results.
 
     Args:
-        results: the folders, in the order in which their rows should appear.
+        results: scores folders and folders of lmms-eval logs, in the order in which their rows should
+            appear; NAME=FOLDER gives the row another name.
         output: the leaderboard's folder; must not exist, or be empty.
-        baseline: the name of the row that differences are taken to, which then comes first; None
-            for no differences.
+        baseline: as in the options, which it stands for.
+        options: how.
+        progress: called with (folders read, folders in all).
 
     Returns:
-        The board; `markdown` prints it.
+        The board and its numbers; `markdown` prints them.
 
     Raises:
-        HarnessError: see `load`; or the output is occupied or cannot be written. Nothing is
-            written then.
+        HarnessError: see `load` and `read_labels`; or the output is occupied or cannot be written.
+            Nothing is written then.
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
-    board = load(results, baseline)
-    summary = summarise(board)
-    # The order of the rows is part of the result, so the roles carry it into the key.
-    inputs = {f"scores {number}": folder for number, folder in enumerate(results, start=1)}
-    with manifest.writing("leaderboard", output, {"baseline": baseline}, inputs) as draft:
-        text = f"# Leaderboard\n\n{markdown(summary)}"
-        (draft.folder / "leaderboard.md").write_text(text, encoding="utf-8", newline="\n")
-        (draft.folder / "leaderboard.csv").write_text(csv_text(summary), encoding="utf-8", newline="\n")
+    options = options or Options(baseline)
+    labels = read_labels(options.labels)
+    board = load(
+        results,
+        options.baseline,
+        strict=options.strict,
+        apart=options.apart,
+        choices=Choices(options.metrics or {}, options.distributions or {}),
+        progress=progress,
+    )
+    summary = summarise(board, options.pairs, published() if options.published else (), labels)
+    inputs = {**_inputs(results, board), **{f"labels {n}": p for n, p in enumerate(options.labels, start=1)}}
+    with manifest.writing("leaderboard", output, options.recorded(), inputs) as draft:
+        _write(draft.folder, output, board, summary, options, labels)
         draft.notes |= {
-            "rows": [row.name for row in board.rows],
+            "rows": [line.name for line in summary.lines],
             "tasks": [task.name for task in board.tasks],
+            "left_out": [one.reason for one in summary.left_out],
         }
-    return board
+    return Built(board, summary)
+
+
+def _write(
+    folder: Path, output: Path, board: Board, summary: Summary, options: Options, labels: Mapping[str, str]
+) -> None:
+    items = {"file": FILE, "rows": write_items(folder / FILE, board, labels)} if options.items else None
+    plots = draw(summary, folder) if options.plots else []
+    more = {"items": items, "plots": [{"title": title, "files": files} for title, files in plots]}
+    for name, content in {
+        "leaderboard.md": report(summary, [(title, files[0]) for title, files in plots]),
+        "leaderboard.csv": csv_text(summary),
+        "comparisons.csv": comparisons_csv(summary),
+        "standings.csv": standings_csv(summary),
+        "leaderboard.tex": latex(summary),
+        "leaderboard.json": text(document(summary, output, more)),
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8", newline="\n")
+
+
+def _inputs(results: Sequence[Path], board: Board) -> dict[str, Path]:
+    """What the board is made from; the order of the rows is part of the result, so roles carry it."""
+    left_out = {one.folder for one in board.left_out}
+    found: dict[str, Path] = {}
+    for number, given in enumerate(results, start=1):
+        name, folder = named(given)
+        if folder in left_out:
+            continue
+        role = f"scores {number}" + ("" if name is None else f" ({name})")
+        if is_log(folder):
+            found |= {f"{role}: {file.relative_to(folder)}": file for file in input_files(folder)}
+        else:
+            found[role] = folder
+    return found

@@ -1,95 +1,124 @@
 """One scores folder -> Result: what was measured, under which conditions, checked item by item."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.records import Score, read_table, schema
+from dcsft_harness.records import Score, as_wanted, defaults, readable, refuse_empty, schema
+
+from . import provenance
+from .result import DISTRIBUTIONS, Documents, Measured, Result, group_of
 
 FILE = "scores.parquet"
+TEXTS = ["task", "extracted", "response", "answer", "cluster"]
 COLUMNS = ["task", "item_id", "score", "extracted", "cluster"]
-DISTRIBUTIONS = ("id", "ood", None)
 AGAIN = "Evaluate this model again"
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One task's part of a scores folder. Items are sorted by item_id.
+class _Items:
+    """A task's items as a table has them, and in the order of their ids."""
 
-    Attributes:
-        task: the lmms-eval task.
-        distribution: "id", "ood", or None where the task does not say.
-        family: the task's family, or None.
-        conditions: what must be equal for two rows to be compared, by the name a message calls it.
-        item_ids: the items, each once.
-        clusters: each item's cluster, None for an item on its own.
-        scores: each item's score in [0, 1], NaN where the response could not be scored.
-        unanswered: items that were scored, but in whose response no answer was found; None where
-            the task does not report answers.
-    """
-
-    task: str
-    distribution: str | None
-    family: str | None
-    conditions: Mapping[str, object]
-    item_ids: tuple[str, ...]
+    raw_ids: pa.ChunkedArray
+    raw_clusters: pa.ChunkedArray
+    order: NDArray[np.int64]
+    ids: tuple[str, ...]
     clusters: tuple[str | None, ...]
-    scores: NDArray[np.float64]
-    unanswered: int | None
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """One scores folder.
+class Shared:
+    """Items that several folders have in the same order are held once: hundreds of rows share them."""
 
-    Attributes:
-        name: the row's name.
-        folder: where the artefact lies.
-        model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
-        tasks: task name -> what was measured.
-    """
+    known: dict[str, list[_Items]] = field(default_factory=dict)
 
-    name: str
-    folder: Path
-    model: Mapping[str, object]
-    tasks: Mapping[str, Measured]
+    def items(self, path: Path, task: str, ids: pa.ChunkedArray, clusters: pa.ChunkedArray) -> _Items:
+        """The items of a task's part of a table.
+
+        Raises:
+            HarnessError: one occurs twice.
+        """
+        for one in self.known.setdefault(task, []):
+            if one.raw_ids.equals(ids) and _equal(one.raw_clusters, clusters):
+                return one
+        order = np.asarray(pc.sort_indices(ids), dtype=np.int64)
+        ordered = tuple(ids.take(order).to_pylist())
+        for first, second in zip(ordered, ordered[1:], strict=False):
+            if first == second:
+                raise HarnessError(f"{path}: {task} has the item {first} twice", AGAIN)
+        made = _Items(ids, clusters, order, ordered, tuple(clusters.take(order).to_pylist()))
+        self.known[task].append(made)
+        return made
 
 
-def read_result(folder: Path) -> Result:
+def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    """Whether two columns hold the same texts, whatever their dictionaries."""
+    return bool(one.equals(other)) or bool(one.cast(pa.string()).equals(other.cast(pa.string())))
+
+
+def read_result(folder: Path, name: str | None = None, shared: Shared | None = None) -> Result:
     """Reads a scores folder and checks it against its own manifest.
 
     Args:
         folder: an artefact of the kind "scores".
+        name: the row's name; None takes the manifest's.
+        shared: items of folders read before.
 
     Raises:
         HarnessError: it is no such artefact; a file is missing, truncated or changed; a score is
             NaN or outside [0, 1]; an item occurs twice; the manifest and the items disagree.
     """
     found = manifest.read(folder, "scores")
-    name = _name(found)
+    config = found.config if isinstance(found.config, dict) else {}
+    name = _usable(found, config.get("name") if name is None else name)
+    shared = shared or Shared()
     notes = found.notes if isinstance(found.notes, dict) else {}
     declared = notes.get("tasks")
     if not isinstance(declared, dict) or not declared:
         raise HarnessError(f"{folder / manifest.NAME} lists no tasks", AGAIN)
     table = _table(found)
-    present = set(table["task"].to_pylist())
-    if strangers := sorted(present ^ set(declared)):
-        one, other = (FILE, manifest.NAME) if strangers[0] in present else (manifest.NAME, FILE)
+    places = _places(table)
+    if strangers := sorted(set(places) ^ set(declared)):
+        one, other = (FILE, manifest.NAME) if strangers[0] in places else (manifest.NAME, FILE)
         raise HarnessError(f"{folder}: {one} has the task {strangers[0]!r}, {other} does not", AGAIN)
+    scores = _scores(folder, table)
+    # An unscored response has no extracted answer either; it is counted apart, not here.
+    silent = np.asarray(table["extracted"].is_null()) & ~np.isnan(scores)
     tasks = {}
     for task, entry in declared.items():
-        items = table.filter(pc.equal(table["task"], pa.scalar(task, pa.string())))
-        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items)
-    return Result(name, folder, _model(found), tasks)
+        at = places[task]
+        items = shared.items(folder / FILE, task, table["item_id"].take(at), table["cluster"].take(at))
+        some = _Scored(scores[at][items.order], int(silent[at].sum()))
+        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items, some)
+    model = _model(found)
+    group = group_of(name, config.get("group"))
+    told = provenance.of_scores(found, name, model)
+    return Result(name, folder, model, tasks, told, lambda: iter([read_columns(folder / FILE)]), group)
+
+
+class _Scored(NamedTuple):
+    """A task's scores, in the order of its items' ids, and how many of them have no answer."""
+
+    scores: NDArray[np.float64]
+    silent: int
+
+
+def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
+    """Task -> the rows of the table that are its."""
+    column = table["task"].combine_chunks()
+    codes = np.asarray(column.indices)
+    names = column.dictionary.to_pylist()
+    return {name: at for code, name in enumerate(names) if len(at := np.flatnonzero(codes == code))}
 
 
 def _model(found: manifest.Manifest) -> dict[str, object]:
@@ -103,8 +132,7 @@ def _model(found: manifest.Manifest) -> dict[str, object]:
     return model
 
 
-def _name(found: manifest.Manifest) -> str:
-    name = found.config.get("name") if isinstance(found.config, dict) else None
+def _usable(found: manifest.Manifest, name: object) -> str:
     if not isinstance(name, str) or not name.strip():
         raise HarnessError(
             f"{found.folder / manifest.NAME} gives no row name: config name is {name!r}", AGAIN
@@ -126,55 +154,75 @@ def _table(found: manifest.Manifest) -> pa.Table:
             f"{path} is truncated, damaged or changed: it is not the file that its manifest was written for",
             f"Copy the folder again, or {AGAIN.lower()}",
         )
-    table = read_table(path, Score)
-    for column in COLUMNS:
-        wanted = schema(Score).field(column)
-        if table.schema.field(column).type not in (wanted.type, pa.null()):
-            raise HarnessError(
-                f"{path}: the column {column!r} holds {table.schema.field(column).type}, not {wanted.type}",
-                AGAIN,
-            )
-        if not wanted.nullable and table[column].null_count:
-            raise HarnessError(f"{path}: {table[column].null_count} rows have no {column}", AGAIN)
-    return table.select(COLUMNS).sort_by("item_id")
+    return read_columns(path, COLUMNS)
 
 
-def _measured(folder: Path, task: str, entry: object, pixels: object, items: pa.Table) -> Measured:
+def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a scores table, each in one piece; texts as dictionaries, which reads 3 times as fast.
+
+    Args:
+        path: the file.
+        names: which; None reads all of `records.Score`.
+
+    Raises:
+        HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
+    """
+    wanted = [one for one in schema(Score) if names is None or one.name in names]
+    with readable(path):
+        file = pq.ParquetFile(path, read_dictionary=TEXTS)
+        defaults(path, Score, file.schema_arrow.names)
+        read = file.read(columns=[one.name for one in wanted]).unify_dictionaries()
+    columns = {}
+    for want in wanted:
+        column = read[want.name]
+        if pa.types.is_dictionary(column.type) and column.type.value_type == want.type:
+            refuse_empty(path, column.null_count, want)
+        else:
+            column = as_wanted(path, column, want)
+            column = column.dictionary_encode() if want.name in TEXTS else column
+        columns[want.name] = column
+    return pa.table(columns).unify_dictionaries().combine_chunks()
+
+
+def _measured(
+    folder: Path, task: str, entry: object, pixels: object, items: _Items, scored: _Scored
+) -> Measured:
     if not isinstance(entry, dict):
         raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} are {entry!r}, not a table", AGAIN)
-    item_ids = tuple(items["item_id"].to_pylist())
-    for first, second in zip(item_ids, item_ids[1:], strict=False):
-        if first == second:
-            raise HarnessError(f"{folder / FILE}: {task} has the item {first} twice", AGAIN)
-    scores = _scores(folder, task, items)
-    _agree(folder, task, entry, scores)
-    # An unscored response has no extracted answer either; it is counted apart, not here.
-    silent = pc.sum(pc.and_(pc.is_valid(items["score"]), pc.is_null(items["extracted"]))).as_py()
+    _agree(folder, task, entry, scored.scores)
     return Measured(
         task=task,
         distribution=_distribution(folder, task, entry),
         family=entry.get("family"),
         conditions=_conditions(folder, task, entry, pixels),
-        item_ids=item_ids,
-        clusters=tuple(items["cluster"].to_pylist()),
-        scores=scores,
+        item_ids=items.ids,
+        clusters=items.clusters,
+        scores=scored.scores,
         # Tasks of others extract nothing: without the manifest's word, null does not mean "no answer".
-        unanswered=None if entry.get("unanswered") is None else silent,
+        unanswered=None if entry.get("unanswered") is None else scored.silent,
+        documents=lambda: _documents(folder, task),
     )
 
 
-def _scores(folder: Path, task: str, items: pa.Table) -> NDArray[np.float64]:
-    column = items["score"].cast(pa.float64())
-    wrong = pc.fill_null(
-        pc.or_(pc.is_nan(column), pc.or_(pc.less(column, 0.0), pc.greater(column, 1.0))), False
-    )
-    if pc.any(wrong).as_py():
-        row = items.filter(wrong).slice(0, 1).to_pylist()[0]
+def _documents(folder: Path, task: str) -> Documents:
+    table = read_columns(folder / FILE, ["task", "item_id", "doc_id", "answer"])
+    part = table.take(_places(table)[task]).sort_by("item_id")
+    ids, numbers, answers = (tuple(part[name].to_pylist()) for name in ("item_id", "doc_id", "answer"))
+    return Documents(ids, numbers, answers)
+
+
+def _scores(folder: Path, table: pa.Table) -> NDArray[np.float64]:
+    """All scores, NaN where a response could not be scored."""
+    column = table["score"].combine_chunks()
+    values = np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    wrong = ~((values >= 0) & (values <= 1)) & np.asarray(column.is_valid())
+    if wrong.any():
+        row = table.slice(int(np.flatnonzero(wrong)[0]), 1).to_pylist()[0]
         raise HarnessError(
-            f"{folder / FILE}: {task}, item {row['item_id']} has the score {row['score']}",
+            f"{folder / FILE}: {row['task']}, item {row['item_id']} has the score {row['score']}",
             "Scores are fractions from 0 to 1 (not percent), and null where a response could not be scored",
         )
-    return np.asarray(column.to_numpy(), dtype=np.float64)
+    return values
 
 
 def _agree(folder: Path, task: str, entry: dict[str, Any], scores: NDArray[np.float64]) -> None:

@@ -1,21 +1,15 @@
-"""Board -> Summary: every number of the table, unrounded, and the remarks that belong under it.
+"""The nouns of a finished board: every number of its outputs, unrounded, and the remarks under it.
 
 Whatever prints a board prints a Summary, so that no two of its forms can disagree.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .board import Board, Row, Task
-from .statistics import (
-    Codes,
-    Estimate,
-    Floats,
-    accuracy,
-    difference,
-    mean_over_tasks,
-    within_unit,
-)
+from .board import LeftOut, Row, Task
+from .published import Quoted
+from .ranking import Rank
+from .statistics import Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +28,26 @@ class Column:
     tasks: tuple[Task, ...]
     is_mean: bool
 
+    @property
+    def n(self) -> int:
+        """Items, of all its tasks together."""
+        return sum(len(task.item_ids) for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest true difference that a test at 5 % finds in 4 of 5 repetitions.
+
+    Attributes:
+        difference: in [0, 1].
+        paired: whether it rests on the board's own comparisons to the baseline (the median standard
+            error of the paired differences); else it is that of two unrelated rows of the board's
+            median accuracy.
+    """
+
+    difference: float
+    paired: bool
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -46,6 +60,7 @@ class Entry:
             where a task does not report answers.
         accuracy: in [0, 1]; None where it cannot be given.
         difference: to the baseline, on the items scored in both; None where it cannot be given.
+        deviation: the standard deviation of the seeds' accuracies; None for a single row.
     """
 
     n: int
@@ -53,21 +68,100 @@ class Entry:
     unanswered: int | None
     accuracy: Estimate | None
     difference: Estimate | None
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The task on which a row has its lowest accuracy."""
+
+    task: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Front:
+    """A row's place by ID and OOD accuracy together.
+
+    Attributes:
+        on: no other row is as good in both and better in one.
+        share: of the bootstrap's draws in which that holds, in [0, 1].
+    """
+
+    on: bool
+    share: float
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One row of the table.
+    """One row of the table: a row of the board, or several seeds of one configuration.
 
     Attributes:
-        name: the row's name.
+        name: the row's name, or that of the seeds' group.
         is_baseline: whether differences are taken to it.
         entries: one per column; None where a task that the column needs was not evaluated.
+        rows: the row, or the seeds' rows.
+        group: the group that a single row is a seed of, if the board combines it.
+        retention: OOD mean over ID mean; None where there is no such pair.
+        worst: None where nothing was scored.
+        rank: by `Summary.ranked_by`; None for a seed's own row, and where the figure is missing.
+        front: None where rank is, or where there is no ID or no OOD figure.
+        by_difficulty: difficulty -> accuracy on the items that labels give it; None without labels.
     """
 
     name: str
     is_baseline: bool
     entries: tuple[Entry | None, ...]
+    rows: tuple[Row, ...] = ()
+    group: str | None = None
+    retention: Estimate | None = None
+    worst: Worst | None = None
+    rank: Rank | None = None
+    front: Front | None = None
+    by_difficulty: Mapping[str, Estimate] | None = None
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it combines several seeds."""
+        return len(self.rows) > 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows in one column.
+
+    Attributes:
+        family: what the correction is over: "baseline" (every row against the baseline, on what stands
+            for ID and OOD), "baseline by task", "pairs" or "pairs by task".
+        row: the name of the line whose advantage a positive difference is.
+        other: the name of the line that it is compared to.
+        column: the column's index.
+        difference: in [-1, 1], on the items scored in both.
+        p: two-sided; None where there is nothing to test.
+        p_holm: the same, corrected over the family.
+        method: the test.
+        better: items on which `row` scores higher; None where seeds are combined.
+        worse: items on which it scores lower.
+    """
+
+    family: str
+    row: str
+    other: str
+    column: int
+    difference: Estimate
+    p: float | None
+    p_holm: float | None
+    method: str
+    better: int | None
+    worse: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Rows that cannot be compared with the board's, as a board of their own."""
+
+    reason: str
+    summary: "Summary"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,94 +170,38 @@ class Summary:
 
     Attributes:
         columns: ID tasks, ID mean if they are several, OOD tasks, OOD mean, other tasks.
-        lines: the baseline first, the others as given.
+        lines: the baseline first, the others as given; combined seeds before the first of them.
         baseline: the baseline's name, or None.
         remarks: sentences on blank cells and items left out.
+        detectable: per column.
+        comparisons: to the baseline, and of all pairs where they are few enough.
+        ranked_by: the index of the column that ranks go by, or None.
+        quoted: figures of others, which nothing is tested against.
+        apart: further boards, of rows that cannot be compared with these.
+        left_out: folders that could not be used, and why.
     """
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     baseline: str | None
     remarks: tuple[str, ...]
+    detectable: tuple[Detectable | None, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    ranked_by: int | None = None
+    quoted: tuple[Quoted, ...] = ()
+    apart: tuple[Apart, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def overall(self, distribution: str) -> int | None:
         """The index of the column that stands for "id" or "ood": its mean, else its only task."""
-        found = [i for i, column in enumerate(self.columns) if column.distribution == distribution]
-        return found[-1] if found else None  # a mean follows its tasks
+        return overall(self.columns, distribution)
+
+    def tested(self, family: str) -> list[Comparison]:
+        """The comparisons of one family."""
+        return [one for one in self.comparisons if one.family == family]
 
 
-def summarise(board: Board) -> Summary:
-    """Computes accuracies, means, differences and their intervals."""
-    columns = tuple(_columns(board.tasks))
-    baseline = None if board.baseline is None else board.row(board.baseline)
-    lines = tuple(
-        Line(row.name, row is baseline, tuple(_entry(row, baseline, column) for column in columns))
-        for row in board.rows
-    )
-    return Summary(columns, lines, board.baseline, tuple(_remarks(board, columns, lines)))
-
-
-def _columns(tasks: Sequence[Task]) -> Iterator[Column]:
-    for distribution in ("id", "ood", None):
-        members = tuple(task for task in tasks if task.distribution == distribution)
-        for task in members:
-            yield Column(task.name, distribution, (task,), False)
-        # One OOD task still gets its mean: it is the figure that rows are compared by.
-        if distribution is not None and len(members) > (distribution == "id"):
-            yield Column(f"{distribution.upper()} mean", distribution, members, True)
-
-
-def _entry(row: Row, baseline: Row | None, column: Column) -> Entry | None:
-    if any(task.name not in row.cells for task in column.tasks):
-        return None
-    cells = [row.cells[task.name] for task in column.tasks]
-    scores, clusters = _scores(row, column), [task.clusters for task in column.tasks]
-    alone = len(scores) == 1  # a mean over one task is that task's accuracy, interval included
-    return Entry(
-        n=sum(len(cell.scores) - cell.unscored for cell in cells),
-        unscored=sum(cell.unscored for cell in cells),
-        unanswered=total([cell.unanswered for cell in cells]),
-        accuracy=accuracy(scores[0], clusters[0])
-        if alone
-        else within_unit(mean_over_tasks(scores, clusters)),
-        difference=_to_baseline(row, baseline, column, clusters),
-    )
-
-
-def total(counts: Sequence[int | None]) -> int | None:
-    """The sum of some counts, None if one of them is not known."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
-
-
-def _to_baseline(
-    row: Row, baseline: Row | None, column: Column, clusters: Sequence[Codes]
-) -> Estimate | None:
-    if baseline is None or row is baseline or any(task.name not in baseline.cells for task in column.tasks):
-        return None
-    return difference(_scores(row, column), _scores(baseline, column), clusters)
-
-
-def _scores(row: Row, column: Column) -> list[Floats]:
-    return [row.cells[task.name].scores for task in column.tasks]
-
-
-def _remarks(board: Board, columns: Sequence[Column], lines: Sequence[Line]) -> Iterator[str]:
-    for row in board.rows:
-        for column in columns:
-            missing = [task.name for task in column.tasks if task.name not in row.cells]
-            if column.is_mean and missing:
-                yield (
-                    f"Row {row.name} has no {column.label}: it was not evaluated on {', '.join(missing)}, "
-                    "and a mean is never taken over fewer tasks"
-                )
-    for line in lines:
-        for column, entry in zip(columns, line.entries, strict=True):
-            if entry is not None and entry.unscored and not column.is_mean:
-                yield (
-                    f"Row {line.name}: {entry.unscored} of {entry.n + entry.unscored} responses to "
-                    f"{column.label} could not be scored; they are left out, not counted as wrong"
-                )
-    estimates = [e.difference for line in lines for e in line.entries if e is not None]
-    if any(estimate is not None and estimate.low is None for estimate in estimates):
-        yield "A difference has no interval where it does not vary between items or clusters"
+def overall(columns: tuple[Column, ...], distribution: str) -> int | None:
+    """The index of the column that stands for "id" or "ood": its mean, else its only task."""
+    found = [i for i, column in enumerate(columns) if column.distribution == distribution]
+    return found[-1] if found else None  # a mean follows its tasks

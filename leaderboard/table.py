@@ -7,13 +7,15 @@ import csv
 import html
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
 from .board import Board
+from .provenance import LEDGER, cost_of
 from .statistics import Estimate
-from .summary import Column, Entry, Line, Summary, summarise, total
+from .summarise import summarise, total
+from .summary import Column, Entry, Line, Summary
 
 CSV_COLUMNS = (
     "row", "task", "distribution", "n", "unscored", "unanswered",
@@ -122,19 +124,19 @@ def _best(summary: Summary, index: int) -> str | None:
     """The best accuracy as printed, so that rows which print the same are bold alike; None if all do."""
     entries = [line.entries[index] for line in summary.lines]
     found = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
-    return _percent(max(found)) if len(set(map(_percent, found))) > 1 else None
+    return percent(max(found)) if len(set(map(percent, found))) > 1 else None
 
 
 def _body_line(
     line: Line, columns: Sequence[Column], best: list[str | None], overall: list[int]
 ) -> list[str]:
-    cells = [markdown_text(line.name)]
+    cells = [markdown_text(line.name) + (f" ({len(line.rows)} seeds)" if line.is_group else "")]
     for entry, top in zip(line.entries, best, strict=True):
-        shown = _percent(entry.accuracy.value) if entry is not None and entry.accuracy is not None else ""
+        shown = percent(entry.accuracy.value) if entry is not None and entry.accuracy is not None else ""
         cells.append(f"**{shown}**" if shown and shown == top else shown)
     for index in overall:
         entry = line.entries[index]
-        cells.append(_points(entry.difference) if entry is not None and entry.difference is not None else "")
+        cells.append(points(entry.difference) if entry is not None and entry.difference is not None else "")
     tasks = [
         e for e, column in zip(line.entries, columns, strict=True) if e is not None and not column.is_mean
     ]
@@ -155,13 +157,74 @@ def _footnotes(summary: Summary, overall: Mapping[str, int]) -> Iterator[str]:
     yield from map(markdown_text, summary.remarks)
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """A fraction in percent, as tables print it."""
     return f"{100 * fraction:.2f}"
 
 
-def _points(estimate: Estimate) -> str:
+def points(estimate: Estimate) -> str:
     """Percentage points, signed; "z" keeps a rounded zero from printing as -0.00."""
     shown = f"{100 * estimate.value:+z.2f}"
     if estimate.low is None or estimate.high is None:
         return shown
     return f"{shown} [{100 * estimate.low:+z.2f}, {100 * estimate.high:+z.2f}]"
+
+
+COMPARISON_COLUMNS = (
+    "family", "row", "other", "task", "diff", "low", "high", "n", "better", "worse", "p", "p_holm", "method",
+)  # fmt: skip
+STANDING_COLUMNS = (
+    "row", "seeds", "rank", "rank_low", "rank_high", "ranked", "ood_retention", "retention_low",
+    "retention_high", "worst_task", "worst_accuracy", "on_front", "front_share", *LEDGER,
+)  # fmt: skip
+
+
+def comparisons_csv(summary: Summary) -> str:
+    """The tests as CSV, one line per comparison, under `COMPARISON_COLUMNS`."""
+    return _csv(
+        COMPARISON_COLUMNS,
+        (
+            [
+                one.family,
+                spreadsheet_text(one.row),
+                spreadsheet_text(one.other),
+                spreadsheet_text(summary.columns[one.column].label),
+                *_blank(one.difference[:4]),
+                *_blank((one.better, one.worse, one.p, one.p_holm)),
+                one.method,
+            ]
+            for one in summary.comparisons
+        ),
+    )
+
+
+def standings_csv(summary: Summary) -> str:
+    """Ranks, retention, worst task, front and cost as CSV, one line per row, under `STANDING_COLUMNS`."""
+    lines = []
+    for line in summary.lines:
+        retention, worst, front = line.retention, line.worst, line.front
+        cost = cost_of(line.rows) or {}
+        lines.append(
+            [
+                spreadsheet_text(line.name),
+                len(line.rows),
+                *_blank(line.rank or [None] * 4),
+                *_blank(retention[:3] if retention else [None] * 3),
+                *([spreadsheet_text(worst.task), worst.accuracy] if worst else ["", ""]),
+                *([str(front.on).lower(), front.share] if front else ["", ""]),
+                *_blank([cost.get(name) for name in LEDGER]),
+            ]
+        )
+    return _csv(STANDING_COLUMNS, lines)
+
+
+def _blank(values: Iterable[object]) -> list[object]:
+    return ["" if value is None else value for value in values]
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return file.getvalue()

@@ -100,7 +100,7 @@ def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
     config = {"mix": {"hard": 0.2}, "seed": 4}
     whole = curated(source, tmp_path / "whole", "easy", "medium", **config)
     pieces = []
-    monkeypatch.setattr("dcsft_harness.curation.AT_ONCE", 1)
+    monkeypatch.setattr("dcsft_harness.conversations.AT_ONCE", 1)
     monkeypatch.setattr("dcsft_harness.reorder.AT_ONCE", 1000)
     table = dataset_folder.Writer.table
     monkeypatch.setattr(
@@ -133,7 +133,7 @@ class TestItems:
     )
     @pytest.mark.parametrize("at_once", [1, 1 << 20])
     def test_are_refused(self, tmp_path, monkeypatch, change, said, at_once):
-        monkeypatch.setattr("dcsft_harness.curation.AT_ONCE", at_once)
+        monkeypatch.setattr("dcsft_harness.conversations.AT_ONCE", at_once)
         with pytest.raises(HarnessError, match=said):
             curated(self.changed(tmp_path, change), tmp_path / "out", "easy")
         assert not (tmp_path / "out").exists()

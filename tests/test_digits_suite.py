@@ -90,6 +90,7 @@ COUNTS = {
     "dcsft_digits": 300,
     "dcsft_digits_r": 300,
     "dcsft_digits_pool": 800,
+    "dcsft_digits_pool_large": 4000,
     "dcsft_digits_cold": 400,
     "dcsft_digits_ground": 300,
     "dcsft_digits_ground_l4": 300,
@@ -119,6 +120,7 @@ def test_named_sets_hold_the_digits_of_their_split_alone():
         "dcsft_digits": "eval",
         "dcsft_digits_r": "eval",
         "dcsft_digits_pool": "pool",
+        "dcsft_digits_pool_large": "pool",
         "dcsft_digits_cold": "cold",
         "dcsft_digits_a": "adversarial",
     }

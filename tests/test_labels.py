@@ -100,7 +100,7 @@ def test_an_empty_curated_set_and_too_large_a_size_are_refused():
     ("arguments", "said"),
     [
         ({"keep": ("easi",)}, "Did you mean easy"),
-        ({"keep": ()}, "--keep names no difficulty"),
+        ({"keep": ()}, "neither --keep nor --band"),
         ({"keep": ("easy", "easy")}, "twice"),
         ({"keep": ("easy",), "mix": {"hard": 1.5}}, "between 0 and 1"),
         ({"keep": ("easy",), "mix": {"easy": 0.5}}, "in --keep already"),

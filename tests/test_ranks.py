@@ -99,7 +99,9 @@ class TestALaunch:
         assert rows(tmp_path / "out") == alone[0]
         notes = manifest.read(tmp_path / "out", "rollouts").notes
         changed = {name for name in notes if notes[name] != alone[1][name]}
-        assert changed == {"processes", "generation_seconds"}
+        assert changed == {"processes", "generation_seconds", "ledger"}
+        measured = {name for name in notes["ledger"] if notes["ledger"][name] != alone[1]["ledger"][name]}
+        assert measured <= {"seconds", "peak_memory_bytes"}
         assert manifest.is_intact(tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
         assert UNFINISHED not in os.listdir(tmp_path / "out")

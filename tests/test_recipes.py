@@ -7,7 +7,7 @@ import pytest
 from dcsft_harness import claim, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.recipes import chain
+from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.stages import STAGES
 
 TEXT = """
@@ -36,7 +36,7 @@ class Bench:
                 if folder.name == fail_at:
                     raise failure
 
-        chain.run(chain.load(str(self.file)), self.output, perform, lambda name: None)
+        chain.run(recipe.load(str(self.file)), self.output, perform, lambda name: None)
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ class TestAnInterruptedSamplingStage:
     def run(self, tmp_path):
         def run(text):
             (tmp_path / "toy.yaml").write_text(text)
-            recipe = chain.load(str(tmp_path / "toy.yaml"))
+            toy = recipe.load(str(tmp_path / "toy.yaml"))
             chain.run(
-                recipe, tmp_path / "out", lambda verb, folder, options: STAGES[verb](folder, **options), print
+                toy, tmp_path / "out", lambda verb, folder, options: STAGES[verb](folder, **options), print
             )
 
         with pytest.raises(KeyboardInterrupt):
@@ -193,6 +193,17 @@ def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, ro
         assert bench.ran == []
 
 
+def test_verdicts_that_change_redo_the_stage_that_they_are_given_to(bench, tmp_path):
+    review = tmp_path / "suspects.jsonl"
+    text = TEXT.replace("keep: [hard]", f"keep: [hard], suspect: 0.75, reviewed: {review}")
+    for verdicts in ("one", "another"):
+        review.write_text(verdicts)
+        bench.run(text)
+        assert bench.ran[-1:] == ["apart"]
+    bench.run(text)
+    assert bench.ran == []
+
+
 def test_another_version_of_the_package_redoes_everything(bench, monkeypatch):
     bench.run()
     monkeypatch.setattr(chain, "__version__", "0.0.1")
@@ -243,17 +254,19 @@ def test_a_damaged_state_is_named(bench, state):
     ("text", "said"),
     [
         (TEXT.replace("@one", "@three"), "refers to @three"),
-        (TEXT.replace("stage: two", "stage: one"), "two stages are called|no earlier"),
+        (TEXT.replace("stage: two", "stage: one"), "two different stages are called|no earlier"),
         (TEXT.replace("verb: label", "verb: lable"), "Did you mean label"),
         ("stages: [", r"toy\.yaml cannot be read: .*line 1"),
-        ("name: x", r"KeyError\('stages'\)"),
+        ("name: x", "has no stages"),
         ("", "cannot be read"),
         ("stages: []", "has no stages"),
         ("stages: [one]", "cannot be read"),
         ("stages: [{stage: one}]", r"KeyError\('verb'\)"),
         (TEXT.replace("stage: two", "stage: ../two"), "is no folder name"),
-        (TEXT.replace("seed", "sede"), "stage 'one': got an unexpected keyword argument 'sede'"),
-        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': missing a required argument: 'keep'"),
+        (TEXT.replace("seed", "sede"), "stage 'one': unknown curation option 'sede'. Did you mean seed"),
+        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
+        (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is no range"),
+        (TEXT.replace("labels: ", "label: "), "missing a required argument: 'labels'"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, text, said):
@@ -264,18 +277,18 @@ def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, tex
 
 def test_an_unknown_recipe_is_named(tmp_path):
     with pytest.raises(HarnessError, match="unknown recipe 'digit'. Did you mean digits?"):
-        chain.load("digit")
+        recipe.load("digit")
     with pytest.raises(HarnessError, match=r"mine\.yaml does not exist"):
-        chain.load(str(tmp_path / "mine.yaml"))
+        recipe.load(str(tmp_path / "mine.yaml"))
 
 
 def test_a_recipe_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_bytes("about: café".encode("latin-1"))
     with pytest.raises(HarnessError, match=r"mine\.yaml cannot be read"):
-        chain.load(str(tmp_path / "mine.yaml"))
+        recipe.load(str(tmp_path / "mine.yaml"))
 
 
 def test_every_shipped_recipe_loads():
-    assert "digits" in chain.shipped()
-    for name in chain.shipped():
-        assert chain.load(name).stages
+    assert "digits" in recipe.shipped()
+    for name in recipe.shipped():
+        assert recipe.load(name).stages

@@ -119,7 +119,7 @@ class TestRefusals:
         with pytest.raises(HarnessError) as refused, rollout_store.opened(output, other):
             pass
         said = "temperature: 0.9 -> 1.0; limit: None -> 5; scorer: none -> math. Name another folder"
-        assert f"{output} holds unfinished rollouts with other settings: {said}" in str(refused.value)
+        assert f"{output} holds an unfinished run with other settings: {said}" in str(refused.value)
         assert len(kept(output)) == 1
 
     def test_settings_that_cannot_be_read_are_named(self, tmp_path):
@@ -162,9 +162,9 @@ class TestRefusals:
             name: output if value == "@" else [output] if value == ["@"] else value
             for name, value in options.items()
         }
-        with pytest.raises(HarnessError, match="unfinished rollouts.*`dcsft sample`"):
+        with pytest.raises(HarnessError, match="an unfinished run.*`dcsft sample`"):
             stages.STAGES[verb](tmp_path / "next", **given)
-        with pytest.raises(HarnessError, match="unfinished rollouts.*`dcsft sample`"):
+        with pytest.raises(HarnessError, match="an unfinished run.*`dcsft sample`"):
             stages.evaluate(output, tasks=["dcsft_digits"])
 
     def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):
@@ -234,7 +234,7 @@ class TestFinishing:
             patch.setattr(durable.os, "replace", dies)
             with rollout_store.opened(output, SETTINGS) as store:
                 finish(store, "first")
-        with pytest.raises(HarnessError, match="unfinished rollouts"):
+        with pytest.raises(HarnessError, match="an unfinished run"):
             manifest.read(output)
         with rollout_store.opened(output, SETTINGS) as store:
             assert len(store.kept) == 1

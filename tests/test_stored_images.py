@@ -10,7 +10,7 @@ import datasets
 import pytest
 from PIL import ExifTags, Image
 
-from dcsft_harness import curation, dataset_folder, harness, own_data, records, sampling
+from dcsft_harness import conversations, dataset_folder, harness, own_data, records, sampling
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 
@@ -170,11 +170,11 @@ class TestTrainingData:
     def task(self, folder, monkeypatch, visual=lambda doc: [doc["image"]]):
         monkeypatch.setenv("DCSFT_CACHE", str(folder / "cache"))
         rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(3)]
-        return task_of(folder, rows, visual, WITH_IMAGE), folder / "cache" / curation.TRAINING
+        return task_of(folder, rows, visual, WITH_IMAGE), folder / "cache" / conversations.TRAINING
 
     def test_it_goes_with_the_data_set(self, tmp_path, monkeypatch):
         task, place = self.task(tmp_path, monkeypatch)
-        found, again = curation.from_task(task), curation.from_task(task)
+        found, again = conversations.from_task(task), conversations.from_task(task)
         assert found._fingerprint == again._fingerprint
         assert len(list(place.iterdir())) == 2
         columns = found.select_columns(["images"])
@@ -184,7 +184,7 @@ class TestTrainingData:
 
     def test_a_process_that_was_forked_from_its_maker_leaves_it(self, tmp_path, monkeypatch):
         task, place = self.task(tmp_path, monkeypatch)
-        found = curation.from_task(task)
+        found = conversations.from_task(task)
         if (child := os.fork()) == 0:
             del found
             os._exit(0)
@@ -201,7 +201,7 @@ class TestTrainingData:
 
         task, place = self.task(tmp_path, monkeypatch, visual)
         with pytest.raises(HarnessError, match="doc_id 2: its images have changed"):
-            curation.from_task(task)
+            conversations.from_task(task)
         assert list(place.iterdir()) == []
 
 
@@ -243,7 +243,7 @@ class TestMemory:
         task = task_of(tmp_path, rows, lambda doc: [doc["image"].rotate(180)], WITH_IMAGE)
         image, counts = self.alive(task.doc_to_visual)
         monkeypatch.setattr(task, "doc_to_visual", image)
-        found = curation.from_task(task)
+        found = conversations.from_task(task)
         assert counts()[0] == 18 and counts()[1] <= 2
         assert found.column_names == ["messages", "images", "item_id"]
         assert [row["messages"][0]["content"] for row in found] == [f"<image>{n}" for n in range(9)]

@@ -11,7 +11,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import data, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.trainer import AccountedTrainer
+from dcsft_harness.training.sft import SftTrainer
 
 from .tiny_checkpoints import checkpoint, documents
 
@@ -41,9 +41,9 @@ def conversations(images=1):
 @pytest.mark.parametrize("family", list(END))
 def test_the_loss_is_on_answer_and_end_mark(family, tmp_path, monkeypatch):
     seen = []
-    original = AccountedTrainer.training_step
+    original = SftTrainer.training_step
     monkeypatch.setattr(
-        AccountedTrainer,
+        SftTrainer,
         "training_step",
         lambda self, model, inputs, *rest: (
             seen.append(inputs["labels"].clone()),
@@ -89,7 +89,7 @@ def test_several_images_and_none_train_together(tmp_path):
     notes = sft.train_sft(
         checkpoint("qwen2_5_vl"), rows, tmp_path / "out", SftConfig(max_steps=2, batch_size=5)
     )
-    assert notes["samples"] == 10
+    assert notes["ledger"]["prompts"] == 10
 
 
 def test_pixel_limits_that_a_processor_lacks_are_refused_and_recorded(tmp_path):

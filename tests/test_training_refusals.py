@@ -7,10 +7,11 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import sft
+from dcsft_harness.training import checkpoint, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -43,7 +44,53 @@ def refused(message, base, tmp_path, config, rows=None):
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step(base, tmp_path):
     config = SftConfig(max_steps=20, batch_size=2, learning_rate=1e30, warmup_ratio=0)
-    refused(r"the (loss|gradient norm) of step \d+ is (nan|inf)", base, tmp_path, config)
+    said = r"the (loss|gradient norm) of step \d+ is (nan|inf).*row [01], row [01]\. .*checkpoint: none was"
+    refused(said, base, tmp_path, config)
+
+
+def test_a_bad_step_names_its_items_and_the_last_good_checkpoint(base, tmp_path):
+    rows = conversations(2).add_column("item_id", ["apple", "pear"])
+    config = SftConfig(max_steps=9, batch_size=1, learning_rate=1e-3, save_steps=1)
+
+    def poison(step, total, figures):
+        if step == 3:
+            for weight in trainers[0].model.parameters():
+                weight.data.mul_(float("nan"))
+
+    trainers = []
+    original = sft.SftTrainer.bind
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sft.SftTrainer, "bind", lambda self, *given: (trainers.append(self), original(self, *given))[1]
+        )
+        with pytest.raises(HarnessError) as refused:
+            sft.train_sft(base, rows, tmp_path / "out", config, progress=poison)
+    said = str(refused.value)
+    assert "the loss of step 4 is nan" in said and ("items apple" in said or "items pear" in said)
+    assert str(tmp_path / "out" / "unfinished" / "checkpoint-3") in said
+
+
+def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    sft.train_sft(base, conversations(2), tmp_path / "first", SftConfig(max_steps=1, batch_size=2))
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    (other / "extra.json").write_text("{}")
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    for adapter, said in ((tmp_path / "first", "was trained on"), (base, "is not a PEFT folder")):
+        with pytest.raises(HarnessError, match=said):
+            sft.train_sft(other, conversations(2), tmp_path / "out", SftConfig(), adapter=adapter)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loaded(
+    base, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    with pytest.raises(HarnessError, match="checkpoints of all parameters need up to .* GiB"):
+        sft.train_cold_start(base, conversations(2), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +143,25 @@ def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
     with pytest.raises(HarnessError, match=f"model {broken} cannot be loaded"):
         sft.train_sft(broken, conversations(2), tmp_path / "out", SftConfig())
     assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_on_a_device_that_only_emulates_it_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    refused("dtype=bfloat16: Tesla V100 lacks it", base, tmp_path, SftConfig(dtype="bfloat16"))
+    assert checkpoint.compute_dtype("auto") == torch.float32
+
+
+def test_weights_that_were_gathered_get_the_bases_type(tmp_path):
+    names = {"model-00001.safetensors": torch.float32, "adapter_model.safetensors": torch.float32}
+    for name in names:
+        save_file({"weight": torch.ones(2), "count": torch.ones(1, dtype=torch.int64)}, tmp_path / name)
+    checkpoint.recast(tmp_path, torch.bfloat16)
+    found = [load_file(tmp_path / name) for name in names]
+    assert [one["weight"].dtype for one in found] == [torch.bfloat16, torch.float32]
+    assert [one["count"].dtype for one in found] == [torch.int64, torch.int64]
 
 
 def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):

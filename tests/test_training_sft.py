@@ -14,9 +14,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness import manifest
 from dcsft_harness.digits import blank
-from dcsft_harness.training import sft
+from dcsft_harness.training import run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.trainer import AccountedTrainer
+from dcsft_harness.training.sft import SftTrainer
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPT = "Which digit is this? Answer with one word."
@@ -55,13 +55,13 @@ def base(tmp_path_factory):
 def batches(monkeypatch):
     """The inputs of every micro-batch that a run in this test trains on."""
     seen = []
-    original = AccountedTrainer.training_step
+    original = SftTrainer.training_step
 
     def spy(self, model, inputs, *rest, **named):
         seen.append({name: value.clone() for name, value in inputs.items()})
         return original(self, model, inputs, *rest, **named)
 
-    monkeypatch.setattr(AccountedTrainer, "training_step", spy)
+    monkeypatch.setattr(SftTrainer, "training_step", spy)
     return seen
 
 
@@ -126,14 +126,16 @@ def test_the_first_steps_loss_is_the_mean_over_all_answer_tokens(base, tmp_path)
         config = SftConfig(max_steps=1, batch_size=8, micro_batch_size=micro)
         notes = sft.train_sft(base, rows, tmp_path / f"out{micro}", config)
         assert notes["final_loss"] == pytest.approx(total / count, rel=1e-5)
-        assert notes["completion_tokens"] == count
+        assert notes["ledger"]["completion_tokens"] == count
 
 
 def test_an_adapter_learns_reloads_and_covers_the_vision_tower(base, tmp_path, monkeypatch):
     kept = {}
-    original = sft._save
+    original = run._save
     monkeypatch.setattr(
-        sft, "_save", lambda model, *rest: (kept.update(logits=logits(model, base)), original(model, *rest))
+        run,
+        "_save",
+        lambda trainer, *rest: (kept.update(logits=logits(trainer.model, base)), original(trainer, *rest)),
     )
     out, steps = tmp_path / "out", []
     config = SftConfig(max_steps=20, batch_size=8, learning_rate=5e-3, warmup_ratio=0.1)
@@ -141,7 +143,8 @@ def test_an_adapter_learns_reloads_and_covers_the_vision_tower(base, tmp_path, m
 
     log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == list(range(1, 21))
-    assert set(log[0]) == {"step", "loss", "grad_norm", "learning_rate"}
+    told = {"step", "loss", "grad_norm", "learning_rate", "entropy", "samples", "tokens", "seconds"}
+    assert set(log[0]) == told
     assert log[-1]["loss"] < 0.3 * log[0]["loss"]
     assert [step[:2] for step in steps] == [(number, 20) for number in range(1, 21)]
     assert steps[-1][2] == {name: log[-1][name] for name in ("loss", "grad_norm")}
@@ -157,16 +160,17 @@ def test_an_adapter_learns_reloads_and_covers_the_vision_tower(base, tmp_path, m
     assert torch.equal(logits(fresh, base), kept["logits"])
 
     written = manifest.read(out, "adapter")
-    assert written.notes["steps"] == 20 and written.notes["samples"] == 160
-    assert written.key == manifest.key_of(*sft.work(base, conversations(8), config))
-    assert "base_model: " in (out / "README.md").read_text()
+    assert written.notes["steps"] == 20 and written.notes["ledger"]["prompts"] == 160
+    settings, inputs = run.Job("sft", base, conversations(8), out, config).recorded()
+    assert written.key == manifest.key_of("adapter", settings, inputs)
+    assert "library_name: peft" in (out / "README.md").read_text()
 
 
 def test_a_cold_start_changes_every_parameter_and_reloads(base, tmp_path):
     out = tmp_path / "out"
     config = ColdStartConfig(batch_size=4, learning_rate=1e-3, max_pixels=56 * 56)
     notes = sft.train_cold_start(base, conversations(10), out, config)
-    assert (notes["steps"], notes["samples"]) == (3, 10)
+    assert (notes["steps"], notes["ledger"]["prompts"]) == (3, 10)
     before = AutoModelForImageTextToText.from_pretrained(base).state_dict()
     model = AutoModelForImageTextToText.from_pretrained(out)
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
@@ -175,7 +179,8 @@ def test_a_cold_start_changes_every_parameter_and_reloads(base, tmp_path):
     # Evaluation keeps the base's pixel limits, whatever those of training were.
     assert processor.image_processor.size["longest_edge"] == 802816
     assert notes["pixel_limits"] == {"low": 784, "high": 3136}
-    assert manifest.read(out, "checkpoint").files.keys() >= {"model.safetensors", "config.json", "README.md"}
+    assert manifest.read(out, "checkpoint").files.keys() >= {"model.safetensors", "config.json"}
+    assert (out / "README.md").is_file()
 
 
 def test_a_checkpoint_is_saved_in_its_bases_type(base, tmp_path):
@@ -190,12 +195,15 @@ def test_a_checkpoint_is_saved_in_its_bases_type(base, tmp_path):
 def test_equal_seeds_give_equal_files_and_another_seed_does_not(base, tmp_path):
     folder = tmp_path / "set"
     conversations(12).save_to_disk(str(folder / "data"))
-    weights = []
+    weights, logs = [], []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         sft.train_sft(base, folder, tmp_path / name, SftConfig(max_steps=2, batch_size=4, seed=seed))
         weights.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
-    for file in ("adapter_model.safetensors", "adapter_config.json", "training_log.jsonl"):
+        rows = map(json.loads, (tmp_path / name / "training_log.jsonl").read_text().splitlines())
+        logs.append([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert weights[0][file] == weights[1][file]
+    assert logs[0] == logs[1]
     assert weights[0]["adapter_model.safetensors"] != weights[2]["adapter_model.safetensors"]
 
 

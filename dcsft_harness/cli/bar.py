@@ -9,14 +9,15 @@ import click
 
 from dcsft_harness import ranks
 
-Report = Callable[[int, int], None]
+Report = Callable[..., None]
+"""Takes (done, in all), and by name figures to show beside the bar, such as loss=0.41."""
 
 
 @contextlib.contextmanager
-def stage(title: str) -> Iterator[Report]:
-    """Shows a stage's progress on stderr; the report takes (done, in all)."""
-    if ranks.rank() > 0 or not sys.stderr.isatty():
-        yield lambda done, total: None
+def stage(title: str, shown: bool = True) -> Iterator[Report]:
+    """Shows a stage's progress on stderr, if it is `shown`; the report takes (done, in all)."""
+    if not shown or ranks.rank() > 0 or not sys.stderr.isatty():
+        yield lambda done, total, **figures: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -36,10 +37,16 @@ def stage(title: str) -> Iterator[Report]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
+        bar = bars.add_task(title, total=None, figures="")
+
+        def report(done: int, total: int, **figures: float) -> None:
+            said = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            bars.update(bar, completed=done, total=total, figures=said)
+
+        yield report
 
 
 class Clock:

@@ -7,6 +7,7 @@ import click
 
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.cli.sources import data_root
+from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -72,21 +73,41 @@ def label(rollouts: Path, output: Path) -> None:
 
 @click.command()
 @click.argument("labels", type=FOLDER)
-@click.option("--keep", required=True, help="Difficulties to keep, comma-separated: easy,medium.")
+@click.option("--keep", help="Difficulties to keep, comma-separated: easy,medium.")
+@click.option("--band", metavar="LOW,HIGH", help="Or pass rates to keep, both ends included: 0.1,0.9.")
 @click.option("--mix", multiple=True, metavar="NAME=SHARE", help="A share of another difficulty: hard=0.05.")
 @click.option("--size", type=int, help="Items in the curated set; default all that qualify.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--weight",
+    type=click.Choice(["p(1-p)", "posterior"]),
+    help="Adds a column weight: p(1-p) of the pass rate, or its mean under the Jeffreys posterior.",
+)
+@click.option(
+    "--suspect",
+    type=float,
+    is_flag=False,
+    flag_value=0.75,
+    metavar="[SHARE]",
+    help="Leave out what was never solved and got one answer in this share of its samples, 0.75 if none is"
+    " given; and list it in suspects.jsonl.",
+)
+@click.option("--reviewed", type=FILE, help="A suspects.jsonl whose verdicts say keep or drop.")
 @click.option("--exclude", type=FOLDER, help="An overlap folder: its items are left out.")
+@click.option("--seed", default=0, show_default=True)
 @click.option("--output", type=FOLDER, required=True)
-def curate(labels: Path, keep: str, mix: tuple[str, ...], output: Path, **options: Any) -> None:  # noqa: ANN401
+def curate(labels: Path, keep: str | None, mix: tuple[str, ...], output: Path, **options: Any) -> None:  # noqa: ANN401
     """Choose what to train on: labels -> curated set.
 
     \b
     dcsft curate labels --keep easy,medium --output curated
     dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curated
-    dcsft curate labels --keep easy,medium --exclude overlap --output curated
+    dcsft curate labels --band 0.1,0.9 --output curated
+    dcsft curate labels --weight "p(1-p)" --output curated
+    dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated
     """  # noqa: D301 - click reads the \b
-    names = [name.strip() for name in keep.split(",") if name.strip()]
+    names = [name.strip() for name in (keep or "").split(",") if name.strip()]
+    if keep is not None and not names:
+        raise HarnessError("--keep names no difficulty", "Choose from easy, medium, hard")
     run_stage("curate", output, {"labels": labels, "keep": names, "mix": list(mix), **options})
 
 

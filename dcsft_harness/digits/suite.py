@@ -91,6 +91,7 @@ SETS: dict[str, Callable[[str], Iterator[Row]]] = {
     "dcsft_digits_r": lambda name: _naming(splits.split("eval"), 1, True, name),
     "dcsft_digits_a": lambda name: _naming(splits.adversarial(), 4, False, name),
     "dcsft_digits_pool": lambda name: _naming(splits.split("pool"), 2, False, name),
+    "dcsft_digits_pool_large": lambda name: _naming(splits.split("pool"), 10, False, name),
     "dcsft_digits_cold": lambda name: _naming(splits.split("cold"), 4, False, name),
     "dcsft_digits_ground": lambda name: _grounding(splits.split("eval"), 300, "short", name),
     "dcsft_digits_ground_l4": lambda name: _grounding(splits.split("eval"), 300, "long", name),

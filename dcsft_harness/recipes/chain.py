@@ -4,133 +4,24 @@ A stage's key is a hash of its verb, its options, the package's version, the man
 it refers to, and the contents of other files and folders that its options name, with the images that a
 JSONL file of one's own names. A stage is skipped where the key that its folder was made with is the same,
 and every file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what
-changed. A sampling stage that was interrupted goes on from the responses that it kept, unless its key has
-changed since.
+changed. A sampling stage that was interrupted goes on from the responses that it kept, and a training stage
+from its last checkpoint, unless its key has changed since.
 """
 
-import inspect
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dcsft_harness import __version__, manifest, own_data, rollout_store
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import members
 
 STATE = "recipe.json"
-_REFERENCE = re.compile(r"@([\w-]+)")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a recipe.
-
-    Attributes:
-        name: also the folder's name inside the recipe's output.
-        verb: a key of `stages.STAGES`.
-        options: its options; `@name` inside a text stands for an earlier stage's folder.
-    """
-
-    name: str
-    verb: str
-    options: Mapping[str, Any]
-
-    def references(self) -> list[str]:
-        """The earlier stages that it reads, in order of mention."""
-        return list(dict.fromkeys(_REFERENCE.findall(json.dumps(self.options))))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A chain of stages."""
-
-    name: str
-    about: str
-    stages: tuple[Stage, ...]
-
-
-def shipped() -> dict[str, Path]:
-    """The recipes in the package, by name."""
-    folder = Path(str(files("dcsft_harness.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load(name: str) -> Recipe:
-    """Reads a shipped recipe by name, or a YAML file by path.
-
-    Raises:
-        HarnessError: unknown name, not YAML, an unknown verb, a doubled or later stage referred to.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped().get(name)
-    if path is None:
-        raise unknown_name("recipe", name, shipped())
-    if not path.is_file():
-        raise HarnessError(f"recipe {path} does not exist", "Check the path")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stages = tuple(_stage(path, entry) for entry in data["stages"])
-        recipe = Recipe(str(data.get("name", path.stem)), str(data.get("about", "")), stages)
-    except yaml.YAMLError as error:
-        # PyYAML says where, over several lines.
-        raise HarnessError(
-            f"recipe {path} cannot be read: {' '.join(str(error).split())}", "Look at a shipped recipe"
-        ) from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HarnessError(f"recipe {path} cannot be read: {error!r}", "Look at a shipped recipe") from error
-    if not stages:
-        raise HarnessError(f"recipe {path} has no stages", "Look at a shipped recipe")
-    known: list[str] = []
-    for stage in recipe.stages:
-        for reference in stage.references():
-            if reference not in known:
-                raise HarnessError(
-                    f"recipe {path}: stage {stage.name!r} refers to @{reference}, which is no earlier stage",
-                    f"Earlier stages: {', '.join(known) or 'none'}",
-                )
-        if stage.name in known:
-            raise HarnessError(f"recipe {path}: two stages are called {stage.name!r}", "Rename one")
-        known.append(stage.name)
-    return recipe
-
-
-def _stage(path: Path, entry: Mapping[str, Any]) -> Stage:
-    from dcsft_harness.stages import STAGES
-
-    options = dict(entry)
-    name, verb = str(options.pop("stage")), str(options.pop("verb"))
-    if verb not in STAGES:
-        raise unknown_name(f"verb of stage {name!r} in {path}:", verb, STAGES)
-    if not re.fullmatch(r"[\w-]+", name):
-        raise HarnessError(
-            f"recipe {path}: stage name {name!r} is no folder name", "Use letters, digits and dashes"
-        )
-    try:
-        inspect.signature(STAGES[verb]).bind(Path(name), None, **options)
-    except TypeError as error:
-        raise HarnessError(
-            f"recipe {path}, stage {name!r}: {error}", f"`dcsft {verb} --help` says what it takes"
-        ) from error
-    return Stage(name, verb, options)
-
-
-def filled(options: Any, output: Path) -> Any:  # noqa: ANN401 - YAML's own types
-    """Options with every `@name` replaced by that stage's folder."""
-    if isinstance(options, str):
-        return _REFERENCE.sub(lambda match: str(output / match[1]), options)
-    if isinstance(options, Mapping):
-        return {key: filled(value, output) for key, value in options.items()}
-    if isinstance(options, list):
-        return [filled(value, output) for value in options]
-    return options
 
 
 def key(stage: Stage, output: Path) -> str:
@@ -156,12 +47,11 @@ def _tasks(stage: Stage) -> list[str]:
 
 def _brought(options: Mapping[str, Any]) -> list[str]:
     """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
-    texts = [
-        str(options[name]) for name in ("data", "model", "rollouts", "labels", "exclude") if name in options
-    ]
+    named = ("data", "model", "adapter", "base", "rollouts", "labels", "exclude", "reviewed")
+    texts = [str(options[name]) for name in named if name in options]
     texts += map(str, options.get("results", []))
     texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]
-    return [text for text in texts if text and not _REFERENCE.search(text) and Path(text).exists()]
+    return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
 
 
 def run(
@@ -197,7 +87,10 @@ def run(
         # Before it is done: what a killed process has made, whole or in part, is known by the key too.
         state["stages"][stage.name] = wanted
         _save(state, output)
-        notes = perform(stage.verb, folder, filled(dict(stage.options), output))
+        options = filled(dict(stage.options), output)
+        if stage.verb.startswith("train "):
+            options["resume"] = True
+        notes = perform(stage.verb, folder, options)
     return notes
 
 
@@ -219,14 +112,21 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
     if (output / STATE).is_file():
         try:
             state: dict[str, Any] = json.loads((output / STATE).read_text(encoding="utf-8"))
-            name, _ = state["recipe"], dict(state["stages"])
+            name, _, scale = state["recipe"], dict(state["stages"]), state.get("scale")
         except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
                 f"{output / STATE} cannot be read: {error!r}", "Remove it to start anew"
             ) from error
-        if name != recipe.name:
+        # Recipes of one scale share stages, under names that mean the same in each.
+        if (recipe.scale, scale) != (None, None) and recipe.scale == scale:
+            return state
+        if name != recipe.name or scale != recipe.scale:
+            ours, theirs = (
+                f"{one!r}{f' at scale {at}' if at else ''}"
+                for one, at in ((recipe.name, recipe.scale), (name, scale))
+            )
             raise HarnessError(
-                f"--output {output} holds the recipe {name!r}, not {recipe.name!r}", "Name another folder"
+                f"--output {output} holds the recipe {theirs}, not {ours}", "Name another folder"
             )
         return state
     if output.is_dir() and any(output.iterdir()):
@@ -234,7 +134,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
-    state = {"recipe": recipe.name, "stages": {}}
+    state = {"recipe": recipe.name, "scale": recipe.scale, "stages": {}}
     _save(state, output)
     return state
 

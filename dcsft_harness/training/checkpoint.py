@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -112,7 +114,8 @@ def compute_dtype(asked: str) -> torch.dtype:
         HarnessError: bfloat16 on a CUDA device that lacks it.
     """
     cuda = torch.cuda.is_available()
-    able = not cuda or torch.cuda.is_bf16_supported()
+    # Older devices compute bfloat16 by way of float32, slower than that.
+    able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
     if asked == "auto":
         return torch.bfloat16 if cuda and able else torch.float32
     if asked == "bfloat16" and not able:
@@ -131,6 +134,38 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
             return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise HarnessError(f"model {model} cannot be loaded ({_line(error)})", "Check its files") from error
+
+
+def recast(folder: Path, dtype: torch.dtype) -> None:
+    """Gives a saved checkpoint's weights another type, file by file; adapters stay as they are."""
+    for path in sorted(folder.glob("model*.safetensors")):
+        weights = {
+            name: weight.to(dtype) if weight.is_floating_point() else weight
+            for name, weight in load_file(path).items()
+        }
+        save_file(weights, path, metadata={"format": "pt"})
+
+
+def declare_boxes(model: str, processor: ProcessorMixin) -> None:
+    """Tells scorers in which coordinates the model writes boxes, under the limits of training."""
+    from dcsft_harness.models import conventions
+    from dcsft_harness.models.checkpoint import convention
+
+    conventions.declare(convention(open_config(model), processor))
+
+
+def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
+    """Puts an adapter on its base so that it can be trained further.
+
+    Raises:
+        HarnessError: the folder is none, or does not fit the base.
+    """
+    from dcsft_harness.models.adapters import wrap
+
+    model = wrap(network, adapter, base)
+    model.peft_config["default"].inference_mode = False
+    model.set_adapter("default")
+    return model
 
 
 @contextlib.contextmanager

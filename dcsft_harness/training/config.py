@@ -20,9 +20,9 @@ class TrainingConfig:
 
     Attributes:
         learning_rate: peak of the schedule.
-        batch_size: samples per optimizer step; an epoch's last batch may be smaller.
-        micro_batch_size: samples per forward pass, a divisor of `batch_size`; the gradients of a
-            batch are accumulated. None takes the batch at once.
+        batch_size: samples per optimizer step, over all processes; an epoch's last batch may be smaller.
+        micro_batch_size: samples per forward pass of a process; the gradients of a batch are accumulated.
+            A divisor of `batch_size`. None takes a process's share of the batch at once.
         max_steps: optimizer steps, repeating the data as often as needed; None goes by `epochs`.
         epochs: passes over the data; None goes by `max_steps`.
         warmup_ratio: share of the steps in which the learning rate rises from 0, in [0, 1).
@@ -36,7 +36,10 @@ class TrainingConfig:
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
             Without effect, as recorded, where a processor has no such limits.
-        extra: TRL's own arguments (`trl.SFTConfig`) by TRL's own names.
+        save_steps: steps between checkpoints, which an interrupted run goes on from; None writes none.
+        keep: how many of the newest checkpoints stay in the finished folder, without the optimizer's
+            state; None keeps one while the run lasts, and none after.
+        extra: TRL's own arguments (`trl.SFTConfig`, `trl.GRPOConfig`) by TRL's own names.
     """
 
     learning_rate: float = 1e-5
@@ -52,6 +55,8 @@ class TrainingConfig:
     dtype: str = "auto"
     min_pixels: int | None = None
     max_pixels: int | None = MAX_PIXELS
+    save_steps: int | None = 100
+    keep: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,7 +67,15 @@ class TrainingConfig:
         """
         _number("learning_rate", self.learning_rate, low=0, above=True)
         _whole("batch_size", self.batch_size, low=1)
-        for name in ("micro_batch_size", "max_steps", "epochs", "min_pixels", "max_pixels"):
+        for name in (
+            "micro_batch_size",
+            "max_steps",
+            "epochs",
+            "min_pixels",
+            "max_pixels",
+            "save_steps",
+            "keep",
+        ):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), low=1)
         _number("warmup_ratio", self.warmup_ratio, low=0, below=1)
@@ -92,6 +105,23 @@ class TrainingConfig:
             raise HarnessError(
                 f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
             )
+
+    def share(self, processes: int) -> tuple[int, int]:
+        """What a process of a launch does for one optimizer step.
+
+        Returns:
+            Samples per forward pass, and how many passes are accumulated.
+
+        Raises:
+            HarnessError: the processes cannot share a batch evenly.
+        """
+        micro = self.micro_batch_size or max(self.batch_size // processes, 1)
+        if self.batch_size % (micro * processes):
+            raise HarnessError(
+                f"batch_size={self.batch_size} cannot be shared by {processes} processes, {micro} at a time",
+                "Choose a batch_size that is a multiple of processes times micro_batch_size",
+            )
+        return micro, self.batch_size // (micro * processes)
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
@@ -126,11 +156,11 @@ class ColdStartConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig(TrainingConfig):
-    """LoRA training: 600 steps in the paper's Table 2, 100 in its Table 1.
+class AdapterConfig(TrainingConfig):
+    """Training that updates a LoRA adapter, or with `full` all parameters.
 
     Attributes:
-        max_steps: see `TrainingConfig`.
+        full: train all parameters instead of an adapter; the LoRA settings then mean nothing.
         lora_rank: rank of the low-rank updates.
         lora_alpha: their scale times the rank.
         lora_dropout: share of their inputs dropped in training, in [0, 1).
@@ -139,7 +169,7 @@ class SftConfig(TrainingConfig):
             matches their whole names. The output layer (`lm_head`) never gets one.
     """
 
-    max_steps: int | None = 600
+    full: bool = False
     lora_rank: int = 32
     lora_alpha: int = 64
     lora_dropout: float = 0.05
@@ -152,6 +182,8 @@ class SftConfig(TrainingConfig):
             HarnessError: names the argument and the value.
         """
         super().__post_init__()
+        if not isinstance(self.full, bool):
+            raise HarnessError(f"full={self.full!r} is neither true nor false", "Give one of them")
         _whole("lora_rank", self.lora_rank, low=1)
         _whole("lora_alpha", self.lora_alpha, low=1)
         _number("lora_dropout", self.lora_dropout, low=0, below=1)
@@ -164,6 +196,65 @@ class SftConfig(TrainingConfig):
             ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(AdapterConfig):
+    """Supervised fine-tuning: 600 steps in the paper's Table 2, 100 in its Table 1.
+
+    Attributes:
+        max_steps: see `TrainingConfig`.
+    """
+
+    max_steps: int | None = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(AdapterConfig):
+    """Group-relative policy optimisation with the task's scorer as reward: the paper's section 5.
+
+    Attributes:
+        batch_size: completions per optimizer step, a multiple of `num_generations`.
+        max_steps: optimizer steps; completions are drawn anew for each.
+        num_generations: completions per prompt, whose rewards are normalised together; at least 2.
+        beta: weight of the divergence from the model that training begins with; 0 leaves it out.
+        temperature: softmax temperature of the draws, above 0.
+        top_p: nucleus mass that draws are kept to, in (0, 1].
+        top_k: tokens that draws are kept to; 0 keeps all.
+        max_completion_length: the longest completion in tokens; None takes the task's own limit.
+    """
+
+    batch_size: int = 128
+    max_steps: int | None = 600
+    num_generations: int = 8
+    beta: float = 0.04
+    temperature: float = 0.9
+    top_p: float = 1.0
+    top_k: int = 0
+    max_completion_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            HarnessError: names the argument and the value.
+        """
+        super().__post_init__()
+        _whole("num_generations", self.num_generations, low=2)
+        _number("beta", self.beta, low=0)
+        _number("temperature", self.temperature, low=0, above=True)
+        _number("top_p", self.top_p, low=0, above=True)
+        if self.top_p > 1:
+            raise HarnessError(f"top_p={self.top_p!r} is out of range", "Give a number above 0, at most 1")
+        _whole("top_k", self.top_k, low=0)
+        if self.max_completion_length is not None:
+            _whole("max_completion_length", self.max_completion_length, low=1)
+        if self.batch_size % self.num_generations:
+            raise HarnessError(
+                f"num_generations={self.num_generations} does not divide batch_size={self.batch_size}, "
+                "which counts completions",
+                "Choose a multiple of it",
+            )
+
+
 def _read(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a type expression and a value of it
     """A value of the field's type where it arrived as text; anything else as it is."""
     if not isinstance(value, str):
@@ -171,6 +262,8 @@ def _read(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a type 
     kinds = get_args(kind) or (kind,)
     if type(None) in kinds and value.strip().lower() in {"none", "null"}:
         return None
+    if bool in kinds and value.strip().lower() in {"true", "false"}:
+        return value.strip().lower() == "true"
     for number in (int, float):
         if number in kinds:
             try:

@@ -7,6 +7,7 @@ where "<image>" in a user's content stands for the next picture of the column `i
 import contextlib
 import hashlib
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +56,14 @@ class Conversations:
         turns: the conversations, in order of the rows.
         source: the rows in Arrow's format, so that images come undecoded.
         item_ids: content ids by row; None where the set has none.
+        weights: how much each row counts, 0 or above; None where the set has no weights.
     """
 
     name: str
     turns: list[Turns]
     source: Dataset
     item_ids: list[str] | None
+    weights: list[float] | None = None
 
     def images(self, row: int) -> list[Pillow.Image]:
         """The pictures of a row, RGB, as `dcsft_hf` shows them to the model in evaluation."""
@@ -102,16 +105,26 @@ def read(data: Path | Dataset) -> Conversations:
             _decode(entry, where)
         turns.append(_split(row["messages"], len(images), where))
     item_ids = list(found["item_id"]) if "item_id" in found.column_names else None
-    return Conversations(name, turns, source, item_ids)
+    return Conversations(name, turns, source, item_ids, _weights(found, name))
+
+
+def _weights(found: Dataset, name: str) -> list[float] | None:
+    if "weight" not in found.column_names:
+        return None
+    weights = list(found["weight"])
+    for row, weight in enumerate(weights):
+        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise HarnessError(f"{name}, row {row}: weight {weight!r}", "Give a finite number of at least 0")
+    return weights
 
 
 def digest(data: Dataset) -> str:
-    """A hash of the texts and pictures of an open set, which has no folder with a manifest."""
+    """A hash of the texts, pictures and weights of an open set, which has no folder with a manifest."""
     rows = [
         [row["messages"], [hashlib.sha256(entry["bytes"] or b"").hexdigest() for entry in _images(row)]]
         for row in _rows(data.select_columns(list(COLUMNS)).with_format("arrow"))
     ]
-    return json_sha256(rows)
+    return json_sha256([rows, data["weight"][:]] if "weight" in data.column_names else rows)
 
 
 def _rows(source: Dataset) -> Iterator[dict[str, Any]]:

@@ -5,11 +5,12 @@ from collections import Counter
 from typing import Literal
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training.config import SftConfig
+from dcsft_harness.training.config import AdapterConfig
 
 Part = Literal["language", "vision", "aligner"]
 
@@ -41,7 +42,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
 
 
 def targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
-    """The layers that `SftConfig.lora_target` chooses.
+    """The layers that `AdapterConfig.lora_target` chooses.
 
     Raises:
         HarnessError: it chooses none.
@@ -64,13 +65,24 @@ def targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
     return chosen
 
 
+def adapted(model: PeftModel) -> dict[str, Part]:
+    """The layers that an adapter is on already."""
+    inner = model.get_base_model()
+    layers = linear_layers(inner)
+    return {
+        name: layers[f"{name}.base_layer"]
+        for name, module in inner.named_modules()
+        if isinstance(module, BaseTunerLayer) and f"{name}.base_layer" in layers
+    }
+
+
 def count(chosen: dict[str, Part]) -> dict[str, int]:
     """How many layers of each part, all three named."""
     found = Counter(chosen.values())
     return {part: found[part] for part in ("language", "vision", "aligner")}
 
 
-def lora_config(config: SftConfig, chosen: dict[str, Part]) -> LoraConfig:
+def lora_config(config: AdapterConfig, chosen: dict[str, Part]) -> LoraConfig:
     """PEFT's configuration of the adapter."""
     return LoraConfig(
         task_type="CAUSAL_LM",

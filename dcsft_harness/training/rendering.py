@@ -100,11 +100,12 @@ class _Rows:
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         images = [self._conversations.images(row) for row in batch["row"]]
-        return {"prompt": batch["prompt"], "completion": batch["completion"], "images": images}
+        kept = {name: batch[name] for name in ("prompt", "completion", "row")}
+        return {**kept, "images": images}
 
 
 def samples(conversations: Conversations, template: Template) -> Dataset:
-    """The training set as TRL's collator for pictures reads it: prompt, completion and images by row."""
+    """The training set as TRL's collator for pictures reads it: prompt, completion, images and row."""
     rendered = [
         template.render(turns, f"{conversations.name}, row {row}")
         for row, turns in enumerate(conversations.turns)

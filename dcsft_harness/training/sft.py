@@ -1,65 +1,142 @@
 """Cold start and SFT: a base and a curated set in, a checkpoint or an adapter out."""
 
-import re
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import trl
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
-from dcsft_harness import manifest
+from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, lora
-from dcsft_harness.training import data as training_data
-from dcsft_harness.training.card import model_card
-from dcsft_harness.training.config import ColdStartConfig, SftConfig, TrainingConfig
+from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.rendering import Template, samples
-from dcsft_harness.training.trainer import AccountedTrainer, Ledger, Progress, Watch, arguments, quietly
+from dcsft_harness.training.run import Job, Setup, perform
+from dcsft_harness.training.sharing import FILLING, Filled, Shares
+from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
 
-LOG = "training_log.jsonl"
-_DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-class Work(NamedTuple):
-    """What an artefact's manifest will say; `manifest.key_of(*work)` tells whether it is made already.
-
-    Attributes:
-        kind: "adapter" or "checkpoint".
-        config: the settings, with the model's and the data's names where they have no folder.
-        inputs: role -> folder.
-    """
-
-    kind: str
-    config: dict[str, Any]
-    inputs: dict[str, Path]
+ROWS = "rows"
+SHARED_ORDERS = ("random", "sequential")
+"""TRL's orders of the rows that the processes of a launch have in common."""
 
 
-def work(
-    model: Path | str, data: Path | Dataset, config: TrainingConfig, inputs: Mapping[str, Path] | None = None
-) -> Work:
-    """Describes a training run before it is made.
+class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer that counts, stops at a bad loss, and weighs samples where they have weights."""
 
-    Args:
-        model: the base, a folder or a hub name.
-        data: the training set.
-        config: the settings.
-        inputs: further artefacts to record.
-    """
-    settings, sources = config.as_dict(), dict(inputs or {})
-    if Path(model).is_dir():
-        sources["model"] = Path(model)
-    else:
-        settings["model"] = str(model)
-    if isinstance(data, Dataset):
-        settings["data"] = training_data.digest(data)
-    else:
-        sources["data"] = data
-    return Work("adapter" if isinstance(config, SftConfig) else "checkpoint", settings, sources)
+    def __init__(self, weights: Sequence[float] | None, **given: Any) -> None:  # noqa: ANN401 - SFTTrainer's own
+        """Takes SFTTrainer's arguments, and a weight for each row of the training set."""
+        super().__init__(**given)
+        self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self._counted_at = -1
+        # transformers says False for most vision-language models (their own loss ignores the count), and
+        # an accumulated batch would then weigh micro-batches alike, however many tokens each has. The
+        # loss here is TRL's, which divides by the tokens of the whole batch once it is told them.
+        self.model_accepts_loss_kwargs = True
+        self.data_collator: Any = _WithRows(self.data_collator)
+
+    def get_train_dataloader(self) -> Any:  # noqa: ANN401 - a DataLoader, or accelerate's
+        """The trainer's; in a launch, of this process's share of each batch."""
+        loader = super().get_train_dataloader()
+        processes, args = self.accelerator.num_processes, self.args
+        if processes == 1:
+            return loader
+        share = Shares(
+            self._get_train_sampler(self.train_dataset),
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            self.accelerator.process_index,
+            processes,
+            args.dataloader_drop_last,
+        )
+        own = torch.utils.data.DataLoader(
+            Filled(self.train_dataset),
+            batch_sampler=share,
+            collate_fn=self.data_collator,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+        # As one process's: the order is that of the seed and the epoch's number.
+        return prepare_data_loader(
+            own,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            use_seedable_sampler=True,
+        )
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        *rest: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
+    ) -> torch.Tensor:
+        """One forward and backward pass over a micro-batch.
+
+        Raises:
+            HarnessError: the loss is not finite; the weights are still those of the last step.
+        """
+        if self._counted_at != self.state.global_step:
+            self._counted_at, self._rows = self.state.global_step, []
+        rows = [row for row in inputs[ROWS].tolist() if row != FILLING]
+        self._rows += rows
+        learned = int((inputs["labels"] != -100).sum())
+        tokens = int(inputs["attention_mask"].sum())
+        costs = self.account.costs
+        flops = 0.0 if costs is None else costs.training(tokens, costs.patches(inputs))
+        loss = super().training_step(model, inputs, *rest, **named)
+        self.refuse_infinite(loss)
+        if not rows:
+            return loss  # type: ignore[no-any-return]
+        self.account.count(
+            prompts=len(rows),
+            prompt_tokens=tokens - learned,
+            completion_tokens=learned,
+            flops=flops,
+        )
+        return loss  # type: ignore[no-any-return]
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - a loss, or a loss and outputs
+        """TRL's loss; with weights, each token's counts by its sample's.
+
+        The sum over tokens is divided by their number, not by their weights' sum: weights have mean 1 over
+        the whole set, so that a batch of light samples moves the model less.
+        """
+        rows = inputs.pop(ROWS, None)
+        if self._weights is None or rows is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        weights = self._weights[rows.cpu()].to(outputs.log_probs.device)
+        count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -(outputs.log_probs * weights[:, None]).sum() / torch.as_tensor(count).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+
+class _WithRows:
+    """A collator that also passes on which rows of the set a batch is made of."""
+
+    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self._inner = inner
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = torch.tensor([example.pop("row") for example in examples])
+        made = self._inner(examples)
+        made["labels"][rows == FILLING] = -100
+        return {**made, ROWS: rows}
 
 
 def train_sft(
@@ -67,27 +144,24 @@ def train_sft(
     data: Path | Dataset,
     output: Path,
     config: SftConfig | None = None,
-    *,
-    progress: Progress | None = None,
-    inputs: Mapping[str, Path] | None = None,
+    **more: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
-    """Trains a LoRA adapter and writes it as a PEFT folder with a manifest.
+    """Trains a LoRA adapter and writes it as a PEFT folder with a manifest; a checkpoint with `config.full`.
 
     Args:
         model: the base, a folder or a hub name; recorded in adapter_config.json as given.
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
-        output: the adapter's folder; must not exist, or be empty.
+        output: the folder to write; must not exist, or be empty.
         config: the settings; the paper's where left out.
-        progress: called after each step.
-        inputs: further artefacts to record in the manifest, role -> folder.
+        more: `Job`'s adapter, inputs, progress and resume.
 
     Returns:
-        The manifest's notes: steps, samples, tokens, last loss, layers adapted and so on.
+        The manifest's notes: steps, ledger, last loss, layers adapted and so on.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
     """
-    return _train(model, data, output, config or SftConfig(), progress, inputs)
+    return perform(Job("sft", model, data, output, config or SftConfig(), **more), _make)
 
 
 def train_cold_start(
@@ -95,22 +169,18 @@ def train_cold_start(
     data: Path | Dataset,
     output: Path,
     config: ColdStartConfig | None = None,
-    *,
-    progress: Progress | None = None,
-    inputs: Mapping[str, Path] | None = None,
+    **more: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     """Trains all parameters and writes a checkpoint with processor, tokenizer and chat template.
 
-    Weights are kept in float32 while training, as bfloat16 ones would swallow updates of a learning
-    rate like 1e-5, and saved in the base's type.
+    Weights are kept in float32 while training and saved in the base's type.
 
     Args:
         model: the base, a folder or a hub name.
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the checkpoint's folder; must not exist, or be empty.
         config: the settings; the paper's where left out.
-        progress: called after each step.
-        inputs: further artefacts to record in the manifest, role -> folder.
+        more: `Job`'s inputs, progress and resume.
 
     Returns:
         The manifest's notes.
@@ -118,113 +188,29 @@ def train_cold_start(
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
     """
-    return _train(model, data, output, config or ColdStartConfig(), progress, inputs)
+    return perform(Job("cold-start", model, data, output, config or ColdStartConfig(), **more), _make)
 
 
-def _train(
-    model: Path | str,
-    data: Path | Dataset,
-    output: Path,
-    config: TrainingConfig,
-    progress: Progress | None,
-    inputs: Mapping[str, Path] | None,
-) -> dict[str, Any]:
-    manifest.refuse_occupied(output)
-    dtype, base = checkpoint.compute_dtype(config.dtype), str(model)
-    conversations = training_data.read(data)
-    checkpoint.open_config(base)
-    processor = checkpoint.open_processor(base)
-    limits = checkpoint.limit_pixels(processor, base, config)
-    plan = work(model, data, config, inputs)
-    with manifest.writing(plan.kind, output, plan.config, plan.inputs) as draft, quietly():
-        draft.notes.update(base=base, data=conversations.name, rows=len(conversations.turns))
-        draft.notes.update(dtype=_DTYPE_NAMES[dtype], pixel_limits=limits and limits._asdict())
-        # Before the weights, which may take minutes: a bad argument shows at once.
-        args = arguments(config, dtype, draft.folder)
-        network, peft_config = _network(base, config, dtype, draft.notes)
-        ledger = Ledger()
-        trainer = AccountedTrainer(
-            ledger,
-            model=network,
-            args=args,
-            train_dataset=samples(conversations, Template.of(processor, network.generation_config)),
-            processing_class=processor,
-            peft_config=peft_config,
-            callbacks=[Watch(ledger, progress)],
-        )
-        draft.notes.update(_run(trainer, ledger))
-        _save(trainer.model, base, draft.folder)
-        ledger.write(draft.folder / LOG)
-        card = model_card(plan.kind, base, conversations.name, config.as_dict(), draft.notes)
-        (draft.folder / "README.md").write_text(card, encoding="utf-8")
-    return draft.notes
-
-
-def _network(
-    base: str, config: TrainingConfig, dtype: torch.dtype, notes: dict[str, Any]
-) -> tuple[PreTrainedModel, LoraConfig | None]:
-    """The weights to train, and the adapter to put on them; notes which layers get one."""
-    if not isinstance(config, SftConfig):
-        return checkpoint.load_model(base, torch.float32), None
-    network = checkpoint.load_model(base, dtype)
-    chosen = lora.targets(lora.linear_layers(network), config.lora_target)
-    notes["adapted"] = lora.count(chosen)
-    return network, lora.lora_config(config, chosen)
-
-
-def _run(trainer: AccountedTrainer, ledger: Ledger) -> dict[str, Any]:
-    """Trains, and returns what a manifest notes about it."""
-    started = time.monotonic()
-    try:
-        trainer.train()
-    except torch.OutOfMemoryError as error:
+def _make(setup: Setup) -> Callable[[], SftTrainer]:
+    job = setup.job
+    ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
+    args = arguments(trl.SFTConfig, ours, job.config.extra)
+    if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
         raise HarnessError(
-            f"out of GPU memory at step {trainer.state.global_step + 1}: {str(error).splitlines()[0]}",
-            "Lower micro_batch_size or max_pixels",
-        ) from error
-    seconds, steps = time.monotonic() - started, int(trainer.state.global_step)
-    trainable = [weight.numel() for weight in trainer.model.parameters() if weight.requires_grad]
-    norms = [row["grad_norm"] for row in ledger.history if "grad_norm" in row]
-    return {
-        "steps": steps,
-        "samples": ledger.samples,
-        "prompt_tokens": ledger.prompt_tokens,
-        "completion_tokens": ledger.completion_tokens,
-        "final_loss": ledger.history[-1]["loss"],
-        "mean_grad_norm": sum(norms) / len(norms) if norms else None,
-        "seconds_per_step": round(seconds / steps, 4),
-        "trainable_parameters": sum(trainable),
-    }
+            f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
+            f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
+        )
 
+    def make() -> SftTrainer:
+        template = Template.of(setup.processor, setup.network.generation_config)
+        with quietly():
+            return SftTrainer(
+                setup.conversations.weights,
+                model=setup.network,
+                args=args,
+                train_dataset=samples(setup.conversations, template),
+                processing_class=setup.processor,
+                peft_config=setup.peft_config,
+            )
 
-def _save(model: PreTrainedModel | PeftModel, base: str, folder: Path) -> None:
-    """Writes an adapter alone, or a whole checkpoint in its base's type.
-
-    Raises:
-        OSError: the disk is full; safetensors says so in a type of its own, which `manifest.writing`
-            could not tell from a fault in the weights.
-    """
-    try:
-        if isinstance(model, PeftModel):
-            _save_adapter(model, folder)
-        else:
-            _save_checkpoint(model, base, folder)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), str(error)) from error
-
-
-def _save_adapter(model: PeftModel, folder: Path) -> None:
-    # A set's order changes from process to process; equal runs should write equal files.
-    config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(folder)
-
-
-def _save_checkpoint(model: PreTrainedModel, base: str, folder: Path) -> None:
-    with checkpoint.no_bars():
-        model.to(checkpoint.open_config(base).dtype or torch.float32).save_pretrained(folder)
-    # The processor as it came: the pixel limits of training are not those of evaluation.
-    checkpoint.open_processor(base).save_pretrained(folder)
+    return make

@@ -1,57 +1,45 @@
-"""TRL's SFTTrainer with every argument that matters set on purpose, and an account of what it did."""
+"""TRL's trainers with every argument that matters set on purpose, and an account of what they did."""
 
 import contextlib
-import json
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import trl
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 
+from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.training.config import TrainingConfig
+from dcsft_harness.training.account import Account
+from dcsft_harness.training.config import GrpoConfig, TrainingConfig
+from dcsft_harness.training.run_folder import RunFolder
 
+MIXED = "ACCELERATE_MIXED_PRECISION"
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, {"loss": ..., "grad_norm": ...})."""
 
-LOGGED = ("loss", "grad_norm", "learning_rate")
-
-
-@dataclass
-class Ledger:
-    """What a run has done so far.
-
-    Attributes:
-        samples: samples that went through the model.
-        prompt_tokens: tokens without loss, those of images included and padding not.
-        completion_tokens: tokens with loss.
-        history: one row per step: step, loss (mean per token with loss, in nats), grad_norm
-            (before clipping) and learning_rate.
-    """
-
-    samples: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def write(self, path: Path) -> None:
-        """Writes the history as JSON Lines."""
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.history), encoding="utf-8")
-
 
 def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[str, Any]:
-    """TRL's arguments that our settings decide, or whose change would break what we promise."""
-    micro = config.micro_batch_size or config.batch_size
+    """TRL's arguments that our settings decide, or whose change would break what we promise.
+
+    Raises:
+        HarnessError: the launch's processes do not divide a batch.
+    """
+    micro, accumulated = config.share(ranks.world_size())
+    if MIXED in os.environ:
+        # Set by `accelerate launch`, and stronger than `bf16` below where that is false.
+        os.environ[MIXED] = "bf16" if dtype == torch.bfloat16 else "no"
     return {
         "output_dir": str(output),
         "learning_rate": config.learning_rate,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // micro,
+        "gradient_accumulation_steps": accumulated,
         "max_steps": config.max_steps or -1,
         "num_train_epochs": config.epochs or 1,
         "warmup_steps": config.warmup_ratio,  # below 1, transformers 5 reads it as a ratio
@@ -62,31 +50,52 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         "use_cpu": not torch.cuda.is_available(),  # else bf16 on a CPU is refused
         # TRL switches bf16 on unless told otherwise, on a CPU too.
         "bf16": dtype == torch.bfloat16,
-        # TRL cuts samples at 1,024 tokens: through the image tokens of a large picture, or the answer.
-        "max_length": None,
-        "completion_only_loss": True,
-        "packing": False,
         # The rows are made by a transform whose columns the trainer does not know.
         "remove_unused_columns": False,
         # True would log the average of earlier losses in place of one that is not a number.
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "no" if config.save_steps is None else "steps",
+        "save_steps": config.save_steps or 500,
         "eval_strategy": "no",
         "disable_tqdm": True,
     }
 
 
-def arguments(config: TrainingConfig, dtype: torch.dtype, output: Path) -> trl.SFTConfig:
+SFT_MANAGED: Mapping[str, Any] = {
+    # TRL cuts samples at 1,024 tokens: through the image tokens of a large picture, or the answer.
+    "max_length": None,
+    "completion_only_loss": True,
+    "packing": False,
+}
+
+
+def grpo_managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
+    """The arguments of `trl.GRPOConfig` that our settings decide."""
+    return {
+        "num_generations": config.num_generations,
+        "beta": config.beta,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "max_completion_length": longest,
+    }
+
+
+def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:  # noqa: ANN401 - TRL's
     """TRL's arguments of a run.
+
+    Args:
+        kind: `trl.SFTConfig` or `trl.GRPOConfig`.
+        ours: what the harness sets.
+        extra: what the user adds, and may not change of those.
 
     Raises:
         HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
             another name, or has a value that TRL refuses.
     """
-    ours = managed(config, dtype, output)
-    known = {item.name for item in fields(trl.SFTConfig) if item.init}
-    for name in config.extra:
+    known = {item.name for item in fields(kind) if item.init}
+    for name in extra:
         if name in ours:
             raise HarnessError(
                 f"extra: {name} is set by the harness, to {ours[name]!r}",
@@ -100,10 +109,14 @@ def arguments(config: TrainingConfig, dtype: torch.dtype, output: Path) -> trl.S
         "report_to": "none",
         "log_level": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Rows without an image leave the vision tower out, and some towers leave their last layer out.
+        "ddp_find_unused_parameters": True,
     }
+    if kind is trl.GRPOConfig:
+        defaults["loss_type"] = "grpo"  # each completion counts alike, as in the paper's trainer
     try:
         with quietly():
-            return trl.SFTConfig(**ours, **(defaults | dict(config.extra)))
+            return kind(**ours, **(defaults | dict(extra)))
     except (ValueError, TypeError, ImportError) as error:
         raise HarnessError(f"TRL refuses its arguments: {error}", "Correct `extra`") from error
 
@@ -116,70 +129,111 @@ def quietly() -> Iterator[None]:
         yield
 
 
-class AccountedTrainer(trl.SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that counts what it trains on and stops at the first loss that is not a number."""
+class Accounted:
+    """What both trainers add to TRL's: they count, name the items of a bad step, and tell no hub.
 
-    def __init__(self, ledger: Ledger, **given: Any) -> None:  # noqa: ANN401 - SFTTrainer's own arguments
-        """Takes SFTTrainer's arguments and the ledger to fill."""
-        super().__init__(**given)
-        self._ledger = ledger
-        # transformers says False for most vision-language models (their own loss ignores the count), and
-        # an accumulated batch would then weigh micro-batches alike, however many tokens each has. The
-        # loss here is TRL's, which divides by the tokens of the whole batch once it is told them.
-        self.model_accepts_loss_kwargs = True
+    Attributes:
+        account: what the run has cost so far, and its figures by step.
+        item_ids: content ids by row of the training set; None where it has none.
+    """
+
+    account: Account
+    item_ids: Sequence[str] | None
+
+    def bind(self, account: Account, item_ids: Sequence[str] | None) -> None:
+        """Takes the account to keep; called before training."""
+        self.account, self.item_ids = account, item_ids
+        self._rows: list[int] = []
         # Added by the trainer when its own progress bar is off; it prints every log line.
-        self.remove_callback(PrinterCallback)
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
 
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        *rest: Any,  # noqa: ANN401
-        **named: Any,  # noqa: ANN401
-    ) -> torch.Tensor:
-        """One forward and backward pass over a micro-batch.
+    def items(self) -> list[str]:
+        """The items of the batch at hand: their ids, or their rows where they have none."""
+        ids = self.item_ids
+        return [f"row {row}" if ids is None else ids[row] for row in dict.fromkeys(self._rows)]
+
+    def refuse_infinite(self, loss: torch.Tensor) -> None:
+        """Stops at a loss that is not a number; the weights are still those of the last step.
 
         Raises:
-            HarnessError: the loss is not finite; the weights are still those of the last step.
+            HarnessError: names the step and the items.
         """
-        rows = int(inputs["input_ids"].shape[0])
-        learned = int((inputs["labels"] != -100).sum())
-        tokens = int(inputs["attention_mask"].sum())
-        loss = super().training_step(model, inputs, *rest, **named)
         if not torch.isfinite(loss):
-            raise not_finite("loss", float(loss), self.state.global_step + 1)
-        self._ledger.samples += rows
-        self._ledger.completion_tokens += learned
-        self._ledger.prompt_tokens += tokens - learned
-        return loss  # type: ignore[no-any-return]
+            step = self.state.global_step + 1  # type: ignore[attr-defined]
+            raise not_finite("loss", float(loss), step, self.items())
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+        """Reads the weights of the checkpoint that is gone on from; all parameters have been read already.
+
+        transformers loads a file by the names that modules have in memory, without insisting on any, and
+        Qwen2.5-VL's weights are saved under others: its language model would stay as it began.
+        """
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # type: ignore[attr-defined]
+        if isinstance(self.model, PeftModel) or sharded:  # type: ignore[attr-defined]
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def create_model_card(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - TRL's arguments
+        """TRL writes a card into the output folder with each checkpoint; ours is written at the end."""
 
     def _send_telemetry(self) -> None:
         """TRL tells the hub about every run unless an environment variable is set; this suite does not."""
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Keeps each step's figures and passes them on."""
+    """Keeps each step's figures, passes them on, and marks checkpoints as complete."""
 
-    def __init__(self, ledger: Ledger, progress: Progress | None) -> None:
-        """Takes the ledger to fill and the function to call."""
-        self._ledger, self._progress = ledger, progress
+    def __init__(
+        self,
+        trainer: Accounted,
+        run: RunFolder,
+        keep: int | None,
+        progress: Progress | None,
+        finish: Callable[[Path], None],
+    ) -> None:
+        """Takes the trainer to watch, where its checkpoints go, and what completes the files of one."""
+        self._trainer, self._run, self._keep = trainer, run, keep or 1
+        self._progress, self._finish = progress, finish
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:  # noqa: ANN401
         """Called by the trainer after each step, and once more at the end with totals."""
         if not logs or "loss" not in logs:
             return
-        row = {name: float(logs[name]) for name in LOGGED if name in logs}
-        if not math.isfinite(row.get("grad_norm", 0.0)):
-            raise not_finite("gradient norm", row["grad_norm"], state.global_step)
-        self._ledger.history.append({"step": state.global_step} | row)
+        norm = float(logs.get("grad_norm", 0.0))
+        if not math.isfinite(norm):  # on every rank
+            items = [item for part in ranks.gathered(self._trainer.items()) for item in part]
+            with ranks.agreed():
+                raise not_finite("gradient norm", norm, state.global_step, items)
+        account = self._trainer.account
+        row = account.step(state.global_step, logs, self._sum)
         if self._progress is not None:
-            del row["learning_rate"]
-            self._progress(state.global_step, state.max_steps, row)
+            found = ((name, row.get(name)) for name in ("loss", "grad_norm"))
+            shown = {name: value for name, value in found if value is not None}
+            self._progress(state.global_step, state.max_steps, shown)
+
+    def _sum(self, values: list[float]) -> list[float]:
+        """Figures of this process, summed over those of the launch."""
+        if ranks.world_size() == 1:
+            return values
+        accelerator = self._trainer.accelerator  # type: ignore[attr-defined]
+        here = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+        return [float(value) for value in accelerator.reduce(here, "sum")]
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ANN401
+        """Called when the trainer has written a checkpoint's files; each rank has some of its own."""
+        ranks.gathered(None)
+        if ranks.rank() == 0:
+            self._finish(self._run.folder / f"checkpoint-{state.global_step}")
+            self._run.complete(state.global_step, self._trainer.account.told(), self._keep)
 
 
-def not_finite(what: str, value: float, step: int) -> HarnessError:
+class Diverged(HarnessError):
+    """A loss or a gradient is not a number."""
+
+
+def not_finite(what: str, value: float, step: int, items: Sequence[str]) -> Diverged:
     """The error for a figure that training cannot go on from."""
-    return HarnessError(
-        f"the {what} of step {step} is {value}: training diverged",
-        "Lower learning_rate, or look for damaged samples; no result was kept",
+    named = ", ".join(items[:16]) + (f" and {len(items) - 16} more" if len(items) > 16 else "")
+    return Diverged(
+        f"the {what} of step {step} is {value}: training diverged at the items {named}",
+        "Lower learning_rate, or look for damaged samples",
     )

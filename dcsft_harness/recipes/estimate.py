@@ -1,0 +1,135 @@
+"""What a recipe's stages would take, from the assumptions that its scale states.
+
+`assume` of a scale, for one machine:
+    device, devices     what and how many
+    gigabytes           memory of one; 0 leaves memory out
+    language, vision    weights in products: of the language model (with its output layer) and of the tower
+    flops               operations that one device carries out in a second, as training and prefill reach them
+    drawn               tokens that all devices together draw in a second, with an engine that batches
+    trained             tokens that they draw in a second inside GRPO's loop, by transformers' `generate`
+    load                seconds in which a stage opens its model
+
+`tokens` of a family: prompt (tokens, images included) and patches an item, answer (tokens), and how many
+items the pool, the cold start and the evaluations have.
+
+Published sizes and round throughputs: good for telling an hour from a day, and no more.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dcsft_harness.recipes.recipe import Recipe, Stage
+
+
+class Estimate(NamedTuple):
+    """Seconds of wall-clock time, and bytes on one device (0: not estimated)."""
+
+    seconds: float
+    memory: float
+
+    def __str__(self) -> str:
+        """Both in units that one can read."""
+        minutes = self.seconds / 60
+        time = (
+            f"{minutes / 60:.1f} h"
+            if minutes >= 90
+            else f"{minutes:.0f} min"
+            if minutes >= 1.5
+            else "a minute"
+        )
+        memory = f", {self.memory / 1e9:.0f} GB on each device" if self.memory else ""
+        return f"about {time}{memory}"
+
+
+def of(recipe: Recipe) -> dict[str, Estimate]:
+    """Stage name -> its estimate, for the stages that take more than moments."""
+    if "assume" not in recipe.variables:
+        return {}
+    found = {}
+    for stage in recipe.stages:
+        assumed, tokens = stage.variables.get("assume"), stage.variables.get("tokens")
+        if assumed and tokens and stage.verb in _RULES:
+            seconds, memory = _RULES[stage.verb](stage, _numbers(assumed), _numbers(tokens))
+            given = _numbers(assumed)
+            found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
+    return found
+
+
+def summary(recipe: Recipe) -> list[str]:
+    """The closing lines: the sum, and what it assumes."""
+    found = of(recipe)
+    if not found:
+        return []
+    assumed = recipe.variables["assume"]
+    total = Estimate(sum(one.seconds for one in found.values()), max(one.memory for one in found.values()))
+    said = ", ".join(f"{name} {value}" for name, value in assumed.items())
+    return [f"# in all {total}, on {assumed['devices']} x {assumed['device']}; assumed: {said}"]
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among some values; YAML reads 1e9 as text."""
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = float(value)
+        except ValueError:
+            continue
+    return found
+
+
+Numbers = Mapping[str, float]
+
+
+def _forward(assumed: Numbers, tokens: float, patches: float) -> float:
+    """Seconds of one forward pass on all devices."""
+    work = 2 * (assumed["language"] * tokens + assumed["vision"] * patches)
+    return work / (assumed["flops"] * assumed["devices"])
+
+
+def _weights(assumed: Numbers) -> float:
+    return assumed["language"] + assumed["vision"]
+
+
+def _drawing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
+    samples = float(stage.options.get("samples", 8))
+    prefill = _forward(assumed, tokens["prompt"], tokens["patches"]) * tokens["pool"]
+    seconds = prefill + tokens["pool"] * samples * tokens["answer"] / assumed["drawn"]
+    return seconds, 0.9e9 * assumed["gigabytes"]
+
+
+def _evaluating(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
+    prefill = _forward(assumed, tokens["prompt"], tokens["patches"]) * tokens["evaluated"]
+    return prefill + tokens["evaluated"] * tokens["answer"] / assumed["drawn"], 0.9e9 * assumed["gigabytes"]
+
+
+def _training(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
+    options = stage.options
+    full = bool(options.get("full")) or stage.verb == "train cold-start"
+    batch = float(options.get("batch_size") or 16)
+    steps = float(options.get("max_steps") or tokens["cold"] / batch)
+    length = tokens["prompt"] + tokens["answer"]
+    # Forward, gradient of activations, recomputed activations; and the weights' gradient where all train.
+    passes = 4.0 if full else 3.0
+    seconds = steps * batch * passes * _forward(assumed, length, tokens["patches"])
+    # bfloat16 weights on each device; of full training, float32 weights, gradients and moments are shared.
+    weights = 16 * _weights(assumed) / assumed["devices"] if full else 2 * _weights(assumed)
+    memory = weights + (options.get("micro_batch_size") or batch / assumed["devices"]) * length * 3e6
+    return seconds, memory
+
+
+def _reinforcing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
+    seconds, memory = _training(stage, assumed, tokens)
+    steps, batch = float(stage.options["max_steps"]), float(stage.options["batch_size"])
+    length = tokens["prompt"] + tokens["answer"]
+    drawn = steps * batch * tokens["answer"] / assumed["trained"]
+    # The prefill of the draws, and the reference's log-probabilities.
+    return seconds + drawn + 2 * steps * batch * _forward(assumed, length, tokens["patches"]), memory
+
+
+_RULES: dict[str, Callable[[Stage, Numbers, Numbers], tuple[float, float]]] = {
+    "sample": _drawing,
+    "evaluate": _evaluating,
+    "train cold-start": _training,
+    "train sft": _training,
+    "train grpo": _reinforcing,
+}

@@ -1,0 +1,287 @@
+"""GRPO: a base, prompts and the task that judges completions in; an adapter or a checkpoint out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset
+
+from dcsft_harness import harness, ranks, records
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.training import checkpoint
+from dcsft_harness.training.config import GrpoConfig
+from dcsft_harness.training.data import Conversations
+from dcsft_harness.training.run import Job, Setup, perform
+from dcsft_harness.training.trainer import Accounted, arguments, grpo_managed, managed, quietly
+
+VLLM_MODES = ("colocate", "server")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The reward: what the task's own scorer says of a completion, as in labelling and evaluation.
+
+    Attributes:
+        task: an lmms-eval task.
+        doc_ids: content id of an item -> its position in the task's documents.
+    """
+
+    task: Any
+    doc_ids: Mapping[str, int]
+
+    def reward(self, item_id: str, response: str) -> float | None:
+        """The score of a response in [0, 1]; None where it cannot be scored.
+
+        Raises:
+            HarnessError: the task has no such item.
+        """
+        if item_id not in self.doc_ids:
+            raise HarnessError(
+                f"task {self.task.config.task} has no item {item_id}",
+                "Give the task that the set was made from",
+            )
+        doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
+        metrics = self.task.process_results(doc, [harness.filtered(self.task, response)])
+        return harness.score_of(self.task, metrics)[0]
+
+    @property
+    def longest(self) -> int:
+        """The task's own limit on a response, in tokens."""
+        return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
+
+
+class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPOTrainer that counts, stops at the first bad loss, and logs how groups come out."""
+
+    def training_step(self, model: torch.nn.Module, inputs: Any, *rest: Any, **named: Any) -> torch.Tensor:  # noqa: ANN401
+        """One forward and backward pass over a micro-batch of completions.
+
+        Raises:
+            HarnessError: the loss is not finite; the weights are still those of the last step.
+        """
+        loss = super().training_step(model, inputs, *rest, **named)
+        self.refuse_infinite(loss)
+        return loss  # type: ignore[no-any-return]
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> "_Order":
+        given = super()._get_train_sampler(dataset)
+        return _Order(given, self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's: draws and judges a batch of completions; counted here, as a batch is drawn once."""
+        self._rows = [example["row"] for example in inputs]
+        made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        prompt = int(made["prompt_mask"].sum())
+        completion = int(made["completion_mask"].sum())
+        flops = 0.0
+        if (costs := self.account.costs) is not None:
+            tokens, patches = prompt + completion, costs.patches(made)
+            # Drawing is one forward pass, the reference's log-probabilities and the old ones are others.
+            extra = (made.get("ref_per_token_logps") is not None) + (
+                made.get("old_per_token_logps") is not None
+            )
+            flops = (1 + extra) * costs.forward(tokens, patches) + self.num_iterations * costs.training(
+                tokens, patches
+            )
+        self.account.count(
+            prompts=len(inputs) / self.num_generations,
+            generated=len(inputs),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            flops=flops,
+        )
+        return made
+
+    def _calculate_rewards(self, *given: Any) -> torch.Tensor:  # noqa: ANN401 - TRL's own arguments
+        """TRL's, for the groups of all processes; the shares of groups by outcome are logged."""
+        rewards: torch.Tensor = super()._calculate_rewards(*given)
+        for name, share in outcomes(rewards[:, 0].view(-1, self.num_generations)).items():
+            self._metrics["train"][name].append(share)
+        return rewards
+
+
+class _Order(torch.utils.data.Sampler[int]):
+    """TRL's sampler, with an order that an epoch's number decides.
+
+    Its own generator goes on from epoch to epoch, so that a run that is gone on with in its second epoch
+    would see the first one's order again.
+    """
+
+    def __init__(self, inner: Any, seed: int, epoch: Callable[[], int]) -> None:  # noqa: ANN401 - RepeatSampler
+        self._inner, self._seed, self._epoch = inner, seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self._inner.shuffle:
+            self._inner.generator.manual_seed(self._seed * 1_000_003 + self._epoch())
+        return iter(self._inner)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+
+def outcomes(rewards: torch.Tensor) -> dict[str, float]:
+    """Shares of prompts by how their group came out.
+
+    Args:
+        rewards: shape (prompts, G), in [0, 1]; NaN for a completion that could not be scored.
+
+    Returns:
+        `all_right`, `mixed`, `all_wrong` and `unscored` (no completion could be scored), which add up to
+        1; and `zero_advantage`, the share of prompts whose rewards are all equal, so that only the
+        divergence term moves the model for them.
+    """
+    known = ~torch.isnan(rewards)
+    right = torch.where(known, rewards >= records.RIGHT, False).sum(1)
+    count = known.sum(1)
+    unscored = count == 0
+    all_right, all_wrong = (right == count) & ~unscored, (right == 0) & ~unscored
+    high = torch.where(known, rewards, -torch.inf).amax(1)
+    low = torch.where(known, rewards, torch.inf).amin(1)
+    found = {
+        "all_right": all_right,
+        "mixed": ~(all_right | all_wrong | unscored),
+        "all_wrong": all_wrong,
+        "unscored": unscored,
+        "zero_advantage": (high == low) | unscored,
+    }
+    return {name: float(groups.float().mean()) for name, groups in found.items()}
+
+
+def train_grpo(
+    model: Path | str,
+    data: Path | Dataset,
+    judge: Judge,
+    output: Path,
+    config: GrpoConfig | None = None,
+    **more: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Trains by GRPO and writes an adapter, or with `config.full` a checkpoint.
+
+    Completions are drawn anew for each step by transformers, or by vLLM with TRL's own arguments
+    `use_vllm` and `vllm_mode` in `config.extra`. The trainer gets prompts and images, and no answer.
+
+    Args:
+        model: the base, a folder or a hub name.
+        data: a curated set or an open data set, with item ids.
+        judge: the task that the items come from.
+        output: the folder to write; must not exist, or be empty.
+        config: the settings; the paper's where left out.
+        more: `Job`'s adapter, inputs, progress and resume.
+
+    Returns:
+        The manifest's notes: steps, ledger, last loss, shares of groups and so on.
+
+    Raises:
+        HarnessError: the data, the base or a setting cannot be used, or training diverges.
+    """
+    job = Job("grpo", model, data, output, config or GrpoConfig(), **more)
+    return perform(job, lambda setup: _make(setup, judge))
+
+
+def prompts(conversations: Conversations) -> Dataset:
+    """The training set as GRPOTrainer reads it: prompt (messages), images and row; no answer.
+
+    Raises:
+        HarnessError: the set has no item ids, by which completions are judged.
+    """
+    if conversations.item_ids is None:
+        raise HarnessError(
+            f"{conversations.name} has no column item_id, by which completions are judged",
+            "Give a set written by `dcsft curate`, or a task",
+        )
+    rows = Dataset.from_dict({"row": list(range(len(conversations.turns)))})
+
+    def filled(batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        turns = [conversations.turns[row].prompt for row in batch["row"]]
+        images = [conversations.images(row) for row in batch["row"]]
+        return {"prompt": turns, "images": images, "row": list(batch["row"])}
+
+    return rows.with_transform(filled)
+
+
+def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
+    job, config = setup.job, setup.job.config
+    assert isinstance(config, GrpoConfig)
+    ids = setup.conversations.item_ids or []
+    dataset = prompts(setup.conversations)
+    _check(setup.conversations, judge, config)
+    longest = config.max_completion_length or judge.longest
+    ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
+    args = arguments(trl.GRPOConfig, ours, config.extra)
+    if args.use_vllm:
+        _check_vllm(args, setup)
+    checkpoint.declare_boxes(str(job.model), setup.processor)
+
+    def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
+        texts = [completion[0]["content"] for completion in completions]
+        return [judge.reward(ids[number], text) for number, text in zip(row, texts, strict=True)]
+
+    def make() -> GrpoTrainer:
+        with quietly():
+            return GrpoTrainer(
+                model=setup.network,
+                reward_funcs=reward,
+                args=args,
+                train_dataset=dataset,
+                processing_class=setup.processor,
+                peft_config=setup.peft_config,
+            )
+
+    return make
+
+
+def _check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfig
+    """Refuses what TRL would only notice with the weights in memory, or not at all.
+
+    Raises:
+        HarnessError: vLLM is missing, its mode is unknown, processes do not divide, or images would reach
+            it in another size than the trainer's.
+    """
+    if args.vllm_mode not in VLLM_MODES:
+        raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
+    if find_spec("vllm") is None:
+        raise HarnessError(
+            "use_vllm=true needs vLLM, which is not installed",
+            "Install a version that TRL takes beside it, or leave use_vllm out",
+        )
+    groups, processes = args.vllm_tensor_parallel_size, ranks.world_size()
+    if args.vllm_mode == "colocate" and processes % groups:
+        raise HarnessError(
+            f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
+            "Choose a divisor",
+        )
+    if setup.limits is None:
+        return
+    size = checkpoint.open_processor(str(setup.job.model)).image_processor.size
+    own = checkpoint.PixelLimits(int(size["shortest_edge"]), int(size["longest_edge"]))
+    if setup.limits != own:
+        raise HarnessError(
+            f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
+            f"and training would by {setup.limits.low} and {setup.limits.high}",
+            "Give min_pixels=none and max_pixels=none, or save a base with the limits that you want",
+        )
+
+
+def _check(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
+    """Refuses a set that the task does not judge, or that is too small for a batch.
+
+    Raises:
+        HarnessError: says which.
+    """
+    strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
+    if strange:
+        raise HarnessError(
+            f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
+            "Give the task that the set was made from",
+        )
+    needed = config.batch_size // config.num_generations
+    if len(conversations.turns) < needed:
+        raise HarnessError(
+            f"{conversations.name} has {len(conversations.turns)} prompts, fewer than the {needed} of a step "
+            f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
+            "Lower batch_size, or give more prompts",
+        )

@@ -1,0 +1,71 @@
+"""What GRPO trains on, with the task that judges it: a pool, a curated set, or a JSONL file of one's own."""
+
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import conversations, curation, harness, manifest, own_data
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.sampling import ITEMS
+from dcsft_harness.training.grpo import Judge
+
+
+def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[Any, Judge]:
+    """Opens training prompts by what `--data` names.
+
+    Args:
+        data: a curated set's folder, whose task is found through the rollouts that it comes from; the
+            name of a task; or a JSONL file.
+        scorer: how answers of a JSONL file are judged.
+        image_root: where relative image paths of a JSONL file start; None means its own folder.
+
+    Returns:
+        The folder, or an open `datasets.Dataset`; and the judge of its items.
+
+    Raises:
+        HarnessError: it cannot be opened, or its task is another than when it was sampled.
+    """
+    path = Path(data)
+    if path.is_dir():
+        return path, _judge_of(path, scorer, image_root)
+    if path.is_file():
+        task = own_data.open_file(path, scorer, image_root)
+    else:
+        if data not in harness.task_index():
+            raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
+        opened = harness.open_tasks([data])
+        if len(opened) != 1:
+            raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
+        task = next(iter(opened.values()))
+    rows = conversations.from_task(task)
+    return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
+
+
+def _judge_of(folder: Path, scorer: str | None, image_root: Path | None) -> Judge:
+    """The judge of a curated set: the task that its pool was, with the documents of its items."""
+    from datasets import load_from_disk
+
+    rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
+    task = _task_of(rollouts, scorer, image_root)
+    items = load_from_disk(str(rollouts.folder / ITEMS)).select_columns(["item_id", "doc_id"])
+    doc_ids = dict(zip(items["item_id"], items["doc_id"], strict=True))
+    chosen = load_from_disk(str(folder / curation.DATA)).select_columns(["item_id"])["item_id"]
+    for item in chosen:
+        found = harness.describe(task, doc_ids[item])[0].item_id
+        if found != item:
+            raise HarnessError(
+                f"document {doc_ids[item]} of task {task.config.task} is no longer what {folder} comes from",
+                "Sample, label and curate again",
+            )
+    return Judge(task, {item: doc_ids[item] for item in chosen})
+
+
+def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path | None) -> Any:  # noqa: ANN401
+    if "data" in rollouts.inputs:
+        entry = rollouts.inputs["data"]
+        path = (rollouts.folder / entry["path"]).resolve()
+        if not path.is_file() or manifest.file_sha256(path) != entry["sha256"]:
+            raise HarnessError(
+                f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
+            )
+        return own_data.open_file(path, scorer or rollouts.config["scorer"], image_root)
+    return next(iter(harness.open_tasks([rollouts.config["task"]]).values()))

@@ -1,0 +1,329 @@
+"""One training run, whichever trainer does it: checked, resumed, accounted for, sealed as an artefact."""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, ProcessorMixin
+
+from dcsft_harness import manifest, ranks
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.ledger import NOTE
+from dcsft_harness.training import checkpoint, lora, run_folder
+from dcsft_harness.training import data as training_data
+from dcsft_harness.training.account import Account
+from dcsft_harness.training.config import AdapterConfig, TrainingConfig
+from dcsft_harness.training.data import Conversations
+from dcsft_harness.training.flops import Arithmetic
+from dcsft_harness.training.trainer import Diverged, Progress, Watch, quietly
+
+LOG = "training_log.jsonl"
+INDIFFERENT = ("save_steps", "keep")
+"""Settings that decide nothing of a result, so that a run may go on with others."""
+_DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained.
+
+    Attributes:
+        method: "cold-start", "sft" or "grpo".
+        model: the base, a folder or a hub name.
+        data: a curated set, a folder written by `save_to_disk`, or an open data set.
+        output: the folder to write.
+        config: the settings.
+        adapter: an adapter to go on training; None begins with a new one.
+        inputs: further artefacts to record, role -> folder.
+        progress: called after each step.
+        resume: go on from the newest checkpoint of an interrupted run in `output`.
+        source: what an open data set was made from: a task's name or a file.
+    """
+
+    method: str
+    model: Path | str
+    data: Path | Dataset
+    output: Path
+    config: TrainingConfig
+    adapter: Path | None = None
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    progress: Progress | None = None
+    resume: bool = False
+    source: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The artefact that it makes."""
+        adapts = isinstance(self.config, AdapterConfig) and not self.config.full
+        return "adapter" if adapts else "checkpoint"
+
+    def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
+        """The settings and the inputs that the manifest records; names stand for what has no folder."""
+        settings = {"method": self.method, **self.config.as_dict()}
+        sources = dict(self.inputs)
+        if Path(self.model).is_dir():
+            sources["model"] = Path(self.model)
+        else:
+            settings["model"] = str(self.model)
+        if isinstance(self.data, Dataset):
+            settings |= {"data": training_data.digest(self.data), "source": self.source}
+        else:
+            sources["data"] = self.data
+        if self.adapter is not None:
+            sources["adapter"] = self.adapter
+        return settings, sources
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, by name: a run goes on only from one that is equal in all of it."""
+        settings, sources = self.recorded()
+        contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
+        kept = {name: value for name, value in settings.items() if name not in INDIFFERENT}
+        return {**kept, **contents, "processes": ranks.world_size()}
+
+
+@dataclass
+class Setup:
+    """What a trainer is made from.
+
+    Attributes:
+        job: what is to be trained.
+        folder: the trainer's output folder.
+        conversations: the checked training set.
+        processor: the base's, with the pixel limits of training.
+        limits: those limits; None for a processor without.
+        dtype: what forward passes compute in.
+        network: the weights to train; set when everything that can be refused without them has been.
+        peft_config: the new adapter to put on them; None for none, or one that is on them already.
+        notes: what the manifest will say.
+    """
+
+    job: Job
+    folder: Path
+    conversations: Conversations
+    processor: ProcessorMixin
+    limits: checkpoint.PixelLimits | None
+    dtype: torch.dtype
+    network: PreTrainedModel | PeftModel = None
+    peft_config: LoraConfig | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+Make = Callable[[Setup], Callable[[], Any]]
+"""Checks a trainer's arguments, and returns what makes the trainer once the weights are there."""
+
+
+def perform(job: Job, make: Make) -> dict[str, Any]:
+    """Trains and writes the artefact.
+
+    Returns:
+        The manifest's notes; at other ranks than 0 nothing.
+
+    Raises:
+        HarnessError: the data, the base or a setting cannot be used, or training diverges.
+    """
+    with ranks.agreed():
+        run_folder.refuse_taken(job.output, job.resume)
+        setup = _prepare(job)
+        make_trainer = make(setup)
+        identity = job.identity()
+    with (
+        manifest.telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
+        run_folder.opened(job.output, identity, job.resume) as run,
+        quietly(),
+    ):
+        account = Account()
+        with ranks.agreed():
+            _check_room(job)
+            last = run.last
+            if last is not None:
+                account.resume(run.told())
+            setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
+            trainer = make_trainer()
+        trainer.bind(account, setup.conversations.item_ids)
+        account.costs = Arithmetic(trainer.model)
+        complete = _processor_of(str(job.model))
+        trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
+        _train(trainer, last, run)
+        return _finish(job, setup, run, trainer, account)
+
+
+def _prepare(job: Job) -> Setup:
+    dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
+    conversations = training_data.read(job.data)
+    checkpoint.open_config(base)
+    if job.adapter is not None:
+        checkpoint.check_adapter(str(job.adapter), base)
+    processor = checkpoint.open_processor(base)
+    shown = checkpoint.pixel_limits(processor)
+    limits = checkpoint.limit_pixels(processor, base, job.config)
+    notes = {
+        "base": base,
+        "data": job.source or conversations.name,
+        "rows": len(conversations.turns),
+        "dtype": _DTYPE_NAMES[dtype],
+        "pixel_limits": limits and limits._asdict(),
+        "evaluation_pixel_limits": shown and shown._asdict(),
+    }
+    folder = job.output / manifest.UNFINISHED
+    return Setup(job, folder, conversations, processor, limits, dtype, notes=notes)
+
+
+def _check_room(job: Job) -> None:
+    """Refuses a disk that cannot hold a full run's checkpoints: weights and two moments in float32.
+
+    Raises:
+        HarnessError: says what is needed.
+    """
+    base = Path(job.model)
+    if job.kind == "adapter" or job.config.save_steps is None or not base.is_dir():
+        return
+    size = torch.empty((), dtype=checkpoint.open_config(str(base)).dtype or torch.float32).element_size()
+    weights = sum(path.stat().st_size for path in base.glob("*.safetensors")) / size * 4
+    # One more than stays, as a new one is whole before the oldest goes; and the result.
+    needed = weights * (3 * ((job.config.keep or 1) + 1) + 1)
+    free = shutil.disk_usage(job.output).free
+    if free < needed:
+        raise HarnessError(
+            f"--output {job.output}: checkpoints of all parameters need up to {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free",
+            "Free some space, or lower --keep, or give --save-steps none",
+        )
+
+
+def _network(
+    job: Job, dtype: torch.dtype, notes: dict[str, Any], last: Path | None
+) -> tuple[PreTrainedModel | PeftModel, LoraConfig | None]:
+    """The weights to train, and the adapter to put on them; notes which layers get one.
+
+    All parameters come from the checkpoint that the run goes on from, an adapter's are read by the trainer.
+    """
+    base, config = str(job.model), job.config
+    if not isinstance(config, AdapterConfig) or config.full:
+        if job.adapter is not None:
+            raise HarnessError(
+                f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that"
+            )
+        # bfloat16 weights would swallow updates of a learning rate like 1e-5.
+        network = checkpoint.load_model(str(last or base), torch.float32)
+        # Where a trainer finds the model that training began with, which divergence is measured from.
+        network.config._name_or_path = base
+        return network, None
+    network = checkpoint.load_model(base, dtype)
+    if job.adapter is not None:
+        network = checkpoint.go_on_from(network, str(job.adapter), base)
+        notes["adapted"] = lora.count(lora.adapted(network))
+        return network, None
+    chosen = lora.targets(lora.linear_layers(network), config.lora_target)
+    notes["adapted"] = lora.count(chosen)
+    return network, lora.lora_config(config, chosen)
+
+
+def _processor_of(base: str) -> Callable[[Path], None]:
+    """What puts the base's processor into a checkpoint: the pixel limits of training are not its own."""
+
+    def complete(folder: Path) -> None:
+        checkpoint.open_processor(base).save_pretrained(folder)
+
+    return complete
+
+
+def _train(trainer: Any, last: Path | None, run: run_folder.RunFolder) -> None:  # noqa: ANN401 - one of TRL's
+    try:
+        with ranks.telling_losses(), checkpoint.no_bars():
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except torch.OutOfMemoryError as error:
+        raise HarnessError(
+            f"out of GPU memory at step {trainer.state.global_step + 1}: {str(error).splitlines()[0]}",
+            "Lower micro_batch_size or max_pixels",
+        ) from error
+    except Diverged as error:
+        good = "none was written before" if run.last is None else f"{run.last} is"
+        raise HarnessError(error.problem, f"{error.remedy}. The last good checkpoint: {good}") from error
+
+
+def _finish(
+    job: Job,
+    setup: Setup,
+    run: run_folder.RunFolder,
+    trainer: Any,  # noqa: ANN401
+    account: Account,
+) -> dict[str, Any]:
+    account.measure()
+    account.ledger.peak_memory_bytes = max(ranks.gathered(account.ledger.peak_memory_bytes))
+    settings, sources = job.recorded()
+    notes = setup.notes | _measured(trainer, account)
+    sharded = getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False)
+    if sharded:  # every rank gives its part
+        trainer.save_model(str(setup.folder / "whole"))
+    with ranks.agreed():
+        if ranks.rank() > 0:
+            return {}
+        kept = job.config.keep or 0
+        with run.finishing(job.kind, settings, sources, account.ledger.seconds, kept) as draft:
+            draft.notes = notes
+            _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
+            account.write(draft.folder / LOG)
+        return draft.notes
+
+
+def _measured(trainer: Any, account: Account) -> dict[str, Any]:  # noqa: ANN401
+    ledger = account.ledger
+    # ZeRO-3 leaves an empty weight behind, with its size.
+    trainable = [
+        getattr(weight, "ds_numel", weight.numel())
+        for weight in trainer.model.parameters()
+        if weight.requires_grad
+    ]
+    norms = [row["grad_norm"] for row in account.history if row.get("grad_norm") is not None]
+    return {
+        "steps": ledger.steps,
+        "final_loss": account.history[-1]["loss"],
+        "mean_grad_norm": sum(norms) / len(norms) if norms else None,  # type: ignore[arg-type]
+        "seconds_per_step": round(ledger.seconds / ledger.steps, 4),
+        "trainable_parameters": sum(trainable),
+        "processes": ranks.world_size(),
+        NOTE: ledger.as_dict(),
+    }
+
+
+def _save(trainer: Any, base: str, folder: Path, whole: Path | None) -> None:  # noqa: ANN401
+    """Writes an adapter alone, or a whole checkpoint in its base's type.
+
+    Raises:
+        OSError: the disk is full; safetensors says so in a type of its own, which `manifest.writing`
+            could not tell from a fault in the weights.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        if whole is not None:
+            shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.bin"))
+            if not isinstance(model, PeftModel):
+                checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
+        elif isinstance(model, PeftModel):
+            _save_adapter(model, folder)
+        else:
+            with checkpoint.no_bars():
+                model.to(checkpoint.open_config(base).dtype or torch.float32).save_pretrained(folder)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+    if not isinstance(model, PeftModel):
+        # The processor as it came: the pixel limits of training are not those of evaluation.
+        checkpoint.open_processor(base).save_pretrained(folder)
+
+
+def _save_adapter(model: PeftModel, folder: Path) -> None:
+    # A set's order changes from process to process; equal runs should write equal files.
+    config = model.peft_config["default"]
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    model.save_pretrained(folder, selected_adapters=["default"])

@@ -1,0 +1,193 @@
+"""An unfinished training run's folder: one launch's at a time, gone on with, finished.
+
+    adapter/unfinished/lock                           held by the process that trains
+    adapter/unfinished/owner.json, run.json           which one, and the settings that decide the result
+    adapter/unfinished/checkpoint-200/                what the trainer saved after step 200
+    adapter/unfinished/checkpoint-200/complete.json   written when all of that is on the disk
+
+A checkpoint without `complete.json` was cut short, and is not gone on from.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import durable, manifest, ranks
+from dcsft_harness.claim import RUN, compare, locked, sign
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import card
+
+LOCK, COMPLETE = "lock", "complete.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_RESUMING = ("optimizer*", "scheduler.pt", "rng_state*", "training_args.bin", "trainer_state.json", COMPLETE)
+"""What only an interrupted run needs of a checkpoint, by pattern."""
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's folder is named by."""
+    found = _CHECKPOINT.fullmatch(checkpoint.name)
+    return int(found[1]) if found else 0
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in an unfinished or finished folder, by step."""
+    finished = (folder / manifest.NAME).is_file()
+    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted((path for path in found if finished or (path / COMPLETE).is_file()), key=step_of)
+
+
+class RunFolder:
+    """The folder of a run that this process has; made by `opened`."""
+
+    def __init__(self, output: Path) -> None:
+        """Takes the output folder; its `unfinished/` is the trainer's own."""
+        self._output = output
+        self.folder = output / manifest.UNFINISHED
+
+    @property
+    def last(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return next(reversed(checkpoints(self.folder)), None)
+
+    def complete(self, step: int, told: Mapping[str, Any], keep: int) -> None:
+        """Marks the checkpoint of a step as complete, once the disk has it, and drops the oldest ones.
+
+        Args:
+            step: the step.
+            told: what going on needs beside the trainer's own files.
+            keep: how many stay.
+        """
+        folder = self.folder / f"checkpoint-{step}"
+        for path in (folder, *folder.rglob("*")):
+            durable.sync(path)
+        durable.write_text(folder / COMPLETE, json.dumps(told) + "\n")
+        for old in checkpoints(self.folder)[:-keep]:
+            (old / COMPLETE).unlink()  # first, so that a half-removed one is never gone on from
+            shutil.rmtree(old)
+
+    def told(self) -> dict[str, Any]:
+        """What the newest complete checkpoint was marked with.
+
+        Raises:
+            HarnessError: it cannot be read.
+        """
+        assert self.last is not None
+        try:
+            return dict(json.loads((self.last / COMPLETE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise HarnessError(
+                f"{self.last / COMPLETE} cannot be read ({error})", f"Remove {self.last} to go on before it"
+            ) from error
+
+    @contextlib.contextmanager
+    def finishing(
+        self, kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path], seconds: float, keep: int
+    ) -> Iterator[manifest.Draft]:
+        """Makes the finished artefact: the block fills the draft's folder, then it takes this one's place.
+
+        The newest `keep` checkpoints go with it, without what only an interrupted run needs.
+        """
+        folder = self.folder / "draft"
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            draft = manifest.Draft(folder)
+            yield draft
+            for checkpoint in checkpoints(self.folder)[::-1][:keep]:
+                # Not moved: a process that is killed here goes on from the last one.
+                skip = shutil.ignore_patterns(*_RESUMING)
+                shutil.copytree(checkpoint, folder / checkpoint.name, ignore=skip, copy_function=_linked)
+            sources = {role: path.resolve() for role, path in inputs.items()}
+            manifest.seal(kind, draft, self._output.resolve(), dict(config), sources, seconds)
+            card.write(folder, place=self._output.resolve())
+            durable.move_up(folder, self._output, last=manifest.NAME)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _linked(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def opened(output: Path, identity: Mapping[str, Any], resume: bool) -> Iterator[RunFolder]:
+    """Takes an output folder for this launch.
+
+    Whatever ends the block, complete checkpoints stay; a folder without any is removed again.
+
+    Args:
+        output: a new or empty folder, or with `resume` one that an interrupted run left.
+        identity: the settings that decide the result, by name; values are JSON's.
+        resume: go on from the newest complete checkpoint where there is one.
+
+    Raises:
+        HarnessError: another process has the folder, or it holds something else, a run with other
+            settings, or one that `resume` was not given for.
+    """
+    run = RunFolder(output)
+    with contextlib.ExitStack() as stack:
+        with ranks.agreed():
+            if ranks.rank() == 0:
+                _take(run, output, identity, resume, stack)
+        with ranks.agreed():
+            if not (run.folder / RUN).is_file():
+                raise HarnessError(
+                    f"rank {ranks.rank()} does not find in --output {output} what rank 0 has written there",
+                    "Name a folder on a file system that all machines share",
+                )
+        yield run
+
+
+def refuse_taken(output: Path, resume: bool) -> None:
+    """Refuses an output folder in which a run can neither begin nor go on.
+
+    Raises:
+        HarnessError: it holds a finished artefact, other files, or an unfinished run without `resume`.
+    """
+    folder = output / manifest.UNFINISHED
+    if (output / manifest.NAME).is_file() or not folder.is_dir():
+        manifest.refuse_occupied(output)
+        return
+    last = RunFolder(output).last
+    if last is not None and not resume:
+        raise HarnessError(
+            f"--output {output} holds an unfinished run that came to step {step_of(last)}",
+            "Add --resume to go on from there, or remove the folder",
+        )
+
+
+def _take(
+    run: RunFolder, output: Path, identity: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack
+) -> None:
+    refuse_taken(output, resume)
+    there = output.is_dir()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(locked(run.folder / LOCK, output))
+    refuse_taken(output, resume)  # a process that finished meanwhile has let go of the lock
+    stack.callback(_tidy, run, output, there)
+    sign(run.folder)
+    if run.last is None:
+        (run.folder / RUN).unlink(missing_ok=True)  # of a run that had nothing to go on from
+    compare(run.folder, output, identity)
+    for path in run.folder.glob("checkpoint-*"):
+        if path not in checkpoints(run.folder):
+            shutil.rmtree(path)  # cut short
+
+
+def _tidy(run: RunFolder, output: Path, there: bool) -> None:
+    """Removes what a finished run worked with, or a run without a checkpoint; and the folder if it is new."""
+    finished = (output / manifest.NAME).is_file()
+    if finished or run.last is None:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        if not (finished or there):
+            with contextlib.suppress(OSError):
+                output.rmdir()

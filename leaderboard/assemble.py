@@ -1,0 +1,227 @@
+"""Results -> Board: rows whose numbers may stand side by side, or a refusal that says which may not.
+
+A row may lack a task; it may not have been measured on another version, prompt, limit, pixel
+budget or set of items than the row above it. Items are matched by item_id, never by position.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+from .board import Apart, Board, Cell, LeftOut, Row, Task
+from .bridge import aligned
+from .result import Measured, Result
+
+SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
+
+
+def assemble(
+    results: Sequence[Result], baseline: str | None = None, *, strict: bool = True, apart: bool = False
+) -> Board:
+    """Puts results together.
+
+    Args:
+        results: in the order in which their rows should appear.
+        baseline: the name of the row, or of the group of seeds, to take differences to.
+        strict: refuse the whole board where a result does not fit; else that result is left out.
+        apart: give results that do not fit boards of their own instead.
+
+    Raises:
+        HarnessError: no row has the baseline's name; or, where `strict`, two results cannot be compared.
+    """
+    first = _Draft("")
+    drafts, left_out = [first], []
+    numbered = [replace(result, number=number) for number, result in enumerate(results)]
+    for result in sorted(numbered, key=lambda one: (_is_log(one), one.name != baseline)):
+        refusal = first.take(result)
+        if refusal is None or any(draft.take(result) is None for draft in drafts[1:]):
+            continue
+        if apart:
+            drafts.append(_Draft(str(refusal)))
+            drafts[-1].take(result)
+        elif strict:
+            raise refusal
+        else:
+            left_out.append(LeftOut(result.folder, str(refusal)))
+    boards = [draft.board(baseline) for draft in drafts]
+    names = list(dict.fromkeys(name for row in boards[0].rows for name in (row.name, row.group) if name))
+    if baseline is not None and baseline not in names:
+        if elsewhere := [one for one in left_out if one.folder in _folders_of(results, baseline)]:
+            raise HarnessError(f"the baseline {baseline!r} cannot be used: {elsewhere[0].reason}")
+        raise unknown_name("row", baseline, names)
+    others = tuple(Apart(draft.reason, board) for draft, board in zip(drafts[1:], boards[1:], strict=True))
+    return replace(boards[0], apart=others, left_out=tuple(left_out))
+
+
+def _is_log(result: Result) -> bool:
+    """Logs come after scores: their items take the content ids that scores have."""
+    return result.provenance.kind != "scores"
+
+
+def _folders_of(results: Sequence[Result], name: str) -> set[Path]:
+    return {result.folder for result in results if name in (result.name, result.group)}
+
+
+class _Draft:
+    """Results that can be compared, as they come in."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.results: list[Result] = []
+        self.first: dict[str, tuple[Result, Measured]] = {}
+
+    def take(self, result: Result) -> HarnessError | None:
+        """Takes a result in, or says why not."""
+        tasks: dict[str, Measured] = {}
+        try:
+            for other in self.results:
+                if other.name == result.name:
+                    _refuse_clash(other, result)
+            for task, measured in result.tasks.items():
+                if task not in self.first:
+                    tasks[task] = measured
+                    continue
+                earlier, reference = self.first[task]
+                tasks[task] = aligned(reference, measured)
+                _refuse_incomparable(earlier, reference, result, tasks[task])
+        except HarnessError as error:
+            return error
+        taken = replace(result, tasks=tasks)
+        self.results.append(taken)
+        for task, measured in tasks.items():
+            self.first.setdefault(task, (taken, measured))
+        return None
+
+    def board(self, baseline: str | None) -> Board:
+        """What has come in, in the order in which it was given."""
+        self.results.sort(key=lambda result: result.number)
+        rows = _rows(self.results)
+        rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the rest stay as given
+        tasks = {task: None for result in self.results for task in result.tasks}
+        remarks = [
+            remark
+            for result in self.results
+            for measured in result.tasks.values()
+            for remark in (*measured.remarks, *_unrecorded(result, measured))
+        ]
+        names = [row.name for row in rows] + [row.group for row in rows]
+        return Board(
+            tuple(rows),
+            _tasks(self.first[task][1] for task in tasks),
+            baseline if baseline in names else None,
+            remarks=tuple(dict.fromkeys(remarks)),
+            results=tuple(self.results),
+        )
+
+
+def _unrecorded(result: Result, measured: Measured) -> Iterator[str]:
+    if measured.unknown:
+        yield (
+            f"Row {result.name}: its log does not record the {' and the '.join(measured.unknown)}; that they "
+            "are those of the other rows is taken on trust"
+        )
+
+
+def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, measured: Measured) -> None:
+    here, there = (
+        f"{result.folder} ({len(part.item_ids)} items)"
+        for result, part in ((earlier, reference), (later, measured))
+    )
+    where = f"{reference.task} in {here} and in {there} cannot be compared"
+    unknown = (*reference.unknown, *measured.unknown)
+    for condition in {**reference.conditions, **measured.conditions}:
+        if unknown and condition.startswith(unknown):
+            continue
+        ours = reference.conditions.get(condition, "unset")
+        theirs = measured.conditions.get(condition, "unset")
+        if ours != theirs:
+            raise HarnessError(f"{where}: {condition} {_short(ours)} and {_short(theirs)}", SEPARATE)
+    if reference.item_ids is measured.item_ids and reference.clusters is measured.clusters:
+        return
+    ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
+    theirs_of = dict(zip(measured.item_ids, measured.clusters, strict=True))
+    # The item sets' hashes agree by now; the pairing below needs the items themselves to.
+    if strangers := sorted(ours_of.keys() ^ theirs_of.keys()):
+        raise HarnessError(f"{where}: only one of them has the item {strangers[0]}", SEPARATE)
+    for item, cluster in ours_of.items():
+        if cluster != theirs_of[item]:
+            raise HarnessError(
+                f"{where}: item {item} is in cluster {_short(cluster)} and {_short(theirs_of[item])}",
+                SEPARATE,
+            )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _rows(results: Sequence[Result]) -> list[Row]:
+    """One row per name: a model's tasks may have been evaluated in several runs."""
+    runs: dict[str, list[Result]] = {}
+    for result in results:
+        runs.setdefault(result.name, []).append(result)
+    return [
+        Row(
+            name,
+            tuple(result.folder for result in parts),
+            {
+                task: Cell(result.folder, measured.scores, measured.unanswered)
+                for result in parts
+                for task, measured in result.tasks.items()
+            },
+            next((result.group for result in parts if result.group is not None), None),
+            tuple(result.provenance for result in parts),
+        )
+        for name, parts in runs.items()
+    ]
+
+
+def _refuse_clash(other: Result, result: Result) -> None:
+    where = f"{other.folder} and {result.folder} are both named {result.name!r}"
+    if twice := [task for task in result.tasks if task in other.tasks]:
+        task = twice[0]
+        ours, theirs = (_mean(r.tasks[task].scores) for r in (other, result))
+        raise HarnessError(
+            f"{where} and both have {task} (accuracy {ours} and {theirs})",
+            "Leave one out, or evaluate one again under another name",
+        )
+    for role in {**other.model, **result.model}:
+        ours, theirs = (_short(r.model.get(role, "unset")) for r in (other, result))
+        if ours != theirs:
+            raise HarnessError(
+                f"{where} but were not made from the same model: {role} was {ours} and {theirs}",
+                "Evaluate one of them again under another name",
+            )
+
+
+def _mean(scores: NDArray[np.float64]) -> str:
+    scored = scores[~np.isnan(scores)]
+    return f"{scored.mean():.4f}" if len(scored) else "unscored"
+
+
+def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
+    codes: dict[tuple[str, str], int] = {}
+
+    def code(cluster: str | None, item: str) -> int:
+        # An item on its own must not fall in with a cluster that happens to bear its id.
+        return codes.setdefault(("item", item) if cluster is None else ("cluster", cluster), len(codes))
+
+    tasks = [
+        Task(
+            one.task,
+            one.distribution,
+            one.family,
+            one.item_ids,
+            np.array([code(*pair) for pair in zip(one.clusters, one.item_ids, strict=True)], dtype=np.int64),
+            one.conditions,
+        )
+        for one in measured
+    ]
+    order = {"id": 0, "ood": 1, None: 2}
+    return tuple(sorted(tasks, key=lambda task: order[task.distribution]))

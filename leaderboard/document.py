@@ -1,0 +1,215 @@
+"""Summary -> leaderboard.json: every number of a board, in the shape of `schema.json`."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .board import Task
+from .provenance import Provenance, Training, cost_of
+from .published import Quoted
+from .statistics import CONFIDENCE, Estimate
+from .summary import Column, Comparison, Detectable, Entry, Line, Summary
+
+FORMAT = 1
+Json = dict[str, Any]
+
+
+def schema() -> Json:
+    """The JSON schema (draft 2020-12) of `leaderboard.json`."""
+    text = (files("dcsft_harness.leaderboard") / "schema.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = None) -> Json:
+    """A board as plain values.
+
+    Args:
+        summary: the board's numbers.
+        output: where the file will lie: folders are named relative to it.
+        more: further entries of the schema: `plots`, `items`.
+    """
+    return {
+        "format": FORMAT,
+        "confidence": CONFIDENCE,
+        **_board(summary, output),
+        "quoted": [_quoted(one) for one in summary.quoted],
+        "apart": [{"reason": one.reason, "board": _board(one.summary, output)} for one in summary.apart],
+        "left_out": [
+            {"folder": _relative(one.folder, output), "reason": one.reason} for one in summary.left_out
+        ],
+        "plots": [],
+        "items": None,
+        **(more or {}),
+    }
+
+
+def text(found: Json) -> str:
+    """A document as JSON that every parser reads: no NaN, and nothing that ends a script element."""
+    said = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    for mark in ("<", ">", "&", "\u2028", "\u2029"):
+        said = said.replace(mark, f"\\u{ord(mark):04x}")
+    return said + "\n"
+
+
+def _board(summary: Summary, output: Path) -> Json:
+    tasks = {task.name: task for column in summary.columns for task in column.tasks}
+    named = list(tasks)
+    return {
+        "baseline": summary.baseline,
+        "ranked_by": summary.ranked_by,
+        "overall": {kind: summary.overall(kind) for kind in ("id", "ood")},
+        "tasks": [_task(task) for task in tasks.values()],
+        "columns": [
+            _column(column, named, found)
+            for column, found in zip(
+                summary.columns, summary.detectable or [None] * len(summary.columns), strict=True
+            )
+        ],
+        "rows": [_line(line, output) for line in summary.lines],
+        "comparisons": [_comparison(one, summary.lines) for one in summary.comparisons],
+        "remarks": list(summary.remarks),
+    }
+
+
+def _task(task: Task) -> Json:
+    groups = len(set(task.clusters.tolist()))
+    return {
+        "name": task.name,
+        "distribution": task.distribution,
+        "family": None if task.family is None else str(task.family),
+        "n": len(task.item_ids),
+        "clusters": groups,
+        "conditions": {name: _plain(value) for name, value in task.conditions.items()},
+    }
+
+
+def _column(column: Column, tasks: list[str], found: Detectable | None) -> Json:
+    return {
+        "label": column.label,
+        "distribution": column.distribution,
+        "is_mean": column.is_mean,
+        "tasks": [tasks.index(task.name) for task in column.tasks],
+        "n": column.n,
+        "minimum_detectable": None
+        if found is None
+        else {"difference": found.difference, "paired": found.paired},
+    }
+
+
+def _line(line: Line, output: Path) -> Json:
+    parts = [part for row in line.rows for part in row.provenance]
+    return {
+        "name": line.name,
+        "kind": "seeds" if line.is_group else "row",
+        "group": line.group,
+        "members": [row.name for row in line.rows] if line.is_group else [],
+        "is_baseline": line.is_baseline,
+        "cells": [None if entry is None else _entry(entry) for entry in line.entries],
+        "ood_retention": _estimate(line.retention),
+        "worst_task": None
+        if line.worst is None
+        else {"task": line.worst.task, "accuracy": line.worst.accuracy},
+        "rank": None if line.rank is None else line.rank._asdict(),
+        "pareto": None if line.front is None else {"on": line.front.on, "share": line.front.share},
+        "by_difficulty": None
+        if line.by_difficulty is None
+        else {kind: _estimate(found) for kind, found in line.by_difficulty.items()},
+        "cost": cost_of(line.rows),
+        "provenance": [] if line.is_group else [_provenance(part, output) for part in parts],
+    }
+
+
+def _entry(entry: Entry) -> Json:
+    return {
+        "n": entry.n,
+        "unscored": entry.unscored,
+        "unanswered": entry.unanswered,
+        "accuracy": _estimate(entry.accuracy),
+        "difference": _estimate(entry.difference),
+        "seed_deviation": entry.deviation,
+    }
+
+
+def _estimate(found: Estimate | None) -> Json | None:
+    return None if found is None else found._asdict()
+
+
+def _comparison(one: Comparison, lines: Iterable[Line]) -> Json:
+    places = {line.name: number for number, line in enumerate(lines)}
+    return {
+        "family": one.family,
+        "row": places[one.row],
+        "other": places[one.other],
+        "column": one.column,
+        "difference": _estimate(one.difference),
+        "p": one.p,
+        "p_holm": one.p_holm,
+        "method": one.method,
+        "better": one.better,
+        "worse": one.worse,
+    }
+
+
+def _provenance(part: Provenance, output: Path) -> Json:
+    return {
+        "folder": _relative(part.folder, output),
+        "kind": part.kind,
+        "name": part.name,
+        "created": part.created,
+        "settings": _plain(part.settings),
+        "model": _plain(part.model),
+        "pixels": _plain(part.pixels),
+        "packages": _plain(part.packages),
+        "training": None if part.training is None else _training(part.training, output),
+    }
+
+
+def _training(run: Training, output: Path) -> Json:
+    return {
+        "folder": _relative(run.folder, output),
+        "kind": run.kind,
+        "settings": _plain(run.settings),
+        "ledger": _plain(run.ledger),
+        "mix": dict(run.mix),
+        "steps_logged": len(run.history),
+    }
+
+
+def _quoted(one: Quoted) -> Json:
+    return {
+        "name": one.name,
+        "model": one.model,
+        "setting": one.setting,
+        "source": one.source,
+        "read": one.read,
+        "cells": dict(one.cells),
+        "mean_over": list(one.mean_over),
+        "mean": one.mean,
+        "recomputed": one.recomputed,
+        "follows": one.follows,
+    }
+
+
+def _relative(folder: Path, output: Path) -> str:
+    """A folder seen from the board, or its name where they share no folder but the root."""
+    here, there = folder.resolve(), output.resolve()
+    try:
+        shared = Path(os.path.commonpath([here, there]))
+    except ValueError:
+        return here.name
+    return here.name if shared == Path(shared.anchor) else os.path.relpath(here, there)
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON has
+    """A value as JSON has it; what JSON has no word for becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,188 @@
+"""Rank, Pareto front and retention, with what another draw of items and seeds would do to them.
+
+One bootstrap serves both: clusters are drawn with replacement, the same ones for all rows and both
+means (rows are paired), and a row of several seeds draws among these too. Efron and Tibshirani, An
+Introduction to the Bootstrap (1993); ranks: Goldstein and Spiegelhalter, JRSS A 159 (1996).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .statistics import CONFIDENCE, Codes, Estimate, Floats, by_cluster, sandwich
+
+DRAWS = 1000
+AT_ONCE = 50
+
+
+class Rank(NamedTuple):
+    """A place among the rows.
+
+    Attributes:
+        rank: 1 is best; rows of one accuracy share the better place.
+        low: 2.5th percentile of the rank over the bootstrap's draws.
+        high: 97.5th percentile.
+        of: how many rows were ranked.
+    """
+
+    rank: int
+    low: int
+    high: int
+    of: int
+
+
+def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArray[np.float32]) -> None:
+    """What each of the board's clusters contributes to the error of the mean over tasks.
+
+    Like `statistics.contributions`, but with a place for every cluster.
+
+    Args:
+        values: per task, shape (n_t,), NaN for items to leave out; each has one that stays.
+        clusters: per task, shape (n_t,).
+        into: shape (G,), zeros, which become the contributions.
+    """
+    for task, codes in zip(values, clusters, strict=True):
+        kept = ~np.isnan(task)
+        errors = (task[kept] - task[kept].mean()) / (len(values) * int(kept.sum()))
+        into += np.bincount(codes[kept], weights=errors, minlength=len(into)).astype(np.float32)
+
+
+def bootstrap(
+    values: Sequence[Floats], sums: NDArray[np.float32], seed: int = 0, draws: int = DRAWS
+) -> Floats:
+    """The rows' means in each draw, shape (draws, rows, M).
+
+    To first order a draw that takes cluster g w_g times changes a mean by sum_g w_g * contribution_g.
+    Of S seeds S - 1 are drawn: their mean then varies as much as the seeds' variance says it does.
+
+    Args:
+        values: per row, shape (S, M): M means of each of its seeds, in [0, 1].
+        sums: shape (sum of S * M, G), what each cluster contributes to each of them.
+        seed: of the draws.
+        draws: how many.
+    """
+    rng = np.random.default_rng(seed)
+    size, means = sums.shape[1], values[0].shape[1]
+    found = np.empty((draws, len(values), means))
+    for start in range(0, draws, AT_ONCE):
+        count = min(AT_ONCE, draws - start)
+        weights = np.stack(
+            [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count)]
+        ).astype(np.float32)
+        moved = (weights @ sums.T).astype(np.float64)
+        at = 0
+        for number, one in enumerate(values):
+            seeds = len(one)
+            of_row = one + moved[:, at : at + seeds * means].reshape(count, seeds, means)
+            at += seeds * means
+            if seeds > 1:
+                chosen = rng.integers(0, seeds, (count, seeds - 1))
+                of_row = of_row[np.arange(count)[:, None], chosen]
+            found[start : start + count, number] = of_row.mean(axis=1)
+    return found
+
+
+def ranks(values: Floats, draws: Floats) -> list[Rank]:
+    """The rows' ranks by one mean, with 95 % intervals.
+
+    Args:
+        values: shape (rows,), higher is better.
+        draws: shape (draws, rows).
+    """
+    from scipy.stats import rankdata
+
+    # float32 sums: rows that tie must not be told apart by their rounding.
+    places = rankdata(-np.round(draws, 7), method="min", axis=1)
+    low, high = np.percentile(places, [2.5, 97.5], axis=0, method="nearest")
+    own = rankdata(-np.round(values, 12), method="min")
+    return [
+        Rank(int(rank), int(min(rank, first)), int(max(rank, last)), len(values))
+        for rank, first, last in zip(own, low, high, strict=True)
+    ]
+
+
+def front(points: Floats) -> NDArray[np.bool_]:
+    """Which points are on the Pareto front: none is as good in both coordinates and better in one.
+
+    Args:
+        points: shape (rows, 2), higher is better.
+    """
+    order = np.lexsort((-points[:, 1], -points[:, 0]))
+    first, second = points[order, 0], points[order, 1]
+    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(second)[:-1]])
+    kept = second > best_before
+    for i in range(1, len(kept)):  # a point's twin is as good as itself
+        if first[i] == first[i - 1] and second[i] == second[i - 1]:
+            kept[i] = kept[i - 1]
+    found = np.empty(len(points), dtype=bool)
+    found[order] = kept
+    return found
+
+
+def front_shares(draws: Floats) -> Floats:
+    """In what share of the draws each row is on the front; draws: shape (draws, rows, 2)."""
+    return np.mean([front(np.round(points, 7)) for points in draws], axis=0)
+
+
+def retention(
+    own: Sequence[Sequence[Floats]],
+    ood: Sequence[Sequence[Floats]],
+    own_clusters: Sequence[Codes],
+    ood_clusters: Sequence[Codes],
+) -> Estimate | None:
+    """The OOD mean as a share of the ID mean, with an interval by the delta method.
+
+    Args:
+        own: seed -> ID task -> shape (n,), in [0, 1], NaN for items to leave out. The variance of
+            several seeds' ratios is added to that of the items.
+        ood: seed -> OOD task -> shape (n,).
+        own_clusters: per ID task, shape (n,).
+        ood_clusters: per OOD task, shape (n,).
+
+    Returns:
+        None where a task has no value, or a seed's ID mean is 0.
+    """
+    made = []
+    for tasks, others in zip(own, ood, strict=True):
+        sides = [_errors(tasks, own_clusters), _errors(others, ood_clusters)]
+        below, above = sides
+        if below is None or above is None or below[0] <= 0:
+            return None
+        ratio = above[0] / below[0]
+        errors = np.concatenate([above[1], -ratio * below[1]]) / below[0]
+        made.append((ratio, by_cluster(errors, np.concatenate([above[2], below[2]])), len(errors)))
+    ratios, n = np.array([one[0] for one in made]), made[0][2]
+    if len({len(one[1]) for one in made}) > 1:  # seeds with other unscored items: their clusters differ
+        return Estimate(float(ratios.mean()), None, None, n)
+    sums = np.mean([one[1] for one in made], axis=0)
+    found = spread_of_ratio(ratios, sums, n, len(own_clusters) + len(ood_clusters))
+    return found if found.low is None else found._replace(low=max(0.0, found.low))
+
+
+def spread_of_ratio(ratios: Floats, sums: Floats, n: int, tasks: int) -> Estimate:
+    """The seeds' mean ratio with its interval: items and seeds each with their own t quantile."""
+    from scipy.special import stdtrit
+
+    items, value = sandwich(sums, n, tasks), float(ratios.mean())
+    if items is None:
+        return Estimate(value, None, None, n)
+    level = (1 + CONFIDENCE) / 2
+    margin = float(stdtrit(len(sums) - 1, level)) ** 2 * items
+    if len(ratios) > 1:
+        margin += float(stdtrit(len(ratios) - 1, level)) ** 2 * float(ratios.var(ddof=1)) / len(ratios)
+    return Estimate(value, value - math.sqrt(margin), value + math.sqrt(margin), n)
+
+
+def _errors(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[float, Floats, Codes] | None:
+    """The mean over tasks, each item's contribution to its error, and the items' clusters."""
+    kept = [~np.isnan(task) for task in values]
+    if not values or not all(mask.any() for mask in kept):
+        return None
+    tasks = [task[mask] for task, mask in zip(values, kept, strict=True)]
+    errors = [(task - task.mean()) / (len(tasks) * len(task)) for task in tasks]
+    codes = [task[mask] for task, mask in zip(clusters, kept, strict=True)]
+    mean = float(np.mean([task.mean() for task in tasks]))
+    return mean, np.concatenate(errors), np.concatenate(codes)

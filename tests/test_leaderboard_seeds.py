@@ -1,0 +1,147 @@
+"""Several seeds as one row: the variance by statsmodels, and how often intervals hold the truth."""
+
+import numpy as np
+import pytest
+
+from dcsft_harness.leaderboard.read import group_of
+from dcsft_harness.leaderboard.seeds import difference_of_seeds, mean_of_seeds, part
+from dcsft_harness.leaderboard.statistics import mean_over_tasks
+
+sm = pytest.importorskip("statsmodels.api")
+ols = pytest.importorskip("statsmodels.formula.api").ols
+pandas = pytest.importorskip("pandas")
+t = pytest.importorskip("scipy.stats").t
+
+
+def answers(rng, seeds, n, seed_sd, item_sd=0.35, noise=0.35):
+    """Scores around 0.5 (not cut to [0, 1]): seed, item and what neither explains."""
+    rows = (
+        0.5
+        + rng.normal(0, seed_sd, (seeds, 1))
+        + rng.normal(0, item_sd, n)
+        + rng.normal(0, noise, (seeds, n))
+    )
+    return [[row] for row in rows]
+
+
+class TestVariance:
+    @pytest.mark.parametrize("seeds", [2, 3, 6])
+    def test_is_that_of_a_two_way_analysis(self, seeds):
+        scores = answers(np.random.default_rng(seeds), seeds, 40, 0.3)
+        frame = pandas.DataFrame(
+            {
+                "y": np.concatenate([row[0] for row in scores]),
+                "seed": np.repeat(np.arange(seeds), 40),
+                "item": np.tile(np.arange(40), seeds),
+            }
+        )
+        table = sm.stats.anova_lm(ols("y ~ C(seed) + C(item)", frame).fit())
+        square = table["mean_sq"] / (40 * seeds)
+        seed, item, noise = square["C(seed)"], square["C(item)"], square["Residual"]
+        if seeds == 2:
+            item -= noise
+        else:
+            seed -= noise
+        margin = np.sqrt(t.ppf(0.975, 39) ** 2 * item + t.ppf(0.975, seeds - 1) ** 2 * seed)
+        found = mean_of_seeds(scores, [np.arange(40)])
+        mean = frame["y"].mean()
+        assert found[:3] == pytest.approx((mean, mean - margin, mean + margin), abs=1e-9)
+
+    def test_seeds_that_agree_leave_the_items_part_alone(self):
+        row = np.random.default_rng(0).integers(0, 2, 50).astype(float)
+        combined, single = (
+            mean_of_seeds([[row]] * 3, [np.arange(50)]),
+            mean_over_tasks([row], [np.arange(50)]),
+        )
+        assert combined == pytest.approx(single, abs=1e-12)
+
+    def test_an_item_that_one_seed_lacks_is_left_out_of_all(self):
+        one, other = np.array([1.0, 0.0, 1.0, np.nan]), np.array([0.0, 0.0, np.nan, 1.0])
+        found = part([[one], [other]], [np.arange(4)])
+        assert (found.value, found.n) == (0.25, 2)
+        assert found.deviation == pytest.approx(np.sqrt(0.125))
+        assert part([[np.array([1.0, np.nan])], [np.array([np.nan, 1.0])]], [np.arange(2)]) is None
+
+
+class TestDifference:
+    def test_p_is_where_the_interval_reaches_zero(self):
+        rng = np.random.default_rng(3)
+        ours, theirs = answers(rng, 4, 60, 0.05), answers(rng, 3, 60, 0.05)
+        found, p = difference_of_seeds(ours, theirs, [np.arange(60)])
+        assert 0 < p < 1
+        assert (p < 0.05) == (found.low > 0 or found.high < 0)
+        mirrored, same = difference_of_seeds(theirs, ours, [np.arange(60)])
+        assert (mirrored.value, mirrored.low, same) == pytest.approx((-found.value, -found.high, p), abs=1e-9)
+
+    def test_without_any_difference(self):
+        row = [np.ones(5)]
+        found, p = difference_of_seeds([row, row], [row], [np.arange(5)])
+        assert (found.value, found.low, p) == (0.0, None, None)
+
+    def test_of_equal_means_that_vary(self):
+        rows = [[np.array([1.0, 0.0, 1.0, 0.0])], [np.array([0.0, 1.0, 0.0, 1.0])]]
+        assert difference_of_seeds(rows, [[np.full(4, 0.5)]], [np.arange(4)])[1] in (None, 1.0)
+
+
+class TestCoverage:
+    @pytest.mark.parametrize("seed_sd", [0.0, 0.03, 0.2])
+    @pytest.mark.parametrize("seeds", [3, 5])
+    def test_of_a_mean(self, seeds, seed_sd):
+        rng, rounds = np.random.default_rng(17), 1500
+        codes = [np.arange(200)]
+        held = 0
+        for _ in range(rounds):
+            found = mean_of_seeds(answers(rng, seeds, 200, seed_sd), codes)
+            held += found.low <= 0.5 <= found.high
+        assert 0.93 <= held / rounds <= 0.97
+
+    def test_of_two_seeds_at_least_what_it_says(self):
+        rng, rounds = np.random.default_rng(18), 1500
+        held = 0
+        for _ in range(rounds):
+            found = mean_of_seeds(answers(rng, 2, 200, 0.1), [np.arange(200)])
+            held += found.low <= 0.5 <= found.high
+        assert held / rounds >= 0.94
+
+    def test_taking_seeds_for_more_items_would_hold_it_too_rarely(self):
+        rng, rounds = np.random.default_rng(19), 500
+        held = 0
+        for _ in range(rounds):
+            rows = answers(rng, 3, 200, 0.1)
+            found = mean_over_tasks([np.mean([row[0] for row in rows], axis=0)], [np.arange(200)])
+            held += found.low <= 0.5 <= found.high
+        assert held / rounds < 0.8
+
+    def test_of_a_difference_and_its_false_positives(self):
+        rng, rounds = np.random.default_rng(20), 1000
+        held, found_false = 0, 0
+        for _ in range(rounds):
+            items = rng.normal(0, 0.35, 150)
+            ours, theirs = (
+                [[0.5 + rng.normal(0, 0.05) + items + rng.normal(0, 0.3, 150)] for _ in range(4)]
+                for _ in "ab"
+            )
+            found, p = difference_of_seeds(ours, theirs, [np.arange(150)])
+            held += found.low <= 0 <= found.high
+            found_false += p <= 0.05
+        assert 0.93 <= held / rounds <= 0.98
+        assert found_false == rounds - held
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("SFT (seed 1)", "SFT"),
+        ("SFT seed 12", "SFT"),
+        ("sft-m-seed2", "sft-m"),
+        ("SFT_seed=3", "SFT"),
+        ("SFT, Seed: 4", "SFT"),
+        ("linseed 4", None),
+        ("seed 4", None),
+        ("SFT", None),
+        ("SFT seed", None),
+    ],
+)
+def test_a_row_that_is_named_as_a_seed(name, group):
+    assert group_of(name) == group
+    assert group_of(name, "told") == "told"

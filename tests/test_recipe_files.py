@@ -1,0 +1,179 @@
+"""Recipe files: scales, variants, seeds, inclusion; and the commands that a dry run prints."""
+
+import shlex
+
+import click
+import pytest
+
+from dcsft_harness.cli import dcsft
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.recipes import estimate, plan, recipe
+
+BASE = """
+name: base
+about: what others share
+variables: {families: ["${cls}"], mix: null}
+scales:
+  digits: {seeds: [0, 1], cls: {family: cls, pool: dcsft_digits_pool}, size: 10}
+  paper: {seeds: [0], cls: {family: cls, pool: dcsft_imagenet_pool}, size: 100}
+stages:
+  - stage: ${family}-rollouts-${seed}
+    each: {family: "${families}", seed: "${seeds}"}
+    verb: sample
+    task: ${pool}
+    seed: ${seed}
+    model_args: seed=${seed}
+  - stage: ${family}-labels-${seed}
+    each: {family: "${families}", seed: "${seeds}"}
+    verb: label
+    rollouts: "@${family}-rollouts-${seed}"
+"""
+CHILD = """
+name: child
+about: what differs
+first:
+  - {stage: before, verb: label, rollouts: somewhere}
+include: [base.yaml]
+scales:
+  digits: {size: 20}
+stages:
+  - stage: set-${variant}-${seed}
+    each:
+      seed: ${seeds}
+      variant: [{variant: m, keep: [medium]}, {variant: em, keep: [easy, medium], mix: [hard=0.1]}]
+    verb: curate
+    labels: "@cls-labels-${seed}"
+    keep: ${keep}
+    mix: ${mix}
+    size: ${size}
+  - stage: board
+    verb: leaderboard build
+    results: ["@set-em-*", elsewhere]
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(text=CHILD, base=BASE, name="child.yaml"):
+        (tmp_path / "base.yaml").write_text(base)
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+def test_a_recipe_is_spread_over_seeds_and_variants_with_what_it_includes_before(write):
+    found = recipe.load(write())
+    assert [stage.name for stage in found.stages] == [
+        "before",
+        "cls-rollouts-0",
+        "cls-rollouts-1",
+        "cls-labels-0",
+        "cls-labels-1",
+        "set-m-0",
+        "set-em-0",
+        "set-m-1",
+        "set-em-1",
+        "board",
+    ]
+    stages = {stage.name: stage for stage in found.stages}
+    assert stages["cls-rollouts-1"].options == {
+        "task": "dcsft_digits_pool",
+        "seed": 1,
+        "model_args": "seed=1",
+    }
+    assert stages["set-m-0"].options == {"labels": "@cls-labels-0", "keep": ["medium"], "size": 20}
+    assert stages["set-em-1"].options["mix"] == ["hard=0.1"]
+    assert stages["board"].options["results"] == ["@set-em-0", "@set-em-1", "elsewhere"]
+    assert stages["board"].references() == ["set-em-0", "set-em-1"]
+
+
+def test_another_scale_has_other_values_and_inherits_the_rest(write):
+    found = recipe.load(write(), "paper")
+    stages = {stage.name: stage for stage in found.stages}
+    assert "set-m-1" not in stages
+    assert stages["set-m-0"].options["size"] == 100
+    assert stages["cls-rollouts-0"].options["task"] == "dcsft_imagenet_pool"
+    assert found.scale == "paper"
+
+
+def test_stages_that_several_recipes_share_are_there_once(write):
+    other = (
+        CHILD.replace("name: child", "name: other")
+        .replace("set-", "other-")
+        .replace("stage: board", "stage: table")
+    )
+    names = [write(), write(other, name="other.yaml")]
+    found = [stage.name for stage in recipe.load(names).stages]
+    assert len(found) == len(set(found)) and found.count("cls-labels-0") == 1
+    assert {"set-m-0", "other-m-0", "board", "table"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "said"),
+    [
+        (CHILD.replace("${keep}", "${kept}"), BASE, "variable in '\\${kept}' of recipe .*Did you mean keep"),
+        (
+            CHILD.replace("@set-em-*", "@set-ex-*"),
+            BASE,
+            "'board': no earlier stage is called set-ex-\\*",
+        ),
+        (CHILD.replace("set-${variant}-${seed}", "set"), BASE, "two different stages are called 'set'"),
+        (CHILD, BASE + "include: [child.yaml]\n", "includes itself"),
+        (CHILD.replace("base.yaml", "bose.yaml"), BASE, "bose.yaml does not exist"),
+        (CHILD.replace("  digits: {size: 20}", "  digits: 3"), BASE, "cannot be read"),
+        (CHILD.replace("seed: ${seeds}", "seed: 3"), BASE, "cannot be read"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(write, text, base, said):
+    with pytest.raises(HarnessError, match=said):
+        recipe.load(write(text, base))
+
+
+def test_an_unknown_scale_is_refused(write):
+    with pytest.raises(HarnessError, match="unknown scale 'papr'.*paper"):
+        recipe.load(write(), "papr")
+    only = BASE[: BASE.index("  paper:")] + BASE[BASE.index("stages:") :]
+    with pytest.raises(HarnessError, match="scale of recipe base: 'paper'.*digits"):
+        recipe.load(write(only, name="only.yaml"), "paper")
+
+
+SHIPPED = [(name, scale) for name in sorted(recipe.shipped()) for scale in recipe.SCALES]
+
+
+@pytest.mark.parametrize(("name", "scale"), SHIPPED)
+def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, scale, tmp_path):
+    """Parsed by click itself, so that an option that a command lacks or a missing one shows."""
+    found = recipe.load(name, scale)
+    for stage in found.stages:
+        words = plan.command(stage, tmp_path)
+        command, rest = dcsft, words[1:]
+        while isinstance(command, click.Group):
+            command, rest = command.commands[rest[0]], rest[1:]
+        given = command.make_context(words[0], list(rest), resilient_parsing=False).params
+        assert given["output"] == tmp_path / stage.name
+        for option, value in stage.options.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and option in given:
+                assert float(given[option]) == value
+
+
+def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
+    told = plan.told(recipe.load("paradigms", "paper"), tmp_path).splitlines()
+    at = next(number for number, line in enumerate(told) if line.startswith("# classification-grpo-0"))
+    assert (
+        f"reads {tmp_path / 'classification-cold-0'}; writes {tmp_path / 'classification-grpo-0'}" in told[at]
+    )
+    assert "GB on each device" in told[at + 1] and ("min" in told[at + 1] or " h" in told[at + 1])
+    words = shlex.split(told[at + 2])
+    assert words[:3] == ["dcsft", "train", "grpo"] and "--num-processes" in words
+    assert told[-1].startswith("# in all about") and "8 x H100" in told[-1]
+
+
+def test_estimates_grow_with_the_work():
+    paper = estimate.of(recipe.load("paradigms", "paper"))
+    assert paper["classification-grpo-0"].seconds > 3 * paper["classification-all-0"].seconds
+    assert paper["classification-rollouts-0"].seconds > paper["classification-scores-cold-0"].seconds / 8
+    full = estimate.of(recipe.load("full-parameters", "paper"))
+    assert full["classification-full-all-0"].seconds > paper["classification-all-0"].seconds
