@@ -103,6 +103,8 @@ def _calm() -> None:
         "PYTHONWARNINGS": "ignore",
     }.items():
         os.environ.setdefault(name, value)
+    if "datasets" in sys.modules:  # a caller in this process has it, which read the variable long ago
+        sys.modules["datasets"].disable_progress_bars()
     if not sys.warnoptions:
         import warnings
 

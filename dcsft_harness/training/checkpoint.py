@@ -74,6 +74,15 @@ def open_processor(model: str) -> ProcessorMixin:
     return processor
 
 
+def pixel_limits(processor: ProcessorMixin) -> PixelLimits | None:
+    """The limits that a processor keeps, which evaluation goes by; None for one that has none."""
+    images = processor.image_processor
+    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+    if not {"min_pixels", "max_pixels"} <= set(declared):
+        return None
+    return PixelLimits(int(images.size["shortest_edge"]), int(images.size["longest_edge"]))
+
+
 def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) -> PixelLimits | None:
     """Sets the pixel limits of a training run, in the way that `dcsft_hf` sets those of evaluation.
 
@@ -84,9 +93,8 @@ def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) 
         HarnessError: limits were asked for that the processor does not have, or they contradict
             those that it keeps.
     """
-    images = processor.image_processor
-    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-    if not {"min_pixels", "max_pixels"} <= set(declared):
+    images, kept = processor.image_processor, pixel_limits(processor)
+    if kept is None:
         if config.min_pixels is not None or config.max_pixels not in (None, MAX_PIXELS):
             raise HarnessError(
                 f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: "
@@ -94,8 +102,8 @@ def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) 
                 "Leave them out",
             )
         return None
-    low = int(images.size["shortest_edge"]) if config.min_pixels is None else config.min_pixels
-    high = int(images.size["longest_edge"]) if config.max_pixels is None else config.max_pixels
+    low = kept.low if config.min_pixels is None else config.min_pixels
+    high = kept.high if config.max_pixels is None else config.max_pixels
     if low > high:
         raise HarnessError(
             f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
@@ -137,7 +145,7 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
-    """Gives a saved checkpoint's weights another type, file by file; adapters stay as they are."""
+    """Gives a saved checkpoint's weights another type, file by file; others stay as they are."""
     for path in sorted(folder.glob("model*.safetensors")):
         weights = {
             name: weight.to(dtype) if weight.is_floating_point() else weight
@@ -152,6 +160,25 @@ def declare_boxes(model: str, processor: ProcessorMixin) -> None:
     from dcsft_harness.models.checkpoint import convention
 
     conventions.declare(convention(open_config(model), processor))
+
+
+def check_adapter(adapter: str, base: str) -> None:
+    """Refuses an adapter that is none, or that was trained on another base as far as its manifest tells.
+
+    Raises:
+        HarnessError: says which.
+    """
+    from dcsft_harness import manifest
+    from dcsft_harness.models.adapters import read_config
+
+    read_config(adapter, base)
+    if (Path(adapter) / manifest.NAME).is_file():
+        known = manifest.read(Path(adapter)).inputs.get("model")
+        if known is not None and Path(base).is_dir() and manifest.fingerprint(Path(base)) != known["sha256"]:
+            raise HarnessError(
+                f"adapter {adapter} was trained on {known['path']} and not on {base}",
+                "Give the base that it has",
+            )
 
 
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
