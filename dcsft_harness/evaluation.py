@@ -113,7 +113,7 @@ def _items(task: Any, count: int) -> list[records.Item]:  # noqa: ANN401 - an lm
     """
     items, seen = [], Counter[str]()
     for doc_id in range(min(count, len(task.eval_docs))):
-        item, _ = harness.describe(task, doc_id)
+        item = harness.describe_item(task, doc_id)
         again = seen[item.item_id]
         seen[item.item_id] += 1
         items.append(replace(item, item_id=records.occurrence_id(item.item_id, again)) if again else item)

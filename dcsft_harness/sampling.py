@@ -146,8 +146,9 @@ def sample(
         with ranks.agreed():
             notes = {"processes": getattr(running, "processes", ranks.world_size())}
             draws = answered.get(task.config.task)
-            stored = harness.stored_images(task, [item for item in items if item.doc_id not in refused])
-            images = ([] if item.doc_id in refused else next(stored) for item in items)
+            # Those that the model refused among them: a picture of prepared data is first opened there.
+            unanswered = [doc_id for _, doc_id in pool.refused]
+            images = harness.stored_images(task, items, unanswered)
             return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
 
 
@@ -269,7 +270,7 @@ def read_items(
         try:
             if doc_id in unreadable:
                 raise HarnessError(unreadable[doc_id])
-            item, _ = harness.describe(task, doc_id)
+            item = harness.describe_item(task, doc_id)
         except HarnessError as error:
             if refused is None:
                 raise

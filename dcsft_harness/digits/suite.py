@@ -134,6 +134,8 @@ def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only wh
 def _build(name: str, folder: Path) -> None:
     from datasets import Dataset, Features, Image, List, Value
 
+    from dcsft_harness.dataset_folder import png
+
     text, number = Value("string"), Value("int64")
     features = Features(
         {
@@ -150,7 +152,8 @@ def _build(name: str, folder: Path) -> None:
     )
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        Dataset.from_list(list(SETS[name](name)), features=features).save_to_disk(str(unfinished))
+        rows = [{**row, "image": png(row["image"])} for row in SETS[name](name)]
+        Dataset.from_list(rows, features=features).save_to_disk(str(unfinished))
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
