@@ -180,9 +180,11 @@ def over_seeds(
     return Finding(source, said, verdict_of(estimate.value, p), estimate, p, unit, len(values))
 
 
-def by_seed(
-    lines: Sequence[Line], name: str, figure: Callable[[Line, int], float | None]
-) -> dict[str, float]:
+Figure = Callable[[Line, int], float | None]
+"""A figure of one of a line's rows, by the row's number."""
+
+
+def by_seed(lines: Sequence[Line], name: str, figure: Figure) -> dict[str, float]:
     """A figure of each seed of a line: the seed's row -> its value; empty where the line is missing."""
     line = next((line for line in lines if line.name == name), None)
     if line is None:

@@ -149,7 +149,10 @@ def _cost(unit: str) -> Figure:
         trainings = [part.training for part in line.rows[number].provenance if part.training is not None]
         if not trainings:
             return None
-        run = lineage.read(trainings[0].folder, line.name)
+        try:
+            run = lineage.read(trainings[0].folder, line.name)
+        except HarnessError:  # merged, or made by something else: what it cost is not known
+            return None
         total = added([run.training, *map(cost_of, run.labelling)])
         return None if unit in total.partial else total.values.get(unit)
 
