@@ -143,15 +143,32 @@ def wait_for_checkpoint(output, running, step):
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(base, folder, tmp_path_factory):  # noqa: F811
+    """What the command writes and says."""
+    output = tmp_path_factory.mktemp("command") / "out"
+    code, said = ended(start(command(base, folder, output)))
+    assert code == 0, said
+    return output, said
+
+
 @pytest.mark.slow
 class TestTheCommand:
-    def test_says_one_line_and_what_a_run_in_two_processes_writes(self, base, folder, both, tmp_path):  # noqa: F811
-        code, said = ended(start(command(base, folder, tmp_path / "out")))
-        assert code == 0, said
-        assert len(said) == 1 and said[0].startswith("train sft: 6 steps, loss ")
-        same(tmp_path / "out", both / "2" / "whole", rtol=0, atol=0)
+    def test_says_one_line(self, undisturbed):
+        output, said = undisturbed
+        assert len(said) == 1 and said[0].startswith("train sft: 6 steps, loss "), said
+        assert manifest.read(output).notes["processes"] == 2
 
-    def test_a_killed_process_ends_the_others_and_the_run_is_gone_on_with(self, base, folder, both, tmp_path):  # noqa: F811
+    def test_writes_what_a_launch_of_ones_own_writes(self, undisturbed, both):
+        same(undisturbed[0], both / "2" / "whole", rtol=0, atol=0)
+
+    def test_a_killed_process_ends_the_others_and_the_run_is_gone_on_with(
+        self,
+        base,  # noqa: F811
+        folder,
+        undisturbed,
+        tmp_path,
+    ):
         output = tmp_path / "out"
         running = start(command(base, folder, output), BREAK="slow")
         wait_for_checkpoint(output, running, 2)
@@ -167,7 +184,7 @@ class TestTheCommand:
         assert "--resume" in said[0]
         code, said = ended(start(command(base, folder, output, "--resume")))
         assert code == 0, said
-        same(output, both / "2" / "whole", rtol=0, atol=0)
+        same(output, undisturbed[0], rtol=0, atol=0)
 
     def test_an_infinite_loss_of_one_process_ends_all_with_one_sentence(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
@@ -242,7 +259,7 @@ class TestTheFilesThatComeWithThePackage:
         for section in sections:
             assert set(section) <= known
 
-    def test_fsdp2_is_what_the_plugin_reads(self, monkeypatch):
+    def test_fsdp2_is_what_the_plugin_reads(self, base, monkeypatch):  # noqa: F811
         for variable, value in prepare_multi_gpu_env(self.parsed("fsdp2")).items():
             if variable.startswith(("FSDP", "ACCELERATE")):
                 monkeypatch.setenv(variable, value)
@@ -251,6 +268,9 @@ class TestTheFilesThatComeWithThePackage:
         assert "FULL_STATE_DICT" in str(plugin.state_dict_type)
         assert plugin.auto_wrap_policy.__name__ == "transformer_auto_wrap_policy"
         assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
+
+        # Checkpoints of another kind could not be gone on from.
+        assert run.Job("sft", base, conversations(2), Path("out"), CONFIG).identity()["sharding"] == "FSDP2"
 
     @pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
     def test_zero_is_what_the_plugin_reads(self, monkeypatch, name, stage):
@@ -304,8 +324,8 @@ class TestWhatIsRefused:
         assert Launch.read("8", "zero2") == Launch(8, "zero2")
 
     def test_an_unknown_plan_and_a_file_that_is_none(self, tmp_path):
-        refused("unknown launch 'zero4'. Did you mean zero", Launch(2, "zero4").check, CONFIG)
-        refused("does not exist", Launch(2, str(tmp_path / "own.yaml")).check, CONFIG)
+        refused("^unknown launch 'zero4'. Did you mean zero", Launch(2, "zero4").check, CONFIG)
+        refused("^--launch .*own.yaml does not exist", Launch(2, str(tmp_path / "own.yaml")).check, CONFIG)
         for text in (
             "distributed_type: MULTI_GPU\nnum_procs: 3\n",
             "[1, 2]",
@@ -318,6 +338,8 @@ class TestWhatIsRefused:
                 Launch(2, str(tmp_path / "own.yaml")).check,
                 CONFIG,
             )
+        (tmp_path / "own.yaml").write_text("distributed_type: MULTI_CPU\nnum_machines: 1\n")
+        refused("distributed_type MULTI_CPU, with which", Launch(2, str(tmp_path / "own.yaml")).check, CONFIG)
         (tmp_path / "own.yaml").write_text("distributed_type: MULTI_GPU\nnum_machines: 2\n")
         refused(
             "cannot be shared by the 2 machines",
@@ -397,7 +419,9 @@ class TestWhatIsStarted:
         assert {name: str(value) for name, value in read.items()} == {
             **{name: str(value) for name, value in options.items()},
             "resume": "True",
+            "save_steps": "none",
         }
+        assert GrpoConfig.from_options({"save_steps": read["save_steps"]}).save_steps is None
 
     def test_may_be_a_recipes_stage(self, monkeypatch, tmp_path, capsys):
         (tmp_path / "own.yaml").write_text(

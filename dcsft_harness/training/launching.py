@@ -98,6 +98,11 @@ class Launch:
         config.share(self.processes)
         found = self._read()
         kind = str(getattr(found.distributed_type, "value", found.distributed_type))
+        if kind in ("NO", "MULTI_CPU"):
+            raise HarnessError(
+                f"--launch {self.plan} has distributed_type {kind}, with which accelerate starts one process",
+                "Give MULTI_GPU, which starts several on a CPU too",
+            )
         if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
             raise HarnessError(
                 f"--launch {self.plan} needs DeepSpeed, which is not installed",
@@ -121,8 +126,9 @@ class Launch:
     def _read(self) -> Any:  # noqa: ANN401 - accelerate's ClusterConfig
         from accelerate.commands.config.config_args import load_config_from_file
 
+        file = str(self.file)
         try:
-            found = load_config_from_file(str(self.file))
+            found = load_config_from_file(file)
             machines = found.num_machines
         except Exception as error:  # noqa: BLE001 - YAML's and JSON's errors, and all that a wrong type leads to
             raise HarnessError(
@@ -139,6 +145,15 @@ class Launch:
         return found
 
 
+def sharding() -> str | None:
+    """How the launch that this process is one of divides the model; None where each has a whole one."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return f"FSDP{os.environ.get('FSDP_VERSION', '')}"
+    return None
+
+
 def command(kind: str, output: Path, options: Mapping[str, Any]) -> list[str]:
     """The words behind `dcsft` that a training stage with these options is.
 
@@ -149,13 +164,16 @@ def command(kind: str, output: Path, options: Mapping[str, Any]) -> list[str]:
     """
     words = ["train", kind, f"--output={output}"]
     for name, value in options.items():
-        if name in ("num_processes", "launch") or value is None or value is False:
+        if name in ("num_processes", "launch") or value is False:
+            continue
+        if value is None and name in ("scorer", "image_root", "adapter"):
             continue
         if name == "extra":
             words += [f"--set={argument}={json.dumps(given)}" for argument, given in value.items()]
             continue
         flag = "--" + name.replace("_", "-")
-        words.append(flag if value is True else f"{flag}={value}")
+        given = "none" if value is None else value  # a setting that is to have no value, not its default
+        words.append(flag if value is True else f"{flag}={given}")
     return words
 
 

@@ -22,6 +22,7 @@ from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.flops import Arithmetic
+from dcsft_harness.training.launching import sharding
 from dcsft_harness.training.trainer import Diverged, Progress, Watch, quietly
 
 LOG = "training_log.jsonl"
@@ -85,7 +86,8 @@ class Job:
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
         kept = {name: value for name, value in settings.items() if name not in INDIFFERENT}
-        return {**kept, **contents, "processes": ranks.world_size()}
+        divided = {} if sharding() is None else {"sharding": sharding()}
+        return {**kept, **contents, "processes": ranks.world_size(), **divided}
 
 
 @dataclass
