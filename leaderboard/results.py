@@ -247,7 +247,7 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     told = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
     notes = [f"- {markdown_text(remark)}." for remark in told]
     seeds = max(len(line.rows) for line in lines)
-    about = ABOUT.get(kind, kind)
+    about = ABOUT.get(kind, kind or "The leaderboard")
     parts = [f"## {about} ({family})\n", f"{seeds} seeds.\n", f"{table}\n", *notes, *shown, ""]
     return "\n".join(parts)
 

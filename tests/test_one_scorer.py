@@ -8,6 +8,7 @@ from dcsft_harness import harness
 from dcsft_harness.scoring import SCORERS, Verdict
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import listing
+from dcsft_harness.training.grpo import Judge
 
 from . import published, reasoning_fixtures
 
@@ -36,7 +37,7 @@ EVALUATIONS = [(suite(row), row["family"], row["task"]) for row in COMPARED if r
 
 
 def verdict(family: str, doc, response: str) -> Verdict:
-    """What `SCORERS` itself says: the reward of RL."""
+    """What `SCORERS` itself says."""
     scorer = FAMILIES[family][0]
     more = {}
     if scorer == "box_iou":
@@ -97,6 +98,9 @@ def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, fam
         assert harness.score_of(pool, together)[0] == sum(expected) / len(expected)
         alone = [harness.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
         assert alone == expected
+        # What GRPO is rewarded by.
+        judge = Judge(pool, {"item": number})
+        assert [judge.reward("item", text) for text in texts] == expected
 
 
 @pytest.mark.parametrize(("of", "family"), POOLS)
@@ -123,7 +127,10 @@ def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch)
         doc = pool.eval_docs_no_media[number]
         gold = json.loads(doc["answer"])
         texts = [doc["target"], f"so it is {gold}", "\\boxed{77777}", "", "no idea"]
-        # The reward of RL is the scorer itself, with the item's answer; a label counts the score from 0.5 on.
+        judge = Judge(pool, {"item": number})
+        assert [judge.reward("item", text) for text in texts] == [
+            SCORERS["math"](text, answer=gold).score for text in texts
+        ]
         rewards = [SCORERS["math"](text, answer=gold) for text in texts]
         labelled = [harness.score_of(pool, pool.process_results(doc, [text])) for text in texts]
         together = pool.process_results(doc, [texts])
