@@ -197,7 +197,7 @@ def _claims(findings: Sequence[Finding]) -> str:
             markdown_text(finding.said),
             f"**{finding.verdict}**",
             _value(finding),
-            "" if finding.p is None else f"{finding.p:.3f}",
+            "" if finding.p is None else "< 0.001" if finding.p < 0.001 else f"{finding.p:.3f}",
             str(finding.seeds),
         ]
         for finding in findings
