@@ -27,7 +27,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.cli.train import train as train_group
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import chain
+from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.training import launching, run, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from dcsft_harness.training.launching import Launch
@@ -430,9 +430,9 @@ class TestWhatIsStarted:
         )
         started = []
         monkeypatch.setattr(launching, "_start", started.append)
-        notes = {"steps": 3, "final_loss": 0.5}
+        notes = {"steps": 3, "final_loss": 0.5, "trainable_parameters": 7, "ledger": {"generated": 0}}
         monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": notes}))
-        chain.run(chain.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
+        chain.run(recipe.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
         assert f"--output={tmp_path / 'out' / 'adapter'}" in started[0]
         assert capsys.readouterr().err.startswith("train sft: 3 steps, loss 0.500")
 
