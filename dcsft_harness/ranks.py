@@ -72,7 +72,7 @@ def join() -> None:
     with telling_losses():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     # The launcher ends the others with this signal where one fails: drafts are removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _interrupted)
 
 
@@ -80,6 +80,12 @@ def _interrupted(*_: object) -> None:
     """Ctrl-C comes from the terminal, and once more from the launcher: while all is being tidied up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _end(*_: object) -> None:
+    """Ends this process on the launcher's signal, which may come again while it tidies up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def leave() -> None:
