@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -113,4 +114,7 @@ def _calm() -> None:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    if ranks.world_size() > 1:  # the launcher's signal would interrupt what packages do on the way out
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
