@@ -88,6 +88,12 @@ def _end(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
+def ending() -> None:
+    """Lets the launcher's signal be from here on: it would interrupt what packages do on the way out."""
+    if world_size() > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def leave() -> None:
     """Parts from the other ranks when all is done."""
     torch = sys.modules.get("torch")

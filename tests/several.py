@@ -123,7 +123,9 @@ def command(words):
     if ranks.world_size() > 1:
         if "BREAK" in os.environ:
             disturb(os.environ["BREAK"])
-        return main(words)
+        code = main(words)
+        ranks.ending()
+        return code
     original = launching.arguments
 
     def arguments(*given):

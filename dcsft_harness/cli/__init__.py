@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -115,6 +114,5 @@ def _calm() -> None:
 def entry() -> None:
     """The console script."""
     code = main()
-    if ranks.world_size() > 1:  # the launcher's signal would interrupt what packages do on the way out
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ranks.ending()
     sys.exit(code)
