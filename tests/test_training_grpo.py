@@ -190,6 +190,26 @@ def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_p
     refused(f"vLLM resizes images by the base's own limits.*max_pixels={own}", {}, max_pixels=own // 2)
 
 
+@pytest.mark.parametrize(
+    ("vllm", "mode", "images", "given"),
+    [
+        (True, "colocate", [["one", "two"], None], [[1, 5, 2, 5, 3], [4]]),
+        (True, "colocate", None, [[1, 5, 5, 5, 2, 5, 5, 3], [4]]),
+        (True, "server", [["one", "two"], None], [[1, 5, 5, 5, 2, 5, 5, 3], [4]]),
+        (False, "colocate", [["one", "two"], None], [[1, 5, 5, 5, 2, 5, 5, 3], [4]]),
+    ],
+)
+def test_a_vllm_of_the_trainers_own_writes_out_image_tokens_itself(monkeypatch, vllm, mode, images, given):
+    """It would write out each run of them once more; a server gets the features and where they belong."""
+    monkeypatch.setattr("trl.GRPOTrainer._generate_single_turn", lambda self, *arguments: arguments)
+    trainer = object.__new__(grpo.GrpoTrainer)
+    trainer.use_vllm, trainer.vllm_mode = vllm, mode
+    trainer.processing_class = types.SimpleNamespace(image_token_id=5)
+    prompts_given = [[1, 5, 5, 5, 2, 5, 5, 3], [4]]
+    assert trainer._generate_single_turn(prompts_given, images, {}, 2) == (given, images, {}, 2)
+    assert prompts_given == [[1, 5, 5, 5, 2, 5, 5, 3], [4]]
+
+
 def test_the_reward_is_what_labelling_says():
     task = harness.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
     rows, judge = prompts.open_data("dcsft_digits_pool", None, None)

@@ -71,6 +71,19 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         given = super()._get_train_sampler(dataset)
         return _Order(given, self.args.seed, lambda: int(self.state.epoch or 0))
 
+    def _generate_single_turn(
+        self,
+        prompt_ids: list[list[int]],
+        images: Any,  # noqa: ANN401 - TRL's own arguments, as the others are
+        *rest: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """TRL's; a vLLM in this process gets one token an image, as it writes out the others itself."""
+        if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
+            token = self.processing_class.image_token_id
+            prompt_ids = [one_an_image(ids, token) for ids in prompt_ids]
+        return super()._generate_single_turn(prompt_ids, images, *rest, **named)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's: draws and judges a batch of completions; counted here, as a batch is drawn once."""
         self._rows = [example["row"] for example in inputs]
@@ -121,6 +134,11 @@ class _Order(torch.utils.data.Sampler[int]):
 
     def __len__(self) -> int:
         return len(self._inner)
+
+
+def one_an_image(ids: Sequence[int], token: int) -> list[int]:
+    """Token ids in which each run of `token` is a single one."""
+    return [found for at, found in enumerate(ids) if found != token or at == 0 or ids[at - 1] != token]
 
 
 def outcomes(rewards: torch.Tensor) -> dict[str, float]:
