@@ -14,6 +14,7 @@ from .gather import Progress, load, named
 from .items import FILE, write_items
 from .latex import latex
 from .logs import input_files, is_log
+from .page import FOLDER, Source, write_page
 from .plots import draw
 from .published import published
 from .report import report
@@ -52,6 +53,8 @@ class Options:
         labels: labels folders of the evaluated items.
         items: whether the Parquet file of all items is written.
         plots: whether plots are drawn.
+        page: whether the page is made.
+        samples: of how many items a task the page shows pictures.
     """
 
     baseline: str | None = None
@@ -64,6 +67,8 @@ class Options:
     labels: Sequence[Path] = ()
     items: bool = True
     plots: bool = True
+    page: bool = True
+    samples: int = 0
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest says: whatever is not as it is by default, and the baseline."""
@@ -129,15 +134,18 @@ def _write(
     items = {"file": FILE, "rows": write_items(folder / FILE, board, labels)} if options.items else None
     plots = draw(summary, folder) if options.plots else []
     more = {"items": items, "plots": [{"title": title, "files": files} for title, files in plots]}
+    told = document(summary, output, more)
     for name, content in {
         "leaderboard.md": report(summary, [(title, files[0]) for title, files in plots]),
         "leaderboard.csv": csv_text(summary),
         "comparisons.csv": comparisons_csv(summary),
         "standings.csv": standings_csv(summary),
         "leaderboard.tex": latex(summary),
-        "leaderboard.json": text(document(summary, output, more)),
+        "leaderboard.json": text(told),
     }.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
+    if options.page:
+        write_page(folder / FOLDER, Source(board, summary, told, labels, options.samples))
 
 
 def _inputs(results: Sequence[Path], board: Board) -> dict[str, Path]:

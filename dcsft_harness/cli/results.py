@@ -61,6 +61,14 @@ def leaderboard() -> None:
 )
 @click.option("--items/--no-items", default=True, help="Write the Parquet file of all items.")
 @click.option("--plots/--no-plots", default=True, help="Draw plots.")
+@click.option("--page/--no-page", default=True, help="Make the page, page/index.html.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of how many items a task the page shows prompt and pictures; their tasks are opened for it.",
+)
 @click.option("--output", type=FOLDER, required=True)
 def build(output: Path, own: str, ood: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
     """Compare folders of `dcsft evaluate` and of `lmms-eval --log_samples`.
