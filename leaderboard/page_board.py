@@ -75,9 +75,7 @@ def _comparisons(made: Sequence[Mapping[str, Any]]) -> Json:
     methods = list(dict.fromkeys(one["method"] for one in made))
     found: Json = {key: [one[key] for one in made] for key in ("row", "other", "column", "better", "worse")}
     found |= {key: [rounded(one[key]) for one in made] for key in ("p", "p_holm")}
-    found |= {
-        key: [rounded(one["difference"][key]) for one in made] for key in _ESTIMATE[:3]
-    }
+    found |= {key: [rounded(one["difference"][key]) for one in made] for key in _ESTIMATE[:3]}
     found["n"] = [one["difference"]["n"] for one in made]
     found |= {"families": families, "family": [families.index(one["family"]) for one in made]}
     found |= {"methods": methods, "method": [methods.index(one["method"]) for one in made]}

@@ -52,7 +52,9 @@ def write_tasks(
         shown: task -> item id -> what is shown of it beside the responses.
     """
     for number, task in enumerate(part.tasks):
-        write_script(folder, f"{part.name(number)}items", _items(part, task, labels, shown.get(task.name, {})))
+        write_script(
+            folder, f"{part.name(number)}items", _items(part, task, labels, shown.get(task.name, {}))
+        )
         rows = [_scores(line, task.name) for line in part.lines]
         write_script(folder, f"{part.name(number)}scores", scores(rows))
 
@@ -152,5 +154,3 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 
 def _tokens(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(_flat(column).fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-

@@ -83,7 +83,9 @@ def export(
     reasons: dict[str, str] = {}
     for name, read in documents.items():
         if not samples:
-            reasons[name] = "Pictures were not asked for: `dcsft leaderboard build` exports them with --samples N."
+            reasons[name] = (
+                "Pictures were not asked for: `dcsft leaderboard build` exports them with --samples N."
+            )
             continue
         try:
             task = _opened(name, open_tasks)
