@@ -189,8 +189,8 @@ dcsft.Board = (() => {
           const { header, meta } = column.columnDef;
           return html`<th key=${id} scope="col" class=${meta.mean ? "mean" : ""} aria-sort=${sorted(column.id)}>
             <button type="button" onClick=${() => sort(column.id)}>
-              <${Name} text=${header} />
-              <span class="arrow" aria-hidden="true">${{ ascending: "▲", descending: "▼", none: "↕" }[sorted(column.id)]}</span>
+              <span class="label"><${Name} text=${header} />
+                <span class="arrow" aria-hidden="true">${{ ascending: "▲", descending: "▼", none: "↕" }[sorted(column.id)]}</span></span>
               ${meta.n !== undefined && html`<small>n = ${meta.n.toLocaleString("en")}</small>`}
             </button>
           </th>`;
