@@ -32,9 +32,10 @@ PARTS = (
     "pool_size",
     "labels",
     "scoring",
+    "training",
     "vllm_overhead",
 )
-SHAPED = ("sampling", "answers", "memory", "growth")
+SHAPED = ("sampling", "answers", "memory", "growth", "training")
 """Those that another shape can be measured by."""
 
 

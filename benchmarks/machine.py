@@ -1,7 +1,6 @@
 """What a figure was measured on."""
 
 import os
-import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,7 +8,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "datasets", "pyarrow")
+from dcsft_harness.manifest import processor
+
+PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "trl", "peft", "datasets", "pyarrow")
 
 
 def describe(shape: str) -> str:
@@ -17,14 +18,7 @@ def describe(shape: str) -> str:
     if shape != "digits" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     memory = round(psutil.virtual_memory().total / 1e9)
-    return f"{_processor()}, {os.cpu_count()} cores, {memory} GB"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return f"{processor()}, {os.cpu_count()} cores, {memory} GB"
 
 
 def versions(in_vllm: bool) -> dict[str, str]:

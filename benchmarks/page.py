@@ -170,6 +170,34 @@ def _scoring(found: Results) -> Iterator[str]:
     yield _table(["scorer", "responses", "a second"], rows)
 
 
+def _training(found: Results) -> Iterator[str]:
+    yield "### Training\n"
+    side = "as its processor makes them" if found["side"] is None else f"{found['side']} px"
+    cut = f", cut down to {found['layers']} layers" if found["layers"] else ""
+    yield f"Images {side}{cut}; `train_sft` in whole runs of {found['overhead']['steps']} steps.\n"
+    rows = []
+    for method, one in found["methods"].items():
+        if "failed" in one:
+            rows.append([method, one["failed"], "", ""])
+            continue
+        what = f"{method}, batch {one['batch']}"
+        limit = "≥2.5" if method == "SFT, LoRA" and side[0] == "a" else None
+        speed = one["steps per second"]
+        rows.append([f"{what}: steps a second", *(_judged(speed, limit) if limit else [f"{speed}", "", ""])])
+        memory = _judged(one["peak GB"], "≤3") if side[0] == "a" else [f"{one['peak GB']}", "", ""]
+        rows.append([f"{what}: peak memory, GB", *memory])
+        for part, share in one.get("share", {}).items():
+            rows.append([f"{what}: share of the time, {part}", f"{share}", "", ""])
+    for what in ("whole run", "a step"):
+        rows.append(
+            [
+                f"`train_sft` over a bare TRL script, {what}",
+                *_judged(found["overhead"][what]["ratio"], "≤1.05"),
+            ]
+        )
+    yield _table(["", "measured", "target", "reached"], rows)
+
+
 def _vllm(found: Results) -> Iterator[str]:
     yield "### vLLM\n"
     yield _table(
@@ -187,5 +215,6 @@ SECTIONS = {
     "pool_size": _pool_size,
     "labels": _labels,
     "scoring": _scoring,
+    "training": _training,
     "vllm_overhead": _vllm,
 }

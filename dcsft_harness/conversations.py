@@ -1,5 +1,9 @@
 """Items as what trainers read: conversations with their images, and what their labels say."""
 
+import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import dataset_folder
+from dcsft_harness import cache, dataset_folder, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 
+TRAINING = "training"
+"""The folder in the cache that holds training data which is a task's and no artefact."""
 CONVERSATION = ["prompt", "target", "images"]
 """What a conversation is made of, of an item's columns."""
 
@@ -103,21 +109,42 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
 def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datasets.Dataset out
     """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
 
+    The data set is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at
+    the latest with this process; only one that is killed leaves it there.
+
     Raises:
-        HarnessError: duplicate items, or an unreadable image.
+        HarnessError: duplicate items, an unreadable image, or a full disk.
     """
-    from datasets import Dataset
+    from datasets import load_from_disk
 
     from dcsft_harness.harness import stored_images
     from dcsft_harness.sampling import read_items
 
     items = read_items(task, len(task.eval_docs))
-    images = stored_images(task, items)
-    rows = [
-        {**conversation({**asdict(item), "images": pictures}), "item_id": item.item_id}
-        for item, pictures in zip(items, images, strict=True)
-    ]
-    return Dataset.from_list(rows, features=features(labelled=False))
+    above = cache.root() / TRAINING
+    above.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
+    try:
+        with (
+            manifest.telling_refusals("training data", folder, "nothing half-written was kept"),
+            dataset_folder.writing(folder, features(labelled=False)) as writer,
+        ):
+            writer.rows(
+                {**conversation({**asdict(item), "images": images}), "item_id": item.item_id}
+                for item, images in zip(items, stored_images(task, items), strict=True)
+            )
+        rows = load_from_disk(str(folder))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(rows, _remove, folder, os.getpid())
+    return rows
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Removes a folder, if this is the process that made it and not one forked from it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def features(labelled: bool = True, weighted: bool = False) -> Any:  # noqa: ANN401 - datasets.Features

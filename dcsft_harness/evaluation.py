@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import harness, manifest, ranks, records
+from dcsft_harness.ledger import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.sources import prepared
 
 SCORES = "scores.parquet"
+Spent = tuple[int, int, float | None]
+"""What a response cost: prompt tokens, tokens generated, and operations where they are known."""
 
 
 def evaluate(
@@ -54,14 +57,16 @@ def evaluate(
             draft = None
             if ranks.rank() == 0:
                 draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))
-        tokens: dict[tuple[str, int], int] = {}
+        tokens: dict[tuple[str, int], Spent] = {}
+        meter = Meter()
         if hasattr(model, "item_ids"):
             for task_name, some in items.items():
                 model.item_ids.update({(task_name, item.doc_id): item.item_id for item in some})
-            model.on_batch = lambda batch: tokens.update({(g.task, g.doc_id): g.n_tokens for g in batch})
+            model.on_batch = lambda batch: tokens.update({(g.task, g.doc_id): _spent(g) for g in batch})
         answered, results = harness.run(model, tasks, limit, progress)
         for others in ranks.gathered(tokens):
             tokens.update(others)
+        peak = max(ranks.gathered(meter.peak_memory_bytes))
         with ranks.agreed(), stack.pop_all():
             if draft is None:
                 return {}
@@ -73,10 +78,32 @@ def evaluate(
                 )
                 rows += scores
             draft.notes |= {"pixels": _pixels(model), "processes": ranks.world_size()}
+            draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
             records.write_table(draft.folder / SCORES, records.Score, rows)
             text = json.dumps(results, indent=2, default=str)
             (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
         return draft.notes
+
+
+def _spent(generation: Any) -> Spent:  # noqa: ANN401 - the model's own class
+    return generation.n_prompt_tokens, generation.n_tokens, generation.flops
+
+
+def _ledger(
+    answered: int, spent: Mapping[tuple[str, int], Spent], seconds: float, peak_memory_bytes: int
+) -> dict[str, Any]:
+    """The notes on what an evaluation cost, from the loaded model to the last score."""
+    operations = [flops for *_, flops in spent.values()]
+    ledger = Ledger(
+        prompts=answered,
+        generated=answered,
+        prompt_tokens=sum(prompt for prompt, *_ in spent.values()),
+        completion_tokens=sum(completion for _, completion, _ in spent.values()),
+        flops=sum(flops or 0.0 for flops in operations),
+        seconds=round(seconds, 3),
+        peak_memory_bytes=peak_memory_bytes,
+    )
+    return {NOTE: ledger.as_dict(), UNKNOWN: unknown(operations)}
 
 
 def _items(task: Any, count: int) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
@@ -86,7 +113,7 @@ def _items(task: Any, count: int) -> list[records.Item]:  # noqa: ANN401 - an lm
     """
     items, seen = [], Counter[str]()
     for doc_id in range(min(count, len(task.eval_docs))):
-        item, _ = harness.describe(task, doc_id)
+        item = harness.describe_item(task, doc_id)
         again = seen[item.item_id]
         seen[item.item_id] += 1
         items.append(replace(item, item_id=records.occurrence_id(item.item_id, again)) if again else item)
@@ -97,7 +124,7 @@ def _scores(
     task: Any,  # noqa: ANN401
     items: Sequence[records.Item],
     answered: Sequence[harness.Answered],
-    tokens: Mapping[tuple[str, int], int],
+    tokens: Mapping[tuple[str, int], Spent],
 ) -> list[records.Score]:
     rows = []
     for item, got in zip(items, answered, strict=True):
@@ -111,7 +138,7 @@ def _scores(
                 extracted=extracted,
                 response=got.responses[0],
                 answer=item.answer,
-                n_tokens=tokens.get((item.task, item.doc_id)),
+                n_tokens=tokens[place][1] if (place := (item.task, item.doc_id)) in tokens else None,
                 cluster=cluster,
             )
         )

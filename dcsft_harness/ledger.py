@@ -4,13 +4,15 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 NOTE = "ledger"
 """The note of a manifest that holds a ledger."""
+UNKNOWN = "ledger_unknown"
+"""The note that says which of its figures are not known, and are 0 there: name -> why."""
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Ledger:
             where they were not.
         seconds: wall-clock time, that of interrupted parts up to their last checkpoint included.
         peak_memory_bytes: the most memory that was held: of a CUDA device where one was used, else of
-            the process.
+            the process. Sampling knows that of the process that finished alone.
     """
 
     steps: int = 0
@@ -56,6 +58,20 @@ class Ledger:
         total = Ledger(**{name: ours[name] + theirs[name] for name in ours})
         total.peak_memory_bytes = max(self.peak_memory_bytes, other.peak_memory_bytes)
         return total
+
+
+def unknown(operations: Sequence[float | None]) -> dict[str, str]:
+    """Which figures of drawing are not known, and why.
+
+    Args:
+        operations: those of each response; none where the model reported no responses.
+    """
+    found = {}
+    if not operations:
+        found = dict.fromkeys(("prompt_tokens", "completion_tokens"), "the model reports no tokens")
+    if not operations or None in operations:
+        found["flops"] = "the model does not say what a token costs"
+    return found
 
 
 class Meter:

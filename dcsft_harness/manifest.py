@@ -8,8 +8,9 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,10 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 
 NAME = "manifest.json"
+CARD = "README.md"
+"""An artefact's card, the one file that no manifest has a hash of: it says again what the manifest says,
+and is written anew when scores are known. With its hash in it the manifest would change then, and what
+was made from the artefact would no longer find it."""
 UNFINISHED = "unfinished"
 """The folder inside an output folder that holds what an interrupted run goes on from."""
 _FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
@@ -49,8 +54,23 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """Processor kind, logical cores and Python, as far as the standard library knows them."""
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    """What times depend on: processor, logical cores, Python, and the CUDA device where torch is in use."""
+    torch = sys.modules.get("torch")
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "cuda": torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """The processor's model, where Linux tells it; else its kind."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 @dataclass
@@ -72,14 +92,16 @@ class Manifest:
 
     Attributes:
         folder: where the artefact lies.
-        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores" or
-            "leaderboard".
+        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores",
+            "leaderboard" or "cost comparison".
         config: the settings it was made with.
         inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
         notes: counts, tokens, model fingerprints and the like.
-        files: file name -> SHA-256.
+        files: file name -> SHA-256, of all but the manifest and `CARD`.
         key: SHA-256 of kind, config and inputs: equal keys mean the same work.
         seconds: wall-clock time the stage took.
+        packages: versions of the packages that it was made with.
+        hardware: what it was made on.
     """
 
     folder: Path
@@ -90,6 +112,8 @@ class Manifest:
     files: dict[str, str]
     key: str
     seconds: float
+    packages: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
         """The folder of one input, found again relative to this artefact.
@@ -101,7 +125,7 @@ class Manifest:
             raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artefact again")
         entry = self.inputs[role]
         folder = (self.folder / entry["path"]).resolve()
-        if not (folder / NAME).is_file() or file_sha256(folder / NAME) != entry["sha256"]:
+        if not folder.exists() or fingerprint(folder) != entry["sha256"]:
             raise HarnessError(
                 f"the {role} that {self.folder} was made from are no longer at {folder}, or have changed",
                 "Put them back, or make this artefact again from the new ones",
@@ -155,6 +179,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             files=data["files"],
             key=data["key"],
             seconds=data["seconds"],
+            packages=data.get("packages", {}),
+            hardware=data.get("hardware", {}),
         )
     except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
         raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error
@@ -179,7 +205,9 @@ def is_intact(folder: Path) -> bool:
     except HarnessError:
         return False
     return all(
-        (folder / name).is_file() and file_sha256(folder / name) == digest for name, digest in files.items()
+        (folder / name).is_file() and file_sha256(folder / name) == digest
+        for name, digest in files.items()
+        if name != CARD
     )
 
 
@@ -206,7 +234,11 @@ def refuse_occupied(output: Path) -> None:
 
 @contextlib.contextmanager
 def writing(
-    kind: str, output: Path, config: Mapping[str, Any], inputs: Mapping[str, Path] | None = None
+    kind: str,
+    output: Path,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path] | None = None,
+    finish: Callable[[Path], object] | None = None,
 ) -> Iterator[Draft]:
     """Writes an artefact beside its final place and moves it there once it is complete.
 
@@ -217,6 +249,7 @@ def writing(
         output: the final folder; must not exist, or be empty.
         config: the settings, JSON-serialisable.
         inputs: role -> folder or file that the work reads.
+        finish: called with the folder once its manifest is written, before it is moved: for `CARD`.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.
@@ -233,6 +266,8 @@ def writing(
             draft = Draft(draft_folder)
             yield draft
             seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
+            if finish is not None:
+                finish(draft_folder)
             if output.is_dir():
                 output.rmdir()
             os.replace(draft_folder, output)
@@ -276,7 +311,7 @@ def seal(
     `output` is where the folder will lie: inputs are named relative to it. Its other files exist already.
     """
     prints = _fingerprints(sources)
-    files = sorted(p for p in draft.folder.rglob("*") if p.is_file())
+    files = sorted(p for p in draft.folder.rglob("*") if p.is_file() and p != draft.folder / CARD)
     data = {
         "artefact": kind,
         "format": FORMAT,

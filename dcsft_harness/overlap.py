@@ -5,7 +5,6 @@ found by the 64-bit pHash of the library imagehash: the same picture in another 
 few bits away, another picture about 32. Crops, mirror images and heavy edits are not found.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +171,7 @@ def read_images(task: Any, counter: _Counter | None = None, items: bool = True) 
     docs = task.eval_docs_no_media
     for doc_id in range(len(docs)):
         names = _names(docs[doc_id])
-        if items or not names or any(name not in known for name in names):
+        if not names or any(name not in known for name in names):
             item, images = harness.describe(task, doc_id)
             if len(names) != len(images):
                 names = [f"document {doc_id}, image {number}" for number in range(len(images))]
@@ -180,9 +179,12 @@ def read_images(task: Any, counter: _Counter | None = None, items: bool = True) 
                 if name not in known:
                     known[name] = len(found.names)
                     found.names.append(name)
-                    found.digests.append(hashlib.sha256(records.pixels(image)).digest())
+                    found.digests.append(records.pixel_digest(image))
                     hashes.append(perceptual_hash(image))
             found.items.append((item.item_id, [known[name] for name in names]))
+        elif items:
+            key = harness.describe_item(task, doc_id).item_id
+            found.items.append((key, [known[name] for name in names]))
         if counter is not None:
             counter.step()
     return Images(found.names, found.digests, np.array(hashes, dtype=np.uint64), found.items)

@@ -5,9 +5,10 @@ from typing import Any
 
 from dcsft_harness import harness, records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.ledger import NOTE, UNKNOWN, Ledger, unknown
 from dcsft_harness.rollout_store import Draw, RolloutStore
 
-DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed")
+DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed", "flops")
 """What a model's `Generation` and a kept `Draw` have in common."""
 
 Verdict = tuple[float | None, str | None]
@@ -126,12 +127,24 @@ class Pool:
             )
         return rows
 
-    def notes(self, rows: Sequence[records.Rollout], store: RolloutStore) -> dict[str, Any]:
-        """What the manifest says of a run's rows."""
+    def notes(
+        self, rows: Sequence[records.Rollout], store: RolloutStore, peak_memory_bytes: int
+    ) -> dict[str, Any]:
+        """What the manifest says of a run's rows, and what they cost."""
         drawn = [row for row in rows if row.error is None]
         scored = [row.score for row in drawn if row.score is not None]
         censored = len({row.item_id for row in rows if row.censored})
         first = [draw for (_, index), draw in store.kept.items() if index == 0]
+        costs = [draw.flops for draw in store.kept.values()]
+        ledger = Ledger(
+            prompts=len(self.items) - len(self.refused),
+            generated=len(drawn),
+            prompt_tokens=sum(draw.n_prompt_tokens for draw in first),
+            completion_tokens=sum(row.n_tokens for row in rows),
+            flops=sum(cost or 0.0 for cost in costs),
+            seconds=round(store.seconds, 3),
+            peak_memory_bytes=peak_memory_bytes,
+        )
         return {
             "task_version": self._task.VERSION,
             "items": len(self.items),
@@ -143,9 +156,11 @@ class Pool:
             "unanswered": sum(row.extracted is None for row in drawn),
             # Items that stop as soon as they are mixed leave too few right ones, or too many.
             "accuracy": sum(scored) / len(scored) if scored and not censored else None,
-            "prompt_tokens": sum(draw.n_prompt_tokens for draw in first),
-            "generated_tokens": sum(row.n_tokens for row in rows),
+            "prompt_tokens": ledger.prompt_tokens,
+            "generated_tokens": ledger.completion_tokens,
             "generation_seconds": round(store.generation_seconds, 3),
             "resumed": store.resumed,
             "damaged": store.damaged,
+            NOTE: ledger.as_dict(),
+            UNKNOWN: unknown(costs),
         }

@@ -18,8 +18,18 @@ PATIENCE = timedelta(days=30)
 """How long a rank waits for one that has more to do; torch's own half an hour would end a long run."""
 
 
+WATCHED = "DCSFT_WATCHED"
+"""Set in the environment of processes that `dcsft train --num-processes` started, and waits for."""
+ELSEWHERE = 75
+"""The exit code, in such a launch, of a rank that ends because another one did."""
+
+
 class FailedElsewhere(HarnessError):
     """Another rank of the launch was refused something and says so itself; this one only ends."""
+
+
+class Lost(HarnessError):
+    """Another rank of the launch has ended; it or whoever waits for the launch may say why."""
 
 
 def rank() -> int:
@@ -30,6 +40,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes the launch has."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def watched() -> bool:
+    """Whether a `dcsft` waits for this launch, and says how it ended."""
+    return WATCHED in os.environ and world_size() > 1
 
 
 def join() -> None:
@@ -57,7 +72,26 @@ def join() -> None:
     with telling_losses():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     # The launcher ends the others with this signal where one fails: drafts are removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(*_: object) -> None:
+    """Ctrl-C comes from the terminal, and once more from the launcher: while all is being tidied up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end(*_: object) -> None:
+    """Ends this process on the launcher's signal, which may come again while it tidies up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def ending() -> None:
+    """Lets the launcher's signal be from here on: it would interrupt what packages do on the way out."""
+    if world_size() > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def leave() -> None:
@@ -110,17 +144,17 @@ def agreed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling_losses() -> Iterator[None]:
-    """Makes a `HarnessError` of what torch says where another rank has ended.
+    """Makes a `Lost` of what torch says where another rank has ended.
 
     Raises:
-        HarnessError: it has.
+        Lost: it has.
     """
     try:
         yield
     except RuntimeError as error:
         if world_size() == 1 or not _lost(error):
             raise
-        raise HarnessError(
+        raise Lost(
             "another process of this launch ended before its work was done",
             "Its own message or the launcher's says why",
         ) from error

@@ -31,7 +31,7 @@ def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str
         task: the task's name.
         prompt: the text shown to the model.
         answer: the gold answer as text (JSON where it is not a string).
-        images: the pixels of each image, as `pixels` gives them.
+        images: the pixels of each image, as `pixels` gives them; of prepared data their `pixel_digest`.
     """
     digest = hashlib.sha256()
     for part in (task.encode(), prompt.encode(), answer.encode(), *images):
@@ -49,6 +49,14 @@ def pixels(image: Any) -> bytes:  # noqa: ANN401 - PIL is imported by callers th
     """The bytes that stand for a PIL image in an item's id: size and RGB pixels, not the file's encoding."""
     rgb = image.convert("RGB")
     return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
+
+
+def pixel_digest(image: Any) -> bytes:  # noqa: ANN401 - a PIL image
+    """32 bytes that stand for an image's `pixels`: what a prepared folder keeps of each picture."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
+    digest.update(rgb.tobytes())
+    return digest.digest()
 
 
 @dataclass(frozen=True)

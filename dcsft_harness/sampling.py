@@ -10,6 +10,7 @@ from typing import Any
 
 from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.ledger import Meter
 from dcsft_harness.pool import DRAWN, Pool
 from dcsft_harness.sources import prepared
 
@@ -132,6 +133,7 @@ def sample(
         items = read_items(task, count, refused if config.on_error == "skip" else None)
         identity = identify(task, items, config, settings, inputs or {})
         harness.set_generation(task, config.samples, config.generation())
+    meter = Meter()
     with rollout_store.opened(output, identity) as store:
         with ranks.agreed():
             running = model() if callable(model) else model
@@ -140,12 +142,14 @@ def sample(
             answered, _ = harness.run(running, {task.config.task: task}, count, progress, media=False)
         for others in ranks.gathered(pool.refused):
             pool.refused.update(others)
+        peak = max(ranks.gathered(meter.peak_memory_bytes))
         with ranks.agreed():
             notes = {"processes": getattr(running, "processes", ranks.world_size())}
             draws = answered.get(task.config.task)
-            stored = harness.stored_images(task, [item for item in items if item.doc_id not in refused])
-            images = ([] if item.doc_id in refused else next(stored) for item in items)
-            return _finished(pool, draws, store, images, recorded, inputs or {}, notes)
+            # Those that the model refused among them: a picture of prepared data is first opened there.
+            unanswered = [doc_id for _, doc_id in pool.refused]
+            images = harness.stored_images(task, items, unanswered)
+            return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
 
 
 def _finished(
@@ -156,6 +160,7 @@ def _finished(
     recorded: Mapping[str, Any],
     inputs: Mapping[str, Path],
     notes: Mapping[str, Any],
+    peak_memory_bytes: int,
 ) -> dict[str, Any]:
     """Makes the artefact where lmms-eval has gathered the answers, at rank 0; nothing elsewhere."""
     if answered is None:
@@ -165,7 +170,7 @@ def _finished(
     with store.finishing(recorded, inputs) as draft:
         records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
         write_items(draft.folder / ITEMS, pool.items, images)
-        draft.notes.update({**pool.notes(rows, store), **notes})
+        draft.notes.update({**pool.notes(rows, store, peak_memory_bytes), **notes})
     return draft.notes
 
 
@@ -265,7 +270,7 @@ def read_items(
         try:
             if doc_id in unreadable:
                 raise HarnessError(unreadable[doc_id])
-            item, _ = harness.describe(task, doc_id)
+            item = harness.describe_item(task, doc_id)
         except HarnessError as error:
             if refused is None:
                 raise

@@ -32,6 +32,26 @@ def checkpoint(name: str | Path) -> str:
     return str(name)
 
 
+def pretrain(
+    output: Path,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401 - PretrainConfig's fields
+) -> Notes:
+    """Nothing -> a base checkpoint of the embedded suite."""
+    from dcsft_harness import manifest
+    from dcsft_harness.digits.pretrain_config import PretrainConfig
+
+    manifest.refuse_occupied(output)
+    known = [field.name for field in fields(PretrainConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("pre-training option", name, known)
+    config = PretrainConfig(**options)
+    from dcsft_harness.digits import pretrain as module
+
+    return module.pretrain(output, config, progress)
+
+
 def sample(
     output: Path,
     progress: Progress | None = None,
@@ -159,8 +179,24 @@ def leaderboard(
     return {
         "table": markdown(built.summary),
         "rows": len(built.board.rows),
-        "left_out": [one.reason for one in built.summary.left_out],
+        "left_out": [one.reason for one in built.board.left_out],  # with their paths
     }
+
+
+def compare_cost(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    artefacts: Sequence[Path],
+    scores: Sequence[Path] = (),
+    baseline: str | None = None,
+) -> Notes:
+    """Adapters and checkpoints -> what each cost, labels included."""
+    from dcsft_harness import costs
+
+    folders, scored = [Path(folder) for folder in artefacts], [Path(folder) for folder in scores]
+    found = costs.build(folders, output, scored, baseline)
+    return {"table": costs.markdown(found), "rows": len(found.runs)}
 
 
 def cold_start(
@@ -201,7 +237,27 @@ def grpo(
     return _train("grpo", output, progress, model, data, options, scorer, image_root)
 
 
+def merge(
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    adapter: Path,
+    base: str | None = None,
+    **options: Any,  # noqa: ANN401 - MergeConfig's fields
+) -> Notes:
+    """Adapter -> checkpoint."""
+    from dcsft_harness import merging
+
+    known = [field.name for field in fields(merging.MergeConfig)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("merge option", name, known)
+    config = merging.MergeConfig(**options)
+    return merging.merge(Path(adapter), output, None if base is None else checkpoint(base), config)
+
+
 STAGES: dict[str, Callable[..., Notes]] = {
+    "digits pretrain": pretrain,
     "sample": sample,
     "label": label,
     "data overlap": overlap,
@@ -209,8 +265,10 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "train cold-start": cold_start,
     "train sft": sft,
     "train grpo": grpo,
+    "merge": merge,
     "evaluate": evaluate,
     "leaderboard build": leaderboard,
+    "compare-cost": compare_cost,
 }
 """Verb -> stage, in the order of the data flow."""
 
@@ -322,8 +380,11 @@ def _train(
 ) -> Notes:
     """Checks the settings before anything heavy is imported, then trains."""
     from dcsft_harness import manifest, ranks
+    from dcsft_harness.training import launching
     from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
 
+    launch = launching.Launch.read(options.pop("num_processes", None), options.pop("launch", None))
+    named = {"model": model, "data": data, "scorer": scorer, "image_root": image_root, **options}
     resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
     kinds: dict[str, type[TrainingConfig]] = {
         "cold-start": ColdStartConfig,
@@ -335,6 +396,8 @@ def _train(
         if not (output / manifest.UNFINISHED).is_dir():
             manifest.refuse_occupied(output)
         config = kinds[kind].from_options(options)
+    if launch is not None:
+        return launching.train(launch, config, launching.command(kind, output, named), output)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
@@ -351,9 +414,11 @@ def _train(
     if isinstance(config, GrpoConfig):
         from dcsft_harness.training import grpo, prompts
 
-        rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
+        with ranks.agreed():
+            rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
         return grpo.train_grpo(base, rows, judge, output, config, **more)
-    rows = _training_data(data)
+    with ranks.agreed():
+        rows = _training_data(data)
     from dcsft_harness.training import sft as training
 
     if isinstance(config, SftConfig):

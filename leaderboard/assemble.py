@@ -4,7 +4,7 @@ A row may lack a task; it may not have been measured on another version, prompt,
 budget or set of items than the row above it. Items are matched by item_id, never by position.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class _Draft:
         self.reason = reason
         self.results: list[Result] = []
         self.first: dict[str, tuple[Result, Measured]] = {}
+        self.renamed: dict[str, Mapping[str, str]] = {}
 
     def take(self, result: Result) -> HarnessError | None:
         """Takes a result in, or says why not."""
@@ -89,6 +90,7 @@ class _Draft:
                 earlier, reference = self.first[task]
                 tasks[task] = aligned(reference, measured)
                 _refuse_incomparable(earlier, reference, result, tasks[task])
+                tasks[task] = self._sharing(reference, tasks[task])
         except HarnessError as error:
             return error
         taken = replace(result, tasks=tasks)
@@ -96,6 +98,19 @@ class _Draft:
         for task, measured in tasks.items():
             self.first.setdefault(task, (taken, measured))
         return None
+
+    def _sharing(self, reference: Measured, measured: Measured) -> Measured:
+        """The same part with the reference's own items: hundreds of rows need not hold equal ones each."""
+        renamed = measured.renamed
+        if renamed is not None and renamed == self.renamed.setdefault(measured.task, renamed):
+            renamed = self.renamed[measured.task]
+        return replace(
+            measured,
+            item_ids=reference.item_ids,
+            clusters=reference.clusters,
+            documents=reference.documents,
+            renamed=renamed,
+        )
 
     def board(self, baseline: str | None) -> Board:
         """What has come in, in the order in which it was given."""

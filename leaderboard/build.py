@@ -76,7 +76,7 @@ class Options:
         told = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("labels", "strict") and value != getattr(standard, name)
+            if name not in ("labels", "strict") and value not in ({}, getattr(standard, name))
         }
         return {"baseline": self.baseline, **told}
 

@@ -101,7 +101,10 @@ def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.
         values = pa.concat_arrays(values.chunks)
     if pa.types.is_dictionary(values.type):  # a few different values: looked up once each
         found = known[1].take(pc.index_in(values.dictionary, value_set=known[0]))
-        return pa.DictionaryArray.from_arrays(values.indices, found)
+        # The writer takes no dictionary with a null in it, and writes unlike bytes for one with doubles.
+        different = found.drop_null().unique()
+        places = pc.index_in(found, value_set=different)
+        return pa.DictionaryArray.from_arrays(places.take(values.indices), different)
     return known[1].take(pc.index_in(values, value_set=known[0]))
 
 

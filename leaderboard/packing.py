@@ -60,7 +60,7 @@ def texts(column: pa.Array | Sequence[str | None]) -> Json:
 
 
 def scores(rows: Sequence[NDArray[np.float64] | None]) -> Json:
-    """All rows' scores of a task's items, each shape (n,), as {"v": the different scores, "w", "r": [base64]}.
+    """All rows' scores of a task's items, each shape (n,), as {"v": values, "w", "r": [base64]}.
 
     A score is its place among the values, the largest number of the width one that is missing; of width
     0.25 four items share a byte, the first in its lowest bits. A row without the task is null.

@@ -1,4 +1,4 @@
-"""leaderboard.json -> the first data file of its page: a board of hundreds of rows in columns, without names as keys.
+"""leaderboard.json -> the first data file of its page: columns, and no names as keys.
 
 Names come from outside. A key like "__proto__" would not be a key in a JavaScript literal, so whatever
 is named becomes a list of pairs.

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from . import comparing, seeds, standing
-from .board import Board, Row, Task
+from .board import Board, LeftOut, Row, Task
 from .difficulty import by_difficulty
+from .provenance import public
 from .published import Quoted
 from .statistics import Codes, Estimate, Floats, accuracy, difference, mean_over_tasks, within_unit
 from .summary import Apart, Column, Entry, Line, Summary, Worst
@@ -55,9 +56,14 @@ def summarise(
         comparing.comparisons(columns, lines, pairs),
         ranked_by,
         tuple(quoted),
-        tuple(Apart(apart.reason, summarise(apart.board, pairs, (), labels)) for apart in board.apart),
-        board.left_out,
+        tuple(Apart(told(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
+        tuple(LeftOut(one.folder, told(one.reason)) for one in board.left_out),
     )
+
+
+def told(reason: str) -> str:
+    """A refusal as a board may repeat it: of absolute paths the last name stays."""
+    return str(public(reason))
 
 
 def _sides(board: Board) -> list[tuple[str, tuple[Row, ...]]]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 
-_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def read_config(adapter: str, base: str) -> PeftConfig:
@@ -25,7 +25,7 @@ def read_config(adapter: str, base: str) -> PeftConfig:
             is not part of any module of the base).
     """
     folder = Path(adapter)
-    for name in ("adapter_config.json", _WEIGHTS):
+    for name in ("adapter_config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise HarnessError(
                 f"adapter {adapter} for {base} is not a PEFT folder: {name} is missing",
@@ -73,7 +73,7 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     try:
         peft_model = PeftModel(model, config, low_cpu_mem_usage=on_meta)
         result = peft_model.load_adapter(adapter, "default", low_cpu_mem_usage=on_meta)
-        stored = load_file(Path(adapter) / _WEIGHTS)
+        stored = load_file(Path(adapter) / WEIGHTS)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error
     if result.missing_keys or result.unexpected_keys:

@@ -1,6 +1,6 @@
 """One finished response, as the observers of a model see it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
@@ -19,6 +19,8 @@ class Generation:
         n_tokens: tokens generated, the end token (or those of the stop text) included.
         finish_reason: "stop" at an end token or stop text, "length" at the token limit.
         seed: the seed that the draw was keyed with.
+        flops: floating-point operations that it took, estimated, with its share of its item's prompt; None
+            where the model does not say what a token costs.
     """
 
     task: str
@@ -29,6 +31,7 @@ class Generation:
     n_tokens: int
     finish_reason: FinishReason
     seed: int
+    flops: float | None = field(default=None, compare=False)
 
 
 def cut_at(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:

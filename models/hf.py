@@ -1,11 +1,13 @@
 """`dcsft_hf`: any image-text-to-text checkpoint of transformers, as an lmms-eval chat model."""
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.training.flops import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
@@ -20,6 +22,8 @@ from .requests import Item
 from .rounds import Asked
 from .settings import ModelSettings
 from .stream import Stream
+
+_LOG = logging.getLogger(__name__)
 
 
 class DcsftHF(ObservedModel):
@@ -88,6 +92,7 @@ class DcsftHF(ObservedModel):
 
     def _load(self) -> None:
         self._model = load_model(self.settings, self.device)
+        self._costs = self._arithmetic()
         self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config)
         # `generate` fills unset arguments from here, so nothing but token ids may remain.
         self._model.generation_config = self._tokens.neutral_config()
@@ -99,6 +104,14 @@ class DcsftHF(ObservedModel):
             self.settings.memory_gb,
         )
 
+    def _arithmetic(self) -> Arithmetic | None:
+        """What a token costs; None for an architecture whose weights cannot be told apart."""
+        try:
+            return Arithmetic(self._model)
+        except (AttributeError, NotImplementedError) as error:
+            _LOG.info("%s: its operations are not estimated (%s)", self.settings.pretrained, error)
+            return None
+
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
         """Items in flight are refilled as rows end; the samples of an item share one prefill."""
         if not hasattr(self, "_model"):
@@ -106,10 +119,14 @@ class DcsftHF(ObservedModel):
         arguments = queue[0][1].arguments
         samples = 1 if arguments.greedy else max(len(drawing.item.sample_indices) for drawing, _ in queue)
         prompt_tokens: dict[int, int] = {}
+        unpaid: dict[int, float] = {}  # prompts that have gone through the model for nobody yet
 
         def prepare(asked: Asked) -> Prepared:
             prepared = self._prepare(asked[1])
             prompt_tokens[id(asked[0])] = prepared.tokens
+            if self._costs is not None:
+                patches = self._costs.patches(prepared.features)
+                unpaid[id(asked[0])] = self._costs.forward(prepared.tokens, patches)
             return prepared
 
         stream = Stream(
@@ -122,10 +139,16 @@ class DcsftHF(ObservedModel):
             hold=self.settled is not None,
         )
         for done in stream:
-            yield [
-                (asked, self._generations(asked[1], prompt_tokens.get(id(asked[0]), 0), completions))
-                for asked, completions in done
-            ]
+            answered = []
+            for asked, completions in done:
+                ticket = id(asked[0])
+                prompt = unpaid.pop(ticket, 0.0)
+                if self._engine.shares_prompts:
+                    prompt /= max(len(completions), 1)
+                answered.append(
+                    (asked, self._generations(asked[1], prompt_tokens.get(ticket, 0), prompt, completions))
+                )
+            yield answered
 
     def _prepare(self, item: Item) -> Prepared:
         """Decodes and processes an item, once for all of its responses."""
@@ -149,8 +172,18 @@ class DcsftHF(ObservedModel):
     def _seed(self, arguments: GenerationArguments) -> int:
         return self.seed if arguments.seed is None else arguments.seed
 
-    def _generations(self, item: Item, prompt_tokens: int, completions: list[Completion]) -> list[Generation]:
-        """What the observers see of an item; nothing of one that is refused."""
+    def _generations(
+        self, item: Item, prompt_tokens: int, prompt_flops: float, completions: list[Completion]
+    ) -> list[Generation]:
+        """What the observers see of an item; nothing of one that is refused.
+
+        Args:
+            item: what was asked.
+            prompt_tokens: of its prompt.
+            prompt_flops: what one response has to bear of its prompt's operations.
+            completions: one a sample index, or none.
+        """
+        costs = self._costs
         return [
             Generation(
                 task=item.task,
@@ -161,6 +194,7 @@ class DcsftHF(ObservedModel):
                 n_tokens=completion.n_tokens,
                 finish_reason=completion.finish_reason,
                 seed=self._seed(item.arguments),
+                flops=None if costs is None else prompt_flops + costs.forward(completion.n_tokens, 0),
             )
             for index, completion in zip(item.sample_indices, completions, strict=bool(completions))
         ]

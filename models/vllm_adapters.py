@@ -1,6 +1,7 @@
 """How an adapter reaches vLLM: as it is where vLLM serves its modules, else merged."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import torch
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.manifest import refusal
 
 from .adapters import attach, read_config
 from .batching import Features
@@ -80,13 +84,18 @@ class Adapted:
         settings = self._settings
         folder = tempfile.TemporaryDirectory(prefix="dcsft_merged_")
         try:
-            difference = merge(
-                settings.pretrained, adapter, Path(folder.name), features, settings.trust_remote_code
+            parity = merge(
+                settings.pretrained, adapter, Path(folder.name), [features], settings.trust_remote_code
             )
-        except BaseException:
+        except BaseException as error:
             folder.cleanup()
-            raise
-        _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, difference)
+            if (reason := refusal(error)) is None:
+                raise
+            raise HarnessError(
+                f"the merge of adapter {adapter} cannot be written to {folder.name} ({os.strerror(reason)})",
+                "Make room there, or set TMPDIR to a folder with room for the whole model",
+            ) from error
+        _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
         return folder
 
     def remove(self) -> None:

@@ -12,5 +12,5 @@ def load(placeholder: Any) -> Any:  # noqa: ANN401 - datasets.Dataset
 
 
 def visual(doc: Doc) -> list[Any]:
-    """The document's pictures, as RGB, in the order of the prompt."""
-    return [prepared.picture(doc["source"], index).convert("RGB") for index in doc["images"]]
+    """The document's pictures as RGB, in the order of the prompt; what is transparent is white."""
+    return [prepared.picture(doc["source"], index) for index in doc["images"]]

@@ -18,7 +18,8 @@ def curated(folder, easy, medium, hard):
 
 def adapter(folder, data, *, steps=40, seconds=60.0, flops=1e12, scale=1.0, checkpoints=()):
     """An adapter with its ledger and log, and further checkpoints inside it."""
-    with manifest.writing("adapter", folder, {"learning_rate": 1e-3, "seed": 0}, {"data": data}) as draft:
+    settings = {"method": "sft", "learning_rate": 1e-3, "seed": 0}
+    with manifest.writing("adapter", folder, settings, {"data": data}) as draft:
         draft.notes["ledger"] = {
             "steps": steps, "prompts": 16 * steps, "generated": 0, "prompt_tokens": 900 * steps,
             "completion_tokens": 50 * steps, "flops": flops, "seconds": seconds, "peak_memory_bytes": 1 << 30,

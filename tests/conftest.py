@@ -22,9 +22,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """One cache of the embedded suite for all tests, drawn by the code as it is now."""
-    folder = tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory, request):
+    """One cache of the embedded suite for all tests of a run, drawn by the code as it is now."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # pytest-xdist gives each process a folder in the run's
+        folder = folder.parent
+    folder = folder / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_CACHE", str(folder))
         patch.delenv("DCSFT_DATA", raising=False)

@@ -4,10 +4,15 @@ import json
 import sys
 
 import pytest
+import torch
+import trl
+from safetensors.torch import load_file
 
 from benchmarks import __main__ as runner
-from benchmarks import answers, growth, page, sampling, shapes
+from benchmarks import answers, growth, page, sampling, shapes, training
 from benchmarks.measuring import median, ratio, rounds
+from dcsft_harness.training import sft
+from dcsft_harness.training.config import SftConfig
 
 
 def printed(capsys, monkeypatch, main, *arguments):
@@ -71,3 +76,42 @@ def test_a_published_size_is_built_with_random_weights(monkeypatch):
     config = json.loads((shapes.Path(folder) / "config.json").read_text())
     assert config["text_config"]["num_hidden_layers"] == 1
     assert (shapes.Path(folder) / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_training_is_measured_against_a_bare_script_that_does_the_same(capsys, monkeypatch):
+    monkeypatch.setattr(training, "STEPS", {"digits": 3})
+    monkeypatch.setattr(training, "GRPO_STEPS", {"digits": 2})
+    monkeypatch.setattr(training, "_alone", lambda work, *given: work(*given))
+    found = printed(capsys, monkeypatch, training.main, "--rounds", "1")
+    assert found["overhead"]["whole run"]["ratio"] > 0
+    assert sum(found["methods"]["GRPO, LoRA"]["share"].values()) == pytest.approx(1, abs=0.01)
+    found["overhead"]["whole run"]["ratio"], found["overhead"]["a step"]["ratio"] = 1.06, 1.01
+    text = page.render({"a machine": {"digits": {"training": {**found, "versions": {"torch": "2"}}}}})
+    lines = {cells[1].strip(): cells for line in text.split("\n") if len(cells := line.split("|")) > 4}
+    judged = {name: [cell.strip() for cell in cells[2:5]] for name, cells in lines.items()}
+    assert judged["`train_sft` over a bare TRL script, whole run"] == ["1.06", "≤1.05", "no"]
+    assert judged["`train_sft` over a bare TRL script, a step"] == ["1.01", "≤1.05", "yes"]
+    assert judged["SFT, LoRA, batch 16: peak memory, GB"][1] == "≤3"
+
+
+def test_the_bare_script_trains_the_same_layers_on_the_same_tokens(tmp_path, monkeypatch):
+    given = {**training.settings("digits", "SFT, LoRA"), "max_steps": 1, "batch_size": 4}
+    seen, sizes = [], []
+    original = trl.SFTTrainer.training_step
+
+    def spy(self, model, inputs, *rest, **named):
+        kept = {name: inputs[name].clone() for name in ("input_ids", "labels", "pixel_values")}
+        seen.append({name: value[:, :8] if name == "pixel_values" else value for name, value in kept.items()})
+        sizes.append(sum(weight.numel() for weight in model.parameters() if weight.requires_grad))
+        return original(self, model, inputs, *rest, **named)
+
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", spy)
+    base, data = shapes.folder("digits"), training.rows(training.COLD).select(range(8))
+    notes = sft.train_sft(base, data, tmp_path / "ours", SftConfig.from_options(given))
+    training.bare(base, data, tmp_path / "bare", given, training.Steps())
+    assert sizes == [notes["trainable_parameters"]] * 2
+    assert all(seen[0][name].tolist() == seen[1][name].tolist() for name in seen[0])
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "bare"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dcsft_harness.digits import curriculum, drawing, scenes, splits, suite, sums
+from dcsft_harness.tasks import path
 from dcsft_harness.tasks.listing import listing
 from dcsft_harness.tasks.verdicts import judge
 
@@ -110,7 +111,7 @@ def test_every_set_has_its_size(name, count):
 
 def test_every_set_belongs_to_a_task():
     tasks = {row["task"] for row in listing() if row["task"].startswith("dcsft_digits")}
-    assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a"}
+    assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a", "dcsft_digits_pool_large"}
 
 
 def test_named_sets_hold_the_digits_of_their_split_alone():
@@ -142,6 +143,24 @@ def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, fa
         rows(name, 60)
         split = next((part for part in ("pool", "cold") if name.endswith(part)), "eval")
         assert drawn[name] <= set(splits.split(split).ids.tolist()), name
+
+
+def test_the_large_pools_task_is_the_small_ones_on_another_set():
+    small, large = (
+        (path() / "digits" / f"digits_{name}.yaml").read_text().partition("\n")[2]
+        for name in ("pool", "pool_large")
+    )
+    assert small.replace("dcsft_digits_pool", "dcsft_digits_pool_large") == large
+
+
+@pytest.mark.slow
+def test_the_large_pool_is_the_pools_digits_ten_times_each_and_none_of_its_drawings():
+    small, large = suite.load("dcsft_digits_pool"), suite.load("dcsft_digits_pool_large")
+    assert len(large) == 4000
+    assert set(collections.Counter(large["cluster"]).values()) == {10}
+    assert set(large["cluster"]) == set(small["cluster"])
+    pictures = [{image.tobytes() for image in rows["image"]} for rows in (small, large)]
+    assert len(pictures[1]) == 4000 and not pictures[0] & pictures[1]
 
 
 def test_renditions_show_the_same_digits_in_other_styles():

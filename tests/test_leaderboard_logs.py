@@ -145,6 +145,14 @@ class TestMatching:
         (found,) = [result for result in board.results if result.name == "log"]
         assert set(found.tasks[ID].renamed.values()) == set(ids)
 
+    def test_rows_hold_equal_items_once(self, tmp_path):
+        logs = [log_folder(tmp_path / n, {ID: [line(i, 1.0) for i in range(4)]}) for n in "abc"]
+        parts = [result.tasks[ID] for result in load(logs).results]
+        assert len({id(part.item_ids) for part in parts}) == len({id(part.clusters) for part in parts}) == 1
+        scores = [scores_folder(tmp_path / n, n, {ID: [1, 0]}, backwards=n == "e") for n in "def"]
+        parts = [result.tasks[ID] for result in load(scores).results]
+        assert len({id(part.item_ids) for part in parts}) == 1
+
     def test_golds_or_prompts_that_differ_are_not_matched(self, tmp_path):
         ids = [f"digits-{n:03}" for n in range(2)]
         said = {

@@ -144,6 +144,14 @@ class TestStudy:
         assert "its printed mean 62.10 does not follow from its cells, which give 61.10" in text
         assert text.count("(!)") == 2
 
+    def test_each_family_is_corrected_as_statsmodels_does(self, board):
+        multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
+        found = read(board[1])["comparisons"]
+        for family in {one["family"] for one in found}:
+            some = [one for one in found if one["family"] == family and one["p"] is not None]
+            theirs = multipletests([one["p"] for one in some], method="holm")[1]
+            assert [one["p_holm"] for one in some] == pytest.approx(theirs, abs=1e-12)
+
     def test_quoted_rows_are_tested_against_nothing(self, board):
         found = read(board[1])
         assert {row["name"] for row in found["rows"]} & {"SFT-M"} == set()
@@ -272,6 +280,11 @@ class TestApart:
         assert [row["name"] for row in found["apart"][0]["board"]["rows"]] == ["b"]
         assert found["left_out"][0]["folder"].endswith("nowhere")
         text = report(built.summary)
+        # The command line names folders as given; the board, which may be published, by their last name.
+        assert str(tmp_path) in built.board.left_out[0].reason
+        assert (
+            str(tmp_path) not in text + json.dumps(found) + (tmp_path / "board" / "manifest.json").read_text()
+        )
         assert "## Apart" in text and "task version 1 and 2" in text and "## Left out" in text
         assert pq.read_table(tmp_path / "board" / "items.parquet")["board"].to_pylist() == [0, 0, 1, 1]
 

@@ -157,6 +157,22 @@ def covered(draw, truth, rounds=3000):
 
 
 class TestCoverage:
+    @pytest.mark.parametrize(("truth", "n"), [(0.5, 60), (0.9, 150), (0.3, 400)])
+    def test_of_an_accuracy(self, truth, n):
+        def draw(rng):
+            return accuracy((rng.random(n) < truth).astype(float), np.arange(n))
+
+        assert 0.93 <= covered(draw, truth) <= 0.97
+
+    def test_of_an_accuracy_in_clusters(self):
+        codes = np.arange(240) // 4
+
+        def draw(rng):
+            ability = rng.beta(2, 2, 60)[codes]
+            return accuracy((rng.random(240) < ability).astype(float), codes)
+
+        assert 0.93 <= covered(draw, 0.5) <= 0.97
+
     def test_of_a_paired_difference(self):
         def draw(rng):
             ability = rng.random(120)  # shared difficulty: the rows' verdicts correlate

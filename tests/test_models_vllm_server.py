@@ -73,7 +73,7 @@ def server(monkeypatch):
     running.names, running.script, running.bodies, running.keys = ["tiny"], [], [], set()
     running.lock = threading.Lock()
     running.url = f"http://127.0.0.1:{running.server_port}/v1"
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield running
     running.shutdown()

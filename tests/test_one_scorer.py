@@ -8,6 +8,7 @@ from dcsft_harness import harness
 from dcsft_harness.scoring import SCORERS, Verdict
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import listing
+from dcsft_harness.training.grpo import Judge
 
 from . import published, reasoning_fixtures
 
@@ -25,13 +26,18 @@ def suite(row):
 
 
 # The paper's reasoning pool asks for what its evaluations do not (fill-in, not multiple choice): see below.
-COMPARED = [row for row in listing() if (suite(row), row["family"]) != ("paper", "reasoning")]
+# The large pool is the small one's task on more drawings (`test_digits_suite`).
+COMPARED = [
+    row
+    for row in listing()
+    if (suite(row), row["family"]) != ("paper", "reasoning") and row["task"] != "dcsft_digits_pool_large"
+]
 POOLS = {(suite(row), row["family"]): row["task"] for row in COMPARED if row["role"] == "pool"}
 EVALUATIONS = [(suite(row), row["family"], row["task"]) for row in COMPARED if row["role"] == "evaluation"]
 
 
 def verdict(family: str, doc, response: str) -> Verdict:
-    """What `SCORERS` itself says: the reward of RL."""
+    """What `SCORERS` itself says."""
     scorer = FAMILIES[family][0]
     more = {}
     if scorer == "box_iou":
@@ -59,7 +65,7 @@ def test_every_family_has_a_pool_and_evaluations():
     assert set(POOLS) == {(suite, family) for suite, family, _ in EVALUATIONS}
     assert {family for _, family in POOLS} == set(FAMILIES)
     pools = {row["task"] for row in listing() if row["role"] == "pool"}
-    assert pools == {*POOLS.values(), "dcsft_mmk12_pool"}
+    assert pools == {*POOLS.values(), "dcsft_mmk12_pool", "dcsft_digits_pool_large"}
 
 
 @pytest.mark.parametrize(("suite", "family", "task"), EVALUATIONS)
@@ -92,6 +98,9 @@ def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, fam
         assert harness.score_of(pool, together)[0] == sum(expected) / len(expected)
         alone = [harness.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
         assert alone == expected
+        # What GRPO is rewarded by.
+        judge = Judge(pool, {"item": number})
+        assert [judge.reward("item", text) for text in texts] == expected
 
 
 @pytest.mark.parametrize(("of", "family"), POOLS)
@@ -118,7 +127,10 @@ def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch)
         doc = pool.eval_docs_no_media[number]
         gold = json.loads(doc["answer"])
         texts = [doc["target"], f"so it is {gold}", "\\boxed{77777}", "", "no idea"]
-        # The reward of RL is the scorer itself, with the item's answer; a label counts the score from 0.5 on.
+        judge = Judge(pool, {"item": number})
+        assert [judge.reward("item", text) for text in texts] == [
+            SCORERS["math"](text, answer=gold).score for text in texts
+        ]
         rewards = [SCORERS["math"](text, answer=gold) for text in texts]
         labelled = [harness.score_of(pool, pool.process_results(doc, [text])) for text in texts]
         together = pool.process_results(doc, [texts])

@@ -1,15 +1,20 @@
 """Every task file of the suite, through lmms-eval itself, on sources made in the real schemas."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from PIL import Image
 
-from dcsft_harness import harness
+from dcsft_harness import harness, records, sampling
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.harness import checking
+from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks.listing import groups, listing, members
@@ -82,6 +87,78 @@ def test_opening_a_task_and_reading_its_rows_opens_no_picture(root, monkeypatch)
     for task in harness.open_tasks(NAMES).values():
         task.build_all_requests(limit=None, rank=0, world_size=1)
         assert len(task.instances) == len(task.eval_docs)
+
+
+def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
+    """A run over 45,341 expressions would otherwise decode for minutes before it asks the first."""
+    monkeypatch.setenv(prepared.VARIABLE, str(root))
+    seen = {}
+    for name, task in opened.items():
+        for doc_id in range(min(len(task.eval_docs), 4)):
+            item, images = harness.describe(task, doc_id)
+            # Not the digest that the folder keeps, but what is shown.
+            metadata = task.config.metadata or {}
+            own = [
+                str(task.eval_docs[doc_id][column]).encode()
+                for column in [metadata.get("id_column")]
+                if column
+            ]
+            contents = [records.pixel_digest(image) for image in images]
+            assert item.item_id == records.item_id(name, item.prompt, item.answer, contents + own), name
+            seen[name, doc_id] = item
+
+    def refuse(task, index):
+        raise AssertionError(f"picture {index} of {task} was opened")
+
+    monkeypatch.setattr(prepared, "encoded", refuse)
+    assert {place: harness.describe_item(opened[place[0]], place[1]) for place in seen} == seen
+
+
+def test_rollouts_keep_the_pictures_that_were_shown(opened):
+    for name, task in opened.items():
+        item, images = harness.describe(task, 0)
+        (stored,) = harness.stored_images(task, [item])
+        kept = [Image.open(io.BytesIO(file["bytes"])) for file in stored]
+        assert [records.pixels(image) for image in kept] == [records.pixels(image) for image in images], name
+
+
+def test_a_picture_that_changed_after_it_was_prepared_is_told(root, tmp_path, monkeypatch):
+    """Its file is not hashed at the start, so the picture itself has to tell where it is shown."""
+    monkeypatch.setenv(prepared.VARIABLE, str(tmp_path))
+    shutil.copytree(root / "dcsft_refcoco_pool", tmp_path / "dcsft_refcoco_pool")
+    task = harness.open_tasks(["dcsft_refcoco_pool"])["dcsft_refcoco_pool"]
+    whole = prepared.encoded("dcsft_refcoco_pool", 0)
+    album = tmp_path / "dcsft_refcoco_pool" / prepared.ALBUM
+    other = published.encoded(99)
+    assert len(other) <= len(whole)
+    album.write_bytes(album.read_bytes().replace(whole, other + whole[len(other) :]))
+    items = [harness.describe_item(task, number) for number in range(len(task.eval_docs))]
+    bad = [item.doc_id for item in items if 0 in task.eval_docs[item.doc_id]["images"]]
+    assert 0 < len(bad) < len(items)
+    told = "images.arrow: picture 0, .* is not what was prepared.*Remove .*data prepare dcsft_refcoco_pool"
+    with pytest.raises(HarnessError, match=told):
+        harness.describe(task, bad[0])
+    stub = DcsftStub(answers=lambda question: str(harness.describe(task, question.doc_id)[0].doc_id))
+    config = sampling.SamplingConfig(samples=1)
+    with pytest.raises(HarnessError, match=told):
+        sampling.sample(stub, task, tmp_path / "stopped", config, {})
+    config = sampling.SamplingConfig(samples=1, on_error="skip")
+    notes = sampling.sample(stub, task, tmp_path / "skipped", config, {})
+    assert (notes["skipped"], notes["responses"]) == (len(bad), len(items) - len(bad))
+
+
+def test_a_folder_without_the_digests_of_its_pictures_is_refused(root, tmp_path, monkeypatch):
+    """As earlier versions of the suite prepared them."""
+    monkeypatch.setenv(prepared.VARIABLE, str(tmp_path))
+    shutil.copytree(root / "dcsft_lisa", tmp_path / "dcsft_lisa")
+    path = tmp_path / "dcsft_lisa" / "manifest.json"
+    told = json.loads(path.read_text())
+    del told["config"]["album"]
+    path.write_text(json.dumps(told))
+    with pytest.raises(
+        HarnessError, match="another version of dcsft.*Remove the folder and run .*dcsft_lisa"
+    ):
+        harness.open_tasks(["dcsft_lisa"])
 
 
 def test_pictures_are_what_was_published(opened):

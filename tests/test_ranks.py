@@ -99,7 +99,9 @@ class TestALaunch:
         assert rows(tmp_path / "out") == alone[0]
         notes = manifest.read(tmp_path / "out", "rollouts").notes
         changed = {name for name in notes if notes[name] != alone[1][name]}
-        assert changed == {"processes", "generation_seconds"}
+        assert changed == {"processes", "generation_seconds", "ledger"}
+        measured = {name for name in notes["ledger"] if notes["ledger"][name] != alone[1]["ledger"][name]}
+        assert measured <= {"seconds", "peak_memory_bytes"}
         assert manifest.is_intact(tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
         assert UNFINISHED not in os.listdir(tmp_path / "out")
@@ -144,6 +146,9 @@ class TestALaunch:
         assert len(two) == 10
         notes = [manifest.read(tmp_path / name, "scores").notes for name in ("one", "two")]
         assert [note.pop("processes") for note in notes] == [1, 2]
+        for note in notes:  # which differ from run to run
+            del note["ledger"]["seconds"], note["ledger"]["peak_memory_bytes"]
+        assert notes[0].pop("ledger") == pytest.approx(notes[1].pop("ledger"))
         assert notes[0] == notes[1]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 

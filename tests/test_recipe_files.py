@@ -100,7 +100,11 @@ def test_another_scale_has_other_values_and_inherits_the_rest(write):
 
 
 def test_stages_that_several_recipes_share_are_there_once(write):
-    other = CHILD.replace("name: child", "name: other").replace("set-", "other-").replace("stage: board", "stage: table")
+    other = (
+        CHILD.replace("name: child", "name: other")
+        .replace("set-", "other-")
+        .replace("stage: board", "stage: table")
+    )
     names = [write(), write(other, name="other.yaml")]
     found = [stage.name for stage in recipe.load(names).stages]
     assert len(found) == len(set(found)) and found.count("cls-labels-0") == 1
@@ -111,7 +115,11 @@ def test_stages_that_several_recipes_share_are_there_once(write):
     ("text", "base", "said"),
     [
         (CHILD.replace("${keep}", "${kept}"), BASE, "variable in '\\${kept}' of recipe .*Did you mean keep"),
-        (CHILD.replace("@set-em-*", "@set-ex-*"), BASE, "stage 'board': no earlier stage is called set-ex-\\*"),
+        (
+            CHILD.replace("@set-em-*", "@set-ex-*"),
+            BASE,
+            "'board': no earlier stage is called set-ex-\\*",
+        ),
         (CHILD.replace("set-${variant}-${seed}", "set"), BASE, "two different stages are called 'set'"),
         (CHILD, BASE + "include: [child.yaml]\n", "includes itself"),
         (CHILD.replace("base.yaml", "bose.yaml"), BASE, "bose.yaml does not exist"),
@@ -154,7 +162,9 @@ def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, sca
 def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
     told = plan.told(recipe.load("paradigms", "paper"), tmp_path).splitlines()
     at = next(number for number, line in enumerate(told) if line.startswith("# classification-grpo-0"))
-    assert f"reads {tmp_path / 'classification-cold-0'}; writes {tmp_path / 'classification-grpo-0'}" in told[at]
+    assert (
+        f"reads {tmp_path / 'classification-cold-0'}; writes {tmp_path / 'classification-grpo-0'}" in told[at]
+    )
     assert "GB on each device" in told[at + 1] and ("min" in told[at + 1] or " h" in told[at + 1])
     words = shlex.split(told[at + 2])
     assert words[:3] == ["dcsft", "train", "grpo"] and "--num-processes" in words

@@ -88,3 +88,60 @@ ROWS = [
 def test_a_response_is_read_as_a_careful_reader_would(response, choices, letter):
     verdict = choice(response, answer=letter or "A", choices=choices)
     assert (verdict.extracted, verdict.score) == (letter, float(letter is not None))
+
+
+QUESTIONS = [
+    ("Isn't the answer B?", NUMBERS, None),
+    ("Isn't the answer 5?", NUMBERS, None),
+    ("Could the answer be (B)?", NUMBERS, None),
+    ("Hmm, then is it B?", LETTERS, None),
+    ("Could it be an octopus? Or is the answer A?", ANIMALS, None),
+    ("The answer is A. But isn't the answer B?", NUMBERS, "A"),
+    ("The answer is A. Wait, could it be C? No.", NUMBERS, "A"),
+    ("So is the answer B? No, it is C.", NUMBERS, "C"),
+    ("Wait, is the answer A? Hmm. It is (C).", NUMBERS, "C"),
+    # A yes makes a statement of it.
+    ("So is the answer B? Yes.", NUMBERS, "B"),
+    ("Is the answer 5? Yes, it is.", NUMBERS, "B"),
+    ("Can the correct answer be (B) 5? Yes, since 2 + 3 = 5.", NUMBERS, "B"),
+    ("Is option C correct? Indeed.", ANIMALS, "C"),
+    ("Is C right? Yes!", ANIMALS, "C"),
+    ("The answer is A. Or is it B? Yes, the answer is B.", NUMBERS, "B"),
+    # These ask for consent, or for what follows.
+    ("The answer is B, isn't it?", NUMBERS, "B"),
+    ("The answer is B, right?", NUMBERS, "B"),
+    ("What is the answer? B", NUMBERS, "B"),
+    ("What's the answer? It's (B) 5.", NUMBERS, "B"),
+    ("Which option is correct? (B) 5", NUMBERS, "B"),
+    ("Is the squid larger than the octopus? Yes", YES_NO, "A"),
+    ("Is the answer yes or no? No.", YES_NO, "B"),
+    ("答案是B吗？", NUMBERS, None),
+    ("是不是选B？", NUMBERS, None),
+    ("难道答案是B吗？不，答案是C。", NUMBERS, "C"),
+    ("答案是B吗？是的。", NUMBERS, "B"),
+    ("正确答案是什么？B", NUMBERS, "B"),
+]
+"""What only asks states nothing."""
+
+WEIGHED = [
+    ("It could be A, but more likely it is C.", NUMBERS, "C"),
+    ("The answer could be A, but more likely it is C.", NUMBERS, "C"),
+    ("The answer could be A, but most likely C.", LETTERS, "C"),
+    ("The answer is probably (A), though more likely the answer is (C).", NUMBERS, "C"),
+    ("The answer may be A, but C is more likely.", NUMBERS, "C"),
+    ("The answer might be squid, but octopus seems more plausible.", ANIMALS, "C"),
+    ("The answer might be a squid, however it is more likely to be an octopus.", ANIMALS, "C"),
+    ("答案可能是A，但更可能是C。", NUMBERS, "C"),
+    ("答案可能是A，不过更有可能的是C", NUMBERS, "C"),
+    # Nothing is more likely here.
+    ("The answer could be A, but I am not sure.", NUMBERS, "A"),
+    ("The answer may be A, but the drawing is not to scale.", NUMBERS, "A"),
+]
+"""What is weighed gives way to what is found more likely."""
+
+
+@pytest.mark.parametrize(("response", "choices", "letter"), QUESTIONS + WEIGHED)
+@pytest.mark.parametrize("before", ["", "The picture shows a pond with some animals in it.\n" * 9])
+def test_what_is_asked_or_weighed_is_not_what_is_stated(response, choices, letter, before):
+    verdict = choice(before + response, answer=letter or "A", choices=choices)
+    assert (verdict.extracted, verdict.score) == (letter, float(letter is not None))

@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 
+import datasets
 import pytest
 
 from dcsft_harness import harness
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sources import prepared, ref_l4, vlm_r1
+from dcsft_harness.sources import prepared, ref_l4, registry, vlm_r1
+from dcsft_harness.sources.files import Files
 from dcsft_harness.sources.prepare import prepare
 
 from . import published
@@ -72,6 +75,55 @@ def test_every_expression_for_an_object_is_a_row(tmp_path):
     assert len(set(rows["cluster"])) == 2
 
 
+def test_pictures_that_share_a_file_name_are_not_one(tmp_path):
+    """A copy of the set names all of them alike; the boxes of one do not fit the other."""
+    source = published.refcoco_hub(tmp_path / "s")
+    (file,) = source.rglob("*.parquet")
+    before = datasets.Dataset.from_parquet(str(file))
+    alike = before.map(lambda row: {"file_name": "COCO_train2014_000000000007.jpg"})
+    alike.to_parquet(str(file))
+    notes, rows = made("dcsft_refcoco_testa", source)
+    assert (notes["rows"], notes["images"]) == (6, 2)
+    names = set()
+    for row in rows:
+        number = int(re.search(r"(?:man|guy) (\d)", row["prompt"])[1])
+        (index,) = row["images"]
+        assert prepared.encoded(row["source"], index) == published.encoded(6000 + number // 2, (64, 48))
+        assert row["cluster"] == prepared.name(row["source"], index)
+        names.add(row["cluster"])
+    plain, other = sorted(names)
+    assert plain == "COCO_train2014_000000000007.jpg" and other.startswith(f"{plain} (")
+
+
+class TestArchives:
+    def test_files_of_one_base_name_are_told_apart_by_their_folders(self, tmp_path):
+        members = {f"{folder}/1.jpg": folder.encode() for folder in ("a", "b")}
+        published.zipped(tmp_path / "c.zip", {**members, "1.jpg": b"c"})
+        published.zipped(tmp_path / "d.zip", {"2.jpg": b"two", "copy/2.jpg": b"two"})
+        found = Files(tmp_path)
+        assert [found.image(name)() for name in ("a/1.jpg", "b/1.jpg", "c/1.jpg")] == [b"a", b"b", b"c"]
+        assert found.image("e/2.jpg")() == b"two"
+        with pytest.raises(
+            HarnessError, match=r"e/1.jpg can be c.zip: a/1.jpg or c.zip: b/1.jpg or .*Unpack"
+        ):
+            found.image("e/1.jpg")()
+
+    @pytest.mark.parametrize("folder", ["", "{}/"])
+    def test_annotations_are_those_in_pixels(self, tmp_path, folder):
+        """omlab/VLM-R1 has the same files for InternVL, which come first by name."""
+        source = published.refcoco_val(tmp_path / "s", packed=True)
+        rows = [{**published.vlm_r1_row(number), "solution": [1, 2, 3, 4]} for number in range(6)]
+        for stem, text in (
+            ("rec_jsons_internvl", json.dumps(rows)),
+            ("rec_jsons_processed", json.dumps([published.vlm_r1_row(number) for number in range(6)])),
+        ):
+            (source / f"{stem}.zip").unlink(missing_ok=True)
+            name = f"{folder.format(stem)}refcoco_val.json"
+            published.zipped(source / f"{stem}.zip", {name: text.encode()})
+        _, found = made("dcsft_refcoco_val", source)
+        assert "[1, 2, 3, 4]" not in found["target"] and len(found) == 6
+
+
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_ref_l4_with_its_images_in_the_archive_or_not(tmp_path, unpacked):
     notes, rows = made("dcsft_ref_l4", published.ref_l4(tmp_path / "s", unpacked=unpacked))
@@ -89,6 +141,39 @@ def test_a_part_of_ref_l4_is_prepared_with_the_whole(tmp_path):
     made("dcsft_ref_l4_test", published.ref_l4(tmp_path / "s"))
     assert prepared.folder_of("dcsft_ref_l4_val") == prepared.folder_of("dcsft_ref_l4")
     assert len(prepared.load("dcsft_ref_l4")) == 6
+
+
+def test_a_part_of_ref_l4_tells_its_own_rows(tmp_path):
+    """A result on the 13,420 rows of val does not say that it is one on 45,341."""
+    made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
+    parts = {name: prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")}
+    assert {name: (one["rows"], one["published"]) for name, one in parts.items()} == {
+        "": (6, 45_341),
+        "_val": (2, 13_420),
+        "_test": (4, 31_921),
+    }
+    assert {one["skipped"] for one in parts.values()} == {0}
+
+
+@pytest.mark.parametrize("any_count", [False, True])
+def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, any_count):
+    source = published.ref_l4(tmp_path / "s")
+    (file,) = source.rglob("*test*.parquet")
+    rows = datasets.Dataset.from_parquet(str(file))
+    rows.map(lambda row, at: {"caption": "" if at == 0 else row["caption"]}, with_indices=True).to_parquet(
+        file
+    )
+    whole = registry.SOURCES["dcsft_ref_l4"]
+    monkeypatch.setitem(
+        registry.SOURCES, whole.task, replace(whole, count=6, tally=("split", {"val": 2, "test": 4}))
+    )
+    for part, count in (("val", 2), ("test", 4)):
+        name = f"dcsft_ref_l4_{part}"
+        monkeypatch.setitem(registry.VIEWS, name, replace(registry.VIEWS[name], count=count))
+    prepare("dcsft_ref_l4", source, any_count=any_count, on_error="skip")
+    told = [prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")]
+    assert [(one["rows"], one["published"]) for one in told] == [(5, 6), (2, 2), (3, 4)]
+    assert [one["skipped"] for one in told] == ([1, None, None] if any_count else [1, 0, 1])
 
 
 def test_the_category_map_is_ref_l4s():

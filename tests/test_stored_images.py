@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import weakref
 from statistics import fmean
 
@@ -9,7 +10,7 @@ import datasets
 import pytest
 from PIL import ExifTags, Image
 
-from dcsft_harness import dataset_folder, harness, own_data, records, sampling
+from dcsft_harness import conversations, dataset_folder, harness, own_data, records, sampling
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 
@@ -163,6 +164,47 @@ class TestOwnData:
         assert Image.open(io.BytesIO(kept)).format == "PNG"
 
 
+class TestTrainingData:
+    """What a task's documents become lies in the cache for as long as it is used."""
+
+    def task(self, folder, monkeypatch, visual=lambda doc: [doc["image"]]):
+        monkeypatch.setenv("DCSFT_CACHE", str(folder / "cache"))
+        rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(3)]
+        return task_of(folder, rows, visual, WITH_IMAGE), folder / "cache" / conversations.TRAINING
+
+    def test_it_goes_with_the_data_set(self, tmp_path, monkeypatch):
+        task, place = self.task(tmp_path, monkeypatch)
+        found, again = conversations.from_task(task), conversations.from_task(task)
+        assert found._fingerprint == again._fingerprint
+        assert len(list(place.iterdir())) == 2
+        columns = found.select_columns(["images"])
+        del found, again
+        assert list(place.iterdir()) == []
+        assert len(columns[2]["images"]) == 1  # what is mapped stays readable
+
+    def test_a_process_that_was_forked_from_its_maker_leaves_it(self, tmp_path, monkeypatch):
+        task, place = self.task(tmp_path, monkeypatch)
+        found = conversations.from_task(task)
+        if (child := os.fork()) == 0:
+            del found
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert len(list(place.iterdir())) == 1
+
+    def test_an_error_leaves_nothing(self, tmp_path, monkeypatch):
+        seen = []
+
+        def visual(doc):
+            """Another picture at the second reading."""
+            seen.append(doc["text"])
+            return [doc["image"].rotate(0 if seen.count("2") > 1 else 180)]
+
+        task, place = self.task(tmp_path, monkeypatch, visual)
+        with pytest.raises(HarnessError, match="doc_id 2: its images have changed"):
+            conversations.from_task(task)
+        assert list(place.iterdir()) == []
+
+
 class TestMemory:
     """However large the pool, a batch of its images is in memory, and no more."""
 
@@ -191,6 +233,22 @@ class TestMemory:
         files = {f"{number}.png": stored(noise(number)) for number in range(9)}
         TestOwnData().opened(tmp_path, files)
         assert counts()[0] == 9 and counts()[1] <= 2
+
+    def test_a_task_becomes_training_data_a_batch_at_a_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(dataset_folder, "ROWS", 2)
+        pictures = [noise(number) for number in range(9)]
+        rows = [
+            {"text": f"{n}", "image": {"bytes": stored(one), "path": None}} for n, one in enumerate(pictures)
+        ]
+        task = task_of(tmp_path, rows, lambda doc: [doc["image"].rotate(180)], WITH_IMAGE)
+        image, counts = self.alive(task.doc_to_visual)
+        monkeypatch.setattr(task, "doc_to_visual", image)
+        found = conversations.from_task(task)
+        assert counts()[0] == 18 and counts()[1] <= 2
+        assert found.column_names == ["messages", "images", "item_id"]
+        assert [row["messages"][0]["content"] for row in found] == [f"<image>{n}" for n in range(9)]
+        for picture, row in zip(pictures, found, strict=True):
+            assert row["images"][0].tobytes() == picture.rotate(180).tobytes()
 
     def test_items_are_described_a_picture_at_a_time(self, tmp_path, monkeypatch):
         rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(9)]

@@ -173,6 +173,23 @@ def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp
         assert not (tmp_path / "out").exists()
 
 
+def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+
+    def refused(said, extra, **more):
+        config = GrpoConfig(**{**vars(CONFIG), "extra": {"use_vllm": True, **extra}, **more})
+        with pytest.raises(HarnessError, match=said):
+            grpo.train_grpo(base, prompts_of(4), Parity(4), tmp_path / "out", config)
+        assert not (tmp_path / "out").exists()
+
+    refused("unknown vllm_mode 'serve'.*server", {"vllm_mode": "serve"})
+    refused("use_vllm=true needs vLLM, which is not installed", {"vllm_mode": "server"})
+    monkeypatch.setattr(grpo, "find_spec", lambda name: True)
+    refused("vllm_tensor_parallel_size=2 does not divide the 1 processes", {"vllm_tensor_parallel_size": 2})
+    own = checkpoint.open_processor(str(base)).image_processor.size["longest_edge"]
+    refused(f"vLLM resizes images by the base's own limits.*max_pixels={own}", {}, max_pixels=own // 2)
+
+
 def test_the_reward_is_what_labelling_says():
     task = harness.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
     rows, judge = prompts.open_data("dcsft_digits_pool", None, None)

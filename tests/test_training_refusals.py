@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
@@ -142,6 +143,25 @@ def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
     with pytest.raises(HarnessError, match=f"model {broken} cannot be loaded"):
         sft.train_sft(broken, conversations(2), tmp_path / "out", SftConfig())
     assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_on_a_device_that_only_emulates_it_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    refused("dtype=bfloat16: Tesla V100 lacks it", base, tmp_path, SftConfig(dtype="bfloat16"))
+    assert checkpoint.compute_dtype("auto") == torch.float32
+
+
+def test_weights_that_were_gathered_get_the_bases_type(tmp_path):
+    names = {"model-00001.safetensors": torch.float32, "adapter_model.safetensors": torch.float32}
+    for name in names:
+        save_file({"weight": torch.ones(2), "count": torch.ones(1, dtype=torch.int64)}, tmp_path / name)
+    checkpoint.recast(tmp_path, torch.bfloat16)
+    found = [load_file(tmp_path / name) for name in names]
+    assert [one["weight"].dtype for one in found] == [torch.bfloat16, torch.float32]
+    assert [one["count"].dtype for one in found] == [torch.int64, torch.int64]
 
 
 def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):

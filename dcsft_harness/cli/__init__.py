@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from dcsft_harness import __version__, ranks
-from dcsft_harness.cli import data, results, sources, tools, train
+from dcsft_harness.cli import adapters, data, results, sources, tools, train
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import refusal
 
@@ -27,7 +27,15 @@ def dcsft() -> None:
     """  # noqa: D301 - click reads the \b
 
 
-for group in (tools.early, sources.commands, data.commands, train.commands, results.commands, tools.late):
+for group in (
+    tools.early,
+    sources.commands,
+    data.commands,
+    train.commands,
+    adapters.commands,
+    results.commands,
+    tools.late,
+):
     for command in group:
         dcsft.add_command(command)
 
@@ -50,12 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         said = "interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
-        if ranks.rank() == 0:
+        if ranks.rank() == 0 and not ranks.watched():
             click.echo(f"dcsft: {said}", err=True)
         return 130
     except ranks.FailedElsewhere:
-        return 1
+        return ranks.ELSEWHERE if ranks.watched() else 1
     except HarnessError as error:
+        if isinstance(error, ranks.Lost) and ranks.watched():
+            return ranks.ELSEWHERE
         click.echo(f"dcsft{f' (rank {ranks.rank()})' if ranks.rank() else ''}: {error}", err=True)
         return 1
     except OSError as error:
@@ -89,9 +99,12 @@ def _calm() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "LOGURU_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore",
     }.items():
         os.environ.setdefault(name, value)
+    if "datasets" in sys.modules:  # a caller in this process has it, which read the variable long ago
+        sys.modules["datasets"].disable_progress_bars()
     if not sys.warnoptions:
         import warnings
 
@@ -100,4 +113,6 @@ def _calm() -> None:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    ranks.ending()
+    sys.exit(code)

@@ -14,9 +14,9 @@ Report = Callable[..., None]
 
 
 @contextlib.contextmanager
-def stage(title: str) -> Iterator[Report]:
-    """Shows a stage's progress on stderr; the report takes (done, in all)."""
-    if ranks.rank() > 0 or not sys.stderr.isatty():
+def stage(title: str, shown: bool = True) -> Iterator[Report]:
+    """Shows a stage's progress on stderr, if it is `shown`; the report takes (done, in all)."""
+    if not shown or ranks.rank() > 0 or not sys.stderr.isatty():
         yield lambda done, total, **figures: None
         return
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`dcsft evaluate` and `dcsft leaderboard`: from an adapter to a table."""
+"""`dcsft evaluate`, `dcsft leaderboard` and `dcsft compare-cost`: from an adapter to a table."""
 
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,27 @@ def build(output: Path, own: str, ood: str, metrics: tuple[str, ...], **options:
         click.echo(f"dcsft: left out: {reason}", err=True)
 
 
+@leaderboard.command()
+@click.argument("board", type=FOLDER)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+)
+def serve(board: Path, port: int) -> None:
+    """Show a leaderboard's page at an address of this machine; page/index.html opens without it too.
+
+    \b
+    dcsft leaderboard serve board
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.leaderboard.serve import HOST, server
+
+    with server(board, port) as running:
+        click.echo(f"http://{HOST}:{running.server_port}/ until Ctrl-C")
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("")
+
+
 def _distributions(own: str, ood: str) -> dict[str, str]:
     """Task -> "id" or "ood".
 
@@ -112,4 +133,34 @@ def _metrics(given: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-commands = (evaluate, leaderboard)
+@click.command("compare-cost")
+@click.argument("artefacts", type=FOLDER, nargs=-1, required=True)
+@click.option(
+    "--scores",
+    type=FOLDER,
+    multiple=True,
+    help="A folder of scores of one of them, or of a checkpoint inside it; repeat it.",
+)
+@click.option("--baseline", help="The run that ratios are taken to; default the first.")
+@click.option("--output", type=FOLDER, help="Also write it there, as Markdown, CSV and JSON.")
+def compare_cost(
+    artefacts: tuple[Path, ...], scores: tuple[Path, ...], baseline: str | None, output: Path | None
+) -> None:
+    """Say what trainings cost side by side, with the drawing that their labels came from.
+
+    ARTEFACTS are adapters and checkpoints of `dcsft train`. Shown as well: where each run stood when the
+    cheapest had ended, in samples, tokens and time.
+
+    \b
+    dcsft compare-cost sft dc-sft grpo --scores scores-sft --scores scores-dc-sft --scores scores-grpo
+    """  # noqa: D301 - click reads the \b
+    if output is not None:
+        options = {"artefacts": list(artefacts), "scores": list(scores), "baseline": baseline}
+        show_table(run_stage("compare-cost", output, options))
+        return
+    from dcsft_harness import costs
+
+    show_table({"table": costs.markdown(costs.build(artefacts, None, scores, baseline))})
+
+
+commands = (evaluate, leaderboard, compare_cost)

@@ -19,9 +19,11 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     from dcsft_harness.stages import STAGES
 
     clock = bar.Clock()
-    with bar.stage(verb) as report:
+    # The first process of a launch shows the bar, and this one, which waits for it, says how it ended.
+    launches = options.get("num_processes") not in (None, 1, "1")
+    with bar.stage(verb, shown=not launches) as report:
         notes = STAGES[verb](output, report, **options)
-    if ranks.rank() == 0:
+    if ranks.rank() == 0 and not ranks.watched():
         bar.closing(verb, SAID[verb](notes), clock, output)
     return notes
 
@@ -83,6 +85,31 @@ def _overlap(notes: Mapping[str, Any]) -> str:
     return f"{shared}; pairs: {'; '.join(tasks)}"
 
 
+def _merged(notes: Mapping[str, Any]) -> str:
+    """What was merged by part, and how near the merged model comes to what it replaces."""
+    parts = ", ".join(
+        f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
+    )
+    found = notes["parity"]
+    said = [
+        f"{notes['dtype']}, changed modules: {parts}",
+        f"on {found['prompts']} prompts of {found['source']} logits differ by at most "
+        f"{found['in_deviations']:.1g} standard deviations (the adapter's effect: {found['effect']:.2g})",
+        f"same arg-max {_percent(found['same_argmax'])}",
+        f"same answers {found['same_answers']}/{found['prompts']}",
+    ]
+    if found["rounded_away"]:
+        said.append(f"{len(found['rounded_away'])} modules' updates are too small for {notes['dtype']}")
+    if notes["trained_on"] is False:
+        said.append("another base than the adapter was trained on")
+    return "; ".join(said)
+
+
+def _pretrained(notes: Mapping[str, Any]) -> str:
+    losses = (f"{name} loss {value:.3f}" for name, value in notes["losses"].items())
+    return ", ".join([f"{notes['parameters']} parameters", *losses])
+
+
 LEFT_OUT = {
     "unlabelled": "of the pool unlabelled",
     "excluded": "excluded for an image that is evaluated",
@@ -99,6 +126,7 @@ COUNTED = {"unlabelled": "unlabelled", "censored": "settled early, without a pas
 """Note -> what the closing line calls it where there are any."""
 
 SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "digits pretrain": _pretrained,
     "sample": _sampled,
     "label": _labelled,
     "data overlap": _overlap,
@@ -106,14 +134,16 @@ SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train cold-start": _trained,
     "train sft": _trained,
     "train grpo": _trained,
+    "merge": _merged,
     "evaluate": _tasks,
     "leaderboard build": lambda notes: ", ".join(
         [f"{notes['rows']} rows", *([f"{len(notes['left_out'])} left out"] if notes["left_out"] else [])]
     ),
+    "compare-cost": lambda notes: f"{notes['rows']} runs",
 }
 """Verb -> what its closing line says of the notes."""
 
 
 def show_table(notes: Mapping[str, Any]) -> None:
-    """Prints a leaderboard's table on stdout."""
+    """Prints a table on stdout."""
     click.echo(notes["table"])

@@ -1,10 +1,13 @@
 """The verbs beside the data flow: quickstart, run, tasks, digits and the lmms-eval passthrough."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from dcsft_harness.cli.running import run_stage
 from dcsft_harness.cli.sources import data_root
+from dcsft_harness.digits.blank import ARCHITECTURES
 from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -54,6 +57,22 @@ def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> No
     from dcsft_harness.cli.recipe import run_recipe
 
     run_recipe(recipes, output, dry_run, scale)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="A .md file.")
+def results(runs: tuple[Path, ...], output: Path) -> None:
+    """Write a page of what runs of recipes show: tables, pictures, and what became of each claim.
+
+    \b
+    dcsft run paradigms difficulty --output runs/digits
+    dcsft results runs/digits --output results.md
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.leaderboard.results import write
+
+    said = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
+    click.echo(f"results: {said} -> {output}", err=True)
 
 
 @click.group()
@@ -126,17 +145,23 @@ def digits_path() -> None:
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--architecture", type=click.Choice(ARCHITECTURES), default=ARCHITECTURES[0], show_default=True)
+@click.option(
+    "--families",
+    help="What it learns, comma-separated: naming,scene,ground,sum.  [default: all four]",
+)
 @click.option("--output", type=FOLDER, required=True)
-def digits_pretrain(steps: int, batch_size: int, learning_rate: float, seed: int, output: Path) -> None:
-    """Make the base checkpoint again from nothing (about 48 minutes on one core)."""
-    from dcsft_harness.cli import bar
-    from dcsft_harness.digits.pretrain import pretrain
+def digits_pretrain(output: Path, families: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Make the base checkpoint again from nothing (about 48 minutes on one core), or another one.
 
-    clock = bar.Clock()
-    with bar.stage("digits pretrain") as report:
-        notes = pretrain(output, steps, batch_size, learning_rate, seed, report)
-    said = ", ".join(f"{name} loss {value:.3f}" for name, value in notes["losses"].items())
-    bar.closing("digits pretrain", said, clock, output)
+    \b
+    dcsft digits pretrain --output base
+    dcsft digits pretrain --architecture qwen3_vl --families naming \\
+      --steps 600 --learning-rate 6e-3 --output other
+    """  # noqa: D301 - click reads the \b
+    if families is not None:
+        options["families"] = [name.strip() for name in families.split(",") if name.strip()]
+    run_stage("digits pretrain", output, options)
 
 
 @click.command(
@@ -154,5 +179,5 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
     click.get_current_context().exit(command_line(list(arguments)))
 
 
-early = (quickstart, run)
+early = (quickstart, run, results)
 late = (tasks, digits, lmms_eval)

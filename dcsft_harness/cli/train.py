@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dcsft_harness.cli.adapters import hub_options, pushing
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import (
@@ -19,6 +20,7 @@ from dcsft_harness.training.config import (
 )
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+LAUNCH = ("num_processes", "launch")
 Command = Callable[..., Any]
 
 
@@ -56,6 +58,7 @@ def options_of(config: type[TrainingConfig]) -> Callable[[Command], Command]:
 
 
 def _shared(command: Command) -> Command:
+    command = hub_options(command)
     for option in (
         click.option(
             "--config",
@@ -66,6 +69,17 @@ def _shared(command: Command) -> Command:
             "--resume",
             is_flag=True,
             help="Go on from the newest checkpoint of an interrupted run; begin anew where there is none.",
+        ),
+        click.option(
+            "--launch",
+            metavar="NAME|FILE",
+            help="How the processes share the model: ddp (the default), zero2, zero3 or fsdp2, or a "
+            "configuration file of `accelerate launch`.",
+        ),
+        click.option(
+            "--num-processes",
+            type=int,
+            help="Train in so many processes, one a GPU, through `accelerate launch`.",
         ),
         click.option("--output", type=FOLDER, required=True),
         click.option(
@@ -98,7 +112,7 @@ def _given(
             raise HarnessError(f"--config {config} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(read, dict):
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one a line")
-        known = {field.name for field in fields(kind)}
+        known = {*LAUNCH, *(field.name for field in fields(kind))}
         for name, value in read.items():
             (ours if name in known else extra)[str(name)] = value
     for text in trl:
@@ -113,6 +127,20 @@ def _given(
     return {**ours, **given}
 
 
+def _run(
+    verb: str,
+    kind: type[TrainingConfig],
+    output: Path,
+    config: Path | None,
+    trl: tuple[str, ...],
+    push_to_hub: str | None,
+    private: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    with pushing(output, push_to_hub, private):
+        run_stage(verb, output, _given(kind, options, config, trl))
+
+
 @click.group()
 def train() -> None:
     """Train with TRL and PEFT: curated set -> adapter."""
@@ -121,26 +149,26 @@ def train() -> None:
 @train.command("cold-start")
 @_shared
 @options_of(ColdStartConfig)
-def cold_start(output: Path, config: Path | None, trl: tuple[str, ...], **options: str | None) -> None:
+def cold_start(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Train all parameters on a cold-start split.
 
     \b
     dcsft train cold-start --model digits --data dcsft_digits_cold --learning-rate 3e-4 --output cold
     """  # noqa: D301 - click reads the \b
-    run_stage("train cold-start", output, _given(ColdStartConfig, options, config, trl))
+    _run("train cold-start", ColdStartConfig, **options)
 
 
 @train.command("sft")
 @_shared
 @_adapter
 @options_of(SftConfig)
-def sft(output: Path, config: Path | None, trl: tuple[str, ...], **options: str | None) -> None:
+def sft(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Train a LoRA adapter on a curated set, or with --full all parameters.
 
     \b
     dcsft train sft --model cold --data curated --learning-rate 1e-3 --max-steps 100 --output adapter
     """  # noqa: D301 - click reads the \b
-    run_stage("train sft", output, _given(SftConfig, options, config, trl))
+    _run("train sft", SftConfig, **options)
 
 
 @train.command("grpo")
@@ -149,7 +177,7 @@ def sft(output: Path, config: Path | None, trl: tuple[str, ...], **options: str 
 @click.option("--scorer", help="How answers of a JSONL --data are judged.")
 @click.option("--image-root", help="Where relative image paths of a JSONL --data start.")
 @options_of(GrpoConfig)
-def grpo(output: Path, config: Path | None, trl: tuple[str, ...], **options: str | None) -> None:
+def grpo(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Train by GRPO, with the task's own scorer as reward.
 
     --data is a curated set, a task, or a JSONL file. Completions are drawn by transformers, or by vLLM
@@ -158,7 +186,7 @@ def grpo(output: Path, config: Path | None, trl: tuple[str, ...], **options: str
     \b
     dcsft train grpo --model cold --data dcsft_digits_pool --learning-rate 1e-3 --max-steps 100 --output rl
     """  # noqa: D301 - click reads the \b
-    run_stage("train grpo", output, _given(GrpoConfig, options, config, trl))
+    _run("train grpo", GrpoConfig, **options)
 
 
 commands = (train,)

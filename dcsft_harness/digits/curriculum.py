@@ -1,5 +1,7 @@
 """What pre-training sees: endless seeded examples of the three families, easy ones first."""
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +121,9 @@ def adding(digits: Digits, rng: np.random.Generator, progress: float) -> Example
 MAKERS = {"naming": naming, "scene": describing, "ground": grounding, "sum": adding}
 
 
-def batch(digits: Digits, rng: np.random.Generator, progress: float, size: int) -> list[Example]:
+def batch(
+    digits: Digits, rng: np.random.Generator, progress: float, size: int, families: Sequence[str] = FAMILIES
+) -> list[Example]:
     """`size` examples at a point of the curriculum.
 
     Args:
@@ -127,9 +131,26 @@ def batch(digits: Digits, rng: np.random.Generator, progress: float, size: int) 
         rng: the only source of randomness.
         progress: share of the steps already taken, 0..1.
         size: number of examples; see `PHASES` for the mix.
+        families: the ones to draw, some of `FAMILIES` in their order; each keeps its weight against the
+            others, and where none has a turn yet all have the same.
     """
-    families = rng.choice(FAMILIES, size=size, p=phase(progress).mix)
-    return [MAKERS[str(family)](digits, rng, progress) for family in families]
+    mix = dict(zip(FAMILIES, phase(progress).mix, strict=True))
+    weights = np.array([mix[name] for name in families])
+    if len(families) < len(FAMILIES):
+        weights = weights / weights.sum() if weights.any() else np.full(len(families), 1 / len(families))
+    drawn = rng.choice(families, size=size, p=weights)
+    return [MAKERS[str(family)](digits, rng, progress) for family in drawn]
+
+
+def thousandths(example: Example) -> Example:
+    """The example with the boxes of its answer in thousandths of the picture's width and height."""
+
+    def scaled(found: re.Match[str]) -> str:
+        sides = (example.image.width, example.image.height) * 2
+        pairs = zip(found.groups(), sides, strict=True)
+        return str([round(1000 * int(value) / side) for value, side in pairs])
+
+    return example._replace(answer=re.sub(r"\[(\d+), (\d+), (\d+), (\d+)\]", scaled, example.answer))
 
 
 def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:

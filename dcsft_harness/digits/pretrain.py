@@ -1,4 +1,4 @@
-"""Makes the embedded base checkpoint from nothing: tokenizer, curriculum and training."""
+"""Makes a base checkpoint from nothing, the embedded one or another: tokenizer, curriculum and training."""
 
 import math
 import time
@@ -16,13 +16,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from dcsft_harness import manifest
 from dcsft_harness.digits import blank, curriculum, splits
 from dcsft_harness.digits.curriculum import Example
+from dcsft_harness.digits.pretrain_config import PretrainConfig
+from dcsft_harness.models.conventions import box_space
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def patches(image: Image.Image) -> NDArray[np.float32]:
-    """What Qwen2.5-VL's image processor makes of a picture that needs no resizing, in a tenth of the time.
+    """What `blank.processor` makes of a picture that needs no resizing, in a tenth of the time.
 
     Args:
         image: RGB, both sides multiples of 28 pixels.
@@ -100,32 +102,34 @@ def optimizers(model: torch.nn.Module, peak: float) -> list[torch.optim.Optimize
 
 
 def train(
-    steps: int, batch_size: int, peak: float, seed: int, report: Callable[[int, int], None] | None = None
+    config: PretrainConfig, report: Callable[[int, int], None] | None = None
 ) -> tuple[Any, Any, dict[str, float]]:
     """Trains from random weights.
 
     Args:
-        steps: optimizer steps; the curriculum spreads over them.
-        batch_size: examples a step.
-        peak: the highest learning rate; see `optimizers`.
-        seed: of weights and examples. With the same number of threads a run repeats exactly.
+        config: the settings. With the same number of threads a run repeats exactly.
         report: called with (steps done, steps in all).
 
     Returns:
         The model, its processor, and the mean loss per answer token of each family over the last
         hundred steps, in nats.
     """
-    torch.manual_seed(seed)
-    rng = np.random.Generator(np.random.PCG64(seed))
+    torch.manual_seed(config.seed)
+    rng = np.random.Generator(np.random.PCG64(config.seed))
     digits = splits.split("pretrain")
     tokens = blank.tokenizer(curriculum.corpus(digits, rng))
-    processor, model = blank.processor(tokens), blank.model(tokens)
-    both = optimizers(model, peak)
-    schedulers = [LambdaLR(one, lambda step: schedule(step, steps)) for one in both]
-    losses: dict[str, deque[float]] = {name: deque(maxlen=batch_size * 25) for name in curriculum.FAMILIES}
+    processor, model = blank.processor(tokens, config.architecture), blank.model(tokens, config.architecture)
+    scaled = box_space(config.architecture) == "norm1000"
+    both = optimizers(model, config.learning_rate)
+    schedulers = [LambdaLR(one, lambda step: schedule(step, config.steps)) for one in both]
+    kept = config.batch_size * 25
+    losses: dict[str, deque[float]] = {name: deque(maxlen=kept) for name in config.families}
     model.train()
-    for step in range(steps):
-        examples = curriculum.batch(digits, rng, step / steps, batch_size)
+    for step in range(config.steps):
+        progress = step / config.steps
+        examples = curriculum.batch(digits, rng, progress, config.batch_size, config.families)
+        if scaled:
+            examples = [curriculum.thousandths(example) for example in examples]
         per_example = _losses(model, collate(examples, tokens))
         model.zero_grad()
         per_example.mean().backward()  # type: ignore[no-untyped-call]
@@ -136,7 +140,7 @@ def train(
         for example, value in zip(examples, per_example.tolist(), strict=True):
             losses[example.family].append(value)
         if report is not None:
-            report(step + 1, steps)
+            report(step + 1, config.steps)
     return model, processor, {name: float(np.mean(values)) for name, values in losses.items() if values}
 
 
@@ -150,22 +154,16 @@ def _losses(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:  # noq
 
 
 def pretrain(
-    output: Path,
-    steps: int,
-    batch_size: int,
-    peak: float,
-    seed: int,
-    report: Callable[[int, int], None] | None = None,
+    output: Path, config: PretrainConfig, report: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Makes the base checkpoint and writes it as an artefact.
+    """Makes a base checkpoint and writes it as an artefact.
 
     Returns:
         The manifest's notes: parameters, seconds and the last losses by family.
     """
-    config = {"steps": steps, "batch_size": batch_size, "learning_rate": peak, "seed": seed}
     started = time.monotonic()
-    with manifest.writing("checkpoint", output, config) as draft:
-        model, processor, losses = train(steps, batch_size, peak, seed, report)
+    with manifest.writing("checkpoint", output, config.as_dict()) as draft:
+        model, processor, losses = train(config, report)
         model.save_pretrained(draft.folder)
         processor.save_pretrained(draft.folder)
         draft.notes.update(

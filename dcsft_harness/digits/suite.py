@@ -91,6 +91,7 @@ SETS: dict[str, Callable[[str], Iterator[Row]]] = {
     "dcsft_digits_r": lambda name: _naming(splits.split("eval"), 1, True, name),
     "dcsft_digits_a": lambda name: _naming(splits.adversarial(), 4, False, name),
     "dcsft_digits_pool": lambda name: _naming(splits.split("pool"), 2, False, name),
+    "dcsft_digits_pool_large": lambda name: _naming(splits.split("pool"), 10, False, name),
     "dcsft_digits_cold": lambda name: _naming(splits.split("cold"), 4, False, name),
     "dcsft_digits_ground": lambda name: _grounding(splits.split("eval"), 300, "short", name),
     "dcsft_digits_ground_l4": lambda name: _grounding(splits.split("eval"), 300, "long", name),
@@ -133,6 +134,8 @@ def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only wh
 def _build(name: str, folder: Path) -> None:
     from datasets import Dataset, Features, Image, List, Value
 
+    from dcsft_harness.dataset_folder import png
+
     text, number = Value("string"), Value("int64")
     features = Features(
         {
@@ -149,7 +152,8 @@ def _build(name: str, folder: Path) -> None:
     )
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        Dataset.from_list(list(SETS[name](name)), features=features).save_to_disk(str(unfinished))
+        rows = [{**row, "image": png(row["image"])} for row in SETS[name](name)]
+        Dataset.from_list(rows, features=features).save_to_disk(str(unfinished))
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -4,7 +4,7 @@ lmms-eval's own command line exits with 0 whatever happens; here an unknown name
 not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
 """
 
-from dcsft_harness.harness.documents import describe, describe_without_images, score_of
+from dcsft_harness.harness.documents import describe, describe_item, describe_without_images, score_of
 from dcsft_harness.harness.images import stored_images
 from dcsft_harness.harness.passthrough import command_line
 from dcsft_harness.harness.running import Answered, Progress, check_model, filtered, open_model, run
@@ -16,6 +16,7 @@ __all__ = [
     "check_model",
     "command_line",
     "describe",
+    "describe_item",
     "describe_without_images",
     "filtered",
     "make_task",

@@ -6,6 +6,7 @@ from typing import Any
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.sources import prepared
 
 
 def score_of(task: Any, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:  # noqa: ANN401
@@ -56,13 +57,29 @@ def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa:
         parts = [part for message in messages for part in _parts(message["content"])]
         images = [part["url"] for part in parts if part["type"] == "image"]
         # Pictures that a task opened by path are read here and not before.
-        contents = [records.pixels(image) for image in images]
+        contents = [_content(image) for image in images]
     except (OSError, SyntaxError, DecompressionBombError) as error:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
         ) from error
     prompt = "\n".join(part["text"] for part in parts if part["type"] == "text")
     return _item(task, doc_id, doc, prompt, contents), images
+
+
+def describe_item(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401
+    """The item of `describe` alone; of prepared data no picture is decoded.
+
+    Raises:
+        HarnessError: an image cannot be read; names task and document.
+    """
+    with prepared.unopened():
+        return describe(task, doc_id)[0]
+
+
+def _content(image: Any) -> bytes:  # noqa: ANN401 - a PIL image
+    """What stands for an image in its item's id."""
+    kept = image.info.get(prepared.DIGEST)
+    return kept if isinstance(kept, bytes) else records.pixels(image)
 
 
 def describe_without_images(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401

@@ -1,6 +1,6 @@
 """The images of a pool's items as rollouts keep them, read one item at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +9,62 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.harness.documents import describe
 
 
-def stored_images(task: Any, items: Iterable[records.Item]) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
+def stored_images(
+    task: Any,  # noqa: ANN401
+    items: Iterable[records.Item],
+    refused: Collection[int] = (),
+) -> Iterator[list[dict[str, Any]]]:
     """The images of each item as `datasets` stores them, read one item at a time.
 
     A file stays as it is where it holds just the RGB pixels that the task shows: one in the document itself,
     if its files are the item's images, all of them and unchanged, or one that the task opened by its path.
     Other images become PNG files.
 
+    Args:
+        task: as `harness.open_tasks` gives it.
+        items: its items, as `describe` or `describe_item` gave them.
+        refused: doc_ids of items that have no responses: what cannot be read of their images is left out.
+
     Raises:
         HarnessError: an image cannot be read, or is another than when the item was described.
     """
-    held = _held_files(task.eval_docs)
+    held, known_by = _held_files(task.eval_docs)
     for item in items:
         files = [(file, _picture(file)) for file in held(item.doc_id)]
-        contents = [records.pixels(picture) for _, picture in files if picture is not None]
+        contents = [known_by(picture) for _, picture in files if picture is not None]
         if len(contents) == len(files) and _is_of(item, contents):
             yield [file for file, _ in files]
             continue
-        images = describe(task, item.doc_id)[1]
-        if not _is_of(item, [records.pixels(image) for image in images]):
-            raise HarnessError(
-                f"task {item.task}, doc_id {item.doc_id}: its images have changed since the run began",
-                "Put the former ones back",
-            )
-        yield [_opened_file(image) or dataset_folder.png(image) for image in images]
+        try:
+            yield _images_now(task, item)
+        except HarnessError:
+            if item.doc_id not in refused:
+                raise
+            yield []
+
+
+def _images_now(task: Any, item: records.Item) -> list[dict[str, Any]]:  # noqa: ANN401
+    found, images = describe(task, item.doc_id)
+    if found.item_id != item.item_id:
+        raise HarnessError(
+            f"task {item.task}, doc_id {item.doc_id}: its images have changed since the run began",
+            "Put the former ones back",
+        )
+    return [_opened_file(image) or dataset_folder.png(image) for image in images]
 
 
 def _is_of(item: records.Item, contents: list[bytes]) -> bool:
     return records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
 
 
-def _held_files(docs: Any) -> Callable[[int], list[dict[str, Any]]]:  # noqa: ANN401 - a datasets.Dataset, or a list
-    """What gives the image files that a document holds, by doc_id."""
+def _held_files(docs: Any) -> tuple[Callable[[int], list[dict[str, Any]]], Callable[[Any], bytes]]:  # noqa: ANN401
+    """What gives the image files that a document holds, by doc_id, and what an item's id knows each by."""
     from datasets import Dataset, Image, List, Value
 
     if not isinstance(docs, Dataset):
-        return lambda doc_id: []
+        return lambda doc_id: [], records.pixels
     if "source" in docs.features and docs.features.get("images") == List(Value("int64")):
-        return lambda doc_id: _published_files(docs[doc_id])
+        return lambda doc_id: _published_files(docs[doc_id]), records.pixel_digest
     listed = {name: kind.feature for name, kind in docs.features.items() if isinstance(kind, List)}
     names = [name for name, kind in {**docs.features, **listed}.items() if isinstance(kind, Image)]
     files = docs.select_columns(names).with_format("arrow")  # where images stay encoded
@@ -56,7 +74,7 @@ def _held_files(docs: Any) -> Callable[[int], list[dict[str, Any]]]:  # noqa: AN
         cells = [cell if name in listed else [cell] for row in rows for name, cell in row.items()]
         return [file for cell in cells for file in cell or [] if file is not None]
 
-    return held
+    return held, records.pixels
 
 
 def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:

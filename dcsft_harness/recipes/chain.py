@@ -47,7 +47,7 @@ def _tasks(stage: Stage) -> list[str]:
 
 def _brought(options: Mapping[str, Any]) -> list[str]:
     """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
-    named = ("data", "model", "adapter", "rollouts", "labels", "exclude", "reviewed")
+    named = ("data", "model", "adapter", "base", "rollouts", "labels", "exclude", "reviewed")
     texts = [str(options[name]) for name in named if name in options]
     texts += map(str, options.get("results", []))
     texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]

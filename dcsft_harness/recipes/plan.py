@@ -8,9 +8,16 @@ from typing import Any
 from dcsft_harness.recipes import estimate
 from dcsft_harness.recipes.recipe import Recipe, Stage, filled
 
-POSITIONAL = {"label": "rollouts", "curate": "labels", "leaderboard build": "results", "data overlap": "pool"}
+POSITIONAL = {
+    "label": "rollouts",
+    "curate": "labels",
+    "leaderboard build": "results",
+    "data overlap": "pool",
+    "compare-cost": "artefacts",
+    "merge": "adapter",
+}
 """Verb -> the option of its stage that its command takes without a name."""
-REPEATED = {"mix"}
+REPEATED = {"mix", "scores"}
 """Options that are given once for each value; other lists are one value with commas."""
 
 

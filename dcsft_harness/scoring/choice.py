@@ -12,6 +12,7 @@ question. Strongest first, and the first that states one option decides:
 5. a weaker cue ("the result is"); the last line, if it is a label or an option; the sentence that
    concludes.
 
+What only asks ("is it B?"), or is weighed and found less likely, is taken away first; see `asides`.
 A response in which none of these states exactly one option has no answer: there is no nearest
 option and no random one. Where the last statement names none of the options ("the answer is 16",
 "(E)" of four, "none of these") or the last box holds none, no earlier one is taken in its place. A
@@ -25,10 +26,18 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.cues import Cue
+from dcsft_harness.scoring.asides import settled
+from dcsft_harness.scoring.cues import Cue, has_key
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
 from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
-from dcsft_harness.scoring.plain_text import before_run_on, bounded, last_words, plain, sentences
+from dcsft_harness.scoring.plain_text import (
+    before_run_on,
+    bounded,
+    last_sentence,
+    last_words,
+    plain,
+    sentences,
+)
 from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
 from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
@@ -110,12 +119,14 @@ def _find(part: str, options: OptionSet) -> int | None:
     if thinking and _is_cut(part):
         return None
     for length in LAST_WORDS:  # only to save time: the last statement of the whole is found as well
-        if len(part) > 2 * length:
-            found = next(stated(plain(last_words(part, length)), options), None)
+        long = len(part) > 2 * length and (length < 200 or "\\" in part)
+        ending = last_words(part, length) if long else ""
+        if has_key(ending):
+            found = next(stated(settled(plain(ending)), options), None)
             if found is not None and found != NO_OPTION:
                 return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
-    return next(_found(plain(part), options, conclude=not boxed), None)
+    return next(_found(settled(plain(part)), options, conclude=not boxed), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:
@@ -149,14 +160,11 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
 
 def _ended(text: str, options: OptionSet) -> Iterator[int]:
     """What the rule 5 finds: the option of the last line, or the one that the sentences conclude."""
-    parts = sentences(text)
-    if not parts:
-        return
-    last = parts[-1]
-    if len(parts) > 1 and not is_listing(last):
+    last, is_one_of_several = last_sentence(text)
+    if is_one_of_several and not is_listing(last):
         yield from _present(label(last, options), options.begun(last), options.named(last))
     if not _is_cut(text):
-        yield from _concluded(parts, options)
+        yield from _concluded(text, last, options)
 
 
 def _present(*candidates: int | None) -> Iterator[int]:
@@ -172,20 +180,24 @@ def _is_cut(text: str) -> bool:
     return len(text) > 400 and text[-1].isalnum()
 
 
-def _concluded(parts: list[str], options: OptionSet) -> Iterator[int]:
+def _concluded(text: str, last: str, options: OptionSet) -> Iterator[int]:
     """The option that the sentences conclude, from the last one and those that begin with "so"."""
-    last = parts[-1]
     lettered = bracketed(last, options)
     if lettered:
         yield from lettered if len(lettered) == 1 else ()
         return
     yield from _present(chosen(last, options))
-    for part in reversed(parts):
-        if _CONCLUDES.match(part) or (options.numeric and part is last):
+    if options.numeric and not options.given_up(last):
+        yield from _present(conclusion(last, options))
+    if has_digit(last) if options.numeric else not options.may_be_mentioned(text):
+        return  # the number that was concluded is no option
+    parts = sentences(text)
+    for part in reversed(parts[:-1] if options.numeric else parts):
+        if _CONCLUDES.match(part):
             if not options.given_up(part):
                 yield from _present(conclusion(part, options))
             if options.numeric and has_digit(part):
-                return  # the number that was concluded is no option
+                return
     if not options.numeric:
         overall = [found for part in parts for found in _mentioned(part, options)]
         yield from overall[:1] if len(set(overall)) == 1 else ()

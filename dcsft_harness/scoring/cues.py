@@ -32,6 +32,9 @@ _KEYS = (
     *("accurate", "likely", "chosen", "selected", "matching", "only"),
 )
 _CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :", "而是")
+_CHINESE_KEY = re.compile(f"[{''.join({key[0] for key in _CHINESE_KEYS})}]")
+_MARKS = "*_`$}"
+"""Markup that may stand in the middle of a word."""
 # "the correct answer to this question is", "Answer:", "the option letter, ", "答案是", "故选"
 _AFTER_NOUN = re.compile(
     r"(?:s?\b(?:\sletter)?"
@@ -45,6 +48,12 @@ _ARTICLE = re.compile(rf"\b(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?$")
 _BE = re.compile(
     r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
     r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:the\s)?(?:one\s|option\s|most\s)?$"
+)
+# What these two end in, before a space: a quick look that spares most searches.
+_BEFORE_NOUN = ("the", "choice", *re.findall(r"[a-z]+", _RIGHT))
+_BEFORE_ADJECTIVE = (
+    *("is", "are", "be", "seems", "appears", "indeed", "therefore", "thus", "also", "the", "one"),
+    *("option", "most"),
 )
 _ADJECTIVE = re.compile(rf"(?:{_RIGHT}|answer|choice)\b")
 
@@ -86,6 +95,20 @@ def cues(text: str) -> Iterator[Cue]:
                 return
 
 
+def has_key(text: str) -> bool:
+    """Whether there can be a cue in a text with its markup; only to save time."""
+    lowered = text.lower()
+    for mark in _MARKS:
+        if mark in lowered:  # "**A**nswer"
+            lowered = lowered.replace(mark, "")
+    if not lowered.isascii() and _CHINESE_KEY.search(lowered):
+        return True
+    for key in _KEYS:  # a loop, as `any` costs more than most of the searches
+        if key in lowered:
+            return True
+    return False
+
+
 def _places(lowered: str) -> list[tuple[int, str]]:
     """Where the keys stand; to look for each in turn is the fastest way."""
     places = []
@@ -105,7 +128,13 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
     if start and lowered[start - 1].isalpha() and lowered[start - 1].isascii():
         return None
     context = max(0, start - _CONTEXT)
-    if key in ("answer", "ans") or key in _NOUNS and _ARTICLE.search(lowered, context, start):
+    led = start > 0 and lowered[start - 1].isspace()
+    if key in ("answer", "ans") or (
+        key in _NOUNS
+        and led
+        and lowered.endswith(_BEFORE_NOUN, context, start - 1)
+        and _ARTICLE.search(lowered, context, start)
+    ):
         after = _AFTER_NOUN.match(lowered, end)
         if after:
             return Cue(after.end(), True, False)
@@ -118,9 +147,11 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
     if key == "only" and _ONLY_LETTER.match(lowered, end):
         return Cue(end, True, False)
     if _ADJECTIVE.match(lowered, start):
-        before = _BE.search(lowered, context, start) or (
-            key == "correct" and _MARK.search(lowered, context, start)
-        )
+        before = (
+            led
+            and lowered.endswith(_BEFORE_ADJECTIVE, context, start - 1)
+            and _BE.search(lowered, context, start)
+        ) or (key == "correct" and _MARK.search(lowered, context, start))
         if before:
             return Cue(before.start(), False, False)
     return None

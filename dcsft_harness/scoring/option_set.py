@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 
 from dcsft_harness.scoring.expressions import same, value
+from dcsft_harness.scoring.occurrences import Occurrences
 from dcsft_harness.scoring.plain_text import plain
 from dcsft_harness.scoring.quantities import Quantity, amounts, compatible, quantity, spelled, split_unit
 
@@ -55,7 +56,11 @@ _PRODUCT = re.compile(r"(?<=[\w)])[*·](?=[a-zπ√(])")  # 2*√3 is 2√3, but
 
 def key(text: str) -> str:
     """The form in which whole texts are compared: plain, lower case, no spaces or outer stops."""
-    folded = "".join(plain(text).lower().strip(_EDGES).split())
+    return _key(plain(text))
+
+
+def _key(text: str) -> str:
+    folded = "".join(text.lower().strip(_EDGES).split())
     return _PRODUCT.sub("", folded.replace("^", "").replace("degrees", "°").replace("degree", "°"))
 
 
@@ -68,9 +73,13 @@ class OptionSet:
         self.letters = string.ascii_uppercase[: len(self.texts)]
 
     @cached_property
+    def _plain(self) -> tuple[str, ...]:
+        return tuple(map(plain, self.texts))
+
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The comparable text of each option."""
-        return tuple(key(text) for text in self.texts)
+        return tuple(map(_key, self._plain))
 
     @cached_property
     def are_letters(self) -> bool:
@@ -90,7 +99,7 @@ class OptionSet:
     @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:
         """The quantity that each option is, if it is one."""
-        return tuple(quantity(plain(text).strip()) for text in self.texts)
+        return tuple(quantity(text.strip()) for text in self._plain)
 
     @cached_property
     def has_quantities(self) -> bool:
@@ -100,7 +109,7 @@ class OptionSet:
     @cached_property
     def _values(self) -> tuple[tuple[float, str | None] | None, ...]:
         """The value and the unit of each option that is arithmetic, whether or not it is a plain number."""
-        return tuple(_value(plain(text).strip(_EDGES)) for text in self.texts)
+        return tuple(_value(text.strip(_EDGES)) for text in self._plain)
 
     @cached_property
     def _irrational(self) -> bool:
@@ -189,13 +198,13 @@ class OptionSet:
 
     def begun(self, text: str) -> int | None:
         """The option whose text a plain text begins with, followed by punctuation or the end."""
-        match = self._text_pattern.match(text.lower()) if self._text_pattern else None
-        if match is None:
+        found = self._occurrences.first(text[: self._longest].lower())
+        if found is None:
             return None
-        rest = text[match.end() :]
-        opens = match.group() in ("yes", "no") and _OPENS_SENTENCE.match(rest)
+        rest = text[len(found) :]
+        opens = found in ("yes", "no") and _OPENS_SENTENCE.match(rest)
         rest = rest.lstrip(" \"')")
-        return self._by_plain[match.group()] if opens or not rest or rest[0] in ".,;:!-\n(" else None
+        return self._by_plain[found] if opens or not rest or rest[0] in ".,;:!-\n(" else None
 
     def mentioned(self, sentence: str) -> list[int]:
         """The distinct options that a plain sentence affirms, in order of last mention.
@@ -205,14 +214,12 @@ class OptionSet:
         """
         lowered = sentence.lower()
         found: dict[int, None] = {}
-        spans = []
-        if self._text_pattern:
-            for match in self._text_pattern.finditer(lowered):
-                spans.append(match.span())
-                if self._affirmed(lowered, match):
-                    index = self._by_plain[match.group()]
-                    found.pop(index, None)
-                    found[index] = None
+        spans = self._occurrences.within(lowered)
+        for start, end in spans:
+            if _is_affirmed(lowered, start, end):
+                index = self._by_plain[lowered[start:end]]
+                found.pop(index, None)
+                found[index] = None
         for start, end, amount in amounts(sentence) if self.has_quantities else ():
             if any(a < end and start < b for a, b in spans):
                 continue
@@ -221,6 +228,12 @@ class OptionSet:
                 found.pop(equal, None)
                 found[equal] = None
         return list(found)
+
+    def may_be_mentioned(self, text: str) -> bool:
+        """Whether `mentioned` can find anything in a part of a text; only to save time."""
+        if self.has_quantities:
+            return True
+        return self._occurrences.any_in(text.lower())
 
     def given_up(self, sentence: str) -> bool:
         """Whether a sentence says that there is no telling, unless an option says so too."""
@@ -253,19 +266,12 @@ class OptionSet:
                 best = (distance, index if close else None)
         return best[1] if best else None
 
-    def _affirmed(self, lowered: str, match: "re.Match[str]") -> bool:
-        if match.group() in _WORDS_OF_SENTENCE:
-            after, before = lowered[match.end() :].lstrip(), lowered[: match.start()].rstrip()
-            alone = not after or after[0] in ".,;:!\"')"
-            return alone and (not before or before[-1] in ".,;:!\"'(" or before.endswith((" is", " be")))
-        return not _DENIED.search(lowered, max(0, match.start() - 30), match.start())
-
     @cached_property
     def _by_plain(self) -> dict[str, int]:
         """Plain lower-case text -> option, without letters and pure numbers, which have own rules."""
         by_plain: dict[str, int] = {}
-        for index, text in enumerate(self.texts):
-            folded = plain(text).lower().strip(_EDGES)
+        for index, text in enumerate(self._plain):
+            folded = text.lower().strip(_EDGES)
             folded = folded.removeprefix("the ").removeprefix("a ").removeprefix("an ")
             amount = self.quantities[index]
             bare_number = amount is not None and folded.lstrip("-+")[:1].isdigit()
@@ -278,11 +284,8 @@ class OptionSet:
         return by_plain
 
     @cached_property
-    def _text_pattern(self) -> "re.Pattern[str] | None":
-        if not self._by_plain:
-            return None
-        longest_first = sorted(self._by_plain, key=len, reverse=True)
-        return re.compile("|".join(_bounded_text(text) for text in longest_first))
+    def _occurrences(self) -> Occurrences:
+        return Occurrences(self._by_plain)
 
 
 def _value(text: str) -> tuple[float, str | None] | None:
@@ -292,12 +295,13 @@ def _value(text: str) -> tuple[float, str | None] | None:
     return None if number is None or parts is None else (number, parts[1])
 
 
-def _bounded_text(text: str) -> str:
-    """A pattern for the text as a whole: no letter, digit or operator continues it."""
-    before = r"(?<![a-z0-9_.√^/])" if text[0].isascii() and (text[0].isalnum() or text[0] in "-.") else ""
-    last = text[-1]
-    after = r"(?![a-z0-9_√π^/]|\.\d)" if last.isascii() and last.isalnum() else ""
-    return before + re.escape(text) + after
+def _is_affirmed(lowered: str, start: int, end: int) -> bool:
+    """Whether a sentence affirms the text that stands there: not "not ...", not "no" as a determiner."""
+    if lowered[start:end] in _WORDS_OF_SENTENCE:
+        after, before = lowered[end:].lstrip(), lowered[:start].rstrip()
+        alone = not after or after[0] in ".,;:!\"')"
+        return alone and (not before or before[-1] in ".,;:!\"'(" or before.endswith((" is", " be")))
+    return not _DENIED.search(lowered, max(0, start - 30), start)
 
 
 @lru_cache(maxsize=8192)

@@ -27,6 +27,8 @@ _STYLED = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathit|mathsf|mathbb|operatorname|boldsymbol|bm|mbox|fbox)"
     r"\s*\{([^{}]*)\}"
 )
+_STYLES = ("\\text", "\\math", "\\operatorname", "\\bold", "\\bm", "\\mbox", "\\fbox")
+"""What these begin with; to look for each first takes a third of the time."""
 _DEGREES = re.compile(r"\\(?:circ|degree)(?![a-z])\s?\}?")
 _RAISED = re.compile(r"[\^*]\s?\{?\s?°")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -40,8 +42,10 @@ _EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
-_BLANK_LINES = re.compile(r"\n[ \n]+")
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]?(?=\s)|\n|;(?=\s)")
+_ODD_SPACES = "\t\r\v\f\x1c\x1d\x1e\x1f"
+"""White space of ASCII beside the blank and the line end."""
+# It begins with all characters that it can begin with, which makes the search several times faster.
+_SENTENCE_END = re.compile(r"[.!?\n;](?:(?<=\n)|(?<=;)(?=\s)|(?<=[.!?])[\"')\]]?(?=\s))")
 
 # A model that goes on writing the next turn or the next question of a made-up prompt.
 _RUN_ON = re.compile(
@@ -95,7 +99,8 @@ def _without_latex(text: str) -> str:
     if "\\circ" in text or "\\degree" in text:
         text = _RAISED.sub("°", _DEGREES.sub("°", text))
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
-        text = _STYLED.sub(r"\1", text)
+        if any(style in text for style in _STYLES):
+            text = _STYLED.sub(r"\1", text)
         if "sqrt" in text:
             text = _ROOT.sub(_root, text)
         if "frac" in text:
@@ -109,7 +114,8 @@ def _same(match: "re.Match[str]") -> str:
 
 
 def _command(match: "re.Match[str]") -> str:
-    return _MEANS.get(match[1], match[1])
+    name: str = match[1]
+    return _MEANS.get(name, name)
 
 
 def plain(text: str) -> str:
@@ -130,18 +136,47 @@ def plain(text: str) -> str:
         text = _RATIO.sub(":", text)
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
-    return _collapsed(text).strip()
+    return _single_spaced(text).strip()
 
 
 def _collapsed(text: str) -> str:
     """Single spaces and line ends, so that no pattern can run long over white space."""
-    if "  " not in text and text.isprintable():  # most responses: one line
-        return text
-    if "\n" not in text:
-        return _SPACES.sub(" ", text)
-    if "  " in text or not text.replace("\n", "").isprintable():
+    if _may_have_odd_spaces(text):
         text = _SPACES.sub(" ", text)
-    return _BLANK_LINES.sub("\n", text.replace(" \n", "\n"))
+    return _single_spaced(text)
+
+
+def _single_spaced(text: str) -> str:
+    """`_collapsed` of a text without other white space; replacing is several times faster than a pattern."""
+    while "  " in text:
+        text = text.replace("  ", " ")
+    if "\n" in text:
+        text = text.replace(" \n", "\n")
+        while "\n " in text:
+            text = text.replace("\n ", "\n")
+        while "\n\n" in text:
+            text = text.replace("\n\n", "\n")
+    return text
+
+
+def _may_have_odd_spaces(text: str) -> bool:
+    if text.isascii():
+        for space in _ODD_SPACES:
+            if space in text:
+                return True
+        return False
+    return not (text.isprintable() or text.replace("\n", "").isprintable())
+
+
+def last_sentence(text: str) -> tuple[str, bool]:
+    """The last of the `sentences` of a stripped text, and whether others stand before it."""
+    start = 0
+    for window in (max(0, len(text) - 300), 0):
+        for match in _SENTENCE_END.finditer(text, window):
+            start = match.end()
+        if start:
+            break
+    return text[start:].strip(), text[:start].strip(" \n;") != ""
 
 
 def sentences(text: str) -> list[str]:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources.source import Picture
 
+FORMAT = 2
+"""Of the file of pictures; a prepared folder of another one is prepared again. 2: it has digests."""
 _FLUSH = 16 * 2**20
 """Bytes of pictures kept before they are written."""
 
@@ -57,10 +60,11 @@ class Album:
         from datasets import Features, Image, Value
 
         number = Value("int64")
-        features = Features({"name": Value("string"), "image": Image(), "width": number, "height": number})
+        columns = {"name": Value("string"), "image": Image(), "width": number, "height": number}
+        features = Features({**columns, "digest": Value("binary")})
         self._writer = Writer(path, features)
         self._known: dict[str, Picture] = {}
-        self._new: dict[str, bytes] = {}
+        self._new: dict[str, tuple[bytes, bytes]] = {}  # what is encoded, and its pixels' digest
         self._named: list[str] = []
         self._by_content: dict[bytes, Picture] = {}
         self.content = hashlib.sha256()
@@ -72,20 +76,20 @@ class Album:
         data = read()
         digest = hashlib.sha256(data).digest()
         if digest not in self._by_content:
-            width, height = _size(name, data)
-            self._by_content[digest] = Picture(self._writer.count + len(self._new), width, height)
-            self._new[name] = data
+            picture = _decoded(name, data)
+            self._by_content[digest] = Picture(self._writer.count + len(self._new), *picture.size)
+            self._new[name] = data, records.pixel_digest(picture)
         self._known[name] = self._by_content[digest]
         self._named.append(name)
         return self._known[name]
 
     def keep(self) -> None:
         """Writes the pictures that came with the row just made."""
-        for name, data in self._new.items():
+        for name, (data, digest) in self._new.items():
             image = {"bytes": data, "path": Path(name).name}
             known = self._known[name]
             row = {"name": name, "image": image, "width": known.width, "height": known.height}
-            self._writer.write(row, len(data))
+            self._writer.write({**row, "digest": digest}, len(data))
             self.content.update(hashlib.sha256(data).digest())
         self._new, self._named = {}, []
 
@@ -93,7 +97,7 @@ class Album:
         """Leaves out the pictures that came with the row just made."""
         for name in self._named:
             del self._known[name]
-        for data in self._new.values():
+        for data, _ in self._new.values():
             del self._by_content[hashlib.sha256(data).digest()]
         self._new, self._named = {}, []
 
@@ -103,17 +107,34 @@ class Album:
         return self._writer.count
 
 
-def _size(name: str, data: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image, every pixel of which was read."""
+def shown(data: bytes) -> Any:  # noqa: ANN401 - a PIL image
+    """An encoded picture as tasks show it: RGB, pixels as encoded (no EXIF rotation), the transparent white.
+
+    Drawings are often black on a transparent ground, which would otherwise turn black as well.
+
+    Raises:
+        OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: it cannot be decoded.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            return image.convert("RGB")
+        opaque = image.convert("RGBA")
+    ground = Image.new("RGB", opaque.size, "white")
+    ground.paste(opaque, mask=opaque.getchannel("A"))
+    return ground
+
+
+def _decoded(name: str, data: bytes) -> Any:  # noqa: ANN401 - a PIL image
+    """An encoded picture as it is `shown`, every pixel of which was read."""
     from PIL import Image, ImageFile
 
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         # lmms-eval tells the whole process to pass images that were cut short.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return image.width, image.height
+        return shown(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise HarnessError(
             f"the image {name} cannot be read ({error})",

@@ -25,7 +25,7 @@ class Files:
     def __init__(self, root: Path) -> None:
         """Looks at nothing yet."""
         self.root = root
-        self._archives: list[tuple[Path, zipfile.ZipFile, dict[str, str]]] | None = None
+        self._archives: list[tuple[Path, zipfile.ZipFile, dict[str, list[str]]]] | None = None
 
     def image(self, name: str, *folders: str) -> Callable[[], bytes]:
         """What reads an image.
@@ -72,18 +72,35 @@ class Files:
         return None
 
     def _packed(self, name: str) -> tuple[Path, zipfile.ZipFile, str] | None:
-        """The archive that has a file of this base name, and the file's path in it."""
+        """The archive that has a file of this name, or else of this base name, and the file's path in it.
+
+        What lies in an archive may be named from a folder of the archive's own name on.
+
+        Raises:
+            HarnessError: several files are named so, and they are not the same.
+        """
         if self._archives is None:
             self._archives = []
             for path in sorted(self.root.glob("*.zip")):
                 with telling_damage(path):
                     archive = zipfile.ZipFile(path)
-                members = {PurePosixPath(member).name: member for member in archive.namelist()}
+                members: dict[str, list[str]] = {}
+                for member in archive.namelist():
+                    members.setdefault(PurePosixPath(member).name, []).append(member)
                 self._archives.append((path, archive, members))
         base = PurePosixPath(name).name
-        return next(
-            ((path, archive, names[base]) for path, archive, names in self._archives if base in names), None
-        )
+        found = [
+            (path, archive, member)
+            for path, archive, members in self._archives
+            for member in members.get(base, ())
+        ]
+        found = [one for one in found if f"/{one[0].stem}/{one[2]}".endswith(f"/{name}")] or found
+        if len({(file.CRC, file.file_size) for file in (one[1].getinfo(one[2]) for one in found)}) > 1:
+            raise HarnessError(
+                f"{name} can be {' or '.join(f'{path.name}: {member}' for path, _, member in found)}",
+                f"Unpack the right one below {self.root}, to the place that its name says",
+            )
+        return next(iter(found), None)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import prepared, registry
-from dcsft_harness.sources.album import Album, Writer
+from dcsft_harness.sources.album import FORMAT, Album, Writer
 from dcsft_harness.sources.source import STANDING, Entry, Opened, Row, Source
 
 Progress = Callable[[int, int], None]
@@ -57,6 +57,7 @@ def prepare(
     config = {
         "task": source.task,
         "version": source.version,
+        "album": FORMAT,
         "seed": SEED,
         "published": source.count,
         "any_count": any_count,

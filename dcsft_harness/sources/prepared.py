@@ -1,15 +1,17 @@
 """Prepared folders: where they are, and reading their rows and pictures."""
 
-import io
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import cache, manifest
+from dcsft_harness import cache, manifest, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import registry
+from dcsft_harness.sources.album import FORMAT, shown
 
 KIND = "prepared data"
 ROWS = "rows"
@@ -17,6 +19,9 @@ ALBUM = "images.arrow"
 VARIABLE = "DCSFT_DATA"
 ROLE = "data of "
 """Begins the role of prepared data among an artefact's inputs."""
+DIGEST = "records.pixel_digest"
+"""Where `picture` writes down, in a picture's `info`, what stands for its pixels in an item's id."""
+_UNOPENED = ContextVar("unopened", default=False)
 
 
 def root() -> Path:
@@ -60,6 +65,11 @@ def describe(task: str) -> manifest.Manifest:
             f" {source.version}",
             f"Remove the folder and run `{source.command()}` again",
         )
+    if found.config.get("album") != FORMAT:
+        raise HarnessError(
+            f"{folder} was prepared by another version of dcsft, which kept its pictures in another way",
+            f"Remove the folder and run `{source.command()}` again",
+        )
     return found
 
 
@@ -71,17 +81,20 @@ def inputs(tasks: Iterable[str]) -> dict[str, Path]:
 def told(task: str) -> dict[str, Any] | None:
     """What a result should say of a task's prepared data; None where it reads none.
 
-    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known.
+    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known. Of
+    a task that asks a part of a source's rows: of that part; skipped is None where that cannot be told.
     """
     if not (registry.has_source(task) and exists(task)):
         return None
     found = manifest.read(folder_of(task), KIND)
-    return {
-        "rows": found.notes["rows"],
-        "published": found.config["published"],
-        "skipped": found.notes["skipped"],
-        "chosen": found.notes.get("chosen"),
-    }
+    view = registry.VIEWS.get(task)
+    rows, published, skipped = found.notes["rows"], found.config["published"], found.notes["skipped"]
+    if view is not None:
+        rows, published = len(load(task)), view.count
+        # All rows were found, unless any number of them was enough: what is not there was skipped.
+        told = None if published is None or found.config["any_count"] else published - rows
+        skipped = skipped and told
+    return {"rows": rows, "published": published, "skipped": skipped, "chosen": found.notes.get("chosen")}
 
 
 def load(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
@@ -112,19 +125,57 @@ def _album(path: Path, changed: int) -> Any:  # noqa: ANN401 - datasets.Dataset;
 
 
 def album(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
-    """The pictures of a prepared folder, mapped from the disk: columns name, image, width, height."""
+    """The pictures of a prepared folder, mapped from the disk: columns name, image, width, height, digest."""
     path = folder_of(task) / ALBUM
     return _album(path, path.stat().st_mtime_ns)
 
 
-def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
-    """One picture, as PIL reads it: pixels as they are encoded, no EXIF rotation applied.
+@lru_cache(maxsize=16)
+def _digests(path: Path, changed: int) -> list[bytes]:
+    found: list[bytes] = _album(path, changed)[:]["digest"].to_pylist()
+    return found
 
-    Boxes are in these pixels.
+
+def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
+    """One picture as it is `album.shown`; boxes are in its pixels. Within `unopened` a stand-in for it.
+
+    Raises:
+        HarnessError: it is not the one that was prepared.
     """
     from PIL import Image
 
-    return Image.open(io.BytesIO(encoded(task, index)))
+    path = folder_of(task) / ALBUM
+    digest = _digests(path, path.stat().st_mtime_ns)[index]
+    image = Image.new("RGB", (1, 1)) if _UNOPENED.get() else _verified(task, index, digest)
+    image.info[DIGEST] = digest
+    return image
+
+
+def _verified(task: str, index: int, digest: bytes) -> Any:  # noqa: ANN401 - a PIL image
+    from PIL.Image import DecompressionBombError
+
+    said = "is not what was prepared"
+    try:
+        image = shown(encoded(task, index))
+        if records.pixel_digest(image) == digest:
+            return image
+    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
+        said = f"cannot be read any more ({error})"
+    folder = folder_of(task)
+    raise HarnessError(
+        f"{folder / ALBUM}: picture {index}, {name(task, index)}, {said}",
+        f"Remove {folder} and run `{registry.source_of(task).command()}` again",
+    )
+
+
+@contextlib.contextmanager
+def unopened() -> Iterator[None]:
+    """Spares decoding pictures where only what they are is wanted: `picture` gives stand-ins."""
+    token = _UNOPENED.set(True)
+    try:
+        yield
+    finally:
+        _UNOPENED.reset(token)
 
 
 def name(task: str, index: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import tables
 from dcsft_harness.sources.grounding import COLUMNS, ask, box_row, four, from_xywh
-from dcsft_harness.sources.questions import text
+from dcsft_harness.sources.questions import content_name, text
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source
 
 _COLUMNS = ("image", "answer", "bbox", "file_name")
@@ -21,12 +21,12 @@ OBJECTS = {"testA": 1_975, "testB": 1_810}
 
 
 def _entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
-    objects = 0
+    objects, named = 0, dict[str, str]()
     for where, raw in tables.rows(opened, hub, _COLUMNS):
         objects += 1
         answers = raw["answer"] if isinstance(raw["answer"], list) else [raw["answer"]]
         for number, expression in enumerate(answers or [None]):
-            yield Entry(f"{where}, expression {number}", (raw, expression))
+            yield Entry(f"{where}, expression {number}", (raw, expression, named))
     if objects != OBJECTS[hub.split] and not opened.any_count:
         raise HarnessError(
             f"RefCOCO {hub.split} has {OBJECTS[hub.split]:,} published objects, and {objects:,} were found",
@@ -34,12 +34,16 @@ def _entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
         )
 
 
-def _row(opened: Opened, raw: tuple[dict[str, Any], str]) -> Row:
-    data, expression = raw
+def _row(opened: Opened, raw: tuple[dict[str, Any], str, dict[str, str]]) -> Row:
+    data, expression, named = raw
     # COCO_train2014_000000581857_16.jpg is the 16th object of an image that other rows have too.
     name = re.sub(r"^(COCO_\w+?_\d{12})_\d+(?=\.)", r"\1", text(data, "file_name"))
     box = from_xywh(four(data["bbox"], "bbox"))
-    return box_row(opened, name, tables.image_bytes(data["image"]), ask(expression), box)
+    picture = tables.image_bytes(data["image"])()
+    content = content_name(picture)
+    if named.setdefault(name, content) != content:  # a copy of the set may name all alike
+        name = f"{name} ({content})"
+    return box_row(opened, name, lambda: picture, ask(expression), box)
 
 
 def _source(split: str) -> Source:

@@ -35,7 +35,8 @@ def _files(opened: Opened, hub: Hub) -> Files:
 
 
 def _annotations(opened: Opened, files: Files, names: tuple[str, ...]) -> tuple[Path, str | None]:
-    found = files.find(*names)
+    # rec_jsons_internvl.zip has files of the same names, with boxes from 0 to 1000.
+    found = files.find(*(f"{Path(ANNOTATIONS).stem}/{name}" for name in names), *names)
     if found is None:
         raise HarnessError(
             f"{files.root} has no {' or '.join(names)}, also not in a zip archive",

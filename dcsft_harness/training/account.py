@@ -77,8 +77,9 @@ class Account:
         """Adds a step's figures and returns them; `over_processes` sums what each has counted."""
         self.ledger.steps = number
         for name, more in zip(COUNTED, over_processes(list(self._counted.values())), strict=True):
-            before = getattr(self.ledger, name)
-            setattr(self.ledger, name, type(before)(before + more))
+            now = getattr(self.ledger, name) + more
+            # A prompt of GRPO may come in parts, from the processes that have its group.
+            setattr(self.ledger, name, now if name == "flops" else round(now))
         self._counted = dict.fromkeys(COUNTED, 0.0)
         row: dict[str, float | None] = {"step": number}
         for theirs, ours in LOGGED.items():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -121,7 +122,8 @@ def compute_dtype(asked: str) -> torch.dtype:
         HarnessError: bfloat16 on a CUDA device that lacks it.
     """
     cuda = torch.cuda.is_available()
-    able = not cuda or torch.cuda.is_bf16_supported()
+    # Older devices compute bfloat16 by way of float32, slower than that.
+    able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
     if asked == "auto":
         return torch.bfloat16 if cuda and able else torch.float32
     if asked == "bfloat16" and not able:
@@ -140,6 +142,16 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
             return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise HarnessError(f"model {model} cannot be loaded ({_line(error)})", "Check its files") from error
+
+
+def recast(folder: Path, dtype: torch.dtype) -> None:
+    """Gives a saved checkpoint's weights another type, file by file; others stay as they are."""
+    for path in sorted(folder.glob("model*.safetensors")):
+        weights = {
+            name: weight.to(dtype) if weight.is_floating_point() else weight
+            for name, weight in load_file(path).items()
+        }
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 def declare_boxes(model: str, processor: ProcessorMixin) -> None:

@@ -20,9 +20,9 @@ class TrainingConfig:
 
     Attributes:
         learning_rate: peak of the schedule.
-        batch_size: samples per optimizer step; an epoch's last batch may be smaller.
-        micro_batch_size: samples per forward pass, a divisor of `batch_size`; the gradients of a
-            batch are accumulated. None takes the batch at once.
+        batch_size: samples per optimizer step, over all processes; an epoch's last batch may be smaller.
+        micro_batch_size: samples per forward pass of a process; the gradients of a batch are accumulated.
+            A divisor of `batch_size`. None takes a process's share of the batch at once.
         max_steps: optimizer steps, repeating the data as often as needed; None goes by `epochs`.
         epochs: passes over the data; None goes by `max_steps`.
         warmup_ratio: share of the steps in which the learning rate rises from 0, in [0, 1).
@@ -105,6 +105,23 @@ class TrainingConfig:
             raise HarnessError(
                 f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
             )
+
+    def share(self, processes: int) -> tuple[int, int]:
+        """What a process of a launch does for one optimizer step.
+
+        Returns:
+            Samples per forward pass, and how many passes are accumulated.
+
+        Raises:
+            HarnessError: the processes cannot share a batch evenly.
+        """
+        micro = self.micro_batch_size or max(self.batch_size // processes, 1)
+        if self.batch_size % (micro * processes):
+            raise HarnessError(
+                f"batch_size={self.batch_size} cannot be shared by {processes} processes, {micro} at a time",
+                "Choose a batch_size that is a multiple of processes times micro_batch_size",
+            )
+        return micro, self.batch_size // (micro * processes)
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:

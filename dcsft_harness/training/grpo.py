@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import torch
 import trl
 from datasets import Dataset
 
-from dcsft_harness import harness, records
-from dcsft_harness.errors import HarnessError
+from dcsft_harness import harness, ranks, records
+from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.run import Job, Setup, perform
 from dcsft_harness.training.trainer import Accounted, arguments, grpo_managed, managed, quietly
+
+VLLM_MODES = ("colocate", "server")
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,8 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     longest = config.max_completion_length or judge.longest
     ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
     args = arguments(trl.GRPOConfig, ours, config.extra)
+    if args.use_vllm:
+        _check_vllm(args, setup)
     checkpoint.declare_boxes(str(job.model), setup.processor)
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
@@ -227,6 +232,38 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
             )
 
     return make
+
+
+def _check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfig
+    """Refuses what TRL would only notice with the weights in memory, or not at all.
+
+    Raises:
+        HarnessError: vLLM is missing, its mode is unknown, processes do not divide, or images would reach
+            it in another size than the trainer's.
+    """
+    if args.vllm_mode not in VLLM_MODES:
+        raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
+    if find_spec("vllm") is None:
+        raise HarnessError(
+            "use_vllm=true needs vLLM, which is not installed",
+            "Install a version that TRL takes beside it, or leave use_vllm out",
+        )
+    groups, processes = args.vllm_tensor_parallel_size, ranks.world_size()
+    if args.vllm_mode == "colocate" and processes % groups:
+        raise HarnessError(
+            f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
+            "Choose a divisor",
+        )
+    if setup.limits is None:
+        return
+    size = checkpoint.open_processor(str(setup.job.model)).image_processor.size
+    own = checkpoint.PixelLimits(int(size["shortest_edge"]), int(size["longest_edge"]))
+    if setup.limits != own:
+        raise HarnessError(
+            f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
+            f"and training would by {setup.limits.low} and {setup.limits.high}",
+            "Give min_pixels=none and max_pixels=none, or save a base with the limits that you want",
+        )
 
 
 def _check(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:

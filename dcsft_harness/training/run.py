@@ -19,10 +19,10 @@ from dcsft_harness.ledger import NOTE
 from dcsft_harness.training import checkpoint, lora, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
-from dcsft_harness.training.card import model_card
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.flops import Arithmetic
+from dcsft_harness.training.launching import sharding
 from dcsft_harness.training.trainer import Diverged, Progress, Watch, quietly
 
 LOG = "training_log.jsonl"
@@ -86,7 +86,8 @@ class Job:
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
         kept = {name: value for name, value in settings.items() if name not in INDIFFERENT}
-        return {**kept, **contents, "processes": ranks.world_size()}
+        divided = {} if sharding() is None else {"sharding": sharding()}
+        return {**kept, **contents, "processes": ranks.world_size(), **divided}
 
 
 @dataclass
@@ -257,6 +258,7 @@ def _finish(
     account: Account,
 ) -> dict[str, Any]:
     account.measure()
+    account.ledger.peak_memory_bytes = max(ranks.gathered(account.ledger.peak_memory_bytes))
     settings, sources = job.recorded()
     notes = setup.notes | _measured(trainer, account)
     sharded = getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False)
@@ -270,14 +272,17 @@ def _finish(
             draft.notes = notes
             _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
             account.write(draft.folder / LOG)
-            card = model_card(job.kind, str(job.model), notes["data"], settings, notes)
-            (draft.folder / "README.md").write_text(card, encoding="utf-8")
         return draft.notes
 
 
 def _measured(trainer: Any, account: Account) -> dict[str, Any]:  # noqa: ANN401
     ledger = account.ledger
-    trainable = [weight.numel() for weight in trainer.model.parameters() if weight.requires_grad]
+    # ZeRO-3 leaves an empty weight behind, with its size.
+    trainable = [
+        getattr(weight, "ds_numel", weight.numel())
+        for weight in trainer.model.parameters()
+        if weight.requires_grad
+    ]
     norms = [row["grad_norm"] for row in account.history if row.get("grad_norm") is not None]
     return {
         "steps": ledger.steps,
@@ -301,6 +306,8 @@ def _save(trainer: Any, base: str, folder: Path, whole: Path | None) -> None:  #
     try:
         if whole is not None:
             shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.bin"))
+            if not isinstance(model, PeftModel):
+                checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
         elif isinstance(model, PeftModel):
             _save_adapter(model, folder)
         else:

@@ -20,6 +20,7 @@ from typing import Any
 from dcsft_harness import durable, manifest, ranks
 from dcsft_harness.claim import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -103,6 +104,7 @@ class RunFolder:
                 shutil.copytree(checkpoint, folder / checkpoint.name, ignore=skip, copy_function=_linked)
             sources = {role: path.resolve() for role, path in inputs.items()}
             manifest.seal(kind, draft, self._output.resolve(), dict(config), sources, seconds)
+            card.write(folder, place=self._output.resolve())
             durable.move_up(folder, self._output, last=manifest.NAME)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,14 +6,20 @@ from typing import Any
 
 import torch
 import trl
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 
+from dcsft_harness import ranks
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.rendering import Template, samples
 from dcsft_harness.training.run import Job, Setup, perform
+from dcsft_harness.training.sharing import FILLING, Filled, Shares
 from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
 
 ROWS = "rows"
+SHARED_ORDERS = ("random", "sequential")
+"""TRL's orders of the rows that the processes of a launch have in common."""
 
 
 class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
@@ -30,6 +36,40 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
         self.data_collator: Any = _WithRows(self.data_collator)
 
+    def get_train_dataloader(self) -> Any:  # noqa: ANN401 - a DataLoader, or accelerate's
+        """The trainer's; in a launch, of this process's share of each batch."""
+        loader = super().get_train_dataloader()
+        processes, args = self.accelerator.num_processes, self.args
+        if processes == 1:
+            return loader
+        share = Shares(
+            self._get_train_sampler(self.train_dataset),
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            self.accelerator.process_index,
+            processes,
+            args.dataloader_drop_last,
+        )
+        own = torch.utils.data.DataLoader(
+            Filled(self.train_dataset),
+            batch_sampler=share,
+            collate_fn=self.data_collator,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+        # As one process's: the order is that of the seed and the epoch's number.
+        return prepare_data_loader(
+            own,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            use_seedable_sampler=True,
+        )
+
     def training_step(
         self,
         model: torch.nn.Module,
@@ -44,15 +84,18 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         """
         if self._counted_at != self.state.global_step:
             self._counted_at, self._rows = self.state.global_step, []
-        self._rows += inputs[ROWS].tolist()
+        rows = [row for row in inputs[ROWS].tolist() if row != FILLING]
+        self._rows += rows
         learned = int((inputs["labels"] != -100).sum())
         tokens = int(inputs["attention_mask"].sum())
         costs = self.account.costs
         flops = 0.0 if costs is None else costs.training(tokens, costs.patches(inputs))
         loss = super().training_step(model, inputs, *rest, **named)
         self.refuse_infinite(loss)
+        if not rows:
+            return loss  # type: ignore[no-any-return]
         self.account.count(
-            prompts=int(inputs["input_ids"].shape[0]) if "input_ids" in inputs else len(inputs["labels"]),
+            prompts=len(rows),
             prompt_tokens=tokens - learned,
             completion_tokens=learned,
             flops=flops,
@@ -90,8 +133,10 @@ class _WithRows:
         self._inner = inner
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [example.pop("row") for example in examples]
-        return {**self._inner(examples), ROWS: torch.tensor(rows)}
+        rows = torch.tensor([example.pop("row") for example in examples])
+        made = self._inner(examples)
+        made["labels"][rows == FILLING] = -100
+        return {**made, ROWS: rows}
 
 
 def train_sft(
@@ -150,6 +195,11 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
     job = setup.job
     ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
     args = arguments(trl.SFTConfig, ours, job.config.extra)
+    if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
+        raise HarnessError(
+            f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
+            f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
+        )
 
     def make() -> SftTrainer:
         template = Template.of(setup.processor, setup.network.generation_config)

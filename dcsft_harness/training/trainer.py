@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -19,6 +20,7 @@ from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import GrpoConfig, TrainingConfig
 from dcsft_harness.training.run_folder import RunFolder
 
+MIXED = "ACCELERATE_MIXED_PRECISION"
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, {"loss": ..., "grad_norm": ...})."""
 
@@ -29,18 +31,15 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
     Raises:
         HarnessError: the launch's processes do not divide a batch.
     """
-    world = ranks.world_size()
-    micro = config.micro_batch_size or max(config.batch_size // world, 1)
-    if config.batch_size % (micro * world):
-        raise HarnessError(
-            f"batch_size={config.batch_size} cannot be shared by {world} processes, {micro} at a time",
-            "Choose a multiple",
-        )
+    micro, accumulated = config.share(ranks.world_size())
+    if MIXED in os.environ:
+        # Set by `accelerate launch`, and stronger than `bf16` below where that is false.
+        os.environ[MIXED] = "bf16" if dtype == torch.bfloat16 else "no"
     return {
         "output_dir": str(output),
         "learning_rate": config.learning_rate,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // (micro * world),
+        "gradient_accumulation_steps": accumulated,
         "max_steps": config.max_steps or -1,
         "num_train_epochs": config.epochs or 1,
         "warmup_steps": config.warmup_ratio,  # below 1, transformers 5 reads it as a ratio
@@ -110,6 +109,8 @@ def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]
         "report_to": "none",
         "log_level": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Rows without an image leave the vision tower out, and some towers leave their last layer out.
+        "ddp_find_unused_parameters": True,
     }
     if kind is trl.GRPOConfig:
         defaults["loss_type"] = "grpo"  # each completion counts alike, as in the paper's trainer
@@ -198,8 +199,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         norm = float(logs.get("grad_norm", 0.0))
-        if not math.isfinite(norm):
-            raise not_finite("gradient norm", norm, state.global_step, self._trainer.items())
+        if not math.isfinite(norm):  # on every rank
+            items = [item for part in ranks.gathered(self._trainer.items()) for item in part]
+            with ranks.agreed():
+                raise not_finite("gradient norm", norm, state.global_step, items)
         account = self._trainer.account
         row = account.step(state.global_step, logs, self._sum)
         if self._progress is not None:
@@ -216,7 +219,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return [float(value) for value in accelerator.reduce(here, "sum")]
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ANN401
-        """Called when the trainer has written a checkpoint's files."""
+        """Called when the trainer has written a checkpoint's files; each rank has some of its own."""
+        ranks.gathered(None)
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
             self._run.complete(state.global_step, self._trainer.account.told(), self._keep)

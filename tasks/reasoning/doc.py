@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dcsft_harness.scoring import SCORERS, Verdict
-from dcsft_harness.sources import mathverse, mathvision, mathvista, mmk12, mmmu, prepared, wemath
+from dcsft_harness.sources import mathverse, mathvision, mathvista, mmk12, mmmu, wemath
+from dcsft_harness.tasks.prepared import visual
 from dcsft_harness.tasks.reasoning.open_answers import judge_open
 from dcsft_harness.tasks.verdicts import Doc, part, process
 
@@ -35,25 +36,6 @@ FOUR_DIMENSIONAL = (
     "wemath_rm_loose",
 )
 """We-Math's own metrics; see `four_dimensional`."""
-
-
-def visual(doc: Doc) -> list[Any]:
-    """The document's pictures as RGB, in the order of the prompt; what is transparent becomes white.
-
-    Drawings are often black on a transparent ground, which would otherwise turn black as well.
-    """
-    return [_on_white(prepared.picture(doc["source"], index)) for index in doc["images"]]
-
-
-def _on_white(image: Any) -> Any:  # noqa: ANN401 - PIL images
-    from PIL import Image
-
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    opaque = image.convert("RGBA")
-    ground = Image.new("RGB", image.size, "white")
-    ground.paste(opaque, mask=opaque.getchannel("A"))
-    return ground
 
 
 def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> str:

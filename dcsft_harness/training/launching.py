@@ -1,0 +1,270 @@
+"""Starts a training command again in several processes, through `accelerate launch`.
+
+    dcsft train sft ... --num-processes 8 --launch zero3
+
+The processes are the same command without these two options; the one that was called waits for them and
+passes on how they end. What can be refused before they start is refused here.
+"""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import manifest, ranks
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.training.config import TrainingConfig
+
+DEFAULT = "ddp"
+
+
+def shipped() -> dict[str, Path]:
+    """Accelerate's configuration files that come with the package, by name."""
+    folder = Path(str(files("dcsft_harness.training"))) / "launch"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a training command is spread over processes.
+
+    Attributes:
+        processes: how many, over all machines; above 1.
+        plan: a name of `shipped()`, or a configuration file of accelerate's.
+    """
+
+    processes: int
+    plan: str = DEFAULT
+
+    @classmethod
+    def read(cls, processes: object, plan: object) -> "Launch | None":
+        """The launch that the options `num_processes` and `launch` ask for; None for this process alone.
+
+        Raises:
+            HarnessError: a value is out of range, they contradict each other, or this process already is
+                one of a launch.
+        """
+        if processes is None and plan is None:
+            return None
+        if processes is None:
+            raise HarnessError(f"--launch {plan} says nothing without --num-processes", "Give both")
+        number = int(processes) if isinstance(processes, str) and processes.isdecimal() else processes
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise HarnessError(
+                f"--num-processes {processes} is out of range", "Give an integer of at least 1"
+            )
+        if ranks.world_size() > 1:
+            raise HarnessError(
+                f"--num-processes {number} inside a launch of {ranks.world_size()} processes",
+                "Leave it out, or start `dcsft train` without `torchrun` or `accelerate launch`",
+            )
+        if number == 1:
+            if plan not in (None, DEFAULT):
+                raise HarnessError(
+                    f"--launch {plan} divides the work of several processes, and --num-processes is 1",
+                    "Leave both out",
+                )
+            return None
+        return cls(number, DEFAULT if plan is None else str(plan))
+
+    @property
+    def file(self) -> Path:
+        """The configuration file.
+
+        Raises:
+            HarnessError: there is none.
+        """
+        if self.plan.endswith((".yaml", ".yml", ".json")):
+            if not Path(self.plan).is_file():
+                raise HarnessError(f"--launch {self.plan} does not exist", "Check the path")
+            return Path(self.plan)
+        if self.plan not in shipped():
+            raise unknown_name("launch", self.plan, shipped())
+        return shipped()[self.plan]
+
+    def check(self, config: TrainingConfig) -> Any:  # noqa: ANN401 - accelerate's ClusterConfig
+        """Refuses what could not train, before any process is started, and returns the file's content.
+
+        Raises:
+            HarnessError: the file cannot be read, a package or GPUs are missing, or the processes do not
+                divide a batch.
+        """
+        config.share(self.processes)
+        found = self._read()
+        kind = str(getattr(found.distributed_type, "value", found.distributed_type))
+        if kind in ("NO", "MULTI_CPU"):
+            raise HarnessError(
+                f"--launch {self.plan} has distributed_type {kind}, with which accelerate starts one process",
+                "Give MULTI_GPU, which starts several on a CPU too",
+            )
+        if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+            raise HarnessError(
+                f"--launch {self.plan} needs DeepSpeed, which is not installed",
+                "pip install deepspeed, or give --launch fsdp2",
+            )
+        import torch
+
+        devices = torch.cuda.device_count()
+        if devices == 0 and kind in ("DEEPSPEED", "FSDP"):
+            raise HarnessError(
+                f"--launch {self.plan} divides a model among GPUs, and there are none here",
+                "Give --launch ddp",
+            )
+        if 0 < devices < self.processes and found.num_machines == 1:
+            raise HarnessError(
+                f"--num-processes {self.processes} needs as many GPUs, and there are {devices} here",
+                f"Give at most {devices}",
+            )
+        return found
+
+    def _read(self) -> Any:  # noqa: ANN401 - accelerate's ClusterConfig
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        file = str(self.file)
+        try:
+            found = load_config_from_file(file)
+            machines = found.num_machines
+        except Exception as error:  # noqa: BLE001 - YAML's and JSON's errors, and all that a wrong type leads to
+            raise HarnessError(
+                f"--launch {self.plan} is no configuration of `accelerate launch`: "
+                f"{' '.join(str(error).split())[:300]}",
+                f"Give {', '.join(shipped())}, or a file that `accelerate config` wrote",
+            ) from error
+        if self.processes % machines:
+            raise HarnessError(
+                f"--num-processes {self.processes} cannot be shared by the {machines} machines of --launch "
+                f"{self.plan}",
+                "Give a multiple",
+            )
+        return found
+
+
+def sharding() -> str | None:
+    """How the launch that this process is one of divides the model; None where each has a whole one."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return f"FSDP{os.environ.get('FSDP_VERSION', '')}"
+    return None
+
+
+def command(kind: str, output: Path, options: Mapping[str, Any]) -> list[str]:
+    """The words behind `dcsft` that a training stage with these options is.
+
+    Args:
+        kind: "cold-start", "sft" or "grpo".
+        output: the stage's folder.
+        options: its options, as a recipe gives them; those of a launch are left out.
+    """
+    words = ["train", kind, f"--output={output}"]
+    for name, value in options.items():
+        if name in ("num_processes", "launch") or value is False:
+            continue
+        if value is None and name in ("scorer", "image_root", "adapter"):
+            continue
+        if name == "extra":
+            words += [f"--set={argument}={json.dumps(given)}" for argument, given in value.items()]
+            continue
+        flag = "--" + name.replace("_", "-")
+        given = "none" if value is None else value  # a setting that is to have no value, not its default
+        words.append(flag if value is True else f"{flag}={given}")
+    return words
+
+
+def train(launch: Launch, config: TrainingConfig, words: list[str], output: Path) -> dict[str, Any]:
+    """Runs a training command in the processes of a launch, and waits for them.
+
+    Returns:
+        The notes of the artefact that they made.
+
+    Raises:
+        HarnessError: the launch cannot be made, or a process of it failed: as `FailedElsewhere` where it
+            has said why itself.
+        KeyboardInterrupt: they were interrupted.
+    """
+    found = launch.check(config)
+    _start(arguments(launch, found, words))
+    return manifest.read(output).notes
+
+
+def arguments(launch: Launch, found: Any, words: list[str]) -> list[str]:  # noqa: ANN401
+    """What `accelerate launch` is called with."""
+    import torch
+
+    given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]
+    if found.main_process_port is None and found.num_machines == 1:
+        given.append("--main_process_port=0")  # any that is free
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        threads = max((os.cpu_count() or 1) // launch.processes, 1)
+        given.append(f"--num_cpu_threads_per_process={threads}")
+    return [*given, "--module", "dcsft_harness.cli", *words]
+
+
+def _start(given: list[str]) -> None:
+    import torch.distributed.run  # noqa: F401 - makes the loggers that are kept quiet
+    from accelerate.commands import launch
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    parsed = launch.launch_command_parser().parse_args(given)
+    try:
+        with _watching():
+            launch.launch_command(parsed)
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise SystemExit(128 + error.sigval) from error
+    except ChildFailedError as error:
+        _tell({failure.local_rank: failure.exitcode for failure in error.failures.values()}, error)
+    except (ValueError, OSError, ImportError) as error:
+        raise HarnessError(f"`accelerate launch` refuses: {error}", "Correct the file of --launch") from error
+
+
+def _tell(codes: Mapping[int, int], error: Exception) -> None:
+    """Raises what the exit codes of a launch come to, by rank in the order in which they ended.
+
+    Raises:
+        HarnessError: a process was killed.
+        KeyboardInterrupt: they were interrupted.
+    """
+    ended = (-signal.SIGTERM, 128 + signal.SIGTERM, ranks.ELSEWHERE)
+    causes = {rank: code for rank, code in codes.items() if code not in ended}
+    if 128 + signal.SIGINT in causes.values():
+        raise KeyboardInterrupt from error
+    rank, code = next(iter(causes.items()), (0, 1))
+    if code < 0:
+        raise HarnessError(
+            f"process {rank} of this launch was ended by signal {-code} ({signal.Signals(-code).name})",
+            "If memory ran out, lower micro_batch_size; --resume goes on from the last checkpoint",
+        ) from error
+    raise ranks.FailedElsewhere("a process of this launch failed") from error
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """Keeps the launcher's own words off the terminal, and puts back what it changes in this process."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    loggers = [one for one in loggers if one.name.startswith(("torch.distributed", "accelerate"))]
+    levels = [one.level for one in loggers]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    os.environ[ranks.WATCHED] = "1"
+    for one in loggers:
+        one.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        del os.environ[ranks.WATCHED]
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+        for number, handler in handlers.items():
+            with contextlib.suppress(ValueError, TypeError):  # not in the main thread, or not Python's
+                signal.signal(number, handler)

@@ -1,0 +1,193 @@
+"""What the paper says, put so that a run of its recipes can tell: held here, did not, or cannot be told.
+
+A claim about two paradigms is the difference of two lines of a board, with the board's own interval and
+p-value; Holm's correction is over all such claims of a page. A claim about other figures (gradient norms,
+shares, costs) compares one number a seed, by a t interval over seeds.
+
+Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .comparing import compare
+from .paired import holm
+from .statistics import Estimate
+from .summary import Line, Summary
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of a board should be ahead of another.
+
+    Attributes:
+        source: the paper's table or figure; "beyond" for one of our own.
+        said: what is claimed, in a sentence.
+        board: the leaderboard's folder in the run.
+        row: the line that should be ahead.
+        other: the line that it should be ahead of.
+        distribution: "id" or "ood".
+    """
+
+    source: str
+    said: str
+    board: str
+    row: str
+    other: str
+    distribution: str = "ood"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run says of a claim.
+
+    Attributes:
+        source, said: as the claim has them.
+        verdict: "held", "did not hold" or "cannot be told".
+        value: the figure that decides, in `unit`; positive in the claim's favour.
+        p: Holm-corrected where several claims are tested together; None where nothing is tested.
+        unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
+        seeds: how many seeds it rests on.
+    """
+
+    source: str
+    said: str
+    verdict: str
+    value: Estimate | None
+    p: float | None
+    unit: str = "points"
+    seeds: int = 0
+
+
+CLAIMS = (
+    Claim("Table 1", "SFT on medium items generalises better than on as many hard ones",
+          "classification-difficulty", "medium only", "hard only"),
+    Claim("Table 1", "SFT on easy items generalises better than on as many hard ones",
+          "classification-difficulty", "easy only", "hard only"),
+    Claim("Table 1", "SFT on hard items alone makes the cold-started model worse out of distribution",
+          "classification-difficulty", "cold start", "hard only"),
+    Claim("Table 1", "SFT on medium items makes the cold-started model better out of distribution",
+          "classification-difficulty", "medium only", "cold start"),
+    Claim("Table 2", "GRPO generalises better than SFT on all data (classification)",
+          "classification-paradigms", "GRPO", "SFT"),
+    Claim("Table 2", "SFT-M generalises better than SFT on all data (classification)",
+          "classification-paradigms", "SFT-M", "SFT"),
+    Claim("Table 2", "SFT-EM generalises better than SFT on all data (classification)",
+          "classification-paradigms", "SFT-EM", "SFT"),
+    Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (classification)",
+          "classification-paradigms", "SFT-EM", "GRPO"),
+    Claim("Table 2", "SFT-EM is at least as good as GRPO in distribution (classification)",
+          "classification-paradigms", "SFT-EM", "GRPO", "id"),
+    Claim("Table 2", "GRPO generalises better than SFT on all data (grounding)",
+          "grounding-paradigms", "GRPO", "SFT"),
+    Claim("Table 2", "SFT-EM generalises better than SFT on all data (grounding)",
+          "grounding-paradigms", "SFT-EM", "SFT"),
+    Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (grounding)",
+          "grounding-paradigms", "SFT-EM", "GRPO"),
+    Claim("Table 3", "on a second architecture, SFT-M matches or beats GRPO out of distribution",
+          "qwen3-paradigms", "SFT-M", "GRPO"),
+    Claim("Table 4", "on a larger pool, SFT-M matches or beats GRPO out of distribution",
+          "large-paradigms", "SFT-M", "GRPO"),
+    Claim("Table 5", "with all parameters trained, SFT-M generalises better than SFT",
+          "classification-full-parameters", "SFT-M, full", "SFT, full"),
+    Claim("Table 5", "with all parameters trained, GRPO generalises better than SFT-M",
+          "classification-full-parameters", "GRPO, full", "SFT-M, full"),
+    Claim("Table 6", "on reasoning, SFT-M generalises better than SFT on all data",
+          "reasoning-paradigms", "SFT-M", "SFT"),
+    Claim("Table 6", "on reasoning, SFT-M matches or beats GRPO",
+          "reasoning-paradigms", "SFT-M", "GRPO"),
+    Claim("Figure 5", "5 % of hard items make SFT-EM worse out of distribution",
+          "classification-hard-ratio", "SFT-EM", "SFT-EM and 5 % hard"),
+    Claim("Figure 5", "10 % of hard items make SFT-EM worse out of distribution",
+          "classification-hard-ratio", "SFT-EM", "SFT-EM and 10 % hard"),
+    Claim("beyond", "a band of pass rates from 0.1 to 0.9 beats SFT-EM",
+          "classification-rules", "band 0.1 to 0.9", "SFT-EM"),
+    Claim("beyond", "weights p(1-p) beat SFT-EM",
+          "classification-rules", "weighted by p(1-p)", "SFT-EM"),
+    Claim("beyond", "weights by the posterior of p beat SFT-EM",
+          "classification-rules", "weighted by the posterior", "SFT-EM"),
+    Claim("beyond", "leaving out suspects alone does as well as leaving out all hard items",
+          "classification-rules", "all but suspects", "SFT-EM"),
+    Claim("beyond", "labels made again half-way beat the first ones",
+          "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
+)  # fmt: skip
+
+
+def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
+    """What boards say of the claims that they have the lines for.
+
+    Args:
+        boards: leaderboard's name -> its numbers.
+        claims: the claims.
+    """
+    found = []
+    for claim in claims:
+        summary = boards.get(claim.board)
+        lines = {} if summary is None else {line.name: line for line in summary.lines if line.group is None}
+        if summary is None or claim.row not in lines or claim.other not in lines:
+            continue
+        index = summary.overall(claim.distribution)
+        one, other = lines[claim.row], lines[claim.other]
+        tested = None if index is None else compare(one, other, index, summary.columns[index], "claims")
+        if tested is not None:
+            found.append((claim, tested, min(len(one.rows), len(other.rows))))
+    corrected = iter(holm([tested.p for _, tested, _ in found if tested.p is not None]))
+    findings = []
+    for claim, tested, seeds in found:
+        p = None if tested.p is None else next(corrected)
+        verdict = verdict_of(tested.difference.value, p)
+        findings.append(Finding(claim.source, claim.said, verdict, tested.difference, p, "points", seeds))
+    return findings
+
+
+def verdict_of(value: float, p: float | None) -> str:
+    """A figure that is positive in a claim's favour, with its p-value, in words."""
+    if p is None or p >= LEVEL:
+        return "cannot be told"
+    return "held" if value > 0 else "did not hold"
+
+
+def over_seeds(
+    source: str, said: str, pairs: Sequence[tuple[float, float]], unit: str = "ratio"
+) -> Finding | None:
+    """A claim that the first of each pair is larger, by a paired t interval over seeds.
+
+    Args:
+        source: the paper's figure.
+        said: the claim.
+        pairs: one pair of positive figures a seed.
+        unit: "ratio" compares logarithms, "points" differences in [0, 1].
+
+    Returns:
+        None without pairs.
+    """
+    from scipy.stats import ttest_1samp
+
+    if not pairs:
+        return None
+    values = np.array([math.log(one / other) if unit == "ratio" else one - other for one, other in pairs])
+    if len(values) < 2 or np.ptp(values) == 0:
+        estimate, p = Estimate(float(values.mean()), None, None, len(values)), None
+    else:
+        test = ttest_1samp(values, 0.0)
+        low, high = test.confidence_interval(0.95)
+        estimate, p = Estimate(float(values.mean()), float(low), float(high), len(values)), float(test.pvalue)
+    return Finding(source, said, verdict_of(estimate.value, p), estimate, p, unit, len(values))
+
+
+Figure = Callable[[Line, int], float | None]
+"""A figure of one of a line's rows, by the row's number."""
+
+
+def by_seed(lines: Sequence[Line], name: str, figure: Figure) -> dict[str, float]:
+    """A figure of each seed of a line: the seed's row -> its value; empty where the line is missing."""
+    line = next((line for line in lines if line.name == name), None)
+    if line is None:
+        return {}
+    found = {row.name.removeprefix(name): figure(line, number) for number, row in enumerate(line.rows)}
+    return {seed: value for seed, value in found.items() if value is not None}

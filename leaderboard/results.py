@@ -1,0 +1,272 @@
+"""A recipe's output folder -> a page: each board's table and pictures, and what became of each claim."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tabulate import tabulate
+
+from dcsft_harness import manifest
+from dcsft_harness.costs import lineage
+from dcsft_harness.costs.figures import added, cost_of
+from dcsft_harness.errors import HarnessError
+
+from .claims import Figure, Finding, by_seed, judge, over_seeds
+from .gather import load
+from .statistics import Estimate
+from .summarise import summarise
+from .summary import Line, Summary
+from .table import markdown_text
+
+STATE, COSTS = "recipe.json", "costs.md"
+PICTURES = {
+    "difficulty": ("id_ood", "gradient_norms"),
+    "paradigms": ("id_ood", "cost"),
+    "curves": ("steps",),
+    "hard-ratio": ("hard_ratio",),
+    "full-parameters": ("id_ood",),
+    "rules": ("id_ood",),
+    "relabel": ("id_ood",),
+}
+"""A board's kind, which its name ends with -> the plots to show."""
+ABOUT = {
+    "difficulty": "Tables 1 and Figure 6: as many easy, medium or hard items",
+    "paradigms": "SFT, GRPO, SFT-M and SFT-EM",
+    "curves": "Figure 3: accuracy over the steps",
+    "hard-ratio": "Figure 5: a growing share of hard items",
+    "full-parameters": "Table 5: all parameters trained",
+    "rules": "Beyond the paper: bands, weights, suspects",
+    "relabel": "Beyond the paper: labels made again half-way",
+}
+
+
+def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
+    """Writes the page, with pictures and figures in a folder of the same name beside it.
+
+    Args:
+        runs: output folders of `dcsft run`, of one scale.
+        page: the Markdown file to write; an older one is replaced.
+
+    Returns:
+        How many boards, and how many claims of each verdict.
+
+    Raises:
+        HarnessError: a folder is no recipe's or has no finished board, or two have a board of one name.
+    """
+    where: dict[str, Path] = {}
+    boards: dict[str, Summary] = {}
+    for run in runs:
+        found = read_boards(run)
+        if twice := sorted(found.keys() & boards.keys()):
+            raise HarnessError(f"{run} and {where[twice[0]]} both have {twice[0]}", "Leave one of them out")
+        boards |= found
+        where |= dict.fromkeys(found, run)
+    findings = [*judge(boards), *other_findings(boards)]
+    pictures = page.with_suffix("")
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    parts = [_opening(runs), _claims(findings)]
+    for name, summary in boards.items():
+        parts.append(_board(name, summary, where[name] / name, pictures))
+    parts += [_costs(path.parent) for run in runs for path in sorted(run.glob(f"*/{COSTS}"))]
+    page.write_text("\n".join(parts), encoding="utf-8")
+    told = json.dumps([asdict(finding) for finding in findings], indent=2)
+    (pictures / "claims.json").write_text(told + "\n", encoding="utf-8")
+    verdicts = [finding.verdict for finding in findings]
+    return {"boards": len(boards), **{name: verdicts.count(name) for name in dict.fromkeys(verdicts)}}
+
+
+def read_boards(run: Path) -> dict[str, Summary]:
+    """The finished leaderboards in a recipe's folder, made anew from the scores that they name.
+
+    Raises:
+        HarnessError: see `write`.
+    """
+    if not (run / STATE).is_file():
+        raise HarnessError(f"{run} is no output folder of `dcsft run`: it has no {STATE}", "Check the path")
+    found = {}
+    for folder in sorted(path.parent for path in run.glob(f"*/{manifest.NAME}")):
+        made = manifest.read(folder)
+        if made.kind != "leaderboard":
+            continue
+        scores = [made.input_folder(role) for role in made.inputs if role.startswith("scores")]
+        found[folder.name] = summarise(load(scores, made.config["baseline"]), pairs=0)
+    if not found:
+        raise HarnessError(f"{run} has no finished leaderboard", "Run a recipe that ends in one")
+    return found
+
+
+def other_findings(boards: Mapping[str, Summary]) -> Iterator[Finding]:
+    """Claims about gradient norms, groups and costs, from the training runs behind boards."""
+    difficulty = boards.get("classification-difficulty")
+    if difficulty is not None:
+        norms = {
+            name: by_seed(difficulty.lines, f"{name} only", _norm) for name in ("easy", "medium", "hard")
+        }
+        for one, other in (("hard", "medium"), ("medium", "easy")):
+            said = f"gradient norms are larger on {one} items than on {other} ones"
+            yield from _told(over_seeds("Figure 6", said, _pairs(norms[one], norms[other])))
+    paradigms = boards.get("classification-paradigms")
+    if paradigms is not None:
+        for unit, what in (("flops", "operations"), ("seconds", "wall-clock time")):
+            cost = {name: by_seed(paradigms.lines, name, _cost(unit)) for name in ("GRPO", "SFT-EM")}
+            said = f"GRPO takes more {what} than SFT-EM with its labelling"
+            yield from _told(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])))
+        idle = by_seed(paradigms.lines, "GRPO", _share("zero_advantage"))
+        mixed = by_seed(paradigms.lines, "GRPO", _share("mixed"))
+        said = "most prompts of a GRPO step have no advantage, so that it learns from the mixed ones alone"
+        yield from _told(over_seeds("section 3", said, _pairs(idle, mixed), "points"))
+
+
+def _told(finding: Finding | None) -> list[Finding]:
+    return [] if finding is None else [finding]
+
+
+def _pairs(ours: Mapping[str, float], theirs: Mapping[str, float]) -> list[tuple[float, float]]:
+    return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+
+
+def _history(line: Line, number: int) -> Sequence[Mapping[str, float]]:
+    trainings = [part.training for part in line.rows[number].provenance if part.training is not None]
+    return trainings[0].history if trainings else ()
+
+
+def _norm(line: Line, number: int) -> float | None:
+    """The geometric mean of a run's gradient norms."""
+    norms = [row["grad_norm"] for row in _history(line, number) if row.get("grad_norm")]
+    return math.exp(mean(map(math.log, norms))) if norms else None
+
+
+def _cost(unit: str) -> Figure:
+    """What a run cost, its labels included; None where a part of that is not known."""
+
+    def figure(line: Line, number: int) -> float | None:
+        trainings = [part.training for part in line.rows[number].provenance if part.training is not None]
+        if not trainings:
+            return None
+        try:
+            run = lineage.read(trainings[0].folder, line.name)
+        except HarnessError:  # merged, or made by something else: what it cost is not known
+            return None
+        total = added([run.training, *map(cost_of, run.labelling)])
+        return None if unit in total.partial else total.values.get(unit)
+
+    return figure
+
+
+def _share(name: str) -> Figure:
+    """The mean over steps of a share of prompts."""
+
+    def figure(line: Line, number: int) -> float | None:
+        shares = [row[name] for row in _history(line, number) if name in row]
+        return mean(shares) if shares else None
+
+    return figure
+
+
+def _opening(runs: Sequence[Path]) -> str:
+    made = [manifest.read(path.parent) for run in runs for path in run.glob(f"*/{manifest.NAME}")]
+    state = json.loads((runs[0] / STATE).read_text(encoding="utf-8"))
+    raw = json.loads((made[0].folder / manifest.NAME).read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in raw["packages"].items())
+    minutes = sum(one.seconds for one in made) / 60
+    kinds = [one.kind for one in made]
+    counts = ", ".join(
+        f"{kinds.count(kind)} {kind}" for kind in ("rollouts", "adapter", "checkpoint", "scores")
+    )
+    return (
+        f"# Results at scale {state.get('scale') or 'of its own'}\n\n"
+        f"Made by `dcsft results` from a run of the shipped recipes: {len(made)} stages ({counts}) in "
+        f"{minutes:.0f} minutes of stage time, on {raw['hardware']['cores']} cores "
+        f"({raw['hardware']['machine']}).\n{versions}.\n\n"
+        "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect). "
+        "Nothing was tuned towards a claim: every paradigm passes over the pool once, with the same learning "
+        "rate, as in the paper.\n"
+    )
+
+
+def _claims(findings: Sequence[Finding]) -> str:
+    body = [
+        [
+            finding.source,
+            markdown_text(finding.said),
+            f"**{finding.verdict}**",
+            _value(finding),
+            "" if finding.p is None else "< 0.001" if finding.p < 0.001 else f"{finding.p:.3f}",
+            str(finding.seeds),
+        ]
+        for finding in findings
+    ]
+    header = ["source", "claim", "here", "in its favour", "p", "seeds"]
+    table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
+    return (
+        f"## What became of each claim\n\n{table}\n\n"
+        "- Held, or did not: the difference is significant at 5 % and of that sign; p is Holm's over the "
+        "comparisons of boards, and plain for figures of runs (paired t over seeds).\n"
+        '- "Matches or beats" is tested as "beats"; "cannot be told" includes a match.\n'
+        '- "beyond" are rules that the paper does not have.\n'
+    )
+
+
+def _value(finding: Finding) -> str:
+    found = finding.value
+    if found is None:
+        return ""
+    if finding.unit == "ratio":
+        ends = "" if found.low is None else f" [{math.exp(found.low):.2f}, {math.exp(found.high or 0):.2f}]"
+        return f"{math.exp(found.value):.2f} times{ends}"
+    return f"{_points(found)} points"
+
+
+def _points(found: Estimate) -> str:
+    ends = "" if found.low is None else f" [{100 * found.low:+.1f}, {100 * (found.high or 0):+.1f}]"
+    return f"{100 * found.value:+.1f}{ends}"
+
+
+def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
+    family, _, kind = name.partition("-")
+    lines = [line for line in summary.lines if line.group is None]
+    body = [
+        [markdown_text(line.name), *(_cell(line, index) for index in range(len(summary.columns)))]
+        for line in lines
+    ]
+    header = ["", *(f"{column.label} ({(column.distribution or '?').upper()})" for column in summary.columns)]
+    table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
+    shown = []
+    for plot in PICTURES.get(kind, ()):
+        source = folder / "plots" / f"{plot}.png"
+        if source.is_file():
+            target = pictures / f"{name}-{plot}.png"
+            shutil.copyfile(source, target)
+            shown.append(f"![{name}, {plot}]({pictures.name}/{target.name})")
+    told = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
+    notes = [f"- {markdown_text(remark)}." for remark in told]
+    seeds = max(len(line.rows) for line in lines)
+    about = ABOUT.get(kind, kind or "The leaderboard")
+    parts = [f"## {about} ({family})\n", f"{seeds} seeds.\n", f"{table}\n", *notes, *shown, ""]
+    return "\n".join(parts)
+
+
+def _costs(folder: Path) -> str:
+    """A cost comparison as it is, one level down."""
+    text = (folder / COSTS).read_text(encoding="utf-8")
+    lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
+    # Folders of the machine that it was made on are of no use to a reader.
+    lines = [line.replace(f"{folder.parent}/", "") for line in lines]
+    return "\n".join([f"## Figure 4: cost ({folder.name.partition('-')[0]})\n", *lines, ""])
+
+
+def _cell(line: Line, index: int) -> str:
+    entry = line.entries[index]
+    if entry is None or entry.accuracy is None:
+        return ""
+    found = entry.accuracy
+    ends = (
+        "" if found.low is None or found.high is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    )
+    return f"{100 * found.value:.1f}{ends}"
