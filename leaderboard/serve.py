@@ -6,6 +6,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from dcsft_harness.errors import HarnessError
@@ -56,7 +57,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.root = root
         super().__init__(*arguments, directory=str(root))  # type: ignore[arg-type]
 
-    def send_head(self):  # noqa: ANN201 - a file, or None
+    def send_head(self) -> BinaryIO | None:
         # A name that resolves to this machine is not enough: a page elsewhere could rebind its own to it.
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
         found = self._file() if host in (HOST, "localhost") else None

@@ -84,5 +84,7 @@
       <${dcsft.tip.Tip} />`;
   }
 
-  preact.render(html`<${App} />`, document.getElementById("app"));
+  const place = document.getElementById("app");
+  place.replaceChildren();
+  preact.render(html`<${App} />`, place);
 })();
