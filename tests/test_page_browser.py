@@ -316,9 +316,12 @@ class TestHostileText:
         shown = page.locator("tbody th .name").all_text_contents()
         assert set(HOSTILE) <= set(shown)
         assert page.locator("main :is(script, iframe, base, link, meta, object, embed, form[action])").count() == 0
+        page = visit(COMPARE)
         for text in HOSTILE:
-            page = visit("#view=compare&b=base&" + page.evaluate("(a) => new URLSearchParams({a}).toString()", text))
-            assert page.get_by_label("Row", exact=True).input_value() == text
+            page.evaluate("(a) => (location.hash = '#view=compare&b=base&' + new URLSearchParams({a}))", text)
+            until(page, f"document.querySelector('select[aria-label=Row]').value === {json.dumps(text)}")
+            settled(page)
+            assert page.locator("table.compare thead .name").first.text_content() in (text, text[:40] + "…")
 
     def test_responses_are_text(self, visit):
         page = visit(f"#view=samples&task={CLASSIFY}&a=__proto__")
@@ -353,7 +356,8 @@ class TestHostileText:
           script.textContent = "window.ran = 9";
           document.body.append(script);
           document.body.append(Object.assign(document.createElement("img"), {src: "data:image/gif;base64,R0lGODlhAQABAAAAACw="}));
-          try { eval("window.ran = 10"); } catch { heard.push("eval"); }
+          // Later: what a debugger evaluates is above the policy.
+          setTimeout(() => { try { eval("window.ran = 10"); } catch { heard.push("eval"); } }, 0);
           setTimeout(() => resolve(heard), 100);
         })""")
         assert {"script-src-elem", "img-src", "eval"} <= set(refused)
@@ -434,6 +438,6 @@ class TestEveryone:
             page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
             if not address:
                 page.locator("td[data-column]").first.focus()  # with the tooltip
-            found = page.evaluate("axe.run()")
+            found = page.evaluate("axe.run(document, { preload: false })")
             assert [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]] == []
             assert len(found["passes"]) > 15

@@ -79,9 +79,9 @@
         ${board.reason && html`<p class="note"><${Name} text=${board.reason} most=${2000} /></p>`}
         <${View} ...${told} />
         ${shown[0] === "board" && html`<${Below} model=${model} board=${board} />`}
+        <${dcsft.tip.Tip} />
       </main>
-      <footer><p>Accuracy in percent, means are unweighted, intervals at 95 %. Made by dcsft_harness; all figures unrounded in leaderboard.json.</p></footer>
-      <${dcsft.tip.Tip} />`;
+      <footer><p>Accuracy in percent, means are unweighted, intervals at 95 %. Made by dcsft_harness; all figures unrounded in leaderboard.json.</p></footer>`;
   }
 
   const place = document.getElementById("app");

@@ -56,7 +56,7 @@ dcsft.text = (() => {
   function Pick({ label, value, options, onPick, wide }) {
     return html`<label class=${wide ? "field wide" : "field"}>
       <span>${label}</span>
-      <select value=${value} onChange=${(event) => onPick(event.currentTarget.value)}>
+      <select aria-label=${label} value=${value} onChange=${(event) => onPick(event.currentTarget.value)}>
         ${options.map(([key, said]) => html`<option key=${key} value=${key} selected=${key === value}>${said}</option>`)}
       </select>
     </label>`;
@@ -65,7 +65,7 @@ dcsft.text = (() => {
   function Find({ label, value, onFind }) {
     return html`<label class="field">
       <span>${label}</span>
-      <input type="search" value=${value} onInput=${(event) => onFind(event.currentTarget.value)} />
+      <input type="search" aria-label=${label} value=${value} onInput=${(event) => onFind(event.currentTarget.value)} />
     </label>`;
   }
 

@@ -46,11 +46,12 @@ dcsft.tip = (() => {
       const key = (event) => event.key === "Escape" && hide();
       addEventListener("keydown", key);
       addEventListener("scroll", follow, true);
-      addEventListener("hashchange", hide);
+      const later = () => setTimeout(follow);
+      addEventListener("hashchange", later);
       return () => {
         removeEventListener("keydown", key);
         removeEventListener("scroll", follow, true);
-        removeEventListener("hashchange", hide);
+        removeEventListener("hashchange", later);
       };
     }, []);
     preactHooks.useLayoutEffect(() => {
