@@ -77,7 +77,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def _file(self) -> Path | None:
         """The file that is asked for; None where there is none to be had."""
-        asked = unquote(urlsplit(self.path).path, errors="surrogatepass")
+        asked = unquote(urlsplit(self.path).path)
         asked = INDEX if asked == "/" else asked.lstrip("/")
         if "\0" in asked or "\\" in asked or posixpath.normpath(asked) != asked:
             return None

@@ -17,7 +17,7 @@ HOSTILE = [
     "<script>window.ran = 1; alert(1)</script>",
     '"><img src=x onerror="window.ran = 2; alert(2)">',
     "javascript:alert(3)",
-    "<svg xmlns='http://www.w3.org/2000/svg' onload='window.ran = 4; alert(4)'><a href='javascript:alert(4)'>x</a></svg>",
+    "<svg onload='window.ran = 4; alert(4)'><a href='javascript:alert(4)'>x</a></svg>",
     "\u202egnihtemos\u2066 \u200fרשע\u2069",
     "{{ 7*7 }} ${7*7} <%= 7*7 %> {% raw %}",
     "<!-- --!> <!--<script> ]]> </style></title></textarea>",
@@ -105,7 +105,7 @@ def labels(folder, known):
 
 
 def board(folder, samples=ITEMS):
-    """Three plain rows, two seeds and as many hostile rows as there are hostile texts -> the page's folder."""
+    """Three plain rows, two seeds and a row for each hostile text -> the page's folder."""
     known = items([CLASSIFY, SHIFTED, GROUND])
     made = [
         folder_of(folder / f"scores-{n}", name, known, answering(share, n))

@@ -46,7 +46,8 @@ def visit(browser, page_folder):
         page.on("console", lambda said: faults.append(f"console {said.text}"))
         page.on("requestfailed", lambda request: faults.append(f"failed {request.url}"))
         page.on(
-            "request", lambda one: None if one.url.startswith(allowed) else faults.append(f"request {one.url}")
+            "request",
+            lambda one: None if one.url.startswith(allowed) else faults.append(f"request {one.url}"),
         )
         page.on("popup", lambda popup: faults.append(f"popup {popup.url}"))
 
@@ -92,7 +93,9 @@ def names(page):
 
 def column(page, label):
     """The cells under a header."""
-    headers = [text.split("\n")[0].strip() for text in page.locator("thead tr:last-child th").all_inner_texts()]
+    headers = [
+        text.split("\n")[0].strip() for text in page.locator("thead tr:last-child th").all_inner_texts()
+    ]
     at = next(n for n, text in enumerate(headers) if text.startswith(label))
     return [float(text) for text in page.locator(f"tbody tr > :nth-child({at + 1})").all_inner_texts()]
 
@@ -174,7 +177,9 @@ class TestComparison:
         for at, one in wanted.items():
             cells = page.locator("table.compare tbody tr").nth(at).locator("td").all_inner_texts()
             found = one["difference"]
-            value, low, high = (f"{100 * found[key]:+.2f}".replace("-", "−") for key in ("value", "low", "high"))
+            value, low, high = (
+                f"{100 * found[key]:+.2f}".replace("-", "−") for key in ("value", "low", "high")
+            )
             assert cells[2].split() == [value, f"[{low},", f"{high}]"]
             assert cells[4:6] == [str(one["better"]), str(one["worse"])]
 
@@ -188,11 +193,13 @@ class TestComparison:
               const [first] = board.boards;
               const data = await Promise.all(first.tasks.map((_, at) =>
                 Promise.all([dcsft.load(`b0t${at}items`), dcsft.load(`b0t${at}scores`)])));
-              return pairs.map(([row, other, column]) => dcsft.figures.paired(first.columns[column].tasks.map((at) => ({
+              const part = (at, row, other) => ({
                 ours: dcsft.scores(data[at][1], row, first.tasks[at].n),
                 theirs: dcsft.scores(data[at][1], other, first.tasks[at].n),
                 clusters: dcsft.numbers(data[at][0].clusters),
-              })), board.t));
+              });
+              return pairs.map(([row, other, column]) =>
+                dcsft.figures.paired(first.columns[column].tasks.map((at) => part(at, row, other)), board.t));
             }""",
             [[one["row"], one["other"], one["column"]] for one in known],
         )
@@ -315,7 +322,10 @@ class TestHostileText:
         page = visit()
         shown = page.locator("tbody th .name").all_text_contents()
         assert set(HOSTILE) <= set(shown)
-        assert page.locator("main :is(script, iframe, base, link, meta, object, embed, form[action])").count() == 0
+        assert (
+            page.locator("main :is(script, iframe, base, link, meta, object, embed, form[action])").count()
+            == 0
+        )
         page = visit(COMPARE)
         for text in HOSTILE:
             page.evaluate("(a) => (location.hash = '#view=compare&b=base&' + new URLSearchParams({a}))", text)
@@ -327,7 +337,10 @@ class TestHostileText:
         page = visit(f"#view=samples&task={CLASSIFY}&a=__proto__")
         for _ in range(ITEMS - 1):
             page.get_by_role("button", name="Next item").click()
-        assert page.locator("main :is(script, iframe, base, link, meta, object, embed, form[action])").count() == 0
+        assert (
+            page.locator("main :is(script, iframe, base, link, meta, object, embed, form[action])").count()
+            == 0
+        )
         links = page.eval_on_selector_all("a", "all => all.map((one) => one.getAttribute('href'))")
         assert all(link.startswith("#") for link in links)
 
@@ -351,11 +364,14 @@ class TestHostileText:
         page = visit()
         refused = page.evaluate("""() => new Promise((resolve) => {
           const heard = [];
-          document.addEventListener("securitypolicyviolation", (event) => heard.push(event.effectiveDirective));
+          const hear = (event) => heard.push(event.effectiveDirective);
+          document.addEventListener("securitypolicyviolation", hear);
           const script = document.createElement("script");
           script.textContent = "window.ran = 9";
           document.body.append(script);
-          document.body.append(Object.assign(document.createElement("img"), {src: "data:image/gif;base64,R0lGODlhAQABAAAAACw="}));
+          const image = document.createElement("img");
+          image.src = "data:image/gif;base64,R0lGODlhAQABAAAAACw=";
+          document.body.append(image);
           // Later: what a debugger evaluates is above the policy.
           setTimeout(() => { try { eval("window.ran = 10"); } catch { heard.push("eval"); } }, 0);
           setTimeout(() => resolve(heard), 100);
@@ -413,7 +429,12 @@ class TestEveryone:
         for address in ("", COMPARE, SAMPLES):
             page = visit(address, width=360, height=740, has_touch=True, is_mobile=True)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, address
-            assert page.evaluate("document.fonts.ready.then(() => parseFloat(getComputedStyle(document.body).fontSize))") >= 16
+            assert (
+                page.evaluate(
+                    "document.fonts.ready.then(() => parseFloat(getComputedStyle(document.body).fontSize))"
+                )
+                >= 16
+            )
 
     def test_light_and_dark_by_system_and_by_switch(self, visit):
         ground = "getComputedStyle(document.body).backgroundColor"
@@ -439,5 +460,7 @@ class TestEveryone:
             if not address:
                 page.locator("td[data-column]").first.focus()  # with the tooltip
             found = page.evaluate("axe.run(document, { preload: false })")
-            assert [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]] == []
+            assert [
+                (one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]
+            ] == []
             assert len(found["passes"]) > 15
