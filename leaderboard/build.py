@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import manifest
+from dcsft_harness.errors import HarnessError
 
 from .board import Board
 from .difficulty import read_labels
@@ -55,6 +56,7 @@ class Options:
         plots: whether plots are drawn.
         page: whether the page is made.
         samples: of how many items a task the page shows pictures.
+        rollouts: folders of rollouts of which the page shows so many items too, with all responses.
     """
 
     baseline: str | None = None
@@ -69,6 +71,7 @@ class Options:
     plots: bool = True
     page: bool = True
     samples: int = 0
+    rollouts: Sequence[Path] = ()
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest says: whatever is not as it is by default, and the baseline."""
@@ -76,7 +79,7 @@ class Options:
         told = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("labels", "strict") and value not in ({}, getattr(standard, name))
+            if name not in ("labels", "strict", "rollouts") and value not in ({}, getattr(standard, name))
         }
         return {"baseline": self.baseline, **told}
 
@@ -107,6 +110,8 @@ def build(
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
     options = options or Options(baseline)
+    if options.rollouts and not (options.page and options.samples):
+        raise HarnessError("--rollouts needs a page with samples", "Add --samples N")
     labels = read_labels(options.labels)
     board = load(
         results,
@@ -117,7 +122,9 @@ def build(
         progress=progress,
     )
     summary = summarise(board, options.pairs, published() if options.published else (), labels)
-    inputs = {**_inputs(results, board), **{f"labels {n}": p for n, p in enumerate(options.labels, start=1)}}
+    inputs = _inputs(results, board)
+    for kind, folders in (("labels", options.labels), ("rollouts", options.rollouts)):
+        inputs |= {f"{kind} {number}": folder for number, folder in enumerate(folders, start=1)}
     with manifest.writing("leaderboard", output, options.recorded(), inputs) as draft:
         _write(draft.folder, output, board, summary, options, labels)
         draft.notes |= {
@@ -145,7 +152,7 @@ def _write(
     }.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
     if options.page:
-        write_page(folder / FOLDER, Source(board, summary, told, labels, options.samples))
+        write_page(folder / FOLDER, Source(board, summary, told, labels, options.samples, options.rollouts))
 
 
 def _inputs(results: Sequence[Path], board: Board) -> dict[str, Path]:

@@ -2,7 +2,8 @@
 
     page/index.html      from site/index.html.jinja
     page/assets/         site/*.js, site/style.css, and the vendored libraries of site/vendor
-    page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js
+    page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
+                         of rollouts p0items.js and p0r0.js
     page/pictures/       under hashes of what they hold
 
 What comes from outside (names, prompts, answers, responses) is in data files alone, as JSON. The shell
@@ -21,6 +22,7 @@ from .packing import Json, write_script
 from .page_board import boards, quantiles, without_folders
 from .page_items import Part, write_responses, write_tasks
 from .pictures import Exported, export
+from .pools import write_pools
 from .summary import Summary
 
 FOLDER = "page"
@@ -38,6 +40,7 @@ SCRIPTS = (
     "compare.js",
     "pictures.js",
     "samples.js",
+    "pool.js",
     "main.js",
 )
 """In the order in which the shell loads them."""
@@ -58,6 +61,7 @@ class Source:
         document: those as leaderboard.json has them.
         labels: item id -> difficulty.
         samples: how many items of each task have their pictures exported.
+        rollouts: folders of rollouts of which so many items are shown too.
     """
 
     board: Board
@@ -65,6 +69,7 @@ class Source:
     document: Mapping[str, Any]
     labels: Mapping[str, str]
     samples: int
+    rollouts: Sequence[Path] = ()
 
 
 def write_page(folder: Path, source: Source) -> None:
@@ -82,7 +87,8 @@ def write_page(folder: Path, source: Source) -> None:
     for part in parts:
         write_tasks(data, part, source.labels, exported.shown)
         write_responses(data, part)
-    write_script(data, "board", _first(source, exported))
+    pools = write_pools(data, folder / "pictures", source.rollouts, source.samples)
+    write_script(data, "board", {**_first(source, exported), "pools": pools})
 
 
 def _parts(source: Source) -> list[Part]:

@@ -9,6 +9,7 @@ from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.records import Label, Score, write_table
 
 CLASSIFY, SHIFTED, GROUND = "dcsft_digits", "dcsft_digits_r", "dcsft_digits_ground"
+POOL = "dcsft_digits_ground_pool"
 DISTRIBUTION = {CLASSIFY: "id", SHIFTED: "ood", GROUND: "id"}
 ITEMS = 30
 SHARES = {"base": 0.5, "SFT": 0.7, "SFT-EM": 0.9}
@@ -104,6 +105,27 @@ def labels(folder, known):
     return folder
 
 
+def rollouts(folder, samples=4, count=12):
+    """Real rollouts of the grounding pool, by a scripted model."""
+    from dcsft_harness import stages
+
+    answers = folder.parent / "answers.jsonl"
+    lines = []
+    task = harness.open_tasks([POOL])[POOL]
+    for at in range(count):
+        item, _ = harness.describe(task, at)
+        right, beside = item.answer, json.dumps([x + 20 for x in json.loads(item.answer)])
+        said = [
+            right if k < at % 5 else beside if k < 3 else HOSTILE[at % len(HOSTILE)] for k in range(samples)
+        ]
+        lines.append({"task": POOL, "doc_id": at, "responses": [f"<answer>{one}</answer>" for one in said]})
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    stages.sample(
+        folder, model="dcsft_stub", model_args=f"answers={answers}", task=POOL, samples=samples, limit=count
+    )
+    return folder
+
+
 def board(folder, samples=ITEMS):
     """Three plain rows, two seeds and a row for each hostile text -> the page's folder."""
     known = items([CLASSIFY, SHIFTED, GROUND])
@@ -117,7 +139,7 @@ def board(folder, samples=ITEMS):
     made += [folder_of(folder / f"hostile-{n}", text, known, hostile) for n, text in enumerate(HOSTILE)]
     options = Options(
         baseline="base", labels=[labels(folder / "labels", known)], plots=False, items=False, samples=samples,
-        pairs=10,
+        pairs=10, rollouts=[rollouts(folder / "rollouts")],
     )  # fmt: skip
     build(made, folder / "board", options=options)
     return folder / "board" / "page"

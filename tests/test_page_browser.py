@@ -295,6 +295,21 @@ class TestSamples:
         page.get_by_role("button", name="Previous item").click()
         until(page, f"document.querySelector('#item').innerText === {json.dumps(first)}")
 
+    def test_a_pool_with_all_of_its_responses(self, visit):
+        page = visit("#view=samples&task=pool:0&difficulty=medium")
+        assert page.locator("article.response").count() == 4
+        right = page.locator("article.response .verdict.right").count()
+        assert page.locator(".facts").inner_text().startswith(f"{right} of 4 responses right")
+        assert 0 < right < 4
+        assert page.locator("svg.picture g.box.gold").count() == 1
+        page.get_by_label("Responses").select_option("0")
+        assert page.locator("article.response").count() == 1
+        page.get_by_role("button", name="Next item").click()
+        until(page, "location.hash.includes('item=')")
+        page.get_by_label("Task").select_option(CLASSIFY)
+        settled(page)
+        assert page.locator("ol.items li").count() == ITEMS // 3
+
     def test_a_deep_link_is_the_whole_view(self, visit):
         page = visit(SAMPLES + "&verdict=right&differ=a&difficulty=hard&find=e")
         assert page.get_by_label("Verdict").input_value() == "right"
@@ -450,7 +465,7 @@ class TestEveryone:
         assert page.evaluate(ground) == light
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    @pytest.mark.parametrize("address", ["", COMPARE, SAMPLES])
+    @pytest.mark.parametrize("address", ["", COMPARE, SAMPLES, "#view=samples&task=pool:0"])
     def test_axe_finds_nothing(self, visit, scheme, address, browser):
         from axe_playwright_python.base import AXE_FILE_PATH
 

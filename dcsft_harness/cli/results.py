@@ -69,6 +69,12 @@ def leaderboard() -> None:
     show_default=True,
     help="Of how many items a task the page shows prompt and pictures; their tasks are opened for it.",
 )
+@click.option(
+    "--rollouts",
+    type=FOLDER,
+    multiple=True,
+    help="Rollouts of which the page shows so many items, all responses.",
+)
 @click.option("--output", type=FOLDER, required=True)
 def build(output: Path, own: str, ood: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
     """Compare folders of `dcsft evaluate` and of `lmms-eval --log_samples`.

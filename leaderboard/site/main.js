@@ -61,7 +61,8 @@
     if (!model) return html`<main><${Waiting} error=${error} /></main>`;
     const at = clamp(state.board, model.boards.length - 1);
     const board = model.boards[at];
-    const View = shown[2];
+    const drawn = shown[0] === "samples" && /^pool:\d+$/.test(state.task) && model.pools[Number(state.task.slice(5))];
+    const View = drawn ? dcsft.Pool : shown[2];
     const told = { model, board, state: { ...state, board: String(at) }, go, link };
     return html`
       <a class="skip" href="#main" onClick=${(event) => {

@@ -31,7 +31,7 @@ dcsft.pictures = (() => {
     const stroke = Math.max(width, height) / 160;
     return boxes.map(({ box: [x1, y1, x2, y2], kind }, at) => html`<g key=${at} class=${`box ${kind}`}>
       ${["under", "over"].map((layer) => html`<rect class=${layer} x=${Math.min(x1, x2)} y=${Math.min(y1, y2)}
-        width=${Math.abs(x2 - x1)} height=${Math.abs(y2 - y1)} stroke-width=${layer === "under" ? 2.4 * stroke : stroke}
+        width=${Math.abs(x2 - x1)} height=${Math.abs(y2 - y1)} stroke-width=${layer === "under" ? 1.8 * stroke : stroke}
         stroke-dasharray=${kind === "gold" ? "none" : `${4 * stroke} ${2 * stroke}`} />`)}
     </g>`);
   }
@@ -57,7 +57,7 @@ dcsft.pictures = (() => {
         <label><input type="checkbox" checked=${drawn} onChange=${toggle} /> Draw boxes</label>
         ${answers.map(({ name, text }, at) => boxesIn(text).length > 0 && html`<span key=${at}>
           <svg class="key" viewBox="0 0 24 12" aria-hidden="true"><g class=${`box ${at ? COLOURS[(at - 1) % COLOURS.length] : "gold"}`}>
-            <rect class="under" x="3" y="2" width="18" height="8" stroke-width="4" />
+            <rect class="under" x="3" y="2" width="18" height="8" stroke-width="3.5" />
             <rect class="over" x="3" y="2" width="18" height="8" stroke-width="2" stroke-dasharray=${at ? "5 2" : "none"} /></g></svg>
           <${dcsft.text.Name} text=${name} most=${40} /></span>`)}
       </div>`}

@@ -57,7 +57,7 @@ dcsft.Samples = (() => {
     return found;
   }
 
-  function Controls({ model, board, task, tasks, rows, state, go }) {
+  function Controls({ model, board, task, rows, state, go }) {
     const options = dcsft.Compare.options(board).filter((_, at) => board.rows[at].kind === "row");
     const column = dcsft.Compare.columnOf(board, task);
     const here = options.filter(([name]) => cell(board, board.rows.findIndex((row) => row.name === name), column) !== null);
@@ -65,7 +65,7 @@ dcsft.Samples = (() => {
     const to = (change) => go({ page: "0", item: "", ...change });
     const by = (text) => plain(text, 30);
     return html`<form class="controls" onSubmit=${(event) => event.preventDefault()}>
-      <${Pick} label="Task" value=${board.tasks[task].name} onPick=${(name) => to({ task: name })} options=${tasks.map((at) => [board.tasks[at].name, plain(board.tasks[at].name)])} />
+      <${Pick} label="Task" value=${board.tasks[task].name} onPick=${(name) => to({ task: name })} options=${taskOptions(model, board)} />
       <${Pick} label="Row" value=${a} onPick=${(name) => go({ a: name, page: "0" })} options=${here} />
       <${Pick} label="Beside it" value=${b || ""} onPick=${(name) => go({ a, b: name, page: "0", ...(name ? {} : { differ: "all" }) })} options=${[["", "no other row"], ...here.filter(([name]) => name !== a)]} />
       <${Pick} label="Verdict" value=${state.verdict} onPick=${(verdict) => to({ verdict })} options=${[
@@ -144,7 +144,13 @@ dcsft.Samples = (() => {
     </div>`;
   }
 
-  return function Samples({ model, board, state, go, link }) {
+  // The tasks of the board, then the rollouts that are shown beside it.
+  function taskOptions(model, board) {
+    const pools = model.pools.map((pool, at) => [`pool:${at}`, `rollouts ${plain(pool.name, 40)}${pool.task ? ` of ${plain(pool.task, 40)}` : ""}`]);
+    return [...board.tasks.map((task) => [task.name, plain(task.name)]), ...pools];
+  }
+
+  function Samples({ model, board, state, go, link }) {
     const evaluated = (row, task) => board.rows[row].kind === "row" && cell(board, row, dcsft.Compare.columnOf(board, task)) !== null;
     const tasks = board.tasks.map((_, at) => at);
     const task = tasks.find((at) => board.tasks[at].name === state.task) ?? 0;
@@ -156,10 +162,12 @@ dcsft.Samples = (() => {
     const data = dcsft.useData([`${prefix}items`, `${prefix}scores`, ...rows.map((row) => `${prefix}r${row}`)]);
     return html`<section aria-labelledby="title">
       <h2 id="title">Samples</h2>
-      <${Controls} model=${model} board=${board} task=${task} tasks=${tasks} rows=${rows} state=${state} go=${go} />
+      <${Controls} model=${model} board=${board} task=${task} rows=${rows} state=${state} go=${go} />
       ${data.found
         ? html`<${Browser} model=${model} board=${board} task=${task} rows=${rows} found=${data.found} state=${state} go=${go} link=${link} />`
         : html`<${Waiting} error=${data.error} />`}
     </section>`;
-  };
+  }
+
+  return Object.assign(Samples, { taskOptions, DIFFICULTIES, SIZE });
 })();
