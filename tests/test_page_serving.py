@@ -1,6 +1,10 @@
 """The leaderboard's page over http: its own files, to this machine, and nothing else."""
 
 import http.client
+import re
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -69,6 +73,25 @@ class TestServing:
     def test_only_to_be_read(self, served):
         assert served[1]("/", method="POST")[0] == 501
         assert served[1]("/", method="PUT")[0] == 501
+
+    def test_the_command_serves_until_it_is_interrupted(self, served):
+        command = [
+            sys.executable,
+            "-m",
+            "dcsft_harness.cli",
+            "leaderboard",
+            "serve",
+            str(served[2]),
+            "--port",
+            "0",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+            host, port = re.match(r"http://(.*):(\d+)/", running.stdout.readline()).groups()
+            connection = http.client.HTTPConnection(host, int(port), timeout=5)
+            connection.request("GET", "/index.html")
+            assert connection.getresponse().status == 200
+            running.send_signal(signal.SIGINT)
+            assert running.wait(10) == 0
 
     def test_a_folder_without_a_page(self, tmp_path):
         with pytest.raises(HarnessError, match="holds no page"):
