@@ -104,7 +104,10 @@ def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] 
         from dcsft_harness import harness
 
         open_tasks = harness.open_tasks
-    return open_tasks([name])[name]
+    found = open_tasks([name])
+    if name not in found:
+        raise HarnessError(f"{name!r} names no single task here", "Install the tasks that were evaluated")
+    return found[name]
 
 
 def _of_task(
@@ -124,8 +127,9 @@ def _of_task(
             continue
         try:
             described, images = harness.describe(task, number)
-        except HarnessError as error:
-            refused.append(str(error))
+        except Exception as error:  # noqa: BLE001 - a task's own functions may fail in any way; it is told
+            told = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            refused.append(told)
             continue
         if item not in _ids(described.item_id):
             refused.append(f"Document {number} is another than the one that was evaluated.")

@@ -59,6 +59,15 @@ class TestPictures:
         assert set(found.shown["fake"]) == set(documents.ids[1:])
         assert "1 of 3 items are not shown" in found.reasons["fake"]
 
+    def test_a_task_that_fails_costs_its_pictures_alone(self, tmp_path, monkeypatch):
+        task = FakeTask(drawings(3))
+        documents = known(task, 3)
+        monkeypatch.setattr(task, "doc_to_target", lambda image: {}["gone"])
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        assert not found.shown["fake"] and "KeyError: 'gone'" in found.reasons["fake"]
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"part": task})
+        assert "names no single task" in found.reasons["fake"]
+
     def test_a_second_occurrence_is_the_same_picture(self, tmp_path):
         task = FakeTask(drawings(1))
         (first,) = known(task, 1).ids
