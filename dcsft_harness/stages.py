@@ -164,6 +164,7 @@ def leaderboard(
     *,
     results: Sequence[Path],
     labels: Sequence[Path] = (),
+    rollouts: Sequence[Path] = (),
     strict: bool = False,
     **options: Any,  # noqa: ANN401 - leaderboard.Options' fields
 ) -> Notes:
@@ -174,7 +175,8 @@ def leaderboard(
     for name in options:
         if name not in known:
             raise unknown_name("leaderboard option", name, known)
-    chosen = Options(labels=tuple(map(Path, labels)), strict=strict, **options)
+    folders = {"labels": tuple(map(Path, labels)), "rollouts": tuple(map(Path, rollouts))}
+    chosen = Options(**folders, strict=strict, **options)
     built = build([Path(folder) for folder in results], output, options=chosen, progress=progress)
     return {
         "table": markdown(built.summary),

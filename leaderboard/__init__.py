@@ -22,6 +22,10 @@
     plots.py       Summary -> PNG and SVG, by the functions of charts.py
     items.py       Board -> items.parquet
     document.py    Summary -> leaderboard.json, in the shape of schema.json
+    page.py        Board and Summary -> a page that opens from disk, with page_board.py (figures),
+                   page_items.py (items and responses), pools.py (rollouts), pictures.py, packing.py
+    site/          the page's own scripts and style, and the libraries that come with it
+    serve.py       a page at an address of this machine
     build.py       folders -> a leaderboard artefact
 
 Example::

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import manifest
+from dcsft_harness.errors import HarnessError
 
 from .board import Board
 from .difficulty import read_labels
@@ -14,6 +15,7 @@ from .gather import Progress, load, named
 from .items import FILE, write_items
 from .latex import latex
 from .logs import input_files, is_log
+from .page import FOLDER, Source, write_page
 from .plots import draw
 from .published import published
 from .report import report
@@ -52,6 +54,9 @@ class Options:
         labels: labels folders of the evaluated items.
         items: whether the Parquet file of all items is written.
         plots: whether plots are drawn.
+        page: whether the page is made.
+        samples: of how many items a task the page shows pictures.
+        rollouts: folders of rollouts of which the page shows so many items too, with all responses.
     """
 
     baseline: str | None = None
@@ -64,6 +69,9 @@ class Options:
     labels: Sequence[Path] = ()
     items: bool = True
     plots: bool = True
+    page: bool = True
+    samples: int = 0
+    rollouts: Sequence[Path] = ()
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest says: whatever is not as it is by default, and the baseline."""
@@ -71,7 +79,7 @@ class Options:
         told = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("labels", "strict") and value not in ({}, getattr(standard, name))
+            if name not in ("labels", "strict", "rollouts") and value not in ({}, getattr(standard, name))
         }
         return {"baseline": self.baseline, **told}
 
@@ -102,6 +110,8 @@ def build(
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
     options = options or Options(baseline)
+    if options.rollouts and not (options.page and options.samples):
+        raise HarnessError("--rollouts needs a page with samples", "Add --samples N")
     labels = read_labels(options.labels)
     board = load(
         results,
@@ -112,7 +122,9 @@ def build(
         progress=progress,
     )
     summary = summarise(board, options.pairs, published() if options.published else (), labels)
-    inputs = {**_inputs(results, board), **{f"labels {n}": p for n, p in enumerate(options.labels, start=1)}}
+    inputs = _inputs(results, board)
+    for kind, folders in (("labels", options.labels), ("rollouts", options.rollouts)):
+        inputs |= {f"{kind} {number}": folder for number, folder in enumerate(folders, start=1)}
     with manifest.writing("leaderboard", output, options.recorded(), inputs) as draft:
         _write(draft.folder, output, board, summary, options, labels)
         draft.notes |= {
@@ -129,15 +141,18 @@ def _write(
     items = {"file": FILE, "rows": write_items(folder / FILE, board, labels)} if options.items else None
     plots = draw(summary, folder) if options.plots else []
     more = {"items": items, "plots": [{"title": title, "files": files} for title, files in plots]}
+    told = document(summary, output, more)
     for name, content in {
         "leaderboard.md": report(summary, [(title, files[0]) for title, files in plots]),
         "leaderboard.csv": csv_text(summary),
         "comparisons.csv": comparisons_csv(summary),
         "standings.csv": standings_csv(summary),
         "leaderboard.tex": latex(summary),
-        "leaderboard.json": text(document(summary, output, more)),
+        "leaderboard.json": text(told),
     }.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
+    if options.page:
+        write_page(folder / FOLDER, Source(board, summary, told, labels, options.samples, options.rollouts))
 
 
 def _inputs(results: Sequence[Path], board: Board) -> dict[str, Path]:

@@ -61,6 +61,20 @@ def leaderboard() -> None:
 )
 @click.option("--items/--no-items", default=True, help="Write the Parquet file of all items.")
 @click.option("--plots/--no-plots", default=True, help="Draw plots.")
+@click.option("--page/--no-page", default=True, help="Make the page, page/index.html.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of how many items a task the page shows prompt and pictures; their tasks are opened for it.",
+)
+@click.option(
+    "--rollouts",
+    type=FOLDER,
+    multiple=True,
+    help="Rollouts of which the page shows so many items, all responses.",
+)
 @click.option("--output", type=FOLDER, required=True)
 def build(output: Path, own: str, ood: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
     """Compare folders of `dcsft evaluate` and of `lmms-eval --log_samples`.
@@ -73,6 +87,27 @@ def build(output: Path, own: str, ood: str, metrics: tuple[str, ...], **options:
     show_table(notes)
     for reason in notes["left_out"]:
         click.echo(f"dcsft: left out: {reason}", err=True)
+
+
+@leaderboard.command()
+@click.argument("board", type=FOLDER)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+)
+def serve(board: Path, port: int) -> None:
+    """Show a leaderboard's page at an address of this machine; page/index.html opens without it too.
+
+    \b
+    dcsft leaderboard serve board
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.leaderboard.serve import HOST, server
+
+    with server(board, port) as running:
+        click.echo(f"http://{HOST}:{running.server_port}/ until Ctrl-C")
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("")
 
 
 def _distributions(own: str, ood: str) -> dict[str, str]:

@@ -1,0 +1,152 @@
+"""A board -> its page: one folder with index.html that opens from disk, without a server or a network.
+
+    page/index.html      from site/index.html.jinja
+    page/assets/         site/*.js, site/style.css, and the vendored libraries of site/vendor
+    page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
+                         of rollouts p0items.js and p0r0.js
+    page/pictures/       under hashes of what they hold
+
+What comes from outside (names, prompts, answers, responses) is in data files alone, as JSON. The shell
+forbids everything but its own scripts, style and pictures, and the scripts make text nodes of what they
+read: nothing that a model wrote is ever parsed as markup.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .board import Board
+from .packing import Json, write_script
+from .page_board import boards, quantiles, without_folders
+from .page_items import Part, write_responses, write_tasks
+from .pictures import Exported, export
+from .pools import write_pools
+from .summary import Summary
+
+FOLDER = "page"
+SCRIPTS = (
+    "vendor/preact.umd.js",
+    "vendor/preact-hooks.umd.js",
+    "vendor/htm.umd.js",
+    "vendor/table-core.umd.js",
+    "data.js",
+    "state.js",
+    "text.js",
+    "figures.js",
+    "tip.js",
+    "board.js",
+    "compare.js",
+    "pictures.js",
+    "samples.js",
+    "pool.js",
+    "main.js",
+)
+"""In the order in which the shell loads them."""
+NOTICES = ("vendored.json", "LICENSE-preact.txt", "LICENSE-htm.txt", "LICENSE-table-core.txt")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a page is made from.
+
+    Attributes:
+        board: as loaded.
+        summary: its numbers.
+        document: those as leaderboard.json has them.
+        labels: item id -> difficulty.
+        samples: how many items of each task have their pictures exported.
+        rollouts: folders of rollouts of which so many items are shown too.
+    """
+
+    board: Board
+    summary: Summary
+    document: Mapping[str, Any]
+    labels: Mapping[str, str]
+    samples: int
+    rollouts: Sequence[Path] = ()
+
+
+def write_page(folder: Path, source: Source) -> None:
+    """Writes a page.
+
+    Args:
+        folder: where it goes; must not exist.
+        source: what is on it.
+    """
+    data = folder / "data"
+    data.mkdir(parents=True)
+    _write_assets(folder)
+    parts = _parts(source)
+    exported = _export(folder / "pictures", parts, source.samples)
+    for part in parts:
+        write_tasks(data, part, source.labels, exported.shown)
+        write_responses(data, part)
+    pools = write_pools(data, folder / "pictures", source.rollouts, source.samples)
+    write_script(data, "board", {**_first(source, exported), "pools": pools})
+
+
+def _parts(source: Source) -> list[Part]:
+    found = [(source.board, source.summary)]
+    found += [
+        (apart.board, told.summary)
+        for apart, told in zip(source.board.apart, source.summary.apart, strict=True)
+    ]
+    return [
+        Part(
+            number,
+            board,
+            list({task.name: task for column in summary.columns for task in column.tasks}.values()),
+            summary.lines,
+        )
+        for number, (board, summary) in enumerate(found)
+    ]
+
+
+def _export(folder: Path, parts: Sequence[Part], samples: int) -> Exported:
+    documents = {
+        task.name: result.tasks[task.name].documents
+        for part in reversed(parts)
+        for task in part.tasks
+        for result in reversed(part.board.results)
+        if task.name in result.tasks
+    }
+    return export(folder, documents, samples)
+
+
+def _first(source: Source, exported: Exported) -> Json:
+    document = source.document
+    return {
+        "boards": boards(document),
+        "pictures": [
+            [name, len(exported.shown.get(name, {})), without_folders(exported.reasons.get(name, ""))]
+            for name in {**exported.shown, **exported.reasons}
+        ],
+        "labelled": bool(source.labels),
+        "quoted": [{**one, "cells": list(one["cells"].items())} for one in document["quoted"]],
+        "left_out": [
+            [Path(one["folder"]).name, without_folders(one["reason"])] for one in document["left_out"]
+        ],
+        "t": quantiles(),
+    }
+
+
+def _write_assets(folder: Path) -> None:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    site = files("dcsft_harness.leaderboard") / "site"
+    assets = folder / "assets"
+    assets.mkdir()
+    for name in ("style.css", *SCRIPTS, *(f"vendor/{notice}" for notice in NOTICES)):
+        (assets / Path(name).name).write_bytes((site / name).read_bytes())
+    shell = Environment(
+        loader=PackageLoader("dcsft_harness.leaderboard", "site"), autoescape=True, undefined=StrictUndefined
+    ).get_template("index.html.jinja")
+    scripts = [Path(name).name for name in SCRIPTS]
+    text = shell.render(policy=POLICY, scripts=scripts)
+    (folder / "index.html").write_text(text + "\n", encoding="utf-8", newline="\n")

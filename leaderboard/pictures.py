@@ -1,0 +1,163 @@
+"""Pictures and prompts of evaluated items, for a board's page: scores folders hold neither.
+
+A task that can be opened is asked for some of its documents again. What it shows is held against the
+item's content id, so that no picture stands beside another item's answers. Pictures are drawn anew from
+their pixels: nothing else that a file held (EXIF, comments, profiles) goes with them.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.records import occurrence_id
+
+from .result import Documents
+
+SIDE = 512
+"""The longest side of a stored picture, in pixels."""
+SMALL = 96
+"""Up to this side pictures are stored without loss: they are drawings or glyphs, and cost little."""
+AGAIN = 8
+"""How often an evaluation may ask the same item for it to be told by its content."""
+
+
+class Picture(NamedTuple):
+    """One stored picture.
+
+    Attributes:
+        file: its name in the folder of pictures, a hash of what it holds.
+        width: of the original, in pixels; boxes are in these.
+        height: likewise.
+    """
+
+    file: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of an item.
+
+    Attributes:
+        prompt: the text that the model saw.
+        pictures: in the order in which the model saw them.
+    """
+
+    prompt: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What is shown of some tasks' items.
+
+    Attributes:
+        shown: task -> item id -> what is shown.
+        reasons: task -> why not all that was asked for is.
+    """
+
+    shown: Mapping[str, Mapping[str, Shown]]
+    reasons: Mapping[str, str]
+
+
+def export(
+    folder: Path,
+    documents: Mapping[str, Callable[[], Documents]],
+    samples: int,
+    open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
+) -> Exported:
+    """Writes the pictures of up to so many items of each task.
+
+    Args:
+        folder: where pictures go; made if there are any.
+        documents: task -> what gives its items. Ids are hashes, so the first of them are a random draw.
+        samples: items a task.
+        open_tasks: what opens tasks by name; None: lmms-eval.
+    """
+    shown: dict[str, Mapping[str, Shown]] = {}
+    reasons: dict[str, str] = {}
+    for name, read in documents.items():
+        if not samples:
+            reasons[name] = (
+                "Pictures were not asked for: `dcsft leaderboard build` exports them with --samples N."
+            )
+            continue
+        try:
+            task = _opened(name, open_tasks)
+        except HarnessError as error:
+            reasons[name] = f"The task cannot be opened here. {error}"
+            continue
+        found, refused = _of_task(folder, task, read(), samples)
+        shown[name] = found
+        if refused:
+            reasons[name] = f"{len(refused)} of {len(found) + len(refused)} items are not shown. {refused[0]}"
+    return Exported(shown, reasons)
+
+
+def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None) -> Any:  # noqa: ANN401
+    if open_tasks is None:
+        from dcsft_harness import harness
+
+        open_tasks = harness.open_tasks
+    found = open_tasks([name])
+    if name not in found:
+        raise HarnessError(f"{name!r} names no single task here", "Install the tasks that were evaluated")
+    return found[name]
+
+
+def _of_task(
+    folder: Path,
+    task: Any,  # noqa: ANN401 - an lmms-eval task
+    documents: Documents,
+    samples: int,
+) -> tuple[dict[str, Shown], list[str]]:
+    from dcsft_harness import harness
+
+    found: dict[str, Shown] = {}
+    refused: list[str] = []
+    count = len(task.eval_docs)
+    for item, number in list(zip(documents.ids, documents.numbers, strict=True))[:samples]:
+        if number >= count:
+            refused.append(f"Document {number} is not in the task as it is here.")
+            continue
+        try:
+            described, images = harness.describe(task, number)
+        except Exception as error:  # noqa: BLE001 - a task's own functions may fail in any way; it is told
+            told = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            refused.append(told)
+            continue
+        if item not in _ids(described.item_id):
+            refused.append(f"Document {number} is another than the one that was evaluated.")
+            continue
+        found[item] = Shown(described.prompt, tuple(store(folder, image) for image in images))
+    return found, refused
+
+
+def _ids(item: str) -> list[str]:
+    return [item, *(occurrence_id(item, again) for again in range(1, AGAIN + 1))]
+
+
+def store(folder: Path, image: Any) -> Picture:  # noqa: ANN401 - a PIL image
+    """Writes a picture's pixels as WebP, its longest side at most `SIDE`, under a hash of what it holds."""
+    width, height = image.size
+    rgb = image.convert("RGB")
+    rgb.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    _bare(rgb).save(file, "WEBP", lossless=max(rgb.size) <= SMALL, quality=82)
+    name = hashlib.sha256(file.getvalue()).hexdigest()[:32] + ".webp"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / name).exists():
+        (folder / name).write_bytes(file.getvalue())
+    return Picture(name, width, height)
+
+
+def _bare(rgb: Any) -> Any:  # noqa: ANN401 - a PIL image
+    """The same pixels in an image that carries nothing else."""
+    from PIL import Image
+
+    return Image.frombytes("RGB", rgb.size, rgb.tobytes())

@@ -1,0 +1,279 @@
+// The board: sorted, filtered and paged by TanStack Table, drawn as one HTML table.
+"use strict";
+
+dcsft.Board = (() => {
+  const { html } = dcsft;
+  const { plain, Name, percent, points, interval, chance, Pick, Find, Pages, clamp } = dcsft.text;
+  const { cell, group } = dcsft.figures;
+  const SIZE = 50;
+  const GROUPS = [
+    ["id", "In distribution"], ["ood", "Out of distribution"], ["other", "Other tasks"], ["standing", "Standing"],
+  ];
+
+  function definitions(board) {
+    const numeric = (id, header, value, more) => ({
+      id, header, accessorFn: (row) => value(row) ?? undefined, sortUndefined: "last", sortDescFirst: true,
+      sortingFn: "basic", meta: more,
+    });
+    const tasks = board.columns.map((column, at) => [
+      group(column),
+      numeric(`c${at}`, column.label, (row) => row.shown[at], { column: at, n: column.n, mean: column.is_mean }),
+    ]);
+    const standing = [
+      numeric("rank", "Rank", (row) => row.told.rank && -row.told.rank.rank, { field: "rank" }),
+      numeric("retention", "OOD retention", (row) => row.told.retention && row.told.retention[0], { field: "retention" }),
+      numeric("worst", "Worst task", (row) => row.told.worst_task && row.told.worst_task.accuracy, { field: "worst" }),
+    ].filter(({ meta }) => board.rows.some((row) => row[meta.field === "worst" ? "worst_task" : meta.field]));
+    const of = (key) => (key === "standing" ? standing : tasks.filter(([kind]) => kind === key).map(([, made]) => made));
+    return [
+      { id: "name", header: "Row", accessorFn: (row) => row.told.name, sortingFn: "alphanumeric", meta: {} },
+      ...GROUPS.filter(([key]) => of(key).length).map(([key, said]) => ({ id: key, header: said, columns: of(key) })),
+    ];
+  }
+
+  function made(board, state) {
+    const data = board.rows.map((told, at) => ({
+      at, told,
+      shown: board.columns.map((_, column) => {
+        const found = cell(board, at, column);
+        const estimate = found && (state.value === "difference" ? found.difference : found.accuracy);
+        return estimate ? estimate.value : undefined;
+      }),
+    }));
+    const wanted = state.q.trim().toLowerCase();
+    return data.filter(({ told }) => {
+      if (wanted && !told.name.toLowerCase().includes(wanted)) return false;
+      if (state.rows === "single") return told.kind === "row";
+      if (state.rows === "seeds") return told.kind === "seeds" || told.group === null;
+      if (state.rows === "front") return told.pareto && told.pareto.on;
+      return true;
+    });
+  }
+
+  function useTable(board, state, data) {
+    const { createTable, getCoreRowModel, getSortedRowModel, getPaginationRowModel } = TableCore;
+    const columns = preactHooks.useMemo(() => definitions(board), [board]);
+    const known = columns.flatMap((one) => (one.columns ? one.columns.map((inner) => inner.id) : [one.id]));
+    const groups = state.groups.split(",");
+    const hidden = columns.filter((one) => one.columns && !groups.includes(one.id)).flatMap((one) => one.columns);
+    const sorting = known.includes(state.sort) ? [{ id: state.sort, desc: state.dir !== "asc" }] : [];
+    const options = {
+      data, columns, renderFallbackValue: null, onStateChange() {}, enableSortingRemoval: false,
+      getCoreRowModel: getCoreRowModel(), getSortedRowModel: getSortedRowModel(),
+      getPaginationRowModel: getPaginationRowModel(), autoResetPageIndex: false,
+    };
+    const table = preactHooks.useMemo(() => createTable({ ...options, state: {} }), [board]);
+    const pageIndex = clamp(state.page, Math.ceil(data.length / SIZE) - 1);
+    table.setOptions(() => ({
+      ...options,
+      state: {
+        ...table.initialState, sorting, pagination: { pageIndex, pageSize: SIZE },
+        columnVisibility: Object.fromEntries(hidden.map(({ id }) => [id, false])),
+      },
+    }));
+    return table;
+  }
+
+  function lines(model, board, row, at) {
+    const [column, told] = [board.columns[at], cell(board, row, at)];
+    const said = [["", `${plain(board.rows[row].name)}, ${plain(column.label)}`]];
+    if (!told || !told.accuracy) return [...said, ["", told ? "nothing could be scored" : "not evaluated"]];
+    const { value, low, high } = told.accuracy;
+    said.push(["accuracy", `${percent(value, 2)} %`], ["95 % interval", interval(low, high, (x) => percent(x, 2))]);
+    said.push(["n", `${told.n.toLocaleString("en")} scored items`]);
+    if (told.unscored) said.push(["not scored", `${told.unscored}`]);
+    if (told.unanswered) said.push(["no answer found", `${told.unanswered}, counted as wrong`]);
+    if (told.deviation !== null) said.push(["deviation of seeds", `${percent(told.deviation, 2)} points`]);
+    if (told.difference) {
+      const { value: by, low: from, high: to } = told.difference;
+      said.push([`against ${plain(board.baseline, 40)}`, `${points(by, 2)} ${interval(from, to, (x) => points(x, 2))} points`]);
+      const other = board.rows.findIndex((one) => one.is_baseline);
+      const test = model.tested(board)(row, other, at);
+      if (test) said.push([test.method, `p = ${chance(test.p)}, ${chance(test.holm)} after Holm`]);
+    }
+    if (column.minimum_detectable) {
+      said.push(["smallest difference to be found", `${percent(column.minimum_detectable.difference)} points`]);
+    }
+    return said;
+  }
+
+  function standing(told, field) {
+    if (field === "rank") {
+      return told.rank ? [`${told.rank.rank}`, `${told.rank.low}–${told.rank.high} of ${told.rank.of}`] : null;
+    }
+    if (field === "retention") {
+      if (!told.retention) return null;
+      const [value, low, high] = told.retention;
+      return [percent(value), `${interval(low, high, percent)} %, OOD over ID accuracy`];
+    }
+    return told.worst_task ? [percent(told.worst_task.accuracy), `on ${plain(told.worst_task.task)}`] : null;
+  }
+
+  function Cells({ model, board, row, columns, state, best, pick, chosen }) {
+    const { at, told } = row.original;
+    const name = plain(told.name, 60);
+    const mark = ["Baseline", told.is_baseline], front = ["On the ID and OOD front", told.pareto && told.pareto.on];
+    return html`<tr class=${told.kind === "seeds" ? "seeds" : ""} aria-selected=${String(chosen)}>
+      <td class="pick">
+        <input type="checkbox" tabindex="-1" data-r=${row.index} data-c="0" checked=${chosen}
+          aria-label=${`Compare ${name}`} onChange=${() => pick(told.name)} />
+      </td>
+      <th scope="row" tabindex="-1" data-r=${row.index} data-c="1" data-row=${at}>
+        <${Name} text=${told.name} />
+        ${told.kind === "seeds" && html` <span class="badge">${told.members.length} seeds</span>`}
+        ${[mark, front].map(([said, on], i) => on && html` <span class="badge" title=${said}>${i ? "front" : "baseline"}</span>`)}
+      </th>
+      ${columns.map(({ columnDef: { meta } }, i) => {
+        const place = { tabindex: "-1", "data-r": row.index, "data-c": i + 2, "data-row": at };
+        if (meta.field) {
+          const said = standing(told, meta.field);
+          return html`<td ...${place} data-field=${meta.field}>${said ? said[0] : "–"}</td>`;
+        }
+        const value = row.original.shown[meta.column];
+        const scale = best[meta.column];
+        const shade = value === undefined || scale.high === scale.low ? 0 : (value - scale.low) / (scale.high - scale.low);
+        const shown = state.value === "difference" ? points(value) : percent(value);
+        const top = value !== undefined && scale.high > scale.low && shown === scale.shown;
+        return html`<td ...${place} data-column=${meta.column} class=${meta.mean ? "mean" : ""} style=${{ "--shade": shade.toFixed(2) }}>
+          ${top ? html`<strong>${shown}</strong>` : shown}
+        </td>`;
+      })}
+    </tr>`;
+  }
+
+  // Arrow keys move among cells; one cell at a time is a tab stop.
+  function useArrows(table, at) {
+    const focused = (r, c) => table.current && table.current.querySelector(`[data-r="${r}"][data-c="${c}"]`);
+    preactHooks.useLayoutEffect(() => {
+      const cells = table.current ? [...table.current.querySelectorAll("[data-r]")] : [];
+      const stop = cells.find((one) => +one.dataset.r === at.current[0] && +one.dataset.c === at.current[1]) || cells[0];
+      for (const one of cells) one.tabIndex = one === stop ? 0 : -1;
+    });
+    return (event) => {
+      const here = event.target.closest("[data-r]");
+      if (!here || event.ctrlKey || event.metaKey || event.altKey) return;
+      const [r, c] = [+here.dataset.r, +here.dataset.c];
+      const rows = [...table.current.querySelectorAll('[data-c="1"]')].map((one) => +one.dataset.r);
+      const place = rows.indexOf(r);
+      const moves = {
+        ArrowRight: [r, c + 1], ArrowLeft: [r, c - 1], ArrowDown: [rows[place + 1], c], ArrowUp: [rows[place - 1], c],
+        Home: [r, 0], PageDown: [rows[Math.min(rows.length - 1, place + 10)], c], PageUp: [rows[Math.max(0, place - 10)], c],
+      };
+      const next = moves[event.key] && focused(...moves[event.key]);
+      if (!next) return;
+      event.preventDefault();
+      here.tabIndex = -1;
+      next.tabIndex = 0;
+      at.current = [+next.dataset.r, +next.dataset.c];
+      next.focus();
+    };
+  }
+
+  function Header({ table, state, go }) {
+    const sorted = (id) => (state.sort === id ? (state.dir === "asc" ? "ascending" : "descending") : "none");
+    const sort = (id) => {
+      const first = id === "name" ? "asc" : "desc";
+      const turned = state.dir === "asc" ? "desc" : "asc";
+      go({ sort: id, dir: state.sort === id ? turned : first, page: "0" });
+    };
+    const [groups, leaves] = table.getHeaderGroups();
+    return html`<thead>
+      ${leaves && html`<tr>
+        <td colspan="2"></td>
+        ${groups.headers.filter((one) => !one.isPlaceholder && one.column.id !== "name").map((one) =>
+          html`<th key=${one.id} scope="colgroup" class=${`group ${one.column.id}`} colspan=${one.colSpan}>${one.column.columnDef.header}</th>`)}
+      </tr>`}
+      <tr>
+        <th class="pick" scope="col"><span class="hidden">Compare</span></th>
+        ${(leaves || groups).headers.map(({ id, column }) => {
+          const { header, meta } = column.columnDef;
+          return html`<th key=${id} scope="col" class=${meta.mean ? "mean" : ""} aria-sort=${sorted(column.id)}>
+            <button type="button" onClick=${() => sort(column.id)}>
+              <span class="label"><${Name} text=${header} />
+                <span class="arrow" aria-hidden="true">${{ ascending: "▲", descending: "▼", none: "↕" }[sorted(column.id)]}</span></span>
+              ${meta.n !== undefined && html`<small>n = ${meta.n.toLocaleString("en")}</small>`}
+            </button>
+          </th>`;
+        })}
+      </tr>
+    </thead>`;
+  }
+
+  function scales(board, data, state) {
+    return board.columns.map((_, at) => {
+      const values = data.map((row) => row.shown[at]).filter((value) => value !== undefined);
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      return { low, high, shown: state.value === "difference" ? points(high) : percent(high) };
+    });
+  }
+
+  function Controls({ board, state, go }) {
+    const on = state.groups.split(",");
+    const toggle = (key) => {
+      const next = on.includes(key) ? on.filter((one) => one !== key) : [...on, key];
+      go({ groups: next.join(",") });
+    };
+    const there = GROUPS.filter(([key]) => key === "standing" || board.columns.some((one) => group(one) === key));
+    return html`<form class="controls" onSubmit=${(event) => event.preventDefault()}>
+      <${Find} label="Row name contains" value=${state.q} onFind=${(q) => go({ q, page: "0" }, true)} />
+      <${Pick} label="Rows" value=${state.rows} onPick=${(rows) => go({ rows, page: "0" })} options=${[
+        ["all", "All"], ["single", "Single runs"], ["seeds", "Seeds combined"], ["front", "On the ID and OOD front"],
+      ]} />
+      ${board.baseline !== null && html`<${Pick} label="Show" value=${state.value} onPick=${(value) => go({ value })} options=${[
+        ["accuracy", "Accuracy in %"], ["difference", `Points against ${plain(board.baseline, 30)}`],
+      ]} />`}
+      <fieldset><legend>Columns</legend>
+        ${there.map(([key, said]) => html`<label key=${key}><input type="checkbox" checked=${on.includes(key)} onChange=${() => toggle(key)} /> ${said}</label>`)}
+      </fieldset>
+    </form>`;
+  }
+
+  return function Board({ model, board, state, go, link }) {
+    const data = preactHooks.useMemo(() => made(board, state), [board, state.q, state.rows, state.value]);
+    const table = useTable(board, state, data);
+    const body = preactHooks.useRef(null);
+    const at = preactHooks.useRef([-1, -1]);
+    const arrows = useArrows(body, at);
+    const best = preactHooks.useMemo(() => scales(board, data, state), [board, data, state.value]);
+    const columns = table.getVisibleLeafColumns().filter(({ id }) => id !== "name");
+    const pick = (name) => {
+      const { a, b } = dcsft.route.read(location.hash);
+      if (name === a) return go({ a: b, b: "" }, true);
+      if (name === b) return go({ b: "" }, true);
+      return go(a === "" ? { a: name } : b === "" ? { b: name } : { a: b, b: name }, true);
+    };
+    const told = (event) => {
+      const here = event.target.closest("[data-row]");
+      if (!here) return;
+      const { row, column, field } = here.dataset;
+      if (column !== undefined) return dcsft.tip.show(here, lines(model, board, +row, +column));
+      if (field) {
+        const said = standing(board.rows[+row], field);
+        return dcsft.tip.show(here, [["", plain(board.rows[+row].name)], [field, said ? said.join(", ") : "not known"]]);
+      }
+      const details = board.rows[+row].details.flat().slice(0, 12);
+      return dcsft.tip.show(here, [["", plain(board.rows[+row].name, 300)], ...details.map(([key, value]) => [plain(key), plain(value, 120)])]);
+    };
+    return html`<section aria-labelledby="title">
+      <h2 id="title" class="hidden">Board</h2>
+      <${Controls} board=${board} state=${state} go=${go} />
+      <div class="scroll">
+        <table role="grid" ref=${body} aria-label="Accuracy by row and task" aria-rowcount=${data.length}
+          onKeyDown=${arrows} onMouseOver=${told} onFocusIn=${told} onMouseOut=${dcsft.tip.leave} onFocusOut=${dcsft.tip.leave}>
+          <${Header} table=${table} state=${state} go=${go} />
+          <tbody>
+            ${table.getRowModel().rows.map((row) => html`<${Cells} key=${row.original.at} model=${model} board=${board} row=${row}
+              columns=${columns} state=${state} best=${best} pick=${pick} chosen=${[state.a, state.b].includes(row.original.told.name)} />`)}
+          </tbody>
+        </table>
+        ${!data.length && html`<p class="none" role="status">No row matches.</p>`}
+      </div>
+      <${Pages} at=${clamp(state.page, Math.ceil(data.length / SIZE) - 1)} size=${SIZE} total=${data.length} what="rows" go=${(page) => go({ page: String(page) })} />
+      <p class="picked" role="status">
+        ${state.a !== "" && state.b !== ""
+          ? html`<a class="action" href=${link({ view: "compare" })}>Compare <${Name} text=${state.a} most=${40} /> with <${Name} text=${state.b} most=${40} /></a>`
+          : "Tick two rows to compare them. Hover over a cell, or move to it with the arrow keys, for its n and interval."}
+      </p>
+    </section>`;
+  };
+})();

@@ -1,0 +1,91 @@
+// The page: its three views, the switch between light and dark, and what stands below the board.
+"use strict";
+
+(() => {
+  const { html } = dcsft;
+  const { plain, Name, percent, Pick, Waiting, clamp } = dcsft.text;
+  const VIEWS = [["board", "Board", dcsft.Board], ["compare", "Compare", dcsft.Compare], ["samples", "Samples", dcsft.Samples]];
+  const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
+
+  // Pages on disk may be denied a memory of their own; then the choice lasts as long as the page.
+  function remembered(value) {
+    try {
+      if (value !== undefined) localStorage.setItem("dcsft-theme", value);
+      return localStorage.getItem("dcsft-theme");
+    } catch {
+      return null;
+    }
+  }
+
+  function Theme() {
+    const [theme, set] = preactHooks.useState(() => (Object.hasOwn(THEMES, remembered()) ? remembered() : "auto"));
+    preactHooks.useLayoutEffect(() => {
+      document.documentElement.dataset.theme = theme;
+    }, [theme]);
+    return html`<${Pick} label="Colours" value=${theme} options=${Object.entries(THEMES)} onPick=${(next) => {
+      remembered(next);
+      set(next);
+    }} />`;
+  }
+
+  function Quoted({ quoted }) {
+    if (!quoted.length) return null;
+    return html`<section aria-labelledby="quoted"><h3 id="quoted">Quoted, and never tested against</h3>
+      <div class="scroll"><table aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Figures in %</th><th scope="col">Mean as printed</th><th scope="col">Source</th></tr></thead>
+      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /> <small><${Name} text=${`${one.model}, ${one.setting}`} /></small></th>
+        <td>${one.cells.map(([task, value]) => html`<span class="pair"><${Name} text=${task} /> ${percent(value)} </span>`)}</td>
+        <td>${percent(one.mean)}${one.follows === false && ` (its cells give ${percent(one.recomputed)})`}</td><td><${Name} text=${one.source} /></td></tr>`)}</tbody></table></div>
+    </section>`;
+  }
+
+  function Below({ model, board }) {
+    return html`<div class="below">
+      ${board.remarks.length > 0 && html`<section aria-labelledby="remarks"><h3 id="remarks">Remarks</h3><ul>${board.remarks.map((one) => html`<li><${Name} text=${one} most=${2000} /></li>`)}</ul></section>`}
+      <${Quoted} quoted=${model.quoted} />
+      ${model.left_out.length > 0 && html`<section aria-labelledby="left"><h3 id="left">Left out</h3><dl>${model.left_out.map(([folder, reason]) => html`<dt><${Name} text=${folder} /></dt><dd><${Name} text=${reason} most=${2000} /></dd>`)}</dl></section>`}
+    </div>`;
+  }
+
+  function App() {
+    const [state, go, link] = dcsft.route.useRoute();
+    const { found, error } = dcsft.useData(["board"]);
+    const model = preactHooks.useMemo(() => {
+      if (!found) return null;
+      const known = new Map(found[0].boards.map((board) => [board, dcsft.figures.tested(board)]));
+      return { ...found[0], tested: (board) => known.get(board) };
+    }, [found && found[0]]);
+    const shown = VIEWS.find(([key]) => key === state.view) || VIEWS[0];
+    preactHooks.useEffect(() => {
+      document.title = `${shown[1]} · Leaderboard`;
+    }, [shown]);
+    if (!model) return html`<main><${Waiting} error=${error} /></main>`;
+    const at = clamp(state.board, model.boards.length - 1);
+    const board = model.boards[at];
+    const drawn = shown[0] === "samples" && /^pool:\d+$/.test(state.task) && model.pools[Number(state.task.slice(5))];
+    const View = drawn ? dcsft.Pool : shown[2];
+    const told = { model, board, state: { ...state, board: String(at) }, go, link };
+    return html`
+      <a class="skip" href="#main" onClick=${(event) => {
+        event.preventDefault();
+        document.getElementById("main").focus();
+      }}>Skip to the content</a>
+      <header>
+        <h1>Leaderboard</h1>
+        <nav aria-label="Views">${VIEWS.map(([key, said]) => html`<a key=${key} href=${link({ view: key, page: "0" })} aria-current=${shown[0] === key ? "page" : undefined}>${said}</a>`)}</nav>
+        ${model.boards.length > 1 && html`<${Pick} label="Rows that can be compared" value=${String(at)} onPick=${(next) => go({ board: next, a: "", b: "", task: "", item: "", page: "0" })}
+          options=${model.boards.map((one, number) => [String(number), number ? `apart ${number}: ${plain(one.rows[0].name, 30)}` : "the board"])} />`}
+        <${Theme} />
+      </header>
+      <main id="main" tabindex="-1">
+        ${board.reason && html`<p class="note"><${Name} text=${board.reason} most=${2000} /></p>`}
+        <${View} ...${told} />
+        ${shown[0] === "board" && html`<${Below} model=${model} board=${board} />`}
+        <${dcsft.tip.Tip} />
+      </main>
+      <footer><p>Accuracy in percent, means are unweighted, intervals at 95 %. Made by dcsft_harness; all figures unrounded in leaderboard.json.</p></footer>`;
+  }
+
+  const place = document.getElementById("app");
+  place.replaceChildren();
+  preact.render(html`<${App} />`, place);
+})();

@@ -1,0 +1,173 @@
+// Items one by one: what was asked, what rows answered, and which of it was right.
+"use strict";
+
+dcsft.Samples = (() => {
+  const { html } = dcsft;
+  const { plain, Name, Long, percent, Pick, Find, Pages, Waiting, clamp } = dcsft.text;
+  const { cell, verdict, Verdict, RIGHT } = dcsft.figures;
+  const SIZE = 40;
+  const DIFFICULTIES = ["easy", "medium", "hard"];
+
+  // One task's items with what up to two rows answered, decoded once.
+  function decoded(board, task, rows, found) {
+    const [items, scores, ...answers] = found;
+    const n = board.tasks[task].n;
+    const column = dcsft.Compare.columnOf(board, task);
+    return {
+      n, ids: items.ids, gold: dcsft.texts(items.answers), documents: dcsft.numbers(items.documents),
+      prompts: dcsft.texts(items.prompts), pictures: items.pictures, difficulties: dcsft.numbers(items.difficulties),
+      scores, rows: rows.map((row, at) => ({
+        row, name: board.rows[row].name, scores: dcsft.scores(scores, row, n),
+        response: dcsft.texts(answers[at].responses), extracted: dcsft.texts(answers[at].extracted),
+        tokens: dcsft.numbers(answers[at].tokens), reports: (cell(board, row, column) || {}).unanswered !== null,
+      })),
+    };
+  }
+
+  const silent = (row, i) => row.reports && row.extracted(i) === null;
+  const right = (score) => score >= RIGHT;
+
+  function kept(told, state) {
+    const [one, two] = told.rows;
+    const wanted = state.find.trim().toLowerCase();
+    const differs = {
+      all: () => true,
+      any: (i) => one.scores[i] !== two.scores[i] && !(Number.isNaN(one.scores[i]) || Number.isNaN(two.scores[i])),
+      a: (i) => one.scores[i] > two.scores[i],
+      b: (i) => one.scores[i] < two.scores[i],
+      neither: (i) => !right(one.scores[i]) && !right(two.scores[i]),
+    };
+    const differ = (two && differs[state.differ]) || differs.all;
+    const verdicts = {
+      right: (i) => right(one.scores[i]), wrong: (i) => one.scores[i] < RIGHT,
+      silent: (i) => verdict(one.scores[i], silent(one, i)) === "silent", unscored: (i) => Number.isNaN(one.scores[i]),
+      partial: (i) => one.scores[i] > 0 && one.scores[i] < 1,
+    };
+    const judged = verdicts[state.verdict] || (() => true);
+    const level = DIFFICULTIES.indexOf(state.difficulty);
+    const matches = (i) =>
+      [told.gold(i), told.prompts(i), ...told.rows.flatMap((row) => [row.extracted(i), row.response(i)])].some(
+        (text) => text !== null && text.toLowerCase().includes(wanted));
+    const found = [];
+    for (let i = 0; i < told.n; i++) {
+      if (!judged(i) || !differ(i) || (level >= 0 && (!told.difficulties || told.difficulties[i] !== level))) continue;
+      if (state.difficulty === "unlabelled" && told.difficulties && told.difficulties[i] >= 0) continue;
+      if (!wanted || matches(i)) found.push(i);
+    }
+    return found;
+  }
+
+  function Controls({ model, board, task, rows, state, go }) {
+    const options = dcsft.Compare.options(board).filter((_, at) => board.rows[at].kind === "row");
+    const column = dcsft.Compare.columnOf(board, task);
+    const here = options.filter(([name]) => cell(board, board.rows.findIndex((row) => row.name === name), column) !== null);
+    const [a, b] = rows.map((row) => board.rows[row].name);
+    const to = (change) => go({ page: "0", item: "", ...change });
+    const by = (text) => plain(text, 30);
+    return html`<form class="controls" onSubmit=${(event) => event.preventDefault()}>
+      <${Pick} label="Task" value=${board.tasks[task].name} onPick=${(name) => to({ task: name })} options=${taskOptions(model, board)} />
+      <${Pick} label="Row" value=${a} onPick=${(name) => go({ a: name, page: "0" })} options=${here} />
+      <${Pick} label="Beside it" value=${b || ""} onPick=${(name) => go({ a, b: name, page: "0", ...(name ? {} : { differ: "all" }) })} options=${[["", "no other row"], ...here.filter(([name]) => name !== a)]} />
+      <${Pick} label="Verdict" value=${state.verdict} onPick=${(verdict) => to({ verdict })} options=${[
+        ["all", "Any"], ["right", "Right"], ["wrong", "Wrong"], ["partial", "Partial credit"], ["silent", "No answer found"], ["unscored", "Not scored"]]} />
+      ${b && html`<${Pick} label="The two rows" value=${state.differ} onPick=${(differ) => to({ differ })} options=${[
+        ["all", "Agree or not"], ["any", "Differ"], ["a", `${by(a)} is better`], ["b", `${by(b)} is better`], ["neither", "Both wrong"]]} />`}
+      ${model.labelled && html`<${Pick} label="Difficulty" value=${state.difficulty} onPick=${(difficulty) => to({ difficulty })} options=${[
+        ["all", "Any"], ...DIFFICULTIES.map((kind) => [kind, kind]), ["unlabelled", "without a label"]]} />`}
+      <${Find} label="Text contains" value=${state.find} onFind=${(find) => go({ find, page: "0", item: "" }, true)} />
+    </form>`;
+  }
+
+  function List({ told, list, at, state, link }) {
+    return html`<ol class="items" start=${at * SIZE + 1}>
+      ${list.slice(at * SIZE, at * SIZE + SIZE).map((i) => html`<li key=${i}>
+        <a class="item" href=${link({ item: told.ids[i], page: String(at) })} aria-current=${told.ids[i] === state.item ? "true" : undefined}>
+          <${dcsft.pictures.Thumbnail} picture=${told.pictures && told.pictures[i] && told.pictures[i][0]} />
+          <span>document ${told.documents[i]}</span>
+          <span class="answer">${told.rows.map((row) => html`<${Verdict} score=${row.scores[i]} silent=${silent(row, i)} short />`)} <${Name} text=${told.rows[0].extracted(i) ?? "–"} most=${24} /></span>
+        </a></li>`)}
+    </ol>`;
+  }
+
+  function Answer({ row, i }) {
+    return html`<article class="response">
+      <h4><${Name} text=${row.name} /></h4>
+      <p><${Verdict} score=${row.scores[i]} silent=${silent(row, i)} />
+        ${row.tokens[i] >= 0 && html` <small>${row.tokens[i].toLocaleString("en")} tokens</small>`}</p>
+      <dl><dt>Extracted answer</dt><dd>${row.extracted(i) === null ? html`<span class="none">none</span>` : html`<${Long} text=${row.extracted(i)} label="Extracted answer" />`}</dd>
+        <dt>Response</dt><dd><${Long} text=${row.response(i)} label="Response" /></dd></dl>
+    </article>`;
+  }
+
+  function Detail({ model, board, task, told, i, list, state, go, link }) {
+    const place = list.indexOf(i);
+    const step = (by) => {
+      const next = list[place + by];
+      if (next !== undefined) go({ item: told.ids[next], page: String(Math.floor((place + by) / SIZE)) });
+    };
+    const rows = board.rows.map((one, at) => (one.kind === "row" ? dcsft.scores(told.scores, at, told.n) : null)).filter(Boolean);
+    const solved = rows.filter((scores) => right(scores[i])).length;
+    const pictures = told.pictures && told.pictures[i];
+    const [, , reason] = model.pictures.find(([name]) => name === board.tasks[task].name) || [];
+    const answers = [{ name: "gold", text: told.gold(i) }, ...told.rows.map((row) => ({ name: row.name, text: row.extracted(i) }))];
+    return html`<div class="detail" aria-labelledby="item">
+      <div class="steps">
+        <h3 id="item" tabindex="-1">Document ${told.documents[i]}</h3>
+        <button type="button" disabled=${place <= 0} onClick=${() => step(-1)}>Previous item</button>
+        <button type="button" disabled=${place < 0 || place >= list.length - 1} onClick=${() => step(1)}>Next item</button>
+      </div>
+      <p class="facts"><span>solved by ${solved} of ${rows.length} rows</span>
+        ${told.difficulties && told.difficulties[i] >= 0 && html`<span>difficulty <strong>${DIFFICULTIES[told.difficulties[i]]}</strong></span>`}
+        <span>item <code>${told.ids[i].slice(0, 12)}</code></span></p>
+      ${pictures
+        ? html`<${dcsft.pictures.Pictures} pictures=${pictures} answers=${answers} drawn=${state.boxes === "1"} toggle=${() => go({ boxes: state.boxes === "1" ? "0" : "1" }, true)} />`
+        : html`<p class="note">No picture of this item is on this page. ${reason || "Build with a larger --samples to have more."}</p>`}
+      <dl><dt>Prompt</dt><dd>${told.prompts(i) === null ? html`<p class="none">not on record</p>` : html`<${Long} text=${told.prompts(i)} label="Prompt" />`}</dd>
+        <dt>Gold</dt><dd><${Long} text=${told.gold(i)} label="Gold" /></dd></dl>
+      <div class="responses">${told.rows.map((row) => html`<${Answer} key=${row.row} row=${row} i=${i} />`)}</div>
+    </div>`;
+  }
+
+  function Browser({ model, board, task, rows, found, state, go, link }) {
+    const told = preactHooks.useMemo(() => decoded(board, task, rows, found), [board, task, rows.join(), found]);
+    const list = preactHooks.useMemo(() => kept(told, state), [told, state.verdict, state.differ, state.difficulty, state.find]);
+    const wanted = told.ids.indexOf(state.item);
+    const i = wanted >= 0 ? wanted : list[0];
+    const own = wanted >= 0 && list.includes(wanted) ? Math.floor(list.indexOf(wanted) / SIZE) : null;
+    const at = clamp(state.page !== "0" || own === null ? state.page : String(own), Math.ceil(list.length / SIZE) - 1);
+    return html`<div class="browser">
+      <div class="list" aria-label="Items" role="region">
+        ${list.length ? html`<${List} told=${told} list=${list} at=${at} state=${{ ...state, item: i === undefined ? "" : told.ids[i] }} link=${link} />` : html`<p class="none" role="status">No item matches.</p>`}
+        <${Pages} at=${at} size=${SIZE} total=${list.length} what="items" go=${(page) => go({ page: String(page), item: "" })} />
+      </div>
+      ${i !== undefined && html`<${Detail} key=${told.ids[i]} model=${model} board=${board} task=${task} told=${told} i=${i} list=${list} state=${state} go=${go} link=${link} />`}
+    </div>`;
+  }
+
+  // The tasks of the board, then the rollouts that are shown beside it.
+  function taskOptions(model, board) {
+    const pools = model.pools.map((pool, at) => [`pool:${at}`, `rollouts ${plain(pool.name, 40)}${pool.task ? ` of ${plain(pool.task, 40)}` : ""}`]);
+    return [...board.tasks.map((task) => [task.name, plain(task.name)]), ...pools];
+  }
+
+  function Samples({ model, board, state, go, link }) {
+    const evaluated = (row, task) => board.rows[row].kind === "row" && cell(board, row, dcsft.Compare.columnOf(board, task)) !== null;
+    const tasks = board.tasks.map((_, at) => at);
+    const task = tasks.find((at) => board.tasks[at].name === state.task) ?? 0;
+    const find = (name) => board.rows.findIndex((row) => row.name === name);
+    const a = find(state.a) >= 0 && evaluated(find(state.a), task) ? find(state.a) : board.rows.findIndex((_, at) => evaluated(at, task));
+    const b = find(state.b) >= 0 && find(state.b) !== a && evaluated(find(state.b), task) ? find(state.b) : -1;
+    const rows = b >= 0 ? [a, b] : [a];
+    const prefix = `b${state.board}t${task}`;
+    const data = dcsft.useData([`${prefix}items`, `${prefix}scores`, ...rows.map((row) => `${prefix}r${row}`)]);
+    return html`<section aria-labelledby="title">
+      <h2 id="title">Samples</h2>
+      <${Controls} model=${model} board=${board} task=${task} rows=${rows} state=${state} go=${go} />
+      ${data.found
+        ? html`<${Browser} model=${model} board=${board} task=${task} rows=${rows} found=${data.found} state=${state} go=${go} link=${link} />`
+        : html`<${Waiting} error=${data.error} />`}
+    </section>`;
+  }
+
+  return Object.assign(Samples, { taskOptions, DIFFICULTIES, SIZE });
+})();

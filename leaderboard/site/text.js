@@ -1,0 +1,93 @@
+// Text from outside, and figures, as they are shown.
+"use strict";
+
+dcsft.html = htm.bind(preact.h);
+
+dcsft.text = (() => {
+  const { html } = dcsft;
+  const CUT = 2000;
+  const DIRECTIONS = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+  // Names in attributes, options and titles, where nothing isolates them: direction marks are spelt out.
+  function plain(text, most = 80) {
+    const said = String(text).replace(DIRECTIONS, (mark) => `‹U+${mark.codePointAt(0).toString(16).toUpperCase()}›`);
+    const marks = Array.from(said.slice(0, 2 * most));
+    return marks.length > most || said.length > 2 * most ? marks.slice(0, most - 1).join("") + "…" : said;
+  }
+
+  // A name in running text: isolated, and cut in the middle of nowhere rather than breaking the page.
+  function Name({ text, most = 200 }) {
+    const said = String(text);
+    return html`<bdi class="name">${said.length > most ? said.slice(0, most) + "…" : said}</bdi>`;
+  }
+
+  // A text of any length: its beginning, and all of it on request.
+  function Long({ text, label }) {
+    const [all, show] = preactHooks.useState(false);
+    preactHooks.useEffect(() => show(false), [text]);
+    if (text === null || text === undefined) return html`<p class="none">none</p>`;
+    if (text === "") return html`<p class="none">empty</p>`;
+    const long = text.length > CUT;
+    return html`<div class="long">
+      <pre dir="auto" tabindex="0" role="group" aria-label=${label}>${long && !all ? text.slice(0, CUT) : text}</pre>
+      ${long &&
+      html`<button type="button" aria-expanded=${String(all)} onClick=${() => show(!all)}>
+        ${all ? "Show the beginning only" : `Show all ${text.length.toLocaleString("en")} characters`}
+      </button>`}
+    </div>`;
+  }
+
+  const missing = (value) => value === null || value === undefined;
+  const percent = (value, digits = 1) => (missing(value) ? "–" : (100 * value).toFixed(digits));
+  function points(value, digits = 1) {
+    if (missing(value)) return "–";
+    const shown = (100 * value).toFixed(digits);
+    const zero = Number(shown) === 0;
+    return zero ? (0).toFixed(digits) : value > 0 ? `+${shown}` : shown.replace("-", "−");
+  }
+  const interval = (low, high, format) =>
+    missing(low) || missing(high) ? "no interval" : `[${format(low)}, ${format(high)}]`;
+  function chance(p) {
+    if (missing(p)) return "–";
+    if (p < 0.0001) return "< 0.0001";
+    return p < 0.1 ? p.toFixed(4) : p.toFixed(2);
+  }
+
+  function Pick({ label, value, options, onPick, wide }) {
+    return html`<label class=${wide ? "field wide" : "field"}>
+      <span>${label}</span>
+      <select aria-label=${label} value=${value} onChange=${(event) => onPick(event.currentTarget.value)}>
+        ${options.map(([key, said]) => html`<option key=${key} value=${key} selected=${key === value}>${said}</option>`)}
+      </select>
+    </label>`;
+  }
+
+  function Find({ label, value, onFind }) {
+    return html`<label class="field">
+      <span>${label}</span>
+      <input type="search" aria-label=${label} value=${value} onInput=${(event) => onFind(event.currentTarget.value)} />
+    </label>`;
+  }
+
+  // Steps through a list that is shown in pieces.
+  function Pages({ at, size, total, what, go }) {
+    const last = Math.max(0, Math.ceil(total / size) - 1);
+    if (!last) return html`<p class="pages">${total.toLocaleString("en")} ${what}</p>`;
+    const first = at * size + 1;
+    return html`<nav class="pages" aria-label=${`Pages of ${what}`}>
+      <button type="button" disabled=${at <= 0} onClick=${() => go(at - 1)}>Previous</button>
+      <span>${first}–${Math.min(total, first + size - 1)} of ${total.toLocaleString("en")} ${what}</span>
+      <button type="button" disabled=${at >= last} onClick=${() => go(at + 1)}>Next</button>
+    </nav>`;
+  }
+
+  function Waiting({ error }) {
+    return error
+      ? html`<p class="alert" role="alert">Not all of this page is here: ${error}. Copy the whole folder again.</p>`
+      : html`<p class="wait" role="status">Reading …</p>`;
+  }
+
+  const clamp = (text, most) => Math.min(Math.max(0, Number.parseInt(text, 10) || 0), Math.max(0, most));
+
+  return { plain, Name, Long, percent, points, interval, chance, Pick, Find, Pages, Waiting, clamp };
+})();

@@ -1,0 +1,99 @@
+"""Pictures on the leaderboard's page: of the right items, and with nothing but pixels."""
+
+import re
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from dcsft_harness import harness
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import pictures
+from dcsft_harness.leaderboard.result import Documents
+from dcsft_harness.records import occurrence_id
+
+
+class FakeTask:
+    """A task of one picture a document, as lmms-eval's look to `harness.describe`."""
+
+    def __init__(self, images, name="fake"):
+        self.eval_docs = list(images)
+        self.config = type("Config", (), {"task": name, "metadata": None})()
+
+    def doc_to_messages(self, image):
+        parts = [{"type": "image", "url": image}, {"type": "text", "text": "What is it?"}]
+        return [{"role": "user", "content": parts}]
+
+    def doc_to_target(self, image):
+        return "seven"
+
+
+def known(task, count):
+    some = sorted((harness.describe(task, at)[0] for at in range(count)), key=lambda item: item.item_id)
+    ids, numbers_, answers = zip(*((item.item_id, item.doc_id, item.answer) for item in some), strict=True)
+    return Documents(ids, numbers_, answers)
+
+
+def drawings(count, size=(40, 30)):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)) for _ in range(count)]
+
+
+class TestPictures:
+    def test_they_are_those_of_the_items(self, tmp_path):
+        task = FakeTask(drawings(4))
+        documents = known(task, 4)
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        assert list(found.shown["fake"]) == list(documents.ids[:3]) and not found.reasons
+        for item, number in zip(documents.ids[:3], documents.numbers, strict=False):
+            (picture,) = found.shown["fake"][item].pictures
+            assert found.shown["fake"][item].prompt == "What is it?"
+            assert (picture.width, picture.height) == (40, 30)
+            with Image.open(tmp_path / picture.file) as stored:  # small ones lose nothing
+                assert stored.convert("RGB").tobytes() == task.eval_docs[number].tobytes()
+
+    def test_another_document_than_the_evaluated_one_is_not_shown(self, tmp_path):
+        task = FakeTask(drawings(3))
+        documents = known(task, 3)
+        task.eval_docs[documents.numbers[0]] = Image.new("RGB", (9, 9))
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        assert set(found.shown["fake"]) == set(documents.ids[1:])
+        assert "1 of 3 items are not shown" in found.reasons["fake"]
+
+    def test_a_task_that_fails_costs_its_pictures_alone(self, tmp_path, monkeypatch):
+        task = FakeTask(drawings(3))
+        documents = known(task, 3)
+        monkeypatch.setattr(task, "doc_to_target", lambda image: {}["gone"])
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        assert not found.shown["fake"] and "KeyError: 'gone'" in found.reasons["fake"]
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"part": task})
+        assert "names no single task" in found.reasons["fake"]
+
+    def test_a_second_occurrence_is_the_same_picture(self, tmp_path):
+        task = FakeTask(drawings(1))
+        (first,) = known(task, 1).ids
+        documents = Documents((occurrence_id(first, 2),), (0,), ("seven",))
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 1, lambda names: {"fake": task})
+        assert list(found.shown["fake"]) == [occurrence_id(first, 2)]
+
+    def test_a_task_that_cannot_be_opened_is_a_reason(self, tmp_path):
+        def refuse(names):
+            raise HarnessError("the data is not there", "Prepare it")
+
+        found = pictures.export(tmp_path, {"fake": lambda: Documents((), (), ())}, 1, refuse)
+        assert "the data is not there" in found.reasons["fake"] and not found.shown
+
+    def test_nothing_but_pixels_goes_along(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x010E], exif[0x8825] = "SECRET PLACE", {1: "N", 2: (48.0, 51.0, 29.0)}
+        told = PngImagePlugin.PngInfo()
+        told.add_text("Comment", "SECRET WORD")
+        (drawn,) = drawings(1, (900, 600))
+        drawn.save(tmp_path / "in.png", exif=exif, pnginfo=told, icc_profile=b"SECRET PROFILE" * 20)
+        with Image.open(tmp_path / "in.png") as image:
+            picture = pictures.store(tmp_path / "out", image)
+        data = (tmp_path / "out" / picture.file).read_bytes()
+        assert b"SECRET" not in data and b"EXIF" not in data and b"ICCP" not in data and b"XMP" not in data
+        with Image.open(tmp_path / "out" / picture.file) as stored:
+            assert stored.size == (512, 341) and not stored.getexif() and "icc_profile" not in stored.info
+        assert (picture.width, picture.height) == (900, 600)
+        assert re.fullmatch(r"[0-9a-f]{32}\.webp", picture.file)
