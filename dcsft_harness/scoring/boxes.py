@@ -29,11 +29,14 @@ _GAP = r"\s{0,40}"
 _COMMA = rf"{_GAP}[,，]{_GAP}"
 _BETWEEN = rf"(?:{_COMMA}|\s{{1,40}})"
 _FOUR = _BETWEEN.join([_N] * 4)
-_PAIR = rf"[\[(]{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
+_PAIR_REST = rf"{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
+# It begins with all characters that a box can begin with, which makes the search several times faster.
 _CORNERS = re.compile(
-    rf"[\[({{]{_GAP}{_FOUR}{_GAP},?{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
-    rf"|{_PAIR}[^\d\[\](){{}}]{{0,40}}{_PAIR}"  # (x1, y1), (x2, y2), nested or not, or with words between
-    rf"|<box>{_GAP}{_FOUR}{_GAP}</box>"
+    r"[\[({<](?:"
+    rf"(?<!<){_GAP}{_FOUR}{_GAP},?{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
+    # (x1, y1), (x2, y2), nested or not, or with words between
+    rf"|(?<=[\[(]){_PAIR_REST}[^\d\[\](){{}}]{{0,40}}[\[(]{_PAIR_REST}"
+    rf"|(?<=<)box>{_GAP}{_FOUR}{_GAP}</box>)"
 )
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, y_min=20, x_max=110, y_max=220, in this order
 _NAMED = re.compile(
@@ -43,6 +46,7 @@ _NAMED = re.compile(
     )
 )
 _KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
+_NAMES = ("bbox", "BBOX", "BBox", "Bbox")
 _BARE = re.compile(rf"{_FOUR}\.?")
 
 Box = list[float]
@@ -82,7 +86,7 @@ def parse_box(response: str) -> Box | None:
     bare = _BARE.fullmatch(text.strip()) if len(text) < 300 else None
     if bare:
         return _finite(bare.groups())
-    key = _KEYED.search(text)
+    key = _KEYED.search(text) if any(name in text for name in _NAMES) else None
     for start in (key.end(), 0) if key else (0,):
         for match in _CORNERS.finditer(text, start):
             box = _finite([number for number in match.groups() if number is not None])
