@@ -21,6 +21,8 @@ TRAINING = "training"
 """The folder in the cache that holds training data which is a task's and no artefact."""
 CONVERSATION = ["prompt", "target", "images"]
 """What a conversation is made of, of an item's columns."""
+BOX = "box"
+"""The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; there where any answer is a box."""
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
@@ -34,16 +36,26 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     Raises:
         HarnessError: the items lack one of them, hold one twice, or have an empty cell.
     """
-    columns = features(weighted="weight" in chosen.column_names)
-    told = list(columns)[2:]  # all but messages and images, which are not in the labels
+    boxed = _has_boxes(items)
+    columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
+    told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which are not in the labels
+    wanted = [*CONVERSATION, BOX] if boxed else CONVERSATION
     size = sum(path.stat().st_size for path in dataset_folder.files(items))
     scratch = folder.with_name(".scratch")
     done = 0
     with dataset_folder.writing(folder, columns) as writer:
-        for some in reordered(placed(items, chosen["item_id"], CONVERSATION), chosen.num_rows, size, scratch):
+        for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
             labels = chosen.slice(done, some.num_rows).select(told)
-            writer.table(pa.table([*_conversations(some), *labels], list(columns)))
+            boxes = [some[BOX]] if boxed else []
+            writer.table(pa.table([*_conversations(some), *boxes, *labels], list(columns)))
             done += some.num_rows
+
+
+def _has_boxes(items: Path) -> bool:
+    """Whether the answer of any item is a box; rollouts of former versions do not say."""
+    if BOX not in dataset_folder.names(items):
+        return False
+    return any(table[BOX].null_count < table.num_rows for table in dataset_folder.read(items, [BOX], AT_ONCE))
 
 
 def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -73,7 +85,7 @@ def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterat
             raise HarnessError(f"{items} holds item {doubled[0]} twice", "Remove one of them")
         rows = table.select(names).combine_chunks().take(at)
         for name in names:
-            if rows[name].null_count:
+            if name != BOX and rows[name].null_count:
                 raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
         seen[places] = True
         yield rows.append_column(PLACE, pa.array(places))
@@ -121,24 +133,26 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
     from dcsft_harness.sampling import read_items
 
     items = read_items(task, len(task.eval_docs))
+    columns = features(boxed=any(item.box is not None for item in items), labelled=False)
     above = cache.root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
     try:
         with (
             manifest.telling_refusals("training data", folder, "nothing half-written was kept"),
-            dataset_folder.writing(folder, features(labelled=False)) as writer,
+            dataset_folder.writing(folder, columns) as writer,
         ):
-            writer.rows(
-                {**conversation({**asdict(item), "images": images}), "item_id": item.item_id}
+            rows = (
+                conversation({**asdict(item), "images": images}) | {"item_id": item.item_id, BOX: item.box}
                 for item, images in zip(items, stored_images(task, items), strict=True)
             )
-        rows = load_from_disk(str(folder))
+            writer.rows({name: row[name] for name in columns} for row in rows)
+        found = load_from_disk(str(folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    weakref.finalize(rows, _remove, folder, os.getpid())
-    return rows
+    weakref.finalize(found, _remove, folder, os.getpid())
+    return found
 
 
 def _remove(folder: Path, process: int) -> None:
@@ -147,12 +161,15 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def features(labelled: bool = True, weighted: bool = False) -> Any:  # noqa: ANN401 - datasets.Features
-    """The columns of a curated set: messages, images and item_id; difficulty and pass_rate; weight."""
+def features(boxed: bool = False, labelled: bool = True, weighted: bool = False) -> Any:  # noqa: ANN401 - datasets.Features
+    """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight."""
     from datasets import Features, Image, List, Value
 
     text = Value("string")
-    columns = {"messages": List({"role": text, "content": text}), "images": List(Image()), "item_id": text}
+    columns = {"messages": List({"role": text, "content": text}), "images": List(Image())}
+    if boxed:
+        columns |= {BOX: List(Value("float64"))}
+    columns |= {"item_id": text}
     if labelled:
         columns |= {"difficulty": text, "pass_rate": Value("float64")}
     if weighted:

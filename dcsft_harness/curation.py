@@ -30,8 +30,9 @@ def curate(
 
     The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image,
     and the assistant's target), images, item_id, difficulty and pass_rate (empty where sampling stopped
-    once the label was settled), and weight (float64, mean 1) where weights are asked for: the convention
-    that TRL, ms-swift and LLaMA-Factory read. Chosen items and their order depend on content and seed
+    once the label was settled): the convention that TRL, ms-swift and LLaMA-Factory read. Where answers are
+    boxes there is box ([x1, y1, x2, y2] in original-image pixels), where weights are asked for weight
+    (float64, mean 1). Chosen items and their order depend on content and seed
     alone. With `config.suspect`, suspects.jsonl lies beside it, see `review.write`.
 
     Args:

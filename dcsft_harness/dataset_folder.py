@@ -127,6 +127,22 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
             raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
 
 
+def names(folder: Path) -> list[str]:
+    """The columns of a folder that `datasets` saved.
+
+    Raises:
+        HarnessError: it is no such folder, or is damaged.
+    """
+    path = files(folder)[0]
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            return list(stream.schema.names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise HarnessError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", "Make the artefact again"
+        ) from error
+
+
 def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     """Batches put together until they have so many bytes."""
     held: list[pa.RecordBatch] = []

@@ -70,6 +70,7 @@ class Item:
         prompt: the user turn's text.
         answer: the gold answer as text.
         target: what SFT should teach the model to say.
+        box: the gold as [x1, y1, x2, y2] in original-image pixels, where the answer is a box; else None.
     """
 
     item_id: str
@@ -78,6 +79,7 @@ class Item:
     prompt: str
     answer: str
     target: str
+    box: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ _ARROW = {
     "bool": pa.bool_(),
     "int": pa.int64(),
     "float": pa.float64(),
+    "list[float]": pa.list_(pa.float64()),
     "Difficulty": pa.string(),
 }
 

@@ -298,8 +298,8 @@ def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Se
     """
     from datasets import Features, Image, List, Value
 
-    text = Value("string")
-    columns = {name: Value("int64") if name == "doc_id" else text for name in asdict(items[0])}
+    others = {"doc_id": Value("int64"), "box": List(Value("float64"))}
+    columns = {name: others.get(name, Value("string")) for name in asdict(items[0])}
     with dataset_folder.writing(folder, Features({**columns, "images": List(Image())})) as writer:
         pairs = zip(items, images, strict=True)
         writer.rows({**asdict(item), "images": list(pictures)} for item, pictures in pairs)

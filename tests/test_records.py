@@ -64,13 +64,16 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 REAL = st.floats(allow_nan=False)
 BY_TYPE = {str: TEXT, bool: st.booleans(), int: WHOLE, float: REAL, type(None): st.none()}
+BY_TYPE[list[float]] = st.lists(REAL, max_size=4)
 
 
 def values(annotation):
+    if annotation in BY_TYPE:
+        return BY_TYPE[annotation]
     choices = typing.get_args(annotation)
     if annotation is records.Difficulty:
         return st.sampled_from(records.DIFFICULTIES)
-    return st.one_of(*map(values, choices)) if choices else BY_TYPE[annotation]
+    return st.one_of(*map(values, choices))
 
 
 def rows(record):

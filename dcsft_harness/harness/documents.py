@@ -92,11 +92,19 @@ def _item(task: Any, doc_id: int, doc: Any, prompt: str, contents: list[bytes]) 
     name, target = task.config.task, records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
-    answer = records.as_text(json.loads(doc[column])) if column else target
+    gold = json.loads(doc[column]) if column else target
+    answer = records.as_text(gold)
     if own := metadata.get("id_column"):  # a benchmark may ask the same twice: MathVerse's versions do
         contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
-    return records.Item(key, name, doc_id, prompt, answer, target)
+    return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))
+
+
+def _box(gold: object) -> list[float] | None:
+    """The gold, if it is four numbers: no scorer but that of boxes takes a list of numbers."""
+    if not isinstance(gold, list) or len(gold) != 4 or not all(type(side) in (int, float) for side in gold):
+        return None
+    return [float(side) for side in gold]
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -47,7 +47,7 @@ _NAMED = re.compile(
 )
 _KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
 _NAMES = ("bbox", "BBOX", "BBox", "Bbox")
-_BARE = re.compile(rf"{_FOUR}\.?")
+_BARE = re.compile(rf"\s*{_FOUR}\.?\s*")
 
 Box = list[float]
 
@@ -82,22 +82,26 @@ def parse_box(response: str) -> Box | None:
     five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write y
     first (Gemini's box_2d, PaliGemma) are not read as such.
     """
-    text = answer_part(response)
-    bare = _BARE.fullmatch(text.strip()) if len(text) < 300 else None
+    found = _find(answer_part(response))
+    return None if found is None else _finite(found)
+
+
+def _find(text: str) -> "re.Match[str] | None":
+    """Where the box stands that a text states; its groups are the four numbers, others None."""
+    bare = _BARE.fullmatch(text) if len(text) < 300 else None
     if bare:
-        return _finite(bare.groups())
+        return bare if _finite(bare) else None
     key = _KEYED.search(text) if any(name in text for name in _NAMES) else None
     for start in (key.end(), 0) if key else (0,):
         for match in _CORNERS.finditer(text, start):
-            box = _finite([number for number in match.groups() if number is not None])
-            if box is not None:
-                return box
+            if _finite(match):
+                return match
     named = _NAMED.search(text) if "x" in text and "y" in text else None
-    return _finite(named.groups()) if named else None
+    return named if named and _finite(named) else None
 
 
-def _finite(numbers: Sequence[str]) -> Box | None:
-    box = [float(number) for number in numbers]
+def _finite(match: "re.Match[str]") -> Box | None:
+    box = [float(number) for number in match.groups() if number is not None]
     return box if all(map(math.isfinite, box)) else None
 
 
@@ -137,6 +141,52 @@ def to_pixels(
         raise HarnessError(f"unknown box_space {box_space!r}", f"It is one of {', '.join(BOX_SPACES)}")
     scaled = zip(box, (across, down) * 2, (width, height) * 2, strict=True)
     return [min(max(value * scale, 0.0), limit) for value, scale, limit in scaled]
+
+
+def rewritten(response: str, numbers: Sequence[int]) -> str | None:
+    """A text with other numbers in the box that it states; None if it states none that can be replaced.
+
+    rewritten('[{"bbox_2d": [10, 20, 110, 220]}]', [15, 41, 171, 458]) -> '[{"bbox_2d": [15, 41, 171, 458]}]'
+    """
+    part = answer_part(response)
+    match, start = _find(part), response.rfind(part)
+    if match is None or start < 0:
+        return None
+    spans = [span for span in map(match.span, range(1, len(match.groups()) + 1)) if span[0] >= 0]
+    for (begin, end), number in reversed(list(zip(spans, numbers, strict=True))):
+        part = f"{part[:begin]}{number}{part[end:]}"
+    return response[:start] + part + response[start + len(answer_part(response)) :]
+
+
+def from_pixels(
+    box: Sequence[float], *, image_size: tuple[int, int], box_space: str, resized_size: tuple[int, int] | None
+) -> list[int]:
+    """A box as a model of that space writes it: whole numbers, at least one apart. See `to_pixels`.
+
+    Args:
+        box: [x1, y1, x2, y2] in original-image pixels.
+        image_size: (width, height) of the original image, pixels.
+        box_space: "resized" or "norm1000".
+        resized_size: (width, height) of the processor's image, pixels; needed for "resized" alone.
+
+    Raises:
+        HarnessError: for another space, or a size that is missing or not positive.
+    """
+    width, height = _size("image_size", image_size)
+    if box_space not in ("resized", "norm1000"):
+        raise HarnessError(f"box_space {box_space!r}", "It is resized or norm1000")
+    limits = (1000.0, 1000.0) if box_space == "norm1000" else _size("resized_size", resized_size or (0, 0))
+    scales = (limits[0] / width, limits[1] / height) * 2
+    scaled = [
+        min(max(value * scale, 0.0), limit)
+        for value, scale, limit in zip(box, scales, limits * 2, strict=True)
+    ]
+    written = [round(value) for value in scaled]
+    for low, high in ((0, 2), (1, 3)):
+        if written[low] >= written[high]:
+            written[low] = min(math.floor(scaled[low]), math.ceil(limits[low]) - 1)
+            written[high] = written[low] + 1
+    return written
 
 
 def _size(name: str, size: tuple[int, int]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.conventions import BoxConvention
 from dcsft_harness.training.config import MAX_PIXELS, TrainingConfig
 
 
@@ -154,12 +155,11 @@ def recast(folder: Path, dtype: torch.dtype) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def declare_boxes(model: str, processor: ProcessorMixin) -> None:
-    """Tells scorers in which coordinates the model writes boxes, under the limits of training."""
-    from dcsft_harness.models import conventions
+def box_convention(model: str, processor: ProcessorMixin) -> BoxConvention:
+    """In which coordinates the model writes boxes, under the limits of training."""
     from dcsft_harness.models.checkpoint import convention
 
-    conventions.declare(convention(open_config(model), processor))
+    return convention(open_config(model), processor)
 
 
 def check_adapter(adapter: str, base: str) -> None:

@@ -1,7 +1,8 @@
 """Reads training conversations and checks every one of them before a model is loaded.
 
 The format is that of TRL, ms-swift and LLaMA-Factory: a column `messages` of role and content,
-where "<image>" in a user's content stands for the next picture of the column `images`.
+where "<image>" in a user's content stands for the next picture of the column `images`. A column `box`
+says which answers are boxes in original-image pixels; see `rendering.in_space`.
 """
 
 import contextlib
@@ -9,7 +10,8 @@ import hashlib
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from PIL import ImageFile
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import json_sha256
+from dcsft_harness.scoring.boxes import parse_box
 
 PLACEHOLDER = "<image>"
 COLUMNS = ("messages", "images")
@@ -40,11 +43,16 @@ class Turns:
         prompt: the messages before the answer, images as placeholders.
         answer: the text of the assistant's last turn, which is what is learned.
         images: how many pictures the prompt has.
+        box: what the answer states as [x1, y1, x2, y2] in pixels of the first picture; None for other
+            answers.
+        size: (width, height) of the first picture, pixels; None without pictures.
     """
 
     prompt: list[dict[str, Any]]
     answer: str
     images: int
+    box: list[float] | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,8 @@ def read(data: Path | Dataset) -> Conversations:
 
     Raises:
         HarnessError: the set is missing, empty or lacks a column, or a row has no answer at its
-            end, an unreadable picture or another number of pictures than placeholders; names
-            folder and row.
+            end, an unreadable picture, another number of pictures than placeholders, or another box in
+            its column `box` than in its answer; names folder and row.
     """
     name = "the given data set" if isinstance(data, Dataset) else str(data)
     found = data if isinstance(data, Dataset) else _open(data)
@@ -98,14 +106,29 @@ def read(data: Path | Dataset) -> Conversations:
         )
     # `cast_column` to undecoded images would write a cache file into the set's own folder.
     source = found.select_columns(list(COLUMNS)).with_format("arrow")
+    boxes = found["box"][:] if "box" in found.column_names else [None] * len(found)
     turns = []
-    for number, row in enumerate(_rows(source)):
+    for number, (row, box) in enumerate(zip(_rows(source), boxes, strict=True)):
         where, images = f"{name}, row {number}", _images(row)
-        for entry in images:
-            _decode(entry, where)
-        turns.append(_split(row["messages"], len(images), where))
+        sizes = [_decode(entry, where).size for entry in images]
+        one = _split(row["messages"], len(images), where)
+        turns.append(one if box is None else _boxed(one, box, sizes, where))
     item_ids = list(found["item_id"]) if "item_id" in found.column_names else None
     return Conversations(name, turns, source, item_ids, _weights(found, name))
+
+
+def _boxed(turns: Turns, box: Sequence[float], sizes: Sequence[tuple[int, int]], where: str) -> Turns:
+    """A conversation with the box that its answer states, and the size of the picture that it is in."""
+    stated = parse_box(turns.answer)
+    # Targets are written with two decimals.
+    same = stated is not None and len(box) == 4 and max(map(abs, map(sub, stated, box))) <= 0.011
+    if not same or not sizes:
+        lacks = "a picture" if same else f"that box: {turns.answer[:80]!r}"
+        raise HarnessError(
+            f"{where}: its column box is {list(box)}, and it lacks {lacks}",
+            "Write the answer's box in original-image pixels there, or leave the cell empty",
+        )
+    return replace(turns, box=list(box), size=sizes[0])
 
 
 def _weights(found: Dataset, name: str) -> list[float] | None:
@@ -124,7 +147,8 @@ def digest(data: Dataset) -> str:
         [row["messages"], [hashlib.sha256(entry["bytes"] or b"").hexdigest() for entry in _images(row)]]
         for row in _rows(data.select_columns(list(COLUMNS)).with_format("arrow"))
     ]
-    return json_sha256([rows, data["weight"][:]] if "weight" in data.column_names else rows)
+    more = [data[name][:] for name in ("weight", "box") if name in data.column_names]
+    return json_sha256([rows, *more] if more else rows)
 
 
 def _rows(source: Dataset) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from dcsft_harness import harness, ranks, records
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.models import conventions
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
@@ -232,7 +233,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     args = arguments(trl.GRPOConfig, ours, config.extra)
     if args.use_vllm:
         _check_vllm(args, setup)
-    checkpoint.declare_boxes(str(job.model), setup.processor)
+    conventions.declare(checkpoint.box_convention(str(job.model), setup.processor))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
         texts = [completion[0]["content"] for completion in completions]

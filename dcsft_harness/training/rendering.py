@@ -6,13 +6,15 @@ generate. Rendered here once, prompt and completion go to TRL as plain text.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import GenerationConfig, ProcessorMixin
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.conventions import BoxConvention
+from dcsft_harness.scoring.boxes import from_pixels, rewritten
 from dcsft_harness.training.data import Conversations, Turns
 
 
@@ -104,12 +106,41 @@ class _Rows:
         return {**kept, "images": images}
 
 
-def samples(conversations: Conversations, template: Template) -> Dataset:
+def in_space(turns: Turns, convention: BoxConvention, where: str) -> Turns:
+    """A conversation whose answer states its box in the coordinates that the model writes.
+
+    Sets hold boxes in original-image pixels, whoever reads them. A Qwen2.5-VL that is taught those
+    learns to be off by the resize factor, and a model that writes thousandths unlearns what it knows.
+
+    Raises:
+        HarnessError: the sides of the picture differ by more than the processor takes, or the box cannot
+            be replaced in the answer's text.
+    """
+    if turns.box is None or turns.size is None or convention.space == "pixel":
+        return turns
+    resized = None
+    if convention.space == "resized":
+        try:
+            resized = convention.resized_size(turns.size)
+        except ValueError as error:
+            raise HarnessError(f"{where}: {error}", "Remove the row") from error
+        if resized is None or resized == turns.size:
+            return turns
+    numbers = from_pixels(turns.box, image_size=turns.size, box_space=convention.space, resized_size=resized)
+    answer = rewritten(turns.answer, numbers)
+    if answer is None:
+        raise HarnessError(
+            f"{where}: the box cannot be replaced in {turns.answer[:80]!r}", "Write it as [x1, y1, x2, y2]"
+        )
+    return replace(turns, answer=answer)
+
+
+def samples(conversations: Conversations, template: Template, convention: BoxConvention) -> Dataset:
     """The training set as TRL's collator for pictures reads it: prompt, completion, images and row."""
-    rendered = [
-        template.render(turns, f"{conversations.name}, row {row}")
-        for row, turns in enumerate(conversations.turns)
-    ]
+    rendered = []
+    for row, turns in enumerate(conversations.turns):
+        where = f"{conversations.name}, row {row}"
+        rendered.append(template.render(in_space(turns, convention, where), where))
     columns = {
         "prompt": [sample.prompt for sample in rendered],
         "completion": [sample.completion for sample in rendered],

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.rendering import Template, samples
 from dcsft_harness.training.run import Job, Setup, perform
@@ -203,12 +204,15 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
 
     def make() -> SftTrainer:
         template = Template.of(setup.processor, setup.network.generation_config)
+        convention = checkpoint.box_convention(str(job.model), setup.processor)
+        if any(turns.box is not None for turns in setup.conversations.turns):
+            setup.notes["box_space"] = convention.space
         with quietly():
             return SftTrainer(
                 setup.conversations.weights,
                 model=setup.network,
                 args=args,
-                train_dataset=samples(setup.conversations, template),
+                train_dataset=samples(setup.conversations, template, convention),
                 processing_class=setup.processor,
                 peft_config=setup.peft_config,
             )

@@ -1,0 +1,180 @@
+"""Targets that are boxes: kept in original-image pixels, taught in the coordinates that a model writes."""
+
+import dataclasses
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from dcsft_harness import conversations, curation, harness, labels, sampling
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.conventions import PIXEL, BoxConvention
+from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
+from dcsft_harness.training import data, rendering, sft
+from dcsft_harness.training.checkpoint import open_processor
+from dcsft_harness.training.config import SftConfig
+from dcsft_harness.training.sft import SftTrainer
+
+from . import artefacts
+from .tiny_checkpoints import checkpoint
+
+TEXT = Value("string")
+FEATURES = Features(
+    {
+        "messages": List({"role": TEXT, "content": TEXT}),
+        "images": List(Image()),
+        "box": List(Value("float64")),
+    }
+)
+THOUSANDTHS = BoxConvention("norm1000")
+RESIZED = BoxConvention("resized", 28, 28 * 28, 56 * 56)
+ASKED = "<image>Where is it?"
+
+
+def row(answer, box, size=(200, 100)):
+    turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "images": [Pillow.new("RGB", size)], "box": box}
+
+
+def read(*rows):
+    return data.read(Dataset.from_list(list(rows), features=FEATURES))
+
+
+def told(found, convention):
+    return [rendering.in_space(turns, convention, "here").answer for turns in found.turns]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("[20, 10, 100, 50]", "[100, 100, 500, 500]"),
+        ('{"bbox_2d": [20, 10, 100, 50], "label": "2"}', '{"bbox_2d": [100, 100, 500, 500], "label": "2"}'),
+        ("<think>[1, 2, 3, 4]?</think><answer>(20, 10), (100, 50)</answer>",
+         "<think>[1, 2, 3, 4]?</think><answer>(100, 100), (500, 500)</answer>"),
+        ("20.0 10.0 100.0 50.0", "100 100 500 500"),
+        ("x1=20, y1=10, x2=100, y2=50", "x1=100, y1=100, x2=500, y2=500"),
+    ],
+)  # fmt: skip
+def test_a_target_is_taught_in_thousandths_to_a_model_that_writes_them(answer, expected):
+    found = read(row(answer, [20, 10, 100, 50]))
+    assert told(found, THOUSANDTHS) == [expected]
+    assert told(found, PIXEL) == [answer]
+
+
+def test_a_target_is_taught_in_pixels_of_the_picture_that_the_model_sees():
+    found = read(row("[20, 10, 100, 50]", [20, 10, 100, 50]), row("[2, 1, 9, 5]", [2, 1, 9, 5], (56, 28)))
+    assert RESIZED.resized_size((200, 100)) == (56, 28)
+    # A picture that is shown as it is keeps its target to the letter.
+    assert told(found, RESIZED) == ["[6, 3, 28, 14]", "[2, 1, 9, 5]"]
+
+
+def test_other_answers_stay_as_they_are():
+    assert told(read(row("[20, 10, 100, 50]", None), row("a goose", None)), THOUSANDTHS) == [
+        "[20, 10, 100, 50]",
+        "a goose",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "box", "said"),
+    [
+        ("[20, 10, 100, 50]", [20, 10, 100, 60], "row 0: its column box is .*, and it lacks that box: '"),
+        ("a goose", [20, 10, 100, 50], "it lacks that box: 'a goose'"),
+        ("[20, 10, 100, 50]", [20, 10], "it lacks that box"),
+    ],
+)
+def test_a_column_that_contradicts_the_answer_is_refused(answer, box, said):
+    with pytest.raises(HarnessError, match=said):
+        read(row(answer, box))
+
+
+def test_a_box_without_a_picture_is_refused():
+    bare = row("[1, 2, 3, 4]", [1, 2, 3, 4]) | {"images": []}
+    bare["messages"][0] = {"role": "user", "content": "Where?"}
+    with pytest.raises(HarnessError, match="it lacks a picture"):
+        read(bare)
+
+
+def test_a_picture_that_cannot_be_resized_is_refused():
+    thin = row("[1, 1, 2, 900]", [1, 1, 2, 900], (2, 1000))
+    with pytest.raises(HarnessError, match="here: absolute aspect ratio must be smaller than 200"):
+        told(read(thin), RESIZED)
+
+
+SIDES = st.integers(30, 2000)
+
+
+@given(size=st.tuples(SIDES, SIDES), corners=st.tuples(*[st.floats(0, 1)] * 4), thousandths=st.booleans())
+def test_what_is_taught_is_right_by_the_scorer(size, corners, thousandths):
+    (width, height), (a, b, c, d) = size, corners
+    gold = [min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height]
+    if gold[2] - gold[0] < 0.05 * width or gold[3] - gold[1] < 0.05 * height:
+        return
+    convention = THOUSANDTHS if thousandths else BoxConvention("resized", 28, 56 * 56, 1280 * 28 * 28)
+    resized = convention.resized_size(size)
+    space = {"image_size": size, "box_space": convention.space, "resized_size": resized}
+    taught = str(from_pixels(gold, **space))
+    assert box_iou(taught, answer=gold, threshold=0.5, **space).score == 1.0
+
+
+@given(box=st.lists(st.floats(-5, 5000), min_size=4, max_size=4))
+def test_whole_numbers_of_any_box_with_an_area_have_one(box):
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return
+    made = from_pixels(box, image_size=(300, 200), box_space="norm1000", resized_size=None)
+    assert made[0] < made[2]
+    assert made[1] < made[3]
+    assert min(made) >= 0
+    assert max(made) <= 1000
+    assert parse_box(str(made)) == made
+
+
+def test_a_text_without_a_box_is_not_rewritten():
+    assert rewritten("a goose", [1, 2, 3, 4]) is None
+    with pytest.raises(HarnessError, match="box_space 'pixel'"):
+        from_pixels([1, 2, 3, 4], image_size=(9, 9), box_space="pixel", resized_size=None)
+
+
+def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkeypatch):
+    seen = []
+    original = SftTrainer.training_step
+    monkeypatch.setattr(
+        SftTrainer,
+        "training_step",
+        lambda self, model, inputs, *rest: (
+            seen.append(inputs["labels"].clone()),
+            original(self, model, inputs, *rest),
+        )[1],
+    )
+    rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
+    config = SftConfig(max_steps=1, batch_size=1)
+    base = checkpoint("qwen3_vl")
+    notes = sft.train_sft(base, rows, tmp_path / "out", config)
+    assert open_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[100, 100, 500, 500]")
+    assert notes["box_space"] == "norm1000"
+
+
+def test_a_curated_set_says_which_answers_are_boxes(tmp_path):
+    rollouts = artefacts.rollouts(tmp_path / "rollouts", ["easy", "medium"])
+    items = [
+        dataclasses.replace(artefacts.item(n), target="[1, 2, 3, 4]", box=[1.0, 2.0, 3.0, 4.0])
+        for n in (0, 1)
+    ]
+    items[1] = dataclasses.replace(items[1], box=None)
+    sampling.write_items(rollouts / sampling.ITEMS, items, [[artefacts.picture(n)] for n in (0, 1)])
+    labels.label(rollouts, tmp_path / "labels")
+    curation.curate(tmp_path / "labels", tmp_path / "set", curation.CurationConfig(("easy", "medium")))
+    found = data.read(tmp_path / "set")
+    assert sorted(turns.box is None for turns in found.turns) == [False, True]
+    assert {turns.size for turns in found.turns if turns.box} == {(8, 6)}
+
+
+def test_a_task_of_boxes_is_trained_on_as_one():
+    task = next(iter(harness.open_tasks(["dcsft_digits_ground_cold"]).values()))
+    rows = conversations.from_task(task)
+    assert "box" in rows.column_names
+    assert parse_box(rows[0]["messages"][1]["content"]) == rows[0]["box"]
+    plain = next(iter(harness.open_tasks(["dcsft_digits_cold"]).values()))
+    assert "box" not in conversations.from_task(plain).column_names
