@@ -107,6 +107,8 @@ CLAIMS = (
           "classification-hard-ratio", "SFT-EM", "SFT-EM and 10 % hard"),
     Claim("beyond", "a band of pass rates from 0.1 to 0.9 beats SFT-EM",
           "classification-rules", "band 0.1 to 0.9", "SFT-EM"),
+    Claim("beyond", "a band of pass rates from 0.2 to 0.8 beats SFT-EM",
+          "classification-rules", "band 0.2 to 0.8", "SFT-EM"),
     Claim("beyond", "weights p(1-p) beat SFT-EM",
           "classification-rules", "weighted by p(1-p)", "SFT-EM"),
     Claim("beyond", "weights by the posterior of p beat SFT-EM",
