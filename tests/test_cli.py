@@ -4,19 +4,22 @@ import errno
 import json
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
 from dcsft_harness import harness, manifest, stages
-from dcsft_harness.cli import main
+from dcsft_harness.cli import dcsft, main
 
 from .artefacts import rollouts
 
+README = Path(__file__).resolve().parents[1] / "README.md"
 WAITS = """
 import os, sys, time
 os.environ["TQDM_DISABLE"] = "1"  # as main does; the model's import below comes before it
@@ -301,3 +304,25 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
     ]
     assert kept[0]["images"][0].getpixel((0, 0)) == (0, 0, 0)
     assert "1 easy, 0 medium, 1 hard" in capsys.readouterr().err
+
+
+def readme_commands():
+    """Every `dcsft` command of the README, whether a test runs it or it needs what a test has not."""
+    text = README.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(
+        r"^(?:    )?(?:OMP_NUM_THREADS=1 |torchrun [-\w ]+ -m dcsft_harness\.cli )?(.+)$", text, re.M
+    )
+    starts = ("dcsft ", *(f"{name} " for name in dcsft.commands))
+    words = [shlex.split(line.partition("  #")[0]) for line in lines if line.startswith(starts)]
+    return [some[1:] if some[0] == "dcsft" else some for some in words]
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_the_readmes_commands_are_ones_that_the_command_line_takes(words, tmp_path, monkeypatch):
+    """Parsed by click itself; paths are those of a reader, so that they need not exist here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: value)
+    command = dcsft
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context("dcsft", list(words), resilient_parsing=False)
