@@ -6,30 +6,15 @@ what it needs and leaves the work to the stage's own module. Heavy packages are 
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import opening
 from dcsft_harness.errors import HarnessError, unknown_name
 
 Progress = Callable[[int, int], None]
 """Called with (units done, units in all); what a unit is differs by stage: items, or steps."""
 Notes = dict[str, Any]
-
-ENGINES = ("local", "ray")
-"""Where sampling runs: in this process or those of its launch, or on a Ray cluster."""
-
-DIGITS = "digits"
-"""The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
-
-
-def checkpoint(name: str | Path) -> str:
-    """The checkpoint that a name stands for: "digits" is the embedded one, all else stays."""
-    if str(name) == DIGITS:
-        from dcsft_harness.digits.checkpoint import path
-
-        return str(path())
-    return str(name)
 
 
 def pretrain(
@@ -78,13 +63,13 @@ def sample(
             if name not in known:
                 raise unknown_name("sampling option", name, known)
         config = sampling.SamplingConfig(**options)
-        pool, described, files = _pool(task, data, scorer, image_root, skip=config.on_error == "skip")
-        arguments, folders = _model_arguments(model_args)
+        pool, described, files = opening.pool(task, data, scorer, image_root, skip=config.on_error == "skip")
+        arguments, folders = opening.model_arguments(model_args)
         harness.check_model(model, arguments)
-        opening = _opening(model, arguments, engine, actors)
+        opener = opening.opener(model, arguments, engine, actors)
         folders |= prepared.inputs([pool.config.task])
     settings = {"model": model, "model_args": model_args, **described}
-    return sampling.sample(opening, pool, output, config, settings, progress, folders | files)
+    return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
 
 
 def label(output: Path, progress: Progress | None = None, *, rollouts: Path) -> Notes:
@@ -149,7 +134,7 @@ def evaluate(
         if not tasks:
             raise HarnessError("--tasks names no task", "`dcsft tasks list` lists the suite's")
         opened = harness.open_tasks(list(tasks))
-        arguments, inputs = _model_arguments(model_args)
+        arguments, inputs = opening.model_arguments(model_args)
         inputs |= prepared.inputs(opened)
         running = harness.open_model(model, arguments)
     settings = {"model": model, "model_args": model_args, **({} if group is None else {"group": group})}
@@ -255,7 +240,7 @@ def merge(
         if name not in known:
             raise unknown_name("merge option", name, known)
     config = merging.MergeConfig(**options)
-    return merging.merge(Path(adapter), output, None if base is None else checkpoint(base), config)
+    return merging.merge(Path(adapter), output, None if base is None else opening.checkpoint(base), config)
 
 
 STAGES: dict[str, Callable[..., Notes]] = {
@@ -273,101 +258,6 @@ STAGES: dict[str, Callable[..., Notes]] = {
     "compare-cost": compare_cost,
 }
 """Verb -> stage, in the order of the data flow."""
-
-
-def _pool(
-    task: str | None,
-    data: str | Path | None,
-    scorer: str | None,
-    image_root: str | Path | None,
-    skip: bool,
-) -> tuple[Any, dict[str, Any], dict[str, Path]]:
-    """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
-
-    Raises:
-        HarnessError: not one of `task` and `data` is given, or what is given cannot be opened.
-    """
-    from dcsft_harness import harness, own_data
-
-    if (task is None) == (data is None):
-        raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
-    if data is None:
-        for option, value in (("--scorer", scorer), ("--image-root", image_root)):
-            if value is not None:
-                raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
-        return _single(harness.open_tasks([str(task)]), str(task)), {}, {}
-    path, root = Path(data), None if image_root is None else Path(image_root)
-    pool = own_data.open_file(path, scorer, root, skip=skip)
-    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root)}
-    return pool, described, {"data": path}
-
-
-def _opening(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], Any]:
-    """What opens the model when it is needed: in this process, or in actors of a Ray cluster.
-
-    Raises:
-        HarnessError: the engine is unknown, is not installed, or has no use for `actors`.
-    """
-    from dcsft_harness import harness, ranks
-
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
-    if engine == "local":
-        if actors is not None:
-            raise HarnessError(f"--actors {actors} goes with --engine ray", "Leave it out")
-        return partial(harness.open_model, model, arguments)
-    if ranks.world_size() > 1:
-        raise HarnessError(
-            f"--engine ray has its own processes, and this launch has {ranks.world_size()}",
-            "Start it without `torchrun` or `accelerate launch`",
-        )
-    from dcsft_harness.models.cluster import check
-
-    check(actors)
-
-    def spread() -> Any:  # noqa: ANN401 - an lmms-eval model
-        from dcsft_harness.models.spread import SpreadModel
-
-        return SpreadModel(model, arguments, actors)
-
-    return spread
-
-
-def _single(tasks: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - an lmms-eval task
-    if len(tasks) != 1:
-        raise HarnessError(
-            f"--task {name} stands for {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
-        )
-    return next(iter(tasks.values()))
-
-
-def _model_arguments(text: str) -> tuple[str, dict[str, Path]]:
-    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name."""
-    parts, inputs = [], {}
-    for part in filter(None, text.split(",")):
-        key, _, value = part.partition("=")
-        if key in ("pretrained", "adapter"):
-            value = checkpoint(value)
-            if Path(value).is_dir():
-                inputs[{"pretrained": "model"}.get(key, key)] = Path(value)
-            part = f"{key}={value}"
-        parts.append(part)
-    return ",".join(parts), inputs
-
-
-def _training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
-    """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
-    from dcsft_harness import manifest
-
-    if Path(data).is_dir():
-        if (Path(data) / manifest.UNFINISHED).is_dir():
-            manifest.read(Path(data))  # which refuses it, with what to do
-        return Path(data)
-    from dcsft_harness import conversations, harness
-
-    if data not in harness.task_index():
-        raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-    return conversations.from_task(_single(harness.open_tasks([data]), data))
 
 
 def _train(
@@ -412,7 +302,7 @@ def _train(
     }
     if not Path(data).is_dir():
         more["source"] = Path(data).name if Path(data).is_file() else data
-    base = checkpoint(model)
+    base = opening.checkpoint(model)
     if isinstance(config, GrpoConfig):
         from dcsft_harness.training import grpo, prompts
 
@@ -420,7 +310,7 @@ def _train(
             rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
         return grpo.train_grpo(base, rows, judge, output, config, **more)
     with ranks.agreed():
-        rows = _training_data(data)
+        rows = opening.training_data(data)
     from dcsft_harness.training import sft as training
 
     if isinstance(config, SftConfig):

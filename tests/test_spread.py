@@ -10,7 +10,7 @@ import signal
 import psutil
 import pytest
 
-from dcsft_harness import manifest, records, sampling, stages
+from dcsft_harness import manifest, opening, records, sampling, stages
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import cluster
@@ -165,7 +165,7 @@ class TestRefusals:
     def test_a_launch_of_several_processes(self, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(HarnessError, match="Start it without `torchrun`"):
-            stages._opening("dcsft_stub", "", "ray", None)
+            opening.opener("dcsft_stub", "", "ray", None)
 
 
 class TestAnActor:

@@ -210,6 +210,11 @@ def test_a_vllm_of_the_trainers_own_writes_out_image_tokens_itself(monkeypatch, 
     assert prompts_given == [[1, 5, 5, 5, 2, 5, 5, 3], [4]]
 
 
+def test_an_image_laid_out_in_tiles_is_refused_by_a_vllm_of_the_trainers_own():
+    with pytest.raises(HarnessError, match="1 images are written as 2 runs of image tokens"):
+        grpo.one_an_image([1, 5, 5, 7, 5, 2], 5, 1)
+
+
 def test_the_reward_is_what_labelling_says():
     task = harness.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
     rows, judge = prompts.open_data("dcsft_digits_pool", None, None)

@@ -82,7 +82,10 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         """TRL's; a vLLM in this process gets one token an image, as it writes out the others itself."""
         if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
             token = self.processing_class.image_token_id
-            prompt_ids = [one_an_image(ids, token) for ids in prompt_ids]
+            prompt_ids = [
+                one_an_image(ids, token, len(some or ()))
+                for ids, some in zip(prompt_ids, images, strict=True)
+            ]
         return super()._generate_single_turn(prompt_ids, images, *rest, **named)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -137,9 +140,21 @@ class _Order(torch.utils.data.Sampler[int]):
         return len(self._inner)
 
 
-def one_an_image(ids: Sequence[int], token: int) -> list[int]:
-    """Token ids in which each run of `token` is a single one."""
-    return [found for at, found in enumerate(ids) if found != token or at == 0 or ids[at - 1] != token]
+def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
+    """Token ids in which each run of `token` is a single one.
+
+    Raises:
+        HarnessError: there are other than `images` runs, as of a model that lays an image out in tiles: what
+            vLLM would write out again could not be told.
+    """
+    made = [found for at, found in enumerate(ids) if found != token or at == 0 or ids[at - 1] != token]
+    if made.count(token) != images:
+        raise HarnessError(
+            f"use_vllm=true: {images} images are written as {made.count(token)} runs of image tokens, "
+            "which a vLLM in this process would write out once more",
+            "Leave use_vllm out, or give vllm_mode=server",
+        )
+    return made
 
 
 def outcomes(rewards: torch.Tensor) -> dict[str, float]:
