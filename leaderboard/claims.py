@@ -130,7 +130,7 @@ def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> li
     found = []
     for claim in claims:
         summary = boards.get(claim.board)
-        lines = {} if summary is None else {line.name: line for line in summary.lines if line.group is None}
+        lines = {} if summary is None else _by_name(summary)
         if summary is None or claim.row not in lines or claim.other not in lines:
             continue
         index = summary.overall(claim.distribution)
@@ -145,6 +145,16 @@ def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> li
         verdict = verdict_of(tested.difference.value, p)
         findings.append(Finding(claim.source, claim.said, verdict, tested.difference, p, "points", seeds))
     return findings
+
+
+def _by_name(summary: Summary) -> dict[str, Line]:
+    """The lines by name; one seed without others stands for its configuration."""
+    alone = [line for line in summary.lines if line.group is None]
+    named = {line.name: line for line in alone}
+    for line in alone:
+        if line.rows[0].group is not None:
+            named.setdefault(line.rows[0].group, line)
+    return named
 
 
 def verdict_of(value: float, p: float | None) -> str:

@@ -35,7 +35,7 @@ PICTURES = {
 }
 """A board's kind, which its name ends with -> the plots to show."""
 ABOUT = {
-    "difficulty": "Tables 1 and Figure 6: as many easy, medium or hard items",
+    "difficulty": "Table 1 and Figure 6: as many easy, medium or hard items",
     "paradigms": "SFT, GRPO, SFT-M and SFT-EM",
     "curves": "Figure 3: accuracy over the steps",
     "hard-ratio": "Figure 5: a growing share of hard items",
@@ -43,6 +43,15 @@ ABOUT = {
     "rules": "Beyond the paper: bands, weights, suspects",
     "relabel": "Beyond the paper: labels made again half-way",
 }
+"""A board's kind -> what its section is about."""
+PARADIGMS = {
+    "classification": "Table 2",
+    "grounding": "Table 2",
+    "qwen3": "Table 3, a second architecture",
+    "large": "Table 4, a larger pool",
+    "reasoning": "Table 6",
+}
+"""A family -> the paper's table of its paradigms."""
 
 
 def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
@@ -248,7 +257,9 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     notes = [f"- {markdown_text(remark)}." for remark in told]
     seeds = max(len(line.rows) for line in lines)
     about = ABOUT.get(kind, kind or "The leaderboard")
-    parts = [f"## {about} ({family})\n", f"{seeds} seeds.\n", f"{table}\n", *notes, *shown, ""]
+    table_of = f"{PARADIGMS[family]}: " if kind == "paradigms" and family in PARADIGMS else ""
+    counted = f"{seeds} seeds.\n" if seeds > 1 else "One seed.\n"
+    parts = [f"## {table_of}{about} ({family})\n", counted, f"{table}\n", *notes, *shown, ""]
     return "\n".join(parts)
 
 

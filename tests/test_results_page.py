@@ -55,6 +55,15 @@ def test_a_claim_is_held_where_the_difference_says_so_and_else_cannot_be_told(ru
     assert not any("second architecture" in said for said in findings)
 
 
+def test_one_seed_stands_for_its_configuration(run, tmp_path):
+    made = [run / f"scores-{name}-1" for name in ("SFT", "GRPO", "SFT-EM")]
+    build(made, tmp_path / BOARD, "SFT (seed 1)")
+    (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text())
+    findings = {finding.said: finding for finding in judge(results.read_boards(tmp_path))}
+    ahead = findings["SFT-EM generalises better than SFT on all data (classification)"]
+    assert (ahead.verdict, ahead.seeds) == ("held", 1)
+
+
 def test_p_values_are_corrected_over_the_claims_that_are_told(run):
     boards = results.read_boards(run)
     told = [claim for claim in CLAIMS if claim.board == BOARD and "SFT-M" not in (claim.row, claim.other)]
