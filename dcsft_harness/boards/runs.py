@@ -140,6 +140,8 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
     costs = ledger if isinstance(ledger, Mapping) else {}
     origin = Origin(run.resolve(), kind, run_folder.step_of(checkpoint), identity, costs)
     if kind == "checkpoint":
+        if base is not None:
+            raise HarnessError(f"--base {base}: {run} trains all parameters", "Leave it out")
         return Subject(str(target), origin=origin)
     return Subject(_base(run, target, settings, base), target, origin)
 

@@ -1,7 +1,7 @@
 """One checkpoint -> one row: what has no result yet is evaluated, and the leaderboard is made anew."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,14 +102,14 @@ def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: S
         found = standing(board)
         _refuse_taken(board, name, found)
         row = Row(name, [task for task in settings.tasks if task in kept], missing)
-        if kept and missing:
-            show.say(f"{name}: kept {', '.join(row.kept)}")
         if missing:
             opened = harness.open_tasks(missing)
             conditions = {} if found is None or board.apart else {t.name: t.conditions for t in found.tasks}
             for task in missing:
                 _refuse_other(task, conditions.get(task, {}), _planned(opened[task], settings.limit))
             board.save()
+            said = f"{name}: {len(missing)} of {len(settings.tasks)} tasks to score"
+            show.say(f"{said}, kept {', '.join(row.kept)}" if row.kept else said)
             _evaluate(_Work(board.of(name), subject, settings, arguments, conditions), opened, show)
     return row
 
@@ -224,7 +224,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
     try:
         for number, (task, loaded) in enumerate(opened.items(), start=1):
             output = work.home / task
-            with show.stage(f"{name}: {task} ({number}/{len(opened)})") as report:
+            with show.stage(f"{task} {number}/{len(opened)}") as report:
                 model = model or work.open(opened)
                 evaluation.evaluate(
                     model,
@@ -269,22 +269,25 @@ def build(board: BoardFolder, show: Show) -> Any:  # noqa: ANN401 - a leaderboar
     return built
 
 
-def told(board: BoardFolder, name: str, built: Any) -> str:  # noqa: ANN401 - a leaderboard.Built
-    """A row against the baseline, task by task, as a table; with why it stands apart, if it does.
+def told(board: BoardFolder, name: str, built: Any) -> tuple[str, str]:  # noqa: ANN401 - a leaderboard.Built
+    """A row against the baseline: task by task as a table, and in a few words.
+
+    Tasks that stand apart are in a table of their own, with the reason.
 
     Raises:
-        HarnessError: the row could not be used.
+        HarnessError: results of the row could not be used.
     """
-    from dcsft_harness.leaderboard.against import against
+    from dcsft_harness.leaderboard.against import against, brief
 
-    summaries: Sequence[Any] = [built.summary, *(one.summary for one in built.summary.apart)]
-    for number, summary in enumerate(summaries):
-        if any(line.name == name for line in summary.lines):
-            apart = "" if number == 0 else f"\napart: {built.summary.apart[number - 1].reason}\n"
-            return f"{against(summary, name)}{apart}"
     home = board.of(name).resolve()
-    reasons = [one.reason for one in built.summary.left_out if one.folder.resolve().parent == home]
-    raise HarnessError(
-        f"{name!r} is not on the board: {reasons[0] if reasons else 'it has no results'}",
-        "Its results are kept; --apart shows it in a table of its own",
-    )
+    for one in built.summary.left_out:
+        if one.folder.resolve().parent == home:
+            raise HarnessError(
+                f"{one.folder} is kept, and is not on the board: {one.reason.rstrip('.')}",
+                "--apart shows it in a table of its own",
+            )
+    summary = built.summary
+    parts = [(summary, ""), *((one.summary, f"\napart: {one.reason}\n") for one in summary.apart)]
+    has = [(part, why) for part, why in parts if any(line.name == name for line in part.lines)]
+    tables = [f"{against(part, name)}{why}" for part, why in has]
+    return "\n".join(tables), "; ".join(brief(part, name) + (" (apart)" if why else "") for part, why in has)

@@ -152,9 +152,9 @@ class _Watching:
 
         group = self.settings.group and at_step(self.settings.group, step)
         row = score(self.board, name, make, replace(self.settings, group=group), self.show)
-        # A run that finishes may keep a checkpoint, at another place: it is looked for once more.
-        if row is not None or path.is_dir() or not (folder / manifest.NAME).is_file():
-            self.done.add(step)
+        if row is None and (folder / manifest.NAME).is_file():
+            return None  # what finishes may keep its checkpoints, at another place: they are looked for there
+        self.done.add(step)
         if row is None:
             self.show.say(f"{path} was removed before it was read: {_KEEP}")
         return row

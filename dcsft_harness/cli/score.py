@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
     from dcsft_harness.boards.score import refuse_baseline
     from dcsft_harness.boards.settings import Settings
     from dcsft_harness.boards.subject import open_subject
-    from dcsft_harness.boards.watch import Watched
+    from dcsft_harness.boards.watch import Watched, at_step
     from dcsft_harness.harness.tasks import refuse_unprepared
     from dcsft_harness.leaderboard.result import group_of
 
@@ -125,6 +125,8 @@ def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
     if ckpt is not None:
         call.name, place = _named(ckpt, name)
         call.subject = open_subject(place, base)
+        if (origin := call.subject.origin) is not None and call.name == f"checkpoint-{origin.step}":
+            call.name = at_step(origin.run.name, origin.step)
     if options["watch"] is not None:
         name, place = _named(options["watch"], name)
         call.watched = Watched(Path(place), name, options["base"], options["every"], options["stay"])
@@ -164,7 +166,9 @@ class _Call:
         from dcsft_harness.boards.watch import watch
 
         if self.subject is not None:
-            row = score(self.board, self.name, lambda _: self.subject, self.settings, SHOW)
+            # --group is the run's where there is one: CKPT is what it is compared with.
+            settings = self.settings if self.watched is None else replace(self.settings, group=None)
+            row = score(self.board, self.name, lambda _: self.subject, settings, SHOW)
             assert row is not None
             yield row
         if self.watched is not None:
@@ -173,7 +177,6 @@ class _Call:
     def show_row(self, row: "Row") -> None:
         """Makes the leaderboard with a row, and prints the row against the baseline."""
         from dcsft_harness.boards.score import build, told
-        from dcsft_harness.leaderboard.against import brief
 
         if not row.made:
             SHOW.say(f"{row.name}: kept, its {len(row.kept)} tasks were scored before")
@@ -183,8 +186,8 @@ class _Call:
         if first:
             for one in self.built.summary.left_out:
                 click.echo(f"dcsft: left out: {one.reason}", err=True)
-        click.echo(told(self.board, row.name, self.built))
-        said = brief(self.built.summary, row.name)
+        table, said = told(self.board, row.name, self.built)
+        click.echo(table)
         bar.closing(f"score {row.name}", said, self.clock, self.board.leaderboard)
         self.clock = bar.Clock()
 
