@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from dcsft_harness import evaluation, harness, manifest
+from dcsft_harness import evaluation, harness, leaderboard, manifest
 from dcsft_harness.boards import score as scoring
 from dcsft_harness.boards.settings import Settings
 from dcsft_harness.records import Score, write_table
@@ -132,10 +132,12 @@ class Bench:
         asked: (row, task) of every evaluation.
         before: called with (row, task) before an evaluation.
         pixels: the limits that models have.
+        plots: whether leaderboards get plots.
     """
 
     def __init__(self):
-        self.opened, self.asked, self.before, self.pixels = [], [], lambda row, task: None, None
+        self.opened, self.asked, self.before = [], [], lambda row, task: None
+        self.pixels, self.plots = None, False
 
     def open_model(self, name, arguments):
         self.opened.append(arguments)
@@ -158,7 +160,7 @@ class Bench:
         self.asked.append((name, task))
         count = N if limit is None else limit
         rows = [
-            Score(task, f"{task}-{n}", n, float(n < right), "3", "a 3", "3", 4, None) for n in range(count)
+            Score(task, f"{task}-{n:03}", n, float(n < right), "3", "a 3", "3", 4, None) for n in range(count)
         ]
         said = {
             "version": 1, "distribution": TASKS[task], "family": None, "limit": limit, "n": count,
@@ -179,6 +181,10 @@ def bench(monkeypatch):
         monkeypatch.setattr(harness, name, getattr(made, name))
     monkeypatch.setattr(evaluation, "evaluate", made.evaluate)
     monkeypatch.setattr(evaluation, "pixels", lambda model: made.pixels)
+    options = leaderboard.Options
+    monkeypatch.setattr(
+        leaderboard, "Options", lambda **given: options(**given, page=False, items=False, plots=made.plots)
+    )
     return made
 
 

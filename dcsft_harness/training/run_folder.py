@@ -50,16 +50,17 @@ def identity(output: Path) -> str:
     Raises:
         HarnessError: the folder holds no run, or one whose settings cannot be read.
     """
-    path = output / manifest.UNFINISHED / RUN
-    if (output / manifest.NAME).is_file() or not path.is_file():
+    path, told = output / manifest.UNFINISHED / RUN, None
+    if not (output / manifest.NAME).is_file():
+        with contextlib.suppress(FileNotFoundError):  # it may finish this moment
+            try:
+                told = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise HarnessError(f"{path} cannot be read ({error})", "Check the folder") from error
+    if told is None:
         found = manifest.read(output)
         contents = {f"content of {role}": entry["sha256"][:16] for role, entry in found.inputs.items()}
         told = {**found.config, **contents}
-    else:
-        try:
-            told = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise HarnessError(f"{path} cannot be read ({error})", "Wait, or check the folder") from error
     return manifest.json_sha256({k: v for k, v in told.items() if k not in (*INDIFFERENT, *_LAUNCH)})
 
 
