@@ -285,11 +285,24 @@ def test_what_is_no_training_is_refused(bench, place, kind):  # noqa: F811
         watched(place, Show())
 
 
-def test_a_checkpoint_in_parts_is_refused(bench, place):  # noqa: F811
-    run = Run(place / "run", place / "cold", pid=gone()).begin().save(10)
+def test_a_checkpoint_in_parts_is_told_and_the_end_scored(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=20).begin().save(10), Show()
     (run.unfinished / "checkpoint-10/adapter_model.safetensors").unlink()
-    with pytest.raises(HarnessError, match="has no weights in one piece"):
+    asleep += [lambda: run.finish()]
+    assert watched(place, show) == ["run"]
+    assert "checkpoint-10 has no weights in one piece" in show.said[0]
+
+
+def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  # noqa: F811
+    Run(place / "run", place / "cold").begin().save(10)
+
+    def full(checkpoint, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "link", full)
+    with pytest.raises(HarnessError, match="checkpoint-10 cannot be given a second name at .*No space left"):
         watched(place, Show())
+    assert not (place / "board").exists()
 
 
 def test_the_owner_of_a_lock_is_told_alive_from_gone(tmp_path):

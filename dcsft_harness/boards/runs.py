@@ -1,7 +1,6 @@
 """A training run seen from outside: its complete checkpoints, and whether it goes on."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,10 @@ from dcsft_harness.training import run_folder
 
 TRAINED = ("adapter", "checkpoint")
 TRAINER = "trainer_state.json"
+
+
+class Divided(HarnessError):
+    """A checkpoint whose weights lie in parts."""
 
 
 @dataclass(frozen=True)
@@ -116,25 +119,19 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
         None where the run has removed it before all of it was taken, or has finished meanwhile.
 
     Raises:
-        HarnessError: it holds no weights that can be loaded, or the base is not the run's.
+        Divided: it holds no weights that can be loaded.
+        HarnessError: the base is not the run's, or the disk takes no more.
     """
     settings = _read(run / manifest.UNFINISHED / claim.RUN)
-    complete, target = checkpoint / run_folder.COMPLETE, place / checkpoint.name
-    ledger = _read(complete).get("ledger")
-    try:
-        identity = run_folder.identity(run)
-        run_folder.link(checkpoint, target)
-    except (OSError, shutil.Error, HarnessError):
-        if complete.is_file() and not (run / manifest.NAME).is_file():
-            raise
-        return None
-    # The mark goes before anything else of a checkpoint, and the manifest comes before all of them go.
-    if not complete.is_file() or (run / manifest.NAME).is_file():
+    ledger = _read(checkpoint / run_folder.COMPLETE).get("ledger")
+    target = place / checkpoint.name
+    identity = _taken(run, checkpoint, target)
+    if identity is None:
         return None
     if not [*target.glob("model*.safetensors"), *target.glob("adapter_model.safetensors")]:
-        raise HarnessError(
+        raise Divided(
             f"{checkpoint} has no weights in one piece: the run divides them among its processes",
-            "Score what it ends with",
+            "Only what it ends with is scored",
         )
     kind = "adapter" if (target / ADAPTER).is_file() else "checkpoint"
     costs = ledger if isinstance(ledger, Mapping) else {}
@@ -144,6 +141,23 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
             raise HarnessError(f"--base {base}: {run} trains all parameters", "Leave it out")
         return Subject(str(target), origin=origin)
     return Subject(_base(run, target, settings, base), target, origin)
+
+
+def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
+    """Gives a checkpoint a second name; returns which run's it is, or None where not all of it was there."""
+    complete = checkpoint / run_folder.COMPLETE
+    try:
+        identity = run_folder.identity(run)
+        run_folder.link(checkpoint, target)
+    except (OSError, HarnessError) as error:  # shutil.Error, of several files, is an OSError too
+        if complete.is_file() and not (run / manifest.NAME).is_file():
+            raise HarnessError(
+                f"{checkpoint} cannot be given a second name at {target}: {error}",
+                "Name a --board on the run's own disk, or free some space",
+            ) from error
+        return None
+    # The mark goes before anything else of a checkpoint, and the manifest comes before all of them go.
+    return identity if complete.is_file() and not (run / manifest.NAME).is_file() else None
 
 
 def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | None) -> str:

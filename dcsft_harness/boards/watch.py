@@ -151,7 +151,12 @@ class _Watching:
             return runs.pinned(folder, path, place, self.watched.base)
 
         group = self.settings.group and at_step(self.settings.group, step)
-        row = score(self.board, name, make, replace(self.settings, group=group), self.show)
+        try:
+            row = score(self.board, name, make, replace(self.settings, group=group), self.show)
+        except runs.Divided as error:
+            self.done.add(step)
+            self.show.say(str(error))
+            return None
         if row is None and (folder / manifest.NAME).is_file():
             return None  # what finishes may keep its checkpoints, at another place: they are looked for there
         self.done.add(step)
