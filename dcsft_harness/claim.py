@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from dcsft_harness import durable
 from dcsft_harness.errors import HarnessError
 
 OWNER, RUN = "owner.json", "run.json"
+_SKEW = 60.0
+"""Seconds by which the clocks of processes and of files may differ."""
 
 
 class _Lock(FileLock):
@@ -21,22 +24,24 @@ class _Lock(FileLock):
 
 
 @contextlib.contextmanager
-def locked(path: Path, output: Path) -> Iterator[None]:
+def locked(path: Path, output: Path, option: str = "--output", patience: float = 0) -> Iterator[None]:
     """Holds a lock, which the operating system takes back from a process that dies.
 
     Args:
         path: the lock's file; the folder that it is in may say in `OWNER` whose it is.
         output: what an error calls the thing that is locked.
+        option: the option that names it.
+        patience: seconds to wait for another process that holds it.
 
     Raises:
         HarnessError: another process holds it; says which.
     """
     try:
-        with _Lock(path, timeout=0):
+        with _Lock(path, timeout=patience):
             yield
     except Timeout as error:
         raise HarnessError(
-            f"--output {output} is being written by {owner(path.parent / OWNER)}",
+            f"{option} {output} is being written by {owner(path.parent / OWNER)}",
             "Wait for it, stop it, or name another folder",
         ) from error
 
@@ -55,6 +60,25 @@ def owner(path: Path) -> str:
         return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process, which began this moment"
+
+
+def at_work(path: Path) -> bool | None:
+    """Whether the process that signed the file still runs; None where that cannot be told from here."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        pid, host, signed = int(found["pid"]), found["host"], path.stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host != socket.gethostname():
+        return None
+    try:
+        process = psutil.Process(pid)
+        # Numbers are given again: a process that began after the signature is not the one that signed.
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= signed + _SKEW)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ def evaluate(
     limit: int | None = None,
     progress: harness.Progress | None = None,
     inputs: dict[str, Path] | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates one checkpoint and writes a scores folder.
 
@@ -38,6 +39,7 @@ def evaluate(
         limit: evaluate only the first documents of each task; None evaluates all.
         progress: called with (items done, items in all).
         inputs: folders that the model was loaded from, for the manifest.
+        told: further notes for the manifest.
 
     Returns:
         The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
@@ -77,7 +79,8 @@ def evaluate(
                     task, items[task_name], scores, limit
                 )
                 rows += scores
-            draft.notes |= {"pixels": _pixels(model), "processes": ranks.world_size()}
+            draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
+            draft.notes |= dict(told or {})
             draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
             records.write_table(draft.folder / SCORES, records.Score, rows)
             text = json.dumps(results, indent=2, default=str)
@@ -172,7 +175,8 @@ def _summary(
     }
 
 
-def _pixels(model: Any) -> dict[str, int | None] | None:  # noqa: ANN401
+def pixels(model: Any) -> dict[str, int | None] | None:  # noqa: ANN401
+    """A model's pixel limits by name; None where it does not tell."""
     convention = getattr(model, "box_convention", None)
     if convention is None:
         return None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ UNFINISHED = "unfinished"
 """The folder inside an output folder that holds what an interrupted run goes on from."""
 _FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
 FORMAT = 1
+_SETTLED = 60.0
+"""Seconds after which a file that has not changed since counts as written."""
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
 _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
@@ -102,6 +105,7 @@ class Manifest:
         seconds: wall-clock time the stage took.
         packages: versions of the packages that it was made with.
         hardware: what it was made on.
+        created: when it was finished, an ISO date.
     """
 
     folder: Path
@@ -114,6 +118,7 @@ class Manifest:
     seconds: float
     packages: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
 
     def input_folder(self, role: str) -> Path:
         """The folder of one input, found again relative to this artefact.
@@ -145,7 +150,26 @@ def fingerprint(path: Path) -> str:
     if path.is_file():
         return file_sha256(path)
     names = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors"})
-    return json_sha256({str(p.relative_to(path)): file_sha256(p) for p in names})
+    return json_sha256({str(p.relative_to(path)): _settled_sha256(p) for p in names})
+
+
+def _settled_sha256(path: Path) -> str:
+    """A file's hash, remembered while the file stays as it is: a large base is an input many times over."""
+    told = path.stat()
+    # A file that was written just now may be written again within what the clock of its disk can tell.
+    if time.time() - told.st_mtime < _SETTLED:
+        return file_sha256(path)
+    return _remembered_sha256(path.resolve(), told.st_size, told.st_mtime_ns, told.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_sha256(path: Path, *_: int) -> str:
+    return file_sha256(path)
+
+
+def relative(path: Path, output: Path) -> str:
+    """Where a path lies, seen from an output folder: an artefact may move together with its inputs."""
+    return os.path.relpath(path.resolve(), output.resolve())
 
 
 def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
@@ -181,6 +205,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             seconds=data["seconds"],
             packages=data.get("packages", {}),
             hardware=data.get("hardware", {}),
+            created=str(data.get("created", "")),
         )
     except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
         raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error

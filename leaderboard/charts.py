@@ -188,6 +188,7 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
                     label=f"{label(run.name)}, {distribution.upper()}",
                 )  # fmt: skip
         drawn += 1
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("training steps")
     axes.set_ylabel("accuracy in %")
     _legend(axes, drawn)

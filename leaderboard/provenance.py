@@ -1,16 +1,18 @@
 """What a row is: the manifests behind its scores, as far as they are at hand. Paths are not repeated."""
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.ledger import NOTE, Ledger
+from dcsft_harness.training import run_folder
 
 LOG = "training_log.jsonl"
 LEDGER = tuple(entry.name for entry in fields(Ledger))
@@ -107,6 +109,8 @@ def public(value: object) -> object:
 
 def _training(found: manifest.Manifest) -> Training | None:
     """The run behind the adapter, else behind the model, if its folder is as the manifest says."""
+    if (told := found.notes.get("checkpoint")) is not None:
+        return _told(found.folder, told)
     for role in ("adapter", "model"):
         if role not in found.inputs:
             continue
@@ -120,6 +124,23 @@ def _training(found: manifest.Manifest) -> Training | None:
         except (HarnessError, OSError):  # moved or changed since: the scores stand without it
             continue
     return None
+
+
+def _told(folder: Path, told: Any) -> Training | None:  # noqa: ANN401 - whatever stands there
+    """The run that a checkpoint was scored out of, by the notes on its scores: it may still be running.
+
+    Its own manifest and log are read where it has finished and no other run has taken its place.
+    """
+    try:
+        run, kind = (folder / told["run"]).resolve(), str(told["kind"])
+        step, known = int(told["step"]), _figures(dict(told["ledger"]))
+        identity = told["identity"]
+    except (TypeError, ValueError, KeyError):
+        return None
+    with contextlib.suppress(HarnessError, OSError):
+        if run_folder.identity(run) == identity and (whole := training(run, step)) is not None:
+            return replace(whole, ledger={**whole.ledger, **known})
+    return Training(run, kind, {}, known)
 
 
 def training(folder: Path, step: int | None = None) -> Training | None:
@@ -151,6 +172,10 @@ def _ledger(found: manifest.Manifest) -> dict[str, float]:
     notes = found.notes if isinstance(found.notes, dict) else {}
     own = notes.get(NOTE)
     said: Mapping[str, Any] = own if isinstance(own, dict) else {**notes, "seconds": found.seconds}
+    return _figures(said)
+
+
+def _figures(said: Mapping[str, Any]) -> dict[str, float]:
     figures = {name: said.get(name) for name in LEDGER}
     # No arithmetic was estimated where there are 0 operations.
     return {n: float(v) for n, v in figures.items() if _number(v) and (n, v) != ("flops", 0)}  # type: ignore[arg-type]

@@ -59,6 +59,8 @@ class DcsftStub(ObservedModel):
         delay: float | str | None = 0.0,
         seed: int | str | None = 0,
         device: str | None = None,
+        pretrained: str | None = None,
+        adapter: str | None = None,
         **unknown: object,
     ) -> None:
         """Reads the script.
@@ -70,6 +72,8 @@ class DcsftStub(ObservedModel):
             delay: seconds that a batch takes, for tests of what happens meanwhile.
             seed: recorded in every `Generation`; nothing is drawn.
             device: accepted because lmms-eval passes it on; unused.
+            pretrained: the checkpoint that it stands for; unused.
+            adapter: the adapter that it stands for; unused.
             **unknown: refused.
 
         Raises:
@@ -77,7 +81,7 @@ class DcsftStub(ObservedModel):
         """
         super().__init__()
         for name in unknown:
-            known = ["answers", "default", "batch_size", "delay", "seed", "device"]
+            known = ["answers", "default", "batch_size", "delay", "seed", "device", "pretrained", "adapter"]
             raise unknown_name("model argument", name, known)
         self.batch_size = 1 if is_unset(batch_size) else as_int("batch_size", batch_size, 1)
         self.seed = 0 if is_unset(seed) else as_int("seed", seed, 0)

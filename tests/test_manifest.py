@@ -263,3 +263,15 @@ def test_keys_do_not_depend_on_the_order_of_settings():
     one, other = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
     assert manifest.json_sha256(one) == manifest.json_sha256(other)
     assert manifest.json_sha256(one) != manifest.json_sha256(json.loads('{"a": 1, "b": [2, 1]}'))
+
+
+def test_a_fingerprint_is_remembered_only_while_the_file_stays_as_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_text("one")
+    os.utime(path, (1, 1))
+    first, read = manifest.fingerprint(tmp_path), []
+    monkeypatch.setattr(manifest, "file_sha256", lambda path: read.append(path) or "other")
+    assert manifest.fingerprint(tmp_path) == first
+    assert read == []
+    path.write_text("two")
+    assert manifest.fingerprint(tmp_path) != first

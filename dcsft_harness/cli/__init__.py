@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from dcsft_harness import __version__, ranks
-from dcsft_harness.cli import adapters, data, results, sources, tools, train
+from dcsft_harness.cli import adapters, data, results, score, sources, tools, train
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import refusal
 
@@ -34,6 +34,7 @@ for group in (
     train.commands,
     adapters.commands,
     results.commands,
+    score.commands,
     tools.late,
 ):
     for command in group:

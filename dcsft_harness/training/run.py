@@ -26,8 +26,6 @@ from dcsft_harness.training.launching import sharding
 from dcsft_harness.training.trainer import Diverged, Progress, Watch, quietly
 
 LOG = "training_log.jsonl"
-INDIFFERENT = ("save_steps", "keep")
-"""Settings that decide nothing of a result, so that a run may go on with others."""
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -85,7 +83,7 @@ class Job:
         """What decides the result, by name: a run goes on only from one that is equal in all of it."""
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
-        kept = {name: value for name, value in settings.items() if name not in INDIFFERENT}
+        kept = {name: value for name, value in settings.items() if name not in run_folder.INDIFFERENT}
         divided = {} if sharding() is None else {"sharding": sharding()}
         return {**kept, **contents, "processes": ranks.world_size(), **divided}
 

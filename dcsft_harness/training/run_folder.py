@@ -23,6 +23,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
+INDIFFERENT = ("save_steps", "keep")
+"""Settings that decide nothing of a result, so that a run may go on with others."""
+_LAUNCH = ("processes", "sharding")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESUMING = ("optimizer*", "scheduler.pt", "rng_state*", "training_args.bin", "trainer_state.json", COMPLETE)
 """What only an interrupted run needs of a checkpoint, by pattern."""
@@ -39,6 +42,26 @@ def checkpoints(folder: Path) -> list[Path]:
     finished = (folder / manifest.NAME).is_file()
     found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
     return sorted((path for path in found if finished or (path / COMPLETE).is_file()), key=step_of)
+
+
+def identity(output: Path) -> str:
+    """A hash of what decides a run's weights: the same while it runs and when it has finished.
+
+    Raises:
+        HarnessError: the folder holds no run, or one whose settings cannot be read.
+    """
+    path, told = output / manifest.UNFINISHED / RUN, None
+    if not (output / manifest.NAME).is_file():
+        with contextlib.suppress(FileNotFoundError):  # it may finish this moment
+            try:
+                told = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise HarnessError(f"{path} cannot be read ({error})", "Check the folder") from error
+    if told is None:
+        found = manifest.read(output)
+        contents = {f"content of {role}": entry["sha256"][:16] for role, entry in found.inputs.items()}
+        told = {**found.config, **contents}
+    return manifest.json_sha256({k: v for k, v in told.items() if k not in (*INDIFFERENT, *_LAUNCH)})
 
 
 class RunFolder:
@@ -100,14 +123,19 @@ class RunFolder:
             yield draft
             for checkpoint in checkpoints(self.folder)[::-1][:keep]:
                 # Not moved: a process that is killed here goes on from the last one.
-                skip = shutil.ignore_patterns(*_RESUMING)
-                shutil.copytree(checkpoint, folder / checkpoint.name, ignore=skip, copy_function=_linked)
+                link(checkpoint, folder / checkpoint.name)
             sources = {role: path.resolve() for role, path in inputs.items()}
             manifest.seal(kind, draft, self._output.resolve(), dict(config), sources, seconds)
             card.write(folder, place=self._output.resolve())
             durable.move_up(folder, self._output, last=manifest.NAME)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def link(checkpoint: Path, target: Path) -> None:
+    """Gives what loading a checkpoint needs a second name, under which it outlives the first."""
+    skip = shutil.ignore_patterns(*_RESUMING)
+    shutil.copytree(checkpoint, target, ignore=skip, copy_function=_linked)
 
 
 def _linked(source: str, target: str) -> None:

@@ -1,0 +1,210 @@
+"""`dcsft score`: a checkpoint, or all of a training run's, onto a board."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dcsft_harness import ranks
+from dcsft_harness.cli import bar
+from dcsft_harness.cli.sources import data_root
+from dcsft_harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from dcsft_harness.boards.folder import BoardFolder
+    from dcsft_harness.boards.score import Row
+    from dcsft_harness.boards.settings import Settings
+    from dcsft_harness.boards.subject import Subject
+    from dcsft_harness.boards.watch import Watched
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+SUITES = ("digits", "classification", "grounding", "reasoning", "paper")
+
+
+class _Terminal:
+    """Tells on stderr what happens to a board."""
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        click.echo(f"score: {text}", err=True)
+
+    def stage(self, title: str) -> AbstractContextManager[bar.Report]:
+        """Shows a bar."""
+        return bar.stage(title)
+
+
+SHOW = _Terminal()
+
+
+@click.command()
+@click.argument("ckpt", required=False)
+@click.option("--suite", type=click.Choice(SUITES), required=True, help="What to score on.")
+@click.option("--board", type=FOLDER, required=True, help="The board's folder, new or from an earlier call.")
+@click.option(
+    "--watch",
+    metavar="DIR",
+    help="Score the checkpoints of the `dcsft train` that writes DIR as they come, and what it ends with.",
+)
+@click.option(
+    "--name",
+    help="The row's name; default the folder's. Checkpoints of a run get their step added. NAME=CKPT and "
+    "--watch NAME=DIR name both.",
+)
+@click.option(
+    "--base",
+    metavar="CKPT",
+    help="An adapter's base, with --watch the run's; default what it was trained on.",
+)
+@click.option("--baseline", metavar="NAME", help="The row that differences are taken to; remembered.")
+@click.option(
+    "--results",
+    multiple=True,
+    metavar="[NAME=]FOLDER",
+    help="Further results for the board, of `dcsft evaluate` or `lmms-eval --log_samples`; remembered.",
+)
+@click.option(
+    "--apart", is_flag=True, help="Give rows that cannot be compared tables of their own; remembered."
+)
+@click.option("--model", default="dcsft_hf", show_default=True, help="An lmms-eval model.")
+@click.option("--model-args", default="", metavar="K=V,...", help="Its arguments: batch_size=8,device=cuda:1")
+@click.option(
+    "--group",
+    help="The configuration that this is one seed of; default: as a name like 'SFT (seed 1)' says.",
+)
+@click.option("--limit", type=int, help="Only the first documents of each task.")
+@click.option(
+    "--every", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--stay", is_flag=True, help="Watch on when the run's process has ended: it may be resumed.")
+@data_root
+def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
+    """Score a checkpoint on a suite and add it to a board.
+
+    CKPT is an adapter, a whole checkpoint or a hub's OWNER/NAME. What the board has already is kept, so that
+    the same command goes on after an interruption. The leaderboard is in BOARD/leaderboard.
+
+    \b
+    dcsft score cold --suite digits --board scored
+    dcsft score adapter --suite digits --board scored --baseline cold
+    dcsft score --watch adapter --suite digits --board scored
+    """  # noqa: D301 - click reads the \b
+    if ckpt is None and options["watch"] is None:
+        raise HarnessError("there is nothing to score", "Give CKPT, or --watch DIR, or both")
+    if ranks.world_size() > 1:
+        raise HarnessError(
+            f"dcsft score is one process, and this launch has {ranks.world_size()}",
+            "Start `dcsft evaluate` that way, and hand its folder over with --results",
+        )
+    call = _call(ckpt, board, options)
+    for row in call.rows():
+        call.show_row(row)
+
+
+def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
+    """What is asked for; everything is refused here that can be before a model is loaded."""
+    from dcsft_harness.boards.folder import open_board
+    from dcsft_harness.boards.score import refuse_baseline
+    from dcsft_harness.boards.settings import Settings
+    from dcsft_harness.boards.subject import open_subject
+    from dcsft_harness.boards.watch import Watched, at_step
+    from dcsft_harness.harness.tasks import refuse_unprepared
+    from dcsft_harness.leaderboard.result import group_of
+
+    settings = Settings(*(options[name] for name in ("suite", "model", "model_args", "limit", "group")))
+    settings.check()
+    given = [Path(one) for one in options["results"]]
+    call = _Call(open_board(folder, options["baseline"], options["apart"], given), settings)
+    name, base = options["name"], options["base"]
+    if ckpt is not None and options["watch"] is not None:
+        if name is not None:
+            raise HarnessError(f"--name {name} may be CKPT's or the run's", "Write NAME=CKPT or NAME=DIR")
+        base = None
+    if ckpt is not None:
+        call.name, place = _named(ckpt, name)
+        call.subject = open_subject(place, base)
+        if (origin := call.subject.origin) is not None and call.name == f"checkpoint-{origin.step}":
+            call.name = at_step(origin.run.name, origin.step)
+    if options["watch"] is not None:
+        name, place = _named(options["watch"], name)
+        call.watched = Watched(Path(place), name, options["base"], options["every"], options["stay"])
+        refuse_unprepared(settings.tasks)
+    coming = [one for one in (call.name, call.watched and call.watched.name) if one]
+    for one in coming:
+        call.board.of(one)
+    refuse_baseline(call.board, [*coming, settings.group, *(group_of(one) for one in coming)])
+    return call
+
+
+@dataclass
+class _Call:
+    """One call of the command.
+
+    Attributes:
+        board: where to.
+        settings: on what, and how.
+        subject: what CKPT names.
+        name: its row.
+        watched: the run that --watch names.
+        built: the leaderboard as it was made last.
+        clock: since the last row.
+    """
+
+    board: "BoardFolder"
+    settings: "Settings"
+    subject: "Subject | None" = None
+    name: str = ""
+    watched: "Watched | None" = None
+    built: Any = None
+    clock: bar.Clock = field(default_factory=bar.Clock)
+
+    def rows(self) -> Iterator["Row"]:
+        """Scores, row by row."""
+        from dcsft_harness.boards.score import score
+        from dcsft_harness.boards.watch import watch
+
+        if self.subject is not None:
+            # --group is the run's where there is one: CKPT is what it is compared with.
+            settings = self.settings if self.watched is None else replace(self.settings, group=None)
+            row = score(self.board, self.name, lambda _: self.subject, settings, SHOW)
+            assert row is not None
+            yield row
+        if self.watched is not None:
+            yield from watch(self.board, self.watched, self.settings, SHOW)
+
+    def show_row(self, row: "Row") -> None:
+        """Makes the leaderboard with a row, and prints the row against the baseline."""
+        from dcsft_harness.boards.score import build, told
+
+        if not row.made:
+            SHOW.say(f"{row.name}: kept, its {len(row.kept)} tasks were scored before")
+            if self.built is not None:
+                return
+        first, self.built = self.built is None, build(self.board, SHOW)
+        if first:
+            for one in self.built.summary.left_out:
+                click.echo(f"dcsft: left out: {one.reason}", err=True)
+        table, said = told(self.board, row.name, self.built)
+        click.echo(table)
+        bar.closing(f"score {row.name}", said, self.clock, self.board.leaderboard)
+        self.clock = bar.Clock()
+
+
+def _named(given: str, name: str | None) -> tuple[str, str]:
+    """The row's name and the path in NAME=PATH, or in a path and what --name says.
+
+    Raises:
+        HarnessError: both say a name.
+    """
+    from dcsft_harness.leaderboard.gather import named
+
+    own, place = named(Path(given))
+    if own is not None and name is not None:
+        raise HarnessError(f"{given} and --name {name} both give a name", "Give one of them")
+    chosen = own or name or place.resolve().name
+    return chosen, given if own is None else given.partition("=")[2]
+
+
+commands = (score,)
