@@ -9,7 +9,7 @@ from typing import Any
 from dcsft_harness import claim, manifest, merging
 from dcsft_harness.boards.subject import ADAPTER, Origin, Subject
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.stages import checkpoint as named_checkpoint
+from dcsft_harness.opening import checkpoint as named_checkpoint
 from dcsft_harness.training import run_folder
 
 TRAINED = ("adapter", "checkpoint")

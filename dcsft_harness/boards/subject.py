@@ -7,7 +7,7 @@ from typing import Any
 
 from dcsft_harness import manifest, merging
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.stages import DIGITS, checkpoint
+from dcsft_harness.opening import DIGITS, checkpoint
 from dcsft_harness.training import run_folder
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
