@@ -3,8 +3,9 @@
     python -m benchmarks.board                               # 500 rows, 20 tasks, 5,000 items each
     python -m benchmarks.board --rows 20 --responses own     # every response another text
 
-Scores folders are made beforehand and their making is not timed. Of the tasks' items half are in clusters
-of two. The board is built as a user builds it, in a process of its own (see `processes`), with plots, the
+Scores folders are made beforehand and their making is not timed. Rows are checkpoints of one run: what is
+hard for one is hard for all, and they differ by half a point. Half of the tasks have items in clusters of two,
+and one response in 500 could not be scored. The board is built as a user builds it, in a process of its own (see `processes`), with plots, the
 Parquet file of all items and the page; the page is opened from disk in headless Chromium, where there is
 one. Prints one JSON object.
 """
@@ -70,9 +71,10 @@ def make(home: Path, rows: int, tasks: int, items: int, own: bool) -> Iterator[P
     columns = {name: [value for one in known for value in one[name]] for name in known[0]}
     fixed = {name: pa.array(values) for name, values in columns.items()}
     shape = records.schema(records.Score)
+    ease = np.random.default_rng(rows).uniform(-0.2, 1.2, tasks * items)
     for row in range(rows):
         rng = np.random.default_rng(row)
-        right = rng.random(tasks * items) < rng.uniform(0.3, 0.9, tasks).repeat(items)
+        right = rng.random(tasks * items) < ease + rng.normal(0, 0.005, tasks).repeat(items)
         told = {**fixed, **answers(rng, columns["answer"], right, own)}
         table = pa.table([pa.array(told[name]) if isinstance(told[name], list) else told[name]
                           for name in shape.names], schema=shape)  # fmt: skip
