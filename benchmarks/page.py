@@ -199,12 +199,12 @@ def _training(found: Results) -> Iterator[str]:
 
 
 def _board(found: Results) -> Iterator[str]:
-    given = found["settings"]
+    given, sizes = found["settings"], found["megabytes"]
     yield "### A large leaderboard\n"
     yield (
-        f"`dcsft leaderboard build` of {given['rows']} rows, {given['tasks']} tasks and {given['items']:,} items"
-        f" each ({found['megabytes']['scores']:.0f} MB of scores), with plots, `items.parquet`"
-        f" ({found['megabytes']['items.parquet']:.0f} MB) and the page ({found['megabytes']['page']:.0f} MB in"
+        f"`dcsft leaderboard build` of {given['rows']} rows, {given['tasks']} tasks and {given['items']:,}"
+        f" items each ({sizes['scores']:.0f} MB of scores), with plots, `items.parquet`"
+        f" ({sizes['items.parquet']:.0f} MB) and the page ({sizes['page']:.0f} MB in"
         f" {found['page files']:,} files), which headless Chromium opens from disk.\n"
     )
     rows = [

@@ -18,7 +18,7 @@ _SPECIAL = {
 _HEAD = r"""% \usepackage{booktabs} \usepackage[table]{xcolor} \usepackage[T1]{fontenc}
 % Accuracy in percent. Shaded: out of distribution. Best of each column bold, second underlined.
 """
-_LETTERS = r"""% Letters that pdfLaTeX lacks: there as code points, else as they are (with a font that has them).
+_LETTERS = r"""% Letters that pdfLaTeX lacks: there as code points, else as they are, in a font that has them.
 \ifdefined\XeTeXversion\providecommand{\dcsftletter}[2]{#2}\fi
 \ifdefined\directlua\providecommand{\dcsftletter}[2]{#2}\fi
 \providecommand{\dcsftletter}[2]{\texttt{U+#1}}%

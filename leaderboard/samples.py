@@ -103,6 +103,8 @@ class Samples:
                         line = _encodable(line)
                     if not isinstance(line, dict) or not isinstance(line.get("doc_id"), int):
                         raise ValueError("no doc_id")
+                    if _count(line["doc_id"]) is None:
+                        raise ValueError(f"doc_id is {str(line['doc_id'])[:20]}")
                 except ValueError as error:
                     raise HarnessError(
                         f"{self.path}, line {number} is truncated or damaged ({error})", AGAIN
@@ -283,5 +285,10 @@ def _tokens(line: Mapping[str, Any]) -> int | None:
     counts = line.get("token_counts")
     while isinstance(counts, list) and counts:
         counts = counts[0]
-    found = counts.get("output_tokens") if isinstance(counts, dict) else None
-    return int(found) if isinstance(found, int | float) else None
+    return _count(counts.get("output_tokens")) if isinstance(counts, dict) else None
+
+
+def _count(value: object) -> int | None:
+    """A whole number that a table can hold; None of anything else."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and 0 <= value < 1 << 53 else None  # type: ignore[operator, call-overload]

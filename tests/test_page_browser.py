@@ -430,7 +430,9 @@ class TestEveryone:
         press("ArrowRight")
         press("ArrowRight")
         page.get_by_role("tooltip").wait_for()
-        assert "interval" in page.get_by_role("tooltip").inner_text()
+        assert "95 % interval" in page.get_by_role("tooltip").inner_text()  # of the rank
+        press("ArrowRight")
+        until(page, "document.querySelector('[role=tooltip]').innerText.includes('scored items')")
         for _ in range(20):
             press("Tab")
             if page.evaluate("document.activeElement.classList.contains('action')"):

@@ -101,7 +101,7 @@ dcsft.Board = (() => {
 
   function standing(told, field) {
     if (field === "rank") {
-      return told.rank ? [`${told.rank.rank}`, `${told.rank.low}–${told.rank.high} of ${told.rank.of}`] : null;
+      return told.rank ? [`${told.rank.rank}`, `95 % interval ${told.rank.low}–${told.rank.high}, of ${told.rank.of} rows`] : null;
     }
     if (field === "retention") {
       if (!told.retention) return null;
