@@ -99,7 +99,7 @@ class Samples:
             for number, text in enumerate(file, start=1):
                 try:
                     line = json.loads(text.decode("utf-8"))
-                    if b"\\ud" in text:
+                    if b"\\ud" in text.lower():
                         line = _encodable(line)
                     if not isinstance(line, dict) or not isinstance(line.get("doc_id"), int):
                         raise ValueError("no doc_id")
