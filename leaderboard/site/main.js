@@ -34,12 +34,11 @@
     if (!quoted.length) return null;
     const tasks = [...new Set(quoted.flatMap((one) => one.cells.map(([task]) => task)))];
     return html`<section aria-labelledby="quoted"><h3 id="quoted">Quoted, and never tested against</h3>
-      <div class="scroll"><table class="quoted" aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Model and setting</th>
-        ${tasks.map((task) => html`<th scope="col"><${Label} text=${task} /></th>`)}<th scope="col">OOD mean as printed</th><th scope="col">Source</th></tr></thead>
-      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /></th><td class="words"><${Name} text=${`${one.model}, ${one.setting}`} /></td>
+      <div class="scroll"><table class="quoted" aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Model, setting and source</th>
+        ${tasks.map((task) => html`<th scope="col"><${Label} text=${task} /></th>`)}<th scope="col">OOD mean as printed</th></tr></thead>
+      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /></th><td class="words"><${Name} text=${`${one.model}, ${one.setting}`} /><br /><small><${Name} text=${`${one.source} (${one.read})`} /></small></td>
         ${tasks.map((task) => html`<td>${percent((one.cells.find(([name]) => name === task) || [])[1])}</td>`)}
-        <td>${percent(one.mean)}${one.follows === false && html` <small>(cells give ${percent(one.recomputed)})</small>`}</td>
-        <td class="words"><${Name} text=${`${one.source} (${one.read})`} /></td></tr>`)}</tbody></table></div>
+        <td>${percent(one.mean)}${one.follows === false && html` <small>(cells give ${percent(one.recomputed)})</small>`}</td></tr>`)}</tbody></table></div>
     </section>`;
   }
 
