@@ -36,9 +36,10 @@
     return html`<section aria-labelledby="quoted"><h3 id="quoted">Quoted, and never tested against</h3>
       <div class="scroll"><table class="quoted" aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Model, setting and source</th>
         ${tasks.map((task) => html`<th scope="col"><${Label} text=${task} /></th>`)}<th scope="col">OOD mean as printed</th></tr></thead>
-      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /></th><td class="words"><${Name} text=${`${one.model}, ${one.setting}`} /><br /><small><${Name} text=${`${one.source} (${one.read})`} /></small></td>
+      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /></th><td class="words"><${Name} text=${`${one.model}, ${one.setting}`} /><br /><small><${Name} text=${one.source} /></small></td>
         ${tasks.map((task) => html`<td>${percent((one.cells.find(([name]) => name === task) || [])[1])}</td>`)}
         <td>${percent(one.mean)}${one.follows === false && html` <small>(cells give ${percent(one.recomputed)})</small>`}</td></tr>`)}</tbody></table></div>
+      <p class="note">Measured by others on other items; read ${[...new Set(quoted.map((one) => one.read))].join("; ")}.</p>
     </section>`;
   }
 
