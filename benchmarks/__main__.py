@@ -33,6 +33,7 @@ PARTS = (
     "labels",
     "scoring",
     "training",
+    "board",
     "vllm_overhead",
 )
 SHAPED = ("sampling", "answers", "memory", "growth", "training")

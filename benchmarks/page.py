@@ -198,6 +198,27 @@ def _training(found: Results) -> Iterator[str]:
     yield _table(["", "measured", "target", "reached"], rows)
 
 
+def _board(found: Results) -> Iterator[str]:
+    given, sizes = found["settings"], found["megabytes"]
+    yield "### A large leaderboard\n"
+    yield (
+        f"`dcsft leaderboard build` of {given['rows']} rows, {given['tasks']} tasks and {given['items']:,}"
+        f" items each ({sizes['scores']:.0f} MB of scores), with plots, `items.parquet`"
+        f" ({sizes['items.parquet']:.0f} MB) and the page ({sizes['page']:.0f} MB in"
+        f" {found['page files']:,} files), which headless Chromium opens from disk.\n"
+    )
+    rows = [
+        ["processor seconds", *_judged(found["build"]["cpu_seconds"], "≤120")],
+        ["seconds on the clock", *_judged(found["build"]["seconds"], "≤120")],
+        ["peak memory, MB", *_judged(found["build"]["peak_mb"], "≤2000")],
+    ]
+    for name, seconds in found["page seconds"].items():
+        rows.append(
+            [f"{name}, s", *(_judged(seconds, "≤2") if name == "opening" else [f"{seconds}", "", ""])]
+        )
+    yield _table(["", "measured", "target", "reached"], rows)
+
+
 def _vllm(found: Results) -> Iterator[str]:
     yield "### vLLM\n"
     yield _table(
@@ -216,5 +237,6 @@ SECTIONS = {
     "labels": _labels,
     "scoring": _scoring,
     "training": _training,
+    "board": _board,
     "vllm_overhead": _vllm,
 }

@@ -40,7 +40,8 @@ def measured(arguments: Sequence[str]) -> dict[str, float]:
         SystemExit: it failed; what it said stands above.
     """
     command = [sys.executable, "-S", "-c", _LAUNCH, sys.executable, "-m", "dcsft_harness.cli", *arguments]
-    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    found = json.loads(said.splitlines()[-1])  # after what the command itself printed
     if found.pop("status"):
         raise SystemExit(f"dcsft {' '.join(arguments)} failed")
     return {name: round(value, 2) for name, value in found.items()}

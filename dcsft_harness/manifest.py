@@ -207,6 +207,10 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             hardware=data.get("hardware", {}),
             created=str(data.get("created", "")),
         )
+        if not isinstance(found.files, dict):
+            raise TypeError(f"files is {found.files!r}, not a table")
+        if not isinstance(found.inputs, dict) or not all("sha256" in one for one in found.inputs.values()):
+            raise TypeError(f"inputs is {found.inputs!r}, not a table of hashes")
     except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
         raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error
     if kind is not None and found.kind != kind:

@@ -18,6 +18,17 @@ _SPECIAL = {
 _HEAD = r"""% \usepackage{booktabs} \usepackage[table]{xcolor} \usepackage[T1]{fontenc}
 % Accuracy in percent. Shaded: out of distribution. Best of each column bold, second underlined.
 """
+_LETTERS = r"""% Letters that pdfLaTeX lacks: there as code points, else as they are, in a font that has them.
+\ifdefined\XeTeXversion\providecommand{\dcsftletter}[2]{#2}\fi
+\ifdefined\directlua\providecommand{\dcsftletter}[2]{#2}\fi
+\providecommand{\dcsftletter}[2]{\texttt{U+#1}}%
+"""
+# What pdfLaTeX prints by itself with the encoding T1.
+_KNOWN = frozenset(
+    {chr(code) for code in (*range(32, 127), *range(0xA1, 0x180))}
+    - set("\u0126\u0127\u0138\u013f\u0140\u0149\u0166\u0167\u017f")
+    | set("‐‑–—‘’‚“”„†‡•…‰‹›€")
+)
 
 
 def latex(summary: Summary) -> str:
@@ -38,12 +49,17 @@ def latex(summary: Summary) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    return _HEAD + "\n".join(body) + "\n"
+    table = "\n".join(body) + "\n"
+    return _HEAD + (_LETTERS if r"\dcsftletter" in table else "") + table
 
 
 def escape(text: str) -> str:
     """A name as LaTeX that prints as that name and does nothing else."""
-    return "".join(_SPECIAL.get(char, char) for char in visible(text))
+    return "".join(_SPECIAL.get(char, char if char in _KNOWN else _letter(char)) for char in visible(text))
+
+
+def _letter(char: str) -> str:
+    return rf"\dcsftletter{{{ord(char):04X}}}{{{char}}}"
 
 
 def _column_spec(column: Column) -> str:

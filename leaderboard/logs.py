@@ -10,7 +10,7 @@ What upstream's logs do not have, and what follows here:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,24 @@ def _load(file: Path) -> dict[str, Any]:
         raise HarnessError(f"{file} is truncated or damaged: {error}", AGAIN) from error
     if not isinstance(run, dict) or not isinstance(run.get("results"), dict):
         raise HarnessError(f"{file} holds no results of lmms-eval", AGAIN)
+    for name, table in _tables(run):
+        if not isinstance(table, dict):
+            raise HarnessError(f"{file}: {name} is {str(table)[:80]!r}, not a table", AGAIN)
     return run
+
+
+def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """What has to be a table in a results file, where it is there at all."""
+    for task, entry in run["results"].items():
+        yield f"the result of {task}", entry
+    for name in ("configs", "config", "versions", "n-samples", "n-shot"):
+        if run.get(name) is not None:
+            yield name, run[name]
+    configs = run.get("configs")
+    for task, config in (configs if isinstance(configs, dict) else {}).items():
+        yield f"the configuration of {task}", config
+        if isinstance(config, dict) and config.get("generation_kwargs") is not None:
+            yield f"generation_kwargs of {task}", config["generation_kwargs"]
 
 
 def _samples(file: Path) -> dict[str, Path]:

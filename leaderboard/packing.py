@@ -20,7 +20,7 @@ WIDTHS = ((1, "<u1"), (2, "<u2"), (4, "<u4"))
 """Bytes a number, and numpy's name for it."""
 QUARTERS = 3
 """Up to so many different scores, four items share a byte."""
-_ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
+_ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 def script(name: str, content: Json) -> bytes:
@@ -31,7 +31,9 @@ def script(name: str, content: Json) -> bytes:
 
 def escaped(said: str) -> str:
     """JSON without the characters that could end a script element or a line of JavaScript."""
-    return said.translate(_ESCAPES) if not said.isascii() or any(m in said for m in "<>&") else said
+    for mark, instead in _ESCAPES.items():  # `translate` looks at one letter after another
+        said = said.replace(mark, instead)
+    return said
 
 
 def write_script(folder: Path, name: str, content: Json) -> None:

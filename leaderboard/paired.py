@@ -7,11 +7,14 @@ tossed as one.
 
 Sources: McNemar, Psychometrika 12 (1947); Fisher, The Design of Experiments (1935), section 21;
 Holm, Scandinavian Journal of Statistics 6 (1979); Phipson and Smyth, "Permutation p-values should
-never be zero", Statistical Applications in Genetics and Molecular Biology 9 (2010).
+never be zero", Statistical Applications in Genetics and Molecular Biology 9 (2010); Hoeffding, Journal of
+the American Statistical Association 58 (1963).
 """
 
 import math
+import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +23,11 @@ from numpy.typing import NDArray
 from .statistics import Codes, Floats, by_cluster
 
 DRAWS = 20_000
-"""Random sign patterns where counting all of them is out of reach; ten times as many if few exceed."""
+"""Random sign patterns where counting all of them is out of reach."""
+PARTS = 10
+"""So many times as many are drawn where few of them exceed what was observed."""
+SHARED = 24
+"""Up to so many different sizes go by draws that all tests share; 3 MB each."""
 ENUMERATED = 16
 """Up to so many differing clusters all 2^k sign patterns are counted."""
 LATTICE = 1 << 18
@@ -32,7 +39,7 @@ class Tested(NamedTuple):
 
     Attributes:
         p: the p-value, in (0, 1].
-        method: "McNemar, exact", "sign flips, exact" or "sign flips, N draws".
+        method: "McNemar, exact", "sign flips, exact", "sign flips, N draws" or "sign flips, bound".
         better: items on which the first row scores higher.
         worse: items on which it scores lower.
     """
@@ -96,7 +103,8 @@ def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
 
     Exact where the clusters' sums are whole multiples of a common unit (right-or-wrong items of
     tasks of one size: their distribution is a convolution of binomial ones) or are few; else by
-    seeded draws, where the observed pattern counts as one of them, so that p is never 0.
+    seeded draws, where the observed pattern counts as one of them, so that p is never 0. Where Hoeffding's
+    bound, 2 exp(-sum^2 / (2 * sum of squares)), is below all that draws can tell, it stands for p.
 
     Args:
         sums: shape (G,), each cluster's difference.
@@ -115,6 +123,9 @@ def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
         return _lattice(steps, observed / float(sizes.sum())), "sign flips, exact"
     if len(sizes) <= ENUMERATED:
         return float((np.abs(_all_patterns(sizes)) >= threshold).mean()), "sign flips, exact"
+    bound = _bound(sizes, threshold)
+    if bound < 1 / (PARTS * DRAWS + 1):
+        return bound, "sign flips, bound"
     return _drawn(sizes, threshold, seed)
 
 
@@ -168,31 +179,69 @@ def _all_patterns(sizes: Floats) -> Floats:
     return found
 
 
+def _bound(sizes: Floats, threshold: float) -> float:
+    """At most what P(|sum of random signs| >= threshold) is, by Hoeffding's inequality; never 0."""
+    return max(2 * math.exp(-(max(0.0, threshold) ** 2) / (2 * float(sizes @ sizes))), sys.float_info.min)
+
+
 def _drawn(sizes: Floats, threshold: float, seed: int) -> tuple[float, str]:
-    rng = np.random.default_rng(seed)
-    exceeding, draws = _exceeding(rng, sizes, threshold, DRAWS), DRAWS
+    drawn = _Drawn(sizes, seed)
+    exceeding, parts = drawn.exceeding(0, threshold), 1
     if exceeding < 100:  # too few to tell a small p-value from a smaller one
-        exceeding += _exceeding(rng, sizes, threshold, 9 * DRAWS)
-        draws *= 10
-    return (exceeding + 1) / (draws + 1), f"sign flips, {draws} draws"
+        exceeding += sum(drawn.exceeding(part, threshold) for part in range(1, PARTS))
+        parts = PARTS
+    return (exceeding + 1) / (parts * DRAWS + 1), f"sign flips, {parts * DRAWS} draws"
 
 
-def _exceeding(rng: np.random.Generator, sizes: Floats, threshold: float, draws: int) -> int:
-    """How many of some random sign patterns give a sum of at least the threshold, either way.
+class _Drawn:
+    """Sums of some sizes under random signs, `DRAWS` at a time.
 
     Sums of equal sizes are binomial, so that a draw costs as much as there are different sizes.
     """
-    kinds, counts = np.unique(np.round(sizes, 15), return_counts=True)
-    found = np.zeros(draws)
-    many = counts > 1
-    for kind, count in zip(kinds[many], counts[many], strict=True):
-        found += kind * (2.0 * rng.binomial(int(count), 0.5, draws) - count)
-    single, at_once = kinds[~many], max(1, (1 << 22) // max(1, int((~many).sum())))
-    for start in range(0, draws if len(single) else 0, at_once):
-        part = found[start : start + at_once]
-        bits = rng.integers(0, 2, (len(part), len(single)), dtype=np.int8)
-        part += (2.0 * bits - 1.0) @ single
-    return int((np.abs(found) >= threshold).sum())
+
+    def __init__(self, sizes: Floats, seed: int) -> None:
+        from scipy.stats import binom
+
+        kinds, counts = np.unique(np.round(sizes, 15), return_counts=True)
+        often = np.argsort(counts, kind="stable")[-SHARED:]
+        often = often[counts[often] > 1]
+        self.seed, self.single = seed, np.repeat(np.delete(kinds, often), np.delete(counts, often))
+        self.binomial: list[tuple[Floats, Floats]] = []
+        for kind, count in zip(kinds[often].tolist(), counts[often].tolist(), strict=True):
+            reach = math.ceil(5 * math.sqrt(count))  # 10 standard deviations
+            heads = np.arange(max(0, count // 2 - reach), min(count, count // 2 + reach) + 1)
+            self.binomial.append((kind * (2.0 * heads - count), np.cumsum(binom.pmf(heads, count, 0.5)[:-1])))
+
+    def exceeding(self, part: int, threshold: float) -> int:
+        """How many of the patterns of one part give a sum of at least the threshold, either way."""
+        return int((np.abs(self.sums(part)) >= threshold).sum())
+
+    def sums(self, part: int) -> Floats:
+        """The sums of one part, shape (DRAWS,)."""
+        found = np.zeros(DRAWS)
+        for number, (values, chances) in enumerate(self.binomial):
+            ordered, places = _uniform(self.seed, part, number)
+            ends = np.searchsorted(ordered, chances)
+            found[places] += np.repeat(values, np.diff(ends, prepend=0, append=DRAWS))
+        if len(self.single):
+            rng = np.random.default_rng((self.seed, part))
+            at_once = max(1, (1 << 22) // len(self.single))
+            for start in range(0, DRAWS, at_once):
+                some = found[start : start + at_once]
+                bits = rng.integers(0, 2, (len(some), len(self.single)), dtype=np.int8)
+                some += (2.0 * bits - 1.0) @ self.single
+        return found
+
+
+@lru_cache(maxsize=SHARED * PARTS)
+def _uniform(seed: int, part: int, number: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Numbers from 0 to 1, shape (DRAWS,), in rising order, and where each of them was drawn.
+
+    All tests of a board go by the same ones, so that they are sorted once for hundreds of tests.
+    """
+    values = np.random.default_rng((seed, part, number)).random(DRAWS)
+    places = np.argsort(values)
+    return values[places], places
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

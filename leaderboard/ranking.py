@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .seeds import scored_by_all
 from .statistics import CONFIDENCE, Codes, Estimate, Floats, by_cluster, sandwich
 
 DRAWS = 1000
@@ -136,17 +137,17 @@ def retention(
     """The OOD mean as a share of the ID mean, with an interval by the delta method.
 
     Args:
-        own: seed -> ID task -> shape (n,), in [0, 1], NaN for items to leave out. The variance of
-            several seeds' ratios is added to that of the items.
+        own: seed -> ID task -> shape (n,), in [0, 1], NaN for items to leave out, of all seeds. The
+            variance of several seeds' ratios is added to that of the items.
         ood: seed -> OOD task -> shape (n,).
         own_clusters: per ID task, shape (n,).
         ood_clusters: per OOD task, shape (n,).
 
     Returns:
-        None where a task has no value, or a seed's ID mean is 0.
+        None where a task has no item that was scored with every seed, or a seed's ID mean is 0.
     """
     made = []
-    for tasks, others in zip(own, ood, strict=True):
+    for tasks, others in zip(scored_by_all(own), scored_by_all(ood), strict=True):
         sides = [_errors(tasks, own_clusters), _errors(others, ood_clusters)]
         below, above = sides
         if below is None or above is None or below[0] <= 0:
@@ -155,8 +156,6 @@ def retention(
         errors = np.concatenate([above[1], -ratio * below[1]]) / below[0]
         made.append((ratio, by_cluster(errors, np.concatenate([above[2], below[2]])), len(errors)))
     ratios, n = np.array([one[0] for one in made]), made[0][2]
-    if len({len(one[1]) for one in made}) > 1:  # seeds with other unscored items: their clusters differ
-        return Estimate(float(ratios.mean()), None, None, n)
     sums = np.mean([one[1] for one in made], axis=0)
     found = spread_of_ratio(ratios, sums, n, len(own_clusters) + len(ood_clusters))
     return found if found.low is None else found._replace(low=max(0.0, found.low))

@@ -99,8 +99,12 @@ class Samples:
             for number, text in enumerate(file, start=1):
                 try:
                     line = json.loads(text.decode("utf-8"))
+                    if b"\\ud" in text.lower():
+                        line = _encodable(line)
                     if not isinstance(line, dict) or not isinstance(line.get("doc_id"), int):
                         raise ValueError("no doc_id")
+                    if _count(line["doc_id"]) is None:
+                        raise ValueError(f"doc_id is {str(line['doc_id'])[:20]}")
                 except ValueError as error:
                     raise HarnessError(
                         f"{self.path}, line {number} is truncated or damaged ({error})", AGAIN
@@ -146,7 +150,7 @@ class Samples:
 
     def _number(self, value: object) -> float | None:
         inner = value.get(str(self.config.get("score_key") or "score")) if isinstance(value, dict) else value
-        return float(inner) if isinstance(inner, bool | int | float) else None
+        return _real(inner)
 
     def _score(self, number: int, line: Mapping[str, Any], metric: str) -> float | None:
         value = line.get(metric)
@@ -200,13 +204,14 @@ class Samples:
         """Where the results file quotes a figure that does not follow from the samples."""
         scored = scores[~np.isnan(scores)]
         for key, quoted in self.run["results"][self.task].items():
-            if key.split(",")[0] != metric or isinstance(quoted, bool) or not isinstance(quoted, int | float):
+            figure = None if isinstance(quoted, bool) else _real(quoted)
+            if key.split(",")[0] != metric or figure is None:
                 continue
             found = float(scored.mean()) if len(scored) else math.nan
-            if any(math.isclose(quoted, scale * found, abs_tol=1e-6 * scale) for scale in (1, 100)):
+            if any(math.isclose(figure, scale * found, abs_tol=1e-6 * scale) for scale in (1, 100)):
                 continue
             yield (
-                f"{self.file.name} of {self.file.parent.name} quotes {metric} {quoted:.4f} for {self.task}; "
+                f"{self.file.name} of {self.file.parent.name} quotes {metric} {figure:.4f} for {self.task}; "
                 f"its samples, which this board goes by, give {found:.4f}"
             )
 
@@ -232,6 +237,25 @@ class Samples:
             )
         ]
         return pa.Table.from_pylist(rows, schema=records.schema(records.Score))
+
+
+def _real(value: object) -> float | None:
+    """A number as a float, infinite where it is too large for one; None of anything else."""
+    try:
+        return float(value) if isinstance(value, bool | int | float) else None
+    except OverflowError:
+        return math.inf
+
+
+def _encodable(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The same with a question mark for each lone surrogate: a model may have written half a letter."""
+    if isinstance(value, str):
+        return value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_encodable(one) for one in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(one) for key, one in value.items()}
+    return value
 
 
 def _whole(text: str | None) -> bool:
@@ -261,5 +285,10 @@ def _tokens(line: Mapping[str, Any]) -> int | None:
     counts = line.get("token_counts")
     while isinstance(counts, list) and counts:
         counts = counts[0]
-    found = counts.get("output_tokens") if isinstance(counts, dict) else None
-    return int(found) if isinstance(found, int | float) else None
+    return _count(counts.get("output_tokens")) if isinstance(counts, dict) else None
+
+
+def _count(value: object) -> int | None:
+    """A whole number that a table can hold; None of anything else."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and 0 <= value < 1 << 53 else None  # type: ignore[operator, call-overload]

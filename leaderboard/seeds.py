@@ -57,9 +57,7 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
     Returns:
         None where a task has no item that was scored with every seed.
     """
-    gone = [np.isnan(np.stack(task)).any(axis=0) for task in zip(*seeds, strict=True)]
-    kept = [[np.where(mask, np.nan, task) for task, mask in zip(s, gone, strict=True)] for s in seeds]
-    found = [contributions(tasks, clusters) for tasks in kept]
+    found = [contributions(tasks, clusters) for tasks in scored_by_all(seeds)]
     known = [one for one in found if one is not None]
     if len(known) < len(found) or not known:
         return None
@@ -72,6 +70,12 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
     noise = sum(sandwich(one, n, len(clusters)) or 0.0 for one in sums - average) / (size * (size - 1))
     between, shared = (raw, noise) if size == 2 else (max(0.0, raw - noise), 0.0)
     return Part(float(values.mean()), average, between, shared, size, n, float(values.std(ddof=1)))
+
+
+def scored_by_all(seeds: Sequence[Sequence[Floats]]) -> list[list[Floats]]:
+    """The same scores, NaN in all seeds where one of them has none; seed -> task -> shape (n,)."""
+    gone = [np.isnan(np.stack(task)).any(axis=0) for task in zip(*seeds, strict=True)]
+    return [[np.where(mask, np.nan, task) for task, mask in zip(s, gone, strict=True)] for s in seeds]
 
 
 def mean_of_seeds(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Estimate | None:
@@ -97,11 +101,8 @@ def difference_of_seeds(
         The estimate and the p-value (None where there is no interval); None where a task has no
         item that was scored with every seed of both.
     """
-    gone = [np.isnan(np.stack(task)).any(axis=0) for task in zip(*seeds, *others, strict=True)]
-    ours, theirs = (
-        part([[np.where(m, np.nan, t) for t, m in zip(s, gone, strict=True)] for s in side], clusters)
-        for side in (seeds, others)
-    )
+    kept = scored_by_all([*seeds, *others])
+    ours, theirs = (part(side, clusters) for side in (kept[: len(seeds)], kept[len(seeds) :]))
     if ours is None or theirs is None:
         return None
     value = ours.value - theirs.value

@@ -165,12 +165,16 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
                     "and a mean is never taken over fewer tasks"
                 )
     for line in lines:
-        for column, entry in zip(columns, line.entries, strict=True):
-            if entry is not None and entry.unscored and not column.is_mean and not line.is_group:
-                yield (
-                    f"Row {line.name}: {entry.unscored} of {entry.n + entry.unscored} responses to "
-                    f"{column.label} could not be scored; they are left out, not counted as wrong"
-                )
+        counts = [
+            f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"
+            for column, entry in zip(columns, line.entries, strict=True)
+            if entry is not None and entry.unscored and not column.is_mean and not line.is_group
+        ]
+        if counts:
+            yield (
+                f"Row {line.name}: {', '.join(counts)} could not be scored; they are left out, not counted "
+                "as wrong"
+            )
     estimates = [e.difference for line in lines for e in line.entries if e is not None]
     if any(estimate is not None and estimate.low is None for estimate in estimates):
         yield "A difference has no interval where it does not vary between items or clusters"

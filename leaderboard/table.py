@@ -22,6 +22,8 @@ CSV_COLUMNS = (
     "accuracy", "low", "high", "diff", "diff_low", "diff_high",
 )  # fmt: skip
 # An underscore inside a word ("sft_m") is no markup, and stays readable as it is.
+# Where a cell of a spreadsheet may begin: also behind a semicolon, which separates cells in some countries.
+_FORMULA = re.compile(r"(^|;)(?=\s*[=+\-@＝＋－＠])")
 _MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
 
 
@@ -88,8 +90,7 @@ def markdown_text(text: str) -> str:
 
 def spreadsheet_text(text: str) -> str:
     """A name that a spreadsheet does not run as a formula: a leading = + - or @ gets an apostrophe."""
-    shown = visible(text)
-    return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
+    return _FORMULA.sub(r"\1'", visible(text))
 
 
 def _numbers(entry: Entry | None) -> Iterator[object]:

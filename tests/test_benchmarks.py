@@ -9,7 +9,7 @@ import trl
 from safetensors.torch import load_file
 
 from benchmarks import __main__ as runner
-from benchmarks import answers, growth, page, sampling, shapes, training
+from benchmarks import answers, board, growth, page, sampling, shapes, training
 from benchmarks.measuring import median, ratio, rounds
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
@@ -115,3 +115,12 @@ def test_the_bare_script_trains_the_same_layers_on_the_same_tokens(tmp_path, mon
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "bare"))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+@pytest.mark.slow
+def test_a_board_is_built_and_its_page_opened(capsys, monkeypatch):
+    found = printed(capsys, monkeypatch, board.main, "--rows", "3", "--tasks", "3", "--items", "40")
+    assert found["build"]["cpu_seconds"] > 0 and found["megabytes"]["page"] > 0
+    assert set(found["page seconds"]) in ({"opening", "comparing", "an item"}, set())
+    text = page.render({"a machine": {"digits": {"board": {**found, "versions": {"numpy": "2"}}}}})
+    assert "3 rows, 3 tasks and 40 items each" in text and "| ≤120" in text

@@ -75,5 +75,18 @@ class TestHostileNames:
     def test_spreadsheet_cells_are_text(self, start, rest):
         assert spreadsheet_text(start + rest).startswith("'")
 
+    @pytest.mark.parametrize(
+        ("name", "cell"),
+        [
+            ("a;=1+1", "a;'=1+1"),
+            ("a; @x;-", "a;' @x;'-"),
+            ("＝1", "'＝1"),
+            ("\t=1", "' =1"),
+            ("a=b;c", "a=b;c"),
+        ],
+    )
+    def test_cells_that_other_countries_see_are_text_too(self, name, cell):
+        assert spreadsheet_text(name) == cell
+
     def test_a_harmless_name_keeps_its_form_in_a_spreadsheet(self):
         assert spreadsheet_text("SFT-M (seed=0)") == "SFT-M (seed=0)"

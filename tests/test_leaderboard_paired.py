@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard import power
+from dcsft_harness.leaderboard import paired, power
 from dcsft_harness.leaderboard.paired import holm, mcnemar, paired_test, sign_flips
 
+norm = pytest.importorskip("scipy.stats").norm
 contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
 multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
 NormalIndPower = pytest.importorskip("statsmodels.stats.power").NormalIndPower
@@ -75,7 +76,7 @@ class TestSignFlips:
 
     def test_draws_agree_with_the_exact_distribution(self):
         rng = np.random.default_rng(4)
-        steps = rng.integers(-2, 4, 400).astype(float)
+        steps = rng.integers(-3, 4, 400).astype(float)
         exact, method = sign_flips(steps)
         assert method.endswith("exact")
         # Irrational weights of the same size: no common unit, so that it has to draw.
@@ -84,9 +85,51 @@ class TestSignFlips:
         assert p == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000) + 1e-5)
 
     def test_draws_are_seeded_and_never_give_zero(self):
-        sums = np.random.default_rng(5).random(60) + 0.5
+        sums = np.random.default_rng(5).random(24) + 0.5  # 2 of 2^24 patterns go as far
         assert sign_flips(sums, 1) == sign_flips(sums, 1)
-        assert sign_flips(sums)[0] == pytest.approx(1 / 200_001)
+        assert sign_flips(sums) == (pytest.approx(1 / 200_001), "sign flips, 200000 draws")
+
+    def test_draws_of_equal_sizes_are_binomial(self):
+        from scipy.stats import binom
+
+        drawn = paired._Drawn(np.array([3.0] * 37), 0)
+        parts = [drawn.sums(part) for part in range(paired.PARTS)]
+        expected = 200_000 * binom.pmf(np.arange(38), 37, 0.5)
+        found = np.bincount(((np.concatenate(parts) / 3 + 37) / 2).astype(int), minlength=38)
+        assert (((found - expected) ** 2 / expected)[expected > 5]).sum() < 50  # chi square, 25 degrees
+        assert abs(np.corrcoef(parts[0], parts[1])[0, 1]) < 0.03
+        both = paired._Drawn(np.array([1.0] * 37 + [1.5] * 37), 0).sums(0)
+        assert both.var() == pytest.approx(37 * (1 + 1.5**2), rel=0.05)  # unrelated to each other
+
+    @pytest.mark.parametrize("share", [0.5, 0.55, 0.6])
+    def test_sizes_that_nearly_agree_give_what_equal_ones_give(self, share):
+        # Ten tasks of nearly one size, as a few unscored items leave them.
+        signs = np.sign(np.random.default_rng(7).random(2000) - (1 - share))
+        exact, method = sign_flips(signs)
+        assert method.endswith("exact")
+        drawn, method = sign_flips(signs * np.repeat(1 + np.arange(10) * 1e-6 * np.pi, 200))
+        assert not method.endswith("exact")
+        assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000) + 1e-5)
+
+    def test_what_no_draw_could_tell_gets_a_bound(self):
+        sums = np.random.default_rng(5).random(60) + 0.5
+        p, method = sign_flips(sums)
+        assert method == "sign flips, bound" and 2.0**-59 < p < 1 / 200_001
+        assert 0 < sign_flips(np.random.default_rng(5).random(5000) + 0.5)[0] < 1e-300
+
+    @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=10), st.floats(0, 1))
+    def test_the_bound_is_one(self, sizes, share):
+        values = np.array(sizes)
+        sums = np.abs(np.array(list(itertools.product([-1, 1], repeat=len(sizes)))) @ values)
+        threshold = share * float(values.sum())
+        assert paired._bound(values, threshold) >= (sums >= threshold).mean() - 1e-12
+
+    def test_more_sizes_than_are_shared(self):
+        sizes = np.repeat(1 + np.sqrt(np.arange(2, 60)) / 100, 3)
+        signs = np.where(np.random.default_rng(9).random(len(sizes)) < 0.6, 1, -1)
+        p, method = sign_flips(sizes * signs)
+        near = abs(float((sizes * signs).sum())) / np.sqrt((sizes**2).sum())
+        assert "draws" in method and p == pytest.approx(2 * norm.sf(near), rel=0.15)
 
     def test_signs_and_order_do_not_matter(self):
         sums = np.random.default_rng(6).standard_normal(14)

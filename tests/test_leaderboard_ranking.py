@@ -107,6 +107,18 @@ class TestRetention:
             held += found.low <= 0.75 <= found.high
         assert 0.93 <= held / rounds <= 0.97
 
+    def test_an_item_that_one_seed_lacks_is_left_out_of_all(self):
+        rng = np.random.default_rng(7)
+        own, ood = rng.random((2, 3, 40))
+        codes = [np.arange(40)], [np.arange(40, 80)]
+        own[0, 3], ood[2, 5] = np.nan, np.nan
+        found = retention([[one] for one in own], [[one] for one in ood], *codes)
+        left = np.delete(own, 3, axis=1), np.delete(ood, 5, axis=1)
+        wanted = retention(
+            [[one] for one in left[0]], [[one] for one in left[1]], [np.arange(39)], [np.arange(39, 78)]
+        )
+        assert found.low is not None and found == pytest.approx(wanted)
+
     def test_of_a_row_that_is_never_right(self):
         zeros = np.zeros(4)
         assert retention([[zeros]], [[np.ones(4)]], [np.arange(4)], [np.arange(4)]) is None

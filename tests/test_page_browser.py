@@ -57,7 +57,7 @@ def visit(browser, page_folder):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # a busy machine may take long
         watch(page, page_folder.as_uri())
         page.goto(home + address)
         page.wait_for_selector("main section")
@@ -80,7 +80,7 @@ def settled(page):
 
 def until(page, condition):
     """Waits; Playwright's own `wait_for_function` needs eval, which the page forbids."""
-    for _ in range(400):
+    for _ in range(2400):
         if page.evaluate(condition):
             return
         page.wait_for_timeout(25)
@@ -302,6 +302,9 @@ class TestSamples:
         assert page.locator(".facts").inner_text().startswith(f"{right} of 4 responses right")
         assert 0 < right < 4
         assert page.locator("svg.picture g.box.gold").count() == 1
+        page.get_by_label("Verdict").select_option("silent")
+        assert page.locator("ol.items li").count() < 12
+        page.get_by_label("Verdict").select_option("all")
         page.get_by_label("Responses").select_option("0")
         assert page.locator("article.response").count() == 1
         page.get_by_role("button", name="Next item").click()
@@ -325,7 +328,9 @@ class TestSamples:
     @pytest.mark.parametrize("address", [
         "#view=nowhere&board=99&page=-5&sort=__proto__&task=x&a=x&b=x", "#a=%E0%A4%A&view=samples",
         "#view=samples&item=%3Cscript%3E&find=%00&verdict=constructor&differ=__proto__&difficulty=toString",
-        "#view=compare&a=" + "x" * 5000,
+        "#view=compare&a=" + "x" * 5000, COMPARE + "&changed=__proto__",
+        SAMPLES + "&differ=__proto__&verdict=__proto__", "#view=samples&task=pool:0&verdict=__proto__",
+        "#view=samples&task=pool:7", "#groups=__proto__&rows=__proto__&value=__proto__",
     ])  # fmt: skip
     def test_a_damaged_link_leads_somewhere(self, visit, address):
         page = visit(address)
@@ -425,7 +430,9 @@ class TestEveryone:
         press("ArrowRight")
         press("ArrowRight")
         page.get_by_role("tooltip").wait_for()
-        assert "interval" in page.get_by_role("tooltip").inner_text()
+        assert "95 % interval" in page.get_by_role("tooltip").inner_text()  # of the rank
+        press("ArrowRight")
+        until(page, "document.querySelector('[role=tooltip]').innerText.includes('scored items')")
         for _ in range(20):
             press("Tab")
             if page.evaluate("document.activeElement.classList.contains('action')"):

@@ -3,11 +3,11 @@
 
 dcsft.Board = (() => {
   const { html } = dcsft;
-  const { plain, Name, percent, points, interval, chance, Pick, Find, Pages, clamp } = dcsft.text;
+  const { plain, Name, Label, percent, points, interval, chance, Pick, Find, Pages, clamp } = dcsft.text;
   const { cell, group } = dcsft.figures;
   const SIZE = 50;
   const GROUPS = [
-    ["id", "In distribution"], ["ood", "Out of distribution"], ["other", "Other tasks"], ["standing", "Standing"],
+    ["standing", "Overall"], ["id", "In distribution"], ["ood", "Out of distribution"], ["other", "Other tasks"],
   ];
 
   function definitions(board) {
@@ -15,16 +15,18 @@ dcsft.Board = (() => {
       id, header, accessorFn: (row) => value(row) ?? undefined, sortUndefined: "last", sortDescFirst: true,
       sortingFn: "basic", meta: more,
     });
-    const tasks = board.columns.map((column, at) => [
-      group(column),
+    const measured = board.columns.map((column, at) => [
+      column.is_mean ? "standing" : group(column),
       numeric(`c${at}`, column.label, (row) => row.shown[at], { column: at, n: column.n, mean: column.is_mean }),
     ]);
-    const standing = [
-      numeric("rank", "Rank", (row) => row.told.rank && -row.told.rank.rank, { field: "rank" }),
+    const known = ([, { meta }]) => board.rows.some((row) => row[meta.field === "worst" ? "worst_task" : meta.field]);
+    const rank = ["standing", numeric("rank", "Rank", (row) => row.told.rank && -row.told.rank.rank, { field: "rank" })];
+    const others = [
       numeric("retention", "OOD retention", (row) => row.told.retention && row.told.retention[0], { field: "retention" }),
       numeric("worst", "Worst task", (row) => row.told.worst_task && row.told.worst_task.accuracy, { field: "worst" }),
-    ].filter(({ meta }) => board.rows.some((row) => row[meta.field === "worst" ? "worst_task" : meta.field]));
-    const of = (key) => (key === "standing" ? standing : tasks.filter(([kind]) => kind === key).map(([, made]) => made));
+    ].map((one) => ["standing", one]);
+    const all = [...[rank].filter(known), ...measured, ...others.filter(known)];
+    const of = (key) => all.filter(([kind]) => kind === key).map(([, one]) => one);
     return [
       { id: "name", header: "Row", accessorFn: (row) => row.told.name, sortingFn: "alphanumeric", meta: {} },
       ...GROUPS.filter(([key]) => of(key).length).map(([key, said]) => ({ id: key, header: said, columns: of(key) })),
@@ -99,7 +101,7 @@ dcsft.Board = (() => {
 
   function standing(told, field) {
     if (field === "rank") {
-      return told.rank ? [`${told.rank.rank}`, `${told.rank.low}–${told.rank.high} of ${told.rank.of}`] : null;
+      return told.rank ? [`${told.rank.rank}`, `95 % interval ${told.rank.low}–${told.rank.high}, of ${told.rank.of} rows`] : null;
     }
     if (field === "retention") {
       if (!told.retention) return null;
@@ -181,7 +183,7 @@ dcsft.Board = (() => {
       ${leaves && html`<tr>
         <td colspan="2"></td>
         ${groups.headers.filter((one) => !one.isPlaceholder && one.column.id !== "name").map((one) =>
-          html`<th key=${one.id} scope="colgroup" class=${`group ${one.column.id}`} colspan=${one.colSpan}>${one.column.columnDef.header}</th>`)}
+          html`<th key=${one.id} scope="colgroup" class=${`group ${one.column.id}`} colspan=${one.colSpan}><span>${one.column.columnDef.header}</span></th>`)}
       </tr>`}
       <tr>
         <th class="pick" scope="col"><span class="hidden">Compare</span></th>
@@ -189,7 +191,7 @@ dcsft.Board = (() => {
           const { header, meta } = column.columnDef;
           return html`<th key=${id} scope="col" class=${meta.mean ? "mean" : ""} aria-sort=${sorted(column.id)}>
             <button type="button" onClick=${() => sort(column.id)}>
-              <span class="label"><${Name} text=${header} />
+              <span class="label"><${Label} text=${header} />
                 <span class="arrow" aria-hidden="true">${{ ascending: "▲", descending: "▼", none: "↕" }[sorted(column.id)]}</span></span>
               ${meta.n !== undefined && html`<small>n = ${meta.n.toLocaleString("en")}</small>`}
             </button>
@@ -257,7 +259,7 @@ dcsft.Board = (() => {
     return html`<section aria-labelledby="title">
       <h2 id="title" class="hidden">Board</h2>
       <${Controls} board=${board} state=${state} go=${go} />
-      <div class="scroll">
+      <div class="scroll board">
         <table role="grid" ref=${body} aria-label="Accuracy by row and task" aria-rowcount=${data.length}
           onKeyDown=${arrows} onMouseOver=${told} onFocusIn=${told} onMouseOut=${dcsft.tip.leave} onFocusOut=${dcsft.tip.leave}>
           <${Header} table=${table} state=${state} go=${go} />
@@ -269,7 +271,7 @@ dcsft.Board = (() => {
         ${!data.length && html`<p class="none" role="status">No row matches.</p>`}
       </div>
       <${Pages} at=${clamp(state.page, Math.ceil(data.length / SIZE) - 1)} size=${SIZE} total=${data.length} what="rows" go=${(page) => go({ page: String(page) })} />
-      <p class="picked" role="status">
+      <p class=${state.a === "" ? "picked" : "picked some"} role="status">
         ${state.a !== "" && state.b !== ""
           ? html`<a class="action" href=${link({ view: "compare" })}>Compare <${Name} text=${state.a} most=${40} /> with <${Name} text=${state.b} most=${40} /></a>`
           : "Tick two rows to compare them. Hover over a cell, or move to it with the arrow keys, for its n and interval."}

@@ -3,7 +3,7 @@
 
 dcsft.Compare = (() => {
   const { html } = dcsft;
-  const { plain, Name, percent, points, interval, chance, Pick, Pages, Waiting, clamp } = dcsft.text;
+  const { plain, Name, percent, points, interval, chance, Pick, Pages, Waiting, clamp, chosen: choice } = dcsft.text;
   const { cell, paired, Verdict } = dcsft.figures;
   const SIZE = 25;
 
@@ -94,7 +94,7 @@ dcsft.Compare = (() => {
     const [ours, theirs] = [a, b].map((row) => dcsft.scores(scores, row, n));
     const list = preactHooks.useMemo(() => {
       const differs = { better: (d) => d > 0, worse: (d) => d < 0, both: (d) => d !== 0 && !Number.isNaN(d) };
-      const keep = differs[state.changed] || differs.both;
+      const keep = choice(differs, state.changed, differs.both);
       return [...Array(n).keys()].filter((i) => keep(ours[i] - theirs[i]));
     }, [board, task, a, b, state.changed]);
     const at = clamp(state.page, Math.ceil(list.length / SIZE) - 1);

@@ -3,8 +3,9 @@
 
 (() => {
   const { html } = dcsft;
-  const { plain, Name, percent, Pick, Waiting, clamp } = dcsft.text;
+  const { plain, Name, Label, Some, percent, Pick, Waiting, clamp } = dcsft.text;
   const VIEWS = [["board", "Board", dcsft.Board], ["compare", "Compare", dcsft.Compare], ["samples", "Samples", dcsft.Samples]];
+  const FEW = 10;
   const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
 
   // Pages on disk may be denied a memory of their own; then the choice lasts as long as the page.
@@ -28,21 +29,29 @@
     }} />`;
   }
 
+  // Figures of others: one column a task, under the board and apart from it.
   function Quoted({ quoted }) {
     if (!quoted.length) return null;
+    const tasks = [...new Set(quoted.flatMap((one) => one.cells.map(([task]) => task)))];
     return html`<section aria-labelledby="quoted"><h3 id="quoted">Quoted, and never tested against</h3>
-      <div class="scroll"><table aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Figures in %</th><th scope="col">Mean as printed</th><th scope="col">Source</th></tr></thead>
-      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /> <small><${Name} text=${`${one.model}, ${one.setting}`} /></small></th>
-        <td>${one.cells.map(([task, value]) => html`<span class="pair"><${Name} text=${task} /> ${percent(value)} </span>`)}</td>
-        <td>${percent(one.mean)}${one.follows === false && ` (its cells give ${percent(one.recomputed)})`}</td><td><${Name} text=${one.source} /></td></tr>`)}</tbody></table></div>
+      <div class="scroll"><table class="quoted" aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Model, setting and source</th>
+        ${tasks.map((task) => html`<th scope="col"><${Label} text=${task} /></th>`)}<th scope="col">OOD mean as printed</th></tr></thead>
+      <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /></th><td class="words"><${Name} text=${`${one.model}, ${one.setting}`} /><br /><small><${Name} text=${one.source} /></small></td>
+        ${tasks.map((task) => html`<td>${percent((one.cells.find(([name]) => name === task) || [])[1])}</td>`)}
+        <td>${percent(one.mean)}${one.follows === false && html` <small>(cells give ${percent(one.recomputed)})</small>`}</td></tr>`)}</tbody></table></div>
+      <p class="note">Measured by others on other items; read ${[...new Set(quoted.map((one) => one.read))].join("; ")}.</p>
     </section>`;
   }
 
   function Below({ model, board }) {
+    const remarks = (some) => html`<ul>${some.map((one) => html`<li><${Name} text=${one} most=${2000} /></li>`)}</ul>`;
+    const left = (some) => html`<dl>${some.map(([folder, reason]) => html`<dt><${Name} text=${folder} /></dt><dd><${Name} text=${reason} most=${2000} /></dd>`)}</dl>`;
     return html`<div class="below">
-      ${board.remarks.length > 0 && html`<section aria-labelledby="remarks"><h3 id="remarks">Remarks</h3><ul>${board.remarks.map((one) => html`<li><${Name} text=${one} most=${2000} /></li>`)}</ul></section>`}
+      ${model.left_out.length > 0 && html`<section aria-labelledby="left"><h3 id="left">Left out</h3>
+        <${Some} all=${model.left_out} most=${FEW} what="folders" draw=${left} /></section>`}
+      ${board.remarks.length > 0 && html`<section aria-labelledby="remarks"><h3 id="remarks">Remarks</h3>
+        <${Some} all=${board.remarks} most=${FEW} what="remarks" draw=${remarks} /></section>`}
       <${Quoted} quoted=${model.quoted} />
-      ${model.left_out.length > 0 && html`<section aria-labelledby="left"><h3 id="left">Left out</h3><dl>${model.left_out.map(([folder, reason]) => html`<dt><${Name} text=${folder} /></dt><dd><${Name} text=${reason} most=${2000} /></dd>`)}</dl></section>`}
     </div>`;
   }
 

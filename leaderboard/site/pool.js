@@ -3,7 +3,7 @@
 
 dcsft.Pool = (() => {
   const { html } = dcsft;
-  const { plain, Name, Long, Pick, Find, Pages, Waiting, clamp } = dcsft.text;
+  const { plain, Name, Long, Pick, Find, Pages, Waiting, chosen, clamp } = dcsft.text;
   const { Verdict, RIGHT } = dcsft.figures;
   const { DIFFICULTIES, SIZE, taskOptions } = dcsft.Samples;
 
@@ -29,7 +29,12 @@ dcsft.Pool = (() => {
     const wanted = state.find.trim().toLowerCase();
     const matches = (i) => [told.gold(i), told.prompts(i), ...told.draws(i).flatMap((one) => [one.extracted, one.response])].some(
       (text) => text !== null && text.toLowerCase().includes(wanted));
-    return [...Array(told.n).keys()].filter((i) =>
+    const verdicts = {
+      right: ({ score }) => score >= RIGHT, wrong: ({ score }) => score < RIGHT,
+      silent: ({ extracted }) => extracted === null, unscored: ({ score }) => Number.isNaN(score),
+    };
+    const judged = (i) => told.draws(i).some(chosen(verdicts, state.verdict, () => true));
+    return [...Array(told.n).keys()].filter((i) => judged(i) &&
       (level < 0 || told.difficulties[i] === level) && (state.difficulty !== "unlabelled" || told.difficulties[i] < 0) && (!wanted || matches(i)));
   }
 
@@ -61,7 +66,7 @@ dcsft.Pool = (() => {
 
   function Browser({ found, state, go, link }) {
     const told = preactHooks.useMemo(() => decoded(found), [found]);
-    const list = preactHooks.useMemo(() => kept(told, state), [told, state.difficulty, state.find]);
+    const list = preactHooks.useMemo(() => kept(told, state), [told, state.verdict, state.difficulty, state.find]);
     const at = clamp(state.page, Math.ceil(list.length / SIZE) - 1);
     const wanted = told.ids.indexOf(state.item);
     const i = wanted >= 0 ? wanted : list[at * SIZE];
@@ -87,6 +92,8 @@ dcsft.Pool = (() => {
       <h2 id="title">Samples</h2>
       <form class="controls" onSubmit=${(event) => event.preventDefault()}>
         <${Pick} label="Task" value=${state.task} onPick=${(task) => to({ task })} options=${taskOptions(model, board)} />
+        <${Pick} label="Verdict" value=${state.verdict} onPick=${(verdict) => to({ verdict })} options=${[
+          ["all", "Any"], ["right", "Some right"], ["wrong", "Some wrong"], ["silent", "Some without an answer"], ["unscored", "Some not scored"]]} />
         <${Pick} label="Difficulty" value=${state.difficulty} onPick=${(difficulty) => to({ difficulty })} options=${[
           ["all", "Any"], ...DIFFICULTIES.map((kind) => [kind, kind]), ["unlabelled", "not scored"]]} />
         <${Find} label="Text contains" value=${state.find} onFind=${(find) => go({ find, page: "0", item: "" }, true)} />

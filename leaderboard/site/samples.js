@@ -3,7 +3,7 @@
 
 dcsft.Samples = (() => {
   const { html } = dcsft;
-  const { plain, Name, Long, percent, Pick, Find, Pages, Waiting, clamp } = dcsft.text;
+  const { plain, Name, Long, percent, Pick, Find, Pages, Waiting, chosen, clamp } = dcsft.text;
   const { cell, verdict, Verdict, RIGHT } = dcsft.figures;
   const SIZE = 40;
   const DIFFICULTIES = ["easy", "medium", "hard"];
@@ -37,13 +37,13 @@ dcsft.Samples = (() => {
       b: (i) => one.scores[i] < two.scores[i],
       neither: (i) => !right(one.scores[i]) && !right(two.scores[i]),
     };
-    const differ = (two && differs[state.differ]) || differs.all;
+    const differ = two ? chosen(differs, state.differ, differs.all) : differs.all;
     const verdicts = {
       right: (i) => right(one.scores[i]), wrong: (i) => one.scores[i] < RIGHT,
       silent: (i) => verdict(one.scores[i], silent(one, i)) === "silent", unscored: (i) => Number.isNaN(one.scores[i]),
       partial: (i) => one.scores[i] > 0 && one.scores[i] < 1,
     };
-    const judged = verdicts[state.verdict] || (() => true);
+    const judged = chosen(verdicts, state.verdict, () => true);
     const level = DIFFICULTIES.indexOf(state.difficulty);
     const matches = (i) =>
       [told.gold(i), told.prompts(i), ...told.rows.flatMap((row) => [row.extracted(i), row.response(i)])].some(

@@ -21,6 +21,26 @@ dcsft.text = (() => {
     return html`<bdi class="name">${said.length > most ? said.slice(0, most) + "…" : said}</bdi>`;
   }
 
+  // A label in a narrow place: it may break after an underscore, a slash or a dash, into parts of some length.
+  function Label({ text }) {
+    const parts = [];
+    for (const part of plain(text).match(/[^_/-]*[_/-]*/g)) {
+      if (!parts.length || (parts.at(-1).length > 9 && part.length > 3)) parts.push(part);
+      else parts.push(parts.pop() + part);
+    }
+    return html`<bdi class="name">${parts.map((part) => html`${part}<wbr />`)}</bdi>`;
+  }
+
+  // The first few of many, and all of them on request.
+  function Some({ all, most, what, draw }) {
+    const [whole, show] = preactHooks.useState(false);
+    preactHooks.useEffect(() => show(false), [all]);
+    return html`${draw(whole ? all : all.slice(0, most))}
+      ${all.length > most && html`<button type="button" aria-expanded=${String(whole)} onClick=${() => show(!whole)}>
+        ${whole ? `Show the first ${most} only` : `Show all ${all.length.toLocaleString("en")} ${what}`}
+      </button>`}`;
+  }
+
   // A text of any length: its beginning, and all of it on request.
   function Long({ text, label }) {
     const [all, show] = preactHooks.useState(false);
@@ -87,7 +107,9 @@ dcsft.text = (() => {
       : html`<p class="wait" role="status">Reading …</p>`;
   }
 
+  // What a choice of the address stands for; a name that is none, like "__proto__", gives the last.
+  const chosen = (choices, name, otherwise) => (Object.hasOwn(choices, name) ? choices[name] : otherwise);
   const clamp = (text, most) => Math.min(Math.max(0, Number.parseInt(text, 10) || 0), Math.max(0, most));
 
-  return { plain, Name, Long, percent, points, interval, chance, Pick, Find, Pages, Waiting, clamp };
+  return { plain, Name, Label, Some, Long, percent, points, interval, chance, Pick, Find, Pages, Waiting, chosen, clamp };
 })();
