@@ -37,8 +37,8 @@ WALL_SECONDS = 60.0
 
 
 _LATEX = {
-    "π": "\\pi ", "°": "^\\circ ", "º": "^\\circ ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}",
-    "¾": "\\frac{3}{4}", "−": "-", "–": "-", "·": "\\cdot ", "×": "\\times ",
+    "π": "\\pi ", "°": "^\\circ ", "º": "^\\circ ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}",
+    "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "−": "-", "–": "-", "·": "\\cdot ", "×": "\\times ",
 }  # fmt: skip
 _CHARACTER = re.compile(f"[{''.join(_LATEX)}]")
 _ROOT = re.compile(r"√\s?(?:\(([^()]{1,40})\)|\{([^{}]{1,40})\}|(\d{1,12}(?:\.\d{1,12})?|[A-Za-z]))")
@@ -169,7 +169,7 @@ def _in_latex(text: str) -> str:
 
 
 def _anchored(text: str) -> str:
-    """A text with dollar signs around the expression with a root, π or fraction that it ends in, if it has none."""
+    """A text without dollar signs, with some around the root, π or fraction that it ends in."""
     if "\\" not in text or any(anchor in text for anchor in _ANCHORS):
         return text
     text = text.rstrip()
