@@ -313,7 +313,7 @@ def _refuse_outside(where: str, box: Any, size: tuple[int, int]) -> None:  # noq
 
 
 def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
-    """The options: the row's own `choices` or `options`, else the lettered lines of its prompt."""
+    """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
     given = data.get("choices", data.get("options"))
     if isinstance(given, list) and given:
         for text in given:
@@ -321,7 +321,12 @@ def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
                 kind = type(text).__name__
                 raise HarnessError(f"{where}: an option is {kind}, not text or a number", "Mend the row")
         return [str(text) for text in given]
-    found = [text for _, text in _OPTION.findall(prompt)]
+    found: list[str] = []
+    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
+        if letter == "A":
+            found = [text]
+        elif found and ord(letter) == ord("A") + len(found):
+            found.append(text)
     if len(found) < 2:
         raise HarnessError(f"{where}: no options found", "Give `choices`, or write them as lines 'A. ...'")
     return found

@@ -122,6 +122,13 @@ class TestFormats:
         assert one[0].item_id != other[0].item_id
 
 
+class TestOptions:
+    def test_lines_that_number_statements_are_none(self, folder):
+        asked = "I. It swims.\nII. It flies.\nWhich is true?\nA. I only\nB. II only\nC. both"
+        task = own_data.open_file(file(folder, old(problem=asked, solution="B")), "choice", None)
+        assert task.eval_docs_no_media[0]["choices"] == ["I only", "II only", "both"]
+
+
 BAD = {
     "not JSON": ("{no", "line 2: not JSON"),
     "no object": ("[1]", "line 2: not a JSON object"),
@@ -187,6 +194,11 @@ class TestBadRows:
     def test_a_choice_without_options(self, folder):
         with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: no options found"):
             own_data.open_file(file(folder, old(solution="B")), "choice", None)
+
+    def test_a_choice_whose_list_of_options_has_a_gap(self, folder):
+        row = old(problem="Which?\nA. swan\nC. goose", solution="A")
+        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: no options found"):
+            own_data.open_file(file(folder, row), "choice", None)
 
     @pytest.mark.parametrize("options", [["swan", None], ["swan", ["goose"]]])
     def test_options_that_are_no_texts(self, folder, options):

@@ -69,6 +69,23 @@ def test_reads_the_stated_box(response):
 @pytest.mark.parametrize(
     "response",
     [
+        '{"bbox_2d": ["10", "20", "110", "220"]}',
+        "<bbox>10, 20, 110, 220</bbox>",
+        "$\\left[10, 20, 110, 220\\right]$",
+        "\\{10, 20, 110, 220\\}",
+        "边界框是（10，20，110，220）。",
+        "【10, 20, 110, 220】",
+        "x1: 10\ny1: 20\nx2: 110\ny2: 220",
+        "x1=10 y1=20 x2=110 y2=220",
+    ],
+)
+def test_reads_brackets_and_quotes_of_other_kinds(response):
+    assert parse_box(response) == [10, 20, 110, 220]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
         "",
         "There is no dog.",
         "[10, 20, 110]",

@@ -84,7 +84,72 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("response", "choices", "letter"), ROWS)
+DENIED = [
+    # what is denied, rejected or dismissed is not stated
+    ("The answer cannot be A.", COLOURS, None),
+    ("The answer can't be (A).", COLOURS, None),
+    ("The answer is not (A).", COLOURS, None),
+    ("The correct answer should not be A.", COLOURS, None),
+    ("The answer won't be A, so it is B.", COLOURS, "B"),
+    ("The answer is B. The answer cannot be A.", COLOURS, "B"),
+    ("The answer is B, but the correct answer cannot be determined.", COLOURS, None),
+    ("The answer is B because the car is not red.", COLOURS, "B"),
+    ("(B) because the car is not red.", COLOURS, "B"),
+    ("B since it is not correct to call it red", COLOURS, "B"),
+    ("Option A does not fit.", COLOURS, None),
+    ("(A) does not match.", COLOURS, None),
+    ("Option A can't be true.", COLOURS, None),
+    ("Option A can be eliminated.", COLOURS, None),
+    ("So we can exclude option A.", COLOURS, None),
+    ("Option A does not fit. Option B fits.", COLOURS, "B"),
+    ("A, C and D are incorrect", COLOURS, None),
+    ("A, B and D are wrong, leaving C.", COLOURS, None),
+    ("不选B", COLOURS, None),
+    ("不能选A", COLOURS, None),
+    ("不选A,选B", COLOURS, "B"),
+    # several letters
+    ("Both B and C are correct.", COLOURS, None),
+    ("Options B and C are correct.", COLOURS, None),
+    ("B和C正确", COLOURS, None),
+    ("B、C都正确", COLOURS, None),
+    ("选项B和C正确", COLOURS, None),
+    ("A and B are incorrect, C is correct", COLOURS, "C"),
+    ("Unlike A and B, C is correct", COLOURS, "C"),
+    ("I rule out A and C. Between B and D, B is best.", COLOURS, "B"),
+    # preferred to another one
+    ("The answer is C rather than B.", COLOURS, "C"),
+    ("The answer is C instead of B because it is green", COLOURS, "C"),
+    ("The answer is C (not B).", COLOURS, "C"),
+    # taken back
+    ("The answer is A. Wait, actually it is B.", COLOURS, "B"),
+    ("The answer is A. Actually, it's B.", COLOURS, "B"),
+    ("The answer is A. Sorry, I meant B.", COLOURS, "B"),
+    ("The answer is A. It is actually not far away.", COLOURS, "A"),
+    # hedged, or in other words
+    ("Probably B", COLOURS, "B"),
+    ("Most likely B.", COLOURS, "B"),
+    ("If I had to guess, B.", COLOURS, "B"),
+    ("B is my final answer.", COLOURS, "B"),
+    ("B looks right", COLOURS, "B"),
+    ("Only B works.", COLOURS, "B"),
+    ("A match is shown.", COLOURS, None),
+    ("所以是B。", COLOURS, "B"),
+    ("我认为是C", COLOURS, "C"),
+    ("∠ABC应该是30°", COLOURS, None),
+    # signs, relations and styles
+    ("The answer is negative 3.", ["-3", "3"], "A"),
+    ("The slope is negative 3.", ["-3", "3"], "A"),
+    ("\\boxed{x \\geq 3}", ["x ≥ 3", "x ≤ 3"], "A"),
+    ("\\boxed{x \\ge 3}", ["x \\geq 3", "x \\leq 3"], "A"),
+    ("\\boxed{\\alpha + \\beta}", ["α + β", "α - β"], "A"),
+    ("\\boxed{\\texttt{C}}", COLOURS, "C"),
+    ("\\boxed{\\Large C}", COLOURS, "C"),
+    ("\\boxed{\\color{red}C}", COLOURS, "C"),
+    ("\\boxed{\\textcolor{red}{C}}", COLOURS, "C"),
+]
+
+
+@pytest.mark.parametrize(("response", "choices", "letter"), ROWS + DENIED)
 def test_a_response_is_read_as_a_careful_reader_would(response, choices, letter):
     verdict = choice(response, answer=letter or "A", choices=choices)
     assert (verdict.extracted, verdict.score) == (letter, float(letter is not None))

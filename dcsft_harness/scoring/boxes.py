@@ -28,25 +28,26 @@ _N = r"([-+]?(?:\d{1,12}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][-+]?\d{1,3})?)"
 _GAP = r"\s{0,40}"
 _COMMA = rf"{_GAP}[,，]{_GAP}"
 _BETWEEN = rf"(?:{_COMMA}|\s{{1,40}})"
-_FOUR = _BETWEEN.join([_N] * 4)
+_FOUR = _BETWEEN.join([rf"[\"']?{_N}[\"']?"] * 4)
 _PAIR_REST = rf"{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
 # It begins with all characters that a box can begin with, which makes the search several times faster.
 _CORNERS = re.compile(
     r"[\[({<](?:"
-    rf"(?<!<){_GAP}{_FOUR}{_GAP},?{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
+    rf"(?<!<){_GAP}{_FOUR}{_GAP},?{_GAP}(?:\\right|\\)?[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
     # (x1, y1), (x2, y2), nested or not, or with words between
     rf"|(?<=[\[(]){_PAIR_REST}[^\d\[\](){{}}]{{0,40}}[\[(]{_PAIR_REST}"
-    rf"|(?<=<)box>{_GAP}{_FOUR}{_GAP}</box>)"
+    rf"|(?<=<)b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
 )
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, y_min=20, x_max=110, y_max=220, in this order
 _NAMED = re.compile(
-    _COMMA.join(
+    _BETWEEN.join(
         rf"[\"']?{name}[\"']?{_GAP}[:=]{_GAP}{_N}"
         for name in ("x_?(?:1|min)", "y_?(?:1|min)", "x_?(?:2|max)", "y_?(?:2|max)")
     )
 )
 _KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
 _NAMES = ("bbox", "BBOX", "BBox", "Bbox")
+_WIDE = str.maketrans("（）【】［］", "()[][]")
 _BARE = re.compile(rf"\s*{_FOUR}\.?\s*")
 
 Box = list[float]
@@ -78,7 +79,7 @@ def parse_box(response: str) -> Box | None:
     the first box. Never the best of several.
 
     A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box>
-    tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers. A list of three or
+    or <bbox> tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers. A list of three or
     five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write y
     first (Gemini's box_2d, PaliGemma) are not read as such.
     """
@@ -88,6 +89,8 @@ def parse_box(response: str) -> Box | None:
 
 def _find(text: str) -> "re.Match[str] | None":
     """Where the box stands that a text states; its groups are the four numbers, others None."""
+    if not text.isascii():
+        text = text.translate(_WIDE)  # one character for one, so that places stay
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
     if bare:
         return bare if _finite(bare) else None

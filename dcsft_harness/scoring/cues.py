@@ -29,9 +29,9 @@ _KEYS = (
         "solution",
     ),
     *("result", "correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
-    *("accurate", "likely", "chosen", "selected", "matching", "only"),
+    *("accurate", "likely", "chosen", "selected", "matching", "only", "actually", "meant"),
 )
-_CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :", "而是")
+_CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :", "而是", "所以是", "因此是", "应该是", "认为是")
 _CHINESE_KEY = re.compile(f"[{''.join({key[0] for key in _CHINESE_KEYS})}]")
 _MARKS = "*_`$}"
 """Markup that may stand in the middle of a word."""
@@ -46,19 +46,34 @@ _AFTER_CHINESE = re.compile(
 )
 _ARTICLE = re.compile(rf"\b(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?$")
 _BE = re.compile(
-    r"\b(?:is|are|would be|must be|should be|seems|appears)\s"
-    r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:the\s)?(?:one\s|option\s|most\s)?$"
+    r"\b(?:is|are|would be|must be|should be|seems|appears|looks)\s"
+    r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:(?:the|my|our)\s)?(?:one\s|option\s|most\s)?$"
 )
 # What these two end in, before a space: a quick look that spares most searches.
 _BEFORE_NOUN = ("the", "choice", *re.findall(r"[a-z]+", _RIGHT))
 _BEFORE_ADJECTIVE = (
-    *("is", "are", "be", "seems", "appears", "indeed", "therefore", "thus", "also", "the", "one"),
-    *("option", "most"),
+    *("is", "are", "be", "seems", "appears", "looks", "indeed", "therefore", "thus", "also", "the", "one"),
+    *("my", "our", "option", "most"),
 )
 _ADJECTIVE = re.compile(rf"(?:{_RIGHT}|answer|choice)\b")
 
-_ONLY_LETTER = re.compile(r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet)")
+_ONLY_LETTER = re.compile(r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet|work|remain)")
+_ONLY_A_LETTER = r"\s?(?:option\s)?\(?[a-j]\)?\s?(?:[.,!]|选?项|$|\n)"
+_CORRECTS = {
+    "actually": re.compile(rf",?\s(?:it|the answer)(?:'s|\sis|\sshould be|\smust be)(?={_ONLY_A_LETTER})"),
+    "meant": re.compile(rf"(?:\sto say)?:?(?={_ONLY_A_LETTER})"),
+}
+"""What takes the place of an earlier answer: "actually, it is B", "I meant B"."""
+_CHINESE_LETTER = re.compile(rf"(?={_ONLY_A_LETTER})")
 _MARK = re.compile(r"\s?[:→-]\s?$")
+_CANNOT_BE = re.compile(
+    r"\b(?:can(?:not|'t|\snot)|won't|(?:could|should|must|would|will|may|might)(?:n't|\snot))\s(?:[a-z]+\s)?be$"
+)
+_KNOWN = re.compile(
+    r"(?:determined|found|given|known|identified|seen|decided|answered|calculated|computed|inferred|derived"
+    r"|chosen|selected|obtained|concluded|stated|established)\b"
+)
+_NOT_CHOSEN = re.compile(r"(?:不(?:能|应该?|可以?|该|会|要)?|别)$")
 
 _NOUNS = ("option", "choice", "letter", "statement", "conclusion", "response", "solution")
 _WEAK = ("solution", "conclusion", "result", "choice", "response")
@@ -136,6 +151,10 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         and _ARTICLE.search(lowered, context, start)
     ):
         after = _AFTER_NOUN.match(lowered, end)
+        if after and _CANNOT_BE.search(after[0].rstrip()) and not _KNOWN.match(lowered, after.end()):
+            return (
+                None  # "the answer cannot be A" states nothing, "... cannot be determined" that there is none
+            )
         if after:
             return Cue(after.end(), True, False)
     if key in _WEAK:
@@ -144,6 +163,9 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
             return Cue(after.end(), True, True)
     if key == "correct" and lowered[end : end + 2].lstrip()[:1] == ":":
         return Cue(lowered.index(":", end) + 1, True, False)
+    if key in _CORRECTS:
+        after = _CORRECTS[key].match(lowered, end)
+        return Cue(after.end(), True, False) if after else None
     if key == "only" and _ONLY_LETTER.match(lowered, end):
         return Cue(end, True, False)
     if _ADJECTIVE.match(lowered, start):
@@ -165,6 +187,11 @@ def _chinese(lowered: str, start: int, key: str) -> Cue | None:
             return Cue(start + (3 if lowered[start + 2] == "是" else 4), True, False)
         if lowered[max(0, start - 3) : start].strip().endswith(("项", "a", "b", "c", "d")):
             return Cue(start, False, False)
+        return None
+    if key.endswith("是") and key != "而是":
+        end = start + len(key)
+        return Cue(end, True, False) if _CHINESE_LETTER.match(lowered, end) else None
+    if key == "选" and _NOT_CHOSEN.search(lowered, max(0, start - 3), start):
         return None
     after = _AFTER_CHINESE.match(lowered, start)
     return Cue(after.end(), True, False) if after else None

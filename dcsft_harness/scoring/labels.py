@@ -22,16 +22,25 @@ _LABEL = re.compile(
 )
 _SECOND = re.compile(
     r"\s*(?:,\s*(?:and|or)|,|and|or|&|/|和|或)\s*\(?(?:option\s)?"
-    r"(?P<letter>[A-J](?![A-Za-z0-9'’])\)?(?!\s*[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
+    r"(?P<letter>[A-J](?![A-Za-z0-9'’])\)?(?!\s*(?!(?:and|or)\s\(?[A-J]\b)[a-z'])|[a-j](?=\s*(?:[,.)]|$)))"
 )
 _GIVES_REASON = re.compile(
-    r"\s+(?:because|since|as|which|for|with|based|due|given|so|(?:best\s)?(?:satisf|match|fit|meet)\w*)\b"
+    r"\s+(?:because|since|as|which|for|with|based|due|given|so|best\s(?:satisf|match|fit|meet)\w*"
+    r"|satisfies|matches|fits|meets|works|remains"
+    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\(?not\s(?:option\s)?\(?[A-J]\b"
 )
 _REJECTED = re.compile(
-    r"\s*(?:[^.,;\n]{0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
+    r"\s*(?:(?:(?!\b(?:because|since|as)\b)[^.,;\n]){0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
     r"(?:not|in(?:correct|accurate|valid)|wrong|false)\b"
+    r"|\s(?:(?:does|do|did|can|could|would|should|must)(?:\s?not|n't|'t)\b|fails?\b"
+    r"|(?:is|are|can\sbe|must\sbe)\s(?:also\s)?(?:eliminated|excluded|rejected|impossible|ruled\sout)\b)"
     r"|\s*:\s*(?:incorrect|wrong|invalid)\b"
     r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
+)
+_DISMISSED = re.compile(
+    r"\b(?:eliminat(?:e|ed|ing)|exclud(?:e|ed|ing)|reject(?:ed|ing)?|discard(?:ed|ing)?|rul(?:e|ed|ing)\sout)"
+    r"\s(?:(?:the|both)\s)?$|(?:\bnot|n't|\bcan(?:not|'t))\s(?:be\s)?$|(?:不(?:能|应该?|可)?|别|排除)$",
+    re.IGNORECASE,
 )
 _ANYWHERE = re.compile(
     r"\(([A-J])\)|\[([A-J])\]"
@@ -41,7 +50,13 @@ _ANYWHERE = re.compile(
 )
 _BEFORE_LETTERS = re.compile(r"[(\[]|(?i:option|choice|letter|answer)|选|项")
 _UP_TO_MARK = re.compile(r"[^).,;:\n]{0,60}(?:[.,]\d[^).,;:\n]{0,60})?")
-_TOGETHER = re.compile(r"\bboth\b|[A-J][)\]]?,?\s(?:and|or|&)\s(?:option\s)?[(\[]?[A-J](?![a-z])")
+_TOGETHER = re.compile(
+    r"\bboth\b|[A-J]\s?(?:和|与|或)\s?[A-J]|[A-J][)\]]?,?\s(?:and|or|&)\s(?:option\s)?[(\[]?[A-J](?![a-z])"
+)
+PAIRED = re.compile(
+    r"(?<![A-Za-z])[A-J][)\]]?(?:,?\s(?:and|or|&)\s|\s?(?:和|与|或|、|,)\s?)(?:[Oo]ption\s)?[(\[]?[A-J][)\]\"']?$"
+)
+"""A bare letter last, and another one joined to it."""
 _ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
@@ -103,6 +118,8 @@ def bracketed(sentence: str, options: OptionSet) -> list[int]:
     for match in _ANYWHERE.finditer(sentence):
         index = options.index(next(filter(None, match.groups())).upper())
         if index is None or _REJECTED.match(sentence, match.end(), match.end() + 100):
+            continue
+        if _DISMISSED.search(sentence, max(0, match.start() - 20), match.start()):
             continue
         found[index] = None
         second = _SECOND.match(sentence, match.end())

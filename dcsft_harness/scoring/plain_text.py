@@ -24,7 +24,8 @@ _OTHER_FORM = re.compile(f"[{''.join(_SAME)}]")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT = re.compile(r"(?:\\sqrt|√)\s*(?:\{([^{}]*)\}|(\d))")
 _STYLED = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathit|mathsf|mathbb|operatorname|boldsymbol|bm|mbox|fbox)"
+    r"\\(?:text|textbf|textit|textrm|textsf|textup|textnormal|texttt|textcircled"
+    r"|mathrm|mathbf|mathit|mathsf|mathtt|mathbb|operatorname|boldsymbol|bold|bm|mbox|fbox)"
     r"\s*\{([^{}]*)\}"
 )
 _STYLES = ("\\text", "\\math", "\\operatorname", "\\bold", "\\bm", "\\mbox", "\\fbox")
@@ -36,9 +37,16 @@ _MEANS = {
     "cdot": "·", "times": "×", "pi": "π", "approx": "≈", "thickapprox": "≈", "simeq": "≈",
     "rightarrow": " → ", "Rightarrow": " → ", "to": " → ", "implies": " → ", "boxed": " ", "div": "/",
     "\\": "\n", "newline": "\n",
+    "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "lt": "<", "gt": ">",
+    "ne": "≠", "neq": "≠", "pm": "±", "infty": "∞",
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "theta": "θ", "lambda": "λ", "mu": "μ",
+    "rho": "ρ", "phi": "φ", "omega": "ω", "Omega": "Ω",
+    **dict.fromkeys(("tiny", "small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"), " "),
     **dict.fromkeys(("left", "right", "displaystyle", "quad", "qquad", "bf", "rm", *",;:! ()[]"), " "),
 }  # fmt: skip
+_COLOURED = re.compile(r"\\(?:color|textcolor)\s?\{[^{}]{1,20}\}")
 _EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
+_NEGATIVE = re.compile(r"\b[Nn]egative (?=\d)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
@@ -98,6 +106,8 @@ def _root(match: "re.Match[str]") -> str:
 def _without_latex(text: str) -> str:
     if "\\circ" in text or "\\degree" in text:
         text = _RAISED.sub("°", _DEGREES.sub("°", text))
+    if "color" in text:
+        text = _COLOURED.sub("", text)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
         if any(style in text for style in _STYLES):
             text = _STYLED.sub(r"\1", text)
@@ -129,6 +139,8 @@ def plain(text: str) -> str:
         text = _without_latex(text)
     if "$" in text:
         text = text.replace("$", "")
+    if "egative " in text:
+        text = _NEGATIVE.sub("-", text)
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
         text = _EMPHASIS.sub(r"\1", text) if "*" in text else text

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 
 from dcsft_harness.scoring.cues import Cue, cues
-from dcsft_harness.scoring.labels import MARKED, bracketed, is_listing, label, together
+from dcsft_harness.scoring.labels import MARKED, PAIRED, bracketed, is_listing, label, together
 from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
 from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
     r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
-    r"|correspond(?:s|ing)? (?:to|with)"
+    r"|correspond(?:s|ing)? (?:to|with)|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly),?"
     r"|(?:it|this|that|which|these)(?:'s| is| must be| would be| should be| gives| means| leads to)"
     r"|(?:hence|therefore|thus|so|ans|ans\.)\s*[,:]?(?:\sit(?:'s| is))?)\s*(?::\s*)?(?:is\s)?(?:the\s)?",
     re.IGNORECASE,
@@ -51,6 +51,7 @@ _SUPPOSED = re.compile(r"\b(?:[Ii]f|[Ww]hen|[Gg]iven|[Ss]ince|[Aa]ssuming|[Ss]up
 _TURN = re.compile(r"\bbut\b|但")
 _AND = re.compile(r",?\s(?:and|while)\s")
 _EITHER = re.compile(r"\bor\b|或")
+_DENYING = re.compile(r"\b(?:unlike|not|neither|nor|except|between|among)\b|n't\b|不", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 
 
@@ -134,9 +135,15 @@ def _read_back(before: str, options: OptionSet) -> int | None:
         return None if len(lettered) > 1 and together(clause) else lettered[-1]
     alone = _BARE_LETTER_LAST.search(clause)
     if alone:
-        return options.index(alone[1])
+        return None if _is_pair(clause) else options.index(alone[1])
     marked = MARKED.findall(clause)
     return options.index(marked[-1]) if marked else conclusion(clause, options)
+
+
+def _is_pair(clause: str) -> bool:
+    """Whether a clause ends on two letters of which both are meant: "B and C", not "unlike B, C"."""
+    pair = PAIRED.search(clause)
+    return pair is not None and _DENYING.search(clause, 0, pair.start()) is None
 
 
 def conclusion(sentence: str, options: OptionSet) -> int | None:
