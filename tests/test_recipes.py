@@ -292,3 +292,9 @@ def test_every_shipped_recipe_loads():
     assert "digits" in recipe.shipped()
     for name in recipe.shipped():
         assert recipe.load(name).stages
+
+
+@pytest.mark.parametrize("scale", ["digits", "paper"])
+def test_all_experiments_share_an_output_folder(scale):
+    experiments = [name for name in recipe.shipped() if name != "digits"]
+    assert len(recipe.load(experiments, scale).stages) > 100
