@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -73,6 +74,14 @@ def open_processor(model: str) -> ProcessorMixin:
             "Give a checkpoint that was tuned for chats with images",
         )
     return processor
+
+
+def open_generation(model: str) -> GenerationConfig:
+    """How the base ends its answers, known without its weights."""
+    try:
+        return GenerationConfig.from_pretrained(model)
+    except OSError:  # a checkpoint need not have one
+        return GenerationConfig.from_model_config(open_config(model))
 
 
 def pixel_limits(processor: ProcessorMixin) -> PixelLimits | None:

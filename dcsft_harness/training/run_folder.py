@@ -23,6 +23,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
+CURVES = "runs"
+"""Where transformers has TensorBoard write, below the trainer's folder."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESUMING = ("optimizer*", "scheduler.pt", "rng_state*", "training_args.bin", "trainer_state.json", COMPLETE)
 """What only an interrupted run needs of a checkpoint, by pattern."""
@@ -90,7 +92,7 @@ class RunFolder:
     ) -> Iterator[manifest.Draft]:
         """Makes the finished artefact: the block fills the draft's folder, then it takes this one's place.
 
-        The newest `keep` checkpoints go with it, without what only an interrupted run needs.
+        The newest `keep` checkpoints go with it, without what only an interrupted run needs; and curves.
         """
         folder = self.folder / "draft"
         try:
@@ -102,6 +104,8 @@ class RunFolder:
                 # Not moved: a process that is killed here goes on from the last one.
                 skip = shutil.ignore_patterns(*_RESUMING)
                 shutil.copytree(checkpoint, folder / checkpoint.name, ignore=skip, copy_function=_linked)
+            if (self.folder / CURVES).is_dir():
+                shutil.copytree(self.folder / CURVES, folder / CURVES)
             sources = {role: path.resolve() for role, path in inputs.items()}
             manifest.seal(kind, draft, self._output.resolve(), dict(config), sources, seconds)
             card.write(folder, place=self._output.resolve())
