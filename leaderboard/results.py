@@ -216,8 +216,8 @@ def _opening(runs: Sequence[Path]) -> str:
         f"{minutes:.0f} minutes of stage time, on {raw['hardware']['cores']} cores "
         f"({raw['hardware']['machine']}).\n{versions}.\n\n"
         "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect). "
-        "Nothing was tuned towards a claim: every paradigm passes over the pool once, with the same learning "
-        "rate, as in the paper.\n"
+        "Nothing was tuned towards a claim: the trainings of a table take as many steps each, at one "
+        "learning rate, as in the paper.\n"
     )
 
 

@@ -1,5 +1,6 @@
 """Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dcsft_harness import manifest
+from dcsft_harness.cli.running import SAID
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint, sft, trainer
@@ -79,7 +81,16 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, t
     shutil.copytree(base, other)
     (other / "extra.json").write_text("{}")
     monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
-    for adapter, said in ((tmp_path / "first", "was trained on"), (base, "is not a PEFT folder")):
+    larger = tmp_path / "larger"
+    shutil.copytree(tmp_path / "first", larger)
+    (larger / "manifest.json").unlink()
+    weights = load_file(larger / "adapter_model.safetensors")
+    save_file({name: w.repeat(2, 2) for name, w in weights.items()}, larger / "adapter_model.safetensors")
+    for adapter, said in (
+        (tmp_path / "first", "was trained on"),
+        (larger, "does not fit"),
+        (base, "is not a PEFT folder"),
+    ):
         with pytest.raises(HarnessError, match=said):
             sft.train_sft(other, conversations(2), tmp_path / "out", SftConfig(), adapter=adapter)
     assert not (tmp_path / "out").exists()
@@ -107,6 +118,7 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loade
         ({"logging_strategy": "no"}, "extra: logging_strategy is set by the harness"),
         ({"save_only_model": True}, "extra: save_only_model is set by the harness"),
         ({"ignore_data_skip": True}, "extra: ignore_data_skip is set by the harness"),
+        ({"max_grad_norm": 0}, "extra: max_grad_norm=0 leaves gradients unmeasured"),
         ({"report_to": "tensorbord"}, "unknown report_to 'tensorbord'.*tensorboard"),
     ],
 )
@@ -234,3 +246,21 @@ def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(HarnessError, match="is not empty"):
         sft.train_sft(tmp_path / "no base", tmp_path / "no data", tmp_path / "out")
+
+
+def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
+    sft.train_sft(base, conversations(1), tmp_path / "first", SftConfig(max_steps=1))
+    told = json.loads((tmp_path / "first" / "manifest.json").read_text())
+    del told["inputs"]["model"]
+    told["config"]["model"] = "someone/base"
+    (tmp_path / "first" / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(HarnessError, match="first was trained on someone/base and not on someone/else"):
+        checkpoint.check_adapter(str(tmp_path / "first"), "someone/else")
+
+
+def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
+    config = SftConfig(max_steps=1, max_pixels=56 * 56)
+    notes = sft.train_sft(base, conversations(1), tmp_path / "out", config)
+    assert SAID["train sft"](notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
+    notes = notes | {"pixel_limits": notes["evaluation_pixel_limits"]}
+    assert SAID["train sft"](notes).endswith("layers")

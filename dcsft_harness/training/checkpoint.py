@@ -172,22 +172,32 @@ def box_convention(model: str, processor: ProcessorMixin) -> BoxConvention:
 
 
 def check_adapter(adapter: str, base: str) -> None:
-    """Refuses an adapter that is none, or that was trained on another base as far as its manifest tells.
+    """Refuses an adapter that is none, that does not fit, or whose manifest tells of another base.
+
+    No weights of the base are read.
 
     Raises:
         HarnessError: says which.
     """
     from dcsft_harness import manifest
+    from dcsft_harness.models import checkpoint as models
     from dcsft_harness.models.adapters import read_config
+    from dcsft_harness.models.settings import ModelSettings
 
     read_config(adapter, base)
     if (Path(adapter) / manifest.NAME).is_file():
-        known = manifest.read(Path(adapter)).inputs.get("model")
+        made = manifest.read(Path(adapter))
+        known, named = made.inputs.get("model"), made.config.get("model")
         if known is not None and Path(base).is_dir() and manifest.fingerprint(Path(base)) != known["sha256"]:
             raise HarnessError(
                 f"adapter {adapter} was trained on {known['path']} and not on {base}",
                 "Give the base that it has",
             )
+        if named is not None and not Path(base).is_dir() and named != base:
+            raise HarnessError(
+                f"adapter {adapter} was trained on {named} and not on {base}", "Give the base that it has"
+            )
+    models.check_adapter(ModelSettings(base, adapter), open_config(base))
 
 
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:

@@ -163,7 +163,8 @@ def _prepare(job: Job) -> Setup:
     conversations = training_data.read(job.data)
     checkpoint.open_config(base)
     if job.adapter is not None:
-        checkpoint.check_adapter(str(job.adapter), base)
+        with quietly():
+            checkpoint.check_adapter(str(job.adapter), base)
     processor = checkpoint.open_processor(base)
     shown = checkpoint.pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)

@@ -129,6 +129,12 @@ def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]
             made = kind(**ours, **(defaults | given))
     except (ValueError, TypeError, ImportError) as error:
         raise HarnessError(f"TRL refuses its arguments: {error}", "Correct `extra`") from error
+    if not made.max_grad_norm > 0:
+        raise HarnessError(
+            f"extra: max_grad_norm={made.max_grad_norm} leaves gradients unmeasured, and one that is not "
+            "finite unseen",
+            "Give 1e9 to clip none",
+        )
     _check_trackers(made.report_to or [])
     return made
 
