@@ -17,6 +17,8 @@ _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
 _CHECKPOINT = "checkpoint-"
 """How the folders of a run's earlier steps begin, which stay here."""
+_CURVES = "runs"
+"""TensorBoard's files, which have this machine's name in theirs; they stay here too."""
 _CLIENTS = ("httpx", "requests")
 _ORIGINS = ("base_model_name_or_path", "_name_or_path")
 """What in the configurations of PEFT and transformers may say where something lies on this machine."""
@@ -133,7 +135,7 @@ def _copy(folder: Path) -> Iterator[str]:
         rewritten = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             within = path.relative_to(folder)
-            if within.parts[0].startswith(_CHECKPOINT):
+            if within.parts[0].startswith(_CHECKPOINT) or within.parts[0] == _CURVES:
                 continue
             place = Path(copy) / within
             place.parent.mkdir(parents=True, exist_ok=True)

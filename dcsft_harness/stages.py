@@ -306,6 +306,7 @@ def _train(
     if isinstance(config, GrpoConfig):
         from dcsft_harness.training import grpo, prompts
 
+        more["settings"] = {} if scorer is None else {"scorer": scorer}
         with ranks.agreed():
             rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
         return grpo.train_grpo(base, rows, judge, output, config, **more)

@@ -23,7 +23,7 @@ from .summarise import summarise
 from .summary import Line, Summary
 from .table import markdown_text
 
-STATE, COSTS = "recipe.json", "costs.md"
+STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
 PICTURES = {
     "difficulty": ("id_ood", "gradient_norms"),
     "paradigms": ("id_ood", "cost"),
@@ -65,7 +65,8 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
         How many boards, and how many claims of each verdict.
 
     Raises:
-        HarnessError: a folder is no recipe's or has no finished board, or two have a board of one name.
+        HarnessError: a folder is no recipe's or has no finished board, or two have a board of one name; or
+            the pictures' folder holds other files.
     """
     where: dict[str, Path] = {}
     boards: dict[str, Summary] = {}
@@ -76,18 +77,39 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
         boards |= found
         where |= dict.fromkeys(found, run)
     findings = [*judge(boards), *other_findings(boards)]
-    pictures = page.with_suffix("")
-    shutil.rmtree(pictures, ignore_errors=True)
-    pictures.mkdir(parents=True)
+    pictures = _pictures(page)
     parts = [_opening(runs), _claims(findings)]
     for name, summary in boards.items():
         parts.append(_board(name, summary, where[name] / name, pictures))
     parts += [_costs(path.parent) for run in runs for path in sorted(run.glob(f"*/{COSTS}"))]
     page.write_text("\n".join(parts), encoding="utf-8")
     told = json.dumps([asdict(finding) for finding in findings], indent=2)
-    (pictures / "claims.json").write_text(told + "\n", encoding="utf-8")
+    (pictures / JUDGED).write_text(told + "\n", encoding="utf-8")
     verdicts = [finding.verdict for finding in findings]
     return {"boards": len(boards), **{name: verdicts.count(name) for name in dict.fromkeys(verdicts)}}
+
+
+def _pictures(page: Path) -> Path:
+    """An empty folder for a page's pictures and figures; those of an older page are removed.
+
+    Raises:
+        HarnessError: it would be the page itself, or it holds what no page has.
+    """
+    folder = page.with_suffix("")
+    if folder == page:
+        raise HarnessError(f"--output {page} has no ending", f"Write for example {page}.md")
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    strange = [path.name for path in found if path.suffix != ".png" and path.name != JUDGED]
+    if strange or folder.is_file():
+        raise HarnessError(
+            f"--output {page} would put its pictures into {folder}, which "
+            f"{f'holds {min(strange)}' if strange else 'is a file'}",
+            "Give the page another name",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        path.unlink()
+    return folder
 
 
 def read_boards(run: Path) -> dict[str, Summary]:
@@ -194,8 +216,8 @@ def _opening(runs: Sequence[Path]) -> str:
         f"{minutes:.0f} minutes of stage time, on {raw['hardware']['cores']} cores "
         f"({raw['hardware']['machine']}).\n{versions}.\n\n"
         "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect). "
-        "Nothing was tuned towards a claim: every paradigm passes over the pool once, with the same learning "
-        "rate, as in the paper.\n"
+        "Nothing was tuned towards a claim: the trainings of a table take as many steps each, at one "
+        "learning rate, as in the paper.\n"
     )
 
 

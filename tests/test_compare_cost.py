@@ -262,6 +262,13 @@ def test_scores_of_something_else_or_under_other_conditions_are_told(place):
         costs.compare([place / "sft"], [one, twice])
 
 
+def test_a_command_has_the_limit_of_the_other_scores(place):
+    cold = place / "cold"
+    limited = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=16)
+    commands = table.as_dict(costs.compare([place / "sft", place / "rl"], [limited]))["to_evaluate"]
+    assert commands and all("--limit 16 --tasks id1" in line for line in commands)
+
+
 def test_other_machines_and_versions_are_told(place, monkeypatch):
     assert costs.compare([place / "sft", place / "rl"]).remarks == ()
     monkeypatch.setattr(manifest, "hardware", lambda: {"processor": "another", "cores": 64})

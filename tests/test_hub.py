@@ -31,6 +31,8 @@ def adapter(tmp_path):
         (draft.folder / "adapter_config.json").write_text(json.dumps(given))
         (draft.folder / "adapter_model.safetensors").write_bytes(b"weights")
         (draft.folder / "checkpoint-2").mkdir()
+        (draft.folder / "runs" / "Nov28_janes-machine").mkdir(parents=True)
+        (draft.folder / "runs" / "Nov28_janes-machine" / "events").write_bytes(b"curve")
         (draft.folder / "checkpoint-2" / "README.md").write_text("base_model: /home/jane/models/base")
     return tmp_path / "adapter"
 

@@ -171,6 +171,20 @@ def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
     assert told[-1].startswith("# in all about") and "8 x H100" in told[-1]
 
 
+def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
+    assumed = {"assume": {"load": 0}, "tokens": {"cold": 400, "pool": 1000}}
+    said = [
+        estimate._length(recipe.Stage("x", verb, options, assumed), assumed["tokens"])
+        for verb, options in (
+            ("train cold-start", {}),
+            ("train sft", {}),
+            ("train sft", {"epochs": 2, "batch_size": 10}),
+            ("train grpo", {}),
+        )
+    ]
+    assert said == [(25, 16), (600, 16), (200, 10), (600, 128)]
+
+
 def test_estimates_grow_with_the_work():
     paper = estimate.of(recipe.load("paradigms", "paper"))
     assert paper["classification-grpo-0"].seconds > 3 * paper["classification-all-0"].seconds

@@ -174,14 +174,15 @@ def test_a_changed_file_of_ones_own_redoes_the_stage_that_reads_it(bench, tmp_pa
     assert bench.ran == ["rollouts"]
 
 
+@pytest.mark.parametrize("verb", ["sample", "train grpo, model: somewhere"])
 @pytest.mark.parametrize("rooted", [False, True])
-def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, rooted):
+def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, rooted, verb):
     (tmp_path / "mine.jsonl").write_text('{"problem": "?", "solution": "1", "image": "a.png"}\n{not json\n')
     folder = tmp_path / "pictures" if rooted else tmp_path
     folder.mkdir(exist_ok=True)
     root = f", image_root: '{folder}'" if rooted else ""
     text = (
-        f"stages: [{{stage: rollouts, verb: sample, data: '{tmp_path / 'mine.jsonl'}', scorer: math{root}}}]"
+        f"stages: [{{stage: rollouts, verb: {verb}, data: '{tmp_path / 'mine.jsonl'}', scorer: math{root}}}]"
     )
     # Missing at first: what is wrong with a row is the stage's to say.
     bench.run(text)
@@ -292,3 +293,9 @@ def test_every_shipped_recipe_loads():
     assert "digits" in recipe.shipped()
     for name in recipe.shipped():
         assert recipe.load(name).stages
+
+
+@pytest.mark.parametrize("scale", ["digits", "paper"])
+def test_all_experiments_share_an_output_folder(scale):
+    experiments = [name for name in recipe.shipped() if name != "digits"]
+    assert len(recipe.load(experiments, scale).stages) > 100

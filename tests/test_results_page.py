@@ -121,6 +121,16 @@ def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
     assert {one["verdict"] for one in told} >= {"held", "cannot be told"}
 
 
+def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text("{}")
+    with pytest.raises(HarnessError, match=r"mine\.md would put its pictures into .*holds manifest\.json"):
+        results.write([run], tmp_path / "mine.md")
+    with pytest.raises(HarnessError, match="mine has no ending"):
+        results.write([run], tmp_path / "mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "manifest.json"]
+
+
 def test_what_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(HarnessError, match="is no output folder of `dcsft run`"):
         results.write([tmp_path], tmp_path / "page.md")

@@ -83,6 +83,10 @@ def test_other_answers_stay_as_they_are():
         ("[20, 10, 100, 50]", [20, 10, 100, 60], "row 0: its column box is .*, and it lacks that box: '"),
         ("a goose", [20, 10, 100, 50], "it lacks that box: 'a goose'"),
         ("[20, 10, 100, 50]", [20, 10], "it lacks that box"),
+        ("[20, 10, 100, 50]", [20, float("nan"), 100, 50], "it lacks that box"),
+        ("[20, 10, 100, 50]", [20, None, 100, 50], "is .20.0, None, 100.0, 50.0., and no list of four"),
+        ("[100, 10, 20, 50]", [100, 10, 20, 50], "row 0: the box .* has no area in its picture of 200 x 100"),
+        ("[210, 10, 220, 50]", [210, 10, 220, 50], "has no area in its picture of 200 x 100"),
     ],
 )
 def test_a_column_that_contradicts_the_answer_is_refused(answer, box, said):
@@ -95,6 +99,12 @@ def test_a_box_without_a_picture_is_refused():
     bare["messages"][0] = {"role": "user", "content": "Where?"}
     with pytest.raises(HarnessError, match="it lacks a picture"):
         read(bare)
+
+
+def test_a_column_box_of_something_else_is_refused():
+    rows = Dataset.from_list([{name: row("a", None)[name] for name in ("messages", "images")}])
+    with pytest.raises(HarnessError, match="row 0: its column box is 'wood', and no list of four numbers"):
+        data.read(rows.add_column("box", ["wood"]))
 
 
 def test_a_picture_that_cannot_be_resized_is_refused():
@@ -131,6 +141,11 @@ def test_whole_numbers_of_any_box_with_an_area_have_one(box):
     assert parse_box(str(made)) == made
 
 
+def test_a_text_in_which_the_box_cannot_be_told_from_a_copy_is_not_rewritten():
+    text = "<answer>[20, 10, 100, 50]</answer>, so [20, 10, 100, 50]"
+    assert rewritten(text, [1, 2, 3, 4]) is None
+
+
 def test_a_text_without_a_box_is_not_rewritten():
     assert rewritten("a goose", [1, 2, 3, 4]) is None
     with pytest.raises(HarnessError, match="box_space 'pixel'"):
@@ -154,6 +169,15 @@ def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkey
     notes = sft.train_sft(base, rows, tmp_path / "out", config)
     assert open_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[100, 100, 500, 500]")
     assert notes["box_space"] == "norm1000"
+
+
+def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("dcsft_harness.training.checkpoint.load_model", lambda *given: pytest.fail("loaded"))
+    twice = "<answer>[20, 10, 100, 50]</answer>, so [20, 10, 100, 50]"
+    rows = Dataset.from_list([row(twice, [20, 10, 100, 50])], features=FEATURES)
+    with pytest.raises(HarnessError, match="row 0: the box cannot be replaced in"):
+        sft.train_sft(checkpoint("qwen3_vl"), rows, tmp_path / "out", SftConfig(max_steps=1))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_curated_set_says_which_answers_are_boxes(tmp_path):

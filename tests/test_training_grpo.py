@@ -2,13 +2,14 @@
 
 import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dcsft_harness import harness, manifest
+from dcsft_harness import harness, manifest, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint, data, grpo, prompts
 from dcsft_harness.training.config import GrpoConfig
@@ -166,6 +167,13 @@ def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp
         (prompts_of(5), Parity(4), CONFIG, "has the item item4, which task parity has not"),
         (prompts_of(1), Parity(4), CONFIG, "1 prompts, fewer than the 2 of a step"),
         (prompts_of(4), Parity(4), GrpoConfig(**{**vars(CONFIG), "extra": {"beta": 1}}), "beta is set by"),
+        (
+            prompts_of(4),
+            Parity(4),
+            GrpoConfig(**{**vars(CONFIG), "save_steps": 3, "extra": {"num_iterations": 2}}),
+            "save_steps=3: each draw is learned from in 2 steps.*Give a multiple of 2",
+        ),
+        (prompts_of(4).add_column("weight", [1.0] * 4), Parity(4), CONFIG, "a column weight, which GRPO"),
         (prompts_of(4), Parity(4), GrpoConfig(**{**vars(CONFIG), "extra": {"betta": 1}}), "betta.*beta"),
     ):
         with pytest.raises(HarnessError, match=said):
@@ -223,6 +231,19 @@ def test_the_reward_is_what_labelling_says():
         doc = task.eval_docs_no_media[judge.doc_ids[item]]
         for text in (doc["target"], f" {doc['target'].upper()}. ", "goose", ""):
             assert judge.reward(item, text) == harness.score_of(task, task.process_results(doc, [text]))[0]
+    for given in (("exact_word", None), (None, Path("pictures"))):
+        with pytest.raises(HarnessError, match="goes with a JSONL file. The task dcsft_digits_pool brings"):
+            prompts.open_data("dcsft_digits_pool", *given)
     assert judge.longest == task.config.generation_kwargs["max_new_tokens"]
     with pytest.raises(HarnessError, match="has no item"):
         Judge(task, {}).reward("x", "y")
+
+
+def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"problem": "Two?", "solution": "2"}\n')
+    asked = []
+    monkeypatch.setattr(grpo, "perform", lambda job, make: asked.append(job.recorded()[0]) or {})
+    for scorer in ("math", "exact_word"):
+        given = {"model": "digits", "data": str(tmp_path / "mine.jsonl"), "scorer": scorer}
+        stages.grpo(tmp_path / "out", **given)
+    assert [settings["scorer"] for settings in asked] == ["math", "exact_word"]

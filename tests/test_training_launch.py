@@ -450,6 +450,11 @@ class TestWhatIsStarted:
         assert (read["num_processes"], read["launch"], read["extra"]) == (2, "zero2", {})
 
 
+def test_a_value_that_is_no_yaml_is_refused(capsys):
+    assert main(["train", "sft", "--model=m", "--data=d", "--output=o", "--set", "optim_args=[1"]) == 1
+    assert "dcsft: --set 'optim_args=[1': its value is not YAML. Write" in capsys.readouterr().err
+
+
 class TestHowALaunchEnded:
     @pytest.mark.parametrize(
         ("codes", "error", "said"),

@@ -1,17 +1,22 @@
 """Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import trl
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from dcsft_harness import manifest
+from dcsft_harness.cli.running import SAID
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, sft
+from dcsft_harness.training import checkpoint, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -76,7 +81,16 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, t
     shutil.copytree(base, other)
     (other / "extra.json").write_text("{}")
     monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
-    for adapter, said in ((tmp_path / "first", "was trained on"), (base, "is not a PEFT folder")):
+    larger = tmp_path / "larger"
+    shutil.copytree(tmp_path / "first", larger)
+    (larger / "manifest.json").unlink()
+    weights = load_file(larger / "adapter_model.safetensors")
+    save_file({name: w.repeat(2, 2) for name, w in weights.items()}, larger / "adapter_model.safetensors")
+    for adapter, said in (
+        (tmp_path / "first", "was trained on"),
+        (larger, "does not fit"),
+        (base, "is not a PEFT folder"),
+    ):
         with pytest.raises(HarnessError, match=said):
             sft.train_sft(other, conversations(2), tmp_path / "out", SftConfig(), adapter=adapter)
     assert not (tmp_path / "out").exists()
@@ -100,10 +114,73 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loade
         ({"learning_rate": 1.0}, "extra: learning_rate is set by the harness"),
         ({"max_length": 512}, "extra: max_length is set by the harness"),
         ({"optim": "sgdd"}, "TRL refuses its arguments: .*sgdd"),
+        ({"adam_epsilon": "small"}, "extra: adam_epsilon='small' is not a number"),
+        ({"logging_strategy": "no"}, "extra: logging_strategy is set by the harness"),
+        ({"save_only_model": True}, "extra: save_only_model is set by the harness"),
+        ({"ignore_data_skip": True}, "extra: ignore_data_skip is set by the harness"),
+        ({"max_grad_norm": 0}, "extra: max_grad_norm=0 leaves gradients unmeasured"),
+        ({"report_to": "tensorbord"}, "unknown report_to 'tensorbord'.*tensorboard"),
     ],
 )
 def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, message):
     refused(message, base, tmp_path, SftConfig(max_steps=1, extra=extra))
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
+    config = SftConfig(extra={"report_to": "tensorboard"})
+    refused(
+        "report_to=tensorboard needs a package that is not installed: .*pip install", base, tmp_path, config
+    )
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    ours = {**trainer.managed(SftConfig(), torch.float32, Path("out")), **trainer.SFT_MANAGED}
+    given = {"adam_epsilon": "1e-7", "optim_args": "1e-7", "dataloader_num_workers": "2"}
+    made = trainer.arguments(trl.SFTConfig, ours, given)
+    assert (made.adam_epsilon, made.optim_args, made.dataloader_num_workers) == (1e-7, "1e-7", 2)
+
+
+def test_a_run_that_is_gone_on_with_needs_no_room_for_what_is_on_the_disk(base, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def progress(step, total, figures):
+        if step == 2:
+            raise Stop
+
+    config = ColdStartConfig(max_steps=3, epochs=None, batch_size=1, save_steps=1)
+    with pytest.raises(Stop):
+        sft.train_cold_start(base, conversations(2), tmp_path / "out", config, progress=progress)
+    there = tmp_path / "out" / "unfinished" / "checkpoint-1"
+    size = sum(path.stat().st_size for path in there.rglob("*"))
+    # A new checkpoint beside the one there, and the result; a new run needs one checkpoint more.
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(1.5 * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(HarnessError, match="checkpoints of all parameters need"):
+        sft.train_cold_start(base, conversations(2), tmp_path / "new", config)
+    assert sft.train_cold_start(base, conversations(2), tmp_path / "out", config, resume=True)["steps"] == 3
+
+
+def test_curves_outlive_the_run(base, tmp_path):
+    def progress(step, total, figures):
+        folder = tmp_path / "out" / "unfinished" / "runs" / "today"
+        folder.mkdir(parents=True)
+        (folder / "events").write_text("curve")
+
+    sft.train_sft(base, conversations(1), tmp_path / "out", SftConfig(max_steps=1), progress=progress)
+    assert "runs/today/events" in manifest.read(tmp_path / "out").files
+    assert manifest.is_intact(tmp_path / "out")
+
+
+def test_weights_with_another_loss_are_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    rows = conversations(2).add_column("weight", [0.5, 1.5])
+    for extra in ({"loss_type": "dft"}, {"label_smoothing_factor": 0.1}):
+        refused(
+            "a column weight, which weighs the plain loss alone", base, tmp_path, SftConfig(extra=extra), rows
+        )
 
 
 @pytest.mark.parametrize("train", [sft.train_sft, sft.train_cold_start])
@@ -169,3 +246,21 @@ def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(HarnessError, match="is not empty"):
         sft.train_sft(tmp_path / "no base", tmp_path / "no data", tmp_path / "out")
+
+
+def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
+    sft.train_sft(base, conversations(1), tmp_path / "first", SftConfig(max_steps=1))
+    told = json.loads((tmp_path / "first" / "manifest.json").read_text())
+    del told["inputs"]["model"]
+    told["config"]["model"] = "someone/base"
+    (tmp_path / "first" / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(HarnessError, match="first was trained on someone/base and not on someone/else"):
+        checkpoint.check_adapter(str(tmp_path / "first"), "someone/else")
+
+
+def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
+    config = SftConfig(max_steps=1, max_pixels=56 * 56)
+    notes = sft.train_sft(base, conversations(1), tmp_path / "out", config)
+    assert SAID["train sft"](notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
+    notes = notes | {"pixel_limits": notes["evaluation_pixel_limits"]}
+    assert SAID["train sft"](notes).endswith("layers")

@@ -76,7 +76,16 @@ def _trained(notes: Mapping[str, Any]) -> str:
     if "adapted" in notes:
         layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
         weights += f" on {layers} layers"
-    return ", ".join([*parts, weights])
+    return ", ".join([*parts, weights, *_other_pixels(notes)])
+
+
+def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
+    """What training showed otherwise than evaluation will, if anything."""
+    trained, shown = notes.get("pixel_limits"), notes.get("evaluation_pixel_limits")
+    if not trained or not shown or trained == shown:
+        return []
+    ranges = [f"{limits['low']} to {limits['high']}" for limits in (trained, shown)]
+    return [f"images of {ranges[0]} pixels (in evaluation {ranges[1]})"]
 
 
 def _overlap(notes: Mapping[str, Any]) -> str:

@@ -109,7 +109,9 @@ def _given(
         try:
             read = yaml.safe_load(config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise HarnessError(f"--config {config} is not YAML: {' '.join(str(error).split())}") from error
+            raise HarnessError(
+                f"--config {config} is not YAML: {' '.join(str(error).split())}", "Mend it"
+            ) from error
         if not isinstance(read, dict):
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one a line")
         known = {*LAUNCH, *(field.name for field in fields(kind))}
@@ -121,8 +123,13 @@ def _given(
             raise HarnessError(
                 f"--set {text!r} is not name=value", "Write for example --set neftune_noise_alpha=5"
             )
-        extra[name] = yaml.safe_load(value)
-    ours["extra"] = {**ours.get("extra", {}), **extra}
+        try:
+            extra[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise HarnessError(
+                f"--set {text!r}: its value is not YAML", "Write a number, a word, true, false, or quote it"
+            ) from error
+    ours["extra"] = {**(ours.get("extra") or {}), **extra}
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     return {**ours, **given}
 

@@ -99,6 +99,8 @@ def command(standing: Standing, scores: Scores) -> str | None:
     model = str(settings.get("model", "dcsft_hf"))
     words = ["dcsft", "evaluate", *([] if model == "dcsft_hf" else ["--model", model])]
     words += ["--model-args", ",".join(f"{name}={value}" for name, value in given.items())]
+    limits = {notes.get("limit") for notes in scores.tasks.values()}
+    words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
     words += ["--tasks", ",".join(scores.tasks), "--output", f"scores-{standing.run.name}-{folder.name}"]
     return shlex.join(words)
 

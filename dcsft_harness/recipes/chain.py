@@ -30,7 +30,7 @@ def key(stage: Stage, output: Path) -> str:
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
     brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage.options)}
-    if stage.verb == "sample" and Path(str(stage.options.get("data"))).is_file():
+    if stage.verb in ("sample", "train grpo") and Path(str(stage.options.get("data"))).is_file():
         root = stage.options.get("image_root")
         images = own_data.images_sha256(Path(stage.options["data"]), None if root is None else Path(root))
         brought["the images"] = images

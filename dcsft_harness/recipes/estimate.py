@@ -15,10 +15,12 @@ items the pool, the cold start and the evaluations have.
 Published sizes and round throughputs: good for telling an hour from a day, and no more.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dcsft_harness.recipes.recipe import Recipe, Stage
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 
 class Estimate(NamedTuple):
@@ -102,11 +104,21 @@ def _evaluating(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float,
     return prefill + tokens["evaluated"] * tokens["answer"] / assumed["drawn"], 0.9e9 * assumed["gigabytes"]
 
 
+def _length(stage: Stage, tokens: Numbers) -> tuple[float, float]:
+    """Optimizer steps, and samples in each; the trainer's defaults where the stage says nothing."""
+    kind: Any = {"train sft": SftConfig, "train grpo": GrpoConfig}.get(stage.verb, ColdStartConfig)
+    options = stage.options
+    batch = float(options.get("batch_size") or kind.batch_size)
+    rows = tokens["cold"] if kind is ColdStartConfig else tokens["pool"]
+    if options.get("epochs") or (kind is ColdStartConfig and not options.get("max_steps")):
+        return math.ceil(rows / batch) * float(options.get("epochs") or 1), batch
+    return float(options.get("max_steps") or kind.max_steps), batch
+
+
 def _training(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
     options = stage.options
     full = bool(options.get("full")) or stage.verb == "train cold-start"
-    batch = float(options.get("batch_size") or 16)
-    steps = float(options.get("max_steps") or tokens["cold"] / batch)
+    steps, batch = _length(stage, tokens)
     length = tokens["prompt"] + tokens["answer"]
     # Forward, gradient of activations, recomputed activations; and the weights' gradient where all train.
     passes = 4.0 if full else 3.0
@@ -119,7 +131,7 @@ def _training(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, f
 
 def _reinforcing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
     seconds, memory = _training(stage, assumed, tokens)
-    steps, batch = float(stage.options["max_steps"]), float(stage.options["batch_size"])
+    steps, batch = _length(stage, tokens)
     length = tokens["prompt"] + tokens["answer"]
     drawn = steps * batch * tokens["answer"] / assumed["trained"]
     # The prefill of the draws, and the reference's log-probabilities.

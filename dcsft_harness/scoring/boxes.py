@@ -147,7 +147,7 @@ def to_pixels(
 
 
 def rewritten(response: str, numbers: Sequence[int]) -> str | None:
-    """A text with other numbers in the box that it states; None if it states none that can be replaced.
+    """A text that states a box of other numbers; None if it states none, or where is not clear.
 
     rewritten('[{"bbox_2d": [10, 20, 110, 220]}]', [15, 41, 171, 458]) -> '[{"bbox_2d": [15, 41, 171, 458]}]'
     """
@@ -158,7 +158,9 @@ def rewritten(response: str, numbers: Sequence[int]) -> str | None:
     spans = [span for span in map(match.span, range(1, len(match.groups()) + 1)) if span[0] >= 0]
     for (begin, end), number in reversed(list(zip(spans, numbers, strict=True))):
         part = f"{part[:begin]}{number}{part[end:]}"
-    return response[:start] + part + response[start + len(answer_part(response)) :]
+    whole = response[:start] + part + response[start + len(answer_part(response)) :]
+    # The same text may follow the part that counts.
+    return whole if parse_box(whole) == [float(number) for number in numbers] else None
 
 
 def from_pixels(

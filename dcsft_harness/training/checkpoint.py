@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -73,6 +74,14 @@ def open_processor(model: str) -> ProcessorMixin:
             "Give a checkpoint that was tuned for chats with images",
         )
     return processor
+
+
+def open_generation(model: str) -> GenerationConfig:
+    """How the base ends its answers, known without its weights."""
+    try:
+        return GenerationConfig.from_pretrained(model)
+    except OSError:  # a checkpoint need not have one
+        return GenerationConfig.from_model_config(open_config(model))
 
 
 def pixel_limits(processor: ProcessorMixin) -> PixelLimits | None:
@@ -163,22 +172,32 @@ def box_convention(model: str, processor: ProcessorMixin) -> BoxConvention:
 
 
 def check_adapter(adapter: str, base: str) -> None:
-    """Refuses an adapter that is none, or that was trained on another base as far as its manifest tells.
+    """Refuses an adapter that is none, that does not fit, or whose manifest tells of another base.
+
+    No weights of the base are read.
 
     Raises:
         HarnessError: says which.
     """
     from dcsft_harness import manifest
+    from dcsft_harness.models import checkpoint as models
     from dcsft_harness.models.adapters import read_config
+    from dcsft_harness.models.settings import ModelSettings
 
     read_config(adapter, base)
     if (Path(adapter) / manifest.NAME).is_file():
-        known = manifest.read(Path(adapter)).inputs.get("model")
+        made = manifest.read(Path(adapter))
+        known, named = made.inputs.get("model"), made.config.get("model")
         if known is not None and Path(base).is_dir() and manifest.fingerprint(Path(base)) != known["sha256"]:
             raise HarnessError(
                 f"adapter {adapter} was trained on {known['path']} and not on {base}",
                 "Give the base that it has",
             )
+        if named is not None and not Path(base).is_dir() and named != base:
+            raise HarnessError(
+                f"adapter {adapter} was trained on {named} and not on {base}", "Give the base that it has"
+            )
+    models.check_adapter(ModelSettings(base, adapter), open_config(base))
 
 
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:

@@ -11,7 +11,6 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +119,28 @@ def read(data: Path | Dataset) -> Conversations:
 def _boxed(turns: Turns, box: Sequence[float], sizes: Sequence[tuple[int, int]], where: str) -> Turns:
     """A conversation with the box that its answer states, and the size of the picture that it is in."""
     stated = parse_box(turns.answer)
+    if not isinstance(box, list) or not all(isinstance(end, int | float) for end in box):
+        raise HarnessError(
+            f"{where}: its column box is {box!r}, and no list of four numbers",
+            "Write the answer's box in original-image pixels there, or give the column another name",
+        )
     # Targets are written with two decimals.
-    same = stated is not None and len(box) == 4 and max(map(abs, map(sub, stated, box))) <= 0.011
+    same = (
+        stated is not None
+        and len(box) == 4
+        and all(abs(a - b) <= 0.011 for a, b in zip(stated, box, strict=True))
+    )
     if not same or not sizes:
         lacks = "a picture" if same else f"that box: {turns.answer[:80]!r}"
         raise HarnessError(
             f"{where}: its column box is {list(box)}, and it lacks {lacks}",
             "Write the answer's box in original-image pixels there, or leave the cell empty",
+        )
+    width, height = sizes[0]
+    if not (box[0] < box[2] and box[1] < box[3] and box[0] < width and box[1] < height and min(box[2:]) > 0):
+        raise HarnessError(
+            f"{where}: the box {box} has no area in its picture of {width} x {height} pixels",
+            "Write x1, y1, x2, y2 in original-image pixels, x1 < x2 and y1 < y2",
         )
     return replace(turns, box=list(box), size=sizes[0])
 

@@ -1,5 +1,6 @@
 """GRPO: a base, prompts and the task that judges completions in; an adapter or a checkpoint out."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -246,6 +247,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     longest = config.max_completion_length or judge.longest
     ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
     args = arguments(trl.GRPOConfig, ours, config.extra)
+    _check_draws(args, config)
     if args.use_vllm:
         _check_vllm(args, setup)
     conventions.declare(checkpoint.box_convention(str(job.model), setup.processor))
@@ -266,6 +268,23 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
             )
 
     return make
+
+
+def _check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GRPOConfig
+    """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
+
+    Raises:
+        HarnessError: says which steps would do.
+    """
+    passes = args.steps_per_generation * args.num_iterations
+    steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    if config.save_steps is not None and config.save_steps % steps:
+        raise HarnessError(
+            f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
+            f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
+            "goes on from between them would draw anew",
+            f"Give a multiple of {steps}",
+        )
 
 
 def _check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfig
@@ -301,7 +320,7 @@ def _check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConf
 
 
 def _check(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
-    """Refuses a set that the task does not judge, or that is too small for a batch.
+    """Refuses a set that the task does not judge, that has weights, or that is too small for a batch.
 
     Raises:
         HarnessError: says which.
@@ -311,6 +330,11 @@ def _check(conversations: Conversations, judge: Judge, config: GrpoConfig) -> No
         raise HarnessError(
             f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
             "Give the task that the set was made from",
+        )
+    if conversations.weights is not None:
+        raise HarnessError(
+            f"{conversations.name} has a column weight, which GRPO has no use for",
+            "Curate without --weight: GRPO's advantages weigh prompts by p(1-p) themselves",
         )
     needed = config.batch_size // config.num_generations
     if len(conversations.turns) < needed:

@@ -22,7 +22,8 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
         The folder, or an open `datasets.Dataset`; and the judge of its items.
 
     Raises:
-        HarnessError: it cannot be opened, or its task is another than when it was sampled.
+        HarnessError: it cannot be opened, its task is another than when it was sampled, or a scorer or
+            images are named for a task, which has its own.
     """
     path = Path(data)
     if path.is_dir():
@@ -32,6 +33,7 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
     else:
         if data not in harness.task_index():
             raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
+        _refuse_options(data, scorer, image_root)
         opened = harness.open_tasks([data])
         if len(opened) != 1:
             raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
@@ -68,4 +70,16 @@ def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path |
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )
         return own_data.open_file(path, scorer or rollouts.config["scorer"], image_root)
+    _refuse_options(rollouts.config["task"], scorer, image_root)
     return next(iter(harness.open_tasks([rollouts.config["task"]]).values()))
+
+
+def _refuse_options(task: str, scorer: str | None, image_root: Path | None) -> None:
+    """Refuses what only a JSONL file needs.
+
+    Raises:
+        HarnessError: names the option.
+    """
+    for option, value in (("--scorer", scorer), ("--image-root", image_root)):
+        if value is not None:
+            raise HarnessError(f"{option} {value} goes with a JSONL file", f"The task {task} brings its own")

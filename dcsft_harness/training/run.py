@@ -44,6 +44,7 @@ class Job:
         progress: called after each step.
         resume: go on from the newest checkpoint of an interrupted run in `output`.
         source: what an open data set was made from: a task's name or a file.
+        settings: further settings that decide the result, by name.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Job:
     progress: Progress | None = None
     resume: bool = False
     source: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -65,7 +67,7 @@ class Job:
 
     def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
         """The settings and the inputs that the manifest records; names stand for what has no folder."""
-        settings = {"method": self.method, **self.config.as_dict()}
+        settings = {"method": self.method, **self.config.as_dict(), **self.settings}
         sources = dict(self.inputs)
         if Path(self.model).is_dir():
             sources["model"] = Path(self.model)
@@ -159,7 +161,8 @@ def _prepare(job: Job) -> Setup:
     conversations = training_data.read(job.data)
     checkpoint.open_config(base)
     if job.adapter is not None:
-        checkpoint.check_adapter(str(job.adapter), base)
+        with quietly():
+            checkpoint.check_adapter(str(job.adapter), base)
     processor = checkpoint.open_processor(base)
     shown = checkpoint.pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
@@ -188,6 +191,9 @@ def _check_room(job: Job) -> None:
     weights = sum(path.stat().st_size for path in base.glob("*.safetensors")) / size * 4
     # One more than stays, as a new one is whole before the oldest goes; and the result.
     needed = weights * (3 * ((job.config.keep or 1) + 1) + 1)
+    # A run that is gone on with has some of that on the disk already.
+    for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
+        needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
     free = shutil.disk_usage(job.output).free
     if free < needed:
         raise HarnessError(

@@ -26,6 +26,8 @@ LOCK, COMPLETE = "lock", "complete.json"
 INDIFFERENT = ("save_steps", "keep")
 """Settings that decide nothing of a result, so that a run may go on with others."""
 _LAUNCH = ("processes", "sharding")
+CURVES = "runs"
+"""Where transformers has TensorBoard write, below the trainer's folder."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESUMING = ("optimizer*", "scheduler.pt", "rng_state*", "training_args.bin", "trainer_state.json", COMPLETE)
 """What only an interrupted run needs of a checkpoint, by pattern."""
@@ -113,7 +115,7 @@ class RunFolder:
     ) -> Iterator[manifest.Draft]:
         """Makes the finished artefact: the block fills the draft's folder, then it takes this one's place.
 
-        The newest `keep` checkpoints go with it, without what only an interrupted run needs.
+        The newest `keep` checkpoints go with it, without what only an interrupted run needs; and curves.
         """
         folder = self.folder / "draft"
         try:
@@ -124,6 +126,8 @@ class RunFolder:
             for checkpoint in checkpoints(self.folder)[::-1][:keep]:
                 # Not moved: a process that is killed here goes on from the last one.
                 link(checkpoint, folder / checkpoint.name)
+            if (self.folder / CURVES).is_dir():
+                shutil.copytree(self.folder / CURVES, folder / CURVES)
             sources = {role: path.resolve() for role, path in inputs.items()}
             manifest.seal(kind, draft, self._output.resolve(), dict(config), sources, seconds)
             card.write(folder, place=self._output.resolve())

@@ -202,17 +202,25 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
         )
 
+    if setup.conversations.weights is not None and (args.loss_type != "nll" or args.label_smoothing_factor):
+        raise HarnessError(
+            f"loss_type={args.loss_type}, label_smoothing_factor={args.label_smoothing_factor:g}: "
+            f"{setup.conversations.name} has a column weight, which weighs the plain loss alone",
+            "Leave them out, or curate without --weight",
+        )
+    template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
+    convention = checkpoint.box_convention(str(job.model), setup.processor)
+    if any(turns.box is not None for turns in setup.conversations.turns):
+        setup.notes["box_space"] = convention.space
+    rows = samples(setup.conversations, template, convention)
+
     def make() -> SftTrainer:
-        template = Template.of(setup.processor, setup.network.generation_config)
-        convention = checkpoint.box_convention(str(job.model), setup.processor)
-        if any(turns.box is not None for turns in setup.conversations.turns):
-            setup.notes["box_space"] = convention.space
         with quietly():
             return SftTrainer(
                 setup.conversations.weights,
                 model=setup.network,
                 args=args,
-                train_dataset=samples(setup.conversations, template, convention),
+                train_dataset=rows,
                 processing_class=setup.processor,
                 peft_config=setup.peft_config,
             )

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import trl
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -55,8 +56,15 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         # True would log the average of earlier losses in place of one that is not a number.
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
+        "logging_strategy": "steps",
         "save_strategy": "no" if config.save_steps is None else "steps",
         "save_steps": config.save_steps or 500,
+        # A run that is gone on with needs the optimizer's state, and the place in the data's order.
+        "save_only_model": False,
+        "save_total_limit": None,
+        "ignore_data_skip": False,
+        "auto_find_batch_size": False,
+        "fp16": False,
         "eval_strategy": "no",
         "disable_tqdm": True,
     }
@@ -92,7 +100,7 @@ def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]
 
     Raises:
         HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
-            another name, or has a value that TRL refuses.
+            another name, has a value that TRL refuses, or names a tracker that is not installed.
     """
     known = {item.name for item in fields(kind) if item.init}
     for name in extra:
@@ -103,6 +111,8 @@ def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]
             )
         if name not in known:
             raise unknown_name("TRL argument", name, known)
+    kinds = get_type_hints(kind)
+    given = {name: _numbered(name, kinds[name], value) for name, value in extra.items()}
     defaults = {
         # Recomputing activations trades a third of the speed for memory that only large models need.
         "gradient_checkpointing": torch.cuda.is_available(),
@@ -116,9 +126,51 @@ def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]
         defaults["loss_type"] = "grpo"  # each completion counts alike, as in the paper's trainer
     try:
         with quietly():
-            return kind(**ours, **(defaults | dict(extra)))
+            made = kind(**ours, **(defaults | given))
     except (ValueError, TypeError, ImportError) as error:
         raise HarnessError(f"TRL refuses its arguments: {error}", "Correct `extra`") from error
+    if not made.max_grad_norm > 0:
+        raise HarnessError(
+            f"extra: max_grad_norm={made.max_grad_norm} leaves gradients unmeasured, and one that is not "
+            "finite unseen",
+            "Give 1e9 to clip none",
+        )
+    _check_trackers(made.report_to or [])
+    return made
+
+
+def _numbered(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a type expression and a value of it
+    """A number that arrived as text, as YAML reads 1e-5; anything else as it is.
+
+    Raises:
+        HarnessError: the argument takes numbers alone, and this is none.
+    """
+    kinds = get_args(kind) or (kind,)
+    if not isinstance(value, str) or str in kinds or not {int, float} & set(kinds):
+        return value
+    for number in (int, float):
+        if number in kinds:
+            with contextlib.suppress(ValueError):
+                return number(value)
+    raise HarnessError(f"extra: {name}={value!r} is not a number", "Give one")
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that transformers does not know or that are not installed, before weights are read.
+
+    Raises:
+        HarnessError: names the tracker.
+    """
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise unknown_name("report_to", str(name), INTEGRATION_TO_CALLBACK)
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise HarnessError(
+                f"report_to={name} needs a package that is not installed: {error}",
+                f"Install it (pip install {name}), or leave report_to out",
+            ) from error
 
 
 @contextlib.contextmanager
