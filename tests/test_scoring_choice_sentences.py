@@ -120,6 +120,12 @@ DENIED = [
     ("The answer is C rather than B.", COLOURS, "C"),
     ("The answer is C instead of B because it is green", COLOURS, "C"),
     ("The answer is C (not B).", COLOURS, "C"),
+    ("The correct option is **B** and not **A**.", COLOURS, "B"),
+    ("The answer cannot be determined.", ["3", "5", "Cannot be determined"], "C"),
+    ("The correct answer cannot be determined.", ["3", "5", "7"], None),
+    ("The statement that must be true is C.", COLOURS, "C"),
+    ("The answer that cannot be true is (C).", COLOURS, "C"),
+    ("The answer that is not red is a lot of work.", COLOURS, None),
     # taken back
     ("The answer is A. Wait, actually it is B.", COLOURS, "B"),
     ("The answer is A. Actually, it's B.", COLOURS, "B"),
