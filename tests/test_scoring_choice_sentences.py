@@ -143,6 +143,13 @@ DENIED = [
     ("我认为是C", COLOURS, "C"),
     ("∠ABC应该是30°", COLOURS, None),
     # signs, relations and styles
+    ("\\boxed{1 \\text{ or } 2}", ["1", "2", "3"], None),
+    ("1 or 3", ["1", "2", "3"], None),
+    ("The answer is 1 or 2.", ["1", "2", "3"], None),
+    ("The square is formed by pieces 1 and 2.", ["1 & 2", "1 & 3", "2 & 3"], "A"),
+    ("1 & 3", ["1 and 2", "1 and 3"], "B"),
+    ("4 cm2", ["4 cm^2", "8 cm^2"], "A"),
+    ("¾", ["1/4", "3/4"], "B"),
     ("The answer is negative 3.", ["-3", "3"], "A"),
     ("The slope is negative 3.", ["-3", "3"], "A"),
     ("\\boxed{x \\geq 3}", ["x ≥ 3", "x ≤ 3"], "A"),

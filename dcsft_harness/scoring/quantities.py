@@ -20,7 +20,9 @@ _IN_TEXT = re.compile(
     r"\s?(?P<unit>°\s?[CF]?|%|(?:square|cubic|sq\.?) [a-z]+|[A-Za-z]{1,12}(?:\^?[23])?)?"
 )  # fmt: skip
 _WHOLE = re.compile(
-    r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:\^?[23])?)?\.?"
+    r"(?P<sign>[-+]?)"
+    + _NUMBER
+    + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:(?<!\s)\^?[23])?)?\.?"
 )
 _WORDS = {
     word: number
@@ -29,7 +31,7 @@ _WORDS = {
     )
 }
 _COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s({'|'.join(set(_WORDS) - {'one'})})\b")
-_UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:\^?[23])?)\.?")
+_UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 
 _SPELLINGS = {
     "°": "° degree deg 度",
