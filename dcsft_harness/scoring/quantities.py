@@ -59,6 +59,11 @@ _SPELLINGS = {
 }
 _UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 
+_FACTOR = re.compile(
+    r"\s*(?:[xyzn]|(?:and\s)?(?:a\s)?half|hundred|thousand|[mb]illion|dozen)\b", re.IGNORECASE
+)
+"""What makes another number of the one before it: "7x" and "5 million" are not 7 and 5."""
+
 
 class Quantity(NamedTuple):
     """An exact value and its unit in a canonical spelling; None where no known unit is given."""
@@ -104,7 +109,7 @@ def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
 
 
 def _from_match(match: "re.Match[str]") -> Quantity | None:
-    """The quantity in a match of the patterns above; None for a division by zero."""
+    """The quantity in a match of the patterns above; None for a division by zero, or before a factor."""
     return _quantity(*match.group("sign", "whole", "top", "bottom", "value", "over", "unit"))
 
 
@@ -112,6 +117,8 @@ def _from_match(match: "re.Match[str]") -> Quantity | None:
 def _quantity(
     sign: str, whole: str | None, top: str, bottom: str, number: str, over: str | None, unit: str | None
 ) -> Quantity | None:
+    if unit and _FACTOR.match(unit):
+        return None
     if whole:
         if int(bottom) == 0:
             return None
