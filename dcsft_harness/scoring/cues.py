@@ -64,6 +64,7 @@ _CORRECTS = {
     "meant": re.compile(rf"(?:\sto say)?:?(?={_ONLY_A_LETTER})"),
 }
 """What takes the place of an earlier answer: "actually, it is B", "I meant B"."""
+_RELATIVE = re.compile(rf"\s(?:that|which)\s[^.\n?!]{{1,100}}?\s(?:is|are)(?={_ONLY_A_LETTER})")
 _CHINESE_LETTER = re.compile(rf"(?={_ONLY_A_LETTER})")
 _MARK = re.compile(r"\s?[:→-]\s?$")
 _CANNOT_BE = re.compile(
@@ -150,13 +151,9 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         and lowered.endswith(_BEFORE_NOUN, context, start - 1)
         and _ARTICLE.search(lowered, context, start)
     ):
-        after = _AFTER_NOUN.match(lowered, end)
-        if after and _CANNOT_BE.search(after[0].rstrip()) and not _KNOWN.match(lowered, after.end()):
-            return (
-                None  # "the answer cannot be A" states nothing, "... cannot be determined" that there is none
-            )
+        after = _RELATIVE.match(lowered, end) or _AFTER_NOUN.match(lowered, end)
         if after:
-            return Cue(after.end(), True, False)
+            return _unless_denied(lowered, after)
     if key in _WEAK:
         after = _AFTER_WEAK.match(lowered, end)
         if after:
@@ -177,6 +174,16 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         if before:
             return Cue(before.start(), False, False)
     return None
+
+
+def _unless_denied(lowered: str, after: "re.Match[str]") -> Cue | None:
+    """None for "the answer cannot be A"; "the answer cannot be determined" is read from "cannot" on."""
+    denied = _CANNOT_BE.search(after[0].rstrip())
+    if denied is None:
+        return Cue(after.end(), True, False)
+    if _KNOWN.match(lowered, after.end()) is None:
+        return None
+    return Cue(after.start() + denied.start(), True, False)
 
 
 def _chinese(lowered: str, start: int, key: str) -> Cue | None:

@@ -27,7 +27,7 @@ _SECOND = re.compile(
 _GIVES_REASON = re.compile(
     r"\s+(?:because|since|as|which|for|with|based|due|given|so|best\s(?:satisf|match|fit|meet)\w*"
     r"|satisfies|matches|fits|meets|works|remains"
-    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\(?not\s(?:option\s)?\(?[A-J]\b"
+    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\(?(?:and\s(?:it\sis\s)?)?not\s(?:option\s)?\(?[A-J]\b"
 )
 _REJECTED = re.compile(
     r"\s*(?:(?:(?!\b(?:because|since|as)\b)[^.,;\n]){0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"

@@ -15,7 +15,7 @@ _SAME = {
     "（": "(", "）": ")", "【": "[", "】": "]", "：": ":", "；": "; ", "，": ", ", "、": ", ",
     "。": ". ", "．": ". ", "！": "! ", "？": "? ", "“": '"', "”": '"', "「": '"', "」": '"',
     "‘": "'", "’": "'", "−": "-", "–": "-", "—": " - ", "•": "-", "⁄": "/", "＝": "=", "％": "%",
-    "º": "°", "˚": "°", "²": "^2", "³": "^3", "½": " 1/2", "\u200b": "",
+    "º": "°", "˚": "°", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "\u200b": "",
     **{chr(0xFF21 + i): chr(65 + i) for i in range(26)},
     **{chr(0xFF10 + i): chr(48 + i) for i in range(10)},
 }  # fmt: skip
@@ -139,6 +139,8 @@ def plain(text: str) -> str:
         text = _without_latex(text)
     if "$" in text:
         text = text.replace("$", "")
+    if " & " in text:
+        text = text.replace(" & ", " and ")
     if "egative " in text:
         text = _NEGATIVE.sub("-", text)
     if "*" in text or "_" in text or "`" in text:

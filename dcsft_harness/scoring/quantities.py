@@ -20,7 +20,9 @@ _IN_TEXT = re.compile(
     r"\s?(?P<unit>°\s?[CF]?|%|(?:square|cubic|sq\.?) [a-z]+|[A-Za-z]{1,12}(?:\^?[23])?)?"
 )  # fmt: skip
 _WHOLE = re.compile(
-    r"(?P<sign>[-+]?)" + _NUMBER + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:\^?[23])?)?\.?"
+    r"(?P<sign>[-+]?)"
+    + _NUMBER
+    + r"\s?(?P<unit>[^\d\s=<>√π+*/^,;:-][^\d=<>√π+*/,;:]{0,20}(?:(?<!\s)\^?[23])?)?\.?"
 )
 _WORDS = {
     word: number
@@ -29,7 +31,7 @@ _WORDS = {
     )
 }
 _COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s({'|'.join(set(_WORDS) - {'one'})})\b")
-_UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:\^?[23])?)\.?")
+_UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 
 _SPELLINGS = {
     "°": "° degree deg 度",
@@ -56,6 +58,11 @@ _SPELLINGS = {
     "dollar": "dollar",
 }
 _UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
+
+_FACTOR = re.compile(
+    r"\s*(?:[xyzn]|(?:and\s)?(?:a\s)?half|hundred|thousand|[mb]illion|dozen)\b", re.IGNORECASE
+)
+"""What makes another number of the one before it: "7x" and "5 million" are not 7 and 5."""
 
 
 class Quantity(NamedTuple):
@@ -102,7 +109,7 @@ def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
 
 
 def _from_match(match: "re.Match[str]") -> Quantity | None:
-    """The quantity in a match of the patterns above; None for a division by zero."""
+    """The quantity in a match of the patterns above; None for a division by zero, or before a factor."""
     return _quantity(*match.group("sign", "whole", "top", "bottom", "value", "over", "unit"))
 
 
@@ -110,6 +117,8 @@ def _from_match(match: "re.Match[str]") -> Quantity | None:
 def _quantity(
     sign: str, whole: str | None, top: str, bottom: str, number: str, over: str | None, unit: str | None
 ) -> Quantity | None:
+    if unit and _FACTOR.match(unit):
+        return None
     if whole:
         if int(bottom) == 0:
             return None
