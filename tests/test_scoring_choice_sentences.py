@@ -217,6 +217,9 @@ WEIGHED = [
     ("答案可能是A，不过更有可能的是C", NUMBERS, "C"),
     # Nothing is more likely here.
     ("The answer could be A, but I am not sure.", NUMBERS, "A"),
+    ("The incorrect answer is A, so the correct answer is C.", NUMBERS, "C"),
+    ("The wrong answer is A. The answer is C", NUMBERS, "C"),
+    ("The answer is C. An incorrect answer is A.", NUMBERS, "C"),
     ("The answer may be A, but the drawing is not to scale.", NUMBERS, "A"),
 ]
 """What is weighed gives way to what is found more likely."""

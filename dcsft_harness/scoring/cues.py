@@ -85,6 +85,10 @@ MOST = 20
 """Cues that are read, from the end; a response with more is a loop."""
 
 
+_RULED_OUT = ("incorrect ", "wrong ", "false ")
+"""Before "answer" or "option": what follows is none."""
+
+
 class Cue(NamedTuple):
     """A place where a choice is stated: what follows `end`, or where `forward` is false, what ends there.
 
@@ -145,6 +149,8 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         return None
     context = max(0, start - _CONTEXT)
     led = start > 0 and lowered[start - 1].isspace()
+    if led and lowered.endswith(_RULED_OUT, context, start):
+        return None
     if key in ("answer", "ans") or (
         key in _NOUNS
         and led
