@@ -264,3 +264,16 @@ def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
     assert SAID["train sft"](notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
     notes = notes | {"pixel_limits": notes["evaluation_pixel_limits"]}
     assert SAID["train sft"](notes).endswith("layers")
+
+
+def test_an_adapter_that_is_gone_on_with_keeps_its_shape_and_says_it(base, tmp_path):
+    small = SftConfig(max_steps=1, lora_rank=4, lora_alpha=8)
+    sft.train_sft(base, conversations(1), tmp_path / "first", small)
+    for given in ({"lora_rank": 16}, {"lora_alpha": 16}, {"lora_dropout": 0.5}, {"lora_target": "vision"}):
+        with pytest.raises(HarnessError, match=f"{next(iter(given))}=.* goes with a new adapter"):
+            config = SftConfig(max_steps=1, **given)
+            sft.train_sft(base, conversations(1), tmp_path / "out", config, adapter=tmp_path / "first")
+    config = SftConfig(max_steps=1)
+    sft.train_sft(base, conversations(1), tmp_path / "out", config, adapter=tmp_path / "first")
+    told = manifest.read(tmp_path / "out").config
+    assert (told["lora_rank"], told["lora_alpha"], told["lora_target"]) == (4, 8, None)

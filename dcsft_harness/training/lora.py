@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import fields
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.adapters import read_config
 from dcsft_harness.training.config import AdapterConfig
 
 Part = Literal["language", "vision", "aligner"]
@@ -80,6 +82,29 @@ def count(chosen: dict[str, Part]) -> dict[str, int]:
     """How many layers of each part, all three named."""
     found = Counter(chosen.values())
     return {part: found[part] for part in ("language", "vision", "aligner")}
+
+
+def shape(adapter: str, base: str) -> dict[str, object]:
+    """The LoRA settings that an adapter brings, by the names of `AdapterConfig`; None where it has none."""
+    found = read_config(adapter, base)
+    names = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+    return {ours: getattr(found, theirs, None) for ours, theirs in names.items()} | {"lora_target": None}
+
+
+def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
+    """Refuses LoRA settings that an adapter which is gone on with has not.
+
+    Raises:
+        HarnessError: names the setting.
+    """
+    defaults = {item.name: item.default for item in fields(config)}
+    for name, own in shape(adapter, base).items():
+        value = getattr(config, name)
+        if value not in (defaults[name], own):
+            raise HarnessError(
+                f"{name}={value!r} goes with a new adapter, and adapter {adapter} has a shape of its own",
+                f"Leave {name} out",
+            )
 
 
 def lora_config(config: AdapterConfig, chosen: dict[str, Part]) -> LoraConfig:

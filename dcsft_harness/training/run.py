@@ -68,6 +68,8 @@ class Job:
     def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
         """The settings and the inputs that the manifest records; names stand for what has no folder."""
         settings = {"method": self.method, **self.config.as_dict(), **self.settings}
+        if self.adapter is not None:
+            settings |= lora.shape(str(self.adapter), str(self.model))
         sources = dict(self.inputs)
         if Path(self.model).is_dir():
             sources["model"] = Path(self.model)
@@ -163,6 +165,8 @@ def _prepare(job: Job) -> Setup:
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
+        if isinstance(job.config, AdapterConfig):
+            lora.refuse_reshaping(job.config, str(job.adapter), base)
     processor = checkpoint.open_processor(base)
     shown = checkpoint.pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
