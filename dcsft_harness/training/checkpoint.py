@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.conventions import BoxConvention
-from dcsft_harness.training.config import MAX_PIXELS, TrainingConfig
+from dcsft_harness.training.config import TrainingConfig
 
 
 class PixelLimits(NamedTuple):
@@ -105,7 +105,7 @@ def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) 
     """
     images, kept = processor.image_processor, pixel_limits(processor)
     if kept is None:
-        if config.min_pixels is not None or config.max_pixels not in (None, MAX_PIXELS):
+        if config.min_pixels is not None or config.max_pixels is not None:
             raise HarnessError(
                 f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: "
                 f"the {type(images).__name__} of {model} has no pixel limits",

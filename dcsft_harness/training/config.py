@@ -10,8 +10,6 @@ from dcsft_harness.errors import HarnessError, unknown_name
 
 DTYPES = ("auto", "float32", "bfloat16")
 TARGETS = ("all", "language", "vision")
-MAX_PIXELS = 802816
-"""MAX_PIXELS of the paper's training scripts: 1,024 merged patches of 28 x 28 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,8 @@ class TrainingConfig:
         dtype: type that the forward pass computes in, one of `DTYPES`; "auto" is bfloat16 on CUDA
             devices that have it and float32 elsewhere.
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
-        max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
-            Without effect, as recorded, where a processor has no such limits.
+        max_pixels: largest area of a resized image, in pixels; None keeps the processor's, which evaluation
+            goes by. The paper's scripts train with 802,816, and recipes at its scale say so.
         save_steps: steps between checkpoints, which an interrupted run goes on from; None writes none.
         keep: how many of the newest checkpoints stay in the finished folder, without the optimizer's
             state; None keeps one while the run lasts, and none after.
@@ -54,7 +52,7 @@ class TrainingConfig:
     seed: int = 0
     dtype: str = "auto"
     min_pixels: int | None = None
-    max_pixels: int | None = MAX_PIXELS
+    max_pixels: int | None = None
     save_steps: int | None = 100
     keep: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

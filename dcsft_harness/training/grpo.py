@@ -315,7 +315,7 @@ def _check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConf
         raise HarnessError(
             f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
             f"and training would by {setup.limits.low} and {setup.limits.high}",
-            "Give min_pixels=none and max_pixels=none, or save a base with the limits that you want",
+            "Leave min_pixels and max_pixels out, or save a base with the limits that you want",
         )
 
 
