@@ -231,3 +231,10 @@ def test_reads_a_megabyte_in_linear_time(unit):
     start = time.perf_counter()
     assert parse_box(unit * (1_000_000 // len(unit)) + "x") is None or unit in ("(1,2),", "(1,2) to")
     assert time.perf_counter() - start < 2.0
+
+
+def test_a_thought_that_breaks_off_holds_no_box():
+    text = "<think>" + "It may be at [10, 20, 110, 220]. " * 20 + "Let me look"
+    assert parse_box(text) is None
+    assert parse_box(text + "</think>[10, 20, 110, 220]") == [10, 20, 110, 220]
+    assert parse_box("<think>[10, 20, 110, 220]") == [10, 20, 110, 220]

@@ -128,3 +128,10 @@ def test_a_megabyte_is_read_from_its_end():
     start = time.perf_counter()
     assert math("1 + " * 250_000 + " so the answer is 4.", answer="4").score == 1.0
     assert time.perf_counter() - start < 5.0
+
+
+@pytest.mark.parametrize(("end", "score"), [("and so maybe", 0.0), ("so \\boxed{5}, let me see", 1.0)])
+def test_a_thought_that_breaks_off_is_no_answer_without_a_box(end, score):
+    text = "<think>" + "First 3, then 5. " * 40 + end
+    assert math(text, answer="5").score == score
+    assert math(text.replace("<think>", ""), answer="5").score == 1.0

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.tags import answer_part
+from dcsft_harness.scoring.tags import answer_part, is_cut, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")
@@ -76,14 +76,17 @@ def parse_box(response: str) -> Box | None:
 
     Which one, if there are several: only what follows a closed <think> block counts; of that, only
     the last <answer> block, if there is one; of that, the first box given as bbox or bbox_2d, else
-    the first box. Never the best of several.
+    the first box. Never the best of several. A thought that breaks off holds none.
 
     A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box>
     or <bbox> tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers. A list of three or
     five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write y
     first (Gemini's box_2d, PaliGemma) are not read as such.
     """
-    found = _find(answer_part(response))
+    part = answer_part(response)
+    if is_thinking(part) and is_cut(part):
+        return None
+    found = _find(part)
     return None if found is None else _finite(found)
 
 

@@ -39,7 +39,7 @@ from dcsft_harness.scoring.plain_text import (
     sentences,
 )
 from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
-from dcsft_harness.scoring.tags import answer_part, boxes, is_thinking
+from dcsft_harness.scoring.tags import answer_part, boxes, is_cut, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
@@ -116,7 +116,7 @@ def _find(part: str, options: OptionSet) -> int | None:
     if found is not None:
         return found
     thinking = is_thinking(part)
-    if thinking and _is_cut(part):
+    if thinking and is_cut(part):
         return None
     for length in LAST_WORDS:  # only to save time: the last statement of the whole is found as well
         long = len(part) > 2 * length and (length < 200 or "\\" in part)
@@ -163,7 +163,7 @@ def _ended(text: str, options: OptionSet) -> Iterator[int]:
     last, is_one_of_several = last_sentence(text)
     if is_one_of_several and not is_listing(last):
         yield from _present(label(last, options), options.begun(last), options.named(last))
-    if not _is_cut(text):
+    if not is_cut(text):
         yield from _concluded(text, last, options)
 
 
@@ -173,11 +173,6 @@ def _present(*candidates: int | None) -> Iterator[int]:
 
 LAST_WORDS = (150, 500)
 """Characters at the end of a long text that are searched for a statement before the rest is."""
-
-
-def _is_cut(text: str) -> bool:
-    """Whether a long text breaks off, as at a limit of tokens: its last words conclude nothing."""
-    return len(text) > 400 and text[-1].isalnum()
 
 
 def _concluded(text: str, last: str, options: OptionSet) -> Iterator[int]:

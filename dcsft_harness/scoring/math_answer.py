@@ -26,7 +26,7 @@ import threading
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.tags import answer_part
+from dcsft_harness.scoring.tags import answer_part, is_cut, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 TAIL = 4_000
@@ -141,13 +141,16 @@ def math(response: str, *, answer: str | int | float) -> Verdict:
 
     Returns:
         A score of 0.0 or 1.0; extracted is the expression as math-verify read it. None: nothing
-        mathematical was found, or reading it took more than the budget of CPU time.
+        mathematical was found, the response is a thought that breaks off without a box, or reading it
+        took more than the budget of CPU time.
 
     Raises:
         HarnessError: if the answer cannot be read as mathematics, or math-verify cannot be imported.
     """
-    gold = str(answer)
-    replies = _worker.ask(_anchored(_in_latex(answer_part(response)[-TAIL:])), _in_latex(gold))
+    gold, part = str(answer), answer_part(response)
+    if is_thinking(part) and is_cut(part) and "oxed" not in part:
+        return NOT_FOUND
+    replies = _worker.ask(_anchored(_in_latex(part[-TAIL:])), _in_latex(gold))
     if replies and replies[0] == {"error": "gold"}:
         raise HarnessError(
             f"the answer is not mathematics that math-verify can read: {gold!r}",

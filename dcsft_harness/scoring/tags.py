@@ -53,6 +53,11 @@ def is_thinking(part: str) -> bool:
     return _THOUGHT_START.match(part) is not None
 
 
+def is_cut(text: str) -> bool:
+    """Whether a long text breaks off, as at a limit of tokens: its last words conclude nothing."""
+    return len(text) > 400 and text[-1].isalnum()
+
+
 def boxes(text: str) -> Iterator[str]:
     r"""The contents of every \boxed{...}, last first; nested braces are respected."""
     start = text.rfind(_BOX)
