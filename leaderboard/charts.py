@@ -1,5 +1,6 @@
 """One function a plot: it draws a Summary on axes, and says whether there was anything to draw."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ LABELLED = 14
 """Up to so many rows every one is named in a plot; of more, those on the Pareto front."""
 CURVES = 12
 """So many curves at most in one plot."""
+_AT_STEP = re.compile(r"\s(?:@\s?|at step\s)\d+(?!\w)")
+"""What a checkpoint's row has in its name beside its run's."""
 
 
 def label(name: str) -> str:
@@ -166,9 +169,9 @@ def _mix(line: Line) -> dict[str, int]:
 
 
 def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
-    """ID and OOD accuracy of the checkpoints of one training run, by step."""
+    """ID and OOD accuracy of the checkpoints of one training run, by step; its end may be a seed's row."""
     runs: dict[Path, list[tuple[float, Line]]] = {}
-    for line in _main(summary):
+    for line in summary.lines:
         training = next(iter(_runs(line)), None)
         if training is not None and "steps" in training.ledger and not line.is_group:
             runs.setdefault(training.folder, []).append((training.ledger["steps"], line))
@@ -185,7 +188,7 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
                     [step for step, _ in known], [100 * a.value for _, a in known],
                     yerr=_bars([a for _, a in known]), fmt=style, marker=MARKERS[drawn % len(MARKERS)],
                     color=COLOURS[drawn % len(COLOURS)], capsize=2, elinewidth=1,
-                    label=f"{label(run.name)}, {distribution.upper()}",
+                    label=f"{label(_run_name(run, points))}, {distribution.upper()}",
                 )  # fmt: skip
         drawn += 1
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -193,6 +196,12 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
     axes.set_ylabel("accuracy in %")
     _legend(axes, drawn)
     return drawn > 0
+
+
+def _run_name(run: Path, points: Sequence[tuple[float, Line]]) -> str:
+    """What the rows of a run are called, their steps aside; its folder's name where they differ in more."""
+    names = {_AT_STEP.sub("", line.name) for _, line in points}
+    return names.pop() if len(names) == 1 else run.name
 
 
 def hard_ratio(summary: Summary, axes: "Axes") -> bool:

@@ -13,19 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dcsft_harness import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build, load, schema, summarise
+from dcsft_harness.leaderboard import Options, build, charts, load, schema, summarise
 from dcsft_harness.leaderboard.difficulty import read_labels
 from dcsft_harness.leaderboard.latex import escape, latex
 from dcsft_harness.leaderboard.published import Quoted, published
 from dcsft_harness.leaderboard.report import report
 from dcsft_harness.records import Label, write_table
 
-from .board_fixtures import labels, study
+from .board_fixtures import adapter, curated, labels, study
 from .lmms_eval_logs import line, log_folder
 from .test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 from .test_leaderboard_names import HOSTILE
@@ -94,6 +95,22 @@ class TestStudy:
         training = rows["SFT-EM @10"]["provenance"][0]["training"]
         assert training["folder"] == rows["SFT-EM"]["provenance"][0]["training"]["folder"]
         assert training["steps_logged"] == 10
+
+    def test_a_run_goes_by_its_rows_name_and_ends_with_its_own_row(self, tmp_path):
+        data, made = curated(tmp_path / "set", 50, 50, 0), []
+        for seed in (0, 1):
+            run = adapter(tmp_path / f"run-{seed}", data, steps=40, checkpoints=(10,) if seed == 0 else ())
+            scored = {f"SFT (seed {seed})": run}
+            if seed == 0:
+                scored["SFT at step 10 (seed 0)"] = run / "checkpoint-10"
+            for name, folder in scored.items():
+                place = tmp_path / f"scores {name}"
+                made.append(scores_folder(place, name, {ID: [1, 0] * 9}, inputs={"adapter": folder}))
+        axes = Figure().add_subplot()
+        assert charts.performance_over_steps(summarise(load(made)), axes)
+        (curve,) = axes.containers
+        assert curve.get_label() == "SFT (seed 0), ID"
+        assert list(curve.lines[0].get_xdata()) == [10, 40]
 
     def test_plots_are_pictures(self, board):
         for plot in read(board[1])["plots"]:
