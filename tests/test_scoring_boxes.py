@@ -32,6 +32,9 @@ IMAGE = (640, 480)
         "<box>10 20 110 220</box>",
         "<|box_start|>(10,20),(110,220)<|box_end|>",
         "10, 20, 110, 220",
+        "The bounding box is 10, 20, 110, 220.",
+        '{"bbox_2d": "10, 20, 110, 220"}',
+        "Bounding box coordinates: 10, 20, 110, 220",
         "10 20 110 220",
         "The dog is at [10, 20, 110, 220].",
         "<answer>[10, 20, 110, 220]</answer>",
@@ -238,3 +241,17 @@ def test_a_thought_that_breaks_off_holds_no_box():
     assert parse_box(text) is None
     assert parse_box(text + "</think>[10, 20, 110, 220]") == [10, 20, 110, 220]
     assert parse_box("<think>[10, 20, 110, 220]") == [10, 20, 110, 220]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The box is 10, 20, 110, 220, 5.",
+        "The box is 10, 20, 110.",
+        "The box is 10, 20, 110, 22%",
+        "In the box there are toys. 10, 20, 110, 220 of them",
+        "The coordinates of its centre are 10, 20.",
+    ],
+)
+def test_numbers_behind_a_box_that_are_none(text):
+    assert parse_box(text) is None

@@ -47,7 +47,14 @@ _NAMED = re.compile(
 )
 _KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
 _NAMES = ("bbox", "BBOX", "BBox", "Bbox")
-_WIDE = str.maketrans("（）【】［］", "()[][]")
+# "The bounding box is 10, 20, 110, 220.", bbox_2d: "10, 20, 110, 220": four numbers and no fifth.
+_SAID = re.compile(
+    rf"(?:box|Box|BOX|oordinate)(?:_2[dD])?[^\d\[\](){{}}<.]{{0,40}}?{_COMMA.join([_N] * 4)}"
+    rf"(?![\d%]|\.\d|{_COMMA}[-+.\d])"
+)
+_SAID_BY = ("box", "Box", "BOX", "oordinate")
+_WIDE = "（）【】［］"
+_NARROW = str.maketrans(_WIDE, "()[][]")
 _BARE = re.compile(rf"\s*{_FOUR}\.?\s*")
 
 Box = list[float]
@@ -78,10 +85,11 @@ def parse_box(response: str) -> Box | None:
     the last <answer> block, if there is one; of that, the first box given as bbox or bbox_2d, else
     the first box. Never the best of several. A thought that breaks off holds none.
 
-    A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box>
-    or <bbox> tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers. A list of three or
-    five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write y
-    first (Gemini's box_2d, PaliGemma) are not read as such.
+    A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
+    tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers; failing these, four numbers
+    with commas behind "box" or "coordinates". A list of three or five numbers, or one with NaN, is no box.
+    The order is always x1, y1, x2, y2; models that write y first (Gemini's box_2d, PaliGemma) are not read
+    as such.
     """
     part = answer_part(response)
     if is_thinking(part) and is_cut(part):
@@ -92,8 +100,8 @@ def parse_box(response: str) -> Box | None:
 
 def _find(text: str) -> "re.Match[str] | None":
     """Where the box stands that a text states; its groups are the four numbers, others None."""
-    if not text.isascii():
-        text = text.translate(_WIDE)  # one character for one, so that places stay
+    if not text.isascii() and any(mark in text for mark in _WIDE):
+        text = text.translate(_NARROW)  # one character for one, so that places stay
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
     if bare:
         return bare if _finite(bare) else None
@@ -103,7 +111,8 @@ def _find(text: str) -> "re.Match[str] | None":
             if _finite(match):
                 return match
     named = _NAMED.search(text) if "x" in text and "y" in text else None
-    return named if named and _finite(named) else None
+    found = named or (_SAID.search(text) if any(name in text for name in _SAID_BY) else None)
+    return found if found and _finite(found) else None
 
 
 def _finite(match: "re.Match[str]") -> Box | None:
