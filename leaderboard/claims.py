@@ -53,6 +53,7 @@ class Finding:
         p: Holm-corrected where several claims are tested together; None where nothing is tested.
         unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
         seeds: how many seeds it rests on.
+        alone: the p-value of this test by itself, before any correction.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Finding:
     p: float | None
     unit: str = "points"
     seeds: int = 0
+    alone: float | None = None
 
 
 CLAIMS = (
@@ -143,7 +145,8 @@ def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> li
     for claim, tested, seeds in found:
         p = None if tested.p is None else next(corrected)
         verdict = verdict_of(tested.difference.value, p)
-        findings.append(Finding(claim.source, claim.said, verdict, tested.difference, p, "points", seeds))
+        told = (verdict, tested.difference, p, "points", seeds, tested.p)
+        findings.append(Finding(claim.source, claim.said, *told))
     return findings
 
 
@@ -189,7 +192,7 @@ def over_seeds(
         test = ttest_1samp(values, 0.0)
         low, high = test.confidence_interval(0.95)
         estimate, p = Estimate(float(values.mean()), float(low), float(high), len(values)), float(test.pvalue)
-    return Finding(source, said, verdict_of(estimate.value, p), estimate, p, unit, len(values))
+    return Finding(source, said, verdict_of(estimate.value, p), estimate, p, unit, len(values), p)
 
 
 Figure = Callable[[Line, int], float | None]

@@ -228,17 +228,21 @@ def _claims(findings: Sequence[Finding]) -> str:
             markdown_text(finding.said),
             f"**{finding.verdict}**",
             _value(finding),
-            "" if finding.p is None else "< 0.001" if finding.p < 0.001 else f"{finding.p:.3f}",
+            *(
+                "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+                for p in (finding.p, finding.alone)
+            ),
             str(finding.seeds),
         ]
         for finding in findings
     ]
-    header = ["source", "claim", "here", "in its favour", "p", "seeds"]
+    header = ["source", "claim", "here", "in its favour", "p", "p alone", "seeds"]
     table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
     return (
         f"## What became of each claim\n\n{table}\n\n"
         "- Held, or did not: the difference is significant at 5 % and of that sign; p is Holm's over the "
-        "comparisons of boards, and plain for figures of runs (paired t over seeds).\n"
+        "comparisons of boards, and plain for figures of runs (paired t over seeds); p alone is uncorrected."
+        "\n"
         '- "Matches or beats" is tested as "beats"; "cannot be told" includes a match.\n'
         '- "beyond" are rules that the paper does not have.\n'
     )

@@ -74,6 +74,7 @@ def test_p_values_are_corrected_over_the_claims_that_are_told(run):
     for rank, at in enumerate(order):
         worst = max(worst, min(1.0, alone[at] * (len(told) - rank)))
         assert together[at] == pytest.approx(worst, abs=1e-12)
+    assert [finding.alone for finding in judge(boards, told)] == alone
 
 
 @pytest.mark.parametrize(
