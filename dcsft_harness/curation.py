@@ -46,13 +46,15 @@ def curate(
         The manifest's notes: items, how many of each difficulty, and how many were left out for what.
 
     Raises:
-        HarnessError: not a labels folder, another pool's overlap, a reviewed file that does not fit, items
-            without a pass rate where one is needed, too few items, or nothing left.
+        HarnessError: not a labels folder, labels or items that were changed later, another pool's overlap, a
+            reviewed file that does not fit, items without a pass rate where one is needed, too few items, or
+            nothing left.
     """
     manifest.refuse_occupied(output)
     source = manifest.read(labels, "labels")
     rollouts = source.input_folder("rollouts")
     table = records.read_table(labels / LABELS, records.Label)
+    manifest.refuse_changed(labels)
     inputs, left_out = {"labels": labels, "rollouts": rollouts}, {"excluded": table.num_rows}
     verdicts: Mapping[str, str] = {}
     if reviewed is not None:
@@ -71,6 +73,9 @@ def curate(
     settings = {**asdict(config), "keep": list(config.keep), "mix": dict(config.mix)}
     with manifest.writing("curated set", output, settings, inputs) as draft:
         conversations.write(draft.folder / DATA, rollouts / ITEMS, chosen)
+        manifest.refuse_changed(
+            rollouts, *(n for n in manifest.read(rollouts).files if n.startswith(f"{ITEMS}/"))
+        )
         if suspected is not None:
             left_out["unshown"] = review.write(draft.folder, rollouts, suspected)
         mix: dict[str, int] = {

@@ -55,13 +55,15 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
         The manifest's notes: items, and how many are easy, medium, hard, unlabelled and censored.
 
     Raises:
-        HarnessError: not a rollouts folder, duplicate samples, or items with unequal numbers of samples.
+        HarnessError: not a rollouts folder, duplicate samples, items with unequal numbers of samples, or
+            responses that were changed since they were drawn.
     """
     manifest.refuse_occupied(output)
     source = manifest.read(rollouts, "rollouts")
     path = rollouts / ROLLOUTS
     with records.readable(path):
         labels = _labels(count(scan(path, records.Rollout, COUNTED), path))
+    manifest.refuse_changed(rollouts, ROLLOUTS)
     with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
         mix: dict[str, int] = {

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -230,14 +230,42 @@ def is_current(folder: Path, key: str) -> bool:
 def is_intact(folder: Path) -> bool:
     """Whether a folder holds a finished artefact with every file as it was written."""
     try:
-        files = read(folder).files
+        return not any(_changed(folder))
     except HarnessError:
         return False
-    return all(
-        (folder / name).is_file() and file_sha256(folder / name) == digest
-        for name, digest in files.items()
-        if name != CARD
-    )
+
+
+def refuse_changed(folder: Path, *names: str) -> None:
+    """Refuses an artefact with files that are no longer what its manifest says, which others would go by.
+
+    Args:
+        folder: an artefact, or any folder without a manifest.
+        names: the files to look at; none means all.
+
+    Raises:
+        HarnessError: names the first of them.
+    """
+    if not (folder / NAME).is_file():
+        return
+    changed = next(_changed(folder, names), None)
+    if changed is not None:
+        raise HarnessError(
+            f"{folder / changed} is not what {NAME} beside it says: it was changed later",
+            "Put the former file back, or make the artefact again",
+        )
+
+
+def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
+    """The files of an artefact that are gone or have changed, of all but the card or of those named.
+
+    Raises:
+        HarnessError: it has no readable manifest.
+    """
+    for name, digest in read(folder).files.items():
+        if name == CARD or names and name not in names:
+            continue
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
+            yield name
 
 
 def refuse_occupied(output: Path) -> None:

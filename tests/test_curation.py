@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_from_disk
 
-from dcsft_harness import curation, dataset_folder, labels, manifest
+from dcsft_harness import curation, dataset_folder, labels, manifest, records, sampling
 from dcsft_harness.curation import CurationConfig
 from dcsft_harness.errors import HarnessError
 
@@ -138,7 +140,8 @@ class TestItems:
             curated(self.changed(tmp_path, change), tmp_path / "out", "easy")
         assert not (tmp_path / "out").exists()
 
-    def test_may_have_several_images_or_none(self, tmp_path):
+    def test_may_have_several_images_or_none(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(manifest, "refuse_changed", lambda *_: None)
         source = self.changed(
             tmp_path, lambda rows: [row | {"images": row["images"] * at} for at, row in enumerate(rows)]
         )
@@ -211,3 +214,24 @@ class TestRefusals:
 
 def test_shares_are_read_as_they_are_written():
     assert CurationConfig.parse_mix(["hard=0.05", "easy=.5"]) == {"hard": 0.05, "easy": 0.5}
+
+
+def test_what_was_changed_by_hand_is_refused(tmp_path):
+    """A set would go by the hash of what it was not made from."""
+    source = labelled(tmp_path, ["easy", "medium"])
+    items = tmp_path / "rollouts" / sampling.ITEMS
+    shutil.rmtree(items)
+    sampling.write_items(
+        items, [replace(item(n), target="other") for n in (0, 1)], [[picture(n)] for n in (0, 1)]
+    )
+    with pytest.raises(HarnessError, match=r"arrow is not what manifest\.json beside it says"):
+        curated(source, tmp_path / "set", "easy")
+    table = records.read_table(source / labels.LABELS, records.Label)
+    pq.write_table(table.slice(1), source / labels.LABELS)
+    with pytest.raises(HarnessError, match=r"labels\.parquet is not what"):
+        curated(source, tmp_path / "set", "easy")
+    assert not (tmp_path / "set").exists()
+    drawn = tmp_path / "rollouts" / sampling.ROLLOUTS
+    pq.write_table(pq.read_table(drawn).slice(2), drawn)
+    with pytest.raises(HarnessError, match=r"rollouts\.parquet is not what"):
+        labels.label(tmp_path / "rollouts", tmp_path / "again")

@@ -1,11 +1,13 @@
 """Training data: what is accepted, and refusals that name folder and row before a model is loaded."""
 
 import io
+import shutil
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
 
+from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import data
 
@@ -140,3 +142,15 @@ def test_the_digest_of_an_open_set_changes_with_texts_and_pictures():
 
     assert of() == of()
     assert len({of(), of(images=[picture(colour="blue")]), of(messages=row(answer="no")["messages"])}) == 3
+
+
+def test_a_curated_set_that_was_changed_by_hand_is_refused(tmp_path):
+    with manifest.writing("curated set", tmp_path / "set", {}) as draft:
+        save(draft.folder, [row(), row(answer="B")])
+    assert len(data.read(tmp_path / "set").turns) == 2
+    shutil.rmtree(tmp_path / "set" / "data")
+    save(tmp_path / "set", [row()])
+    with pytest.raises(HarnessError, match=r"set/data/.* is not what manifest\.json beside it says"):
+        data.read(tmp_path / "set")
+    (tmp_path / "set" / manifest.NAME).unlink()
+    assert len(data.read(tmp_path / "set").turns) == 1

@@ -19,6 +19,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from PIL import Image as Pillow
 from PIL import ImageFile
 
+from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.manifest import json_sha256
 from dcsft_harness.scoring.boxes import parse_box
@@ -87,10 +88,12 @@ def read(data: Path | Dataset) -> Conversations:
             open `datasets.Dataset`.
 
     Raises:
-        HarnessError: the set is missing, empty or lacks a column, or a row has no answer at its
-            end, an unreadable picture, another number of pictures than placeholders, or another box in
-            its column `box` than in its answer; names folder and row.
+        HarnessError: the set is missing, has changed since it was curated, is empty or lacks a column, or a
+            row has no answer at its end, an unreadable picture, another number of pictures than
+            placeholders, or another box in its column `box` than in its answer; names folder and row.
     """
+    if not isinstance(data, Dataset):
+        manifest.refuse_changed(data)
     name = "the given data set" if isinstance(data, Dataset) else str(data)
     found = data if isinstance(data, Dataset) else _open(data)
     missing = [column for column in COLUMNS if column not in found.column_names]
