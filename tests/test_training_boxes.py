@@ -15,10 +15,9 @@ from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritt
 from dcsft_harness.training import data, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import SftConfig
-from dcsft_harness.training.sft import SftTrainer
 
 from . import artefacts
-from .tiny_checkpoints import checkpoint
+from .tiny_checkpoints import checkpoint, labels_seen
 
 TEXT = Value("string")
 FEATURES = Features(
@@ -153,16 +152,7 @@ def test_a_text_without_a_box_is_not_rewritten():
 
 
 def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkeypatch):
-    seen = []
-    original = SftTrainer.training_step
-    monkeypatch.setattr(
-        SftTrainer,
-        "training_step",
-        lambda self, model, inputs, *rest: (
-            seen.append(inputs["labels"].clone()),
-            original(self, model, inputs, *rest),
-        )[1],
-    )
+    seen = labels_seen(monkeypatch)
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
     config = SftConfig(max_steps=1, batch_size=1)
     base = checkpoint("qwen3_vl")

@@ -11,9 +11,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import data, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.sft import SftTrainer
 
-from .tiny_checkpoints import checkpoint, documents
+from .tiny_checkpoints import checkpoint, documents, labels_seen
 
 TEXT = Value("string")
 FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
@@ -40,16 +39,7 @@ def conversations(images=1):
 
 @pytest.mark.parametrize("family", list(END))
 def test_the_loss_is_on_answer_and_end_mark(family, tmp_path, monkeypatch):
-    seen = []
-    original = SftTrainer.training_step
-    monkeypatch.setattr(
-        SftTrainer,
-        "training_step",
-        lambda self, model, inputs, *rest: (
-            seen.append(inputs["labels"].clone()),
-            original(self, model, inputs, *rest),
-        )[1],
-    )
+    seen = labels_seen(monkeypatch)
     sft.train_sft(checkpoint(family), conversations(), tmp_path / "out", SftConfig(max_steps=1, batch_size=4))
     tokenizer = AutoProcessor.from_pretrained(checkpoint(family)).tokenizer
     learned = {tokenizer.decode(labels[labels != -100]) for labels in seen[0]}

@@ -255,3 +255,18 @@ def requests_for(
         )
         requests.extend([instance] * repeats)
     return requests
+
+
+def labels_seen(monkeypatch) -> list[torch.Tensor]:
+    """What SFT's steps learn from then on: each micro-batch's labels, shape (batch, tokens)."""
+    from dcsft_harness.training.sft import SftTrainer
+
+    seen: list[torch.Tensor] = []
+    original = SftTrainer.training_step
+
+    def step(self, model, inputs, *rest):
+        seen.append(inputs["labels"].clone())
+        return original(self, model, inputs, *rest)
+
+    monkeypatch.setattr(SftTrainer, "training_step", step)
+    return seen
