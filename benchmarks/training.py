@@ -159,8 +159,8 @@ def bare(base: str, data: Any, output: Path, given: dict[str, Any], steps: Steps
     from dcsft_harness.training.config import SftConfig
 
     config, cuda = SftConfig.from_options(given), torch.cuda.is_available()
-    limits = {} if "max_pixels" not in given else {"min_pixels": given["min_pixels"]}
-    processor = AutoProcessor.from_pretrained(base, max_pixels=config.max_pixels, **limits)
+    limits = {name: given[name] for name in ("min_pixels", "max_pixels") if name in given}
+    processor = AutoProcessor.from_pretrained(base, **limits)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16 if cuda else torch.float32)
 
     def text(messages: list[dict[str, Any]], **options: bool) -> str:

@@ -36,6 +36,8 @@ def launch(arguments, processes=2):
 def finished(running):
     """What a launch said, and its exit code."""
     said = running.communicate(timeout=300)[1]
+    if running.returncode:
+        print(said)  # what a test that fails shows
     return running.returncode, [
         line for line in said.splitlines() if line.startswith(("dcsft:", "dcsft (", "sample:"))
     ]
