@@ -5,6 +5,7 @@ rank 0. Each loads the whole model. A process of its own is rank 0 of 1, and not
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -56,6 +57,9 @@ def join() -> None:
     if world_size() == 1:
         return
     import torch
+
+    # Imported later, its functions would keep the group alive as their default: see `leave`.
+    import torch.distributed.nn.functional
     from torch import distributed
 
     if distributed.is_initialized():
@@ -95,10 +99,15 @@ def ending() -> None:
 
 
 def leave() -> None:
-    """Parts from the other ranks when all is done."""
+    """Parts from the other ranks when all is done.
+
+    The group's threads end with its last reference. One that is left when the interpreter ends may abort
+    the process, as it may just be letting go of what the interpreter has to free.
+    """
     torch = sys.modules.get("torch")
     if world_size() > 1 and torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()  # a model that was spread over the ranks refers to the group, and to itself
 
 
 def gathered(value: Any) -> list[Any]:  # noqa: ANN401 - whatever pickles

@@ -102,6 +102,12 @@ def runs(base, folder, names):
         RUNS[name](base, data, folder / str(ranks.world_size()) / name)
 
 
+def gloo_threads():
+    """The names of this process's threads that serve a process group."""
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in threads if "gloo" in name]
+
+
 def disturb(how):
     """Makes a loss of rank 1 infinite, or every step slow."""
     original = sft.SftTrainer.compute_loss
@@ -142,5 +148,6 @@ if __name__ == "__main__":
         ranks.join()
         runs(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
         ranks.leave()
+        assert not gloo_threads(), "the group outlives the run"
     else:
         sys.exit(command(sys.argv[1:]))

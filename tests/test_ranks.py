@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,15 +22,20 @@ DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size={}"
 ITEMS = 41  # so that one of two ranks gets more than the other
 
 
-def launch(arguments, processes=2):
+def launch(arguments, processes=2, program=("-m", "dcsft_harness.cli")):
     """Starts the command in two processes that meet over gloo."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     return subprocess.Popen(
-        [*map(str, command), "-m", "dcsft_harness.cli", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
+        [*map(str, [*command, *program, *arguments])],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(Path(__file__).parent),
+        },
     )
 
 
@@ -153,6 +159,18 @@ class TestALaunch:
         assert notes[0].pop("ledger") == pytest.approx(notes[1].pop("ledger"))
         assert notes[0] == notes[1]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+    def test_ends_the_threads_of_its_group_before_the_interpreter(self, tmp_path):
+        """One that is left may abort the process on its way out."""
+        script = tmp_path / "leaves.py"
+        script.write_text(
+            "import sys\nfrom dcsft_harness.cli import main\ncode = main(sys.argv[1:])\n"
+            "from several import gloo_threads  # imports torch, which main has to do itself\n"
+            "print('left', code, gloo_threads())\n"
+        )
+        running = launch(scripted(tmp_path / "out", tmp_path, items=2), program=[script])
+        said = running.communicate(timeout=300)
+        assert (running.returncode, said[0].splitlines()) == (0, ["left 0 []"] * 2), said
 
     def test_with_fewer_items_than_processes(self, tmp_path):
         assert finished(launch(scripted(tmp_path / "out", tmp_path, items=1)))[0] == 0
