@@ -55,7 +55,7 @@ _BEFORE_ADJECTIVE = (
     *("is", "are", "be", "seems", "appears", "looks", "indeed", "therefore", "thus", "also", "the", "one"),
     *("my", "our", "option", "most"),
 )
-_ADJECTIVE = re.compile(rf"(?:{_RIGHT}|answer|choice)\b")
+_ADJECTIVES = frozenset({*re.findall(r"[a-z]+", _RIGHT), "answer", "choice"})
 
 _ONLY_LETTER = re.compile(r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet|work|remain)")
 _ONLY_A_LETTER = r"\s?(?:option\s)?\(?[a-j]\)?\s?(?:[.,!]|选?项|$|\n)"
@@ -171,7 +171,7 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         return Cue(after.end(), True, False) if after else None
     if key == "only" and _ONLY_LETTER.match(lowered, end):
         return Cue(end, True, False)
-    if _ADJECTIVE.match(lowered, start):
+    if key in _ADJECTIVES and not _goes_on(lowered, end):
         before = (
             led
             and lowered.endswith(_BEFORE_ADJECTIVE, context, start - 1)
@@ -180,6 +180,11 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         if before:
             return Cue(before.start(), False, False)
     return None
+
+
+def _goes_on(lowered: str, end: int) -> bool:
+    """Whether a word goes on at this place."""
+    return lowered[end : end + 1].isalnum() or lowered[end : end + 1] == "_"
 
 
 def _unless_denied(lowered: str, after: "re.Match[str]") -> Cue | None:

@@ -58,6 +58,7 @@ PAIRED = re.compile(
 )
 """A bare letter last, and another one joined to it."""
 _ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
+_ON_LATER_LINE = re.compile(r"\n" + _ON_LINE.pattern)
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
 
@@ -160,6 +161,8 @@ def without_listing(text: str) -> str:
     """The text without the lines that set out two or more options in order: they choose nothing."""
     if "\n" not in text:
         return text
+    if _ON_LATER_LINE.search(text) is None:  # a list of options has a second line
+        return text.strip()
     kept: list[str] = []
     run: list[str] = []
     previous = ""
