@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from dcsft_harness.manifest import processor
+from dcsft_harness.environment import processor
 
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "trl", "peft", "datasets", "pyarrow")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import cache, dataset_folder, manifest
-from dcsft_harness.errors import HarnessError
+from dcsft_harness import cache, dataset_folder
+from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 
 TRAINING = "training"
@@ -139,7 +139,7 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
     folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
     try:
         with (
-            manifest.telling_refusals("training data", folder, "nothing half-written was kept"),
+            telling_refusals("training data", folder, "nothing half-written was kept"),
             dataset_folder.writing(folder, columns) as writer,
         ):
             rows = (

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256
 
 DATA, STATE = "data-00000-of-00001.arrow", "state.json"
 IMAGES = "images"
@@ -99,7 +99,7 @@ def writing(folder: Path, features: Any) -> Iterator[Writer]:  # noqa: ANN401 - 
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     state["_data_files"] = [{"filename": DATA}]
     # What `datasets` names its caches by.
-    state["_fingerprint"] = manifest.file_sha256(folder / DATA)[:16]
+    state["_fingerprint"] = file_sha256(folder / DATA)[:16]
     (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
 
 

@@ -1,8 +1,16 @@
-"""The one exception type of a user's mistake, and how its sentence is put together."""
+"""The one exception type of a user's mistake, how its sentence is put together, and disks' refusals as it."""
 
-from collections.abc import Iterable
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from rapidfuzz import process
+
+_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
+_REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
 
 
 class HarnessError(Exception):
@@ -50,3 +58,31 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
     if listing:
         remedy = f"{remedy} `{listing}` lists all of them".strip()
     return HarnessError(f"unknown {kind} {name!r}", remedy)
+
+
+@contextlib.contextmanager
+def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
+    """Makes a `HarnessError` of a disk's refusal; `kept` says in a few words what is on it nevertheless."""
+    try:
+        yield
+    except Exception as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise HarnessError(
+            f"cannot write the {kind} to {output}: {os.strerror(reason)}",
+            f"Free some space or name a folder on another disk; {kept}",
+        ) from error
+
+
+def refusal(error: BaseException | None) -> int | None:
+    """The errno where an error says that a disk takes no more, or not here; None for any other error.
+
+    `datasets` raises an error of its own from the operating system's, safetensors one with its text.
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.errno in _REFUSALS else None
+    if error is None or isinstance(error, HarnessError):
+        return None
+    told = re.search(r"\(os error (\d+)\)$", str(error))
+    return int(told[1]) if told and int(told[1]) in _REFUSALS else refusal(error.__cause__)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import harness, manifest, ranks, records
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.sources import prepared
 
@@ -170,8 +171,8 @@ def _summary(
         "limit": limit,
         "data": prepared.told(task.config.task),
         "generation": task.config.generation_kwargs,
-        "prompt_sha256": manifest.json_sha256([item.prompt for item in ordered]),
-        "items_sha256": manifest.json_sha256([item.item_id for item in ordered]),
+        "prompt_sha256": json_sha256([item.prompt for item in ordered]),
+        "items_sha256": json_sha256([item.item_id for item in ordered]),
     }
 
 

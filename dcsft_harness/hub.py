@@ -10,6 +10,7 @@ from typing import Any
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256
 from dcsft_harness.merging import REPORT
 
 KINDS = ("adapter", "checkpoint")
@@ -146,7 +147,7 @@ def _copy(folder: Path) -> Iterator[str]:
                 os.symlink(path.resolve(), place)
         made = rewritten[manifest.NAME]
         made["files"] = {
-            name: manifest.file_sha256(Path(copy) / name) if name in rewritten else digest
+            name: file_sha256(Path(copy) / name) if name in rewritten else digest
             for name, digest in made["files"].items()
             if (Path(copy) / name).is_file()
         }

@@ -1,24 +1,19 @@
 """What every artefact on disk carries, and how one is written: whole, or not at all."""
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
-import platform
-import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.errors import HarnessError
+from dcsft_harness import environment
+from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256
 
 NAME = "manifest.json"
 CARD = "README.md"
@@ -29,51 +24,6 @@ UNFINISHED = "unfinished"
 """The folder inside an output folder that holds what an interrupted run goes on from."""
 _FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
 FORMAT = 1
-_SETTLED = 60.0
-"""Seconds after which a file that has not changed since counts as written."""
-_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
-_REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
-PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def json_sha256(value: object) -> str:
-    """The SHA-256 of a value's canonical JSON, as hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def packages() -> dict[str, str]:
-    """Versions of the packages that can change a result, those that are installed."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def hardware() -> dict[str, object]:
-    """What times depend on: processor, logical cores, Python, and the CUDA device where torch is in use."""
-    torch = sys.modules.get("torch")
-    return {
-        "machine": platform.machine(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-    }
-
-
-def processor() -> str:
-    """The processor's model, where Linux tells it; else its kind."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 @dataclass
@@ -147,24 +97,7 @@ def fingerprint(path: Path) -> str:
     """The hash that stands for an input: its manifest's, or that of its configuration and weights."""
     if (path / NAME).is_file():
         return file_sha256(path / NAME)
-    if path.is_file():
-        return file_sha256(path)
-    names = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors"})
-    return json_sha256({str(p.relative_to(path)): _settled_sha256(p) for p in names})
-
-
-def _settled_sha256(path: Path) -> str:
-    """A file's hash, remembered while the file stays as it is: a large base is an input many times over."""
-    told = path.stat()
-    # A file that was written just now may be written again within what the clock of its disk can tell.
-    if time.time() - told.st_mtime < _SETTLED:
-        return file_sha256(path)
-    return _remembered_sha256(path.resolve(), told.st_size, told.st_mtime_ns, told.st_ino)
-
-
-@lru_cache(maxsize=4096)
-def _remembered_sha256(path: Path, *_: int) -> str:
-    return file_sha256(path)
+    return file_sha256(path) if path.is_file() else folder_sha256(path)
 
 
 def relative(path: Path, output: Path) -> str:
@@ -332,34 +265,6 @@ def writing(
         shutil.rmtree(draft_folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
-    """Makes a `HarnessError` of a disk's refusal; `kept` says in a few words what is on it nevertheless."""
-    try:
-        yield
-    except Exception as error:
-        reason = refusal(error)
-        if reason is None:
-            raise
-        raise HarnessError(
-            f"cannot write the {kind} to {output}: {os.strerror(reason)}",
-            f"Free some space or name a folder on another disk; {kept}",
-        ) from error
-
-
-def refusal(error: BaseException | None) -> int | None:
-    """The errno where an error says that a disk takes no more, or not here; None for any other error.
-
-    `datasets` raises an error of its own from the operating system's, safetensors one with its text.
-    """
-    if isinstance(error, OSError):
-        return error.errno if error.errno in _REFUSALS else None
-    if error is None or isinstance(error, HarnessError):
-        return None
-    told = re.search(r"\(os error (\d+)\)$", str(error))
-    return int(told[1]) if told and int(told[1]) in _REFUSALS else refusal(error.__cause__)
-
-
 def seal(
     kind: str, draft: Draft, output: Path, config: dict[str, Any], sources: dict[str, Path], seconds: float
 ) -> None:
@@ -381,8 +286,8 @@ def seal(
         "key": json_sha256({"kind": kind, "config": config, "inputs": prints}),
         "notes": draft.notes,
         "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
-        "packages": packages(),
-        "hardware": hardware(),
+        "packages": environment.packages(),
+        "hardware": environment.hardware(),
         "seconds": round(seconds, 3),
     }
     text = json.dumps(data, indent=2, ensure_ascii=False, default=str)

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import dataset_folder, harness, manifest, records
+from dcsft_harness import dataset_folder, harness, records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256, json_sha256
 from dcsft_harness.scoring import get_scorer
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
@@ -203,8 +204,8 @@ def images_sha256(path: Path, image_root: Path | None) -> str:
                 data = json.loads(line)
                 for name in _image_names(data) if isinstance(data, dict) else []:
                     file = (image_root or path.parent) / str(name)
-                    found.append(manifest.file_sha256(file) if file.is_file() else None)
-    return manifest.json_sha256(found)
+                    found.append(file_sha256(file) if file.is_file() else None)
+    return json_sha256(found)
 
 
 def _image_names(data: Mapping[str, Any]) -> list[Any]:

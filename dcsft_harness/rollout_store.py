@@ -20,7 +20,8 @@ from typing import Any
 
 from dcsft_harness import durable, manifest, ranks
 from dcsft_harness.claim import RUN, compare, locked, sign
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.shard import Shard, read
 
 LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
@@ -71,7 +72,7 @@ class RolloutStore:
         """
         self._output, self._folder = output, output / manifest.UNFINISHED
         self._started = self._last = time.monotonic()
-        self._key = manifest.json_sha256([FORMAT, identity]).encode()
+        self._key = json_sha256([FORMAT, identity]).encode()
         found = {path.name: read(path, self._key) for path in sorted(self._folder.glob(SHARDS))}
         for name, one in found.items():
             if one.damaged:
@@ -175,7 +176,7 @@ class RolloutStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _telling(self) -> contextlib.AbstractContextManager[None]:
-        return manifest.telling_refusals("rollouts", self._output, self.told)
+        return telling_refusals("rollouts", self._output, self.told)
 
     @property
     def told(self) -> str:
@@ -203,13 +204,13 @@ def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RolloutStore]:
             settings, or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with ranks.agreed(), manifest.telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
             if ranks.rank() == 0:
                 _take(output, identity, stack)
         own = stack.enter_context(contextlib.ExitStack())
-        with ranks.agreed(), manifest.telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
             store = _read(output, identity, own)
-        with ranks.agreed(), manifest.telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
             store.open()
         try:
             yield store

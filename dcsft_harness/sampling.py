@@ -10,6 +10,7 @@ from typing import Any
 
 from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import Meter
 from dcsft_harness.pool import DRAWN, Pool
 from dcsft_harness.sources import prepared
@@ -204,8 +205,8 @@ def identify(
         "task": task.config.task,
         "task version": str(task.VERSION),
         "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
-        "prompts": manifest.json_sha256([item.prompt for item in items])[:16],
-        "items": f"{len(items)} ({manifest.json_sha256([item.item_id for item in items])[:16]})",
+        "prompts": json_sha256([item.prompt for item in items])[:16],
+        "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
         **{name: value for name, value in asdict(config).items() if name != "on_error"},
     }
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from dcsft_harness import manifest
+from dcsft_harness.hashing import json_sha256
 
 from .result import Documents, Measured
 
@@ -34,8 +34,8 @@ def aligned(reference: Measured, measured: Measured) -> Measured:
         scores=measured.scores[order],
         conditions={
             **measured.conditions,
-            "prompt hash": manifest.json_sha256(list(moved.prompts or ())),
-            "item set": manifest.json_sha256(list(ours.ids)),
+            "prompt hash": json_sha256(list(moved.prompts or ())),
+            "item set": json_sha256(list(ours.ids)),
         },
         documents=lambda: found,
         renamed=dict(zip(moved.ids, ours.ids, strict=True)),

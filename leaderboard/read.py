@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256
 from dcsft_harness.records import Score, as_wanted, defaults, readable, refuse_empty, schema
 
 from . import provenance
@@ -149,7 +150,7 @@ def _usable(found: manifest.Manifest, name: object) -> str:
 def _table(found: manifest.Manifest) -> pa.Table:
     path = found.folder / FILE
     # By hash first: a changed file may still be readable Parquet, and a damaged one need not be.
-    if path.is_file() and manifest.file_sha256(path) != found.files.get(FILE):
+    if path.is_file() and file_sha256(path) != found.files.get(FILE):
         raise HarnessError(
             f"{path} is truncated, damaged or changed: it is not the file that its manifest was written for",
             f"Copy the folder again, or {AGAIN.lower()}",

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dcsft_harness import manifest, records
+from dcsft_harness import records
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.hashing import json_sha256
 
 from .result import DISTRIBUTIONS, Documents, Measured
 
@@ -196,8 +197,8 @@ class Samples:
             **({"examples in the prompt": shots} if shots else {}),
             **({"first document": config["offset"]} if config.get("offset") else {}),
             **({"system prompt": run} if (run := self.run.get("system_instruction_sha")) else {}),
-            "prompt hash": manifest.json_sha256(list(documents.prompts or ())),
-            "item set": manifest.json_sha256(list(documents.ids)),
+            "prompt hash": json_sha256(list(documents.prompts or ())),
+            "item set": json_sha256(list(documents.ids)),
         }
 
     def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401

@@ -11,8 +11,7 @@ from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.manifest import refusal
+from dcsft_harness.errors import HarnessError, refusal
 
 from .adapters import attach, read_config
 from .batching import Features

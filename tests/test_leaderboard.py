@@ -10,6 +10,7 @@ import pytest
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256
 from dcsft_harness.leaderboard import build, load, markdown, summarise
 from dcsft_harness.leaderboard.table import csv_text
 from dcsft_harness.records import Score, write_table
@@ -58,7 +59,7 @@ def rewrite(folder: Path, rows=None, **changes):
     data = json.loads(path.read_text(encoding="utf-8"))
     if rows is not None:
         write_table(folder / "scores.parquet", Score, rows)
-    data["files"]["scores.parquet"] = manifest.file_sha256(folder / "scores.parquet")
+    data["files"]["scores.parquet"] = file_sha256(folder / "scores.parquet")
     path.write_text(json.dumps({**data, **changes}), encoding="utf-8")
 
 

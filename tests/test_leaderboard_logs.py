@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.leaderboard import load, markdown, summarise
 from dcsft_harness.leaderboard.gather import named
 from dcsft_harness.leaderboard.samples import Choices
@@ -123,9 +123,9 @@ class TestMatching:
 
     @pytest.mark.parametrize("log_first", [False, True])
     def test_a_log_takes_the_content_ids_of_scores(self, tmp_path, log_first):
-        prompts = manifest.json_sha256(["Which digit?"] * 4)
+        prompts = json_sha256(["Which digit?"] * 4)
         ids = [f"digits-{n:03}" for n in range(4)]
-        said = {ID: {"prompt_sha256": prompts, "items_sha256": manifest.json_sha256(ids)}}
+        said = {ID: {"prompt_sha256": prompts, "items_sha256": json_sha256(ids)}}
         scores = scores_folder(
             tmp_path / "s",
             "s",
@@ -155,9 +155,7 @@ class TestMatching:
 
     def test_golds_or_prompts_that_differ_are_not_matched(self, tmp_path):
         ids = [f"digits-{n:03}" for n in range(2)]
-        said = {
-            ID: {"prompt_sha256": manifest.json_sha256(["p", "p"]), "items_sha256": manifest.json_sha256(ids)}
-        }
+        said = {ID: {"prompt_sha256": json_sha256(["p", "p"]), "items_sha256": json_sha256(ids)}}
         scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes=said)
         other = log_folder(
             tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0, target="4")]}, distribution={ID: "id"}

@@ -1,7 +1,6 @@
 """Artefacts are written whole or not at all, know what they were made from, and can be moved together."""
 
 import errno
-import json
 import os
 import shutil
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dcsft_harness import manifest
+from dcsft_harness import environment, manifest
 from dcsft_harness.errors import HarnessError
 
 from .artefacts import small_disk
@@ -55,7 +54,7 @@ class TestWriting:
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(manifest, "packages", interrupted)
+        monkeypatch.setattr(environment, "packages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "out")
         assert files(tmp_path) == []
@@ -257,21 +256,3 @@ class TestInputs:
         assert manifest.fingerprint(folder) == before
         (folder / "model.safetensors").write_text("Weights")
         assert manifest.fingerprint(folder) != before
-
-
-def test_keys_do_not_depend_on_the_order_of_settings():
-    one, other = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
-    assert manifest.json_sha256(one) == manifest.json_sha256(other)
-    assert manifest.json_sha256(one) != manifest.json_sha256(json.loads('{"a": 1, "b": [2, 1]}'))
-
-
-def test_a_fingerprint_is_remembered_only_while_the_file_stays_as_it_is(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    path.write_text("one")
-    os.utime(path, (1, 1))
-    first, read = manifest.fingerprint(tmp_path), []
-    monkeypatch.setattr(manifest, "file_sha256", lambda path: read.append(path) or "other")
-    assert manifest.fingerprint(tmp_path) == first
-    assert read == []
-    path.write_text("two")
-    assert manifest.fingerprint(tmp_path) != first

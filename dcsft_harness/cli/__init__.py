@@ -10,8 +10,7 @@ import click
 
 from dcsft_harness import __version__, ranks
 from dcsft_harness.cli import adapters, data, results, score, sources, tools, train
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.manifest import refusal
+from dcsft_harness.errors import HarnessError, refusal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -6,8 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, refusal, unknown_name
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.listing import members
@@ -71,7 +70,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Any]:
             cause = _cause(error)
             if isinstance(cause, HarnessError):
                 raise cause from error
-            full = manifest.refusal(cause) is not None
+            full = refusal(cause) is not None
             raise HarnessError(
                 f"task {name!r} does not load: {type(cause).__name__}: {cause}",
                 "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"

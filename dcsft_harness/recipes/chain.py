@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import __version__, manifest, own_data, rollout_store
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, refusal
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import members
@@ -35,7 +36,7 @@ def key(stage: Stage, output: Path) -> str:
         images = own_data.images_sha256(Path(stage.options["data"]), None if root is None else Path(root))
         brought["the images"] = images
     brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
-    return manifest.json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
+    return json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
 
 
 def _tasks(stage: Stage) -> list[str]:
@@ -145,7 +146,7 @@ def _save(state: Mapping[str, Any], output: Path) -> None:
         unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         os.replace(unfinished, output / STATE)
     except OSError as error:
-        reason = manifest.refusal(error)
+        reason = refusal(error)
         if reason is None:
             raise
         raise HarnessError(

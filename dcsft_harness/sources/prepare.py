@@ -9,6 +9,7 @@ from typing import Any
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256, json_sha256
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.sources.album import FORMAT, Album, Writer
 from dcsft_harness.sources.source import STANDING, Entry, Opened, Row, Source
@@ -132,7 +133,7 @@ class _Making:
             "reasons": [reason for _, reason in self.skipped[:_SAID]],
             "rows_sha256": self.content.hexdigest(),
             "images_sha256": self.album.content.hexdigest(),
-            "read": {name: manifest.file_sha256(path) for name, path in sorted(self.opened.inputs.items())},
+            "read": {name: file_sha256(path) for name, path in sorted(self.opened.inputs.items())},
             **self.opened.notes,
         }
         if self.source.tally:
@@ -150,7 +151,7 @@ class _Making:
             self.rows += 1
             if self.source.tally:
                 self.values[str(row[self.source.tally[0]])] += 1
-            self.content.update(manifest.json_sha256(row).encode())
+            self.content.update(json_sha256(row).encode())
             self.progress(self.rows, self.source.count or self.rows)
             yield row
 
@@ -158,7 +159,7 @@ class _Making:
         """Whether the row is an earlier one again, where that counts."""
         if not self.source.distinct:
             return False
-        key = manifest.json_sha256([row[name] for name in ("prompt", "answer", "images")])
+        key = json_sha256([row[name] for name in ("prompt", "answer", "images")])
         if key not in self._seen:
             self._seen[key] = entry.where
             return False

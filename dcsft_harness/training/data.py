@@ -21,7 +21,7 @@ from PIL import ImageFile
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.manifest import json_sha256
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.scoring.boxes import parse_box
 
 PLACEHOLDER = "<image>"

@@ -8,6 +8,7 @@ from typing import Any
 from dcsft_harness import manifest
 from dcsft_harness.digits import checkpoint
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _origin(role: str, place: Path, sha256: str) -> Origin:
     if not (folder / manifest.NAME).is_file():
         return Origin(role, name, sha256, None, "made elsewhere, without a manifest")
     try:
-        if manifest.file_sha256(folder / manifest.NAME) != sha256:
+        if file_sha256(folder / manifest.NAME) != sha256:
             return Origin(role, name, sha256, None, "changed since")
         return Origin(role, name, sha256, manifest.read(folder), "")
     except (HarnessError, OSError):

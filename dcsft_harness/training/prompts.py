@@ -5,6 +5,7 @@ from typing import Any
 
 from dcsft_harness import conversations, curation, harness, manifest, own_data
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.hashing import file_sha256
 from dcsft_harness.sampling import ITEMS
 from dcsft_harness.training.grpo import Judge
 
@@ -65,7 +66,7 @@ def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path |
     if "data" in rollouts.inputs:
         entry = rollouts.inputs["data"]
         path = (rollouts.folder / entry["path"]).resolve()
-        if not path.is_file() or manifest.file_sha256(path) != entry["sha256"]:
+        if not path.is_file() or file_sha256(path) != entry["sha256"]:
             raise HarnessError(
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )

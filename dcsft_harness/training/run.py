@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, ProcessorMixin
 
 from dcsft_harness import manifest, ranks
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
 from dcsft_harness.training import checkpoint, lora, run_folder
 from dcsft_harness.training import data as training_data
@@ -138,7 +138,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         make_trainer = make(setup)
         identity = job.identity()
     with (
-        manifest.telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
+        telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
         run_folder.opened(job.output, identity, job.resume) as run,
         quietly(),
     ):

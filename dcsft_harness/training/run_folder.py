@@ -20,6 +20,7 @@ from typing import Any
 from dcsft_harness import durable, manifest, ranks
 from dcsft_harness.claim import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
@@ -63,7 +64,7 @@ def identity(output: Path) -> str:
         found = manifest.read(output)
         contents = {f"content of {role}": entry["sha256"][:16] for role, entry in found.inputs.items()}
         told = {**found.config, **contents}
-    return manifest.json_sha256({k: v for k, v in told.items() if k not in (*INDIFFERENT, *_LAUNCH)})
+    return json_sha256({k: v for k, v in told.items() if k not in (*INDIFFERENT, *_LAUNCH)})
 
 
 class RunFolder:

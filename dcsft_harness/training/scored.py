@@ -7,6 +7,7 @@ from typing import Any
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import file_sha256
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     Raises:
         HarnessError: they are of neither, or do not say.
     """
-    own = manifest.file_sha256(made.folder / manifest.NAME)
+    own = file_sha256(made.folder / manifest.NAME)
     base = made.inputs.get("model", {}).get("sha256")
     model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
     if adapter is None and base is not None and model == base:
