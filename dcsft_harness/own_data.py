@@ -1,28 +1,18 @@
-"""A user's own JSONL as a pool: read, checked row by row, and made an lmms-eval task on the fly.
+"""A user's own JSONL as a pool: read, checked row by row, and made an lmms-eval task on the fly."""
 
-Both formats of the paper's release are read: `problem`, `solution`, `image`; and `messages`, `images`.
-"""
-
-import ast
 import atexit
 import contextlib
-import io
 import json
-import math
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import dataset_folder, harness, records
+from dcsft_harness import dataset_folder, harness, own_rows, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256, json_sha256
 from dcsft_harness.scoring import get_scorer
-
-_OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: bool = False) -> Any:  # noqa: ANN401 - an lmms-eval task
@@ -119,7 +109,7 @@ def _rows(
     seen: dict[str, int] = {}
     count = 0
     for number, data in _lines(path):
-        row, pictures, reason = _row(f"{path}, line {number}", data, scorer, root)
+        row, pictures, reason = own_rows.checked(f"{path}, line {number}", data, scorer, root)
         if reason is not None and not skip:
             raise reason
         if reason is not None:
@@ -139,58 +129,6 @@ def _rows(
         raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
 
 
-def _row(
-    where: str, data: Mapping[str, Any], scorer: str, root: Path
-) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
-    """A row of the task, its pictures, and what is wrong with them: it has none then.
-
-    Raises:
-        HarnessError: anything else is wrong with it.
-    """
-    prompt, solution, images = _fields(where, data)
-    if prompt.count("<image>") not in (0, len(images)):
-        raise HarnessError(
-            f"{where}: {prompt.count('<image>')} <image> placeholders for {len(images)} images",
-            "Name one image for each",
-        )
-    prompt = prompt.replace("<image>", "").strip()
-    if not prompt:
-        raise HarnessError(f"{where}: the question has no words", "Mend or remove the row")
-    if scorer == "box_iou" and not images:
-        raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
-    reason = None
-    try:
-        pictures = [_image(where, name, root) for name in images]
-    except HarnessError as error:
-        pictures, reason = [], error
-    first = pictures[0][0] if pictures else None
-    gold = _gold(where, solution, scorer)
-    if scorer == "box_iou" and first is not None:
-        _refuse_outside(where, gold, first.size)
-    row = {
-        "prompt": prompt,
-        "answer": json.dumps(gold),
-        "target": solution if isinstance(solution, str) else json.dumps(solution),
-        "images": [stored for _, stored in pictures],
-        "choices": _choices(where, data, prompt) if scorer == "choice" else [],
-        "width": first.width if first else 0,
-        "height": first.height if first else 0,
-    }
-    if reason is None:
-        _refuse_gold(where, scorer, row)
-    return row, [picture for picture, _ in pictures], reason
-
-
-def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
-    """Lets the scorer look at the gold now: after hours of sampling would be too late."""
-    from dcsft_harness.tasks.verdicts import judge
-
-    try:
-        judge(scorer, row, "")
-    except HarnessError as error:
-        raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
-
-
 def images_sha256(path: Path, image_root: Path | None) -> str:
     """A hash of the contents of every image that a JSONL file names.
 
@@ -202,132 +140,7 @@ def images_sha256(path: Path, image_root: Path | None) -> str:
         for line in lines:
             with contextlib.suppress(ValueError):
                 data = json.loads(line)
-                for name in _image_names(data) if isinstance(data, dict) else []:
+                for name in own_rows.image_names(data) if isinstance(data, dict) else []:
                     file = (image_root or path.parent) / str(name)
                     found.append(file_sha256(file) if file.is_file() else None)
     return json_sha256(found)
-
-
-def _image_names(data: Mapping[str, Any]) -> list[Any]:
-    images = data.get("images", []) if "messages" in data else data.get("image", data.get("images", []))
-    return images if isinstance(images, list) else [images]
-
-
-def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
-    """Prompt, solution and image names of a row in either format."""
-    if "messages" in data:
-        question, answer = _turns(where, data["messages"])
-        return question, answer, _image_names(data)
-    for name in ("problem", "solution"):
-        if data.get(name) is None:
-            raise HarnessError(
-                f"{where}: no `{name}` and no `messages`; it has {', '.join(sorted(data)) or 'nothing'}",
-                "A row needs problem, solution and image, or messages and images",
-            )
-    if not isinstance(data["problem"], str):
-        kind = type(data["problem"]).__name__
-        raise HarnessError(f"{where}: `problem` is {kind}, not text", "Mend or remove the row")
-    return data["problem"], data["solution"], _image_names(data)
-
-
-def _turns(where: str, messages: object) -> tuple[str, str]:
-    """The question and the answer of a conversation of one turn each; more would be dropped in silence."""
-    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
-    said = []
-    for role in ("user", "assistant"):
-        texts = [turn.get("content") for turn in turns if turn.get("role") == role]
-        if not texts or not isinstance(texts[0], str):
-            raise HarnessError(f"{where}: `messages` has no {role} turn with text", "Mend or remove the row")
-        said.append(texts[0])
-    if len(turns) != 2:
-        roles = ", ".join(str(turn.get("role")) for turn in turns)
-        raise HarnessError(
-            f"{where}: `messages` has the turns {roles}", "An item is one user turn and one assistant turn"
-        )
-    return said[0], said[1]
-
-
-def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
-    """A picture in RGB, and what is stored of it: the file as it is if it holds just that."""
-    from PIL import ExifTags, Image, ImageFile
-
-    if not isinstance(name, str):
-        raise HarnessError(f"{where}: an image is {type(name).__name__}, not a path", "Give paths as strings")
-    path = root / name
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-    try:
-        # lmms-eval tells the whole process to pass images that were cut short.
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            picture = image.convert("RGB")
-            # `datasets` would turn the picture, where boxes are in pixels of the file.
-            plain = image.mode == "RGB" and ExifTags.Base.Orientation not in image.getexif()
-        return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
-        raise HarnessError(
-            f"{where}: image {path} {reason}", "Check --image-root, or replace the file"
-        ) from error
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-
-
-def _gold(where: str, solution: object, scorer: str) -> object:
-    """The gold answer in the form that the scorer takes."""
-    tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
-    value: Any = tagged[1].strip() if tagged else solution
-    if scorer != "box_iou":
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise HarnessError(
-                f"{where}: the solution is {type(value).__name__}, not text or a number", "Mend the row"
-            )
-        return str(value).strip()
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise HarnessError(
-                f"{where}: solution {value!r} is not a box", "Write [x1, y1, x2, y2]"
-            ) from error
-    numbers = (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
-    )
-    if not numbers or value[0] >= value[2] or value[1] >= value[3]:
-        raise HarnessError(
-            f"{where}: solution {value!r} is not a box",
-            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
-        )
-    return list(value)
-
-
-def _refuse_outside(where: str, box: Any, size: tuple[int, int]) -> None:  # noqa: ANN401 - from `_gold`
-    """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel."""
-    width, height = size
-    if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
-        raise HarnessError(
-            f"{where}: the box {box} leaves its image of {width} x {height} pixels",
-            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
-        )
-
-
-def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
-    """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
-    given = data.get("choices", data.get("options"))
-    if isinstance(given, list) and given:
-        for text in given:
-            if isinstance(text, bool) or not isinstance(text, str | int | float):
-                kind = type(text).__name__
-                raise HarnessError(f"{where}: an option is {kind}, not text or a number", "Mend the row")
-        return [str(text) for text in given]
-    found: list[str] = []
-    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
-        if letter == "A":
-            found = [text]
-        elif found and ord(letter) == ord("A") + len(found):
-            found.append(text)
-    if len(found) < 2:
-        raise HarnessError(f"{where}: no options found", "Give `choices`, or write them as lines 'A. ...'")
-    return found

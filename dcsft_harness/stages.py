@@ -4,10 +4,10 @@ A stage function takes the output folder, its options as keywords, and a progres
 what it needs and leaves the work to the stage's own module. Heavy packages are imported inside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcsft_harness import opening
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -15,6 +15,7 @@ from dcsft_harness.errors import HarnessError, unknown_name
 Progress = Callable[[int, int], None]
 """Called with (units done, units in all); what a unit is differs by stage: items, or steps."""
 Notes = dict[str, Any]
+T = TypeVar("T")
 
 
 def pretrain(
@@ -27,11 +28,7 @@ def pretrain(
     from dcsft_harness.digits.pretrain_config import PretrainConfig
 
     manifest.refuse_occupied(output)
-    known = [field.name for field in fields(PretrainConfig)]
-    for name in options:
-        if name not in known:
-            raise unknown_name("pre-training option", name, known)
-    config = PretrainConfig(**options)
+    config = _configured(PretrainConfig, "pre-training option", options)
     from dcsft_harness.digits import pretrain as module
 
     return module.pretrain(output, config, progress)
@@ -58,11 +55,7 @@ def sample(
     ranks.join()
     with ranks.agreed():
         rollout_store.refuse_taken(output)
-        known = [field.name for field in fields(sampling.SamplingConfig)]
-        for name in options:
-            if name not in known:
-                raise unknown_name("sampling option", name, known)
-        config = sampling.SamplingConfig(**options)
+        config = _configured(sampling.SamplingConfig, "sampling option", options)
         pool, described, files = opening.pool(task, data, scorer, image_root, skip=config.on_error == "skip")
         arguments, folders = opening.model_arguments(model_args)
         harness.check_model(model, arguments)
@@ -156,12 +149,8 @@ def leaderboard(
     """Scores -> leaderboard."""
     from dcsft_harness.leaderboard import Options, build, markdown
 
-    known = [field.name for field in fields(Options)]
-    for name in options:
-        if name not in known:
-            raise unknown_name("leaderboard option", name, known)
     folders = {"labels": tuple(map(Path, labels)), "rollouts": tuple(map(Path, rollouts))}
-    chosen = Options(**folders, strict=strict, **options)
+    chosen = _configured(Options, "leaderboard option", options, **folders, strict=strict)
     built = build([Path(folder) for folder in results], output, options=chosen, progress=progress)
     return {
         "table": markdown(built.summary),
@@ -195,7 +184,9 @@ def cold_start(
     **options: Any,  # noqa: ANN401 - the configuration's fields
 ) -> Notes:
     """Trains all of a checkpoint's parameters on a cold-start split."""
-    return _train("cold-start", output, progress, model, data, options)
+    from dcsft_harness.training import stage
+
+    return stage.train("cold-start", output, progress, model, data, options)
 
 
 def sft(
@@ -207,7 +198,9 @@ def sft(
     **options: Any,  # noqa: ANN401 - the configuration's fields
 ) -> Notes:
     """Curated set -> adapter."""
-    return _train("sft", output, progress, model, data, options)
+    from dcsft_harness.training import stage
+
+    return stage.train("sft", output, progress, model, data, options)
 
 
 def grpo(
@@ -221,7 +214,9 @@ def grpo(
     **options: Any,  # noqa: ANN401 - the configuration's fields
 ) -> Notes:
     """Pool or curated set -> adapter, by reinforcement learning."""
-    return _train("grpo", output, progress, model, data, options, scorer, image_root)
+    from dcsft_harness.training import stage
+
+    return stage.train("grpo", output, progress, model, data, options, scorer, image_root)
 
 
 def merge(
@@ -235,11 +230,7 @@ def merge(
     """Adapter -> checkpoint."""
     from dcsft_harness import merging
 
-    known = [field.name for field in fields(merging.MergeConfig)]
-    for name in options:
-        if name not in known:
-            raise unknown_name("merge option", name, known)
-    config = merging.MergeConfig(**options)
+    config = _configured(merging.MergeConfig, "merge option", options)
     return merging.merge(Path(adapter), output, None if base is None else opening.checkpoint(base), config)
 
 
@@ -260,61 +251,14 @@ STAGES: dict[str, Callable[..., Notes]] = {
 """Verb -> stage, in the order of the data flow."""
 
 
-def _train(
-    kind: str,
-    output: Path,
-    progress: Progress | None,
-    model: str,
-    data: str,
-    options: dict[str, Any],
-    scorer: str | None = None,
-    image_root: str | Path | None = None,
-) -> Notes:
-    """Checks the settings before anything heavy is imported, then trains."""
-    from dcsft_harness import manifest, ranks
-    from dcsft_harness.training import launching
-    from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
+def _configured(config: type[T], kind: str, options: Mapping[str, Any], **given: Any) -> T:  # noqa: ANN401
+    """A stage's configuration; `given` are fields that are no options.
 
-    launch = launching.Launch.read(options.pop("num_processes", None), options.pop("launch", None))
-    named = {"model": model, "data": data, "scorer": scorer, "image_root": image_root, **options}
-    resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
-    kinds: dict[str, type[TrainingConfig]] = {
-        "cold-start": ColdStartConfig,
-        "sft": SftConfig,
-        "grpo": GrpoConfig,
-    }
-    ranks.join()
-    with ranks.agreed():
-        if not (output / manifest.UNFINISHED).is_dir():
-            manifest.refuse_occupied(output)
-        config = kinds[kind].from_options(options)
-    if launch is not None:
-        return launching.train(launch, config, launching.command(kind, output, named), output)
-
-    def report(step: int, total: int, figures: dict[str, float]) -> None:
-        if progress is not None:
-            progress(step, total, **figures)
-
-    more: dict[str, Any] = {
-        "adapter": None if adapter is None else Path(adapter),
-        "progress": report,
-        "resume": resume,
-    }
-    if not Path(data).is_dir():
-        more["source"] = Path(data).name if Path(data).is_file() else data
-    base = opening.checkpoint(model)
-    if isinstance(config, GrpoConfig):
-        from dcsft_harness.training import grpo, prompts
-
-        more["settings"] = {} if scorer is None else {"scorer": scorer}
-        with ranks.agreed():
-            rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
-        return grpo.train_grpo(base, rows, judge, output, config, **more)
-    with ranks.agreed():
-        rows = opening.training_data(data)
-    from dcsft_harness.training import sft as training
-
-    if isinstance(config, SftConfig):
-        return training.train_sft(base, rows, output, config, **more)
-    assert isinstance(config, ColdStartConfig)
-    return training.train_cold_start(base, rows, output, config, **more)
+    Raises:
+        HarnessError: an option is unknown, with near matches, or its value is out of range.
+    """
+    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    return config(**given, **options)

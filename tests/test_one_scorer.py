@@ -8,7 +8,7 @@ from dcsft_harness import harness
 from dcsft_harness.scoring import SCORERS, Verdict
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import listing
-from dcsft_harness.training.grpo import Judge
+from dcsft_harness.training.judge import Judge
 
 from . import published, reasoning_fixtures
 

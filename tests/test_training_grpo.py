@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from dcsft_harness import harness, manifest, stages
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, data, grpo, prompts
+from dcsft_harness.training import checkpoint, data, grpo, grpo_checks, prompts
 from dcsft_harness.training.config import GrpoConfig
-from dcsft_harness.training.grpo import Judge, outcomes
+from dcsft_harness.training.grpo import outcomes
+from dcsft_harness.training.judge import Judge
 from dcsft_harness.training.rendering import Template
 
 from .test_training_resume import Stop, log, stopping
@@ -192,7 +193,7 @@ def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_p
 
     refused("unknown vllm_mode 'serve'.*server", {"vllm_mode": "serve"})
     refused("use_vllm=true needs vLLM, which is not installed", {"vllm_mode": "server"})
-    monkeypatch.setattr(grpo, "find_spec", lambda name: True)
+    monkeypatch.setattr(grpo_checks, "find_spec", lambda name: True)
     refused("vllm_tensor_parallel_size=2 does not divide the 1 processes", {"vllm_tensor_parallel_size": 2})
     own = checkpoint.open_processor(str(base)).image_processor.size["longest_edge"]
     refused(f"vLLM resizes images by the base's own limits.*max_pixels={own}", {}, max_pixels=own // 2)

@@ -30,6 +30,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.training import launching, run, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
+from dcsft_harness.training.job import Job
 from dcsft_harness.training.launching import Launch
 from dcsft_harness.training.sharing import Shares
 from dcsft_harness.training.trainer import managed
@@ -270,7 +271,7 @@ class TestTheFilesThatComeWithThePackage:
         assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
 
         # Checkpoints of another kind could not be gone on from.
-        assert run.Job("sft", base, conversations(2), Path("out"), CONFIG).identity()["sharding"] == "FSDP2"
+        assert Job("sft", base, conversations(2), Path("out"), CONFIG).identity()["sharding"] == "FSDP2"
 
     @pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
     def test_zero_is_what_the_plugin_reads(self, monkeypatch, name, stage):
@@ -368,7 +369,7 @@ class TestWhatIsRefused:
 
     def test_an_order_that_the_processes_do_not_have_in_common(self, base, monkeypatch):  # noqa: F811
         config = SftConfig(max_steps=1, extra={"train_sampling_strategy": "group_by_length"})
-        setup = run._prepare(run.Job("sft", base, conversations(2), Path("out"), config))
+        setup = run._prepare(Job("sft", base, conversations(2), Path("out"), config))
         sft._make(setup)
         monkeypatch.setattr(ranks, "world_size", lambda: 2)
         refused("train_sampling_strategy=group_by_length gives processes orders", sft._make, setup)

@@ -16,6 +16,7 @@ from dcsft_harness import manifest
 from dcsft_harness.digits import blank
 from dcsft_harness.training import run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from dcsft_harness.training.job import Job
 from dcsft_harness.training.sft import SftTrainer
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -161,7 +162,7 @@ def test_an_adapter_learns_reloads_and_covers_the_vision_tower(base, tmp_path, m
 
     written = manifest.read(out, "adapter")
     assert written.notes["steps"] == 20 and written.notes["ledger"]["prompts"] == 160
-    settings, inputs = run.Job("sft", base, conversations(8), out, config).recorded()
+    settings, inputs = Job("sft", base, conversations(8), out, config).recorded()
     assert written.key == manifest.key_of("adapter", settings, inputs)
     assert "library_name: peft" in (out / "README.md").read_text()
 

@@ -1,9 +1,6 @@
 """GRPO: a base, prompts and the task that judges completions in; an adapter or a checkpoint out."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +8,17 @@ import torch
 import trl
 from datasets import Dataset
 
-from dcsft_harness import harness, ranks, records
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness import records
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import conventions
 from dcsft_harness.training import checkpoint
+from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
-from dcsft_harness.training.run import Job, Setup, perform
+from dcsft_harness.training.job import Job, Setup
+from dcsft_harness.training.judge import Judge
+from dcsft_harness.training.run import perform
 from dcsft_harness.training.trainer import Accounted, arguments, grpo_managed, managed, quietly
-
-VLLM_MODES = ("colocate", "server")
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The reward: what the task's own scorer says of a completion, as in labelling and evaluation.
-
-    Attributes:
-        task: an lmms-eval task.
-        doc_ids: content id of an item -> its position in the task's documents.
-    """
-
-    task: Any
-    doc_ids: Mapping[str, int]
-
-    def reward(self, item_id: str, response: str) -> float | None:
-        """The score of a response in [0, 1]; None where it cannot be scored.
-
-        Raises:
-            HarnessError: the task has no such item.
-        """
-        if item_id not in self.doc_ids:
-            raise HarnessError(
-                f"task {self.task.config.task} has no item {item_id}",
-                "Give the task that the set was made from",
-            )
-        doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
-        metrics = self.task.process_results(doc, [harness.filtered(self.task, response)])
-        return harness.score_of(self.task, metrics)[0]
-
-    @property
-    def longest(self) -> int:
-        """The task's own limit on a response, in tokens."""
-        return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
 
 
 class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
@@ -243,13 +208,13 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     assert isinstance(config, GrpoConfig)
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
-    _check(setup.conversations, judge, config)
+    checks.check_prompts(setup.conversations, judge, config)
     longest = config.max_completion_length or judge.longest
     ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
     args = arguments(trl.GRPOConfig, ours, config.extra)
-    _check_draws(args, config)
+    checks.check_draws(args, config)
     if args.use_vllm:
-        _check_vllm(args, setup)
+        checks.check_vllm(args, setup)
     conventions.declare(checkpoint.box_convention(str(job.model), setup.processor))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
@@ -268,78 +233,3 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
             )
 
     return make
-
-
-def _check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GRPOConfig
-    """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
-
-    Raises:
-        HarnessError: says which steps would do.
-    """
-    passes = args.steps_per_generation * args.num_iterations
-    steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
-    if config.save_steps is not None and config.save_steps % steps:
-        raise HarnessError(
-            f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
-            f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
-            "goes on from between them would draw anew",
-            f"Give a multiple of {steps}",
-        )
-
-
-def _check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfig
-    """Refuses what TRL would only notice with the weights in memory, or not at all.
-
-    Raises:
-        HarnessError: vLLM is missing, its mode is unknown, processes do not divide, or images would reach
-            it in another size than the trainer's.
-    """
-    if args.vllm_mode not in VLLM_MODES:
-        raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
-    if find_spec("vllm") is None:
-        raise HarnessError(
-            "use_vllm=true needs vLLM, which is not installed",
-            "Install a version that TRL takes beside it, or leave use_vllm out",
-        )
-    groups, processes = args.vllm_tensor_parallel_size, ranks.world_size()
-    if args.vllm_mode == "colocate" and processes % groups:
-        raise HarnessError(
-            f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
-            "Choose a divisor",
-        )
-    if setup.limits is None:
-        return
-    size = checkpoint.open_processor(str(setup.job.model)).image_processor.size
-    own = checkpoint.PixelLimits(int(size["shortest_edge"]), int(size["longest_edge"]))
-    if setup.limits != own:
-        raise HarnessError(
-            f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
-            f"and training would by {setup.limits.low} and {setup.limits.high}",
-            "Leave min_pixels and max_pixels out, or save a base with the limits that you want",
-        )
-
-
-def _check(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
-    """Refuses a set that the task does not judge, that has weights, or that is too small for a batch.
-
-    Raises:
-        HarnessError: says which.
-    """
-    strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
-    if strange:
-        raise HarnessError(
-            f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
-            "Give the task that the set was made from",
-        )
-    if conversations.weights is not None:
-        raise HarnessError(
-            f"{conversations.name} has a column weight, which GRPO has no use for",
-            "Curate without --weight: GRPO's advantages weigh prompts by p(1-p) themselves",
-        )
-    needed = config.batch_size // config.num_generations
-    if len(conversations.turns) < needed:
-        raise HarnessError(
-            f"{conversations.name} has {len(conversations.turns)} prompts, fewer than the {needed} of a step "
-            f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
-            "Lower batch_size, or give more prompts",
-        )

@@ -7,7 +7,7 @@ from dcsft_harness import conversations, curation, harness, manifest, own_data
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.hashing import file_sha256
 from dcsft_harness.sampling import ITEMS
-from dcsft_harness.training.grpo import Judge
+from dcsft_harness.training.judge import Judge
 
 
 def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[Any, Judge]:

@@ -13,8 +13,9 @@ from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from dcsft_harness.training.job import Job, Setup
 from dcsft_harness.training.rendering import Template, samples
-from dcsft_harness.training.run import Job, Setup, perform
+from dcsft_harness.training.run import perform
 from dcsft_harness.training.sharing import FILLING, Filled, Shares
 from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
 

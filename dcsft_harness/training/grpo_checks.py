@@ -1,0 +1,90 @@
+"""What GRPO refuses before any weights are read: prompts, arguments, a vLLM that could not draw for it."""
+
+import math
+from importlib.util import find_spec
+from typing import Any
+
+from dcsft_harness import ranks
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.training import checkpoint
+from dcsft_harness.training.config import GrpoConfig
+from dcsft_harness.training.data import Conversations
+from dcsft_harness.training.job import Setup
+from dcsft_harness.training.judge import Judge
+
+VLLM_MODES = ("colocate", "server")
+
+
+def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
+    """Refuses a set that the task does not judge, that has weights, or that is too small for a batch.
+
+    Raises:
+        HarnessError: says which.
+    """
+    strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
+    if strange:
+        raise HarnessError(
+            f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
+            "Give the task that the set was made from",
+        )
+    if conversations.weights is not None:
+        raise HarnessError(
+            f"{conversations.name} has a column weight, which GRPO has no use for",
+            "Curate without --weight: GRPO's advantages weigh prompts by p(1-p) themselves",
+        )
+    needed = config.batch_size // config.num_generations
+    if len(conversations.turns) < needed:
+        raise HarnessError(
+            f"{conversations.name} has {len(conversations.turns)} prompts, fewer than the {needed} of a step "
+            f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
+            "Lower batch_size, or give more prompts",
+        )
+
+
+def check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GRPOConfig
+    """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
+
+    Raises:
+        HarnessError: says which steps would do.
+    """
+    passes = args.steps_per_generation * args.num_iterations
+    steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    if config.save_steps is not None and config.save_steps % steps:
+        raise HarnessError(
+            f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
+            f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
+            "goes on from between them would draw anew",
+            f"Give a multiple of {steps}",
+        )
+
+
+def check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfig
+    """Refuses what TRL would only notice with the weights in memory, or not at all.
+
+    Raises:
+        HarnessError: vLLM is missing, its mode is unknown, processes do not divide, or images would reach
+            it in another size than the trainer's.
+    """
+    if args.vllm_mode not in VLLM_MODES:
+        raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
+    if find_spec("vllm") is None:
+        raise HarnessError(
+            "use_vllm=true needs vLLM, which is not installed",
+            "Install a version that TRL takes beside it, or leave use_vllm out",
+        )
+    groups, processes = args.vllm_tensor_parallel_size, ranks.world_size()
+    if args.vllm_mode == "colocate" and processes % groups:
+        raise HarnessError(
+            f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
+            "Choose a divisor",
+        )
+    if setup.limits is None:
+        return
+    size = checkpoint.open_processor(str(setup.job.model)).image_processor.size
+    own = checkpoint.PixelLimits(int(size["shortest_edge"]), int(size["longest_edge"]))
+    if setup.limits != own:
+        raise HarnessError(
+            f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
+            f"and training would by {setup.limits.low} and {setup.limits.high}",
+            "Leave min_pixels and max_pixels out, or save a base with the limits that you want",
+        )
