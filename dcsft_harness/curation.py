@@ -65,10 +65,7 @@ def curate(
         inputs["overlap"] = exclude
     left_out["excluded"] -= table.num_rows
     table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)
-    qualify, weights = qualifying(table, config), weighed(table, config)
-    labelled = int(pc.count(table["difficulty"]).as_py())
-    left_out["outside"] = labelled - int(qualify.sum()) if config.band else 0
-    left_out["weightless"] = int((qualify & (weights == 0)).sum())
+    left_out |= _left_by_rules(table, config)
     chosen = choose(table, config)
     settings = {**asdict(config), "keep": list(config.keep), "mix": dict(config.mix)}
     with manifest.writing("curated set", output, settings, inputs) as draft:
@@ -78,13 +75,25 @@ def curate(
         )
         if suspected is not None:
             left_out["unshown"] = review.write(draft.folder, rollouts, suspected)
-        mix: dict[str, int] = {
-            name: int(equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES
-        }
-        draft.notes.update({"items": chosen.num_rows, **mix, "task": source.notes.get("task")})
+        draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)
     return draft.notes
+
+
+def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:
+    """How many labelled items lie outside the band, and how many of those within have a weight of 0."""
+    qualify, weights = qualifying(labels, config), weighed(labels, config)
+    labelled = int(pc.count(labels["difficulty"]).as_py())
+    return {
+        "outside": labelled - int(qualify.sum()) if config.band else 0,
+        "weightless": int((qualify & (weights == 0)).sum()),
+    }
+
+
+def _mix(chosen: pa.Table) -> dict[str, int]:
+    """How many of the chosen items have each difficulty."""
+    return {name: int(equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES}
 
 
 def _without_suspects(

@@ -53,19 +53,12 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         with ranks.agreed():
             manifest.refuse_occupied(output)
-            items = {
-                task_name: _items(task, len(task.eval_docs) if limit is None else limit)
-                for task_name, task in tasks.items()
-            }
+            items = {task_name: _items(task, limit) for task_name, task in tasks.items()}
             draft = None
             if ranks.rank() == 0:
                 draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))
-        tokens: dict[tuple[str, int], Spent] = {}
         meter = Meter()
-        if hasattr(model, "item_ids"):
-            for task_name, some in items.items():
-                model.item_ids.update({(task_name, item.doc_id): item.item_id for item in some})
-            model.on_batch = lambda batch: tokens.update({(g.task, g.doc_id): _spent(g) for g in batch})
+        tokens = _followed(model, items)
         answered, results = harness.run(model, tasks, limit, progress)
         for others in ranks.gathered(tokens):
             tokens.update(others)
@@ -74,19 +67,38 @@ def evaluate(
             if draft is None:
                 return {}
             rows: list[records.Score] = []
+            draft.notes["tasks"] = {}
             for task_name, task in tasks.items():
                 scores = _scores(task, items[task_name], answered[task_name], tokens)
-                draft.notes.setdefault("tasks", {})[task_name] = _summary(
-                    task, items[task_name], scores, limit
-                )
+                draft.notes["tasks"][task_name] = _summary(task, items[task_name], scores, limit)
                 rows += scores
             draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
             draft.notes |= dict(told or {})
             draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
-            records.write_table(draft.folder / SCORES, records.Score, rows)
-            text = json.dumps(results, indent=2, default=str)
-            (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+            _write(draft.folder, rows, results)
         return draft.notes
+
+
+def _write(folder: Path, rows: Sequence[records.Score], results: Mapping[str, Any]) -> None:
+    records.write_table(folder / SCORES, records.Score, rows)
+    text = json.dumps(results, indent=2, default=str)
+    (folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _followed(
+    model: Any,  # noqa: ANN401 - an lmms-eval model
+    items: Mapping[str, Sequence[records.Item]],
+) -> dict[tuple[str, int], Spent]:
+    """Tells a model of ours its items' ids; (task, doc_id) -> what a response cost fills as it goes on.
+
+    Of other models it stays empty.
+    """
+    spent: dict[tuple[str, int], Spent] = {}
+    if hasattr(model, "item_ids"):
+        for name, some in items.items():
+            model.item_ids.update({(name, item.doc_id): item.item_id for item in some})
+        model.on_batch = lambda batch: spent.update({(g.task, g.doc_id): _spent(g) for g in batch})
+    return spent
 
 
 def _spent(generation: Any) -> Spent:  # noqa: ANN401 - the model's own class
@@ -110,13 +122,13 @@ def _ledger(
     return {NOTE: ledger.as_dict(), UNKNOWN: unknown(operations)}
 
 
-def _items(task: Any, count: int) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
-    """The first documents of a task as items; no image is kept, as all of them may not fit into memory.
+def _items(task: Any, limit: int | None) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
+    """A task's documents as items, at most the first `limit`; no image is kept, as all may not fit into memory.
 
     Published sets ask some items twice, and their figures count both: each further one has an id of its own.
     """
     items, seen = [], Counter[str]()
-    for doc_id in range(min(count, len(task.eval_docs))):
+    for doc_id in range(len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))):
         item = harness.describe_item(task, doc_id)
         again = seen[item.item_id]
         seen[item.item_id] += 1

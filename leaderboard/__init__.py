@@ -27,6 +27,8 @@
     site/          the page's own scripts and style, and the libraries that come with it
     serve.py       a page at an address of this machine
     build.py       folders -> a leaderboard artefact
+    results.py     a recipe's output folder -> a page of its boards, and what became of each claim:
+                   claims.py (decided by boards), run_claims.py (by the training runs behind them)
 
 Example::
 
