@@ -123,7 +123,7 @@ def _ledger(
 
 
 def _items(task: Any, limit: int | None) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
-    """A task's documents as items, at most the first `limit`; no image is kept, as all may not fit into memory.
+    """A task's documents as items, the first `limit` of them, without images: all may not fit into memory.
 
     Published sets ask some items twice, and their figures count both: each further one has an id of its own.
     """
