@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from dcsft_harness import costs, manifest, stages
+from dcsft_harness import costs, environment, manifest, stages
 from dcsft_harness.cli import main
 from dcsft_harness.costs import lineage, table
 from dcsft_harness.errors import HarnessError
@@ -271,8 +271,8 @@ def test_a_command_has_the_limit_of_the_other_scores(place):
 
 def test_other_machines_and_versions_are_told(place, monkeypatch):
     assert costs.compare([place / "sft", place / "rl"]).remarks == ()
-    monkeypatch.setattr(manifest, "hardware", lambda: {"processor": "another", "cores": 64})
-    monkeypatch.setattr(manifest, "packages", lambda: {"torch": "0.1"})
+    monkeypatch.setattr(environment, "hardware", lambda: {"processor": "another", "cores": 64})
+    monkeypatch.setattr(environment, "packages", lambda: {"torch": "0.1"})
     trained(place / "far", "grpo", None, place / "cold", {"steps": 1})
     times, versions = costs.compare([place / "sft", place / "far"]).remarks
     assert times.startswith("times are not comparable: ") and "another (far)" in times
