@@ -1,6 +1,7 @@
 """Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import manifest
 from dcsft_harness.cli.running import SAID
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, sft, trainer
+from dcsft_harness.training import checkpoint, lora, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -204,8 +206,26 @@ def test_an_interruption_leaves_nothing(base, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_target_without_layers_is_refused(base, tmp_path):
-    refused("lora_target='langage' matches none of", base, tmp_path, SftConfig(lora_target="langage"))
+def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    with pytest.raises(HarnessError, match="lora_target='langage' matches none of") as told:
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(lora_target="langage"))
+    assert list(tmp_path.iterdir()) == []
+    names = re.findall(r"model\.[\w.]+", told.value.remedy)
+    assert [name.split(".")[1] for name in names] == ["visual", "language_model", "visual"]
+    chosen = lora.targets(lora.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1])
+    assert chosen == {names[1]: "language"}
+
+
+@pytest.mark.parametrize("config", [SftConfig(), SftConfig(lora_target="vision"), SftConfig(full=True)])
+def test_modules_are_looked_at_for_a_regular_expression_alone(config, base, monkeypatch):
+    monkeypatch.setattr(lora, "skeleton", lambda *given: pytest.fail("the modules were looked at"))
+    lora.refuse_unmatched(config, checkpoint.open_config(str(base)))
+
+
+def test_the_modules_without_weights_have_the_names_of_those_with(base):
+    found = lora.linear_layers(lora.skeleton(checkpoint.open_config(str(base))))
+    assert found == lora.linear_layers(AutoModelForImageTextToText.from_pretrained(base))
 
 
 def test_a_base_that_is_none_is_refused(base, tmp_path):

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.adapters import read_config
-from dcsft_harness.training.config import AdapterConfig
+from dcsft_harness.models.checkpoint import skeleton
+from dcsft_harness.training.config import TARGETS, AdapterConfig
 
 Part = Literal["language", "vision", "aligner"]
 
@@ -60,11 +61,25 @@ def targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
         if (part in wanted[target] if target in wanted else re.fullmatch(target, name))
     }
     if not chosen:
+        examples = {part: name for name, part in reversed(layers.items())}  # the first of each part
         raise HarnessError(
             f"lora_target={target!r} matches none of the model's {len(layers)} linear layers",
-            f"They have names like {next(iter(layers))}; or give {', '.join(wanted)}",
+            f"Their whole names are like {', '.join(examples[part] for part in sorted(examples))}; "
+            f"or give {', '.join(wanted)}",
         )
     return chosen
+
+
+def refuse_unmatched(config: AdapterConfig, base: PreTrainedConfig) -> None:
+    """Refuses a regular expression that chooses none of the base's layers, without any weights of it.
+
+    The named targets choose some of every base, so that nothing is looked at for them.
+
+    Raises:
+        HarnessError: as `targets`.
+    """
+    if not config.full and config.lora_target not in TARGETS:
+        targets(linear_layers(skeleton(base)), config.lora_target)
 
 
 def adapted(model: PeftModel) -> dict[str, Part]:

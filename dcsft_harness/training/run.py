@@ -161,12 +161,14 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
     conversations = training_data.read(job.data)
-    checkpoint.open_config(base)
+    opened = checkpoint.open_config(base)
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
         if isinstance(job.config, AdapterConfig):
             lora.refuse_reshaping(job.config, str(job.adapter), base)
+    elif isinstance(job.config, AdapterConfig):
+        lora.refuse_unmatched(job.config, opened)
     processor = checkpoint.open_processor(base)
     shown = checkpoint.pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
