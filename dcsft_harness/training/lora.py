@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.adapters import read_config
-from dcsft_harness.models.checkpoint import skeleton
-from dcsft_harness.training.config import TARGETS, AdapterConfig
+from dcsft_harness.training.config import AdapterConfig
 
 Part = Literal["language", "vision", "aligner"]
 
@@ -68,18 +67,6 @@ def targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
             f"or give {', '.join(wanted)}",
         )
     return chosen
-
-
-def refuse_unmatched(config: AdapterConfig, base: PreTrainedConfig) -> None:
-    """Refuses a regular expression that chooses none of the base's layers, without any weights of it.
-
-    The named targets choose some of every base, so that nothing is looked at for them.
-
-    Raises:
-        HarnessError: as `targets`.
-    """
-    if not config.full and config.lora_target not in TARGETS:
-        targets(linear_layers(skeleton(base)), config.lora_target)
 
 
 def adapted(model: PeftModel) -> dict[str, Part]:

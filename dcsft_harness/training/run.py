@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.ledger import NOTE
-from dcsft_harness.training import checkpoint, lora, run_folder
+from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
@@ -103,6 +103,7 @@ class Setup:
         processor: the base's, with the pixel limits of training.
         limits: those limits; None for a processor without.
         dtype: what forward passes compute in.
+        room: bytes that the run may have on the disk at a time.
         network: the weights to train; set when everything that can be refused without them has been.
         peft_config: the new adapter to put on them; None for none, or one that is on them already.
         notes: what the manifest will say.
@@ -114,6 +115,7 @@ class Setup:
     processor: ProcessorMixin
     limits: checkpoint.PixelLimits | None
     dtype: torch.dtype
+    room: int
     network: PreTrainedModel | PeftModel = None
     peft_config: LoraConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +146,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
     ):
         account = Account()
         with ranks.agreed():
-            _check_room(job)
+            room.check(job, setup.room)
             last = run.last
             if last is not None:
                 account.resume(run.told())
@@ -161,14 +163,12 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
     conversations = training_data.read(job.data)
-    opened = checkpoint.open_config(base)
+    config = checkpoint.open_config(base)
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
         if isinstance(job.config, AdapterConfig):
             lora.refuse_reshaping(job.config, str(job.adapter), base)
-    elif isinstance(job.config, AdapterConfig):
-        lora.refuse_unmatched(job.config, opened)
     processor = checkpoint.open_processor(base)
     shown = checkpoint.pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
@@ -180,33 +180,8 @@ def _prepare(job: Job) -> Setup:
         "pixel_limits": limits and limits._asdict(),
         "evaluation_pixel_limits": shown and shown._asdict(),
     }
-    folder = job.output / manifest.UNFINISHED
-    return Setup(job, folder, conversations, processor, limits, dtype, notes=notes)
-
-
-def _check_room(job: Job) -> None:
-    """Refuses a disk that cannot hold a full run's checkpoints: weights and two moments in float32.
-
-    Raises:
-        HarnessError: says what is needed.
-    """
-    base = Path(job.model)
-    if job.kind == "adapter" or job.config.save_steps is None or not base.is_dir():
-        return
-    size = torch.empty((), dtype=checkpoint.open_config(str(base)).dtype or torch.float32).element_size()
-    weights = sum(path.stat().st_size for path in base.glob("*.safetensors")) / size * 4
-    # One more than stays, as a new one is whole before the oldest goes; and the result.
-    needed = weights * (3 * ((job.config.keep or 1) + 1) + 1)
-    # A run that is gone on with has some of that on the disk already.
-    for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
-        needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
-    free = shutil.disk_usage(job.output).free
-    if free < needed:
-        raise HarnessError(
-            f"--output {job.output}: checkpoints of all parameters need up to {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free",
-            "Free some space, or lower --keep, or give --save-steps none",
-        )
+    folder, needed = job.output / manifest.UNFINISHED, room.needed(job, config)
+    return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
 
 
 def _network(
