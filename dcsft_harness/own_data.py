@@ -18,6 +18,7 @@ from typing import Any
 
 from dcsft_harness import dataset_folder, harness, manifest, records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import is_plain, on_white
 from dcsft_harness.scoring import get_scorer
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
@@ -76,7 +77,7 @@ def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
         "dataset_kwargs": {"load_from_disk": True},
         "test_split": "test",
         "output_type": "generate_until",
-        "doc_to_visual": lambda doc: [image.convert("RGB") for image in doc["images"]],
+        "doc_to_visual": lambda doc: list(map(on_white, doc["images"])),
         "doc_to_text": "prompt",
         "doc_to_target": "target",
         "process_results": lambda doc, results: process(scorer, doc, results),
@@ -259,9 +260,9 @@ def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            picture = image.convert("RGB")
+            picture = on_white(image)
             # `datasets` would turn the picture, where boxes are in pixels of the file.
-            plain = image.mode == "RGB" and ExifTags.Base.Orientation not in image.getexif()
+            plain = is_plain(image) and ExifTags.Base.Orientation not in image.getexif()
         return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
