@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness import harness, manifest, records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import on_white
 from dcsft_harness.sources import prepared
 
 KIND = "overlap"
@@ -48,7 +49,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Shared:
-    """An item of the pool with such an image: what is left out of a curated set.
+    """An item of the pool and such an image of it; the items are what is left out of a curated set.
+
+    An item has a row for each of its images that is shared, in their order.
 
     Attributes:
         item_id: the item.
@@ -132,7 +135,7 @@ def overlap(
                 "images": len(mine.names),
                 "items": len(mine.items),
                 "shared_images": len({pair.pool_image for pair in pairs}),
-                "shared_items": len(shared),
+                "shared_items": len({row.item_id for row in shared}),
                 "tasks": {name: _counts(pairs, name) for name in others},
             }
         )
@@ -202,7 +205,7 @@ def perceptual_hash(image: Any) -> int:  # noqa: ANN401 - a PIL image
     """The 64 bits of an image's pHash."""
     import imagehash
 
-    bits = imagehash.phash(image.convert("RGB")).hash.flatten()
+    bits = imagehash.phash(on_white(image)).hash.flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
@@ -226,12 +229,11 @@ def _shared(pool: Images, pairs: Sequence[Pair]) -> list[Shared]:
         by_image.setdefault(pair.pool_image, []).append(pair)
     found = []
     for item_id, places in pool.items:
-        for name in (pool.names[place] for place in places):
+        for name in (pool.names[place] for place in dict.fromkeys(places)):
             if name in by_image:
                 kinds = {pair.kind for pair in by_image[name]}
                 tasks = ",".join(sorted({pair.task for pair in by_image[name]}))
                 found.append(Shared(item_id, name, "exact" if "exact" in kinds else "near", tasks))
-                break
     return found
 
 

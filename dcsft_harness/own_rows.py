@@ -14,6 +14,7 @@ from typing import Any
 
 from dcsft_harness import dataset_folder
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import is_plain, on_white
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -124,9 +125,9 @@ def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            picture = image.convert("RGB")
+            picture = on_white(image)
             # `datasets` would turn the picture, where boxes are in pixels of the file.
-            plain = image.mode == "RGB" and ExifTags.Base.Orientation not in image.getexif()
+            plain = is_plain(image) and ExifTags.Base.Orientation not in image.getexif()
         return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"

@@ -1,6 +1,5 @@
 """One function a plot: it draws a Summary on axes, and says whether there was anything to draw."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from dcsft_harness.records import DIFFICULTIES
 
 from .provenance import Training, cost_of
 from .statistics import Estimate
+from .step_curves import curves
 from .summary import Line, Summary
 from .table import visible
 
@@ -23,8 +23,6 @@ LABELLED = 14
 """Up to so many rows every one is named in a plot; of more, those on the Pareto front."""
 CURVES = 12
 """So many curves at most in one plot."""
-_AT_STEP = re.compile(r"\s(?:@\s?|at step\s)\d+(?!\w)")
-"""What a checkpoint's row has in its name beside its run's."""
 
 
 def label(name: str) -> str:
@@ -169,39 +167,35 @@ def _mix(line: Line) -> dict[str, int]:
 
 
 def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
-    """ID and OOD accuracy of the checkpoints of one training run, by step; its end may be a seed's row."""
-    runs: dict[Path, list[tuple[float, Line]]] = {}
-    for line in summary.lines:
-        training = next(iter(_runs(line)), None)
-        if training is not None and "steps" in training.ledger and not line.is_group:
-            runs.setdefault(training.folder, []).append((training.ledger["steps"], line))
-    curves = {run: points for run, points in runs.items() if len({step for step, _ in points}) > 1}
-    drawn = 0
-    for run, points in list(curves.items())[:CURVES]:
-        for distribution, style in (("ood", "-"), ("id", ":")):
-            index = summary.overall(distribution)
-            known = [
-                (s, a) for s, line in sorted(points, key=lambda p: p[0]) if (a := _accuracy(line, index))
-            ]
-            if len(known) > 1:
+    """ID and OOD accuracy of the checkpoints of training runs, by step; its end may be a seed's row.
+
+    A run has the intervals of its accuracies; seeds of one configuration have their mean, and a band from
+    the lowest of them to the highest.
+    """
+    found = [curve for curve in curves(summary) if curve.points][:CURVES]
+    for number, curve in enumerate(found):
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        name = label(curve.name) + (f" ({curve.seeds} seeds)" if curve.seeds > 1 else "")
+        for distribution, points in curve.points.items():
+            steps, values, low, high = (
+                [part * scale for part in parts]
+                for parts, scale in zip(zip(*points, strict=True), (1, 100, 100, 100), strict=True)
+            )
+            style = "-" if distribution == "ood" else ":"
+            named = f"{name}, {distribution.upper()}"
+            if curve.seeds > 1:
+                axes.plot(steps, values, style, label=named, **look)
+                axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            else:
+                ends = _bars([Estimate(p.value, p.low, p.high, 0) for p in points])
                 axes.errorbar(
-                    [step for step, _ in known], [100 * a.value for _, a in known],
-                    yerr=_bars([a for _, a in known]), fmt=style, marker=MARKERS[drawn % len(MARKERS)],
-                    color=COLOURS[drawn % len(COLOURS)], capsize=2, elinewidth=1,
-                    label=f"{label(_run_name(run, points))}, {distribution.upper()}",
-                )  # fmt: skip
-        drawn += 1
+                    steps, values, yerr=ends, fmt=style, label=named, capsize=2, elinewidth=1, **look
+                )
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("training steps")
     axes.set_ylabel("accuracy in %")
-    _legend(axes, drawn)
-    return drawn > 0
-
-
-def _run_name(run: Path, points: Sequence[tuple[float, Line]]) -> str:
-    """What the rows of a run are called, their steps aside; its folder's name where they differ in more."""
-    names = {_AT_STEP.sub("", line.name) for _, line in points}
-    return names.pop() if len(names) == 1 else run.name
+    _legend(axes, len(found))
+    return bool(found)
 
 
 def hard_ratio(summary: Summary, axes: "Axes") -> bool:
@@ -233,23 +227,23 @@ def hard_ratio(summary: Summary, axes: "Axes") -> bool:
 
 def gradient_norms(summary: Summary, axes: "Axes") -> bool:
     """The gradient norm of each training step, one curve a run."""
-    curves: dict[Path, tuple[str, list[tuple[float, float]]]] = {}
+    norms: dict[Path, tuple[str, list[tuple[float, float]]]] = {}
     for line in _results(summary):
         for row in line.rows:
             for run in (part.training for part in row.provenance if part.training is not None):
                 steps = [(at["step"], at["grad_norm"]) for at in run.history if "grad_norm" in at]
                 if steps:
-                    curves.setdefault(run.folder, (row.name, steps))
-    for number, (name, steps) in enumerate(list(curves.values())[:CURVES]):
+                    norms.setdefault(run.folder, (row.name, steps))
+    for number, (name, steps) in enumerate(list(norms.values())[:CURVES]):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(*zip(*steps, strict=True), color=colour, linewidth=1.1, label=label(name))
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm before clipping")
-    if curves and all(norm > 0 for _, steps in curves.values() for _, norm in steps):
+    if norms and all(norm > 0 for _, steps in norms.values() for _, norm in steps):
         axes.set_yscale("log")
         _plain_log(axes.yaxis)
-    _legend(axes, len(curves))
-    return bool(curves)
+    _legend(axes, len(norms))
+    return bool(norms)
 
 
 def cost_against_ood(summary: Summary, axes: "Axes") -> bool:

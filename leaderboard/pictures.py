@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import on_white
 from dcsft_harness.records import occurrence_id
 
 from .result import Documents
@@ -145,7 +146,7 @@ def _ids(item: str) -> list[str]:
 def store(folder: Path, image: Any) -> Picture:  # noqa: ANN401 - a PIL image
     """Writes a picture's pixels as WebP, its longest side at most `SIDE`, under a hash of what it holds."""
     width, height = image.size
-    rgb = image.convert("RGB")
+    rgb = on_white(image)
     rgb.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     _bare(rgb).save(file, "WEBP", lossless=max(rgb.size) <= SMALL, quality=82)

@@ -122,11 +122,13 @@ def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
     if settings.adapter is None:
         return
     read_config(settings.adapter, settings.pretrained)
+    attach(skeleton(config, settings.trust_remote_code), settings.adapter, settings.pretrained)
+
+
+def skeleton(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model's modules on the `meta` device, without any weights: a tenth of a second at 72 billion."""
     with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(
-            config, trust_remote_code=settings.trust_remote_code
-        )
-    attach(skeleton, settings.adapter, settings.pretrained)
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel:

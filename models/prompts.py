@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from PIL import Image, ImageFile
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import on_white
 
 from .requests import Item, Messages
 
@@ -89,7 +90,7 @@ def _content(message: Mapping[str, Any], images: list[Image.Image], where: str) 
 
 
 def _image(source: object, where: str) -> Image.Image:
-    """An image of any usual kind, decoded to RGB."""
+    """An image of any usual kind, decoded to RGB; what is transparent is white."""
     try:
         return _read(lambda: _decode(source), where)
     except _UNREADABLE as error:
@@ -105,7 +106,7 @@ def _decode(source: object) -> Image.Image:
         ValueError: for anything else.
     """
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return on_white(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ValueError("it is a web address; download it first")
     if not isinstance(source, str | Path | bytes):
@@ -113,7 +114,7 @@ def _decode(source: object) -> Image.Image:
     with Image.open(
         io.BytesIO(source) if isinstance(source, bytes) else str(source).removeprefix("file://")
     ) as opened:
-        return opened.convert("RGB")
+        return on_white(opened)
 
 
 def _read(read: Callable[[], _T], where: str) -> _T:

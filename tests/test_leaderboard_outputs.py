@@ -9,6 +9,7 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import jsonschema
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from dcsft_harness.leaderboard.difficulty import read_labels
 from dcsft_harness.leaderboard.latex import escape, latex
 from dcsft_harness.leaderboard.published import Quoted, published
 from dcsft_harness.leaderboard.report import report
+from dcsft_harness.leaderboard.step_curves import curves
 from dcsft_harness.records import Label, write_table
 
 from .board_fixtures import adapter, curated, labels, study
@@ -111,6 +113,44 @@ class TestStudy:
         (curve,) = axes.containers
         assert curve.get_label() == "SFT (seed 0), ID"
         assert list(curve.lines[0].get_xdata()) == [10, 40]
+
+    def test_seeds_have_one_curve_their_mean_with_their_range(self, tmp_path):
+        """The third seed has a checkpoint more, which the others lack: it keeps a curve of its own."""
+        data, made = curated(tmp_path / "set", 50, 50, 0), []
+        right = {10: (9, 11, 10), 20: (12, 12, 15), 40: (16, 14, 18)}
+        for seed in range(3):
+            run = adapter(tmp_path / f"run-{seed}", data, steps=40, checkpoints=(10, 20, 30))
+            for step, counts in right.items():
+                at = "" if step == 40 else f" at step {step}"
+                folder = run if step == 40 else run / f"checkpoint-{step}"
+                scores = {task: [1] * counts[seed] + [0] * (20 - counts[seed]) for task in (ID, OOD_R)}
+                name = f"SFT{at} (seed {seed})"
+                made.append(scores_folder(tmp_path / name, name, scores, inputs={"adapter": folder}))
+        more = {"adapter": tmp_path / "run-2" / "checkpoint-30"}
+        name = "SFT at step 30 (seed 2)"
+        made.append(scores_folder(tmp_path / name, name, {ID: [1] * 20, OOD_R: [1] * 20}, inputs=more))
+        summary = summarise(load(made))
+        seeds, last = curves(summary)
+        assert (seeds.name, seeds.seeds, last.name, last.seeds) == ("SFT", 3, "SFT (seed 2)", 1)
+        expected = [(s, sum(c) / 60, min(c) / 20, max(c) / 20) for s, c in right.items()]
+        assert np.array(seeds.points["ood"]) == pytest.approx(np.array(expected))
+        assert [point.step for point in last.points["id"]] == [10, 20, 30, 40]
+        axes = Figure().add_subplot()
+        assert charts.performance_over_steps(summary, axes)
+        drawn = [line for line in axes.lines if line.get_label() == "SFT (3 seeds), OOD"]
+        assert list(drawn[0].get_ydata()) == pytest.approx([100 * value for _, value, _, _ in expected])
+        heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == pytest.approx((45, 90))
+
+    def test_seeds_of_other_runs_at_each_step_make_no_curve(self, tmp_path):
+        data, made = curated(tmp_path / "set", 50, 50, 0), []
+        for seed in range(4):
+            steps = 10 if seed < 2 else 40
+            run = adapter(tmp_path / f"run-{seed}", data, steps=steps)
+            name = f"SFT of {steps} steps (seed {seed})"
+            scores = {ID: [1, 0] * 9}
+            made.append(scores_folder(tmp_path / name, name, scores, inputs={"adapter": run}))
+        assert curves(summarise(load(made))) == []
 
     def test_plots_are_pictures(self, board):
         for plot in read(board[1])["plots"]:

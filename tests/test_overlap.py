@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -188,6 +189,36 @@ def test_other_pictures_are_far_away(photo):
     assert 28 < sum(distances) / len(distances) < 36
 
 
+def images_of(values, items=()):
+    names, digests = [str(at) for at in range(len(values))], [str(value).encode() for value in values]
+    return overlap.Images(names, digests, np.array(values, dtype=np.uint64), list(items))
+
+
+def test_an_item_is_listed_with_every_image_that_it_shares():
+    pool = images_of([0, 2**20 - 1, 0xFFFF << 40], [("two", [1, 0, 1]), ("one", [2, 0]), ("none", [2])])
+    pairs = overlap.compare(pool, "a", images_of([0, 2**20 - 2]), 4)
+    pairs += overlap.compare(pool, "b", images_of([2**20 - 1]), 4)
+    assert overlap._shared(pool, pairs) == [
+        overlap.Shared("two", "1", "exact", "a,b"),
+        overlap.Shared("two", "0", "exact", "a"),
+        overlap.Shared("one", "0", "exact", "a"),
+    ]
+
+
+def test_an_item_that_shares_several_images_counts_once(tmp_path, monkeypatch):
+    """All of a pool's documents show the same two pictures, and the evaluation has both."""
+    mine = images_of([0, 2**20 - 1], [("first", [0, 1]), ("second", [1, 0])])
+    sets = {"dcsft_digits_pool": mine, "dcsft_digits_a": images_of([0, 2**20 - 1])}
+    monkeypatch.setattr(overlap, "read_images", lambda task, *more, **named: sets[task.config.task])
+    notes = overlap.overlap("dcsft_digits_pool", ["dcsft_digits_a"], tmp_path / "overlap")
+    assert (notes["shared_images"], notes["shared_items"]) == (2, 2)
+    rows = records.read_table(tmp_path / "overlap" / overlap.ITEMS, overlap.Shared)
+    assert rows.num_rows == 4
+    known = pa.table({"item_id": ["first", "second", "third"]})
+    kept = overlap.without(known, tmp_path / "overlap", "dcsft_digits_pool")
+    assert kept["item_id"].to_pylist() == ["third"]
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
@@ -197,14 +228,9 @@ def test_other_pictures_are_far_away(photo):
 def test_pairs_are_all_that_are_close_enough_and_no_others(mine, theirs, distance):
     theirs = theirs + [value ^ 0b101 for value in mine[:5]]
 
-    def images(values):
-        names = [str(at) for at in range(len(values))]
-        digests = [str(value).encode() for value in values]
-        return overlap.Images(names, digests, np.array(values, dtype=np.uint64), [])
-
     found = {
         (int(pair.pool_image), int(pair.image), pair.distance)
-        for pair in overlap.compare(images(mine), "t", images(theirs), distance)
+        for pair in overlap.compare(images_of(mine), "t", images_of(theirs), distance)
     }
     expected = {
         (i, j, (a ^ b).bit_count())

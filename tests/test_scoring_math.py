@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring import Verdict, math_answer
+from dcsft_harness.scoring import Verdict, math_answer, math_worker
 from dcsft_harness.scoring.math_answer import math
 
 
@@ -95,20 +96,90 @@ def test_threads_get_the_verdicts_of_their_own_responses():
 
 
 def test_a_response_that_never_ends_is_given_up_and_the_next_one_is_scored(monkeypatch):
-    monkeypatch.setattr(math_answer, "WALL_SECONDS", 0.7)
-    math("1", answer="1")  # the child is up, so that its start is not on the clock
-    start = time.perf_counter()
-    verdict = math("$9^{9^{9^{9^{9}}}} + 1$", answer="7")
-    assert verdict.score == 0.0
-    assert time.perf_counter() - start < 8.0
-    assert math("4", answer="4").score == 1.0
+    """The kernel ends the child, in one second here; the watch would take half a minute."""
+    brief = "from dcsft_harness.scoring import math_worker as one; one.CPU_SECONDS = 0; one.main()"
+    with monkeypatch.context() as patch:
+        patch.setattr(math_answer, "_command", lambda: [sys.executable, "-P", "-c", brief])
+        worker = math_answer._Worker()
+        start = time.perf_counter()
+        assert worker.ask("$9^{9^{9^{9^{9}}}} + 1$", "7")[1:] in ([], [False])
+        assert time.perf_counter() - start < 25.0
+        assert worker.ask("4", "4") == ["4", True]
+        worker.stop()
 
 
 def test_a_child_that_was_killed_is_replaced():
-    math("4", answer="4")
-    os.kill(math_answer._worker._child.pid, signal.SIGKILL)
-    assert math("4", answer="4").score in (0.0, 1.0)  # at worst the item in flight is lost
-    assert math("4", answer="4").score == 1.0
+    for _ in range(2):
+        math("4", answer="4")
+        os.kill(math_answer._worker._child.pid, signal.SIGKILL)
+        assert math("4", answer="4").score == 1.0
+
+
+def busy(seconds, then="exit"):
+    """A child that computes for so long before it answers; 0 seconds: it waits and answers nothing."""
+    work = f"while time.process_time() < {seconds}: pass" if seconds else "time.sleep(60)"
+    lines = ["import sys, time, os, signal", "print('ready', flush=True)", "sys.stdin.readline()", work]
+    answers = "print('\"4\"', flush=True); print('true', flush=True)"
+    return [sys.executable, "-c", "\n".join([*lines, then.replace("answer", answers)])]
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """Makes a worker of the given children, one after the other; looks are a third of a second apart."""
+    monkeypatch.setattr(math_answer, "PATIENCE", 0.35)
+    made = []
+
+    def make(*commands):
+        children = iter(commands)
+        monkeypatch.setattr(math_answer, "_command", lambda: next(children))
+        made.append(math_answer._Worker())
+        return made[-1], children
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_no_clock_ends_a_child_that_computes(worker):
+    one, children = worker(busy(2.0, "answer"))
+    assert one.ask("4", "4") == ["4", True]
+
+
+@pytest.mark.parametrize(
+    "undecided",
+    [busy(0), busy(0.1, "os.kill(os.getpid(), signal.SIGKILL)"), busy(0.1, "os.kill(os.getpid(), 15)")],
+)
+def test_a_child_that_decided_nothing_is_followed_by_another(worker, undecided):
+    one, _ = worker(undecided, undecided, busy(0.1, "answer"))
+    assert one.ask("4", "4") == ["4", True]
+
+
+def test_a_child_that_used_up_its_budget_has_decided(worker):
+    one, children = worker(busy(0.1, "os.kill(os.getpid(), signal.SIGXCPU)"), busy(0.1, "answer"))
+    assert one.ask("4", "4") == []
+    assert len(list(children)) == 1
+
+
+def test_a_budget_that_the_system_does_not_keep_is_kept_by_the_watch(worker, monkeypatch):
+    monkeypatch.setattr(math_worker, "CPU_SECONDS", 0.05)
+    one, children = worker(busy(60.0), busy(0.1, "answer"))
+    assert one.ask("4", "4") == []
+    assert len(list(children)) == 1
+
+
+def test_an_item_that_no_child_decides_is_refused(worker):
+    one, _ = worker(*[busy(0.1, "os.kill(os.getpid(), signal.SIGKILL)")] * 3, busy(0.1, "answer"))
+    with pytest.raises(HarnessError, match="no verdict on the answer '4': 3 in turn were ended"):
+        one.ask("4", "4")
+    assert one.ask("4", "4") == ["4", True]
+
+
+def test_what_an_interrupted_item_still_gets_belongs_to_no_other(worker, monkeypatch):
+    one, _ = worker(busy(0.1, "answer"), busy(0.1, "print('null', flush=True); print('false', flush=True)"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(math_answer.json, "dumps", lambda value: (_ for _ in ()).throw(KeyboardInterrupt))
+        one.ask("4", "4")
+    assert one.ask("5", "4") == [None, False]
 
 
 def test_a_forked_process_leaves_the_childs_pipes_alone():

@@ -1,6 +1,7 @@
 """Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import manifest
 from dcsft_harness.cli.running import SAID
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, sft, trainer
+from dcsft_harness.training import checkpoint, lora, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -102,7 +104,7 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loade
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
-    with pytest.raises(HarnessError, match="checkpoints of all parameters need up to .* GiB"):
+    with pytest.raises(HarnessError, match="checkpoints of all parameters need up to .* MiB"):
         sft.train_cold_start(base, conversations(2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -204,8 +206,15 @@ def test_an_interruption_leaves_nothing(base, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_target_without_layers_is_refused(base, tmp_path):
-    refused("lora_target='langage' matches none of", base, tmp_path, SftConfig(lora_target="langage"))
+def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    with pytest.raises(HarnessError, match="lora_target='langage' matches none of") as told:
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(lora_target="langage"))
+    assert list(tmp_path.iterdir()) == []
+    names = re.findall(r"model\.[\w.]+", told.value.remedy)
+    assert [name.split(".")[1] for name in names] == ["visual", "language_model", "visual"]
+    chosen = lora.targets(lora.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1])
+    assert chosen == {names[1]: "language"}
 
 
 def test_a_base_that_is_none_is_refused(base, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 from dcsft_harness import dataset_folder, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.harness.documents import describe
+from dcsft_harness.pictures import is_plain
 
 
 def stored_images(
@@ -93,7 +94,7 @@ def _picture(file: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a PIL image
         picture = Image().decode_example(dict(file))
     except (OSError, SyntaxError, ValueError, DecompressionBombError):
         return None  # what is wrong with it is said where its document is described
-    return picture if picture.mode == "RGB" else None
+    return picture if is_plain(picture) else None
 
 
 def _opened_file(image: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a PIL image

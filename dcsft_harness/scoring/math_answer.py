@@ -7,7 +7,9 @@ and labels are computed. Without a limit one answer such as 9^{9^{9^9}} never re
 that is stuck in sympy cannot be stopped. So parsing and comparison run in one child process
 (`math_worker`), which is started at the first call, fed one answer at a time, and replaced when an
 answer uses up its budget. The budget is CPU time, so that the verdict does not depend on how busy
-the machine is. The child is a fresh interpreter, not a fork: it is safe beside CUDA and threads.
+the machine is; no clock decides one. A child that was ended from outside, or that gets no CPU time at
+all, has decided nothing: its item goes to another, and after the third is refused. The child is a fresh
+interpreter, not a fork: it is safe beside CUDA and threads.
 
 math-verify reads no characters beyond LaTeX's: of "2√3" it takes the 2. So these are put in LaTeX first, and
 so is an expression that ends a text without any dollar sign or box, of which it would take a part as well.
@@ -17,12 +19,16 @@ where the answer is, and math-verify's search is slower than linear.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
@@ -32,9 +38,14 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 TAIL = 4_000
 """Characters of a response that are read, from its end."""
 
-WALL_SECONDS = 60.0
-"""A backstop for a child that waits instead of computing; the CPU budget comes first."""
+PATIENCE = 30.0
+"""Seconds between two looks at a child; one that used no CPU time between them waits for what never comes."""
 
+ATTEMPTS = 3
+"""Children that an item is given to before it is refused."""
+
+_FROM_OUTSIDE = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")}
+"""Signals that say nothing of the item; a child's own end is SIGXCPU, a crash or an exit."""
 
 _LATEX = {
     "π": "\\pi ", "°": "^\\circ ", "º": "^\\circ ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}",
@@ -60,30 +71,49 @@ class _Worker:
         self._child: subprocess.Popen[str] | None = None
 
     def ask(self, response: str, answer: str) -> list[Any]:
-        """The replies to one item; fewer than two if the child ran out of its budget."""
+        """The replies to one item; fewer than two if the child ran out of its budget.
+
+        Raises:
+            HarnessError: one child after the other was ended from outside or came to a halt.
+        """
         with self._lock:
-            child = self._child if self._child and self._child.poll() is None else self._start()
-            stdin, stdout = _pipes(child)
-            timer = threading.Timer(WALL_SECONDS, child.kill)
-            timer.daemon = True
-            timer.start()
+            for _ in range(ATTEMPTS):
+                try:
+                    replies, is_decided = self._try(response, answer)
+                except BaseException:  # an interruption: what the child still says belongs to no later item
+                    self.stop()
+                    raise
+                if is_decided:
+                    return replies
+        raise HarnessError(
+            f"the math scorer's helper process came to no verdict on the answer {answer!r}: {ATTEMPTS} in "
+            "turn were ended from outside or got no CPU time",
+            "Free some memory, or see what else the machine does, and go on",
+        )
+
+    def _try(self, response: str, answer: str) -> tuple[list[Any], bool]:
+        """The replies of one child, and whether they are a verdict."""
+        child = self._child if self._child and self._child.poll() is None else self._start()
+        stdin, stdout = _pipes(child)
+        with _watched(child) as watch:
             try:
                 stdin.write(json.dumps([response, answer]) + "\n")
                 stdin.flush()
-                replies = [json.loads(line) for line in (stdout.readline(), stdout.readline()) if line]
-            except BrokenPipeError:  # the child was ended from outside; the next item gets a new one
-                replies = []
-            finally:
-                timer.cancel()
-            if len(replies) < 2:
-                self.stop()
-            return replies
+                lines = stdout.readline(), stdout.readline()
+            except BrokenPipeError:  # the child was ended before it had read the item
+                lines = "", ""
+        replies = [json.loads(line) for line in lines if line.endswith("\n")]
+        if len(replies) == 2:
+            return replies, True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE)  # it has closed its pipe, and says by which signal
+        self.stop()
+        return replies, watch.is_spent or not (watch.is_halted or -child.returncode in _FROM_OUTSIDE)
 
     def _start(self) -> "subprocess.Popen[str]":
         self.stop()
-        # -P: a sympy.py in the user's working directory must not be imported.
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dcsft_harness.scoring.math_worker"],
+            _command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -110,6 +140,60 @@ class _Worker:
                 pipe.close()
             except OSError:  # what was still to be written has nobody to read it
                 pass
+
+
+@dataclass
+class _Watch:
+    """Why a child was ended by its watch.
+
+    Attributes:
+        is_halted: it used no CPU time.
+        is_spent: it used more than its budget, on a system without such limits.
+    """
+
+    is_halted: bool = False
+    is_spent: bool = False
+
+
+@contextlib.contextmanager
+def _watched(child: "subprocess.Popen[str]") -> Iterator[_Watch]:
+    """Looks at a child now and then, and ends one that would keep its caller waiting for ever."""
+    watch, done = _Watch(), threading.Event()
+
+    def look() -> None:
+        from dcsft_harness.scoring.math_worker import CPU_SECONDS  # not above: `-m` wants to be the first
+
+        before: float | None = None
+        while not done.wait(PATIENCE):
+            now = _cpu_seconds(child.pid)
+            if before is not None and now is not None:
+                watch.is_halted, watch.is_spent = now <= before, now - before > 2 * CPU_SECONDS
+            if watch.is_halted or watch.is_spent:
+                child.kill()
+                return
+            before = now
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield watch
+    finally:
+        done.set()
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """What a process has used; None for one that is gone."""
+    import psutil  # type: ignore[import-untyped]
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return None
+    return float(times.user + times.system)
+
+
+def _command() -> list[str]:
+    # -P: a sympy.py in the user's working directory must not be imported.
+    return [sys.executable, "-P", "-m", "dcsft_harness.scoring.math_worker"]
 
 
 def _pipes(child: "subprocess.Popen[str]") -> tuple[Any, Any]:
@@ -145,7 +229,8 @@ def math(response: str, *, answer: str | int | float) -> Verdict:
         took more than the budget of CPU time.
 
     Raises:
-        HarnessError: if the answer cannot be read as mathematics, or math-verify cannot be imported.
+        HarnessError: if the answer cannot be read as mathematics, math-verify cannot be imported, or
+            what judges it is ended from outside time and again.
     """
     gold, part = str(answer), answer_part(response)
     if is_thinking(part) and is_cut(part) and "oxed" not in part:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import on_white
 from dcsft_harness.sources.source import Picture
 
 FORMAT = 2
@@ -110,20 +111,13 @@ class Album:
 def shown(data: bytes) -> Any:  # noqa: ANN401 - a PIL image
     """An encoded picture as tasks show it: RGB, pixels as encoded (no EXIF rotation), the transparent white.
 
-    Drawings are often black on a transparent ground, which would otherwise turn black as well.
-
     Raises:
         OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: it cannot be decoded.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        if "A" not in image.getbands() and "transparency" not in image.info:
-            return image.convert("RGB")
-        opaque = image.convert("RGBA")
-    ground = Image.new("RGB", opaque.size, "white")
-    ground.paste(opaque, mask=opaque.getchannel("A"))
-    return ground
+        return on_white(image)
 
 
 def _decoded(name: str, data: bytes) -> Any:  # noqa: ANN401 - a PIL image

@@ -22,6 +22,7 @@ from PIL import ImageFile
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
+from dcsft_harness.pictures import on_white
 from dcsft_harness.scoring.boxes import parse_box
 
 PLACEHOLDER = "<image>"
@@ -258,7 +259,7 @@ def _decode(entry: Any, where: str) -> Pillow.Image:  # noqa: ANN401 - whatever 
             _strictly(),
             Pillow.open(io.BytesIO(entry["bytes"]) if entry["bytes"] else entry["path"]) as opened,
         ):
-            return opened.convert("RGB")
+            return on_white(opened)
     except _UNREADABLE as error:
         raise HarnessError(
             f"{where}: an image cannot be read ({error})", "Replace the image or remove the row"

@@ -93,6 +93,7 @@ class Setup:
         processor: the base's, with the pixel limits of training.
         limits: those limits; None for a processor without.
         dtype: what forward passes compute in.
+        room: bytes that the run may have on the disk at a time.
         network: the weights to train; set when everything that can be refused without them has been.
         peft_config: the new adapter to put on them; None for none, or one that is on them already.
         notes: what the manifest will say.
@@ -104,6 +105,7 @@ class Setup:
     processor: ProcessorMixin
     limits: checkpoint.PixelLimits | None
     dtype: torch.dtype
+    room: int
     network: PreTrainedModel | PeftModel = None
     peft_config: LoraConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)

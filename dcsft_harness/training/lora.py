@@ -60,9 +60,11 @@ def targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
         if (part in wanted[target] if target in wanted else re.fullmatch(target, name))
     }
     if not chosen:
+        examples = {part: name for name, part in reversed(layers.items())}  # the first of each part
         raise HarnessError(
             f"lora_target={target!r} matches none of the model's {len(layers)} linear layers",
-            f"They have names like {next(iter(layers))}; or give {', '.join(wanted)}",
+            f"Their whole names are like {', '.join(examples[part] for part in sorted(examples))}; "
+            f"or give {', '.join(wanted)}",
         )
     return chosen
 

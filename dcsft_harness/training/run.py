@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
-from dcsft_harness.training import checkpoint, lora, run_folder
+from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import AdapterConfig
@@ -51,7 +51,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
     ):
         account = Account()
         with ranks.agreed():
-            _check_room(job)
+            room.check(job, setup.room)
             last = run.last
             if last is not None:
                 account.resume(run.told())
@@ -68,7 +68,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
     conversations = training_data.read(job.data)
-    checkpoint.open_config(base)
+    config = checkpoint.open_config(base)
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
@@ -85,33 +85,8 @@ def _prepare(job: Job) -> Setup:
         "pixel_limits": limits and limits._asdict(),
         "evaluation_pixel_limits": shown and shown._asdict(),
     }
-    folder = job.output / manifest.UNFINISHED
-    return Setup(job, folder, conversations, processor, limits, dtype, notes=notes)
-
-
-def _check_room(job: Job) -> None:
-    """Refuses a disk that cannot hold a full run's checkpoints: weights and two moments in float32.
-
-    Raises:
-        HarnessError: says what is needed.
-    """
-    base = Path(job.model)
-    if job.kind == "adapter" or job.config.save_steps is None or not base.is_dir():
-        return
-    size = torch.empty((), dtype=checkpoint.open_config(str(base)).dtype or torch.float32).element_size()
-    weights = sum(path.stat().st_size for path in base.glob("*.safetensors")) / size * 4
-    # One more than stays, as a new one is whole before the oldest goes; and the result.
-    needed = weights * (3 * ((job.config.keep or 1) + 1) + 1)
-    # A run that is gone on with has some of that on the disk already.
-    for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
-        needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
-    free = shutil.disk_usage(job.output).free
-    if free < needed:
-        raise HarnessError(
-            f"--output {job.output}: checkpoints of all parameters need up to {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free",
-            "Free some space, or lower --keep, or give --save-steps none",
-        )
+    folder, needed = job.output / manifest.UNFINISHED, room.needed(job, config)
+    return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
 
 
 def _network(
