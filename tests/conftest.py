@@ -1,6 +1,7 @@
 """What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
 
 import gc
+import signal
 import sys
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from dcsft_harness.models import conventions
 
 gc.disable()
+# A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
