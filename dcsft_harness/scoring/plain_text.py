@@ -1,11 +1,13 @@
-r"""A response without its markup: LaTeX, Markdown, thinking and run-on are taken away.
+r"""A response without its markup: LaTeX, Markdown, HTML, thinking and run-on are taken away.
 
     plain("So the answer is $\boxed{\text{(B)} \frac{1}{2}}$.") -> "So the answer is (B) 1/2."
 
 Every step is linear in the length of the text; the callers bound that length with `bounded`.
 """
 
+import html
 import re
+import unicodedata
 
 HEAD, TAIL = 3_000, 9_000
 """Characters read of a longer response: an answer stands at its start or at its end."""
@@ -19,14 +21,14 @@ _SAME = {
     **{chr(0xFF21 + i): chr(65 + i) for i in range(26)},
     **{chr(0xFF10 + i): chr(48 + i) for i in range(10)},
 }  # fmt: skip
-_OTHER_FORM = re.compile(f"[{''.join(_SAME)}]")
+_OTHER_FORM = re.compile(f"[{''.join(_SAME)}\U0001d400-\U0001d7ffⒶ-Ⓩ]")
 
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT_SIGN = re.compile(r"√\s*(?:\{([^{}]*)\}|(\d))")
 _STYLED = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|textup|textnormal|texttt|textcircled"
-    r"|mathrm|mathbf|mathit|mathsf|mathtt|mathbb|operatorname|boldsymbol|bold|bm|mbox|fbox)"
+    r"\\(?:text|textbf|textit|textrm|textsf|textsc|textup|textnormal|texttt|textcircled"
+    r"|mathrm|mathbf|mathit|mathsf|mathtt|mathbb|mathcal|operatorname|boldsymbol|bold|bm|mbox|fbox)"
     r"\s*\{([^{}]*)\}"
 )
 _STYLES = ("\\text", "\\math", "\\operatorname", "\\bold", "\\bm", "\\mbox", "\\fbox")
@@ -43,13 +45,27 @@ _MEANS = {
     "ne": "≠", "neq": "≠", "pm": "±", "infty": "∞",
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "theta": "θ", "lambda": "λ", "mu": "μ",
     "rho": "ρ", "phi": "φ", "omega": "ω", "Omega": "Ω",
+    **dict.fromkeys(("underline", "emph", "framebox", "circled"), ""),
     **dict.fromkeys(("tiny", "small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"), " "),
     **dict.fromkeys(("left", "right", "displaystyle", "quad", "qquad", "bf", "rm", *",;:! ()[]"), " "),
 }  # fmt: skip
 _COLOURED = re.compile(r"\\(?:color|textcolor)\s?\{[^{}]{1,20}\}")
 _EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
+_UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!\w)")
+_STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
 _NEGATIVE = re.compile(r"\b[Nn]egative (?=\d)")
+_MINUS = re.compile(r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)")
+_AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and (?:a|one) (half|quarter)\b(?! of)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
+_TAG = re.compile(
+    r"</?(?:(?P<block>p|br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body"
+    r"|choice|option|output|result|response|solution|ans)"
+    r"|b|i|u|em|strong|font|span|code|mark|big|small|center|a|td|th)(?:\s[^<>\n]{0,200})?\s?/?>",
+    re.IGNORECASE,
+)
+"""Of HTML what models write; "<C>" is a letter in brackets. A block begins a line."""
+_SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
+_ENTITY = re.compile(r"&(nbsp|deg|lt|gt|le|ge|ne|pi|times|quot|radic|#39|amp);")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _ODD_SPACES = "\t\r\v\f\x1c\x1d\x1e\x1f"
@@ -130,16 +146,39 @@ def _without_latex(text: str) -> str:
 
 
 def _same(match: "re.Match[str]") -> str:
-    return _SAME[match[0]]
+    if match[0] in _SAME:
+        return _SAME[match[0]]
+    letter = unicodedata.normalize("NFKC", match[0])  # the bold and italic letters of mathematics
+    return f"({letter})" if match[0] < "\U0001d400" else letter
+
+
+def _without_html(text: str) -> str:
+    if "sup>" in text:
+        text = _SUPERSCRIPT.sub(r"^\1", text)
+    return _TAG.sub(lambda match: "\n" if match["block"] else "", text)
+
+
+def _minus(match: "re.Match[str]") -> str:
+    return "\n-" if match[0][0] == "\n" else "-"
+
+
+def _mixed(match: "re.Match[str]") -> str:
+    return f"{match[1]} 1/{2 if match[2] == 'half' else 4}"
 
 
 def plain(text: str) -> str:
     """The text without LaTeX and Markdown, full-width characters in ASCII, white space collapsed."""
+    if "<" in text and ">" in text:
+        text = _without_html(text)
+    if "&" in text and ";" in text:
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     text = _collapsed(text)
     if not text.isascii():
         text = _OTHER_FORM.sub(_same, text)
         if "√{" in text or "√ " in text:
             text = _ROOT_SIGN.sub(_root, text)
+    if "~~" in text:
+        text = _STRUCK.sub("", text)
     if "\\" in text or "{" in text or "~" in text:
         text = _without_latex(text)
     if "$" in text:
@@ -148,9 +187,14 @@ def plain(text: str) -> str:
         text = text.replace(" & ", " and ")
     if "egative " in text:
         text = _NEGATIVE.sub("-", text)
+    if "inus " in text:
+        text = _MINUS.sub(_minus, text)
+    if " and a " in text or " and one " in text:
+        text = _AND_A_HALF.sub(_mixed, text)
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
         text = _EMPHASIS.sub(r"\1", text) if "*" in text else text
+        text = _UNDERSCORED.sub(r"\1", text) if "_" in text else text
     if " : " in text:
         text = _RATIO.sub(":", text)
     if "#" in text or ">" in text:

@@ -30,7 +30,9 @@ _WORDS = {
         "zero one two three four five six seven eight nine ten eleven twelve".split()
     )
 }
-_COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s({'|'.join(set(_WORDS) - {'one'})})\b")
+_WORD = rf"(?P<minus>(?:minus|negative)\s)?(?P<word>{'|'.join(_WORDS)})(?P<half>\sand\sa\shalf)?"
+_SPELLED = re.compile(_WORD, re.IGNORECASE)
+_COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b")
 _UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 
 _SPELLINGS = {
@@ -90,9 +92,14 @@ def quantity(text: str) -> Quantity | None:
 
 
 def spelled(text: str) -> Quantity | None:
-    """The number that a whole text is in words, up to twelve."""
-    number = _WORDS.get(text.lower())
-    return None if number is None else Quantity(Fraction(number), None)
+    """The number that a whole text is in words, up to twelve: "minus three", "two and a half"."""
+    match = _SPELLED.fullmatch(text)
+    return _in_words(match) if match else None
+
+
+def _in_words(match: "re.Match[str]") -> Quantity:
+    number = _WORDS[match["word"].lower()] + (Fraction(1, 2) if match["half"] else Fraction(0))
+    return Quantity(-number if match["minus"] else number, None, None if match["half"] else 0)
 
 
 def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
@@ -102,7 +109,7 @@ def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
     """
     found = [(match.start(), match.end(), _from_match(match)) for match in _IN_TEXT.finditer(sentence)]
     for match in _COUNTED.finditer(sentence):
-        found.append((*match.span(1), Quantity(Fraction(_WORDS[match[1]]), None)))
+        found.append((*match.span("amount"), _in_words(match)))
     for start, end, amount in sorted(found, key=lambda one: one[0]):
         if amount:
             yield start, end, amount
