@@ -28,6 +28,8 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.asides import settled
 from dcsft_harness.scoring.cues import Cue, has_key
+from dcsft_harness.scoring.judged import judged, may_be_judged
+from dcsft_harness.scoring.keyed import is_several, keyed_answer
 from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
 from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
 from dcsft_harness.scoring.plain_text import (
@@ -112,8 +114,9 @@ def find(response: str, options: OptionSet) -> int | None:
 def _find(part: str, options: OptionSet) -> int | None:
     """What the rules find in a text with its markup."""
     boxed = next(filter(str.strip, boxes(part)), "") if "oxed" in part else ""
-    found = _read_box(plain(boxed), options) if boxed else None
-    if found is not None:
+    marked = boxed or keyed_answer(part)
+    found = _read_box(plain(marked), options) if marked else None
+    if found is not None or marked and is_several(marked):
         return found
     thinking = is_thinking(part)
     if thinking and is_cut(part):
@@ -122,11 +125,12 @@ def _find(part: str, options: OptionSet) -> int | None:
         long = len(part) > 2 * length and (length < 200 or "\\" in part)
         ending = last_words(part, length) if long else ""
         if has_key(ending):
-            found = next(stated(settled(plain(ending)), options), None)
-            if found is not None and found != NO_OPTION:
+            words = settled(plain(ending))
+            found = next(stated(words, options), None)
+            if found is not None and found != NO_OPTION and not may_be_judged(words):
                 return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
-    return next(_found(settled(plain(part)), options, conclude=not boxed), None)
+    return next(_found(settled(plain(part)), options, conclude=not marked), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:
@@ -142,10 +146,15 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     whole = options.named(text)
     if whole is not None:
         yield whole
+    each = None if options.judge_themselves else judged(text)
+    text = each.rest if each else text
     weak: list[Cue] = []
     last = next(stated(text, options, weak), None)
     if last is not None and last != NO_OPTION:
         yield last
+    only = options.index(each.only() or "") if each else None
+    if only is not None and last is None:
+        yield only
     rest = without_listing(text)
     if rest and not is_listing(rest) and (last != NO_OPTION or _BEGINS_WITH_LETTER.match(rest)):
         yield from _present(label(rest, options))

@@ -32,6 +32,9 @@ _WORDS_OF_SENTENCE = frozenset(
 _JUDGEMENTS = frozenset(
     {"yes", "no", "true", "false", "correct", "incorrect", "是", "否", "不是", "对", "错"}
 )
+_JUDGING = re.compile(
+    r"(?i)\b(?:yes|no|true|false|(?:in)?correct|right|wrong)\b|[✓✔✅✗✘❌×√]|[对错是否]|正确"
+)
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
     r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
@@ -95,6 +98,11 @@ class OptionSet:
     def are_judgements(self) -> bool:
         """Whether the texts are "yes", "no" and the like, which the letters before them only decorate."""
         return all(text in _JUDGEMENTS for text in self.keys)
+
+    @cached_property
+    def judge_themselves(self) -> bool:
+        """Whether a text has "yes", "true" or the like in it, which said of an option is no verdict then."""
+        return any(map(_JUDGING.search, self._plain))
 
     @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:

@@ -1,0 +1,99 @@
+r"""Options that a response judges one by one, each on its own line or in its own clause.
+
+    judged("A: No\nB: Yes\nC: No")           -> the verdicts A: False, B: True, C: False; no text is left
+    judged("A: incorrect, B: correct")        -> A: False, B: True
+    judged("❌ A. 3\n✅ B. 5, as x = 5\nDone")  -> A: False, B: True; "Done" is left
+
+A verdict is one word or mark that stands alone: behind the letter, or behind a colon, a dash or the
+like. "A is incorrect" in a sentence is none, and neither is "A: No arms".
+"""
+
+import re
+from typing import NamedTuple
+
+_GOOD = "yes|correct|right|true|✓|✔|✅|☑|√|正确|对"
+_BAD = r"no|not\scorrect|incorrect|wrong|false|✗|✘|❌|✖|❎|×|错误|不正确|不对|错"
+_VERDICT = rf"(?:(?P<good>{_GOOD})|(?P<bad>{_BAD}))\ufe0f?(?![A-Za-z0-9])"
+_MARK = "[✓✔✅☑✗✘❌✖❎]"
+_LINE = re.compile(
+    rf"(?:^|\n)(?:[-|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
+    r"(?P<option>(?i:option|choice|statement)\s|选项)?(?P<open>\()?(?P<letter>[A-J])(?![A-Za-z0-9'’])"
+    rf"(?:(?P<label>\)|\.|:|\s[-|])|(?=\s?{_MARK})|(?=选?项?(?:{_GOOD}|{_BAD}))|(?(option)|(?!)))"
+)
+_BEHIND = re.compile(
+    r"(?:^|[:|→=(]|\s-|[.,](?=\s))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
+    + _VERDICT
+    + r"(?=\s*(?:[.,;:!|)\n-]|because|since|as\b|$))",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(rf"(?P<mark>{_MARK})")
+_BRIEF = re.compile(
+    r"(?<![A-Za-z0-9])\(?(?P<letter>[A-J])\)?(?:选?项)?(?:\s?[):|=-])?\s?(?i:"
+    + _VERDICT
+    + r")(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
+)
+_TRUE_OR_FALSE = frozenset({"true", "false", "correct", "incorrect", "right", "wrong", "not correct"})
+"""Two options judged so may be answers to "which is false?"; of three, one that stands out is meant."""
+_GOOD_MARKS = frozenset("✓✔✅☑")
+
+
+class Judged(NamedTuple):
+    """The options that are judged, by letter, and what a text says beside the verdicts."""
+
+    verdicts: dict[str, bool]
+    rest: str
+
+    def only(self) -> str | None:
+        """The letter of the one option that is found good where all others are found bad."""
+        good = [letter for letter, verdict in self.verdicts.items() if verdict]
+        return good[0] if len(good) == 1 else None
+
+
+def judged(text: str) -> Judged | None:
+    """The verdicts of a plain text on two or more options, or None.
+
+    None also where an option is judged both ways, or where "true" and "false" are said of two only.
+    """
+    verdicts: dict[str, bool] = {}
+    kept: list[str] = []
+    end, words = 0, set[str]()
+    for match in _LINE.finditer(text):
+        stop = text.find("\n", match.start("letter"))
+        stop = len(text) if stop < 0 else stop
+        found = _in_line(text, match, stop)
+        if not found:
+            continue
+        for letter, good, word in found:
+            if verdicts.setdefault(letter, good) != good:
+                return None
+            words.add(word)
+        kept.append(text[end : match.start()])
+        end = stop
+    if len(verdicts) < (3 if words & _TRUE_OR_FALSE else 2):
+        return None
+    return Judged(verdicts, "".join([*kept, text[end:]]).strip())
+
+
+def may_be_judged(text: str) -> bool:
+    """Whether a plain text judges an option in a line of its own."""
+    return any(
+        _in_line(text, match, len(text) if stop < 0 else stop)
+        for match in _LINE.finditer(text)
+        for stop in (text.find("\n", match.start("letter")),)
+    )
+
+
+def _in_line(text: str, start: "re.Match[str]", stop: int) -> list[tuple[str, bool, str]]:
+    """The verdicts of a line that begins with an option: letter, whether it is good, the word."""
+    brief = list(_BRIEF.finditer(text, start.start("letter"), stop))
+    if len(brief) > 1:
+        return [(one["letter"], one["good"] is not None, (one["good"] or one["bad"]).lower()) for one in brief]
+    letter = start["letter"]
+    if start["mark"]:
+        return [(letter, start["mark"] in _GOOD_MARKS, start["mark"])]
+    line = text[start.end() : min(stop, start.end() + 400)]
+    behind = _BEHIND.search(line)
+    if behind:
+        return [(letter, behind["good"] is not None, (behind["good"] or behind["bad"]).lower())]
+    ending = _ENDING.search(line)
+    return [(letter, ending["mark"] in _GOOD_MARKS, ending["mark"])] if ending else []
