@@ -9,6 +9,7 @@ like. "A is incorrect" in a sentence is none, and neither is "A: No arms".
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _GOOD = "yes|correct|right|true|✓|✔|✅|☑|√|正确|对"
@@ -16,9 +17,9 @@ _BAD = r"no|not\scorrect|incorrect|wrong|false|✗|✘|❌|✖|❎|×|错误|不
 _VERDICT = rf"(?:(?P<good>{_GOOD})|(?P<bad>{_BAD}))\ufe0f?(?![A-Za-z0-9])"
 _MARK = "[✓✔✅☑✗✘❌✖❎]"
 _LINE = re.compile(
-    rf"(?:^|\n)(?:[-|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
-    r"(?P<option>(?i:option|choice|statement)\s|选项)?(?P<open>\()?(?P<letter>[A-J])(?![A-Za-z0-9'’])"
-    rf"(?:(?P<label>\)|\.|:|\s[-|])|(?=\s?{_MARK})|(?=选?项?(?:{_GOOD}|{_BAD}))|(?(option)|(?!)))"
+    rf"\n(?:[-*|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
+    r"(?:(?i:option|choice|statement)\s|选项)?\(?(?P<letter>[A-J])(?![A-Za-z0-9'’])"
+    rf"(?:(?:\)|\.|:|\s[-|])|(?=\s?{_MARK})|(?=选?项?(?:{_GOOD}|{_BAD})))"
 )
 _BEHIND = re.compile(
     r"(?:^|[:|→=(]|\s-|[.,](?=\s))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
@@ -32,8 +33,12 @@ _BRIEF = re.compile(
     + _VERDICT
     + r")(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
 )
+Verdict = tuple[str, bool, str]
+"""A letter, whether its option is good, and the word or mark that says so."""
 _TRUE_OR_FALSE = frozenset({"true", "false", "correct", "incorrect", "right", "wrong", "not correct"})
 """Two options judged so may be answers to "which is false?"; of three, one that stands out is meant."""
+_LONGEST = 300
+"""Characters of a line that are read."""
 _GOOD_MARKS = frozenset("✓✔✅☑")
 
 
@@ -54,21 +59,17 @@ def judged(text: str) -> Judged | None:
 
     None also where an option is judged both ways, or where "true" and "false" are said of two only.
     """
+    text = f"\n{text}"
     verdicts: dict[str, bool] = {}
     kept: list[str] = []
     end, words = 0, set[str]()
-    for match in _LINE.finditer(text):
-        stop = text.find("\n", match.start("letter"))
-        stop = len(text) if stop < 0 else stop
-        found = _in_line(text, match, stop)
-        if not found:
-            continue
+    for found, start, after in _verdicts(text):
         for letter, good, word in found:
             if verdicts.setdefault(letter, good) != good:
                 return None
             words.add(word)
-        kept.append(text[end : match.start()])
-        end = stop
+        kept.append(text[end:start])
+        end = after
     if len(verdicts) < (3 if words & _TRUE_OR_FALSE else 2):
         return None
     return Judged(verdicts, "".join([*kept, text[end:]]).strip())
@@ -76,24 +77,42 @@ def judged(text: str) -> Judged | None:
 
 def may_be_judged(text: str) -> bool:
     """Whether a plain text judges an option in a line of its own."""
-    return any(
-        _in_line(text, match, len(text) if stop < 0 else stop)
-        for match in _LINE.finditer(text)
-        for stop in (text.find("\n", match.start("letter")),)
-    )
+    return next(_verdicts(f"\n{text}"), None) is not None
 
 
-def _in_line(text: str, start: "re.Match[str]", stop: int) -> list[tuple[str, bool, str]]:
-    """The verdicts of a line that begins with an option: letter, whether it is good, the word."""
-    brief = list(_BRIEF.finditer(text, start.start("letter"), stop))
+def _verdicts(text: str) -> Iterator[tuple[list[Verdict], int, int]]:
+    """The verdicts of each line that has some, and where what they take of the text begins and ends.
+
+    The text begins with a line end, as every line does here: a pattern that begins with a character is fast.
+    """
+    for match in _LINE.finditer(text):
+        stop = text.find("\n", match.end())
+        stop = len(text) if stop < 0 else stop
+        found, after = _in_line(text, match, stop)
+        if found:
+            yield found, match.start(), after
+
+
+def _in_line(text: str, start: "re.Match[str]", stop: int) -> tuple[list[Verdict], int]:
+    """The verdicts of a line that begins with an option, and where the last of them ends.
+
+    Behind verdicts in brief, as in "A: no, B:
+    yes, so it is B", the line goes on; behind one alone all of it is about that option.
+    """
+    brief = list(_BRIEF.finditer(text, start.start("letter"), min(stop, start.end() + _LONGEST)))
     if len(brief) > 1:
-        return [(one["letter"], one["good"] is not None, (one["good"] or one["bad"]).lower()) for one in brief]
+        found = [(one["letter"], one["good"] is not None, _word(one)) for one in brief]
+        return found, brief[-1].end()
     letter = start["letter"]
     if start["mark"]:
-        return [(letter, start["mark"] in _GOOD_MARKS, start["mark"])]
-    line = text[start.end() : min(stop, start.end() + 400)]
+        return [(letter, start["mark"] in _GOOD_MARKS, start["mark"])], stop
+    line = text[start.end() : min(stop, start.end() + _LONGEST)]
     behind = _BEHIND.search(line)
     if behind:
-        return [(letter, behind["good"] is not None, (behind["good"] or behind["bad"]).lower())]
+        return [(letter, behind["good"] is not None, _word(behind))], stop
     ending = _ENDING.search(line)
-    return [(letter, ending["mark"] in _GOOD_MARKS, ending["mark"])] if ending else []
+    return [(letter, ending["mark"] in _GOOD_MARKS, ending["mark"])] if ending else [], stop
+
+
+def _word(verdict: "re.Match[str]") -> str:
+    return (verdict["good"] or verdict["bad"]).lower()

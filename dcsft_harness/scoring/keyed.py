@@ -24,7 +24,7 @@ _ITEM_MARKS = re.compile(r"[\"'\s]+")
 
 def keyed_answer(text: str) -> str | None:
     """The value of the last key of an object that names the answer; None where there is none."""
-    if "{" not in text or '":' not in text and "':" not in text and '" :' not in text:
+    if "{" not in text or '"' not in text and "'" not in text or ":" not in text:
         return None
     found = None
     for key in _KEY.finditer(text, text.find("{")):

@@ -9,6 +9,7 @@ import re
 
 from dcsft_harness.scoring.option_set import OptionSet
 
+_SHORT_ANSWER = re.compile(r":\s?\(?([A-J])(?:\)?\.?|[).:]\s.*)")
 _LETTER_END = r"(?![A-Za-z0-9_'’+*/^=°(√<>{]|-\w)"
 _NOUN = (
     r"(?:the\s)?(?:correct\s)?"
@@ -16,7 +17,7 @@ _NOUN = (
     r"\s?(?:is\s|letter\s)?[:\s]{0,3}"
 )
 _LABEL = re.compile(
-    rf"[\s\"'“(\[<{{:,=→-]{{0,20}}?(?:{_NOUN})?"
+    rf"[\s\"'“(\[<{{:,=→✓✔✅☑\ufe0f-]{{0,20}}?(?:{_NOUN})?"
     rf"(?P<open>[(\[\"'<]{{0,4}})\s?(?P<letter>[A-Za-z])\s?(?P<close>[)\]\"'>]{{0,4}}){_LETTER_END}",
     re.IGNORECASE,
 )
@@ -26,15 +27,16 @@ _SECOND = re.compile(
 )
 _GIVES_REASON = re.compile(
     r"\s+(?:because|since|as|which|for|with|based|due|given|so|best\s(?:satisf|match|fit|meet)\w*"
-    r"|satisfies|matches|fits|meets|works|remains"
-    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\(?(?:and\s(?:it\sis\s)?)?not\s(?:option\s)?\(?[A-J]\b"
+    r"|satisfies|matches|fits|meets|works|remains|it\sis(?=[.!,]|$)|is\sthe\sone(?=[.,!]|$|\s(?:that|which)\s)"
+    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\((?:confidence|because|since|as|i\.e|approximately|about)\b"
+    r"|\s\(?(?:and\s(?:it\sis\s)?)?not\s(?:option\s)?\(?[A-J]\b"
 )
 _REJECTED = re.compile(
     r"\s*(?:(?:(?!\b(?:because|since|as)\b)[^.,;\n]){0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
     r"(?:not|in(?:correct|accurate|valid)|wrong|false)\b"
     r"|\s(?:(?:does|do|did|can|could|would|should|must)(?:\s?not|n't|'t)\b|fails?\b"
     r"|(?:is|are|can\sbe|must\sbe)\s(?:also\s)?(?:eliminated|excluded|rejected|impossible|ruled\sout)\b)"
-    r"|\s*:\s*(?:incorrect|wrong|invalid)\b"
+    r"|\s*:\s*(?:incorrect|wrong|invalid)\b|,?\s(?:which|but\s(?:that|this|it))(?:\sis|'s)\s(?:incorrect|not\s(?:correct|right)|wrong|false)\b"
     r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
 )
 _DISMISSED = re.compile(
@@ -63,9 +65,17 @@ MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_CARDINALS = ("one", "two", "three", "four", "five", "six")
+_CHINESE_ORDINALS = "一二三四五六"
 _NUMBERED = re.compile(
-    rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9])(?![\w.:/%°]\w|\w)"
-    rf"|\b({'|'.join(_ORDINALS)}|[1-9](?=st|nd|rd|th))(?:st|nd|rd|th)?\s(?:option|choice)\b"
+    rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9]|(?:{'|'.join(_CARDINALS)})\b)(?![\w.:/%°]\w|\w)"
+    rf"|\b({'|'.join(_ORDINALS)}|last|[1-9](?=st|nd|rd|th))(?:st|nd|rd|th)?\s(?:option|choice)\b"
+    rf"|第([{_CHINESE_ORDINALS}1-9])个?(?:选项|项)"
+)
+_COUNTED_OFF = re.compile(
+    rf"(?:the\s)?(?:(?:number\s|no\.\s?|#\s?)(?P<number>[1-9])"
+    rf"|(?P<ordinal>{'|'.join(_ORDINALS)}|last)(?:\s(?:one|answer|item))?)(?=\s*(?:[.,:;!(-]|$))",
+    re.IGNORECASE,
 )
 
 
@@ -83,6 +93,10 @@ def label(text: str, options: OptionSet) -> int | None:
     letter, after = match["letter"], line[match.end() :]
     if _SECOND.match(after) or _REJECTED.match(after):
         return None
+    if letter == "A" and not match["open"] and after[:1] == ":":  # short for "Answer: ..."
+        short = _SHORT_ANSWER.fullmatch(after)
+        if short:
+            return options.index(short[1])
     index = options.index(letter.upper())
     marked = match["close"] or after[:1] in (".", ":") or after.lstrip()[:2] == "- "
     if marked and (
@@ -136,11 +150,29 @@ def numbered(sentence: str, options: OptionSet) -> list[int]:
         return []
     found: dict[int, None] = {}
     for match in _NUMBERED.finditer(sentence):
-        counted = match[1] or match[2]
-        index = int(counted) - 1 if counted.isdigit() else _ORDINALS.index(counted)
+        index = _counted(match[1] or match[2] or match[3], options)
         if index < len(options.texts) and not _REJECTED.match(sentence, match.end(), match.end() + 100):
             found[index] = None
     return list(found)
+
+
+def counted_off(text: str, options: OptionSet) -> int | None:
+    """The option that stands at the beginning of an answer as "number 2" or "the second one"."""
+    match = None if options.has_quantities else _COUNTED_OFF.match(text)
+    index = _counted((match["number"] or match["ordinal"]).lower(), options) if match else len(options.texts)
+    return index if index < len(options.texts) else None
+
+
+def _counted(word: str, options: OptionSet) -> int:
+    """The index that a word counts to: "2", "two", "second", "last"; maybe beyond the last option."""
+    if word.isdigit():
+        return int(word) - 1
+    if word == "last":
+        return len(options.texts) - 1
+    for words in (_ORDINALS, _CARDINALS, tuple(_CHINESE_ORDINALS)):
+        if word in words:
+            return words.index(word)
+    raise ValueError(word)
 
 
 def together(clause: str) -> bool:

@@ -18,10 +18,13 @@ _SAME = {
     "。": ". ", "．": ". ", "！": "! ", "？": "? ", "“": '"', "”": '"', "「": '"', "」": '"',
     "‘": "'", "’": "'", "−": "-", "–": "-", "—": " - ", "•": "-", "⁄": "/", "＝": "=", "％": "%",
     "º": "°", "˚": "°", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "\u200b": "",
+    **{chr(0x24B6 + i): f"({chr(65 + i)})" for i in range(26)},
     **{chr(0xFF21 + i): chr(65 + i) for i in range(26)},
     **{chr(0xFF10 + i): chr(48 + i) for i in range(10)},
 }  # fmt: skip
-_OTHER_FORM = re.compile(f"[{''.join(_SAME)}\U0001d400-\U0001d7ffⒶ-Ⓩ]")
+_OTHER_FORM = re.compile(f"[{''.join(_SAME)}]")
+_MATHEMATICAL = re.compile("[\U0001d400-\U0001d7ff]+")
+"""Letters and digits in bold, italics and the like."""
 
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(\d))")
@@ -55,15 +58,14 @@ _UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!
 _STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
 _NEGATIVE = re.compile(r"\b[Nn]egative (?=\d)")
 _MINUS = re.compile(r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)")
-_AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and (?:a|one) (half|quarter)\b(?! of)")
+_AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and a (half|quarter)\b(?! of)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _TAG = re.compile(
-    r"</?(?:(?P<block>p|br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body"
-    r"|choice|option|output|result|response|solution|ans)"
-    r"|b|i|u|em|strong|font|span|code|mark|big|small|center|a|td|th)(?:\s[^<>\n]{0,200})?\s?/?>",
-    re.IGNORECASE,
+    r"</?(?:(?P<block>p|(?i:br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body"
+    r"|choice|option|output|result|response|solution|ans))"
+    r"|[biua]|(?i:em|strong|font|span|code|mark|big|small|center|td|th))(?:\s[^<>\n]{0,200})?\s?/?>"
 )
-"""Of HTML what models write; "<C>" is a letter in brackets. A block begins a line."""
+"""Of HTML what models write; "<B>" is a letter in brackets. A block begins a line."""
 _SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
 _ENTITY = re.compile(r"&(nbsp|deg|lt|gt|le|ge|ne|pi|times|quot|radic|#39|amp);")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
@@ -146,10 +148,12 @@ def _without_latex(text: str) -> str:
 
 
 def _same(match: "re.Match[str]") -> str:
-    if match[0] in _SAME:
-        return _SAME[match[0]]
-    letter = unicodedata.normalize("NFKC", match[0])  # the bold and italic letters of mathematics
-    return f"({letter})" if match[0] < "\U0001d400" else letter
+    return _SAME[match[0]]
+
+
+def _has_wide(text: str) -> bool:
+    """Whether a text has characters beyond the first 65,536; a search for them takes thirty times as long."""
+    return len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text)
 
 
 def _without_html(text: str) -> str:
@@ -172,12 +176,14 @@ def plain(text: str) -> str:
         text = _without_html(text)
     if "&" in text and ";" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
-    text = _collapsed(text)
+    text = collapsed = _collapsed(text)
     if not text.isascii():
+        if _has_wide(text):
+            text = _MATHEMATICAL.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
         text = _OTHER_FORM.sub(_same, text)
         if "√{" in text or "√ " in text:
             text = _ROOT_SIGN.sub(_root, text)
-    if "~~" in text:
+    if "~" in text:
         text = _STRUCK.sub("", text)
     if "\\" in text or "{" in text or "~" in text:
         text = _without_latex(text)
@@ -189,7 +195,7 @@ def plain(text: str) -> str:
         text = _NEGATIVE.sub("-", text)
     if "inus " in text:
         text = _MINUS.sub(_minus, text)
-    if " and a " in text or " and one " in text:
+    if " and a " in text:
         text = _AND_A_HALF.sub(_mixed, text)
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
@@ -199,7 +205,7 @@ def plain(text: str) -> str:
         text = _RATIO.sub(":", text)
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
-    return _single_spaced(text).strip()
+    return (text if text is collapsed else _single_spaced(text)).strip()
 
 
 def _collapsed(text: str) -> str:
@@ -228,7 +234,7 @@ def _may_have_odd_spaces(text: str) -> bool:
             if space in text:
                 return True
         return False
-    return not (text.isprintable() or text.replace("\n", "").isprintable())
+    return not (text.replace("\n", "") if "\n" in text else text).isprintable()
 
 
 def last_sentence(text: str) -> tuple[str, bool]:

@@ -8,17 +8,25 @@ import re
 from collections.abc import Iterator
 
 from dcsft_harness.scoring.cues import Cue, cues
-from dcsft_harness.scoring.labels import MARKED, PAIRED, bracketed, is_listing, label, together
+from dcsft_harness.scoring.labels import MARKED, PAIRED, bracketed, counted_off, is_listing, label, together
 from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
 from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
-    r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
-    r"|correspond(?:s|ing)? (?:to|with)|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly),?"
+    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing) for|left with(?: only)?|leav(?:es|ing)(?: us)?(?: with)?(?: only)?"
+    r"|(?<!all )(?<!any )but|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)|mak(?:es|ing)(?: it| the answer)?"
+    r"|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
+    r"|correspond(?:s|ing)? (?:to|with)|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly|clearly|obviously),?"
+    r"|(?:it|this|that)(?: has to be|'s got to be| has got to be)"
     r"|(?:it|this|that|which|these)(?:'s| is| must be| would be| should be| gives| means| leads to)"
     r"|(?:hence|therefore|thus|so|ans|ans\.)\s*[,:]?(?:\sit(?:'s| is))?)\s*(?::\s*)?(?:is\s)?(?:the\s)?",
     re.IGNORECASE,
 )
+_LETTER_THEN_REASON = re.compile(
+    r"(?<![A-Za-z0-9'’])(?P<letter>[A-J])[)\"']?(?:,?\s(?:not\s(?:option\s)?\(?[A-J]\b|because|since|rather\sthan|instead\sof)"
+    r"|,\s(?:as|for|which|given)\s|\s(?:the|my|our)\s(?:only\s)?(?:correct|right|best)\b)"
+)
+_NOT_DONE = re.compile(r"(?:\b(?:not|never|tempt\w*\sto|wrong\sto)|n't)\s(?:[a-z]+\s)?$")
 _LABELLED = re.compile(
     r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
 )
@@ -39,7 +47,7 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s")
-_CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and)\s")
+_CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and(?!\s\(?[A-J]\)?,))\s")
 _BARE_LETTER_LAST = re.compile(r"(?<![A-Za-z0-9_.])([A-J])[\"']?$")
 _TAIL = re.compile(
     r".*(?:=|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
@@ -95,10 +103,13 @@ def read(segment: str, options: OptionSet) -> int | None:
         segment: plain text; only its first line, and of that the first 600 characters, count.
         options: the question's options.
     """
-    segment = segment.strip()
+    of_header = segment.lstrip(" |").startswith("\n")
+    segment = segment.strip(" \n|")
     if is_listing(segment):  # "The correct option is:\n(A) 3\n(B) 5" repeats the question
         return None
     line = _LEADING_LINK.sub("", segment.split("\n", 1)[0][:600])
+    if " | " in line:  # of a table: beside "Answer", or below it, which is the last column
+        line = line.strip(" |").split(" | ")[-1 if of_header else 0]
     denial = _DENIAL.match(line)
     if denial:
         turn = _BUT.search(line, denial.end())
@@ -115,6 +126,8 @@ def read(segment: str, options: OptionSet) -> int | None:
 def _read_text(line: str, options: OptionSet) -> int | None:
     """The option that a line names: at its beginning, or as the only one in its first sentence."""
     begun = options.begun(line.lstrip(" \"'(:"))
+    if begun is None:
+        begun = counted_off(line, options)
     if begun is not None:
         return begun
     sentence = _SENTENCE.split(line, maxsplit=1)[0]
@@ -205,11 +218,15 @@ def chosen(sentence: str, options: OptionSet) -> int | None:
             ((letter, noun),) = alone.items()
             if noun or letter not in "AI":
                 return options.index(letter)
+    reason = _LETTER_THEN_REASON.search(sentence)
+    sentence = sentence[: reason.end("letter")] if reason else sentence
     ending = sentence.rstrip(" .!\"'()")
     if len(ending) > 1 and ending[-2].isalnum():
         return None
     for verb in (_CHOSEN, _LABELLED) if options.are_letters else (_CHOSEN,):
         for match in verb.finditer(sentence, max(0, len(sentence) - 80)):
+            if _NOT_DONE.search(sentence, max(0, match.start() - 30), match.start()):
+                continue
             rest = sentence[match.end() :].strip(" .!\"'()")
             if len(rest) == 1 and (rest.isupper() or verb is _LABELLED):
                 return options.index(rest.upper())
