@@ -30,11 +30,11 @@ _STARTS = re.compile(r"[.!?\n]\s*(?=\S)")
 _LONGEST = 200
 """Characters of a question that are read."""
 
-_ENDS = re.compile(r"[!?\n]|\.(?!\d)")
+_ENDS = re.compile(r"[!?\n]|\.(?!\d)|,\s(?=(?:but|however|yet)\b)")
 _SUPPOSES = re.compile(
     r"\b[Ii]f\s(?!(?:(?:I|we|you)\s)?(?:had|have|were|was|am|are)?\s?(?:to|asked|forced|pressed)\b)"
+    r"[^,.;]{0,80}?\b(?:were|was|had|weren't|wasn't|hadn't|did|didn't)\b"
 )
-_UNREAL = re.compile(r"\b(?:were|was|had|weren't|wasn't|hadn't|did|didn't)\b")
 _ANSWERS = re.compile(
     r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:(?:[a-z]+\s)?would|would\s(?:[a-z]+\s)?(?:be|have\sbeen))\b"
 )
@@ -73,7 +73,7 @@ def _without_unreal(text: str) -> str:
         ends = _ENDS.search(text, place)
         end = ends.end() if ends else end
         sentence = text[start:end]
-        if _SUPPOSES.search(sentence) and _UNREAL.search(sentence) and _ANSWERS.search(sentence):
+        if _SUPPOSES.search(sentence) and _ANSWERS.search(sentence):
             parts.append(text[done:start])
             done = end
         place = text.find("would", max(end, place + 1))

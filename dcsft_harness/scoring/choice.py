@@ -174,6 +174,8 @@ def _ended(text: str, options: OptionSet) -> Iterator[int]:
         yield from _present(label(last, options), options.begun(last), options.named(last))
     if not is_cut(text):
         yield from _concluded(text, last, options)
+    elif len(last) < 80:
+        yield from _present(chosen(last, options))
 
 
 def _present(*candidates: int | None) -> Iterator[int]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 _RIGHT = (
     r"(?:correct|right|best|true|final|proper|suitable|appropriate|closest|accurate|likely|chosen|selected"
-    r"|matching|only)"
+    r"|matching|only|remaining)"
 )
 _LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
 
@@ -41,13 +41,13 @@ _AFTER_NOUN = re.compile(
     rf"(?:[^.\n:→?!]{{0,120}}?{_LINK}|\s*\n|\s*=|\s-\s|\s\|(?=\s)|,?\s?(?=\s*\(?[a-j]\)?\s*(?:[.,]|$)))\s*[:→]?)"
 )
 _AFTER_ANS = re.compile(r"\s?[.:=-]|\sis\b")
-_AFTER_WEAK = re.compile(r"\s*(?::|\bis\b)")
+_AFTER_WEAK = re.compile(r"\s*(?::|=|\bis\b)")
 _AFTER_CHINESE = re.compile(
     r"(?:答案|选项|选择|正确的?是|结论|选|答|而是)\]?(?:应该|应当|应|选项|答案|就)?\s*(?:是|为|选|:)*\s*:?"
 )
 _ARTICLE = re.compile(rf"\b(?:{_RIGHT}|the)\s(?:multiple[- ]choice\s)?$")
 _BE = re.compile(
-    r"\b(?:is|are|would be|must be|should be|seems|appears|looks)\s"
+    r"\b(?:is|are|would be|must be|should be|has to be|seems|appears|looks)\s"
     r"(?:indeed\s|therefore\s|thus\s|also\s|to be\s)?(?:(?:the|my|our|your)\s)?(?:one\s|option\s|most\s)?$"
 )
 # What these two end in, before a space: a quick look that spares most searches.

@@ -18,20 +18,20 @@ _VERDICT = rf"(?:(?P<good>{_GOOD})|(?P<bad>{_BAD}))\ufe0f?(?![A-Za-z0-9])"
 _MARK = "[✓✔✅☑✗✘❌✖❎]"
 _LINE = re.compile(
     rf"\n(?:[-*|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
-    r"(?:(?i:option|choice|statement)\s|选项)?\(?(?P<letter>[A-J])(?![A-Za-z0-9'’])"
-    rf"(?:(?:\)|\.|:|\s[-|])|(?=\s?{_MARK})|(?=选?项?(?:{_GOOD}|{_BAD})))"
+    r"(?:(?i:option|choice|statement)\s|选项)?[(\"']?(?P<letter>[A-J])(?![A-Za-z0-9’])[\"']?"
+    rf"(?:(?:\)|\.|:|\s[-|])|(?=\s?\(?{_MARK})|(?=选?项?(?:{_GOOD}|{_BAD})))"
 )
 _BEHIND = re.compile(
-    r"(?:^|[:|→=(]|\s-|[.,](?=\s))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
+    r"(?:^|[:|→=(]|\s-|[.,](?=\s)|,\s(?:so|thus|hence))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
     + _VERDICT
     + r"(?=\s*(?:[.,;:!|)\n-]|because|since|as\b|$))",
     re.IGNORECASE,
 )
 _ENDING = re.compile(rf"(?P<mark>{_MARK})")
 _BRIEF = re.compile(
-    r"(?<![A-Za-z0-9])\(?(?P<letter>[A-J])\)?(?:选?项)?(?:\s?[):|=-])?\s?(?i:"
+    r"(?<![A-Za-z0-9])[(\"']?(?P<letter>[A-J])[)\"']?(?:选?项)?(?:\s?[):|=-])?\s?[(\"']?(?i:"
     + _VERDICT
-    + r")(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
+    + r")[)\"']?(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
 )
 Verdict = tuple[str, bool, str]
 """A letter, whether its option is good, and the word or mark that says so."""

@@ -59,10 +59,11 @@ PAIRED = re.compile(
     r"(?<![A-Za-z])[A-J][)\]]?(?:,?\s(?:and|or|&)\s|\s?(?:和|与|或|、|,)\s?)(?:[Oo]ption\s)?[(\[]?[A-J][)\]\"']?$"
 )
 """A bare letter last, and another one joined to it."""
-_ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
+_ON_LINE = re.compile(r"[ \t]*-?[ \t]*(?:[Oo]ption\s)?\(?([A-J])(?:\)|\.|:)(?=\s)")
 _ON_LATER_LINE = re.compile(r"\n" + _ON_LINE.pattern)
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
+_FIRST = re.compile(r"(?:[Oo]ption\s)?\(?A(?:\)|\.|:)(?=\s)")
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _CARDINALS = ("one", "two", "three", "four", "five", "six")
@@ -182,8 +183,8 @@ def together(clause: str) -> bool:
 
 def is_listing(text: str) -> bool:
     """Whether the text begins by setting out the options: "(A) 3 (B) 5" or one on each line."""
-    first = MARKED.match(text)
-    if first is None or first[1] != "A":
+    first = _FIRST.match(text)
+    if first is None:
         return False
     second = MARKED.search(text, first.end())
     return second is not None and second[1] == "B"

@@ -35,6 +35,8 @@ _JUDGEMENTS = frozenset(
 _JUDGING = re.compile(
     r"(?i)\b(?:yes|no|true|false|(?:in)?correct|right|wrong)\b|[✓✔✅✗✘❌×√]|[对错是否]|正确"
 )
+_COORDINATES = re.compile(r"(?<=\d), (?=-?[\d(])")
+_POINT = re.compile(r"\d, ?-?[\d(]")
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
     r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
@@ -206,6 +208,7 @@ class OptionSet:
 
     def begun(self, text: str) -> int | None:
         """The option whose text a plain text begins with, followed by punctuation or the end."""
+        text = _COORDINATES.sub(",", text[: self._longest]) if self._are_points else text
         found = self._occurrences.first(text[: self._longest].lower())
         if found is None:
             return None
@@ -220,6 +223,7 @@ class OptionSet:
         Not counted: a mention after "not", "than" and the like, and one of "yes", "no", "all" and
         other words of the language that does not stand alone.
         """
+        sentence = _COORDINATES.sub(",", sentence) if self._are_points else sentence
         lowered = sentence.lower()
         found: dict[int, None] = {}
         spans = self._occurrences.within(lowered)
@@ -241,6 +245,7 @@ class OptionSet:
         """Whether `mentioned` can find anything in a part of a text; only to save time."""
         if self.has_quantities:
             return True
+        text = _COORDINATES.sub(",", text) if self._are_points else text
         return self._occurrences.any_in(text.lower())
 
     def given_up(self, sentence: str) -> bool:
@@ -279,7 +284,7 @@ class OptionSet:
         """Plain lower-case text -> option, without letters and pure numbers, which have own rules."""
         by_plain: dict[str, int] = {}
         for index, text in enumerate(self._plain):
-            folded = text.lower().strip(_EDGES)
+            folded = _COORDINATES.sub(",", text).lower().strip(_EDGES)
             folded = folded.removeprefix("the ").removeprefix("a ").removeprefix("an ")
             amount = self.quantities[index]
             bare_number = amount is not None and folded.lstrip("-+")[:1].isdigit()
@@ -290,6 +295,11 @@ class OptionSet:
             if unit and amount is None and _CLOSED.search(bare):
                 by_plain.setdefault(bare, index)
         return by_plain
+
+    @cached_property
+    def _are_points(self) -> bool:
+        """Whether a text has numbers with a comma between them, as coordinates have."""
+        return any(map(_POINT.search, self._plain))
 
     @cached_property
     def _occurrences(self) -> Occurrences:

@@ -52,7 +52,8 @@ _MEANS = {
     **dict.fromkeys(("tiny", "small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"), " "),
     **dict.fromkeys(("left", "right", "displaystyle", "quad", "qquad", "bf", "rm", *",;:! ()[]"), " "),
 }  # fmt: skip
-_COLOURED = re.compile(r"\\(?:color|textcolor)\s?\{[^{}]{1,20}\}")
+_COLOURED = re.compile(r"\\(?:color|textcolor|colorbox)\s?\{[^{}]{1,20}\}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[a-z]{1,20}\*?\}(?:\{[lcr|]{1,20}\})?")
 _EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
 _UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!\w)")
 _STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
@@ -61,13 +62,14 @@ _MINUS = re.compile(r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=[=:(] )|(?<=\())[Mm]in
 _AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and a (half|quarter)\b(?! of)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _TAG = re.compile(
-    r"</?(?:(?P<block>p|(?i:br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body"
+    r"</?(?:(?P<block>p|(?i:br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body|details|summary"
     r"|choice|option|output|result|response|solution|ans))"
     r"|[biua]|(?i:em|strong|font|span|code|mark|big|small|center|td|th))(?:\s[^<>\n]{0,200})?\s?/?>"
 )
 """Of HTML what models write; "<B>" is a letter in brackets. A block begins a line."""
 _SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
 _ENTITY = re.compile(r"&(nbsp|deg|lt|gt|le|ge|ne|pi|times|quot|radic|#39|amp);")
+_TABLE_RULE = re.compile(r"\n\|?[ :-]*-[|: -]{1,200}(?=\n|$)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _ODD_SPACES = "\t\r\v\f\x1c\x1d\x1e\x1f"
@@ -130,6 +132,8 @@ def _without_latex(text: str) -> str:
         text = _RAISED.sub("°", _DEGREES.sub("°", text))
         if "*" in text:
             text = _STARRED.sub("°", text)
+    if "\\begin" in text:
+        text = _ENVIRONMENT.sub(" ", text)
     if "color" in text:
         text = _COLOURED.sub("", text)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
@@ -158,7 +162,7 @@ def _has_wide(text: str) -> bool:
 
 def _without_html(text: str) -> str:
     if "sup>" in text:
-        text = _SUPERSCRIPT.sub(r"^\1", text)
+        text = _SUPERSCRIPT.sub(lambda match: match[1] if match[1] == "°" else f"^{match[1]}", text)
     return _TAG.sub(lambda match: "\n" if match["block"] else "", text)
 
 
@@ -191,6 +195,8 @@ def plain(text: str) -> str:
         text = text.replace("$", "")
     if " & " in text:
         text = text.replace(" & ", " and ")
+    if "|" in text:
+        text = _TABLE_RULE.sub("", text)
     if "egative " in text:
         text = _NEGATIVE.sub("-", text)
     if "inus " in text:

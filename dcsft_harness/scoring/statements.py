@@ -13,11 +13,12 @@ from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
 from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
-    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing) for|left with(?: only)?|leav(?:es|ing)(?: us)?(?: with)?(?: only)?"
-    r"|(?<!all )(?<!any )but|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)|mak(?:es|ing)(?: it| the answer)?"
+    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing)(?: is)?(?: for)?|left with(?: only)?|leav(?:es|ing)(?: us)?(?: with)?(?: only)?"
+    r"|not (?:option )?\(?[A-J]\)?,? but(?: rather)?|by (?:process of |the process of )?elimination,?"
+    r"|(?:only|remaining)(?: [a-z]+){1,2} (?:is|must be)|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)|mak(?:es|ing)(?: it| the answer)?"
     r"|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
     r"|correspond(?:s|ing)? (?:to|with)|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly|clearly|obviously),?"
-    r"|(?:it|this|that)(?: has to be|'s got to be| has got to be)"
+    r"|(?:it|this|that)(?: has to be|'s got to be| has got to be| (?:can|could) only be)"
     r"|(?:it|this|that|which|these)(?:'s| is| must be| would be| should be| gives| means| leads to)"
     r"|(?:hence|therefore|thus|so|ans|ans\.)\s*[,:]?(?:\sit(?:'s| is))?)\s*(?::\s*)?(?:is\s)?(?:the\s)?",
     re.IGNORECASE,
