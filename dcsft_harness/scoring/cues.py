@@ -31,7 +31,20 @@ _KEYS = (
     *("accurate", "likely", "chosen", "selected", "matching", "only", "actually", "meant"),
     *("verdict", "selection", "pick"),
 )
-_CHINESE_KEYS = ("答案", "选", "结论", "正确", "答:", "答 :", "而是", "所以是", "因此是", "应该是", "认为是", "的是")
+_CHINESE_KEYS = (
+    "答案",
+    "选",
+    "结论",
+    "正确",
+    "答:",
+    "答 :",
+    "而是",
+    "所以是",
+    "因此是",
+    "应该是",
+    "认为是",
+    "的是",
+)
 _CHINESE_KEY = re.compile(f"[{''.join({key[0] for key in _CHINESE_KEYS})}]")
 _MARKS = "*_`$}"
 """Markup that may stand in the middle of a word."""

@@ -23,16 +23,21 @@ _ITEM_MARKS = re.compile(r"[\"'\s]+")
 
 
 def keyed_answer(text: str) -> str | None:
-    """The value of the last key of an object that names the answer; None where there is none."""
+    """The value of the last key of an object that names the answer; None where there is none.
+
+    "answer" comes before "option", "label" and the like.
+    """
     if "{" not in text or '"' not in text and "'" not in text or ":" not in text:
         return None
-    found = None
+    found: dict[bool, re.Match[str]] = {}
     for key in _KEY.finditer(text, text.find("{")):
         value = _VALUE.match(text, key.end())
         if value:
-            found = value
-    if found is None:
-        return None
+            found["answer" in key[0].lower()] = value
+    return _content(found[max(found)]) if found else None
+
+
+def _content(found: "re.Match[str]") -> str:
     if found["list"] is not None:
         return _ITEM_MARKS.sub(" ", found["list"]).strip()
     return (found["double"] or found["single"] or found["bare"] or "").replace('\\"', '"')

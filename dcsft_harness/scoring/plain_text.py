@@ -160,10 +160,22 @@ def _has_wide(text: str) -> bool:
     return len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text)
 
 
-def _without_html(text: str) -> str:
+def without_html(text: str) -> str:
+    """A text without the tags of HTML that models write."""
     if "sup>" in text:
         text = _SUPERSCRIPT.sub(lambda match: match[1] if match[1] == "°" else f"^{match[1]}", text)
     return _TAG.sub(lambda match: "\n" if match["block"] else "", text)
+
+
+def in_figures(text: str) -> str:
+    """A text with "minus 3" and "5 and a half" as -3 and 5.5."""
+    if "egative " in text:
+        text = _NEGATIVE.sub("-", text)
+    if "inus " in text:
+        text = _MINUS.sub(_minus, text)
+    if " and a " in text:
+        text = _AND_A_HALF.sub(_mixed, text)
+    return text
 
 
 def _minus(match: "re.Match[str]") -> str:
@@ -171,13 +183,13 @@ def _minus(match: "re.Match[str]") -> str:
 
 
 def _mixed(match: "re.Match[str]") -> str:
-    return f"{match[1]} 1/{2 if match[2] == 'half' else 4}"
+    return f"{match[1]}.{'5' if match[2] == 'half' else '25'}"
 
 
 def plain(text: str) -> str:
     """The text without LaTeX and Markdown, full-width characters in ASCII, white space collapsed."""
     if "<" in text and ">" in text:
-        text = _without_html(text)
+        text = without_html(text)
     if "&" in text and ";" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     text = collapsed = _collapsed(text)
@@ -197,12 +209,7 @@ def plain(text: str) -> str:
         text = text.replace(" & ", " and ")
     if "|" in text:
         text = _TABLE_RULE.sub("", text)
-    if "egative " in text:
-        text = _NEGATIVE.sub("-", text)
-    if "inus " in text:
-        text = _MINUS.sub(_minus, text)
-    if " and a " in text:
-        text = _AND_A_HALF.sub(_mixed, text)
+    text = in_figures(text)
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
         text = _EMPHASIS.sub(r"\1", text) if "*" in text else text

@@ -39,7 +39,9 @@ _FRACTIONS = {
 }
 _WORD = rf"(?P<minus>(?:minus|negative)\s)?(?P<word>{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?P<half>\sand\sa\shalf)?"
 _SPELLED = re.compile(rf"{_WORD}(?:\s(?P<unit>[a-z]+))?\.?", re.IGNORECASE)
-_COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b(?!-|\s(?:and|hundred|thousand|[mb]illion|dozen|times)\b)")
+_COUNTED = re.compile(
+    rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b(?!-|\s(?:and|hundred|thousand|[mb]illion|dozen|times)\b)"
+)
 _UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 
 _SPELLINGS = {
