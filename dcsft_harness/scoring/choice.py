@@ -46,6 +46,7 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
 _BEGINS_WITH_LETTER = re.compile(r"[(\[\"']?[A-Z][)\].:,]")
+_ENDS_ON_LETTER = re.compile(r"(?<![A-Za-z0-9'’])[B-HJ]$")
 _CONCLUDES = re.compile(
     r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
 )
@@ -114,9 +115,10 @@ def find(response: str, options: OptionSet) -> int | None:
 def _find(part: str, options: OptionSet) -> int | None:
     """What the rules find in a text with its markup."""
     boxed = next(filter(str.strip, boxes(part)), "") if "oxed" in part else ""
-    marked = boxed or keyed_answer(part)
+    keyed = "" if boxed else keyed_answer(part) or ""
+    marked = boxed or keyed
     found = _read_box(plain(marked), options) if marked else None
-    if found is not None or marked and is_several(marked):
+    if found is not None or is_several(keyed):
         return found
     thinking = is_thinking(part)
     if thinking and is_cut(part):
@@ -174,8 +176,8 @@ def _ended(text: str, options: OptionSet) -> Iterator[int]:
         yield from _present(label(last, options), options.begun(last), options.named(last))
     if not is_cut(text):
         yield from _concluded(text, last, options)
-    elif len(last) < 80:
-        yield from _present(chosen(last, options))
+    elif _ENDS_ON_LETTER.search(last):  # "so I choose C": nothing has to follow
+        yield from _present(chosen(last, options, alone=False))
 
 
 def _present(*candidates: int | None) -> Iterator[int]:

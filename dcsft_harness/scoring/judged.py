@@ -37,6 +37,8 @@ Verdict = tuple[str, bool, str]
 """A letter, whether its option is good, and the word or mark that says so."""
 _TRUE_OR_FALSE = frozenset({"true", "false", "correct", "incorrect", "right", "wrong", "not correct"})
 """Two options judged so may be answers to "which is false?"; of three, one that stands out is meant."""
+_LISTED = {"A": True, "B": False}
+"""With "yes" and "no", these are options of their own that a response sets out."""
 _LONGEST = 300
 """Characters of a line that are read."""
 _GOOD_MARKS = frozenset("✓✔✅☑")
@@ -70,7 +72,7 @@ def judged(text: str) -> Judged | None:
             words.add(word)
         kept.append(text[end:start])
         end = after
-    if len(verdicts) < (3 if words & _TRUE_OR_FALSE else 2):
+    if len(verdicts) < (3 if words & _TRUE_OR_FALSE else 2) or verdicts == _LISTED and words == {"yes", "no"}:
         return None
     return Judged(verdicts, "".join([*kept, text[end:]]).strip())
 

@@ -208,15 +208,15 @@ def has_digit(text: str) -> bool:
     return _DIGIT.search(text) is not None
 
 
-def chosen(sentence: str, options: OptionSet) -> int | None:
+def chosen(sentence: str, options: OptionSet, *, alone: bool = True) -> int | None:
     """The bare letter that a sentence ends on after "choose", "so it is" and the like.
 
-    Where the options are themselves only letters, "the next shape is C" will do.
+    Where the options are themselves only letters, "the next shape is C" will do, unless `alone` forbids it.
     """
-    if options.are_own_letters:
-        alone = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
-        if len(alone) == 1:
-            ((letter, noun),) = alone.items()
+    if alone and options.are_own_letters:
+        letters = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
+        if len(letters) == 1:
+            ((letter, noun),) = letters.items()
             if noun or letter not in "AI":
                 return options.index(letter)
     reason = _LETTER_THEN_REASON.search(sentence)
