@@ -35,10 +35,8 @@ _SUPPOSES = re.compile(
     r"\b[Ii]f\s(?!(?:(?:I|we|you)\s)?(?:had|have|were|was|am|are)?\s?(?:to|asked|forced|pressed)\b)"
     r"[^,.;]{0,80}?\b(?:were|was|had|weren't|wasn't|hadn't|did|didn't)\b"
 )
-_ANSWERS = re.compile(
-    r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:(?:[a-z]+\s)?would|would\s(?:[a-z]+\s)?(?:be|have\sbeen))\b"
-)
-"""Of what would follow only what it says of the answer: "if the clams died, the squid would be affected" is one."""
+_ANSWERS = re.compile(r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:[a-z]+\s)?would\b")
+"""Only what it says of the answer is unreal: "if the clams died, the squid would be affected" answers."""
 
 _PERHAPS = r"(?:(?:could|might|may|can)\s(?:also\s)?be|(?:is|'s)\s(?:perhaps|possibly|probably|maybe))\s"
 _LIKELY = r"(?:more|most)\s(?:likely|probabl[ey]|plausibl[ey])"

@@ -30,7 +30,14 @@ from dcsft_harness.scoring.asides import settled
 from dcsft_harness.scoring.cues import Cue, has_key
 from dcsft_harness.scoring.judged import judged, may_be_judged
 from dcsft_harness.scoring.keyed import is_several, keyed_answer
-from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
+from dcsft_harness.scoring.labels import (
+    bracketed,
+    goes_through,
+    is_alphabet,
+    is_listing,
+    label,
+    without_listing,
+)
 from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
 from dcsft_harness.scoring.plain_text import (
     before_run_on,
@@ -40,7 +47,7 @@ from dcsft_harness.scoring.plain_text import (
     plain,
     sentences,
 )
-from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
+from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, remaining, stated, stated_at
 from dcsft_harness.scoring.tags import answer_part, boxes, is_cut, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
@@ -148,6 +155,8 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     whole = options.named(text)
     if whole is not None:
         yield whole
+    if is_alphabet(text):
+        return
     each = None if options.judge_themselves else judged(text)
     text = each.rest if each else text
     weak: list[Cue] = []
@@ -172,6 +181,8 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
 def _ended(text: str, options: OptionSet) -> Iterator[int]:
     """What the rule 5 finds: the option of the last line, or the one that the sentences conclude."""
     last, is_one_of_several = last_sentence(text)
+    if is_one_of_several and goes_through(text, last):
+        return
     if is_one_of_several and not is_listing(last):
         yield from _present(label(last, options), options.begun(last), options.named(last))
     if not is_cut(text):
@@ -192,7 +203,7 @@ def _concluded(text: str, last: str, options: OptionSet) -> Iterator[int]:
     """The option that the sentences conclude, from the last one and those that begin with "so"."""
     lettered = bracketed(last, options)
     if lettered:
-        yield from lettered if len(lettered) == 1 else ()
+        yield from lettered if len(lettered) == 1 else _present(remaining(last, options))
         return
     yield from _present(chosen(last, options))
     if options.numeric and not options.given_up(last):

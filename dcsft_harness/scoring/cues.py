@@ -16,34 +16,14 @@ _LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|
 
 # What cues turn on. "ans" and "答" only where a mark follows.
 _KEYS = (
-    *(
-        "answer",
-        "ans",
-        "option",
-        "choice",
-        "letter",
-        "statement",
-        "conclusion",
-        "response",
-        "solution",
-    ),
+    *("answer", "ans", "option", "choice", "letter", "statement", "conclusion", "response", "solution"),
     *("result", "correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
     *("accurate", "likely", "chosen", "selected", "matching", "only", "actually", "meant"),
     *("verdict", "selection", "pick"),
 )
 _CHINESE_KEYS = (
-    "答案",
-    "选",
-    "结论",
-    "正确",
-    "答:",
-    "答 :",
-    "而是",
-    "所以是",
-    "因此是",
-    "应该是",
-    "认为是",
-    "的是",
+    *("答案", "选", "结论", "正确", "答:", "答 :"),
+    *("而是", "所以是", "因此是", "应该是", "认为是", "的是"),
 )
 _CHINESE_KEY = re.compile(f"[{''.join({key[0] for key in _CHINESE_KEYS})}]")
 _MARKS = "*_`$}"
@@ -71,7 +51,9 @@ _BEFORE_ADJECTIVE = (
 )
 _ADJECTIVES = frozenset({*re.findall(r"[a-z]+", _RIGHT), "answer", "choice"})
 
-_ONLY_LETTER = re.compile(r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet|work|remain)")
+_ONLY_LETTER = re.compile(
+    r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet|work|remain|hold|appl)"
+)
 _ONLY_A_LETTER = r"\s?(?:option\s)?\(?[a-j]\)?\s?(?:[.,!]|选?项|$|\n)"
 _CORRECTS = {
     "actually": re.compile(rf",?\s(?:it|the answer)(?:'s|\sis|\sshould be|\smust be)(?={_ONLY_A_LETTER})"),
@@ -217,6 +199,8 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
 
 def _is_held_by_others(lowered: str, start: int) -> bool:
     """Whether what is stated here is only what one might think, or what is not thought: "I don't think"."""
+    if not start or lowered[start - 1] == "\n":
+        return False
     before = lowered[max(0, start - 80) : start]
     for word in _HOLDING:
         if word in before:

@@ -17,19 +17,19 @@ _BAD = r"no|not\scorrect|incorrect|wrong|false|✗|✘|❌|✖|❎|×|错误|不
 _VERDICT = rf"(?:(?P<good>{_GOOD})|(?P<bad>{_BAD}))\ufe0f?(?![A-Za-z0-9])"
 _MARK = "[✓✔✅☑✗✘❌✖❎]"
 _LINE = re.compile(
-    rf"\n(?:[-*|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
-    r"(?:(?i:option|choice|statement)\s|选项)?[(\"']?(?P<letter>[A-J])(?![A-Za-z0-9’])[\"']?"
-    rf"(?:(?:\)|\.|:|\s[-|])|(?=\s?\(?{_MARK})|(?=选?项?(?:{_GOOD}|{_BAD})))"
+    rf"\n\s?(?:[-*|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
+    r"(?:(?i:option|choice|statement)\s|选项)?[(\"']?(?P<letter>[A-J])(?![A-Za-z0-9’])[\"']?(?:选?项)?"
+    rf"(?:(?:[).:?]|\s[-|]|\s?\([^()\n]{{1,60}}\)\s?[:-])|(?=\s?\(?{_MARK})|(?={_GOOD}|{_BAD}))"
 )
 _BEHIND = re.compile(
-    r"(?:^|[:|→=(]|\s-|[.,](?=\s)|,\s(?:so|thus|hence))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
+    r"(?:^|[:|→=(]|\s-|[.,](?=\s)|,\s(?:so|thus|hence)|(?=(?:不?正确|错误)[.;\s]*$))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
     + _VERDICT
     + r"(?=\s*(?:[.,;:!|)\n-]|because|since|as\b|$))",
     re.IGNORECASE,
 )
 _ENDING = re.compile(rf"(?P<mark>{_MARK})")
 _BRIEF = re.compile(
-    r"(?<![A-Za-z0-9])[(\"']?(?P<letter>[A-J])[)\"']?(?:选?项)?(?:\s?[):|=-])?\s?[(\"']?(?i:"
+    r"(?<![A-Za-z0-9])[(\"']?(?P<letter>[A-J])[)\"']?(?:选?项)?(?:\s?[):|=?-])?\s?[(\"']?(?i:"
     + _VERDICT
     + r")[)\"']?(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
 )
@@ -39,6 +39,8 @@ _TRUE_OR_FALSE = frozenset({"true", "false", "correct", "incorrect", "right", "w
 """Two options judged so may be answers to "which is false?"; of three, one that stands out is meant."""
 _LISTED = {"A": True, "B": False}
 """With "yes" and "no", these are options of their own that a response sets out."""
+_BEGINNINGS = frozenset("ABCDEFGHIJ([\"'-*|123456789oOcCsS选✓✔✅☑✗✘❌✖❎")
+"""What a line can begin with in which an option is judged."""
 _LONGEST = 300
 """Characters of a line that are read."""
 _GOOD_MARKS = frozenset("✓✔✅☑")
@@ -61,6 +63,8 @@ def judged(text: str) -> Judged | None:
 
     None also where an option is judged both ways, or where "true" and "false" are said of two only.
     """
+    if text[:1] not in _BEGINNINGS and "\n" not in text:
+        return None
     text = f"\n{text}"
     verdicts: dict[str, bool] = {}
     kept: list[str] = []
@@ -79,7 +83,7 @@ def judged(text: str) -> Judged | None:
 
 def may_be_judged(text: str) -> bool:
     """Whether a plain text judges an option in a line of its own."""
-    return next(_verdicts(f"\n{text}"), None) is not None
+    return (text[:1] in _BEGINNINGS or "\n" in text) and next(_verdicts(f"\n{text}"), None) is not None
 
 
 def _verdicts(text: str) -> Iterator[tuple[list[Verdict], int, int]]:
@@ -87,6 +91,7 @@ def _verdicts(text: str) -> Iterator[tuple[list[Verdict], int, int]]:
 
     The text begins with a line end, as every line does here: a pattern that begins with a character is fast.
     """
+    text = text.replace("; ", ";\n")
     for match in _LINE.finditer(text):
         stop = text.find("\n", match.end())
         stop = len(text) if stop < 0 else stop

@@ -6,6 +6,7 @@ number.
 """
 
 import re
+from itertools import pairwise
 
 from dcsft_harness.scoring.option_set import OptionSet
 
@@ -27,7 +28,7 @@ _SECOND = re.compile(
 )
 _GIVES_REASON = re.compile(
     r"\s+(?:because|since|as|which|for|with|based|due|given|so|best\s(?:satisf|match|fit|meet)\w*"
-    r"|satisfies|matches|fits|meets|works|remains|it\sis(?=[.!,]|$)|is\sthe\sone(?=[.,!]|$|\s(?:that|which)\s)"
+    r"|satisfies|matches|fits|meets|works|remains|(?:it\sis|only)(?=[.!,]|$)|is\sthe\sone(?=[.,!]|$|\s(?:that|which)\s)"
     r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\((?:confidence|because|since|as|i\.e|approximately|about)\b"
     r"|\s\(?(?:and\s(?:it\sis\s)?)?not\s(?:option\s)?\(?[A-J]\b"
 )
@@ -59,11 +60,15 @@ PAIRED = re.compile(
     r"(?<![A-Za-z])[A-J][)\]]?(?:,?\s(?:and|or|&)\s|\s?(?:和|与|或|、|,)\s?)(?:[Oo]ption\s)?[(\[]?[A-J][)\]\"']?$"
 )
 """A bare letter last, and another one joined to it."""
-_ON_LINE = re.compile(r"[ \t]*-?[ \t]*(?:[Oo]ption\s)?\(?([A-J])(?:\)|\.|:)(?=\s)")
+_ON_LINE = re.compile(r"[ \t]*-?[ \t]*(?:[Oo]ption\s)?\(?([A-J])(?:\)|\.|:)(?=\s|$)")
 _ON_LATER_LINE = re.compile(r"\n" + _ON_LINE.pattern)
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
 _FIRST = re.compile(r"(?:[Oo]ption\s)?\(?A(?:\)|\.|:)(?=\s)")
+
+_LABEL_LAST = re.compile(r"(?<![A-Za-z])[A-J]\.\s*$")
+_GAP = r"[\s\d().,:*-]{1,6}"
+_ALPHABET = re.compile(rf"(?:{_GAP})?A{_GAP}B{_GAP}C(?:{_GAP}D(?:{_GAP}E)?)?(?:{_GAP})?")
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _CARDINALS = ("one", "two", "three", "four", "five", "six")
@@ -188,6 +193,20 @@ def is_listing(text: str) -> bool:
         return False
     second = MARKED.search(text, first.end())
     return second is not None and second[1] == "B"
+
+
+def goes_through(text: str, last: str) -> bool:
+    """Whether a text sets out the options one behind the other, and its last sentence is the last of them."""
+    if not is_listing(text):
+        return False
+    letters = MARKED.findall(text)
+    rises = all(one < other for one, other in pairwise(letters))
+    return rises and (MARKED.search(last) is not None or _LABEL_LAST.search(text[: -len(last)]) is not None)
+
+
+def is_alphabet(text: str) -> bool:
+    """Whether a text is the letters A, B, C and so on, and nothing else."""
+    return len(text) < 60 and _ALPHABET.fullmatch(text) is not None
 
 
 def without_listing(text: str) -> str:

@@ -136,8 +136,9 @@ def _without_latex(text: str) -> str:
         text = _ENVIRONMENT.sub(" ", text)
     if "color" in text:
         text = _COLOURED.sub("", text)
+    styled = any(style in text for style in _STYLES)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
-        if any(style in text for style in _STYLES):
+        if styled:
             text = _STYLED.sub(r"\1", text)
         if "sqrt" in text:
             text = _ROOT.sub(_root, text)

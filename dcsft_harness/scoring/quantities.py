@@ -27,8 +27,8 @@ _WHOLE = re.compile(
 _WORDS = {
     word: number
     for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-        " seventeen eighteen nineteen twenty".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+        " sixteen seventeen eighteen nineteen twenty".split()
     )
 }
 _FRACTIONS = {
@@ -37,10 +37,12 @@ _FRACTIONS = {
     **dict.fromkeys(("a third", "one third"), Fraction(1, 3)),
     **{"two thirds": Fraction(2, 3), "three quarters": Fraction(3, 4), "three fourths": Fraction(3, 4)},
 }
-_WORD = rf"(?P<minus>(?:minus|negative)\s)?(?P<word>{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?P<half>\sand\sa\shalf)?"
+_LONGER_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
+_WORD = rf"(?P<minus>(?:minus|negative)\s)?(?P<word>{_LONGER_FIRST})(?P<half>\sand\sa\shalf)?"
 _SPELLED = re.compile(rf"{_WORD}(?:\s(?P<unit>[a-z]+))?\.?", re.IGNORECASE)
 _COUNTED = re.compile(
-    rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b(?!-|\s(?:and|hundred|thousand|[mb]illion|dozen|times)\b)"
+    rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b"
+    r"(?!-|\s(?:and|hundred|thousand|[mb]illion|dozen|times)\b)"
 )
 _UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 

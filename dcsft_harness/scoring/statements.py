@@ -13,21 +13,30 @@ from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
 from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
-    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing)(?: is)?(?: for)?|left with(?: only)?|leav(?:es|ing)(?: us)?(?: with)?(?: only)?"
+    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing)(?: is)?(?: for)?|left with(?: only)?"
+    r"|leav(?:es|ing)(?: us)?(?: with)?(?: only)?|mak(?:es|ing)(?: it| the answer)?"
     r"|not (?:option )?\(?[A-J]\)?,? but(?: rather)?|by (?:process of |the process of )?elimination,?"
-    r"|(?:only|remaining)(?: [a-z]+){1,2} (?:is|must be)|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)|mak(?:es|ing)(?: it| the answer)?"
+    r"|(?:only|remaining)(?: [a-z]+){1,2} (?:is|must be)"
+    r"|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)"
+    r"|only|just|(?<!or )maybe|(?<!or )perhaps|(?:looks|seems) like|(?:seems to|could|may|might) be"
     r"|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
-    r"|correspond(?:s|ing)? (?:to|with)|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly|clearly|obviously),?"
+    r"|correspond(?:s|ing)? (?:to|with)"
+    r"|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly|clearly|obviously),?"
     r"|(?:it|this|that)(?: has to be|'s got to be| has got to be| (?:can|could) only be)"
     r"|(?:it|this|that|which|these)(?:'s| is| must be| would be| should be| gives| means| leads to)"
     r"|(?:hence|therefore|thus|so|ans|ans\.)\s*[,:]?(?:\sit(?:'s| is))?)\s*(?::\s*)?(?:is\s)?(?:the\s)?",
     re.IGNORECASE,
+)
+_SO_LETTER = re.compile(
+    r"\b(?:so|thus|hence|therefore|leaves|leaving)(?:\sonly)?,?\s(?:option\s)?\(?([A-J])\)?[.!]?$"
 )
 _LETTER_THEN_REASON = re.compile(
     r"(?<![A-Za-z0-9'’])(?P<letter>[A-J])[)\"']?(?:,?\s(?:not\s(?:option\s)?\(?[A-J]\b|because|since|rather\sthan|instead\sof)"
     r"|,\s(?:as|for|which|given)\s|\s(?:the|my|our)\s(?:only\s)?(?:correct|right|best)\b)"
 )
 _NOT_DONE = re.compile(r"(?:\b(?:not|never|tempt\w*\sto|wrong\sto)|n't)\s(?:[a-z]+\s)?$")
+_LONE_LETTER = re.compile(r"\(?([A-J])\)?[.!]?")
+_LONGEST_LETTER = 4
 _LABELLED = re.compile(
     r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
 )
@@ -79,7 +88,8 @@ def stated(text: str, options: OptionSet, weak: list[Cue] | None = None) -> Iter
 def stated_at(cue: Cue, text: str, options: OptionSet) -> Iterator[int]:
     """The option that one cue states, if any."""
     if cue.forward:
-        found = read(text[cue.end : cue.end + 700], options)
+        below = text[cue.end - 1] == "\n"
+        found = read(text[cue.end : cue.end + 700], options, below=below)
         if found is None and not cue.weak and _is_elsewhere(text[cue.end : cue.end + 200], options):
             found = NO_OPTION
     else:
@@ -97,20 +107,25 @@ def _is_elsewhere(segment: str, options: OptionSet) -> bool:
     return options.numeric and quantity(_SENTENCE.split(line)[0]) is not None
 
 
-def read(segment: str, options: OptionSet) -> int | None:
+def read(segment: str, options: OptionSet, *, below: bool = False) -> int | None:
     """The option that a piece of text, beginning where an answer is expected, states.
 
     Args:
         segment: plain text; only its first line, and of that the first 600 characters, count.
         options: the question's options.
+        below: whether a line ends before it, so that of a row of a table the last cell counts.
     """
-    of_header = segment.lstrip(" |").startswith("\n")
     segment = segment.strip(" \n|")
+    if len(segment) <= _LONGEST_LETTER:  # only to save time: what follows reads it as well
+        lone = _LONE_LETTER.fullmatch(segment)
+        index = options.index(lone[1]) if lone else None
+        if index is not None:
+            return index
     if is_listing(segment):  # "The correct option is:\n(A) 3\n(B) 5" repeats the question
         return None
     line = _LEADING_LINK.sub("", segment.split("\n", 1)[0][:600])
-    if " | " in line:  # of a table: beside "Answer", or below it, which is the last column
-        line = line.strip(" |").split(" | ")[-1 if of_header else 0]
+    if " | " in line:  # of a table: the cell beside "Answer", or below it, where it heads the last column
+        line = line.strip(" |").split(" | ")[-1 if below else 0]
     denial = _DENIAL.match(line)
     if denial:
         turn = _BUT.search(line, denial.end())
@@ -201,6 +216,12 @@ def _says_two(clause: str, options: OptionSet) -> bool:
     """Whether a clause states two options side by side: "x = 7 and y = 3"."""
     last = [options.mentioned(_tail(part)) for part in _AND.split(clause)]
     return len({found[0] for found in last if len(found) == 1}) > 1
+
+
+def remaining(sentence: str, options: OptionSet) -> int | None:
+    """The letter that a sentence over several comes down to at its end: "not (A) or (C), so (B)"."""
+    match = _SO_LETTER.search(sentence)
+    return options.index(match[1]) if match else None
 
 
 def has_digit(text: str) -> bool:
