@@ -35,6 +35,7 @@ _SUPPOSES = re.compile(
     r"\b[Ii]f\s(?!(?:(?:I|we|you)\s)?(?:had|have|were|was|am|are)?\s?(?:to|asked|forced|pressed)\b)"
     r"[^,.;]{0,80}?\b(?:were|was|had|weren't|wasn't|hadn't|did|didn't)\b"
 )
+_OF_ANSWERS = ("answer", "hoice", "ption", "correct", "right")
 _ANSWERS = re.compile(r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:[a-z]+\s)?would\b")
 """Only what it says of the answer is unreal: "if the clams died, the squid would be affected" answers."""
 
@@ -52,7 +53,7 @@ _RATHER = re.compile(
 
 def settled(text: str) -> str:
     """A plain text without what it only asks, and without what it weighs and then finds less likely."""
-    if "would" in text and (" if " in text or "If " in text):
+    if "would" in text and ("If " in text or " if " in text) and any(word in text for word in _OF_ANSWERS):
         text = _without_unreal(text)
     if "?" in text:
         text = _answered(text)

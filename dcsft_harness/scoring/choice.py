@@ -125,7 +125,7 @@ def _find(part: str, options: OptionSet) -> int | None:
     keyed = "" if boxed else keyed_answer(part) or ""
     marked = boxed or keyed
     found = _read_box(plain(marked), options) if marked else None
-    if found is not None or is_several(keyed):
+    if found is not None or keyed and is_several(keyed):
         return found
     thinking = is_thinking(part)
     if thinking and is_cut(part):

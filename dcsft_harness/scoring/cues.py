@@ -19,7 +19,7 @@ _KEYS = (
     *("answer", "ans", "option", "choice", "letter", "statement", "conclusion", "response", "solution"),
     *("result", "correct", "right", "best", "true", "final", "proper", "suitable", "appropriate", "closest"),
     *("accurate", "likely", "chosen", "selected", "matching", "only", "actually", "meant"),
-    *("verdict", "selection", "pick"),
+    *("verdict", "pick"),
 )
 _CHINESE_KEYS = (
     *("答案", "选", "结论", "正确", "答:", "答 :"),
@@ -82,7 +82,7 @@ _SUPPOSED = re.compile(r"(?:如果|要是|假如|假设)[^。.!?\n]*$")
 _NOT_CHOSEN = re.compile(r"(?:不(?:能|应该?|可以?|该|会|要)?|别)$")
 
 _NOUNS = ("option", "choice", "letter", "statement", "conclusion", "response", "solution")
-_WEAK = ("solution", "conclusion", "result", "choice", "response", "verdict", "selection", "pick")
+_WEAK = ("solution", "conclusion", "result", "choice", "response", "verdict", "pick")
 _CONTEXT = 40
 """Characters before a key in which what leads to it stands."""
 

@@ -41,6 +41,7 @@ _LISTED = {"A": True, "B": False}
 """With "yes" and "no", these are options of their own that a response sets out."""
 _BEGINNINGS = frozenset("ABCDEFGHIJ([\"'-*|123456789oOcCsS选✓✔✅☑✗✘❌✖❎")
 """What a line can begin with in which an option is judged."""
+_SECOND_LETTER = re.compile(r"[ ,(;；][A-J][) ,:=?错对不正选项✓✔✅☑√✗✘❌✖❎×-]")
 _LONGEST = 300
 """Characters of a line that are read."""
 _GOOD_MARKS = frozenset("✓✔✅☑")
@@ -63,7 +64,7 @@ def judged(text: str) -> Judged | None:
 
     None also where an option is judged both ways, or where "true" and "false" are said of two only.
     """
-    if text[:1] not in _BEGINNINGS and "\n" not in text:
+    if "\n" not in text and (text[:1] not in _BEGINNINGS or _SECOND_LETTER.search(text, 2) is None):
         return None
     text = f"\n{text}"
     verdicts: dict[str, bool] = {}

@@ -206,7 +206,7 @@ def goes_through(text: str, last: str) -> bool:
 
 def is_alphabet(text: str) -> bool:
     """Whether a text is the letters A, B, C and so on, and nothing else."""
-    return len(text) < 60 and _ALPHABET.fullmatch(text) is not None
+    return 5 <= len(text) < 60 and "B" in text and "A" in text[:4] and _ALPHABET.fullmatch(text) is not None
 
 
 def without_listing(text: str) -> str:

@@ -165,13 +165,13 @@ class OptionSet:
         return one == other or (self.keys[one] == self.keys[other] != "")
 
     def named(self, text: str) -> int | None:
-        """The option that a whole text is, by text or by quantity; None if none or several."""
+        """The option that a whole plain text is, by text or by quantity; None if none or several."""
         if len(text) > self._longest:
             return None
         if "≈" in text:
             sides = [self.named(side) for side in text.split("≈", 1)]
             return sides[0] if sides[0] is not None else sides[1]
-        wanted = key(text)
+        wanted = _key(text)
         letter = wanted.strip("()[]")
         if not letter or len(letter) == 1 and letter.isalpha():
             return self.literal(text.strip(_EDGES))

@@ -40,6 +40,7 @@ _FRACTIONS = {
 _LONGER_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
 _WORD = rf"(?P<minus>(?:minus|negative)\s)?(?P<word>{_LONGER_FIRST})(?P<half>\sand\sa\shalf)?"
 _SPELLED = re.compile(rf"{_WORD}(?:\s(?P<unit>[a-z]+))?\.?", re.IGNORECASE)
+_LONGEST_SPELLED = 45
 _COUNTED = re.compile(
     rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b"
     r"(?!-|\s(?:and|hundred|thousand|[mb]illion|dozen|times)\b)"
@@ -104,6 +105,8 @@ def quantity(text: str) -> Quantity | None:
 
 def spelled(text: str) -> Quantity | None:
     """The quantity that a whole text is in words, up to twenty: "minus three", "two and a half hours"."""
+    if len(text) > _LONGEST_SPELLED:
+        return None
     if text.replace("-", " ").lower() in _FRACTIONS:
         return Quantity(_FRACTIONS[text.replace("-", " ").lower()], None, None)
     match = _SPELLED.fullmatch(text)

@@ -13,7 +13,7 @@ from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
 from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
-    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing)(?: is)?(?: for)?|left with(?: only)?"
+    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing)(?: is)?(?: for)?|selection(?: is)?|left with(?: only)?"
     r"|leav(?:es|ing)(?: us)?(?: with)?(?: only)?|mak(?:es|ing)(?: it| the answer)?"
     r"|not (?:option )?\(?[A-J]\)?,? but(?: rather)?|by (?:process of |the process of )?elimination,?"
     r"|(?:only|remaining)(?: [a-z]+){1,2} (?:is|must be)"
