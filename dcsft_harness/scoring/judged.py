@@ -41,7 +41,7 @@ _LISTED = {"A": True, "B": False}
 """With "yes" and "no", these are options of their own that a response sets out."""
 _BEGINNINGS = frozenset("ABCDEFGHIJ([\"'-*|123456789oOcCsS选✓✔✅☑✗✘❌✖❎")
 """What a line can begin with in which an option is judged."""
-_SECOND_LETTER = re.compile(r"[ ,(;；][A-J][) ,:=?错对不正选项✓✔✅☑√✗✘❌✖❎×-]")
+_SECOND_LETTER = re.compile(r"[ ,(;\"'][A-J][) ,.:=?\"'错对不正选项✓✔✅☑√✗✘❌✖❎×-]")
 _LONGEST = 300
 """Characters of a line that are read."""
 _GOOD_MARKS = frozenset("✓✔✅☑")
