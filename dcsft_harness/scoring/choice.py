@@ -54,6 +54,7 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
 _BEGINS_WITH_LETTER = re.compile(r"[(\[\"']?[A-Z][)\].:,]")
 _ENDS_ON_LETTER = re.compile(r"(?<![A-Za-z0-9'’])[B-HJ]$")
+_BESIDE_VALUE = re.compile(r"[^A-Z]{1,80}[,;]\s?(?:[Oo]ption\s)?\(?([A-J])\)?")
 _CONCLUDES = re.compile(
     r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
 )
@@ -147,7 +148,8 @@ def _read_box(content: str, options: OptionSet) -> int | None:
     for found in (options.named(content), label(content, options), options.begun(content)):
         if found is not None:
             return found
-    return None
+    beside = _BESIDE_VALUE.fullmatch(content)
+    return options.index(beside[1]) if beside else None
 
 
 def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:

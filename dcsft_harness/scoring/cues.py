@@ -12,7 +12,7 @@ _RIGHT = (
     r"(?:correct|right|best|true|final|proper|suitable|appropriate|closest|accurate|likely|chosen|selected"
     r"|matching|only|remaining)"
 )
-_LINK = r"(?:\b(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
+_LINK = r"(?:\b(?<!we )(?<!you )(?:is|are|was|be|would be|should be|must be|becomes|has to be)\b|[:→⇒])"
 
 # What cues turn on. "ans" and "答" only where a mark follows.
 _KEYS = (
@@ -166,12 +166,7 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
     led = start > 0 and lowered[start - 1].isspace()
     if led and lowered.endswith(_RULED_OUT, context, start):
         return None
-    if key in ("answer", "ans") or (
-        key in _NOUNS
-        and led
-        and lowered.endswith(_BEFORE_NOUN, context, start - 1)
-        and _ARTICLE.search(lowered, context, start)
-    ):
+    if key in ("answer", "ans") or key in _NOUNS and led and _has_article(lowered, context, start):
         after = _RELATIVE.match(lowered, end) or _AFTER_NOUN.match(lowered, end)
         if after:
             return None if _is_held_by_others(lowered, start) else _unless_denied(lowered, after)
@@ -195,6 +190,14 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
         if before and not _is_held_by_others(lowered, before.start()):
             return Cue(before.start(), False, False)
     return None
+
+
+def _has_article(lowered: str, context: int, start: int) -> bool:
+    """Whether "the", "the correct" or the like stands before a noun."""
+    return (
+        lowered.endswith(_BEFORE_NOUN, context, start - 1)
+        and _ARTICLE.search(lowered, context, start) is not None
+    )
 
 
 def _is_held_by_others(lowered: str, start: int) -> bool:

@@ -19,7 +19,7 @@ _MARK = "[✓✔✅☑✗✘❌✖❎]"
 _LINE = re.compile(
     rf"\n\s?(?:[-*|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
     r"(?:(?i:option|choice|statement)\s|选项)?[(\"']?(?P<letter>[A-J])(?![A-Za-z0-9’])[\"']?(?:选?项)?"
-    rf"(?:(?:[).:?]|\s[-|]|\s?\([^()\n]{{1,60}}\)\s?[:-])|(?=\s?\(?{_MARK})|(?={_GOOD}|{_BAD}))"
+    rf"(?:(?:[).:?]|\s[-|→=]|\s(?:is|was)(?=\s(?:{_GOOD}|{_BAD})\b)|\s?\([^()\n]{{1,60}}\)\s?[:-])|(?=\s?\(?{_MARK})|(?={_GOOD}|{_BAD}))"
 )
 _BEHIND = re.compile(
     r"(?:^|[:|→=(]|\s-|[.,](?=\s)|,\s(?:so|thus|hence)|(?=(?:不?正确|错误)[.;\s]*$))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"
@@ -29,7 +29,7 @@ _BEHIND = re.compile(
 )
 _ENDING = re.compile(rf"(?P<mark>{_MARK})")
 _BRIEF = re.compile(
-    r"(?<![A-Za-z0-9])[(\"']?(?P<letter>[A-J])[)\"']?(?:选?项)?(?:\s?[):|=?-])?\s?[(\"']?(?i:"
+    r"(?<![A-Za-z0-9])[(\"']?(?P<letter>[A-J])[)\"']?(?:选?项)?(?:\s?[):|=?→-]|\sis)?\s?[(\"']?(?i:"
     + _VERDICT
     + r")[)\"']?(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
 )
@@ -41,7 +41,7 @@ _LISTED = {"A": True, "B": False}
 """With "yes" and "no", these are options of their own that a response sets out."""
 _BEGINNINGS = frozenset("ABCDEFGHIJ([\"'-*|123456789oOcCsS选✓✔✅☑✗✘❌✖❎")
 """What a line can begin with in which an option is judged."""
-_SECOND_LETTER = re.compile(r"[ ,(;\"'][A-J][) ,.:=?\"'错对不正选项✓✔✅☑√✗✘❌✖❎×-]")
+_SECOND_LETTER = re.compile(r"[ ,(;\"'][A-J][) ,.:=→?\"'错对不正选项✓✔✅☑√✗✘❌✖❎×-]")
 _LONGEST = 300
 """Characters of a line that are read."""
 _GOOD_MARKS = frozenset("✓✔✅☑")

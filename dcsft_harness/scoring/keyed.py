@@ -12,7 +12,7 @@ import re
 _NAME = r"(?:answer|option|choice|letter|prediction|result|label)"
 _KEY = re.compile(
     r"(?<=[\"'])(?:(?:final|correct|selected|chosen|best|my|your|the|right|predicted|model)[_ -]?)?"
-    rf"{_NAME}(?:[_ -]?(?:answer|option|choice|letter|key|label))?[\"']\s{{0,20}}:\s{{0,20}}",
+    rf"(?:final|{_NAME}(?:[_ -]?(?:answer|option|choice|letter|key|label))?)[\"']\s{{0,20}}:\s{{0,20}}",
     re.IGNORECASE,
 )
 _VALUE = re.compile(

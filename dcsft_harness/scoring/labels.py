@@ -18,7 +18,7 @@ _NOUN = (
     r"\s?(?:is\s|letter\s)?[:\s]{0,3}"
 )
 _LABEL = re.compile(
-    rf"[\s\"'“(\[<{{:,=→✓✔✅☑\ufe0f-]{{0,20}}?(?:{_NOUN})?"
+    rf"[\s\"'“(\[<{{:,=→✓✔✅☑👉➡\ufe0f-]{{0,20}}?(?:{_NOUN})?"
     rf"(?P<open>[(\[\"'<]{{0,4}})\s?(?P<letter>[A-Za-z])\s?(?P<close>[)\]\"'>]{{0,4}}){_LETTER_END}",
     re.IGNORECASE,
 )
@@ -47,7 +47,7 @@ _DISMISSED = re.compile(
 )
 _ANYWHERE = re.compile(
     r"\(([A-J])\)|\[([A-J])\]"
-    r"|\b[Oo]ption\s\(([a-j])\)"
+    r"|\b[Oo]ption\s(?:\(([a-j])\)|([a-j])(?=\s?(?:[.,:;!]|$)))"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s+[\"'(]?([A-J])(?![A-Za-z0-9'’-])"
     r"|选项?\s*([A-J])(?![A-Za-z0-9])|(?<![A-Za-z0-9])([A-J])\s?选?项"
 )

@@ -45,7 +45,7 @@ _MEANS = {
     "rightarrow": " → ", "Rightarrow": " → ", "to": " → ", "implies": " → ", "boxed": " ", "div": "/",
     "\\": "\n", "newline": "\n",
     "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "lt": "<", "gt": ">",
-    "ne": "≠", "neq": "≠", "pm": "±", "infty": "∞",
+    "ne": "≠", "neq": "≠", "pm": "±", "infty": "∞", "checkmark": "✓",
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "theta": "θ", "lambda": "λ", "mu": "μ",
     "rho": "ρ", "phi": "φ", "omega": "ω", "Omega": "Ω",
     **dict.fromkeys(("underline", "emph", "framebox", "circled"), ""),
@@ -69,7 +69,7 @@ _TAG = re.compile(
 """Of HTML what models write; "<B>" is a letter in brackets. A block begins a line."""
 _SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
 _ENTITY = re.compile(r"&(nbsp|deg|lt|gt|le|ge|ne|pi|times|quot|radic|#39|amp);")
-_TABLE_RULE = re.compile(r"\n\|?[ :-]*-[|: -]{1,200}(?=\n|$)")
+_TABLE_RULE = re.compile(r"\n\|?[ :-]{0,100}-[|: -]{1,200}(?=\n|$)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _ODD_SPACES = "\t\r\v\f\x1c\x1d\x1e\x1f"

@@ -20,6 +20,8 @@ _CHOSEN = re.compile(
     r"|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)"
     r"|only|just|(?<!or )maybe|(?<!or )perhaps|(?:looks|seems) like|(?:seems to|could|may|might) be"
     r"|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
+    r"|(?:go|opt|opting|going) for|settl(?:e|ing) (?:on|for)|(?:bet|money is) on|conclude(?: that)?"
+    r"|(?:decision|output|prediction|label|reply|outcome|option chosen|choice made):"
     r"|correspond(?:s|ing)? (?:to|with)"
     r"|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly|clearly|obviously),?"
     r"|(?:it|this|that)(?: has to be|'s got to be| has got to be| (?:can|could) only be)"
@@ -32,7 +34,7 @@ _SO_LETTER = re.compile(
 )
 _LETTER_THEN_REASON = re.compile(
     r"(?<![A-Za-z0-9'’])(?P<letter>[A-J])[)\"']?(?:,?\s(?:not\s(?:option\s)?\(?[A-J]\b|because|since|rather\sthan|instead\sof)"
-    r"|,\s(?:as|for|which|given)\s|\s(?:the|my|our)\s(?:only\s)?(?:correct|right|best)\b)"
+    r"|,?\s(?:as|for|which|given)\s|\shere\b|\s(?:the|my|our)\s(?:only\s)?(?:correct|right|best)\b)"
 )
 _NOT_DONE = re.compile(r"(?:\b(?:not|never|tempt\w*\sto|wrong\sto)|n't)\s(?:[a-z]+\s)?$")
 _LONE_LETTER = re.compile(r"\(?([A-J])\)?[.!]?")
@@ -46,7 +48,7 @@ _ALONE = re.compile(
 )
 _LEADING_LINK = re.compile(
     r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed|probably"
-    r"|(?:most\s)?likely|simply|just|actually)\s|:\s*)+"
+    r"|(?:most\s)?likely|simply|just|actually|then)\s|:\s*|[-=]>\s?|…\s?|\.{2,}\s?|#+\s)+"
 )
 _DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
@@ -159,6 +161,8 @@ def _read_back(before: str, options: OptionSet) -> int | None:
     named = options.named(clause)
     if named is not None:
         return named
+    if len(clause) == 1 and clause.isalpha():
+        return options.index(clause.upper())
     lettered = bracketed(clause, options)
     if lettered:
         return None if len(lettered) > 1 and together(clause) else lettered[-1]
