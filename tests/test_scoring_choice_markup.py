@@ -139,6 +139,27 @@ ROWS = [
     ("1. A\n2. B\n3. C", NUMBERS, None),
     ("A\nB\nC\nD", NUMBERS, None),
     ("A.\nB.\nC.\nD.", NUMBERS, None),
+    ("A ✗\nB ✗\nC ✓\nD ✗\n\n**C**", ANIMALS, "C"),
+    ("A: 3 ≠ 5 ✗\nB: 5 = 5 ✓\nC: 7 ≠ 5 ✗", NUMBERS, "B"),
+    ("Option A: ❌ (too small)\nOption B: ✅ (exact)\nOption C: ❌ (too large)", NUMBERS, "B"),
+    ("Option A - ❌ Incorrect\nOption B - ✅ Correct\nOption C - ❌ Incorrect", NUMBERS, "B"),
+    ("(A): No, since 3 < 5.\n(B): Yes, since 5 = 5.\n(C): No.", NUMBERS, "B"),
+    ("A) No - too small\nB) Yes - exact\nC) No - too big", NUMBERS, "B"),
+    ("A: no.\nB: no.\nC: yes!\nD: no.", NUMBERS, "C"),
+    ("A → False\nB → True\nC → False", NUMBERS, "B"),
+    ("A - False\nB - True\nC - False", NUMBERS, "B"),
+    (
+        "- **A** is incorrect: too small.\n- **B** is correct: exact.\n- **C** is incorrect: too large.",
+        NUMBERS,
+        "B",
+    ),
+    ("1. A – Wrong\n2. B – Right\n3. C – Wrong", NUMBERS, "B"),
+    ("A. √\nB. ×\nC. ×\nD. ×", NUMBERS, "A"),
+    ('```json\n{"thought": "if A then x", "final": "C"}\n```', NUMBERS, "C"),
+    ("Q: Which?\nA: C", NUMBERS, "C"),
+    ("\\boxed{\\checkmark B}", NUMBERS, "B"),
+    ("\\boxed{5,\\ \\text{option B}}", NUMBERS, "B"),
+    ("\\boxed{5; B}", NUMBERS, "B"),
 ]
 
 

@@ -5,14 +5,16 @@ r"""Multiple choice: which option a response states.
 What the tags mark as the answer (see `tags`) is searched, up to where the model makes up a further
 question. Strongest first, and the first that states one option decides:
 
-1. the last \boxed{...};
+1. the last \boxed{...}, or without one the value of "answer" in JSON;
 2. the whole response: a letter as a label, an option's text, an equal quantity ("3" is "3.0");
-3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选";
+3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选"; where the options are
+   judged one by one ("A: no", "B ✅"), a statement beside the verdicts, then the one option found good;
 4. the beginning: "(B) ...", "B. ...", "Yes, ...", unless the response lists the options there;
 5. a weaker cue ("the result is"); the last line, if it is a label or an option; the sentence that
    concludes.
 
-What only asks ("is it B?"), or is weighed and found less likely, is taken away first; see `asides`.
+What only asks ("is it B?"), is weighed and found less likely, or supposes what is not so, is taken away
+first; see `asides`.
 A response in which none of these states exactly one option has no answer: there is no nearest
 option and no random one. Where the last statement names none of the options ("the answer is 16",
 "(E)" of four, "none of these") or the last box holds none, no earlier one is taken in its place. A
