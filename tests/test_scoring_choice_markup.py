@@ -8,6 +8,9 @@ NUMBERS = ["3", "5", "7", "9"]
 ANIMALS = ["squid", "lantern fish", "octopus", "sea horse"]
 
 ROWS = [
+    ('[{"option": "A", "correct": false}, {"option": "B", "correct": true}]', NUMBERS, None),
+    ("a <b and c> 5, so the answer is C", NUMBERS, "C"),
+    ('<span class="x">C</span>', NUMBERS, "C"),
     ("<b>C</b>", NUMBERS, "C"),
     ("<strong>B</strong>", NUMBERS, "B"),
     ("The answer is <b>C</b>.", NUMBERS, "C"),

@@ -161,6 +161,12 @@ ROWS = [
 ]
 
 STATE_NOTHING_MORE = [
+    ("The circle contains only C.", NUMBERS, None),
+    ("The intersection could be C", NUMBERS, None),
+    ("If John were taller, the answer would be C; but he isn't, so the answer is D.", NUMBERS, "D"),
+    ("Had x been 5, the answer would be C.", NUMBERS, None),
+    ("Option A: incorrect\nOption B: incorrect\nOption C: incorrect\nOption D: incorrect", NUMBERS, None),
+    ("**A**\n\nB: Incorrect.\nC: Incorrect.\nD: Incorrect.", NUMBERS, "A"),
     ("A: No\nB: Yes\nC: Yes\nD: No", NUMBERS, None),
     ("A: No\nB: No\nC: No\nD: No", NUMBERS, None),
     ("A. No\nB. Yes", YES_NO, None),

@@ -30,11 +30,13 @@ _STARTS = re.compile(r"[.!?\n]\s*(?=\S)")
 _LONGEST = 200
 """Characters of a question that are read."""
 
-_ENDS = re.compile(r"[!?\n]|\.(?!\d)|,\s(?=(?:but|however|yet)\b)")
+_ENDS = re.compile(r"[!?\n]|\.(?!\d)|[,;]\s(?=(?:but|however|yet|so)\b)")
 _SUPPOSES = re.compile(
     r"\b[Ii]f\s(?!(?:(?:I|we|you)\s)?(?:had|have|were|was|am|are)?\s?(?:to|asked|forced|pressed)\b)"
     r"[^,.;]{0,80}?\b(?:were|was|had|weren't|wasn't|hadn't|did|didn't)\b"
+    r"|\bHad\s[^,.;]{1,80}\b(?:been|had)\b"
 )
+_SUPPOSING = ("If ", " if ", "Had ")
 _OF_ANSWERS = ("answer", "hoice", "ption", "correct", "right")
 _ANSWERS = re.compile(r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:[a-z]+\s)?would\b")
 """Only what it says of the answer is unreal: "if the clams died, the squid would be affected" answers."""
@@ -53,7 +55,11 @@ _RATHER = re.compile(
 
 def settled(text: str) -> str:
     """A plain text without what it only asks, and without what it weighs and then finds less likely."""
-    if "would" in text and ("If " in text or " if " in text) and any(word in text for word in _OF_ANSWERS):
+    if (
+        "would" in text
+        and any(word in text for word in _SUPPOSING)
+        and any(word in text for word in _OF_ANSWERS)
+    ):
         text = _without_unreal(text)
     if "?" in text:
         text = _answered(text)

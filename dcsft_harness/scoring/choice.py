@@ -55,7 +55,7 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
 _BEGINS_WITH_LETTER = re.compile(r"[(\[\"']?[A-Z][)\].:,]")
-_ENDS_ON_LETTER = re.compile(r"(?<![A-Za-z0-9'’])[B-HJ]$")
+_DECIDED = re.compile(r"\b(?i:choose|select|pick|go(?:ing)? with|say|guess|option|answer is)\s\(?([B-HJ])$")
 _BESIDE_VALUE = re.compile(r"[^A-Z]{1,80}[,;]\s?(?:[Oo]ption\s)?\(?([A-J])\)?")
 _CONCLUDES = re.compile(
     r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
@@ -191,8 +191,9 @@ def _ended(text: str, options: OptionSet) -> Iterator[int]:
         yield from _present(label(last, options), options.begun(last), options.named(last))
     if not is_cut(text):
         yield from _concluded(text, last, options)
-    elif _ENDS_ON_LETTER.search(last):  # "so I choose C": nothing has to follow
-        yield from _present(chosen(last, options, alone=False))
+    else:
+        decided = _DECIDED.search(last)  # nothing has to follow
+        yield from _present(options.index(decided[1]) if decided else None)
 
 
 def _present(*candidates: int | None) -> Iterator[int]:

@@ -25,16 +25,21 @@ _ITEM_MARKS = re.compile(r"[\"'\s]+")
 def keyed_answer(text: str) -> str | None:
     """The value of the last key of an object that names the answer; None where there is none.
 
-    "answer" comes before "option", "label" and the like.
+    "answer" comes before "option", "label" and the like, of which several values set options out.
     """
     if "{" not in text or '"' not in text and "'" not in text or ":" not in text:
         return None
-    found: dict[bool, re.Match[str]] = {}
+    answers: list[str] = []
+    others: set[str] = set()
     for key in _KEY.finditer(text, text.find("{")):
         value = _VALUE.match(text, key.end())
-        if value:
-            found["answer" in key[0].lower()] = value
-    return _content(found[max(found)]) if found else None
+        if value and "answer" in key[0].lower():
+            answers.append(_content(value))
+        elif value:
+            others.add(_content(value))
+    if answers:
+        return answers[-1]
+    return others.pop() if len(others) == 1 else None
 
 
 def _content(found: "re.Match[str]") -> str:

@@ -18,7 +18,9 @@ _CHOSEN = re.compile(
     r"|not (?:option )?\(?[A-J]\)?,? but(?: rather)?|by (?:process of |the process of )?elimination,?"
     r"|(?:only|remaining)(?: [a-z]+){1,2} (?:is|must be)"
     r"|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)"
-    r"|only|just|(?<!or )maybe|(?<!or )perhaps|(?:looks|seems) like|(?:seems to|could|may|might) be"
+    r"|(?:^|(?<=, )|(?<=so ))(?:only|just|must be)|(?<!or )(?:maybe|perhaps)"
+    r"|(?:looks|seems) like|seems to be"
+    r"|(?:^|(?<=it )|(?<=this )|(?<=answer ))(?:could|may|might) be"
     r"|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
     r"|(?:go|opt|opting|going) for|settl(?:e|ing) (?:on|for)|(?:bet|money is) on|conclude(?: that)?"
     r"|(?:decision|output|prediction|label|reply|outcome|option chosen|choice made):"
@@ -233,12 +235,12 @@ def has_digit(text: str) -> bool:
     return _DIGIT.search(text) is not None
 
 
-def chosen(sentence: str, options: OptionSet, *, alone: bool = True) -> int | None:
+def chosen(sentence: str, options: OptionSet) -> int | None:
     """The bare letter that a sentence ends on after "choose", "so it is" and the like.
 
-    Where the options are themselves only letters, "the next shape is C" will do, unless `alone` forbids it.
+    Where the options are themselves only letters, "the next shape is C" will do.
     """
-    if alone and options.are_own_letters:
+    if options.are_own_letters:
         letters = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
         if len(letters) == 1:
             ((letter, noun),) = letters.items()
