@@ -8,6 +8,7 @@ NUMBERS = ["3", "5", "7", "9"]
 ANIMALS = ["squid", "lantern fish", "octopus", "sea horse"]
 
 ROWS = [
+    ("A = False, B = True, C = False, D = False", NUMBERS, "B"),
     ('[{"option": "A", "correct": false}, {"option": "B", "correct": true}]', NUMBERS, None),
     ("a <b and c> 5, so the answer is C", NUMBERS, "C"),
     ('<span class="x">C</span>', NUMBERS, "C"),
