@@ -161,6 +161,12 @@ ROWS = [
 ]
 
 STATE_NOTHING_MORE = [
+    ("from minus 3 to 3", ["-3", "3"], None),
+    ("There are two or three.", ["2", "3"], None),
+    ("There are two hundred.", ["2", "200"], None),
+    ("seventeen", ["7", "17"], "B"),
+    ("The point is (3, 2).", ["(2,3)", "(3,2)"], "B"),
+    ("It takes 2 and a half hours.", ["2.5 hours", "2 hours"], "A"),
     ("The circle contains only C.", NUMBERS, None),
     ("The intersection could be C", NUMBERS, None),
     ("If John were taller, the answer would be C; but he isn't, so the answer is D.", NUMBERS, "D"),

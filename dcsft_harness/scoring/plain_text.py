@@ -58,7 +58,9 @@ _EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w
 _UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!\w)")
 _STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
 _NEGATIVE = re.compile(r"\b[Nn]egative (?=\d)")
-_MINUS = re.compile(r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)")
+_MINUS = re.compile(
+    r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=\bof )|(?<=\bto )|(?<=\bfrom )|(?<=\bget )|(?<=gives )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)"
+)
 _AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and a (half|quarter)\b(?! of)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _TAG = re.compile(

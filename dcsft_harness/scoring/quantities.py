@@ -43,7 +43,7 @@ _SPELLED = re.compile(rf"{_WORD}(?:\s(?P<unit>[a-z]+))?\.?", re.IGNORECASE)
 _LONGEST_SPELLED = 45
 _COUNTED = re.compile(
     rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b"
-    r"(?!-|\s(?:and|hundred|thousand|[mb]illion|dozen|times)\b)"
+    r"(?!-|\s(?:and|or|hundred|thousand|[mb]illion|dozen|times)\b)"
 )
 _UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 
