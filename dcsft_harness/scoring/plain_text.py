@@ -59,7 +59,8 @@ _UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!
 _STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
 _NEGATIVE = re.compile(r"\b[Nn]egative (?=\d)")
 _MINUS = re.compile(
-    r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=\bof )|(?<=\bto )|(?<=\bfrom )|(?<=\bget )|(?<=gives )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)"
+    r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=\bof )|(?<=\bto )"
+    r"|(?<=\bfrom )|(?<=\bget )|(?<=gives )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)"
 )
 _AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and a (half|quarter)\b(?! of)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
