@@ -252,6 +252,16 @@ def test_reads_a_megabyte_in_linear_time(benchmark_seconds=2.0):
         "<|begin_of_box|>",
         "\nQuestion",
         "option 3 # ",
+        "A: No\n",
+        "A: no, B: yes, ",
+        "if it were red the answer would be A, ",
+        "would ",
+        '{"answer": ',
+        "<b><p ",
+        "\n|---",
+        "~~a",
+        "_a ",
+        "one might think the answer ",
     ):
         text = unit * (1_000_000 // len(unit))
         start = time.perf_counter()

@@ -103,7 +103,7 @@ DENIED = [
     ("So we can exclude option A.", COLOURS, None),
     ("Option A does not fit. Option B fits.", COLOURS, "B"),
     ("A, C and D are incorrect", COLOURS, None),
-    ("A, B and D are wrong, leaving C.", COLOURS, None),
+    ("A, B and D are wrong, leaving C.", COLOURS, "C"),
     ("不选B", COLOURS, None),
     ("不能选A", COLOURS, None),
     ("不选A,选B", COLOURS, "B"),

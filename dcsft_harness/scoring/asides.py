@@ -30,6 +30,18 @@ _STARTS = re.compile(r"[.!?\n]\s*(?=\S)")
 _LONGEST = 200
 """Characters of a question that are read."""
 
+_ENDS = re.compile(r"[!?\n]|\.(?!\d)|[,;]\s(?=(?:but|however|yet|so)\b)")
+_SUPPOSES = re.compile(
+    r"\b[Ii]f\s(?!(?:(?:I|we|you)\s)?(?:had|have|were|was|am|are)?\s?(?:to|asked|forced|pressed)\b)"
+    r"[^,.;]{0,80}?\b(?:were|was|had|weren't|wasn't|hadn't|did|didn't)\b"
+    r"|\bHad\s[^,.;]{1,80}\b(?:been|had)\b"
+)
+_SUPPOSING = ("If ", " if ", "Had ")
+_OF_ANSWERS = ("answer", "hoice", "ption", "correct", "right")
+_ANSWERS = re.compile(r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:[a-z]+\s)?would\b")
+"""Only what it says of the answer is unreal: "if the clams died, the squid would be affected" answers."""
+_CONCLUDES = re.compile(r"\s*(?:therefore|thus|hence|so|in conclusion|to conclude|overall)\b", re.IGNORECASE)
+
 _PERHAPS = r"(?:(?:could|might|may|can)\s(?:also\s)?be|(?:is|'s)\s(?:perhaps|possibly|probably|maybe))\s"
 _LIKELY = r"(?:more|most)\s(?:likely|probabl[ey]|plausibl[ey])"
 _BUT = r"[^.!?\n]{1,80}?[,;]?\s(?:but|though|although|however),?\s"
@@ -44,11 +56,35 @@ _RATHER = re.compile(
 
 def settled(text: str) -> str:
     """A plain text without what it only asks, and without what it weighs and then finds less likely."""
+    if (
+        "would" in text
+        and any(word in text for word in _SUPPOSING)
+        and any(word in text for word in _OF_ANSWERS)
+    ):
+        text = _without_unreal(text)
     if "?" in text:
         text = _answered(text)
     if " but " in text or "ough" in text or "owever" in text or "可能" in text:
         text = _RATHER.sub(_turned, text).strip()
     return text
+
+
+def _without_unreal(text: str) -> str:
+    """The text without the sentences that say what the answer would be if something were not as it is."""
+    parts, done, place = [], 0, text.find("would")
+    while place >= 0:
+        start, end = done, len(text)
+        for match in _STARTS.finditer(text, max(done, place - _LONGEST), place):
+            start = match.end()
+        ends = _ENDS.search(text, place)
+        end = ends.end() if ends else end
+        sentence = text[start:end]
+        unreal = _SUPPOSES.search(sentence) and _ANSWERS.search(sentence)
+        if unreal and not _CONCLUDES.match(sentence):  # "so if it were red, ..." repeats what was asked
+            parts.append(text[done:start])
+            done = end
+        place = text.find("would", max(end, place + 1))
+    return "".join([*parts, text[done:]]).strip() if parts else text
 
 
 def _turned(match: "re.Match[str]") -> str:

@@ -5,14 +5,16 @@ r"""Multiple choice: which option a response states.
 What the tags mark as the answer (see `tags`) is searched, up to where the model makes up a further
 question. Strongest first, and the first that states one option decides:
 
-1. the last \boxed{...};
+1. the last \boxed{...}, or without one the value of "answer" in JSON;
 2. the whole response: a letter as a label, an option's text, an equal quantity ("3" is "3.0");
-3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选";
+3. the last statement with a cue: "the answer is", "is correct", "答案是", "故选"; where the options are
+   judged one by one ("A: no", "B ✅"), a statement beside the verdicts, then the one option found good;
 4. the beginning: "(B) ...", "B. ...", "Yes, ...", unless the response lists the options there;
 5. a weaker cue ("the result is"); the last line, if it is a label or an option; the sentence that
    concludes.
 
-What only asks ("is it B?"), or is weighed and found less likely, is taken away first; see `asides`.
+What only asks ("is it B?"), is weighed and found less likely, or supposes what is not so, is taken away
+first; see `asides`.
 A response in which none of these states exactly one option has no answer: there is no nearest
 option and no random one. Where the last statement names none of the options ("the answer is 16",
 "(E)" of four, "none of these") or the last box holds none, no earlier one is taken in its place. A
@@ -28,7 +30,16 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.asides import settled
 from dcsft_harness.scoring.cues import Cue, has_key
-from dcsft_harness.scoring.labels import bracketed, is_listing, label, without_listing
+from dcsft_harness.scoring.judged import judged, may_be_judged
+from dcsft_harness.scoring.keyed import is_several, keyed_answer
+from dcsft_harness.scoring.labels import (
+    bracketed,
+    goes_through,
+    is_alphabet,
+    is_listing,
+    label,
+    without_listing,
+)
 from dcsft_harness.scoring.option_set import DRAWN, NO_OPTION, OptionSet, key, option_set
 from dcsft_harness.scoring.plain_text import (
     before_run_on,
@@ -38,12 +49,14 @@ from dcsft_harness.scoring.plain_text import (
     plain,
     sentences,
 )
-from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, stated, stated_at
+from dcsft_harness.scoring.statements import chosen, conclusion, has_digit, remaining, stated, stated_at
 from dcsft_harness.scoring.tags import answer_part, boxes, is_cut, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,]*")
 _BEGINS_WITH_LETTER = re.compile(r"[(\[\"']?[A-Z][)\].:,]")
+_DECIDED = re.compile(r"\b(?i:choose|select|pick|go(?:ing)? with|say|guess|option|answer is)\s\(?([B-HJ])$")
+_BESIDE_VALUE = re.compile(r"[^A-Z]{1,80}[,;]\s?(?:[Oo]ption\s)?\(?([A-J])\)?")
 _CONCLUDES = re.compile(
     r"(?i)^(?:therefore|thus|hence|so\b|in conclusion|to conclude|overall|finally|因此|所以|故|综上)"
 )
@@ -112,8 +125,10 @@ def find(response: str, options: OptionSet) -> int | None:
 def _find(part: str, options: OptionSet) -> int | None:
     """What the rules find in a text with its markup."""
     boxed = next(filter(str.strip, boxes(part)), "") if "oxed" in part else ""
-    found = _read_box(plain(boxed), options) if boxed else None
-    if found is not None:
+    keyed = "" if boxed else keyed_answer(part) or ""
+    marked = boxed or keyed
+    found = _read_box(plain(marked), options) if marked else None
+    if found is not None or keyed and is_several(keyed):
         return found
     thinking = is_thinking(part)
     if thinking and is_cut(part):
@@ -122,11 +137,12 @@ def _find(part: str, options: OptionSet) -> int | None:
         long = len(part) > 2 * length and (length < 200 or "\\" in part)
         ending = last_words(part, length) if long else ""
         if has_key(ending):
-            found = next(stated(settled(plain(ending)), options), None)
-            if found is not None and found != NO_OPTION:
+            words = settled(plain(ending))
+            found = next(stated(words, options), None)
+            if found is not None and found != NO_OPTION and not may_be_judged(words):
                 return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
-    return next(_found(settled(plain(part)), options, conclude=not boxed), None)
+    return next(_found(settled(plain(part)), options, conclude=not marked), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:
@@ -134,7 +150,8 @@ def _read_box(content: str, options: OptionSet) -> int | None:
     for found in (options.named(content), label(content, options), options.begun(content)):
         if found is not None:
             return found
-    return None
+    beside = _BESIDE_VALUE.fullmatch(content)
+    return options.index(beside[1]) if beside else None
 
 
 def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
@@ -142,10 +159,17 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     whole = options.named(text)
     if whole is not None:
         yield whole
+    if is_alphabet(text):
+        return
+    each = None if options.judge_themselves else judged(text)
+    text = each.rest if each else text
     weak: list[Cue] = []
     last = next(stated(text, options, weak), None)
     if last is not None and last != NO_OPTION:
         yield last
+    only = options.index(each.only() or "") if each else None
+    if only is not None and last is None:
+        yield only
     rest = without_listing(text)
     if rest and not is_listing(rest) and (last != NO_OPTION or _BEGINS_WITH_LETTER.match(rest)):
         yield from _present(label(rest, options))
@@ -161,10 +185,15 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
 def _ended(text: str, options: OptionSet) -> Iterator[int]:
     """What the rule 5 finds: the option of the last line, or the one that the sentences conclude."""
     last, is_one_of_several = last_sentence(text)
+    if is_one_of_several and goes_through(text, last):
+        return
     if is_one_of_several and not is_listing(last):
         yield from _present(label(last, options), options.begun(last), options.named(last))
     if not is_cut(text):
         yield from _concluded(text, last, options)
+    else:
+        decided = _DECIDED.search(last)  # nothing has to follow
+        yield from _present(options.index(decided[1]) if decided else None)
 
 
 def _present(*candidates: int | None) -> Iterator[int]:
@@ -179,7 +208,7 @@ def _concluded(text: str, last: str, options: OptionSet) -> Iterator[int]:
     """The option that the sentences conclude, from the last one and those that begin with "so"."""
     lettered = bracketed(last, options)
     if lettered:
-        yield from lettered if len(lettered) == 1 else ()
+        yield from lettered if len(lettered) == 1 else _present(remaining(last, options))
         return
     yield from _present(chosen(last, options))
     if options.numeric and not options.given_up(last):

@@ -6,9 +6,11 @@ number.
 """
 
 import re
+from itertools import pairwise
 
 from dcsft_harness.scoring.option_set import OptionSet
 
+_SHORT_ANSWER = re.compile(r":\s?\(?([A-J])(?:\)?\.?|[).:]\s.*)")
 _LETTER_END = r"(?![A-Za-z0-9_'’+*/^=°(√<>{]|-\w)"
 _NOUN = (
     r"(?:the\s)?(?:correct\s)?"
@@ -16,7 +18,7 @@ _NOUN = (
     r"\s?(?:is\s|letter\s)?[:\s]{0,3}"
 )
 _LABEL = re.compile(
-    rf"[\s\"'“(\[<{{:,=→-]{{0,20}}?(?:{_NOUN})?"
+    rf"[\s\"'“(\[<{{:,=→✓✔✅☑👉➡\ufe0f-]{{0,20}}?(?:{_NOUN})?"
     rf"(?P<open>[(\[\"'<]{{0,4}})\s?(?P<letter>[A-Za-z])\s?(?P<close>[)\]\"'>]{{0,4}}){_LETTER_END}",
     re.IGNORECASE,
 )
@@ -26,15 +28,16 @@ _SECOND = re.compile(
 )
 _GIVES_REASON = re.compile(
     r"\s+(?:because|since|as|which|for|with|based|due|given|so|best\s(?:satisf|match|fit|meet)\w*"
-    r"|satisfies|matches|fits|meets|works|remains"
-    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\(?(?:and\s(?:it\sis\s)?)?not\s(?:option\s)?\(?[A-J]\b"
+    r"|satisfies|matches|fits|meets|works|remains|(?:it\sis|only)(?=[.!,]|$)|is\sthe\sone(?=[.,!]|$|\s(?:that|which)\s)"
+    r"|rather\sthan|instead\sof|as\sopposed\sto)\b|\s\((?:confidence|because|since|as|i\.e|approximately|about)\b"
+    r"|\s\(?(?:and\s(?:it\sis\s)?)?not\s(?:option\s)?\(?[A-J]\b"
 )
 _REJECTED = re.compile(
     r"\s*(?:(?:(?!\b(?:because|since|as)\b)[^.,;\n]){0,80}?\s)?(?:is|are|was|would be)\s(?:also\s)?"
     r"(?:not|in(?:correct|accurate|valid)|wrong|false)\b"
     r"|\s(?:(?:does|do|did|can|could|would|should|must)(?:\s?not|n't|'t)\b|fails?\b"
     r"|(?:is|are|can\sbe|must\sbe)\s(?:also\s)?(?:eliminated|excluded|rejected|impossible|ruled\sout)\b)"
-    r"|\s*:\s*(?:incorrect|wrong|invalid)\b"
+    r"|\s*:\s*(?:incorrect|wrong|invalid)\b|,?\s(?:which|but\s(?:that|this|it))(?:\sis|'s)\s(?:incorrect|not\s(?:correct|right)|wrong|false)\b"
     r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
 )
 _DISMISSED = re.compile(
@@ -44,7 +47,7 @@ _DISMISSED = re.compile(
 )
 _ANYWHERE = re.compile(
     r"\(([A-J])\)|\[([A-J])\]"
-    r"|\b[Oo]ption\s\(([a-j])\)"
+    r"|\b[Oo]ption\s(?:\(([a-j])\)|([a-j])(?=\s?(?:[.,:;!]|$)))"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s+[\"'(]?([A-J])(?![A-Za-z0-9'’-])"
     r"|选项?\s*([A-J])(?![A-Za-z0-9])|(?<![A-Za-z0-9])([A-J])\s?选?项"
 )
@@ -57,15 +60,28 @@ PAIRED = re.compile(
     r"(?<![A-Za-z])[A-J][)\]]?(?:,?\s(?:and|or|&)\s|\s?(?:和|与|或|、|,)\s?)(?:[Oo]ption\s)?[(\[]?[A-J][)\]\"']?$"
 )
 """A bare letter last, and another one joined to it."""
-_ON_LINE = re.compile(r"[ \t]*-?[ \t]*\(?([A-J])(?:\)|\.|:)(?=\s)")
+_ON_LINE = re.compile(r"[ \t]*-?[ \t]*(?:[Oo]ption\s)?\(?([A-J])(?:\)|\.|:)(?=\s|$)")
 _ON_LATER_LINE = re.compile(r"\n" + _ON_LINE.pattern)
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
+_FIRST = re.compile(r"(?:[Oo]ption\s)?\(?A(?:\)|\.|:)(?=\s)")
+
+_LABEL_LAST = re.compile(r"(?<![A-Za-z])[A-J]\.\s*$")
+_GAP = r"[\s\d().,:*-]{1,6}"
+_ALPHABET = re.compile(rf"(?:{_GAP})?A{_GAP}B{_GAP}C(?:{_GAP}D(?:{_GAP}E)?)?(?:{_GAP})?")
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_CARDINALS = ("one", "two", "three", "four", "five", "six")
+_CHINESE_ORDINALS = "一二三四五六"
 _NUMBERED = re.compile(
-    rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9])(?![\w.:/%°]\w|\w)"
-    rf"|\b({'|'.join(_ORDINALS)}|[1-9](?=st|nd|rd|th))(?:st|nd|rd|th)?\s(?:option|choice)\b"
+    rf"\b(?i:option|choice)\s(?:number\s|no\.\s?|#)?([1-9]|(?:{'|'.join(_CARDINALS)})\b)(?![\w.:/%°]\w|\w)"
+    rf"|\b({'|'.join(_ORDINALS)}|last|[1-9](?=st|nd|rd|th))(?:st|nd|rd|th)?\s(?:option|choice)\b"
+    rf"|第([{_CHINESE_ORDINALS}1-9])个?(?:选项|项)"
+)
+_COUNTED_OFF = re.compile(
+    rf"(?:the\s)?(?:(?:number\s|no\.\s?|#\s?)(?P<number>[1-9])"
+    rf"|(?P<ordinal>{'|'.join(_ORDINALS)}|last)(?:\s(?:one|answer|item))?)(?=\s*(?:[.,:;!(-]|$))",
+    re.IGNORECASE,
 )
 
 
@@ -83,6 +99,10 @@ def label(text: str, options: OptionSet) -> int | None:
     letter, after = match["letter"], line[match.end() :]
     if _SECOND.match(after) or _REJECTED.match(after):
         return None
+    if letter == "A" and not match["open"] and after[:1] == ":":  # short for "Answer: ..."
+        short = _SHORT_ANSWER.fullmatch(after)
+        if short:
+            return options.index(short[1])
     index = options.index(letter.upper())
     marked = match["close"] or after[:1] in (".", ":") or after.lstrip()[:2] == "- "
     if marked and (
@@ -136,11 +156,29 @@ def numbered(sentence: str, options: OptionSet) -> list[int]:
         return []
     found: dict[int, None] = {}
     for match in _NUMBERED.finditer(sentence):
-        counted = match[1] or match[2]
-        index = int(counted) - 1 if counted.isdigit() else _ORDINALS.index(counted)
+        index = _counted(match[1] or match[2] or match[3], options)
         if index < len(options.texts) and not _REJECTED.match(sentence, match.end(), match.end() + 100):
             found[index] = None
     return list(found)
+
+
+def counted_off(text: str, options: OptionSet) -> int | None:
+    """The option that stands at the beginning of an answer as "number 2" or "the second one"."""
+    match = None if options.has_quantities else _COUNTED_OFF.match(text)
+    index = _counted((match["number"] or match["ordinal"]).lower(), options) if match else len(options.texts)
+    return index if index < len(options.texts) else None
+
+
+def _counted(word: str, options: OptionSet) -> int:
+    """The index that a word counts to: "2", "two", "second", "last"; maybe beyond the last option."""
+    if word.isdigit():
+        return int(word) - 1
+    if word == "last":
+        return len(options.texts) - 1
+    for words in (_ORDINALS, _CARDINALS, tuple(_CHINESE_ORDINALS)):
+        if word in words:
+            return words.index(word)
+    raise ValueError(word)
 
 
 def together(clause: str) -> bool:
@@ -150,11 +188,25 @@ def together(clause: str) -> bool:
 
 def is_listing(text: str) -> bool:
     """Whether the text begins by setting out the options: "(A) 3 (B) 5" or one on each line."""
-    first = MARKED.match(text)
-    if first is None or first[1] != "A":
+    first = _FIRST.match(text)
+    if first is None:
         return False
     second = MARKED.search(text, first.end())
     return second is not None and second[1] == "B"
+
+
+def goes_through(text: str, last: str) -> bool:
+    """Whether a text sets out the options one behind the other, and its last sentence is the last of them."""
+    if not is_listing(text):
+        return False
+    letters = MARKED.findall(text)
+    rises = all(one < other for one, other in pairwise(letters))
+    return rises and (MARKED.search(last) is not None or _LABEL_LAST.search(text[: -len(last)]) is not None)
+
+
+def is_alphabet(text: str) -> bool:
+    """Whether a text is the letters A, B, C and so on, and nothing else."""
+    return 5 <= len(text) < 60 and "B" in text and "A" in text[:4] and _ALPHABET.fullmatch(text) is not None
 
 
 def without_listing(text: str) -> str:

@@ -11,8 +11,7 @@ the machine is; no clock decides one. A child that was ended from outside, or th
 all, has decided nothing: its item goes to another, and after the third is refused. The child is a fresh
 interpreter, not a fork: it is safe beside CUDA and threads.
 
-math-verify reads no characters beyond LaTeX's: of "2√3" it takes the 2. So these are put in LaTeX first, and
-so is an expression that ends a text without any dollar sign or box, of which it would take a part as well.
+What math-verify would misread is put in LaTeX first, and units are taken from boxes; see `math_text`.
 
 Of what the <think> and <answer> tags mark as the answer, the last 4,000 characters are read: that is
 where the answer is, and math-verify's search is slower than linear.
@@ -22,7 +21,6 @@ import atexit
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.math_text import prepared, prepared_gold
 from dcsft_harness.scoring.tags import answer_part, is_cut, is_thinking
 from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
 
@@ -46,21 +45,6 @@ ATTEMPTS = 3
 
 _FROM_OUTSIDE = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")}
 """Signals that say nothing of the item; a child's own end is SIGXCPU, a crash or an exit."""
-
-_LATEX = {
-    "π": "\\pi ", "°": "^\\circ ", "º": "^\\circ ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}",
-    "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "−": "-", "–": "-", "·": "\\cdot ", "×": "\\times ",
-}  # fmt: skip
-_CHARACTER = re.compile(f"[{''.join(_LATEX)}]")
-_ROOT = re.compile(r"√\s?(?:\(([^()]{1,40})\)|\{([^{}]{1,40})\}|(\d{1,12}(?:\.\d{1,12})?|[A-Za-z]))")
-_ANCHORS = ("$", "oxed", "\\(", "\\[")
-_PIECE = (
-    r"\\frac\{[^{}]{1,40}\}\{[^{}]{1,40}\}|\\sqrt\{[^{}]{1,40}\}|\\(?:pi|cdot|times)(?![A-Za-z])"
-    r"|\d{1,12}(?:\.\d{1,12})?|[-+*/^() ]"
-)
-_UNIT = r"(?:square |cubic )?(?:units?|[cmkd]?m|in|ft|inches|feet|(?:centi)?met(?:er|re)s?)(?:\^[23])?"
-_LAST = re.compile(rf"(?<![\w.\\}}])(?=[^ ])((?:{_PIECE}){{1,40}}+)((?:{_UNIT})?[.。]?)$")
-_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff：，。、])(?=[-\d\\$])|(?<=\d)(?=[\u4e00-\u9fff])")
 
 
 class _Worker:
@@ -235,7 +219,7 @@ def math(response: str, *, answer: str | int | float) -> Verdict:
     gold, part = str(answer), answer_part(response)
     if is_thinking(part) and is_cut(part) and "oxed" not in part:
         return NOT_FOUND
-    replies = _worker.ask(_anchored(_in_latex(part[-TAIL:])), _in_latex(gold))
+    replies = _worker.ask(prepared(part[-TAIL:], gold), prepared_gold(gold))
     if replies and replies[0] == {"error": "gold"}:
         raise HarnessError(
             f"the answer is not mathematics that math-verify can read: {gold!r}",
@@ -245,23 +229,3 @@ def math(response: str, *, answer: str | int | float) -> Verdict:
     if not extracted:
         return NOT_FOUND
     return Verdict(float(len(replies) == 2 and replies[1] is True), extracted)
-
-
-def _in_latex(text: str) -> str:
-    """A text with the characters that math-verify does not read in LaTeX."""
-    if text.isascii():
-        return text
-    text = _CHINESE.sub(" ", text)
-    text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
-    return _CHARACTER.sub(lambda match: _LATEX[match[0]], text)
-
-
-def _anchored(text: str) -> str:
-    """A text without dollar signs, with some around the root, π or fraction that it ends in."""
-    if "\\" not in text or any(anchor in text for anchor in _ANCHORS):
-        return text
-    text = text.rstrip()
-    last = _LAST.search(text, max(0, len(text) - 200))
-    if last is None or "\\" not in last[1]:
-        return text
-    return f"{text[: last.start()]}${last[1].strip()}$ {last[2]}"

@@ -32,6 +32,11 @@ _WORDS_OF_SENTENCE = frozenset(
 _JUDGEMENTS = frozenset(
     {"yes", "no", "true", "false", "correct", "incorrect", "是", "否", "不是", "对", "错"}
 )
+_JUDGING = re.compile(
+    r"(?i)\b(?:yes|no|true|false|(?:in)?correct|right|wrong)\b|[✓✔✅✗✘❌×√]|[对错是否]|正确"
+)
+_COORDINATES = re.compile(r"(?<=\d), (?=-?[\d(])")
+_POINT = re.compile(r"\d, ?-?[\d(]")
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminates?)|n't|不是|并非)"
     r"(?:\s(?:an?|the|in|at|be|that|of|region|equal to|option|just|only))*[\s\"'(]*$"
@@ -97,6 +102,11 @@ class OptionSet:
         return all(text in _JUDGEMENTS for text in self.keys)
 
     @cached_property
+    def judge_themselves(self) -> bool:
+        """Whether a text has "yes", "true" or the like in it, which said of an option is no verdict then."""
+        return any(map(_JUDGING.search, self._plain))
+
+    @cached_property
     def quantities(self) -> tuple[Quantity | None, ...]:
         """The quantity that each option is, if it is one."""
         return tuple(quantity(text.strip()) for text in self._plain)
@@ -155,13 +165,13 @@ class OptionSet:
         return one == other or (self.keys[one] == self.keys[other] != "")
 
     def named(self, text: str) -> int | None:
-        """The option that a whole text is, by text or by quantity; None if none or several."""
+        """The option that a whole plain text is, by text or by quantity; None if none or several."""
         if len(text) > self._longest:
             return None
         if "≈" in text:
             sides = [self.named(side) for side in text.split("≈", 1)]
             return sides[0] if sides[0] is not None else sides[1]
-        wanted = key(text)
+        wanted = _key(text)
         letter = wanted.strip("()[]")
         if not letter or len(letter) == 1 and letter.isalpha():
             return self.literal(text.strip(_EDGES))
@@ -198,6 +208,7 @@ class OptionSet:
 
     def begun(self, text: str) -> int | None:
         """The option whose text a plain text begins with, followed by punctuation or the end."""
+        text = _COORDINATES.sub(",", text[: self._longest]) if self._are_points else text
         found = self._occurrences.first(text[: self._longest].lower())
         if found is None:
             return None
@@ -212,6 +223,7 @@ class OptionSet:
         Not counted: a mention after "not", "than" and the like, and one of "yes", "no", "all" and
         other words of the language that does not stand alone.
         """
+        sentence = _COORDINATES.sub(",", sentence) if self._are_points else sentence
         lowered = sentence.lower()
         found: dict[int, None] = {}
         spans = self._occurrences.within(lowered)
@@ -233,6 +245,7 @@ class OptionSet:
         """Whether `mentioned` can find anything in a part of a text; only to save time."""
         if self.has_quantities:
             return True
+        text = _COORDINATES.sub(",", text) if self._are_points else text
         return self._occurrences.any_in(text.lower())
 
     def given_up(self, sentence: str) -> bool:
@@ -271,7 +284,7 @@ class OptionSet:
         """Plain lower-case text -> option, without letters and pure numbers, which have own rules."""
         by_plain: dict[str, int] = {}
         for index, text in enumerate(self._plain):
-            folded = text.lower().strip(_EDGES)
+            folded = _COORDINATES.sub(",", text).lower().strip(_EDGES)
             folded = folded.removeprefix("the ").removeprefix("a ").removeprefix("an ")
             amount = self.quantities[index]
             bare_number = amount is not None and folded.lstrip("-+")[:1].isdigit()
@@ -282,6 +295,11 @@ class OptionSet:
             if unit and amount is None and _CLOSED.search(bare):
                 by_plain.setdefault(bare, index)
         return by_plain
+
+    @cached_property
+    def _are_points(self) -> bool:
+        """Whether a text has numbers with a comma between them, as coordinates have."""
+        return any(map(_POINT.search, self._plain))
 
     @cached_property
     def _occurrences(self) -> Occurrences:

@@ -1,11 +1,13 @@
-r"""A response without its markup: LaTeX, Markdown, thinking and run-on are taken away.
+r"""A response without its markup: LaTeX, Markdown, HTML, thinking and run-on are taken away.
 
     plain("So the answer is $\boxed{\text{(B)} \frac{1}{2}}$.") -> "So the answer is (B) 1/2."
 
 Every step is linear in the length of the text; the callers bound that length with `bounded`.
 """
 
+import html
 import re
+import unicodedata
 
 HEAD, TAIL = 3_000, 9_000
 """Characters read of a longer response: an answer stands at its start or at its end."""
@@ -16,17 +18,20 @@ _SAME = {
     "。": ". ", "．": ". ", "！": "! ", "？": "? ", "“": '"', "”": '"', "「": '"', "」": '"',
     "‘": "'", "’": "'", "−": "-", "–": "-", "—": " - ", "•": "-", "⁄": "/", "＝": "=", "％": "%",
     "º": "°", "˚": "°", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "\u200b": "",
+    **{chr(0x24B6 + i): f"({chr(65 + i)})" for i in range(26)},
     **{chr(0xFF21 + i): chr(65 + i) for i in range(26)},
     **{chr(0xFF10 + i): chr(48 + i) for i in range(10)},
 }  # fmt: skip
 _OTHER_FORM = re.compile(f"[{''.join(_SAME)}]")
+_MATHEMATICAL = re.compile("[\U0001d400-\U0001d7ff]+")
+"""Letters and digits in bold, italics and the like."""
 
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(\d))")
 _ROOT_SIGN = re.compile(r"√\s*(?:\{([^{}]*)\}|(\d))")
 _STYLED = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|textup|textnormal|texttt|textcircled"
-    r"|mathrm|mathbf|mathit|mathsf|mathtt|mathbb|operatorname|boldsymbol|bold|bm|mbox|fbox)"
+    r"\\(?:text|textbf|textit|textrm|textsf|textsc|textup|textnormal|texttt|textcircled"
+    r"|mathrm|mathbf|mathit|mathsf|mathtt|mathbb|mathcal|operatorname|boldsymbol|bold|bm|mbox|fbox)"
     r"\s*\{([^{}]*)\}"
 )
 _STYLES = ("\\text", "\\math", "\\operatorname", "\\bold", "\\bm", "\\mbox", "\\fbox")
@@ -40,16 +45,34 @@ _MEANS = {
     "rightarrow": " → ", "Rightarrow": " → ", "to": " → ", "implies": " → ", "boxed": " ", "div": "/",
     "\\": "\n", "newline": "\n",
     "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "lt": "<", "gt": ">",
-    "ne": "≠", "neq": "≠", "pm": "±", "infty": "∞",
+    "ne": "≠", "neq": "≠", "pm": "±", "infty": "∞", "checkmark": "✓",
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "theta": "θ", "lambda": "λ", "mu": "μ",
     "rho": "ρ", "phi": "φ", "omega": "ω", "Omega": "Ω",
+    **dict.fromkeys(("underline", "emph", "framebox", "circled"), ""),
     **dict.fromkeys(("tiny", "small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"), " "),
     **dict.fromkeys(("left", "right", "displaystyle", "quad", "qquad", "bf", "rm", *",;:! ()[]"), " "),
 }  # fmt: skip
-_COLOURED = re.compile(r"\\(?:color|textcolor)\s?\{[^{}]{1,20}\}")
+_COLOURED = re.compile(r"\\(?:color|textcolor|colorbox)\s?\{[^{}]{1,20}\}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[a-z]{1,20}\*?\}(?:\{[lcr|]{1,20}\})?")
 _EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
+_UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!\w)")
+_STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
 _NEGATIVE = re.compile(r"\b[Nn]egative (?=\d)")
+_MINUS = re.compile(
+    r"(?:^|\n|(?<=\bis )|(?<=equals )|(?<=\bof )|(?<=\bto )"
+    r"|(?<=\bfrom )|(?<=\bget )|(?<=gives )|(?<=[=:(] )|(?<=\())[Mm]inus (?=\d)"
+)
+_AND_A_HALF = re.compile(r"(?<![\w.,])(\d{1,9}) and a (half|quarter)\b(?! of)")
 _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
+_TAG = re.compile(
+    r"</?(?:(?P<block>p|(?i:br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body|details|summary"
+    r"|choice|option|output|result|response|solution|ans))"
+    r"|[biua]|(?i:em|strong|font|span|code|mark|big|small|center|td|th))(?:\s[^<>\n=]{1,40}=[^<>\n]{0,200})?\s?/?>"
+)
+"""Of HTML what models write; "<B>" is a letter in brackets. A block begins a line."""
+_SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
+_ENTITY = re.compile(r"&(nbsp|deg|lt|gt|le|ge|ne|pi|times|quot|radic|#39|amp);")
+_TABLE_RULE = re.compile(r"\n\|?[ :-]{0,100}-[|: -]{1,200}(?=\n|$)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _ODD_SPACES = "\t\r\v\f\x1c\x1d\x1e\x1f"
@@ -112,10 +135,13 @@ def _without_latex(text: str) -> str:
         text = _RAISED.sub("°", _DEGREES.sub("°", text))
         if "*" in text:
             text = _STARRED.sub("°", text)
+    if "\\begin" in text:
+        text = _ENVIRONMENT.sub(" ", text)
     if "color" in text:
         text = _COLOURED.sub("", text)
+    styled = any(style in text for style in _STYLES)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
-        if any(style in text for style in _STYLES):
+        if styled:
             text = _STYLED.sub(r"\1", text)
         if "sqrt" in text:
             text = _ROOT.sub(_root, text)
@@ -133,29 +159,70 @@ def _same(match: "re.Match[str]") -> str:
     return _SAME[match[0]]
 
 
+def _has_wide(text: str) -> bool:
+    """Whether a text has characters beyond the first 65,536; a search for them takes thirty times as long."""
+    return len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text)
+
+
+def without_html(text: str) -> str:
+    """A text without the tags of HTML that models write."""
+    if "sup>" in text:
+        text = _SUPERSCRIPT.sub(lambda match: match[1] if match[1] == "°" else f"^{match[1]}", text)
+    return _TAG.sub(lambda match: "\n" if match["block"] else "", text)
+
+
+def in_figures(text: str) -> str:
+    """A text with "minus 3" and "5 and a half" as -3 and 5.5."""
+    if "egative " in text:
+        text = _NEGATIVE.sub("-", text)
+    if "inus " in text:
+        text = _MINUS.sub(_minus, text)
+    if " and a " in text:
+        text = _AND_A_HALF.sub(_mixed, text)
+    return text
+
+
+def _minus(match: "re.Match[str]") -> str:
+    return "\n-" if match[0][0] == "\n" else "-"
+
+
+def _mixed(match: "re.Match[str]") -> str:
+    return f"{match[1]}.{'5' if match[2] == 'half' else '25'}"
+
+
 def plain(text: str) -> str:
     """The text without LaTeX and Markdown, full-width characters in ASCII, white space collapsed."""
-    text = _collapsed(text)
+    if "<" in text and ">" in text:
+        text = without_html(text)
+    if "&" in text and ";" in text:
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    text = collapsed = _collapsed(text)
     if not text.isascii():
+        if _has_wide(text):
+            text = _MATHEMATICAL.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
         text = _OTHER_FORM.sub(_same, text)
         if "√{" in text or "√ " in text:
             text = _ROOT_SIGN.sub(_root, text)
+    if "~" in text:
+        text = _STRUCK.sub("", text)
     if "\\" in text or "{" in text or "~" in text:
         text = _without_latex(text)
     if "$" in text:
         text = text.replace("$", "")
     if " & " in text:
         text = text.replace(" & ", " and ")
-    if "egative " in text:
-        text = _NEGATIVE.sub("-", text)
+    if "|" in text:
+        text = _TABLE_RULE.sub("", text)
+    text = in_figures(text)
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
         text = _EMPHASIS.sub(r"\1", text) if "*" in text else text
+        text = _UNDERSCORED.sub(r"\1", text) if "_" in text else text
     if " : " in text:
         text = _RATIO.sub(":", text)
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
-    return _single_spaced(text).strip()
+    return (text if text is collapsed else _single_spaced(text)).strip()
 
 
 def _collapsed(text: str) -> str:
@@ -184,7 +251,7 @@ def _may_have_odd_spaces(text: str) -> bool:
             if space in text:
                 return True
         return False
-    return not (text.isprintable() or text.replace("\n", "").isprintable())
+    return not (text.replace("\n", "") if "\n" in text else text).isprintable()
 
 
 def last_sentence(text: str) -> tuple[str, bool]:

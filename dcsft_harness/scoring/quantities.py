@@ -27,10 +27,24 @@ _WHOLE = re.compile(
 _WORDS = {
     word: number
     for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+        " sixteen seventeen eighteen nineteen twenty".split()
     )
 }
-_COUNTED = re.compile(rf"\b(?:is|[Tt]here are|exactly|total of)\s({'|'.join(set(_WORDS) - {'one'})})\b")
+_FRACTIONS = {
+    **dict.fromkeys(("half", "a half", "one half"), Fraction(1, 2)),
+    **dict.fromkeys(("quarter", "a quarter", "one quarter", "one fourth"), Fraction(1, 4)),
+    **dict.fromkeys(("a third", "one third"), Fraction(1, 3)),
+    **{"two thirds": Fraction(2, 3), "three quarters": Fraction(3, 4), "three fourths": Fraction(3, 4)},
+}
+_LONGER_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
+_WORD = rf"(?P<minus>(?:minus|negative)\s)?(?P<word>{_LONGER_FIRST})(?P<half>\sand\sa\shalf)?"
+_SPELLED = re.compile(rf"{_WORD}(?:\s(?P<unit>[a-z]+))?\.?", re.IGNORECASE)
+_LONGEST_SPELLED = 45
+_COUNTED = re.compile(
+    rf"\b(?:is|[Tt]here are|exactly|total of)\s(?!one\b(?!\sand))(?P<amount>{_WORD})\b"
+    r"(?!-|\s(?:and|or|hundred|thousand|[mb]illion|dozen|times)\b)"
+)
 _UNIT_LAST = re.compile(r"(.*?[\d)π])\s?([^\d\s()√π+*/^.,=-][^\d()√π+*/^=-]{0,20}(?:(?<!\s)\^?[23])?)\.?")
 
 _SPELLINGS = {
@@ -90,9 +104,19 @@ def quantity(text: str) -> Quantity | None:
 
 
 def spelled(text: str) -> Quantity | None:
-    """The number that a whole text is in words, up to twelve."""
-    number = _WORDS.get(text.lower())
-    return None if number is None else Quantity(Fraction(number), None)
+    """The quantity that a whole text is in words, up to twenty: "minus three", "two and a half hours"."""
+    if len(text) > _LONGEST_SPELLED:
+        return None
+    if text.replace("-", " ").lower() in _FRACTIONS:
+        return Quantity(_FRACTIONS[text.replace("-", " ").lower()], None, None)
+    match = _SPELLED.fullmatch(text)
+    unit = _unit(match["unit"]) if match else None
+    return _in_words(match, unit) if match and (unit or not match["unit"]) else None
+
+
+def _in_words(match: "re.Match[str]", unit: str | None = None) -> Quantity:
+    number = _WORDS[match["word"].lower()] + (Fraction(1, 2) if match["half"] else Fraction(0))
+    return Quantity(-number if match["minus"] else number, unit, None if match["half"] else 0)
 
 
 def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
@@ -102,7 +126,7 @@ def amounts(sentence: str) -> Iterator[tuple[int, int, Quantity]]:
     """
     found = [(match.start(), match.end(), _from_match(match)) for match in _IN_TEXT.finditer(sentence)]
     for match in _COUNTED.finditer(sentence):
-        found.append((*match.span(1), Quantity(Fraction(_WORDS[match[1]]), None)))
+        found.append((*match.span("amount"), _in_words(match)))
     for start, end, amount in sorted(found, key=lambda one: one[0]):
         if amount:
             yield start, end, amount

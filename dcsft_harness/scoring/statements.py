@@ -8,17 +8,39 @@ import re
 from collections.abc import Iterator
 
 from dcsft_harness.scoring.cues import Cue, cues
-from dcsft_harness.scoring.labels import MARKED, PAIRED, bracketed, is_listing, label, together
+from dcsft_harness.scoring.labels import MARKED, PAIRED, bracketed, counted_off, is_listing, label, together
 from dcsft_harness.scoring.option_set import NO_OPTION, OptionSet
 from dcsft_harness.scoring.quantities import quantity
 
 _CHOSEN = re.compile(
-    r"\b(?:say|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
-    r"|correspond(?:s|ing)? (?:to|with)|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly),?"
+    r"\b(?:say|lean(?:ing)? towards?|vot(?:e|ing)(?: is)?(?: for)?|selection(?: is)?|left with(?: only)?"
+    r"|leav(?:es|ing)(?: us)?(?: with)?(?: only)?|mak(?:es|ing)(?: it| the answer)?"
+    r"|not (?:option )?\(?[A-J]\)?,? but(?: rather)?|by (?:process of |the process of )?elimination,?"
+    r"|(?:only|remaining)(?: [a-z]+){1,2} (?:is|must be)"
+    r"|one(?: (?:that|which) [a-z ]{1,40}?)? (?:is|must be)"
+    r"|(?:^|(?<=, )|(?<=so ))(?:only|just|must be)|(?<!or )(?:maybe|perhaps)"
+    r"|(?:looks|seems) like|seems to be"
+    r"|(?:^|(?<=it )|(?<=this )|(?<=answer ))(?:could|may|might) be"
+    r"|choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|match(?:es|ing)?"
+    r"|(?:go|opt|opting|going) for|settl(?:e|ing) (?:on|for)|(?:bet|money is) on|conclude(?: that)?"
+    r"|(?:decision|output|prediction|label|reply|outcome|option chosen|choice made):"
+    r"|correspond(?:s|ing)? (?:to|with)"
+    r"|(?:guess(?: is)?|(?:most )?likely|probably|definitely|certainly|clearly|obviously),?"
+    r"|(?:it|this|that)(?: has to be|'s got to be| has got to be| (?:can|could) only be)"
     r"|(?:it|this|that|which|these)(?:'s| is| must be| would be| should be| gives| means| leads to)"
     r"|(?:hence|therefore|thus|so|ans|ans\.)\s*[,:]?(?:\sit(?:'s| is))?)\s*(?::\s*)?(?:is\s)?(?:the\s)?",
     re.IGNORECASE,
 )
+_SO_LETTER = re.compile(
+    r"\b(?:so|thus|hence|therefore|leaves|leaving)(?:\sonly)?,?\s(?:option\s)?\(?([A-J])\)?[.!]?$"
+)
+_LETTER_THEN_REASON = re.compile(
+    r"(?<![A-Za-z0-9'’])(?P<letter>[A-J])[)\"']?(?:,?\s(?:not\s(?:option\s)?\(?[A-J]\b|because|since|rather\sthan|instead\sof)"
+    r"|,?\s(?:as|for|which|given)\s|\shere\b|\s(?:the|my|our)\s(?:only\s)?(?:correct|right|best)\b)"
+)
+_NOT_DONE = re.compile(r"(?:\b(?:not|never|tempt\w*\sto|wrong\sto)|n't)\s(?:[a-z]+\s)?$")
+_LONE_LETTER = re.compile(r"\(?([A-J])\)?[.!]?")
+_LONGEST_LETTER = 4
 _LABELLED = re.compile(
     r"\b(?:is|be|are|labell?ed|marked|lettered|named|figure|shape|image|picture)\s(?:as\s)?"
 )
@@ -28,7 +50,7 @@ _ALONE = re.compile(
 )
 _LEADING_LINK = re.compile(
     r"^(?:(?:is|are|be|would be|should be|must be|that|definitely|clearly|therefore|thus|indeed|probably"
-    r"|(?:most\s)?likely|simply|just|actually)\s|:\s*)+"
+    r"|(?:most\s)?likely|simply|just|actually|then)\s|:\s*|[-=]>\s?|…\s?|\.{2,}\s?|#+\s)+"
 )
 _DENIAL = re.compile(r"\s*[:,]?\s*(?:(?:not|neither|n't)\b|不是)", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but(?: rather)?|it'?s|it is|rather)\b|而是", re.IGNORECASE)
@@ -39,7 +61,7 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s")
-_CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and)\s")
+_CLAUSE = re.compile(r"(?<=[.!?:])\s|\n|;\s|,\s(?:so|thus|hence|but|and(?!\s\(?[A-J]\)?,))\s")
 _BARE_LETTER_LAST = re.compile(r"(?<![A-Za-z0-9_.])([A-J])[\"']?$")
 _TAIL = re.compile(
     r".*(?:=|→|\b(?:is|are|was|be|equals?|equal to|becomes?|of|as)\b|:(?!\d)|为|是)\s*(?=\S)", re.DOTALL
@@ -70,7 +92,8 @@ def stated(text: str, options: OptionSet, weak: list[Cue] | None = None) -> Iter
 def stated_at(cue: Cue, text: str, options: OptionSet) -> Iterator[int]:
     """The option that one cue states, if any."""
     if cue.forward:
-        found = read(text[cue.end : cue.end + 700], options)
+        below = text[cue.end - 1] == "\n"
+        found = read(text[cue.end : cue.end + 700], options, below=below)
         if found is None and not cue.weak and _is_elsewhere(text[cue.end : cue.end + 200], options):
             found = NO_OPTION
     else:
@@ -88,17 +111,25 @@ def _is_elsewhere(segment: str, options: OptionSet) -> bool:
     return options.numeric and quantity(_SENTENCE.split(line)[0]) is not None
 
 
-def read(segment: str, options: OptionSet) -> int | None:
+def read(segment: str, options: OptionSet, *, below: bool = False) -> int | None:
     """The option that a piece of text, beginning where an answer is expected, states.
 
     Args:
         segment: plain text; only its first line, and of that the first 600 characters, count.
         options: the question's options.
+        below: whether a line ends before it, so that of a row of a table the last cell counts.
     """
-    segment = segment.strip()
+    segment = segment.strip(" \n|")
+    if len(segment) <= _LONGEST_LETTER:  # only to save time: what follows reads it as well
+        lone = _LONE_LETTER.fullmatch(segment)
+        index = options.index(lone[1]) if lone else None
+        if index is not None:
+            return index
     if is_listing(segment):  # "The correct option is:\n(A) 3\n(B) 5" repeats the question
         return None
     line = _LEADING_LINK.sub("", segment.split("\n", 1)[0][:600])
+    if " | " in line:  # of a table: the cell beside "Answer", or below it, where it heads the last column
+        line = line.strip(" |").split(" | ")[-1 if below else 0]
     denial = _DENIAL.match(line)
     if denial:
         turn = _BUT.search(line, denial.end())
@@ -115,6 +146,8 @@ def read(segment: str, options: OptionSet) -> int | None:
 def _read_text(line: str, options: OptionSet) -> int | None:
     """The option that a line names: at its beginning, or as the only one in its first sentence."""
     begun = options.begun(line.lstrip(" \"'(:"))
+    if begun is None:
+        begun = counted_off(line, options)
     if begun is not None:
         return begun
     sentence = _SENTENCE.split(line, maxsplit=1)[0]
@@ -130,6 +163,8 @@ def _read_back(before: str, options: OptionSet) -> int | None:
     named = options.named(clause)
     if named is not None:
         return named
+    if len(clause) == 1 and clause.isalpha():
+        return options.index(clause.upper())
     lettered = bracketed(clause, options)
     if lettered:
         return None if len(lettered) > 1 and together(clause) else lettered[-1]
@@ -189,6 +224,12 @@ def _says_two(clause: str, options: OptionSet) -> bool:
     return len({found[0] for found in last if len(found) == 1}) > 1
 
 
+def remaining(sentence: str, options: OptionSet) -> int | None:
+    """The letter that a sentence over several comes down to at its end: "not (A) or (C), so (B)"."""
+    match = _SO_LETTER.search(sentence)
+    return options.index(match[1]) if match else None
+
+
 def has_digit(text: str) -> bool:
     """Whether a text holds a number."""
     return _DIGIT.search(text) is not None
@@ -200,16 +241,20 @@ def chosen(sentence: str, options: OptionSet) -> int | None:
     Where the options are themselves only letters, "the next shape is C" will do.
     """
     if options.are_own_letters:
-        alone = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
-        if len(alone) == 1:
-            ((letter, noun),) = alone.items()
+        letters = {match[2]: match[1] for match in _ALONE.finditer(sentence)}
+        if len(letters) == 1:
+            ((letter, noun),) = letters.items()
             if noun or letter not in "AI":
                 return options.index(letter)
+    reason = _LETTER_THEN_REASON.search(sentence)
+    sentence = sentence[: reason.end("letter")] if reason else sentence
     ending = sentence.rstrip(" .!\"'()")
     if len(ending) > 1 and ending[-2].isalnum():
         return None
     for verb in (_CHOSEN, _LABELLED) if options.are_letters else (_CHOSEN,):
         for match in verb.finditer(sentence, max(0, len(sentence) - 80)):
+            if _NOT_DONE.search(sentence, max(0, match.start() - 30), match.start()):
+                continue
             rest = sentence[match.end() :].strip(" .!\"'()")
             if len(rest) == 1 and (rest.isupper() or verb is _LABELLED):
                 return options.index(rest.upper())
