@@ -3,13 +3,20 @@
 Qwen2.5-VL answers in pixels of the image after its processor resized it; Qwen2-VL, Qwen3-VL and
 InternVL answer in thousandths of width and height. A scorer that does not know which is off by
 the resize factor without any error. The model declares its convention when it starts to
-generate; lmms-eval scores in threads of the same process, where tasks read it.
+generate; lmms-eval scores in threads of the same process, where tasks read it. It also declares
+when it is opened, as lmms-eval's cache of responses may leave nothing to generate.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
+from dcsft_harness.errors import HarnessError
+
 BoxSpace = Literal["pixel", "resized", "norm1000"]
+
+VARIABLE = "DCSFT_BOX_SPACE"
+"""Says it for models that do not declare, as lmms-eval's own: "pixel" or "norm1000"."""
 
 _NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
 _RESIZED = ("qwen2_5_vl",)
@@ -53,9 +60,9 @@ class BoxConvention:
 
 
 PIXEL = BoxConvention("pixel")
-"""Boxes in pixels of the original image: the convention while no model has declared another."""
+"""Boxes in pixels of the original image."""
 
-_current = PIXEL
+_current: BoxConvention | None = None
 
 
 def box_space(model_type: str) -> BoxSpace:
@@ -65,12 +72,31 @@ def box_space(model_type: str) -> BoxSpace:
     return "norm1000" if model_type.startswith(_NORM1000) else "pixel"
 
 
-def declare(convention: BoxConvention) -> None:
-    """Makes `convention` the one that tasks of this process score with."""
+def declare(convention: BoxConvention | None) -> None:
+    """Makes `convention` the one that tasks of this process score with; None forgets what was declared."""
     global _current
     _current = convention
 
 
 def declared() -> BoxConvention:
-    """The convention of the model that generated last in this process; `PIXEL` before any did."""
-    return _current
+    """The convention of the model that was opened or generated last in this process.
+
+    Of a model that declares none, what `$DCSFT_BOX_SPACE` says.
+
+    Raises:
+        HarnessError: neither is there, or the variable says something else.
+    """
+    if _current is not None:
+        return _current
+    given = os.environ.get(VARIABLE)
+    if given == "pixel":
+        return PIXEL
+    if given == "norm1000":
+        return BoxConvention("norm1000")
+    raise HarnessError(
+        f"{VARIABLE} is {given!r}, which is no coordinates"
+        if given
+        else "nothing says in which coordinates this model writes boxes, and guessing makes wrong scores",
+        f"Use dcsft_hf or dcsft_vllm, which know; or set {VARIABLE} to pixel (of the original image) or"
+        " norm1000 (thousandths of width and height)",
+    )

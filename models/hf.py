@@ -12,7 +12,7 @@ from dcsft_harness.training.flops import Arithmetic
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
 from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
-from .conventions import BoxConvention
+from .conventions import BoxConvention, declare
 from .decoding import Completion, SpecialTokens
 from .engine import Engine, Prepared
 from .generation import Generation
@@ -73,6 +73,7 @@ class DcsftHF(ObservedModel):
             self.accelerator = placement.accelerator
         check_adapter(self.settings, config)
         self._load()
+        declare(self.box_convention)
 
     @property
     def box_convention(self) -> BoxConvention:

@@ -12,7 +12,7 @@ from dcsft_harness.errors import HarnessError
 from .base import ObservedModel
 from .batching import Features
 from .checkpoint import check_adapter, convention, open_config, open_processor
-from .conventions import BoxConvention
+from .conventions import BoxConvention, declare
 from .decoding import SpecialTokens
 from .generation import Generation
 from .prompt_size import count_tokens, tokenize
@@ -98,6 +98,7 @@ class DcsftVLLM(ObservedModel):
             from .vllm_server import Server  # the client takes a second to import
 
             self._backend = Server(self.settings, self._sizes())
+        declare(self.box_convention)
 
     @property
     def box_convention(self) -> BoxConvention:

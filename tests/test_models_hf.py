@@ -186,6 +186,7 @@ def test_pixel_limits_reach_the_processor_and_the_convention():
     image = docs[0]["image"].resize((640, 480))
     grid = small.processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
     assert small.box_convention.resized_size((640, 480)) == (int(grid[2]) * 14, int(grid[1]) * 14)
+    assert declared() is large.box_convention  # which was opened after it: so before anything is generated
     small.generate_until([])
     assert declared() is small.box_convention
 

@@ -66,6 +66,7 @@ class TestFormats:
         assert (one.prompt, one.answer, one.target, one.task) == (QUESTION, "goose", "goose", "mine")
         assert [image.size for image in images] == [(56, 56)]
 
+    @pytest.mark.usefixtures("pixels")
     @pytest.mark.parametrize("scorer", BY_SCORER)
     def test_every_scorer_judges_them(self, folder, scorer):
         solution, gold, right, wrong = BY_SCORER[scorer]
