@@ -1,6 +1,7 @@
 """ImageNet, -R and -A from their published forms to scores."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -101,6 +102,24 @@ def test_validation_images_sorted_flat_or_from_the_hub(tmp_path, make):
     _, rows = made("dcsft_imagenet", make(tmp_path / "source"))
     assert words(rows) == {"stingray": 2, "bulbul": 1}
     assert all(rows["seen"])
+
+
+def test_labels_in_another_order_than_imagenets_are_refused(tmp_path):
+    """A copy of the hundred classes numbers them anew; its labels 6 and 16 would be plausible figures."""
+    names = [f"class {label}" for label in range(1000)]
+    for some in classes.trained().values():
+        names[some.label] = f"{some.word}, a synonym"
+    source = published.imagenet_val_hub(tmp_path / "source", names)
+    assert made("dcsft_imagenet", source)[0]["rows"] == 3
+    swapped = [*names[:6], names[16], *names[7:16], names[6], *names[17:]]
+    for order, said in (
+        (swapped, r"label 6 is 'bulbul, a synonym', where ImageNet has 'stingray' \(n01498041\)"),
+        (sorted(classes.trained()), "label 6 is 'n\\d+', where ImageNet has 'stingray'"),
+    ):
+        source = published.imagenet_val_hub(tmp_path / str(len(order)) / "other", order)
+        shutil.rmtree(prepared.folder_of("dcsft_imagenet"), ignore_errors=True)
+        with pytest.raises(HarnessError, match=said):
+            made("dcsft_imagenet", source)
 
 
 def test_flat_validation_images_need_the_list_of_their_classes(tmp_path):

@@ -92,6 +92,32 @@ class TestWhole:
         assert "9 published rows, and 8 were found: n01498041 (4 of 3)" in said
         assert "--any-count" in said
 
+    def test_values_that_are_not_as_often_as_published_though_the_rows_are(
+        self, tmp_path, monkeypatch, refused
+    ):
+        counted = {published.SEEN: 3, published.UNSEEN: 4, "n01443537": 1}
+        source = registry.SOURCES["dcsft_imagenet_r"]
+        fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 8})
+        monkeypatch.setitem(registry.SOURCES, "dcsft_imagenet_r", fewer)
+        said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
+        assert "8 published rows, and 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_annotations_in_thousandths_alone(self, tmp_path, refused, packed):
+        """VLM-R1's files for InternVL have the same names; read as pixels most boxes are plausible."""
+        source = published.refcoco_val(tmp_path / "s")
+        path = source / "rec_jsons_processed" / "refcoco_val.json"
+        rows = [{**row, "solution": [1, 2, 30, 40]} for row in json.loads(path.read_text())]
+        path.unlink()
+        text = json.dumps(rows).encode()
+        if packed:
+            published.zipped(source / "rec_jsons_internvl.zip", {"refcoco_val.json": text})
+        else:
+            published.put(source / "rec_jsons_internvl" / "refcoco_val.json", text)
+        said = refused("dcsft_refcoco_val", source, "--any-count", "--on-error", "skip")
+        assert "rec_jsons_internvl" in said and "has boxes in thousandths" in said
+        assert "Take the file of rec_jsons_processed.zip" in said
+
     def test_another_number_of_rows(self, tmp_path, refused):
         said = refused("dcsft_lisa", published.lisa(tmp_path / "s"))
         assert "dcsft_lisa has 1,658 published rows, and 4 were found" in said
@@ -229,6 +255,14 @@ ROWS = {
     "no number": ({"solution": [float("nan"), 6.0, 20.0, 30.0]}, "solution is .* not four numbers"),
     "an old key": ({"solution": None, "bbox": [1, 2, 3, 4]}, "a row needs image, problem and solution"),
     "no words": ({"problem": " "}, "the problem has no words"),
+    "a box in thousandths": (
+        {"solution": [94, 125, 430, 485], "normalized_solution": [94, 125, 430, 485], "width": 64},
+        "most of the box .* is outside its image|is in thousandths of the image of 64 x 48 pixels",
+    ),
+    "a small box in thousandths": (
+        {"solution": [10, 12, 40, 44], "normalized_solution": [10, 12, 40, 44]},
+        "is in thousandths of the image of 64 x 48 pixels",
+    ),
     "an image that is not there": (
         {"image": "train2014/x.jpg"},
         "the image train2014/x.jpg is neither below",

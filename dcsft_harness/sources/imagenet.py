@@ -97,18 +97,42 @@ def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
             yield image_entry(some, folder / f"{name}.JPEG")
 
 
-def _val_entries(opened: Opened) -> Iterator[Entry]:
-    wanted = classes.trained()
-    if opened.folder is None or tables.holds_tables(opened.folder):
-        by_label = {some.label: some for some in wanted.values()}
-        only = ("label", list(by_label))
-        named: set[str] = set()
-        for number, (where, raw) in enumerate(tables.rows(opened, VAL, ("image", "label"), only)):
+def _labelled(opened: Opened, by_label: dict[int, ImageClass]) -> Iterator[Entry]:
+    """Validation images from the hub, by the numbers of their classes."""
+    named: set[str] = set()
+    number = 0
+    for table in tables.tables(opened, VAL, ("image", "label")):
+        _refuse_other_labels(table, by_label)
+        for where, raw in tables.entries(table, ("image", "label"), ("label", list(by_label))):
             name = (raw["image"].get("path") if isinstance(raw["image"], dict) else None) or str(number)
             some = by_label[raw["label"]]
             name = f"{some.wnid}/{number if name in named else name}"  # a copy of the set may name all alike
             named.add(name.partition("/")[2])
+            number += 1
             yield Entry(where, (some, name, tables.image_bytes(raw["image"])))
+
+
+def _refuse_other_labels(table: tables.Table, by_label: dict[int, ImageClass]) -> None:
+    """Refuses labels in another order than ImageNet's, as a copy of a part of the set may have them.
+
+    Names are a class's synonyms or its wnid; where there are none, nothing tells the order.
+    """
+    names = getattr(table.features["label"], "names", None) or []
+    if not names or all(name.isdigit() for name in names):
+        return
+    for label, some in by_label.items():
+        name = names[label] if label < len(names) else None
+        if name is None or name.split(",")[0].strip().lower() not in (some.word.lower(), some.wnid):
+            raise HarnessError(
+                f"{table.name}: label {label} is {name!r}, where ImageNet has {some.word!r} ({some.wnid})",
+                f"Its 1,000 labels have to be in the order of {VAL.path}: give that, or val/ by wnid",
+            )
+
+
+def _val_entries(opened: Opened) -> Iterator[Entry]:
+    wanted = classes.trained()
+    if opened.folder is None or tables.holds_tables(opened.folder):
+        yield from _labelled(opened, {some.label: some for some in wanted.values()})
         return
     folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
     if any(folder.glob("ILSVRC2012_val_*.JPEG")):
