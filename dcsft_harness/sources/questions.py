@@ -69,6 +69,31 @@ def content_name(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
 
 
+def linked(rows: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
+    """Rows that share a name or a picture, also by way of others: name -> the first name of its cluster.
+
+    Args:
+        rows: a name each (a problem's, where its rows are one cluster anyway), and what undecoded Image
+            columns hold; what holds no picture links nothing.
+    """
+    first: dict[str, str] = {}
+    leader: dict[str, str] = {}
+
+    def lead(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for name, images in rows:
+        leader.setdefault(name, name)
+        for image in images:
+            data = image.get("bytes") if isinstance(image, dict) else None
+            if data:
+                other = first.setdefault(content_name(data), name)
+                leader[lead(name)] = lead(other)
+    return {name: lead(name) for name in leader}
+
+
 def slug(value: object) -> str:
     """A value as a part of a metric's name: "metric geometry - area" -> "metric_geometry_area"."""
     return re.sub(r"[^a-z0-9]+", "_", str(value).lower()).strip("_")
