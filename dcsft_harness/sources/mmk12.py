@@ -154,7 +154,7 @@ def _train_row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns a
 SOURCES = (
     Source(
         task="dcsft_mmk12",
-        version=1,
+        version=2,
         count=2_000,
         columns={**questions.COLUMNS, "subject": "string"},
         entries=_test_entries,
