@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from fnmatch import fnmatch
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -294,6 +295,43 @@ def test_a_row_that_cannot_be_used_stops_or_is_told_in_the_result(tmp_path, refu
     assert len(prepared.album("dcsft_refcoco_val")) == 3
     assert main(["tasks", "check", "dcsft_refcoco_val"]) == 0
     assert "5 documents, version 1, of 10,834 published rows, 1 rows skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["dcsft_imagenet", "dcsft_imagenet_pool"])
+def test_a_list_in_another_encoding(tmp_path, refused, task):
+    if task == "dcsft_imagenet":
+        source = published.imagenet_val(tmp_path / "s", flat=True)
+        path = source / "LOC_val_solution.csv"
+    else:
+        source = published.imagenet_train(tmp_path / "s", each=2)
+        published.paper_list(source, "imagenet_cold_sft", [])
+        path = published.paper_list(source, "imagenet_left_sft", [])
+    path.write_bytes("\ufeffImageId,é".encode("utf-16"))
+    assert f"{path} is not UTF-8 text" in refused(task, source, "--any-count")
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, refused, monkeypatch):
+    def forbidden(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    source = published.imagenet_r(tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", forbidden)
+        said = refused("dcsft_imagenet_r", source, "--any-count")
+    assert f"{source}/imagenet-r/n01498041 cannot be read (Permission denied). Check its permissions" in said
+    source = published.lisa(tmp_path / "l")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", forbidden)
+        said = refused("dcsft_lisa", source, "--any-count")
+    assert "lisa_test.json cannot be read (Permission denied). Check its permissions" in said
+
+
+def test_a_file_that_is_no_image(tmp_path, refused):
+    """Its reason goes into the manifest, so nothing of the run is in it."""
+    source = published.imagenet_r(tmp_path / "s")
+    path = published.put(source / "imagenet-r" / published.SEEN / "x.jpg", b"words")
+    said = refused("dcsft_imagenet_r", source, "--any-count")
+    assert f"{path}: the image n01498041/x.jpg cannot be read (no image that Pillow knows)" in said
 
 
 def test_an_image_that_was_cut_short(tmp_path, refused):

@@ -12,7 +12,7 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import classes, tables
 from dcsft_harness.sources.classes import ImageClass
-from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file
+from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file, read_text
 
 PROMPT = "Please provide the object name in the image. Output the answer using one word."
 """The paper's, for all its classification files."""
@@ -71,7 +71,12 @@ def class_folders(
         )
     for some in all_of_them:
         if some.wnid not in missing:
-            files = (folder / some.wnid).iterdir()
+            try:
+                files = list((folder / some.wnid).iterdir())
+            except OSError as error:
+                raise HarnessError(
+                    f"{folder / some.wnid} cannot be read ({error.strerror})", "Check its permissions"
+                ) from error
             yield some, sorted(path for path in files if path.suffix.lower() in _EXTENSIONS)
 
 
@@ -90,7 +95,7 @@ def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
     """Validation images that lie in one folder, by the list of their classes."""
     opened.inputs[solution.name] = solution
     wanted = classes.trained()
-    for line in solution.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in read_text(solution).splitlines()[1:]:
         name, _, boxes = line.partition(",")
         some = wanted.get(boxes.strip().split(" ")[0])
         if some is not None:
