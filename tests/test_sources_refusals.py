@@ -75,6 +75,14 @@ class TestWhole:
         path.write_bytes(path.read_bytes()[:-200])
         assert f"{path} cannot be read" in refused("dcsft_imagenet_r", source)
 
+    def test_a_datasets_folder_that_was_cut_short(self, tmp_path, refused):
+        source = published.imagenet_r_hub(tmp_path / "s")
+        saved = tmp_path / "saved"
+        datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet")))).save_to_disk(str(saved))
+        (path,) = saved.glob("*.arrow")
+        path.write_bytes(path.read_bytes()[:500])
+        assert f"{saved} cannot be read: " in refused("dcsft_imagenet_r", saved)
+
     def test_another_split(self, tmp_path, refused):
         source = published.refcoco_hub(tmp_path / "s", split="val")
         said = refused("dcsft_refcoco_testa", source)
