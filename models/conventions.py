@@ -9,15 +9,17 @@ when it is opened, as lmms-eval's cache of responses may leave nothing to genera
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from dcsft_harness.errors import HarnessError
 
 BoxSpace = Literal["pixel", "resized", "norm1000"]
 
 VARIABLE = "DCSFT_BOX_SPACE"
-"""Says it for models that do not declare, as lmms-eval's own: "pixel" or "norm1000"."""
+"""Says it for families that are not listed here, and for models that declare nothing, as lmms-eval's own:
+"pixel" or "norm1000"."""
 
+_MEANS = "It is pixel (of the original image) or norm1000 (thousandths of width and height)"
 _NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
 _RESIZED = ("qwen2_5_vl",)
 
@@ -66,10 +68,25 @@ _current: BoxConvention | None = None
 
 
 def box_space(model_type: str) -> BoxSpace:
-    """The coordinates that a transformers model type was trained to write boxes in."""
+    """The coordinates that a transformers model type was trained to write boxes in.
+
+    Of a family that is not listed what `$DCSFT_BOX_SPACE` says, else pixels of the original image.
+
+    Raises:
+        HarnessError: the variable says something else.
+    """
     if model_type.startswith(_RESIZED):
         return "resized"
-    return "norm1000" if model_type.startswith(_NORM1000) else "pixel"
+    return "norm1000" if model_type.startswith(_NORM1000) else _given() or "pixel"
+
+
+def _given() -> BoxSpace | None:
+    given = os.environ.get(VARIABLE)
+    if given in ("pixel", "norm1000"):
+        return cast(BoxSpace, given)
+    if given:
+        raise HarnessError(f"{VARIABLE} is {given!r}, which is no coordinates", _MEANS)
+    return None
 
 
 def declare(convention: BoxConvention | None) -> None:
@@ -88,15 +105,10 @@ def declared() -> BoxConvention:
     """
     if _current is not None:
         return _current
-    given = os.environ.get(VARIABLE)
-    if given == "pixel":
-        return PIXEL
-    if given == "norm1000":
-        return BoxConvention("norm1000")
+    given = _given()
+    if given is not None:
+        return BoxConvention(given)
     raise HarnessError(
-        f"{VARIABLE} is {given!r}, which is no coordinates"
-        if given
-        else "nothing says in which coordinates this model writes boxes, and guessing makes wrong scores",
-        f"Use dcsft_hf or dcsft_vllm, which know; or set {VARIABLE} to pixel (of the original image) or"
-        " norm1000 (thousandths of width and height)",
+        "nothing says in which coordinates this model writes boxes, and guessing makes wrong scores",
+        f"Use dcsft_hf or dcsft_vllm, which know; or set {VARIABLE}. {_MEANS}",
     )

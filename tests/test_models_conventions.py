@@ -29,6 +29,14 @@ def test_the_space_of_each_family(model_type, space):
     assert box_space(model_type) == space
 
 
+def test_a_family_that_is_not_listed_is_told_and_a_listed_one_is_not(monkeypatch):
+    monkeypatch.setenv("DCSFT_BOX_SPACE", "norm1000")
+    assert (box_space("glm4v"), box_space("qwen2_5_vl")) == ("norm1000", "resized")
+    monkeypatch.setenv("DCSFT_BOX_SPACE", "thousandths")
+    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'thousandths'.*pixel.*norm1000"):
+        box_space("glm4v")
+
+
 def test_the_resize_is_that_of_published_examples():
     convention = BoxConvention("resized", 28, 56 * 56, 28 * 28 * 1280)
     assert convention.resized_size((640, 480)) == (644, 476)
@@ -54,7 +62,7 @@ def test_boxes_of_a_model_that_declares_nothing_are_not_scored_by_a_guess(monkey
         scores[given] = process_box(doc, ["[200, 200, 400, 400]"])["acc"]["score"]
     assert scores == {"norm1000": 1.0, "pixel": 0.0}
     monkeypatch.setenv("DCSFT_BOX_SPACE", "resized")
-    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'resized'"):
+    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'resized', which is no coordinates"):
         declared()
 
 
