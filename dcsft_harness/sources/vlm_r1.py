@@ -20,8 +20,8 @@ from dcsft_harness.sources.grounding import COLUMNS, box_row, four
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source
 
 HUB = "omlab/VLM-R1"
-OTHER = "internvl"
-"""In the name of rec_jsons_internvl.zip, which has files of the same names with boxes from 0 to 1000."""
+OTHER = "rec_jsons_internvl"
+"""The stem of the archive that has files of the same names with boxes from 0 to 1000."""
 ANNOTATIONS, COCO, LISA = "rec_jsons_processed.zip", "train2014.zip", "lisa_test.zip"
 TRAIN = ("refcoco_train.jsonl", "refcoco_train.json")
 COLD, POOL = 400, 9_600
