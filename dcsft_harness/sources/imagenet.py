@@ -12,6 +12,7 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import classes, tables
 from dcsft_harness.sources.classes import ImageClass
+from dcsft_harness.sources.questions import content_name
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file, read_text
 
 PROMPT = "Please provide the object name in the image. Output the answer using one word."
@@ -37,12 +38,14 @@ def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row
         raw: its class, its name (unique in the set) and what reads its bytes.
     """
     some, name, read = raw
+    data = read()
     return {
         "prompt": PROMPT,
         "answer": json.dumps(some.word),
         "target": some.word,
-        "cluster": name,
-        "images": [opened.pictures.add(name, read).index],
+        # Not its name, which is another one in a folder than on the hub: results of both can be compared.
+        "cluster": content_name(data),
+        "images": [opened.pictures.add(name, lambda: data).index],
         "class": some.wnid,
         "seen": some.trained,
     }
@@ -192,7 +195,7 @@ def _label_names(table: tables.Table) -> list[str]:
 
 
 def _source(task: str, count: int, **more: Any) -> Source:  # noqa: ANN401 - Source's other fields
-    return Source(task=task, version=1, count=count, columns=COLUMNS, row=row, **more)
+    return Source(task=task, version=2, count=count, columns=COLUMNS, row=row, **more)
 
 
 SOURCES = (

@@ -139,7 +139,7 @@ _NEEDS = (
 def _source(task: str) -> Source:
     return Source(
         task=task,
-        version=1,
+        version=2,
         count=100 * EACH[task],
         columns=COLUMNS,
         entries=lambda opened: _entries(task, opened),
