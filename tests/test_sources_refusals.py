@@ -370,6 +370,15 @@ def test_images_that_the_archive_lacks_are_told_row_by_row(tmp_path, refused):
     assert (notes["rows"], notes["skipped"]) == (4, 2)
 
 
+def test_what_a_killed_run_left_is_told(tmp_path, capsys):
+    """It may be as large as the set, and its name begins with a dot."""
+    left = tmp_path / "data" / ".dcsft_lisa.unfinished-99"
+    published.put(left / "images.arrow", b"")
+    source = published.lisa(tmp_path / "s")
+    assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 0
+    assert f"{left} was left by a run that was killed" in capsys.readouterr().err
+
+
 def test_rows_that_were_skipped_count_as_found(tmp_path, monkeypatch):
     source = registry.SOURCES["dcsft_lisa"]
     four = source.__class__(**{**source.__dict__, "count": 4})

@@ -54,6 +54,8 @@ def prepare(
     output = prepared.folder_of(task)
     _refuse(source, folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    for path in sorted(output.parent.glob(f".{output.name}.unfinished-*")):
+        say(f"{path} was left by a run that was killed, if none is writing it now: it can be removed")
     config = {
         "task": source.task,
         "version": source.version,
