@@ -191,6 +191,19 @@ def test_problems_that_share_a_picture_are_one_cluster(elsewhere):
     }
 
 
+def test_a_gold_beyond_the_options_inside_a_question_is_told(elsewhere):
+    """The list may go on where it could not be read, or the gold be wrong: letters alone decide."""
+    given = fixtures.mmk12_test()
+    given[0]["answer"] = "E"
+    fixtures.save(elsewhere / "mmk12", "test", fixtures.MMK12, given)
+    said = []
+    told = making.prepare("dcsft_mmk12", elsewhere / "mmk12", any_count=True, say=said.append)
+    assert told["golds beyond the options that could be read, judged by letters alone"] == 1
+    assert said == [
+        "row m1: the gold 'E' is none of ['$$10.5$$', '$$12$$', '$$8$$', '$$9$$'], so letters alone decide"
+    ]
+
+
 def test_a_step_of_a_problem_that_stands_twice_is_refused(elsewhere):
     """One of the two would decide the four-dimensional scores, and another step is likely missing."""
     given = fixtures.wemath()[:3]

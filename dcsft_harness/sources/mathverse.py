@@ -40,7 +40,9 @@ def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns 
         questions.count(opened, questions.FREE_FORM)
         return None
     whole = questions.text(raw, "question_for_eval")
-    gold, choices = questions.inline_gold(opened, questions.text(raw, "answer"), options.inside(whole))
+    gold, choices = questions.inline_gold(
+        opened, raw["sample_index"], questions.text(raw, "answer"), options.inside(whole)
+    )
     _, picture = questions.add_picture(opened, raw["image"])
     version = questions.text(raw, "problem_version")
     subject = (raw["metadata"] or {}).get("subject")

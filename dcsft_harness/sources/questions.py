@@ -17,7 +17,10 @@ figure; the parts of the benchmark that the row counts in ("subject_algebra"), e
 
 FREE_FORM = "rows that are not multiple choice, which the paper does not ask"
 SEVERAL = "golds of several letters, which no response that states one option matches"
+BEYOND = "golds beyond the options that could be read, judged by letters alone"
 """Names of notes in the manifest."""
+_SAID = 3
+"""Rows that are told at once; all are counted."""
 
 
 def text(raw: Mapping[str, Any], column: str) -> str:
@@ -171,7 +174,9 @@ def row(
     }
 
 
-def inline_gold(opened: Opened, answer: str, choices: Sequence[str]) -> tuple[str | list[str], list[str]]:
+def inline_gold(
+    opened: Opened, id: object, answer: str, choices: Sequence[str]
+) -> tuple[str | list[str], list[str]]:
     """The gold of a question that lists its options itself, and the options as far as they could be read.
 
     Where the gold is a letter beyond those that were read, the list was not read to its end: the row then
@@ -185,7 +190,13 @@ def inline_gold(opened: Opened, answer: str, choices: Sequence[str]) -> tuple[st
     except HarnessError:
         if not choices:
             raise
-        gold, choices = lettered(answer, ()), ()
+        gold = lettered(answer, ())
+        count(opened, BEYOND)
+        if opened.notes[BEYOND] <= _SAID:
+            opened.say(
+                f"the gold {answer!r} is none of the options {list(choices)}: is the row as published?"
+            )
+        choices = ()
     if not choices:
         count(opened, "questions whose list of options could not be read, judged by letters alone")
     if not isinstance(gold, str):
