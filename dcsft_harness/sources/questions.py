@@ -193,9 +193,7 @@ def inline_gold(
         gold = lettered(answer, ())
         count(opened, BEYOND)
         if opened.notes[BEYOND] <= _SAID:
-            opened.say(
-                f"the gold {answer!r} is none of the options {list(choices)}: is the row as published?"
-            )
+            opened.say(f"row {id}: the gold {answer!r} is none of {list(choices)}, so letters alone decide")
         choices = ()
     if not choices:
         count(opened, "questions whose list of options could not be read, judged by letters alone")
