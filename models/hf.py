@@ -66,7 +66,7 @@ class DcsftHF(ObservedModel):
         self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
         config = open_config(self.settings)
         self.processor = open_processor(self.settings)
-        self._convention = convention(config, self.processor)
+        self._convention = convention(config, self.processor, self.settings.box_space)
         placement = place(self.settings.device)
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:

@@ -86,7 +86,7 @@ class DcsftVLLM(ObservedModel):
         checkpoint = self.settings.checkpoint()
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
-        self._convention = convention(config, self.processor)
+        self._convention = convention(config, self.processor, self.settings.box_space)
         self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
         self._tokens = SpecialTokens.of(self.tokenizer, _generation_config(self.settings))
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator

@@ -191,6 +191,14 @@ def test_pixel_limits_reach_the_processor_and_the_convention():
     assert declared() is small.box_convention
 
 
+def test_a_checkpoint_that_was_trained_on_other_boxes_says_so():
+    """VLM-R1, and so the paper, trains Qwen2.5-VL on boxes in pixels of the original image."""
+    assert load().box_convention.space == "resized"
+    assert load(box_space="pixel").box_convention.space == declared().space == "pixel"
+    with pytest.raises(HarnessError, match="unknown box_space 'norm100'. Did you mean norm1000"):
+        load(box_space="norm100")
+
+
 @pytest.mark.parametrize(
     ("family", "space"), [("qwen2_5_vl", "resized"), ("qwen3_vl", "norm1000"), ("idefics3", "pixel")]
 )
