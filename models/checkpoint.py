@@ -122,7 +122,7 @@ def convention(
     if limits is None or not hasattr(images, "merge_size"):
         if given == "resized":
             raise HarnessError(
-                f"box_space=resized: the processor of a {config.model_type} has no pixel limits to resize by",
+                f"box_space=resized: the processor of {config.model_type} has no pixel limits to resize by",
                 "Give pixel or norm1000",
             )
         return BoxConvention(space)

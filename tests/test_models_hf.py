@@ -206,6 +206,11 @@ def test_each_family_declares_its_box_space(family, space):
     assert load(family).box_convention.space == space
 
 
+def test_pixels_of_a_resized_image_need_a_processor_that_resizes_by_pixels():
+    with pytest.raises(HarnessError, match="box_space=resized: the processor of idefics3 has no pixel"):
+        load("idefics3", box_space="resized")
+
+
 def test_unreadable_images_name_their_document(tmp_path):
     damaged = tmp_path / "damaged.png"
     whole = tmp_path / "whole.png"
