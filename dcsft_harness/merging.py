@@ -104,6 +104,8 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         draft.notes.update(
             base=found.name, trained_on=found.trained_on, dtype=str(kind).removeprefix("torch.")
         )
+        if made is not None and "box_space" in made.notes:  # which the merged checkpoint writes, too
+            draft.notes["box_space"] = made.notes["box_space"]
         draft.notes.update(_by_part(told, parts))
         draft.notes["parity"] = _report(told, real.source) | {"tolerance": engine.tolerance(kind)}
         names = {name: {"part": parts[name], "changed": changed} for name, changed in told.modules.items()}

@@ -62,6 +62,7 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: boo
 def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
     from dcsft_harness.tasks.verdicts import mean_score, process
 
+    family = {"family": "grounding"} if scorer == "box_iou" else {}
     return {
         "task": name,
         "dataset_path": str(folder),
@@ -76,7 +77,7 @@ def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
         "metric_list": [{"metric": "acc", "aggregation": mean_score, "higher_is_better": True}],
         "score_key": "score",
         "cluster_key": "cluster",
-        "metadata": {"version": 1, "answer_column": "answer"},
+        "metadata": {"version": 1, "answer_column": "answer", **family},
     }
 
 

@@ -64,10 +64,14 @@ def checked(
 
 def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
     """Lets the scorer look at the gold now: after hours of sampling would be too late."""
+    from dcsft_harness.scoring import SCORERS
     from dcsft_harness.tasks.verdicts import judge
 
     try:
-        judge(scorer, row, "")
+        if scorer == "box_iou":  # golds are in pixels, whatever a model that is yet to be opened writes
+            SCORERS[scorer]("", answer=json.loads(row["answer"]), image_size=(row["width"], row["height"]))
+        else:
+            judge(scorer, row, "")
     except HarnessError as error:
         raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
 

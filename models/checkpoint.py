@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from dcsft_harness.errors import HarnessError
 
 from .adapters import attach, read_config
-from .conventions import BoxConvention, box_space
+from .conventions import BoxConvention, BoxSpace, box_space
 from .packed_images import attend_by_length
 from .patches import embed_by_product
 from .settings import ModelSettings
@@ -104,11 +104,27 @@ def pixel_limits(processor: ProcessorMixin) -> tuple[int, int] | None:
     return int(size["shortest_edge"]), int(size["longest_edge"])
 
 
-def convention(config: PreTrainedConfig, processor: ProcessorMixin) -> BoxConvention:
-    """The coordinates that the model writes boxes in, with the limits in force."""
+def convention(
+    config: PreTrainedConfig, processor: ProcessorMixin, given: BoxSpace | None = None
+) -> BoxConvention:
+    """The coordinates that the model writes boxes in, with the limits in force.
+
+    Args:
+        config: tells the family, whose coordinates these are unless others are given.
+        processor: tells the limits.
+        given: the coordinates of a checkpoint that was trained to write others than its family.
+
+    Raises:
+        HarnessError: they are those of a resized image, and the processor does not resize by pixels.
+    """
     limits, images = pixel_limits(processor), processor.image_processor
-    space = box_space(config.model_type)
+    space = given or box_space(config.model_type)
     if limits is None or not hasattr(images, "merge_size"):
+        if given == "resized":
+            raise HarnessError(
+                f"box_space=resized: the processor of {config.model_type} has no pixel limits to resize by",
+                "Give pixel or norm1000",
+            )
         return BoxConvention(space)
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
 

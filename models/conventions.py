@@ -3,14 +3,25 @@
 Qwen2.5-VL answers in pixels of the image after its processor resized it; Qwen2-VL, Qwen3-VL and
 InternVL answer in thousandths of width and height. A scorer that does not know which is off by
 the resize factor without any error. The model declares its convention when it starts to
-generate; lmms-eval scores in threads of the same process, where tasks read it.
+generate; lmms-eval scores in threads of the same process, where tasks read it. It also declares
+when it is opened, as lmms-eval's cache of responses may leave nothing to generate.
 """
 
+import contextlib
+import os
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from dcsft_harness.errors import HarnessError
 
 BoxSpace = Literal["pixel", "resized", "norm1000"]
 
+VARIABLE = "DCSFT_BOX_SPACE"
+"""Says it for families that are not listed here, and for models that declare nothing, as lmms-eval's own:
+"pixel" or "norm1000"."""
+
+_MEANS = "It is pixel (of the original image) or norm1000 (thousandths of width and height)"
 _NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
 _RESIZED = ("qwen2_5_vl",)
 
@@ -21,14 +32,14 @@ class BoxConvention:
 
     Attributes:
         space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000"
-            (thousandths of width and height).
+            (thousandths of width and height); None where nothing tells it.
         factor: pixels that both sides of a resized image are multiples of; None where the
             processor does not resize by pixel budget.
         min_pixels: least area of a resized image, in pixels.
         max_pixels: largest area of a resized image, in pixels.
     """
 
-    space: BoxSpace
+    space: BoxSpace | None
     factor: int | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -53,24 +64,70 @@ class BoxConvention:
 
 
 PIXEL = BoxConvention("pixel")
-"""Boxes in pixels of the original image: the convention while no model has declared another."""
+"""Boxes in pixels of the original image."""
 
-_current = PIXEL
+_current: BoxConvention | None = None
 
 
-def box_space(model_type: str) -> BoxSpace:
-    """The coordinates that a transformers model type was trained to write boxes in."""
+def box_space(model_type: str) -> BoxSpace | None:
+    """The coordinates that a transformers model type was trained to write boxes in.
+
+    Of a family that is not listed what `$DCSFT_BOX_SPACE` says, else None.
+
+    Raises:
+        HarnessError: the variable says something else.
+    """
     if model_type.startswith(_RESIZED):
         return "resized"
-    return "norm1000" if model_type.startswith(_NORM1000) else "pixel"
+    return "norm1000" if model_type.startswith(_NORM1000) else _given()
 
 
-def declare(convention: BoxConvention) -> None:
-    """Makes `convention` the one that tasks of this process score with."""
+def _given() -> BoxSpace | None:
+    given = os.environ.get(VARIABLE)
+    if given in ("pixel", "norm1000"):
+        return cast(BoxSpace, given)
+    if given:
+        raise HarnessError(f"{VARIABLE} is {given!r}, which is no coordinates", _MEANS)
+    return None
+
+
+def taught(*folders: str | Path | None) -> BoxSpace | None:
+    """The coordinates that training taught, by the manifest of the first of these that tells them.
+
+    Args:
+        folders: an adapter, a base: folders, or names of the hub, which tell nothing; None is none.
+    """
+    from dcsft_harness import manifest
+
+    for folder in folders:
+        if folder is not None and (Path(folder) / manifest.NAME).is_file():
+            with contextlib.suppress(HarnessError):  # another package's file of that name
+                told = manifest.read(Path(folder)).notes.get("box_space")
+                if told in get_args(BoxSpace):
+                    return cast(BoxSpace, told)
+    return None
+
+
+def declare(convention: BoxConvention | None) -> None:
+    """Makes `convention` the one that tasks of this process score with; None forgets what was declared."""
     global _current
     _current = convention
 
 
 def declared() -> BoxConvention:
-    """The convention of the model that generated last in this process; `PIXEL` before any did."""
-    return _current
+    """The convention of the model that was opened or generated last in this process.
+
+    Of a model that declares no coordinates, what `$DCSFT_BOX_SPACE` says.
+
+    Raises:
+        HarnessError: neither is there, or the variable says something else.
+    """
+    if _current is not None and _current.space is not None:
+        return _current
+    given = _given()
+    if given is not None:
+        return BoxConvention(given)
+    raise HarnessError(
+        "nothing says in which coordinates this model writes boxes, and guessing makes wrong scores",
+        f"Set {VARIABLE}, or give dcsft_hf or dcsft_vllm the argument box_space. {_MEANS}",
+    )

@@ -12,7 +12,7 @@ from dcsft_harness.training.flops import Arithmetic
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
 from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
-from .conventions import BoxConvention
+from .conventions import BoxConvention, declare, taught
 from .decoding import Completion, SpecialTokens
 from .engine import Engine, Prepared
 from .generation import Generation
@@ -66,13 +66,15 @@ class DcsftHF(ObservedModel):
         self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
         config = open_config(self.settings)
         self.processor = open_processor(self.settings)
-        self._convention = convention(config, self.processor)
+        space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
+        self._convention = convention(config, self.processor, space)
         placement = place(self.settings.device)
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
         check_adapter(self.settings, config)
         self._load()
+        declare(self.box_convention)
 
     @property
     def box_convention(self) -> BoxConvention:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import cast, get_args
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
 from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
+from .conventions import BoxSpace
 
 AUTO_BATCH_SIZE = 64
 """Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""
@@ -29,6 +31,9 @@ class ModelSettings:
         memory_gb: what a batch may take beside the weights, in 10^9 bytes; None looks what is free.
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
+        box_space: the coordinates that it writes boxes in, one of `conventions.BoxSpace`; None is its
+            family's, or what its manifest says that it was taught. A checkpoint that was trained elsewhere,
+            on boxes in another space, needs it.
         trust_remote_code: whether code inside the checkpoint may run.
         seed: seed of sampled responses.
         system_prompt: text, or a file of it, put before every chat that has no system message.
@@ -43,6 +48,7 @@ class ModelSettings:
     memory_gb: float | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    box_space: BoxSpace | None = None
     trust_remote_code: bool = False
     seed: int = 0
     system_prompt: str | None = None
@@ -82,6 +88,17 @@ def _attention(name: str, value: object) -> str:
     return str(value)
 
 
+def as_box_space(name: str, value: object) -> BoxSpace:
+    """One of `conventions.BoxSpace`.
+
+    Raises:
+        HarnessError: it is something else.
+    """
+    if str(value) not in get_args(BoxSpace):
+        raise unknown_name(name, str(value), get_args(BoxSpace))
+    return cast(BoxSpace, str(value))
+
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "pretrained": as_text,
     "adapter": as_text,
@@ -92,6 +109,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "memory_gb": lambda name, value: as_float(name, value, 0.0),
     "min_pixels": whole_from(1),
     "max_pixels": whole_from(1),
+    "box_space": as_box_space,
     "trust_remote_code": as_bool,
     "seed": whole_from(0),
     "system_prompt": as_text,

@@ -16,7 +16,7 @@ from dcsft_harness.errors import HarnessError
 
 from .base import Asked, ObservedModel
 from .cluster import RETRIES, connect, slots, telling_failures
-from .conventions import PIXEL, BoxConvention
+from .conventions import PIXEL, BoxConvention, declare
 from .generation import Generation
 from .prompts import read_prompt
 from .requests import Item, Messages
@@ -126,6 +126,7 @@ class SpreadModel(ObservedModel):
         with telling_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
         self.batch_size, self.seed, self._convention = loaded[0]
+        declare(self.box_convention)
 
     @property
     def box_convention(self) -> BoxConvention:

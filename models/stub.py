@@ -19,6 +19,7 @@ from dcsft_harness.errors import HarnessError, unknown_name
 
 from .base import ObservedModel
 from .coercion import as_float, as_int, is_unset
+from .conventions import declare
 from .generation import Generation, cut_at
 from .requests import Item
 
@@ -89,6 +90,7 @@ class DcsftStub(ObservedModel):
         self.device = torch.device("cpu")
         self._default = None if is_unset(default) else str(default)
         self._answers: Answers = _script(answers)
+        declare(self.box_convention)
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         time.sleep(self._delay)

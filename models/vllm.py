@@ -12,7 +12,7 @@ from dcsft_harness.errors import HarnessError
 from .base import ObservedModel
 from .batching import Features
 from .checkpoint import check_adapter, convention, open_config, open_processor
-from .conventions import BoxConvention
+from .conventions import BoxConvention, declare, taught
 from .decoding import SpecialTokens
 from .generation import Generation
 from .prompt_size import count_tokens, tokenize
@@ -86,7 +86,8 @@ class DcsftVLLM(ObservedModel):
         checkpoint = self.settings.checkpoint()
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
-        self._convention = convention(config, self.processor)
+        space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
+        self._convention = convention(config, self.processor, space)
         self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
         self._tokens = SpecialTokens.of(self.tokenizer, _generation_config(self.settings))
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
@@ -98,6 +99,7 @@ class DcsftVLLM(ObservedModel):
             from .vllm_server import Server  # the client takes a second to import
 
             self._backend = Server(self.settings, self._sizes())
+        declare(self.box_convention)
 
     @property
     def box_convention(self) -> BoxConvention:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from dcsft_harness.errors import HarnessError, unknown_name
 
 from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
-from .settings import ModelSettings
+from .conventions import BoxSpace
+from .settings import ModelSettings, as_box_space
 
 BATCH_SIZE = 256
 """Items at once by default: vLLM schedules them itself, and a batch is what a crash loses."""
@@ -47,6 +48,7 @@ class VLLMSettings:
         enforce_eager: whether to leave out compilation, which takes minutes and pays off later.
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
+        box_space: the coordinates that it writes boxes in; see `ModelSettings`.
         trust_remote_code: whether code inside the checkpoint may run.
         seed: seed of sampled responses.
         system_prompt: text, or a file of it, put before every chat that has no system message.
@@ -71,6 +73,7 @@ class VLLMSettings:
     enforce_eager: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
+    box_space: BoxSpace | None = None
     trust_remote_code: bool = False
     seed: int = 0
     system_prompt: str | None = None
@@ -115,6 +118,7 @@ class VLLMSettings:
             dtype=self.dtype,
             min_pixels=self.min_pixels,
             max_pixels=self.max_pixels,
+            box_space=self.box_space,
             trust_remote_code=self.trust_remote_code,
         )
 
@@ -163,6 +167,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "enforce_eager": as_bool,
     "min_pixels": whole_from(1),
     "max_pixels": whole_from(1),
+    "box_space": as_box_space,
     "trust_remote_code": as_bool,
     "seed": whole_from(0),
     "system_prompt": as_text,

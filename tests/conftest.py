@@ -41,7 +41,14 @@ def cache(tmp_path_factory, request):
 @pytest.fixture(autouse=True)
 def no_convention(monkeypatch):
     """No model has declared how it writes boxes, whichever ran in an earlier test."""
-    monkeypatch.setattr(conventions, "_current", conventions.PIXEL)
+    monkeypatch.setattr(conventions, "_current", None)
+    monkeypatch.delenv(conventions.VARIABLE, raising=False)
+
+
+@pytest.fixture
+def pixels(no_convention):
+    """A model has declared that it writes boxes in pixels of the original image."""
+    conventions.declare(conventions.PIXEL)
 
 
 @pytest.fixture(autouse=True)

@@ -111,9 +111,10 @@ def imagenet_val(folder: Path, flat=False, solution=True) -> Path:
     return folder
 
 
-def imagenet_val_hub(folder: Path) -> Path:
-    """A download of ILSVRC/imagenet-1k: 1,000 labels, whose names are the synsets' synonyms."""
-    features = {"image": Image(), "label": ClassLabel(num_classes=1000)}
+def imagenet_val_hub(folder: Path, names: list[str] | None = None) -> Path:
+    """A download of ILSVRC/imagenet-1k: 1,000 labels, whose names are the synonyms (here numbers)."""
+    label = ClassLabel(num_classes=1000) if names is None else ClassLabel(names=names)
+    features = {"image": Image(), "label": label}
     rows = [
         {"image": {"bytes": encoded(at), "path": f"ILSVRC2012_val_{at:08}.JPEG"}, "label": label}
         for at, label in enumerate((6, 0, 16, 6))

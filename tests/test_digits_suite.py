@@ -29,6 +29,7 @@ def test_no_real_digit_is_in_two_splits_and_all_are_in_one():
 
 
 @pytest.mark.parametrize("name", list(suite.SETS))
+@pytest.mark.usefixtures("pixels")
 def test_a_set_is_drawn_the_same_twice_and_its_targets_are_judged_right(name):
     scorer = next((value for part, value in SCORER.items() if part in name), "exact_word")
     for first, second in zip(rows(name), rows(name), strict=True):

@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.conventions import PIXEL, BoxConvention, box_space, declare, declared
+from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.tasks.grounding.doc import process_box
 
 
 @pytest.mark.parametrize(
@@ -18,12 +21,20 @@ from dcsft_harness.models.conventions import PIXEL, BoxConvention, box_space, de
         ("qwen3_5", "norm1000"),
         ("qwen3_5_moe", "norm1000"),
         ("internvl", "norm1000"),
-        ("llava_onevision", "pixel"),
-        ("gemma3", "pixel"),
+        ("llava_onevision", None),
+        ("gemma3", None),
     ],
 )
 def test_the_space_of_each_family(model_type, space):
     assert box_space(model_type) == space
+
+
+def test_a_family_that_is_not_listed_is_told_and_a_listed_one_is_not(monkeypatch):
+    monkeypatch.setenv("DCSFT_BOX_SPACE", "norm1000")
+    assert (box_space("glm4v"), box_space("qwen2_5_vl")) == ("norm1000", "resized")
+    monkeypatch.setenv("DCSFT_BOX_SPACE", "thousandths")
+    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'thousandths'.*pixel.*norm1000"):
+        box_space("glm4v")
 
 
 def test_the_resize_is_that_of_published_examples():
@@ -34,11 +45,31 @@ def test_the_resize_is_that_of_published_examples():
 
 
 def test_the_declared_convention_is_the_last_one():
-    before = declared()
+    declare(PIXEL)
     convention = BoxConvention("norm1000")
     declare(convention)
     assert declared() is convention
-    declare(before)
+
+
+def test_boxes_of_a_model_that_declares_nothing_are_not_scored_by_a_guess(monkeypatch):
+    """lmms-eval's own models declare nothing; thousandths read as pixels would be plausible figures."""
+    doc = {"answer": "[100.0, 100.0, 200.0, 200.0]", "width": 500, "height": 500, "cluster": "a"}
+    with pytest.raises(HarnessError, match="in which coordinates this model writes boxes.*DCSFT_BOX_SPACE"):
+        process_box(doc, ["[200, 200, 400, 400]"])
+    scores = {}
+    for given in ("norm1000", "pixel"):
+        monkeypatch.setenv("DCSFT_BOX_SPACE", given)
+        scores[given] = process_box(doc, ["[200, 200, 400, 400]"])["acc"]["score"]
+    assert scores == {"norm1000": 1.0, "pixel": 0.0}
+    monkeypatch.setenv("DCSFT_BOX_SPACE", "resized")
+    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'resized', which is no coordinates"):
+        declared()
+
+
+def test_a_model_declares_when_it_is_opened():
+    """With lmms-eval's cache of responses it may never be asked to generate."""
+    model = DcsftStub(default="[1, 2, 3, 4]")
+    assert declared() is model.box_convention
 
 
 def test_reading_the_convention_imports_no_torch_and_no_lmms_eval():

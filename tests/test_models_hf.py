@@ -186,15 +186,29 @@ def test_pixel_limits_reach_the_processor_and_the_convention():
     image = docs[0]["image"].resize((640, 480))
     grid = small.processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
     assert small.box_convention.resized_size((640, 480)) == (int(grid[2]) * 14, int(grid[1]) * 14)
+    assert declared() is large.box_convention  # which was opened after it: so before anything is generated
     small.generate_until([])
     assert declared() is small.box_convention
 
 
+def test_a_checkpoint_that_was_trained_on_other_boxes_says_so():
+    """VLM-R1, and so the paper, trains Qwen2.5-VL on boxes in pixels of the original image."""
+    assert load().box_convention.space == "resized"
+    assert load(box_space="pixel").box_convention.space == declared().space == "pixel"
+    with pytest.raises(HarnessError, match="unknown box_space 'norm100'. Did you mean norm1000"):
+        load(box_space="norm100")
+
+
 @pytest.mark.parametrize(
-    ("family", "space"), [("qwen2_5_vl", "resized"), ("qwen3_vl", "norm1000"), ("idefics3", "pixel")]
+    ("family", "space"), [("qwen2_5_vl", "resized"), ("qwen3_vl", "norm1000"), ("idefics3", None)]
 )
 def test_each_family_declares_its_box_space(family, space):
     assert load(family).box_convention.space == space
+
+
+def test_pixels_of_a_resized_image_need_a_processor_that_resizes_by_pixels():
+    with pytest.raises(HarnessError, match="box_space=resized: the processor of idefics3 has no pixel"):
+        load("idefics3", box_space="resized")
 
 
 def test_unreadable_images_name_their_document(tmp_path):

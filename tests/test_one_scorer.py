@@ -12,6 +12,8 @@ from dcsft_harness.training.judge import Judge
 
 from . import published, reasoning_fixtures
 
+pytestmark = pytest.mark.usefixtures("pixels")
+
 # The scorer of each family, and responses beside the target itself: right in other words, wrong, none.
 FAMILIES = {
     "classification": ("exact_word", [" {target}. ", "the {target}", "heron", ""]),

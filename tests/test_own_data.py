@@ -66,6 +66,19 @@ class TestFormats:
         assert (one.prompt, one.answer, one.target, one.task) == (QUESTION, "goose", "goose", "mine")
         assert [image.size for image in images] == [(56, 56)]
 
+    @pytest.mark.usefixtures("pixels")
+    def test_boxes_are_asked_of_no_model_whose_coordinates_nothing_tells(self, folder):
+        """Also where a model that ran before told its own."""
+
+        class Silent:
+            def generate_until(self, requests):
+                raise AssertionError("it was asked")
+
+        task = own_data.open_file(file(folder, old(solution=[1, 2, 30, 40])), "box_iou", None)
+        with pytest.raises(HarnessError, match="in which coordinates this model writes boxes"):
+            harness.run(Silent(), {"mine": task})
+
+    @pytest.mark.usefixtures("pixels")
     @pytest.mark.parametrize("scorer", BY_SCORER)
     def test_every_scorer_judges_them(self, folder, scorer):
         solution, gold, right, wrong = BY_SCORER[scorer]

@@ -7,6 +7,7 @@ import pytest
 
 from dcsft_harness import harness
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.harness import passthrough
 
 
 @pytest.fixture
@@ -81,3 +82,21 @@ def test_a_failure_ends_in_one_sentence(monkeypatch, capsys, given, raised, said
 def test_one_failure_is_a_failure(upstream, happened, code):
     upstream.extend(happened)
     assert harness.command_line(["--config", "x"]) == code
+
+
+@pytest.mark.parametrize(
+    ("model", "tasks", "refused"),
+    [
+        ("dummy", ["dcsft_digits_all"], True),  # a group with grounding in it
+        ("dummy", ["dcsft_digits"], False),
+        ("dcsft_stub", ["dcsft_digits_ground"], False),
+        ("no_such_model", ["dcsft_digits_ground"], False),  # told by lmms-eval
+    ],
+)
+def test_boxes_of_a_model_whose_coordinates_nothing_tells_are_refused_at_once(
+    monkeypatch, model, tasks, refused
+):
+    with pytest.raises(HarnessError, match="coordinates") if refused else contextlib.nullcontext():
+        passthrough._refuse_unknown_boxes(model, tasks)
+    monkeypatch.setenv("DCSFT_BOX_SPACE", "pixel")
+    passthrough._refuse_unknown_boxes(model, tasks)

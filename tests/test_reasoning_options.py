@@ -44,6 +44,15 @@ INSIDE = [
     ("Size?\n(A) 1\n(B) 2", ["1", "2"]),
     ("Gas?\nA、O2\nB、H2", ["O2", "H2"]),
     ("On one line? A. I  B. II  C. III  D. IV", ["I", "II", "III", "IV"]),
+    # Two on a line, as narrow columns have it: half a list would take a wrong "D, 4" for no option.
+    ("Size?\nA. 1    B. 2\nC. 3    D. 4", ["1", "2", "3", "4"]),
+    ("Size? A. 1  B. 2\n\nC. 3  D. 4\n\n(see the figure)", ["1", "2", "3", "4"]),
+    ("Size?\nA. 1 B. 2 C. 3\nD. 4", ["1", "2", "3", "4"]),
+    ("Size?\nA. 1\nB. 2\nC. 3  D. 4", ["1", "2", "3", "4"]),
+    ("Size?\nA. 1\nB. 2  C. 3\nD. 4", ["1", "2", "3", "4"]),
+    ("Germ?\nA. yeast\nB. mould\nC. algae\nD. the bacterium E. coli",
+     ["yeast", "mould", "algae", "the bacterium E. coli"]),
+    ("Size? A. 1  B. 2\nBut why?", ["1", "2"]),
     # "A." names a point before; a blank line parts two options; one option has no text.
     ("Point A. is on BC.\nA.2\nB.3", ["2", "3"]),
     ("Part?\nA. root\nB. stem\n\nC. leaf", ["root", "stem", "leaf"]),
@@ -52,7 +61,7 @@ INSIDE = [
     ("AB: 3, A is a point", []),
     ("No options at all", []),
     ("", []),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("question", "expected"), INSIDE)

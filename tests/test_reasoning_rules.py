@@ -109,6 +109,8 @@ OPEN = [
     (["6.333"], "\\boxed{6.33}", 1, True),  # equal to two decimals, as MMMU's evaluation has it
     (["6.333"], "\\boxed{6.34}", 0, True),
     (["24.32"], "\\boxed{24.32\\text{ g/mol}}", 1, True),
+    (["551"], "\\boxed{551.0 kN}", 1, True),
+    (["551"], "\\boxed{515 kN}", 0, True),
     (["-141"], "The angle is \\boxed{-141^\\circ}", 1, True),
     (["24/7", "3.429"], "so \\boxed{\\frac{24}{7}}", 1, True),
     (["24/7", "3.429"], "so \\boxed{3.43}", 1, True),
@@ -124,6 +126,9 @@ OPEN = [
      "DNA enters a cell, is transformation.", 1, True),
     (["Transformation"], "Transformation is one of three ways. Here a phage carries the DNA, so by all that "
      "the figure shows this is transduction.", 0, True),
+    (["Transformation"], "The answer is transformation. Wait, the answer is transduction.", 0, True),
+    (["Transformation"], "The answer is transduction. No: the answer is transformation.", 1, True),
+    (["Transformation"], "Answer:\ntransformation, as the figure shows", 1, True),
     (["embryonic"], "\\boxed{\\text{Embryonic stage}}", 1, True),
     (["trans-1-Chloro-4-methylcyclohexane"], "\\boxed{trans-1-chloro-4-methylcyclohexane}", 1, True),
     (["trans-1-Chloro-4-methylcyclohexane"], "\\boxed{cis-1-chloro-4-methylcyclohexane}", 0, True),

@@ -171,6 +171,51 @@ def test_pictures_are_joined_through_others(elsewhere):
     assert clusters["1"] == clusters["2"] == clusters["3"] != clusters["4"]
 
 
+def test_problems_that_share_a_picture_are_one_cluster(elsewhere):
+    """Their rows are not independent, whatever their names; a problem stays what is asked step by step."""
+    given = [{**row, "image_path": fixtures.drawing(40)} for row in fixtures.wemath()[:6]]
+    given += fixtures.wemath()[6:9]
+    fixtures.save(elsewhere / "wemath", "testmini", fixtures.WEMATH, given)
+    making.prepare("dcsft_wemath", elsewhere / "wemath", any_count=True)
+    found = {(row["problem"], row["cluster"]) for row in prepared.load("dcsft_wemath")}
+    assert found == {("2steps_1", "2steps_1"), ("2steps_2", "2steps_1"), ("2steps_3", "2steps_3")}
+    given = fixtures.mathverse()
+    given[6]["image"] = given[0]["image"]
+    fixtures.save(elsewhere / "mathverse", "testmini", fixtures.MATHVERSE, given)
+    making.prepare("dcsft_mathverse", elsewhere / "mathverse", any_count=True)
+    assert {(row["id"], row["cluster"]) for row in prepared.load("dcsft_mathverse")} >= {
+        ("1", "1"),
+        ("6", "1"),
+        ("7", "1"),
+        ("11", "3"),
+    }
+
+
+def test_a_gold_beyond_the_options_inside_a_question_is_told(elsewhere):
+    """The list may go on where it could not be read, or the gold be wrong: letters alone decide."""
+    given = fixtures.mmk12_test()
+    given[0]["answer"] = "E"
+    fixtures.save(elsewhere / "mmk12", "test", fixtures.MMK12, given)
+    said = []
+    told = making.prepare("dcsft_mmk12", elsewhere / "mmk12", any_count=True, say=said.append)
+    assert told["golds beyond the options that could be read, judged by letters alone"] == 1
+    assert said == [
+        "row m1: the gold 'E' is none of ['$$10.5$$', '$$12$$', '$$8$$', '$$9$$'], so letters alone decide"
+    ]
+
+
+def test_a_step_of_a_problem_that_stands_twice_is_refused(elsewhere):
+    """One of the two would decide the four-dimensional scores, and another step is likely missing."""
+    given = fixtures.wemath()[:3]
+    fixtures.save(elsewhere / "wemath", "testmini", fixtures.WEMATH, [*given, given[1]])
+    with pytest.raises(
+        HarnessError, match="row 3: problem '2steps_1' has the key '2steps_2' already, in .*row 1"
+    ):
+        making.prepare("dcsft_wemath", elsewhere / "wemath", any_count=True)
+    told = making.prepare("dcsft_wemath", elsewhere / "wemath", any_count=True, on_error="skip")
+    assert (told["rows"], told["skipped"]) == (3, 1)
+
+
 def test_wemath_reads_joined_options_and_keeps_a_problem_together():
     found = rows("dcsft_wemath")
     assert found["2steps_2/1"]["choices"][0] == "The obtuse angle ∠ABE."

@@ -1,6 +1,7 @@
 """ImageNet, -R and -A from their published forms to scores."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -23,6 +24,11 @@ def data(tmp_path, monkeypatch):
 def made(task, folder, **options):
     notes = prepare(task, folder, any_count=True, **options)
     return notes, prepared.load(task)
+
+
+def names(rows):
+    """What the pictures of a task's rows are called in what was published."""
+    return [prepared.name(row["source"], *row["images"]) for row in rows]
 
 
 def words(rows):
@@ -62,17 +68,28 @@ def test_pictures_stay_as_published_and_belong_to_their_rows(tmp_path):
     _, rows = made("dcsft_imagenet_r", source)
     for row in rows:
         (index,) = row["images"]
-        assert (
-            prepared.encoded("dcsft_imagenet_r", index)
-            == (source / "imagenet-r" / f"{row['cluster']}").read_bytes()
-        )
+        name = prepared.name("dcsft_imagenet_r", index)
+        assert name.startswith(f"{row['class']}/")
+        assert prepared.encoded("dcsft_imagenet_r", index) == (source / "imagenet-r" / name).read_bytes()
+
+
+def test_a_folder_and_the_hub_make_items_and_clusters_that_can_be_compared(tmp_path):
+    """A leaderboard refuses rows that are clustered differently, and pictures have other names there."""
+    found = []
+    for make in (published.imagenet_r, published.imagenet_r_hub):
+        _, rows = made("dcsft_imagenet_r", make(tmp_path / make.__name__))
+        task = harness.open_tasks(["dcsft_imagenet_r"])["dcsft_imagenet_r"]
+        ids = [harness.describe_item(task, number).item_id for number in range(len(rows))]
+        found.append(dict(zip(ids, rows["cluster"], strict=True)))
+        shutil.rmtree(prepared.folder_of("dcsft_imagenet_r"))
+    assert found[0] == found[1] and len(set(found[0].values())) == 8
 
 
 def test_rows_do_not_come_class_by_class(tmp_path):
     _, rows = made("dcsft_imagenet_r", published.imagenet_r(tmp_path / "source", each=8))
-    names = rows["class"][:]
-    assert 1 < sum(a != b for a, b in zip(names, names[1:], strict=False))
-    assert names != sorted(names)
+    order = rows["class"][:]
+    assert 1 < sum(a != b for a, b in zip(order, order[1:], strict=False))
+    assert order != sorted(order)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +120,24 @@ def test_validation_images_sorted_flat_or_from_the_hub(tmp_path, make):
     assert all(rows["seen"])
 
 
+def test_labels_in_another_order_than_imagenets_are_refused(tmp_path):
+    """A copy of the hundred classes numbers them anew; its labels 6 and 16 would be plausible figures."""
+    names = [f"class {label}" for label in range(1000)]
+    for some in classes.trained().values():
+        names[some.label] = f"{some.word}, a synonym"
+    source = published.imagenet_val_hub(tmp_path / "source", names)
+    assert made("dcsft_imagenet", source)[0]["rows"] == 3
+    swapped = [*names[:6], names[16], *names[7:16], names[6], *names[17:]]
+    for order, said in (
+        (swapped, r"label 6 is 'bulbul, a synonym', where ImageNet has 'stingray' \(n01498041\)"),
+        (sorted(classes.trained()), "label 6 is 'n\\d+', where ImageNet has 'stingray'"),
+    ):
+        source = published.imagenet_val_hub(tmp_path / str(len(order)) / "other", order)
+        shutil.rmtree(prepared.folder_of("dcsft_imagenet"), ignore_errors=True)
+        with pytest.raises(HarnessError, match=said):
+            made("dcsft_imagenet", source)
+
+
 def test_flat_validation_images_need_the_list_of_their_classes(tmp_path):
     source = published.imagenet_val(tmp_path / "source", flat=True, solution=False)
     with pytest.raises(HarnessError, match=r"no class folders.*Put Kaggle's LOC_val_solution.csv beside it"):
@@ -117,10 +152,10 @@ class TestTrain:
         cold = [(f"n01560419/n01560419_{n}.JPEG", "bulbul") for n in (0,)]
         published.paper_list(source, "imagenet_cold_sft", cold)
         notes, rows = made("dcsft_imagenet_pool", source)
-        assert set(rows["cluster"]) == {name for name, _ in pool}
+        assert set(names(rows)) == {name for name, _ in pool}
         assert notes["chosen"] == "the paper's, as imagenet_left_sft.json lists them"
         assert list(notes["read"]) == ["imagenet_left_sft.json"]
-        assert made("dcsft_imagenet_cold", source)[1]["cluster"] == [cold[0][0]]
+        assert names(made("dcsft_imagenet_cold", source)[1]) == [cold[0][0]]
 
     def test_without_the_lists_both_tasks_draw_apart_and_say_so(self, tmp_path):
         source, said = published.imagenet_train(tmp_path / "source"), []
@@ -128,7 +163,7 @@ class TestTrain:
         _, cold = made("dcsft_imagenet_cold", source)
         assert Counter(pool["class"]) == {SEEN: 96, "n01560419": 96}
         assert Counter(cold["class"]) == {SEEN: 4, "n01560419": 4}
-        assert not set(pool["cluster"]) & set(cold["cluster"])
+        assert not set(names(pool)) & set(names(cold))
         assert "not the paper's" in pool_notes["chosen"] and "not the paper's" in said[0]
 
     def test_a_draw_goes_by_name_alone(self):

@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from fnmatch import fnmatch
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -74,6 +75,14 @@ class TestWhole:
         path.write_bytes(path.read_bytes()[:-200])
         assert f"{path} cannot be read" in refused("dcsft_imagenet_r", source)
 
+    def test_a_datasets_folder_that_was_cut_short(self, tmp_path, refused):
+        source = published.imagenet_r_hub(tmp_path / "s")
+        saved = tmp_path / "saved"
+        datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet")))).save_to_disk(str(saved))
+        (path,) = saved.glob("*.arrow")
+        path.write_bytes(path.read_bytes()[:500])
+        assert f"{saved} cannot be read: " in refused("dcsft_imagenet_r", saved)
+
     def test_another_split(self, tmp_path, refused):
         source = published.refcoco_hub(tmp_path / "s", split="val")
         said = refused("dcsft_refcoco_testa", source)
@@ -91,6 +100,32 @@ class TestWhole:
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
         assert "9 published rows, and 8 were found: n01498041 (4 of 3)" in said
         assert "--any-count" in said
+
+    def test_values_that_are_not_as_often_as_published_though_the_rows_are(
+        self, tmp_path, monkeypatch, refused
+    ):
+        counted = {published.SEEN: 3, published.UNSEEN: 4, "n01443537": 1}
+        source = registry.SOURCES["dcsft_imagenet_r"]
+        fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 8})
+        monkeypatch.setitem(registry.SOURCES, "dcsft_imagenet_r", fewer)
+        said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
+        assert "8 published rows, and 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_annotations_in_thousandths_alone(self, tmp_path, refused, packed):
+        """VLM-R1's files for InternVL have the same names; read as pixels most boxes are plausible."""
+        source = published.refcoco_val(tmp_path / "s")
+        path = source / "rec_jsons_processed" / "refcoco_val.json"
+        rows = [{**row, "solution": [1, 2, 30, 40]} for row in json.loads(path.read_text())]
+        path.unlink()
+        text = json.dumps(rows).encode()
+        if packed:
+            published.zipped(source / "rec_jsons_internvl.zip", {"refcoco_val.json": text})
+        else:
+            published.put(source / "rec_jsons_internvl" / "refcoco_val.json", text)
+        said = refused("dcsft_refcoco_val", source, "--any-count", "--on-error", "skip")
+        assert "rec_jsons_internvl" in said and "has boxes in thousandths" in said
+        assert "Take the file of rec_jsons_processed.zip" in said
 
     def test_another_number_of_rows(self, tmp_path, refused):
         said = refused("dcsft_lisa", published.lisa(tmp_path / "s"))
@@ -229,6 +264,14 @@ ROWS = {
     "no number": ({"solution": [float("nan"), 6.0, 20.0, 30.0]}, "solution is .* not four numbers"),
     "an old key": ({"solution": None, "bbox": [1, 2, 3, 4]}, "a row needs image, problem and solution"),
     "no words": ({"problem": " "}, "the problem has no words"),
+    "a box in thousandths": (
+        {"solution": [94, 125, 430, 485], "normalized_solution": [94, 125, 430, 485], "width": 64},
+        "most of the box .* is outside its image|is in thousandths of the image of 64 x 48 pixels",
+    ),
+    "a small box in thousandths": (
+        {"solution": [10, 12, 40, 44], "normalized_solution": [10, 12, 40, 44]},
+        "is in thousandths of the image of 64 x 48 pixels",
+    ),
     "an image that is not there": (
         {"image": "train2014/x.jpg"},
         "the image train2014/x.jpg is neither below",
@@ -262,6 +305,43 @@ def test_a_row_that_cannot_be_used_stops_or_is_told_in_the_result(tmp_path, refu
     assert "5 documents, version 1, of 10,834 published rows, 1 rows skipped" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("task", ["dcsft_imagenet", "dcsft_imagenet_pool"])
+def test_a_list_in_another_encoding(tmp_path, refused, task):
+    if task == "dcsft_imagenet":
+        source = published.imagenet_val(tmp_path / "s", flat=True)
+        path = source / "LOC_val_solution.csv"
+    else:
+        source = published.imagenet_train(tmp_path / "s", each=2)
+        published.paper_list(source, "imagenet_cold_sft", [])
+        path = published.paper_list(source, "imagenet_left_sft", [])
+    path.write_bytes("\ufeffImageId,é".encode("utf-16"))
+    assert f"{path} is not UTF-8 text" in refused(task, source, "--any-count")
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, refused, monkeypatch):
+    def forbidden(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    source = published.imagenet_r(tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", forbidden)
+        said = refused("dcsft_imagenet_r", source, "--any-count")
+    assert f"{source}/imagenet-r/n01498041 cannot be read (Permission denied). Check its permissions" in said
+    source = published.lisa(tmp_path / "l")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", forbidden)
+        said = refused("dcsft_lisa", source, "--any-count")
+    assert "lisa_test.json cannot be read (Permission denied). Check its permissions" in said
+
+
+def test_a_file_that_is_no_image(tmp_path, refused):
+    """Its reason goes into the manifest, so nothing of the run is in it."""
+    source = published.imagenet_r(tmp_path / "s")
+    path = published.put(source / "imagenet-r" / published.SEEN / "x.jpg", b"words")
+    said = refused("dcsft_imagenet_r", source, "--any-count")
+    assert f"{path}: the image n01498041/x.jpg cannot be read (no image that Pillow knows)" in said
+
+
 def test_an_image_that_was_cut_short(tmp_path, refused):
     source = published.imagenet_r(tmp_path / "s")
     path = source / "imagenet-r" / published.SEEN / "cartoon_1.jpg"
@@ -288,6 +368,15 @@ def test_images_that_the_archive_lacks_are_told_row_by_row(tmp_path, refused):
     assert "ref-l4-test.parquet, row 0: the image objects365_v1_7.jpg is not in" in said
     notes = prepare("dcsft_ref_l4", source, any_count=True, on_error="skip")
     assert (notes["rows"], notes["skipped"]) == (4, 2)
+
+
+def test_what_a_killed_run_left_is_told(tmp_path, capsys):
+    """It may be as large as the set, and its name begins with a dot."""
+    left = tmp_path / "data" / ".dcsft_lisa.unfinished-99"
+    published.put(left / "images.arrow", b"")
+    source = published.lisa(tmp_path / "s")
+    assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 0
+    assert f"{left} was left by a run that was killed" in capsys.readouterr().err
 
 
 def test_rows_that_were_skipped_count_as_found(tmp_path, monkeypatch):

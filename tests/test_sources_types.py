@@ -1,7 +1,9 @@
 """Columns whose values are of another type than published: told by file, row and column; no traceback."""
 
 import json
+from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -89,3 +91,14 @@ def test_images_that_are_all_named_alike_stay_apart(tmp_path):
     pq.write_table(table.set_column(at, "image", pa.array(images, table.schema.field(at).type)), path)
     notes = prepare("dcsft_imagenet", source, any_count=True)
     assert notes["images"] == notes["rows"] > 1
+
+
+def test_what_datasets_has_in_its_cache_is_read(tmp_path, reasoning):
+    """Arrow files beside a dataset_info.json, of all splits together."""
+    files = {"testmini": str(next((reasoning / "mathverse").rglob("*.parquet")))}
+    loaded = datasets.load_dataset(
+        "parquet", data_files={**files, "test": files["testmini"]}, cache_dir=str(tmp_path / "cache")
+    )
+    folder = Path(loaded["testmini"].cache_files[0]["filename"]).parent
+    assert (folder / "dataset_info.json").is_file()
+    assert prepare("dcsft_mathverse", folder, any_count=True)["rows"] == 20

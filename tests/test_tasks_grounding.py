@@ -138,6 +138,7 @@ def test_accuracy_at_a_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene
     assert right == float(papers_iou(said, gold) >= 0.5)
 
 
+@pytest.mark.usefixtures("pixels")
 def test_g_responses_have_the_mean_of_their_metrics():
     doc = document((100, 100), [0, 0, 50, 50])
     said = ["[0, 0, 50, 50]", "nowhere", "[0, 0, 50, 40]", "[60, 60, 90, 90]"]
@@ -150,6 +151,7 @@ def test_g_responses_have_the_mean_of_their_metrics():
     )
 
 
+@pytest.mark.usefixtures("pixels")
 def test_a_document_is_of_one_size():
     for side, name in ((127, "small"), (128, "medium"), (256, "medium"), (257, "large")):
         metrics = process_ref_l4(document((300, 300), [0, 0, side, side]), ["[0, 0, 1, 1]"])

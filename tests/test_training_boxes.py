@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from dcsft_harness import conversations, curation, harness, labels, sampling
+from dcsft_harness import conversations, curation, harness, labels, merging, sampling
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import conventions
 from dcsft_harness.models.conventions import PIXEL, BoxConvention
+from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
 from dcsft_harness.training import data, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
@@ -159,6 +161,41 @@ def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkey
     notes = sft.train_sft(base, rows, tmp_path / "out", config)
     assert open_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[100, 100, 500, 500]")
     assert notes["box_space"] == "norm1000"
+
+
+def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path, monkeypatch):
+    """As the paper does it: a model of another convention is trained on original pixels."""
+    seen = labels_seen(monkeypatch)
+    rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
+    base, config = checkpoint("qwen3_vl"), SftConfig(max_steps=1, batch_size=1, box_space="pixel")
+    assert sft.train_sft(base, rows, tmp_path / "one", config)["box_space"] == "pixel"
+    assert open_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[20, 10, 100, 50]")
+
+    def opened(**given):
+        return DcsftHF(pretrained=str(base), device="cpu", **given).box_convention.space
+
+    assert opened() == "norm1000"
+    assert opened(adapter=str(tmp_path / "one")) == "pixel"
+    assert opened(adapter=str(tmp_path / "one"), box_space="norm1000") == "norm1000"
+    again = SftConfig(max_steps=1, batch_size=1)
+    notes = sft.train_sft(base, rows, tmp_path / "two", again, adapter=tmp_path / "one")
+    assert notes["box_space"] == "pixel"
+    merging.merge(tmp_path / "one", tmp_path / "merged", None, merging.MergeConfig(device="cpu"))
+    assert conventions.taught(None, tmp_path / "merged", base) == "pixel"
+    with pytest.raises(HarnessError, match="unknown box_space 'pixels'. Did you mean pixel"):
+        SftConfig(max_steps=1, box_space="pixels")
+
+
+def test_a_family_whose_coordinates_nothing_tells_is_refused_boxes_alone(tmp_path):
+    base = checkpoint("idefics3")
+    rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
+    with pytest.raises(HarnessError, match="nothing says in which coordinates .* writes boxes"):
+        sft.train_sft(base, rows, tmp_path / "out", SftConfig(max_steps=1))
+    conventions.declare(DcsftHF(pretrained=str(base), device="cpu").box_convention)
+    with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
+        conventions.declared()
+    conventions.declare(DcsftHF(pretrained=str(base), device="cpu", box_space="pixel").box_convention)
+    assert conventions.declared().space == "pixel"
 
 
 def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ class Parity:
 
     task = types.SimpleNamespace(config=types.SimpleNamespace(task="parity"))
     longest = 3
+    reads_boxes = False
 
     def __init__(self, count):
         self.doc_ids = {f"item{number}": number for number in range(count)}

@@ -7,7 +7,9 @@ from typing import Any
 
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.harness.tasks import refuse_unprepared, task_index
+from dcsft_harness.models import conventions
 from dcsft_harness.tasks import path as task_path
+from dcsft_harness.tasks.listing import listing, members
 
 
 def command_line(arguments: Sequence[str]) -> int:
@@ -31,7 +33,9 @@ def command_line(arguments: Sequence[str]) -> int:
         listing = (args.tasks or "").startswith("list")
         failed.extend([] if listing else [args])
         try:
-            refuse_unprepared(filter(None, (args.tasks or "").split(",")))
+            names = list(filter(None, (args.tasks or "").split(",")))
+            refuse_unprepared(names)
+            _refuse_unknown_boxes(getattr(args, "model", None), names)
             results = evaluate(args)
         except Exception as error:
             sentences.append(str(_failure(args, error)))
@@ -53,6 +57,22 @@ def command_line(arguments: Sequence[str]) -> int:
     for sentence in sentences:
         print(f"dcsft: {sentence}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
+    """Refuses to ask boxes of a model whose coordinates nothing tells, before it generates for hours.
+
+    Raises:
+        HarnessError: says how to tell them.
+    """
+    from lmms_eval.models import MODEL_REGISTRY_V2, get_model
+
+    grounding = {row["task"] for row in listing() if row["family"] == "grounding"}
+    if not grounding & {task for name in names for task in members(name)}:
+        return
+    if model in MODEL_REGISTRY_V2.list_model_names() and not hasattr(get_model(model), "box_convention"):
+        conventions.declare(None)
+        conventions.declared()
 
 
 def _failure(args: Any, error: Exception) -> HarnessError:  # noqa: ANN401 - upstream's namespace

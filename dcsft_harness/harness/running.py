@@ -10,6 +10,7 @@ from typing import Any
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.harness.tasks import manager, quiet
+from dcsft_harness.models import conventions
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
@@ -86,10 +87,13 @@ def run(
 
     Raises:
         HarnessError: lmms-eval returned nothing, or fewer documents than were asked for; or
-            another rank ended.
+            another rank ended; or boxes are asked of a model whose coordinates nothing tells.
     """
     from lmms_eval.evaluator import simple_evaluate
 
+    conventions.declare(getattr(model, "box_convention", None))  # not that of a model that ran before
+    if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
+        conventions.declared()  # told now, and not after hours of generating
     if hasattr(model, "on_progress"):
         model.on_progress = progress
     with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars(), ranks.telling_losses():

@@ -122,7 +122,7 @@ def shown(data: bytes) -> Any:  # noqa: ANN401 - a PIL image
 
 def _decoded(name: str, data: bytes) -> Any:  # noqa: ANN401 - a PIL image
     """An encoded picture as it is `shown`, every pixel of which was read."""
-    from PIL import Image, ImageFile
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
@@ -130,8 +130,10 @@ def _decoded(name: str, data: bytes) -> Any:  # noqa: ANN401 - a PIL image
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         return shown(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow names the object that it was given, by its address.
+        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise HarnessError(
-            f"the image {name} cannot be read ({error})",
+            f"the image {name} cannot be read ({reason})",
             "Fetch it again, or leave it out with --on-error skip",
         ) from error
     finally:

@@ -105,9 +105,11 @@ class Files:
 
 @contextmanager
 def telling_damage(path: Path) -> Iterator[None]:
-    """Makes a `HarnessError` of an archive that is cut short or damaged."""
+    """Makes a `HarnessError` of an archive that is cut short or damaged, or may not be read."""
     try:
         yield
+    except PermissionError as error:
+        raise HarnessError(f"{path} cannot be read ({error.strerror})", "Check its permissions") from error
     except _DAMAGED as error:
         raise HarnessError(
             f"{path} is damaged or was cut short ({type(error).__name__}: {error})", "Download it again"

@@ -12,7 +12,8 @@ from typing import Any
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import classes, tables
 from dcsft_harness.sources.classes import ImageClass
-from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file
+from dcsft_harness.sources.questions import content_name
+from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source, read_file, read_text
 
 PROMPT = "Please provide the object name in the image. Output the answer using one word."
 """The paper's, for all its classification files."""
@@ -37,12 +38,14 @@ def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row
         raw: its class, its name (unique in the set) and what reads its bytes.
     """
     some, name, read = raw
+    data = read()
     return {
         "prompt": PROMPT,
         "answer": json.dumps(some.word),
         "target": some.word,
-        "cluster": name,
-        "images": [opened.pictures.add(name, read).index],
+        # Not its name, which is another one in a folder than on the hub: results of both can be compared.
+        "cluster": content_name(data),
+        "images": [opened.pictures.add(name, lambda: data).index],
         "class": some.wnid,
         "seen": some.trained,
     }
@@ -71,7 +74,12 @@ def class_folders(
         )
     for some in all_of_them:
         if some.wnid not in missing:
-            files = (folder / some.wnid).iterdir()
+            try:
+                files = list((folder / some.wnid).iterdir())
+            except OSError as error:
+                raise HarnessError(
+                    f"{folder / some.wnid} cannot be read ({error.strerror})", "Check its permissions"
+                ) from error
             yield some, sorted(path for path in files if path.suffix.lower() in _EXTENSIONS)
 
 
@@ -90,25 +98,49 @@ def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
     """Validation images that lie in one folder, by the list of their classes."""
     opened.inputs[solution.name] = solution
     wanted = classes.trained()
-    for line in solution.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in read_text(solution).splitlines()[1:]:
         name, _, boxes = line.partition(",")
         some = wanted.get(boxes.strip().split(" ")[0])
         if some is not None:
             yield image_entry(some, folder / f"{name}.JPEG")
 
 
-def _val_entries(opened: Opened) -> Iterator[Entry]:
-    wanted = classes.trained()
-    if opened.folder is None or tables.holds_tables(opened.folder):
-        by_label = {some.label: some for some in wanted.values()}
-        only = ("label", list(by_label))
-        named: set[str] = set()
-        for number, (where, raw) in enumerate(tables.rows(opened, VAL, ("image", "label"), only)):
+def _labelled(opened: Opened, by_label: dict[int, ImageClass]) -> Iterator[Entry]:
+    """Validation images from the hub, by the numbers of their classes."""
+    named: set[str] = set()
+    number = 0
+    for table in tables.tables(opened, VAL, ("image", "label")):
+        _refuse_other_labels(table, by_label)
+        for where, raw in tables.entries(table, ("image", "label"), ("label", list(by_label))):
             name = (raw["image"].get("path") if isinstance(raw["image"], dict) else None) or str(number)
             some = by_label[raw["label"]]
             name = f"{some.wnid}/{number if name in named else name}"  # a copy of the set may name all alike
             named.add(name.partition("/")[2])
+            number += 1
             yield Entry(where, (some, name, tables.image_bytes(raw["image"])))
+
+
+def _refuse_other_labels(table: tables.Table, by_label: dict[int, ImageClass]) -> None:
+    """Refuses labels in another order than ImageNet's, as a copy of a part of the set may have them.
+
+    Names are a class's synonyms or its wnid; where there are none, nothing tells the order.
+    """
+    names = getattr(table.features["label"], "names", None) or []
+    if not names or all(name.isdigit() for name in names):
+        return
+    for label, some in by_label.items():
+        name = names[label] if label < len(names) else None
+        if name is None or name.split(",")[0].strip().lower() not in (some.word.lower(), some.wnid):
+            raise HarnessError(
+                f"{table.name}: label {label} is {name!r}, where ImageNet has {some.word!r} ({some.wnid})",
+                f"Its 1,000 labels have to be in the order of {VAL.path}: give that, or val/ by wnid",
+            )
+
+
+def _val_entries(opened: Opened) -> Iterator[Entry]:
+    wanted = classes.trained()
+    if opened.folder is None or tables.holds_tables(opened.folder):
+        yield from _labelled(opened, {some.label: some for some in wanted.values()})
         return
     folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
     if any(folder.glob("ILSVRC2012_val_*.JPEG")):
@@ -163,7 +195,7 @@ def _label_names(table: tables.Table) -> list[str]:
 
 
 def _source(task: str, count: int, **more: Any) -> Source:  # noqa: ANN401 - Source's other fields
-    return Source(task=task, version=1, count=count, columns=COLUMNS, row=row, **more)
+    return Source(task=task, version=2, count=count, columns=COLUMNS, row=row, **more)
 
 
 SOURCES = (

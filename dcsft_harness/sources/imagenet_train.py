@@ -15,7 +15,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import classes
 from dcsft_harness.sources.classes import ImageClass
 from dcsft_harness.sources.imagenet import COLUMNS, below, class_folders, image_entry, row
-from dcsft_harness.sources.source import Entry, Opened, Row, Source
+from dcsft_harness.sources.source import Entry, Opened, Row, Source, read_text
 
 LISTS = {"dcsft_imagenet_pool": "imagenet_left_sft", "dcsft_imagenet_cold": "imagenet_cold_sft"}
 """Task -> the stem of the file of the paper's release that lists its images."""
@@ -67,7 +67,7 @@ def _listed(opened: Opened, path: Path, folder: Path, task: str) -> Iterator[Ent
 
 
 def _objects(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
         if text.lstrip().startswith("["):
             return list(json.loads(text))
@@ -139,7 +139,7 @@ _NEEDS = (
 def _source(task: str) -> Source:
     return Source(
         task=task,
-        version=1,
+        version=2,
         count=100 * EACH[task],
         columns=COLUMNS,
         entries=lambda opened: _entries(task, opened),

@@ -16,6 +16,7 @@ PARTS = (
     *(f"version_{questions.slug(version)}" for version in VERSIONS),
     *(f"subject_{questions.slug(subject)}" for subject in SUBJECTS),
 )
+CHOICE = "multi-choice"
 DRAWN = "Answer the question that is in the image."
 """The prompt where the question is only in the picture."""
 
@@ -27,15 +28,21 @@ def _entries(opened: Opened) -> Iterator[Entry]:
         "sample_index", "problem_index", "problem_version", "question", "image", "answer", "question_type",
         "metadata", "question_for_eval",
     )  # fmt: skip
-    yield from tables.rows(opened, _HUB, columns)
+    read = (raw for _, raw in tables.rows(opened, _HUB, ("problem_index", "image", "question_type")))
+    asked = (raw for raw in read if raw["question_type"] == CHOICE)
+    clusters = questions.linked((str(raw["problem_index"]), [raw["image"]]) for raw in asked)
+    for where, raw in tables.rows(opened, _HUB, columns):
+        yield Entry(where, {**raw, "cluster": clusters.get(str(raw["problem_index"]))})
 
 
 def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
-    if raw["question_type"] != "multi-choice":
+    if raw["question_type"] != CHOICE:
         questions.count(opened, questions.FREE_FORM)
         return None
     whole = questions.text(raw, "question_for_eval")
-    gold, choices = questions.inline_gold(opened, questions.text(raw, "answer"), options.inside(whole))
+    gold, choices = questions.inline_gold(
+        opened, raw["sample_index"], questions.text(raw, "answer"), options.inside(whole)
+    )
     _, picture = questions.add_picture(opened, raw["image"])
     version = questions.text(raw, "problem_version")
     subject = (raw["metadata"] or {}).get("subject")
@@ -45,7 +52,7 @@ def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns 
             prompt=(raw["question"] or "").strip() or DRAWN,
             answer=gold,
             choices=choices,
-            cluster=str(raw["problem_index"]),
+            cluster=raw["cluster"],
             images=[picture],
         ),
         "parts": questions.parts(opened, PARTS, [("version", version), ("subject", subject)]),
@@ -56,7 +63,7 @@ def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns 
 SOURCES = (
     Source(
         task="dcsft_mathverse",
-        version=1,
+        version=2,
         count=2_180,
         columns={**questions.COLUMNS, "version": "string"},
         entries=_entries,

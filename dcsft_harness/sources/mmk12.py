@@ -43,7 +43,9 @@ def _test_entries(opened: Opened) -> Iterator[Entry]:
 
 def _test_row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
     question = questions.text(raw, "question")
-    gold, choices = questions.inline_gold(opened, questions.text(raw, "answer"), options.inside(question))
+    gold, choices = questions.inline_gold(
+        opened, raw["id"], questions.text(raw, "answer"), options.inside(question)
+    )
     named = str(raw["subject"]).strip().lower()
     subject = next((name for name, begins in SUBJECTS.items() if named.startswith(begins)), named)
     name, picture = questions.add_picture(opened, raw["image"])
@@ -154,7 +156,7 @@ def _train_row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns a
 SOURCES = (
     Source(
         task="dcsft_mmk12",
-        version=1,
+        version=2,
         count=2_000,
         columns={**questions.COLUMNS, "subject": "string"},
         entries=_test_entries,

@@ -45,28 +45,11 @@ _AGAIN = "Download the data again; or mend the row, or pass over it: --on-error 
 
 
 def _entries(opened: Opened) -> Iterator[Entry]:
-    clusters = _clusters(opened)
+    read = (raw for _, raw in tables.rows(opened, _HUB, ("id", *_IMAGES)))
+    clusters = questions.linked((raw["id"], [raw[column] for column in _IMAGES]) for raw in read)
     columns = ("id", "question", "options", "answer", "question_type", *_IMAGES)
     for where, raw in tables.rows(opened, _HUB, columns):
         yield Entry(where, {**raw, "cluster": clusters[raw["id"]]})
-
-
-def _clusters(opened: Opened) -> dict[str, str]:
-    """Question -> cluster: questions that share any picture, also by way of others, are in one."""
-    first: dict[str, str] = {}
-    leader: dict[str, str] = {}
-
-    def lead(id: str) -> str:
-        while leader[id] != id:
-            id = leader[id]
-        return id
-
-    for _, raw in tables.rows(opened, _HUB, ("id", *_IMAGES)):
-        leader.setdefault(raw["id"], raw["id"])
-        for image in filter(None, (raw[column] for column in _IMAGES)):
-            other = first.setdefault(questions.content_name(image["bytes"] or b""), raw["id"])
-            leader[lead(raw["id"])] = lead(other)
-    return {id: lead(id) for id in leader}
 
 
 def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above

@@ -20,6 +20,9 @@ _MEND = "Download the data again; or mend the row, or pass over it: --on-error s
 _LETTER = re.compile(r"[\s(\[（【]*([A-Za-z])[\s)\]）】.:、]*")
 _SEVERAL = re.compile(r"[A-J](?:[\s,;、&]*[A-J])+")
 _AT_LINE = re.compile(r"(?m)^[ \t]*\(?([A-J])\)?[ \t]*[.:、．：)]")
+_LINE = re.compile(r"\s*\n[^\n]+")
+_USUAL = 4
+"""Options that most questions have."""
 _SPLIT_NAME = re.compile(r";(?=[A-Z]\.)")
 
 
@@ -67,7 +70,7 @@ def _opening(letter: str, before: str) -> re.Pattern[str]:
 
 
 def inside(question: str) -> list[str]:
-    """Options that stand inside a question, each on its line or all on one; none where that is unclear.
+    """Options that stand inside a question, each on its line, all on one or some on each; none where unclear.
 
     The last run of them counts: a question may name a point "A." before.
     """
@@ -80,22 +83,58 @@ def inside(question: str) -> list[str]:
             continue
         runs[-1].append((index, match))
     if runs and len(runs[-1]) > 1:
-        found = _between(question, runs[-1])
+        run = runs[-1]
+        if (
+            len(run) < _USUAL
+        ):  # "A. x", "B. y", "C. z  D. w"; but no fifth option in "D. the bacterium E. coli"
+            run = _goes_on(question, run, _blank(question, run[-1][1].end()))
+        found = _between(question, run)
         return [*found[:-1], found[-1].split("\n\n")[0].strip()]
-    return _on_one_line(question)
+    return _on_lines(question)
 
 
-def _on_one_line(question: str) -> list[str]:
-    for line in reversed(question.strip().split("\n")):
-        marks, at = [], 0
-        for index, letter in enumerate(LETTERS):
-            match = re.compile(rf"(?<![^\s(;,]){letter}[)]?\s*[.、．：:]\s*(?=\S)").search(line, at)
-            if match is None:
-                break
-            marks.append((index, match))
-            at = match.end()
-        if len(marks) > 1:
-            return [option.strip(" ;,") for option in _between(line, marks)]
+def _blank(text: str, at: int) -> int:
+    """Where the next blank line begins, or else the text ends."""
+    end = text.find("\n\n", at)
+    return len(text) if end < 0 else end
+
+
+def _goes_on(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
+    """Marks and those of the letters that follow, before `end`, wherever white space is before them."""
+    found = list(marks)
+    for index in range(len(marks), len(LETTERS)):
+        match = _inline(LETTERS[index]).search(text, found[-1][1].end() if found else 0, end)
+        if match is None:
+            break
+        found.append((index, match))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _inline(letter: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![^\s(;,]){letter}[)]?\s*[.、．：:]\s*(?=\S)")
+
+
+def _begins(line: str, index: int) -> bool:
+    match = _AT_LINE.match(line.strip())
+    return match is not None and LETTERS.index(match[1]) == index
+
+
+def _on_lines(question: str) -> list[str]:
+    """Options of which some share a line: of the last line that has A and B, and of the lines after it."""
+    text = question.strip()
+    starts = [0, *(match.end() for match in re.finditer("\n", text))]
+    for at in reversed(starts):
+        end = (text.find("\n", at) + 1 or len(text) + 1) - 1
+        first = _inline(LETTERS[0]).search(text, at, end)
+        marks = _goes_on(text, [(0, first)] if first else [], end)
+        if first is None or len(marks) < 2:
+            continue
+        # The next line with words belongs to the list if it begins with the next letter.
+        while (line := _LINE.match(text, end)) and _begins(line[0], len(marks)):
+            end = line.end()
+            marks = _goes_on(text, marks, end)
+        return [option.strip(" ;,") for option in _between(text[:end], marks)]
     return []
 
 

@@ -55,6 +55,8 @@ def prepare(
     output = prepared.folder_of(task)
     _refuse(source, folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    for path in sorted(output.parent.glob(f".{output.name}.unfinished-*")):
+        say(f"{path} was left by a run that was killed, if none is writing it now: it can be removed")
     config = {
         "task": source.task,
         "version": source.version,
@@ -210,18 +212,20 @@ def _features(source: Source) -> Any:  # noqa: ANN401 - datasets.Features
 
 
 def _check_counts(source: Source, making: _Making, any_count: bool) -> None:
-    """Refuses another number of rows than were published, and names what is missing."""
+    """Refuses other numbers of rows than were published, in all or of a value that is counted; names them."""
     found = making.rows + len(making.skipped)
-    if any_count or source.count is None or found == source.count:
+    if any_count or source.count is None:
         return
     lacking = []
     if source.tally and not making.skipped:
         _, published = source.tally
         lacking = [
-            f"{name} ({making.values[name]} of {wanted})"
-            for name, wanted in published.items()
-            if making.values[name] != wanted
+            f"{name} ({making.values[name]} of {published.get(name, 0)})"
+            for name in dict.fromkeys([*published, *making.values])
+            if making.values[name] != published.get(name, 0)
         ]
+    if found == source.count and not lacking:
+        return
     more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
     said = f": {', '.join(lacking[:8])}{more}" if lacking else ""
     raise HarnessError(

@@ -17,7 +17,10 @@ figure; the parts of the benchmark that the row counts in ("subject_algebra"), e
 
 FREE_FORM = "rows that are not multiple choice, which the paper does not ask"
 SEVERAL = "golds of several letters, which no response that states one option matches"
+BEYOND = "golds beyond the options that could be read, judged by letters alone"
 """Names of notes in the manifest."""
+_SAID = 3
+"""Rows that are told at once; all are counted."""
 
 
 def text(raw: Mapping[str, Any], column: str) -> str:
@@ -67,6 +70,31 @@ def add_picture(opened: Opened, image: Any) -> tuple[str, int]:  # noqa: ANN401 
 def content_name(data: bytes) -> str:
     """A picture's name: 24 hex digits of its bytes' SHA-256."""
     return hashlib.sha256(data).hexdigest()[:24]
+
+
+def linked(rows: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
+    """Rows that share a name or a picture, also by way of others: name -> the first name of its cluster.
+
+    Args:
+        rows: a name each (a problem's, where its rows are one cluster anyway), and what undecoded Image
+            columns hold; what holds no picture links nothing.
+    """
+    first: dict[str, str] = {}
+    leader: dict[str, str] = {}
+
+    def lead(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for name, images in rows:
+        leader.setdefault(name, name)
+        for image in images:
+            data = image.get("bytes") if isinstance(image, dict) else None
+            if data:
+                other = first.setdefault(content_name(data), name)
+                leader[lead(name)] = lead(other)
+    return {name: lead(name) for name in leader}
 
 
 def slug(value: object) -> str:
@@ -146,7 +174,9 @@ def row(
     }
 
 
-def inline_gold(opened: Opened, answer: str, choices: Sequence[str]) -> tuple[str | list[str], list[str]]:
+def inline_gold(
+    opened: Opened, id: object, answer: str, choices: Sequence[str]
+) -> tuple[str | list[str], list[str]]:
     """The gold of a question that lists its options itself, and the options as far as they could be read.
 
     Where the gold is a letter beyond those that were read, the list was not read to its end: the row then
@@ -160,7 +190,11 @@ def inline_gold(opened: Opened, answer: str, choices: Sequence[str]) -> tuple[st
     except HarnessError:
         if not choices:
             raise
-        gold, choices = lettered(answer, ()), ()
+        gold = lettered(answer, ())
+        count(opened, BEYOND)
+        if opened.notes[BEYOND] <= _SAID:
+            opened.say(f"row {id}: the gold {answer!r} is none of {list(choices)}, so letters alone decide")
+        choices = ()
     if not choices:
         count(opened, "questions whose list of options could not be read, judged by letters alone")
     if not isinstance(gold, str):

@@ -117,6 +117,20 @@ def read_file(path: Path) -> Callable[[], bytes]:
     return read
 
 
+def read_text(path: Path) -> str:
+    """A small text file as a whole, with or without a byte order mark.
+
+    Raises:
+        HarnessError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_file(path)().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise HarnessError(
+            f"{path} is not UTF-8 text ({error})", "Fetch it again, or save it as UTF-8"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Source:
     """One published data set and how its rows become a task's.

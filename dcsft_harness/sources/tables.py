@@ -3,6 +3,7 @@
 Pictures stay encoded: a column of type Image gives {"bytes": ..., "path": ...}.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,14 +146,20 @@ def _unreachable(hub: Hub, error: Exception) -> HarnessError:
 
 
 def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
-    saved = [path for path in (folder / hub.split, folder) if (path / "dataset_info.json").is_file()]
+    saved = [path for path in (folder / hub.split, folder) if (path / "state.json").is_file()]
     if saved:
         from datasets import load_from_disk
 
-        data = load_from_disk(str(saved[0]))
-        yield Table(str(saved[0]), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+        yield _arrow(saved[0], load_from_disk)
         return
     files = parquet_files(folder, hub)
+    cached = [] if files else arrow_files(folder, hub)
+    if cached:
+        from datasets import Dataset
+
+        for path in cached:
+            yield _arrow(path, Dataset.from_file)
+        return
     if not files:
         raise HarnessError(
             f"--source {folder} has no Parquet file of the split {hub.split!r}",
@@ -161,6 +168,23 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
     for path in files:
         opened.inputs[str(path.relative_to(folder))] = path
         yield _parquet(path)
+
+
+def _arrow(path: Path, open_it: Callable[[str], Any]) -> Table:
+    """A `datasets` folder, or an Arrow file of its cache."""
+    import pyarrow as pa
+
+    try:
+        data = open_it(str(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+    return Table(str(path), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def arrow_files(folder: Path, hub: Hub) -> list[Path]:
+    """The Arrow files of a split in the cache of `datasets`: *-split.arrow, *-split-00000-of-00013.arrow."""
+    named = re.compile(rf"(?:.*-)?{re.escape(hub.split)}(?:-\d+-of-\d+)?")
+    return [path for path in sorted(folder.rglob("*.arrow")) if named.fullmatch(path.stem)]
 
 
 def parquet_files(folder: Path, hub: Hub) -> list[Path]:

@@ -9,7 +9,7 @@ import ast
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from dcsft_harness.sources.grounding import COLUMNS, box_row, four
 from dcsft_harness.sources.source import Entry, Hub, Opened, Row, Source
 
 HUB = "omlab/VLM-R1"
+OTHER = "rec_jsons_internvl"
+"""The stem of the archive that has files of the same names with boxes from 0 to 1000."""
 ANNOTATIONS, COCO, LISA = "rec_jsons_processed.zip", "train2014.zip", "lisa_test.zip"
 TRAIN = ("refcoco_train.jsonl", "refcoco_train.json")
 COLD, POOL = 400, 9_600
@@ -35,12 +37,17 @@ def _files(opened: Opened, hub: Hub) -> Files:
 
 
 def _annotations(opened: Opened, files: Files, names: tuple[str, ...]) -> tuple[Path, str | None]:
-    # rec_jsons_internvl.zip has files of the same names, with boxes from 0 to 1000.
+    # Those in pixels come first where both archives lie together.
     found = files.find(*(f"{Path(ANNOTATIONS).stem}/{name}" for name in names), *names)
     if found is None:
         raise HarnessError(
             f"{files.root} has no {' or '.join(names)}, also not in a zip archive",
             f"It is in {ANNOTATIONS} of {HUB} on the hub",
+        )
+    if OTHER in f"{found[0].relative_to(files.root)}/{found[1] or ''}":
+        raise HarnessError(
+            f"{': '.join(str(part) for part in found if part)} has boxes in thousandths, for InternVL",
+            f"Take the file of {ANNOTATIONS}, whose boxes are in pixels: its name is the same",
         )
     opened.inputs[found[0].name] = found[0]
     return found
@@ -124,9 +131,21 @@ def _row(opened: Opened, raw: tuple[Files, Any]) -> Row:
     if not problem:
         raise HarnessError("the problem has no words", "Mend the row or leave it out")
     size = (data["width"], data["height"]) if {"width", "height"} <= set(data) else None
-    return box_row(
-        opened, image, files.image(image, *_FOLDERS), problem, four(_box(solution), "solution"), size
-    )
+    box = four(_box(solution), "solution")
+    if size is not None and "normalized_solution" in data:
+        _refuse_thousandths(box, four(data["normalized_solution"], "normalized_solution"), size)
+    return box_row(opened, image, files.image(image, *_FOLDERS), problem, box, size)
+
+
+def _refuse_thousandths(box: Sequence[float], thousandths: Sequence[float], size: tuple[int, int]) -> None:
+    """Refuses a solution that is not in pixels, where the row tells it in thousandths as well."""
+    scaled = [1000 * value / size[at % 2] for at, value in enumerate(box)]
+    same, apart = (max(abs(a - b) for a, b in zip(one, thousandths, strict=True)) for one in (box, scaled))
+    if same <= 1 and apart > 10:
+        raise HarnessError(
+            f"the solution {list(box)} is in thousandths of the image of {size[0]} x {size[1]} pixels",
+            f"Take the file of {ANNOTATIONS}, whose boxes are in pixels",
+        )
 
 
 def _source(task: str, count: int, entries: Any, hub: Hub, names: str, **more: Any) -> Source:  # noqa: ANN401

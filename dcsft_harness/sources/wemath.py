@@ -24,13 +24,24 @@ _HUB = Hub("We-Math/We-Math", split="testmini")
 
 
 def _entries(opened: Opened) -> Iterator[Entry]:
-    yield from tables.rows(opened, _HUB, ("ID", "question", "option", "answer", "image_path", "key"))
+    read = (raw for _, raw in tables.rows(opened, _HUB, ("ID", "image_path")))
+    clusters = questions.linked((str(raw["ID"]), [raw["image_path"]]) for raw in read)
+    seen: dict[tuple[Any, Any], str] = {}
+    for where, raw in tables.rows(opened, _HUB, ("ID", "question", "option", "answer", "image_path", "key")):
+        other = seen.setdefault((raw["ID"], raw["key"]), where)
+        more = {"cluster": clusters[str(raw["ID"])], "other": None if other == where else other}
+        yield Entry(where, {**raw, **more})
 
 
 def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
     key, problem = questions.text(raw, "key"), questions.text(raw, "ID")
     if key not in KEYS:
         raise HarnessError(f"the key {key!r} is none of {', '.join(KEYS)}", "Download the data again")
+    if raw["other"] is not None:
+        raise HarnessError(
+            f"problem {problem!r} has the key {key!r} already, in {raw['other']}",
+            "Download the data again, or pass over the row: --on-error skip",
+        )
     choices = options.joined(questions.text(raw, "option"))
     gold = options.letter(questions.text(raw, "answer"), choices)
     steps, step = int(key[0]), key.partition("_")[2]
@@ -41,10 +52,11 @@ def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
             prompt=questions.prompt(questions.text(raw, "question"), choices),
             answer=gold,
             choices=choices,
-            cluster=problem,
+            cluster=raw["cluster"],
             images=[picture],
         ),
         "parts": [PARTS[steps - 1] if step == WHOLE else PARTS[0]],
+        "problem": problem,
         "key": key,
         "steps": steps,
         "step": step,
@@ -54,15 +66,21 @@ def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
 SOURCES = (
     Source(
         task="dcsft_wemath",
-        version=1,
+        version=2,
         count=1_740,
-        columns={**questions.COLUMNS, "key": "string", "steps": "int64", "step": "string"},
+        columns={
+            **questions.COLUMNS,
+            "problem": "string",
+            "key": "string",
+            "steps": "int64",
+            "step": "string",
+        },
         entries=_entries,
         row=_row,
         hub=_HUB,
         needs="--source is a download of We-Math/We-Math",
         get="hf download --repo-type dataset We-Math/We-Math --local-dir DIR",
         tally=("key", KEYS),
-        together="cluster",
+        together="problem",
     ),
 )

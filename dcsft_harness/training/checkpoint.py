@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import BoxConvention
+from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 from dcsft_harness.training.config import TrainingConfig
 
 
@@ -164,11 +164,15 @@ def recast(folder: Path, dtype: torch.dtype) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def box_convention(model: str, processor: ProcessorMixin) -> BoxConvention:
-    """In which coordinates the model writes boxes, under the limits of training."""
+def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None = None) -> BoxConvention:
+    """In which coordinates the model writes boxes, under the limits of training.
+
+    Raises:
+        HarnessError: `given` are those of a resized image, and the processor does not resize by pixels.
+    """
     from dcsft_harness.models.checkpoint import convention
 
-    return convention(open_config(model), processor)
+    return convention(open_config(model), processor, given)
 
 
 def check_adapter(adapter: str, base: str) -> None:

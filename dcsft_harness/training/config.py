@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self, get_args, get_type_hints
 
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.scoring.boxes import BOX_SPACES
 
 DTYPES = ("auto", "float32", "bfloat16")
 TARGETS = ("all", "language", "vision")
@@ -34,6 +35,8 @@ class TrainingConfig:
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's, which evaluation
             goes by. The paper's scripts train with 802,816, and recipes at its scale say so.
+        box_space: the coordinates that boxes are taught in: "pixel" (of the original image, as the paper's
+            scripts do), "resized" or "norm1000"; None is the model's own.
         save_steps: steps between checkpoints, which an interrupted run goes on from; None writes none.
         keep: how many of the newest checkpoints stay in the finished folder, without the optimizer's
             state; None keeps one while the run lasts, and none after.
@@ -53,6 +56,7 @@ class TrainingConfig:
     dtype: str = "auto"
     min_pixels: int | None = None
     max_pixels: int | None = None
+    box_space: str | None = None
     save_steps: int | None = 100
     keep: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +86,8 @@ class TrainingConfig:
         _whole("seed", self.seed, low=0, high=2**32 - 1)
         if self.dtype not in DTYPES:
             raise unknown_name("dtype", str(self.dtype), DTYPES)
+        if self.box_space is not None and self.box_space not in BOX_SPACES:
+            raise unknown_name("box_space", str(self.box_space), BOX_SPACES)
         if not isinstance(self.extra, Mapping):
             raise HarnessError(
                 f"extra={self.extra!r} is not a mapping", "Give TRL's arguments as name: value"

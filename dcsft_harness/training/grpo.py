@@ -11,7 +11,6 @@ from datasets import Dataset
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import conventions
-from dcsft_harness.training import checkpoint
 from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
@@ -204,7 +203,7 @@ def prompts(conversations: Conversations) -> Dataset:
 
 
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
-    job, config = setup.job, setup.job.config
+    config = setup.job.config
     assert isinstance(config, GrpoConfig)
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
@@ -215,7 +214,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     checks.check_draws(args, config)
     if args.use_vllm:
         checks.check_vllm(args, setup)
-    conventions.declare(checkpoint.box_convention(str(job.model), setup.processor))
+    conventions.declare(setup.box_convention(judge.reads_boxes))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
         texts = [completion[0]["content"] for completion in completions]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -11,6 +11,9 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from dcsft_harness import manifest, ranks
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import conventions
+from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 from dcsft_harness.training import checkpoint, lora, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
@@ -109,3 +112,21 @@ class Setup:
     network: PreTrainedModel | PeftModel = None
     peft_config: LoraConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def box_convention(self, has_boxes: bool) -> BoxConvention:
+        """The coordinates that boxes are taught or judged in; noted where they decide anything.
+
+        Raises:
+            HarnessError: there are boxes, and nothing tells their coordinates.
+        """
+        job = self.job
+        space = cast(BoxSpace | None, job.config.box_space) or conventions.taught(job.adapter, job.model)
+        convention = checkpoint.box_convention(str(job.model), self.processor, space)
+        if has_boxes and convention.space is None:
+            raise HarnessError(
+                f"nothing says in which coordinates {job.model} writes boxes",
+                "Give --box-space pixel (of the original image) or norm1000 (thousandths)",
+            )
+        if has_boxes or space is not None:
+            self.notes["box_space"] = convention.space
+        return convention

@@ -36,6 +36,11 @@ class Judge:
         return harness.score_of(self.task, metrics)[0]
 
     @property
+    def reads_boxes(self) -> bool:
+        """Whether the scorer reads boxes, in the coordinates that the model is declared to write."""
+        return (self.task.config.metadata or {}).get("family") == "grounding"
+
+    @property
     def longest(self) -> int:
         """The task's own limit on a response, in tokens."""
         return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))

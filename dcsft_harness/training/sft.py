@@ -210,9 +210,7 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             "Leave them out, or curate without --weight",
         )
     template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
-    convention = checkpoint.box_convention(str(job.model), setup.processor)
-    if any(turns.box is not None for turns in setup.conversations.turns):
-        setup.notes["box_space"] = convention.space
+    convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     rows = samples(setup.conversations, template, convention)
 
     def make() -> SftTrainer:

@@ -102,7 +102,7 @@ def process_wemath(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """The same as `process_choice`, and the row's place in its problem for the four-dimensional scores."""
     metrics = process_choice(doc, results)
     place = {
-        "problem": doc["cluster"],
+        "problem": doc["problem"],
         "steps": doc["steps"],
         "step": doc["step"],
         "right": metrics["acc"]["score"] >= 0.5,

@@ -24,8 +24,9 @@ from dcsft_harness.tasks.verdicts import Doc
 
 _SHORT = 80
 """Characters up to which a response is nothing but its answer."""
-_CUE = re.compile(r"(?i)\banswer(?:\s+is\b|\s*:)\s*:?\s*(.+)")
-_NUMBER = re.compile(r"[-+]?\d*\.?\d+")
+_CUE = re.compile(r"(?i)\banswer(?:\s+is\b|\s*:)\s*:?\s*(?=\S)")
+_NUMBER = re.compile(r"([-+]?\d*\.?\d+)(?:\s+[A-Za-z°%][\w/^·]*)?")
+"""A number, and perhaps a unit."""
 _DENIED = re.compile(r"(?:\bnot|\bnever|n't|\bno)\s+(?:\w+\s+){0,2}$")
 
 
@@ -55,8 +56,8 @@ def _rounded(verdict: Verdict, gold: str) -> Verdict:
 
 
 def _number(text: object) -> float | None:
-    bare = str(text).replace(",", "").strip("$ .")
-    return float(bare) if _NUMBER.fullmatch(bare) else None
+    match = _NUMBER.fullmatch(str(text).replace(",", "").strip("$ ."))
+    return float(match[1]) if match else None
 
 
 def _worded(response: str, gold: str) -> Verdict:
@@ -74,6 +75,7 @@ def _stated(response: str) -> str | None:
     boxed = next(iter(boxes(marked)), None)
     whole = plain(marked if boxed is None else boxed).strip()
     if boxed is None:
-        cues = _CUE.findall(whole)
-        whole = cues[-1] if cues else whole if len(whole) <= _SHORT else sentences(whole)[-1]
+        cues = [match.end() for match in _CUE.finditer(whole)]
+        short = whole if len(whole) <= _SHORT else sentences(whole)[-1]
+        whole = whole[cues[-1] :].split("\n")[0] if cues else short
     return whole.strip(" .") or None
