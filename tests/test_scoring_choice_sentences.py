@@ -230,3 +230,33 @@ WEIGHED = [
 def test_what_is_asked_or_weighed_is_not_what_is_stated(response, choices, letter, before):
     verdict = choice(before + response, answer=letter or "A", choices=choices)
     assert (verdict.extracted, verdict.score) == (letter, float(letter is not None))
+
+
+ODD = ["3", "5", "7", "9"]
+SIGNED = ["-3", "3", "-5", "5"]
+SCENES = ["The dog is running", "The cat sleeps", "A bird flies", "The fish swims"]
+REVIEWED = [
+    ("The answer is \u20113.", SIGNED, "A"),
+    ("答案是－3。", SIGNED, "A"),
+    ("A、错误\nB、正确\nC、错误\nD、错误", SCENES, "B"),
+    ("ABCD is a rectangle, so angle A is right. Then BD = 5.", ODD, "B"),
+    ("∠C is the right angle, so AB = 5.", ODD, "B"),
+    ("Since angle B is right, AC = 9.", ODD, "D"),
+    ("A is right of B. The distance is 5.", ODD, "B"),
+    ("A is true north. The bearing is 5.", ODD, "B"),
+    ("Student A is right, student B is wrong. So the total is 7.", ODD, "C"),
+    ("B is most likely a base. Its pH is 9.", ODD, "D"),
+    ("B is most likely a correct answer.", ODD, "B"),
+    ("If A is correct then B is false. Therefore D.", SCENES, "D"),
+    ("If the correct answer was A, we would see a red ball. We don't. So it's B.", SCENES, "B"),
+    ("Options: (A) 3 (B) 5 (C) 7 (D) 9\nI choose (D).", ODD, "D"),
+    ("Choices: (A) 3 (B) 5 (C) 7 (D) 9\n(D)", ODD, "D"),
+    ("Options: A. 3 B. 5 C. 7 D. 9\n\nThe perimeter is 7.", ODD, "C"),
+    ("Option: B", ODD, "B"),
+    ("So B is the right answer.", ODD, "B"),
+]
+
+
+@pytest.mark.parametrize(("response", "choices", "expected"), REVIEWED)
+def test_what_is_right_is_an_option_and_signs_are_kept(response, choices, expected):
+    assert choice(response, answer="A", choices=choices).extracted == expected

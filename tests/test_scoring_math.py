@@ -240,3 +240,22 @@ def test_a_thought_that_breaks_off_is_no_answer_without_a_box(end, score):
     text = "<think>" + "First 3, then 5. " * 40 + end
     assert math(text, answer="5").score == score
     assert math(text.replace("<think>", ""), answer="5").score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "score"),
+    [
+        ("\u20113", "-3", 1),
+        ("It takes 1½ hours.", "1/2", 0),
+        ("It takes 1½ hours.", "1.5", 1),
+        ("面积是12π平方厘米。", "12", 0),
+        ("面积是12π平方厘米。", r"12\pi", 1),
+        ("12π meters squared", r"12\pi", 1),
+        ("2√5 miles", r"2\sqrt{5}", 1),
+        ("3π/4 rad", r"\frac{3\pi}{4}", 1),
+        (r"\boxed{30\degree C}", "30", 1),
+        (r"\boxed{30°C}", "30", 1),
+    ],
+)
+def test_signs_mixed_numbers_and_units_in_words(response, gold, score):
+    assert math(response, answer=gold).score == score

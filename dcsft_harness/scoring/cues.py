@@ -51,6 +51,15 @@ _BEFORE_ADJECTIVE = (
 )
 _ADJECTIVES = frozenset({*re.findall(r"[a-z]+", _RIGHT), "answer", "choice"})
 
+_GEOMETRY = re.compile(
+    r"(?<=right)(?:-\w|\s(?:angle|triangle|side|hand|of\b))|(?<=true)\snorth\b"
+    r"|(?<=likely)\san?\s(?!correct|right|good|wise)"
+)
+_NAMED = re.compile(
+    r"(?:∠|\b(?:angle|triangle|point|student|person|team|line|vertex|corner)\s)\(?[a-j]\)?\s$"
+)
+_IF = re.compile(r"(?:^|[.!?\n;,]\s?)if\s(?:option\s|choice\s)?\(?[a-j]\)?\s$")
+_IF_ANSWER = re.compile(r"(?:^|[.!?\n;]\s?)if\s(?:the\s)?(?:correct\s|right\s)?$")
 _ONLY_LETTER = re.compile(
     r"\s(?:option\s|choice\s)?\(?[a-j]\)?\s(?:satisf|match|fit|meet|work|remain|hold|appl)"
 )
@@ -169,7 +178,8 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
     if key in ("answer", "ans") or key in _NOUNS and led and _has_article(lowered, context, start):
         after = _RELATIVE.match(lowered, end) or _AFTER_NOUN.match(lowered, end)
         if after:
-            return None if _is_held_by_others(lowered, start) else _unless_denied(lowered, after)
+            unsaid = _is_held_by_others(lowered, start) or _IF_ANSWER.search(lowered, context, start)
+            return None if unsaid else _unless_denied(lowered, after)
     if key in _WEAK:
         after = _AFTER_WEAK.match(lowered, end)
         if after:
@@ -187,9 +197,17 @@ def _cue(lowered: str, start: int, key: str) -> Cue | None:
             and lowered.endswith(_BEFORE_ADJECTIVE, context, start - 1)
             and _BE.search(lowered, context, start)
         ) or (key == "correct" and _MARK.search(lowered, context, start))
-        if before and not _is_held_by_others(lowered, before.start()):
+        if before and not _is_of_something_else(lowered, before.start(), end):
             return Cue(before.start(), False, False)
     return None
+
+
+def _is_of_something_else(lowered: str, start: int, end: int) -> bool:
+    """Whether what is right is no option: "angle A is right", "A is right of B", "if A is correct then"."""
+    if _GEOMETRY.match(lowered, end) or _is_held_by_others(lowered, start):
+        return True
+    before = lowered[max(0, start - _CONTEXT) : start]
+    return _NAMED.search(before) is not None or _IF.search(before) is not None
 
 
 def _has_article(lowered: str, context: int, start: int) -> bool:

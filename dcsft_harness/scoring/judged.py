@@ -19,7 +19,7 @@ _MARK = "[✓✔✅☑✗✘❌✖❎]"
 _LINE = re.compile(
     rf"\n\s?(?:[-*|]\s?){{0,2}}(?:\d{{1,2}}[.)]\s)?(?:(?P<mark>{_MARK})\ufe0f?\s?)?"
     r"(?:(?i:option|choice|statement)\s|选项)?[(\"']?(?P<letter>[A-J])(?![A-Za-z0-9’])[\"']?(?:选?项)?"
-    rf"(?:(?:[).:?]|\s[-|→]|\s(?:=|is|was)(?=\s(?i:{_GOOD}|{_BAD})\b)|\s?\([^()\n]{{1,60}}\)\s?[:-])|(?=\s?\(?{_MARK})|(?={_GOOD}|{_BAD}))"
+    rf"(?:(?:[).:?]|,(?=\s?(?:不?正确|错误|不?对|错))|\s[-|→]|\s(?:=|is|was)(?=\s(?i:{_GOOD}|{_BAD})\b)|\s?\([^()\n]{{1,60}}\)\s?[:-])|(?=\s?\(?{_MARK})|(?={_GOOD}|{_BAD}))"
 )
 _BEHIND = re.compile(
     r"(?:^|[:|→=(]|\s-|[.,](?=\s)|,\s(?:so|thus|hence)|(?=(?:不?正确|错误)[.;\s]*$))(?:\s?[:|-])?\s?(?:(?:this|it|that)(?:\s(?:option|choice|statement))?(?:\sis|'s)\s)?"

@@ -64,7 +64,9 @@ _ON_LINE = re.compile(r"[ \t]*-?[ \t]*(?:[Oo]ption\s)?\(?([A-J])(?:\)|\.|:)(?=\s
 _ON_LATER_LINE = re.compile(r"\n" + _ON_LINE.pattern)
 MARKED = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])(?:\)|\.|:)(?=\s)")
 """A letter with the mark of a label after it, anywhere in a text."""
-_FIRST = re.compile(r"(?:[Oo]ption\s)?\(?A(?:\)|\.|:)(?=\s)")
+_FIRST = re.compile(
+    r"(?:(?:[Oo]ptions|OPTIONS|[Cc]hoices|CHOICES)\s?:\s{0,2}|[Oo]ption\s)?\(?A(?:\)|\.|:)(?=\s)"
+)
 
 _LABEL_LAST = re.compile(r"(?<![A-Za-z])[A-J]\.\s*$")
 _GAP = r"[\s\d().,:*-]{1,6}"

@@ -18,23 +18,30 @@ from dcsft_harness.scoring.tags import boxes
 
 _LATEX = {
     "π": "\\pi ", "°": "^\\circ ", "º": "^\\circ ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}",
-    "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "−": "-", "–": "-", "·": "\\cdot ", "×": "\\times ",
+    "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}",
+    **dict.fromkeys("−–‐‑‒﹣－", "-"), "·": "\\cdot ", "×": "\\times ",
 }  # fmt: skip
 _CHARACTER = re.compile(f"[{''.join(_LATEX)}]")
+_MIXED = re.compile(r"(\d{1,9})\s?([¼½¾])")
+_PARTS = {"¼": ".25", "½": ".5", "¾": ".75"}
 _ROOT = re.compile(r"√\s?(?:\(([^()]{1,40})\)|\{([^{}]{1,40})\}|(\d{1,12}(?:\.\d{1,12})?|[A-Za-z]))")
 _ANCHORS = ("$", "oxed", "\\(", "\\[")
 _PIECE = (
     r"\\frac\{[^{}]{1,40}\}\{[^{}]{1,40}\}|\\sqrt\{[^{}]{1,40}\}|\\(?:pi|cdot|times)(?![A-Za-z])"
     r"|\d{1,12}(?:\.\d{1,12})?|[-+*/^() ]"
 )
-_UNIT = r"(?:square |cubic )?(?:units?|[cmkd]?m|in|ft|inches|feet|(?:centi)?met(?:er|re)s?)(?:\^[23])?"
-_LAST = re.compile(rf"(?<![\w.\\}}])(?=[^ ])((?:{_PIECE}){{1,40}}+)((?:{_UNIT})?[.。]?)$")
 _CHINESE = re.compile(r"(?<=[\u4e00-\u9fff：，。、])(?=[-\d\\$])|(?<=\d)(?=[\u4e00-\u9fff])")
 _WORDS_OF_UNITS = (
     r"(?:square|cubic|sq\.?)\s[a-z]+|(?:centi|milli|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|degrees?|dollars?"
     r"|cents?|units?|hours?|minutes?|seconds?|days?|miles?|feet|foot|inch(?:es)?|yards?|pounds?|[cmkd]m|ml|km/h|mph|m/s"
     r"|kg|sec|min|ft|in|yd|lb"
 )
+_UNIT = (
+    rf"(?:(?:square |cubic )?(?:{_WORDS_OF_UNITS}|m|rad(?:ians)?)(?:\^[23]| squared| cubed)?"
+    r"|[\u4e00-\u9fff]{1,6})"
+)
+_LAST = re.compile(rf"(?<![\w.\\}}])(?=[^ ])((?:{_PIECE}){{1,40}}+)((?:{_UNIT})?[.。]?)$")
+_SCALE = re.compile(r"(?<=\\circ)\s?\}?\s?[CF]$")
 _POWER = r"(?:\s?\^\s?\{?[23]\}?)?"
 _GAP = r"(?:\s|\\[,;:! ]|~)*"
 _UNIT_LAST = re.compile(rf"(?<=[\d}}i]){_GAP}(?:{_WORDS_OF_UNITS}){_POWER}{_GAP}$")
@@ -69,7 +76,10 @@ def _boxes_without_units(text: str, letters: bool) -> str:
     if "oxed" not in text:
         return text
     for content in set(boxes(text)):
-        bare = _STYLE.sub(r"\1", _LEAD.sub("", content)).replace("\\degree", "^\\circ")
+        bare = (
+            _STYLE.sub(r"\1", _LEAD.sub("", content)).replace("\\degree", "^\\circ").replace("°", "^\\circ")
+        )
+        bare = _SCALE.sub("", bare)
         bare = _CHINESE_LAST.sub("", _UNIT_LAST.sub("", _THOUSANDS.sub("", bare.rstrip(" ."))))
         bare = _LETTER_LAST.sub("", bare) if letters else bare
         if bare.strip() and bare != content:
@@ -82,6 +92,7 @@ def _in_latex(text: str) -> str:
     if text.isascii():
         return text
     text = _CHINESE.sub(" ", text)
+    text = _MIXED.sub(lambda match: f"{match[1]}{_PARTS[match[2]]}", text)
     text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
     return _CHARACTER.sub(lambda match: _LATEX[match[0]], text)
 
