@@ -31,7 +31,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.asides import settled
 from dcsft_harness.scoring.cues import Cue, has_key
 from dcsft_harness.scoring.judged import judged, may_be_judged
-from dcsft_harness.scoring.keyed import is_several, keyed_answer
+from dcsft_harness.scoring.keyed import Keyed, is_several, keyed_answer
 from dcsft_harness.scoring.labels import (
     bracketed,
     goes_through,
@@ -125,10 +125,11 @@ def find(response: str, options: OptionSet) -> int | None:
 def _find(part: str, options: OptionSet) -> int | None:
     """What the rules find in a text with its markup."""
     boxed = next(filter(str.strip, boxes(part)), "") if "oxed" in part else ""
-    keyed = "" if boxed else keyed_answer(part) or ""
-    marked = boxed or keyed
-    found = _read_box(plain(marked), options) if marked else None
-    if found is not None or keyed and is_several(keyed):
+    keyed = None if boxed else keyed_answer(part)
+    if keyed is not None:
+        return _find_keyed(keyed, options)
+    found = _read_box(plain(boxed), options) if boxed else None
+    if found is not None:
         return found
     thinking = is_thinking(part)
     if thinking and is_cut(part):
@@ -142,7 +143,17 @@ def _find(part: str, options: OptionSet) -> int | None:
             if found is not None and found != NO_OPTION and not may_be_judged(words):
                 return found
     # A box that holds no option states another value; only an explicit letter can still overrule it.
-    return next(_found(settled(plain(part)), options, conclude=not marked), None)
+    return next(_found(settled(plain(part)), options, conclude=not boxed), None)
+
+
+def _find_keyed(keyed: Keyed, options: OptionSet) -> int | None:
+    """The option that is stated behind an object, or else the one that its answer is."""
+    found = _find(keyed.behind, options) if keyed.behind else None
+    if found is not None or is_several(keyed.value):
+        return found
+    value = plain(keyed.value)
+    found = _read_box(value, options)
+    return found if found is not None else next(_found(settled(value), options, conclude=True), None)
 
 
 def _read_box(content: str, options: OptionSet) -> int | None:

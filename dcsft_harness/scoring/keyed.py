@@ -1,13 +1,15 @@
 r"""The answer of a response that is written as JSON, or as Python's idea of it.
 
-    keyed_answer('{"reasoning": "A is too small", "answer": "C"}') -> "C"
-    keyed_answer('{"answer": ["B", "C"]}')                          -> "B, C"
+    keyed_answer('{"reasoning": "A is too small", "answer": "C"}') -> Keyed("C", "")
+    keyed_answer('{"answer": ["B", "C"]}')                          -> Keyed("B, C", "")
+    keyed_answer('{"answer": "A"} No, it is B.')                     -> Keyed("A", " No, it is B.")
 
 The text need not be valid: models leave quotes and backslashes as they come. Keys beside the answer's
 are passed over, whatever they say.
 """
 
 import re
+from typing import NamedTuple
 
 _NAME = r"(?:answer|option|choice|letter|prediction|result|label)"
 _KEY = re.compile(
@@ -20,12 +22,26 @@ _VALUE = re.compile(
     r"|(?P<bare>[-+\w.]{1,40})|\[(?P<list>[^\[\]]{0,200})\]"
 )
 _ITEM_MARKS = re.compile(r"[\"'\s]+")
+_AROUND = " \t\n`]})>,;."
+"""What closes an object and the block of code around it."""
+_BEFORE = re.compile(r"\s*(?:```+\s?\w{0,10}\s*)?[\[({]*\s*\{")
+
+_REFUTED = re.compile(r"[\"'](?:wrong|incorrect|false|no|rejected)[\"']|:\s?false\b", re.IGNORECASE)
+"""What an object says of an option that it does not choose."""
 
 
-def keyed_answer(text: str) -> str | None:
+class Keyed(NamedTuple):
+    """The value of a key that names the answer, and what is said behind its object."""
+
+    value: str
+    behind: str
+
+
+def keyed_answer(text: str) -> Keyed | None:
     """The value of the last key of an object that names the answer; None where there is none.
 
-    "answer" comes before "option", "label" and the like, of which several values set options out.
+    "answer" comes before "option", "label" and the like, of which several values set options out; they
+    count only where the object is all that there is, as boxes on a picture have labels, too.
     """
     if "{" not in text or '"' not in text and "'" not in text or ":" not in text:
         return None
@@ -37,9 +53,13 @@ def keyed_answer(text: str) -> str | None:
             answers.append(_content(value))
         elif value:
             others.add(_content(value))
+    end = text.rfind("}") + 1
+    behind = text[end:] if end and text[end:].strip(_AROUND) else ""
     if answers:
-        return answers[-1]
-    return others.pop() if len(others) == 1 else None
+        return Keyed(answers[-1], behind)
+    if len(others) != 1 or behind or _BEFORE.match(text) is None or _REFUTED.search(text):
+        return None
+    return Keyed(others.pop(), "")
 
 
 def _content(found: "re.Match[str]") -> str:

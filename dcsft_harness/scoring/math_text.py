@@ -50,6 +50,7 @@ _LETTER_LAST = re.compile(rf"(?<=[\d}}i])(?:\s|\\[,;:! ]|~)+[mgshlL]{_POWER}{_GA
 _CHINESE_LAST = re.compile(rf"(?<=[\d}}i]){_GAP}(?:\\text\s?\{{)?[\u4e00-\u9fff]{{1,6}}\}}?$")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTER = re.compile(r"[A-Za-z]")
+_DIGIT = re.compile(r"\d")
 _LEAD = re.compile(r"^\s*\\(?:text|mathrm|textbf)\s?\{[^{}:]{0,40}:\s*\}")
 _STYLE = re.compile(r"\\(?:underline|textcolor\s?\{[a-z]{1,20}\}|color\s?\{[a-z]{1,20}\})\s?\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))")
@@ -58,8 +59,9 @@ _THOUSANDS = re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))")
 def prepared(text: str, gold: str) -> str:
     """The end of a response for math-verify; what its gold is decides whether "5 m" is 5 metres."""
     if "oxed" not in text:
-        value = keyed_answer(text)
-        text = value.replace("\\\\", "\\") if value else text
+        keyed = keyed_answer(text)
+        if keyed and keyed.value:
+            text = keyed.behind if _DIGIT.search(keyed.behind) else keyed.value.replace("\\\\", "\\")
         text = without_html(text) if "<" in text else text
         number = spelled(text.strip())
         text = str(number.value) if number else in_figures(text)
