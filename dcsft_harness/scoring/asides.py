@@ -40,7 +40,11 @@ _SUPPOSING = ("If ", " if ", "Had ")
 _OF_ANSWERS = ("answer", "hoice", "ption", "correct", "right")
 _ANSWERS = re.compile(r"\b(?:answer|choice|(?:[Oo]ption\s)?\(?[A-J]\)?)\s(?:[a-z]+\s)?would\b")
 """Only what it says of the answer is unreal: "if the clams died, the squid would be affected" answers."""
-_CONCLUDES = re.compile(r"\s*(?:therefore|thus|hence|so|in conclusion|to conclude|overall)\b", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\s*(?:therefore|thus|hence|so|in conclusion|to conclude|overall|even if)\b", re.IGNORECASE
+)
+_REPEATS = re.compile(r",\s(?:so|hence|and so)\s|\(?[A-J][).:]\s[A-Za-z]")
+"""What may be unreal because the question is: "so if it were red, ...", "it would be (B) the grass"."""
 
 _PERHAPS = r"(?:(?:could|might|may|can)\s(?:also\s)?be|(?:is|'s)\s(?:perhaps|possibly|probably|maybe))\s"
 _LIKELY = r"(?:more|most)\s(?:likely|probabl[ey]|plausibl[ey])"
@@ -80,7 +84,7 @@ def _without_unreal(text: str) -> str:
         end = ends.end() if ends else end
         sentence = text[start:end]
         unreal = _SUPPOSES.search(sentence) and _ANSWERS.search(sentence)
-        if unreal and not _CONCLUDES.match(sentence):  # "so if it were red, ..." repeats what was asked
+        if unreal and not (_CONCLUDES.match(sentence) or _REPEATS.search(sentence)):
             parts.append(text[done:start])
             done = end
         place = text.find("would", max(end, place + 1))

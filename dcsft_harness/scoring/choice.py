@@ -179,8 +179,9 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     if last is not None and last != NO_OPTION:
         yield last
     only = options.index(each.only() or "") if each else None
-    if only is not None and last is None:
-        yield only
+    if each and only is not None and last is None:
+        yield from _judged_last(each.behind, only, options, conclude=conclude)
+        return
     rest = without_listing(text)
     if rest and not is_listing(rest) and (last != NO_OPTION or _BEGINS_WITH_LETTER.match(rest)):
         yield from _present(label(rest, options))
@@ -191,6 +192,15 @@ def _found(text: str, options: OptionSet, *, conclude: bool) -> Iterator[int]:
     for cue in weak:
         yield from stated_at(cue, text, options)
     yield from _ended(rest, options) if rest and conclude else ()
+
+
+def _judged_last(behind: str, only: int, options: OptionSet, *, conclude: bool) -> Iterator[int]:
+    """The option that is concluded behind verdicts, or else the only one that was found good."""
+    found = next(_found(behind, options, conclude=conclude), None) if behind else None
+    if found is not None:
+        yield found
+    elif not (options.given_up(behind) or options.numeric and has_digit(behind)):
+        yield only
 
 
 def _ended(text: str, options: OptionSet) -> Iterator[int]:

@@ -31,7 +31,7 @@ _ENDING = re.compile(rf"(?P<mark>{_MARK})")
 _BRIEF = re.compile(
     r"(?<![A-Za-z0-9])[(\"']?(?P<letter>[A-J])[)\"']?(?:选?项)?(?:\s?[):|=?→-]|\sis)?\s?[(\"']?(?i:"
     + _VERDICT
-    + r")[)\"']?(?=\s*(?:[,;.|(]|\s[A-J]\b|and\b|$))"
+    + r")[)\"']?(?=\s*(?:[,;.|(→⇒-]|=>|\s[A-J]\b|and\b|$))"
 )
 Verdict = tuple[str, bool, str]
 """A letter, whether its option is good, and the word or mark that says so."""
@@ -48,10 +48,11 @@ _GOOD_MARKS = frozenset("✓✔✅☑")
 
 
 class Judged(NamedTuple):
-    """The options that are judged, by letter, and what a text says beside the verdicts."""
+    """The options that are judged, by letter, and what is said beside the verdicts and behind the last."""
 
     verdicts: dict[str, bool]
     rest: str
+    behind: str
 
     def only(self) -> str | None:
         """The letter of the one option that is found good where all others are found bad."""
@@ -79,7 +80,7 @@ def judged(text: str) -> Judged | None:
         end = after
     if len(verdicts) < (3 if words & _TRUE_OR_FALSE else 2) or verdicts == _LISTED and words == {"yes", "no"}:
         return None
-    return Judged(verdicts, "".join([*kept, text[end:]]).strip())
+    return Judged(verdicts, "".join([*kept, text[end:]]).strip(), text[end:].strip())
 
 
 def may_be_judged(text: str) -> bool:

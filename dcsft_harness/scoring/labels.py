@@ -68,6 +68,10 @@ _FIRST = re.compile(
     r"(?:(?:[Oo]ptions|OPTIONS|[Cc]hoices|CHOICES)\s?:\s{0,2}|[Oo]ption\s)?\(?A(?:\)|\.|:)(?=\s)"
 )
 
+_SETTLES = re.compile(
+    r"\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence"
+    r"|fits?|match(?:es)?|remains?|works?|satisf[a-z]+|just right)\b"
+)
 _LABEL_LAST = re.compile(r"(?<![A-Za-z])[A-J]\.\s*$")
 _GAP = r"[\s\d().,:*-]{1,6}"
 _ALPHABET = re.compile(rf"(?:{_GAP})?A{_GAP}B{_GAP}C(?:{_GAP}D(?:{_GAP}E)?)?(?:{_GAP})?")
@@ -199,7 +203,7 @@ def is_listing(text: str) -> bool:
 
 def goes_through(text: str, last: str) -> bool:
     """Whether a text sets out the options one behind the other, and its last sentence is the last of them."""
-    if not is_listing(text):
+    if not is_listing(text) or _SETTLES.search(last):
         return False
     letters = MARKED.findall(text)
     rises = all(one < other for one, other in pairwise(letters))

@@ -69,7 +69,7 @@ _RATIO = re.compile(r" : (?<=\d : )(?=\d)")
 _TAG = re.compile(
     r"</?(?:(?P<block>p|(?i:br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body|details|summary"
     r"|choice|option|output|result|response|solution|ans))"
-    r"|[biua]|(?i:em|strong|font|span|code|mark|big|small|center|td|th))(?:\s[^<>\n=]{1,40}=[^<>\n]{0,200})?\s?/?>"
+    r"|[biua]|(?i:em|strong|font|span|code|mark|big|small|center|td|th))(?:\s[a-zA-Z-]{1,20}\s?=\s?[\"'][^<>\n]{0,200})?\s?/?>"
 )
 """Of HTML what models write; "<B>" is a letter in brackets. A block begins a line."""
 _SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
