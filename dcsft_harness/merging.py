@@ -75,6 +75,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     found = find_base(adapter, made, base)
     if (Path(found.name) / manifest.NAME).is_file() and not manifest.is_intact(Path(found.name)):
         raise HarnessError(f"files of the base {found.name} have changed since it was made", "Make it again")
+    from dcsft_harness.models import conventions
     from dcsft_harness.models import merging as engine
     from dcsft_harness.models.placement import check_device
     from dcsft_harness.models.settings import ModelSettings
@@ -85,6 +86,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(engine.files_of(found.name), output)
     real = probes.read(made, processor, generation, config.prompts)
+    space = conventions.taught(adapter, found.name)
     recorded: dict[str, Any] = asdict(config)
     inputs = {"adapter": adapter}
     if Path(found.name).is_dir():
@@ -104,8 +106,8 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         draft.notes.update(
             base=found.name, trained_on=found.trained_on, dtype=str(kind).removeprefix("torch.")
         )
-        if made is not None and "box_space" in made.notes:  # which the merged checkpoint writes, too
-            draft.notes["box_space"] = made.notes["box_space"]
+        if space:  # which the merged checkpoint writes, too
+            draft.notes["box_space"] = space
         draft.notes.update(_by_part(told, parts))
         draft.notes["parity"] = _report(told, real.source) | {"tolerance": engine.tolerance(kind)}
         names = {name: {"part": parts[name], "changed": changed} for name, changed in told.modules.items()}

@@ -12,7 +12,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
-from .conventions import PIXEL, BoxConvention, declare
+from .conventions import PIXEL, BoxConvention, declare, declared
 from .generation import Generation
 from .requests import Item, plan
 from .rounds import Asked, Drawing, Settled
@@ -21,6 +21,14 @@ Answered = tuple[Asked, list[Generation]]
 """What was asked, and a response for each of its sample indices; none where the item is refused."""
 
 _LOG = logging.getLogger(__name__)
+
+
+def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
+    """Refuses grounding tasks now, and not when hours of answers are scored, if nothing tells coordinates."""
+    from dcsft_harness.tasks.listing import grounding
+
+    if grounding() & {request.task_name for request in requests}:
+        declared()
 
 
 class UnavailableError(HarnessError):
@@ -80,6 +88,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
                 naming the task and the document.
         """
         declare(self.box_convention)
+        if self.box_convention.space is None:
+            _refuse_unknown_boxes(requests)
         drawings = [Drawing(item, self._kept_of(item)) for item in plan(requests)]
         waiting = [(drawing, left) for drawing in drawings if (left := self._next(drawing)) is not None]
         done = len(drawings) - len(waiting)

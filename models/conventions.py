@@ -8,6 +8,7 @@ when it is opened, as lmms-eval's cache of responses may leave nothing to genera
 """
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ BoxSpace = Literal["pixel", "resized", "norm1000"]
 VARIABLE = "DCSFT_BOX_SPACE"
 """Says it for families that are not listed here, and for models that declare nothing, as lmms-eval's own:
 "pixel" or "norm1000"."""
+
+TOLD = "box_space.json"
+"""Where a checkpoint of a run tells what it was taught."""
 
 _MEANS = "It is pixel (of the original image) or norm1000 (thousandths of width and height)"
 _NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
@@ -92,20 +96,31 @@ def _given() -> BoxSpace | None:
 
 
 def taught(*folders: str | Path | None) -> BoxSpace | None:
-    """The coordinates that training taught, by the manifest of the first of these that tells them.
+    """The coordinates that training taught, by the first of these that tells them.
 
     Args:
-        folders: an adapter, a base: folders, or names of the hub, which tell nothing; None is none.
+        folders: an adapter, a base: artefacts and checkpoints of runs, by their folders, or names of the
+            hub, which tell nothing; None is none.
     """
     from dcsft_harness import manifest
 
     for folder in folders:
+        told = None
         if folder is not None and (Path(folder) / manifest.NAME).is_file():
             with contextlib.suppress(HarnessError):  # another package's file of that name
                 told = manifest.read(Path(folder)).notes.get("box_space")
-                if told in get_args(BoxSpace):
-                    return cast(BoxSpace, told)
+        elif folder is not None and (Path(folder) / TOLD).is_file():
+            with contextlib.suppress(ValueError, AttributeError):
+                told = json.loads((Path(folder) / TOLD).read_text(encoding="utf-8")).get("box_space")
+        if told in get_args(BoxSpace):
+            return cast(BoxSpace, told)
     return None
+
+
+def tell(folder: Path, space: BoxSpace | None) -> None:
+    """Writes into a run's checkpoint, which has no manifest, the coordinates that were taught, if any."""
+    if space is not None:
+        (folder / TOLD).write_text(json.dumps({"box_space": space}) + "\n", encoding="utf-8")
 
 
 def declare(convention: BoxConvention | None) -> None:

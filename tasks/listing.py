@@ -28,6 +28,11 @@ def listing() -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["task"]))
 
 
+def grounding() -> set[str]:
+    """The tasks that boxes are asked in."""
+    return {row["task"] for row in listing() if row["family"] == "grounding"}
+
+
 @cache
 def groups() -> dict[str, list[str]]:
     """The suite's groups by name, each with its tasks; a group in a group stands for its own."""

@@ -1,6 +1,7 @@
 """Targets that are boxes: kept in original-image pixels, taught in the coordinates that a model writes."""
 
 import dataclasses
+import types
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -182,6 +183,9 @@ def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path,
     assert notes["box_space"] == "pixel"
     merging.merge(tmp_path / "one", tmp_path / "merged", None, merging.MergeConfig(device="cpu"))
     assert conventions.taught(None, tmp_path / "merged", base) == "pixel"
+    kept = SftConfig(max_steps=2, batch_size=1, box_space="pixel", save_steps=1, keep=1)
+    sft.train_sft(base, rows, tmp_path / "kept", kept)
+    assert opened(adapter=str(tmp_path / "kept" / "checkpoint-2")) == "pixel"  # which has no manifest
     with pytest.raises(HarnessError, match="unknown box_space 'pixels'. Did you mean pixel"):
         SftConfig(max_steps=1, box_space="pixels")
 
@@ -191,7 +195,11 @@ def test_a_family_whose_coordinates_nothing_tells_is_refused_boxes_alone(tmp_pat
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
     with pytest.raises(HarnessError, match="nothing says in which coordinates .* writes boxes"):
         sft.train_sft(base, rows, tmp_path / "out", SftConfig(max_steps=1))
-    conventions.declare(DcsftHF(pretrained=str(base), device="cpu").box_convention)
+    model = DcsftHF(pretrained=str(base), device="cpu")
+    asked = types.SimpleNamespace(task_name="dcsft_digits_ground")
+    with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
+        model.generate_until([asked])
+    conventions.declare(model.box_convention)
     with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
         conventions.declared()
     conventions.declare(DcsftHF(pretrained=str(base), device="cpu", box_space="pixel").box_convention)

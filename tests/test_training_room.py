@@ -1,5 +1,6 @@
 """What a run writes is known before weights are read: for adapters, and for bases of the hub."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -64,22 +65,26 @@ def test_a_checkpoint_holds_the_weights_and_two_moments(base, tmp_path):
 
     config = SftConfig(max_steps=2, batch_size=2, save_steps=1, lora_rank=64)
     sft.train_sft(base, conversations(), tmp_path / "out", config, progress=look)
-    one = room.needed(job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), checkpoint.open_config(base))
-    none = room.needed(job(SftConfig(save_steps=None, lora_rank=64)), checkpoint.open_config(base))
+    one = room.needed(
+        job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), checkpoint.open_config(base), 9
+    )
+    none = room.needed(job(SftConfig(save_steps=None, lora_rank=64)), checkpoint.open_config(base), 9)
     assert taken["checkpoint-1"] == pytest.approx(one - none, rel=0.15)
 
 
 def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
     config = checkpoint.open_config(base)
 
-    def needed(**settings):
-        return room.needed(job(SftConfig(**settings)), config)
+    def needed(rows=9600, **settings):
+        return room.needed(job(SftConfig(**settings)), config, rows)
 
     alone = needed(save_steps=None)
     assert needed(max_steps=100, save_steps=100) == 4 * alone
     assert needed(max_steps=101, save_steps=100) == 7 * alone
     assert needed(max_steps=1000, save_steps=100, keep=3) == 13 * alone
     assert needed(max_steps=None, epochs=1, save_steps=100) == 7 * alone
+    assert needed(400, max_steps=None, epochs=1, save_steps=100) == 4 * alone  # 25 steps
+    assert needed(max_steps=100, save_steps=100, extra={"optim": "adamw_bnb_8bit"}) == 2 * alone
     assert needed(max_steps=100, save_steps=100, lora_rank=64) == 8 * alone
 
 
@@ -87,7 +92,7 @@ def test_a_checkpoint_of_all_parameters_is_counted_in_the_bases_type(base):
     config = checkpoint.open_config(base)
     config.dtype = torch.bfloat16
     full = job(SftConfig(full=True, max_steps=100, save_steps=100))
-    assert room.needed(full, config) == room.trained(full, config) * (3 * 4 + 2)
+    assert room.needed(full, config, 9600) == room.trained(full, config) * (3 * 4 + 2)
 
 
 def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
@@ -96,7 +101,13 @@ def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
     for beta, times in ((0.04, 5), (0.0, 4)):
         settings = GrpoConfig(max_steps=100, save_steps=100, beta=beta)
         given = job(settings, adapter=tmp_path / "first", method="grpo")
-        assert room.needed(given, config) == 4 * times * room.trained(given, config)
+        assert room.needed(given, config, 9600) == 4 * times * room.trained(given, config)
+
+
+def test_a_disk_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(total=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    room.check(dataclasses.replace(job(SftConfig(max_steps=1)), output=tmp_path), 10**9)
 
 
 @pytest.mark.parametrize(

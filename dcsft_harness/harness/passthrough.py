@@ -9,7 +9,7 @@ from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.harness.tasks import refuse_unprepared, task_index
 from dcsft_harness.models import conventions
 from dcsft_harness.tasks import path as task_path
-from dcsft_harness.tasks.listing import listing, members
+from dcsft_harness.tasks.listing import grounding, members
 
 
 def command_line(arguments: Sequence[str]) -> int:
@@ -67,8 +67,7 @@ def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
     """
     from lmms_eval.models import MODEL_REGISTRY_V2, get_model
 
-    grounding = {row["task"] for row in listing() if row["family"] == "grounding"}
-    if not grounding & {task for name in names for task in members(name)}:
+    if not grounding() & {task for name in names for task in members(name)}:
         return
     if model in MODEL_REGISTRY_V2.list_model_names() and not hasattr(get_model(model), "box_convention"):
         conventions.declare(None)

@@ -230,7 +230,8 @@ def _damaged(path: Path, error: Exception) -> HarnessError:
 def holds_tables(folder: Path) -> bool:
     """Whether a folder is a download of a hub repository or a `datasets` folder."""
     saved = ("dataset_info.json", "dataset_dict.json", "state.json")
-    return any((folder / name).is_file() for name in saved) or any(folder.rglob("*.parquet"))
+    written = (found for kind in ("*.parquet", "*.arrow") for found in folder.rglob(kind))
+    return any((folder / name).is_file() for name in saved) or any(written)
 
 
 def image_bytes(image: Any) -> Callable[[], bytes]:  # noqa: ANN401 - what an Image column holds

@@ -21,19 +21,20 @@ _STATE = 3
 """A checkpoint has the weights that train and AdamW's two moments of them, all in float32."""
 
 
-def needed(job: Job, base: PreTrainedConfig) -> int:
+def needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
     """Bytes that a run's checkpoints and what it ends with may have on the disk at a time.
 
     Args:
         job: what is to be trained.
         base: the base's configuration. Its number of weights follows from it, so that neither its files
             nor a network are asked; to build its modules without weights takes 0.1 s at 72 billion.
+        rows: items of the training set.
 
     Raises:
         HarnessError: `lora_target` chooses none of the base's layers.
     """
-    state = _STATE + _is_with_reference(job)
-    return trained(job, base) * (state * _FLOAT32 * _checkpoints(job) + _result(job, base))
+    state = (_STATE if _keeps_moments(job) else 1) + _is_with_reference(job)
+    return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
 
 
 def check(job: Job, needed: int) -> None:
@@ -49,8 +50,9 @@ def check(job: Job, needed: int) -> None:
     # A run that is gone on with has some of that on the disk already.
     for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
         needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
-    free = shutil.disk_usage(job.output).free
-    if free >= needed:
+    disk = shutil.disk_usage(job.output)
+    free = disk.free
+    if free >= needed or not disk.total:  # some network file systems tell nothing
         return
     written = job.config.save_steps is not None
     what = "the adapter" if job.kind == "adapter" else "all parameters"
@@ -78,14 +80,21 @@ def trained(job: Job, base: PreTrainedConfig) -> int:
     return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def _checkpoints(job: Job) -> int:
+def _keeps_moments(job: Job) -> bool:
+    """Whether the optimizer is AdamW with two moments in float32; others keep less, or unknown sizes."""
+    return str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch")
+
+
+def _checkpoints(job: Job, rows: int) -> int:
     """The most checkpoints that lie on the disk at a time."""
     config = job.config
     if config.save_steps is None:
         return 0
     # One more than stays, as a new one is whole before the oldest goes.
     most = (config.keep or 1) + 1
-    return most if config.max_steps is None else min(most, math.ceil(config.max_steps / config.save_steps))
+    samples = rows * (config.num_generations if isinstance(config, GrpoConfig) else 1)
+    steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
+    return min(most, math.ceil(steps / config.save_steps))
 
 
 def _is_with_reference(job: Job) -> bool:

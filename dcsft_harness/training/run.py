@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
+from dcsft_harness.models import conventions
 from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
@@ -59,7 +60,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             trainer = make_trainer()
         trainer.bind(account, setup.conversations.item_ids)
         account.costs = Arithmetic(trainer.model)
-        complete = _processor_of(str(job.model))
+        complete = _companions(setup)
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
         _train(trainer, last, run)
         return _finish(job, setup, run, trainer, account)
@@ -85,7 +86,7 @@ def _prepare(job: Job) -> Setup:
         "pixel_limits": limits and limits._asdict(),
         "evaluation_pixel_limits": shown and shown._asdict(),
     }
-    folder, needed = job.output / manifest.UNFINISHED, room.needed(job, config)
+    folder, needed = job.output / manifest.UNFINISHED, room.needed(job, config, len(conversations.turns))
     return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
 
 
@@ -117,11 +118,15 @@ def _network(
     return network, lora.lora_config(config, chosen)
 
 
-def _processor_of(base: str) -> Callable[[Path], None]:
-    """What puts the base's processor into a checkpoint: the pixel limits of training are not its own."""
+def _companions(setup: Setup) -> Callable[[Path], None]:
+    """What puts beside a checkpoint's weights all that they are used with.
+
+    The processor is the base's: the pixel limits of training are not its own.
+    """
 
     def complete(folder: Path) -> None:
-        checkpoint.open_processor(base).save_pretrained(folder)
+        checkpoint.open_processor(str(setup.job.model)).save_pretrained(folder)
+        conventions.tell(folder, setup.notes.get("box_space"))
 
     return complete
 
