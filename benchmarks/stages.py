@@ -30,7 +30,7 @@ ITEMS = 256
 
 def cold_start(folder: Path, data: str) -> str:
     """The checkpoint that the paper labels with: the base after a little training."""
-    stages.cold_start(folder, model="digits", data=data, learning_rate=3e-4)
+    stages.STAGES["train cold-start"](folder, model="digits", data=data, learning_rate=3e-4)
     return str(folder)
 
 
@@ -52,7 +52,7 @@ class Runs:
         """One run."""
         self._number += 1
         folder = self._home / str(self._number)
-        stages.sample(folder, **self._options, **more)
+        stages.STAGES["sample"](folder, **self._options, **more)
         self.notes[name] = manifest.read(folder, "rollouts").notes
         shutil.rmtree(folder)
 

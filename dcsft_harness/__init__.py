@@ -1,10 +1,47 @@
 """Difficulty-curated SFT for vision-language models, as a plugin suite for lmms-eval.
 
-The data flow, one module and one ``dcsft`` verb per arrow::
+The data flow, one stage, one ``dcsft`` verb and one Python function per arrow::
 
     pool -> rollouts -> labels -> curated set -> adapter -> scores -> leaderboard
+
+    import dcsft_harness as dcsft
+
+    rollouts = dcsft.sample("digits", task="dcsft_digits_pool", output="rollouts")
+    labels = dcsft.label(rollouts, output="labels")
+    curated = dcsft.curate(labels, keep=["easy", "medium"], output="curated")
+    adapter = dcsft.train_sft("digits", data=curated, output="adapter", max_steps=100)
+    scores = dcsft.evaluate(adapter, tasks=["dcsft_digits", "dcsft_digits_r"], output="scores")
+    board = dcsft.leaderboard([scores], output="board")
+
+Each function returns its artifact: ``.path``, ``.notes``, ``.table()``.
 
 Method: Lu et al., "Why Does RL Generalize Better Than SFT?", CVPR 2026, arXiv 2602.10815.
 """
 
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable
+    """A stage's function, loaded on first use; it has the name of the stage's file."""
+    if name == "leaderboard":  # also a package, whose module can be called
+        return import_module(f"{__name__}.leaderboard")
+    if name in _functions():
+        return import_module(f"{__name__}.stages.{name}").STAGE.as_function()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The stages' functions beside the module's own names."""
+    return sorted({*globals(), *_functions()})
+
+
+def _functions() -> set[str]:
+    loaded = sys.modules.get(f"{__name__}.stages")
+    folders = [Path(__file__).parent / "stages"] if loaded is None else map(Path, loaded.__path__)
+    names = {path.stem for folder in folders for path in folder.glob("*.py")}
+    return names - {"__init__", "stage"}

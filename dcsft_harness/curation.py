@@ -1,7 +1,6 @@
 """labels -> curated set: the items to train on, in the format that trainers read."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def curate(
     table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)
     left_out |= _left_by_rules(table, config)
     chosen = choose(table, config)
-    settings = {**asdict(config), "keep": list(config.keep), "mix": dict(config.mix)}
+    settings = config.as_dict()
     with manifest.writing("curated set", output, settings, inputs) as draft:
         conversations.write(draft.folder / DATA, rollouts / ITEMS, chosen)
         manifest.refuse_changed(

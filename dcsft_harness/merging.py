@@ -4,42 +4,25 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcsft_harness import manifest, probes
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import Settings, option
 
 REPORT = "parity.json"
 PARTS = ("language", "vision", "aligner")
 _ADAPTER = "adapter_config.json"
 
 
-@dataclass(frozen=True)
-class MergeConfig:
-    """How a merge is compared with the adapter that it replaces.
+class MergeConfig(Settings):
+    """How a merge is compared with the adapter that it replaces."""
 
-    Attributes:
-        prompts: real prompts to compare on, at least 1.
-        max_new_tokens: longest greedy answer to each, in tokens, at least 1.
-        device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.
-    """
-
-    prompts: int = 4
-    max_new_tokens: int = 32
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        """Checks the numbers.
-
-        Raises:
-            HarnessError: names the option and the value.
-        """
-        for name in ("prompts", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise HarnessError(f"--{option} {getattr(self, name)} is out of range", "Give at least 1")
+    prompts: int = option(4, "Real prompts to compare the two models on.", ge=1)
+    max_new_tokens: int = option(32, "Longest greedy answer compared, in tokens.", ge=1)
+    device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
 
 
 class Base(NamedTuple):
@@ -87,7 +70,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     _refuse_small_disk(engine.files_of(found.name), output)
     real = probes.read(made, processor, generation, config.prompts)
     space = conventions.taught(adapter, found.name)
-    recorded: dict[str, Any] = asdict(config)
+    recorded: dict[str, Any] = config.as_dict()
     inputs = {"adapter": adapter}
     if Path(found.name).is_dir():
         inputs["model"] = Path(found.name)

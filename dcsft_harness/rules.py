@@ -3,60 +3,65 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import field_validator, model_validator
 
 from dcsft_harness import records
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import Settings, option, shown
 
 
-@dataclass(frozen=True)
-class CurationConfig:
-    """Which items to keep.
+class CurationConfig(Settings):
+    """Which items to keep."""
 
-    Attributes:
-        keep: the difficulties to keep; empty with `band`, or with `weight`, which keeps all.
-        mix: difficulty -> its share of the curated set, in (0, 1), beside what is kept.
-        size: number of items of the curated set; None keeps all that qualify.
-        seed: decides which items are drawn where not all fit, and their order.
-        band: the lowest and the highest pass rate to keep, both included, in [0, 1]; instead of `keep`.
-        weight: a key of `WEIGHTS`; None gives the set no column weight.
-        suspect: never-solved items with one answer in this share of their samples or more are left out
-            as likely wrong labels; in (0.5, 1]. None suspects none.
-    """
+    keep: tuple[records.Difficulty, ...] = option(
+        (), "Difficulties to keep, comma-separated: easy,medium.", metavar="NAME,..."
+    )
+    band: tuple[float, float] | None = option(
+        None, "Instead of keep: pass rates to keep, both ends included, such as 0.1,0.9.", metavar="LOW,HIGH"
+    )
+    mix: Mapping[records.Difficulty, float] = option(
+        about="Share of another difficulty in the curated set, in (0, 1): hard=0.05.",
+        repeated=True,
+        metavar="NAME=SHARE",
+        default_factory=dict,
+    )
+    size: int | None = option(None, "Items in the curated set; by default all that qualify.", ge=1)
+    weight: Literal["p(1-p)", "posterior"] | None = option(
+        None,
+        "Adds a column weight: p(1-p) of the pass rate, or its mean under the Jeffreys posterior. Alone it"
+        " keeps every item.",
+    )
+    suspect: float | None = option(
+        None,
+        "Leave out items that were never solved and got one answer in this share of their samples or more, as"
+        " likely wrong labels; in (0.5, 1], 0.75 if no share is given. suspects.jsonl lists them.",
+        metavar="[SHARE]",
+        bare=0.75,
+        gt=0.5,
+        le=1,
+    )
+    seed: int = option(0, "Decides which items are taken where not all fit, and their order.", ge=0)
 
-    keep: tuple[records.Difficulty, ...] = ()
-    mix: Mapping[records.Difficulty, float] = field(default_factory=dict)
-    size: int | None = None
-    seed: int = 0
-    band: tuple[float, float] | None = None
-    weight: str | None = None
-    suspect: float | None = None
+    @field_validator("mix", mode="before")
+    @classmethod
+    def _read_mix(cls, given: object) -> object:
+        return parse_mix(given) if isinstance(given, list | tuple) else given
 
-    def __post_init__(self) -> None:
-        """Checks names, shares and size.
+    @field_validator("band", mode="before")
+    @classmethod
+    def _read_band(cls, given: object) -> object:
+        return None if given is None else parse_band(given)
 
-        Raises:
-            HarnessError: names the option and the value.
-        """
-        for name in (*self.keep, *self.mix):
-            if name not in records.DIFFICULTIES:
-                raise unknown_name("difficulty", name, records.DIFFICULTIES)
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if len(set(self.keep)) != len(self.keep):
             raise HarnessError(f"--keep {','.join(self.keep)} names a difficulty twice", "Name each once")
-        self._check_rules()
-        self._check_mix()
-        if self.size is not None and self.size < 1:
-            raise HarnessError(f"--size {self.size} is out of range", "It must be at least 1")
-        if self.seed < 0:
-            raise HarnessError(f"--seed {self.seed} is out of range", "It must be at least 0")
-
-    def _check_rules(self) -> None:
         if self.keep and self.band:
             raise HarnessError("--keep and --band exclude each other", "Give one of them")
         if not self.keep and not self.band and not self.weight:
@@ -69,15 +74,10 @@ class CurationConfig:
                 f"--band {self.band[0]},{self.band[1]} is no range of pass rates",
                 "Give LOW,HIGH with 0 <= LOW <= HIGH <= 1",
             )
-        if self.weight is not None and self.weight not in WEIGHTS:
-            raise unknown_name("--weight", self.weight, WEIGHTS)
-        if self.suspect is not None and (self.suspect is True or not 0.5 < self.suspect <= 1):
-            raise HarnessError(
-                f"--suspect {self.suspect} is out of range",
-                "Give a share above 0.5, so that there is one voice, and at most 1",
-            )
+        return self
 
-    def _check_mix(self) -> None:
+    @model_validator(mode="after")
+    def _check_mix(self) -> Self:
         for name, share in self.mix.items():
             if not 0 < share < 1:
                 raise HarnessError(f"--mix {name}={share} is out of range", "A share lies between 0 and 1")
@@ -91,60 +91,7 @@ class CurationConfig:
                 )
         if sum(self.mix.values()) >= 1:
             raise HarnessError(f"--mix shares add up to {sum(self.mix.values())}", "They must stay below 1")
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "CurationConfig":
-        """Reads the options of the command line and of recipes.
-
-        Args:
-            options: the fields' names; `band` and `mix` as `parse_band` and `parse_mix` take them.
-
-        Raises:
-            HarnessError: an option is unknown, or a value makes no sense.
-        """
-        known = [one.name for one in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise unknown_name("curation option", name, known)
-        given = dict(options)
-        given["keep"] = tuple(given.get("keep") or ())
-        given["mix"] = cls.parse_mix(given.get("mix") or ())
-        if given.get("band") is not None:
-            given["band"] = cls.parse_band(given["band"])
-        return cls(**given)
-
-    @staticmethod
-    def parse_mix(texts: Sequence[str]) -> dict[records.Difficulty, float]:
-        """Reads `name=share` options.
-
-        Raises:
-            HarnessError: not of that form.
-        """
-        mix: dict[records.Difficulty, float] = {}
-        for text in texts:
-            match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", text)
-            if match is None or match[1] not in records.DIFFICULTIES:
-                raise HarnessError(f"--mix {text!r} is not difficulty=share", "Write for example hard=0.05")
-            if match[1] in mix:
-                raise HarnessError(f"--mix names {match[1]} twice", "Name each difficulty once")
-            mix[match[1]] = float(match[2])
-        return mix
-
-    @staticmethod
-    def parse_band(given: str | Sequence[float]) -> tuple[float, float]:
-        """Reads `LOW,HIGH`, or a recipe's list of the two.
-
-        Raises:
-            HarnessError: not two finite numbers.
-        """
-        parts = given.split(",") if isinstance(given, str) else given
-        try:
-            low, high = map(float, parts)
-        except (TypeError, ValueError):
-            low = high = math.nan
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise HarnessError(f"--band {given!r} is not LOW,HIGH", "Write for example 0.1,0.9")
-        return low, high
+        return self
 
     def asked(self) -> str:
         """What an item has to be to be kept, as the end of "no item ..."."""
@@ -152,6 +99,42 @@ class CurationConfig:
         if self.band:
             what = f"solved in a share from {self.band[0]:g} to {self.band[1]:g} of its samples"
         return f"is {what or 'labelled'}{' with a weight above 0' if self.weight else ''}"
+
+
+def parse_mix(texts: Sequence[str]) -> dict[str, float]:
+    """Reads `name=share` options.
+
+    Raises:
+        HarnessError: not of that form.
+    """
+    mix: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", str(text))
+        if match is None or match[1] not in records.DIFFICULTIES:
+            raise HarnessError(
+                f"--mix {shown(text)!r} is not difficulty=share", "Write for example hard=0.05"
+            )
+        if match[1] in mix:
+            raise HarnessError(f"--mix names {match[1]} twice", "Name each difficulty once")
+        mix[match[1]] = float(match[2])
+    return mix
+
+
+def parse_band(given: object) -> tuple[float, float]:
+    """Reads the two ends of a band.
+
+    Raises:
+        HarnessError: not two finite numbers.
+    """
+    parts = given if isinstance(given, list | tuple) else str(given).split(",")
+    try:
+        low, high = map(float, parts)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high)):
+        said = shown(",".join(map(str, parts)))
+        raise HarnessError(f"--band {said} is not LOW,HIGH", "Write for example 0.1,0.9")
+    return low, high
 
 
 def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
@@ -164,9 +147,9 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
     if config.band or config.weight:
         unknown = int((labelled & np.asarray(pc.is_null(labels["pass_rate"]))).sum())
         if unknown:
-            option = "--band" if config.band else "--weight"
+            needing = "--band" if config.band else "--weight"
             raise HarnessError(
-                f"{option} needs every item's pass rate, and {unknown} of {labels.num_rows} have none: their"
+                f"{needing} needs every item's pass rate, and {unknown} of {labels.num_rows} have none: their"
                 " sampling stopped once they were labelled",
                 "Sample the pool again without --stop-when-labelled, or use --keep alone",
             )

@@ -4,15 +4,16 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import Meter
 from dcsft_harness.pool import DRAWN, Pool
+from dcsft_harness.settings import Settings, option
 from dcsft_harness.sources import prepared
 
 ROLLOUTS = "rollouts.parquet"
@@ -30,53 +31,28 @@ INDIFFERENT = (
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How responses are drawn; the defaults are the paper's (section 5, difficulty estimation).
+class SamplingConfig(Settings):
+    """How responses are sampled; the defaults are the paper's (section 5, difficulty estimation)."""
 
-    Attributes:
-        samples: G, responses per item.
-        temperature: softmax temperature, above 0.
-        top_p: nucleus mass kept, in (0, 1].
-        top_k: tokens kept; 0 keeps all.
-        max_new_tokens: the longest response in tokens; None leaves it to the task.
-        seed: together with item and sample index it decides every draw.
-        limit: use only the first items of the pool; None uses all.
-        stop_when_labelled: draw in rounds, and none more for an item with one right and one wrong
-            response: it is medium, whatever comes. Its pass rate is then censored.
-        on_error: what an item does whose image cannot be read, or which the model refuses: "stop" the
-            run, or "skip" it, so that it is recorded as unscored with the reason.
-    """
-
-    samples: int = 8
-    temperature: float = 0.9
-    top_p: float = 1.0
-    top_k: int = 50
-    max_new_tokens: int | None = None
-    seed: int = 0
-    limit: int | None = None
-    stop_when_labelled: bool = False
-    on_error: str = "stop"
-
-    def __post_init__(self) -> None:
-        """Checks every range.
-
-        Raises:
-            HarnessError: names the option and the value.
-        """
-        tokens = self.max_new_tokens
-        checks = (
-            ("--samples", self.samples, self.samples >= 1, "at least 1"),
-            ("--temperature", self.temperature, self.temperature > 0, "above 0"),
-            ("--top-p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
-            ("--top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
-            ("--max-new-tokens", tokens, tokens is None or tokens >= 1, "at least 1"),
-            ("--limit", self.limit, self.limit is None or self.limit >= 1, "at least 1"),
-            ("--on-error", self.on_error, self.on_error in ("stop", "skip"), "stop or skip"),
-        )
-        for option, value, right, wanted in checks:
-            if not right:
-                raise HarnessError(f"{option} {value} is out of range", f"It must be {wanted}")
+    samples: int = option(8, "G, responses per item.", ge=1)
+    temperature: float = option(0.9, "Softmax temperature, above 0.", gt=0)
+    top_p: float = option(1.0, "Nucleus mass kept, in (0, 1].", gt=0, le=1)
+    top_k: int = option(50, "Tokens kept; 0 keeps all.", ge=0)
+    max_new_tokens: int | None = option(
+        None, "The longest response in tokens; by default the task's own limit.", ge=1
+    )
+    seed: int = option(0, "Decides every response, together with item and sample index.")
+    limit: int | None = option(None, "Only the first items of the pool.", ge=1)
+    stop_when_labelled: bool = option(
+        False,
+        "Sample in rounds, and stop for an item with one right and one wrong response: it is medium. Its pass"
+        " rate stays empty.",
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop",
+        "What happens at an item whose image cannot be read, or which the model refuses: skip records it as"
+        " unscored, with the reason.",
+    )
 
     def generation(self) -> dict[str, object]:
         """The settings as lmms-eval's generation arguments."""
@@ -126,7 +102,7 @@ def sample(
             written or of other settings, or a full disk.
     """
     refused: dict[int, str] = {}
-    recorded = {**settings, "task": task.config.task, **asdict(config)}
+    recorded = {**settings, "task": task.config.task, **config.as_dict()}
     with ranks.agreed():
         rollout_store.refuse_taken(output)
         total = len(task.eval_docs)
@@ -207,7 +183,7 @@ def identify(
         "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
         "prompts": json_sha256([item.prompt for item in items])[:16],
         "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
-        **{name: value for name, value in asdict(config).items() if name != "on_error"},
+        **{name: value for name, value in config.as_dict().items() if name != "on_error"},
     }
 
 

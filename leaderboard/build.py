@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import Settings, option
 
 from .board import Board
 from .difficulty import read_labels
@@ -38,48 +41,64 @@ class Built:
     summary: Summary
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a leaderboard is built.
+class Options(Settings):
+    """How a leaderboard is built."""
 
-    Attributes:
-        baseline: the name of the row, or of the group of seeds, that differences are taken to; it then
-            comes first. None for no differences.
-        strict: whether one folder that cannot be used spoils the board.
-        apart: whether rows that cannot be compared get tables of their own.
-        published: whether the paper's figures stand beside the board.
-        pairs: up to how many rows every pair is tested.
-        metrics: task -> the metric of an lmms-eval log that is its score.
-        distributions: task -> "id" or "ood", for logs that do not say.
-        labels: labels folders of the evaluated items.
-        items: whether the Parquet file of all items is written.
-        plots: whether plots are drawn.
-        page: whether the page is made.
-        samples: of how many items a task the page shows pictures.
-        rollouts: folders of rollouts of which the page shows so many items too, with all responses.
-    """
+    baseline: str | None = option(
+        None,
+        "The row, or group of seeds, that differences are taken to; it comes first.",
+        metavar="NAME",
+    )
+    strict: bool = option(False, "Fail if a folder cannot be used; otherwise it is left out.")
+    apart: bool = option(False, "Give rows that cannot be compared tables of their own.")
+    published: bool = option(False, "Quote the paper's figures beside the board.")
+    pairs: int = option(PAIRS, "Test every pair of rows up to this many rows.", ge=0)
+    metrics: Mapping[str, str] = option(
+        about="The metric of an lmms-eval log that is a task's score: TASK=NAME.",
+        metavar="TASK=NAME",
+        repeated=True,
+        default_factory=dict,
+    )
+    distributions: Mapping[str, Literal["id", "ood"]] = option(
+        about="Task -> id or ood, for logs that do not state it.", default_factory=dict, cli=False
+    )
+    labels: tuple[Path, ...] = option(
+        (), "Labels of the evaluated items, for accuracy by difficulty.", repeated=True, reads="artifact"
+    )
+    items: bool = option(True, "Write the Parquet file of all items.")
+    plots: bool = option(True, "Draw plots.")
+    page: bool = option(True, "Make the page, page/index.html.")
+    samples: int = option(
+        0, "Items per task to show with prompt and images on the page; their tasks are opened for it.", ge=0
+    )
+    rollouts: tuple[Path, ...] = option(
+        (),
+        "Rollouts of which the page shows that many items, with all responses.",
+        repeated=True,
+        reads="artifact",
+    )
 
-    baseline: str | None = None
-    strict: bool = True
-    apart: bool = False
-    published: bool = False
-    pairs: int = PAIRS
-    metrics: Mapping[str, str] | None = None
-    distributions: Mapping[str, str] | None = None
-    labels: Sequence[Path] = ()
-    items: bool = True
-    plots: bool = True
-    page: bool = True
-    samples: int = 0
-    rollouts: Sequence[Path] = ()
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _read_metrics(cls, given: object) -> object:
+        if not isinstance(given, list | tuple):
+            return given or {}
+        found = {}
+        for one in given:
+            task, sign, name = str(one).partition("=")
+            if not (task and sign and name):
+                raise HarnessError(f"--metric {one} is not of the form TASK=NAME", "As in --metric vqa=f1")
+            found[task] = name
+        return found
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest says: whatever is not as it is by default, and the baseline."""
         standard = Options(strict=self.strict)
         told = {
             name: value
-            for name, value in vars(self).items()
-            if name not in ("labels", "strict", "rollouts") and value not in ({}, getattr(standard, name))
+            for name in Options.model_fields
+            if name not in ("labels", "strict", "rollouts")
+            and (value := getattr(self, name)) not in ({}, getattr(standard, name))
         }
         return {"baseline": self.baseline, **told}
 
@@ -109,7 +128,7 @@ def build(
             Nothing is written then.
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
-    options = options or Options(baseline)
+    options = options or Options(baseline=baseline, strict=True)
     if options.rollouts and not (options.page and options.samples):
         raise HarnessError("--rollouts needs a page with samples", "Add --samples N")
     labels = read_labels(options.labels)

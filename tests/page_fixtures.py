@@ -120,7 +120,7 @@ def rollouts(folder, samples=4, count=12):
         ]
         lines.append({"task": POOL, "doc_id": at, "responses": [f"<answer>{one}</answer>" for one in said]})
     answers.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    stages.sample(
+    stages.STAGES["sample"](
         folder, model="dcsft_stub", model_args=f"answers={answers}", task=POOL, samples=samples, limit=count
     )
     return folder

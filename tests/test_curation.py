@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_from_disk
 
-from dcsft_harness import curation, dataset_folder, labels, manifest, records, sampling
+from dcsft_harness import curation, dataset_folder, labels, manifest, records, rules, sampling
 from dcsft_harness.curation import CurationConfig
 from dcsft_harness.errors import HarnessError
 
@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 
 
 def curated(source, output, *keep, **more):
-    curation.curate(source, output, CurationConfig(keep, **more))
+    curation.curate(source, output, CurationConfig(keep=keep, **more))
     return load_from_disk(str(output / "data"))
 
 
@@ -191,11 +191,11 @@ class TestRefusals:
     )
     def test_a_mix_that_is_none(self, text, said):
         with pytest.raises(HarnessError, match=said):
-            CurationConfig.parse_mix([text])
+            rules.parse_mix([text])
 
     def test_a_mix_that_names_one_twice(self):
         with pytest.raises(HarnessError, match="--mix names hard twice"):
-            CurationConfig.parse_mix(["hard=0.1", "hard=0.2"])
+            rules.parse_mix(["hard=0.1", "hard=0.2"])
 
     def test_a_full_disk(self, tmp_path):
         # `datasets` raises an error of its own there, with the operating system's as its cause.
@@ -213,7 +213,7 @@ class TestRefusals:
 
 
 def test_shares_are_read_as_they_are_written():
-    assert CurationConfig.parse_mix(["hard=0.05", "easy=.5"]) == {"hard": 0.05, "easy": 0.5}
+    assert rules.parse_mix(["hard=0.05", "easy=.5"]) == {"hard": 0.05, "easy": 0.5}
 
 
 def test_what_was_changed_by_hand_is_refused(tmp_path):

@@ -260,7 +260,7 @@ def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_pat
     def sample(name, batch_size, **more):
         arguments = f"pretrained=digits,device=cpu,dtype=float32,batch_size={batch_size}"
         options = {"model_args": arguments, "task": POOL, "samples": 4, "limit": 10, "seed": 3, **more}
-        return stages.sample(tmp_path / name, **options)
+        return stages.STAGES["sample"](tmp_path / name, **options)
 
     sample("undisturbed", 4)
     run, calls = Flight.run, []

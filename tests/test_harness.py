@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     """A folder with the rollouts and labels of the scripted model."""
     folder = tmp_path_factory.mktemp("place")
     seen = []
-    stages.sample(
+    stages.STAGES["sample"](
         folder / "rollouts",
         lambda done, total: seen.append((done, total)),
         model="dcsft_stub",
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
         limit=LIMIT,
         seed=11,
     )
-    stages.label(folder / "labels", rollouts=folder / "rollouts")
+    stages.STAGES["label"](folder / "labels", rollouts=folder / "rollouts")
     # All G responses of an item are one unit of progress.
     assert seen[-1] == (LIMIT, LIMIT)
     return folder
@@ -208,7 +208,7 @@ class TestSampling:
             (4, 4, "easy"),
             (4, 4, "easy"),
         ]
-        notes = stages.curate(tmp_path / "set", labels=place / "labels", keep=["easy", "medium"])
+        notes = stages.STAGES["curate"](tmp_path / "set", labels=place / "labels", keep=["easy", "medium"])
         assert (notes["items"], notes["hard"]) == (4, 0)
 
     def test_duplicates_in_the_rollouts_are_refused_when_labelling(self, place, tmp_path):
@@ -229,12 +229,12 @@ class TestSampling:
 
     def test_a_script_without_an_answer_leaves_no_folder(self, tmp_path):
         with pytest.raises(HarnessError, match=re.escape(f"no response to task '{POOL}', doc_id 0")):
-            stages.sample(tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2)
+            stages.STAGES["sample"](tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2)
         assert list(tmp_path.iterdir()) == []
 
     def test_an_option_that_is_none_is_refused(self, tmp_path):
-        with pytest.raises(HarnessError, match="unknown sampling option 'sample'. Did you mean samples"):
-            stages.sample(tmp_path / "out", task=POOL, sample=2)
+        with pytest.raises(HarnessError, match="unknown option 'sample'. Did you mean samples"):
+            stages.STAGES["sample"](tmp_path / "out", task=POOL, sample=2)
 
 
 class TestEvaluation:
@@ -249,7 +249,7 @@ class TestEvaluation:
         assert len(set(rows["item_id"].to_pylist())) == 3
 
     def test_tasks_are_scored_item_by_item(self, tmp_path):
-        notes = stages.evaluate(
+        notes = stages.STAGES["evaluate"](
             tmp_path / "out",
             model="dcsft_stub",
             model_args="default=seven",
@@ -271,10 +271,10 @@ class TestEvaluation:
 
     def test_a_failure_leaves_no_folder(self, tmp_path):
         with pytest.raises(HarnessError, match="no response"):
-            stages.evaluate(tmp_path / "out", model="dcsft_stub", tasks=["dcsft_digits"], limit=1)
+            stages.STAGES["evaluate"](tmp_path / "out", model="dcsft_stub", tasks=["dcsft_digits"], limit=1)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("limit", [0, -3])
     def test_a_limit_that_leaves_nothing_is_refused(self, tmp_path, limit):
         with pytest.raises(HarnessError, match=f"--limit {limit} is out of range"):
-            stages.evaluate(tmp_path / "out", tasks=["dcsft_digits"], limit=limit)
+            stages.STAGES["evaluate"](tmp_path / "out", tasks=["dcsft_digits"], limit=limit)

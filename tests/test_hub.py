@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load, load_file
@@ -71,7 +72,8 @@ def test_a_name_that_is_none_is_refused(repo):
 
 
 def test_without_a_token_or_offline_nothing_begins(monkeypatch, tmp_path, capsys, fake):
-    monkeypatch.setitem(stages.STAGES, "merge", lambda *_, **__: pytest.fail("began"))
+    merge = stages.STAGES["merge"]
+    monkeypatch.setitem(stages.STAGES, "merge", replace(merge, run=lambda *_: pytest.fail("began")))
     command = ["merge", "adapter", "--output", str(tmp_path / "out"), "--push-to-hub", "jane/digits"]
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert main(command) == 1

@@ -70,30 +70,30 @@ def names(config: CurationConfig, table: pa.Table | None = None) -> list[str]:
 
 
 def test_a_curated_set_holds_what_is_kept_and_nothing_else():
-    assert sorted(key[0] for key in names(CurationConfig(("easy", "medium")))) == ["e"] * 40 + ["m"] * 30
+    assert sorted(key[0] for key in names(CurationConfig(keep=("easy", "medium")))) == ["e"] * 40 + ["m"] * 30
 
 
 def test_the_mix_is_a_share_of_the_whole_set():
-    chosen = names(CurationConfig(("easy", "medium"), {"hard": 0.05}, size=60))
+    chosen = names(CurationConfig(keep=("easy", "medium"), mix={"hard": 0.05}, size=60))
     assert (len(chosen), sum(key[0] == "h" for key in chosen)) == (60, 3)
-    grown = names(CurationConfig(("medium",), {"hard": 0.25}))
+    grown = names(CurationConfig(keep=("medium",), mix={"hard": 0.25}))
     assert (len(grown), sum(key[0] == "h" for key in grown)) == (40, 10)
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_labels():
     table = many()
-    config = CurationConfig(("easy",), size=10, seed=3)
+    config = CurationConfig(keep=("easy",), size=10, seed=3)
     mixed = table.take(np.random.default_rng(0).permutation(table.num_rows))
     assert names(config, table) == names(config, mixed)
-    assert names(config, table) != names(CurationConfig(("easy",), size=10, seed=4), table)
+    assert names(config, table) != names(CurationConfig(keep=("easy",), size=10, seed=4), table)
 
 
 def test_an_empty_curated_set_and_too_large_a_size_are_refused():
     easy = _labels(count(rollouts({"a": [1.0]}), "source"))
     with pytest.raises(HarnessError, match="no item is hard: the set would be empty"):
-        choose(easy, CurationConfig(("hard",)))
+        choose(easy, CurationConfig(keep=("hard",)))
     with pytest.raises(HarnessError, match="50 easy items are asked for, the labels have 40"):
-        choose(many(), CurationConfig(("easy",), size=50))
+        choose(many(), CurationConfig(keep=("easy",), size=50))
 
 
 @pytest.mark.parametrize(

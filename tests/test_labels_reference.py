@@ -104,14 +104,14 @@ def chosen(config, some=LABELS):
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
-        (CurationConfig(("easy", "medium")), "17 04 12 07 09 22 00 05 10 20 15 02"),
-        (CurationConfig(("easy", "medium"), size=7, seed=3), "02 00 22 20 07 04 12"),
+        (CurationConfig(keep=("easy", "medium")), "17 04 12 07 09 22 00 05 10 20 15 02"),
+        (CurationConfig(keep=("easy", "medium"), size=7, seed=3), "02 00 22 20 07 04 12"),
         (
-            CurationConfig(("medium", "easy"), {"hard": 0.25}, seed=5),
+            CurationConfig(keep=("medium", "easy"), mix={"hard": 0.25}, seed=5),
             "22 10 17 05 12 15 02 00 11 06 14 04 07 09 20 16",
         ),
         (
-            CurationConfig(("medium",), {"hard": 0.2, "easy": 0.3}, size=10, seed=1),
+            CurationConfig(keep=("medium",), mix={"hard": 0.2, "easy": 0.3}, size=10, seed=1),
             "04 07 02 17 20 22 14 11 15 09",
         ),
     ],
@@ -131,7 +131,7 @@ def test_the_set_and_its_order_stay_the_same_from_version_to_version(config, wan
 )
 def test_a_choice_is_that_of_shuffling_the_sorted_ids(kinds, keep, share, size, seed):
     left = next(name for name in records.DIFFICULTIES if name not in keep)
-    config = CurationConfig(tuple(keep), {left: share} if share else {}, size, seed)
+    config = CurationConfig(keep=tuple(keep), mix={left: share} if share else {}, size=size, seed=seed)
     some = [
         records.Label(f"{number * 7 % 31} é", 1, 0, None, None, None, kind, "task")
         for number, kind in enumerate(kinds)
@@ -157,4 +157,4 @@ def test_a_choice_is_that_of_shuffling_the_sorted_ids(kinds, keep, share, size, 
 
 def test_labels_that_hold_an_item_twice_are_refused():
     with pytest.raises(HarnessError, match="the labels hold item 07 twice"):
-        chosen(CurationConfig(("easy",)), [*LABELS, LABELS[1]])
+        chosen(CurationConfig(keep=("easy",)), [*LABELS, LABELS[1]])

@@ -57,7 +57,7 @@ def board(tmp_path_factory):
     """The board of a study with everything on it."""
     folder = tmp_path_factory.mktemp("study")
     results = study(folder)
-    options = Options("cold start", published=True, labels=[labels(folder / "labels")])
+    options = Options(baseline="cold start", published=True, labels=[labels(folder / "labels")])
     return build(results, folder / "board", options=options), folder / "board"
 
 

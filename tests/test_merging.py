@@ -58,7 +58,7 @@ def plain(folder, base, target=LINEAR, scale=0.3, **options):
 
 
 def merge(adapter, output, **options):
-    return stages.merge(output, adapter=adapter, **{"device": "cpu", "prompts": 3, **options})
+    return stages.STAGES["merge"](output, adapter=adapter, **{"device": "cpu", "prompts": 3, **options})
 
 
 def refused(adapter, output, match, **options):
@@ -272,7 +272,7 @@ def test_what_is_no_adapter_is_refused(trained, tmp_path):
     (changed / "adapter_config.json").write_text("[")
     refused(changed, tmp_path / "out", "cannot be read")
     refused(trained("qwen2_5_vl"), tmp_path / "out", "--prompts 0 is out of range", prompts=0)
-    refused(trained("qwen2_5_vl"), tmp_path / "out", "unknown merge option 'promts'", promts=3)
+    refused(trained("qwen2_5_vl"), tmp_path / "out", "unknown option 'promts'", promts=3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -107,7 +107,7 @@ def test_items_of_a_shared_image_are_those_that_sampling_would_know(place):
 @pytest.fixture(scope="module")
 def labelled(place):
     folder, _, _ = place
-    stages.sample(
+    stages.STAGES["sample"](
         folder / "rollouts",
         model="dcsft_stub",
         model_args="default=nowhere",
@@ -128,7 +128,7 @@ def test_rollouts_keep_the_published_files(labelled):
 
 
 def test_curation_leaves_them_out(labelled, capsys):
-    whole = stages.curate(labelled / "all", labels=labelled / "labels", keep=["hard"])
+    whole = stages.STAGES["curate"](labelled / "all", labels=labelled / "labels", keep=["hard"])
     options = ["--keep", "hard", "--exclude", str(labelled / "overlap"), "--output", str(labelled / "clean")]
     assert main(["curate", str(labelled / "labels"), *options]) == 0
     assert "36 items: 0 easy, 0 medium, 36 hard (4 excluded" in capsys.readouterr().err
@@ -145,7 +145,9 @@ def test_another_pools_overlap_excludes_nothing_in_silence(labelled, tmp_path):
     with manifest.writing("overlap", tmp_path / "other", {"pool": "dcsft_imagenet_pool"}) as draft:
         records.write_table(draft.folder / overlap.ITEMS, overlap.Shared, [])
     with pytest.raises(HarnessError, match="is the overlap of dcsft_imagenet_pool, and the labels are of"):
-        stages.curate(tmp_path / "set", labels=labelled / "labels", keep=["hard"], exclude=tmp_path / "other")
+        stages.STAGES["curate"](
+            tmp_path / "set", labels=labelled / "labels", keep=["hard"], exclude=tmp_path / "other"
+        )
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ class TestFiles:
             scores_folder(tmp_path / "a", "a", values),
             scores_folder(tmp_path / "b", "b", values, backwards=True),
         ]
-        build(made, tmp_path / "board", options=Options(plots=False, items=False))
+        build(made, tmp_path / "board", options=Options(plots=False, items=False, strict=True))
         data = tmp_path / "board/page/data"
         assert (data / "b0t0r0.js").read_text().split(",", 1)[1] == (data / "b0t0r1.js").read_text().split(
             ",", 1
@@ -140,7 +140,7 @@ class TestFiles:
 
     def test_no_page_where_none_is_wanted(self, tmp_path):
         made = [scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]})]
-        build(made, tmp_path / "board", options=Options(plots=False, page=False))
+        build(made, tmp_path / "board", options=Options(plots=False, page=False, strict=True))
         assert not (tmp_path / "board" / "page").exists()
 
     def test_rows_kept_apart_have_files_of_their_own(self, tmp_path):
@@ -148,7 +148,7 @@ class TestFiles:
             scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]}),
             scores_folder(tmp_path / "b", "b", {ID: [1.0, 0.0]}, notes={ID: {"prompt_sha256": "q"}}),
         ]
-        build(made, tmp_path / "board", options=Options(plots=False, apart=True))
+        build(made, tmp_path / "board", options=Options(plots=False, apart=True, strict=True))
         data = tmp_path / "board/page/data"
         told = content((data / "board.js").read_text())["boards"]
         assert [board["rows"][0]["name"] for board in told] == ["a", "b"]

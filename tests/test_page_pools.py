@@ -68,4 +68,4 @@ def test_pictures_are_stored_and_paths_are_not(shown):
 
 def test_they_need_a_number_of_items(tmp_path):
     with pytest.raises(HarnessError, match="--samples N"):
-        stages.leaderboard(tmp_path / "board", results=[tmp_path], rollouts=[tmp_path])
+        stages.STAGES["leaderboard build"](tmp_path / "board", results=[tmp_path], rollouts=[tmp_path])

@@ -21,7 +21,7 @@ def served(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("served")
     root = tmp_path / "board"
     made = [scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]})]
-    build(made, root, options=Options(plots=False, items=False))
+    build(made, root, options=Options(plots=False, items=False, strict=True))
     (tmp_path / "secret.js").write_text("secret")
     (root / "secret.js").write_text("secret")
     (root / "page" / "data" / "link.js").symlink_to(tmp_path / "secret.js")

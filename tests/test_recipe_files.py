@@ -151,7 +151,7 @@ def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, sca
         words = plan.command(stage, tmp_path)
         command, rest = dcsft, words[1:]
         while isinstance(command, click.Group):
-            command, rest = command.commands[rest[0]], rest[1:]
+            command, rest = command.get_command(None, rest[0]), rest[1:]
         given = command.make_context(words[0], list(rest), resilient_parsing=False).params
         assert given["output"] == tmp_path / stage.name
         for option, value in stage.options.items():

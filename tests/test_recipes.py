@@ -264,10 +264,10 @@ def test_a_damaged_state_is_named(bench, state):
         ("stages: [one]", "cannot be read"),
         ("stages: [{stage: one}]", r"KeyError\('verb'\)"),
         (TEXT.replace("stage: two", "stage: ../two"), "is no folder name"),
-        (TEXT.replace("seed", "sede"), "stage 'one': unknown curation option 'sede'. Did you mean seed"),
+        (TEXT.replace("seed", "sede"), "stage 'one': unknown option 'sede'. Did you mean seed"),
         (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
         (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is no range"),
-        (TEXT.replace("labels: ", "label: "), "missing a required argument: 'labels'"),
+        (TEXT.replace("labels: ", "label: "), "unknown option 'label'. Did you mean labels"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, text, said):

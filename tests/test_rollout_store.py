@@ -165,7 +165,7 @@ class TestRefusals:
         with pytest.raises(HarnessError, match="an unfinished run.*`dcsft sample`"):
             stages.STAGES[verb](tmp_path / "next", **given)
         with pytest.raises(HarnessError, match="an unfinished run.*`dcsft sample`"):
-            stages.evaluate(output, tasks=["dcsft_digits"])
+            stages.STAGES["evaluate"](output, tasks=["dcsft_digits"])
 
     def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):
         said = (

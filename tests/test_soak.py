@@ -64,7 +64,7 @@ def seconds_of_a_run(context, output, options):
     """How long an undisturbed run takes to its first batch and as a whole, once the server is warm."""
     for name in ("first", "second"):
         started, shard = time.monotonic(), output / name / UNFINISHED / "shard-0.jsonl"
-        running = context.Process(target=stages.sample, args=(output / name,), kwargs=options)
+        running = context.Process(target=stages.STAGES["sample"], args=(output / name,), kwargs=options)
         running.start()
         while running.is_alive() and not (shard.is_file() and shard.stat().st_size):
             time.sleep(0.01)
@@ -85,7 +85,7 @@ def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, 
     landed = {"before the first batch": 0, "while drawing": 0, "after the last batch": 0}
     output, before = tmp_path / "0", set()
     while kills < KILLS and time.monotonic() < until:
-        running = context.Process(target=stages.sample, args=(output,), kwargs=options)
+        running = context.Process(target=stages.STAGES["sample"], args=(output,), kwargs=options)
         running.start()
         # A run that has all its responses is let finish at times; else kills would pile up there.
         if len(before) == len(draws) and moment.random() < 0.5:
@@ -116,5 +116,5 @@ def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, 
     assert kills >= KILLS // 4, "the machine is too slow for this test to say anything"
     assert landed["while drawing"] >= KILLS // 20
     if not (output / manifest.NAME).is_file():
-        stages.sample(output, **options)
+        stages.STAGES["sample"](output, **options)
     assert rows(output) == expected

@@ -75,7 +75,7 @@ def script(tmp_path):
 class TestACluster:
     def test_draws_what_one_process_draws_though_an_actor_is_killed(self, tmp_path, two_slots):
         options = {"task": POOL, "samples": 4, "limit": 41, "seed": 3}
-        stages.sample(tmp_path / "one", model_args=DIGITS + "4", **options)
+        stages.STAGES["sample"](tmp_path / "one", model_args=DIGITS + "4", **options)
         killed, left = [], []
 
         def progress(done, total):
@@ -86,7 +86,7 @@ class TestACluster:
             if done == total:
                 left.extend(actors())
 
-        notes = stages.sample(
+        notes = stages.STAGES["sample"](
             tmp_path / "two", progress, model_args=DIGITS + "1", engine="ray", actors=2, **options
         )
         assert rows(tmp_path / "one") == rows(tmp_path / "two")
@@ -97,8 +97,8 @@ class TestACluster:
 
     def test_stops_and_skips_as_one_process_does(self, tmp_path, two_slots, script):
         options = {**script, "limit": 12, "on_error": "skip", "stop_when_labelled": True}
-        one = stages.sample(tmp_path / "one", **options)
-        two = stages.sample(tmp_path / "two", engine="ray", **options)
+        one = stages.STAGES["sample"](tmp_path / "one", **options)
+        two = stages.STAGES["sample"](tmp_path / "two", engine="ray", **options)
         assert rows(tmp_path / "one") == rows(tmp_path / "two")
         assert one["skipped"] == two["skipped"] == 2
         assert one["saved"] == two["saved"] > 0
@@ -117,7 +117,7 @@ class TestACluster:
 
     def test_that_is_too_small_is_refused(self, tmp_path, two_slots, script):
         with pytest.raises(HarnessError, match="--actors 3 asks for more than the Ray cluster's 2 CPU slots"):
-            stages.sample(tmp_path / "out", engine="ray", actors=3, limit=2, **script)
+            stages.STAGES["sample"](tmp_path / "out", engine="ray", actors=3, limit=2, **script)
         assert not (tmp_path / "out").exists()
 
 
@@ -153,14 +153,14 @@ class TestRefusals:
         ("options", "said"),
         [
             ({"actors": 2}, "--actors 2 goes with --engine ray"),
-            ({"engine": "slurm"}, "unknown engine 'slurm'"),
+            ({"engine": "slurm"}, "unknown --engine value 'slurm'"),
             ({"engine": "ray", "actors": 0}, "--actors 0 is out of range"),
         ],
     )
     @needs_ray
     def test_options_that_do_not_go_together(self, tmp_path, options, said):
         with pytest.raises(HarnessError, match=said):
-            stages.sample(tmp_path / "out", model="dcsft_stub", task=POOL, **options)
+            stages.STAGES["sample"](tmp_path / "out", model="dcsft_stub", task=POOL, **options)
 
     def test_a_launch_of_several_processes(self, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")

@@ -105,7 +105,7 @@ class TestStoppingWhenLabelled:
         assert manifest.read(full / "labels").notes["censored"] == 0
 
     def test_a_curated_set_has_no_censored_pass_rate_either(self, short, tmp_path):
-        stages.curate(tmp_path / "set", labels=short / "labels", keep=["easy", "medium"])
+        stages.STAGES["curate"](tmp_path / "set", labels=short / "labels", keep=["easy", "medium"])
         found = label_table(short / "labels")
         for row in load_from_disk(str(tmp_path / "set" / "data")):
             assert row["pass_rate"] == found[row["item_id"]]["pass_rate"]
@@ -236,7 +236,7 @@ class TestSkipping:
 
     def test_a_run_in_which_everything_is_refused_is_an_error(self, tmp_path):
         with pytest.raises(HarnessError, match="not one of 2 items could be answered: .*doc_id 0"):
-            stages.sample(
+            stages.STAGES["sample"](
                 tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2, on_error="skip"
             )
         assert list(tmp_path.iterdir()) == []
@@ -260,5 +260,5 @@ class TestSkipping:
                 sampling.sample(object(), task, tmp_path / "out", config, {})
 
     def test_another_word_is_refused(self):
-        with pytest.raises(HarnessError, match="--on-error ignore is out of range. It must be stop or skip"):
+        with pytest.raises(HarnessError, match="unknown --on-error value 'ignore'. Known: skip, stop"):
             sampling.SamplingConfig(on_error="ignore")

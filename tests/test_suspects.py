@@ -161,7 +161,7 @@ class TestSuspects:
         assert not (tmp_path / "more").exists()
 
     def test_are_not_looked_for_unless_that_is_asked_for(self, source, tmp_path):
-        curation.curate(source, tmp_path / "out", CurationConfig(("hard",)))
+        curation.curate(source, tmp_path / "out", CurationConfig(keep=("hard",)))
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
 
     def test_need_enough_samples_of_an_item(self, tmp_path):

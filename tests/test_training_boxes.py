@@ -186,7 +186,7 @@ def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path,
     kept = SftConfig(max_steps=2, batch_size=1, box_space="pixel", save_steps=1, keep=1)
     sft.train_sft(base, rows, tmp_path / "kept", kept)
     assert opened(adapter=str(tmp_path / "kept" / "checkpoint-2")) == "pixel"  # which has no manifest
-    with pytest.raises(HarnessError, match="unknown box_space 'pixels'. Did you mean pixel"):
+    with pytest.raises(HarnessError, match="unknown --box-space value 'pixels'. Did you mean pixel"):
         SftConfig(max_steps=1, box_space="pixels")
 
 
@@ -224,7 +224,7 @@ def test_a_curated_set_says_which_answers_are_boxes(tmp_path):
     items[1] = dataclasses.replace(items[1], box=None)
     sampling.write_items(rollouts / sampling.ITEMS, items, [[artefacts.picture(n)] for n in (0, 1)])
     labels.label(rollouts, tmp_path / "labels")
-    curation.curate(tmp_path / "labels", tmp_path / "set", curation.CurationConfig(("easy", "medium")))
+    curation.curate(tmp_path / "labels", tmp_path / "set", curation.CurationConfig(keep=("easy", "medium")))
     found = data.read(tmp_path / "set")
     assert sorted(turns.box is None for turns in found.turns) == [False, True]
     assert {turns.size for turns in found.turns if turns.box} == {(8, 6)}

@@ -23,26 +23,26 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"learning_rate": 0}, "learning_rate=0"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan"),
-        ({"learning_rate": float("inf")}, "learning_rate=inf"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": 2.5}, "batch_size=2.5"),
-        ({"batch_size": True}, "batch_size=True"),
-        ({"batch_size": 16, "micro_batch_size": 5}, "micro_batch_size=5 does not divide batch_size=16"),
-        ({"max_steps": 0}, "max_steps=0"),
-        ({"max_steps": None}, "max_steps=None and epochs=None"),
-        ({"epochs": 2}, "max_steps=600 and epochs=2"),
-        ({"warmup_ratio": 1.0}, "warmup_ratio=1.0"),
-        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
-        ({"adam_beta2": 1}, "adam_beta2=1"),
-        ({"seed": -1}, "seed=-1"),
-        ({"dtype": "bf16"}, "unknown dtype 'bf16'"),
-        ({"min_pixels": 900, "max_pixels": 800}, "min_pixels=900 exceeds max_pixels=800"),
-        ({"lora_rank": 0}, "lora_rank=0"),
-        ({"lora_dropout": 1.0}, "lora_dropout=1.0"),
-        ({"lora_target": "(visual"}, "lora_target='(visual' is not a regular expression"),
-        ({"extra": ["bf16"]}, "extra=['bf16'] is not a mapping"),
+        ({"learning_rate": 0}, "--learning-rate 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"learning_rate": float("inf")}, "--learning-rate inf"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": 2.5}, "--batch-size 2.5"),
+        ({"batch_size": True}, "--batch-size true"),
+        ({"batch_size": 16, "micro_batch_size": 5}, "--micro-batch-size 5 does not divide --batch-size 16"),
+        ({"max_steps": 0}, "--max-steps 0"),
+        ({"max_steps": None}, "--max-steps None and --epochs None"),
+        ({"max_steps": 600, "epochs": 2}, "--max-steps 600 and --epochs 2"),
+        ({"warmup_ratio": 1.0}, "--warmup-ratio 1.0"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1"),
+        ({"adam_beta2": 1}, "--adam-beta2 1"),
+        ({"seed": -1}, "--seed -1"),
+        ({"dtype": "bf16"}, "unknown --dtype value 'bf16'"),
+        ({"min_pixels": 900, "max_pixels": 800}, "--min-pixels 900 exceeds --max-pixels 800"),
+        ({"lora_rank": 0}, "--lora-rank 0 is out of range"),
+        ({"lora_dropout": 1.0}, "--lora-dropout 1.0 is out of range"),
+        ({"lora_target": "(visual"}, "--lora-target (visual is not a regular expression"),
+        ({"extra": ["bf16"]}, "--extra ['bf16']"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(wrong, said):
@@ -59,23 +59,23 @@ def test_options_may_be_text_as_yaml_reads_1e_5():
 def test_giving_epochs_takes_back_the_default_steps_and_the_other_way_round():
     assert SftConfig.from_options({"epochs": 2}).max_steps is None
     assert ColdStartConfig.from_options({"max_steps": 10}).epochs is None
-    with pytest.raises(HarnessError, match="max_steps=10 and epochs=2"):
+    with pytest.raises(HarnessError, match="--max-steps 10 and --epochs 2"):
         SftConfig.from_options({"max_steps": 10, "epochs": 2})
 
 
 @pytest.mark.parametrize("config", [ColdStartConfig, SftConfig])
 def test_an_unknown_option_brings_near_matches(config):
-    with pytest.raises(HarnessError, match="unknown training option 'learning_rat'.*learning_rate"):
+    with pytest.raises(HarnessError, match="unknown option 'learning_rat'.*learning_rate"):
         config.from_options({"learning_rat": 1e-4})
 
 
 def test_lora_options_are_unknown_to_the_cold_start():
-    with pytest.raises(HarnessError, match="unknown training option 'lora_rank'"):
+    with pytest.raises(HarnessError, match="unknown option 'lora_rank'"):
         ColdStartConfig.from_options({"lora_rank": 8})
 
 
 def test_text_that_is_no_number_is_refused():
-    with pytest.raises(HarnessError, match="max_steps='many' is not a whole number"):
+    with pytest.raises(HarnessError, match="--max-steps many is not a whole number"):
         SftConfig.from_options({"max_steps": "many"})
 
 

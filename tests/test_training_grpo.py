@@ -146,14 +146,14 @@ def test_outcomes_of_groups():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"batch_size": 12}, "num_generations=8 does not divide batch_size=12"),
-        ({"num_generations": 1}, "num_generations=1"),
-        ({"beta": -0.1}, "beta=-0.1"),
-        ({"temperature": 0}, "temperature=0"),
-        ({"top_p": 1.5}, "top_p=1.5"),
-        ({"top_k": -1}, "top_k=-1"),
-        ({"max_completion_length": 0}, "max_completion_length=0"),
-        ({"full": "yes"}, "full='yes'"),
+        ({"batch_size": 12}, "--num-generations 8 does not divide --batch-size 12"),
+        ({"num_generations": 1}, "--num-generations 1 is out of range"),
+        ({"beta": -0.1}, "--beta -0.1 is out of range"),
+        ({"temperature": 0}, "--temperature 0 is out of range"),
+        ({"top_p": 1.5}, "--top-p 1.5 is out of range"),
+        ({"top_k": -1}, "--top-k -1 is out of range"),
+        ({"max_completion_length": 0}, "--max-completion-length 0 is out of range"),
+        ({"full": "maybe"}, "--full maybe is not true or false"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(wrong, said):
@@ -247,5 +247,5 @@ def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path
     monkeypatch.setattr(grpo, "perform", lambda job, make: asked.append(job.recorded()[0]) or {})
     for scorer in ("math", "exact_word"):
         given = {"model": "digits", "data": str(tmp_path / "mine.jsonl"), "scorer": scorer}
-        stages.grpo(tmp_path / "out", **given)
+        stages.STAGES["train grpo"](tmp_path / "out", **given)
     assert [settings["scorer"] for settings in asked] == ["math", "exact_word"]

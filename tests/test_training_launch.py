@@ -23,9 +23,8 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 
 from dcsft_harness import manifest, ranks, stages
-from dcsft_harness.cli import main
+from dcsft_harness.cli import dcsft, main
 from dcsft_harness.cli.running import run_stage
-from dcsft_harness.cli.train import train as train_group
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.training import launching, run, sft
@@ -307,22 +306,22 @@ class TestWhatIsRefused:
         ("processes", "plan", "message"),
         [
             (None, "ddp", "--launch ddp says nothing without --num-processes"),
-            (0, None, "--num-processes 0 is out of range"),
-            ("two", None, "--num-processes two is out of range"),
-            (True, None, "--num-processes True is out of range"),
             (1, "zero3", "--launch zero3 divides the work of several processes"),
         ],
     )
     def test_a_launch_that_says_nothing(self, processes, plan, message):
         refused(message, Launch.read, processes, plan)
 
+    @pytest.mark.parametrize("given", [0, "two", True])
+    def test_a_number_of_processes_that_is_none(self, given, tmp_path):
+        named = {"model": "m", "data": "d", "num_processes": given}
+        refused("--num-processes", stages.STAGES["train sft"], tmp_path / "out", **named)
+
     def test_nothing_where_none_is_asked_for(self):
         assert (
-            Launch.read(None, None) is None
-            and Launch.read(1, None) is None
-            and Launch.read("1", "ddp") is None
+            Launch.read(None, None) is None and Launch.read(1, None) is None and Launch.read(1, "ddp") is None
         )
-        assert Launch.read("8", "zero2") == Launch(8, "zero2")
+        assert Launch.read(8, "zero2") == Launch(8, "zero2")
 
     def test_an_unknown_plan_and_a_file_that_is_none(self, tmp_path):
         refused("^unknown launch 'zero4'. Did you mean zero", Launch(2, "zero4").check, CONFIG)
@@ -365,7 +364,7 @@ class TestWhatIsRefused:
     )
     def test_a_batch_that_the_processes_cannot_share(self, options, processes):
         config = GrpoConfig(**options)
-        refused(f"batch_size=16 cannot be shared by {processes} processes", Launch(processes).check, config)
+        refused(f"--batch-size 16 cannot be shared by {processes} processes", Launch(processes).check, config)
 
     def test_an_order_that_the_processes_do_not_have_in_common(self, base, monkeypatch):  # noqa: F811
         config = SftConfig(max_steps=1, extra={"train_sampling_strategy": "group_by_length"})
@@ -377,8 +376,14 @@ class TestWhatIsRefused:
     def test_before_any_process_is_started(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda given: pytest.fail("it was started"))
         options = {"model": "digits", "data": "dcsft_digits_cold", "num_processes": 3}
-        refused("cannot be shared by 3 processes", stages.sft, tmp_path / "out", **options)
-        refused("unknown training option 'batch'", stages.sft, tmp_path / "out", **options, batch=3)
+        refused("cannot be shared by 3 processes", stages.STAGES["train sft"], tmp_path / "out", **options)
+        refused(
+            "unknown option 'batch'",
+            stages.STAGES["train sft"],
+            tmp_path / "out",
+            **options,
+            batch=3,
+        )
         assert (
             main(["train", "sft", "--model=m", "--data=d", f"--output={tmp_path / 'out'}", "--launch=ddp"])
             == 1
@@ -402,8 +407,8 @@ class TestWhatIsStarted:
         run()
         words = seen[0][seen[0].index("dcsft_harness.cli") + 1 :]
         read = {}
-        monkeypatch.setattr("dcsft_harness.cli.train.run_stage", lambda *given: read.update(given[2]))
-        assert CliRunner().invoke(train_group, words[1:], catch_exceptions=False).exit_code == 0
+        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]))
+        assert CliRunner().invoke(dcsft, words, catch_exceptions=False).exit_code == 0
         return seen[0], read
 
     def test_is_the_command_with_all_of_a_recipes_options(self, monkeypatch, tmp_path):
@@ -412,7 +417,8 @@ class TestWhatIsStarted:
         given = {**options, "extra": extra, "save_steps": None, "num_processes": 4, "launch": "ddp"}
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
         words, read = self.started(
-            monkeypatch, lambda: stages.grpo(tmp_path / "out", None, **given, scorer=None, resume=True)
+            monkeypatch,
+            lambda: stages.STAGES["train grpo"](tmp_path / "out", None, **given, scorer=None, resume=True),
         )
         assert words[0].endswith("launch/ddp.yaml") and words[1] == "--num_processes=4"
         assert "--main_process_port=0" in words
@@ -440,20 +446,22 @@ class TestWhatIsStarted:
     def test_is_nothing_without_a_number_of_processes(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda given: pytest.fail("it was started"))
         with pytest.raises(HarnessError, match="unknown curated set or task 'nothing'"):
-            stages.sft(tmp_path / "out", None, model="digits", data="nothing", num_processes=1)
+            stages.STAGES["train sft"](
+                tmp_path / "out", None, model="digits", data="nothing", num_processes=1
+            )
 
     def test_a_file_of_options_may_ask_for_it(self, monkeypatch, tmp_path):
         (tmp_path / "own.yaml").write_text("num_processes: 2\nlaunch: zero2\nmax_steps: 3\n")
         read = {}
-        monkeypatch.setattr("dcsft_harness.cli.train.run_stage", lambda *given: read.update(given[2]))
-        words = ["sft", "--model=m", "--data=d", "--output=o", f"--config={tmp_path / 'own.yaml'}"]
-        assert CliRunner().invoke(train_group, words, catch_exceptions=False).exit_code == 0
-        assert (read["num_processes"], read["launch"], read["extra"]) == (2, "zero2", {})
+        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]))
+        words = ["train", "sft", "--model=m", "--data=d", "--output=o", f"--config={tmp_path / 'own.yaml'}"]
+        assert CliRunner().invoke(dcsft, words, catch_exceptions=False).exit_code == 0
+        assert (read["num_processes"], read["launch"], read.get("extra")) == (2, "zero2", None)
 
 
 def test_a_value_that_is_no_yaml_is_refused(capsys):
     assert main(["train", "sft", "--model=m", "--data=d", "--output=o", "--set", "optim_args=[1"]) == 1
-    assert "dcsft: --set 'optim_args=[1': its value is not YAML. Write" in capsys.readouterr().err
+    assert "dcsft: --set 'optim_args=[1': its value is not valid YAML. Write" in capsys.readouterr().err
 
 
 class TestHowALaunchEnded:
@@ -477,7 +485,7 @@ class TestHowALaunchEnded:
         def lose(*given, **named):
             raise ranks.Lost("another process of this launch ended before its work was done")
 
-        monkeypatch.setattr("dcsft_harness.cli.train.run_stage", lose)
+        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lose)
         words = ["train", "sft", "--model=m", "--data=d", "--output=o"]
         assert main(words) == 1
         assert "another process of this launch ended" in capsys.readouterr().err

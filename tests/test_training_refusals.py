@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import manifest
-from dcsft_harness.cli.running import SAID
 from dcsft_harness.digits import blank
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint, lora, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from dcsft_harness.training.stage import summary
 
 TEXT = Value("string")
 FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
@@ -270,9 +270,9 @@ def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
 def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
     config = SftConfig(max_steps=1, max_pixels=56 * 56)
     notes = sft.train_sft(base, conversations(1), tmp_path / "out", config)
-    assert SAID["train sft"](notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
+    assert summary(notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
     notes = notes | {"pixel_limits": notes["evaluation_pixel_limits"]}
-    assert SAID["train sft"](notes).endswith("layers")
+    assert summary(notes).endswith("layers")
 
 
 def test_an_adapter_that_is_gone_on_with_keeps_its_shape_and_says_it(base, tmp_path):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 import torch
@@ -49,7 +48,7 @@ def same_weights(one, other):
 @pytest.mark.parametrize(("train", "config"), [(sft.train_sft, CONFIG), (sft.train_cold_start, FULL)])
 @pytest.mark.parametrize("micro", [None, 2])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, train, config, micro):  # noqa: F811
-    rows, config = conversations(10), replace(config, micro_batch_size=micro)
+    rows, config = conversations(10), config.changed(micro_batch_size=micro)
     train(base, rows, tmp_path / "whole", config)
     for at in (5, 6):  # once in the middle, once more right behind a checkpoint
         with pytest.raises(Stop):
@@ -78,16 +77,16 @@ def test_an_unfinished_run_is_refused_without_resume_and_with_other_settings(bas
     with pytest.raises(HarnessError, match="an unfinished run that came to step 2.*--resume"):
         sft.train_sft(base, rows, output, CONFIG)
     with pytest.raises(HarnessError, match="other settings: learning_rate: 0.001 -> 0.1"):
-        sft.train_sft(base, rows, output, replace(CONFIG, learning_rate=0.1), resume=True)
+        sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1), resume=True)
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG, resume=True)
-    assert sft.train_sft(base, rows, output, replace(CONFIG, save_steps=3), resume=True)["steps"] == 7
+    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3), resume=True)["steps"] == 7
 
 
 def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811
     rows, output = conversations(6), tmp_path / "out"
     with pytest.raises(Stop):
-        sft.train_sft(base, rows, output, replace(CONFIG, keep=2), progress=stopping(5))
+        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
     (output / "unfinished" / "checkpoint-4" / run_folder.COMPLETE).unlink()
     seen = []
     sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]), resume=True)
@@ -104,7 +103,7 @@ def test_without_a_checkpoint_nothing_stays_and_resume_begins_anew(base, tmp_pat
 
 def test_kept_checkpoints_are_adapters_without_the_optimizers_state(base, tmp_path):  # noqa: F811
     output = tmp_path / "out"
-    sft.train_sft(base, conversations(6), output, replace(CONFIG, keep=2))
+    sft.train_sft(base, conversations(6), output, CONFIG.changed(keep=2))
     kept = run_folder.checkpoints(output)
     assert [run_folder.step_of(path) for path in kept] == [6, 7]
     for path in kept:

@@ -124,6 +124,31 @@ def open_subject(given: str, base: str | None) -> Subject:
     return Subject(merging.find_base(folder, made, named).name, folder, origin)
 
 
+def as_engine(model: str, arguments: str) -> tuple[str, str]:
+    """The lmms-eval model and its arguments where `--model` may name a checkpoint or adapter instead.
+
+    Args:
+        model: an lmms-eval model; or a folder, "digits" or a hub's OWNER/NAME, which dcsft_hf loads.
+        arguments: further model arguments.
+
+    Raises:
+        HarnessError: see `open_subject`; or the arguments name a checkpoint too.
+    """
+    folder = Path(model)
+    if (
+        model != DIGITS
+        and "/" not in model
+        and not (folder / ADAPTER).is_file()
+        and not (folder / MODEL).is_file()
+    ):
+        return model, arguments
+    if any(part.partition("=")[0] in ("pretrained", "adapter") for part in arguments.split(",")):
+        raise HarnessError(
+            f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
+        )
+    return "dcsft_hf", open_subject(model, None).arguments(arguments)
+
+
 def _refuse_base(given: str, base: str | None) -> None:
     if base is not None:
         raise HarnessError(f"--base {base}: CKPT {given} is a whole checkpoint", "--base goes with adapters")

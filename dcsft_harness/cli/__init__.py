@@ -5,15 +5,83 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from dcsft_harness import __version__, ranks
-from dcsft_harness.cli import adapters, data, results, score, sources, tools, train
+from dcsft_harness.cli import hub, score, sources, tools
 from dcsft_harness.errors import HarnessError, refusal
+from dcsft_harness.stages import STAGES
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Flow(click.Group):
+    """Commands of stages, made when they are asked for, beside others, in the order of the data flow."""
+
+    def __init__(self, first: str = "", **given: Any) -> None:  # noqa: ANN401 - click's own
+        """A group; `first` is the first word of the verbs in it, empty for the program itself."""
+        super().__init__(**given)
+        self._first = first
+
+    def _verbs(self) -> dict[str, str]:
+        """Command name -> verb of the stages that stand in this group themselves."""
+        start = f"{self._first} " if self._first else ""
+        return {
+            verb.removeprefix(start): verb
+            for verb in STAGES
+            if verb.startswith(start) and " " not in verb.removeprefix(start)
+        }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, the data flow's first."""
+        names = {**dict.fromkeys(self._verbs()), **dict.fromkeys(self.commands)}
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        if cmd_name in self._verbs():
+            from dcsft_harness.cli.running import command_of
+
+            return command_of(self._verbs()[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing the stages' files."""
+        verbs = self._verbs()
+        rows = [
+            (
+                name,
+                STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(100),
+            )
+            for name in self.list_commands(ctx)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+ORDER = (
+    "quickstart",
+    "run",
+    "sample",
+    "label",
+    "curate",
+    "train",
+    "merge",
+    "evaluate",
+    "leaderboard",
+    "compare-cost",
+    "score",
+    "results",
+    "card",
+    "push",
+    "data",
+    "tasks",
+    "digits",
+    "lmms-eval",
+)
+
+
+@click.group(cls=Flow, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dcsft")
 def dcsft() -> None:
     """Difficulty-curated SFT for vision-language models.
@@ -26,18 +94,18 @@ def dcsft() -> None:
     """  # noqa: D301 - click reads the \b
 
 
-for group in (
-    tools.early,
-    sources.commands,
-    data.commands,
-    train.commands,
-    adapters.commands,
-    results.commands,
-    score.commands,
-    tools.late,
-):
-    for command in group:
-        dcsft.add_command(command)
+GROUPS: dict[str, tuple[str, tuple[click.Command, ...]]] = {
+    "train": ("Train with TRL and PEFT: curated set -> adapter.", ()),
+    "leaderboard": ("Compare checkpoints: scores -> leaderboard.", (tools.serve,)),
+    "data": ("The paper's benchmarks: prepare what was published.", (sources.prepare,)),
+    "digits": ("The embedded digits suite's base checkpoint.", (tools.digits_path,)),
+}
+"""First word of two-word verbs -> help, and the commands in it that are no stages."""
+
+for name, (about, others) in GROUPS.items():
+    dcsft.add_command(Flow(name, name=name, help=about, commands={str(one.name): one for one in others}))
+for command in (*tools.early, *hub.commands, *score.commands, *tools.late):
+    dcsft.add_command(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Runs one stage from the command line: its bar, and the line that it closes with."""
+"""Commands made from stages: their options, their progress bar and their closing line."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,151 +8,196 @@ import click
 
 from dcsft_harness import ranks
 from dcsft_harness.cli import bar
+from dcsft_harness.cli.hub import pushing
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import extra, flag, get_choices, is_sequence, members, shown
+from dcsft_harness.stages import STAGES, Stage
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a stage of `stages.STAGES` and reports it.
+    """Runs a stage and reports it.
 
     Returns:
-        The artefact's notes.
+        The artifact's notes.
     """
-    from dcsft_harness.stages import STAGES
-
+    stage = STAGES[verb]
     clock = bar.Clock()
-    # The first process of a launch shows the bar, and this one, which waits for it, says how it ended.
+    # The first process of a launch shows the bar; this one waits for it and reports its end.
     launches = options.get("num_processes") not in (None, 1, "1")
     with bar.stage(verb, shown=not launches) as report:
-        notes = STAGES[verb](output, report, **options)
+        notes = stage(output, report, **options)
     if ranks.rank() == 0 and not ranks.watched():
-        bar.closing(verb, SAID[verb](notes), clock, output)
+        bar.closing(verb, stage.summary(notes), clock, output)
     return notes
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _tasks(notes: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {_percent(task['accuracy'])} (n {task['n']})" for name, task in notes["tasks"].items()
+def command_of(verb: str) -> click.Command:
+    """The command of a stage, under the last word of its verb."""
+    stage = STAGES[verb]
+    params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
+    if stage.verb != "compare-cost":
+        params.append(click.Option(["--output"], type=FOLDER, required=True, help="The folder to write."))
+    else:
+        params.append(
+            click.Option(["--output"], type=FOLDER, help="Also write it there, as Markdown, CSV and JSON.")
+        )
+    parts = [STAGES.about(verb), stage.about]
+    if stage.example:
+        parts.append("\b\n" + stage.example)
+    return click.Command(
+        verb.split()[-1],
+        params=params,
+        callback=_callback(stage),
+        help="\n\n".join(filter(None, parts)),
+        short_help=STAGES.about(verb),
     )
 
 
-def _mix(notes: Mapping[str, Any]) -> str:
-    return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
+def _arguments(stage: Stage) -> list[click.Parameter]:
+    found: list[click.Parameter] = []
+    for name, field in stage.options.model_fields.items():
+        if extra(field, "positional"):
+            many = -1 if is_sequence(field.annotation) else 1
+            shown = name.upper() + ("..." if many < 0 else "")
+            found.append(click.Argument([name], nargs=many, required=True, metavar=shown, type=str))
+    return found
 
 
-def _sampled(notes: Mapping[str, Any]) -> str:
-    parts = [f"{notes['items']} items", f"{notes['responses']} responses"]
-    if notes["accuracy"] is not None:
-        parts.append(f"{_percent(notes['accuracy'])} right")
-    said = {
-        "saved": "saved, their items' labels being settled",
-        "skipped": "items skipped",
-        "resumed": "kept from before",
-        "damaged": "damaged and drawn again",
-    }
-    parts += [f"{notes[name]} {words}" for name, words in said.items() if notes[name]]
-    return ", ".join(parts)
+def _options(stage: Stage) -> list[click.Parameter]:
+    """Options by field, those that must be given first."""
+    required: list[click.Parameter] = []
+    others: list[click.Parameter] = []
+    for name, field in stage.options.model_fields.items():
+        if extra(field, "positional") or not extra(field, "cli"):
+            continue
+        kinds, text = members(field.annotation), field.description or ""
+        names = [flag(name), name]
+        if name == "metrics":
+            names.insert(0, "--metric")
+        if bool in kinds:
+            if field.default:
+                names[0] = f"{flag(name)}/--no-{name}"
+            others.append(click.Option(names, is_flag=True, default=None, help=text))
+            continue
+        default = field.default
+        if not field.is_required() and default not in (None, (), "") and field.default_factory is None:
+            text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
+        settings: dict[str, Any] = {
+            "metavar": extra(field, "metavar") or _metavar(field.annotation),
+            "help": text,
+        }
+        if extra(field, "repeated"):
+            settings["multiple"] = True
+        if extra(field, "bare") is not None:
+            settings |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
+        choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
+        kind = click.Choice(choices) if choices else str
+        one = click.Option(names, required=field.is_required(), type=kind, default=None, **settings)
+        (required if field.is_required() else others).append(one)
+    return [*required, *others]
 
 
-def _labelled(notes: Mapping[str, Any]) -> str:
-    parts = [f"{notes[name]} {words}" for name, words in COUNTED.items() if notes.get(name)]
-    return ", ".join([_mix(notes), *parts])
+def _metavar(kind: Any) -> str:  # noqa: ANN401 - a type expression
+    choices = get_choices(kind)
+    if choices:
+        return "|".join(choices)
+    names = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+    found = [names[one] for one in members(kind) if one in names]
+    if found:
+        return found[0]
+    return "NAME,..." if is_sequence(kind) else "TEXT"
 
 
-def _curated(notes: Mapping[str, Any]) -> str:
-    parts = [f"{notes[name]} {words}" for name, words in LEFT_OUT.items() if notes.get(name)]
-    return _mix(notes) + (f" ({', '.join(parts)})" if parts else "")
+def _further(stage: Stage) -> list[click.Parameter]:
+    """The options that are not the stage's own."""
+    found: list[click.Parameter] = []
+    if stage.passes:
+        found += [
+            click.Option(
+                ["--set", "passed"],
+                multiple=True,
+                metavar="NAME=VALUE",
+                help=f"An argument of {stage.passes}, by TRL's name.",
+            ),
+            click.Option(
+                ["--config"],
+                type=FILE,
+                help="A YAML file of these options, as in a recipe, and of TRL's arguments by TRL's names.",
+            ),
+        ]
+    if stage.pushes:
+        found += [
+            click.Option(["--push-to-hub"], metavar="REPO", help="Upload the result to this repository."),
+            click.Option(["--private"], is_flag=True, help="Make a new repository private."),
+        ]
+    if stage.prepared:
+        from dcsft_harness.cli.sources import ROOT
+
+        found.append(click.Option(["--data-root"], **ROOT))
+    return found
 
 
-def _trained(notes: Mapping[str, Any]) -> str:
-    drawn = notes["ledger"]["generated"]
-    parts = [
-        f"{notes['steps']} steps",
-        f"{drawn} completions" if drawn else f"loss {notes['final_loss']:.3f}",
-    ]
-    weights = f"{notes['trainable_parameters']:,} parameters trained"
-    if "adapted" in notes:
-        layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
-        weights += f" on {layers} layers"
-    return ", ".join([*parts, weights, *_other_pixels(notes)])
+def _callback(stage: Stage) -> Callable[..., None]:
+    def call(
+        output: Path | None,
+        passed: tuple[str, ...] = (),
+        config: Path | None = None,
+        push_to_hub: str | None = None,
+        private: bool = False,
+        **options: Any,  # noqa: ANN401 - click hands over what the options say
+    ) -> None:
+        given = {name: value for name, value in options.items() if value is not None and value != ()}
+        if stage.passes:
+            given = _with_passed(stage, given, config, passed)
+        with pushing(output, push_to_hub, private):
+            if output is None:
+                notes = stage.run(stage.options.from_options(given), None, None)  # type: ignore[arg-type]
+            else:
+                notes = run_stage(stage.verb, output, given)
+        if stage.show is not None:
+            click.echo(stage.show(notes))
+        for remark in stage.remarks(notes):
+            click.echo(f"dcsft: {remark}", err=True)
+
+    return call
 
 
-def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
-    """What training showed otherwise than evaluation will, if anything."""
-    trained, shown = notes.get("pixel_limits"), notes.get("evaluation_pixel_limits")
-    if not trained or not shown or trained == shown:
-        return []
-    ranges = [f"{limits['low']} to {limits['high']}" for limits in (trained, shown)]
-    return [f"images of {ranges[0]} pixels (in evaluation {ranges[1]})"]
+def _with_passed(
+    stage: Stage, options: dict[str, Any], config: Path | None, passed: tuple[str, ...]
+) -> dict[str, Any]:
+    """The options that were set, over those of a file; and what is passed on to TRL."""
+    import yaml
 
-
-def _overlap(notes: Mapping[str, Any]) -> str:
-    shared = f"{notes['shared_items']} of {notes['items']} items of {notes['pool']} share an image"
-    tasks = (f"{name} {found['exact']} exact, {found['near']} near" for name, found in notes["tasks"].items())
-    return f"{shared}; pairs: {'; '.join(tasks)}"
-
-
-def _merged(notes: Mapping[str, Any]) -> str:
-    """What was merged by part, and how near the merged model comes to what it replaces."""
-    parts = ", ".join(
-        f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
-    )
-    found = notes["parity"]
-    said = [
-        f"{notes['dtype']}, changed modules: {parts}",
-        f"on {found['prompts']} prompts of {found['source']} logits differ by at most "
-        f"{found['in_deviations']:.1g} standard deviations (the adapter's effect: {found['effect']:.2g})",
-        f"same arg-max {_percent(found['same_argmax'])}",
-        f"same answers {found['same_answers']}/{found['prompts']}",
-    ]
-    if found["rounded_away"]:
-        said.append(f"{len(found['rounded_away'])} modules' updates are too small for {notes['dtype']}")
-    if notes["trained_on"] is False:
-        said.append("another base than the adapter was trained on")
-    return "; ".join(said)
-
-
-def _pretrained(notes: Mapping[str, Any]) -> str:
-    losses = (f"{name} loss {value:.3f}" for name, value in notes["losses"].items())
-    return ", ".join([f"{notes['parameters']} parameters", *losses])
-
-
-LEFT_OUT = {
-    "unlabelled": "of the pool unlabelled",
-    "excluded": "excluded for an image that is evaluated",
-    "dropped": "dropped in review",
-    "suspects": "suspected of a wrong label: see suspects.jsonl",
-    "unshown": "of these not in suspects.md",
-    "unjudged": "never solved with too few answers to suspect",
-    "outside": "outside the band",
-    "weightless": "left out for their weight of 0",
-}
-"""Note -> what a curated set's closing line says of it where there are any."""
-
-COUNTED = {"unlabelled": "unlabelled", "censored": "settled early, without a pass rate"}
-"""Note -> what the closing line calls it where there are any."""
-
-SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "digits pretrain": _pretrained,
-    "sample": _sampled,
-    "label": _labelled,
-    "data overlap": _overlap,
-    "curate": _curated,
-    "train cold-start": _trained,
-    "train sft": _trained,
-    "train grpo": _trained,
-    "merge": _merged,
-    "evaluate": _tasks,
-    "leaderboard build": lambda notes: ", ".join(
-        [f"{notes['rows']} rows", *([f"{len(notes['left_out'])} left out"] if notes["left_out"] else [])]
-    ),
-    "compare-cost": lambda notes: f"{notes['rows']} runs",
-}
-"""Verb -> what its closing line says of the notes."""
-
-
-def show_table(notes: Mapping[str, Any]) -> None:
-    """Prints a table on stdout."""
-    click.echo(notes["table"])
+    ours: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    if config is not None:
+        try:
+            read = yaml.safe_load(config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise HarnessError(
+                f"--config {config} is not valid YAML: {' '.join(str(error).split())}", "Fix the syntax"
+            ) from error
+        if not isinstance(read, dict):
+            raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one per line")
+        for name, value in read.items():
+            (ours if name in stage.options.model_fields else others)[str(name)] = value
+    for text in passed:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise HarnessError(
+                f"--set {shown(text)!r} is not name=value", "Write for example --set neftune_noise_alpha=5"
+            )
+        try:
+            others[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise HarnessError(
+                f"--set {shown(text)!r}: its value is not valid YAML",
+                "Write a number, a word, true, false, or quote it",
+            ) from error
+    given = {**ours, **options}
+    if others or ours.get("extra"):
+        given["extra"] = {**(ours.get("extra") or {}), **others}
+    return given

@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from dcsft_harness.cli.running import run_stage
-
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -18,25 +16,20 @@ def _use_root(context: click.Context, parameter: click.Parameter, value: Path | 
         prepared.use(value)
 
 
-_ROOT: dict[str, Any] = {
+ROOT: dict[str, Any] = {
     "type": FOLDER,
     "expose_value": False,
     "callback": _use_root,
     "help": "Where prepared data is; default $DCSFT_DATA, else data/ in the cache folder.",
 }
-data_root = click.option("--data-root", **_ROOT)
+data_root = click.option("--data-root", **ROOT)
 """The option of every command that reads prepared data."""
 
 
-@click.group()
-def data() -> None:
-    """The paper's benchmarks: prepare what was published."""
-
-
-@data.command()
+@click.command()
 @click.argument("task")
 @click.option("--source", type=FOLDER, help="The published files; default: load from the hub.")
-@click.option("--data-root", "--output", **_ROOT)
+@click.option("--data-root", "--output", **ROOT)
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
@@ -69,24 +62,6 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
     bar.closing("data prepare", _said(notes), clock, prepared.folder_of(task))
 
 
-@data.command()
-@click.argument("pool")
-@click.argument("tasks", nargs=-1, required=True)
-@data_root
-@click.option(
-    "--distance", type=int, help="Bits that near copies' hashes may differ in, 0 to 16.  [default: 4]"
-)
-@click.option("--output", type=FOLDER, required=True)
-def overlap(pool: str, tasks: tuple[str, ...], distance: int | None, output: Path) -> None:
-    """Find images of POOL that TASKS evaluate on, exactly or nearly.
-
-    \b
-    dcsft data overlap dcsft_refcoco_pool dcsft_ref_l4 dcsft_lisa --output overlap
-    dcsft curate labels --keep easy,medium --exclude overlap --output curated
-    """  # noqa: D301 - click reads the \b
-    run_stage("data overlap", output, {"pool": pool, "tasks": list(tasks), "distance": distance})
-
-
 def _said(notes: Mapping[str, Any]) -> str:
     parts = [f"{notes['rows']} rows, {notes['images']} images"]
     parts += [f"{len(values)} values of {name}" for name, values in notes.get("values", {}).items()]
@@ -95,6 +70,3 @@ def _said(notes: Mapping[str, Any]) -> str:
     if notes["skipped"]:
         parts.append(f"{notes['skipped']} skipped (skipped.jsonl says why)")
     return ", ".join(parts)
-
-
-commands = (data,)

@@ -1,13 +1,10 @@
-"""The verbs beside the data flow: quickstart, run, tasks, digits and the lmms-eval passthrough."""
+"""The verbs beside the data flow: quickstart, run, results, tasks, a board's page and lmms-eval's own."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dcsft_harness.cli.running import run_stage
 from dcsft_harness.cli.sources import data_root
-from dcsft_harness.digits.blank import ARCHITECTURES
 from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -127,12 +124,7 @@ def tasks_check(names: tuple[str, ...]) -> None:
         raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons stand above")
 
 
-@click.group()
-def digits() -> None:
-    """The embedded digits suite's base checkpoint."""
-
-
-@digits.command("path")
+@click.command("path")
 def digits_path() -> None:
     """Print the embedded checkpoint's folder."""
     from dcsft_harness.digits.checkpoint import path
@@ -140,28 +132,25 @@ def digits_path() -> None:
     click.echo(path())
 
 
-@digits.command("pretrain")
-@click.option("--steps", default=8000, show_default=True)
-@click.option("--batch-size", default=32, show_default=True)
-@click.option("--learning-rate", default=3e-3, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--architecture", type=click.Choice(ARCHITECTURES), default=ARCHITECTURES[0], show_default=True)
+@click.command()
+@click.argument("board", type=FOLDER)
 @click.option(
-    "--families",
-    help="What it learns, comma-separated: naming,scene,ground,sum.  [default: all four]",
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
 )
-@click.option("--output", type=FOLDER, required=True)
-def digits_pretrain(output: Path, families: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Make the base checkpoint again from nothing (about 48 minutes on one core), or another one.
+def serve(board: Path, port: int) -> None:
+    """Show a leaderboard's page at an address of this machine; page/index.html opens without it too.
 
     \b
-    dcsft digits pretrain --output base
-    dcsft digits pretrain --architecture qwen3_vl --families naming \\
-      --steps 600 --learning-rate 6e-3 --output other
+    dcsft leaderboard serve board
     """  # noqa: D301 - click reads the \b
-    if families is not None:
-        options["families"] = [name.strip() for name in families.split(",") if name.strip()]
-    run_stage("digits pretrain", output, options)
+    from dcsft_harness.leaderboard.serve import HOST, server
+
+    with server(board, port) as running:
+        click.echo(f"http://{HOST}:{running.server_port}/ until Ctrl-C")
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("")
 
 
 @click.command(
@@ -180,4 +169,4 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
 
 
 early = (quickstart, run, results)
-late = (tasks, digits, lmms_eval)
+late = (tasks, lmms_eval)

@@ -20,6 +20,7 @@ from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sources import prepared
+from dcsft_harness.stages import STAGES
 from dcsft_harness.tasks.listing import members
 
 STATE = "recipe.json"
@@ -30,28 +31,32 @@ def key(stage: Stage, output: Path) -> str:
     from dcsft_harness.digits.suite import VERSION
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
-    brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage.options)}
-    if stage.verb in ("sample", "train grpo") and Path(str(stage.options.get("data"))).is_file():
+    brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage)}
+    data = Path(str(stage.options.get("data")))
+    if data.is_file():
         root = stage.options.get("image_root")
-        images = own_data.images_sha256(Path(stage.options["data"]), None if root is None else Path(root))
-        brought["the images"] = images
+        brought["the images"] = own_data.images_sha256(data, None if root is None else Path(root))
     brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
     return json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
 
 
 def _tasks(stage: Stage) -> list[str]:
     """The tasks that a stage names, whose data may be prepared."""
-    named = [stage.options.get(name) for name in ("task", "pool", "data")]
-    named += stage.options.get("tasks", [])
-    return [task for name in named if name is not None for task in members(str(name))]
+    named: list[Any] = []
+    for _, value, kind in STAGES[stage.verb].reading(stage.options):
+        if kind in ("pool", "tasks"):
+            named += value if isinstance(value, list | tuple) else [value]
+    return [task for name in named for task in members(str(name))]
 
 
-def _brought(options: Mapping[str, Any]) -> list[str]:
+def _brought(stage: Stage) -> list[str]:
     """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
-    named = ("data", "model", "adapter", "base", "rollouts", "labels", "exclude", "reviewed")
-    texts = [str(options[name]) for name in named if name in options]
-    texts += map(str, options.get("results", []))
-    texts += [part.partition("=")[2] for part in str(options.get("model_args", "")).split(",")]
+    texts: list[str] = []
+    for _, value, kind in STAGES[stage.verb].reading(stage.options):
+        if kind == "model_args":
+            texts += [part.partition("=")[2] for part in str(value).split(",")]
+        elif kind != "tasks":
+            texts += map(str, value if isinstance(value, list | tuple) else [value])
     return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
 
 

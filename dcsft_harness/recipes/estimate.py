@@ -108,11 +108,12 @@ def _length(stage: Stage, tokens: Numbers) -> tuple[float, float]:
     """Optimizer steps, and samples in each; the trainer's defaults where the stage says nothing."""
     kind: Any = {"train sft": SftConfig, "train grpo": GrpoConfig}.get(stage.verb, ColdStartConfig)
     options = stage.options
-    batch = float(options.get("batch_size") or kind.batch_size)
+    defaults = {name: field.default for name, field in kind.model_fields.items()}
+    batch = float(options.get("batch_size") or defaults["batch_size"])
     rows = tokens["cold"] if kind is ColdStartConfig else tokens["pool"]
     if options.get("epochs") or (kind is ColdStartConfig and not options.get("max_steps")):
         return math.ceil(rows / batch) * float(options.get("epochs") or 1), batch
-    return float(options.get("max_steps") or kind.max_steps), batch
+    return float(options.get("max_steps") or defaults["max_steps"]), batch
 
 
 def _training(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:

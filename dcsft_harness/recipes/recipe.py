@@ -22,7 +22,6 @@ Stages under `first` come before those of included recipes.
 stages of such names.
 """
 
-import inspect
 import itertools
 import json
 import re
@@ -38,8 +37,6 @@ import yaml
 from dcsft_harness.errors import HarnessError, unknown_name
 
 REFERENCE = re.compile(r"@([\w-]+)")
-CURATES = ("labels", "exclude", "reviewed")
-"""What curation reads, of its options; the others say what it does."""
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _LOOK = "Look at a shipped recipe"
 SCALES = ("digits", "paper")
@@ -260,7 +257,6 @@ def _listed(recipe: _File, stage: str, value: Any, known: Iterable[str]) -> Any:
 
 def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
     """Adds a stage to the chain, checked; one that is there already must be the same."""
-    from dcsft_harness.rules import CurationConfig
     from dcsft_harness.stages import STAGES
 
     path = recipe.path
@@ -271,17 +267,9 @@ def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
             f"recipe {path}: stage name {stage.name!r} is no folder name", "Use letters, digits and dashes"
         )
     try:
-        inspect.signature(STAGES[stage.verb]).bind(Path(stage.name), None, **stage.options)
-        if stage.verb == "curate":  # a sampling stage before it may take hours
-            CurationConfig.from_options(
-                {name: value for name, value in stage.options.items() if name not in CURATES}
-            )
+        STAGES[stage.verb].options.from_options(stage.options)
     except HarnessError as error:
         raise HarnessError(f"recipe {path}, stage {stage.name!r}: {error.problem}", error.remedy) from error
-    except TypeError as error:
-        raise HarnessError(
-            f"recipe {path}, stage {stage.name!r}: {error}", f"`dcsft {stage.verb} --help` says what it takes"
-        ) from error
     for reference in stage.references():
         if reference not in stages:
             raise HarnessError(

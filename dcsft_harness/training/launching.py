@@ -7,7 +7,6 @@ passes on how they end. What can be refused before they start is refused here.
 """
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ class Launch:
     plan: str = DEFAULT
 
     @classmethod
-    def read(cls, processes: object, plan: object) -> "Launch | None":
+    def read(cls, processes: int | None, plan: str | None) -> "Launch | None":
         """The launch that the options `num_processes` and `launch` ask for; None for this process alone.
 
         Raises:
@@ -54,24 +53,19 @@ class Launch:
             return None
         if processes is None:
             raise HarnessError(f"--launch {plan} says nothing without --num-processes", "Give both")
-        number = int(processes) if isinstance(processes, str) and processes.isdecimal() else processes
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise HarnessError(
-                f"--num-processes {processes} is out of range", "Give an integer of at least 1"
-            )
         if ranks.world_size() > 1:
             raise HarnessError(
-                f"--num-processes {number} inside a launch of {ranks.world_size()} processes",
+                f"--num-processes {processes} inside a launch of {ranks.world_size()} processes",
                 "Leave it out, or start `dcsft train` without `torchrun` or `accelerate launch`",
             )
-        if number == 1:
+        if processes == 1:
             if plan not in (None, DEFAULT):
                 raise HarnessError(
                     f"--launch {plan} divides the work of several processes, and --num-processes is 1",
                     "Leave both out",
                 )
             return None
-        return cls(number, DEFAULT if plan is None else str(plan))
+        return cls(processes, DEFAULT if plan is None else plan)
 
     @property
     def file(self) -> Path:
@@ -152,29 +146,6 @@ def sharding() -> str | None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         return f"FSDP{os.environ.get('FSDP_VERSION', '')}"
     return None
-
-
-def command(kind: str, output: Path, options: Mapping[str, Any]) -> list[str]:
-    """The words behind `dcsft` that a training stage with these options is.
-
-    Args:
-        kind: "cold-start", "sft" or "grpo".
-        output: the stage's folder.
-        options: its options, as a recipe gives them; those of a launch are left out.
-    """
-    words = ["train", kind, f"--output={output}"]
-    for name, value in options.items():
-        if name in ("num_processes", "launch") or value is False:
-            continue
-        if value is None and name in ("scorer", "image_root", "adapter"):
-            continue
-        if name == "extra":
-            words += [f"--set={argument}={json.dumps(given)}" for argument, given in value.items()]
-            continue
-        flag = "--" + name.replace("_", "-")
-        given = "none" if value is None else value  # a setting that is to have no value, not its default
-        words.append(flag if value is True else f"{flag}={given}")
-    return words
 
 
 def train(launch: Launch, config: TrainingConfig, words: list[str], output: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from dataclasses import fields
 from typing import Literal
 
 import torch
@@ -99,7 +98,7 @@ def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
     Raises:
         HarnessError: names the setting.
     """
-    defaults = {item.name: item.default for item in fields(config)}
+    defaults = {name: field.default for name, field in type(config).model_fields.items()}
     for name, own in shape(adapter, base).items():
         value = getattr(config, name)
         if value not in (defaults[name], own):

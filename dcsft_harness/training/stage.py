@@ -1,42 +1,70 @@
-"""A training as a stage: checked and launched before anything heavy is imported, then run by its trainer."""
+"""What training stages share: their inputs, and how one is launched; each method's own file is in `stages`.
 
-from collections.abc import Callable
+Imports neither torch nor TRL.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcsft_harness import manifest, opening, ranks
+from dcsft_harness.settings import Settings, option
+from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.training import launching
-from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
+from dcsft_harness.training.config import TrainingConfig
 
-KINDS: dict[str, type[TrainingConfig]] = {
-    "cold-start": ColdStartConfig,
-    "sft": SftConfig,
-    "grpo": GrpoConfig,
-}
-"""Method -> its settings."""
+LAUNCH = ("num_processes", "launch")
+_T = TypeVar("_T", bound=TrainingConfig)
 
 
-def train(
-    kind: str,
+class TrainInputs(Settings):
+    """What every training reads, and how it is launched."""
+
+    model: str = option(
+        about="The checkpoint to train; digits is the embedded one.", metavar="CKPT", reads="checkpoint"
+    )
+    data: str = option(
+        about="A curated set's folder, or a task whose documents to use.", metavar="DATA", reads="pool"
+    )
+    num_processes: int | None = option(
+        None, "Number of processes, one per GPU, started by `accelerate launch`.", ge=1
+    )
+    launch: str | None = option(
+        None,
+        "How the processes share the model: ddp (the default), zero2, zero3 or fsdp2, or a configuration file"
+        " of `accelerate launch`.",
+        metavar="NAME|FILE",
+    )
+    resume: bool = option(
+        False, "Resume from the newest checkpoint of an interrupted run; start anew where there is none."
+    )
+
+
+class AdapterInputs(TrainInputs):
+    """What a training reads that can continue an adapter."""
+
+    adapter: Path | None = option(
+        None, "An adapter of the model to train further, instead of a new one.", reads="artifact"
+    )
+
+
+def start(
+    stage: Stage,
+    options: Any,  # noqa: ANN401 - TrainInputs that are a TrainingConfig too
+    kind: type[_T],
     output: Path,
-    progress: Callable[..., None] | None,
-    model: str,
-    data: str,
-    options: dict[str, Any],
-    scorer: str | None = None,
-    image_root: str | Path | None = None,
-) -> dict[str, Any]:
+    progress: Progress | None,
+    train: Callable[[str, _T, dict[str, Any]], Notes],
+) -> Notes:
     """Trains in this process, or starts the processes of a launch and waits for them.
 
     Args:
-        kind: a key of `KINDS`.
+        stage: the method.
+        options: its options.
+        kind: the part of them that is the method's configuration.
         output: the folder to write.
         progress: called with (steps done, steps in all), and loss and gradient norm by name.
-        model: the base: a folder, a hub name, or "digits".
-        data: a curated set's folder, a task, or for GRPO a JSONL file.
-        options: the configuration's fields, and adapter, resume, num_processes and launch.
-        scorer: how answers of a JSONL file are judged.
-        image_root: where relative image paths of a JSONL file start.
+        train: called with the base, the configuration and `Job`'s further arguments.
 
     Returns:
         The manifest's notes.
@@ -44,59 +72,57 @@ def train(
     Raises:
         HarnessError: an option, the model or the data cannot be used, or training fails.
     """
-    launch = launching.Launch.read(options.pop("num_processes", None), options.pop("launch", None))
-    named = {"model": model, "data": data, "scorer": scorer, "image_root": image_root, **options}
-    resume, adapter = bool(options.pop("resume", False)), options.pop("adapter", None)
+    launch = launching.Launch.read(options.num_processes, options.launch)
     ranks.join()
     with ranks.agreed():
         if not (output / manifest.UNFINISHED).is_dir():
             manifest.refuse_occupied(output)
-        config = KINDS[kind].from_options(options)
+        config = options.part(kind)
     if launch is not None:
-        return launching.train(launch, config, launching.command(kind, output, named), output)
+        # What is none by default, and was not given, needs no word.
+        fields = type(options).model_fields
+        given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
+        given = {name: value for name, value in given.items() if value is not None or fields[name].default}
+        return launching.train(launch, config, stage.command(given, output, joined=True)[1:], output)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
             progress(step, total, **figures)
 
     more: dict[str, Any] = {
-        "adapter": None if adapter is None else Path(adapter),
+        "adapter": getattr(options, "adapter", None),
         "progress": report,
-        "resume": resume,
+        "resume": options.resume,
     }
-    if not Path(data).is_dir():
-        more["source"] = Path(data).name if Path(data).is_file() else data
-    base = opening.checkpoint(model)
-    if isinstance(config, GrpoConfig):
-        return _by_grpo(base, data, scorer, image_root, output, config, more)
-    return _by_sft(base, data, output, config, more)
+    if not Path(options.data).is_dir():
+        more["source"] = Path(options.data).name if Path(options.data).is_file() else options.data
+    return train(opening.checkpoint(options.model), config, more)
 
 
-def _by_grpo(
-    base: str,
-    data: str,
-    scorer: str | None,
-    image_root: str | Path | None,
-    output: Path,
-    config: GrpoConfig,
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    from dcsft_harness.training import grpo, prompts
-
-    settings = {} if scorer is None else {"scorer": scorer}
+def conversations(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
+    """A curated set's folder, or a task's documents, for supervised training; ranks agree on it."""
     with ranks.agreed():
-        rows, judge = prompts.open_data(data, scorer, None if image_root is None else Path(image_root))
-    return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
+        return opening.training_data(data)
 
 
-def _by_sft(
-    base: str, data: str, output: Path, config: TrainingConfig, more: dict[str, Any]
-) -> dict[str, Any]:
-    with ranks.agreed():
-        rows = opening.training_data(data)
-    from dcsft_harness.training import sft
+def summary(notes: Mapping[str, Any]) -> str:
+    """Steps, loss or completions, and what was trained."""
+    sampled = notes["ledger"]["generated"]
+    parts = [
+        f"{notes['steps']} steps",
+        f"{sampled} completions" if sampled else f"loss {notes['final_loss']:.3f}",
+    ]
+    weights = f"{notes['trainable_parameters']:,} parameters trained"
+    if "adapted" in notes:
+        layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
+        weights += f" on {layers} layers"
+    return ", ".join([*parts, weights, *_other_pixels(notes)])
 
-    if isinstance(config, SftConfig):
-        return sft.train_sft(base, rows, output, config, **more)
-    assert isinstance(config, ColdStartConfig)
-    return sft.train_cold_start(base, rows, output, config, **more)
+
+def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
+    """The pixel limits of training and evaluation where they differ."""
+    trained, evaluated = notes.get("pixel_limits"), notes.get("evaluation_pixel_limits")
+    if not trained or not evaluated or trained == evaluated:
+        return []
+    ranges = [f"{limits['low']} to {limits['high']}" for limits in (trained, evaluated)]
+    return [f"images of {ranges[0]} pixels (in evaluation {ranges[1]})"]

@@ -1,32 +1,20 @@
-"""`dcsft merge`, `card` and `push`: what becomes of a trained adapter."""
+"""`dcsft card` and `push`, and uploads of what other verbs make."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dcsft_harness import ranks
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a command takes that can upload what it makes."""
-    for option in (
-        click.option("--private", is_flag=True, help="Make a new repository private."),
-        click.option("--push-to-hub", metavar="REPO", help="Upload the result to this repository."),
-    ):
-        command = option(command)
-    return command
-
-
 @contextlib.contextmanager
-def pushing(output: Path, repo: str | None, private: bool) -> Iterator[None]:
+def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[None]:
     """Checks before the block that an upload can be expected to work, and uploads behind it.
 
     Raises:
@@ -37,29 +25,8 @@ def pushing(output: Path, repo: str | None, private: bool) -> Iterator[None]:
     if repo is not None:
         check(repo)
     yield
-    if repo is not None and ranks.rank() == 0:
+    if repo is not None and output is not None and ranks.rank() == 0:
         push_folder(output, repo, private)
-
-
-@click.command()
-@click.argument("adapter", type=FOLDER)
-@click.option("--base", metavar="CKPT", help="The base; default the one that the adapter was trained on.")
-@click.option("--prompts", default=4, show_default=True, help="Real prompts to compare the two models on.")
-@click.option("--max-new-tokens", default=32, show_default=True, help="Longest greedy answer compared.")
-@click.option("--device", help="cpu, cuda or cuda:N; default CUDA where there is any.")
-@hub_options
-@click.option("--output", type=FOLDER, required=True)
-def merge(output: Path, push_to_hub: str | None, private: bool, **options: Any) -> None:  # noqa: ANN401
-    """Merge an adapter into its base: adapter -> checkpoint.
-
-    The checkpoint is read back from disk and compared with base and adapter on real prompts with
-    pictures; where it answers otherwise nothing is kept. The report is in its parity.json.
-
-    \b
-    dcsft merge adapter --output merged
-    """  # noqa: D301 - click reads the \b
-    with pushing(output, push_to_hub, private):
-        run_stage("merge", output, options)
 
 
 @click.command()
@@ -108,4 +75,4 @@ def push_folder(folder: Path, repo: str, private: bool) -> None:
     bar.closing("push", str(folder), clock, hub.push(folder, repo, private))
 
 
-commands = (merge, card, push)
+commands = (card, push)

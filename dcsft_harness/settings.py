@@ -1,0 +1,215 @@
+"""Settings of stages: pydantic models that a command line, a recipe and Python all fill.
+
+A field states its name, type, default, range, unit and meaning once. The command line, recipes, the Python
+functions and the documentation are made from that. Values may arrive as text (`1e-5`, `none`, `a,b`), as
+command lines and YAML give them; a wrong one is a `HarnessError` that names the option and the value.
+"""
+
+import os
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from dcsft_harness.errors import HarnessError, unknown_name
+
+_T = TypeVar("_T", bound="Settings")
+Reads = Literal["artifact", "checkpoint", "file", "pool", "tasks", "model_args"]
+"""What an option may name that a stage reads: see `option`."""
+
+
+def option(
+    default: Any = ...,  # noqa: ANN401 - a field of any type
+    about: str = "",
+    *,
+    positional: bool = False,
+    repeated: bool = False,
+    metavar: str | None = None,
+    reads: Reads | None = None,
+    bare: object = None,
+    cli: bool = True,
+    **limits: Any,  # noqa: ANN401 - pydantic's own: ge, gt, le, lt, default_factory
+) -> Any:  # noqa: ANN401 - pydantic.Field's own type
+    """A field of a stage's settings.
+
+    Args:
+        default: its value where none is given; `...` makes it required.
+        about: its meaning, with the unit and what None stands for.
+        positional: whether the command line takes it without a name.
+        repeated: whether a list is given by repeating the option; otherwise with commas.
+        metavar: how help shows the value; the type's name by default.
+        reads: what it names, for recipes and lineage: an artifact's folder, a checkpoint (folder, hub name
+            or "digits"), a file, a pool (task, folder or file), tasks, or model arguments.
+        bare: the value of the option where the command line gives it without one.
+        cli: whether the command line has it.
+        **limits: as `pydantic.Field` takes them.
+    """
+    extra: dict[str, Any] = {"positional": positional, "repeated": repeated, "metavar": metavar}
+    extra |= {"reads": reads, "bare": bare, "cli": cli}
+    if "default_factory" not in limits:
+        limits["default"] = default
+    return Field(description=about, json_schema_extra=extra, **limits)
+
+
+def extra(field: FieldInfo, name: str) -> Any:  # noqa: ANN401 - what `option` was given
+    """What `option` was given for a field by one of its names."""
+    found = field.json_schema_extra
+    return found.get(name) if isinstance(found, dict) else None
+
+
+class Settings(BaseModel):
+    """Base of all settings; frozen, and an unknown name is refused with near matches."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Validates the values.
+
+        Raises:
+            HarnessError: names the option, the value and what it may be.
+        """
+        known = type(self).model_fields
+        for name in values:
+            if name not in known:
+                raise unknown_name("option", name, known)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _refusal(type(self), error) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
+        return {
+            name: _read(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> Self:
+        """The settings from a command line's or a recipe's options.
+
+        Raises:
+            HarnessError: as `__init__`.
+        """
+        return cls(**{str(name): value for name, value in options.items()})
+
+    def changed(self, **values: Any) -> Self:  # noqa: ANN401 - the fields' own types
+        """A copy with other values, validated."""
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | values)
+
+    def part(self, kind: type[_T]) -> _T:
+        """The settings of a base class among these."""
+        given = self.model_fields_set & kind.model_fields.keys()
+        return kind(**{name: getattr(self, name) for name in given})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON-serializable values, as a manifest records them."""
+        return self.model_dump(mode="json")
+
+
+def flag(name: str) -> str:
+    """An option's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def members(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a type expression
+    """The alternatives of a type: of `int | None`, int and NoneType."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def is_sequence(kind: Any) -> bool:  # noqa: ANN401 - a type expression
+    """Whether a field's type is a list or tuple of values."""
+    return any(get_origin(one) in (tuple, list, Sequence) for one in members(kind))
+
+
+def _read(kind: Any, value: object) -> object:  # noqa: ANN401 - a type expression
+    """A value as its field takes it, where it arrived as text; a yes or no is never a number."""
+    kinds = members(kind)
+    if isinstance(value, str):
+        if type(None) in kinds and value.strip().lower() in {"none", "null"}:
+            return None
+        if is_sequence(kind) and str not in kinds:
+            return [part.strip() for part in value.split(",") if part.strip()] or [value]
+    if isinstance(value, os.PathLike):
+        return value if Path in kinds else os.fspath(value)
+    if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+        return str(value).lower()
+    return value
+
+
+_BOUNDS: dict[str, tuple[str, str]] = {
+    "greater_than": ("gt", "above {}"),
+    "greater_than_equal": ("ge", "at least {}"),
+    "less_than": ("lt", "below {}"),
+    "less_than_equal": ("le", "at most {}"),
+}
+_NOUNS: tuple[tuple[str, str, str], ...] = (
+    ("int_", "a whole number", "Give one, such as 8"),
+    ("float_", "a number", "Give one, such as 0.5"),
+    ("finite_number", "a finite number", "Give one, such as 0.5"),
+    ("bool_", "true or false", "Give true or false"),
+    ("path_", "a path", "Give the path of a file or folder"),
+    ("string_", "text", "Give text"),
+    ("dict_", "a mapping", "Give names and values"),
+    ("list_", "a list", "Give a list"),
+    ("tuple_", "a list", "Give a list"),
+)
+
+
+def _refusal(cls: type[Settings], error: ValidationError) -> HarnessError:
+    """The first problem that pydantic found, as one sentence."""
+    found = error.errors(include_url=False, include_context=True)[0]
+    kind, where = found["type"], [str(one) for one in found["loc"]]
+    name = where[0] if where else ""
+    value = shown(found["input"])
+    if kind == "missing":
+        return HarnessError(f"{flag(name)} is missing", "Give it a value")
+    if kind == "literal_error":
+        choices = get_choices(cls.model_fields[name].annotation)
+        return unknown_name(f"{flag(name)} value", str(found["input"]), choices)
+    if kind == "too_short":
+        return HarnessError(f"{flag(name)} names nothing", "Give at least one")
+    if kind in _BOUNDS:
+        return HarnessError(f"{flag(name)} {value} is out of range", f"It must be {_range(cls, name)}")
+    for start, noun, remedy in _NOUNS:
+        if kind.startswith(start):
+            return HarnessError(f"{flag(name)} {value} is not {noun}", remedy)
+    return HarnessError(f"{flag(name)} {value}: {found['msg']}", "Correct it")
+
+
+def get_choices(kind: Any) -> list[str]:  # noqa: ANN401 - a type expression
+    """The texts that a field's `Literal` allows, of a list's members too; empty for other types."""
+    found: list[str] = []
+    for one in members(kind):
+        if get_origin(one) is Literal:
+            found += [str(value) for value in get_args(one)]
+        elif get_origin(one) in (tuple, list, Sequence):
+            found += get_choices(get_args(one)[0])
+    return found
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value for a message: text as it is, anything else as Python writes it, cut to `limit` characters."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _range(cls: type[Settings], name: str) -> str:
+    """A field's limits in words."""
+    words = []
+    for limit in cls.model_fields[name].metadata:
+        for attribute, text in _BOUNDS.values():
+            bound = getattr(limit, attribute, None)
+            if bound is not None:
+                words.append(text.format(f"{bound:g}" if isinstance(bound, float) else bound))
+    return " and ".join(words)

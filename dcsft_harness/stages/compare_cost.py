@@ -1,0 +1,41 @@
+"""`dcsft compare-cost`: Compare what trainings cost, labels included."""
+
+from pathlib import Path
+
+from dcsft_harness.settings import Settings, option
+from dcsft_harness.stages.stage import Notes, Progress, Stage
+
+
+class CompareCostOptions(Settings):
+    """What to compare."""
+
+    artefacts: tuple[Path, ...] = option(
+        about="Adapters and checkpoints of `dcsft train`.", positional=True, reads="artifact", min_length=1
+    )
+    scores: tuple[Path, ...] = option(
+        (),
+        "Scores of one of them, or of a checkpoint inside it.",
+        repeated=True,
+        reads="artifact",
+    )
+    baseline: str | None = option(None, "The run that ratios are taken to; by default the first.")
+
+
+def run(options: CompareCostOptions, output: Path | None, progress: Progress | None) -> Notes:
+    """Compares; without an output nothing is written."""
+    from dcsft_harness import costs
+
+    made = costs.build(list(options.artefacts), output, list(options.scores), options.baseline)
+    return {"table": costs.markdown(made), "rows": len(made.runs)}
+
+
+STAGE = Stage(
+    verb="compare-cost",
+    options=CompareCostOptions,
+    run=run,
+    summary=lambda notes: f"{notes['rows']} runs",
+    writes="cost comparison",
+    about="Also shown: where each run stood when the cheapest had ended, in samples, tokens and time.",
+    example="dcsft compare-cost sft grpo --scores scores-sft --scores scores-grpo",
+    show=lambda notes: str(notes["table"]),
+)

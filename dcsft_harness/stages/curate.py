@@ -1,0 +1,57 @@
+"""`dcsft curate`: Choose what to train on: labels -> curated set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.rules import CurationConfig
+from dcsft_harness.settings import option
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, difficulties
+
+
+class CurateOptions(CurationConfig):
+    """What to curate, and which items to keep."""
+
+    labels: Path = option(about="The labels.", positional=True, reads="artifact")
+    exclude: Path | None = option(
+        None, "A folder of `dcsft data overlap`: its items are left out.", reads="artifact"
+    )
+    reviewed: Path | None = option(None, "A suspects.jsonl whose verdicts are keep or drop.", reads="file")
+
+
+def run(options: CurateOptions, output: Path, progress: Progress | None) -> Notes:
+    """Curates."""
+    from dcsft_harness import curation
+
+    config = options.part(CurationConfig)
+    return curation.curate(options.labels, output, config, options.exclude, options.reviewed)
+
+
+def summary(notes: Mapping[str, Any]) -> str:
+    """How many items of each difficulty there are, and why others were left out."""
+    words = {
+        "unlabelled": "of the pool unlabelled",
+        "excluded": "excluded for an image that is evaluated",
+        "dropped": "dropped in review",
+        "suspects": "suspected of a wrong label: see suspects.jsonl",
+        "unshown": "of these not in suspects.md",
+        "unjudged": "never solved with too few answers to suspect",
+        "outside": "outside the band",
+        "weightless": "left out for their weight of 0",
+    }
+    parts = counted(notes, words)
+    return difficulties(notes) + (f" ({', '.join(parts)})" if parts else "")
+
+
+STAGE = Stage(
+    verb="curate",
+    options=CurateOptions,
+    run=run,
+    summary=summary,
+    writes="curated set",
+    example="""dcsft curate labels --keep easy,medium --output curated
+dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curated
+dcsft curate labels --band 0.1,0.9 --output curated
+dcsft curate labels --weight "p(1-p)" --output curated
+dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated""",
+)

@@ -1,0 +1,81 @@
+"""`dcsft sample`: Sample G responses per item of a pool: pool -> rollouts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dcsft_harness import opening, ranks
+from dcsft_harness.sampling import SamplingConfig
+from dcsft_harness.settings import option
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
+
+
+class SampleOptions(SamplingConfig):
+    """What to sample from, and how."""
+
+    model: str = option(
+        "dcsft_hf", "A checkpoint or adapter; or an lmms-eval model, with --model-args.", reads="checkpoint"
+    )
+    model_args: str = option(
+        "", "Its arguments: pretrained=CKPT,adapter=DIR,...", metavar="K=V,...", reads="model_args"
+    )
+    task: str | None = option(None, "The pool: any lmms-eval task.", reads="pool")
+    data: Path | None = option(None, "Or a JSONL file of your own.", reads="pool")
+    scorer: str | None = option(None, "With --data: exact_word, box_iou, choice or math.")
+    image_root: Path | None = option(None, "With --data: where relative image paths start.")
+    engine: Literal["local", "ray"] = option(
+        "local",
+        "Where sampling runs: ray is in actors of the cluster of RAY_ADDRESS, or of one on this machine.",
+    )
+    actors: int | None = option(
+        None, "With --engine ray: how many; by default one per GPU, or per CPU without GPUs.", ge=1
+    )
+
+
+def run(options: SampleOptions, output: Path, progress: Progress | None) -> Notes:
+    """Samples, or resumes an interrupted run."""
+    from dcsft_harness import harness, rollout_store, sampling
+    from dcsft_harness.boards.subject import as_engine
+    from dcsft_harness.sources import prepared
+
+    ranks.join()
+    with ranks.agreed():
+        rollout_store.refuse_taken(output)
+        config = options.part(SamplingConfig)
+        model, model_args = as_engine(options.model, options.model_args)
+        pool, described, files = opening.pool(
+            options.task, options.data, options.scorer, options.image_root, skip=config.on_error == "skip"
+        )
+        arguments, folders = opening.model_arguments(model_args)
+        harness.check_model(model, arguments)
+        opener = opening.opener(model, arguments, options.engine, options.actors)
+        folders |= prepared.inputs([pool.config.task])
+    settings = {"model": model, "model_args": model_args, **described}
+    return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
+
+
+def summary(notes: Mapping[str, Any]) -> str:
+    """Items, responses and accuracy."""
+    parts = [f"{notes['items']} items", f"{notes['responses']} responses"]
+    if notes["accuracy"] is not None:
+        parts.append(f"{percent(notes['accuracy'])} right")
+    words = {
+        "saved": "not needed, their items' labels being settled",
+        "skipped": "items skipped",
+        "resumed": "from the interrupted run",
+        "damaged": "damaged and sampled again",
+    }
+    return ", ".join([*parts, *counted(notes, words)])
+
+
+STAGE = Stage(
+    verb="sample",
+    options=SampleOptions,
+    run=run,
+    summary=summary,
+    writes="rollouts",
+    about="Responses are saved as they finish. Rerun the same command to resume.",
+    example="""dcsft sample --model digits --task dcsft_digits_pool --output rollouts
+dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollouts""",
+    prepared=True,
+)

@@ -1,0 +1,259 @@
+"""The stage record: everything the project knows of one arrow of the data flow, and the registry of them.
+
+One file of this folder holds one stage, as `STAGE`. Its docstring begins with the verb in backquotes and what
+the stage does, so that `dcsft --help` lists it without importing it:
+
+    '''`dcsft label`: Label every item easy, medium or hard.'''
+
+The command line, recipes, dry runs, the Python functions, the documentation's option tables and cost reports
+are made from the registry. A new stage is one new file.
+"""
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.artifacts import KINDS, Artifact
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import Settings, extra, flag
+
+Progress = Callable[..., None]
+"""Called with (units done, units in all), and figures to show by name; a unit is an item or a step."""
+Notes = dict[str, Any]
+"""What a finished artifact's manifest notes: counts, tokens, accuracy."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the data flow.
+
+    Attributes:
+        verb: as on the command line and in recipes: "train sft".
+        options: its options; every stage takes `output` besides.
+        run: (options, output, progress) -> notes; imports heavy packages inside.
+        summary: notes -> its closing line.
+        writes: the kind of artifact that it makes.
+        example: commands for its help, one per line.
+        about: further paragraphs for its help.
+        estimate: (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.estimate`.
+            None for stages that take moments.
+        prepared: whether it reads data that `dcsft data prepare` made.
+        pushes: whether the command line can upload the result to a model hub.
+        passes: what the command line's `--set NAME=VALUE` are arguments of, with the field `extra`; else "".
+        show: notes -> what the command line prints on stdout behind the closing line.
+        remarks: notes -> what it prints on stderr behind that.
+    """
+
+    verb: str
+    options: type[Settings]
+    run: Callable[[Any, Path, Progress | None], Notes]
+    summary: Callable[[Mapping[str, Any]], str]
+    writes: str
+    example: str = ""
+    about: str = ""
+    estimate: Callable[[Mapping[str, Any], Any, Any], tuple[float, float]] | None = None
+    prepared: bool = False
+    pushes: bool = False
+    passes: str = ""
+    show: Callable[[Mapping[str, Any]], str] | None = None
+    remarks: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda notes: [])
+
+    def __call__(
+        self,
+        output: str | os.PathLike[str],
+        progress: Progress | None = None,
+        **options: Any,  # noqa: ANN401 - the options' own types
+    ) -> Notes:
+        """Checks the options and runs the stage.
+
+        Raises:
+            HarnessError: an option is unknown or out of range, or the stage cannot run.
+        """
+        return self.run(self.options.from_options(options), Path(output), progress)
+
+    @property
+    def name(self) -> str:
+        """The Python function's name, which is the file's."""
+        return self.run.__module__.rpartition(".")[2]
+
+    def as_function(self) -> Callable[..., Artifact]:
+        """The Python function: options by name, what the command line takes without a name first."""
+        first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
+        if "model" in self.options.model_fields and not first:
+            first = ["model"]
+
+        def function(*given: object, output: str | os.PathLike[str], **options: object) -> Artifact:
+            if len(given) > len(first):
+                raise HarnessError(
+                    f"{self.name}() takes {len(first)} arguments without a name, and got {len(given)}",
+                    f"Name them: {', '.join(self.options.model_fields)}",
+                )
+            named = {**dict(zip(first, given, strict=False)), **options}
+            self(output, None, **{name: _plain(value) for name, value in named.items()})
+            return KINDS.get(self.writes, Artifact)(output)
+
+        function.__name__ = function.__qualname__ = self.name
+        function.__doc__ = f"{self.about}\n\nOptions:\n" + "\n".join(
+            f"    {name}: {one.description}" for name, one in self.options.model_fields.items()
+        )
+        function.__signature__ = self._signature(first)  # type: ignore[attr-defined]
+        return function
+
+    def _signature(self, first: list[str]) -> inspect.Signature:
+        def parameter(name: str, kind: Any) -> inspect.Parameter:  # noqa: ANN401 - inspect's own
+            field = self.options.model_fields[name]
+            default = (
+                inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True)
+            )
+            return inspect.Parameter(name, kind, default=default, annotation=field.annotation)
+
+        where = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        rest = [name for name in self.options.model_fields if name not in first]
+        output = inspect.Parameter("output", where[1], annotation="str | os.PathLike[str]")
+        ordered = [parameter(name, where[0]) for name in first]
+        return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
+
+    def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+        """Name, value and kind (see `settings.Reads`) of the given options that name what the stage reads."""
+        for name, one in self.options.model_fields.items():
+            if extra(one, "reads") and options.get(name) is not None:
+                yield name, options[name], extra(one, "reads")
+
+    def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
+        """The command line of this stage with these options, in words; `dcsft` in front.
+
+        Args:
+            options: values by name, as a recipe has them.
+            output: the artifact's folder.
+            joined: write an option and its value as one word, `--name=value`.
+        """
+        first: list[str] = []
+        words: list[str] = []
+
+        def pair(name: str, value: str) -> list[str]:
+            return [f"{name}={value}"] if joined else [name, value]
+
+        for name, value in options.items():
+            known = self.options.model_fields.get(name)
+            values = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+            if known is not None and extra(known, "positional"):
+                first += values
+            elif isinstance(value, bool):
+                words += [flag(name)] if value else []
+            elif isinstance(value, Mapping) and name == "extra":
+                words += [
+                    word for key, one in value.items() for word in pair("--set", f"{key}={json.dumps(one)}")
+                ]
+            elif isinstance(value, Mapping):
+                words += [word for key, one in value.items() for word in pair(flag(name), f"{key}={one}")]
+            elif known is not None and extra(known, "repeated"):
+                words += [word for one in values for word in pair(flag(name), one)]
+            else:
+                words += pair(flag(name), "none" if value is None else ",".join(values))
+        return ["dcsft", *self.verb.split(), *first, *words, *pair("--output", str(output))]
+
+
+def _plain(value: object) -> object:
+    """An option's value as settings take it: artifacts as paths, model arguments in a dictionary as text."""
+    if isinstance(value, Artifact):
+        return str(value.path)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as a closing line shows it."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def counted(notes: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
+    """The counts among some notes that are not zero, with their words."""
+    return [f"{notes[name]} {text}" for name, text in words.items() if notes.get(name)]
+
+
+def difficulties(notes: Mapping[str, Any]) -> str:
+    """How many items of each difficulty there are."""
+    return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
+
+
+class Registry(MutableMapping[str, Stage]):
+    """Verb -> stage, in the order of the data flow; a stage's file is imported when it is asked for."""
+
+    def __init__(self, folder: Path, package: str) -> None:
+        """Finds the stages' files.
+
+        Args:
+            folder: where they are.
+            package: its dotted name.
+        """
+        self._about: dict[str, str] = {}
+        self._modules: dict[str, str] = {}
+        self._stages: dict[str, Stage] = {}
+        self.find(folder, package)
+
+    def find(self, folder: Path, package: str) -> None:
+        """Adds the stages of a folder on the package's path."""
+        found = []
+        for path in folder.glob("*.py"):
+            with path.open(encoding="utf-8") as file:
+                match = re.match(r'"""`dcsft ([^`]+)`: (.*)$', file.readline().rstrip())
+            if match:
+                found.append((match[1], match[2].removesuffix('"""'), f"{package}.{path.stem}"))
+        known = [(verb, about, self._modules[verb]) for verb, about in self._about.items()]
+        self._about = {}
+        for verb, about, module in sorted([*known, *found], key=lambda one: (_place(one[0]), one[0])):
+            self._about[verb], self._modules[verb] = about, module
+
+    def about(self, verb: str) -> str:
+        """One sentence on a stage, without importing it."""
+        return self._about[verb]
+
+    def __getitem__(self, verb: str) -> Stage:
+        """A stage; imports its file."""
+        if verb not in self._stages:
+            stage: Stage = import_module(self._modules[verb]).STAGE
+            if stage.verb != verb:
+                raise HarnessError(
+                    f"{self._modules[verb]} names {verb!r} and holds {stage.verb!r}", "Rename one"
+                )
+            self._stages[verb] = stage
+        return self._stages[verb]
+
+    def __setitem__(self, verb: str, stage: Stage) -> None:
+        """Puts a stage in the place of another, or beside them."""
+        self._stages[verb] = stage
+        self._about.setdefault(verb, "")
+
+    def __delitem__(self, verb: str) -> None:
+        """Forgets a stage."""
+        del self._about[verb]
+        self._stages.pop(verb, None)
+
+    def __iter__(self) -> Iterator[str]:
+        """The verbs, in the order of the data flow."""
+        return iter(self._about)
+
+    def __len__(self) -> int:
+        """How many stages there are."""
+        return len(self._about)
+
+
+_FLOW = ("digits pretrain", "train cold-start", "sample", "label", "data", "curate", "train", "merge")
+"""Verbs or their first words in the order of the data flow; others follow."""
+
+
+def _place(verb: str) -> int:
+    """Where a verb stands in the data flow."""
+    for wanted in (verb, verb.partition(" ")[0]):
+        if wanted in _FLOW:
+            return _FLOW.index(wanted)
+    return len(_FLOW)

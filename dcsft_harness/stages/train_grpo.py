@@ -1,0 +1,45 @@
+"""`dcsft train grpo`: Train by GRPO, with the task's own scorer as reward."""
+
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import ranks
+from dcsft_harness.settings import option
+from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.training.config import GrpoConfig
+from dcsft_harness.training.stage import AdapterInputs, start, summary
+
+
+class GrpoOptions(GrpoConfig, AdapterInputs):
+    """What to train on, and how."""
+
+    scorer: str | None = option(None, "How answers of a JSONL --data are scored.")
+    image_root: Path | None = option(None, "Where relative image paths of a JSONL --data start.")
+
+
+def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
+    """Trains."""
+
+    def train(base: str, config: GrpoConfig, more: dict[str, Any]) -> Notes:
+        from dcsft_harness.training import grpo, prompts
+
+        settings = {} if options.scorer is None else {"scorer": options.scorer}
+        with ranks.agreed():
+            rows, judge = prompts.open_data(options.data, options.scorer, options.image_root)
+        return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
+
+    return start(STAGE, options, GrpoConfig, output, progress, train)
+
+
+STAGE = Stage(
+    verb="train grpo",
+    options=GrpoOptions,
+    run=run,
+    summary=summary,
+    writes="adapter",
+    about="--data is a curated set, a task, or a JSONL file. transformers samples the completions, or vLLM"
+    " with `--set use_vllm=true` and TRL's `vllm_mode` (colocate or server).",
+    example="dcsft train grpo --model cold --data dcsft_digits_pool --max-steps 100 --output rl",
+    pushes=True,
+    passes="trl.GRPOConfig",
+)

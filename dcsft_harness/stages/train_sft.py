@@ -1,0 +1,36 @@
+"""`dcsft train sft`: Train a LoRA adapter on a curated set, or with --full all parameters."""
+
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.training.config import SftConfig
+from dcsft_harness.training.stage import AdapterInputs, conversations, start, summary
+
+
+class SftOptions(SftConfig, AdapterInputs):
+    """What to train on, and how."""
+
+
+def run(options: SftOptions, output: Path, progress: Progress | None) -> Notes:
+    """Trains."""
+
+    def train(base: str, config: SftConfig, more: dict[str, Any]) -> Notes:
+        rows = conversations(options.data)
+        from dcsft_harness.training.sft import train_sft
+
+        return train_sft(base, rows, output, config, **more)
+
+    return start(STAGE, options, SftConfig, output, progress, train)
+
+
+STAGE = Stage(
+    verb="train sft",
+    options=SftOptions,
+    run=run,
+    summary=summary,
+    writes="adapter",
+    example="dcsft train sft --model cold --data curated --max-steps 100 --output adapter",
+    pushes=True,
+    passes="trl.SFTConfig",
+)
