@@ -29,6 +29,13 @@ SCORERS: dict[str, Scorer] = {
     "math": math,
 }
 
+VERSIONS: dict[str, int] = {"exact_word": 1, "box_iou": 1, "choice": 1, "math": 1}
+"""Scorer -> version; raise it with every change that can alter a verdict.
+
+A version is part of a score: scores record it, and a leaderboard does not mix versions. Scores that record
+none are of version 1.
+"""
+
 
 def get_scorer(name: str) -> Scorer:
     """The scorer of that name.
@@ -41,4 +48,4 @@ def get_scorer(name: str) -> Scorer:
     return SCORERS[name]
 
 
-__all__ = ["SCORERS", "Scorer", "Verdict", "get_scorer"]
+__all__ = ["SCORERS", "VERSIONS", "Scorer", "Verdict", "get_scorer"]
