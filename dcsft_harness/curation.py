@@ -50,6 +50,8 @@ def curate(
             nothing left.
     """
     manifest.refuse_occupied(output)
+    if exclude is not None:
+        manifest.refuse_newer(exclude)
     source = manifest.read(labels, "labels")
     rollouts = source.input_folder("rollouts")
     table = records.read_table(labels / LABELS, records.Label)

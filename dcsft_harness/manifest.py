@@ -24,6 +24,11 @@ UNFINISHED = "unfinished"
 """The folder inside an output folder that holds what an interrupted run goes on from."""
 _FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
 FORMAT = 1
+"""The manifest format that this version writes, and the newest that it reads."""
+
+
+class NewerFormatError(HarnessError):
+    """An artifact was written by a newer version."""
 
 
 @dataclass
@@ -94,7 +99,12 @@ def key_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> 
 
 
 def fingerprint(path: Path) -> str:
-    """The hash that stands for an input: its manifest's, or that of its configuration and weights."""
+    """The hash that stands for an input: its manifest's, or that of its configuration and weights.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
+    refuse_newer(path)
     if (path / NAME).is_file():
         return file_sha256(path / NAME)
     return file_sha256(path) if path.is_file() else folder_sha256(path)
@@ -127,9 +137,11 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        kind_found = data["artefact"]  # first: other packages write files of this name
+        _refuse_newer(path, data["format"])
         found = Manifest(
             folder=folder,
-            kind=data["artefact"],
+            kind=kind_found,
             config=data["config"],
             inputs=data["inputs"],
             notes=data["notes"],
@@ -151,19 +163,63 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     return found
 
 
+def _refuse_newer(path: Path, found: object) -> None:
+    """Refuses a manifest of a newer format: fields that this version does not know may change its meaning.
+
+    Raises:
+        NewerFormatError: it is newer.
+        ValueError: it is no format number.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
+    if found > FORMAT:
+        raise NewerFormatError(
+            f"{path} is written in format {str(found)[:40]}, this version of dcsft_harness reads up to "
+            f"{FORMAT}",
+            "Update dcsft_harness, or make the artifact again with this version",
+        )
+
+
+def refuse_newer(folder: Path) -> None:
+    """Refuses a folder whose manifest has a newer format; other folders pass, with or without a manifest.
+
+    Raises:
+        HarnessError: it is newer.
+    """
+    if (folder / NAME).is_file():
+        try:
+            read(folder)
+        except NewerFormatError:
+            raise
+        except HarnessError:
+            return
+
+
 def is_current(folder: Path, key: str) -> bool:
-    """Whether a folder holds exactly this work, with every file as it was written."""
+    """Whether a folder holds exactly this work, with every file as it was written.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
     try:
         found = read(folder)
+    except NewerFormatError:
+        raise
     except HarnessError:
         return False
     return found.key == key and is_intact(folder)
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder holds a finished artefact with every file as it was written."""
+    """Whether a folder holds a finished artefact with every file as it was written.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
     try:
         return not any(_changed(folder))
+    except NewerFormatError:
+        raise
     except HarnessError:
         return False
 
@@ -246,6 +302,8 @@ def writing(
     """
     refuse_occupied(output)
     sources = {role: path.resolve() for role, path in (inputs or {}).items()}
+    for path in sources.values():
+        refuse_newer(path)
     draft_folder = output.resolve().parent / f".{output.name}.unfinished-{os.getpid()}"
     started = time.monotonic()
     # Left by a killed process that had the same number, as the first one of a container always has.

@@ -93,13 +93,20 @@ def _single(tasks: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - an lmms-
 
 
 def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
-    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name."""
+    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name.
+
+    Raises:
+        HarnessError: a newer version of this package wrote one of the folders.
+    """
+    from dcsft_harness import manifest
+
     parts, inputs = [], {}
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if key in ("pretrained", "adapter"):
             value = checkpoint(value)
             if Path(value).is_dir():
+                manifest.refuse_newer(Path(value))
                 inputs[{"pretrained": "model"}.get(key, key)] = Path(value)
             part = f"{key}={value}"
         parts.append(part)
@@ -111,6 +118,7 @@ def training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.D
     from dcsft_harness import manifest
 
     if Path(data).is_dir():
+        manifest.refuse_newer(Path(data))
         if (Path(data) / manifest.UNFINISHED).is_dir():
             manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)

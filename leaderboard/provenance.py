@@ -121,6 +121,8 @@ def _training(found: manifest.Manifest) -> Training | None:
             step = _CHECKPOINT.fullmatch(folder.name)
             if step and manifest.fingerprint(folder) == found.inputs[role]["sha256"]:
                 return training(folder.parent, int(step[1]))
+        except manifest.NewerFormatError:
+            raise
         except (HarnessError, OSError):  # moved or changed since: the scores stand without it
             continue
     return None
@@ -204,6 +206,8 @@ def _mix(found: manifest.Manifest) -> dict[str, int]:
     """How many easy, medium and hard items the run's curated set has."""
     try:
         curated = manifest.read(found.input_folder("data"))
+    except manifest.NewerFormatError:
+        raise
     except HarnessError:
         return {}
     counts = {name: curated.notes.get(name) for name in ("easy", "medium", "hard")}

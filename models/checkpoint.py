@@ -14,6 +14,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 
 from .adapters import attach, read_config
@@ -27,9 +28,12 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     """The checkpoint's configuration.
 
     Raises:
-        HarnessError: where there is none, or the model does not turn images and text into text.
+        HarnessError: where there is none, or the model does not turn images and text into text; or a newer
+            version of this package wrote it or the adapter.
     """
     name = settings.pretrained
+    for folder in filter(None, (name, settings.adapter)):
+        manifest.refuse_newer(Path(folder))
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise HarnessError(f"pretrained={name}: there is no such folder", "Give a checkpoint folder")
     try:

@@ -101,12 +101,16 @@ def taught(*folders: str | Path | None) -> BoxSpace | None:
     Args:
         folders: an adapter, a base: artefacts and checkpoints of runs, by their folders, or names of the
             hub, which tell nothing; None is none.
+
+    Raises:
+        HarnessError: a newer version of this package wrote one of them.
     """
     from dcsft_harness import manifest
 
     for folder in folders:
         told = None
         if folder is not None and (Path(folder) / manifest.NAME).is_file():
+            manifest.refuse_newer(Path(folder))
             with contextlib.suppress(HarnessError):  # another package's file of that name
                 told = manifest.read(Path(folder)).notes.get("box_space")
         elif folder is not None and (Path(folder) / TOLD).is_file():

@@ -1,6 +1,7 @@
 """Artefacts are written whole or not at all, know what they were made from, and can be moved together."""
 
 import errno
+import json
 import os
 import shutil
 
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import environment, manifest
+from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 
 from .artefacts import small_disk
+from .test_leaderboard import scores_folder
 
 
 def write(folder, text="content", inputs=None, **config):
@@ -256,3 +259,116 @@ class TestInputs:
         assert manifest.fingerprint(folder) == before
         (folder / "model.safetensors").write_text("Weights")
         assert manifest.fingerprint(folder) != before
+
+
+VERBS = {
+    "label": ("rollouts", "label {} --output {out}"),
+    "curate": ("labels", "curate {} --keep easy --output {out}"),
+    "curate --exclude": ("overlap", "curate {labels} --keep easy --exclude {} --output {out}"),
+    "train sft --data": ("curated set", "train sft --model digits --data {} --output {out}"),
+    "train sft --model": ("checkpoint", "train sft --model {} --data dcsft_digits_cold --output {out}"),
+    "train sft --adapter": (
+        "adapter",
+        "train sft --model digits --adapter {} --data dcsft_digits_cold --output {out}",
+    ),
+    "train cold-start": (
+        "checkpoint",
+        "train cold-start --model {} --data dcsft_digits_cold --output {out}",
+    ),
+    "train grpo --data": ("curated set", "train grpo --model digits --data {} --output {out}"),
+    "train grpo --model": ("checkpoint", "train grpo --model {} --data dcsft_digits_pool --output {out}"),
+    "sample": (
+        "checkpoint",
+        "sample --model-args pretrained={} --task dcsft_digits_pool --limit 1 --output {out}",
+    ),
+    "sample adapter": (
+        "adapter",
+        "sample --model-args pretrained=digits,adapter={} --task dcsft_digits_pool --limit 1 --output {out}",
+    ),
+    "evaluate": (
+        "checkpoint",
+        "evaluate --model-args pretrained={} --tasks dcsft_digits --limit 1 --output {out}",
+    ),
+    "evaluate adapter": (
+        "adapter",
+        "evaluate --model-args pretrained=digits,adapter={} --tasks dcsft_digits --limit 1 --output {out}",
+    ),
+    "lmms-eval": (
+        "checkpoint",
+        "lmms-eval --model dcsft_hf --model_args pretrained={} --tasks dcsft_digits --limit 1",
+    ),
+    "merge": ("adapter", "merge {} --output {out}"),
+    "push": ("checkpoint", "push {} owner/name"),
+    "card": ("adapter", "card {}"),
+    "card --scores": ("scores", "card {adapter} --scores {}"),
+    "leaderboard build": ("scores", "leaderboard build {} --output {out}"),
+    "leaderboard build --labels": ("labels", "leaderboard build {scores} --labels {} --output {out}"),
+    "leaderboard build --rollouts": (
+        "rollouts",
+        "leaderboard build {scores} --samples 1 --rollouts {} --output {out}",
+    ),
+    "compare-cost": ("adapter", "compare-cost {} --output {out}"),
+    "compare-cost --scores": ("scores", "compare-cost {adapter} --scores {} --output {out}"),
+    "score": ("checkpoint", "score {} --suite digits --limit 1 --board {out}"),
+    "score adapter": ("adapter", "score {} --base digits --suite digits --limit 1 --board {out}"),
+    "score --watch": ("adapter", "score --watch {} --suite digits --limit 1 --board {out}"),
+    "score --results": (
+        "scores",
+        "score digits --results {} --suite digits --limit 1 --board {out}",
+    ),
+}
+"""What is read -> the artifact's kind, and a command that reads it."""
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Artifacts of this version's format, by kind, where a command needs one beside the newer one."""
+    folders = {}
+    for kind in ("labels", "adapter"):
+        folders[kind] = tmp_path / f"old {kind}"
+        with manifest.writing(kind, folders[kind], {"method": "sft"}) as draft:
+            (draft.folder / "adapter_config.json").write_text("{}")
+    folders["scores"] = scores_folder(tmp_path / "old scores", "old", {"digits": [1, 0]})
+    return folders
+
+
+def newer(folder, kind, number=99):
+    """An artifact of a format that this version does not know."""
+    with manifest.writing(kind, folder, {}) as draft:
+        for name in ("config.json", "adapter_config.json" if kind == "adapter" else "other.json"):
+            (draft.folder / name).write_text("{}")
+    path = folder / manifest.NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": number}))
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_an_artifact_of_a_newer_format(tmp_path, capfd, old, verb):
+    kind, command = VERBS[verb]
+    folder = newer(tmp_path / "new", kind)
+    words = [word.format(folder, out=tmp_path / "out", **old) for word in command.split(" ")]
+    assert main(words) != 0
+    said = capfd.readouterr().err
+    wanted = (
+        f"manifest.json is written in format 99, this version of dcsft_harness reads up to {manifest.FORMAT}"
+    )
+    assert wanted in said
+    assert not (tmp_path / "out" / manifest.NAME).exists()
+
+
+@pytest.mark.parametrize("number", [0, -1, "1", None, True, 1.5, [1]])
+def test_a_format_that_is_no_number_is_refused(tmp_path, number):
+    with pytest.raises(HarnessError, match="cannot be read.*format is"):
+        manifest.read(newer(tmp_path / "new", "labels", number))
+
+
+def test_a_manifest_of_another_package_is_no_newer_format(tmp_path):
+    (tmp_path / manifest.NAME).write_text('{"format": 99}')
+    manifest.refuse_newer(tmp_path)
+
+
+def test_a_newer_artifact_is_never_taken_for_an_unfinished_or_damaged_one(tmp_path):
+    folder = newer(tmp_path / "new", "labels")
+    for look in (manifest.is_intact, lambda one: manifest.is_current(one, "key"), manifest.fingerprint):
+        with pytest.raises(manifest.NewerFormatError):
+            look(folder)

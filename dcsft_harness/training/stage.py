@@ -78,6 +78,9 @@ def start(
         if not (output / manifest.UNFINISHED).is_dir():
             manifest.refuse_occupied(output)
         config = options.part(kind)
+        for named in (opening.checkpoint(options.model), getattr(options, "adapter", None), options.data):
+            if named is not None:
+                manifest.refuse_newer(Path(named))
     if launch is not None:
         # What is none by default, and was not given, needs no word.
         fields = type(options).model_fields
