@@ -21,6 +21,11 @@ DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 RIGHT = 0.5
 """A response counts as right from this score on; the suite's scores are 0 or 1."""
 
+SCORER = "version of the scorer"
+CHECKPOINT, SETTING = "checkpoint's generation config", "checkpoint's generation setting"
+"""Conditions of a score, or their beginnings: a scorer's version, and what a checkpoint's generation config
+applied. Scores are compared where all their conditions are equal."""
+
 ROWS_AT_ONCE = 1 << 16
 """Rows of a table that are written together."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.records import SCORER
 
 from .board import Apart, Board, Cell, LeftOut, Row, Task
 from .bridge import aligned
@@ -152,8 +153,9 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
     for condition in {**reference.conditions, **measured.conditions}:
         if unknown and condition.startswith(unknown):
             continue
-        ours = reference.conditions.get(condition, "unset")
-        theirs = measured.conditions.get(condition, "unset")
+        unset: object = 1 if condition.startswith(SCORER) else "unset"  # the first version was not recorded
+        ours = reference.conditions.get(condition, unset)
+        theirs = measured.conditions.get(condition, unset)
         if ours != theirs:
             raise HarnessError(f"{where}: {condition} {_short(ours)} and {_short(theirs)}", SEPARATE)
     if reference.item_ids is measured.item_ids and reference.clusters is measured.clusters:

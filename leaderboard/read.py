@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256
-from dcsft_harness.records import Score, as_wanted, defaults, readable, refuse_empty, schema
+from dcsft_harness.records import (
+    CHECKPOINT,
+    SCORER,
+    SETTING,
+    Score,
+    as_wanted,
+    defaults,
+    readable,
+    refuse_empty,
+    schema,
+)
 
 from . import provenance
 from .result import DISTRIBUTIONS, Documents, Measured, Result, group_of
@@ -267,13 +277,19 @@ def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) 
     generation = entry["generation"] if isinstance(entry["generation"], dict) else {"": entry["generation"]}
     if not isinstance(pixels, dict | None):
         raise HarnessError(f"{folder / manifest.NAME}: the pixel limits are {pixels!r}, not a table", AGAIN)
+    scorers, checkpoint = (entry.get(key) or {} for key in ("scorers", "generation_from_checkpoint"))
+    if not isinstance(scorers, dict) or not isinstance(checkpoint, dict):
+        raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are no tables", AGAIN)
     # A limit of null is the processor's own, as is no limit at all.
     budget = {key: value for key, value in (pixels or {}).items() if value is not None}
     return {
         "task version": entry["version"],
+        **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
         "distribution": entry.get("distribution"),
         "limit": entry["limit"],
         **{f"generation argument {key}".rstrip(): value for key, value in sorted(generation.items())},
+        **{f"{SETTING} {name}": value for name, value in sorted(checkpoint.items())},
+        **({CHECKPOINT: "applied"} if checkpoint else {}),
         **{f"pixel limit {key}": value for key, value in sorted(budget.items())},
         "prompt hash": entry["prompt_sha256"],
         "item set": entry["items_sha256"],

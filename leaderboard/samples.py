@@ -13,6 +13,7 @@ import pyarrow as pa
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.hashing import json_sha256
+from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 from .result import DISTRIBUTIONS, Documents, Measured
 
@@ -77,7 +78,7 @@ class Samples:
             task=self.task,
             distribution=self._distribution(),
             family=self.metadata.get("family"),
-            conditions=self._conditions(documents),
+            conditions=self._conditions(documents, kept),
             item_ids=documents.ids,
             clusters=tuple(self._cluster(line, metric) for line in kept),
             scores=scores,
@@ -87,10 +88,13 @@ class Samples:
             if knows
             else None,
             documents=lambda: documents,
-            unknown=tuple(
-                f"pixel limit {name}"
-                for name in ("max_pixels", "min_pixels")
-                if not _whole(arguments(self.run).get(name))
+            unknown=(
+                *(
+                    f"pixel limit {name}"
+                    for name in ("max_pixels", "min_pixels")
+                    if not _whole(arguments(self.run).get(name))
+                ),
+                *self._unknown_settings(),
             ),
             remarks=tuple(self._remarks(scores, metric)),
         )
@@ -179,13 +183,26 @@ class Samples:
         told = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
         return told if told in DISTRIBUTIONS else None
 
-    def _conditions(self, documents: Documents) -> dict[str, object]:
+    def _unknown_settings(self) -> tuple[str, ...]:
+        """Conditions on the checkpoint's own settings that the log does not record."""
+        if not str((self.run.get("config") or {}).get("model")).startswith("dcsft_"):
+            return CHECKPOINT, SETTING
+        return (SETTING,) if self._from_checkpoint() else ()
+
+    def _from_checkpoint(self) -> bool:
+        return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
+
+    def _conditions(self, documents: Documents, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+        scorers = {}
+        for line in lines:
+            scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
         config = self.run.get("config") or {}
         limit = config.get("limit")
         generation = self.config.get("generation_kwargs")
         shots = (self.run.get("n-shot") or {}).get(self.task)
         return {
             "task version": (self.run.get("versions") or {}).get(self.task),
+            **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
             "distribution": self._distribution(),
             "limit": int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
             **{f"generation argument {k}": v for k, v in sorted((generation or {}).items())},
@@ -194,6 +211,7 @@ class Samples:
                 for name in ("max_pixels", "min_pixels")
                 if _whole(said := arguments(self.run).get(name))
             },
+            **({CHECKPOINT: "applied"} if self._from_checkpoint() else {}),
             **({"examples in the prompt": shots} if shots else {}),
             **({"first document": config["offset"]} if config.get("offset") else {}),
             **({"system prompt": run} if (run := self.run.get("system_instruction_sha")) else {}),

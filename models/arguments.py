@@ -6,7 +6,7 @@ under settings that were never used; a `GenerationArguments` holds all of it or 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -65,6 +65,32 @@ _NEUTRAL_ONLY: dict[str, object] = {
 }
 """Arguments accepted only at the value at which they change nothing."""
 
+CHECKPOINT_SETTINGS = (
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_new_tokens",
+    "max_new_tokens",
+)
+"""What `generation_config=checkpoint` takes from a checkpoint's generation config."""
+_OF_SAMPLING = ("top_p", "top_k", "min_p")
+_WITHOUT_EFFECT = frozenset(
+    (
+        *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length"),
+        *("transformers_version", "use_cache", "cache_implementation", "cache_config", "prefill_chunk_size"),
+        *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+        *("return_dict_in_generate", "return_legacy_cache", "compile_config", "disable_compile"),
+        *("low_memory", "renormalize_logits", "is_assistant", "num_assistant_tokens"),
+        *("num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind"),
+        *("target_lookbehind", "assistant_early_exit", "prompt_lookup_num_tokens", "max_matching_ngram_size"),
+    )
+)
+"""Settings of a generation config that are read elsewhere or change no token."""
+_WITHOUT = "Leave out generation_config=checkpoint, or take it out of the file"
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "max_new_tokens": lambda name, value: as_int(name, value, 1),
     "min_new_tokens": lambda name, value: as_int(name, value, 0),
@@ -119,7 +145,9 @@ class GenerationArguments:
         return self.temperature == 0.0
 
     @classmethod
-    def parse(cls, given: Mapping[str, object], task: str) -> "GenerationArguments":
+    def parse(
+        cls, given: Mapping[str, object], task: str, checkpoint: Mapping[str, object] | None = None
+    ) -> "GenerationArguments":
         r"""Reads a request's `generation_kwargs`.
 
         `do_sample: true` without a temperature samples at 1, a temperature above 0 without
@@ -130,6 +158,8 @@ class GenerationArguments:
         Args:
             given: argument name to value; None and "None" mean unset.
             task: the task's name, for errors.
+            checkpoint: settings for what the request leaves unset, as `checkpoint_settings` returns them;
+                those of sampling apply to requests that sample, and `do_sample` to those that do not say.
 
         Raises:
             HarnessError: for an unknown or unsupported argument, a value out of range, two
@@ -138,7 +168,7 @@ class GenerationArguments:
         """
         try:
             values = _read(given)
-            _sampling(values)
+            _sampling(values, checkpoint or {})
         except HarnessError as error:
             raise HarnessError(
                 f"generation argument of task {task!r}: {error.problem}", error.remedy
@@ -169,11 +199,17 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
     return values
 
 
-def _sampling(values: dict[str, object]) -> None:
-    """Folds `do_sample` into the temperature, in place."""
+def _sampling(values: dict[str, object], checkpoint: Mapping[str, object]) -> None:
+    """Folds `do_sample` into the temperature and fills unset values from the checkpoint's, in place."""
     do_sample = values.pop("do_sample", None)
+    if do_sample is None and "temperature" not in values:
+        do_sample = checkpoint.get("do_sample")
     if do_sample and "temperature" not in values:
-        values["temperature"] = 1.0
+        values["temperature"] = checkpoint.get("temperature", 1.0)
+    samples = values.get("temperature", 0.0) != 0.0
+    for name, value in checkpoint.items():
+        if name not in ("do_sample", "temperature") and (samples or name not in _OF_SAMPLING):
+            values.setdefault(name, value)
     if do_sample is False and values.get("temperature", 0.0) != 0.0:
         raise HarnessError(
             f"do_sample=False contradicts temperature={values['temperature']}",
@@ -181,10 +217,49 @@ def _sampling(values: dict[str, object]) -> None:
         )
 
 
+def checkpoint_settings(found: Mapping[str, object], known: Iterable[str], where: str) -> dict[str, object]:
+    """Reads the settings of a checkpoint's `generation_config.json`.
+
+    Token ids and what changes no token (caches, outputs, speculative decoding) are left out, as are names
+    that transformers does not know. `max_length` counts less than any limit of new tokens, and there always
+    is one.
+
+    Args:
+        found: the settings that the file names.
+        known: the names that transformers knows.
+        where: the file, for errors.
+
+    Returns:
+        Settings for `GenerationArguments.parse`, by its names.
+
+    Raises:
+        HarnessError: for a setting that these models cannot apply, or a value out of range.
+    """
+    settings: dict[str, object] = {}
+    for name, value in found.items():
+        if name in CHECKPOINT_SETTINGS:
+            try:
+                if not is_unset(value):
+                    settings[name] = _READERS[name](name, value)
+            except HarnessError as error:
+                raise HarnessError(f"{where}: {error.problem}", _WITHOUT) from None
+        elif name in set(known) - _WITHOUT_EFFECT and value and not _is_neutral(name, value):
+            raise HarnessError(
+                f"generation_config=checkpoint: {where} sets {name}={str(value)[:80]}, which these models"
+                " cannot apply",
+                _WITHOUT,
+            )
+    return settings
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    neutral = _NEUTRAL_ONLY.get(name)
+    return value == neutral or str(value).strip().lower() in {str(neutral).lower(), f"{neutral}.0"}
+
+
 def _require_neutral(name: str, value: object) -> None:
     neutral = _NEUTRAL_ONLY[name]
-    same = value == neutral or str(value).strip().lower() in {str(neutral).lower(), f"{neutral}.0"}
-    if not is_unset(value) and not same:
+    if not is_unset(value) and not _is_neutral(name, value):
         raise HarnessError(
             f"{name}={value!r} is not supported by this model",
             f"Override it with `--gen_kwargs {name}={neutral}` if that is what you want",

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -51,6 +52,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
             are not asked, and those that `_answer` refuses are added. None raises instead.
         seed: the seed that draws are keyed with where a task sets none.
         batch_size: most items answered at once.
+        checkpoint_generation: settings that the checkpoint's generation config gives to requests that leave
+            them unset; empty unless `generation_config=checkpoint`.
     """
 
     is_simple = False
@@ -66,11 +69,21 @@ class ObservedModel(lmms):  # type: ignore[misc]
         self.refused: dict[tuple[str, int], str] | None = None
         self.seed = 0
         self.batch_size = 1
+        self.checkpoint_generation: Mapping[str, object] = {}
 
     @property
     def box_convention(self) -> BoxConvention:
         """The coordinates that this model writes boxes in."""
         return PIXEL
+
+    def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
+        """All generation settings that a request of these arguments is answered with, by name."""
+        return asdict(GenerationArguments.parse(given or {}, task, self.checkpoint_generation))
+
+    def generation_from_checkpoint(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
+        """The part of `generation_in_force` that would be another without the checkpoint's settings."""
+        without = asdict(GenerationArguments.parse(given or {}, task))
+        return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         """The responses to items with equal generation arguments, for models that go batch by batch.
@@ -90,7 +103,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         declare(self.box_convention)
         if self.box_convention.space is None:
             _refuse_unknown_boxes(requests)
-        drawings = [Drawing(item, self._kept_of(item)) for item in plan(requests)]
+        drawings = [Drawing(item, self._kept_of(item)) for item in plan(requests, self.checkpoint_generation)]
         waiting = [(drawing, left) for drawing in drawings if (left := self._next(drawing)) is not None]
         done = len(drawings) - len(waiting)
         progress, close = self._progress(len(drawings))

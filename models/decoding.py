@@ -1,6 +1,7 @@
 """One call of transformers' `generate` for a batch of rows, and what each row came to."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,36 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
-from .arguments import GenerationArguments
+from dcsft_harness.errors import HarnessError
+
+from .arguments import GenerationArguments, checkpoint_settings
 from .generation import FinishReason, cut_at
 from .keyed_noise import KeyedGumbel
+from .settings import ModelSettings
+
+
+def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
+    """What the checkpoint's generation config applies under `generation_config=checkpoint`; else nothing.
+
+    Raises:
+        HarnessError: the file cannot be read, or sets what cannot be applied.
+    """
+    if settings.generation_config != "checkpoint":
+        return {}
+    name = settings.pretrained
+    file = Path(name) / GENERATION_CONFIG_NAME
+    try:
+        found = GenerationConfig.from_pretrained(name)
+    except OSError as error:
+        if not file.is_file():  # a checkpoint need not have one
+            return {}
+        said = str(error).strip().split("\n")[0][:300]
+        raise HarnessError(
+            f"{file} cannot be read ({said})", "Mend it, or use generation_config=neutral"
+        ) from error
+    return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), str(file))
 
 
 @dataclass(frozen=True)
@@ -138,27 +165,53 @@ def warpers(arguments: GenerationArguments) -> list[Any]:
     return chain
 
 
-def processors(arguments: GenerationArguments, row_keys: list[int], prompt_length: int) -> list[Any]:
-    """The logits processors that turn greedy search into keyed sampling; none when greedy.
+class RepetitionPenalty:
+    """transformers' repetition penalty, prompt tokens included, for a padded batch.
 
-    They run after those that `generate` makes from its own arguments, repetition penalty and
-    least length among them.
+    transformers' own counts a short prompt's padding as a token of it, and the padding token is often one
+    that ends a response: rows would depend on what they are batched with.
     """
+
+    def __init__(self, penalty: float, attention_mask: Tensor) -> None:
+        """A processor for one batch.
+
+        Args:
+            penalty: divides positive scores, multiplies negative ones.
+            attention_mask: `(rows, prompt length)`, 0 on the left where a row has padding.
+        """
+        self._penalty, self._mask = penalty, attention_mask != 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Float `(rows, vocabulary)` scores with the seen tokens' made smaller."""
+        length = self._mask.shape[1]
+        prompt = torch.where(self._mask, input_ids[:, :length], input_ids[:, length - 1 : length])
+        seen = torch.cat((prompt, input_ids[:, length:]), dim=1)
+        found = scores.gather(1, seen)
+        found = torch.where(found < 0, found * self._penalty, found / self._penalty)
+        return scores.scatter(1, seen, found)
+
+
+def processors(
+    arguments: GenerationArguments, row_keys: list[int], prompt_length: int, attention_mask: Tensor
+) -> list[Any]:
+    """The logits processors behind `generate`'s own: the penalty, and what makes search keyed sampling."""
+    penalties: list[Any] = []
+    if arguments.repetition_penalty != 1.0:
+        penalties.append(RepetitionPenalty(arguments.repetition_penalty, attention_mask))
     if arguments.greedy:
-        return []
+        return penalties
     chain = warpers(arguments)
-    return [*chain, KeyedGumbel(row_keys, prompt_length, sparse=len(chain) > 1)]
+    return [*penalties, *chain, KeyedGumbel(row_keys, prompt_length, sparse=len(chain) > 1)]
 
 
 def _config(tokens: SpecialTokens, arguments: GenerationArguments) -> GenerationConfig:
-    """What `generate` does by itself: search greedily, up to a length, with a penalty."""
+    """What `generate` does by itself: search greedily, up to a length."""
     config = tokens.neutral_config()
     config.update(
         do_sample=False,
         num_beams=1,
         max_new_tokens=arguments.max_new_tokens,
         min_new_tokens=arguments.min_new_tokens,
-        repetition_penalty=arguments.repetition_penalty,
         use_cache=arguments.use_cache,
     )
     return config
@@ -189,7 +242,7 @@ def complete(
     output = model.generate(
         **batch,
         generation_config=_config(tokens, arguments),
-        logits_processor=processors(arguments, row_keys, prompt_length),
+        logits_processor=processors(arguments, row_keys, prompt_length, batch["attention_mask"]),
         stopping_criteria=[stops] if arguments.stop else [],
     )
     generated = output[:, prompt_length:].tolist()

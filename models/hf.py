@@ -13,7 +13,7 @@ from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
 from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
 from .conventions import BoxConvention, declare, taught
-from .decoding import Completion, SpecialTokens
+from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine, Prepared
 from .generation import Generation
 from .placement import place
@@ -38,7 +38,9 @@ class DcsftHF(ObservedModel):
     arguments are neutral (greedy, no penalty, everything kept, at most
     `arguments.DEFAULT_MAX_NEW_TOKENS` tokens), and the sampling settings, penalties and
     suppressed tokens in the checkpoint's `generation_config.json` are not used. Only its token
-    ids are: a response ends at any end token that the tokenizer or that file names.
+    ids are: a response ends at any end token that the tokenizer or that file names. With
+    `generation_config=checkpoint` its penalties and sampling settings apply to what a request leaves
+    unset, and a setting that cannot be applied is refused.
 
     Sampled responses are keyed by content: the draw for a token is a function of (seed, item,
     sample index, step, token), so batch size, order and number of processes do not change it,
@@ -72,6 +74,7 @@ class DcsftHF(ObservedModel):
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
+        self.checkpoint_generation = checkpoint_generation(self.settings)
         check_adapter(self.settings, config)
         self._load()
         declare(self.box_convention)

@@ -5,7 +5,7 @@ everything up to the first drawn token, so they are one item here, and the posit
 among its siblings is its sample index.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +41,15 @@ class Item:
     sample_indices: list[int] = field(default_factory=list)
 
 
-def plan(requests: Sequence[Instance]) -> list[Item]:
+def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None = None) -> list[Item]:
     """The items behind a request list, in order of first appearance.
 
     Requests that lmms-eval adds to even out ranks (`__padding_only__`) are left out: their
     responses are never read, and no collective of ours waits for them.
+
+    Args:
+        requests: as lmms-eval hands them over.
+        checkpoint: the checkpoint's settings for what requests leave unset.
 
     Raises:
         HarnessError: for a generation argument that is not supported.
@@ -59,7 +63,7 @@ def plan(requests: Sequence[Instance]) -> list[Item]:
         context, to_messages, given, doc_id, task, split = request.args
         written = (task, repr(given))
         if written not in parsed:
-            parsed[written] = GenerationArguments.parse(given or {}, task)
+            parsed[written] = GenerationArguments.parse(given or {}, task, checkpoint)
         key = (task, split, doc_id, parsed[written])
         item = items.setdefault(key, Item(*key, context=context, to_messages=to_messages))
         item.positions.append(position)

@@ -13,6 +13,9 @@ AUTO_BATCH_SIZE = 64
 """Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
+GENERATION_CONFIGS = ("neutral", "checkpoint")
+"""Where settings come from that a request leaves unset."""
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -35,6 +38,8 @@ class ModelSettings:
             family's, or what its manifest says that it was taught. A checkpoint that was trained elsewhere,
             on boxes in another space, needs it.
         trust_remote_code: whether code inside the checkpoint may run.
+        generation_config: one of `GENERATION_CONFIGS`: "checkpoint" applies the penalties and sampling
+            settings of the checkpoint's `generation_config.json` to requests that leave them unset.
         seed: seed of sampled responses.
         system_prompt: text, or a file of it, put before every chat that has no system message.
     """
@@ -50,6 +55,7 @@ class ModelSettings:
     max_pixels: int | None = None
     box_space: BoxSpace | None = None
     trust_remote_code: bool = False
+    generation_config: str = "neutral"
     seed: int = 0
     system_prompt: str | None = None
 
@@ -88,6 +94,17 @@ def _attention(name: str, value: object) -> str:
     return str(value)
 
 
+def as_generation_config(name: str, value: object) -> str:
+    """One of `GENERATION_CONFIGS`.
+
+    Raises:
+        HarnessError: it is something else.
+    """
+    if str(value) not in GENERATION_CONFIGS:
+        raise unknown_name(name, str(value), GENERATION_CONFIGS)
+    return str(value)
+
+
 def as_box_space(name: str, value: object) -> BoxSpace:
     """One of `conventions.BoxSpace`.
 
@@ -111,6 +128,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "max_pixels": whole_from(1),
     "box_space": as_box_space,
     "trust_remote_code": as_bool,
+    "generation_config": as_generation_config,
     "seed": whole_from(0),
     "system_prompt": as_text,
 }

@@ -53,14 +53,14 @@ class Answerer:
         self._name, self._arguments = name, arguments
         self._model: ObservedModel | None = None
 
-    def load(self) -> tuple[int, int, BoxConvention]:
-        """Loads the model; returns its batch size, seed and box convention.
+    def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object]]:
+        """Loads the model; returns its batch size, seed, box convention and checkpoint's generation settings.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
         """
         model = self._opened()
-        return model.batch_size, model.seed, model.box_convention
+        return model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
@@ -125,7 +125,7 @@ class SpreadModel(ObservedModel):
         self._actors = [remote.remote(name, arguments) for _ in range(self.processes)]
         with telling_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
-        self.batch_size, self.seed, self._convention = loaded[0]
+        self.batch_size, self.seed, self._convention, self.checkpoint_generation = loaded[0]
         declare(self.box_convention)
 
     @property

@@ -13,7 +13,7 @@ from .base import ObservedModel
 from .batching import Features
 from .checkpoint import check_adapter, convention, open_config, open_processor
 from .conventions import BoxConvention, declare, taught
-from .decoding import SpecialTokens
+from .decoding import SpecialTokens, checkpoint_generation
 from .generation import Generation
 from .prompt_size import count_tokens, tokenize
 from .prompts import Prompt, content_key, read_prompt
@@ -91,6 +91,7 @@ class DcsftVLLM(ObservedModel):
         self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
         self._tokens = SpecialTokens.of(self.tokenizer, _generation_config(self.settings))
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
+        self.checkpoint_generation = checkpoint_generation(checkpoint)
         check_adapter(checkpoint, config)
         self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
         self._backend: Backend | None = None
@@ -118,7 +119,7 @@ class DcsftVLLM(ObservedModel):
             HarnessError: for an unsupported generation argument, an unreadable document, or a
                 checkpoint that vLLM refuses.
         """
-        items = plan(requests)
+        items = plan(requests, self.checkpoint_generation)
         for arguments, task in dict.fromkeys((item.arguments, item.task) for item in items):
             check(arguments, task)
         left = [item for item in items if not self._all_kept(item)]

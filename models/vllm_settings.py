@@ -8,7 +8,7 @@ from dcsft_harness.errors import HarnessError, unknown_name
 
 from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
 from .conventions import BoxSpace
-from .settings import ModelSettings, as_box_space
+from .settings import ModelSettings, as_box_space, as_generation_config
 
 BATCH_SIZE = 256
 """Items at once by default: vLLM schedules them itself, and a batch is what a crash loses."""
@@ -50,6 +50,7 @@ class VLLMSettings:
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
         box_space: the coordinates that it writes boxes in; see `ModelSettings`.
         trust_remote_code: whether code inside the checkpoint may run.
+        generation_config: whether the checkpoint's generation settings apply; see `ModelSettings`.
         seed: seed of sampled responses.
         system_prompt: text, or a file of it, put before every chat that has no system message.
         base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`; its key, if it
@@ -75,6 +76,7 @@ class VLLMSettings:
     max_pixels: int | None = None
     box_space: BoxSpace | None = None
     trust_remote_code: bool = False
+    generation_config: str = "neutral"
     seed: int = 0
     system_prompt: str | None = None
     base_url: str | None = None
@@ -120,6 +122,7 @@ class VLLMSettings:
             max_pixels=self.max_pixels,
             box_space=self.box_space,
             trust_remote_code=self.trust_remote_code,
+            generation_config=self.generation_config,
         )
 
     @classmethod
@@ -169,6 +172,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "max_pixels": whole_from(1),
     "box_space": as_box_space,
     "trust_remote_code": as_bool,
+    "generation_config": as_generation_config,
     "seed": whole_from(0),
     "system_prompt": as_text,
     "base_url": as_text,

@@ -2,7 +2,8 @@
 
 `acc` is the score together with its cluster, as lmms-eval's clustered standard error reads it;
 `answered` is 1 where an answer was found in the response, so that "wrong" and "no answer" stay
-apart; `extracted` is logged with the sample and not aggregated.
+apart. `extracted`, `score` (what `lmms-eval --baseline` compares) and `scorer` (names and versions) are
+logged with the sample and not aggregated.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dcsft_harness.models.conventions import declared
-from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.scoring import SCORERS, VERSIONS, Verdict
 
 Doc = dict[str, Any]
 Judge = Callable[[Doc, str], Verdict]
@@ -37,25 +38,32 @@ def judge(scorer: str, doc: Doc, response: str) -> Verdict:
     return SCORERS[scorer](response, answer=gold)
 
 
-def process(scorer: str | Judge, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+def process(
+    scorer: str | Judge, doc: Doc, results: Sequence[Any], named: Sequence[str] = ()
+) -> dict[str, Any]:
     """The metrics of one document.
 
     Args:
         scorer: a key of `SCORERS`; or a function of document and response, where rows differ in their scorer.
         doc: see `judge`; its cluster column names documents that are not independent.
         results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
+        named: the scorers behind a function, by name.
 
     Returns:
-        acc: {"score": mean score in [0, 1], "cluster": the document's}; answered: share in [0, 1];
-        extracted: the answer found, or a list of them for several responses.
+        acc: {"score": mean score in [0, 1], "cluster": the document's}; score: the same mean; answered: share
+        in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
+        version.
     """
     texts = responses(results)
     verdicts = [scorer(doc, text) if callable(scorer) else judge(scorer, doc, text) for text in texts]
     found = [verdict.extracted for verdict in verdicts]
+    mean = sum(v.score for v in verdicts) / len(verdicts)
     return {
-        "acc": part(sum(v.score for v in verdicts) / len(verdicts), doc),
+        "acc": part(mean, doc),
+        "score": mean,
         "answered": sum(extracted is not None for extracted in found) / len(found),
         "extracted": found[0] if len(found) == 1 else found,
+        "scorer": {name: VERSIONS.get(name, 1) for name in ([scorer] if isinstance(scorer, str) else named)},
     }
 
 

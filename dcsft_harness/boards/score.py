@@ -12,6 +12,8 @@ from dcsft_harness.boards.folder import BoardFolder
 from dcsft_harness.boards.settings import Settings
 from dcsft_harness.boards.subject import Subject
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.records import SCORER, SETTING
+from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.sources import prepared
 
 Make = Callable[[Path], Subject | None]
@@ -153,6 +155,12 @@ def _hashes(found: manifest.Manifest) -> dict[str, str]:
 def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:
     """Refuses to go on with a row under other settings than it was begun with."""
     differing = settings.differing(found.config)
+    scorers = found.notes["tasks"][found.folder.name].get("scorers", {})
+    differing += [
+        f"{SCORER} {one}: {version} -> {VERSIONS[one]}"
+        for one, version in scorers.items()
+        if one in VERSIONS and VERSIONS[one] != version
+    ]
     for role, path in prepared.inputs([found.folder.name]).items():
         if role in found.inputs and manifest.fingerprint(path) != found.inputs[role]["sha256"]:
             differing.append(f"{role} has been prepared anew")
@@ -178,7 +186,8 @@ def _planned(task: Any, limit: int | None) -> dict[str, object]:  # noqa: ANN401
     """What a result will have been measured under, as far as it is known before; named as on a board."""
     given = task.config.generation_kwargs or {}
     generation = {f"generation argument {key}": value for key, value in given.items()}
-    return {"task version": task.VERSION, "limit": limit, **generation}
+    scorers = {f"{SCORER} {name}": version for name, version in VERSIONS.items()}
+    return {"task version": task.VERSION, **scorers, "limit": limit, **generation}
 
 
 def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -206,12 +215,19 @@ class _Work:
     arguments: str
     conditions: Mapping[str, Mapping[str, object]]
 
-    def open(self, tasks: Iterable[str]) -> Any:  # noqa: ANN401 - an lmms-eval model
-        """Loads the model, and refuses one that sees pictures of other sizes than the rows there did."""
+    def open(self, tasks: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an lmms-eval model
+        """Loads the model; refuses one whose pixel limits or checkpoint's settings differ from the rows'."""
         model = harness.open_model(self.settings.model, self.arguments)
         seen = {f"pixel limit {k}": v for k, v in (evaluation.pixels(model) or {}).items() if v is not None}
-        for task in tasks:
-            _refuse_other(task, self.conditions.get(task, {}), seen)
+        for name, task in tasks.items():
+            there = self.conditions.get(name)
+            if there is None:
+                continue
+            _refuse_other(name, there, seen)
+            given = evaluation.generation_settings(model, task).get("generation_from_checkpoint", {})
+            ours = {f"{SETTING} {key}": value for key, value in given.items()}
+            for key in [key for key in {**there, **ours} if key.startswith(SETTING)]:
+                _refuse_other(name, {key: there.get(key, "unset")}, {key: ours.get(key, "unset")})
         if hasattr(model, "keep_loaded"):
             model.keep_loaded = True
         return model

@@ -10,6 +10,8 @@ from dcsft_harness.errors import HarnessError
 
 CONDITIONS = ("version", "limit", "items_sha256", "prompt_sha256", "generation")
 """What must be equal where two accuracies on a task are to be compared."""
+UNRECORDED = ("scorers", "generation_from_checkpoint")
+"""Further conditions, which scores of the first edition do not record."""
 DISTRIBUTIONS = ("id", "ood")
 
 
@@ -68,6 +70,7 @@ class Scores:
             known[name] = notes
             first = self.tasks.setdefault(name, notes)
             differing = [key for key in CONDITIONS if first.get(key) != notes.get(key)]
+            differing += [key for key in UNRECORDED if _recorded(first, key) != _recorded(notes, key)]
             if differing:
                 self.remarks.append(
                     f"accuracies on {name} are not comparable: {folder} has another {', '.join(differing)}"
@@ -84,3 +87,8 @@ def read(folders: Sequence[Path]) -> Scores:
     for folder in folders:
         scores.add(folder)
     return scores
+
+
+def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """One of `UNRECORDED`; a scorer's first version counts as no record of it."""
+    return {name: value for name, value in (notes.get(key) or {}).items() if (key, value) != ("scorers", 1)}

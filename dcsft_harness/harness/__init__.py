@@ -7,7 +7,15 @@ not load or a run that fails is a `HarnessError`, raised before a model is loade
 from dcsft_harness.harness.documents import describe, describe_item, describe_without_images, score_of
 from dcsft_harness.harness.images import stored_images
 from dcsft_harness.harness.passthrough import command_line
-from dcsft_harness.harness.running import Answered, Progress, check_model, filtered, open_model, run
+from dcsft_harness.harness.running import (
+    Answered,
+    Progress,
+    check_model,
+    filtered,
+    open_model,
+    run,
+    scorers_of,
+)
 from dcsft_harness.harness.tasks import make_task, open_tasks, quiet, set_generation, task_index
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "quiet",
     "run",
     "score_of",
+    "scorers_of",
     "set_generation",
     "stored_images",
     "task_index",

@@ -134,6 +134,15 @@ def _no_upstream_bars() -> Iterator[None]:
         evaluator.tqdm = original
 
 
+def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
+    """Scorer -> version, of those that scored a task's documents; empty where the task names none."""
+    found: dict[str, int] = {}
+    for one in answered:
+        scorers = one.metrics.get("scorer")
+        found |= scorers if isinstance(scorers, Mapping) else {}
+    return dict(sorted(found.items()))
+
+
 def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
     standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
     rows = []

@@ -78,7 +78,7 @@ def process_math(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """Scores letters with `choice`; beside acc, `acc_PART` for each part of the benchmark."""
-    return _with_parts(process(judge_choice, doc, results), doc)
+    return _with_parts(process(judge_choice, doc, results, ["choice"]), doc)
 
 
 def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
@@ -89,7 +89,10 @@ def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """Scores letters with `choice`, and what the open rows state by `open_answers`."""
     open_row = doc["question_type"] == mmmu.OPEN
-    return _with_parts(process(judge_open if open_row else judge_choice, doc, results), doc)
+    judge, scorers = (
+        (judge_open, ["open_answer", "choice", "math"]) if open_row else (judge_choice, ["choice"])
+    )
+    return _with_parts(process(judge, doc, results, scorers), doc)
 
 
 def process_mmmu_mc(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
