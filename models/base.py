@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+import torch
+from lmms_eval import utils
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -13,14 +15,18 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
+from .coercion import is_unset
 from .conventions import PIXEL, BoxConvention, declare, declared
 from .generation import Generation
 from .requests import Item, plan
+from .response_cache import key_by_content
 from .rounds import Asked, Drawing, Settled
 
 Answered = tuple[Asked, list[Generation]]
 """What was asked, and a response for each of its sample indices; none where the item is refused."""
 
+_SEEDS = 1 << 62
+"""Seeds of draws are below this; torch's are 64 bits."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,6 +67,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def __init__(self) -> None:
         """A model with no observers, no content ids and nothing kept."""
         super().__init__()
+        key_by_content()
         self.item_ids: dict[tuple[str, int], str] = {}
         self.kept: Mapping[tuple[str, int, int], Generation] = {}
         self.on_batch: Callable[[list[Generation]], None] | None = None
@@ -70,6 +77,25 @@ class ObservedModel(lmms):  # type: ignore[misc]
         self.seed = 0
         self.batch_size = 1
         self.checkpoint_generation: Mapping[str, object] = {}
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: Mapping[str, object] | None = None
+    ) -> "ObservedModel":
+        """A model by its arguments as text.
+
+        lmms-eval gives further arguments when it evaluates (batch size, device) and has seeded torch with its
+        `--seed` before: that is then the seed of draws, unless the arguments name one.
+
+        Args:
+            arg_string: `key=value,key=value`.
+            additional_config: further arguments; None where lmms-eval is not evaluating.
+        """
+        given = dict(utils.simple_parse_args_string(arg_string))
+        more = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if additional_config is not None and is_unset(given.get("seed")):
+            given["seed"] = torch.initial_seed() % _SEEDS
+        return cls(**given, **more)
 
     @property
     def box_convention(self) -> BoxConvention:

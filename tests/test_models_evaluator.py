@@ -67,7 +67,8 @@ from lmms_eval import evaluator
 from lmms_eval.tasks import TaskManager
 tasks, pretrained, output = sys.argv[1:]
 results = evaluator.simple_evaluate(
-    model="dcsft_hf", model_args=f"pretrained={pretrained},batch_size=2,device=cpu", tasks=["tiny_sampled"],
+    model="dcsft_hf", model_args=f"pretrained={pretrained},batch_size=2,device=cpu,seed=0",
+    tasks=["tiny_sampled"],
     task_manager=TaskManager(include_path=tasks, include_defaults=False), bootstrap_iters=0, log_samples=True,
     distributed_executor_backend="accelerate",
 )

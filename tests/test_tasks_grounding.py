@@ -1,15 +1,19 @@
 """Boxes in the model's own space: what a score must not depend on, and where two IoU rules differ."""
 
 import json
+import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import conventions
 from dcsft_harness.models.conventions import BoxConvention
 from dcsft_harness.scoring.boxes import iou
-from dcsft_harness.tasks.grounding.doc import process_ref_l4
+from dcsft_harness.tasks.grounding.doc import mean_over_classes, process_box, process_ref_l4
 
 SIDE = st.integers(56, 1400)
 
@@ -21,6 +25,8 @@ def document(size, box):
         "height": size[1],
         "cluster": "image",
         "category": "o365_1",
+        "box_width": float(box[2] - box[0]),
+        "box_height": float(box[3] - box[1]),
     }
 
 
@@ -104,6 +110,97 @@ def test_the_space_is_declared_and_never_guessed_from_the_numbers(scene):
     ):
         box = [min(max(said[at] * across[at % 2], 0), size[at % 2]) for at in range(4)]
         assert scores(convention, size, gold, said)[2] == pytest.approx(box, abs=1e-6)
+
+
+def official(documents, boxes):
+    """Ref-L4's twelve metrics as its evaluator computes them, over all documents at once, in 32 bits."""
+    golds = torch.tensor([json.loads(doc["answer"]) for doc in documents])
+    said = torch.tensor(boxes)
+    area = [(box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (golds, said)]
+    sides = torch.min(golds[:, 2:], said[:, 2:]) - torch.max(golds[:, :2], said[:, :2])
+    both = sides.clamp(min=0).prod(dim=1)
+    found = (both / (area[0] + area[1] - both).clamp(min=1e-6)).numpy()
+    sizes = np.array([math.sqrt(doc["box_width"] * doc["box_height"]) for doc in documents])
+    parts = {"small": sizes < 128, "medium": (sizes >= 128) & (sizes <= 256), "large": sizes > 256}
+
+    def share(values, threshold):
+        return float((values > threshold).mean())
+
+    def mean(values):
+        return sum(share(values, percent / 100) for percent in range(50, 100, 5)) / 10
+
+    metrics = {f"acc_{percent}": share(found, percent / 100) for percent in (50, 75, 90)}
+    metrics["macc"] = mean(found)
+    for name, inside in parts.items():
+        if inside.any():
+            metrics |= {f"acc_{name}": share(found[inside], 0.5), f"macc_{name}": mean(found[inside])}
+    kinds = np.array([doc["category"] for doc in documents])
+    metrics["acc_class"] = float(np.mean([share(found[kinds == kind], 0.5) for kind in set(kinds)]))
+    metrics["macc_class"] = float(np.mean([mean(found[kinds == kind]) for kind in set(kinds)]))
+    return metrics
+
+
+@pytest.mark.usefixtures("pixels")
+@pytest.mark.parametrize("seed", range(3))
+def test_ref_l4s_metrics_are_its_evaluators_also_for_boxes_that_leave_the_image(seed):
+    random = np.random.default_rng(seed)
+    documents, said = [], []
+    for number in range(400):
+        size = [int(side) for side in random.integers(200, 1200, 2)]
+        # Eighths, as floats of a data set are: widths on the limits of a size class among them.
+        limits, others = random.choice([128.0, 256.0], 2), 8 + random.integers(0, 2400, 2) / 8
+        width, height = map(float, limits if number % 5 == 0 else others)
+        x, y = (random.integers(0, 8 * max(1, int(side - 60))) / 8 + 0.07 for side in size)
+        box = [x, y, x + width, y + height]
+        documents.append(
+            document(size, box) | {"box_width": width, "box_height": height, "category": f"o365_{number % 7}"}
+        )
+        said.append(
+            [
+                round(float(value + shift), 2)
+                for value, shift in zip(box, random.normal(0, 30, 4), strict=True)
+            ]
+        )
+    scored = [process_ref_l4(doc, [str(box)]) for doc, box in zip(documents, said, strict=True)]
+    wanted = official(documents, said)
+    found = {}
+    for name in wanted:
+        if name.endswith("_class"):
+            found[name] = mean_over_classes([one[name] for one in scored])
+        else:
+            values = [one[name]["score"] for one in scored if "score" in one[name]]
+            found[name] = sum(values) / len(values)
+    assert found == pytest.approx(wanted, abs=1e-9)
+    ours = sum(one["clipped_acc_50"]["score"] for one in scored) / len(scored)
+    assert abs(ours - wanted["acc_50"]) > 0.01  # these boxes leave their images
+
+
+@pytest.mark.parametrize("space", ["pixel", "norm1000", "resized"])
+def test_the_published_accuracies_read_a_box_as_their_scripts_do(space):
+    """VLM-R1 brings the box to the image's pixels, DC-SFT takes the numbers as they are; neither cuts it."""
+    convention = (
+        BoxConvention(space, 28, 56 * 56, 200 * 28 * 28) if space == "resized" else BoxConvention(space)
+    )
+    conventions.declare(convention)
+    size, gold = (1000, 800), [800.0, 600.0, 1000.0, 800.0]
+    width, height = {"pixel": size, "norm1000": (1000, 1000), "resized": (0, 0)}[space]
+    if space == "resized":
+        width, height = convention.resized_size(size)
+    # Twice the gold's area, half of it below the image: IoU 0.5 uncut, 1 cut.
+    box = [800.0, 600.0, 1000.0, 1000.0]
+    said = [box[at] * (width, height)[at % 2] / size[at % 2] for at in range(4)]
+    metrics = process_box(document(size, gold), [f"[{', '.join(f'{value:.9f}' for value in said)}]"])
+    assert (metrics["acc"]["score"], metrics["iou"]["score"]) == (1.0, pytest.approx(1.0, abs=1e-6))
+    assert metrics["vlm_r1_acc"]["score"] == float(papers_iou(box, gold) > 0.5) == 0.0
+    assert metrics["dc_sft_acc"]["score"] == float(papers_iou(said, gold) >= 0.5)
+
+
+def test_a_document_without_a_published_size_is_refused():
+    doc = document((100, 100), [0, 0, 50, 50])
+    del doc["box_width"]
+    conventions.declare(conventions.PIXEL)
+    with pytest.raises(HarnessError, match=r"no published size.*Prepare Ref-L4 again"):
+        process_ref_l4(doc, ["[0, 0, 50, 50]"])
 
 
 def papers_iou(a, b):

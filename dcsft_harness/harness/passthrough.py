@@ -41,6 +41,7 @@ def command_line(arguments: Sequence[str]) -> int:
             sentences.append(str(_failure(args, error)))
             raise
         failed[:] = [other for other in failed if other is not args]
+        sentences.extend(_differences(results))
         return results
 
     words = list(arguments)
@@ -57,6 +58,26 @@ def command_line(arguments: Sequence[str]) -> int:
     for sentence in sentences:
         print(f"dcsft: {sentence}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _differences(results: Any) -> list[str]:  # noqa: ANN401 - what upstream returns
+    """What `--baseline` found for the suite's tasks, one sentence each.
+
+    Upstream's column "Diff" subtracts the baseline's percent from the metric, which is a fraction in these
+    tasks: it is left empty, and the difference is the middle of the interval beside it.
+    """
+    found = results[0] if isinstance(results, tuple) and results else None
+    sentences = []
+    for task, entry in (found or {}).get("results", {}).items():
+        if not task.startswith("dcsft_") or not isinstance(entry.get("paired_baseline_score"), float):
+            continue
+        entry["paired_baseline_score"] = f"{entry['paired_baseline_score']:.2f} %"
+        low, high = entry["paired_ci_lower"], entry["paired_ci_upper"]
+        sentences.append(
+            f"{task} against {entry['paired_baseline']}: {(low + high) / 2:+.1f} points "
+            f"[{low:+.1f}, {high:+.1f}], p = {entry['paired_pvalue']:.4f}"
+        )
+    return sentences
 
 
 def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:

@@ -126,6 +126,7 @@ def to_pixels(
     image_size: tuple[int, int],
     box_space: str = "pixel",
     resized_size: tuple[int, int] | None = None,
+    clip: bool = True,
 ) -> Box:
     """A predicted box in original-image pixels, clipped to the image.
 
@@ -135,6 +136,7 @@ def to_pixels(
         box_space: "pixel" (original image), "resized" (the image that the model's processor made)
             or "norm1000" (0 to 1000 over each side).
         resized_size: (width, height) of the processor's image, pixels; needed for "resized" alone.
+        clip: whether what lies outside the image is cut off, which other evaluations do not.
 
     Raises:
         HarnessError: for an unknown space, or a size that is missing or not positive.
@@ -154,8 +156,9 @@ def to_pixels(
         across, down = width / resized_width, height / resized_height
     else:
         raise HarnessError(f"unknown box_space {box_space!r}", f"It is one of {', '.join(BOX_SPACES)}")
-    scaled = zip(box, (across, down) * 2, (width, height) * 2, strict=True)
-    return [min(max(value * scale, 0.0), limit) for value, scale, limit in scaled]
+    scaled = [value * scale for value, scale in zip(box, (across, down) * 2, strict=True)]
+    limits = (width, height) * 2
+    return [min(max(v, 0.0), limit) for v, limit in zip(scaled, limits, strict=True)] if clip else scaled
 
 
 def rewritten(response: str, numbers: Sequence[int]) -> str | None:

@@ -1,43 +1,69 @@
-"""What the grounding tasks' YAML files name: accuracy at IoU 0.5, mean IoU, and Ref-L4's own metrics.
+"""What the grounding tasks' YAML files name: our accuracy and IoU, and the published evaluations' metrics.
 
-Ref-L4 (Chen et al., 2024, evaluation script): an expression counts where IoU > t, for t of 0.5, 0.75 and
-0.9; mAcc is the mean over t of 0.50, 0.55 ... 0.95; small, medium and large are by the square root of the
-box's area (below 128 pixels, to 256, above); class level is the mean over categories of each one's own mean,
-COCO's categories having been mapped to Objects365's. `acc` beside these is the paper's rule, IoU >= 0.5.
+`acc` is `box_iou`: plain IoU >= 0.5 of the box cut to the image; `iou` is the mean of that IoU. The others
+are the published rules, none of which cuts a box to the image:
+
+- `vlm_r1_acc`: VLM-R1's evaluation, IoU > 0.5 with its inclusive intersection, boxes brought from the model's
+  coordinates to the image's.
+- `dc_sft_acc`: the paper's, IoU >= 0.5 with the same intersection, on the numbers as the model wrote them.
+- Ref-L4's evaluator (Chen et al., 2024), in 32-bit numbers as there: `acc_50`, `acc_75` and `acc_90` count
+  IoU > t; `macc` is the mean over t of 0.50, 0.55 ... 0.95; small, medium and large are by the square root of
+  the box's published width times height (below 128 pixels, to 256, above); class level is the mean over
+  categories of each one's own mean, COCO's categories having been mapped to Objects365's. `clipped_acc_50`
+  and its neighbors are the same of boxes cut to the image.
+
+What a response states is read by `parse_box` for all of them.
 """
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcsft_harness.scoring.boxes import iou
-from dcsft_harness.tasks.verdicts import Doc, part, process
+import numpy as np
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.conventions import declared
+from dcsft_harness.scoring.boxes import Box, iou, parse_box, to_pixels
+from dcsft_harness.tasks.verdicts import Doc, part, process, responses
 
 SIZES = {"small": (0.0, 128.0), "medium": (128.0, 256.0), "large": (256.0, math.inf)}
 """Name -> range of the square root of a gold box's area, in pixels; 256 itself is medium."""
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+Overlap = Callable[[Sequence[float], Sequence[float]], float]
 
 
 def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores boxes with `box_iou` at 0.5, in the coordinates that the running model declares, and IoU."""
+    """Scores boxes with `box_iou` at 0.5, in the coordinates that the model declares; see the module."""
     metrics = process("box_iou", doc, results)
-    overlaps = _overlaps(doc, metrics["extracted"])
-    return {**metrics, "iou": part(sum(overlaps) / len(overlaps), doc)}
+    clipped = _overlaps(doc, results, iou)
+    judged = _overlaps(doc, results, inclusive_iou, clip=False)
+    raw = _overlaps(doc, results, inclusive_iou, clip=False, convert=False)
+    return {
+        **metrics,
+        "iou": part(sum(clipped) / len(clipped), doc),
+        "vlm_r1_acc": part(sum(overlap > 0.5 for overlap in judged) / len(judged), doc),
+        "dc_sft_acc": part(sum(overlap >= 0.5 for overlap in raw) / len(raw), doc),
+    }
 
 
 def process_ref_l4(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """The same, and Ref-L4's metrics."""
+    """The same, and Ref-L4's metrics.
+
+    Raises:
+        HarnessError: the document lacks the box's published size.
+    """
     metrics = process_box(doc, results)
-    overlaps = _overlaps(doc, metrics["extracted"])
-    share = {t: sum(overlap > t for overlap in overlaps) / len(overlaps) for t in THRESHOLDS}
+    share = _shares(_overlaps(doc, results, iou, clip=False))
     mean = sum(share.values()) / len(share)
-    metrics["acc_50"] = part(share[0.5], doc)
-    metrics["acc_75"] = part(share[0.75], doc)
-    metrics["acc_90"] = part(share[0.9], doc)
+    clipped = _shares(_overlaps(doc, results, iou))
+    for name, threshold in (("acc_50", 0.5), ("acc_75", 0.75), ("acc_90", 0.9)):
+        metrics[name] = part(share[threshold], doc)
+        metrics[f"clipped_{name}"] = part(clipped[threshold], doc)
     metrics["macc"] = part(mean, doc)
-    size = _size(json.loads(doc["answer"]))
+    metrics["clipped_macc"] = part(sum(clipped.values()) / len(clipped), doc)
+    size = _size(doc)
     for name in SIZES:
         metrics[f"acc_{name}"] = part(share[0.5], doc, name == size)
         metrics[f"macc_{name}"] = part(mean, doc, name == size)
@@ -55,13 +81,51 @@ def mean_over_classes(items: Sequence[dict[str, Any]]) -> float:
     return float(sum(sum(some) / len(some) for some in values.values()) / len(values))
 
 
-def _overlaps(doc: Doc, extracted: Any) -> list[float]:  # noqa: ANN401 - a box, None, or a list of these
-    """The IoU of each response's box with the gold, in [0, 1]; 0 where there is no box."""
+def inclusive_iou(box: Sequence[float], gold: Sequence[float]) -> float:
+    """The overlap that VLM-R1 and the paper compute: one pixel is added to each side of the intersection.
+
+    The lower right corners are moved in by one first, so that it is the plain IoU of boxes that share two
+    pixels or more on each side.
+    """
+    left, top = max(box[0], gold[0]), max(box[1], gold[1])
+    right, bottom = min(box[2], gold[2]) - 1, min(box[3], gold[3]) - 1
+    both = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0.0
+    union = (box[2] - box[0]) * (box[3] - box[1]) + (gold[2] - gold[0]) * (gold[3] - gold[1]) - both
+    return both / union if union else 0.0
+
+
+def _overlaps(
+    doc: Doc, results: Sequence[Any], overlap: Overlap, clip: bool = True, convert: bool = True
+) -> list[float]:
+    """The overlap of each response's box with the gold; 0 where there is no box.
+
+    Args:
+        doc: the document.
+        results: what lmms-eval hands to `process_results`.
+        overlap: of a box and the gold.
+        clip: whether boxes are cut to the image.
+        convert: whether boxes are brought from the model's coordinates to the image's.
+    """
     gold = json.loads(doc["answer"])
-    several = isinstance(extracted, list) and not all(isinstance(value, float) for value in extracted)
-    return [0.0 if box is None else iou(box, gold) for box in (extracted if several else [extracted])]
+    size, convention = (doc["width"], doc["height"]), declared()
+    resized = convention.resized_size(size) if convention.space == "resized" else None
+
+    def placed(stated: Box) -> Box:
+        space = str(convention.space) if convert else "pixel"
+        return to_pixels(stated, image_size=size, box_space=space, resized_size=resized, clip=clip)
+
+    stated = [parse_box(text) for text in responses(results)]
+    return [0.0 if box is None else overlap(placed(box), gold) for box in stated]
 
 
-def _size(box: Sequence[float]) -> str:
-    side = math.sqrt((box[2] - box[0]) * (box[3] - box[1]))
+def _shares(overlaps: Sequence[float]) -> dict[float, float]:
+    """Threshold -> share of the overlaps above it, compared in 32 bits as Ref-L4's evaluator does."""
+    found = np.asarray(overlaps, dtype=np.float32)
+    return {threshold: float((found > np.float32(threshold)).mean()) for threshold in THRESHOLDS}
+
+
+def _size(doc: Doc) -> str:
+    if doc.get("box_width") is None or doc.get("box_height") is None:
+        raise HarnessError("the document has no published size of its box", "Prepare Ref-L4 again")
+    side = math.sqrt(doc["box_width"] * doc["box_height"])
     return "small" if side < SIZES["small"][1] else "medium" if side <= SIZES["medium"][1] else "large"
