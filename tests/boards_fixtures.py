@@ -138,6 +138,7 @@ class Bench:
     def __init__(self):
         self.opened, self.asked, self.before = [], [], lambda row, task: None
         self.pixels, self.plots = None, False
+        self.notes, self.from_checkpoint = {}, {}
 
     def open_model(self, name, arguments):
         self.opened.append(arguments)
@@ -166,6 +167,7 @@ class Bench:
             "version": 1, "distribution": TASKS[task], "family": None, "limit": limit, "n": count,
             "unanswered": 0, "unscored": 0, "accuracy": sum(row.score for row in rows) / count,
             "prompt_sha256": "p", "generation": GENERATION, "items_sha256": f"{count} items of {task}",
+            "generation_from_checkpoint": self.from_checkpoint, **self.notes,
         }  # fmt: skip
         config = {"name": name, **settings, "limit": limit}
         with manifest.writing("scores", output, config, inputs) as draft:
@@ -181,6 +183,8 @@ def bench(monkeypatch):
         monkeypatch.setattr(harness, name, getattr(made, name))
     monkeypatch.setattr(evaluation, "evaluate", made.evaluate)
     monkeypatch.setattr(evaluation, "pixels", lambda model: made.pixels)
+    settings = {"generation_from_checkpoint": made.from_checkpoint}
+    monkeypatch.setattr(evaluation, "generation_settings", lambda model, task: settings)
     options = leaderboard.Options
     monkeypatch.setattr(
         leaderboard, "Options", lambda **given: options(**given, page=False, items=False, plots=made.plots)

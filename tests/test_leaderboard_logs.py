@@ -36,6 +36,43 @@ def accuracies(board):
     }
 
 
+class TestVersionsAndSettings:
+    """What logs record of scorers and of the checkpoint's own generation settings."""
+
+    PROMPT = {"prompt_sha256": json_sha256(["Which digit?"] * 2)}
+
+    def log(self, folder, model="dcsft_hf", arguments="", **more):
+        lines = [line(number, 1.0 - number, **more) for number in range(2)]
+        given = f"pretrained=org/{folder.name}{arguments}"
+        run = {"config": {"model": model, "model_args": given, "limit": None}}
+        return log_folder(folder, {ID: lines}, run=run)
+
+    def test_the_scorers_of_the_samples_are_a_condition(self, tmp_path):
+        old, first = self.log(tmp_path / "old"), self.log(tmp_path / "first", scorer={"choice": 1})
+        assert len(load([old, first]).rows) == 2
+        second = self.log(tmp_path / "second", scorer={"choice": 2})
+        assert "version of the scorer choice 1 and 2" in refusal([first, second])
+        assert "version of the scorer choice 1 and 2" in refusal([old, second])
+
+    def test_a_log_of_ours_under_the_checkpoints_settings_stands_apart(self, tmp_path):
+        neutral = self.log(tmp_path / "neutral", arguments=",generation_config=neutral")
+        applied = [
+            self.log(tmp_path / name, arguments=",generation_config=checkpoint") for name in ("a", "b")
+        ]
+        assert len(load([neutral, self.log(tmp_path / "plain")]).rows) == 2
+        assert "checkpoint's generation config 'unset' and 'applied'" in refusal([neutral, applied[0]])
+        board = load(applied)
+        assert len(board.rows) == 2
+        assert "the checkpoint's generation setting" in " ".join(board.remarks)
+
+    def test_what_lmms_evals_own_models_applied_is_unknown_and_said(self, tmp_path):
+        board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
+        assert len(board.rows) == 2
+        (said,) = [one for one in board.remarks if "theirs" in one]
+        assert "the checkpoint's generation config and the checkpoint's generation setting" in said
+        assert not any("generation" in one for one in board.remarks if one != said)
+
+
 class TestReading:
     def test_a_run_on_its_own(self, tmp_path):
         lines = [line(n, score, answered=float(n > 0)) for n, score in enumerate([0.0, 1.0, 1.0, 0.0])]

@@ -34,6 +34,11 @@ class TestIncomparableRows:
             ),
             ({"generation": {"temperature": 0.0}}, "generation argument max_new_tokens 8 and 'unset'"),
             ({"distribution": "ood"}, "distribution 'id' and 'ood'"),
+            ({"scorers": {"choice": 2}}, "version of the scorer choice 1 and 2"),
+            (
+                {"generation_from_checkpoint": {"repetition_penalty": 1.05}},
+                "checkpoint's generation setting repetition_penalty 'unset' and 1.05",
+            ),
         ],
     )
     def test_a_task_measured_otherwise(self, tmp_path, change, said):
@@ -44,6 +49,24 @@ class TestIncomparableRows:
         message = refusal(folders)
         assert said in message
         assert all(part in message for part in ("digits in ", str(folders[0]), str(folders[1])))
+
+    def test_versions_and_settings_without_a_record_are_the_first_editions(self, tmp_path):
+        recorded = {"scorers": {"choice": 1}, "generation_from_checkpoint": {}, "generation_in_force": {}}
+        folders = [
+            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "b", {ID: [1, 0]}, notes={ID: recorded}),
+        ]
+        assert len(load(folders).rows) == 2
+        both = [
+            scores_folder(tmp_path / n, n, {ID: [1, 0]}, notes={ID: {"scorers": {"choice": version}}})
+            for n, version in (("c", 2), ("d", 3))
+        ]
+        assert "version of the scorer choice 2 and 3" in refusal(both)
+
+    @pytest.mark.parametrize("change", [{"scorers": ["choice"]}, {"generation_from_checkpoint": "1.05"}])
+    def test_records_of_another_shape_are_refused(self, tmp_path, change):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]}, notes={ID: change})
+        assert "are no tables" in refusal([folder])
 
     def test_other_pixel_limits(self, tmp_path):
         folders = [

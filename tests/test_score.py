@@ -12,6 +12,7 @@ from dcsft_harness.boards.settings import Settings
 from dcsft_harness.boards.subject import open_subject
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import VERSIONS
 
 from .boards_fixtures import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture
 from .test_leaderboard import scores_folder
@@ -188,6 +189,29 @@ def test_other_pixel_limits_are_seen_before_anything_is_asked(bench, place):  # 
         scored(board, "one")
     assert bench.asked == [("base", ID), ("base", OOD)]
     assert board.names() == ["base"]
+
+
+def test_other_settings_of_the_checkpoint_are_seen_before_anything_is_asked(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    scored(board, "base", "cold")
+    bench.from_checkpoint["repetition_penalty"] = 1.05
+    said = "checkpoint's generation setting repetition_penalty 1.05, and has 'unset'"
+    with pytest.raises(HarnessError, match=said):
+        scored(board, "one")
+    assert bench.asked == [("base", ID), ("base", OOD)]
+
+
+def test_scorers_of_another_version_are_seen_before_a_model_is_loaded(bench, place, monkeypatch):  # noqa: F811
+    board = open_board(place / "board")
+    bench.notes["scorers"] = {"choice": 1}
+    scored(board, "base", "cold")
+    opened = list(bench.opened)
+    monkeypatch.setitem(VERSIONS, "choice", 2)
+    with pytest.raises(HarnessError, match="version of the scorer choice 2, and has 1 there"):
+        scored(board, "one")
+    with pytest.raises(HarnessError, match="under other settings: version of the scorer choice: 1 -> 2"):
+        scored(board, "base", "cold")
+    assert bench.opened == opened
 
 
 def test_a_row_that_turns_out_to_differ_is_kept_off_the_board(bench, place):  # noqa: F811
