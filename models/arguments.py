@@ -89,8 +89,6 @@ _WITHOUT_EFFECT = frozenset(
     )
 )
 """Settings of a generation config that are read elsewhere or change no token."""
-_WITHOUT = "Leave out generation_config=checkpoint, or take it out of the file"
-
 _READERS: dict[str, Callable[[str, object], object]] = {
     "max_new_tokens": lambda name, value: as_int(name, value, 1),
     "min_new_tokens": lambda name, value: as_int(name, value, 0),
@@ -217,7 +215,9 @@ def _sampling(values: dict[str, object], checkpoint: Mapping[str, object]) -> No
         )
 
 
-def checkpoint_settings(found: Mapping[str, object], known: Iterable[str], where: str) -> dict[str, object]:
+def checkpoint_settings(
+    found: Mapping[str, object], known: Iterable[str], where: str, remedy: str
+) -> dict[str, object]:
     """Reads the settings of a checkpoint's `generation_config.json`.
 
     Token ids and what changes no token (caches, outputs, speculative decoding) are left out, as are names
@@ -228,6 +228,7 @@ def checkpoint_settings(found: Mapping[str, object], known: Iterable[str], where
         found: the settings that the file names.
         known: the names that transformers knows.
         where: the file, for errors.
+        remedy: what to do about a setting that cannot be applied.
 
     Returns:
         Settings for `GenerationArguments.parse`, by its names.
@@ -242,13 +243,9 @@ def checkpoint_settings(found: Mapping[str, object], known: Iterable[str], where
                 if not is_unset(value):
                     settings[name] = _READERS[name](name, value)
             except HarnessError as error:
-                raise HarnessError(f"{where}: {error.problem}", _WITHOUT) from None
+                raise HarnessError(f"{where}: {error.problem}", remedy) from None
         elif name in set(known) - _WITHOUT_EFFECT and value and not _is_neutral(name, value):
-            raise HarnessError(
-                f"generation_config=checkpoint: {where} sets {name}={str(value)[:80]}, which these models"
-                " cannot apply",
-                _WITHOUT,
-            )
+            raise HarnessError(f"{where} sets {name}={str(value)[:80]}, which cannot be applied", remedy)
     return settings
 
 

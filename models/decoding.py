@@ -42,9 +42,11 @@ def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
             return {}
         said = str(error).strip().split("\n")[0][:300]
         raise HarnessError(
-            f"{file} cannot be read ({said})", "Mend it, or use generation_config=neutral"
+            f"{file} cannot be read ({said})", "Fix it, or use generation_config=neutral"
         ) from error
-    return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), str(file))
+    where = f"generation_config=checkpoint: {file}"
+    remedy = "Leave out generation_config=checkpoint, or take the setting out of the file"
+    return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), where, remedy)
 
 
 @dataclass(frozen=True)

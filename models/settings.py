@@ -40,7 +40,7 @@ class ModelSettings:
         trust_remote_code: whether code inside the checkpoint may run.
         generation_config: one of `GENERATION_CONFIGS`: "checkpoint" applies the penalties and sampling
             settings of the checkpoint's `generation_config.json` to requests that leave them unset.
-        seed: seed of sampled responses.
+        seed: seed of sampled responses; where lmms-eval opens the model, its `--seed` if unset.
         system_prompt: text, or a file of it, put before every chat that has no system message.
     """
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dcsft_harness.leaderboard import load as load_board
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
+from dcsft_harness.training import grpo_checks
 
 from . import fake_vllm
 from .test_models_hf import texts
@@ -168,6 +170,17 @@ def test_a_damaged_file_is_an_error_and_no_file_is_none(content, said, copied):
         load(pretrained=folder, generation_config="checkpoint")
     (Path(folder) / FILE).unlink()
     assert load(pretrained=folder, generation_config="checkpoint").checkpoint_generation == {}
+
+
+@pytest.mark.parametrize("setting", [{"no_repeat_ngram_size": 3}, {"min_p": 0.1}, {"min_new_tokens": 4}])
+def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
+    folder, (name,) = copied(**setting), setting
+    args = types.SimpleNamespace(generation_kwargs=None, min_p=None)
+    with pytest.raises(HarnessError, match=f"GRPO: the {FILE} of .* sets {name}="):
+        grpo_checks.check_generation(folder, args)
+    grpo_checks.check_generation(copied(**QWEN), args)
+    if name == "min_p":
+        grpo_checks.check_generation(folder, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
 
 
 def test_an_unknown_value_is_refused():

@@ -140,6 +140,19 @@ def test_an_unknown_scale_is_refused(write):
         recipe.load(write(only, name="only.yaml"), "paper")
 
 
+@pytest.mark.parametrize("scale", recipe.SCALES)
+def test_recipes_at_scale_paper_use_the_checkpoints_generation_settings(scale):
+    names = sorted(recipe.shipped())
+    given = [
+        stage.options["model_args"]
+        for name in names
+        for stage in recipe.load(name, scale).stages
+        if name != "digits" and stage.options.get("model_args")
+    ]
+    mode = {"digits": "neutral", "paper": "checkpoint"}[scale]
+    assert given and all(f"generation_config={mode}" in one.split(",") for one in given)
+
+
 SHIPPED = [(name, scale) for name in sorted(recipe.shipped()) for scale in recipe.SCALES]
 
 

@@ -214,6 +214,8 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     checks.check_draws(args, config)
     if args.use_vllm:
         checks.check_vllm(args, setup)
+    else:
+        checks.check_generation(str(setup.job.model), args)
     conventions.declare(setup.box_convention(judge.reads_boxes))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401

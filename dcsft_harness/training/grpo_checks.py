@@ -4,8 +4,11 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
+from transformers import GenerationConfig
+
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.models.arguments import checkpoint_settings
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
@@ -39,6 +42,25 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
             f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
             "Lower batch_size, or give more prompts",
         )
+
+
+def check_generation(model: str, args: Any) -> None:  # noqa: ANN401 - trl.GRPOConfig
+    """Refuses settings of the base's generation config that would apply to completions unseen.
+
+    TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes what it leaves
+    unset from the base.
+
+    Raises:
+        HarnessError: names the setting.
+    """
+    where = f"GRPO: the generation_config.json of {model}"
+    remedy = "Take it out of that file: the policy is trained on the distribution that it samples from"
+    found = checkpoint.open_generation(model).to_diff_dict()
+    settings = checkpoint_settings(found, vars(GenerationConfig()), where, remedy)
+    for name in ("min_p", "min_new_tokens"):
+        given = {**(args.generation_kwargs or {}), "min_p": args.min_p}
+        if settings.get(name) and given.get(name) is None:
+            raise HarnessError(f"{where} sets {name}={settings[name]}, which would apply unseen", remedy)
 
 
 def check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GRPOConfig
