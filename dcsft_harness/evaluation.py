@@ -72,7 +72,7 @@ def evaluate(
                 scores = _scores(task, items[task_name], answered[task_name], tokens)
                 summary = _summary(task, items[task_name], scores, limit)
                 summary["scorers"] = harness.scorers_of(answered[task_name])
-                draft.notes["tasks"][task_name] = summary | generation_settings(model, task)
+                draft.notes["tasks"][task_name] = summary | harness.generation_settings(model, task)
                 rows += scores
             draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
             draft.notes |= dict(told or {})
@@ -187,17 +187,6 @@ def _summary(
         "generation": task.config.generation_kwargs,
         "prompt_sha256": json_sha256([item.prompt for item in ordered]),
         "items_sha256": json_sha256([item.item_id for item in ordered]),
-    }
-
-
-def generation_settings(model: Any, task: Any) -> dict[str, Any]:  # noqa: ANN401 - of lmms-eval
-    """The generation settings in force and those of them that came from the checkpoint; empty if unknown."""
-    if not hasattr(model, "generation_in_force"):
-        return {}
-    asked = task.config.generation_kwargs, task.config.task
-    return {
-        "generation_in_force": model.generation_in_force(*asked),
-        "generation_from_checkpoint": model.generation_from_checkpoint(*asked),
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from dcsft_harness import dataset_folder, evaluation, harness, manifest, ranks, records, rollout_store
+from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import Meter
@@ -125,7 +125,7 @@ def sample(
             notes = {
                 "processes": getattr(running, "processes", ranks.world_size()),
                 "scorers": harness.scorers_of(draws or ()),
-                **evaluation.generation_settings(running, task),
+                **harness.generation_settings(running, task),
             }
             # Those that the model refused among them: a picture of prepared data is first opened there.
             unanswered = [doc_id for _, doc_id in pool.refused]

@@ -184,7 +184,7 @@ def bench(monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate", made.evaluate)
     monkeypatch.setattr(evaluation, "pixels", lambda model: made.pixels)
     settings = {"generation_from_checkpoint": made.from_checkpoint}
-    monkeypatch.setattr(evaluation, "generation_settings", lambda model, task: settings)
+    monkeypatch.setattr(harness, "generation_settings", lambda model, task: settings)
     options = leaderboard.Options
     monkeypatch.setattr(
         leaderboard, "Options", lambda **given: options(**given, page=False, items=False, plots=made.plots)

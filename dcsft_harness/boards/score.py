@@ -224,7 +224,7 @@ class _Work:
             if there is None:
                 continue
             _refuse_other(name, there, seen)
-            given = evaluation.generation_settings(model, task).get("generation_from_checkpoint", {})
+            given = harness.generation_settings(model, task).get("generation_from_checkpoint", {})
             ours = {f"{SETTING} {key}": value for key, value in given.items()}
             for key in [key for key in {**there, **ours} if key.startswith(SETTING)]:
                 _refuse_other(name, {key: there.get(key, "unset")}, {key: ours.get(key, "unset")})

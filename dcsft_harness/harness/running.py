@@ -143,6 +143,17 @@ def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+def generation_settings(model: Any, task: Any) -> dict[str, Any]:  # noqa: ANN401 - of lmms-eval
+    """The generation settings in force and those of them that came from the checkpoint; empty if unknown."""
+    if not hasattr(model, "generation_in_force"):
+        return {}
+    asked = task.config.generation_kwargs, task.config.task
+    return {
+        "generation_in_force": model.generation_in_force(*asked),
+        "generation_from_checkpoint": model.generation_from_checkpoint(*asked),
+    }
+
+
 def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
     standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
     rows = []
