@@ -205,7 +205,7 @@ class TestRecords:
 
     def scores(self, output, folder, mode):
         arguments = f"pretrained={folder},device=cpu,generation_config={mode}"
-        stages.evaluate(output, model_args=arguments, tasks=[self.TASK], limit=2)
+        stages.STAGES["evaluate"](output, model_args=arguments, tasks=[self.TASK], limit=2)
         return manifest.read(output).notes["tasks"][self.TASK]
 
     def test_scores_and_the_leaderboard(self, tmp_path, copied):

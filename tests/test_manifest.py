@@ -293,6 +293,8 @@ VERBS = {
         "adapter",
         "evaluate --model-args pretrained=digits,adapter={} --tasks dcsft_digits --limit 1 --output {out}",
     ),
+    "sample --model": ("checkpoint", "sample --model {} --task dcsft_digits_pool --limit 1 --output {out}"),
+    "evaluate --model": ("adapter", "evaluate --model {} --tasks dcsft_digits --limit 1 --output {out}"),
     "lmms-eval": (
         "checkpoint",
         "lmms-eval --model dcsft_hf --model_args pretrained={} --tasks dcsft_digits --limit 1",
