@@ -6,7 +6,7 @@ under settings that were never used; a `GenerationArguments` holds all of it or 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -216,7 +216,7 @@ def _sampling(values: dict[str, object], checkpoint: Mapping[str, object]) -> No
 
 
 def checkpoint_settings(
-    found: Mapping[str, object], known: Iterable[str], where: str, remedy: str
+    found: Mapping[str, object], known: Container[str], where: str, remedy: str
 ) -> dict[str, object]:
     """Reads the settings of a checkpoint's `generation_config.json`.
 
@@ -244,7 +244,9 @@ def checkpoint_settings(
                     settings[name] = _READERS[name](name, value)
             except HarnessError as error:
                 raise HarnessError(f"{where}: {error.problem}", remedy) from None
-        elif name in set(known) - _WITHOUT_EFFECT and value and not _is_neutral(name, value):
+        elif name.startswith("_") or name not in known or name in _WITHOUT_EFFECT:
+            continue
+        elif value and not _is_neutral(name, value):
             raise HarnessError(f"{where} sets {name}={str(value)[:80]}, which cannot be applied", remedy)
     return settings
 

@@ -15,6 +15,7 @@ from dcsft_harness.leaderboard import load as load_board
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
+from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.training import grpo_checks
 
 from . import fake_vllm
@@ -151,6 +152,7 @@ def test_a_setting_that_cannot_be_applied_is_refused_by_name(model, setting, cop
     "setting",
     [
         {"num_beams": 1, "no_repeat_ngram_size": 0, "suppress_tokens": None, "length_penalty": 1.0},
+        {"_from_model_config": True},
         {"max_length": 4096, "use_cache": True, "chat_format": "chatml", "max_window_size": 6144},
         {"top_k": None, "temperature": 1.0, "repetition_penalty": 1.0},
     ],
@@ -248,4 +250,4 @@ class TestRecords:
         notes = draw("checkpoint")
         assert notes["generation_from_checkpoint"] == {"repetition_penalty": 1.05}
         assert notes["generation_in_force"]["top_k"] == 50
-        assert notes["scorers"] == {"exact_word": 1}
+        assert notes["scorers"] == {"exact_word": VERSIONS["exact_word"]}
