@@ -29,7 +29,7 @@ SCORERS: dict[str, Scorer] = {
     "math": math,
 }
 
-VERSIONS: dict[str, int] = {"exact_word": 1, "box_iou": 1, "choice": 1, "math": 1}
+VERSIONS: dict[str, int] = {"exact_word": 1, "box_iou": 1, "choice": 2, "math": 1}
 """Scorer -> version; raise it with every change that can alter a verdict.
 
 A version is part of a score: scores record it, and a leaderboard does not mix versions. Scores that record

@@ -53,8 +53,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
         What follows the last end of thoughts, even where that is nothing; of that, the last block in
         answer tags, unless it is blank. A thought that never ends is read like a truncated response.
     """
-    if "<" in text or "◁" in text or "[" in text:
-        end = _last(_THOUGHT_END, text)
+    if "<" in text or "◁" in text or "[THINK]" in text or "[/THINK]" in text:
+        end = _last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
         truncated = truncated or _THOUGHT_START.match(text) is not None
         if "<|begin_of_box|>" in text:
