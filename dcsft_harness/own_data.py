@@ -12,7 +12,7 @@ from typing import Any
 from dcsft_harness import dataset_folder, harness, own_rows, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256, json_sha256
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import to_rgb
 from dcsft_harness.scoring import get_scorer
 
 
@@ -69,7 +69,7 @@ def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
         "dataset_kwargs": {"load_from_disk": True},
         "test_split": "test",
         "output_type": "generate_until",
-        "doc_to_visual": lambda doc: list(map(on_white, doc["images"])),
+        "doc_to_visual": lambda doc: list(map(to_rgb, doc["images"])),
         "doc_to_text": "prompt",
         "doc_to_target": "target",
         "process_results": lambda doc, results: process(scorer, doc, results),

@@ -4,7 +4,6 @@ The formats are those of the paper's release: `problem`, `solution`, `image`; an
 """
 
 import ast
-import io
 import json
 import math
 import re
@@ -12,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import dataset_folder
+from dcsft_harness import dataset_folder, pictures
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import is_plain, on_white
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -41,10 +39,10 @@ def checked(
         raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
     reason = None
     try:
-        pictures = [_image(where, name, root) for name in images]
+        found = [_image(where, name, root) for name in images]
     except HarnessError as error:
-        pictures, reason = [], error
-    first = pictures[0][0] if pictures else None
+        found, reason = [], error
+    first = found[0][0] if found else None
     gold = _gold(where, solution, scorer)
     if scorer == "box_iou" and first is not None:
         _refuse_outside(where, gold, first.size)
@@ -52,14 +50,14 @@ def checked(
         "prompt": prompt,
         "answer": json.dumps(gold),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
-        "images": [stored for _, stored in pictures],
+        "images": [stored for _, stored in found],
         "choices": _choices(where, data, prompt) if scorer == "choice" else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
     if reason is None:
         _refuse_gold(where, scorer, row)
-    return row, [picture for picture, _ in pictures], reason
+    return row, [picture for picture, _ in found], reason
 
 
 def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
@@ -117,29 +115,20 @@ def _turns(where: str, messages: object) -> tuple[str, str]:
 
 
 def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
-    """A picture in RGB, and what is stored of it: the file as it is if it holds just that."""
-    from PIL import ExifTags, Image, ImageFile
-
+    """A picture as it is shown (`pictures.to_rgb`), and what is stored: the file if it holds just that."""
     if not isinstance(name, str):
         raise HarnessError(f"{where}: an image is {type(name).__name__}, not a path", "Give paths as strings")
-    path = root / name
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        # lmms-eval tells the whole process to pass images that were cut short.
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            picture = on_white(image)
-            # `datasets` would turn the picture, where boxes are in pixels of the file.
-            plain = is_plain(image) and ExifTags.Base.Orientation not in image.getexif()
-        return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
+        content = pictures.file_bytes(root / name)
+        try:
+            picture, plain = pictures.read(content)
+        except pictures.UnreadableError as error:
+            raise pictures.UnreadableError(f"cannot be read ({error})") from error
+    except pictures.UnreadableError as error:
         raise HarnessError(
-            f"{where}: image {path} {reason}", "Check --image-root, or replace the file"
+            f"{where}: image {root / name} {error}", "Check --image-root, or replace the file"
         ) from error
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
 
 
 def _gold(where: str, solution: object, scorer: str) -> object:
@@ -178,7 +167,7 @@ def _refuse_outside(where: str, box: Any, size: tuple[int, int]) -> None:  # noq
     if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
         raise HarnessError(
             f"{where}: the box {box} leaves its image of {width} x {height} pixels",
-            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
+            "Write x1, y1, x2, y2 in pixels of the upright image (its EXIF orientation applied), not resized",
         )
 
 

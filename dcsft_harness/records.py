@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import is_plain, on_white
+from dcsft_harness.pictures import is_plain, to_rgb
 
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
@@ -52,14 +52,14 @@ def occurrence_id(item_id: str, occurrence: int) -> str:
 
 
 def pixels(image: Any) -> bytes:  # noqa: ANN401 - PIL is imported by callers that need it
-    """The bytes that stand for a PIL image in an item's id: size and RGB pixels, not the file's encoding."""
-    rgb = on_white(image)
+    """The bytes that stand for a PIL image in an item's id: size and pixels as `to_rgb` shows them."""
+    rgb = to_rgb(image)
     return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
 
 
 def pixel_digest(image: Any) -> bytes:  # noqa: ANN401 - a PIL image
     """32 bytes that stand for an image's `pixels`: what a prepared folder keeps of each picture."""
-    rgb = image if is_plain(image) else on_white(image)
+    rgb = image if is_plain(image) else to_rgb(image)
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
     digest.update(rgb.tobytes())
     return digest.digest()

@@ -163,7 +163,7 @@ BAD = {
         "line 2: `messages` has the turns user, assistant",
     ),
     "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
-    "a folder": (old(image="images"), "line 2: image .*images does not exist"),
+    "a folder": (old(image="images"), "line 2: image .*images is not a regular file"),
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
     "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
     "an image that is no path": (old(image={"bytes": ""}), "line 2: an image is dict, not a path"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import UnreadableError
 from dcsft_harness.sources import prepared
 
 
@@ -58,7 +59,7 @@ def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa:
         images = [part["url"] for part in parts if part["type"] == "image"]
         # Pictures that a task opened by path are read here and not before.
         contents = [_content(image) for image in images]
-    except (OSError, SyntaxError, DecompressionBombError) as error:
+    except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
         ) from error

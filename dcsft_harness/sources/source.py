@@ -27,12 +27,14 @@ class Picture:
 
     Attributes:
         index: its row in the album, from 0; what a task row's `images` holds.
-        width, height: of the image as it is encoded, in pixels; an EXIF rotation is not applied.
+        width, height: of the upright image, in pixels.
+        orientation: its EXIF orientation, 1 to 8; 0 where the EXIF data is damaged.
     """
 
     index: int
     width: int
     height: int
+    orientation: int = 1
 
 
 class Pictures(Protocol):

@@ -5,9 +5,7 @@ where "<image>" in a user's content stands for the next picture of the column `i
 says which answers are boxes in original-image pixels; see `rendering.in_space`.
 """
 
-import contextlib
 import hashlib
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +15,17 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_from_disk
 from PIL import Image as Pillow
-from PIL import ImageFile
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import UnreadableError, file_bytes
+from dcsft_harness.pictures import read as read_picture
 from dcsft_harness.scoring.boxes import parse_box
 
 PLACEHOLDER = "<image>"
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
-
-# What Pillow raises on damaged files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError)
 
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
@@ -247,31 +242,16 @@ def _parts(content: object, literal: bool, where: str) -> list[Part]:
 
 
 def _decode(entry: Any, where: str) -> Pillow.Image:  # noqa: ANN401 - whatever the column holds
-    """An image as `datasets` stores it ({"bytes", "path"}), decoded to RGB.
+    """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it.
 
     Raises:
         HarnessError: it is missing, damaged or cut short.
     """
     try:
         if not isinstance(entry, Mapping) or not (entry.get("bytes") or entry.get("path")):
-            raise ValueError(f"{type(entry).__name__} instead of an image of `datasets`")
-        with (
-            _strictly(),
-            Pillow.open(io.BytesIO(entry["bytes"]) if entry["bytes"] else entry["path"]) as opened,
-        ):
-            return on_white(opened)
-    except _UNREADABLE as error:
+            raise UnreadableError(f"{type(entry).__name__} instead of an image of `datasets`")
+        return read_picture(entry.get("bytes") or file_bytes(Path(entry["path"])))[0]
+    except UnreadableError as error:
         raise HarnessError(
             f"{where}: an image cannot be read ({error})", "Replace the image or remove the row"
         ) from error
-
-
-@contextlib.contextmanager
-def _strictly() -> Iterator[None]:
-    """Makes Pillow refuse images that were cut short; lmms-eval tells the whole process to pass them."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
