@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from dcsft_harness import cache, dataset_folder
 from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.records import MARK
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 
 TRAINING = "training"
@@ -34,7 +35,8 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
         chosen: the label rows; with the column weight where items are weighted.
 
     Raises:
-        HarnessError: the items lack one of them, hold one twice, or have an empty cell.
+        HarnessError: the items lack one of them, hold one twice, have an empty cell, or a prompt has another
+            number of marks than images.
     """
     boxed = _has_boxes(items)
     columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
@@ -46,6 +48,7 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     with dataset_folder.writing(folder, columns) as writer:
         for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
             labels = chosen.slice(done, some.num_rows).select(told)
+            _refuse_unmatched(some, labels["item_id"])
             boxes = [some[BOX]] if boxed else []
             writer.table(pa.table([*_conversations(some), *boxes, *labels], list(columns)))
             done += some.num_rows
@@ -98,8 +101,9 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
     """The columns messages and images of items, as `conversation` makes them of one."""
     images, prompts, targets = (items[name].combine_chunks() for name in ("images", "prompt", "target"))
     count = pc.list_value_length(images)
-    marks = pa.array(["<image>" * number for number in range((pc.max(count).as_py() or 0) + 1)])
-    asked = pc.binary_join_element_wise(marks.take(count), prompts, "")
+    marks = pa.array([MARK * number for number in range((pc.max(count).as_py() or 0) + 1)])
+    in_front = pc.binary_join_element_wise(marks.take(count), prompts, "")
+    asked = pc.if_else(pc.match_substring(prompts, MARK), prompts, in_front)
     turns = np.arange(2 * len(items)).reshape(2, -1).T.ravel()  # question, answer, question, ...
     content = pa.concat_arrays([asked, targets]).take(turns)
     roles = pa.array(["user", "assistant"]).take(np.arange(len(turns)) % 2)
@@ -107,11 +111,39 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
     return pa.ListArray.from_arrays(np.arange(0, len(turns) + 1, 2, dtype=np.int32), messages), images
 
 
+def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
+    """Refuses items whose prompt has another number of marks than images.
+
+    Raises:
+        HarnessError: names the first one.
+    """
+    marks = pc.count_substring(items["prompt"], MARK)
+    images = pc.list_value_length(items["images"])
+    wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())
+    if len(wrong):
+        first = int(wrong[0])
+        raise _unmatched(ids[first].as_py(), marks[first].as_py(), images[first].as_py())
+
+
+def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
+    return HarnessError(
+        f"item {item_id}: {marks} {MARK} marks for {images} images",
+        f"The task's own text contains {MARK}, so a trainer could not place its images: leave the item out",
+    )
+
+
 def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item as `messages` and `images`: one "<image>" per image, then the prompt, then the target."""
+    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
+
+    Raises:
+        HarnessError: the prompt has another number of marks than images.
+    """
+    prompt, images = item["prompt"], len(item["images"])
+    if MARK in prompt and prompt.count(MARK) != images:
+        raise _unmatched(item["item_id"], prompt.count(MARK), images)
     return {
         "messages": [
-            {"role": "user", "content": "<image>" * len(item["images"]) + item["prompt"]},
+            {"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt},
             {"role": "assistant", "content": item["target"]},
         ],
         "images": item["images"],

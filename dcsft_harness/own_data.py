@@ -69,6 +69,7 @@ def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
         "dataset_kwargs": {"load_from_disk": True},
         "test_split": "test",
         "output_type": "generate_until",
+        "doc_to_messages": _messages,
         "doc_to_visual": lambda doc: list(map(to_rgb, doc["images"])),
         "doc_to_text": "prompt",
         "doc_to_target": "target",
@@ -79,6 +80,18 @@ def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
         "cluster_key": "cluster",
         "metadata": {"version": 1, "answer_column": "answer", **family},
     }
+
+
+def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The user turn, each picture at its mark; without marks they come first."""
+    prompt, images = doc["prompt"], [{"type": "image", "url": to_rgb(image)} for image in doc["images"]]
+    if records.MARK not in prompt:
+        return [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
+    content: list[dict[str, Any]] = []
+    for number, text in enumerate(prompt.split(records.MARK)):
+        content += images[number - 1 : number] if number else []
+        content += [{"type": "text", "text": text}] if text else []
+    return [{"role": "user", "content": content}]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -13,8 +13,10 @@ from typing import Any
 
 from dcsft_harness import dataset_folder, pictures
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.records import MARK
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
+_IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -27,13 +29,15 @@ def checked(
         HarnessError: anything else is wrong with it.
     """
     prompt, solution, images = _fields(where, data)
-    if prompt.count("<image>") not in (0, len(images)):
+    marks = prompt.count(MARK)
+    if marks != len(images) and (marks, len(images)) != (0, 1):  # a single image goes in front
         raise HarnessError(
-            f"{where}: {prompt.count('<image>')} <image> placeholders for {len(images)} images",
-            "Name one image for each",
+            f"{where}: {marks} {MARK} marks for {len(images)} images",
+            f"Write one {MARK} into the question where each image belongs",
         )
-    prompt = prompt.replace("<image>", "").strip()
-    if not prompt:
+    in_front = _IN_FRONT.sub("", prompt)
+    prompt = (prompt if MARK in in_front else in_front).strip()
+    if not prompt.replace(MARK, "").strip():
         raise HarnessError(f"{where}: the question has no words", "Mend or remove the row")
     if scorer == "box_iou" and not images:
         raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")

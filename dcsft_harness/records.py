@@ -18,6 +18,9 @@ from dcsft_harness.pictures import is_plain, to_rgb
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 
+MARK = "<image>"
+"""Stands for one picture in a text, at its place."""
+
 RIGHT = 0.5
 """A response counts as right from this score on; the suite's scores are 0 or 1."""
 
@@ -73,10 +76,10 @@ class Item:
         item_id: see `item_id`.
         task: the lmms-eval task it comes from.
         doc_id: its position in that task's documents; for messages only, never for joins.
-        prompt: the user turn's text.
+        prompt: the user turn's text. Pictures come before it; where they do not, there is a MARK for each.
         answer: the gold answer as text.
         target: what SFT should teach the model to say.
-        box: the gold as [x1, y1, x2, y2] in original-image pixels, where the answer is a box; else None.
+        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None where the answer is no box.
     """
 
     item_id: str

@@ -167,7 +167,7 @@ BAD = {
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
     "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
     "an image that is no path": (old(image={"bytes": ""}), "line 2: an image is dict, not a path"),
-    "a placeholder too many": (new(images=[]), "line 2: 1 <image> placeholders for 0 images"),
+    "a placeholder too many": (new(images=[]), "line 2: 1 <image> marks for 0 images"),
     "the same again": (new(), "line 2: the same item as line 1"),
 }
 

@@ -97,8 +97,8 @@ def test_an_unreadable_image_is_named_even_when_pillow_is_told_to_be_lenient(tmp
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (row(images=2), "row 0: 1 <image> placeholders for 2 images"),
-        (row("What is it?"), "row 0: 0 <image> placeholders for 1 images"),
+        (row(images=2), "row 0: 1 <image> marks for 2 images"),
+        (row("What is it?", images=2), "row 0: 0 <image> marks for 2 images"),
         (row(answer=""), "row 0: the assistant's answer is empty"),
         (row() | {"messages": [{"role": "user", "content": "<image>"}]}, "row 0: the last turn is 'user'"),
         (row() | {"messages": []}, "row 0: the last turn is missing"),

@@ -60,9 +60,10 @@ def describe(task: str) -> manifest.Manifest:
         )
     found = manifest.read(folder, KIND)
     if found.config.get("version") != source.version:
+        reason = f", which {source.changed}" if source.changed else ""
         raise HarnessError(
             f"{folder} was prepared in version {found.config.get('version')}, and {task} reads version"
-            f" {source.version}",
+            f" {source.version}{reason}",
             f"Remove the folder and run `{source.command()}` again",
         )
     if found.config.get("album") != FORMAT:

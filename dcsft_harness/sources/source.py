@@ -140,6 +140,7 @@ class Source:
     Attributes:
         task: the task that it is for; also the name of its prepared folder.
         version: raised when rows change, so that a folder prepared before is prepared again.
+        changed: what this version does and the one before did not, for the message that refuses folders.
         count: published rows; None where that could not be verified.
         columns: the task's own columns beside `STANDING`: name -> `datasets` type ("string", "int64",
             ["string"] for a list). Columns that the row leaves out are empty.
@@ -169,6 +170,7 @@ class Source:
     distinct: bool = False
     tally: tuple[str, Mapping[str, int]] | None = None
     together: str | None = None
+    changed: str = ""
 
     def command(self) -> str:
         """The command that prepares it."""

@@ -21,9 +21,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
+from dcsft_harness.records import MARK
 from dcsft_harness.scoring.boxes import parse_box
 
-PLACEHOLDER = "<image>"
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
 
@@ -211,10 +211,13 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
             f"{where}: there is no user's turn before the answer", "Give every conversation one"
         )
     placeholders = sum(part["type"] == "image" for message in prompt for part in message["content"])
-    if placeholders != images:
+    if (placeholders, images) == (0, 1):  # a single image goes in front of the first user turn
+        first = next(message for message in prompt if message["role"] == "user")
+        first["content"] = [{"type": "image"}, *first["content"]]
+    elif placeholders != images:
         raise HarnessError(
-            f"{where}: {placeholders} {PLACEHOLDER} placeholders for {images} images",
-            f"Write one {PLACEHOLDER} into the user's content where each image belongs",
+            f"{where}: {placeholders} {MARK} marks for {images} images",
+            f"Write one {MARK} into the user's content where each image belongs",
         )
     return Turns(prompt, answer, images)
 
@@ -222,7 +225,7 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
 def _parts(content: object, literal: bool, where: str) -> list[Part]:
     """A message's content as parts; with `literal`, a placeholder is text like any other."""
     if isinstance(content, str):
-        texts = [content] if literal else content.split(PLACEHOLDER)
+        texts = [content] if literal else content.split(MARK)
         parts: list[Part] = []
         for number, text in enumerate(texts):
             parts += [{"type": "image"}] if number else []
