@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import dataset_folder, harness, own_rows, records
+from dcsft_harness import dataset_folder, harness, manifest, own_rows, records
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.pictures import to_rgb
@@ -162,6 +162,28 @@ def _refusal(path: Path, bad: Sequence[tuple[int, HarnessError]], count: int) ->
     return HarnessError(
         f"{path}: {len(bad)} of {count} rows cannot be used: {'; '.join(listed)}", "; ".join(remedies[:3])
     )
+
+
+def refuse_former(rollouts: manifest.Manifest) -> None:
+    """Refuses rollouts of a JSONL file that a former version showed to the model in another way.
+
+    Only what lies where it was can be looked at: the file, and images in its folder.
+
+    Raises:
+        HarnessError: names the first such line.
+    """
+    entry = rollouts.inputs.get("data")
+    if entry is None or "pictures" in rollouts.notes:
+        return
+    path = (rollouts.folder / entry["path"]).resolve()
+    for number, line in _lines(path) if path.is_file() else ():
+        reason = own_rows.differs_in_former(line, own_rows.Root(path.parent, outside=True))
+        if reason is not None:
+            raise HarnessError(
+                f"{rollouts.folder} was sampled by a former version of dcsft, in which {path.name}, line"
+                f" {number}, {reason}",
+                "Sample and label again",
+            )
 
 
 def images_sha256(path: Path, image_root: Path | None, outside: bool = False) -> str:

@@ -119,6 +119,19 @@ def _refuse_gold(scorer: str, row: dict[str, Any]) -> None:
         raise HarnessError(error.problem, error.remedy) from error
 
 
+def differs_in_former(line: bytes, root: Root) -> str | None:
+    """How former versions showed a row in another way; None if they did not, or that is not known."""
+    try:
+        data = json_object(line)
+        if MARK in _IN_FRONT.sub("", _fields(data)[0]):
+            return f"had its images before the text, and not at their {MARK} marks"
+        if any(pictures.differs_in_former(root.read(name)) for name in image_names(data)):
+            return "had an image that was not upright, or whose 16 or 32 bits were not scaled"
+    except (HarnessError, ValueError):
+        pass
+    return None
+
+
 def image_names(data: Mapping[str, Any]) -> list[Any]:
     """The names of a row's images, in either format; whether they are paths is not looked at."""
     images = data.get("images", []) if "messages" in data else data.get("image", data.get("images", []))

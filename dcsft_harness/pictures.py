@@ -141,6 +141,17 @@ def read(content: bytes) -> tuple["Image", bool]:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
+def differs_in_former(content: bytes) -> bool:
+    """Whether former versions of the suite (`FORMAT` 1) showed other pixels of a picture file."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:  # Pillow turns TIFF files itself
+            return image.mode[0] in "IF" or (image.format != "TIFF" and orientation(image) in _TURNED)
+    except Exception:  # noqa: BLE001 - see `read`
+        return False
+
+
 def file_bytes(path: Path) -> bytes:
     """The content of a picture file; anything but a regular file is never opened.
 

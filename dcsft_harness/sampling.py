@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
+from dcsft_harness import dataset_folder, harness, manifest, pictures, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import Meter
@@ -124,6 +124,7 @@ def sample(
             draws = answered.get(task.config.task)
             notes = {
                 "processes": getattr(running, "processes", ranks.world_size()),
+                "pictures": pictures.FORMAT,
                 "scorers": harness.scorers_of(draws or ()),
                 **harness.generation_settings(running, task),
             }

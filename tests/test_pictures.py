@@ -12,12 +12,24 @@ import pytest
 from datasets import Dataset, Features, List, Value
 from PIL import ExifTags, Image, ImageDraw
 
-from dcsft_harness import dataset_folder, harness, overlap, own_data, pictures, records
+from dcsft_harness import (
+    curation,
+    dataset_folder,
+    harness,
+    labels,
+    overlap,
+    own_data,
+    pictures,
+    records,
+    sampling,
+)
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.pictures import store
 from dcsft_harness.models import prompts
 from dcsft_harness.models.requests import Item
+from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.pictures import is_plain, to_rgb
+from dcsft_harness.rules import CurationConfig
 from dcsft_harness.training import data
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -423,3 +435,51 @@ def test_a_box_of_own_data_is_in_pixels_of_the_upright_picture(tmp_path):
     assert (doc["width"], doc["height"]) == (20, 30)
     with pytest.raises(HarnessError, match=r"leaves its image of 20 x 30 pixels.*upright image"):
         own_data.open_file(tmp_path / "outside.jsonl", "box_iou", None)
+
+
+def drawn(folder, answers="goose"):
+    task = own_data.open_file(folder / "mine.jsonl", "exact_word", None)
+    inputs = {"data": folder / "mine.jsonl"}
+    config = sampling.SamplingConfig(samples=2)
+    given = {"default": answers} if isinstance(answers, str) else {"answers": answers}
+    model = DcsftStub(**given, batch_size=1)
+    return sampling.sample(model, task, folder / "rollouts", config, {}, inputs=inputs)
+
+
+def test_an_unfinished_run_that_showed_other_pictures_is_refused_with_the_reason(tmp_path, monkeypatch):
+    own(tmp_path, KINDS["16-bit grey PNG"]()[0])
+    row = {"problem": "And?", "solution": "goose", "image": "a.png"}
+    with (tmp_path / "mine.jsonl").open("a") as lines:
+        lines.write(f"\n{json.dumps(row)}")
+
+    def interrupted(question):
+        if question.doc_id:
+            raise KeyboardInterrupt
+        return "goose"
+
+    with monkeypatch.context() as former, pytest.raises(KeyboardInterrupt):
+        former.setattr(pictures, "_scaled", lambda image, kind: image)  # which Pillow clips
+        drawn(tmp_path, interrupted)
+    with pytest.raises(HarnessError, match="other settings: items: 2 .* 16 bits not scaled"):
+        drawn(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["16-bit grey PNG", "EXIF 6", "marks", "RGB"])
+def test_curating_finished_rollouts_that_showed_other_pictures_is_refused(kind, tmp_path):
+    own(tmp_path, KINDS["RGB" if kind == "marks" else kind]()[0])
+    if kind == "marks":
+        row = {"problem": "Which <image>?", "solution": "goose", "image": "a.png"}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    drawn(tmp_path)
+    path = tmp_path / "rollouts" / "manifest.json"
+    found = json.loads(path.read_text())
+    assert found["notes"].pop("pictures") == pictures.FORMAT
+    path.write_text(json.dumps(found))
+    labels.label(tmp_path / "rollouts", tmp_path / "labels")
+    config = CurationConfig(keep=("easy",))
+    if kind == "RGB":
+        assert curation.curate(tmp_path / "labels", tmp_path / "curated", config)["items"] == 1
+        return
+    said = "not at their <image> marks" if kind == "marks" else "was not upright, or .* not scaled"
+    with pytest.raises(HarnessError, match=rf"a former version .*mine\.jsonl, line 1, had .*{said}"):
+        curation.curate(tmp_path / "labels", tmp_path / "curated", config)
