@@ -1,5 +1,6 @@
 """One training run, whichever trainer does it: checked, resumed, accounted for, sealed as an artefact."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from dcsft_harness import manifest, ranks
+from dcsft_harness import interrupts, manifest, ranks
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
 from dcsft_harness.models import conventions
@@ -133,7 +134,9 @@ def _companions(setup: Setup) -> Callable[[Path], None]:
 
 def _train(trainer: Any, last: Path | None, run: run_folder.RunFolder) -> None:  # noqa: ANN401 - one of TRL's
     try:
-        with ranks.telling_losses(), checkpoint.no_bars():
+        # Ranks could stop at different steps, so several of them end at once.
+        saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
+        with ranks.telling_losses(), checkpoint.no_bars(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:
         raise HarnessError(

@@ -190,12 +190,6 @@ def refuse_taken(output: Path, resume: bool) -> None:
     if (output / manifest.NAME).is_file() or not folder.is_dir():
         manifest.refuse_occupied(output)
         return
-    last = RunFolder(output).last
-    if last is not None and not resume:
-        raise HarnessError(
-            f"--output {output} holds an unfinished run that came to step {step_of(last)}",
-            "Add --resume to go on from there, or remove the folder",
-        )
 
 
 def _take(

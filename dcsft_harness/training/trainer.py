@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from dcsft_harness import ranks
+from dcsft_harness import interrupts, ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import GrpoConfig, TrainingConfig
@@ -270,12 +270,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         here = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
         return [float(value) for value in accelerator.reduce(here, "sum")]
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> Any:  # noqa: ANN401
+        """Called by the trainer after each step; where a signal waits, the step is saved first."""
+        if interrupts.pending() is not None:
+            control.should_save = True
+        return control
+
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ANN401
         """Called when the trainer has written a checkpoint's files; each rank has some of its own."""
         ranks.gathered(None)
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
             self._run.complete(state.global_step, self._trainer.account.told(), self._keep)
+        interrupts.raise_pending()
 
 
 class Diverged(HarnessError):
