@@ -71,6 +71,11 @@ class TrainingConfig(Settings):
         " while training runs, and none after.",
         ge=1,
     )
+    on_error: Literal["stop", "skip"] = option(
+        "stop",
+        "Rows that cannot be trained on (a damaged picture, one that the processor refuses, no answer, too many"
+        " tokens): stop lists them before weights are read, skip leaves them out and records them.",
+    )
     extra: Mapping[str, Any] = option(
         about="TRL's own arguments by TRL's own names.", default_factory=dict, cli=False
     )

@@ -135,12 +135,23 @@ def in_space(turns: Turns, convention: BoxConvention, where: str) -> Turns:
     return replace(turns, answer=answer)
 
 
-def samples(conversations: Conversations, template: Template, convention: BoxConvention) -> Dataset:
+def rendered(
+    conversations: Conversations, template: Template, convention: BoxConvention
+) -> tuple[Conversations, list[Rendered]]:
+    """The conversations that can be written, and their texts; others are in `refused` then."""
+    texts: list[Rendered] = []
+    refused: dict[int, HarnessError] = {}
+    for position, turns in enumerate(conversations.turns):
+        where = conversations.where(position)
+        try:
+            texts.append(template.render(in_space(turns, convention, where), where))
+        except HarnessError as error:
+            refused[position] = error
+    return conversations.without(refused), texts
+
+
+def samples(conversations: Conversations, rendered: Sequence[Rendered]) -> Dataset:
     """The training set as TRL's collator for pictures reads it: prompt, completion, images and row."""
-    rendered = []
-    for row, turns in enumerate(conversations.turns):
-        where = f"{conversations.name}, row {row}"
-        rendered.append(template.render(in_space(turns, convention, where), where))
     columns = {
         "prompt": [sample.prompt for sample in rendered],
         "completion": [sample.completion for sample in rendered],
