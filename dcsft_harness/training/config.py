@@ -103,6 +103,11 @@ class TrainingConfig(Settings):
         "Coordinates of box targets: pixel (of the original image, as in the paper), resized or norm1000;"
         " by default the model's own.",
     )
+    box_rounding: Literal["truncate"] | None = option(
+        None,
+        "How box targets in original pixels become whole numbers: truncate cuts decimals off, as the paper"
+        " does; by default they keep two decimals. Goes with box_space pixel.",
+    )
     save_steps: int | None = option(
         100, "Steps between checkpoints, from which an interrupted run resumes; none writes none.", ge=1
     )
@@ -163,6 +168,12 @@ class TrainingConfig(Settings):
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise HarnessError(
                 f"--min-pixels {self.min_pixels} exceeds --max-pixels {self.max_pixels}", "Swap them"
+            )
+        if self.box_rounding is not None and self.box_space != "pixel":
+            raise HarnessError(
+                f"--box-rounding {self.box_rounding} goes with --box-space pixel: targets of other spaces are"
+                " whole numbers, rounded",
+                "Give --box-space pixel, or leave it out",
             )
         return self
 
@@ -245,6 +256,10 @@ class GrpoConfig(AdapterConfig):
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
+        if self.box_rounding is not None:
+            raise HarnessError(
+                f"--box-rounding {self.box_rounding}: GRPO has no targets to write", "Leave it out"
+            )
         if self.batch_size % self.num_generations:
             raise HarnessError(
                 f"--num-generations {self.num_generations} does not divide --batch-size {self.batch_size}, "

@@ -211,7 +211,9 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
         )
     template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
-    conversations, texts = rendered(setup.conversations, template, convention)
+    conversations, texts = rendered(
+        setup.conversations, template, convention, job.config.box_rounding == "truncate"
+    )
     whole = {number: text for number, text in zip(conversations.numbers, texts, strict=True)}
     setup.screen(conversations, [text.prompt + text.completion for text in texts])
     rows = samples(setup.conversations, [whole[number] for number in setup.conversations.numbers])
