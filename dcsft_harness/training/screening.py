@@ -69,7 +69,8 @@ def screened(
 def media_marks(processor: ProcessorMixin, config: PreTrainedConfig) -> list[str]:
     """The tokens by which a family marks pictures, videos and sounds in a prompt, as text."""
     tokenizer = processor.tokenizer
-    known = tokenizer.get_vocab()
+    # Ordinary tokens are no marks: a configuration may have default ids that its tokenizer uses otherwise.
+    known = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     named = [(name, value) for holder in (processor, config) for name, value in vars(holder).items()]
     named += [(name, getattr(tokenizer, name, None)) for name in ("image_token", "video_token")]
     found = [value for name, value in named if _MEDIA.fullmatch(name)]
