@@ -1,12 +1,14 @@
 """Rows that cannot be trained on: all found before weights are read, listed or left out on request."""
 
 import io
+import json
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
 from dcsft_harness import manifest, probes
+from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint, data, grpo, screening, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
@@ -172,3 +174,24 @@ def test_tokens_are_counted_as_the_processor_makes_them():
     ]
     counted = screening._lengths(found.turns, texts, processor, screening._Sizes(processor))
     assert counted == [len(ids[0]) for ids in made]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_unreadable_pictures_of_a_file_of_ones_own_are_listed_together(tmp_path, capsys, monkeypatch, skip):
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path / "cache"))
+    for number in range(5):
+        Pillow.new("RGB", (56, 56), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    for number in (1, 3):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    lines = [{"problem": "Which digit?", "solution": "1", "image": f"{number}.png"} for number in range(5)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["train", "grpo", "--model=digits", f"--data={tmp_path / 'mine.jsonl'}", "--scorer=exact_word"]
+    words += ["--batch-size=4", "--num-generations=2", "--max-steps=1", "--max-completion-length=3"]
+    words += [f"--output={tmp_path / 'out'}", *(["--on-error=skip"] if skip else [])]
+    assert main(words) == (0 if skip else 1)
+    said = capsys.readouterr().err
+    if skip:
+        assert manifest.read(tmp_path / "out").notes["skipped"] == {"count": 2, "rows": [1, 3]}
+        assert "2 rows skipped" in said
+    else:
+        assert "2 of 5 rows cannot be trained on: row 1: " in said and "1.png" in said and "3.png" in said

@@ -20,6 +20,7 @@ from PIL import Image as Pillow
 from PIL import ImageFile
 
 from dcsft_harness import manifest
+from dcsft_harness.conversations import REFUSED
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.pictures import on_white
@@ -174,10 +175,13 @@ def examined(data: Path | Dataset) -> Conversations:
     source = found.select_columns(list(COLUMNS)).with_format("arrow")
     boxes = found["box"][:] if "box" in found.column_names else [None] * len(found)
     weights = list(found["weight"]) if "weight" in found.column_names else None
+    reasons = found[REFUSED][:] if REFUSED in found.column_names else [None] * len(found)
     turns, numbers, refused = [], [], {}
     for number, (row, box) in enumerate(zip(_rows(source), boxes, strict=True)):
         where, images = f"{name}, row {number}", _images(row)
         try:
+            if reasons[number] is not None:
+                raise HarnessError(f"{where}: {reasons[number]}", "Correct or remove it")
             sizes = tuple(_decode(entry, where).size for entry in images)
             one = replace(_split(row["messages"], len(images), where), sizes=sizes)
             one = one if box is None else _boxed(one, box, where)
