@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ _ITEMS = (
 )
 _SKEW = 60.0
 """Seconds by which the clocks of processes and of files may differ."""
+
+
+_GRANTED: ContextVar[frozenset[Path]] = ContextVar("locks granted", default=frozenset())
+"""Locks that a stage holds for what it calls, which may take each of them once."""
 
 
 class _Lock(FileLock):
@@ -40,14 +45,37 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
     Raises:
         HarnessError: another process holds it; says which.
     """
+    place = path.resolve()
+    if place in _GRANTED.get():
+        with _granting(_GRANTED.get() - {place}):
+            yield
+        return
     try:
         with _Lock(path, timeout=patience):
+            if not path.exists():  # whoever held it has finished and removed its folder
+                raise Timeout(str(path))
             yield
     except Timeout as error:
         raise HarnessError(
             f"{option} {output} is being written by {owner(path.parent / OWNER)}",
             "Wait for it, stop it, or name another folder",
         ) from error
+
+
+@contextlib.contextmanager
+def granted(path: Path) -> Iterator[None]:
+    """Lets what is called in the block take a lock that this caller holds."""
+    with _granting(_GRANTED.get() | {path.resolve()}):
+        yield
+
+
+@contextlib.contextmanager
+def _granting(paths: frozenset[Path]) -> Iterator[None]:
+    before = _GRANTED.set(paths)
+    try:
+        yield
+    finally:
+        _GRANTED.reset(before)
 
 
 def sign(folder: Path) -> None:

@@ -95,8 +95,6 @@ def run(
         state["stages"][stage.name] = wanted
         _save(state, output)
         options = filled(dict(stage.options), output)
-        if stage.verb.startswith("train "):
-            options["resume"] = True
         notes = perform(stage.verb, folder, options)
     return notes
 

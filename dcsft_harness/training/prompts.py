@@ -33,7 +33,8 @@ def open_data(
     if path.is_dir():
         return path, _judge_of(path, scorer, image_root, outside)
     if path.is_file():
-        task = own_data.open_file(path, scorer, image_root, outside=outside)
+        # Training lists what is unreadable.
+        task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
         if data not in harness.task_index():
             raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
@@ -73,7 +74,8 @@ def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path |
             raise HarnessError(
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )
-        return own_data.open_file(path, scorer or rollouts.config["scorer"], image_root, outside=outside)
+        given = scorer or rollouts.config["scorer"]
+        return own_data.open_file(path, given, image_root, skip=True, outside=outside)
     _refuse_options(rollouts.config["task"], scorer, image_root, outside)
     return next(iter(harness.open_tasks([rollouts.config["task"]]).values()))
 
