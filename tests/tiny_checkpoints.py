@@ -7,6 +7,8 @@ processor, safetensors weights, and a generation config that carries traps on pu
 """
 
 import functools
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -196,6 +198,36 @@ def idefics3(folder: Path, seed: int = 2) -> Path:
     images = Idefics3ImageProcessor(size={"longest_edge": 128}, max_image_size={"longest_edge": 64})
     processor = Idefics3Processor(images, tok, image_seq_len=4, chat_template=IDEFICS_TEMPLATE)
     return save(folder, config, processor, [tok.eos_token_id], tok.pad_token_id, seed)
+
+
+OWN_LIMITS = (56 * 56, 12845056)
+_EDGES = {"shortest_edge": OWN_LIMITS[0], "longest_edge": OWN_LIMITS[1]}
+_PIXELS = {"min_pixels": OWN_LIMITS[0], "max_pixels": OWN_LIMITS[1]}
+PIXEL_FORMS = {
+    "edges": {"size": _EDGES},
+    "top level": _PIXELS,
+    "top level and edges": {**_PIXELS, "size": _EDGES},
+    "top level that contradicts edges": {**_PIXELS, "size": {"shortest_edge": 784, "longest_edge": 3136}},
+    "top level and pixels in size": {**_PIXELS, "size": _PIXELS},
+    "pixels in size": {"size": _PIXELS},
+    "one at the top level": {"max_pixels": OWN_LIMITS[1]},
+}
+"""The forms in which published configurations state pixel limits: here always `OWN_LIMITS`."""
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def restated(base: str, folder: Path, form: str, file: str = PROCESSOR_FILES[1]) -> str:
+    """A copy of a checkpoint with its pixel limits in one of `PIXEL_FORMS`, in one of `PROCESSOR_FILES`."""
+    shutil.copytree(base, folder)
+    whole = json.loads((folder / PROCESSOR_FILES[0]).read_text())
+    images = {name: value for name, value in whole.pop("image_processor").items() if name != "size"}
+    images |= PIXEL_FORMS[form]
+    if file == PROCESSOR_FILES[0]:
+        whole["image_processor"] = images
+    else:
+        (folder / file).write_text(json.dumps(images))
+    (folder / PROCESSOR_FILES[0]).write_text(json.dumps(whole))
+    return str(folder)
 
 
 FAMILIES = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "idefics3": idefics3}
