@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from dcsft_harness.errors import HarnessError
 
 from .base import ObservedModel, UnavailableError
-from .batching import Features
+from .batching import Features, process
 from .checkpoint import check_adapter, convention, open_config, open_processor
 from .conventions import BoxConvention, declare, taught
 from .decoding import SpecialTokens, checkpoint_generation
@@ -167,8 +167,7 @@ class DcsftVLLM(ObservedModel):
                 if self.refused is None:
                     raise
                 continue
-            images = {"images": prompt.images} if prompt.images else {}
-            return dict(self.processor(text=[text], return_tensors="pt", **images))
+            return process(self.processor, [text], [prompt.images])
         raise HarnessError(
             "no prompt of the task can be read, to compare the merged adapter on", "Look at the data"
         )

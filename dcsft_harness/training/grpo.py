@@ -208,6 +208,10 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
     checks.check_prompts(setup.conversations, judge, config)
+    checks.check_processor(setup)
+    # TRL pads prompts on the left, and what it takes from the processor anew is padded by this alone:
+    # which tokens are images would otherwise be said of other ones.
+    setup.processor.tokenizer.padding_side = "left"
     longest = config.max_completion_length or judge.longest
     ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
     args = arguments(trl.GRPOConfig, ours, config.extra)

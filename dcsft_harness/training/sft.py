@@ -209,6 +209,7 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             f"{setup.conversations.name} has a column weight, which weighs the plain loss alone",
             "Leave them out, or curate without --weight",
         )
+    _check_processor(setup)
     template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     rows = samples(setup.conversations, template, convention)
@@ -225,3 +226,19 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             )
 
     return make
+
+
+def _check_processor(setup: Setup) -> None:
+    """Refuses a family whose processor takes no text without a picture: TRL tokenizes answers with it.
+
+    Raises:
+        HarnessError: it is such a family.
+    """
+    try:
+        setup.processor(text=["B"], return_tensors="pt")
+    except (TypeError, ValueError) as error:
+        raise HarnessError(
+            f"TRL's SFT does not take {setup.job.model}: its {type(setup.processor).__name__} takes no text "
+            "without a picture, as answers are",
+            "Take another base",
+        ) from error
