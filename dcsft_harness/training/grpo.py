@@ -207,8 +207,8 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     assert isinstance(config, GrpoConfig)
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
-    checks.check_prompts(setup.conversations, judge, config)
     checks.check_processor(setup)
+    checks.check_prompts(setup.conversations, judge, config)
     # TRL pads prompts on the left, and what it takes from the processor anew is padded by this alone:
     # which tokens are images would otherwise be said of other ones.
     setup.processor.tokenizer.padding_side = "left"

@@ -229,16 +229,23 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
 
 
 def _check_processor(setup: Setup) -> None:
-    """Refuses a family whose processor takes no text without a picture: TRL tokenizes answers with it.
+    """Refuses a family whose processor does not make an answer's tokens of an answer, as TRL has it do.
 
     Raises:
-        HarnessError: it is such a family.
+        HarnessError: it takes no text without a picture, or adds tokens that answers would begin with.
     """
+    processor, text = setup.processor, "B"
+    problem = f"TRL's SFT does not take {setup.job.model}: its {type(processor).__name__}"
     try:
-        setup.processor(text=["B"], return_tensors="pt")
+        made = processor(text=[text], add_special_tokens=False)["input_ids"][0]
     except (TypeError, ValueError) as error:
         raise HarnessError(
-            f"TRL's SFT does not take {setup.job.model}: its {type(setup.processor).__name__} takes no text "
-            "without a picture, as answers are",
-            "Take another base",
+            f"{problem} takes no text without a picture, as answers are", "Take another base"
         ) from error
+    if list(made) != (wanted := processor.tokenizer(text, add_special_tokens=False)["input_ids"]):
+        shown = processor.tokenizer.decode(made)
+        raise HarnessError(
+            f"{problem} makes {len(made)} tokens ({shown!r}) of an answer of {len(wanted)}, which the model "
+            "would learn to write",
+            "Take another base",
+        )
