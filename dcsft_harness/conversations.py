@@ -25,6 +25,10 @@ BOX = "box"
 """The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; there where any answer is a box."""
 
 
+REFUSED = "refused"
+"""The column that says why a task's row cannot be trained on; there where any cannot."""
+
+
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     """Writes chosen items, in their order, with what their labels say.
 
@@ -122,18 +126,21 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
     """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
 
     The data set is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at
-    the latest with this process; only one that is killed leaves it there.
+    the latest with this process; only one that is killed leaves it there. Where images cannot be read there
+    is the column `REFUSED`, which says why; such a row has no images.
 
     Raises:
-        HarnessError: duplicate items, an unreadable image, or a full disk.
+        HarnessError: duplicate items, or a full disk.
     """
     from datasets import load_from_disk
 
     from dcsft_harness.harness import stored_images
     from dcsft_harness.sampling import read_items
 
-    items = read_items(task, len(task.eval_docs))
-    columns = features(boxed=any(item.box is not None for item in items), labelled=False)
+    refused: dict[int, str] = {}
+    items = read_items(task, len(task.eval_docs), refused)
+    boxed = any(item.box is not None for item in items)
+    columns = features(boxed=boxed, labelled=False, refused=bool(refused))
     above = cache.root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
@@ -143,8 +150,9 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
             dataset_folder.writing(folder, columns) as writer,
         ):
             rows = (
-                conversation({**asdict(item), "images": images}) | {"item_id": item.item_id, BOX: item.box}
-                for item, images in zip(items, stored_images(task, items), strict=True)
+                conversation({**asdict(item), "images": images})
+                | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
+                for item, images in zip(items, stored_images(task, items, refused), strict=True)
             )
             writer.rows({name: row[name] for name in columns} for row in rows)
         found = load_from_disk(str(folder))
@@ -161,8 +169,13 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def features(boxed: bool = False, labelled: bool = True, weighted: bool = False) -> Any:  # noqa: ANN401 - datasets.Features
-    """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight."""
+def features(
+    boxed: bool = False, labelled: bool = True, weighted: bool = False, refused: bool = False
+) -> Any:  # noqa: ANN401 - datasets.Features
+    """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
+
+    With `refused`, that of a task's rows that cannot be trained on.
+    """
     from datasets import Features, Image, List, Value
 
     text = Value("string")
@@ -174,4 +187,6 @@ def features(boxed: bool = False, labelled: bool = True, weighted: bool = False)
         columns |= {"difficulty": text, "pass_rate": Value("float64")}
     if weighted:
         columns |= {"weight": Value("float64")}
+    if refused:
+        columns |= {REFUSED: text}
     return Features(columns)

@@ -44,6 +44,9 @@ def read(
 
     found = _training_set(made)
     source, rows = found if found is not None else (STAND_IN, _digits())
+    skipped = set((made.notes.get("skipped") or {}).get("rows", ())) if found is not None and made else set()
+    if skipped:
+        rows = rows.select([number for number in range(len(rows)) if number not in skipped])
     count = min(count, len(rows))
     chosen = rows.select([len(rows) * number // count for number in range(count)])
     conversations = training_data.read(chosen)

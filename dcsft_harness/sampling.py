@@ -108,6 +108,8 @@ def sample(
         total = len(task.eval_docs)
         count = total if config.limit is None else min(config.limit, total)
         items = read_items(task, count, refused if config.on_error == "skip" else None)
+        for reason in refused.values():
+            _LOG.warning("skipped: %s", reason)
         identity = identify(task, items, config, settings, inputs or {})
         harness.set_generation(task, config.samples, config.generation())
     meter = Meter()
@@ -256,7 +258,6 @@ def read_items(
             if refused is None:
                 raise
             refused[doc_id] = str(error)
-            _LOG.warning("skipped: %s", error)
             item = harness.describe_without_images(task, doc_id)
         if item.item_id in seen:
             raise HarnessError(

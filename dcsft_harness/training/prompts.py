@@ -30,7 +30,7 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
     if path.is_dir():
         return path, _judge_of(path, scorer, image_root)
     if path.is_file():
-        task = own_data.open_file(path, scorer, image_root)
+        task = own_data.open_file(path, scorer, image_root, skip=True)  # training says what is unreadable
     else:
         if data not in harness.task_index():
             raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
@@ -70,7 +70,7 @@ def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path |
             raise HarnessError(
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )
-        return own_data.open_file(path, scorer or rollouts.config["scorer"], image_root)
+        return own_data.open_file(path, scorer or rollouts.config["scorer"], image_root, skip=True)
     _refuse_options(rollouts.config["task"], scorer, image_root)
     return next(iter(harness.open_tasks([rollouts.config["task"]]).values()))
 

@@ -46,7 +46,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         run_folder.refuse_taken(job.output, job.resume)
         setup = _prepare(job)
         make_trainer = make(setup)
-        identity = job.identity()
+        identity = job.identity() | setup.left_out()
     with (
         telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
         run_folder.opened(job.output, identity, job.resume) as run,
@@ -60,7 +60,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
                 account.resume(run.told())
             setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
             trainer = make_trainer()
-        trainer.bind(account, setup.conversations.item_ids)
+        rows = [f"row {number}" for number in setup.conversations.numbers]
+        trainer.bind(account, setup.conversations.item_ids or rows)
         account.costs = Arithmetic(trainer.model)
         complete = _companions(setup)
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
@@ -70,7 +71,9 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
-    conversations = training_data.read(job.data)
+    conversations = training_data.examined(job.data)
+    if not conversations.turns:
+        conversations.refuse()
     config = checkpoint.open_config(base)
     if job.adapter is not None:
         with quietly():

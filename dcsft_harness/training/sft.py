@@ -14,7 +14,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.job import Job, Setup
-from dcsft_harness.training.rendering import Template, samples
+from dcsft_harness.training.rendering import Template, rendered, samples
 from dcsft_harness.training.run import perform
 from dcsft_harness.training.sharing import FILLING, Filled, Shares
 from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
@@ -212,7 +212,12 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
     _check_processor(setup)
     template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
-    rows = samples(setup.conversations, template, convention)
+    conversations, texts = rendered(
+        setup.conversations, template, convention, job.config.box_rounding == "truncate"
+    )
+    whole = {number: text for number, text in zip(conversations.numbers, texts, strict=True)}
+    setup.screen(conversations, [text.prompt + text.completion for text in texts])
+    rows = samples(setup.conversations, [whole[number] for number in setup.conversations.numbers])
 
     def make() -> SftTrainer:
         with quietly():
