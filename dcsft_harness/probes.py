@@ -38,6 +38,7 @@ def read(
     Raises:
         HarnessError: a row of the training set cannot be read.
     """
+    from dcsft_harness.models.batching import process
     from dcsft_harness.training import data as training_data
     from dcsft_harness.training.rendering import Template
 
@@ -53,11 +54,7 @@ def read(
     features = []
     for row, turns in enumerate(conversations.turns):
         text = template.render(turns, f"{source}, row {row}").prompt
-        images = {"images": conversations.images(row)} if turns.images else {}
-        bos = processor.tokenizer.bos_token
-        # A prompt that begins with its first token must not get a second one from the tokenizer.
-        extra = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-        features.append(dict(processor(text=[text], return_tensors="pt", **images, **extra)))
+        features.append(process(processor, [text], [conversations.images(row) if turns.images else []]))
     return Probes(source, features)
 
 

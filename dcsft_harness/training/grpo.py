@@ -215,6 +215,10 @@ def _screen(setup: Setup, longest: int) -> None:
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
+    checks.check_processor(setup)
+    # TRL pads prompts on the left, and what it takes from the processor anew is padded by this alone:
+    # which tokens are images would otherwise be said of other ones.
+    setup.processor.tokenizer.padding_side = "left"
     longest = config.max_completion_length or judge.longest
     _screen(setup, longest)
     ids = setup.conversations.item_ids or []

@@ -15,6 +15,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.models import conventions
 from dcsft_harness.models.conventions import BoxConvention, BoxSpace
+from dcsft_harness.models.pixel_limits import PixelLimits
 from dcsft_harness.training import checkpoint, lora, run_folder, screening
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
@@ -107,7 +108,7 @@ class Setup:
     folder: Path
     conversations: Conversations
     processor: ProcessorMixin
-    limits: checkpoint.PixelLimits | None
+    limits: PixelLimits | None
     dtype: torch.dtype
     room: int
     network: PreTrainedModel | PeftModel = None

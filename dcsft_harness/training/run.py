@@ -16,6 +16,7 @@ from dcsft_harness import interrupts, manifest, ranks
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
 from dcsft_harness.models import conventions
+from dcsft_harness.models.pixel_limits import set_limits
 from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
@@ -80,8 +81,8 @@ def _prepare(job: Job) -> Setup:
         if isinstance(job.config, AdapterConfig):
             lora.refuse_reshaping(job.config, str(job.adapter), base)
     processor = checkpoint.open_processor(base)
-    shown = checkpoint.pixel_limits(processor)
-    limits = checkpoint.limit_pixels(processor, base, job.config)
+    shown = set_limits(processor, base, None, None)
+    limits = set_limits(processor, base, job.config.min_pixels, job.config.max_pixels)
     notes = {
         "base": base,
         "data": job.source or conversations.name,
