@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from dcsft_harness import durable
 from dcsft_harness.errors import HarnessError
 
 OWNER, RUN = "owner.json", "run.json"
+_ITEMS = (
+    "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
+    " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
+)
 _SKEW = 60.0
 """Seconds by which the clocks of processes and of files may differ."""
+
+
+_GRANTED: ContextVar[frozenset[Path]] = ContextVar("locks granted", default=frozenset())
+"""Locks that a stage holds for what it calls, which may take each of them once."""
 
 
 class _Lock(FileLock):
@@ -36,14 +45,37 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
     Raises:
         HarnessError: another process holds it; says which.
     """
+    place = path.resolve()
+    if place in _GRANTED.get():
+        with _granting(_GRANTED.get() - {place}):
+            yield
+        return
     try:
         with _Lock(path, timeout=patience):
+            if not path.exists():  # whoever held it has finished and removed its folder
+                raise Timeout(str(path))
             yield
     except Timeout as error:
         raise HarnessError(
             f"{option} {output} is being written by {owner(path.parent / OWNER)}",
             "Wait for it, stop it, or name another folder",
         ) from error
+
+
+@contextlib.contextmanager
+def granted(path: Path) -> Iterator[None]:
+    """Lets what is called in the block take a lock that this caller holds."""
+    with _granting(_GRANTED.get() | {path.resolve()}):
+        yield
+
+
+@contextlib.contextmanager
+def _granting(paths: frozenset[Path]) -> Iterator[None]:
+    before = _GRANTED.set(paths)
+    try:
+        yield
+    finally:
+        _GRANTED.reset(before)
 
 
 def sign(folder: Path) -> None:
@@ -109,6 +141,8 @@ def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
         if before.get(name) != identity.get(name)
     ]
     if differences:
+        if before.get("items") != identity.get("items"):
+            differences.append(_ITEMS)
         raise HarnessError(
             f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
             "Name another folder, go back to those settings, or remove this folder",

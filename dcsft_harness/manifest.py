@@ -3,15 +3,17 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import environment
+from dcsft_harness import claim, durable, environment
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256
 
@@ -22,9 +24,14 @@ and is written anew when scores are known. With its hash in it the manifest woul
 was made from the artefact would no longer find it."""
 UNFINISHED = "unfinished"
 """The folder inside an output folder that holds what an interrupted run goes on from."""
-_FINISH = "Run the same `dcsft sample` command again to finish it, or `dcsft train` with --resume"
+_FINISH = "Rerun the same command to finish it"
 FORMAT = 1
 """The manifest format that this version writes, and the newest that it reads."""
+
+
+LOCK, MOVING = "lock", "moving.json"
+CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
+"""The verb and options that the artifact being written answers to; a stage sets it."""
 
 
 class NewerFormatError(HarnessError):
@@ -61,6 +68,7 @@ class Manifest:
         packages: versions of the packages that it was made with.
         hardware: what it was made on.
         created: when it was finished, an ISO date.
+        call: the verb and the options that decide the artifact; empty in older artifacts.
     """
 
     folder: Path
@@ -74,6 +82,7 @@ class Manifest:
     packages: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     created: str = ""
+    call: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
         """The folder of one input, found again relative to this artefact.
@@ -151,6 +160,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             packages=data.get("packages", {}),
             hardware=data.get("hardware", {}),
             created=str(data.get("created", "")),
+            call=dict(data.get("call") or {}),
         )
         if not isinstance(found.files, dict):
             raise TypeError(f"files is {found.files!r}, not a table")
@@ -270,12 +280,101 @@ def refuse_occupied(output: Path) -> None:
             f"--output {output} already holds {read(output).kind}",
             "Name another folder, or remove this one first",
         )
-    if (output / UNFINISHED).is_dir():
+    if unfinished(output):
         raise HarnessError(f"--output {output} holds an unfinished run", f"Name another folder. {_FINISH}")
-    if output.is_dir() and any(output.iterdir()):
+    known = {UNFINISHED, *_moved(output)}
+    if output.is_dir() and any(path.name not in known for path in output.iterdir()):
         raise HarnessError(
             f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"
         )
+
+
+def _moved(output: Path) -> list[str]:
+    """What a process that was killed while it moved its draft's files up may have moved already."""
+    try:
+        return [str(name) for name in json.loads((output / UNFINISHED / MOVING).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def unfinished(output: Path) -> bool:
+    """Whether a folder holds a run that can be resumed; drafts that a killed process left cannot."""
+    return (output / UNFINISHED / claim.RUN).is_file()
+
+
+def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest | None:
+    """The artifact in a folder if it is what a stage's call makes: the same settings, inputs unchanged.
+
+    Args:
+        output: the folder.
+        call: see `CALL`.
+        defaults: the options' defaults, for options that are newer than the artifact.
+
+    Returns:
+        None where the folder holds no finished artifact.
+
+    Raises:
+        HarnessError: it holds another artifact; names the differences.
+    """
+    if not (output / NAME).is_file():
+        return None
+    found = read(output)
+    wanted = call["options"]
+    known = {name: value for name, value in defaults.items() if name in wanted}
+    before = {**known, **found.call.get("options", {})}
+    if not found.call:
+        differences = ["it does not record the options that it was made with"]
+    else:
+        names = dict.fromkeys(["verb", *before, *wanted])
+        ours, theirs = {"verb": call["verb"], **wanted}, {"verb": found.call.get("verb"), **before}
+        differences = [
+            f"{name}: {theirs.get(name)} -> {ours.get(name)}"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        ]
+    for role in () if differences else found.inputs:
+        try:
+            found.input_folder(role)
+        except HarnessError:
+            differences.append(f"{role}: changed since, or no longer there")
+    if not differences:
+        refuse_changed(output)
+        return found
+    raise HarnessError(
+        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differences)}",
+        "Name another folder, or remove this one first",
+    )
+
+
+@contextlib.contextmanager
+def taken(output: Path) -> Iterator[Path]:
+    """Holds an output folder's lock; a folder that is left without a result or a run to resume is removed.
+
+    Yields:
+        The folder inside it for what is unfinished.
+
+    Raises:
+        HarnessError: another process holds it, or it cannot be written.
+    """
+    if output.is_file():
+        raise HarnessError(f"--output {output} is a file", "Name a new folder")
+    folder = output / UNFINISHED
+    above = [path for path in (output, *output.parents) if not path.exists()]
+    with telling_refusals("result", output, "nothing was changed"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = claim.locked(folder / LOCK, output)
+        lock.__enter__()
+    try:
+        claim.sign(folder)
+        with claim.granted(folder / LOCK):
+            yield folder
+    finally:
+        if not unfinished(output):
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in above:
+                with contextlib.suppress(OSError):  # it holds the result
+                    path.rmdir()
+        lock.__exit__(None, None, None)
 
 
 @contextlib.contextmanager
@@ -304,23 +403,22 @@ def writing(
     sources = {role: path.resolve() for role, path in (inputs or {}).items()}
     for path in sources.values():
         refuse_newer(path)
-    draft_folder = output.resolve().parent / f".{output.name}.unfinished-{os.getpid()}"
     started = time.monotonic()
-    # Left by a killed process that had the same number, as the first one of a container always has.
-    shutil.rmtree(draft_folder, ignore_errors=True)
-    try:
-        with telling_refusals(kind, output, "nothing half-written was kept"):
-            draft_folder.mkdir(parents=True)
-            draft = Draft(draft_folder)
-            yield draft
-            seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
-            if finish is not None:
-                finish(draft_folder)
-            if output.is_dir():
-                output.rmdir()
-            os.replace(draft_folder, output)
-    finally:
-        shutil.rmtree(draft_folder, ignore_errors=True)
+    with telling_refusals(kind, output, "nothing half-written was kept"), taken(output) as folder:
+        refuse_occupied(output)  # a process that finished meanwhile has let go of the lock
+        for left in [*folder.glob("draft-*"), *(output / name for name in _moved(output))]:
+            # By a killed process, which may have been moving a draft's files up.
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        draft = Draft(folder / f"draft-{secrets.token_hex(4)}")
+        draft.folder.mkdir()
+        yield draft
+        seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
+        if finish is not None:
+            finish(draft.folder)
+        refuse_occupied(output)  # by files that somebody put there meanwhile
+        names = sorted(path.name for path in draft.folder.iterdir())
+        durable.write_text(folder / MOVING, json.dumps(names))
+        durable.move_up(draft.folder, output, last=NAME)
 
 
 def seal(
@@ -336,6 +434,7 @@ def seal(
         "artefact": kind,
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "call": CALL.get() or {},
         "config": config,
         "inputs": {
             role: {"path": os.path.relpath(path, output), "sha256": prints[role]}

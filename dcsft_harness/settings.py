@@ -30,6 +30,7 @@ def option(
     metavar: str | None = None,
     reads: Reads | None = None,
     bare: object = None,
+    decides: bool = True,
     cli: bool = True,
     **limits: Any,  # noqa: ANN401 - pydantic's own: ge, gt, le, lt, default_factory
 ) -> Any:  # noqa: ANN401 - pydantic.Field's own type
@@ -44,11 +45,12 @@ def option(
         reads: what it names, for recipes and lineage: an artifact's folder, a checkpoint (folder, hub name
             or "digits"), a file, a pool (task, folder or file), tasks, or model arguments.
         bare: the value of the option where the command line gives it without one.
+        decides: whether it decides anything of the artifact; a run resumes with others where it does not.
         cli: whether the command line has it.
         **limits: as `pydantic.Field` takes them.
     """
     extra: dict[str, Any] = {"positional": positional, "repeated": repeated, "metavar": metavar}
-    extra |= {"reads": reads, "bare": bare, "cli": cli}
+    extra |= {"reads": reads, "bare": bare, "decides": decides, "cli": cli}
     if "default_factory" not in limits:
         limits["default"] = default
     return Field(description=about, json_schema_extra=extra, **limits)
@@ -111,6 +113,14 @@ class Settings(BaseModel):
         """The settings of a base class among these."""
         given = self.model_fields_set & kind.model_fields.keys()
         return kind(**{name: getattr(self, name) for name in given})
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the artifact, as JSON-serializable values."""
+        return {
+            name: value
+            for name, value in self.as_dict().items()
+            if extra(type(self).model_fields[name], "decides") is not False
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON-serializable values, as a manifest records them."""

@@ -36,9 +36,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-INTERRUPTED = (
-    "dcsft: interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
-)
+INTERRUPTED = "dcsft: interrupted; finished work is saved. Rerun the same command to resume."
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +143,12 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
     before = (tmp_path / "labels" / "manifest.json").read_bytes()
     capsys.readouterr()
     for _ in range(2):
-        assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 1
-    assert "already holds labels. Name another folder" in capsys.readouterr().err
+        assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+        assert "label: already done" in capsys.readouterr().err
+    rollouts(tmp_path / "others", ["easy", "medium"])
+    assert main(["label", str(tmp_path / "others"), "--output", str(tmp_path / "labels")]) == 1
+    said = capsys.readouterr().err
+    assert "already holds labels, of another run: rollouts: " in said and "Name another folder" in said
     assert (tmp_path / "labels" / "manifest.json").read_bytes() == before
 
 

@@ -69,10 +69,14 @@ class TestWriting:
     def test_folders_in_between_are_made(self, tmp_path):
         assert manifest.read(write(tmp_path / "a" / "b" / "out")).kind == "labels"
 
-    def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(self, tmp_path):
-        left = tmp_path / f".out.unfinished-{os.getpid()}"
-        left.mkdir()
+    @pytest.mark.parametrize("moved", [False, True])
+    def test_what_a_killed_process_left_goes_with_the_next_run(self, tmp_path, moved):
+        left = tmp_path / "out" / "unfinished" / "draft-0f"
+        left.mkdir(parents=True)
         (left / "half").write_text("half")
+        if moved:  # it was killed while it moved its files to their place
+            (tmp_path / "out" / "unfinished" / "moving.json").write_text('["half", "other"]')
+            (tmp_path / "out" / "other").mkdir()
         write(tmp_path / "out")
         assert files(tmp_path) == ["manifest.json", "out", "part", "table"]
 
@@ -99,8 +103,10 @@ class TestWriting:
             write(tmp_path / "file" / "out")
 
     def test_somebody_who_takes_the_folder_meanwhile_is_not_overwritten(self, tmp_path):
-        with pytest.raises(OSError), manifest.writing("labels", tmp_path / "out", {}):
-            (tmp_path / "out").mkdir()
+        with (
+            pytest.raises(HarnessError, match="was not written by dcsft"),
+            manifest.writing("labels", tmp_path / "out", {}),
+        ):
             (tmp_path / "out" / "theirs").write_text("theirs")
         assert files(tmp_path) == ["out", "theirs"]
 

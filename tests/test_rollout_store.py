@@ -162,9 +162,9 @@ class TestRefusals:
             name: output if value == "@" else [output] if value == ["@"] else value
             for name, value in options.items()
         }
-        with pytest.raises(HarnessError, match="an unfinished run.*`dcsft sample`"):
+        with pytest.raises(HarnessError, match="an unfinished run.*Rerun the same command"):
             stages.STAGES[verb](tmp_path / "next", **given)
-        with pytest.raises(HarnessError, match="an unfinished run.*`dcsft sample`"):
+        with pytest.raises(HarnessError, match="an unfinished run.*Rerun the same command"):
             stages.STAGES["evaluate"](output, tasks=["dcsft_digits"])
 
     def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):

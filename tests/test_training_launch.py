@@ -407,7 +407,7 @@ class TestWhatIsStarted:
         run()
         words = seen[0][seen[0].index("dcsft_harness.cli") + 1 :]
         read = {}
-        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]))
+        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]) or {})
         assert CliRunner().invoke(dcsft, words, catch_exceptions=False).exit_code == 0
         return seen[0], read
 
@@ -453,7 +453,7 @@ class TestWhatIsStarted:
     def test_a_file_of_options_may_ask_for_it(self, monkeypatch, tmp_path):
         (tmp_path / "own.yaml").write_text("num_processes: 2\nlaunch: zero2\nmax_steps: 3\n")
         read = {}
-        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]))
+        monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]) or {})
         words = ["train", "sft", "--model=m", "--data=d", "--output=o", f"--config={tmp_path / 'own.yaml'}"]
         assert CliRunner().invoke(dcsft, words, catch_exceptions=False).exit_code == 0
         assert (read["num_processes"], read["launch"], read.get("extra")) == (2, "zero2", None)

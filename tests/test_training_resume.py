@@ -70,17 +70,15 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
     )
 
 
-def test_an_unfinished_run_is_refused_without_resume_and_with_other_settings(base, tmp_path):  # noqa: F811
+def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(base, tmp_path):  # noqa: F811
     rows, output = conversations(6), tmp_path / "out"
     with pytest.raises(Stop):
         sft.train_sft(base, rows, output, CONFIG, progress=stopping(3))
-    with pytest.raises(HarnessError, match="an unfinished run that came to step 2.*--resume"):
-        sft.train_sft(base, rows, output, CONFIG)
     with pytest.raises(HarnessError, match="other settings: learning_rate: 0.001 -> 0.1"):
         sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1), resume=True)
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG, resume=True)
-    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3), resume=True)["steps"] == 7
+    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
 
 
 def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811

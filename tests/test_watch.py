@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_a_whole_board(bench, place, asleep, monkeypatch, capsys):
     Run(place / "run", place / "cold").begin().save(10)
     code = main(["score", "base=cold", "--watch", "run", "--suite", "digits", "--board", "board"])
     assert code == 130
-    assert "interrupted; what is finished is kept" in capsys.readouterr().err
+    assert "interrupted; finished work is saved" in capsys.readouterr().err
     assert manifest.read(place / "board/leaderboard").notes["rows"] == ["base", "run at step 10"]
     assert manifest.is_intact(place / "board/leaderboard")
 
@@ -365,7 +365,7 @@ def test_ctrl_c_in_a_real_watch(tmp_path):
             time.sleep(0.05)
         scoring.send_signal(signal.SIGINT)
         _, err = scoring.communicate(timeout=120)
-    assert (scoring.returncode, "interrupted; what is finished is kept" in err) == (130, True), err
+    assert (scoring.returncode, "interrupted; finished work is saved" in err) == (130, True), err
     assert manifest.read(tmp_path / "board/leaderboard").notes["rows"] == ["run at step 10"]
     assert manifest.is_intact(tmp_path / "board/leaderboard")
     assert not (second / "unfinished").exists()

@@ -3,13 +3,14 @@
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from dcsft_harness import __version__, ranks
+from dcsft_harness import __version__, interrupts, ranks
 from dcsft_harness.cli import hub, score, sources, tools
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.stages import STAGES
@@ -108,11 +109,18 @@ for command in (*tools.early, *hub.commands, *score.commands, *tools.late):
     dcsft.add_command(command)
 
 
+INTERRUPTED = "interrupted; finished work is saved. Rerun the same command to resume."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0 done, 1 refused or failed, 2 misused, 130 Ctrl-C."""
+    """Runs the command line and returns its exit code.
+
+    0 is done, 1 refused or failed, 2 misused; 130, 143 and 129 are ended by Ctrl-C, SIGTERM and SIGHUP.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] != ["lmms-eval"]:
         _calm()
+        interrupts.install()
     try:
         # click returns the code of `Context.exit`; of a command, what that returns, which is None.
         code = dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False) or 0
@@ -124,11 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         click.echo(f"dcsft: {_sentence(error)}", err=True)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        said = "interrupted; what is finished is kept, nothing half-written. Run the same command to go on."
+    except (KeyboardInterrupt, click.Abort) as error:
+        cause = error.__cause__ or error  # click makes an Abort of it
+        number = cause.number if isinstance(cause, interrupts.Interrupted) else signal.SIGINT
         if ranks.rank() == 0 and not ranks.watched():
-            click.echo(f"dcsft: {said}", err=True)
-        return 130
+            click.echo(f"dcsft: {INTERRUPTED}", err=True)
+        return 128 + number
     except ranks.FailedElsewhere:
         return ranks.ELSEWHERE if ranks.watched() else 1
     except HarnessError as error:

@@ -11,7 +11,7 @@ from dcsft_harness.cli import bar
 from dcsft_harness.cli.hub import pushing
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import extra, flag, get_choices, is_sequence, members, shown
-from dcsft_harness.stages import STAGES, Stage
+from dcsft_harness.stages import DONE, STAGES, Stage
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -30,7 +30,7 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     with bar.stage(verb, shown=not launches) as report:
         notes = stage(output, report, **options)
     if ranks.rank() == 0 and not ranks.watched():
-        bar.closing(verb, stage.summary(notes), clock, output)
+        bar.closing(verb, "already done" if DONE in notes else stage.summary(notes), clock, output)
     return notes
 
 
@@ -157,6 +157,8 @@ def _callback(stage: Stage) -> Callable[..., None]:
                 notes = stage.run(stage.options.from_options(given), None, None)  # type: ignore[arg-type]
             else:
                 notes = run_stage(stage.verb, output, given)
+        if DONE in notes:
+            return
         if stage.show is not None:
             click.echo(stage.show(notes))
         for remark in stage.remarks(notes):

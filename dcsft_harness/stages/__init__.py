@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dcsft_harness.stages.stage import Notes, Progress, Registry, Stage
+from dcsft_harness.stages.stage import DONE, Notes, Progress, Registry, Stage
 
 STAGES = Registry(Path(__file__).parent, __name__)
 """Verb -> stage, in the order of the data flow."""
 
-__all__ = ["STAGES", "Notes", "Progress", "Registry", "Stage"]
+__all__ = ["DONE", "STAGES", "Notes", "Progress", "Registry", "Stage"]

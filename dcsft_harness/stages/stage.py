@@ -9,6 +9,7 @@ The command line, recipes, dry runs, the Python functions, the documentation's o
 are made from the registry. A new stage is one new file.
 """
 
+import contextlib
 import inspect
 import json
 import os
@@ -19,10 +20,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import manifest, ranks
 from dcsft_harness.artifacts import KINDS, Artifact
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, extra, flag
 
+DONE = "already_done"
+"""The note of a stage whose output was finished before, by the same call."""
 Progress = Callable[..., None]
 """Called with (units done, units in all), and figures to show by name; a unit is an item or a step."""
 Notes = dict[str, Any]
@@ -70,12 +74,32 @@ class Stage:
         progress: Progress | None = None,
         **options: Any,  # noqa: ANN401 - the options' own types
     ) -> Notes:
-        """Checks the options and runs the stage.
+        """Checks the options and runs the stage, unless its output is what these options make already.
+
+        Returns:
+            The artifact's notes; with `DONE` where nothing was left to do.
 
         Raises:
-            HarnessError: an option is unknown or out of range, or the stage cannot run.
+            HarnessError: an option is unknown or out of range, the output is another run's or another
+                process writes it, or the stage cannot run.
         """
-        return self.run(self.options.from_options(options), Path(output), progress)
+        given, folder = self.options.from_options(options), Path(output)
+        call = {"verb": self.verb, "options": given.deciding()}
+        with contextlib.ExitStack() as stack:
+            if ranks.world_size() == 1 and getattr(given, "num_processes", None) in (None, 1):
+                stack.enter_context(manifest.taken(folder))
+            found = manifest.done(folder, call, self._defaults())
+            if found is not None:
+                return {**found.notes, DONE: True}
+            reset = manifest.CALL.set(call)
+            stack.callback(manifest.CALL.reset, reset)
+            return self.run(given, folder, progress)
+
+    def _defaults(self) -> dict[str, object]:
+        """The options' defaults, as `Settings.as_dict` gives them."""
+        fields = self.options.model_fields
+        values = {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
+        return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
 
     @property
     def name(self) -> str:

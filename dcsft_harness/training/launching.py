@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest, ranks
+from dcsft_harness import interrupts, manifest, ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training.config import TrainingConfig
 
@@ -188,9 +188,7 @@ def _start(given: list[str]) -> None:
         with _watching():
             launch.launch_command(parsed)
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from error
-        raise SystemExit(128 + error.sigval) from error
+        raise interrupts.Interrupted(error.sigval) from error
     except ChildFailedError as error:
         _tell({failure.local_rank: failure.exitcode for failure in error.failures.values()}, error)
     except (ValueError, OSError, ImportError) as error:
@@ -212,7 +210,7 @@ def _tell(codes: Mapping[int, int], error: Exception) -> None:
     if code < 0:
         raise HarnessError(
             f"process {rank} of this launch was ended by signal {-code} ({signal.Signals(-code).name})",
-            "If memory ran out, lower micro_batch_size; --resume goes on from the last checkpoint",
+            "If memory ran out, lower micro_batch_size. Rerun the same command to resume",
         ) from error
     raise ranks.FailedElsewhere("a process of this launch failed") from error
 

@@ -24,7 +24,7 @@ from dcsft_harness.hashing import json_sha256
 from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
-INDIFFERENT = ("save_steps", "keep")
+INDIFFERENT = ("save_steps", "keep", "on_error")
 """Settings that decide nothing of a result, so that a run may go on with others."""
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
@@ -190,12 +190,6 @@ def refuse_taken(output: Path, resume: bool) -> None:
     if (output / manifest.NAME).is_file() or not folder.is_dir():
         manifest.refuse_occupied(output)
         return
-    last = RunFolder(output).last
-    if last is not None and not resume:
-        raise HarnessError(
-            f"--output {output} holds an unfinished run that came to step {step_of(last)}",
-            "Add --resume to go on from there, or remove the folder",
-        )
 
 
 def _take(

@@ -27,16 +27,17 @@ class TrainInputs(Settings):
         about="A curated set's folder, or a task whose documents to use.", metavar="DATA", reads="pool"
     )
     num_processes: int | None = option(
-        None, "Number of processes, one per GPU, started by `accelerate launch`.", ge=1
+        None, "Number of processes, one per GPU, started by `accelerate launch`.", ge=1, decides=False
     )
     launch: str | None = option(
         None,
         "How the processes share the model: ddp (the default), zero2, zero3 or fsdp2, or a configuration file"
         " of `accelerate launch`.",
         metavar="NAME|FILE",
+        decides=False,
     )
     resume: bool = option(
-        False, "Resume from the newest checkpoint of an interrupted run; start anew where there is none."
+        False, "Has no effect: the same command resumes an interrupted run by itself.", decides=False
     )
 
 
@@ -75,7 +76,7 @@ def start(
     launch = launching.Launch.read(options.num_processes, options.launch)
     ranks.join()
     with ranks.agreed():
-        if not (output / manifest.UNFINISHED).is_dir():
+        if not manifest.unfinished(output):
             manifest.refuse_occupied(output)
         config = options.part(kind)
         for named in (opening.checkpoint(options.model), getattr(options, "adapter", None), options.data):
@@ -119,7 +120,8 @@ def summary(notes: Mapping[str, Any]) -> str:
     if "adapted" in notes:
         layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
         weights += f" on {layers} layers"
-    return ", ".join([*parts, weights, *_other_pixels(notes)])
+    skipped = [f"{notes['skipped']['count']} rows skipped"] if notes.get("skipped") else []
+    return ", ".join([*parts, weights, *skipped, *_other_pixels(notes)])
 
 
 def _other_pixels(notes: Mapping[str, Any]) -> list[str]:

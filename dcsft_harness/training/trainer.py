@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from dcsft_harness import ranks
+from dcsft_harness import interrupts, ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import GrpoConfig, TrainingConfig
@@ -186,13 +186,13 @@ class Accounted:
 
     Attributes:
         account: what the run has cost so far, and its figures by step.
-        item_ids: content ids by row of the training set; None where it has none.
+        item_ids: content ids by row of the training set, or what else names its rows.
     """
 
     account: Account
-    item_ids: Sequence[str] | None
+    item_ids: Sequence[str]
 
-    def bind(self, account: Account, item_ids: Sequence[str] | None) -> None:
+    def bind(self, account: Account, item_ids: Sequence[str]) -> None:
         """Takes the account to keep; called before training."""
         self.account, self.item_ids = account, item_ids
         self._rows: list[int] = []
@@ -201,8 +201,7 @@ class Accounted:
 
     def items(self) -> list[str]:
         """The items of the batch at hand: their ids, or their rows where they have none."""
-        ids = self.item_ids
-        return [f"row {row}" if ids is None else ids[row] for row in dict.fromkeys(self._rows)]
+        return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def refuse_infinite(self, loss: torch.Tensor) -> None:
         """Stops at a loss that is not a number; the weights are still those of the last step.
@@ -270,12 +269,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         here = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
         return [float(value) for value in accelerator.reduce(here, "sum")]
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> Any:  # noqa: ANN401
+        """Called by the trainer after each step; where a signal waits, the step is saved first."""
+        if interrupts.pending() is not None:
+            control.should_save = True
+        return control
+
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ANN401
         """Called when the trainer has written a checkpoint's files; each rank has some of its own."""
         ranks.gathered(None)
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
             self._run.complete(state.global_step, self._trainer.account.told(), self._keep)
+        interrupts.raise_pending()
 
 
 class Diverged(HarnessError):

@@ -1,0 +1,95 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command alike: its state is saved, one line says so, nothing is left over.
+
+Job schedulers send SIGTERM before they take a machine back, terminals SIGHUP when they close. Inside
+`deferring` a signal first waits for a place where the work can be saved.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+GRACE = 30.0
+"""Seconds that a signal waits at most for a place where the work can be saved."""
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to end.
+
+    Attributes:
+        number: the signal; the exit code is 128 more.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        """Keeps the signal."""
+        super().__init__()
+        self.number = number
+
+
+_pending: int | None = None
+
+
+def pending() -> int | None:
+    """The signal that waits inside `deferring`, if any."""
+    return _pending
+
+
+def raise_pending() -> None:
+    """Ends the command if a signal waits; the work has just been saved.
+
+    Raises:
+        Interrupted: one does.
+    """
+    if _pending is not None:
+        raise Interrupted(_pending)
+
+
+def install() -> None:
+    """Makes SIGTERM and SIGHUP raise `Interrupted`, unless somebody handles or ignores them."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def deferring(seconds: float = GRACE) -> Iterator[None]:
+    """Lets the block see `pending` first; a second signal, or `seconds` later, ends it where it is.
+
+    Only signals that raise an exception by now are deferred, and only in the main thread.
+    """
+    global _pending
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    alarm = signal.getsignal(signal.SIGALRM)
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        global _pending
+        if _pending is not None:
+            raise Interrupted(number)
+        _pending = number
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(_pending or signal.SIGINT)
+
+    try:
+        for number, handler in before.items():
+            if handler in (_raise, signal.default_int_handler):
+                signal.signal(number, wait)
+        signal.signal(signal.SIGALRM, give_up)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in (*before.items(), (signal.SIGALRM, alarm)):
+            if handler is not None:
+                signal.signal(number, handler)
+        _pending = None

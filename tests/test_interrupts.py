@@ -1,0 +1,89 @@
+"""Signals: the command ends with its own exit code, and training saves its step first."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dcsft_harness import interrupts, manifest
+from dcsft_harness.cli import main
+
+
+@pytest.fixture
+def handlers():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupts.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_raises_what_ctrl_c_does(handlers, number):
+    with pytest.raises(KeyboardInterrupt) as raised:
+        os.kill(os.getpid(), number)
+    assert raised.value.number == number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_deferred_signal_waits_until_it_is_asked_for(handlers, number):
+    with interrupts.deferring():
+        os.kill(os.getpid(), number)
+        assert interrupts.pending() == number
+        with pytest.raises(interrupts.Interrupted):
+            interrupts.raise_pending()
+    assert interrupts.pending() is None
+    with pytest.raises(KeyboardInterrupt):  # as before
+        os.kill(os.getpid(), number)
+
+
+def test_a_second_signal_and_a_time_without_an_answer_end_it(handlers):
+    with pytest.raises(interrupts.Interrupted) as raised, interrupts.deferring():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert raised.value.number == signal.SIGTERM
+    with pytest.raises(interrupts.Interrupted) as raised, interrupts.deferring(seconds=0.05):
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(30)
+    assert raised.value.number == signal.SIGHUP
+
+
+def test_an_ignored_signal_stays_ignored(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    interrupts.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    with interrupts.deferring():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.pending() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_run(tmp_path, number, code):
+    words = ["train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--max-steps", "40"]
+    words += ["--micro-batch-size", "4", "--save-steps", "1000"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main([*words, "--output", str(whole)]) == 0
+    command = [sys.executable, "-m", "dcsft_harness.cli", *words, "--output", str(cut)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    unfinished = cut / "unfinished" / "run.json"
+    while not unfinished.is_file():
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.05)
+    time.sleep(2)  # weights are loaded, and some steps made
+    running.send_signal(number)
+    assert "interrupted; finished work is saved" in running.communicate(timeout=120)[1]
+    assert running.returncode == code
+    saved = list((cut / "unfinished").glob("checkpoint-*/complete.json"))
+    assert subprocess.run(command).returncode == 0
+    assert subprocess.run(command).returncode == 0  # already done
+    files = [manifest.read(folder).files["adapter_model.safetensors"] for folder in (whole, cut)]
+    assert files[0] == files[1]
+    assert not (cut / "unfinished").exists()
+    assert len(saved) <= 1
