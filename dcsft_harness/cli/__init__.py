@@ -12,6 +12,7 @@ import click
 
 from dcsft_harness import __version__, interrupts, ranks
 from dcsft_harness.cli import hub, score, sources, tools
+from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.stages import STAGES
 
@@ -151,6 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = "Check its permissions" if reason == errno.EACCES else "Free some space or name another disk"
         click.echo(f"dcsft: {error.filename or 'writing'}: {os.strerror(reason)}. {remedy}.", err=True)
+        return 1
+    except Exception as error:
+        problem = broken_import(error)
+        if problem is None:
+            raise
+        click.echo(f"dcsft: {problem}", err=True)
         return 1
 
 

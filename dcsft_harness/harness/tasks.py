@@ -23,6 +23,19 @@ def quiet() -> None:
     logger.add(sys.stderr, level="ERROR", format="{message}")
 
 
+def check_imports() -> None:
+    """Imports what lmms-eval imports of others' internals when it evaluates, before a model is loaded.
+
+    Raises:
+        ImportError: a package that is installed here has moved them.
+    """
+    from lmms_eval import evaluator
+
+    patch = getattr(evaluator, "_enable_reentrant_filelocks", None)
+    if patch is not None:
+        patch()
+
+
 def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
     """Every known task, group and tag by name; lmms-eval's own only when a name needs them.
 
@@ -43,6 +56,7 @@ def manager(names: Iterable[str] = ()) -> Any:  # noqa: ANN401 - lmms_eval.tasks
 @cache
 def _indexed(folder: Path, defaults: bool) -> Any:  # noqa: ANN401 - lmms_eval.tasks.TaskManager
     """The tasks of a folder, with lmms-eval's own if asked for: read once in a process."""
+    check_imports()
     from lmms_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(folder), include_defaults=defaults)
