@@ -146,11 +146,9 @@ def serve(board: Path, port: int) -> None:
     from dcsft_harness.leaderboard.serve import HOST, server
 
     with server(board, port) as running:
-        click.echo(f"http://{HOST}:{running.server_port}/ until Ctrl-C")
-        try:
-            running.serve_forever()
-        except KeyboardInterrupt:
-            click.echo("")
+        click.echo(f"http://{HOST}:{running.effective_port}/ until Ctrl-C")
+        running.run()
+        click.echo("")
 
 
 @click.command(
