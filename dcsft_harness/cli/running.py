@@ -160,9 +160,9 @@ def _callback(stage: Stage) -> Callable[..., None]:
         if DONE in notes:
             return
         if stage.show is not None:
-            click.echo(stage.show(notes))
+            bar.show(stage.show(notes))
         for remark in stage.remarks(notes):
-            click.echo(f"dcsft: {remark}", err=True)
+            bar.say(f"dcsft: {remark}")
 
     return call
 

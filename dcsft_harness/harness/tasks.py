@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.errors import HarnessError, refusal, unknown_name
+from dcsft_harness.errors import HarnessError, refusal, unknown_name, visible_lines
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.listing import members
@@ -20,7 +20,12 @@ def quiet() -> None:
     # Also where `datasets` was imported before the command line could set its environment variable.
     disable_progress_bars()
     logger.remove()
-    logger.add(sys.stderr, level="ERROR", format="{message}")
+    logger.add(_print_visible, level="ERROR", format="{message}")
+
+
+def _print_visible(message: str) -> None:
+    """Prints a log record; it may quote anything."""
+    print(visible_lines(message.rstrip("\n")), file=sys.stderr)
 
 
 def check_imports() -> None:

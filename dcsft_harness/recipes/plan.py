@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from dcsft_harness.errors import visible
 from dcsft_harness.recipes import estimate
 from dcsft_harness.recipes.recipe import Recipe, Stage, filled
 from dcsft_harness.stages import STAGES
@@ -23,4 +24,4 @@ def told(recipe: Recipe, output: Path) -> str:
             *([f"# {known[stage.name]}"] if stage.name in known else []),
             shlex.join(command(stage, output)),
         ]
-    return "\n".join([*lines, *estimate.summary(recipe)])
+    return "\n".join(map(visible, [*lines, *estimate.summary(recipe)]))
