@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dcsft_harness import dataset_folder, records
+from dcsft_harness import dataset_folder, reading, records
 from dcsft_harness.conversations import placed
 from dcsft_harness.errors import HarnessError, visible_lines
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
@@ -169,7 +169,7 @@ def read(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
 
 def _verdict(where: str, text: bytes) -> tuple[str, str | None]:
     try:
-        line = json.loads(text)
+        line = reading.from_json(text)
     except ValueError as error:
         raise HarnessError(f"{where}: not JSON ({error})", "Mend or remove the line") from error
     if not isinstance(line, dict) or not isinstance(line.get("item_id"), str):
