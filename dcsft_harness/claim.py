@@ -12,7 +12,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
-from dcsft_harness import durable
+from dcsft_harness import durable, reading
 from dcsft_harness.errors import HarnessError
 
 OWNER, RUN = "owner.json", "run.json"
@@ -87,7 +87,7 @@ def sign(folder: Path) -> None:
 def owner(path: Path) -> str:
     """Who holds a lock, in words."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = reading.json_file(path)
         here = found["host"] == socket.gethostname()
         return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
@@ -97,7 +97,7 @@ def owner(path: Path) -> str:
 def at_work(path: Path) -> bool | None:
     """Whether the process that signed the file still runs; None where that cannot be told from here."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = reading.json_file(path)
         pid, host, signed = int(found["pid"]), found["host"], path.stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -132,7 +132,7 @@ def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
             durable.sync(above)
         return
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        before = dict(reading.json_file(path))
     except (ValueError, TypeError) as error:
         raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
     differences = [

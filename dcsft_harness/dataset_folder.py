@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256
 from dcsft_harness.pictures import to_rgb
@@ -198,7 +199,7 @@ def files(folder: Path) -> list[Path]:
         HarnessError: `datasets` has not saved it.
     """
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = reading.json_file(folder / STATE)
         return [folder / str(entry["filename"]) for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(

@@ -11,9 +11,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from dcsft_harness import claim, durable, environment
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from dcsft_harness import claim, durable, environment, reading
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256
 
@@ -102,6 +104,119 @@ class Manifest:
         return folder
 
 
+class _Part(dict[str, Any]):
+    """A table of a manifest, which says what it lacks."""
+
+    def __init__(self, path: Path, name: str, entries: Mapping[str, Any]) -> None:
+        """Takes the manifest's file, the table's name there, and the table."""
+        super().__init__(entries)
+        self._place = path, name
+
+    def __missing__(self, key: str) -> Any:  # noqa: ANN401 - never returns
+        path, name = self._place
+        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artefact again")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickling and copying make it of."""
+        return type(self), (*self._place, dict(self))
+
+
+def _inside(name: str) -> str:
+    """A file's name, which no manifest may use to have files elsewhere read."""
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise ValueError(f"{name[:100]!r} is no file of this folder")
+    return name
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a path has no NUL")
+    return text
+
+
+_Name = Annotated[str, AfterValidator(_inside)]
+_Place = Annotated[str, AfterValidator(_path)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Table = dict[str, Any]
+
+
+class _Shaped(BaseModel):
+    """A table of a manifest: what is named here has that type where it is there, and anything may join it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Input(_Shaped):
+    """An input, by its place and hash."""
+
+    path: _Place
+    sha256: str
+
+
+class _Config(_Shaped):
+    """The settings that others than their own stage read."""
+
+    model: str | None = None
+    model_args: str | None = None
+    task: str | None = None
+    pool: str | None = None
+    scorer: str | None = None
+    data: str | None = None
+    method: str | None = None
+    baseline: str | None = None
+    keep: list[str] | int | None = None
+    any_count: bool | None = None
+    published: _Count | None = None
+    full: bool | None = None
+
+
+class _Notes(_Shaped):
+    """The notes that other stages read."""
+
+    items: _Count | None = None
+    unlabelled: _Count | None = None
+    ledger: _Table | None = None
+    pixel_limits: _Table | None = None
+    checkpoint: _Table | None = None
+
+
+class _Scores(_Shaped):
+    """The notes of scores."""
+
+    tasks: dict[str, _Table] = Field(default_factory=dict)
+
+
+class _Prepared(_Shaped):
+    """The notes of prepared data."""
+
+    rows: _Count = 0
+    skipped: _Count = 0
+
+
+class _Manifest(_Shaped):
+    """A manifest's own fields."""
+
+    artefact: str
+    format: int
+    config: _Config
+    inputs: dict[str, _Input]
+    notes: _Notes
+    files: dict[_Name, str]
+    key: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    packages: dict[str, str] = Field(default_factory=dict)
+    hardware: _Table = Field(default_factory=dict)
+    call: _Table | None = None
+
+
+_SHAPE = TypeAdapter(_Manifest)
+_NOTES: dict[str, TypeAdapter[Any]] = {
+    "scores": TypeAdapter(_Scores),
+    "prepared data": TypeAdapter(_Prepared),
+}
+"""Kind -> notes that mean something else in other kinds."""
+
+
 def key_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
     """The key of the artefact that these settings and inputs would make."""
     return json_sha256({"kind": kind, "config": dict(config), "inputs": _fingerprints(inputs)})
@@ -145,15 +260,19 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
         raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        kind_found = data["artefact"]  # first: other packages write files of this name
-        _refuse_newer(path, data["format"])
+        data = reading.json_file(path)
+        # Before its shape, which a newer format may have changed; other packages write files of this name.
+        if isinstance(data, dict) and "artefact" in data and "format" in data:
+            _refuse_newer(path, data["format"])
+        reading.shaped(_SHAPE, data)
+        if data["artefact"] in _NOTES:
+            reading.shaped(_NOTES[data["artefact"]], data["notes"], "notes")
         found = Manifest(
             folder=folder,
-            kind=kind_found,
-            config=data["config"],
-            inputs=data["inputs"],
-            notes=data["notes"],
+            kind=data["artefact"],
+            config=_Part(path, "config", data["config"]),
+            inputs=_Part(path, "inputs", data["inputs"]),
+            notes=_Part(path, "notes", data["notes"]),
             files=data["files"],
             key=data["key"],
             seconds=data["seconds"],
@@ -162,12 +281,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             created=str(data.get("created", "")),
             call=dict(data.get("call") or {}),
         )
-        if not isinstance(found.files, dict):
-            raise TypeError(f"files is {found.files!r}, not a table")
-        if not isinstance(found.inputs, dict) or not all("sha256" in one for one in found.inputs.values()):
-            raise TypeError(f"inputs is {found.inputs!r}, not a table of hashes")
-    except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
-        raise HarnessError(f"{path} cannot be read: {error!r}", "Make the artefact again") from error
+    except (ValueError, OSError) as error:
+        raise HarnessError(f"{path} cannot be read: {error}", "Make the artefact again") from error
     if kind is not None and found.kind != kind:
         raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", "Check the path")
     return found

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcsft_harness import manifest, probes
+from dcsft_harness import manifest, probes, reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, option
 
@@ -140,7 +140,7 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
     if made is not None and made.config.get("model"):
         return Base(str(made.config["model"]), True)
     try:
-        named = json.loads((adapter / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        named = reading.json_file(adapter / _ADAPTER).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise HarnessError(
             f"{adapter / _ADAPTER} cannot be read ({error!r})", "Give the folder that PEFT wrote"

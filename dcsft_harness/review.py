@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import dataset_folder, records
 from dcsft_harness.conversations import placed
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, cut, visible_lines
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.suspects import samples_of
@@ -68,7 +68,7 @@ def _entry(number: int, line: dict[str, Any]) -> str:
     texts = {"Prompt": line["prompt"], "Gold": line["gold"], f"Voice, {share}": line["voice"]}
     parts = [f"\n## {number}: document {line['doc_id']}, {line['item_id']}\n"]
     parts += [f"![{name}]({name})\n" for name in line["images"]]
-    parts += [f"{name}:\n\n{indent(text, '    ')}\n" for name, text in texts.items()]
+    parts += [f"{name}:\n\n{indent(visible_lines(text), '    ')}\n" for name, text in texts.items()]
     return "\n".join(parts)
 
 

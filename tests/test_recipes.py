@@ -262,7 +262,7 @@ def test_a_damaged_state_is_named(bench, state):
         ("", "cannot be read"),
         ("stages: []", "has no stages"),
         ("stages: [one]", "cannot be read"),
-        ("stages: [{stage: one}]", r"KeyError\('verb'\)"),
+        ("stages: [{stage: one}]", "stages.0.verb: field required"),
         (TEXT.replace("stage: two", "stage: ../two"), "is no folder name"),
         (TEXT.replace("seed", "sede"), "stage 'one': unknown option 'sede'. Did you mean seed"),
         (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import durable, manifest
+from dcsft_harness import durable, manifest, reading
 from dcsft_harness.claim import locked, sign
 from dcsft_harness.errors import HarnessError
 
@@ -179,7 +179,7 @@ def _remembered(folder: Path) -> dict[str, Any]:
             )
         return {}
     try:
-        told = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        told = reading.json_file(folder / STATE)
         return {
             "baseline": told["baseline"],
             "apart": bool(told["apart"]),

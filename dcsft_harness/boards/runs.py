@@ -1,12 +1,11 @@
 """A training run seen from outside: its complete checkpoints, and whether it goes on."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import claim, manifest, merging
+from dcsft_harness import claim, manifest, merging, reading
 from dcsft_harness.boards.subject import ADAPTER, Origin, Subject
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.opening import checkpoint as named_checkpoint
@@ -97,7 +96,7 @@ def _refuse_sampling(run: Path) -> None:
 def _read(path: Path) -> Mapping[str, Any]:
     """A JSON object; nothing where the file is gone or being written."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(reading.json_file(path))
     except (OSError, ValueError, TypeError):
         return {}
 

@@ -29,7 +29,7 @@ class _Terminal:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        click.echo(f"score: {text}", err=True)
+        bar.say(f"score: {text}")
 
     def stage(self, title: str) -> AbstractContextManager[bar.Report]:
         """Shows a bar."""
@@ -185,9 +185,9 @@ class _Call:
         first, self.built = self.built is None, build(self.board, SHOW)
         if first:
             for one in self.built.summary.left_out:
-                click.echo(f"dcsft: left out: {one.reason}", err=True)
+                bar.say(f"dcsft: left out: {one.reason}")
         table, said = told(self.board, row.name, self.built)
-        click.echo(table)
+        bar.show(table)
         bar.closing(f"score {row.name}", said, self.clock, self.board.leaderboard)
         self.clock = bar.Clock()
 

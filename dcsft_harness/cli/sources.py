@@ -57,7 +57,7 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
             on_error=on_error,
             any_count=any_count,
             progress=report,
-            say=lambda text: click.echo(f"data prepare: {text}", err=True),
+            say=lambda text: bar.say(f"data prepare: {text}"),
         )
     bar.closing("data prepare", _said(notes), clock, prepared.folder_of(task))
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from dcsft_harness.cli import bar
 from dcsft_harness.cli.sources import data_root
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, visible
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -69,7 +70,7 @@ def results(runs: tuple[Path, ...], output: Path) -> None:
     from dcsft_harness.leaderboard.results import write
 
     said = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
-    click.echo(f"results: {said} -> {output}", err=True)
+    bar.say(f"results: {said} -> {output}")
 
 
 @click.group()
@@ -92,9 +93,10 @@ def tasks_list() -> None:
 
     from dcsft_harness.tasks.listing import groups, listing
 
-    click.echo(tabulate(listing(), headers="keys", tablefmt="plain"))
-    rows = [{"group": name, "tasks": ", ".join(names)} for name, names in groups().items()]
-    click.echo("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
+    listed = [{name: visible(str(cell)) for name, cell in row.items()} for row in listing()]
+    bar.show(tabulate(listed, headers="keys", tablefmt="plain"))
+    rows = [{"group": visible(name), "tasks": visible(", ".join(names))} for name, names in groups().items()]
+    bar.show("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
 
 
 @tasks.command("check")
@@ -113,10 +115,11 @@ def tasks_check(names: tuple[str, ...]) -> None:
     absent: list[str] = []
     for found in check(wanted):
         if found.state == "present":
-            click.echo(f"{found.task}: {found.said}")
+            bar.show(visible(f"{found.task}: {found.said}"))
             continue
         (absent if found.state == "absent" else failed).append(found.task)
-        click.echo(f"{found.task}: {found.said}", err=found.state == "broken" or bool(names))
+        line = f"{found.task}: {found.said}"
+        (bar.say if found.state == "broken" or names else bar.show)(visible(line))
     if absent and not names:
         click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} wait for their data")
     failed += absent if names else []
@@ -146,11 +149,9 @@ def serve(board: Path, port: int) -> None:
     from dcsft_harness.leaderboard.serve import HOST, server
 
     with server(board, port) as running:
-        click.echo(f"http://{HOST}:{running.server_port}/ until Ctrl-C")
-        try:
-            running.serve_forever()
-        except KeyboardInterrupt:
-            click.echo("")
+        click.echo(f"http://{HOST}:{running.effective_port}/ until Ctrl-C")
+        running.run()
+        click.echo("")
 
 
 @click.command(

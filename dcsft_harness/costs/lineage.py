@@ -1,12 +1,11 @@
 """One adapter or checkpoint -> Run: what its training cost, and what it was made from cost."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest, records
+from dcsft_harness import manifest, reading, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.ledger import NOTE
 from dcsft_harness.manifest import Manifest
@@ -206,6 +205,6 @@ def _history(path: Path) -> tuple[Mapping[str, Any], ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return tuple(reading.from_json(line) for line in reading.read_text(path).splitlines())
     except ValueError as error:
         raise HarnessError(f"{path} is damaged: {error}", "Copy the folder again") from error

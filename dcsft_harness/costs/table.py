@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from dcsft_harness.errors import visible
 from dcsft_harness.leaderboard.table import markdown_text, spreadsheet_text
 
 from .figures import FIGURES, Cost, added, cost_of
@@ -167,7 +168,7 @@ def _equal(found: "Comparison") -> str:
     text = ["## At equal samples, tokens and time", "", "Labels included.", "", _table(header, rows), ""]
     commands = found.commands()
     if commands:
-        text += ["Not scored yet:", "", *(f"    {line}" for line in commands), ""]
+        text += ["Not scored yet:", "", *(f"    {visible(line)}" for line in commands), ""]
     return "\n".join(text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.harness.tasks import refuse_unprepared, task_index
+from dcsft_harness.harness.tasks import check_imports, refuse_unprepared, task_index
 from dcsft_harness.models import conventions
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.listing import grounding, members
@@ -21,6 +21,7 @@ def command_line(arguments: Sequence[str]) -> int:
     Returns:
         0 if every evaluation finished, 1 if one failed.
     """
+    check_imports()
     import lmms_eval.__main__ as upstream
     from lmms_eval.cli import dispatch
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.errors import HarnessError, refusal, unknown_name
+from dcsft_harness.errors import HarnessError, refusal, unknown_name, visible_lines
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.listing import members
@@ -20,7 +20,25 @@ def quiet() -> None:
     # Also where `datasets` was imported before the command line could set its environment variable.
     disable_progress_bars()
     logger.remove()
-    logger.add(sys.stderr, level="ERROR", format="{message}")
+    logger.add(_print_visible, level="ERROR", format="{message}")
+
+
+def _print_visible(message: str) -> None:
+    """Prints a log record; it may quote anything."""
+    print(visible_lines(message.rstrip("\n")), file=sys.stderr)
+
+
+def check_imports() -> None:
+    """Imports what lmms-eval imports of others' internals when it evaluates, before a model is loaded.
+
+    Raises:
+        ImportError: a package that is installed here has moved them.
+    """
+    from lmms_eval import evaluator
+
+    patch = getattr(evaluator, "_enable_reentrant_filelocks", None)
+    if patch is not None:
+        patch()
 
 
 def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
@@ -43,6 +61,7 @@ def manager(names: Iterable[str] = ()) -> Any:  # noqa: ANN401 - lmms_eval.tasks
 @cache
 def _indexed(folder: Path, defaults: bool) -> Any:  # noqa: ANN401 - lmms_eval.tasks.TaskManager
     """The tasks of a folder, with lmms-eval's own if asked for: read once in a process."""
+    check_imports()
     from lmms_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(folder), include_defaults=defaults)

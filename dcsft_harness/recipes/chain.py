@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import __version__, manifest, own_data, pictures, rollout_store
+from dcsft_harness import __version__, manifest, own_data, pictures, reading, rollout_store
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
@@ -116,7 +116,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
         try:
-            state: dict[str, Any] = json.loads((output / STATE).read_text(encoding="utf-8"))
+            state: dict[str, Any] = reading.json_file(output / STATE)
             name, _, scale = state["recipe"], dict(state["stages"]), state.get("scale")
         except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
