@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dcsft_harness.errors import unknown_name
 from dcsft_harness.scoring.boxes import box_iou
 from dcsft_harness.scoring.choice import choice
-from dcsft_harness.scoring.math_answer import math
+from dcsft_harness.scoring.math import math
 from dcsft_harness.scoring.verdict import Verdict
 from dcsft_harness.scoring.words import exact_word
 
