@@ -65,6 +65,7 @@ _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(overrightarrow|vec|hat|widehat|bar|tilde|overset\{\\frown\})\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _OVERLINE = re.compile(r"\\overline\s*\{([A-Z]{2})\}")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
+_THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _COLOR = re.compile(r"\\color\s*\{\w*\}")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
@@ -79,7 +80,7 @@ def clean(text: str) -> str:
     elif "\x0c" in text or "\x08" in text:
         text = text.replace("\x0c", "\\f").replace("\x08", "\\b")
     if "\\" in text:
-        text = _BIG.sub(" ", _FRACTIONS.sub(r"\\frac", text.replace("\\\\", "\n")))
+        text = _BIG.sub(" ", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text).replace("\\\\", "\n")))
         text = _COLOR.sub("", text) if "color" in text else text
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
@@ -100,7 +101,8 @@ def _word(match: "re.Match[str]") -> str:
     spaced = " " if match[1][:1] in " ~" else ""
     if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")):
         return f"{spaced}{inner}"  # figures, signs, Euler's number
-    return f"{spaced}⟦{inner}⟧"
+    joined = re.sub(r"\s*\b(and|or)\b\s*", r"⟧⟦\1⟧⟦", inner)
+    return f"{spaced}⟦{joined}⟧".replace("⟦⟧", " ")
 
 
 def _command(match: "re.Match[str]") -> str:
@@ -125,7 +127,10 @@ _TOKEN = re.compile(
 )
 _GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda nu xi rho sigma"
                    " tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi triangle ell".split())  # fmt: skip
-_PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]*[a-z]{4}|(?<![A-Za-z\\])(?:[Yy]es|No|[Nn]ot?|[Tt]he|and|[Ii]s|[Ii]t|of|or|to|if)(?![A-Za-z])")
+_PROSE = re.compile(
+    r"(?<![A-Za-z\\])(?:[A-Za-z]*[a-z]{4}|[A-Z][a-z]{2}|(?i:yes|not?|the|and|are|for|get|has|was|can|but|its|our|one"
+    r"|two|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
+)
 
 
 @lru_cache(maxsize=8192)

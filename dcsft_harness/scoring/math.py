@@ -72,7 +72,7 @@ _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _LAST_DOT = " \t\n.,;:?。"
 _RELATION = re.compile(r"[=<>≤≥≠≈∈⇒]")
 _NAME = re.compile(
-    r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[SVCLPR](?:_?\{[^{}]*\}|[△∠][A-Z]+)|[∠△][A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
+    r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[SVCLPR](?:_?\{[^{}]*\}|[△∠][A-Z]+)|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     r"'*(?:_(?:\d|[A-Za-z]|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
 _ALTERNATIVES = re.compile(r"\((?:or|not unique|the answer|answers? (?:may|is|are)|或|答案)", re.IGNORECASE)
@@ -319,6 +319,9 @@ def equal(gold: Answer, found: Answer) -> bool:
     """Whether an answer is the gold: as many parts, each equal; in order, where the gold has one."""
     left, right = gold.parts, found.parts
     if len(left) != len(right):
+        for one, several in ((left, right), (right, left)):
+            if len(one) == 1 and "∪" in one[0].marks:  # x < 1 or x > 5
+                return equal(Answer(one[0].items), Answer(several)) if len(several) > 1 else False
         return len(left) > 1 and len(right) == 1 and _equal_lists(gold, right[0])
     if gold.is_ordered or len(left) == 1:
         return all(map(_equal, left, right))
@@ -430,7 +433,12 @@ def _as_interval(part: Part) -> Part | None:
     return None
 
 
+_SUM_OF_NAMES = re.compile(r"[A-Za-z](?:\s*[-+*]?\s*[A-Za-z])*\s*=\s*[^A-Za-z]+")
+
+
 def _equal_ranges(gold: Part, found: Part) -> bool:
+    if gold.kind == "value" and found.marks == ("=",) and _SUM_OF_NAMES.fullmatch(found.text):  # a + b = 7
+        return same(gold.trees[0], found.trees[1])
     if gold.kind == "relation" and "name" in gold.marks and found.kind == "value":  # y = 2x, and 2x alone
         return same(gold.trees[1], found.trees[0])
     if found.kind == "relation" and "name" in found.marks and gold.kind == "value":
@@ -488,10 +496,20 @@ def parse_gold(answer: str) -> Answer:
     return gold
 
 
+_FOREIGN = re.compile(
+    r"\\(?:begin|sum|prod|i?int|lim|[dt]?binom|lfloor|lceil|max|min|gcd|cap|setminus|emptyset|varnothing|overline|dot)"
+    r"(?![a-z])"
+)
+"""What math-verify reads, and `formulas` does not."""
+_FIGURE = re.compile(r"\d{1,18}")
+
+
 def _foreign_gold(text: str, reason: str) -> Answer:
     """A gold for math-verify, which reads more of LaTeX."""
-    is_latex = "\\" in text and len(text) <= LONGEST_GOLD and not re.search(r"[A-Za-z]{4}", re.sub(r"\\[A-Za-z]+", "", text))
-    if not (is_latex and math_worker.reads(text)):
+    if not (_FOREIGN.search(text) and len(text) <= LONGEST_GOLD):
+        raise _refused(text, reason)
+    other = _FIGURE.sub(lambda match: str(int(match[0]) + 1), text, count=1)
+    if math_worker.verify_many([(text, text), (text, other)]) != [True, False]:
         raise _refused(text, reason)
     return Answer((Part("foreign", text),), text=text)
 
@@ -502,9 +520,6 @@ def _refused(text: str, reason: str) -> HarnessError:
         f"the answer is not mathematics that can be judged: {cut!r} ({reason or 'blank'})",
         "Write it as numbers or LaTeX, or use the exact_word scorer for words",
     )
-
-
-_FIGURE = re.compile(r"\d+")
 
 
 def _check(gold: Answer, text: str) -> None:
@@ -544,6 +559,7 @@ _RUN = re.compile(
 )
 _VERB = re.compile(r"(?:is|are|was|were|be|equals?|equal|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|need|needs|costs?|to|approximately|about)")
 _ASIDE = re.compile(r",? (?:since|because|as|where|out of|so that|when|if|not|rather than|and not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为")
+_CONCLUDED = re.compile(r"[,;] (?:and )?(?:so|thus|hence|therefore|which (?:is|gives|equals|means))\b|\btherefore,? |所以|因此")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] |</?(?:b|i|strong|em|p|br|u|center|span|div)\s?/?>", re.MULTILINE)
 _EMPHASIS = re.compile(r"(?<!\w)\*(?=\S)([^*\n]{1,80})(?<=\S)\*(?!\w)")
 
@@ -600,6 +616,8 @@ def _readings(text: str) -> Iterator[Answer]:
     except Unreadable:
         pass
     main = with_signs(text)
+    concluded = _CONCLUDED.split(main)[-1]
+    main = concluded if any(map(str.isdigit, concluded)) else main
     cut = _ASIDE.search(main)
     for sentence in ([main[: cut.start()], main] if cut and cut.start() > 0 else [main]):
         for attempt in (sentence, in_figures(sentence)):
