@@ -759,6 +759,6 @@ def _plan(response: str, gold: Answer, truncated: bool) -> Verdict | str:
         for found in _readings(text):
             return Verdict(float(equal(gold, found)), found.text or text.strip())
         if "oxed" in part and text.strip():
-            is_latex = "\\" in text and len(gold.parts) == 1 and len(text) <= LONGEST_GOLD
+            is_latex = _FOREIGN.search(text) and len(gold.parts) == 1 and len(text) <= LONGEST_GOLD
             return text if is_latex else Verdict(0.0, text.strip())
     return NOT_FOUND
