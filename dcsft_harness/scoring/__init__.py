@@ -16,6 +16,7 @@ from dcsft_harness.errors import unknown_name
 from dcsft_harness.scoring.boxes import box_iou
 from dcsft_harness.scoring.choice import choice
 from dcsft_harness.scoring.math import math
+from dcsft_harness.scoring.open_answer import open_answer
 from dcsft_harness.scoring.verdict import Verdict
 from dcsft_harness.scoring.words import exact_word
 
@@ -27,6 +28,7 @@ SCORERS: dict[str, Scorer] = {
     "box_iou": box_iou,
     "choice": choice,
     "math": math,
+    "open_answer": open_answer,
 }
 
 VERSIONS: dict[str, int] = {"exact_word": 1, "box_iou": 1, "choice": 1, "math": 1}

@@ -558,7 +558,7 @@ _RUN = re.compile(
     r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+|\s+|."
 )
 _VERB = re.compile(r"(?:is|are|was|were|be|equals?|equal|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|need|needs|costs?|to|approximately|about)")
-_ASIDE = re.compile(r",? (?:since|because|as|where|out of|so that|when|if|not|rather than|and not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为")
+_ASIDE = re.compile(r",? (?:since|because|as|where|out of|of which|so that|when|if|not|rather than|and not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为")
 _CONCLUDED = re.compile(r"[,;] (?:and )?(?:so|thus|hence|therefore|which (?:is|gives|equals|means))\b|\btherefore,? |所以|因此")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] |</?(?:b|i|strong|em|p|br|u|center|span|div)\s?/?>", re.MULTILINE)
 _EMPHASIS = re.compile(r"(?<!\w)\*(?=\S)([^*\n]{1,80})(?<=\S)\*(?!\w)")
@@ -608,23 +608,25 @@ def _boxed(text: str) -> str | None:
     return ", ".join(reversed(kept)) if len(set(kept)) > 1 else kept[0]
 
 
-def _readings(text: str) -> Iterator[Answer]:
-    """What a stated text may be read as: all of it, or the mathematics in its sentence."""
+def readings(text: str) -> list[Answer]:
+    """What a stated text may be read as: all of it, or the mathematics in its sentence; two for 24/7 ≈ 3.43."""
+    text = with_signs(text)
+    whole = re.split(r"≈|\\approx", text) if "≈" in text or "\\approx" in text else [text]
+    if len(whole) > 1 and whole[0].strip(" $"):
+        return [one for piece in (whole[0], whole[-1]) for one in readings(piece)]
     try:
-        yield read(with_signs(text))
-        return
+        return [read(text)]
     except Unreadable:
         pass
-    main = with_signs(text)
-    concluded = _CONCLUDED.split(main)[-1]
-    main = concluded if any(map(str.isdigit, concluded)) else main
+    concluded = _CONCLUDED.split(text)[-1]
+    main = concluded if any(map(str.isdigit, concluded)) else text
     cut = _ASIDE.search(main)
     for sentence in ([main[: cut.start()], main] if cut and cut.start() > 0 else [main]):
         for attempt in (sentence, in_figures(sentence)):
             found = _in_sentence(attempt)
             if found is not None:
-                yield found
-                return
+                return [found]
+    return []
 
 
 def _in_sentence(sentence: str) -> Answer | None:
@@ -756,8 +758,9 @@ def _plan(response: str, gold: Answer, truncated: bool) -> Verdict | str:
     for text in stated(part):
         if is_foreign and text.strip():
             return text
-        for found in _readings(text):
-            return Verdict(float(equal(gold, found)), found.text or text.strip())
+        found = readings(text)
+        if found:
+            return Verdict(float(any(equal(gold, one) for one in found)), found[0].text or text.strip())
         if "oxed" in part and text.strip():
             is_latex = _FOREIGN.search(text) and len(gold.parts) == 1 and len(text) <= LONGEST_GOLD
             return text if is_latex else Verdict(0.0, text.strip())
