@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from dcsft_harness import dataset_folder, harness, own_rows, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256, json_sha256
 from dcsft_harness.pictures import on_white
-from dcsft_harness.scoring import get_scorer
+from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 
 
-def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: bool = False) -> Any:  # noqa: ANN401 - an lmms-eval task
+def open_file(
+    path: Path, scorer: str | Callable[..., Any] | None, image_root: Path | None, skip: bool = False
+) -> Any:  # noqa: ANN401 - an lmms-eval task
     """Reads a JSONL file and returns it as a chat task.
 
     Args:
         path: one JSON object a line.
-        scorer: how answers are judged, a key of `scoring.SCORERS`.
+        scorer: how answers are judged: a key of `scoring.SCORERS`, "package.module:function", or a function.
         image_root: where relative image paths start; None means the file's own folder.
         skip: whether a row with an unreadable image becomes a document without one; the task's
             `unreadable` then says why, by doc_id. Otherwise it is an error.
@@ -30,8 +32,10 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: boo
         HarnessError: an unknown scorer, a malformed row, an unreadable image, or a duplicate row.
     """
     if scorer is None:
-        raise HarnessError("--data needs --scorer", "Choose exact_word, box_iou, choice or math")
-    get_scorer(scorer)
+        raise HarnessError(
+            "--data needs --scorer", f"Choose one of {', '.join(SCORERS)}, or package.module:function"
+        )
+    judge = get_scorer(scorer)
     from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
     unreadable: dict[int, str] = {}
@@ -51,18 +55,18 @@ def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: boo
         undoing.callback(shutil.rmtree, folder, ignore_errors=True)
         DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
         with dataset_folder.writing(folder / "test", features) as writer:
-            writer.rows(_rows(path, scorer, image_root or path.parent, skip, unreadable))
+            writer.rows(_rows(path, judge, image_root or path.parent, skip, unreadable))
         undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    task = harness.make_task(_config(path.stem, scorer, folder))
+    task = harness.make_task(_config(path.stem, judge, folder))
     task.unreadable = unreadable
     return task
 
 
-def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
+def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
     from dcsft_harness.tasks.verdicts import mean_score, process
 
-    family = {"family": "grounding"} if scorer == "box_iou" else {}
+    family = {"family": "grounding"} if "box_space" in scorer.fields else {}
     return {
         "task": name,
         "dataset_path": str(folder),
@@ -101,7 +105,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _rows(
-    path: Path, scorer: str, root: Path, skip: bool, unreadable: dict[int, str]
+    path: Path, scorer: Scorer, root: Path, skip: bool, unreadable: dict[int, str]
 ) -> Iterator[dict[str, Any]]:
     """The rows of the task, one at a time; `unreadable` is filled as `open_file` says.
 

@@ -3,10 +3,8 @@
 The formats are those of the paper's release: `problem`, `solution`, `image`; and `messages`, `images`.
 """
 
-import ast
 import io
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +13,14 @@ from typing import Any
 from dcsft_harness import dataset_folder
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import is_plain, on_white
+from dcsft_harness.scoring import Scorer
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def checked(
-    where: str, data: Mapping[str, Any], scorer: str, root: Path
+    where: str, data: Mapping[str, Any], scorer: Scorer, root: Path
 ) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
     """A row of the task, its pictures, and what is wrong with them: it has none then.
 
@@ -37,8 +36,10 @@ def checked(
     prompt = prompt.replace("<image>", "").strip()
     if not prompt:
         raise HarnessError(f"{where}: the question has no words", "Mend or remove the row")
-    if scorer == "box_iou" and not images:
-        raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
+    if "image_size" in scorer.fields and not images:
+        raise HarnessError(
+            f"{where}: no image, whose size the scorer {scorer.name} needs", "Add `image` to the row"
+        )
     reason = None
     try:
         pictures = [_image(where, name, root) for name in images]
@@ -46,14 +47,12 @@ def checked(
         pictures, reason = [], error
     first = pictures[0][0] if pictures else None
     gold = _gold(where, solution, scorer)
-    if scorer == "box_iou" and first is not None:
-        _refuse_outside(where, gold, first.size)
     row = {
         "prompt": prompt,
         "answer": json.dumps(gold),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
         "images": [stored for _, stored in pictures],
-        "choices": _choices(where, data, prompt) if scorer == "choice" else [],
+        "choices": _choices(where, data, prompt) if "choices" in scorer.fields else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
@@ -62,16 +61,16 @@ def checked(
     return row, [picture for picture, _ in pictures], reason
 
 
-def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
+def _refuse_gold(where: str, scorer: Scorer, row: dict[str, Any]) -> None:
     """Lets the scorer look at the gold now: after hours of sampling would be too late."""
-    from dcsft_harness.scoring import SCORERS
-    from dcsft_harness.tasks.verdicts import judge
-
+    fields = {"choices": row["choices"], "image_size": (row["width"], row["height"])}
+    given = {name: value for name, value in fields.items() if name in scorer.fields}
+    gold = json.loads(row["answer"])
     try:
-        if scorer == "box_iou":  # golds are in pixels, whatever a model that is yet to be opened writes
-            SCORERS[scorer]("", answer=json.loads(row["answer"]), image_size=(row["width"], row["height"]))
-        else:
-            judge(scorer, row, "")
+        if scorer.check is not None:
+            scorer.check(gold, **given)
+        # Golds of boxes are in pixels, whatever a model that is yet to be opened writes.
+        scorer("", answer=gold, **given)
     except HarnessError as error:
         raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
 
@@ -142,44 +141,13 @@ def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
-def _gold(where: str, solution: object, scorer: str) -> object:
-    """The gold answer in the form that the scorer takes."""
+def _gold(where: str, solution: object, scorer: Scorer) -> object:
+    """The gold answer as the scorer reads it, of what stands in <answer> tags if there are any."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
-    value: Any = tagged[1].strip() if tagged else solution
-    if scorer != "box_iou":
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise HarnessError(
-                f"{where}: the solution is {type(value).__name__}, not text or a number", "Mend the row"
-            )
-        return str(value).strip()
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise HarnessError(
-                f"{where}: solution {value!r} is not a box", "Write [x1, y1, x2, y2]"
-            ) from error
-    numbers = (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
-    )
-    if not numbers or value[0] >= value[2] or value[1] >= value[3]:
-        raise HarnessError(
-            f"{where}: solution {value!r} is not a box",
-            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
-        )
-    return list(value)
-
-
-def _refuse_outside(where: str, box: Any, size: tuple[int, int]) -> None:  # noqa: ANN401 - from `_gold`
-    """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel."""
-    width, height = size
-    if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
-        raise HarnessError(
-            f"{where}: the box {box} leaves its image of {width} x {height} pixels",
-            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
-        )
+    try:
+        return scorer.gold(tagged[1].strip() if tagged else solution)
+    except HarnessError as error:
+        raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
 
 
 def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:

@@ -16,6 +16,7 @@ BY_SCORER = {
     "box_iou": ("[4, 4, 40, 40]", "[4, 4, 40, 40]", "[5, 5, 40, 40]", "[50, 50, 55, 55]"),
     "choice": ("B", "B", "The answer is B.", "A"),
     "math": (r"\frac{1}{2}", r"\frac{1}{2}", "$0.5$", "$2$"),
+    "open_answer": ("20", ["20"], "It is 20 Ω.", "It is 21."),
 }
 
 
@@ -201,7 +202,7 @@ class TestBadRows:
 
     def test_a_box_without_a_picture(self, folder):
         row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
-        with pytest.raises(HarnessError, match="line 1: no image for the box"):
+        with pytest.raises(HarnessError, match="line 1: no image, whose size the scorer box_iou needs"):
             own_data.open_file(file(folder, row), "box_iou", None)
 
     def test_a_choice_without_options(self, folder):

@@ -3,7 +3,7 @@
 import pytest
 
 from dcsft_harness.scoring.choice import choice
-from dcsft_harness.scoring.math_answer import math
+from dcsft_harness.scoring.math import math
 
 SCENES = ["The dog is running", "The cat sleeps", "A bird flies", "The fish swims"]
 ODD = ["3", "5", "7", "9"]

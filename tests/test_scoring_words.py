@@ -64,9 +64,12 @@ def test_scorers_are_found_by_name_and_called_alike():
         "choice": {"choices": ["3", "5"]},
         "box_iou": {"image_size": (9, 9)},
         "math": {},
+        "open_answer": {},
     }
     answers = {"exact_word": "goose", "choice": "B", "box_iou": [1, 2, 9, 8], "math": "1/2"}
+    answers["open_answer"] = ["20", "twenty"]
     responses = {"exact_word": "Goose.", "choice": "(B)", "box_iou": "[1, 2, 9, 9]", "math": "so x = 0.5"}
+    responses["open_answer"] = "20 m"
     assert set(SCORERS) == set(keywords)
     for name in SCORERS:
         scorer = get_scorer(name)

@@ -13,13 +13,14 @@ IoU is the plain one, (intersection area) / (union area). VLM-R1 and DC-SFT add 
 sides of the intersection only; the difference matters on tiny boxes and makes IoU exceed 1.
 """
 
+import ast
 import math
 import re
 from collections.abc import Sequence
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.normalize import answer_part, boxes
-from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")
 
@@ -42,7 +43,8 @@ _CORNERS = re.compile(
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>
 _NAMES_OF_SIDES = ("x_?(?:1|min)|left", "y_?(?:1|min)|top", "x_?(?:2|max)|right", "y_?(?:2|max)|bottom")
 _SIDE = re.compile(
-    rf"[\"'<]?(?<![A-Za-z_\d])(?:{'|'.join(f'(?P<side{side}>{name})' for side, name in enumerate(_NAMES_OF_SIDES))})"
+    rf"[\"'<]?(?<![A-Za-z_\d])"
+    rf"(?:{'|'.join(f'(?P<side{side}>{name})' for side, name in enumerate(_NAMES_OF_SIDES))})"
     rf"(?:[\"']?{_GAP}[:=]|>){_GAP}[\"']?{_N}",
     re.IGNORECASE,
 )
@@ -58,7 +60,9 @@ _SAID = re.compile(
 _SAID_BY = ("box", "Box", "BOX", "oordinate")
 _WIDE = "（）【】［］"
 _NARROW = str.maketrans(_WIDE, "()[][]")
-_BARE = re.compile(rf"\s*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?\s*")
+_BARE = re.compile(
+    rf"\s*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?\s*"
+)
 """Nothing but four numbers, or these behind a label."""
 # Tags that a text in JSON holds ("label": "<think>the left one</think>") mark no thought and no answer.
 _QUOTED = re.compile(
@@ -91,7 +95,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def parse_box(response: str, *, truncated: bool = False) -> Box | None:
-    """The one box that a response states, as written, or None.
+    r"""The one box that a response states, as written, or None.
 
     Which one, if there are several: only what follows a closed <think> block counts; of that, only
     the last <answer> block, if there is one; of that, the last \boxed{...}; else the first box given as bbox
@@ -133,7 +137,12 @@ def _part(response: str, truncated: bool = False) -> str:
 
 
 def _closed(response: str) -> bool:
-    return response.rfind("</think") > 0 or response.rfind("</reasoning") > 0 or "[/THINK]" in response or "◁/think▷" in response
+    return (
+        response.rfind("</think") > 0
+        or response.rfind("</reasoning") > 0
+        or "[/THINK]" in response
+        or "◁/think▷" in response
+    )
 
 
 def _find(text: str) -> list[Span] | None:
@@ -143,7 +152,9 @@ def _find(text: str) -> list[Span] | None:
     boxed = next(boxes(text), None) if "oxed" in text else None
     start = text.rfind(f"{{{boxed}") + 1 if boxed else 0
     if boxed and start > 0:
-        inside = _BARE.fullmatch(text, start, start + len(boxed)) or _CORNERS.search(text, start, start + len(boxed))
+        inside = _BARE.fullmatch(text, start, start + len(boxed)) or _CORNERS.search(
+            text, start, start + len(boxed)
+        )
         if inside is not None and _finite(text, _groups(inside)):
             return _groups(inside)
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
@@ -332,3 +343,54 @@ def box_iou(
     if stated is None:
         return NOT_FOUND
     return Verdict(float(iou(box, gold) >= threshold), box)
+
+
+def parse_gold(solution: object) -> object:
+    """A gold box of a row of own data: four numbers, or text that is a list of them.
+
+    Raises:
+        HarnessError: it is no box with an area.
+    """
+    value: object = solution
+    if isinstance(solution, str):
+        try:
+            value = ast.literal_eval(solution.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+            raise HarnessError(
+                f"solution {solution[:200]!r} is not a box", "Write [x1, y1, x2, y2]"
+            ) from error
+    numbers = (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(isinstance(one, int | float) and math.isfinite(one) for one in value)
+    )
+    if not numbers or not isinstance(value, list | tuple) or value[0] >= value[2] or value[1] >= value[3]:
+        raise HarnessError(
+            f"solution {str(value)[:200]} is not a box",
+            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
+        )
+    return list(value)
+
+
+def check_gold(answer: Sequence[float], *, image_size: tuple[int, int]) -> None:
+    """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel.
+
+    Raises:
+        HarnessError: it does, or is no box.
+    """
+    box, (width, height) = _gold(answer), image_size
+    if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
+        raise HarnessError(
+            f"the box {list(answer)} leaves its image of {width} x {height} pixels",
+            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
+        )
+
+
+SCORER = Scorer(
+    "box_iou",
+    box_iou,
+    gold=parse_gold,
+    fields=("image_size", "box_space", "resized_size"),
+    check=check_gold,
+    version=2,
+)

@@ -32,20 +32,25 @@ class Unreadable(ValueError):
 
 
 _SIGNS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "·": "*", "×": "*", "⋅": "*", "÷": "/", "⁄": "/",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "·": "*", "×": "*", "⋅": "*",
+    "÷": "/", "⁄": "/",
     "º": "°", "˚": "°", "∘": "°", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
     "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", "℃": "°C", "∶": ":",
-    "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "ⁿ": "^{n}", "、": ", ", "，": ", ", "；": "; ", "。": ". ", "％": "%",
+    "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "ⁿ": "^{n}", "、": ", ", "，": ", ", "；": "; ",
+    "。": ". ", "％": "%",
     "⟨": "(", "⟩": ")", "′": "'", "’": "'", "￥": "", "¥": "", "€": "", "£": "", "µ": "μ", "Ω": "Ω",
     "⟶": "→", "\u200b": "", "\x0c": "\\f", "\x08": "\\b",
     **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},
 }  # fmt: skip
 _SIGN = re.compile(f"[{''.join(_SIGNS)}]")
 _COMMANDS = {
-    **dict.fromkeys(("times", "cdot", "ast", "centerdot"), "*"), "div": "/", "pi": "π", "infty": "∞", "cup": "∪",
-    **dict.fromkeys(("le", "leq", "leqslant", "leqq"), "≤"), **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), "≥"),
+    **dict.fromkeys(("times", "cdot", "ast", "centerdot"), "*"), "div": "/", "pi": "π",
+    "infty": "∞", "cup": "∪",
+    **dict.fromkeys(("le", "leq", "leqslant", "leqq"), "≤"),
+    **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), "≥"),
     **dict.fromkeys(("ne", "neq"), "≠"), **dict.fromkeys(("approx", "thickapprox", "simeq"), "≈"), "lt": "<",
-    "gt": ">", "in": "∈", "pm": "±", "mp": "∓", "angle": "∠", "to": "→", "rightarrow": "→", "longrightarrow": "→",
+    "gt": ">", "in": "∈", "pm": "±", "mp": "∓", "angle": "∠", "to": "→", "rightarrow": "→",
+    "longrightarrow": "→",
     "Omega": "Ω", "mu": "μ", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
     "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "percent": "%",
     **dict.fromkeys(("circ", "degree", "textdegree", "degrees"), "°"), "yen": "", "euro": "", "pounds": "",
@@ -53,7 +58,18 @@ _COMMANDS = {
         "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle limits nolimits quad qquad"
         " hfill newline rm bf it textstyle phantom".split(), " "),
 }  # fmt: skip
-_ESCAPED = {"{": "⦃", "}": "⦄", "%": "%", "$": "", "\\": "\n", "#": " ", "&": " ", "_": " ", "|": "|", "!": ""}
+_ESCAPED = {
+    "{": "⦃",
+    "}": "⦄",
+    "%": "%",
+    "$": "",
+    "\\": "\n",
+    "#": " ",
+    "&": " ",
+    "_": " ",
+    "|": "|",
+    "!": "",
+}
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ARGUMENT = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 _WORDS = re.compile(rf"\\(?:text[a-z]{{0,6}}|mathrm|mathsf|mathit|unit|mbox|operatorname\*?){_ARGUMENT}")
@@ -62,7 +78,9 @@ _UNWRAPPED = re.compile(
     rf"|emph){_ARGUMENT}"
 )
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
-_NAMED = re.compile(r"\\(overrightarrow|vec|hat|widehat|bar|tilde|overset\{\\frown\})\s*(?:\{([^{}]*)\}|([A-Za-z]))")
+_NAMED = re.compile(
+    r"\\(overrightarrow|vec|hat|widehat|bar|tilde|overset\{\\frown\})\s*(?:\{([^{}]*)\}|([A-Za-z]))"
+)
 _OVERLINE = re.compile(r"\\overline\s*\{([A-Z]{2})\}")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
@@ -73,7 +91,7 @@ _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)\s*\.?")
 
 
 def clean(text: str) -> str:
-    """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, names such as a vector in ⟨⟩."""
+    """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
     if not text.isascii():
         text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
         text = unicodedata.normalize("NFKC", text)
@@ -85,7 +103,9 @@ def clean(text: str) -> str:
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)
-        text = _OVERLINE.sub(r"\1", _NAMED.sub(lambda match: f"⟨{match[1][:4]} {match[2] or match[3]}⟩", text))
+        text = _OVERLINE.sub(
+            r"\1", _NAMED.sub(lambda match: f"⟨{match[1][:4]} {match[2] or match[3]}⟩", text)
+        )
         text = _COMMAND.sub(_command, text)
     if "{" in text:
         text = _BRACED_UNIT.sub(lambda match: f"⟦{match[1]}⟧" if unit(match[1]) else match[0], text)
@@ -114,7 +134,7 @@ def _command(match: "re.Match[str]") -> str:
     return match[0]
 
 
-# Trees: ("n", Fraction), ("v", name), (operator, left, right), ("f", function's name, argument), ("deg", inner).
+# Trees: ("n", Fraction), ("v", name), (operator, left, right), ("f", function, argument), ("deg", inner).
 Node = tuple[Any, ...]
 
 _FUNCTIONS = frozenset(
@@ -125,8 +145,9 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![A-Za-z\d]))?|\.\d+)|\\(?P<command>[A-Za-z]+)"
     r"|⟦(?P<word>[^⟧]*)⟧|⟨(?P<named>[^⟩]*)⟩|(?P<letter>[A-Za-zα-ωΑ-Ω]'*)|(?P<other>\S))"
 )
-_GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda nu xi rho sigma"
-                   " tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi triangle ell".split())  # fmt: skip
+_GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda nu xi rho"
+                   " sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi triangle"
+                   " ell".split())  # fmt: skip
 _PROSE = re.compile(
     r"(?<![A-Za-z\\])(?:[A-Za-z]*[a-z]{4}|[A-Z][a-z]{2}|(?i:yes|not?|the|and|are|for|get|has|was|can|but|its|our|one"
     r"|two|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
@@ -240,7 +261,7 @@ class _Parser:
         return self._signed(self._group)
 
     def _group(self) -> Node:
-        """What stands in braces, or one digit, letter or command, as LaTeX takes it; in plain text a number."""
+        """What stands in braces, or one digit, letter or command, as LaTeX takes it; or a number."""
         if self._take("{"):
             tree = self._sum()
             self._want("}")
@@ -452,7 +473,9 @@ def _called(name: str, argument: Any, point: int) -> Any:  # noqa: ANN401 - as a
         return _raised(argument, Fraction(1, 2))
     if abs(argument) > 10**6:
         raise Unreadable("too large")
-    function = {"ln": "log", "lg": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(name, name)
+    function = {"ln": "log", "lg": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(
+        name, name
+    )
     return getattr(context, function)(_inexact(argument))
 
 
@@ -497,7 +520,9 @@ def same_value(a: Any, b: Any) -> bool:  # noqa: ANN401 - as `value` returns the
     if a == b:
         return True
     size = max(abs(a), abs(b))
-    return bool(abs(a - b) <= size * _context().mpf(10) ** -40) or bool(size < _context().mpf(10) ** -50 and (a == 0 or b == 0))
+    return bool(abs(a - b) <= size * _context().mpf(10) ** -40) or bool(
+        size < _context().mpf(10) ** -50 and (a == 0 or b == 0)
+    )
 
 
 def same(a: Node, b: Node) -> bool:
@@ -518,7 +543,7 @@ def same(a: Node, b: Node) -> bool:
 
 
 def proportion(a: Node, b: Node) -> str | None:
-    """How an expression relates to another that is a constant multiple of it: "+", "-", "0" for both zero, else None."""
+    """How two expressions relate that are constant multiples: "+", "-", "0" if both are zero; else None."""
     ratios: list[Any] = []
     zeros = 0
     for point in range(_POINTS):

@@ -19,10 +19,18 @@ from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import math_worker
-from dcsft_harness.scoring.formulas import Node, Unreadable, clean, names, parse, proportion, same, same_value, value
+from dcsft_harness.scoring.formulas import (
+    Node,
+    Unreadable,
+    clean,
+    names,
+    parse,
+    proportion,
+    same,
+)
 from dcsft_harness.scoring.normalize import answer_part, before_run_on, boxes, json_answer
 from dcsft_harness.scoring.units import PERCENT, SINGLE, Unit, in_figures, unit, with_signs
-from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 TAIL = 4_000
 """Characters of a response that are read, from its end."""
@@ -66,7 +74,9 @@ _OPEN, _CLOSE = "([{⦃", ")]}⦄"
 _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
 _ENUMERATED = re.compile(r"(?:\((\d{1,2})\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?){2,}\d?|\d(?:\.\d){2,}")
-_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])|(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?=\.\d)")
+_THOUSANDS = re.compile(
+    r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])|(?<![\d.,])([1-9]\d{0,2}(?: \d{3})+)(?=\.\d)"
+)
 _SEPARATOR = re.compile(r"\n|[;,→]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且")
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _LAST_DOT = " \t\n.,;:?。"
@@ -83,12 +93,14 @@ _TRAILING_WORDS = re.compile(
     r"(?<=[\d}\)πa-z])\s*([\u4e00-\u9fff/]{1,8})$|"
     r"\s*((?:Ω|°\s?[CF]?|%|′))$"
 )
-_TRAILING_TEXT = re.compile(
-    r"\s*((?:[/·*]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
-)
+_TRAILING_TEXT = re.compile(r"\s*((?:[/·*]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$")
 _TRAILING_LETTER = re.compile(r"(\d|\})(\s*)([A-Za-z])((?:\s?\^\s?\{?[23]\}?)?)$")
 _CURRENCY = re.compile(r"^(?:US|HK|RMB)?\s*[$¥€£]\s*(?=[-\d.])")
-_PREFIX = re.compile(r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about |approximately )\s*", re.I)
+_PREFIX = re.compile(
+    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
+    r"|approximately )\s*",
+    re.I,
+)
 
 
 def read(text: str) -> Answer:
@@ -114,7 +126,9 @@ def _without_dollars(text: str) -> str:
         found, behind = "", -1
         for block in _BLOCK.finditer(text := text.replace("\\$", "")):
             between = text[max(behind, 0) : block.start()]
-            found += "\n" if behind >= 0 and not between.strip() else f"{between} " if behind >= 0 else between
+            found += (
+                "\n" if behind >= 0 and not between.strip() else f"{between} " if behind >= 0 else between
+            )
             found, behind = f"{found}{block[1] or block[2]}", block.end()
         text = f"{found}{text[max(behind, 0) :]}".replace("$", " ")
     text = text.replace("\\(", " ").replace("\\)", " ").replace("\\[", " ").replace("\\]", " ")
@@ -129,7 +143,9 @@ def _pieces(text: str) -> tuple[list[str], bool]:
     if numbered:
         return [piece for one in numbered for piece in _pieces(one)[0]], True
     depth, start, pieces, is_ordered = 0, 0, [], False
-    text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]) if _level(text, match.start()) == 0 else match[0], text)
+    text = _THOUSANDS.sub(
+        lambda match: re.sub("[, ]", "", match[0]) if _level(text, match.start()) == 0 else match[0], text
+    )
     for match in re.finditer(rf"[{re.escape(_OPEN + _CLOSE)}]|{_SEPARATOR.pattern}", text):
         mark = match[0]
         if mark in _OPEN:
@@ -145,7 +161,9 @@ def _pieces(text: str) -> tuple[list[str], bool]:
     if len(pieces) == 1 and _NUMBERS.fullmatch(pieces[0]) and "/" not in pieces[0]:
         return pieces[0].split(), True
     if is_ordered:
-        pieces = [one for piece in pieces for one in (piece.split() if _NUMBERS.fullmatch(piece) else [piece])]
+        pieces = [
+            one for piece in pieces for one in (piece.split() if _NUMBERS.fullmatch(piece) else [piece])
+        ]
     return pieces, is_ordered
 
 
@@ -203,7 +221,7 @@ def _part(text: str) -> Part:
         return Part("sign", text, marks=(text,))
     if not text:
         raise Unreadable("nothing")
-    if "∪" in text:
+    if "∪" in _level_zero(text):
         return Part("interval", text, items=tuple(_interval(one) for one in _split(text, "∪")), marks=("∪",))
     if _RELATION.search(_level_zero(text)):
         return _related(text)
@@ -238,8 +256,14 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
         written = next(filter(None, match.groups()), "").replace("⟦", "").replace("⟧", "").strip()
         known = unit(written)
         value, is_set_off = text[: match.start()].strip(), "⟦" in match[0] or match[0][:1].isspace()
-        if known is not None or (is_set_off and _countable(written)) or re.fullmatch(r"[\u4e00-\u9fff/]+", written):
-            more, other = _unit_off(value) if value[-1:] in "°%" or known and not known.dimension else (value, None)
+        if (
+            known is not None
+            or (is_set_off and _countable(written))
+            or re.fullmatch(r"[\u4e00-\u9fff/]+", written)
+        ):
+            more, other = (
+                _unit_off(value) if value[-1:] in "°%" or known and not known.dimension else (value, None)
+            )
             return more, known or other
     letter = _TRAILING_LETTER.search(text)
     if letter and letter[3] in SINGLE:
@@ -250,12 +274,19 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
     return text, None
 
 
-_NO_UNIT = re.compile(r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I)
+_NO_UNIT = re.compile(
+    r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I
+)
 
 
 def _countable(word: str) -> bool:
     """Whether words behind a value may say what is counted: "360 sets", "5 square units"."""
-    return len(word) > 2 and len(word.split()) <= 4 and not _NO_UNIT.search(word) and re.fullmatch(r"[A-Za-z .²^\d/]+", word) is not None
+    return (
+        len(word) > 2
+        and len(word.split()) <= 4
+        and not _NO_UNIT.search(word)
+        and re.fullmatch(r"[A-Za-z .²^\d/]+", word) is not None
+    )
 
 
 def _interval(text: str) -> Part:
@@ -288,13 +319,22 @@ def _related(text: str) -> Part:
             last = None
         if last is not None and is_name and (last.kind != "value" or not _letters(last.trees[0])):
             return Part(last.kind, last.text, last.trees, last.unit, last.items, last.marks)
-        if last is not None and last.kind == "value" and not _letters(last.trees[0]) and (
-            len(sides) > 2 and is_name or not any(re.search(r"[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", side)) for side in sides[:-1])
+        if (
+            last is not None
+            and last.kind == "value"
+            and not _letters(last.trees[0])
+            and (
+                len(sides) > 2
+                and is_name
+                or not any(re.search(r"[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", side)) for side in sides[:-1])
+            )
         ):
             return last
     if "⇒" in signs or "≈" in signs:
         raise Unreadable("a chain of steps")
-    is_named = signs == ("=",) and re.fullmatch(r"[a-zA-Z](?:_\d)?|[a-zA-Z]\([a-z]\)|⟨hat \w⟩", sides[0]) is not None
+    is_named = (
+        signs == ("=",) and re.fullmatch(r"[a-zA-Z](?:_\d)?|[a-zA-Z]\([a-z]\)|⟨hat \w⟩", sides[0]) is not None
+    )
     trees = tuple(_valued(side).trees[0] for side in sides)
     return Part("relation", text, trees, marks=(*signs, "name") if is_named else signs)
 
@@ -353,7 +393,11 @@ def _equal(gold: Part, found: Part) -> bool:
     if gold.kind == found.kind == "relation":
         return _equal_relations(gold, found)
     if gold.kind == found.kind == "tuple":
-        if len(gold.items) != len(found.items) or ("[" in gold.marks or "]" in gold.marks) and gold.marks != found.marks:
+        if (
+            len(gold.items) != len(found.items)
+            or ("[" in gold.marks or "]" in gold.marks)
+            and gold.marks != found.marks
+        ):
             return False
         if gold.marks != found.marks and len(gold.items) == 2:
             return False
@@ -395,7 +439,7 @@ def _equal_ratios(gold: Part, found: Part) -> bool:
 
 
 def _is_time(ratio: Part) -> bool:
-    """"8:40", which as a ratio would be written 1:5."""
+    """Whether it is a time: 8:40, which as a ratio would be written 1:5."""
     clock = re.fullmatch(r"\s*(\d{1,2})\s?:\s?([0-5]\d)\s*", ratio.text)
     if clock is None:
         return False
@@ -405,9 +449,9 @@ def _is_time(ratio: Part) -> bool:
 
 
 def _as_interval(part: Part) -> Part | None:
-    """A pair in brackets, or an inequality of one name, as (lower, upper) with its brackets; None if it is neither.
+    """A pair in brackets, or an inequality of one name, as (lower, upper) with its brackets; else None.
 
-    A missing end is a tree ("v", "∞").
+    A missing end is the tree ("v", "∞").
     """
     infinite: Node = ("v", "∞")
     if part.kind == "interval":
@@ -425,7 +469,9 @@ def _as_interval(part: Part) -> Part | None:
         return None
     brackets = {"<": "()", "≤": "[]"}
     if len(trees) == 3 and trees[1][0] == "v":
-        return Part("interval", part.text, (trees[0], trees[2]), marks=(brackets[marks[0]][0], brackets[marks[1]][1]))
+        return Part(
+            "interval", part.text, (trees[0], trees[2]), marks=(brackets[marks[0]][0], brackets[marks[1]][1])
+        )
     if len(trees) == 2 and trees[0][0] == "v" and trees[0][1] not in names(trees[1]) and trees[0][1] != "∞":
         return Part("interval", part.text, (infinite, trees[1]), marks=("(", brackets[marks[0]][1]))
     if len(trees) == 2 and trees[1][0] == "v" and trees[1][1] not in names(trees[0]):
@@ -448,7 +494,9 @@ def _equal_ranges(gold: Part, found: Part) -> bool:
     left, right = _as_interval(gold), _as_interval(found)
     if left is None or right is None or left.marks != right.marks:
         return False
-    return all(a == b or "∞" not in (a[1], b[1]) and same(a, b) for a, b in zip(left.trees, right.trees, strict=True))
+    return all(
+        a == b or "∞" not in (a[1], b[1]) and same(a, b) for a, b in zip(left.trees, right.trees, strict=True)
+    )
 
 
 def _equal_relations(gold: Part, found: Part) -> bool:
@@ -536,7 +584,13 @@ def _check(gold: Answer, text: str) -> None:
             changed = read(other)
         except Unreadable:
             return
-        if changed != gold and changed.parts != gold.parts and equal(gold, changed) and "_" not in text and "^" not in text:
+        if (
+            changed != gold
+            and changed.parts != gold.parts
+            and equal(gold, changed)
+            and "_" not in text
+            and "^" not in text
+        ):
             raise _refused(text, f"another value, {other!r}, would be right")
 
 
@@ -547,20 +601,31 @@ _LISTED = re.compile(
     r"(?:\(\d\)|\d\.|[A-Za-z](?:_\d)?\s*=|\((?:i+|[a-e])\))?\s*(?:\$|\\\(|\\\[|\*\*)*\s*\\?"
 )
 _CUE = re.compile(
-    r"(?:\b(?:[Ff]inal )?[Aa]nswer(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b|\s*[:：])|####|答案[是为:：]+)(?:\s*\*\*)?[:：]?\s*"
+    r"(?:\b(?:[Ff]inal )?[Aa]nswer(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
+    r"|\s*[:：])|####|答案[是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
 _REFUSAL = re.compile(
-    r"\b(?:cannot|can't|can not|could not|couldn't|unable|not (?:possible|able|enough|sufficient|visible|provided|given)|impossible"
+    r"\b(?:cannot|can't|can not|could not|couldn't|unable|not (?:possible|able|enough|sufficient|visible"
+    r"|provided|given)|impossible"
     r"|sorry|insufficient|undetermined|no way)\b|无法|不能", re.IGNORECASE
 )  # fmt: skip
 _SENTENCES = re.compile(r"(?<=[^\s.\d])[.!?]\s+|(?<=\d)[.!?]\s+(?=\D)|。|\n+|(?<=[.!?])\s+(?=[A-Z])")
 _RUN = re.compile(
     r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+|\s+|."
 )
-_VERB = re.compile(r"(?:is|are|was|were|be|equals?|equal|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|need|needs|costs?|to|approximately|about)")
-_ASIDE = re.compile(r",? (?:since|because|as|where|out of|of which|so that|when|if|not|rather than|and not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为")
-_CONCLUDED = re.compile(r"[,;] (?:and )?(?:so|thus|hence|therefore|which (?:is|gives|equals|means))\b|\btherefore,? |所以|因此")
-_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] |</?(?:b|i|strong|em|p|br|u|center|span|div)\s?/?>", re.MULTILINE)
+_VERB = re.compile(
+    r"(?:is|are|was|were|be|equals?|equal|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|need|needs|costs?|to|approximately|about)"
+)
+_ASIDE = re.compile(
+    r",? (?:since|because|as|where|out of|of which|so that|when|if|not|rather than|and not)\b"
+    r"|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为"
+)
+_CONCLUDED = re.compile(
+    r"[,;] (?:and )?(?:so|thus|hence|therefore|which (?:is|gives|equals|means))\b|\btherefore,? |所以|因此"
+)
+_MARKDOWN = re.compile(
+    r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] |</?(?:b|i|strong|em|p|br|u|center|span|div)\s?/?>", re.MULTILINE
+)
 _EMPHASIS = re.compile(r"(?<!\w)\*(?=\S)([^*\n]{1,80})(?<=\S)\*(?!\w)")
 
 
@@ -609,7 +674,7 @@ def _boxed(text: str) -> str | None:
 
 
 def readings(text: str) -> list[Answer]:
-    """What a stated text may be read as: all of it, or the mathematics in its sentence; two for 24/7 ≈ 3.43."""
+    """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = with_signs(text)
     whole = re.split(r"≈|\\approx", text) if "≈" in text or "\\approx" in text else [text]
     if len(whole) > 1 and whole[0].strip(" $"):
@@ -621,7 +686,7 @@ def readings(text: str) -> list[Answer]:
     concluded = _CONCLUDED.split(text)[-1]
     main = concluded if any(map(str.isdigit, concluded)) else text
     cut = _ASIDE.search(main)
-    for sentence in ([main[: cut.start()], main] if cut and cut.start() > 0 else [main]):
+    for sentence in [main[: cut.start()], main] if cut and cut.start() > 0 else [main]:
         for attempt in (sentence, in_figures(sentence)):
             found = _in_sentence(attempt)
             if found is not None:
@@ -636,7 +701,7 @@ def _in_sentence(sentence: str) -> Answer | None:
     tokens = [match[0] for match in _RUN.finditer(text)]
     for place, token in enumerate([*tokens, "\0"]):
         is_word = token == "\0" or (
-            token[0].isalpha() and not _is_name(token, tokens, place) or token[0] in "\"“”"
+            token[0].isalpha() and not _is_name(token, tokens, place) or token[0] in '"“”'
         )
         if not is_word:
             run += token
@@ -648,7 +713,11 @@ def _in_sentence(sentence: str) -> Answer | None:
             if verb:
                 behind_verb.append(found)
                 verb = False
-        if _VERB.fullmatch(token) or token in ("为", "是", "得", "有", "等于", "长为") or token[-1:] in "为是":
+        if (
+            _VERB.fullmatch(token)
+            or token in ("为", "是", "得", "有", "等于", "长为")
+            or token[-1:] in "为是"
+        ):
             verb = True
         run = ""
     chosen = behind_verb or runs
@@ -735,7 +804,7 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
 def score_many(
     responses: Sequence[str], *, answer: str | int | float, truncated: Sequence[bool] | None = None
 ) -> list[Verdict]:
-    """Verdicts of several responses to one item; what is left to math-verify goes there in one batch. See `math`."""
+    """Verdicts of several responses to one item, as `math`; math-verify gets its share in one batch."""
     gold = parse_gold(str(answer))
     plans = [
         _plan(response, gold, cut)
@@ -765,3 +834,12 @@ def _plan(response: str, gold: Answer, truncated: bool) -> Verdict | str:
             is_latex = _FOREIGN.search(text) and len(gold.parts) == 1 and len(text) <= LONGEST_GOLD
             return text if is_latex else Verdict(0.0, text.strip())
     return NOT_FOUND
+
+
+def _gold_of_row(solution: object) -> object:
+    gold = text_gold(solution)
+    parse_gold(str(gold))
+    return gold
+
+
+SCORER = Scorer("math", math, gold=_gold_of_row, many=score_many, version=2)

@@ -64,8 +64,8 @@ class _Child:
                 failures = failures + 1 if len(replies) == before else 1
                 if failures == ATTEMPTS:
                     raise HarnessError(
-                        f"math-verify came to no verdict on {pairs[len(replies)][0]!r}: {ATTEMPTS} processes in "
-                        "turn were ended from outside or got no processor time",
+                        f"math-verify came to no verdict on {pairs[len(replies)][0]!r}: {ATTEMPTS} processes "
+                        "in turn were ended from outside or got no processor time",
                         "Free some memory, or see what else the machine does, and run it again",
                     )
         return replies
@@ -94,9 +94,8 @@ class _Child:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self.stop()
-        # -P: a sympy.py in the user's working directory must not be imported.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
+            _command(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
         if _line(process, _pipes(process)[1]) != b"ready":
@@ -117,6 +116,11 @@ class _Child:
             for pipe in _pipes(process):
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def _command() -> list[str]:
+    # -P: a sympy.py in the user's working directory must not be imported.
+    return [sys.executable, "-P", "-c", f"from {__name__} import main; main()"]
 
 
 def _pipes(process: "subprocess.Popen[bytes]") -> tuple[Any, Any]:

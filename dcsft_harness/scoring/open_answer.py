@@ -24,7 +24,7 @@ from dcsft_harness.scoring.choice import choice
 from dcsft_harness.scoring.formulas import Unreadable, value
 from dcsft_harness.scoring.math import Answer, equal, parse_gold, readings, stated
 from dcsft_harness.scoring.normalize import answer_part, bounded, last_box, plain, sentences
-from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 _SHORT = 80
 """Characters up to which a response is nothing but its answer."""
@@ -72,7 +72,11 @@ def _judge(part: str, gold: str) -> Verdict:
     if len(gold) == 1 and gold in "ABCDEFGHIJ":
         said = _stated(part)
         labeled = _LABELED.fullmatch(said) if said else None
-        return Verdict(float(labeled[1] == gold), labeled[1]) if labeled else choice(part, answer=gold, choices=None)
+        return (
+            Verdict(float(labeled[1] == gold), labeled[1])
+            if labeled
+            else choice(part, answer=gold, choices=None)
+        )
     if any(character.isdigit() for character in gold) and " " not in gold.strip():
         try:
             return _valued(part, parse_gold(gold), gold)
@@ -122,3 +126,12 @@ def _stated(part: str) -> str | None:
         short = whole if len(whole) <= _SHORT else sentences(whole)[-1]
         whole = whole[cues[-1] :].split("\n")[0] if cues else short
     return whole.strip(" .") or None
+
+
+def _golds_of_row(solution: object) -> object:
+    return parse_golds(
+        [str(text_gold(one)) for one in (solution if isinstance(solution, list) else [solution])]
+    )
+
+
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, version=2)

@@ -25,7 +25,8 @@ PERCENT: Dimension = (("%", 1),)
 # Base -> factor -> spellings; plurals are added. A dimension of its own is its own base.
 _TABLE: dict[str, dict[str, str]] = {
     "m": {
-        "1": "m meter metre 米 公尺", "1/10": "dm decimeter decimetre 分米", "1/100": "cm centimeter centimetre 厘米",
+        "1": "m meter metre 米 公尺", "1/10": "dm decimeter decimetre 分米",
+        "1/100": "cm centimeter centimetre 厘米",
         "1/1000": "mm millimeter millimetre 毫米", "1/1000000": "μm um micrometer 微米",
         "1/1000000000": "nm nanometer 纳米", "1000": "km kilometer kilometre 千米 公里", "500": "里",
         "0.0254": "in inch inches 英寸", "0.3048": "ft foot feet 英尺", "0.9144": "yd yard 码",
@@ -36,7 +37,8 @@ _TABLE: dict[str, dict[str, str]] = {
         "500": "斤", "1000000": "t ton tonne 吨", "453.59237": "lb lbs pound 磅", "28.349523125": "oz ounce",
     },
     "s": {
-        "1": "s sec second 秒", "60": "min minute 分钟 分", "3600": "h hr hour 小时 时", "1/1000": "ms millisecond",
+        "1": "s sec second 秒", "60": "min minute 分钟 分", "3600": "h hr hour 小时 时",
+        "1/1000": "ms millisecond",
         "86400": "day 天 日", "604800": "week 周", "31536000": "year 年", "2592000": "month 月",
     },
     "L": {"1": "l liter litre 升", "1/1000": "ml milliliter millilitre 毫升", "1/100": "cl"},
@@ -50,8 +52,10 @@ _TABLE: dict[str, dict[str, str]] = {
     "A": {"1": "a amp ampere 安 安培", "1/1000": "ma 毫安"}, "Ω": {"1": "ω ohm 欧 欧姆", "1000": "kω"},
     "Pa": {"1": "pa pascal 帕", "1000": "kpa", "1000000": "mpa"}, "Hz": {"1": "hz hertz 赫兹", "1000": "khz"},
     "mol": {"1": "mol mole 摩尔"}, "M": {"1": "mol/l"}, "F": {"1": "f farad"}, "T": {"1": "tesla 特斯拉"},
-    "dollar": {"1": "dollar usd 美元", "1/100": "cent 美分"}, "yuan": {"1": "yuan rmb 元", "1/10": "角", "10000": "万元"},
-    "acre": {"1": "acre"}, "hectare": {"1": "hectare ha 公顷"}, "mph": {"1": "mph"}, "rad": {"1": "rad radian 弧度"},
+    "dollar": {"1": "dollar usd 美元", "1/100": "cent 美分"},
+    "yuan": {"1": "yuan rmb 元", "1/10": "角", "10000": "万元"},
+    "acre": {"1": "acre"}, "hectare": {"1": "hectare ha 公顷"}, "mph": {"1": "mph"},
+    "rad": {"1": "rad radian 弧度"},
     "": {"100": "hundred 百", "1000": "thousand 千", "10000": "万", "1000000": "million 百万",
          "100000000": "亿", "1000000000": "billion 十亿", "12": "dozen"},
 }  # fmt: skip
@@ -118,9 +122,14 @@ _WORDS = {
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
         " sixteen seventeen eighteen nineteen twenty".split()
     )
-} | {word: 10 * number for number, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+} | {
+    word: 10 * number
+    for number, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)
+}
 _LONGER_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
-_SPELLED = re.compile(rf"\b({_LONGER_FIRST})(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-)", re.I)
+_SPELLED = re.compile(
+    rf"\b({_LONGER_FIRST})(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-)", re.I
+)
 _FRACTIONS = [
     (re.compile(r"\b(?:a |one )half\b|(?<![\w-])half(?= |$)(?! of)", re.I), "1/2"),
     (re.compile(r"\b(?:a|one) (?:third)\b", re.I), "1/3"), (re.compile(r"\btwo thirds\b", re.I), "2/3"),
@@ -140,10 +149,12 @@ def with_signs(text: str) -> str:
 
 def in_figures(text: str) -> str:
     """A text with its number words in figures, up to ninety-nine."""
-    text = _SPELLED.sub(lambda match: str(_WORDS[match[1].lower()] + _WORDS.get((match[2] or "zero").lower(), 0))
-                        if not match[2] or _WORDS[match[1].lower()] >= 20 else match[0],
-                        _AND_A_HALF.sub(r"\1.5", _halves(text)))  # fmt: skip
-    return with_signs(text)
+    return with_signs(_SPELLED.sub(_figure, _halves(text)))
+
+
+def _figure(match: "re.Match[str]") -> str:
+    tens, ones = _WORDS[match[1].lower()], _WORDS.get((match[2] or "zero").lower(), 0)
+    return match[0] if ones and tens < 20 else str(tens + ones)
 
 
 def _halves(text: str) -> str:
