@@ -102,15 +102,16 @@ def _users(function: Any, name: str) -> Scorer:  # noqa: ANN401 - checked here
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     fields = tuple(sorted(field for field in FIELDS if field in parameters))
     takes_truncated = takes_all or "truncated" in parameters
+    more = {"truncated": False} if "truncated" in parameters else {}
     try:
-        inspect.signature(function).bind("", answer="", **dict.fromkeys(fields))
+        inspect.signature(function).bind("", answer="", **dict.fromkeys(fields), **more)
     except TypeError as error:
         raise HarnessError(
             f"scorer {name!r} cannot be called as scorer(response, answer=...) ({error})", remedy
         ) from error
 
     def score(response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
-        result = function(response, **given)
+        result = function(response, **{**more, **given})
         if isinstance(result, Verdict):
             return result
         is_number = isinstance(result, bool | int | float) and 0 <= result <= 1

@@ -117,6 +117,8 @@ def read(text: str) -> Answer:
     if not pieces or len(pieces) > MOST_PARTS:
         raise Unreadable(f"{len(pieces)} parts")
     parts = [part for piece in pieces for part in _members(piece)]
+    if not parts:
+        raise Unreadable("an empty set")
     return Answer(tuple(parts), is_ordered and len(parts) == len(pieces), text.strip())
 
 
