@@ -29,7 +29,7 @@ def checkpoint(name: str | Path) -> str:
 def pool(
     task: str | None,
     data: str | Path | None,
-    scorer: str | Callable[..., Any] | None,
+    scorer: str | None,
     image_root: str | Path | None,
     skip: bool,
 ) -> tuple[Any, dict[str, Any], dict[str, Path]]:
@@ -39,7 +39,6 @@ def pool(
         HarnessError: not one of `task` and `data` is given, or what is given cannot be opened.
     """
     from dcsft_harness import harness, own_data
-    from dcsft_harness.scoring import get_scorer
 
     if (task is None) == (data is None):
         raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
@@ -50,10 +49,7 @@ def pool(
         return _single(harness.open_tasks([str(task)]), str(task)), {}, {}
     path, root = Path(data), None if image_root is None else Path(image_root)
     pool = own_data.open_file(path, scorer, root, skip=skip)
-    described = {
-        "scorer": get_scorer(scorer).name if scorer else None,
-        "images_sha256": own_data.images_sha256(path, root),
-    }
+    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root)}
     return pool, described, {"data": path}
 
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,12 @@ from dcsft_harness.pictures import on_white
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 
 
-def open_file(
-    path: Path, scorer: str | Callable[..., Any] | None, image_root: Path | None, skip: bool = False
-) -> Any:  # noqa: ANN401 - an lmms-eval task
+def open_file(path: Path, scorer: str | None, image_root: Path | None, skip: bool = False) -> Any:  # noqa: ANN401 - an lmms-eval task
     """Reads a JSONL file and returns it as a chat task.
 
     Args:
         path: one JSON object a line.
-        scorer: how answers are judged: a key of `scoring.SCORERS`, "package.module:function", or a function.
+        scorer: how answers are judged: a key of `scoring.SCORERS`, or "package.module:function".
         image_root: where relative image paths start; None means the file's own folder.
         skip: whether a row with an unreadable image becomes a document without one; the task's
             `unreadable` then says why, by doc_id. Otherwise it is an error.

@@ -173,6 +173,32 @@ BAD = {
 }
 
 
+def counted(response, *, answer, image_size):
+    """A user's scorer: as many characters as the answer has, of a picture of 56 x 56 pixels."""
+    assert image_size == (56, 56)
+    return len(response) == len(answer)
+
+
+class TestUsersScorers:
+    def test_a_function_judges_rows_with_what_it_takes_of_them(self, folder):
+        path = file(folder, old())
+        task = own_data.open_file(path, f"{__name__}:counted", None)
+        doc = task.eval_docs[0]
+        assert [task.process_results(doc, [text])["acc"]["score"] for text in ("abcde", "abc")] == [1.0, 0.0]
+
+    def test_a_function_is_handed_to_a_stage_in_python(self, folder):
+        from dcsft_harness.stages.sample import SampleOptions
+
+        def mine(response, answer):
+            return response == answer
+
+        name = SampleOptions(data=file(folder, old()), scorer=mine).scorer
+        task = own_data.open_file(file(folder, old()), name, None)
+        assert task.process_results(task.eval_docs[0], ["goose"])["acc"]["score"] == 1.0
+        with pytest.raises(HarnessError, match="cannot be called"):
+            SampleOptions(data=file(folder, old()), scorer=lambda response: 1)
+
+
 class TestBadRows:
     @pytest.mark.parametrize("case", BAD)
     def test_are_named_by_file_and_line(self, folder, case, monkeypatch):

@@ -20,7 +20,9 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.scoring import boxes, math, open_answer, words
@@ -61,11 +63,30 @@ def get_scorer(named: str | Callable[..., Any]) -> Scorer:
         return named
     if callable(named):
         return _users(named, f"{named.__module__}:{getattr(named, '__qualname__', type(named).__name__)}")
+    if named in _FUNCTIONS:
+        return _FUNCTIONS[named]
     if ":" in named:
         return _users(_imported(named), named)
     if named not in SCORERS:
         raise unknown_name("scorer", named, SCORERS)
     return SCORERS[named]
+
+
+_FUNCTIONS: dict[str, Scorer] = {}
+"""Functions that were handed over in this process, by name."""
+
+
+def scorer_name(named: object) -> object:
+    """The name under which `get_scorer` finds a scorer; a function is checked, and found in this process."""
+    if not callable(named) or isinstance(named, Scorer):
+        return named.name if isinstance(named, Scorer) else named
+    scorer = get_scorer(named)
+    _FUNCTIONS[scorer.name] = scorer
+    return scorer.name
+
+
+ScorerName = Annotated[str, BeforeValidator(scorer_name)]
+"""A stage's option that names a scorer; Python also takes the function itself."""
 
 
 def _imported(named: str) -> Any:  # noqa: ANN401 - whatever has that name
@@ -126,4 +147,4 @@ def _users(function: Any, name: str) -> Scorer:  # noqa: ANN401 - checked here
     return Scorer(name, score, gold=lambda solution: solution, fields=fields, takes_truncated=takes_truncated)
 
 
-__all__ = ["FIELDS", "SCORERS", "VERSIONS", "Scorer", "Verdict", "get_scorer"]
+__all__ = ["FIELDS", "SCORERS", "VERSIONS", "Scorer", "ScorerName", "Verdict", "get_scorer", "scorer_name"]
