@@ -27,7 +27,7 @@ from pydantic import BeforeValidator
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.scoring import boxes, math, open_answer, words
 from dcsft_harness.scoring.choice import choice
-from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Scorer, Verdict
+from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Response, Scorer, Verdict
 
 SCORERS: dict[str, Scorer] = {
     scorer.name: scorer
@@ -147,4 +147,14 @@ def _users(function: Any, name: str) -> Scorer:  # noqa: ANN401 - checked here
     return Scorer(name, score, gold=lambda solution: solution, fields=fields, takes_truncated=takes_truncated)
 
 
-__all__ = ["FIELDS", "SCORERS", "VERSIONS", "Scorer", "ScorerName", "Verdict", "get_scorer", "scorer_name"]
+__all__ = [
+    "FIELDS",
+    "SCORERS",
+    "VERSIONS",
+    "Response",
+    "Scorer",
+    "ScorerName",
+    "Verdict",
+    "get_scorer",
+    "scorer_name",
+]

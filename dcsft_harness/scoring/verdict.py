@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 from dcsft_harness.errors import HarnessError
 
@@ -38,6 +38,39 @@ class Verdict:
 
 
 NOT_FOUND = Verdict(0.0, None)
+
+
+class Response(str):
+    """A model's text that knows whether it ran out of tokens, as do the parts that lmms-eval makes of it.
+
+    Attributes:
+        truncated: whether it ended at the limit of tokens.
+    """
+
+    truncated: bool
+
+    def __new__(cls, text: str, truncated: bool = False) -> "Response":
+        """The text, with what is known of its end."""
+        made = super().__new__(cls, text)
+        made.truncated = truncated
+        return made
+
+    # What lmms-eval's removal of reasoning uses.
+    def __getitem__(self, at: SupportsIndex | slice) -> "Response":
+        """A part of the text."""
+        return Response(super().__getitem__(at), self.truncated)
+
+    def __add__(self, more: str) -> "Response":
+        """The text with another behind it."""
+        return Response(super().__add__(more), self.truncated)
+
+    def strip(self, chars: str | None = None) -> "Response":
+        """The text without white space around it."""
+        return Response(super().strip(chars), self.truncated)
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        """The text in pieces."""
+        return [Response(piece, self.truncated) for piece in super().rsplit(sep, maxsplit)]
 
 
 def text_gold(solution: object) -> object:
