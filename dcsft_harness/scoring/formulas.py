@@ -85,6 +85,7 @@ _OVERLINE = re.compile(r"\\overline\s*\{([A-Z]{2})\}")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
+_PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _COLOR = re.compile(r"\\color\s*\{\w*\}")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)\s*\.?")
@@ -109,6 +110,8 @@ def clean(text: str) -> str:
         text = _COMMAND.sub(_command, text)
     if "{" in text:
         text = _BRACED_UNIT.sub(lambda match: f"⟦{match[1]}⟧" if unit(match[1]) else match[0], text)
+    text = _PLAIN_NAMES.sub(r"\\\1", text) if _PLAIN_NAMES.search(text) else text
+    text = text.replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
         text = _DEGREE.sub("°", text)
     return text.replace("{,}", "").replace("~", " ").replace("$\\$", "$")

@@ -96,8 +96,10 @@ _TRAILING_WORDS = re.compile(
 _TRAILING_TEXT = re.compile(r"\s*((?:[/·*]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$")
 _TRAILING_LETTER = re.compile(r"(\d|\})(\s*)([A-Za-z])((?:\s?\^\s?\{?[23]\}?)?)$")
 _CURRENCY = re.compile(r"^(?:US|HK|RMB)?\s*[$¥€£]\s*(?=[-\d.])")
+_REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$")
 _PREFIX = re.compile(
-    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
+    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦\([A-H]\)⟧"
+    r"|(?:A|Ans|Solution|Result)\s*:\s+(?=[-\d\\$])|⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
     r"|approximately )\s*",
     re.I,
 )
@@ -113,7 +115,10 @@ def read(text: str) -> Answer:
         raise Unreadable(f"an answer of {len(text):,} characters")
     if _ALTERNATIVES.search(text):
         raise Unreadable("other answers are right as well")
-    pieces, is_ordered = _pieces(_without_dollars(text))
+    bare = _without_dollars(text)
+    if re.fullmatch(r"\{[^{}]*,[^{}]*\}", bare):
+        bare = f"⦃{bare[1:-1]}⦄"
+    pieces, is_ordered = _pieces(bare)
     if not pieces or len(pieces) > MOST_PARTS:
         raise Unreadable(f"{len(pieces)} parts")
     parts = [part for piece in pieces for part in _members(piece)]
@@ -218,7 +223,7 @@ def _split(text: str, marks: str) -> list[str]:
 
 
 def _part(text: str) -> Part:
-    text = _PREFIX.sub("", text.strip().strip("*`").strip(_LAST_DOT)).strip()
+    text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_LAST_DOT)).strip()
     if text in tuple("<>=≤≥≠"):
         return Part("sign", text, marks=(text,))
     if not text:
@@ -307,6 +312,8 @@ def _related(text: str) -> Part:
     sides = [side.strip() for side in _split(text, "=<>≤≥≠≈∈⇒")]
     if len(sides) != len(signs) + 1:
         raise Unreadable("relations inside brackets")
+    if signs == ("=",) and _NAME.fullmatch(sides[1]) and re.fullmatch(r"[-+\d./]+", sides[0]):  # 12 = x
+        sides.reverse()
     if not sides[0] and len(sides) == 2:
         sides[0] = "x"
     if signs == ("∈",):
@@ -538,6 +545,8 @@ def parse_gold(answer: str) -> Answer:
     try:
         if re.fullmatch(r"\d\.\d\.", text):
             raise Unreadable("either a decimal or two items of a list")
+        if re.fullmatch(r"(?:\d\.[ \t]+[-\d.]+\s*){2,}", text):
+            raise Unreadable("either numbered parts or decimals")
         gold = read(text)
     except Unreadable as error:
         gold = _foreign_gold(text, str(error))
@@ -609,7 +618,7 @@ _CUE = re.compile(
 _REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|could not|couldn't|unable|not (?:possible|able|enough|sufficient|visible"
     r"|provided|given)|impossible"
-    r"|sorry|insufficient|undetermined|no way)\b|无法|不能", re.IGNORECASE
+    r"|sorry|insufficient|enough information|missing|undetermined|no way)\b|无法|不能", re.IGNORECASE
 )  # fmt: skip
 _SENTENCES = re.compile(r"(?<=[^\s.\d])[.!?]\s+|(?<=\d)[.!?]\s+(?=\D)|。|\n+|(?<=[.!?])\s+(?=[A-Z])")
 _RUN = re.compile(
@@ -631,9 +640,12 @@ _MARKDOWN = re.compile(
 _EMPHASIS = re.compile(r"(?<!\w)\*(?=\S)([^*\n]{1,80})(?<=\S)\*(?!\w)")
 
 
+_SHORT_BOX = re.compile(r"(\\boxed)\s+([^\s{}]{1,20})(?=\s|$)")
+
+
 def stated(part: str) -> Iterator[str]:
     """The texts that may be the answer of a response, likeliest first; each is to be read as a whole."""
-    boxed = _boxed(part)
+    boxed = _boxed(_SHORT_BOX.sub(r"\1{\2}", part))
     if boxed is not None:
         yield boxed
         return
