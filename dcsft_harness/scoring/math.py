@@ -99,7 +99,8 @@ _CURRENCY = re.compile(r"^(?:US|HK|RMB)?\s*[$¥€£]\s*(?=[-\d.])")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$")
 _PREFIX = re.compile(
     r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦\([A-H]\)⟧"
-    r"|(?:A|Ans|Solution|Result)\s*:\s+(?=[-\d\\$])|⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
+    r"|(?:A|Ans|Solution|Result)\s*:\s+(?=[-\d\\$])|"
+    r"⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
     r"|approximately )\s*",
     re.I,
 )
