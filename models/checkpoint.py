@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedConfig,
@@ -21,6 +20,7 @@ from .adapters import attach, read_config
 from .conventions import BoxConvention, BoxSpace, box_space
 from .packed_images import attend_by_length
 from .patches import embed_by_product
+from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
 
 
@@ -64,48 +64,18 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
         raise HarnessError(
             f"pretrained={name} has no usable processor ({_line(error)})", "Save one beside it"
         ) from error
+    except ImportError as error:
+        raise HarnessError(
+            f"pretrained={name}: its processor needs a package that is not installed ({_line(error)})",
+            "Install it",
+        ) from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise HarnessError(
             f"pretrained={name}: its {type(processor).__name__} has no image processor or no chat template",
             "Give a checkpoint that was tuned for chats with images",
         )
-    if settings.min_pixels is not None or settings.max_pixels is not None:
-        processor.image_processor = AutoImageProcessor.from_pretrained(
-            name, size=_pixel_size(settings, processor), trust_remote_code=trust
-        )
+    set_limits(processor, name, settings.min_pixels, settings.max_pixels, trust)
     return processor
-
-
-def _pixel_size(settings: ModelSettings, processor: ProcessorMixin) -> dict[str, int]:
-    """The pixel limits as transformers 5 takes them: two areas that it calls edges.
-
-    Raises:
-        HarnessError: where the processor has no limits, or the two would contradict each other.
-    """
-    current = pixel_limits(processor)
-    if current is None:
-        raise HarnessError(
-            f"min_pixels, max_pixels: the {type(processor.image_processor).__name__} of "
-            f"{settings.pretrained} has no pixel limits",
-            "Leave them out",
-        )
-    low = settings.min_pixels if settings.min_pixels is not None else current[0]
-    high = settings.max_pixels if settings.max_pixels is not None else current[1]
-    if low > high:
-        raise HarnessError(
-            f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
-        )
-    return {"shortest_edge": low, "longest_edge": high}
-
-
-def pixel_limits(processor: ProcessorMixin) -> tuple[int, int] | None:
-    """Least and largest area of a resized image in pixels; None where a processor has no such limits."""
-    images = processor.image_processor
-    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-    size = getattr(images, "size", None)
-    if size is None or not {"min_pixels", "max_pixels"} <= set(declared):
-        return None
-    return int(size["shortest_edge"]), int(size["longest_edge"])
 
 
 def convention(
@@ -121,15 +91,15 @@ def convention(
     Raises:
         HarnessError: they are those of a resized image, and the processor does not resize by pixels.
     """
-    limits, images = pixel_limits(processor), processor.image_processor
+    limits, images = limits_in_force(processor), processor.image_processor
     space = given or box_space(config.model_type)
-    if limits is None or not hasattr(images, "merge_size"):
+    if limits is None or not resizes_like_qwen(processor):
         if given == "resized":
             raise HarnessError(
-                f"box_space=resized: the processor of {config.model_type} has no pixel limits to resize by",
+                f"box_space=resized: the processor of {config.model_type} does not resize as Qwen2.5-VL's",
                 "Give pixel or norm1000",
             )
-        return BoxConvention(space)
+        return BoxConvention(space, None, *(limits or ()))
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
 
 

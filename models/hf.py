@@ -11,10 +11,11 @@ from dcsft_harness.training.flops import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
+from .batching import Prepared, process
 from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
 from .conventions import BoxConvention, declare, taught
 from .decoding import Completion, SpecialTokens, checkpoint_generation
-from .engine import Engine, Prepared
+from .engine import Engine
 from .generation import Generation
 from .placement import place
 from .prompts import content_key, read_prompt
@@ -103,9 +104,8 @@ class DcsftHF(ObservedModel):
         self._model.generation_config = self._tokens.neutral_config()
         self._engine = Engine(
             self._model,
-            self.tokenizer,
+            self.processor,
             self._tokens,
-            self.processor.image_processor.model_input_names,
             self.settings.memory_gb,
         )
 
@@ -160,19 +160,15 @@ class DcsftHF(ObservedModel):
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
-        # A template that writes the first token itself must not get a second one from the tokenizer.
-        bos = self.tokenizer.bos_token
-        extra = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-        images = {"images": prompt.images} if prompt.images else {}
         try:
-            features = self.processor(text=[text], return_tensors="pt", **images, **extra)
+            features = process(self.processor, [text], [prompt.images])
         except (ValueError, IndexError, StopIteration) as error:
             raise HarnessError(
                 f"{name}: the processor refuses the prompt ({error})",
                 "Check that its images are plain and that its text holds no image tokens of its own",
             ) from error
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
-        return Prepared(name, key, dict(features))
+        return Prepared(name, key, features, text, tuple(prompt.images))
 
     def _seed(self, arguments: GenerationArguments) -> int:
         return self.seed if arguments.seed is None else arguments.seed

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -11,7 +10,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
     GenerationConfig,
@@ -24,14 +22,6 @@ from transformers.utils import logging
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.conventions import BoxConvention, BoxSpace
-from dcsft_harness.training.config import TrainingConfig
-
-
-class PixelLimits(NamedTuple):
-    """Least and largest area of a resized image, in pixels."""
-
-    low: int
-    high: int
 
 
 def open_config(model: str) -> PreTrainedConfig:
@@ -68,6 +58,11 @@ def open_processor(model: str) -> ProcessorMixin:
         raise HarnessError(
             f"model {model} has no usable processor ({_line(error)})", "Save one beside it"
         ) from error
+    except ImportError as error:
+        raise HarnessError(
+            f"model {model}: its processor needs a package that is not installed ({_line(error)})",
+            "Install it",
+        ) from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise HarnessError(
             f"model {model}: its {type(processor).__name__} has no image processor or no chat template",
@@ -82,47 +77,6 @@ def open_generation(model: str) -> GenerationConfig:
         return GenerationConfig.from_pretrained(model)
     except OSError:  # a checkpoint need not have one
         return GenerationConfig.from_model_config(open_config(model))
-
-
-def pixel_limits(processor: ProcessorMixin) -> PixelLimits | None:
-    """The limits that a processor keeps, which evaluation goes by; None for one that has none."""
-    images = processor.image_processor
-    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-    if not {"min_pixels", "max_pixels"} <= set(declared):
-        return None
-    return PixelLimits(int(images.size["shortest_edge"]), int(images.size["longest_edge"]))
-
-
-def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) -> PixelLimits | None:
-    """Sets the pixel limits of a training run, in the way that `dcsft_hf` sets those of evaluation.
-
-    Returns:
-        The limits in force; None for a processor that resizes by other rules.
-
-    Raises:
-        HarnessError: limits were asked for that the processor does not have, or they contradict
-            those that it keeps.
-    """
-    images, kept = processor.image_processor, pixel_limits(processor)
-    if kept is None:
-        if config.min_pixels is not None or config.max_pixels is not None:
-            raise HarnessError(
-                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: "
-                f"the {type(images).__name__} of {model} has no pixel limits",
-                "Leave them out",
-            )
-        return None
-    low = kept.low if config.min_pixels is None else config.min_pixels
-    high = kept.high if config.max_pixels is None else config.max_pixels
-    if low > high:
-        raise HarnessError(
-            f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
-        )
-    # transformers 5 keeps both areas under the names of edges; setting attributes later is too late.
-    processor.image_processor = AutoImageProcessor.from_pretrained(
-        model, size={"shortest_edge": low, "longest_edge": high}
-    )
-    return PixelLimits(low, high)
 
 
 def compute_dtype(asked: str) -> torch.dtype:
