@@ -14,8 +14,8 @@ from dcsft_harness.ledger import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.sources import prepared
 
 SCORES = "scores.parquet"
-Spent = tuple[int, int, float | None]
-"""What a response cost: prompt tokens, tokens generated, and operations where they are known."""
+Spent = tuple[int, int, float | None, str]
+"""Of a response: prompt tokens, tokens generated, operations where they are known, and why it ended."""
 
 
 def evaluate(
@@ -104,19 +104,19 @@ def _followed(
 
 
 def _spent(generation: Any) -> Spent:  # noqa: ANN401 - the model's own class
-    return generation.n_prompt_tokens, generation.n_tokens, generation.flops
+    return generation.n_prompt_tokens, generation.n_tokens, generation.flops, generation.finish_reason
 
 
 def _ledger(
     answered: int, spent: Mapping[tuple[str, int], Spent], seconds: float, peak_memory_bytes: int
 ) -> dict[str, Any]:
     """The notes on what an evaluation cost, from the loaded model to the last score."""
-    operations = [flops for *_, flops in spent.values()]
+    operations = [one[2] for one in spent.values()]
     ledger = Ledger(
         prompts=answered,
         generated=answered,
-        prompt_tokens=sum(prompt for prompt, *_ in spent.values()),
-        completion_tokens=sum(completion for _, completion, _ in spent.values()),
+        prompt_tokens=sum(one[0] for one in spent.values()),
+        completion_tokens=sum(one[1] for one in spent.values()),
         flops=sum(flops or 0.0 for flops in operations),
         seconds=round(seconds, 3),
         peak_memory_bytes=peak_memory_bytes,
@@ -147,6 +147,7 @@ def _scores(
     rows = []
     for item, got in zip(items, answered, strict=True):
         score, extracted, cluster = harness.score_of(task, got.metrics)
+        cost = tokens.get((item.task, item.doc_id))
         rows.append(
             records.Score(
                 task=item.task,
@@ -156,8 +157,9 @@ def _scores(
                 extracted=extracted,
                 response=got.responses[0],
                 answer=item.answer,
-                n_tokens=tokens[place][1] if (place := (item.task, item.doc_id)) in tokens else None,
+                n_tokens=cost[1] if cost else None,
                 cluster=cluster,
+                finish_reason=cost[3] if cost else None,
             )
         )
     return rows

@@ -13,7 +13,7 @@ from dcsft_harness import dataset_folder, harness, manifest, own_rows, records
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.pictures import to_rgb
-from dcsft_harness.scoring import get_scorer
+from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 
 LISTED = 20
 """Bad rows that a refusal lists."""
@@ -26,7 +26,7 @@ def open_file(
 
     Args:
         path: one JSON object a line.
-        scorer: how answers are judged, a key of `scoring.SCORERS`.
+        scorer: how answers are judged: a key of `scoring.SCORERS`, or "package.module:function".
         image_root: where relative image paths start; None means the file's own folder.
         skip: whether a row with an unreadable image becomes a document without one; the task's
             `unreadable` then says why, by doc_id. Otherwise it is an error.
@@ -37,8 +37,10 @@ def open_file(
             the first LISTED are listed.
     """
     if scorer is None:
-        raise HarnessError("--data needs --scorer", "Choose exact_word, box_iou, choice or math")
-    get_scorer(scorer)
+        raise HarnessError(
+            "--data needs --scorer", f"Choose one of {', '.join(SCORERS)}, or package.module:function"
+        )
+    judge = get_scorer(scorer)
     from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
     unreadable: dict[int, str] = {}
@@ -59,18 +61,18 @@ def open_file(
         DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
         with dataset_folder.writing(folder / "test", features) as writer:
             root = own_rows.Root(image_root or path.parent, outside)
-            writer.rows(_rows(path, scorer, root, skip, unreadable))
+            writer.rows(_rows(path, judge, root, skip, unreadable))
         undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    task = harness.make_task(_config(path.stem, scorer, folder))
+    task = harness.make_task(_config(path.stem, judge, folder))
     task.unreadable = unreadable
     return task
 
 
-def _config(name: str, scorer: str, folder: Path) -> dict[str, Any]:
+def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
     from dcsft_harness.tasks.verdicts import mean_score, process
 
-    family = {"family": "grounding"} if scorer == "box_iou" else {}
+    family = {"family": "grounding"} if "box_space" in scorer.fields else {}
     return {
         "task": name,
         "dataset_path": str(folder),
@@ -111,7 +113,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _rows(
-    path: Path, scorer: str, root: own_rows.Root, skip: bool, unreadable: dict[int, str]
+    path: Path, scorer: Scorer, root: own_rows.Root, skip: bool, unreadable: dict[int, str]
 ) -> Iterator[dict[str, Any]]:
     """The rows of the task, one at a time; `unreadable` is filled as `open_file` says.
 

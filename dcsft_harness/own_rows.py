@@ -3,7 +3,6 @@
 The formats are those of the paper's release: `problem`, `solution`, `image`; and `messages`, `images`.
 """
 
-import ast
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from dcsft_harness import dataset_folder, pictures
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.records import MARK, json_object
+from dcsft_harness.scoring import Scorer
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _IN_FRONT = re.compile(rf"^(\s*{MARK})+")
@@ -59,7 +59,7 @@ class Root:
             ) from error
 
 
-def checked(line: bytes, scorer: str, root: Root) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
+def checked(line: bytes, scorer: Scorer, root: Root) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
     """A row of the task, its pictures, and what is wrong with them: it has none then.
 
     Raises:
@@ -79,9 +79,9 @@ def checked(line: bytes, scorer: str, root: Root) -> tuple[dict[str, Any], list[
     in_front = _IN_FRONT.sub("", prompt)
     prompt = (prompt if MARK in in_front else in_front).strip()
     if not prompt.replace(MARK, "").strip():
-        raise HarnessError("the question has no words", "Mend or remove the row")
-    if scorer == "box_iou" and not images:
-        raise HarnessError("no image for the box to lie in", "Add `image` to the row")
+        raise HarnessError("the question has no words", "Correct or remove the row")
+    if "image_size" in scorer.fields and not images:
+        raise HarnessError(f"no image, whose size the scorer {scorer.name} needs", "Add `image` to the row")
     reason = None
     try:
         found = [_image(name, root) for name in images]
@@ -89,14 +89,12 @@ def checked(line: bytes, scorer: str, root: Root) -> tuple[dict[str, Any], list[
         found, reason = [], error
     first = found[0][0] if found else None
     gold = _gold(solution, scorer)
-    if scorer == "box_iou" and first is not None:
-        _refuse_outside(gold, first.size)
     row = {
         "prompt": prompt,
         "answer": json.dumps(gold),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
         "images": [stored for _, stored in found],
-        "choices": _choices(data, prompt) if scorer == "choice" else [],
+        "choices": _choices(data, prompt) if "choices" in scorer.fields else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
@@ -105,16 +103,16 @@ def checked(line: bytes, scorer: str, root: Root) -> tuple[dict[str, Any], list[
     return row, [picture for picture, _ in found], reason
 
 
-def _refuse_gold(scorer: str, row: dict[str, Any]) -> None:
+def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
     """Lets the scorer look at the gold now: after hours of sampling would be too late."""
-    from dcsft_harness.scoring import SCORERS
-    from dcsft_harness.tasks.verdicts import judge
-
+    fields = {"choices": row["choices"], "image_size": (row["width"], row["height"])}
+    given = {name: value for name, value in fields.items() if name in scorer.fields}
+    gold = json.loads(row["answer"])
     try:
-        if scorer == "box_iou":  # golds are in pixels, whatever a model that is yet to be opened writes
-            SCORERS[scorer]("", answer=json.loads(row["answer"]), image_size=(row["width"], row["height"]))
-        else:
-            judge(scorer, row, "")
+        if scorer.check is not None:
+            scorer.check(gold, **given)
+        # Golds of boxes are in pixels, whatever a model that is yet to be opened writes.
+        scorer("", answer=gold, **given)
     except HarnessError as error:
         raise HarnessError(error.problem, error.remedy) from error
 
@@ -183,44 +181,10 @@ def _image(name: object, root: Root) -> tuple[Any, dict[str, Any]]:
     return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
 
 
-def _gold(solution: object, scorer: str) -> object:
-    """The gold answer in the form that the scorer takes."""
+def _gold(solution: object, scorer: Scorer) -> object:
+    """The gold answer as the scorer reads it, of what stands in <answer> tags if there are any."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
-    value: Any = tagged[1].strip() if tagged else solution
-    if scorer != "box_iou":
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise HarnessError(
-                f"the solution is {type(value).__name__}, not text or a number", "Mend the row"
-            )
-        return str(value).strip()
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise HarnessError(
-                f"solution {cut(repr(value))} is not a box", "Write [x1, y1, x2, y2]"
-            ) from error
-    numbers = (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and all(type(v) in (int, float) and abs(v) < 1e9 for v in value)
-    )
-    if not numbers or value[0] >= value[2] or value[1] >= value[3]:
-        raise HarnessError(
-            f"solution {cut(repr(value))} is not a box",
-            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
-        )
-    return list(value)
-
-
-def _refuse_outside(box: Any, size: tuple[int, int]) -> None:  # noqa: ANN401 - from `_gold`
-    """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel."""
-    width, height = size
-    if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
-        raise HarnessError(
-            f"the box {box} leaves its image of {width} x {height} pixels",
-            "Write x1, y1, x2, y2 in pixels of the upright image (its EXIF orientation applied), not resized",
-        )
+    return scorer.gold(tagged[1].strip() if tagged else solution)
 
 
 def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:

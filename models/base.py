@@ -13,6 +13,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import Response
 
 from .arguments import GenerationArguments
 from .coercion import is_unset
@@ -143,7 +144,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
             for position, index in zip(drawing.item.positions, drawing.item.sample_indices, strict=True):
                 if (one := drawing.have.get(index)) is not None:
                     counts = TokenCounts(one.n_prompt_tokens, one.n_tokens)
-                    results[position] = GenerationResult(one.response, counts)
+                    text = Response(one.response, truncated=one.finish_reason == "length")
+                    results[position] = GenerationResult(text, counts)
         return results
 
     def _kept_of(self, item: Item) -> dict[int, Generation]:

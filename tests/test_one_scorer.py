@@ -1,10 +1,13 @@
 """One scorer, three users: labelling, the reward of RL and evaluation give the same verdict."""
 
+import itertools
 import json
 
 import pytest
 
-from dcsft_harness import harness
+from dcsft_harness import evaluation as evaluating
+from dcsft_harness import harness, own_data, records, sampling
+from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.scoring import SCORERS, Verdict
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.listing import listing
@@ -143,3 +146,29 @@ def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch)
         assert harness.score_of(pool, together)[0] == sum(verdict.score for verdict in rewards) / len(texts)
         seen |= {(verdict.score, verdict.extracted is None) for verdict in rewards}
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
+
+
+def test_a_response_that_ran_out_of_tokens_is_known_to_all_three(tmp_path):
+    """Of two responses of six words the one without a closed box has no answer."""
+    row = {"problem": "What is 3 + 4?", "solution": "7"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    task = own_data.open_file(tmp_path / "mine.jsonl", "math", None)
+    said = ["The answer is 7 since three and four", "so \\boxed{7} as three and four make", "It is 7."]
+    samples = itertools.cycle(said)
+    config = sampling.SamplingConfig(samples=3, max_new_tokens=6)
+    sampling.sample(
+        DcsftStub(answers=lambda question: next(samples)), task, tmp_path / "rollouts", config, {}
+    )
+    rows = records.read_table(tmp_path / "rollouts" / sampling.ROLLOUTS, records.Rollout).to_pylist()
+    found = [(one["finish_reason"], one["score"], one["extracted"]) for one in rows]
+    assert found == [("length", 0.0, None), ("length", 1.0, "7"), ("stop", 1.0, "7")]
+    judge = Judge(task, {"item": 0})
+    cut = [" ".join(text.split()[:6]) for text in said]
+    assert [judge.reward("item", text, len(text.split()) > 5) for text in cut] == [0.0, 1.0, 1.0]
+
+    task = own_data.open_file(tmp_path / "mine.jsonl", "math", None)
+    harness.set_generation(task, 1, {"max_new_tokens": 6})
+    model = DcsftStub(answers=lambda question: said[0])
+    evaluating.evaluate(model, {"mine": task}, tmp_path / "scores", "a", {})
+    (one,) = records.read_table(tmp_path / "scores" / evaluating.SCORES, records.Score).to_pylist()
+    assert (one["finish_reason"], one["score"], one["extracted"]) == ("length", 0.0, None)

@@ -20,6 +20,7 @@ BY_SCORER = {
     "box_iou": ("[4, 4, 40, 40]", "[4, 4, 40, 40]", "[5, 5, 40, 40]", "[50, 50, 55, 55]"),
     "choice": ("B", "B", "The answer is B.", "A"),
     "math": (r"\frac{1}{2}", r"\frac{1}{2}", "$0.5$", "$2$"),
+    "open_answer": ("20", '["20"]', "It is 20 Ω.", "It is 21."),
 }
 
 
@@ -178,6 +179,32 @@ BAD = {
 }
 
 
+def counted(response, *, answer, image_size):
+    """A user's scorer: as many characters as the answer has, of a picture of 56 x 56 pixels."""
+    assert image_size == (56, 56)
+    return len(response) == len(answer)
+
+
+class TestUsersScorers:
+    def test_a_function_judges_rows_with_what_it_takes_of_them(self, folder):
+        path = file(folder, old())
+        task = own_data.open_file(path, f"{__name__}:counted", None)
+        doc = task.eval_docs[0]
+        assert [task.process_results(doc, [text])["acc"]["score"] for text in ("abcde", "abc")] == [1.0, 0.0]
+
+    def test_a_function_is_handed_to_a_stage_in_python(self, folder):
+        from dcsft_harness.stages.sample import SampleOptions
+
+        def mine(response, answer):
+            return response == answer
+
+        name = SampleOptions(data=file(folder, old()), scorer=mine).scorer
+        task = own_data.open_file(file(folder, old()), name, None)
+        assert task.process_results(task.eval_docs[0], ["goose"])["acc"]["score"] == 1.0
+        with pytest.raises(HarnessError, match="cannot be called"):
+            SampleOptions(data=file(folder, old()), scorer=lambda response: 1)
+
+
 class TestBadRows:
     @pytest.mark.parametrize("case", BAD)
     def test_are_named_by_file_and_line(self, folder, case, monkeypatch):
@@ -216,7 +243,7 @@ class TestBadRows:
 
     def test_a_box_without_a_picture(self, folder):
         row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
-        with pytest.raises(HarnessError, match="line 1: no image for the box"):
+        with pytest.raises(HarnessError, match="line 1: no image, whose size the scorer box_iou needs"):
             own_data.open_file(file(folder, row), "box_iou", None)
 
     def test_a_choice_without_options(self, folder):

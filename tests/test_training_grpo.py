@@ -36,7 +36,7 @@ class Parity:
         self.doc_ids = {f"item{number}": number for number in range(count)}
         self.seen = []
 
-    def reward(self, item_id, response):
+    def reward(self, item_id, response, truncated=False):
         self.seen.append((item_id, response))
         return float(len(response) % 2)
 

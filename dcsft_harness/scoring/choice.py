@@ -22,7 +22,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import phrases
 from dcsft_harness.scoring.normalize import answer_part, before_run_on, bounded, json_answer, last_box, plain
 from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, in_pair, key, option_set
-from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
@@ -544,3 +544,6 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
         ]
         return options.index(bare[0]) if len(bare) == 1 else None
     return None if phrases.CONTRAST.search(sentence) else _only(mentions, options)
+
+
+SCORER = Scorer("choice", choice, fields=("choices",), version=2)

@@ -1,7 +1,6 @@
 """The answer phrases of `choice`, as data: what states a choice, where the option stands, what voids it.
 
-Each row names the response that needs it: a case, or a benchmark whose published responses have it.
-`tests/test_scoring_choice.py` removes each in turn and expects a verdict to change.
+Each row has an example of the responses that need it, which `tests/test_scoring_choice.py` reads.
 """
 
 import re

@@ -169,7 +169,7 @@ SOURCES = (
     *(
         Source(
             task=task,
-            version=1,
+            version=2,
             count=count,
             columns={**questions.COLUMNS, "subject": "string"},
             entries=entries,

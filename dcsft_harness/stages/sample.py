@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from dcsft_harness import opening, ranks
 from dcsft_harness.sampling import SamplingConfig
+from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
@@ -21,7 +22,9 @@ class SampleOptions(SamplingConfig):
     )
     task: str | None = option(None, "The pool: any lmms-eval task.", reads="pool")
     data: Path | None = option(None, "Or a JSONL file of your own.", reads="pool")
-    scorer: str | None = option(None, "With --data: exact_word, box_iou, choice or math.")
+    scorer: ScorerName | None = option(
+        None, "With --data: exact_word, box_iou, choice, math, open_answer, or your package.module:function."
+    )
     image_root: Path | None = option(
         None, "With --data: where relative image paths start, by default its folder."
     )
