@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.normalize import answer_part, boxes
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
@@ -295,7 +295,7 @@ def _size(name: str, size: tuple[int, int]) -> tuple[float, float]:
 def _gold(answer: Sequence[float]) -> Box:
     try:
         box = [float(number) for number in answer]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = []
     if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
         raise HarnessError(
@@ -357,16 +357,16 @@ def parse_gold(solution: object) -> object:
             value = ast.literal_eval(solution.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise HarnessError(
-                f"solution {solution[:200]!r} is not a box", "Write [x1, y1, x2, y2]"
+                f"solution {cut(repr(solution))} is not a box", "Write [x1, y1, x2, y2]"
             ) from error
     numbers = (
         isinstance(value, list | tuple)
         and len(value) == 4
-        and all(isinstance(one, int | float) and math.isfinite(one) for one in value)
+        and all(type(one) in (int, float) and abs(one) < 1e9 for one in value)
     )
     if not numbers or not isinstance(value, list | tuple) or value[0] >= value[2] or value[1] >= value[3]:
         raise HarnessError(
-            f"solution {str(value)[:200]} is not a box",
+            f"solution {cut(repr(value))} is not a box",
             "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
         )
     return list(value)
