@@ -174,7 +174,7 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
     """
     found = [curve for curve in curves(summary) if curve.points][:CURVES]
     for number, curve in enumerate(found):
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         name = label(curve.name) + (f" ({curve.seeds} seeds)" if curve.seeds > 1 else "")
         for distribution, points in curve.points.items():
             steps, values, low, high = (
@@ -184,14 +184,15 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
             style = "-" if distribution == "ood" else ":"
             named = f"{name}, {distribution.upper()}"
             if curve.seeds > 1:
-                axes.plot(steps, values, style, label=named, **look)
-                axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                axes.plot(steps, values, style, label=named, color=color, marker=marker)
+                axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
             else:
                 ends = _bars([Estimate(p.value, p.low, p.high, 0) for p in points])
                 axes.errorbar(
-                    steps, values, yerr=ends, fmt=style, label=named, capsize=2, elinewidth=1, **look
-                )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+                    steps, values, yerr=ends, fmt=style, label=named, capsize=2, elinewidth=1,
+                    color=color, marker=marker,
+                )  # fmt: skip
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("training steps")
     axes.set_ylabel("accuracy in %")
     _legend(axes, len(found))
@@ -255,9 +256,9 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     known = [(n, line, cost[unit], a) for n, line, cost, a in rows if cost.get(unit, 0) > 0]
     if len(known) < 2:
         return False
-    for number, line, cost, a in known:
+    for number, line, spent, a in known:
         many = len(known) > LABELLED and not (line.front and line.front.on)
-        _point(axes, number, cost, 100 * a.value, None if many else label(line.name), yerr=_bars([a]))
+        _point(axes, number, spent, 100 * a.value, None if many else label(line.name), yerr=_bars([a]))
     axes.set_xscale("log")
     _plain_log(axes.xaxis)
     axes.set_xlabel("floating-point operations of training" if unit == "flops" else "seconds of training")

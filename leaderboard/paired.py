@@ -168,7 +168,8 @@ def _convolve(one: Floats, other: Floats) -> Floats:
 
     if min(len(one), len(other)) < 512:
         return np.convolve(one, other)
-    return np.maximum(oaconvolve(one, other), 0.0)
+    products: NDArray[np.float64] = np.maximum(oaconvolve(one, other), 0.0)
+    return products
 
 
 def _all_patterns(sizes: Floats) -> Floats:

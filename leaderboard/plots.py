@@ -59,7 +59,7 @@ def _style() -> Iterator[Any]:
     from matplotlib import pyplot
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a name may have letters that the font lacks
-    settings = {
+    settings: dict[Any, object] = {  # keys: matplotlib lists all it has as a type
         "text.parse_math": False,
         "text.usetex": False,
         "svg.hashsalt": "dcsft",

@@ -125,7 +125,8 @@ def front(points: Floats) -> NDArray[np.bool_]:
 
 def front_shares(draws: Floats) -> Floats:
     """In what share of the draws each row is on the front; draws: shape (draws, rows, 2)."""
-    return np.mean([front(np.round(points, 7)) for points in draws], axis=0)
+    shares: Floats = np.mean([front(np.round(points, 7)) for points in draws], axis=0)
+    return shares
 
 
 def retention(

@@ -251,8 +251,8 @@ def _agree(folder: Path, task: str, entry: dict[str, Any], scores: NDArray[np.fl
     found = float(scored.mean()) if len(scored) else None
     if said is None and found is None:
         return
-    fraction = isinstance(said, int | float) and -1 < said < 2  # far larger ones cannot be compared
-    if not fraction or found is None or not math.isclose(said, found, abs_tol=1e-6):
+    fraction = said if isinstance(said, int | float) and -1 < said < 2 else None  # far larger: not comparable
+    if fraction is None or found is None or not math.isclose(fraction, found, abs_tol=1e-6):
         raise HarnessError(
             f"{path} says accuracy={said} for {task}, the items of {FILE} give {found}",
             f"Accuracy is the mean score of the scored items, from 0 to 1. {AGAIN}",

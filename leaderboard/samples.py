@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -192,7 +192,7 @@ class Samples:
         return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
 
     def _conditions(self, documents: Documents, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-        scorers = {}
+        scorers: dict[str, object] = {}
         for line in lines:
             scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
         config = self.run.get("config") or {}
@@ -276,7 +276,7 @@ def _encodable(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
     return value
 
 
-def _whole(text: str | None) -> bool:
+def _whole(text: str | None) -> TypeGuard[str]:
     return text is not None and text.strip().isdigit()
 
 

@@ -85,6 +85,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     `LIFETIME`, and requests are not sent ahead of answers.
     """
 
+    last_activity: float
+
     def handle_read(self) -> None:
         """Counts bytes as activity at the end of a request only."""
         before = self.last_activity

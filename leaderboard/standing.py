@@ -81,8 +81,10 @@ def _prepared(
 def _retention(line: Line, columns: Sequence[Column], chosen: Sequence[int]) -> Estimate | None:
     own, ood = (columns[index] for index in chosen)
     return ranking.retention(
-        *([_scores(row, column) for row in line.rows] for column in (own, ood)),
-        *([task.clusters for task in column.tasks] for column in (own, ood)),
+        [_scores(row, own) for row in line.rows],
+        [_scores(row, ood) for row in line.rows],
+        [task.clusters for task in own.tasks],
+        [task.clusters for task in ood.tasks],
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 from dcsft_harness.errors import HarnessError
 
@@ -40,7 +41,7 @@ def connect() -> bool:
     if ray.is_initialized():
         return False
     address = os.environ.get("RAY_ADDRESS")
-    options = {} if address else {"include_dashboard": False}
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         _knock(address or "")
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -78,7 +79,7 @@ def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
     """
     import ray
 
-    there = ray.cluster_resources()
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     kind = "GPU" if there.get("GPU", 0) >= 1 and not on_cpu else "CPU"
     count = int(there.get(kind, 0))
     if count < (actors or 1):

@@ -111,9 +111,9 @@ def _give_back() -> None:
         trim(0)
 
 
-def tolerance(dtype: torch.dtype) -> float:
+def tolerance(dtype: torch.dtype | None) -> float:
     """How far apart, in standard deviations, a merge in this type may bring logits: see the constants."""
-    return TOLERANCE.get(dtype, HALF_TOLERANCE)
+    return HALF_TOLERANCE if dtype is None else TOLERANCE.get(dtype, HALF_TOLERANCE)
 
 
 def files_of(checkpoint: str) -> Path | None:

@@ -106,7 +106,7 @@ def _attend(
     states = [one[0].transpose(0, 1) for one in (query, key, value)]  # (tokens, heads, width)
     positions = _positions(cu_seq_lens_q)
     if isinstance(positions[0], int):
-        segments = [one.unflatten(0, (-1, positions[0])) for one in states]
+        segments = [torch.unflatten(one, 0, (-1, positions[0])) for one in states]
         return _together(segments, scaling, dropout).flatten(0, 1)[None], None
     output = torch.empty_like(states[2])
     for indices in positions:

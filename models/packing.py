@@ -94,8 +94,8 @@ class Footprint:
 
 
 def _layer_bytes(config: PreTrainedConfig, number: int) -> float:
-    width = getattr(config, "hidden_size", None) or getattr(config, "embed_dim", 1024)
-    inner = getattr(config, "intermediate_size", None) or 4 * width
+    width: int = getattr(config, "hidden_size", 0) or getattr(config, "embed_dim", 1024)
+    inner: int = getattr(config, "intermediate_size", 0) or 4 * width
     return float(number * (_STREAMS * width + _INNER_STREAMS * inner))
 
 

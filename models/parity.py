@@ -158,4 +158,4 @@ def moves(module: torch.nn.Module) -> bool:
 
 
 def _any(factor: torch.nn.Module | Tensor) -> bool:
-    return bool((factor if isinstance(factor, Tensor) else factor.weight).any())
+    return bool((factor if isinstance(factor, Tensor) else factor.get_parameter("weight")).any())

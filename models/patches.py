@@ -18,7 +18,7 @@ def embed_by_product(model: nn.Module) -> int:
     changed = 0
     for module in model.modules():
         if type(module) is nn.Conv3d and _moves_over_nothing(module):
-            module.forward = _Product(module)  # type: ignore[method-assign]
+            module.forward = _Product(module)  # type: ignore[method-assign, assignment]
             changed += 1
     return changed
 

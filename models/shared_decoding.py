@@ -18,7 +18,7 @@ _NAME = "dcsft_shared_prompt"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
 
 
-class _Passing(CacheLayerMixin):
+class _Passing(CacheLayerMixin):  # type: ignore[misc]
     """A cache layer that hands states on: the cohorts keep them, each its own."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -167,9 +167,10 @@ class Decoder:
             raise UnsuitedModelError(f"its attention uses {', '.join(refused) or 'several tokens at once'}")
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
         outputs, start = [], 0
+        layer: int = module.layer_idx  # type: ignore[assignment]
         for cohort in self.cohorts:
             if cohort.rows:
                 mine = slice(start, start + cohort.rows)
-                outputs.append(cohort.attend(module.layer_idx, query[mine], key[mine], value[mine], scaling))
+                outputs.append(cohort.attend(layer, query[mine], key[mine], value[mine], scaling))
                 start += cohort.rows
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[:, None], None

@@ -14,12 +14,13 @@ from typing import Any
 from dcsft_harness import harness
 from dcsft_harness.errors import HarnessError
 
-from .base import Asked, ObservedModel
+from .base import ObservedModel
 from .cluster import RETRIES, connect, slots, telling_failures
 from .conventions import PIXEL, BoxConvention, declare
 from .generation import Generation
 from .prompts import read_prompt
 from .requests import Item, Messages
+from .rounds import Asked
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class SpreadModel(ObservedModel):
         import ray
 
         remote = ray.remote(Answerer).options(max_restarts=-1, max_task_retries=RETRIES, **options)
-        self._actors = [remote.remote(name, arguments) for _ in range(self.processes)]
+        self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
         with telling_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
         self.batch_size, self.seed, self._convention, self.checkpoint_generation = loaded[0]

@@ -87,7 +87,7 @@ class Draw:
         if self._arguments.greedy:
             return scores.argmax(-1)
         size = max(1, _BLOCK // scores.shape[1])
-        blocks = zip(scores.split(size), self._keys.split(size), self._steps.split(size), strict=True)
+        blocks = zip(*(torch.split(one, size) for one in (scores, self._keys, self._steps)), strict=True)
         return torch.cat([self._sampled(*block) for block in blocks])
 
     def _sampled(self, scores: Tensor, keys: Tensor, steps: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class OfflineEngine:
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
         try:
             self._llm = LLM(model=checkpoint, **options)
-        except (*_refusals(), RuntimeError, OSError, ImportError) as error:
+        except _refusals(RuntimeError, OSError, ImportError) as error:
             raise HarnessError(
                 f"vLLM cannot serve pretrained={settings.pretrained} ({_line(error)})",
                 "Look at its messages above; dcsft_hf takes any transformers checkpoint",
@@ -166,13 +166,13 @@ def _for_this_platform() -> dict[str, Any]:
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
 
 
-def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for what it does not take; some versions have classes of their own for it."""
+def _refusals(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What vLLM raises for what it does not take, and others; some versions have their own classes for it."""
     try:
         from vllm.exceptions import VLLMError
     except ImportError:
-        return (ValueError,)
-    return (ValueError, VLLMError)
+        return (ValueError, *others)
+    return (ValueError, VLLMError, *others)
 
 
 def _prompt(draw: Draw) -> dict[str, Any]:

@@ -256,7 +256,11 @@ def rewritten(response: str, numbers: Sequence[int]) -> str | None:
 
 
 def from_pixels(
-    box: Sequence[float], *, image_size: tuple[int, int], box_space: str, resized_size: tuple[int, int] | None
+    box: Sequence[float],
+    *,
+    image_size: tuple[int, int],
+    box_space: str | None,
+    resized_size: tuple[int, int] | None,
 ) -> list[int]:
     """A box as a model of that space writes it: whole numbers, at least one apart. See `to_pixels`.
 

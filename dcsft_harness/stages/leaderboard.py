@@ -12,7 +12,7 @@ from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
 
-class LeaderboardOptions(Options):  # type: ignore[misc]  # mypy does not see leaderboard/
+class LeaderboardOptions(Options):
     """What to compare, and how."""
 
     results: tuple[Path, ...] = option(
