@@ -66,7 +66,7 @@ def resumed(base, data, output):
     with suppress(Stop):
         sft.train_sft(base, data, output, SftConfig(**SFT), progress=stopping)
     assert not (output / "manifest.json").exists()
-    return sft.train_sft(base, data, output, SftConfig(**SFT), resume=True)
+    return sft.train_sft(base, data, output, SftConfig(**SFT))
 
 
 def rl(base, data, output, draws=None, cut=False, **more):
@@ -79,7 +79,7 @@ def rl(base, data, output, draws=None, cut=False, **more):
             with suppress(Stop):
                 grpo.train_grpo(base, rows, judge, output, config, progress=stopping)
             assert not (output / "manifest.json").exists()
-        return grpo.train_grpo(base, rows, judge, output, config, resume=cut)
+        return grpo.train_grpo(base, rows, judge, output, config)
     finally:
         grpo.GrpoTrainer._generate_single_turn = original
 

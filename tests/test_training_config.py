@@ -99,7 +99,7 @@ def test_the_settings_import_neither_torch_nor_trl():
     [
         ("output_dir", "/tmp", "Give --output"),
         ("overwrite_output_dir", True, "Give --output"),
-        ("resume_from_checkpoint", "out/checkpoint-5", "Give --resume"),
+        ("resume_from_checkpoint", "out/checkpoint-5", "the same command resumes an interrupted run"),
         ("push_to_hub", True, "Give --push-to-hub OWNER/NAME .* or run `dcsft push`"),
         ("push-to-hub", True, "Give --push-to-hub OWNER/NAME"),
         ("hub_model_id", "me/mine", "dcsft push"),

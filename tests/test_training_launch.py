@@ -181,8 +181,8 @@ class TestTheCommand:
         code, said = ended(running)
         assert (code, len(said)) == (1, 1), said
         assert "process 1 of this launch was ended by signal 9 (SIGKILL)" in said[0]
-        assert "--resume" in said[0]
-        code, said = ended(start(command(base, folder, output, "--resume")))
+        assert "Rerun the same command to resume" in said[0]
+        code, said = ended(start(command(base, folder, output)))
         assert code == 0, said
         same(output, undisturbed[0], rtol=0, atol=0)
 

@@ -157,7 +157,7 @@ def test_a_run_that_is_gone_on_with_needs_no_room_for_what_is_on_the_disk(base, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(HarnessError, match="checkpoints of all parameters need"):
         sft.train_cold_start(base, conversations(2), tmp_path / "new", config)
-    assert sft.train_cold_start(base, conversations(2), tmp_path / "out", config, resume=True)["steps"] == 3
+    assert sft.train_cold_start(base, conversations(2), tmp_path / "out", config)["steps"] == 3
 
 
 def test_curves_outlive_the_run(base, tmp_path):

@@ -52,12 +52,10 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
     train(base, rows, tmp_path / "whole", config)
     for at in (5, 6):  # once in the middle, once more right behind a checkpoint
         with pytest.raises(Stop):
-            train(base, rows, tmp_path / "cut", config, progress=stopping(at), resume=at == 6)
+            train(base, rows, tmp_path / "cut", config, progress=stopping(at))
     assert not (tmp_path / "cut" / manifest.NAME).exists()
     seen = []
-    notes = train(
-        base, rows, tmp_path / "cut", config, progress=lambda *step: seen.append(step[0]), resume=True
-    )
+    notes = train(base, rows, tmp_path / "cut", config, progress=lambda *step: seen.append(step[0]))
     assert seen == [5, 6, 7]
     same_weights(tmp_path / "whole", tmp_path / "cut")
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
@@ -75,9 +73,9 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
     with pytest.raises(Stop):
         sft.train_sft(base, rows, output, CONFIG, progress=stopping(3))
     with pytest.raises(HarnessError, match="other settings: learning_rate: 0.001 -> 0.1"):
-        sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1), resume=True)
+        sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1))
     with pytest.raises(HarnessError, match="other settings: data"):
-        sft.train_sft(base, conversations(7), output, CONFIG, resume=True)
+        sft.train_sft(base, conversations(7), output, CONFIG)
     assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
 
 
@@ -87,16 +85,16 @@ def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811
         sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
     (output / "unfinished" / "checkpoint-4" / run_folder.COMPLETE).unlink()
     seen = []
-    sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]), resume=True)
+    sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]))
     assert seen == [3, 4, 5, 6, 7]
 
 
-def test_without_a_checkpoint_nothing_stays_and_resume_begins_anew(base, tmp_path):  # noqa: F811
+def test_without_a_checkpoint_nothing_stays_and_the_same_command_begins_anew(base, tmp_path):  # noqa: F811
     rows, output = conversations(6), tmp_path / "out"
     with pytest.raises(Stop):
         sft.train_sft(base, rows, output, CONFIG, progress=stopping(1))
     assert not output.exists()
-    assert sft.train_sft(base, rows, output, CONFIG, resume=True)["steps"] == 7
+    assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
 
 
 def test_kept_checkpoints_are_adapters_without_the_optimizers_state(base, tmp_path):  # noqa: F811
@@ -121,7 +119,7 @@ from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
 base, data, output = map(Path, sys.argv[1:4])
 config = SftConfig(max_steps=40, batch_size=4, save_steps=3, learning_rate=1e-3)
-sft.train_sft(base, data, output, config, resume=True)
+sft.train_sft(base, data, output, config)
 """
 
 

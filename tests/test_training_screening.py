@@ -64,7 +64,6 @@ def train(method, base, rows, output, config=None, **more):  # noqa: F811
     return (sft.train_sft if method == "sft" else sft.train_cold_start)(base, rows, output, config, **more)
 
 
-@pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("method", CONFIGS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
@@ -73,13 +72,12 @@ def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
     monkeypatch,
     fault,
     method,
-    resume,
 ):
     monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
     make, said = FAULTS[fault]
     rows = rows_of(row(), row(), make(), row(), row())
     with pytest.raises(HarnessError, match=f"row 2: .*{said}.*--on-error skip"):
-        train(method, base, rows, tmp_path / "out", resume=resume)
+        train(method, base, rows, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +123,7 @@ def test_a_run_goes_on_only_with_the_rows_that_it_began_with(base, tmp_path):  #
     config = SftConfig(max_steps=3, batch_size=1, save_steps=1, on_error="skip")
     with pytest.raises(Stop):
         train("sft", base, rows, tmp_path / "out", config, progress=progress)
-    assert train("sft", base, rows, tmp_path / "out", config, resume=True)["steps"] == 3
+    assert train("sft", base, rows, tmp_path / "out", config)["steps"] == 3
 
 
 def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  # noqa: F811

@@ -18,7 +18,8 @@ _OWN: dict[str, str] = {
     "data": "Give --data",
     "adapter peft_config": "Give --adapter, or --lora-rank and the other options of LoRA",
     "scorer image_root": "Give --scorer or --image-root on the command line",
-    "resume resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip": "Give --resume",
+    "resume resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip":
+        "Leave it out: the same command resumes an interrupted run",
     "push_to_hub push_to_hub_model_id push_to_hub_organization push_to_hub_token hub_always_push hub_model_id"
     " hub_private_repo hub_revision hub_strategy hub_token private log_completions_hub_repo":
         "Give --push-to-hub OWNER/NAME (and --private), or run `dcsft push`; the token is the environment's",

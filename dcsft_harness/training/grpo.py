@@ -170,7 +170,7 @@ def train_grpo(
         judge: the task that the items come from.
         output: the folder to write; must not exist, or be empty.
         config: the settings; the paper's where left out.
-        more: `Job`'s adapter, inputs, progress and resume.
+        more: `Job`'s adapter, inputs and progress.
 
     Returns:
         The manifest's notes: steps, ledger, last loss, shares of groups and so on.

@@ -37,7 +37,6 @@ class Job:
         adapter: an adapter to go on training; None begins with a new one.
         inputs: further artefacts to record, role -> folder.
         progress: called after each step.
-        resume: go on from the newest checkpoint of an interrupted run in `output`.
         source: what an open data set was made from: a task's name or a file.
         settings: further settings that decide the result, by name.
     """
@@ -50,7 +49,6 @@ class Job:
     adapter: Path | None = None
     inputs: Mapping[str, Path] = field(default_factory=dict)
     progress: Progress | None = None
-    resume: bool = False
     source: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 

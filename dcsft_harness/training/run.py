@@ -43,13 +43,13 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
     """
     with ranks.agreed():
-        run_folder.refuse_taken(job.output, job.resume)
+        run_folder.refuse_taken(job.output)
         setup = _prepare(job)
         make_trainer = make(setup)
         identity = job.identity() | setup.left_out()
     with (
         telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
-        run_folder.opened(job.output, identity, job.resume) as run,
+        run_folder.opened(job.output, identity) as run,
         quietly(),
     ):
         account = Account()

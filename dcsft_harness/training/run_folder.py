@@ -152,25 +152,24 @@ def _linked(source: str, target: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(output: Path, identity: Mapping[str, Any], resume: bool) -> Iterator[RunFolder]:
+def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
     """Takes an output folder for this launch.
 
     Whatever ends the block, complete checkpoints stay; a folder without any is removed again.
 
     Args:
-        output: a new or empty folder, or with `resume` one that an interrupted run left.
+        output: a new or empty folder, or one that an interrupted run left: its newest complete checkpoint,
+            where there is one, is where training resumes.
         identity: the settings that decide the result, by name; values are JSON's.
-        resume: go on from the newest complete checkpoint where there is one.
 
     Raises:
-        HarnessError: another process has the folder, or it holds something else, a run with other
-            settings, or one that `resume` was not given for.
+        HarnessError: another process has the folder, or it holds something else or a run with other settings.
     """
     run = RunFolder(output)
     with contextlib.ExitStack() as stack:
         with ranks.agreed():
             if ranks.rank() == 0:
-                _take(run, output, identity, resume, stack)
+                _take(run, output, identity, stack)
         with ranks.agreed():
             if not (run.folder / RUN).is_file():
                 raise HarnessError(
@@ -180,26 +179,23 @@ def opened(output: Path, identity: Mapping[str, Any], resume: bool) -> Iterator[
         yield run
 
 
-def refuse_taken(output: Path, resume: bool) -> None:
-    """Refuses an output folder in which a run can neither begin nor go on.
+def refuse_taken(output: Path) -> None:
+    """Refuses an output folder in which a run can neither begin nor resume.
 
     Raises:
-        HarnessError: it holds a finished artefact, other files, or an unfinished run without `resume`.
+        HarnessError: it holds a finished artifact or other files.
     """
     folder = output / manifest.UNFINISHED
     if (output / manifest.NAME).is_file() or not folder.is_dir():
         manifest.refuse_occupied(output)
-        return
 
 
-def _take(
-    run: RunFolder, output: Path, identity: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack
-) -> None:
-    refuse_taken(output, resume)
+def _take(run: RunFolder, output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
+    refuse_taken(output)
     there = output.is_dir()
     run.folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(run.folder / LOCK, output))
-    refuse_taken(output, resume)  # a process that finished meanwhile has let go of the lock
+    refuse_taken(output)  # a process that finished meanwhile has let go of the lock
     stack.callback(_tidy, run, output, there)
     sign(run.folder)
     if run.last is None:

@@ -155,7 +155,7 @@ def train_sft(
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the folder to write; must not exist, or be empty.
         config: the settings; the paper's where left out.
-        more: `Job`'s adapter, inputs, progress and resume.
+        more: `Job`'s adapter, inputs and progress.
 
     Returns:
         The manifest's notes: steps, ledger, last loss, layers adapted and so on.
@@ -182,7 +182,7 @@ def train_cold_start(
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the checkpoint's folder; must not exist, or be empty.
         config: the settings; the paper's where left out.
-        more: `Job`'s inputs, progress and resume.
+        more: `Job`'s inputs and progress.
 
     Returns:
         The manifest's notes.

@@ -93,11 +93,7 @@ def start(
         if progress is not None:
             progress(step, total, **figures)
 
-    more: dict[str, Any] = {
-        "adapter": getattr(options, "adapter", None),
-        "progress": report,
-        "resume": options.resume,
-    }
+    more: dict[str, Any] = {"adapter": getattr(options, "adapter", None), "progress": report}
     if not Path(options.data).is_dir():
         more["source"] = Path(options.data).name if Path(options.data).is_file() else options.data
     return train(opening.checkpoint(options.model), config, more)
