@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,11 @@ from dcsft_harness import cache, dataset_folder
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.records import MARK
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+    from dcsft_harness.harness import Task
 
 TRAINING = "training"
 """The folder in the cache that holds training data which is a task's and no artefact."""
@@ -154,7 +159,7 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datasets.Dataset out
+def from_task(task: "Task") -> "Dataset":
     """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
 
     The data set is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at
@@ -203,7 +208,7 @@ def _remove(folder: Path, process: int) -> None:
 
 def features(
     boxed: bool = False, labelled: bool = True, weighted: bool = False, refused: bool = False
-) -> Any:  # noqa: ANN401 - datasets.Features
+) -> "Features":
     """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
 
     With `refused`, that of a task's rows that cannot be trained on.

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,10 @@ from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256
 from dcsft_harness.pictures import to_rgb
+
+if TYPE_CHECKING:
+    from datasets import Features
+    from PIL.Image import Image
 
 DATA, STATE = "data-00000-of-00001.arrow", "state.json"
 IMAGES = "images"
@@ -33,7 +37,7 @@ BYTES = 1 << 25
 class Writer:
     """Takes a folder's rows; made by `writing`."""
 
-    def __init__(self, features: Any, file: Any) -> None:  # noqa: ANN401 - datasets.Features, an Arrow writer
+    def __init__(self, features: "Features", file: pa.RecordBatchStreamWriter) -> None:
         """A writer of rows with these columns into this file."""
         self._features, self._file = features, file
 
@@ -59,7 +63,7 @@ class Writer:
         self.table(pa.Table.from_pylist(batch, schema=self._features.arrow_schema))
 
 
-def png(image: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
+def png(image: "Image") -> dict[str, Any]:
     """A picture as it is stored: a PNG file of its RGB pixels, whatever file it came from."""
     file = io.BytesIO()
     # A quarter of the time of Pillow's own level, for a quarter more bytes.
@@ -107,7 +111,7 @@ def _size(value: object) -> int:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, features: Any) -> Iterator[Writer]:  # noqa: ANN401 - datasets.Features
+def writing(folder: Path, features: "Features") -> Iterator[Writer]:
     """Writes a folder that `datasets.load_from_disk` reads, whose bytes depend on its rows alone.
 
     Raises:

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import harness, manifest, ranks, records
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.sources import prepared
+
+if TYPE_CHECKING:
+    from dcsft_harness.models.generation import Generation
 
 SCORES = "scores.parquet"
 Spent = tuple[int, int, float | None, str]
@@ -19,8 +22,8 @@ Spent = tuple[int, int, float | None, str]
 
 
 def evaluate(
-    model: Any,  # noqa: ANN401 - an lmms-eval model
-    tasks: Mapping[str, Any],
+    model: harness.Model,
+    tasks: Mapping[str, harness.Task],
     output: Path,
     name: str,
     settings: dict[str, Any],
@@ -88,7 +91,7 @@ def _write(folder: Path, rows: Sequence[records.Score], results: Mapping[str, An
 
 
 def _followed(
-    model: Any,  # noqa: ANN401 - an lmms-eval model
+    model: harness.Model,
     items: Mapping[str, Sequence[records.Item]],
 ) -> dict[tuple[str, int], Spent]:
     """Tells a model of ours its items' ids; (task, doc_id) -> what a response cost fills as it goes on.
@@ -96,14 +99,14 @@ def _followed(
     Of other models it stays empty.
     """
     spent: dict[tuple[str, int], Spent] = {}
-    if hasattr(model, "item_ids"):
+    if harness.is_observed(model):
         for name, some in items.items():
             model.item_ids.update({(name, item.doc_id): item.item_id for item in some})
         model.on_batch = lambda batch: spent.update({(g.task, g.doc_id): _spent(g) for g in batch})
     return spent
 
 
-def _spent(generation: Any) -> Spent:  # noqa: ANN401 - the model's own class
+def _spent(generation: "Generation") -> Spent:
     return generation.n_prompt_tokens, generation.n_tokens, generation.flops, generation.finish_reason
 
 
@@ -124,7 +127,7 @@ def _ledger(
     return {NOTE: ledger.as_dict(), UNKNOWN: unknown(operations)}
 
 
-def _items(task: Any, limit: int | None) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
+def _items(task: harness.Task, limit: int | None) -> list[records.Item]:
     """A task's documents as items, the first `limit` of them, without images: all may not fit into memory.
 
     Published sets ask some items twice, and their figures count both: each further one has an id of its own.
@@ -139,7 +142,7 @@ def _items(task: Any, limit: int | None) -> list[records.Item]:  # noqa: ANN401 
 
 
 def _scores(
-    task: Any,  # noqa: ANN401
+    task: harness.Task,
     items: Sequence[records.Item],
     answered: Sequence[harness.Answered],
     tokens: Mapping[tuple[str, int], Spent],
@@ -166,7 +169,7 @@ def _scores(
 
 
 def _summary(
-    task: Any,  # noqa: ANN401
+    task: harness.Task,
     items: Sequence[records.Item],
     scores: Sequence[records.Score],
     limit: int | None,
@@ -192,7 +195,7 @@ def _summary(
     }
 
 
-def pixels(model: Any) -> dict[str, int | None] | None:  # noqa: ANN401
+def pixels(model: harness.Model) -> dict[str, int | None] | None:
     """A model's pixel limits by name; None where it does not tell."""
     convention = getattr(model, "box_convention", None)
     if convention is None:

@@ -6,9 +6,14 @@ Heavy packages are imported inside.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness.errors import HarnessError, unknown_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from dcsft_harness.harness import Model, Task
 
 ENGINES = ("local", "ray")
 """Where sampling runs: in this process or those of its launch, or on a Ray cluster."""
@@ -33,7 +38,7 @@ def pool(
     image_root: str | Path | None,
     skip: bool,
     outside: bool = False,
-) -> tuple[Any, dict[str, Any], dict[str, Path]]:
+) -> tuple["Task", dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
 
     Raises:
@@ -56,7 +61,7 @@ def pool(
     return pool, described, {"data": path}
 
 
-def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], Any]:
+def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
     """What opens the model when it is needed: in this process, or in actors of a Ray cluster.
 
     Raises:
@@ -79,7 +84,7 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
 
     check(actors)
 
-    def spread() -> Any:  # noqa: ANN401 - an lmms-eval model
+    def spread() -> "Model":
         from dcsft_harness.models.spread import SpreadModel
 
         return SpreadModel(model, arguments, actors)
@@ -87,7 +92,7 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
     return spread
 
 
-def _single(tasks: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - an lmms-eval task
+def _single(tasks: dict[str, "Task"], name: str) -> "Task":
     if len(tasks) != 1:
         raise HarnessError(
             f"--task {name} stands for {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
@@ -116,7 +121,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     return ",".join(parts), inputs
 
 
-def training_data(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
+def training_data(data: str) -> "Path | Dataset":
     """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
     from dcsft_harness import manifest
 

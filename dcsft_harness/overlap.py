@@ -8,7 +8,7 @@ few bits away, another picture about 32. Crops, mirror images and heavy edits ar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from dcsft_harness import harness, manifest, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.sources import prepared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 KIND = "overlap"
 PAIRS, ITEMS = "pairs.parquet", "items.parquet"
@@ -150,7 +153,7 @@ def _counts(pairs: Sequence[Pair], task: str) -> dict[str, int]:
 class _Counter:
     """Counts documents over several tasks for one progress bar."""
 
-    def __init__(self, tasks: Sequence[Any], progress: harness.Progress | None) -> None:
+    def __init__(self, tasks: Sequence[harness.Task], progress: harness.Progress | None) -> None:
         self._total = sum(len(task.eval_docs) for task in tasks)
         self._done = 0
         self._progress = progress or (lambda done, total: None)
@@ -160,7 +163,7 @@ class _Counter:
         self._progress(self._done, self._total)
 
 
-def read_images(task: Any, counter: _Counter | None = None, items: bool = True) -> Images:  # noqa: ANN401
+def read_images(task: harness.Task, counter: _Counter | None = None, items: bool = True) -> Images:
     """Every image of a task, hashed; one that many documents show is hashed once where it has a name.
 
     Args:
@@ -201,7 +204,7 @@ def _names(doc: Mapping[str, Any]) -> list[str]:
     return [prepared.name(doc["source"], place) for place in places]
 
 
-def perceptual_hash(image: Any) -> int:  # noqa: ANN401 - a PIL image
+def perceptual_hash(image: "Image") -> int:
     """The 64 bits of an image's pHash."""
     import imagehash
 

@@ -21,7 +21,7 @@ LISTED = 20
 
 def open_file(
     path: Path, scorer: str | None, image_root: Path | None, skip: bool = False, outside: bool = False
-) -> Any:  # noqa: ANN401 - an lmms-eval task
+) -> harness.Task:
     """Reads a JSONL file and returns it as a chat task.
 
     Args:
@@ -65,7 +65,7 @@ def open_file(
         undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     task = harness.make_task(_config(path.stem, judge, folder))
-    task.unreadable = unreadable
+    vars(task)["unreadable"] = unreadable
     return task
 
 

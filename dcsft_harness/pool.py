@@ -1,12 +1,16 @@
 """The items that a run samples, and what its responses come to: verdicts, rows and counts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import harness, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.ledger import NOTE, UNKNOWN, Ledger, unknown
 from dcsft_harness.rollout_store import Draw, RolloutStore
+
+if TYPE_CHECKING:
+    from dcsft_harness.models.generation import Generation
+    from dcsft_harness.models.requests import Item
 
 DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed", "flops")
 """What a model's `Generation` and a kept `Draw` have in common."""
@@ -25,7 +29,7 @@ class Pool:
 
     def __init__(
         self,
-        task: Any,  # noqa: ANN401 - an lmms-eval task
+        task: harness.Task,
         items: Sequence[records.Item],
         samples: int,
         seed: int,
@@ -44,7 +48,7 @@ class Pool:
         self.refused = {(task.config.task, doc_id): reason for doc_id, reason in unreadable.items()}
         self._verdicts: dict[tuple[int, str], Verdict] = {}
 
-    def generations(self, kept: Mapping[tuple[str, int], Draw]) -> dict[tuple[str, int, int], Any]:
+    def generations(self, kept: Mapping[tuple[str, int], Draw]) -> dict[tuple[str, int, int], "Generation"]:
         """Kept responses as a model takes them: by task, doc_id and sample index."""
         from dcsft_harness.models.generation import Generation
 
@@ -56,7 +60,7 @@ class Pool:
             found[item.task, item.doc_id, index] = Generation(task=item.task, doc_id=item.doc_id, **fields)
         return found
 
-    def settled(self, item: Any, generations: Sequence[Any]) -> bool:  # noqa: ANN401 - the model's own classes
+    def settled(self, item: "Item", generations: Sequence["Generation"]) -> bool:
         """Whether an item is medium whatever comes: one response is right and one wrong."""
         scores = [
             self._verdict(item.doc_id, harness.filtered(self._task, one.response))[0] for one in generations

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.pictures import is_plain, to_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
@@ -58,13 +61,13 @@ def occurrence_id(item_id: str, occurrence: int) -> str:
     return hashlib.sha256(f"{item_id} {occurrence}".encode()).hexdigest()[:32]
 
 
-def pixels(image: Any) -> bytes:  # noqa: ANN401 - PIL is imported by callers that need it
+def pixels(image: "Image") -> bytes:
     """The bytes that stand for a PIL image in an item's id: size and pixels as `to_rgb` shows them."""
     rgb = to_rgb(image)
     return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
 
 
-def pixel_digest(image: Any) -> bytes:  # noqa: ANN401 - a PIL image
+def pixel_digest(image: "Image") -> bytes:
     """32 bytes that stand for an image's `pixels`: what a prepared folder keeps of each picture."""
     rgb = image if is_plain(image) else to_rgb(image)
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -69,8 +69,8 @@ class SamplingConfig(Settings):
 
 
 def sample(
-    model: Any,  # noqa: ANN401 - an lmms-eval model, or a function
-    task: Any,  # noqa: ANN401 - an lmms-eval task
+    model: harness.Model | Callable[[], harness.Model],
+    task: harness.Task,
     output: Path,
     config: SamplingConfig,
     settings: dict[str, Any],
@@ -159,7 +159,7 @@ def _finished(
 
 
 def identify(
-    task: Any,  # noqa: ANN401
+    task: harness.Task,
     items: Sequence[records.Item],
     config: SamplingConfig,
     settings: Mapping[str, Any],
@@ -196,7 +196,7 @@ def identify(
 
 @contextlib.contextmanager
 def _observed(
-    model: Any,  # noqa: ANN401
+    model: harness.Model,
     pool: Pool,
     store: rollout_store.RolloutStore,
     config: SamplingConfig,
@@ -206,7 +206,7 @@ def _observed(
     Raises:
         HarnessError: it does not, and an option needs that.
     """
-    if not hasattr(model, "kept"):
+    if not harness.is_observed(model):
         if config.stop_when_labelled or config.on_error == "skip":
             raise HarnessError(
                 f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
@@ -232,7 +232,7 @@ def _observed(
 
 
 def read_items(
-    task: Any,  # noqa: ANN401
+    task: harness.Task,
     count: int,
     refused: dict[int, str] | None = None,
 ) -> list[records.Item]:

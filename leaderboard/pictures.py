@@ -10,13 +10,18 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import occurrence_id
 
 from .result import Documents
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dcsft_harness.harness import Task
 
 SIDE = 512
 """The longest side of a stored picture, in pixels."""
@@ -100,7 +105,7 @@ def export(
     return Exported(shown, reasons)
 
 
-def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None) -> Any:  # noqa: ANN401
+def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, "Task"]] | None) -> "Task":
     if open_tasks is None:
         from dcsft_harness import harness
 
@@ -113,7 +118,7 @@ def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] 
 
 def _of_task(
     folder: Path,
-    task: Any,  # noqa: ANN401 - an lmms-eval task
+    task: "Task",
     documents: Documents,
     samples: int,
 ) -> tuple[dict[str, Shown], list[str]]:
@@ -143,7 +148,7 @@ def _ids(item: str) -> list[str]:
     return [item, *(occurrence_id(item, again) for again in range(1, AGAIN + 1))]
 
 
-def store(folder: Path, image: Any) -> Picture:  # noqa: ANN401 - a PIL image
+def store(folder: Path, image: "Image") -> Picture:
     """Writes a picture's pixels as WebP, its longest side at most `SIDE`, under a hash of what it holds."""
     rgb = to_rgb(image)
     width, height = rgb.size
@@ -157,8 +162,8 @@ def store(folder: Path, image: Any) -> Picture:  # noqa: ANN401 - a PIL image
     return Picture(name, width, height)
 
 
-def _bare(rgb: Any) -> Any:  # noqa: ANN401 - a PIL image
+def _bare(rgb: "Image") -> "Image":
     """The same pixels in an image that carries nothing else."""
-    from PIL import Image
+    from PIL.Image import frombytes
 
-    return Image.frombytes("RGB", rgb.size, rgb.tobytes())
+    return frombytes("RGB", rgb.size, rgb.tobytes())

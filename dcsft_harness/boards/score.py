@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dcsft_harness import evaluation, harness, manifest
 from dcsft_harness.boards.folder import BoardFolder
@@ -15,6 +15,9 @@ from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.records import SCORER, SETTING
 from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.sources import prepared
+
+if TYPE_CHECKING:
+    from dcsft_harness.leaderboard import Board, Built
 
 Make = Callable[[Path], Subject | None]
 """What gives the subject, once its row is this process's; called with a folder for files of its own."""
@@ -45,7 +48,7 @@ class Row:
     made: list[str] = field(default_factory=list)
 
 
-def standing(board: BoardFolder) -> Any:  # noqa: ANN401 - a leaderboard.Board
+def standing(board: BoardFolder) -> "Board | None":
     """The rows that a board has; None where it has no results."""
     from dcsft_harness.leaderboard import load
 
@@ -53,7 +56,7 @@ def standing(board: BoardFolder) -> Any:  # noqa: ANN401 - a leaderboard.Board
     return load(results, strict=False, apart=True) if results else None
 
 
-def names_of(found: Any) -> list[str]:  # noqa: ANN401 - a leaderboard.Board or None
+def names_of(found: "Board | None") -> list[str]:
     """Its rows and groups of seeds, those that stand apart included."""
     boards = [] if found is None else [found, *(one.board for one in found.apart)]
     rows = (row for one in boards for row in one.rows)
@@ -171,7 +174,7 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> 
         )
 
 
-def _refuse_taken(board: BoardFolder, name: str, found: Any) -> None:  # noqa: ANN401 - a leaderboard.Board
+def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
     """Refuses a name that a result from elsewhere has."""
     home = board.of(name).resolve()
     boards = [] if found is None else [found, *(one.board for one in found.apart)]
@@ -182,7 +185,7 @@ def _refuse_taken(board: BoardFolder, name: str, found: Any) -> None:  # noqa: A
             )
 
 
-def _planned(task: Any, limit: int | None) -> dict[str, object]:  # noqa: ANN401 - an lmms-eval task
+def _planned(task: harness.Task, limit: int | None) -> dict[str, object]:
     """What a result will have been measured under, as far as it is known before; named as on a board."""
     given = task.config.generation_kwargs or {}
     generation = {f"generation argument {key}": value for key, value in given.items()}
@@ -215,7 +218,7 @@ class _Work:
     arguments: str
     conditions: Mapping[str, Mapping[str, object]]
 
-    def open(self, tasks: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an lmms-eval model
+    def open(self, tasks: Mapping[str, harness.Task]) -> harness.Model:
         """Loads the model; refuses one whose pixel limits or checkpoint's settings differ from the rows'."""
         model = harness.open_model(self.settings.model, self.arguments)
         seen = {f"pixel limit {k}": v for k, v in (evaluation.pixels(model) or {}).items() if v is not None}
@@ -257,11 +260,12 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
                 model = None
     finally:
         if model is not None:
-            model.keep_loaded = False
+            if hasattr(model, "keep_loaded"):
+                model.keep_loaded = False
             model.clean()
 
 
-def build(board: BoardFolder, show: Show) -> Any:  # noqa: ANN401 - a leaderboard.Built
+def build(board: BoardFolder, show: Show) -> "Built":
     """Makes a board's leaderboard from all its results, and puts it in place of the one that is there.
 
     Raises:
@@ -285,7 +289,7 @@ def build(board: BoardFolder, show: Show) -> Any:  # noqa: ANN401 - a leaderboar
     return built
 
 
-def told(board: BoardFolder, name: str, built: Any) -> tuple[str, str]:  # noqa: ANN401 - a leaderboard.Built
+def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     """A row against the baseline: task by task as a table, and in a few words.
 
     Tasks that stand apart are in a table of their own, with the reason.

@@ -7,6 +7,7 @@ not load or a run that fails is a `HarnessError`, raised before a model is loade
 from dcsft_harness.harness.documents import describe, describe_item, describe_without_images, score_of
 from dcsft_harness.harness.images import stored_images
 from dcsft_harness.harness.passthrough import command_line
+from dcsft_harness.harness.protocols import Model, ObservedModel, Task, is_observed
 from dcsft_harness.harness.running import (
     Answered,
     Progress,
@@ -21,7 +22,10 @@ from dcsft_harness.harness.tasks import make_task, open_tasks, quiet, set_genera
 
 __all__ = [
     "Answered",
+    "Model",
+    "ObservedModel",
     "Progress",
+    "Task",
     "check_model",
     "command_line",
     "describe",
@@ -29,6 +33,7 @@ __all__ = [
     "describe_without_images",
     "filtered",
     "generation_settings",
+    "is_observed",
     "make_task",
     "open_model",
     "open_tasks",

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.harness.protocols import Task
 from dcsft_harness.harness.tasks import open_tasks
 from dcsft_harness.manifest import Manifest
 from dcsft_harness.sources import prepared, registry
@@ -47,7 +48,7 @@ def _absent(task: str) -> str:
     return f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
 
 
-def _present(task: str, loaded: Any) -> str:  # noqa: ANN401 - an lmms-eval task
+def _present(task: str, loaded: Task) -> str:
     docs = loaded.eval_docs_no_media
     missing = (
         [name for name in COLUMNS if name not in docs.column_names] if hasattr(docs, "column_names") else []

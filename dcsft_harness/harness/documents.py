@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.harness.protocols import Task
 from dcsft_harness.pictures import UnreadableError
 from dcsft_harness.sources import prepared
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-def score_of(task: Any, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:  # noqa: ANN401
+
+def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
     """The score, the extracted answer and the cluster in what `process_results` returned.
 
     Our tasks return `acc` as {"score", "cluster"}. For others: the metric that `score_key` names, or
@@ -19,7 +23,7 @@ def score_of(task: Any, metrics: Mapping[str, Any]) -> tuple[float | None, str |
     Raises:
         HarnessError: no metric can be told to be the score.
     """
-    key = task.get_config("score_key") or "score"
+    key = str(task.get_config("score_key") or "score")
     numbers = {}
     for name, value in metrics.items():
         inner = value.get(key) if isinstance(value, Mapping) else value
@@ -34,7 +38,9 @@ def score_of(task: Any, metrics: Mapping[str, Any]) -> tuple[float | None, str |
             "Set `score_key` in the task's YAML file",
         )
     score, value = numbers[chosen]
-    cluster = value.get(task.get_config("cluster_key") or "cluster") if isinstance(value, Mapping) else None
+    cluster = (
+        value.get(str(task.get_config("cluster_key") or "cluster")) if isinstance(value, Mapping) else None
+    )
     extracted = metrics.get("extracted")
     return (
         None if score != score else score,
@@ -43,7 +49,7 @@ def score_of(task: Any, metrics: Mapping[str, Any]) -> tuple[float | None, str |
     )
 
 
-def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa: ANN401
+def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
     """One document of a task as an item, and its images.
 
     Raises:
@@ -84,7 +90,7 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     )
 
 
-def describe_item(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401
+def describe_item(task: Task, doc_id: int) -> records.Item:
     """The item of `describe` alone; of prepared data no picture is decoded.
 
     Raises:
@@ -94,19 +100,21 @@ def describe_item(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401
         return describe(task, doc_id)[0]
 
 
-def _content(image: Any) -> bytes:  # noqa: ANN401 - a PIL image
+def _content(image: "Image") -> bytes:
     """What stands for an image in its item's id."""
     kept = image.info.get(prepared.DIGEST)
     return kept if isinstance(kept, bytes) else records.pixels(image)
 
 
-def describe_without_images(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401
+def describe_without_images(task: Task, doc_id: int) -> records.Item:
     """A document whose images cannot be read: no content tells its id, so its position has to."""
     doc = task.eval_docs_no_media[doc_id]
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
 
-def _item(task: Any, doc_id: int, doc: Any, prompt: str, contents: list[bytes]) -> records.Item:  # noqa: ANN401
+def _item(
+    task: Task, doc_id: int, doc: Mapping[str, Any], prompt: str, contents: list[bytes]
+) -> records.Item:
     name, target = task.config.task, records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
@@ -125,5 +133,5 @@ def _box(gold: object) -> list[float] | None:
     return [float(side) for side in gold]
 
 
-def _parts(content: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def _parts(content: str | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)

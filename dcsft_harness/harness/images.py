@@ -3,16 +3,20 @@
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import dataset_folder, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.harness.documents import describe
+from dcsft_harness.harness.protocols import Documents, Task
 from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, to_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 
 def stored_images(
-    task: Any,  # noqa: ANN401
+    task: Task,
     items: Iterable[records.Item],
     refused: Collection[int] = (),
 ) -> Iterator[list[dict[str, Any]]]:
@@ -45,7 +49,7 @@ def stored_images(
             yield []
 
 
-def _images_now(task: Any, item: records.Item) -> list[dict[str, Any]]:  # noqa: ANN401
+def _images_now(task: Task, item: records.Item) -> list[dict[str, Any]]:
     found, images = describe(task, item.doc_id)
     if found.item_id != item.item_id:
         raise HarnessError(
@@ -59,7 +63,9 @@ def _is_of(item: records.Item, contents: list[bytes]) -> bool:
     return records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
 
 
-def _held_files(docs: Any) -> tuple[Callable[[int], list[dict[str, Any]]], Callable[[Any], bytes]]:  # noqa: ANN401
+def _held_files(
+    docs: Documents,
+) -> tuple[Callable[[int], list[dict[str, Any]]], Callable[["PillowImage"], bytes]]:
     """What gives the image files that a document holds, by doc_id, and what an item's id knows each by."""
     from datasets import Dataset, Image, List, Value
 
@@ -86,7 +92,7 @@ def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"bytes": prepared.encoded(doc["source"], index), "path": None} for index in doc["images"]]
 
 
-def _picture(file: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a PIL image
+def _picture(file: Mapping[str, Any]) -> "PillowImage | None":
     """The picture in a file, None where the file holds anything but upright RGB pixels."""
     from PIL import Image
 
@@ -98,7 +104,7 @@ def _picture(file: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a PIL image
         return None  # the error comes where its document is described
 
 
-def _opened_file(image: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a PIL image
+def _opened_file(image: "PillowImage") -> dict[str, Any] | None:
     """The file that a task opened, None where it has no path or shows something else."""
     try:
         file = {"bytes": file_bytes(Path(getattr(image, "filename", "") or "")), "path": None}

@@ -1,9 +1,9 @@
 """lmms-eval's own command line, with the suite's tasks included and an honest exit code."""
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.harness.tasks import check_imports, refuse_unprepared, task_index
@@ -29,7 +29,7 @@ def command_line(arguments: Sequence[str]) -> int:
     sentences: list[str] = []
     evaluate = upstream.cli_evaluate_single
 
-    def watched(args: Any) -> Any:  # noqa: ANN401 - upstream's namespace in, its results out
+    def watched(args: argparse.Namespace) -> object:
         args.include_path = [ours] if args.include_path is None else [args.include_path, ours]
         listing = (args.tasks or "").startswith("list")
         failed.extend([] if listing else [args])
@@ -61,7 +61,7 @@ def command_line(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _differences(results: Any) -> list[str]:  # noqa: ANN401 - what upstream returns
+def _differences(results: object) -> list[str]:
     """What `--baseline` found for the suite's tasks, one sentence each.
 
     Upstream's column "Diff" subtracts the baseline's percent from the metric, which is a fraction in these
@@ -96,7 +96,7 @@ def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
         conventions.declared()
 
 
-def _failure(args: Any, error: Exception) -> HarnessError:  # noqa: ANN401 - upstream's namespace
+def _failure(args: argparse.Namespace, error: Exception) -> HarnessError:
     """Why upstream's run failed, in one sentence: it prints a traceback and a list of every name."""
     from lmms_eval.models import MODEL_REGISTRY_V2
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.harness.protocols import Model, Task, is_observed
 from dcsft_harness.harness.tasks import manager, quiet
 from dcsft_harness.models import conventions
 
@@ -31,7 +32,7 @@ class Answered:
     metrics: dict[str, Any]
 
 
-def open_model(name: str, arguments: str) -> Any:  # noqa: ANN401 - lmms_eval.api.model.lmms
+def open_model(name: str, arguments: str) -> Model:
     """Loads a model that lmms-eval knows.
 
     Args:
@@ -44,7 +45,8 @@ def open_model(name: str, arguments: str) -> Any:  # noqa: ANN401 - lmms_eval.ap
     check_model(name, arguments)
     from lmms_eval.models import get_model
 
-    return get_model(name).create_from_arg_string(arguments)
+    model: Model = get_model(name).create_from_arg_string(arguments)
+    return model
 
 
 def check_model(name: str, arguments: str) -> None:
@@ -66,8 +68,8 @@ def check_model(name: str, arguments: str) -> None:
 
 
 def run(
-    model: Any,  # noqa: ANN401
-    tasks: Mapping[str, Any],
+    model: Model,
+    tasks: Mapping[str, Task],
     limit: int | None = None,
     progress: Progress | None = None,
     media: bool = True,
@@ -94,7 +96,7 @@ def run(
     conventions.declare(getattr(model, "box_convention", None))  # not that of a model that ran before
     if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
         conventions.declared()  # told now, and not after hours of generating
-    if hasattr(model, "on_progress"):
+    if is_observed(model):
         model.on_progress = progress
     with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars(), ranks.telling_losses():
         results = simple_evaluate(
@@ -143,9 +145,9 @@ def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def generation_settings(model: Any, task: Any) -> dict[str, Any]:  # noqa: ANN401 - of lmms-eval
+def generation_settings(model: Model, task: Task) -> dict[str, Any]:
     """The generation settings in force and those of them that came from the checkpoint; empty if unknown."""
-    if not hasattr(model, "generation_in_force"):
+    if not is_observed(model):
         return {}
     asked = task.config.generation_kwargs, task.config.task
     return {
@@ -166,7 +168,7 @@ def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]
     return sorted(rows, key=lambda row: row.doc_id)
 
 
-def filtered(task: Any, response: str) -> str:  # noqa: ANN401
+def filtered(task: Task, response: str) -> str:
     """A response as lmms-eval hands it to the task's scorer: without reasoning, where the task says so."""
     from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
     from lmms_eval.filters.transformation import StripThinkingFilter

@@ -4,12 +4,16 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness.errors import HarnessError, refusal, unknown_name, visible_lines
+from dcsft_harness.harness.protocols import Task
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.listing import members
+
+if TYPE_CHECKING:
+    from lmms_eval.tasks import TaskManager
 
 
 def quiet() -> None:
@@ -49,7 +53,7 @@ def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
     return dict(manager(names).task_index)
 
 
-def manager(names: Iterable[str] = ()) -> Any:  # noqa: ANN401 - lmms_eval.tasks.TaskManager
+def manager(names: Iterable[str] = ()) -> "TaskManager":
     """What lmms-eval finds tasks with: the suite's, and lmms-eval's own if one of the names needs them."""
     quiet()
     ours = _indexed(task_path(), False)
@@ -59,7 +63,7 @@ def manager(names: Iterable[str] = ()) -> Any:  # noqa: ANN401 - lmms_eval.tasks
 
 
 @cache
-def _indexed(folder: Path, defaults: bool) -> Any:  # noqa: ANN401 - lmms_eval.tasks.TaskManager
+def _indexed(folder: Path, defaults: bool) -> "TaskManager":
     """The tasks of a folder, with lmms-eval's own if asked for: read once in a process."""
     check_imports()
     from lmms_eval.tasks import TaskManager
@@ -67,7 +71,7 @@ def _indexed(folder: Path, defaults: bool) -> Any:  # noqa: ANN401 - lmms_eval.t
     return TaskManager(include_path=str(folder), include_defaults=defaults)
 
 
-def open_tasks(names: Sequence[str]) -> dict[str, Any]:
+def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     """Loads tasks, groups or tags by name, as chat tasks.
 
     Returns:
@@ -77,7 +81,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Any]:
         HarnessError: a name is unknown, or a task's data or functions do not load.
     """
     known = manager(names)
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, Task] = {}
     for name in names:
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
@@ -130,8 +134,8 @@ def _cause(error: BaseException) -> BaseException:
     return inner or error
 
 
-def _leaves(loaded: Mapping[Any, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _leaves(loaded: Mapping[Any, Any]) -> dict[str, Task]:
+    found: dict[str, Task] = {}
     for name, value in loaded.items():
         if isinstance(value, Mapping):
             found.update(_leaves(value))
@@ -140,15 +144,16 @@ def _leaves(loaded: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def make_task(config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - lmms_eval's ConfigurableMessagesTask
+def make_task(config: Mapping[str, Any]) -> Task:
     """A chat task from a configuration, as the YAML file would give it."""
     from lmms_eval.api.task import ConfigurableMessagesTask
 
     quiet()
-    return ConfigurableMessagesTask(config=dict(config))
+    task: Task = ConfigurableMessagesTask(config=dict(config))
+    return task
 
 
-def set_generation(task: Any, samples: int, arguments: Mapping[str, object]) -> None:  # noqa: ANN401
+def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) -> None:
     """Asks a task for G responses per document and hands all of them to its scorer.
 
     `repeats` alone keeps one of the G; the `take_first_k` filter keeps them all.

@@ -66,7 +66,9 @@ def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside
     return Judge(task, {item: doc_ids[item] for item in chosen})
 
 
-def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path | None, outside: bool) -> Any:  # noqa: ANN401
+def _task_of(
+    rollouts: manifest.Manifest, scorer: str | None, image_root: Path | None, outside: bool
+) -> harness.Task:
     if "data" in rollouts.inputs:
         entry = rollouts.inputs["data"]
         path = (rollouts.folder / entry["path"]).resolve()

@@ -5,13 +5,16 @@ Imports neither torch nor TRL.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcsft_harness import manifest, opening, ranks
 from dcsft_harness.settings import Settings, option
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.training import launching
 from dcsft_harness.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 LAUNCH = ("num_processes", "launch")
 _T = TypeVar("_T", bound=TrainingConfig)
@@ -99,7 +102,7 @@ def start(
     return train(opening.checkpoint(options.model), config, more)
 
 
-def conversations(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
+def conversations(data: str) -> "Path | Dataset":
     """A curated set's folder, or a task's documents, for supervised training; ranks agree on it."""
     with ranks.agreed():
         return opening.training_data(data)
