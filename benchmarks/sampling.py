@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
 from transformers import AutoModelForImageTextToText
 
 from benchmarks import shapes
@@ -110,7 +111,7 @@ def ways(model: DcsftHF, number: int) -> dict[str, Way]:
     }
 
 
-def requests(model: Any, number: int) -> list[Instance]:  # noqa: ANN401 - any lmms-eval model
+def requests(model: lmms, number: int) -> list[Instance]:
     """What lmms-eval asks for under `repeats: 8`."""
     from dcsft_harness.digits import suite
 
@@ -148,7 +149,7 @@ def backends(shape: str, side: int, number: int) -> dict[str, Way]:
         )
         theirs._model = theirs._model.to(ours._model.dtype)  # it loads bfloat16, slow on a CPU
 
-        def work(model: Any = theirs) -> None:  # noqa: ANN401
+        def work(model: lmms = theirs) -> None:
             model.generate_until(requests(model, number))
 
         found[f"lmms-eval's qwen2_5_vl, batch {batch}"] = work

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from benchmarks import shapes
 from benchmarks.measuring import synchronize
 from dcsft_harness import conversations, harness
 from dcsft_harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COLD, POOL = "dcsft_digits_cold", "dcsft_digits_pool"
 SIDE = {"qwen2.5-vl-3b": 896}
@@ -71,7 +74,7 @@ class Steps:
         return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
 
 
-def rows(task: str) -> Any:  # noqa: ANN401 - a datasets.Dataset
+def rows(task: str) -> "Dataset":
     """A task's documents as training data."""
     (opened,) = harness.open_tasks([task]).values()
     return conversations.from_task(opened)
@@ -149,7 +152,7 @@ def _timed() -> Iterator[dict[str, float]]:
         spent["references"] = whole["seconds"] - spent["drawing"] - spent["judging"]
 
 
-def bare(base: str, data: Any, output: Path, given: dict[str, Any], steps: Steps) -> None:  # noqa: ANN401
+def bare(base: str, data: "Dataset", output: Path, given: dict[str, Any], steps: Steps) -> None:
     """The same run as a script on TRL and PEFT alone."""
     import trl
     from datasets import Dataset

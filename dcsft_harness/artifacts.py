@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
 
 
 class Artifact:
@@ -43,7 +47,7 @@ class Artifact:
         """What its manifest notes: counts, accuracy, cost."""
         return self.manifest.notes
 
-    def table(self) -> Any:  # noqa: ANN401 - a pyarrow.Table or a datasets.Dataset
+    def table(self) -> "pa.Table | Dataset":
         """Its rows, as a `pyarrow.Table`; a curated set's as a `datasets.Dataset`.
 
         Raises:
@@ -73,7 +77,7 @@ class Labels(Artifact):
 class CuratedSet(Artifact):
     """Messages and images to train on."""
 
-    def table(self) -> Any:  # noqa: ANN401 - a datasets.Dataset
+    def table(self) -> "Dataset":
         """Its rows, as a `datasets.Dataset`."""
         from datasets import load_from_disk
 

@@ -1,7 +1,7 @@
 """rollouts -> labels: how often each item was solved, what that makes it, and how sure that is."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ from dcsft_harness import manifest, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scanning import scan
+
+if TYPE_CHECKING:
+    from pyarrow import acero
 
 LABELS = "labels.parquet"
 RIGHT = records.RIGHT
@@ -82,7 +85,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     return draft.notes
 
 
-def count(rows: Any, source: Path) -> pa.Table:  # noqa: ANN401 - a plan or a pa.Table
+def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:
     """Counts scored and right responses per item.
 
     Args:

@@ -7,7 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 NOTE = "ledger"
 """The note of a manifest that holds a ledger."""
@@ -102,6 +105,6 @@ class Meter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _cuda() -> Any:  # noqa: ANN401 - torch's module, where torch is in use and has a device
+def _cuda() -> "ModuleType | None":
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None

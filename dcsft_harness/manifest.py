@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -112,7 +112,7 @@ class _Part(dict[str, Any]):
         super().__init__(entries)
         self._place = path, name
 
-    def __missing__(self, key: str) -> Any:  # noqa: ANN401 - never returns
+    def __missing__(self, key: str) -> Never:
         path, name = self._place
         raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artefact again")
 

@@ -6,11 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness import manifest, probes, reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, option
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
+
+    from dcsft_harness.models.parity import Parity
+    from dcsft_harness.models.settings import ModelSettings
 
 REPORT = "parity.json"
 PARTS = ("language", "vision", "aligner")
@@ -164,7 +170,9 @@ def _pixels(made: manifest.Manifest | None) -> dict[str, Any]:
     return {f"{name}_pixels": limits[end] for name, end in (("min", "low"), ("max", "high")) if end in limits}
 
 
-def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, Any]:  # noqa: ANN401
+def _prepared(
+    settings: "ModelSettings", config: MergeConfig
+) -> tuple[dict[str, str], "ProcessorMixin", "GenerationConfig"]:
     """The part that each of the base's modules belongs to, its processor, and how it ends greedy answers.
 
     All of it is known without the base's weights, and so is whether the adapter fits.
@@ -178,7 +186,7 @@ def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, 
     from dcsft_harness.models.checkpoint import check_adapter, open_config, open_processor
     from dcsft_harness.models.decoding import SpecialTokens
 
-    read_config(settings.adapter, settings.pretrained)
+    read_config(str(settings.adapter), settings.pretrained)
     opened = open_config(settings)
     if getattr(opened, "quantization_config", None) is not None:
         raise HarnessError(
@@ -196,7 +204,7 @@ def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, 
     return _parts(opened), processor, generation
 
 
-def _parts(config: Any) -> dict[str, str]:  # noqa: ANN401 - a transformers configuration
+def _parts(config: "PreTrainedConfig") -> dict[str, str]:
     """Module name -> "language", "vision" or "aligner", of a model without weights."""
     import torch
     from transformers import AutoModelForImageTextToText
@@ -228,7 +236,7 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
         )
 
 
-def _by_part(told: Any, parts: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401 - a Parity
+def _by_part(told: "Parity", parts: Mapping[str, str]) -> dict[str, Any]:
     """How many modules of each part were adapted, how many of them changed, and which did not."""
     adapted, changed = Counter[str](), Counter[str]()
     for name, moved in told.modules.items():
@@ -241,7 +249,7 @@ def _by_part(told: Any, parts: Mapping[str, str]) -> dict[str, Any]:  # noqa: AN
     }
 
 
-def _report(told: Any, source: str) -> dict[str, Any]:  # noqa: ANN401 - a Parity
+def _report(told: "Parity", source: str) -> dict[str, Any]:
     said = asdict(told)
     del said["modules"]
     return {"source": source, **said, "rounded_away": list(told.rounded_away)}

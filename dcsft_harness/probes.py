@@ -1,9 +1,13 @@
 """Real prompts with pictures, as a model gets them: what two models are compared on."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import GenerationConfig, ProcessorMixin
 
 STAND_IN = "dcsft_digits"
 """The task whose items stand in where an adapter's own training set is not at hand."""
@@ -23,8 +27,8 @@ class Probes(NamedTuple):
 
 def read(
     made: manifest.Manifest | None,
-    processor: Any,  # noqa: ANN401 - a checkpoint's processor
-    generation: Any,  # noqa: ANN401 - its GenerationConfig, which names its end marks
+    processor: "ProcessorMixin",
+    generation: "GenerationConfig",
     count: int,
 ) -> Probes:
     """Prompts of the set that an adapter was trained on, evenly spread over it.
@@ -72,7 +76,7 @@ def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
     return "the training set", rows
 
 
-def _digits() -> Any:  # noqa: ANN401 - datasets.Dataset
+def _digits() -> "Dataset":
     """The stand-in's items in the columns of a curated set."""
     from datasets import Dataset
 

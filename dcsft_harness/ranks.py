@@ -11,9 +11,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from dcsft_harness.errors import HarnessError
+
+_T = TypeVar("_T")
 
 PATIENCE = timedelta(days=30)
 """How long a rank waits for one that has more to do; torch's own half an hour would end a long run."""
@@ -110,7 +112,7 @@ def leave() -> None:
         gc.collect()  # a model that was spread over the ranks refers to the group, and to itself
 
 
-def gathered(value: Any) -> list[Any]:  # noqa: ANN401 - whatever pickles
+def gathered(value: _T) -> list[_T]:
     """What every rank gives here, in their order; each must come here, and waits for the others.
 
     Raises:

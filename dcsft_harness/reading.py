@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -41,7 +41,7 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
     return data.decode("utf-8")
 
 
-def _irregular() -> Any:  # noqa: ANN401 - never returns
+def _irregular() -> Never:
     raise ValueError("it is not a regular file")
 
 
@@ -68,7 +68,7 @@ def from_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON's own types
     raise ValueError(f"it is nested deeper than {DEEPEST} levels")
 
 
-def _inner(value: Any) -> Iterator[Any]:  # noqa: ANN401 - JSON's own types
+def _inner(value: object) -> Iterator[object]:
     """The lists and mappings inside one."""
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (one for one in values if isinstance(one, dict | list))

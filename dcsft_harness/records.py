@@ -208,7 +208,7 @@ def schema(record: type) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _spell(annotation: Any) -> str:  # noqa: ANN401 - a type or a union
+def _spell(annotation: object) -> str:
     text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
     text = str(text).replace("typing.", "")
     return text.replace("Literal['easy', 'medium', 'hard']", "Difficulty").replace(

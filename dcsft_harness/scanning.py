@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dcsft_harness import records
+
+if TYPE_CHECKING:
+    from pyarrow import acero
 
 ROWS_AT_ONCE = 1 << 15
 """Rows that are read together."""
@@ -18,7 +21,7 @@ BUFFER = 1 << 20
 """Bytes of a column that are read together; without it, a row group's whole column is, of any size."""
 
 
-def scan(path: Path, record: type, names: Sequence[str]) -> Any:  # noqa: ANN401 - an acero.Declaration
+def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
     """A plan that reads columns of a Parquet table bit by bit, for tables that memory does not hold.
 
     What `records.read_table` refuses is refused before the plan is made, except damaged pages: run the

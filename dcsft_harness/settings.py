@@ -90,7 +90,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
+    def _from_text(cls, values: Mapping[str, object]) -> dict[str, object]:
         return {
             name: _read(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
             for name, value in values.items()
@@ -105,7 +105,7 @@ class Settings(BaseModel):
         """
         return cls(**{str(name): value for name, value in options.items()})
 
-    def changed(self, **values: Any) -> Self:  # noqa: ANN401 - the fields' own types
+    def changed(self, **values: object) -> Self:
         """A copy with other values, validated."""
         return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | values)
 
@@ -132,17 +132,17 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def members(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a type expression
+def members(kind: object) -> tuple[Any, ...]:  # noqa: ANN401 - a type expression
     """The alternatives of a type: of `int | None`, int and NoneType."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def is_sequence(kind: Any) -> bool:  # noqa: ANN401 - a type expression
+def is_sequence(kind: object) -> bool:
     """Whether a field's type is a list or tuple of values."""
     return any(get_origin(one) in (tuple, list, Sequence) for one in members(kind))
 
 
-def _read(kind: Any, value: object) -> object:  # noqa: ANN401 - a type expression
+def _read(kind: object, value: object) -> object:
     """A value as its field takes it, where it arrived as text; a yes or no is never a number."""
     kinds = members(kind)
     if isinstance(value, str):
@@ -197,7 +197,7 @@ def _refusal(cls: type[Settings], error: ValidationError) -> HarnessError:
     return HarnessError(f"{flag(name)} {value}: {found['msg']}", "Correct it")
 
 
-def get_choices(kind: Any) -> list[str]:  # noqa: ANN401 - a type expression
+def get_choices(kind: object) -> list[str]:
     """The texts that a field's `Literal` allows, of a list's members too; empty for other types."""
     found: list[str] = []
     for one in members(kind):

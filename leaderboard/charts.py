@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dcsft_harness.errors import visible
 from dcsft_harness.records import DIFFICULTIES
@@ -15,6 +15,9 @@ from .summary import Line, Summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+
+Ends = list[list[float]] | None
+"""Distances to an interval's ends, below and above, as errorbar takes them."""
 
 # Okabe and Ito's colours, told apart by the colour-blind; black last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -78,10 +81,12 @@ def _bars(found: Sequence[Estimate]) -> list[list[float]] | None:
     return [[max(0.0, part) for part in side] for side in (low, high)]
 
 
-def _point(axes: "Axes", number: int, x: float, y: float, named: str | None, **errors: Any) -> None:  # noqa: ANN401
+def _point(
+    axes: "Axes", number: int, x: float, y: float, named: str | None, xerr: Ends = None, yerr: Ends = None
+) -> None:
     axes.errorbar(
         [x], [y], fmt=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)], label=named,
-        markersize=6, elinewidth=1, capsize=2, alpha=0.9, **errors,
+        markersize=6, elinewidth=1, capsize=2, alpha=0.9, xerr=xerr, yerr=yerr,
     )  # fmt: skip
 
 

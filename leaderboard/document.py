@@ -204,7 +204,7 @@ def _relative(folder: Path, output: Path) -> str:
     return here.name if shared == Path(shared.anchor) else os.path.relpath(here, there)
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON has
+def _plain(value: object) -> object:
     """A value as JSON has it; what JSON has no word for becomes text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dcsft_harness import reading, records
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -218,7 +219,7 @@ class Samples:
             "item set": json_sha256(list(documents.ids)),
         }
 
-    def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401
+    def _remarks(self, scores: NDArray[np.float64], metric: str) -> Iterator[str]:
         """Where the results file quotes a figure that does not follow from the samples."""
         scored = scores[~np.isnan(scores)]
         for key, quoted in self.run["results"][self.task].items():
@@ -265,7 +266,7 @@ def _real(value: object) -> float | None:
         return math.inf
 
 
-def _encodable(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _encodable(value: object) -> object:
     """The same with a question mark for each lone surrogate: a model may have written half a letter."""
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode("utf-8")

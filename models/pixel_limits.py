@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from PIL import Image
-from transformers import AutoImageProcessor, ProcessorMixin
+from transformers import AutoImageProcessor, BaseImageProcessor, ProcessorMixin
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from dcsft_harness.errors import HarnessError
@@ -142,7 +142,7 @@ def resizes_like_qwen(processor: ProcessorMixin) -> bool:
     return _shown(images, narrow) == _expected(narrow, rule, limits)
 
 
-def _rule(images: Any) -> _Rule | None:  # noqa: ANN401 - an image processor
+def _rule(images: BaseImageProcessor) -> _Rule | None:
     """How `size` is read, tried on small pictures; None where it holds no areas."""
     patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
     if not isinstance(patch, int) or not isinstance(merge, int) or patch < 1 or merge < 1:
@@ -163,7 +163,7 @@ def _size(rule: _Rule, limits: PixelLimits) -> dict[str, int]:
     return {"shortest_edge": limits.low * rule.frames, "longest_edge": limits.high * rule.frames}
 
 
-def _settings(images: Any, rule: _Rule, limits: PixelLimits) -> dict[str, Any]:  # noqa: ANN401
+def _settings(images: BaseImageProcessor, rule: _Rule, limits: PixelLimits) -> dict[str, Any]:
     """What makes a processor from a configuration that may state other limits, in any form."""
     declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
     own = {"min_pixels": limits.low, "max_pixels": limits.high} if "max_pixels" in declared else {}
@@ -171,12 +171,12 @@ def _settings(images: Any, rule: _Rule, limits: PixelLimits) -> dict[str, Any]: 
     return {"size": _size(rule, limits), **own}
 
 
-def _has_edges(images: Any) -> bool:  # noqa: ANN401
+def _has_edges(images: BaseImageProcessor) -> bool:
     size = getattr(images, "size", None)
     return bool(size is not None and size.shortest_edge and size.longest_edge)
 
 
-def _stated(images: Any, rule: _Rule) -> PixelLimits | None:  # noqa: ANN401
+def _stated(images: BaseImageProcessor, rule: _Rule) -> PixelLimits | None:
     """The limits that a processor's settings state; by its class where they state none."""
     size, usual = getattr(images, "size", None), getattr(type(images), "size", None) or {}
     found = []
@@ -188,7 +188,7 @@ def _stated(images: Any, rule: _Rule) -> PixelLimits | None:  # noqa: ANN401
     return PixelLimits(-(-found[0] // rule.frames), found[1] // rule.frames)
 
 
-def _obeys(images: Any, rule: _Rule, limits: PixelLimits) -> bool:  # noqa: ANN401
+def _obeys(images: BaseImageProcessor, rule: _Rule, limits: PixelLimits) -> bool:
     """Whether pictures above and below the limits come out of a plain call as they should."""
     above = min(2 * limits.high, _LARGEST)
     below = max(limits.low // 2, rule.factor**2)
@@ -202,7 +202,7 @@ def _shape(area: int, factor: int) -> tuple[int, int]:
     return max(factor, area // height), height
 
 
-def _shown(images: Any, picture: tuple[int, int], **given: Any) -> tuple[int, int] | None:  # noqa: ANN401
+def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
     """(width, height) that a picture has after the resize; None where the processor does not say."""
     with _quiet():
         try:

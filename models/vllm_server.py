@@ -4,9 +4,9 @@ import base64
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 import tenacity
@@ -20,6 +20,8 @@ from .base import UnavailableError
 from .prompts import Prompt
 from .vllm_requests import Draw, Drawn, sampling
 from .vllm_settings import VLLMSettings
+
+_T = TypeVar("_T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ class Server:
             )
         return Drawn(len(prompt), [list(row) for row in rows if row is not None])
 
-    def _patiently(self, what: str, request: Any) -> Any:  # noqa: ANN401 - whatever the request gives
+    def _patiently(self, what: str, request: Callable[[], _T]) -> _T:
         """A request's answer, after as many tries as allowed.
 
         Raises:

@@ -1,12 +1,15 @@
 """What the YAML files of the prepared benchmarks name: the rows of a task, and their pictures."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness.sources import prepared
 from dcsft_harness.tasks.verdicts import Doc
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def load(placeholder: Any) -> Any:  # noqa: ANN401 - datasets.Dataset
+
+def load(placeholder: "Dataset") -> "Dataset":
     """The prepared rows of the task that the placeholder row of `index.json` names."""
     return prepared.load(placeholder[0]["set"])
 

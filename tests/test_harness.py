@@ -1,5 +1,6 @@
 """The door to lmms-eval: names, tasks that do not load, and runs of the scripted model over real tasks."""
 
+import inspect
 import json
 import re
 
@@ -7,11 +8,16 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typing_extensions
+from lmms_eval.api.model import lmms
+from lmms_eval.api.task import ConfigurableMessagesTask
 from PIL import Image, ImageFile
 
 from dcsft_harness import evaluation, harness, labels, manifest, records, sampling, stages
 from dcsft_harness.digits import suite
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.harness import protocols
+from dcsft_harness.models.base import ObservedModel
 from dcsft_harness.models.stub import DcsftStub
 
 POOL = "dcsft_digits_pool"
@@ -278,3 +284,33 @@ class TestEvaluation:
     def test_a_limit_that_leaves_nothing_is_refused(self, tmp_path, limit):
         with pytest.raises(HarnessError, match=f"--limit {limit} is out of range"):
             stages.STAGES["evaluate"](tmp_path / "out", tasks=["dcsft_digits"], limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "theirs", "own"),
+    [
+        (protocols.Task, ConfigurableMessagesTask, {"_filters"}),
+        (protocols.Model, lmms, set()),
+        (
+            protocols.ObservedModel,
+            ObservedModel,
+            {"item_ids", "kept", "on_batch", "on_progress", "settled", "refused"},
+        ),
+    ],
+)
+def test_a_protocol_names_what_its_class_has(protocol, theirs, own):
+    """Type checks see the protocols alone: lmms-eval is not typed."""
+    names = typing_extensions.get_protocol_members(protocol)
+    assert {name for name in names if not hasattr(theirs, name)} == own  # which `__init__` sets
+    for name in names - own:
+        ours, real = getattr(protocol, name, None), getattr(theirs, name)
+        if inspect.isfunction(ours):
+            asked = inspect.signature(ours).parameters
+            inspect.signature(real).bind(**dict.fromkeys(asked))
+
+
+def test_an_opened_task_is_one():
+    (task,) = harness.open_tasks(["dcsft_digits_pool"]).values()
+    names = typing_extensions.get_protocol_members(protocols.Task)
+    assert not [name for name in names if not hasattr(task, name)]
+    assert not [name for name in protocols.TaskConfig.__annotations__ if not hasattr(task.config, name)]

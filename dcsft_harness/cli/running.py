@@ -100,7 +100,7 @@ def _options(stage: Stage) -> list[click.Parameter]:
     return [*required, *others]
 
 
-def _metavar(kind: Any) -> str:  # noqa: ANN401 - a type expression
+def _metavar(kind: object) -> str:
     choices = get_choices(kind)
     if choices:
         return "|".join(choices)

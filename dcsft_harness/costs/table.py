@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -133,7 +134,7 @@ def _figures(cost: Cost) -> list[str]:
     return cells
 
 
-def _means(found: "Comparison", folder: Any, scored: bool) -> list[str]:  # noqa: ANN401 - a path or None
+def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
     if not scored:
         return []
     means = found.means(folder)

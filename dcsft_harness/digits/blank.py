@@ -1,7 +1,10 @@
 """A blank checkpoint: a tiny Qwen2.5-VL or Qwen3-VL with random weights, its tokenizer and its processor."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -28,7 +31,7 @@ CHAT_TEMPLATE = (
 """Qwen2.5-VL's dialogue layout, without its default system message."""
 
 
-def tokenizer(corpus: Iterable[str]) -> Any:  # noqa: ANN401 - a transformers tokenizer
+def tokenizer(corpus: Iterable[str]) -> "PreTrainedTokenizerFast":
     """A byte-level BPE tokenizer of at most `VOCABULARY` entries, trained on the corpus."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -54,7 +57,7 @@ def tokenizer(corpus: Iterable[str]) -> Any:  # noqa: ANN401 - a transformers to
     )
 
 
-def processor(tokens: Any, architecture: str = ARCHITECTURES[0]) -> Any:  # noqa: ANN401 - transformers' types
+def processor(tokens: "PreTrainedTokenizerFast", architecture: str = ARCHITECTURES[0]) -> "ProcessorMixin":
     """The architecture's processor around a tokenizer, with pixel limits from one token up to 802,816.
 
     Both have Qwen2-VL's image processor. Published Qwen3-VL checkpoints have patches of 16 pixels and
@@ -77,7 +80,7 @@ def processor(tokens: Any, architecture: str = ARCHITECTURES[0]) -> Any:  # noqa
     )
 
 
-def model(tokens: Any, architecture: str = ARCHITECTURES[0]) -> Any:  # noqa: ANN401 - a transformers model
+def model(tokens: "PreTrainedTokenizerFast", architecture: str = ARCHITECTURES[0]) -> "PreTrainedModel":
     """The tiny network, float32, about 1.8 million random parameters from torch's current seed."""
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
@@ -93,7 +96,7 @@ def model(tokens: Any, architecture: str = ARCHITECTURES[0]) -> Any:  # noqa: AN
     return network
 
 
-def _qwen2_5_vl(vocabulary: int, ids: dict[str, int]) -> Any:  # noqa: ANN401 - a transformers configuration
+def _qwen2_5_vl(vocabulary: int, ids: dict[str, int]) -> "PreTrainedConfig":
     from transformers import Qwen2_5_VLConfig
 
     rotary = {"mrope_section": [4, 6, 6]}
@@ -104,7 +107,7 @@ def _qwen2_5_vl(vocabulary: int, ids: dict[str, int]) -> Any:  # noqa: ANN401 - 
     )
 
 
-def _qwen3_vl(vocabulary: int, ids: dict[str, int]) -> Any:  # noqa: ANN401 - a transformers configuration
+def _qwen3_vl(vocabulary: int, ids: dict[str, int]) -> "PreTrainedConfig":
     from transformers import Qwen3VLConfig
 
     # Frequencies go to time, rows and columns in turn, so that sections beyond a third would be cut.

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from dcsft_harness.digits import blank, curriculum, splits
 from dcsft_harness.digits.curriculum import Example
 from dcsft_harness.digits.pretrain_config import PretrainConfig
 from dcsft_harness.models.conventions import box_space
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
@@ -40,7 +43,7 @@ def patches(image: Image.Image) -> NDArray[np.float32]:
     return np.repeat(flat, 2, axis=2).reshape(rows * columns, -1)
 
 
-def collate(examples: list[Example], tokens: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+def collate(examples: list[Example], tokens: "PreTrainedTokenizerBase") -> dict[str, torch.Tensor]:
     """Model inputs of a batch: right padded, labels on the answers and their end mark only."""
     pad, image_id = tokens.pad_token_id, tokens.convert_tokens_to_ids(blank.IMAGE_PAD)
     rows: list[tuple[list[int], int]] = []
@@ -144,7 +147,7 @@ def train(
     return model, processor, {name: float(np.mean(values)) for name, values in losses.items() if values}
 
 
-def _losses(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:  # noqa: ANN401
+def _losses(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The mean cross-entropy of each example's answer tokens, shape (batch,)."""
     labels = inputs.pop("labels")[:, 1:]
     logits = model(**inputs).logits[:, :-1]

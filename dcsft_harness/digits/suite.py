@@ -9,13 +9,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
 from dcsft_harness import cache
 from dcsft_harness.digits import curriculum, drawing, scenes, splits, sums
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
 
 VERSION = 2
 """Raised whenever a drawing changes, so that no cache and no result mixes two versions."""
@@ -30,7 +34,7 @@ def _rng(name: str, row: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([*name.encode(), row]))
 
 
-def _row(image: Any, prompt: str, answer: object, target: str, cluster: str, **more: Any) -> Row:  # noqa: ANN401
+def _row(image: "Image", prompt: str, answer: object, target: str, cluster: str, **more: object) -> Row:
     return {
         "image": image,
         "prompt": prompt,
@@ -110,7 +114,7 @@ def cache_folder() -> Path:
     return cache.root() / f"digits-v{VERSION}"
 
 
-def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only when needed
+def load(name: str) -> "Dataset":
     """One set as a `datasets.Dataset`, drawn on first use.
 
     Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -296,7 +296,11 @@ def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables
         yield found
 
 
-def _filled(recipe: _File, value: Any, variables: Variables) -> Any:  # noqa: ANN401 - YAML's own types
+@overload
+def _filled(recipe: _File, value: Mapping[str, Any], variables: Variables) -> dict[str, Any]: ...
+@overload
+def _filled(recipe: _File, value: object, variables: Variables) -> object: ...
+def _filled(recipe: _File, value: object, variables: Variables) -> object:
     """A value with its variables filled in."""
     if isinstance(value, Mapping):
         return {key: _filled(recipe, inner, variables) for key, inner in value.items()}
@@ -324,7 +328,7 @@ def _filled(recipe: _File, value: Any, variables: Variables) -> Any:  # noqa: AN
     return _VARIABLE.sub(text, value)
 
 
-def _listed(recipe: _File, stage: str, value: Any, known: Iterable[str]) -> Any:  # noqa: ANN401
+def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> object:
     """A list with its entries `@name-*` replaced by the earlier stages of such names."""
     if not isinstance(value, list):
         return value
@@ -369,7 +373,11 @@ def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
     stages[stage.name] = stage
 
 
-def filled(options: Any, output: Path) -> Any:  # noqa: ANN401 - YAML's own types
+@overload
+def filled(options: Mapping[str, Any], output: Path) -> dict[str, Any]: ...
+@overload
+def filled(options: object, output: Path) -> object: ...
+def filled(options: object, output: Path) -> object:
     """Options with every `@name` replaced by that stage's folder."""
     if isinstance(options, str):
         return REFERENCE.sub(lambda match: str(output / match[1]), options)

@@ -88,7 +88,7 @@ ScorerName = Annotated[str, BeforeValidator(scorer_name)]
 """A stage's option that names a scorer; Python also takes the function itself."""
 
 
-def _imported(named: str) -> Any:  # noqa: ANN401 - whatever has that name
+def _imported(named: str) -> object:
     module, _, path = named.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # behind all else: the user's module, as `python -m` would find it
@@ -104,7 +104,7 @@ def _imported(named: str) -> Any:  # noqa: ANN401 - whatever has that name
     return found
 
 
-def _users(function: Any, name: str) -> Scorer:  # noqa: ANN401 - checked here
+def _users(function: object, name: str) -> Scorer:
     """A user's function as a scorer.
 
     Raises:

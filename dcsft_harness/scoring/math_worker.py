@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 from dcsft_harness.errors import HarnessError
 
@@ -127,14 +127,14 @@ def _pipes(process: "subprocess.Popen[bytes]") -> tuple[Any, Any]:
     return process.stdin, process.stdout
 
 
-def _write(stdin: Any, pairs: Sequence[Pair]) -> None:  # noqa: ANN401 - a raw pipe
+def _write(stdin: IO[bytes], pairs: Sequence[Pair]) -> None:
     with contextlib.suppress(OSError, ValueError):  # the child was ended; `_feed` sees it
         data = memoryview("".join(json.dumps(pair) + "\n" for pair in pairs).encode())
         while data:
             data = data[stdin.write(data) :]
 
 
-def _line(process: "subprocess.Popen[bytes]", stdout: Any) -> bytes | None:  # noqa: ANN401 - a raw pipe
+def _line(process: "subprocess.Popen[bytes]", stdout: IO[bytes]) -> bytes | None:
     """The child's next line; None if it ended, or was ended as it came to a halt."""
     import psutil  # type: ignore[import-untyped]
 

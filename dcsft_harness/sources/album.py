@@ -4,11 +4,14 @@ import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import pictures, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources.source import Picture
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 FORMAT = 3
 """Version of the file of pictures and of how they are shown; a prepared folder of another version is prepared
@@ -20,7 +23,7 @@ _FLUSH = 16 * 2**20
 class Writer:
     """Appends rows to an Arrow stream file that `datasets.Dataset.from_file` maps; a few at a time."""
 
-    def __init__(self, path: Path, features: Any) -> None:  # noqa: ANN401 - datasets.Features
+    def __init__(self, path: Path, features: "Features") -> None:
         """Opens the file."""
         import pyarrow as pa
 

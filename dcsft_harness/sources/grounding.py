@@ -7,7 +7,6 @@ the EXIF orientation. Where a file has one, its boxes are turned with it.
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import upright_box
@@ -92,7 +91,7 @@ def _refuse_box(box: Sequence[float], width: int, height: int) -> None:
         )
 
 
-def four(value: Any, name: str) -> list[float]:  # noqa: ANN401 - what a file says
+def four(value: object, name: str) -> list[float]:
     """Four finite numbers.
 
     Raises:

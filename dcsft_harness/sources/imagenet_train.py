@@ -7,7 +7,7 @@ Without them 100 images of each class are drawn, by name alone, so that the two 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - an image, or a list
     return row(opened, image_entry(some, folder / some.wnid / name).raw)
 
 
-def _named(data: Any) -> tuple[ImageClass, str]:  # noqa: ANN401 - what the JSON says
+def _named(data: Mapping[str, Any]) -> tuple[ImageClass, str]:
     """The class and file name of a listed row, in either format; the word that it gives is that class's.
 
     Raises:

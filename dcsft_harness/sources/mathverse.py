@@ -4,7 +4,7 @@ The versions move the question from the text into the picture. In Vision Only it
 model is shown no text of it, and the options that its response is judged by come from `question_for_eval`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dcsft_harness.sources import options, questions, tables
@@ -35,7 +35,7 @@ def _entries(opened: Opened) -> Iterator[Entry]:
         yield Entry(where, {**raw, "cluster": clusters.get(str(raw["problem_index"]))})
 
 
-def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
+def _row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     if raw["question_type"] != CHOICE:
         questions.count(opened, questions.FREE_FORM)
         return None

@@ -5,7 +5,7 @@ Five options each; in a quarter of the rows they are only drawn, and their texts
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dcsft_harness.sources import questions, tables
@@ -31,7 +31,7 @@ def _entries(opened: Opened) -> Iterator[Entry]:
     yield from tables.rows(opened, _HUB, columns)
 
 
-def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
+def _row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     options = questions.texts(raw, "options")
     if not options:
         questions.count(opened, questions.FREE_FORM)

@@ -3,7 +3,7 @@
 The gold is an option's text. Three questions have the same text twice, sixty-two are Chinese.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dcsft_harness.sources import questions, tables
@@ -44,7 +44,7 @@ def _entries(opened: Opened) -> Iterator[Entry]:
     yield from tables.rows(opened, _HUB, columns)
 
 
-def _row(opened: Opened, raw: Any) -> Row | None:  # noqa: ANN401 - the columns above
+def _row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     if raw["question_type"] != "multi_choice":
         questions.count(opened, questions.FREE_FORM)
         return None

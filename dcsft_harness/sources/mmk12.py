@@ -41,7 +41,7 @@ def _test_entries(opened: Opened) -> Iterator[Entry]:
     yield from tables.rows(opened, _TEST, (*_COLUMNS, "subject"))
 
 
-def _test_row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
+def _test_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     question = questions.text(raw, "question")
     gold, choices = questions.inline_gold(
         opened, raw["id"], questions.text(raw, "answer"), options.inside(question)
@@ -138,7 +138,7 @@ def _target(raw: Mapping[str, Any]) -> str:
     return str(raw["answer"]).strip() if "$" in bare else f"\\boxed{{{bare}}}"
 
 
-def _train_row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
+def _train_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     name, picture = questions.add_picture(opened, raw["image"])
     return {
         "id": str(raw["id"]),

@@ -54,7 +54,7 @@ def _entries(opened: Opened) -> Iterator[Entry]:
         yield Entry(where, {**raw, "cluster": clusters[raw["id"]]})
 
 
-def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
+def _row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     id, kind = questions.text(raw, "id"), raw["question_type"]
     if kind not in (OPEN, CHOICE):
         raise HarnessError(f"the question_type is {kind!r}, not {CHOICE!r} or {OPEN!r}", _AGAIN)
@@ -95,7 +95,7 @@ def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
     return named
 
 
-def _listed(value: Any, column: str) -> list[str]:  # noqa: ANN401 - text of a Python list
+def _listed(value: str, column: str) -> list[str]:
     try:
         found = ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

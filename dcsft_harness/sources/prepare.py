@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
@@ -13,6 +13,9 @@ from dcsft_harness.hashing import file_sha256, json_sha256
 from dcsft_harness.sources import prepared, registry
 from dcsft_harness.sources.album import FORMAT, Album, Writer
 from dcsft_harness.sources.source import STANDING, Entry, Opened, Row, Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
 
 Progress = Callable[[int, int], None]
 
@@ -187,7 +190,7 @@ def _odd(cause: Exception) -> str:
     return f"a column holds a value of another type than published ({type(cause).__name__}: {cause})"
 
 
-def _together(rows: Any, column: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
+def _together(rows: "Dataset", column: str | None) -> "Dataset":
     """The rows with equal values of a column side by side, where the first of them stood."""
     if column is None:
         return rows
@@ -199,7 +202,7 @@ def _together(rows: Any, column: str | None) -> Any:  # noqa: ANN401 - datasets.
     return rows.select(order, keep_in_memory=True)
 
 
-def _features(source: Source) -> Any:  # noqa: ANN401 - datasets.Features
+def _features(source: Source) -> "Features":
     from datasets import Features, List, Value
 
     columns = {**STANDING, "source": "string", **source.columns}

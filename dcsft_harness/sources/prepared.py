@@ -6,12 +6,16 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import cache, manifest, pictures, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import registry
 from dcsft_harness.sources.album import FORMAT
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
 
 KIND = "prepared data"
 ROWS = "rows"
@@ -99,7 +103,7 @@ def told(task: str) -> dict[str, Any] | None:
     return {"rows": rows, "published": published, "skipped": skipped, "chosen": found.notes.get("chosen")}
 
 
-def load(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
+def load(task: str) -> "Dataset":
     """A task's rows as a `datasets.Dataset`, in the order in which they are asked.
 
     Columns: those of `source.STANDING`, the source's own, and `source`, by which `picture` finds the
@@ -120,13 +124,13 @@ def load(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
 
 
 @lru_cache(maxsize=16)
-def _album(path: Path, changed: int) -> Any:  # noqa: ANN401 - datasets.Dataset; `changed` keys the cache
+def _album(path: Path, changed: int) -> "Dataset":  # `changed` keys the cache
     from datasets import Dataset
 
     return Dataset.from_file(str(path)).with_format("arrow")
 
 
-def album(task: str) -> Any:  # noqa: ANN401 - datasets.Dataset
+def album(task: str) -> "Dataset":
     """The pictures of a prepared folder, mapped from the disk: columns name, image, width, height, digest."""
     path = folder_of(task) / ALBUM
     return _album(path, path.stat().st_mtime_ns)
@@ -138,7 +142,7 @@ def _digests(path: Path, changed: int) -> list[bytes]:
     return found
 
 
-def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
+def picture(task: str, index: int) -> "Image":
     """One picture as `pictures.to_rgb` shows it; boxes are in its pixels. Within `unopened` a stand-in.
 
     Raises:
@@ -153,7 +157,7 @@ def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
     return image
 
 
-def _verified(task: str, index: int, digest: bytes) -> Any:  # noqa: ANN401 - a PIL image
+def _verified(task: str, index: int, digest: bytes) -> "Image":
     said = "is not what was prepared"
     try:
         image, _ = pictures.read(encoded(task, index))

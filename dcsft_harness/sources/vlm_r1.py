@@ -86,7 +86,7 @@ def _drawn(opened: Opened, hub: Hub, cold: bool) -> Iterator[Entry]:
             yield Entry(where, (files, data))
 
 
-def _rank(data: Any) -> int:  # noqa: ANN401 - what the JSON says
+def _rank(data: Mapping[str, Any]) -> int:
     try:
         image, problem, solution = _fields(data)
         what = [image, problem, four(_box(solution), "solution")]
@@ -95,7 +95,7 @@ def _rank(data: Any) -> int:  # noqa: ANN401 - what the JSON says
     return int.from_bytes(hashlib.sha256(f"{SEED} {json.dumps(what)}".encode()).digest()[:8], "big")
 
 
-def _fields(data: Any) -> tuple[str, str, Any]:  # noqa: ANN401 - what the JSON says
+def _fields(data: Mapping[str, Any]) -> tuple[str, str, object]:
     """Image, problem and solution of a row in either form."""
     try:
         if "conversations" in data:
@@ -115,7 +115,7 @@ def _fields(data: Any) -> tuple[str, str, Any]:  # noqa: ANN401 - what the JSON 
     return image, question.replace("<image>", "").strip(), answer
 
 
-def _box(solution: Any) -> Any:  # noqa: ANN401 - a list, or one as text
+def _box(solution: object) -> object:
     if not isinstance(solution, str):
         return solution
     text = solution.replace("<answer>", "").replace("</answer>", "").strip()

@@ -4,7 +4,7 @@ A problem ("ID") is three or four rows about the same drawing: the steps and the
 columns use the same kind of name: the problem "2steps_2" has a row with the key "2steps_1".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
@@ -33,7 +33,7 @@ def _entries(opened: Opened) -> Iterator[Entry]:
         yield Entry(where, {**raw, **more})
 
 
-def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
+def _row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     key, problem = questions.text(raw, "key"), questions.text(raw, "ID")
     if key not in KEYS:
         raise HarnessError(f"the key {key!r} is none of {', '.join(KEYS)}", "Download the data again")

@@ -317,7 +317,7 @@ def _parts(content: object, literal: bool, where: str) -> list[Part]:
     ]
 
 
-def _decode(entry: Any, where: str) -> Pillow.Image:  # noqa: ANN401 - whatever the column holds
+def _decode(entry: object, where: str) -> Pillow.Image:
     """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it.
 
     Raises:

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import overload
 
 _MARKS = re.compile(r"([\\`*_\[\]|~#$!])")
 _SECRET = re.compile(r"token|hub_token|.*(api_key|password|secret)")
@@ -25,7 +25,13 @@ def escaped(value: object) -> str:
     return _MARKS.sub(r"\\\1", html.escape(line, quote=False))
 
 
-def placeless(value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
+@overload
+def placeless(value: Mapping[str, object]) -> dict[str, object]: ...
+@overload
+def placeless(value: str) -> str: ...
+@overload
+def placeless(value: object) -> object: ...
+def placeless(value: object) -> object:
     """A value whose paths are cut to their last name, however deep they stand, and whose secrets are out.
 
     Paths that begin at a root, a home or above the folder would tell the names of users and machines.

@@ -1,9 +1,13 @@
 """Floating-point operations of a model's weights, estimated from how many there are and what trains."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 Inputs = Mapping[str, Any]
 
@@ -17,7 +21,7 @@ class Arithmetic:
     counted with the vision tower, by patches.
     """
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401
+    def __init__(self, model: "PreTrainedModel | PeftModel") -> None:
         """Counts the weights of a transformers model, which may carry an adapter."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.patch = getattr(getattr(inner.config, "vision_config", None), "patch_size", None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
@@ -20,11 +20,16 @@ from dcsft_harness.training.judge import Judge
 from dcsft_harness.training.run import perform
 from dcsft_harness.training.trainer import Accounted, arguments, grpo_managed, managed, quietly
 
+if TYPE_CHECKING:
+    from trl.trainer.utils import RepeatSampler
+
 
 class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer that counts, stops at the first bad loss, and logs how groups come out."""
 
-    def training_step(self, model: torch.nn.Module, inputs: Any, *rest: Any, **named: Any) -> torch.Tensor:  # noqa: ANN401
+    def training_step(
+        self, model: torch.nn.Module, inputs: object, *rest: object, **named: object
+    ) -> torch.Tensor:
         """One forward and backward pass over a micro-batch of completions.
 
         Raises:
@@ -41,10 +46,10 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self,
         prompt_ids: list[list[int]],
-        images: Any,  # noqa: ANN401 - TRL's own arguments, as the others are
-        *rest: Any,  # noqa: ANN401
-        **named: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        images: Sequence[Sequence[object] | None] | None,
+        *rest: object,
+        **named: object,
+    ) -> object:
         """TRL's; a vLLM in this process gets one token an image, as it writes out the others itself."""
         if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
             token = self.processing_class.image_token_id
@@ -79,7 +84,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         )
         return made
 
-    def _calculate_rewards(self, *given: Any) -> torch.Tensor:  # noqa: ANN401 - TRL's own arguments
+    def _calculate_rewards(self, *given: object) -> torch.Tensor:
         """TRL's, for the groups of all processes; the shares of groups by outcome are logged."""
         rewards: torch.Tensor = super()._calculate_rewards(*given)
         for name, share in outcomes(rewards[:, 0].view(-1, self.num_generations)).items():
@@ -94,7 +99,7 @@ class _Order(torch.utils.data.Sampler[int]):
     would see the first one's order again.
     """
 
-    def __init__(self, inner: Any, seed: int, epoch: Callable[[], int]) -> None:  # noqa: ANN401 - RepeatSampler
+    def __init__(self, inner: "RepeatSampler", seed: int, epoch: Callable[[], int]) -> None:
         self._inner, self._seed, self._epoch = inner, seed, epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -3,7 +3,7 @@
 import inspect
 import math
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig
 
@@ -17,6 +17,10 @@ from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.job import Setup
 from dcsft_harness.training.judge import Judge
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, ProcessorMixin
+    from trl import GRPOConfig
 
 VLLM_MODES = ("colocate", "server")
 
@@ -47,7 +51,7 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
         )
 
 
-def check_generation(model: str, args: Any) -> None:  # noqa: ANN401 - trl.GRPOConfig
+def check_generation(model: str, args: "GRPOConfig") -> None:
     """Refuses settings of the base's generation config that would apply to completions unseen.
 
     TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes what it leaves
@@ -82,7 +86,7 @@ def check_processor(setup: Setup) -> None:
         )
 
 
-def _trouble(processor: Any) -> str | None:  # noqa: ANN401 - a checkpoint's processor
+def _trouble(processor: "ProcessorMixin") -> str | None:
     """What TRL does not take of a processor; None where it takes all."""
     import trl
 
@@ -104,7 +108,7 @@ def _trouble(processor: Any) -> str | None:  # noqa: ANN401 - a checkpoint's pro
     return None
 
 
-def _counts_tiles(images: Any, trial: Prepared) -> bool:  # noqa: ANN401 - an image processor
+def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
     """Whether an image processor says how many tiles it makes, in the way that TRL asks."""
     try:
         made = images(images=list(trial.images), crop_to_patches=True, return_tensors="pt")
@@ -113,7 +117,7 @@ def _counts_tiles(images: Any, trial: Prepared) -> bool:  # noqa: ANN401 - an im
     return "num_patches" in made
 
 
-def check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GRPOConfig
+def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
     """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
 
     Raises:
@@ -130,7 +134,7 @@ def check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GR
         )
 
 
-def check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfig
+def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
     """Refuses what TRL would only notice with the weights in memory, or not at all.
 
     Raises:

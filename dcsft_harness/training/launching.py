@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import interrupts, manifest, ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from accelerate.commands.config.config_args import ClusterConfig
 
 DEFAULT = "ddp"
 
@@ -82,7 +85,7 @@ class Launch:
             raise unknown_name("launch", self.plan, shipped())
         return shipped()[self.plan]
 
-    def check(self, config: TrainingConfig) -> Any:  # noqa: ANN401 - accelerate's ClusterConfig
+    def check(self, config: TrainingConfig) -> "ClusterConfig":
         """Refuses what could not train, before any process is started, and returns the file's content.
 
         Raises:
@@ -117,7 +120,7 @@ class Launch:
             )
         return found
 
-    def _read(self) -> Any:  # noqa: ANN401 - accelerate's ClusterConfig
+    def _read(self) -> "ClusterConfig":
         from accelerate.commands.config.config_args import load_config_from_file
 
         file = str(self.file)
@@ -164,7 +167,7 @@ def train(launch: Launch, config: TrainingConfig, words: list[str], output: Path
     return manifest.read(output).notes
 
 
-def arguments(launch: Launch, found: Any, words: list[str]) -> list[str]:  # noqa: ANN401
+def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[str]:
     """What `accelerate launch` is called with."""
     import torch
 

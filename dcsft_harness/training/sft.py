@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
@@ -19,6 +19,9 @@ from dcsft_harness.training.run import perform
 from dcsft_harness.training.sharing import FILLING, Filled, Shares
 from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
 
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
 ROWS = "rows"
 SHARED_ORDERS = ("random", "sequential")
 """TRL's orders of the rows that the processes of a launch have in common."""
@@ -27,7 +30,7 @@ SHARED_ORDERS = ("random", "sequential")
 class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer that counts, stops at a bad loss, and weighs samples where they have weights."""
 
-    def __init__(self, weights: Sequence[float] | None, **given: Any) -> None:  # noqa: ANN401 - SFTTrainer's own
+    def __init__(self, weights: Sequence[float] | None, **given: object) -> None:
         """Takes SFTTrainer's arguments, and a weight for each row of the training set."""
         super().__init__(**given)
         self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
@@ -38,9 +41,9 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
         self.data_collator: Any = _WithRows(self.data_collator)
 
-    def get_train_dataloader(self) -> Any:  # noqa: ANN401 - a DataLoader, or accelerate's
+    def get_train_dataloader(self) -> "DataLoader[Any]":
         """The trainer's; in a launch, of this process's share of each batch."""
-        loader = super().get_train_dataloader()
+        loader: DataLoader[Any] = super().get_train_dataloader()
         processes, args = self.accelerator.num_processes, self.args
         if processes == 1:
             return loader
@@ -63,7 +66,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
             persistent_workers=loader.persistent_workers,
         )
         # As one process's: the order is that of the seed and the epoch's number.
-        return prepare_data_loader(
+        shared: DataLoader[Any] = prepare_data_loader(
             own,
             self.accelerator.device,
             num_processes=1,
@@ -71,13 +74,14 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
             put_on_device=True,
             use_seedable_sampler=True,
         )
+        return shared
 
     def training_step(
         self,
         model: torch.nn.Module,
         inputs: dict[str, Any],
-        *rest: Any,  # noqa: ANN401
-        **named: Any,  # noqa: ANN401
+        *rest: object,
+        **named: object,
     ) -> torch.Tensor:
         """One forward and backward pass over a micro-batch.
 
@@ -110,7 +114,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:  # noqa: ANN401 - a loss, or a loss and outputs
+    ) -> torch.Tensor | tuple[torch.Tensor, object]:
         """TRL's loss; with weights, each token's counts by its sample's.
 
         The sum over tokens is divided by their number, not by their weights' sum: weights have mean 1 over
@@ -118,7 +122,8 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         """
         rows = inputs.pop(ROWS, None)
         if self._weights is None or rows is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            plain: torch.Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return plain
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         weights = self._weights[rows.cpu()].to(outputs.log_probs.device)
         count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch

@@ -7,9 +7,12 @@ it over a row whose loss is left out: all of them meet in each backward pass.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import BatchSampler, Dataset, Sampler
+
+if TYPE_CHECKING:
+    from datasets import Dataset as Rows
 
 FILLING = -1
 """What stands for the row's number in a sample that is not learned from."""
@@ -74,7 +77,7 @@ class Filled(Dataset[dict[str, Any]]):
 
     total_dataset_length = 0
 
-    def __init__(self, rows: Any) -> None:  # noqa: ANN401 - a datasets.Dataset
+    def __init__(self, rows: "Rows") -> None:
         """Takes the set."""
         self._rows = rows
 

@@ -213,7 +213,9 @@ class Accounted:
             step = self.state.global_step + 1  # type: ignore[attr-defined]
             raise not_finite("loss", float(loss), step, self.items())
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
         """Reads the weights of the checkpoint that is gone on from; all parameters have been read already.
 
         transformers loads a file by the names that modules have in memory, without insisting on any, and
@@ -223,7 +225,7 @@ class Accounted:
         if isinstance(self.model, PeftModel) or sharded:  # type: ignore[attr-defined]
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
 
-    def create_model_card(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - TRL's arguments
+    def create_model_card(self, *given: object, **named: object) -> None:
         """TRL writes a card into the output folder with each checkpoint; ours is written at the end."""
 
     def _send_telemetry(self) -> None:

@@ -1,14 +1,17 @@
 """What the digits tasks' YAML files name: loading, the conversation's image and the score."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness.digits import suite
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.tasks.verdicts import Doc, process
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def load(placeholder: Any) -> Any:  # noqa: ANN401 - datasets.Dataset
+
+def load(placeholder: "Dataset") -> "Dataset":
     """The set that the placeholder row of `index.json` names, drawn on first use."""
     return suite.load(placeholder[0]["set"])
 
