@@ -127,7 +127,7 @@ def _timed() -> Iterator[dict[str, float]]:
     def timing(name: str, account: dict[str, float], key: str) -> Callable[..., Any]:
         inner = getattr(GrpoTrainer, name)
 
-        def timed(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+        def timed(*given: object, **named: object) -> object:
             synchronize()
             start = time.perf_counter()
             spent["began"] = spent["began"] or start

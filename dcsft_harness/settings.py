@@ -132,7 +132,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def members(kind: object) -> tuple[Any, ...]:  # noqa: ANN401 - a type expression
+def members(kind: object) -> tuple[object, ...]:
     """The alternatives of a type: of `int | None`, int and NoneType."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 

@@ -127,7 +127,7 @@ def _training(found: manifest.Manifest) -> Training | None:
     return None
 
 
-def _told(folder: Path, told: Any) -> Training | None:  # noqa: ANN401 - whatever stands there
+def _told(folder: Path, told: Mapping[str, Any]) -> Training | None:
     """The run that a checkpoint was scored out of, by the notes on its scores: it may still be running.
 
     Its own manifest and log are read where it has finished and no other run has taken its place.

@@ -36,9 +36,9 @@ def key_by_content() -> None:
     def create(
         cache_root: str,
         *,
-        model: Any = "",  # noqa: ANN401 - a name, or a model
+        model: object = "",
         model_args: str | dict[str, Any] = "",
-        **more: Any,  # noqa: ANN401
+        **more: object,
     ) -> ResponseCache:
         if model in MODELS:
             model = f"{model}|{fingerprint(model_args)}"

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcsft_harness import __version__, manifest, own_data, pictures, reading, rollout_store
 from dcsft_harness.errors import HarnessError, refusal
@@ -22,6 +22,8 @@ from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sources import prepared
 from dcsft_harness.stages import STAGES
 from dcsft_harness.tasks.listing import members
+
+_T = TypeVar("_T")
 
 STATE = "recipe.json"
 
@@ -64,9 +66,9 @@ def _brought(stage: Stage) -> list[str]:
 def run(
     recipe: Recipe,
     output: Path,
-    perform: Callable[[str, Path, dict[str, Any]], Any],
+    perform: Callable[[str, Path, dict[str, Any]], _T],
     skip: Callable[[str], None],
-) -> Any:  # noqa: ANN401 - what the last stage returned
+) -> _T | None:
     """Runs the stages that are not done.
 
     Args:
@@ -82,7 +84,7 @@ def run(
         HarnessError: the folder holds another recipe, or a stage fails.
     """
     state = _open(recipe, output)
-    notes = None
+    notes: _T | None = None
     for stage in recipe.stages:
         folder, wanted = output / stage.name, key(stage, output)
         same = state["stages"].get(stage.name) == wanted

@@ -16,9 +16,15 @@ import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dcsft_harness.scoring.units import unit
+
+if TYPE_CHECKING:
+    from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
+    from mpmath.ctx_mp_python import mpnumeric  # type: ignore[import-untyped]
+
+    Number: TypeAlias = Fraction | mpnumeric
 
 LONGEST = 600
 """Characters of one expression."""
@@ -386,8 +392,8 @@ def names(tree: Node) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def _context() -> Any:  # noqa: ANN401 - mpmath's context, of our own, as its global one is shared
-    from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
+def _context() -> "MPContext":  # our own, as mpmath's global one is shared
+    from mpmath.ctx_mp import MPContext
 
     context = MPContext()
     context.dps = 60
@@ -403,7 +409,7 @@ def _at(name: str, point: int) -> Fraction:
     return -value if point == _POINTS - 1 else value
 
 
-def value(tree: Node, point: int = 0) -> Any:  # noqa: ANN401 - a Fraction, or a number of mpmath's
+def value(tree: Node, point: int = 0) -> "Number":
     """The value of an expression with its names at one of the fixed points.
 
     Raises:
@@ -415,7 +421,7 @@ def value(tree: Node, point: int = 0) -> Any:  # noqa: ANN401 - a Fraction, or a
         raise Unreadable(str(error)) from error
 
 
-def _value(tree: Node, point: int) -> Any:  # noqa: ANN401 - as above
+def _value(tree: Node, point: int) -> "Number":
     kind = tree[0]
     if kind == "n":
         return tree[1]
@@ -440,14 +446,14 @@ def _value(tree: Node, point: int) -> Any:  # noqa: ANN401 - as above
     return left * right if kind == "*" else left + right if kind == "+" else left - right
 
 
-def _inexact(number: Any) -> Any:  # noqa: ANN401 - as above
+def _inexact(number: "Number") -> "Number":
     if not isinstance(number, Fraction):
         return number
     context = _context()
     return context.mpf(number.numerator) / context.mpf(number.denominator)
 
 
-def _named(name: str, point: int) -> Any:  # noqa: ANN401 - as above
+def _named(name: str, point: int) -> "Number":
     context = _context()
     if name == "π":
         return +context.pi
@@ -460,7 +466,7 @@ def _named(name: str, point: int) -> Any:  # noqa: ANN401 - as above
     return _at(name, point)
 
 
-def _called(name: str, argument: Any, point: int) -> Any:  # noqa: ANN401 - as above
+def _called(name: str, argument: "Number", point: int) -> "Number":
     context = _context()
     if name == "abs":
         return abs(argument)
@@ -482,7 +488,7 @@ def _called(name: str, argument: Any, point: int) -> Any:  # noqa: ANN401 - as a
     return getattr(context, function)(_inexact(argument))
 
 
-def _rooted(inner: Any, index: Any) -> Any:  # noqa: ANN401 - as above
+def _rooted(inner: "Number", index: "Number") -> "Number":
     if not isinstance(index, Fraction) or index.denominator != 1 or not 1 <= index <= 1000:
         raise Unreadable("the index of a root")
     if isinstance(inner, Fraction) and inner < 0 and index % 2:
@@ -490,7 +496,7 @@ def _rooted(inner: Any, index: Any) -> Any:  # noqa: ANN401 - as above
     return _raised(inner, 1 / index)
 
 
-def _raised(base: Any, exponent: Any) -> Any:  # noqa: ANN401 - as above
+def _raised(base: "Number", exponent: "Number") -> "Number":
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if exponent.denominator == 1 and abs(exponent) * size <= _BITS:
@@ -515,7 +521,7 @@ def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
     return Fraction(above, below) if above**2 == base.numerator and below**2 == base.denominator else None
 
 
-def same_value(a: Any, b: Any) -> bool:  # noqa: ANN401 - as `value` returns them
+def same_value(a: "Number", b: "Number") -> bool:
     """Whether two values are one: exactly, or to 40 digits where roots or π are in them."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b

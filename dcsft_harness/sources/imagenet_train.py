@@ -7,7 +7,7 @@ Without them 100 images of each class are drawn, by name alone, so that the two 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,10 @@ def _objects(path: Path) -> list[Any]:
         raise HarnessError(f"{path} is not JSON ({error})", "Fetch it again") from error
 
 
-def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - an image, or a listed row and where images are
-    if not isinstance(raw[0], Path):
+def _row(
+    opened: Opened, raw: tuple[Path, Mapping[str, Any]] | tuple[ImageClass, str, Callable[[], bytes]]
+) -> Row:
+    if len(raw) == 3:
         return row(opened, raw)
     folder, data = raw
     some, name = _named(data)

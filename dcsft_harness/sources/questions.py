@@ -53,7 +53,7 @@ def texts(raw: Mapping[str, Any], column: str) -> list[str]:
     return list(value)
 
 
-def add_picture(opened: Opened, image: Any) -> tuple[str, int]:  # noqa: ANN401 - what an Image column holds
+def add_picture(opened: Opened, image: object) -> tuple[str, int]:
     """Adds the picture in an undecoded Image column.
 
     Returns:

@@ -234,7 +234,7 @@ def holds_tables(folder: Path) -> bool:
     return any((folder / name).is_file() for name in saved) or any(written)
 
 
-def image_bytes(image: Any) -> Callable[[], bytes]:  # noqa: ANN401 - what an Image column holds
+def image_bytes(image: object) -> Callable[[], bytes]:
     """Reads the bytes of an undecoded Image column.
 
     Raises, when it is called:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 import trl
@@ -15,7 +15,7 @@ from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
-from dcsft_harness.training.job import Job, Setup
+from dcsft_harness.training.job import Job, JobOptions, Setup
 from dcsft_harness.training.judge import Judge
 from dcsft_harness.training.run import perform
 from dcsft_harness.training.trainer import Accounted, arguments, grpo_managed, managed, quietly
@@ -162,7 +162,7 @@ def train_grpo(
     judge: Judge,
     output: Path,
     config: GrpoConfig | None = None,
-    **more: Any,  # noqa: ANN401
+    **more: Unpack[JobOptions],
 ) -> dict[str, Any]:
     """Trains by GRPO and writes an adapter, or with `config.full` a checkpoint.
 
@@ -239,10 +239,15 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
         checks.check_generation(str(setup.job.model), args)
     conventions.declare(setup.box_convention(judge.reads_boxes))
 
-    def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
+    def reward(
+        completions: Sequence[Any],
+        row: Sequence[int],
+        completion_ids: Sequence[Sequence[int]],
+        **rest: object,
+    ) -> list[float | None]:
         texts = [completion[0]["content"] for completion in completions]
         ends = SpecialTokens.of(setup.processor.tokenizer, setup.network.generation_config).eos
-        cut = [len(tokens) >= longest and tokens[-1] not in ends for tokens in rest["completion_ids"]]
+        cut = [len(tokens) >= longest and tokens[-1] not in ends for tokens in completion_ids]
         return [judge.reward(ids[number], *one) for number, *one in zip(row, texts, cut, strict=True)]
 
     def make() -> GrpoTrainer:

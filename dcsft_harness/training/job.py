@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from datasets import Dataset
@@ -22,6 +22,16 @@ from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.launching import sharding
 from dcsft_harness.training.trainer import Progress
+
+
+class JobOptions(TypedDict, total=False):
+    """What a method's function takes beside base, data, output and settings: see `Job`."""
+
+    adapter: Path | None
+    inputs: Mapping[str, Path]
+    progress: Progress | None
+    source: str | None
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -24,6 +24,9 @@ from dcsft_harness.training.config import AdapterConfig
 from dcsft_harness.training.flops import Arithmetic
 from dcsft_harness.training.job import Job, Setup
 from dcsft_harness.training.trainer import Diverged, Watch, quietly
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 LOG = "training_log.jsonl"
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -136,7 +139,7 @@ def _companions(setup: Setup) -> Callable[[Path], None]:
     return complete
 
 
-def _train(trainer: Any, last: Path | None, run: run_folder.RunFolder) -> None:  # noqa: ANN401 - one of TRL's
+def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
     try:
         # Ranks could stop at different steps, so several of them end at once.
         saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
@@ -156,7 +159,7 @@ def _finish(
     job: Job,
     setup: Setup,
     run: run_folder.RunFolder,
-    trainer: Any,  # noqa: ANN401
+    trainer: "Trainer",
     account: Account,
 ) -> dict[str, Any]:
     account.measure()
@@ -177,7 +180,7 @@ def _finish(
         return draft.notes
 
 
-def _measured(trainer: Any, account: Account) -> dict[str, Any]:  # noqa: ANN401
+def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
     ledger = account.ledger
     # ZeRO-3 leaves an empty weight behind, with its size.
     trainable = [
@@ -197,7 +200,7 @@ def _measured(trainer: Any, account: Account) -> dict[str, Any]:  # noqa: ANN401
     }
 
 
-def _save(trainer: Any, base: str, folder: Path, whole: Path | None) -> None:  # noqa: ANN401
+def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> None:
     """Writes an adapter alone, or a whole checkpoint in its base's type.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 import trl
@@ -13,7 +13,7 @@ from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.job import Job, Setup
+from dcsft_harness.training.job import Job, JobOptions, Setup
 from dcsft_harness.training.rendering import Template, rendered, samples
 from dcsft_harness.training.run import perform
 from dcsft_harness.training.sharing import FILLING, Filled, Shares
@@ -151,7 +151,7 @@ def train_sft(
     data: Path | Dataset,
     output: Path,
     config: SftConfig | None = None,
-    **more: Any,  # noqa: ANN401
+    **more: Unpack[JobOptions],
 ) -> dict[str, Any]:
     """Trains a LoRA adapter and writes it as a PEFT folder with a manifest; a checkpoint with `config.full`.
 
@@ -176,7 +176,7 @@ def train_cold_start(
     data: Path | Dataset,
     output: Path,
     config: ColdStartConfig | None = None,
-    **more: Any,  # noqa: ANN401
+    **more: Unpack[JobOptions],
 ) -> dict[str, Any]:
     """Trains all parameters and writes a checkpoint with processor, tokenizer and chat template.
 

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 import trl
 from peft import PeftModel
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from dcsft_harness import interrupts, ranks
@@ -90,7 +90,9 @@ def grpo_managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
     }
 
 
-def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:  # noqa: ANN401 - TRL's
+def arguments(
+    kind: type[trl.SFTConfig] | type[trl.GRPOConfig], ours: Mapping[str, Any], extra: Mapping[str, Any]
+) -> trl.SFTConfig | trl.GRPOConfig:
     """TRL's arguments of a run.
 
     Args:
@@ -139,7 +141,7 @@ def arguments(kind: type[Any], ours: Mapping[str, Any], extra: Mapping[str, Any]
     return made
 
 
-def _numbered(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a type expression and a value of it
+def _numbered(name: str, kind: object, value: object) -> object:
     """A number that arrived as text, as YAML reads 1e-5; anything else as it is.
 
     Raises:
@@ -247,7 +249,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._trainer, self._run, self._keep = trainer, run, keep or 1
         self._progress, self._finish = progress, finish
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:  # noqa: ANN401
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **more: object,
+    ) -> None:
         """Called by the trainer after each step, and once more at the end with totals."""
         if not logs or "loss" not in logs:
             return
@@ -271,13 +280,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         here = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
         return [float(value) for value in accelerator.reduce(here, "sum")]
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> Any:  # noqa: ANN401
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> TrainerControl:
         """Called by the trainer after each step; where a signal waits, the step is saved first."""
         if interrupts.pending() is not None:
             control.should_save = True
         return control
 
-    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ANN401
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
         """Called when the trainer has written a checkpoint's files; each rank has some of its own."""
         ranks.gathered(None)
         if ranks.rank() == 0:
