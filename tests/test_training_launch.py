@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 
-from dcsft_harness import manifest, ranks, stages
+from dcsft_harness import ranks, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
