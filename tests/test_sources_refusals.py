@@ -320,17 +320,24 @@ def test_a_list_in_another_encoding(tmp_path, refused, task):
 
 
 def test_what_may_not_be_read_is_not_called_damaged(tmp_path, refused, monkeypatch):
-    def forbidden(self, *arguments, **options):
-        raise PermissionError(13, "Permission denied", str(self))
+    def forbid(patch, name, folder):
+        allowed = getattr(Path, name)
+
+        def forbidden(self, *arguments, **options):
+            if self.is_relative_to(folder):
+                raise PermissionError(13, "Permission denied", str(self))
+            return allowed(self, *arguments, **options)
+
+        patch.setattr(Path, name, forbidden)
 
     source = published.imagenet_r(tmp_path / "s")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "iterdir", forbidden)
+        forbid(patch, "iterdir", source)
         said = refused("dcsft_imagenet_r", source, "--any-count")
     assert f"{source}/imagenet-r/n01498041 cannot be read (Permission denied). Check its permissions" in said
     source = published.lisa(tmp_path / "l")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", forbidden)
+        forbid(patch, "open", source)
         said = refused("dcsft_lisa", source, "--any-count")
     assert "lisa_test.json cannot be read (Permission denied). Check its permissions" in said
 

@@ -499,7 +499,7 @@ def writing(
     output: Path,
     config: Mapping[str, Any],
     inputs: Mapping[str, Path] | None = None,
-    finish: Callable[[Path], object] | None = None,
+    finish: Callable[..., object] | None = None,
 ) -> Iterator[Draft]:
     """Writes an artefact beside its final place and moves it there once it is complete.
 
@@ -510,7 +510,8 @@ def writing(
         output: the final folder; must not exist, or be empty.
         config: the settings, JSON-serialisable.
         inputs: role -> folder or file that the work reads.
-        finish: called with the folder once its manifest is written, before it is moved: for `CARD`.
+        finish: called with the folder once its manifest is written, before it is moved, and by name with the
+            `place` that it is moved to: for `CARD`.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.
@@ -530,7 +531,7 @@ def writing(
         yield draft
         seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
         if finish is not None:
-            finish(draft.folder)
+            finish(draft.folder, place=output.resolve())
         refuse_occupied(output)  # by files that somebody put there meanwhile
         names = sorted(path.name for path in draft.folder.iterdir())
         durable.write_text(folder / MOVING, json.dumps(names))
