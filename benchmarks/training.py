@@ -24,7 +24,8 @@ import torch
 
 from benchmarks import shapes
 from benchmarks.measuring import synchronize
-from dcsft_harness import conversations, harness
+from dcsft_harness import lmms
+from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Steps:
 
 def rows(task: str) -> "Dataset":
     """A task's documents as training data."""
-    (opened,) = harness.open_tasks([task]).values()
+    (opened,) = lmms.open_tasks([task]).values()
     return conversations.from_task(opened)
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcsft_harness import reading, records
+from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 from .result import DISTRIBUTIONS, Documents, Measured

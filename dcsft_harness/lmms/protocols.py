@@ -1,0 +1,140 @@
+"""What lmms-eval hands over, as far as the suite uses it: lmms-eval itself is not typed."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+if TYPE_CHECKING:
+    from dcsft_harness.coordinates import BoxConvention
+    from dcsft_harness.models.generation import Generation
+    from dcsft_harness.models.rounds import Settled
+
+
+class Documents(Protocol):
+    """A task's documents: a `datasets.Dataset`, or a list of dictionaries."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, doc_id: int, /) -> Mapping[str, Any]:
+        """One document by its position, from 0."""
+        ...
+
+
+class TaskConfig(Protocol):
+    """What a task's YAML file says.
+
+    Attributes:
+        task: the task's name.
+        metadata: whatever the file has there; the suite's tasks have a mapping.
+        generation_kwargs: how to generate, by name.
+    """
+
+    task: str
+    metadata: Any
+    generation_kwargs: Mapping[str, Any] | None
+
+
+class Task(Protocol):
+    """A chat task: `lmms_eval.api.task.ConfigurableMessagesTask`.
+
+    Attributes:
+        VERSION: the task's version.
+    """
+
+    VERSION: int | str | None
+    _filters: list[Any]  # private upstream; `set_generation` replaces them
+
+    @property
+    def config(self) -> TaskConfig:
+        """What its YAML file says."""
+        ...
+
+    @property
+    def eval_docs(self) -> Documents:
+        """Its documents, images decoded when one is read."""
+        ...
+
+    @property
+    def eval_docs_no_media(self) -> Documents:
+        """Its documents without their images."""
+        ...
+
+    def doc_to_messages(self, doc: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """A document as the messages that a model gets."""
+        ...
+
+    def doc_to_text(self, doc: Mapping[str, Any]) -> object:
+        """A document's prompt."""
+        ...
+
+    def doc_to_target(self, doc: Mapping[str, Any]) -> object:
+        """A document's right answer."""
+        ...
+
+    def process_results(self, doc: Mapping[str, Any], results: list[str]) -> Mapping[str, Any]:
+        """Metric -> what it says of the responses to a document."""
+        ...
+
+    def aggregation(self) -> Mapping[str, Callable[..., object]]:
+        """Metric -> what makes one number of all documents'."""
+        ...
+
+    def get_config(self, key: str) -> object:
+        """An entry of its configuration; None where there is none."""
+        ...
+
+    def set_config(self, key: str, value: object, update: bool = False) -> None:
+        """Changes an entry of its configuration."""
+        ...
+
+
+class Model(Protocol):
+    """A chat model: `lmms_eval.api.model.lmms`."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number in a launch, from 0."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """How many processes a launch has."""
+        ...
+
+    def generate_until(self, requests: Sequence[Any]) -> Sequence[object]:
+        """Answers requests, in their order."""
+        ...
+
+    def clean(self) -> None:
+        """Frees the memory that it takes."""
+        ...
+
+
+class ObservedModel(Model, Protocol):
+    """A model of this suite, which reports what it answers: see `models.base.ObservedModel`."""
+
+    item_ids: MutableMapping[tuple[str, int], str]
+    kept: Mapping[tuple[str, int, int], "Generation"]
+    refused: MutableMapping[tuple[str, int], str] | None
+    settled: "Settled | None"
+    on_batch: "Callable[[list[Generation]], None] | None"
+    on_progress: Callable[[int, int], None] | None
+
+    @property
+    def box_convention(self) -> "BoxConvention":
+        """The coordinates that it writes boxes in."""
+        ...
+
+    def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
+        """All generation settings that a request is answered with, by name."""
+        ...
+
+    def generation_from_checkpoint(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
+        """Those of them that the checkpoint sets."""
+        ...
+
+
+def is_observed(model: Model) -> TypeGuard[ObservedModel]:
+    """Whether a model is one of this suite, or of a plugin that does as those do."""
+    return hasattr(model, "item_ids") and hasattr(model, "kept")
