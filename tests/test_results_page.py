@@ -133,7 +133,7 @@ def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
-    with pytest.raises(HarnessError, match="is no output folder of `dcsft run`"):
+    with pytest.raises(HarnessError, match="is not an output folder of `dcsft run`"):
         results.write([tmp_path], tmp_path / "page.md")
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(HarnessError, match="has no finished leaderboard"):

@@ -32,7 +32,10 @@ def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[No
 @click.command()
 @click.argument("artifact", type=FOLDER)
 @click.option(
-    "--scores", type=FOLDER, multiple=True, help="A folder of scores, of the artifact or its base; repeatable."
+    "--scores",
+    type=FOLDER,
+    multiple=True,
+    help="A folder of scores, of the artifact or its base; repeatable.",
 )
 def card(artifact: Path, scores: tuple[Path, ...]) -> None:
     """Regenerate the model card of an adapter or checkpoint, with its scores.

@@ -69,7 +69,9 @@ SHOW = _Terminal()
     "--apart", is_flag=True, help="Show rows that cannot be compared in separate tables; remembered."
 )
 @click.option("--model", default="dcsft_hf", show_default=True, help="An lmms-eval model.")
-@click.option("--model-args", default="", metavar="K=V,...", help="The model's arguments: batch_size=8,device=cuda:1")
+@click.option(
+    "--model-args", default="", metavar="K=V,...", help="The model's arguments: batch_size=8,device=cuda:1"
+)
 @click.option(
     "--group",
     help="Name shared by all seeds of a configuration; default: from a name like 'SFT (seed 1)'.",
@@ -78,7 +80,9 @@ SHOW = _Terminal()
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between checks."
 )
-@click.option("--stay", is_flag=True, help="Keep watching after the run's process has ended, as it may be resumed.")
+@click.option(
+    "--stay", is_flag=True, help="Keep watching after the run's process has ended, as it may be resumed."
+)
 @data_root
 def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Score a checkpoint on a suite and add it to a board.
