@@ -7,12 +7,12 @@ import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
 
 from .base import ObservedModel, UnavailableError
 from .batching import Features, process
 from .checkpoint import check_adapter, convention, open_config, open_processor
-from .conventions import BoxConvention, declare, taught
 from .decoding import SpecialTokens, checkpoint_generation
 from .generation import Generation
 from .pixel_limits import call_size

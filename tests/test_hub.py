@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load, load_file
 
-from dcsft_harness import hub, manifest, stages
+from dcsft_harness import stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import card
+from dcsft_harness.training import card, hub
 
 from .artefacts import rollouts
 from .fake_hub import serving

@@ -56,7 +56,7 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 def push(artifact: Path, repo: str, private: bool) -> None:
     """Upload a finished adapter or checkpoint, with its card, to the model hub."""
-    from dcsft_harness import hub
+    from dcsft_harness.training import hub
 
     hub.refuse_unfit(artifact)
     check(repo)
@@ -65,14 +65,14 @@ def push(artifact: Path, repo: str, private: bool) -> None:
 
 def check(repo: str) -> None:
     """Checks that an upload can succeed."""
-    from dcsft_harness import hub
+    from dcsft_harness.training import hub
 
     hub.check(repo)
 
 
 def push_folder(folder: Path, repo: str, private: bool) -> None:
     """Uploads a finished artifact and prints its address."""
-    from dcsft_harness import hub
+    from dcsft_harness.training import hub
 
     clock = bar.Clock()
     bar.closing("push", str(folder), clock, hub.push(folder, repo, private))

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
+from dcsft_harness.coordinates import BoxConvention, BoxSpace
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 
 
 def open_config(model: str) -> PreTrainedConfig:
@@ -126,7 +126,8 @@ def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None
     """
     from dcsft_harness.models.checkpoint import convention
 
-    return convention(open_config(model), processor, given)
+    found: BoxConvention = convention(open_config(model), processor, given)
+    return found
 
 
 def check_adapter(adapter: str, base: str) -> None:
@@ -137,7 +138,7 @@ def check_adapter(adapter: str, base: str) -> None:
     Raises:
         HarnessError: says which.
     """
-    from dcsft_harness import manifest
+    from dcsft_harness.artifacts import manifest
     from dcsft_harness.models import checkpoint as models
     from dcsft_harness.models.adapters import read_config
     from dcsft_harness.models.settings import ModelSettings

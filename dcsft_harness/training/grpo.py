@@ -8,9 +8,8 @@ import torch
 import trl
 from datasets import Dataset
 
-from dcsft_harness import records
+from dcsft_harness import coordinates, records
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import conventions
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
@@ -232,7 +231,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
         checks.check_vllm(args, setup)
     else:
         checks.check_generation(str(setup.job.model), args)
-    conventions.declare(setup.box_convention(judge.reads_boxes))
+    coordinates.declare(setup.box_convention(judge.reads_boxes))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
         texts = [completion[0]["content"] for completion in completions]
