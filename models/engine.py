@@ -13,7 +13,7 @@ from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
 from .batching import Features, collate
-from .decoding import Completion, SpecialTokens, complete
+from .decoding import Completion, NotFiniteError, SpecialTokens, complete
 from .flight import Flight
 from .packing import Footprint, Size, free_bytes, out_of_memory
 from .prefill import Prompts, prefill
@@ -154,11 +154,19 @@ class Engine:
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
     ) -> list[list[Completion]]:
-        """One completion per item and key, each with a prefill of its own."""
+        """One completion per item and key, each with a prefill of its own.
+
+        Raises:
+            NotFiniteError: names the items whose logits are not finite, by their place.
+        """
         rows = [one.features for one, keys in zip(items, row_keys, strict=True) for _ in keys]
         flat = [key for keys in row_keys for key in keys]
         batch = self._batch(rows)
-        done = iter(complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat))
+        try:
+            done = iter(complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat))
+        except NotFiniteError as error:
+            owners = [place for place, keys in enumerate(row_keys) for _ in keys]
+            raise NotFiniteError(owners[row] for row in error.places) from None
         return [[next(done) for _ in keys] for keys in row_keys]
 
     def _slices(self, items: Sequence[Prepared]) -> list[list[Prepared]]:

@@ -11,7 +11,16 @@ from dcsft_harness.training.flops import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
-from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
+from .chat_template import render
+from .checkpoint import (
+    check_adapter,
+    check_weights,
+    convention,
+    load_model,
+    open_config,
+    open_generation,
+    open_processor,
+)
 from .conventions import BoxConvention, declare, taught
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine, Prepared
@@ -75,7 +84,9 @@ class DcsftHF(ObservedModel):
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
         self.checkpoint_generation = checkpoint_generation(self.settings)
+        open_generation(self.settings)  # transformers ignores one that it cannot read
         check_adapter(self.settings, config)
+        check_weights(self.settings, config)
         self._load()
         declare(self.box_convention)
 
@@ -159,7 +170,7 @@ class DcsftHF(ObservedModel):
         """Decodes and processes an item, once for all of its responses."""
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
-        text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
         # A template that writes the first token itself must not get a second one from the tokenizer.
         bos = self.tokenizer.bos_token
         extra = {"add_special_tokens": False} if bos and text.startswith(bos) else {}

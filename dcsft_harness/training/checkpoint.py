@@ -3,94 +3,52 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
+from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import checkpoint as models
+from dcsft_harness.models.adapters import read_config, wrap
+from dcsft_harness.models.checkpoint import PixelLimits, pixel_limits
 from dcsft_harness.models.conventions import BoxConvention, BoxSpace
+from dcsft_harness.models.settings import ModelSettings
+from dcsft_harness.models.weights import check_stored
 from dcsft_harness.training.config import TrainingConfig
-
-
-class PixelLimits(NamedTuple):
-    """Least and largest area of a resized image, in pixels."""
-
-    low: int
-    high: int
+from dcsft_harness.training.launching import sharding
 
 
 def open_config(model: str) -> PreTrainedConfig:
-    """The base's configuration.
-
-    Raises:
-        HarnessError: there is none, or the model does not turn images and text into text.
-    """
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-        raise HarnessError(f"model {model} is an adapter", "Merge it into its base, and train that")
-    try:
-        config = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"model {model} cannot be opened ({_line(error)})", "Give a checkpoint folder"
-        ) from error
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise HarnessError(
-            f"model {model} is a {config.model_type!r} model, not an image-text-to-text one",
-            "Give a vision-language checkpoint such as Qwen2.5-VL",
-        )
-    return config
+    """The base's configuration; see `models.checkpoint.open_config`."""
+    return models.open_config(ModelSettings(model))
 
 
 def open_processor(model: str) -> ProcessorMixin:
-    """The base's processor as it was saved.
-
-    Raises:
-        HarnessError: there is none, or it cannot render chats with images.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"model {model} has no usable processor ({_line(error)})", "Save one beside it"
-        ) from error
-    if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
-        raise HarnessError(
-            f"model {model}: its {type(processor).__name__} has no image processor or no chat template",
-            "Give a checkpoint that was tuned for chats with images",
-        )
-    return processor
+    """The base's processor as it was saved; see `models.checkpoint.open_processor`."""
+    return models.open_processor(ModelSettings(model))
 
 
 def open_generation(model: str) -> GenerationConfig:
-    """How the base ends its answers, known without its weights."""
-    try:
-        return GenerationConfig.from_pretrained(model)
-    except OSError:  # a checkpoint need not have one
-        return GenerationConfig.from_model_config(open_config(model))
+    """How the base ends its answers; see `models.checkpoint.open_generation`."""
+    return models.open_generation(ModelSettings(model))
 
 
-def pixel_limits(processor: ProcessorMixin) -> PixelLimits | None:
-    """The limits that a processor keeps, which evaluation goes by; None for one that has none."""
-    images = processor.image_processor
-    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-    if not {"min_pixels", "max_pixels"} <= set(declared):
-        return None
-    return PixelLimits(int(images.size["shortest_edge"]), int(images.size["longest_edge"]))
+def check_weights(model: str, config: PreTrainedConfig) -> None:
+    """Refuses a base without all of its weights, before any are read.
+
+    Where a launch shards them, no rank has a whole model to look at, and the files are read instead.
+
+    Raises:
+        HarnessError: files are damaged, tensors are missing, unexpected or of another shape, or, where a
+            launch shards them, not finite.
+    """
+    models.check_weights(ModelSettings(model), config)
+    if sharding() is not None and ranks.rank() == 0:
+        check_stored(model)
 
 
 def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) -> PixelLimits | None:
@@ -103,26 +61,10 @@ def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) 
         HarnessError: limits were asked for that the processor does not have, or they contradict
             those that it keeps.
     """
-    images, kept = processor.image_processor, pixel_limits(processor)
-    if kept is None:
-        if config.min_pixels is not None or config.max_pixels is not None:
-            raise HarnessError(
-                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: "
-                f"the {type(images).__name__} of {model} has no pixel limits",
-                "Leave them out",
-            )
-        return None
-    low = kept.low if config.min_pixels is None else config.min_pixels
-    high = kept.high if config.max_pixels is None else config.max_pixels
-    if low > high:
-        raise HarnessError(
-            f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
-        )
-    # transformers 5 keeps both areas under the names of edges; setting attributes later is too late.
-    processor.image_processor = AutoImageProcessor.from_pretrained(
-        model, size={"shortest_edge": low, "longest_edge": high}
-    )
-    return PixelLimits(low, high)
+    if config.min_pixels is not None or config.max_pixels is not None:
+        asked = ModelSettings(model, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+        processor.image_processor = models.open_processor(asked).image_processor
+    return pixel_limits(processor)
 
 
 def compute_dtype(asked: str) -> torch.dtype:
@@ -145,13 +87,9 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
     """The base's weights in `dtype`; transformers 5 would otherwise take the type they were saved in.
 
     Raises:
-        HarnessError: weights are missing or damaged.
+        HarnessError: see `models.checkpoint.open_weights`.
     """
-    try:
-        with no_bars():
-            return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise HarnessError(f"model {model} cannot be loaded ({_line(error)})", "Check its files") from error
+    return models.open_weights(model, dtype)
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
@@ -170,9 +108,7 @@ def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None
     Raises:
         HarnessError: `given` are those of a resized image, and the processor does not resize by pixels.
     """
-    from dcsft_harness.models.checkpoint import convention
-
-    return convention(open_config(model), processor, given)
+    return models.convention(open_config(model), processor, given)
 
 
 def check_adapter(adapter: str, base: str) -> None:
@@ -183,11 +119,6 @@ def check_adapter(adapter: str, base: str) -> None:
     Raises:
         HarnessError: says which.
     """
-    from dcsft_harness import manifest
-    from dcsft_harness.models import checkpoint as models
-    from dcsft_harness.models.adapters import read_config
-    from dcsft_harness.models.settings import ModelSettings
-
     read_config(adapter, base)
     if (Path(adapter) / manifest.NAME).is_file():
         made = manifest.read(Path(adapter))
@@ -210,8 +141,6 @@ def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     Raises:
         HarnessError: the folder is none, or does not fit the base.
     """
-    from dcsft_harness.models.adapters import wrap
-
     model = wrap(network, adapter, base)
     model.peft_config["default"].inference_mode = False
     model.set_adapter("default")
@@ -228,8 +157,3 @@ def no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    """The first line of a message that may run over many."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.arguments import checkpoint_settings
+from dcsft_harness.models.checkpoint import pixel_limits
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
@@ -102,9 +103,8 @@ def check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfi
         )
     if setup.limits is None:
         return
-    size = checkpoint.open_processor(str(setup.job.model)).image_processor.size
-    own = checkpoint.PixelLimits(int(size["shortest_edge"]), int(size["longest_edge"]))
-    if setup.limits != own:
+    own = pixel_limits(checkpoint.open_processor(str(setup.job.model)))
+    if own is not None and setup.limits != own:
         raise HarnessError(
             f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
             f"and training would by {setup.limits.low} and {setup.limits.high}",

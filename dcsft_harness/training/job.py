@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import conventions
+from dcsft_harness.models.checkpoint import PixelLimits
 from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 from dcsft_harness.training import checkpoint, lora, run_folder
 from dcsft_harness.training import data as training_data
@@ -106,7 +107,7 @@ class Setup:
     folder: Path
     conversations: Conversations
     processor: ProcessorMixin
-    limits: checkpoint.PixelLimits | None
+    limits: PixelLimits | None
     dtype: torch.dtype
     room: int
     network: PreTrainedModel | PeftModel = None

@@ -16,6 +16,7 @@ from dcsft_harness import interrupts, manifest, ranks
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
 from dcsft_harness.models import conventions
+from dcsft_harness.models.checkpoint import pixel_limits
 from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
@@ -76,8 +77,9 @@ def _prepare(job: Job) -> Setup:
             checkpoint.check_adapter(str(job.adapter), base)
         if isinstance(job.config, AdapterConfig):
             lora.refuse_reshaping(job.config, str(job.adapter), base)
+    checkpoint.check_weights(base, config)
     processor = checkpoint.open_processor(base)
-    shown = checkpoint.pixel_limits(processor)
+    shown = pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
     notes = {
         "base": base,
