@@ -98,10 +98,7 @@ def refuse_unfit(folder: Path) -> None:
     made = manifest.read(folder)
     if made.kind not in KINDS:
         raise HarnessError(f"{folder} holds {made.kind}", "Give an adapter or a checkpoint")
-    if not manifest.is_intact(folder):
-        raise HarnessError(
-            f"files of {folder} have changed since its {manifest.NAME} was written", "Make the artefact again"
-        )
+    manifest.refuse_changed(folder)
     _refuse_damaged(folder, made)
 
 

@@ -56,8 +56,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     manifest.refuse_occupied(output)
     made = _open(adapter)
     found = find_base(adapter, made, base)
-    if (Path(found.name) / manifest.NAME).is_file() and not manifest.is_intact(Path(found.name)):
-        raise HarnessError(f"files of the base {found.name} have changed since it was made", "Make it again")
+    manifest.refuse_changed(Path(found.name))
     from dcsft_harness.models import conventions
     from dcsft_harness.models import merging as engine
     from dcsft_harness.models.placement import check_device
@@ -116,11 +115,7 @@ def _open(adapter: Path) -> manifest.Manifest | None:
             )
         return None
     found = manifest.read(adapter, "adapter")
-    if not manifest.is_intact(adapter):
-        raise HarnessError(
-            f"files of adapter {adapter} have changed since its {manifest.NAME} was written",
-            f"Train it again, or remove the {manifest.NAME} to merge the files as they are",
-        )
+    manifest.refuse_changed(adapter)
     return found
 
 
@@ -190,8 +185,8 @@ def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, 
             f"the base {settings.pretrained} is quantized, which a merge would round once more",
             "Name the checkpoint that it was quantized from with --base",
         )
-    check_adapter(settings, opened)
     check_weights(settings, opened)
+    check_adapter(settings, opened)
     processor = open_processor(settings)
     generation = SpecialTokens.of(processor.tokenizer, open_generation(settings)).neutral_config()
     generation.max_new_tokens, generation.do_sample = config.max_new_tokens, False

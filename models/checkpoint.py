@@ -19,7 +19,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from dcsft_harness import manifest
+from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError
 
 from . import chat_template, weights
@@ -182,6 +182,28 @@ def convention(
             )
         return BoxConvention(space)
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
+
+
+def check_intact(settings: ModelSettings) -> None:
+    """Refuses a base or adapter with files that are not those that its manifest was written for.
+
+    Files are hashed once a process, by the first rank; while a file keeps its size and times its hash is
+    remembered. Checkpoints that a run kept are looked up in the run's manifest. Folders without a manifest
+    pass.
+
+    Raises:
+        HarnessError: names the file.
+    """
+    if ranks.rank() > 0:
+        return
+    for folder in (Path(name) for name in (settings.pretrained, settings.adapter) if name is not None):
+        run = folder.resolve().parent
+        if (folder / manifest.NAME).is_file():
+            manifest.refuse_changed(folder)
+        elif folder.name.startswith("checkpoint-") and (run / manifest.NAME).is_file():
+            inside = [name for name in manifest.read(run).files if name.startswith(f"{folder.name}/")]
+            if inside:
+                manifest.refuse_changed(run, *inside)
 
 
 def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:

@@ -14,6 +14,7 @@ from .base import Answered, ObservedModel
 from .chat_template import render
 from .checkpoint import (
     check_adapter,
+    check_intact,
     check_weights,
     convention,
     load_model,
@@ -75,6 +76,7 @@ class DcsftHF(ObservedModel):
         self.keep_loaded = False
         prompt = self.settings.system_prompt
         self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
+        check_intact(self.settings)
         config = open_config(self.settings)
         self.processor = open_processor(self.settings)
         space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
@@ -85,8 +87,8 @@ class DcsftHF(ObservedModel):
             self.accelerator = placement.accelerator
         self.checkpoint_generation = checkpoint_generation(self.settings)
         open_generation(self.settings)  # transformers ignores one that it cannot read
-        check_adapter(self.settings, config)
         check_weights(self.settings, config)
+        check_adapter(self.settings, config)
         self._load()
         declare(self.box_convention)
 

@@ -14,6 +14,7 @@ from .batching import Features
 from .chat_template import render
 from .checkpoint import (
     check_adapter,
+    check_intact,
     check_weights,
     convention,
     open_config,
@@ -93,6 +94,7 @@ class DcsftVLLM(ObservedModel):
         if self.settings.base_url is None:
             require_vllm()
         checkpoint = self.settings.checkpoint()
+        check_intact(checkpoint)
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
         space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
@@ -101,10 +103,10 @@ class DcsftVLLM(ObservedModel):
         self._tokens = SpecialTokens.of(self.tokenizer, open_generation(checkpoint))
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
         self.checkpoint_generation = checkpoint_generation(checkpoint)
-        check_adapter(checkpoint, config)
         if self.settings.base_url is None:  # a server has weights of its own
             check_weights(checkpoint, config)
             check_stored(checkpoint.pretrained)
+        check_adapter(checkpoint, config)
         self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
         self._backend: Backend | None = None
         self._limits: Limits | None = None

@@ -107,7 +107,7 @@ def test_what_is_not_to_be_uploaded_is_refused(fake, adapter, tmp_path, capsys):
     assert "holds rollouts. Give an adapter or a checkpoint" in capsys.readouterr().err
     (adapter / "adapter_model.safetensors").write_bytes(b"others")
     assert main(["push", str(adapter), "jane/digits"]) == 1
-    assert "have changed since its manifest.json was written" in capsys.readouterr().err
+    assert "is not what manifest.json beside it says" in capsys.readouterr().err
     assert fake.created == []
 
 

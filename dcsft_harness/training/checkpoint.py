@@ -37,6 +37,11 @@ def open_generation(model: str) -> GenerationConfig:
     return models.open_generation(ModelSettings(model))
 
 
+def check_intact(model: str, adapter: Path | None) -> None:
+    """Refuses what has changed under its manifest; see `models.checkpoint.check_intact`."""
+    models.check_intact(ModelSettings(model, None if adapter is None else str(adapter)))
+
+
 def check_weights(model: str, config: PreTrainedConfig) -> None:
     """Refuses a base without all of its weights, before any are read.
 

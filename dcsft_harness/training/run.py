@@ -70,14 +70,15 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
+    checkpoint.check_intact(base, job.adapter)
     conversations = training_data.read(job.data)
     config = checkpoint.open_config(base)
+    checkpoint.check_weights(base, config)
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
         if isinstance(job.config, AdapterConfig):
             lora.refuse_reshaping(job.config, str(job.adapter), base)
-    checkpoint.check_weights(base, config)
     processor = checkpoint.open_processor(base)
     shown = pixel_limits(processor)
     limits = checkpoint.limit_pixels(processor, base, job.config)
