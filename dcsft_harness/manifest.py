@@ -253,7 +253,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     if changed is not None:
         raise HarnessError(
             f"{folder / changed} is not what {NAME} beside it says: it was changed later",
-            f"Put the former file back, make the artefact again, or remove {NAME} to use the files as they are",
+            f"Put the former file back, make it again, or remove {NAME} to use the files as they are",
         )
 
 
