@@ -19,7 +19,7 @@ from dcsft_harness.errors import HarnessError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _COPY_AGAIN = "Copy or download it again"
-_COUNTS = re.compile(r"(layers?|depth|experts)$")
+_COUNTS = re.compile(r"(num_\w*|n_|encoder_|decoder_)?layers|n_layer|(\w+_)?depth|(num_|n_)\w*experts")
 """Settings whose value is a number of modules: each of those is built, and holds a tensor at least."""
 _MANY = 1_000
 """Modules that are built in seconds, more than any published model has of a kind."""
@@ -127,7 +127,7 @@ def _counts(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             yield from _counts(value, f"{prefix}{name}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and _COUNTS.search(name):
+        elif isinstance(value, int) and not isinstance(value, bool) and _COUNTS.fullmatch(name):
             yield f"{prefix}{name}", value
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import struct
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 from dcsft_harness import cli, hashing, hub, manifest, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.harness import passthrough
+from dcsft_harness.models import weights
 from dcsft_harness.models.hf import DcsftHF
 
 from . import fake_vllm
@@ -43,11 +45,13 @@ def sound(tmp_path_factory):
 
 
 def sample(base, adapter, out, model=HF):
-    stages.sample(out, model=model, model_args=args(base, adapter, model), **POOL)
+    stages.STAGES["sample"](out, model=model, model_args=args(base, adapter, model), **POOL)
 
 
 def evaluate(base, adapter, out, model=HF):
-    stages.evaluate(out, model=model, model_args=args(base, adapter, model), tasks=["dcsft_digits"], limit=1)
+    stages.STAGES["evaluate"](
+        out, model=model, model_args=args(base, adapter, model), tasks=["dcsft_digits"], limit=1
+    )
 
 
 def sample_vllm(base, adapter, out):
@@ -59,17 +63,19 @@ def evaluate_vllm(base, adapter, out):
 
 
 def cold_start(base, adapter, out):
-    stages.cold_start(out, model=str(base), data=str(base.parent / "set"), max_steps=1, batch_size=2)
+    stages.STAGES["train cold-start"](
+        out, model=str(base), data=str(base.parent / "set"), max_steps=1, batch_size=2
+    )
 
 
 def sft(base, adapter, out):
-    stages.sft(
+    stages.STAGES["train sft"](
         out, model=str(base), data=str(base.parent / "set"), adapter=adapter, max_steps=1, batch_size=2
     )
 
 
 def grpo(base, adapter, out):
-    stages.grpo(
+    stages.STAGES["train grpo"](
         out,
         model=str(base),
         data="dcsft_digits_pool",
@@ -82,7 +88,7 @@ def grpo(base, adapter, out):
 
 def merge(base, adapter, out):
     adapter = adapter or base.parent / "adapter"
-    stages.merge(out, adapter=adapter, base=str(base), device="cpu", prompts=1)
+    stages.STAGES["merge"](out, adapter=adapter, base=str(base), device="cpu", prompts=1)
 
 
 def push(base, adapter, out):
@@ -236,6 +242,23 @@ def test_an_adapter_whose_factor_is_no_number_or_nothing_is_refused(
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": alpha}))
     refused(verb, base, adapter, f"lora_alpha is {alpha!r}", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "refused"),
+    [
+        ("num_hidden_layers", 1001, True),
+        ("num_hidden_layers", 1000, False),
+        ("n_routed_experts", 10**9, True),
+        ("depth", -1, True),
+        ("vision_feature_layer", -2, False),
+        ("max_window_layers", 10**9, False),
+    ],
+)
+def test_settings_that_count_modules_are_told_from_those_that_name_one(setting, value, refused, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {setting: value}}))
+    with pytest.raises(HarnessError, match=f"text_config.{setting} is {value}") if refused else nullcontext():
+        weights.refuse_absurd(str(tmp_path))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,7 +16,6 @@ from dcsft_harness.training import card
 from .artefacts import rollouts
 from .fake_hub import serving
 
-
 SHAPE = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "/x"}
 WEIGHTS = save({"lora_A.weight": torch.ones(4, 2)})
 
