@@ -282,9 +282,9 @@ def open_weights(
             **options,
         )
         model = model if device is None else model.to(device)
-    if not is_deepspeed_zero3_enabled():  # whose loading reports nothing; names were compared before
-        weights.refuse_incomplete(name, model, info)
     if not _elsewhere():
+        if not is_deepspeed_zero3_enabled():  # whose loading reports nothing; names were compared before
+            weights.refuse_incomplete(name, model, info)
         weights.check_finite(name, model)
     return model
 
