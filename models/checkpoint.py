@@ -1,5 +1,6 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,11 +200,21 @@ def check_intact(settings: ModelSettings) -> None:
     for folder in (Path(name) for name in (settings.pretrained, settings.adapter) if name is not None):
         run = folder.resolve().parent
         if (folder / manifest.NAME).is_file():
-            manifest.refuse_changed(folder)
+            if not _is_foreign(folder / manifest.NAME):
+                manifest.refuse_changed(folder)
         elif folder.name.startswith("checkpoint-") and (run / manifest.NAME).is_file():
             inside = [name for name in manifest.read(run).files if name.startswith(f"{folder.name}/")]
             if inside:
                 manifest.refuse_changed(run, *inside)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a manifest is another package's, some of which write files of that name."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        return False  # ours, and damaged: an error
+    return not isinstance(found, dict) or "artefact" not in found
 
 
 def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:

@@ -49,6 +49,7 @@ def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
     remedy = "Leave out generation_config=checkpoint, or take the setting out of the file"
     return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), where, remedy)
 
+
 NOT_FINITE = -1
 """In place of a token: the row's logits are not finite, so that none could be chosen."""
 
@@ -292,8 +293,10 @@ def complete(
     output = model.generate(
         **batch,
         generation_config=_config(tokens, arguments),
-        logits_processor=processors(arguments, row_keys, prompt_length, batch["attention_mask"]),
-        logits_processor=[finite, *processors(arguments, row_keys, prompt_length)],
+        logits_processor=[
+            finite,
+            *processors(arguments, row_keys, prompt_length, batch["attention_mask"]),
+        ],
         stopping_criteria=[stops] if arguments.stop else [],
     )
     generated = output[:, prompt_length:].tolist()
