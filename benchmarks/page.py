@@ -158,6 +158,9 @@ def _labels(found: Results) -> Iterator[str]:
         ["seconds, label and curate together", *_judged(found["seconds"], "≤20")],
         ["peak memory, MB", *_judged(found["peak_mb"], "≤1500")],
     ]
+    if "long" in found:
+        what = f"{int(found['settings']['long_rows']):,} long responses and photographs"
+        rows.append([f"peak memory of {what}, MB", *_judged(found["long_peak_mb"], "≤1500")])
     yield _table(["", "measured", "target", "reached"], rows)
 
 

@@ -16,6 +16,10 @@ from dcsft_harness import durable
 from dcsft_harness.errors import HarnessError
 
 OWNER, RUN = "owner.json", "run.json"
+_ITEMS = (
+    "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
+    " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
+)
 _SKEW = 60.0
 """Seconds by which the clocks of processes and of files may differ."""
 
@@ -137,6 +141,8 @@ def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
         if before.get(name) != identity.get(name)
     ]
     if differences:
+        if before.get("items") != identity.get("items"):
+            differences.append(_ITEMS)
         raise HarnessError(
             f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
             "Name another folder, go back to those settings, or remove this folder",

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from dcsft_harness import cache, dataset_folder
 from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.records import MARK
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 
 TRAINING = "training"
@@ -23,6 +24,10 @@ CONVERSATION = ["prompt", "target", "images"]
 """What a conversation is made of, of an item's columns."""
 BOX = "box"
 """The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; there where any answer is a box."""
+
+
+REFUSED = "refused"
+"""The column that says why a task's row cannot be trained on; there where any cannot."""
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
@@ -34,7 +39,8 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
         chosen: the label rows; with the column weight where items are weighted.
 
     Raises:
-        HarnessError: the items lack one of them, hold one twice, or have an empty cell.
+        HarnessError: the items lack one of them, hold one twice, have an empty cell, or a prompt has another
+            number of marks than images.
     """
     boxed = _has_boxes(items)
     columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
@@ -46,6 +52,7 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     with dataset_folder.writing(folder, columns) as writer:
         for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
             labels = chosen.slice(done, some.num_rows).select(told)
+            _refuse_unmatched(some, labels["item_id"])
             boxes = [some[BOX]] if boxed else []
             writer.table(pa.table([*_conversations(some), *boxes, *labels], list(columns)))
             done += some.num_rows
@@ -98,8 +105,9 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
     """The columns messages and images of items, as `conversation` makes them of one."""
     images, prompts, targets = (items[name].combine_chunks() for name in ("images", "prompt", "target"))
     count = pc.list_value_length(images)
-    marks = pa.array(["<image>" * number for number in range((pc.max(count).as_py() or 0) + 1)])
-    asked = pc.binary_join_element_wise(marks.take(count), prompts, "")
+    marks = pa.array([MARK * number for number in range((pc.max(count).as_py() or 0) + 1)])
+    in_front = pc.binary_join_element_wise(marks.take(count), prompts, "")
+    asked = pc.if_else(pc.match_substring(prompts, MARK), prompts, in_front)
     turns = np.arange(2 * len(items)).reshape(2, -1).T.ravel()  # question, answer, question, ...
     content = pa.concat_arrays([asked, targets]).take(turns)
     roles = pa.array(["user", "assistant"]).take(np.arange(len(turns)) % 2)
@@ -107,11 +115,39 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
     return pa.ListArray.from_arrays(np.arange(0, len(turns) + 1, 2, dtype=np.int32), messages), images
 
 
+def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
+    """Refuses items whose prompt has another number of marks than images.
+
+    Raises:
+        HarnessError: names the first one.
+    """
+    marks = pc.count_substring(items["prompt"], MARK)
+    images = pc.list_value_length(items["images"])
+    wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())
+    if len(wrong):
+        first = int(wrong[0])
+        raise _unmatched(ids[first].as_py(), marks[first].as_py(), images[first].as_py())
+
+
+def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
+    return HarnessError(
+        f"item {item_id}: {marks} {MARK} marks for {images} images",
+        f"The task's own text contains {MARK}, so a trainer could not place its images: leave the item out",
+    )
+
+
 def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item as `messages` and `images`: one "<image>" per image, then the prompt, then the target."""
+    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
+
+    Raises:
+        HarnessError: the prompt has another number of marks than images.
+    """
+    prompt, images = item["prompt"], len(item["images"])
+    if MARK in prompt and prompt.count(MARK) != images:
+        raise _unmatched(item["item_id"], prompt.count(MARK), images)
     return {
         "messages": [
-            {"role": "user", "content": "<image>" * len(item["images"]) + item["prompt"]},
+            {"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt},
             {"role": "assistant", "content": item["target"]},
         ],
         "images": item["images"],
@@ -122,18 +158,21 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
     """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
 
     The data set is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at
-    the latest with this process; only one that is killed leaves it there.
+    the latest with this process; only one that is killed leaves it there. Where images cannot be read there
+    is the column `REFUSED`, which says why; such a row has no images.
 
     Raises:
-        HarnessError: duplicate items, an unreadable image, or a full disk.
+        HarnessError: duplicate items, or a full disk.
     """
     from datasets import load_from_disk
 
     from dcsft_harness.harness import stored_images
     from dcsft_harness.sampling import read_items
 
-    items = read_items(task, len(task.eval_docs))
-    columns = features(boxed=any(item.box is not None for item in items), labelled=False)
+    refused: dict[int, str] = {}
+    items = read_items(task, len(task.eval_docs), refused)
+    boxed = any(item.box is not None for item in items)
+    columns = features(boxed=boxed, labelled=False, refused=bool(refused))
     above = cache.root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
@@ -143,8 +182,9 @@ def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datas
             dataset_folder.writing(folder, columns) as writer,
         ):
             rows = (
-                conversation({**asdict(item), "images": images}) | {"item_id": item.item_id, BOX: item.box}
-                for item, images in zip(items, stored_images(task, items), strict=True)
+                conversation({**asdict(item), "images": images})
+                | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
+                for item, images in zip(items, stored_images(task, items, refused), strict=True)
             )
             writer.rows({name: row[name] for name in columns} for row in rows)
         found = load_from_disk(str(folder))
@@ -161,8 +201,13 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def features(boxed: bool = False, labelled: bool = True, weighted: bool = False) -> Any:  # noqa: ANN401 - datasets.Features
-    """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight."""
+def features(
+    boxed: bool = False, labelled: bool = True, weighted: bool = False, refused: bool = False
+) -> Any:  # noqa: ANN401 - datasets.Features
+    """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
+
+    With `refused`, that of a task's rows that cannot be trained on.
+    """
     from datasets import Features, Image, List, Value
 
     text = Value("string")
@@ -174,4 +219,6 @@ def features(boxed: bool = False, labelled: bool = True, weighted: bool = False)
         columns |= {"difficulty": text, "pass_rate": Value("float64")}
     if weighted:
         columns |= {"weight": Value("float64")}
+    if refused:
+        columns |= {REFUSED: text}
     return Features(columns)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dcsft_harness import conversations, manifest, overlap, records, review, suspects
+from dcsft_harness import conversations, manifest, overlap, own_data, records, review, suspects
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.labels import LABELS
 from dcsft_harness.rules import CurationConfig, equal, qualifying, weighed
@@ -54,6 +54,7 @@ def curate(
         manifest.refuse_newer(exclude)
     source = manifest.read(labels, "labels")
     rollouts = source.input_folder("rollouts")
+    own_data.refuse_former(manifest.read(rollouts, "rollouts"))
     table = records.read_table(labels / LABELS, records.Label)
     manifest.refuse_changed(labels)
     inputs, left_out = {"labels": labels, "rollouts": rollouts}, {"excluded": table.num_rows}

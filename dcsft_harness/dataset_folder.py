@@ -7,16 +7,18 @@ generator sees, and reading single rows takes longer than copying them.
 import contextlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import file_sha256
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import to_rgb
 
 DATA, STATE = "data-00000-of-00001.arrow", "state.json"
 IMAGES = "images"
@@ -36,7 +38,8 @@ class Writer:
 
     def table(self, rows: pa.Table) -> None:
         """Writes rows whose columns are as they are stored: images as structs of bytes and path."""
-        self._file.write_table(embedded(rows.cast(self._features.arrow_schema)), ROWS)
+        for some in _pieces(rows.cast(self._features.arrow_schema)):
+            self._file.write_table(embedded(some), ROWS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes rows as a data set gives them, with PIL images, which are encoded."""
@@ -59,23 +62,44 @@ def png(image: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
     """A picture as it is stored: a PNG file of its RGB pixels, whatever file it came from."""
     file = io.BytesIO()
     # A quarter of the time of Pillow's own level, for a quarter more bytes.
-    on_white(image).save(file, "PNG", compress_level=1)
+    to_rgb(image).save(file, "PNG", compress_level=1)
     return {"bytes": file.getvalue(), "path": None}
 
 
 def embedded(rows: pa.Table) -> pa.Table:
     """Rows with the contents of image files that they only name."""
-    if pc.struct_field(pc.list_flatten(rows[IMAGES]), "bytes").null_count == 0:
+    if _is_embedded(rows):
         return rows
     from datasets.table import embed_table_storage
 
     return embed_table_storage(rows, local_files=True, remote_files=False)
 
 
+def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows in pieces of about BYTES, files that they only name included, which are read piece by piece."""
+    if _is_embedded(rows):
+        yield rows
+        return
+    start = size = 0
+    for number, images in enumerate(rows[IMAGES].to_pylist()):
+        size += _size(images)
+        if size >= BYTES:
+            yield rows.slice(start, number + 1 - start)
+            start, size = number + 1, 0
+    yield rows.slice(start)
+
+
+def _is_embedded(rows: pa.Table) -> bool:
+    return bool(pc.struct_field(pc.list_flatten(rows[IMAGES]), "bytes").null_count == 0)
+
+
 def _size(value: object) -> int:
-    """About how many bytes a row takes."""
+    """About how many bytes a row takes, with the picture files that it only names."""
     if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
+        named = value.get("path") if value.get("bytes", "") is None else None
+        with contextlib.suppress(OSError):
+            return os.stat(named).st_size if isinstance(named, str) else sum(map(_size, value.values()))
+        return 0
     if isinstance(value, list):
         return sum(map(_size, value))
     return len(value) if isinstance(value, str | bytes) else 8
@@ -122,10 +146,19 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
                 for name in columns:
                     if name not in stream.schema.names:
                         raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
-                yield from tables((batch.select(columns) for batch in stream), size)
+                yield from tables((_selected(batch, columns) for batch in stream), size)
         except (pa.ArrowInvalid, OSError) as error:
             said = str(error).splitlines()[0]
             raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
+
+
+def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Some columns of a batch; if they are a small part of it, without the memory of the others.
+
+    Arrow reads a batch into one buffer, which any of its columns holds: texts would hold all pictures.
+    """
+    found = batch.select(columns)
+    return found if 2 * found.nbytes > batch.nbytes else found.take(pa.array(np.arange(found.num_rows)))
 
 
 def names(folder: Path) -> list[str]:

@@ -38,6 +38,16 @@ class HarnessError(Exception):
         return f"{self.problem}. {self.remedy}{'' if self.remedy.endswith('?') else '.'}"
 
 
+def cut(value: object, longest: int = 160) -> str:
+    """A value from outside as text for a message, without its middle where it is long."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) <= longest:
+        return text
+    left_out = f"[... {len(text):,} characters ...]"
+    half = (longest - len(left_out)) // 2
+    return text[:half] + left_out + text[-half:]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> HarnessError:
     """The error for a name that nothing answers to, with near matches first.
 

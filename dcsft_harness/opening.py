@@ -32,6 +32,7 @@ def pool(
     scorer: str | None,
     image_root: str | Path | None,
     skip: bool,
+    outside: bool = False,
 ) -> tuple[Any, dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
 
@@ -46,10 +47,12 @@ def pool(
         for option, value in (("--scorer", scorer), ("--image-root", image_root)):
             if value is not None:
                 raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
+        if outside:
+            raise HarnessError("--allow-outside-root goes with --data", "A --task brings its own images")
         return _single(harness.open_tasks([str(task)]), str(task)), {}, {}
     path, root = Path(data), None if image_root is None else Path(image_root)
-    pool = own_data.open_file(path, scorer, root, skip=skip)
-    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root)}
+    pool = own_data.open_file(path, scorer, root, skip=skip, outside=outside)
+    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root, outside)}
     return pool, described, {"data": path}
 
 

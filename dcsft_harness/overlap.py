@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness import harness, manifest, records
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import to_rgb
 from dcsft_harness.sources import prepared
 
 KIND = "overlap"
@@ -205,7 +205,7 @@ def perceptual_hash(image: Any) -> int:  # noqa: ANN401 - a PIL image
     """The 64 bits of an image's pHash."""
     import imagehash
 
-    bits = imagehash.phash(on_white(image)).hash.flatten()
+    bits = imagehash.phash(to_rgb(image)).hash.flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -4,65 +4,108 @@ The formats are those of the paper's release: `problem`, `solution`, `image`; an
 """
 
 import ast
-import io
 import json
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import dataset_folder
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import is_plain, on_white
+from dcsft_harness import dataset_folder, pictures
+from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.records import MARK, json_object
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
+_IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def checked(
-    where: str, data: Mapping[str, Any], scorer: str, root: Path
-) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
+@dataclass(frozen=True)
+class Root:
+    """Where the images of a file's rows are.
+
+    Attributes:
+        folder: where relative paths start.
+        outside: whether images may lie outside it, by absolute paths, "..", or links.
+    """
+
+    folder: Path
+    outside: bool = False
+
+    def read(self, name: object) -> bytes:
+        """The content of an image file.
+
+        Raises:
+            HarnessError: it is refused, or cannot be read.
+        """
+        if not isinstance(name, str):
+            raise HarnessError(f"an image is {type(name).__name__}, not a path", "Give paths as strings")
+        if re.match(r"(data|https?):", name):
+            raise HarnessError(f"image {cut(name)} is no path", "Save it as a file and name that")
+        path = self.folder / name
+        try:
+            place, folder = path.resolve(), self.folder.resolve()
+            if not self.outside and not place.is_relative_to(folder):
+                raise HarnessError(
+                    f"image {cut(str(path))} is outside {folder}",
+                    "Give --image-root a folder that holds it, or --allow-outside-root",
+                )
+            return pictures.file_bytes(place)
+        except (ValueError, RuntimeError) as error:  # NULs and circles of links, beside what is unreadable
+            known = isinstance(error, pictures.UnreadableError)
+            reason = str(error) if known else f"cannot be read ({cut(str(error))})"
+            raise HarnessError(
+                f"image {cut(str(path))} {reason}", "Check --image-root, or replace the file"
+            ) from error
+
+
+def checked(line: bytes, scorer: str, root: Root) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
     """A row of the task, its pictures, and what is wrong with them: it has none then.
 
     Raises:
-        HarnessError: anything else is wrong with it.
+        HarnessError: anything else is wrong with it. Messages do not name the file and line.
     """
-    prompt, solution, images = _fields(where, data)
-    if prompt.count("<image>") not in (0, len(images)):
+    try:
+        data = json_object(line)
+    except ValueError as error:
+        raise HarnessError(str(error), "Correct or remove the line") from error
+    prompt, solution, images = _fields(data)
+    marks = prompt.count(MARK)
+    if marks != len(images) and (marks, len(images)) != (0, 1):  # a single image goes in front
         raise HarnessError(
-            f"{where}: {prompt.count('<image>')} <image> placeholders for {len(images)} images",
-            "Name one image for each",
+            f"{marks} {MARK} marks for {len(images)} images",
+            f"Write one {MARK} into the question where each image belongs",
         )
-    prompt = prompt.replace("<image>", "").strip()
-    if not prompt:
-        raise HarnessError(f"{where}: the question has no words", "Mend or remove the row")
+    in_front = _IN_FRONT.sub("", prompt)
+    prompt = (prompt if MARK in in_front else in_front).strip()
+    if not prompt.replace(MARK, "").strip():
+        raise HarnessError("the question has no words", "Mend or remove the row")
     if scorer == "box_iou" and not images:
-        raise HarnessError(f"{where}: no image for the box to lie in", "Add `image` to the row")
+        raise HarnessError("no image for the box to lie in", "Add `image` to the row")
     reason = None
     try:
-        pictures = [_image(where, name, root) for name in images]
+        found = [_image(name, root) for name in images]
     except HarnessError as error:
-        pictures, reason = [], error
-    first = pictures[0][0] if pictures else None
-    gold = _gold(where, solution, scorer)
+        found, reason = [], error
+    first = found[0][0] if found else None
+    gold = _gold(solution, scorer)
     if scorer == "box_iou" and first is not None:
-        _refuse_outside(where, gold, first.size)
+        _refuse_outside(gold, first.size)
     row = {
         "prompt": prompt,
         "answer": json.dumps(gold),
         "target": solution if isinstance(solution, str) else json.dumps(solution),
-        "images": [stored for _, stored in pictures],
-        "choices": _choices(where, data, prompt) if scorer == "choice" else [],
+        "images": [stored for _, stored in found],
+        "choices": _choices(data, prompt) if scorer == "choice" else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
     }
     if reason is None:
-        _refuse_gold(where, scorer, row)
-    return row, [picture for picture, _ in pictures], reason
+        _refuse_gold(scorer, row)
+    return row, [picture for picture, _ in found], reason
 
 
-def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
+def _refuse_gold(scorer: str, row: dict[str, Any]) -> None:
     """Lets the scorer look at the gold now: after hours of sampling would be too late."""
     from dcsft_harness.scoring import SCORERS
     from dcsft_harness.tasks.verdicts import judge
@@ -73,7 +116,20 @@ def _refuse_gold(where: str, scorer: str, row: dict[str, Any]) -> None:
         else:
             judge(scorer, row, "")
     except HarnessError as error:
-        raise HarnessError(f"{where}: {error.problem}", error.remedy) from error
+        raise HarnessError(error.problem, error.remedy) from error
+
+
+def differs_in_former(line: bytes, root: Root) -> str | None:
+    """How former versions showed a row in another way; None if they did not, or that is not known."""
+    try:
+        data = json_object(line)
+        if MARK in _IN_FRONT.sub("", _fields(data)[0]):
+            return f"had its images before the text, and not at their {MARK} marks"
+        if any(pictures.differs_in_former(root.read(name)) for name in image_names(data)):
+            return "had an image that was not upright, or whose 16 or 32 bits were not scaled"
+    except (HarnessError, ValueError):
+        pass
+    return None
 
 
 def image_names(data: Mapping[str, Any]) -> list[Any]:
@@ -82,74 +138,59 @@ def image_names(data: Mapping[str, Any]) -> list[Any]:
     return images if isinstance(images, list) else [images]
 
 
-def _fields(where: str, data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
+def _fields(data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
     """Prompt, solution and image names of a row in either format."""
     if "messages" in data:
-        question, answer = _turns(where, data["messages"])
+        question, answer = _turns(data["messages"])
         return question, answer, image_names(data)
     for name in ("problem", "solution"):
         if data.get(name) is None:
             raise HarnessError(
-                f"{where}: no `{name}` and no `messages`; it has {', '.join(sorted(data)) or 'nothing'}",
+                f"no `{name}` and no `messages`; it has {cut(', '.join(sorted(data))) or 'nothing'}",
                 "A row needs problem, solution and image, or messages and images",
             )
     if not isinstance(data["problem"], str):
         kind = type(data["problem"]).__name__
-        raise HarnessError(f"{where}: `problem` is {kind}, not text", "Mend or remove the row")
+        raise HarnessError(f"`problem` is {kind}, not text", "Mend or remove the row")
     return data["problem"], data["solution"], image_names(data)
 
 
-def _turns(where: str, messages: object) -> tuple[str, str]:
+def _turns(messages: object) -> tuple[str, str]:
     """The question and the answer of a conversation of one turn each; more would be dropped in silence."""
     turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     said = []
     for role in ("user", "assistant"):
         texts = [turn.get("content") for turn in turns if turn.get("role") == role]
         if not texts or not isinstance(texts[0], str):
-            raise HarnessError(f"{where}: `messages` has no {role} turn with text", "Mend or remove the row")
+            raise HarnessError(f"`messages` has no {role} turn with text", "Mend or remove the row")
         said.append(texts[0])
     if len(turns) != 2:
         roles = ", ".join(str(turn.get("role")) for turn in turns)
         raise HarnessError(
-            f"{where}: `messages` has the turns {roles}", "An item is one user turn and one assistant turn"
+            f"`messages` has the turns {roles}", "An item is one user turn and one assistant turn"
         )
     return said[0], said[1]
 
 
-def _image(where: str, name: object, root: Path) -> tuple[Any, dict[str, Any]]:
-    """A picture in RGB, and what is stored of it: the file as it is if it holds just that."""
-    from PIL import ExifTags, Image, ImageFile
-
-    if not isinstance(name, str):
-        raise HarnessError(f"{where}: an image is {type(name).__name__}, not a path", "Give paths as strings")
-    path = root / name
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+def _image(name: object, root: Root) -> tuple[Any, dict[str, Any]]:
+    """A picture as it is shown (`pictures.to_rgb`), and what is stored: the file if it holds just that."""
+    content = root.read(name)
     try:
-        # lmms-eval tells the whole process to pass images that were cut short.
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            picture = on_white(image)
-            # `datasets` would turn the picture, where boxes are in pixels of the file.
-            plain = is_plain(image) and ExifTags.Base.Orientation not in image.getexif()
-        return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        reason = "does not exist" if not path.is_file() else f"cannot be read ({error})"
-        raise HarnessError(
-            f"{where}: image {path} {reason}", "Check --image-root, or replace the file"
-        ) from error
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        picture, plain = pictures.read(content)
+    except pictures.UnreadableError as error:
+        path = cut(str(root.folder / str(name)))
+        raise HarnessError(f"image {path} cannot be read ({error})", "Replace the file") from error
+    return picture, {"bytes": content, "path": None} if plain else dataset_folder.png(picture)
 
 
-def _gold(where: str, solution: object, scorer: str) -> object:
+def _gold(solution: object, scorer: str) -> object:
     """The gold answer in the form that the scorer takes."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
     value: Any = tagged[1].strip() if tagged else solution
     if scorer != "box_iou":
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise HarnessError(
-                f"{where}: the solution is {type(value).__name__}, not text or a number", "Mend the row"
+                f"the solution is {type(value).__name__}, not text or a number", "Mend the row"
             )
         return str(value).strip()
     if isinstance(value, str):
@@ -157,39 +198,39 @@ def _gold(where: str, solution: object, scorer: str) -> object:
             value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise HarnessError(
-                f"{where}: solution {value!r} is not a box", "Write [x1, y1, x2, y2]"
+                f"solution {cut(repr(value))} is not a box", "Write [x1, y1, x2, y2]"
             ) from error
     numbers = (
         isinstance(value, list | tuple)
         and len(value) == 4
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+        and all(type(v) in (int, float) and abs(v) < 1e9 for v in value)
     )
     if not numbers or value[0] >= value[2] or value[1] >= value[3]:
         raise HarnessError(
-            f"{where}: solution {value!r} is not a box",
+            f"solution {cut(repr(value))} is not a box",
             "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
         )
     return list(value)
 
 
-def _refuse_outside(where: str, box: Any, size: tuple[int, int]) -> None:  # noqa: ANN401 - from `_gold`
+def _refuse_outside(box: Any, size: tuple[int, int]) -> None:  # noqa: ANN401 - from `_gold`
     """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel."""
     width, height = size
     if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
         raise HarnessError(
-            f"{where}: the box {box} leaves its image of {width} x {height} pixels",
-            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
+            f"the box {box} leaves its image of {width} x {height} pixels",
+            "Write x1, y1, x2, y2 in pixels of the upright image (its EXIF orientation applied), not resized",
         )
 
 
-def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
+def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
     """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
     given = data.get("choices", data.get("options"))
     if isinstance(given, list) and given:
         for text in given:
             if isinstance(text, bool) or not isinstance(text, str | int | float):
                 kind = type(text).__name__
-                raise HarnessError(f"{where}: an option is {kind}, not text or a number", "Mend the row")
+                raise HarnessError(f"an option is {kind}, not text or a number", "Mend the row")
         return [str(text) for text in given]
     found: list[str] = []
     for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
@@ -198,5 +239,5 @@ def _choices(where: str, data: Mapping[str, Any], prompt: str) -> list[str]:
         elif found and ord(letter) == ord("A") + len(found):
             found.append(text)
     if len(found) < 2:
-        raise HarnessError(f"{where}: no options found", "Give `choices`, or write them as lines 'A. ...'")
+        raise HarnessError("no options found", "Give `choices`, or write them as lines 'A. ...'")
     return found

@@ -1,32 +1,186 @@
-"""How every part of the suite shows a picture: RGB, what is transparent white.
+"""How every part of the suite shows a picture: upright, 8-bit RGB, with white behind transparency.
 
-Drawings are often black on a transparent ground, which would turn black as well if the alpha channel were
-dropped. qwen_vl_utils and transformers' own processors lay them on white, too.
+Orientation: the EXIF orientation is applied, as `datasets`, TRL and browsers do. Gold boxes are in pixels of
+the upright picture.
+
+Depth: 16-bit pictures are divided by 257, the full range of the type. 32-bit integers and floats have no
+range of their own: values within [0, 1] fill that range, others are stretched from the picture's minimum to
+its maximum. A picture that is not finite, or of one value outside [0, 1], has no range and is refused.
+(Pillow's own conversion clips all of these at 255, which turns them white.)
+
+Transparency: drawings are often black on a transparent ground, which would turn black as well if the alpha
+channel were dropped. qwen_vl_utils and transformers' own processors put white behind them, too.
 """
 
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line starts without it
     from PIL.Image import Image
 
+FORMAT = 2
+"""Version of what `to_rgb` returns. 2: upright, and 16 and 32 bits are scaled; 1: neither."""
+FILE_BYTES = 1 << 28
+"""The largest picture file that is read, in bytes."""
+_TURNED = range(2, 9)
+"""The EXIF orientations that change a picture."""
+_BROKEN = 0
 
-def on_white(image: "Image") -> "Image":
-    """An image in mode RGB, laid on white where it is transparent; a new image, with its pixels read."""
-    if not is_transparent(image):
-        return image.convert("RGB")
+
+class UnreadableError(ValueError):
+    """A picture file that cannot be read; the message is the reason, without the file's name."""
+
+
+def to_rgb(image: "Image") -> "Image":
+    """An image as the suite shows it (see the module): mode RGB, upright; a new image with its pixels read.
+
+    Raises:
+        UnreadableError: 32-bit values without a range.
+        OSError, SyntaxError, PIL.Image.DecompressionBombError: the file behind it is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    kind, turned = image.format, orientation(image)
+    upright = ImageOps.exif_transpose(image) if turned in _TURNED else image
+    if upright.mode[0] in "IF":
+        return _scaled(upright, kind).convert("RGB")
+    if is_transparent(upright):
+        opaque = upright.convert("RGBA")
+        rgb = Image.new("RGB", opaque.size, "white")
+        rgb.paste(opaque, mask=opaque.getchannel("A"))
+        return rgb
+    rgb = upright.convert("RGB")
+    if turned == _BROKEN:
+        rgb.info.pop("exif", None)  # other readers would fail on it
+    return rgb
+
+
+def _scaled(image: "Image", kind: str | None) -> "Image":
+    """A grey image of 16 or 32 bits as one of 8; `kind` is the file's format."""
+    import numpy as np
     from PIL import Image
 
-    opaque = image.convert("RGBA")
-    ground = Image.new("RGB", opaque.size, "white")
-    ground.paste(opaque, mask=opaque.getchannel("A"))
-    return ground
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        clear = image.info.get("transparency")
+        return Image.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey))
+    values = values.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise UnreadableError("its pixels are not all finite numbers")
+    if image.mode == "I" and kind in ("PNG", "PPM"):  # which have 16 bits, at most
+        low, high = 0.0, 65535.0
+    elif 0 <= low and high <= 1:
+        low, high = 0.0, 1.0
+    elif low == high:
+        raise UnreadableError(f"all of its pixels are {low:g}, which gives no range to scale by")
+    return Image.fromarray(np.rint((values - low) / (high - low) * 255).astype(np.uint8))
 
 
 def is_plain(image: "Image") -> bool:
-    """Whether an image holds just the RGB pixels that `on_white` gives."""
-    return image.mode == "RGB" and not is_transparent(image)
+    """Whether an image holds just the RGB pixels that `to_rgb` returns."""
+    return image.mode == "RGB" and not is_transparent(image) and orientation(image) == 1
 
 
 def is_transparent(image: "Image") -> bool:
-    """Whether an image has an alpha channel, or a colour that stands for nothing (of PNG and GIF)."""
+    """Whether an image has an alpha channel, or a color that stands for nothing (of PNG and GIF)."""
     return "A" in image.getbands() or "transparency" in image.info
+
+
+def orientation(image: "Image") -> int:
+    """An image's EXIF orientation: 1 (upright) to 8; 0 where the EXIF data is damaged, and is ignored."""
+    from PIL import ExifTags
+
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of errors for damaged EXIF data
+        return _BROKEN
+    return found if found in _TURNED else 1
+
+
+def upright_box(box: Sequence[float], orientation: int, size: tuple[int, int]) -> list[float]:
+    """A box in pixels of a picture as encoded, in pixels of the upright picture.
+
+    Args:
+        box: [x1, y1, x2, y2].
+        orientation: the picture's EXIF orientation, 1 to 8.
+        size: (width, height) of the upright picture.
+    """
+    x1, y1, x2, y2 = box
+    width, height = size
+    if orientation in (5, 6, 7, 8):  # rows become columns
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
+    return [x1, y1, x2, y2]
+
+
+def read(content: bytes) -> tuple["Image", bool]:
+    """A picture file as `to_rgb` shows it, and whether the file itself holds just these pixels (`is_plain`).
+
+    Raises:
+        UnreadableError: it is no picture, is damaged or was cut short.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with strictly(), Image.open(io.BytesIO(content)) as image:
+            plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
+            return to_rgb(image), plain
+    except UnidentifiedImageError as error:  # whose text names an object by its address
+        raise UnreadableError("no image that Pillow knows") from error
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
+        raise UnreadableError(str(error) or type(error).__name__) from error
+
+
+def differs_in_former(content: bytes) -> bool:
+    """Whether former versions of the suite (`FORMAT` 1) showed other pixels of a picture file."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:  # Pillow turns TIFF files itself
+            return image.mode[0] in "IF" or (image.format != "TIFF" and orientation(image) in _TURNED)
+    except Exception:  # noqa: BLE001 - see `read`
+        return False
+
+
+def file_bytes(path: Path) -> bytes:
+    """The content of a picture file; anything but a regular file is never opened.
+
+    Raises:
+        UnreadableError: it is not there, is a pipe, device, socket or folder, or exceeds `FILE_BYTES`.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableError("is not a regular file")
+        # A pipe that took the file's place meanwhile would block.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            content = file.read(FILE_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except FileNotFoundError as error:
+        raise UnreadableError("does not exist") from error
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
+    if len(content) > FILE_BYTES:
+        raise UnreadableError(f"is larger than {FILE_BYTES >> 20} MiB")
+    return content
+
+
+@contextlib.contextmanager
+def strictly() -> Iterator[None]:
+    """Makes Pillow refuse images that were cut short; lmms-eval makes the whole process accept them."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

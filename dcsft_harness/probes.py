@@ -38,11 +38,15 @@ def read(
     Raises:
         HarnessError: a row of the training set cannot be read.
     """
+    from dcsft_harness.models.batching import process
     from dcsft_harness.training import data as training_data
     from dcsft_harness.training.rendering import Template
 
     found = _training_set(made)
     source, rows = found if found is not None else (STAND_IN, _digits())
+    skipped = set((made.notes.get("skipped") or {}).get("rows", ())) if found is not None and made else set()
+    if skipped:
+        rows = rows.select([number for number in range(len(rows)) if number not in skipped])
     count = min(count, len(rows))
     chosen = rows.select([len(rows) * number // count for number in range(count)])
     conversations = training_data.read(chosen)
@@ -50,11 +54,7 @@ def read(
     features = []
     for row, turns in enumerate(conversations.turns):
         text = template.render(turns, f"{source}, row {row}").prompt
-        images = {"images": conversations.images(row)} if turns.images else {}
-        bos = processor.tokenizer.bos_token
-        # A prompt that begins with its first token must not get a second one from the tokenizer.
-        extra = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-        features.append(dict(processor(text=[text], return_tensors="pt", **images, **extra)))
+        features.append(process(processor, [text], [conversations.images(row) if turns.images else []]))
     return Probes(source, features)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import dataset_folder, records
 from dcsft_harness.conversations import placed
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.reorder import AT_ONCE, PLACE, reordered
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.suspects import samples_of
@@ -169,15 +169,15 @@ def read(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
 
 def _verdict(where: str, text: bytes) -> tuple[str, str | None]:
     try:
-        line = json.loads(text)
+        line = records.json_object(text)
     except ValueError as error:
-        raise HarnessError(f"{where}: not JSON ({error})", "Mend or remove the line") from error
-    if not isinstance(line, dict) or not isinstance(line.get("item_id"), str):
+        raise HarnessError(f"{where}: {error}", "Correct or remove the line") from error
+    if not isinstance(line.get("item_id"), str):
         raise HarnessError(f"{where}: no item_id", "Write one JSON object a line, with item_id and verdict")
     verdict = line.get("verdict")
     if verdict is not None and verdict not in (KEEP, DROP):
         raise HarnessError(
-            f"{where}: the verdict {verdict!r} is neither {KEEP!r} nor {DROP!r}",
+            f"{where}: the verdict {cut(repr(verdict))} is neither {KEEP!r} nor {DROP!r}",
             "Leave it null where nothing is decided; mend a wrong answer in your data and sample again",
         )
     return line["item_id"], verdict

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from dcsft_harness import dataset_folder, harness, manifest, ranks, records, rollout_store
+from dcsft_harness import dataset_folder, harness, manifest, pictures, ranks, records, rollout_store
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.ledger import Meter
@@ -108,6 +108,8 @@ def sample(
         total = len(task.eval_docs)
         count = total if config.limit is None else min(config.limit, total)
         items = read_items(task, count, refused if config.on_error == "skip" else None)
+        for reason in refused.values():
+            _LOG.warning("skipped: %s", reason)
         identity = identify(task, items, config, settings, inputs or {})
         harness.set_generation(task, config.samples, config.generation())
     meter = Meter()
@@ -124,6 +126,7 @@ def sample(
             draws = answered.get(task.config.task)
             notes = {
                 "processes": getattr(running, "processes", ranks.world_size()),
+                "pictures": pictures.FORMAT,
                 "scorers": harness.scorers_of(draws or ()),
                 **harness.generation_settings(running, task),
             }
@@ -256,7 +259,6 @@ def read_items(
             if refused is None:
                 raise
             refused[doc_id] = str(error)
-            _LOG.warning("skipped: %s", error)
             item = harness.describe_without_images(task, doc_id)
         if item.item_id in seen:
             raise HarnessError(

@@ -12,6 +12,10 @@ from dcsft_harness import records
 
 ROWS_AT_ONCE = 1 << 15
 """Rows that are read together."""
+TEXTS_AT_ONCE = 1 << 10
+"""Rows of a column of texts, which may be long, that are read together."""
+BUFFER = 1 << 20
+"""Bytes of a column that are read together; without it, a row group's whole column is, of any size."""
 
 
 def scan(path: Path, record: type, names: Sequence[str]) -> Any:  # noqa: ANN401 - an acero.Declaration
@@ -31,13 +35,13 @@ def scan(path: Path, record: type, names: Sequence[str]) -> Any:  # noqa: ANN401
     import pyarrow.dataset as ds
     from pyarrow import acero
 
-    with records.readable(path), pq.ParquetFile(path) as file:
+    with records.readable(path), pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         defaults = records.defaults(path, record, file.schema_arrow.names)
         for column in records.schema(record):
             if column.name not in defaults and _doubtful(file, column):
                 _check(path, file, column)
     # Neither whole row groups nor many batches ahead are kept: the plan's memory is its results'.
-    options = ds.ParquetFragmentScanOptions(pre_buffer=False)
+    options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER)
     form = ds.ParquetFileFormat(default_fragment_scan_options=options)
     found = ds.dataset(path, format=form)
     there = [name for name in names if name not in defaults]
@@ -70,7 +74,8 @@ def _doubtful(file: pq.ParquetFile, wanted: pa.Field) -> bool:
 def _check(path: Path, file: pq.ParquetFile, wanted: pa.Field) -> None:
     """Reads a column to see whether it can be had in its record's type, and whether a cell is empty."""
     empty = 0
-    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[wanted.name]):
+    rows = ROWS_AT_ONCE if wanted.type != pa.string() else TEXTS_AT_ONCE
+    for batch in file.iter_batches(rows, columns=[wanted.name]):
         empty += 0 if wanted.nullable else batch[0].null_count
         records.as_wanted(path, batch[0].drop_null(), wanted)
     records.refuse_empty(path, empty, wanted)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import occurrence_id
 
 from .result import Documents
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
     Attributes:
         file: its name in the folder of pictures, a hash of what it holds.
-        width: of the original, in pixels; boxes are in these.
+        width: of the upright original, in pixels; boxes are in these.
         height: likewise.
     """
 
@@ -145,8 +145,8 @@ def _ids(item: str) -> list[str]:
 
 def store(folder: Path, image: Any) -> Picture:  # noqa: ANN401 - a PIL image
     """Writes a picture's pixels as WebP, its longest side at most `SIDE`, under a hash of what it holds."""
-    width, height = image.size
-    rgb = on_white(image)
+    rgb = to_rgb(image)
+    width, height = rgb.size
     rgb.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     _bare(rgb).save(file, "WEBP", lossless=max(rgb.size) <= SMALL, quality=82)

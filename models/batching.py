@@ -1,17 +1,182 @@
-"""Joins prompts of different lengths and image sizes into one batch for a model.
+"""Prompts of different lengths and image sizes as one batch of a model.
 
 Each prompt goes through the processor alone, so its features cannot depend on its neighbours,
-and a row can be repeated without knowing how a model lays images out.
+and a row can be repeated without knowing how a model lays images out. Where the features of
+several prompts joined are not what the processor makes of all of them at once, which is what
+`generate` sees in its documentation's examples, the processor makes the batch.
 """
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+from transformers import ProcessorMixin
+
+from dcsft_harness.errors import HarnessError
+
+from .chat_template import render
+
+_LOG = logging.getLogger(__name__)
 
 Features = Mapping[str, Tensor]
 """What a processor made of one prompt, batch dimension of one (or images first) included."""
+
+Way = Literal["joined", "processed", "single"]
+"""How a batch is made: features of single prompts joined; by the processor, of all prompts; of one prompt."""
+
+# What processors raise on prompts that they cannot take, and tensors on shapes that do not go together.
+_REFUSALS = (ValueError, TypeError, LookupError, AttributeError, StopIteration, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt that is ready to generate from.
+
+    Attributes:
+        name: the task and document, for errors.
+        key: what the item is, for its draws.
+        features: what the processor made of it alone.
+        text: the rendered chat.
+        images: its images in order.
+    """
+
+    name: str
+    key: str
+    features: Features
+    text: str = ""
+    images: tuple[Image.Image, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its prompt, images included."""
+        return int(self.features["input_ids"].shape[1])
+
+
+def process(
+    processor: ProcessorMixin, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]
+) -> Features:
+    """What a processor makes of rendered chats, padded on the left, labels left out.
+
+    Args:
+        processor: the checkpoint's.
+        texts: the chats. A template that writes the first token itself does not get a second one.
+        images: those of each chat; of all of them or of none.
+
+    Raises:
+        ValueError: or another of `_REFUSALS`: it cannot take them.
+    """
+    given: dict[str, Any] = {"images": [list(some) for some in images]} if any(images) else {}
+    if len(texts) > 1:
+        given |= {"padding": True, "padding_side": "left"}
+    bos = processor.tokenizer.bos_token
+    if bos and texts[0].startswith(bos):
+        given["add_special_tokens"] = False
+    made = dict(processor(text=list(texts), return_tensors="pt", **given))
+    # PaliGemma's processor makes labels of every prompt, which a model would compute a loss from.
+    return {name: value for name, value in made.items() if name != "labels"}
+
+
+class Batcher:
+    """Makes batches for a model, in the way that was found to be right for its processor.
+
+    Attributes:
+        way: how; `trials` are what it was found on.
+        trials: short chats with pictures of several sizes; empty where the processor takes none.
+    """
+
+    def __init__(self, processor: ProcessorMixin, pad_token: int) -> None:
+        """Compares, on the trials, joined features with the processor's own batch.
+
+        Args:
+            processor: the checkpoint's.
+            pad_token: token id on the left of short prompts.
+        """
+        self._processor, self._pad = processor, pad_token
+        self.image_names: Collection[str] = processor.image_processor.model_input_names
+        self.trials = self._prepared(_TRIALS)
+        self.way: Way = "joined"
+        pairs = self._prepared(_PAIRS)  # which not every processor takes
+        if not self._joins(self.trials) or (pairs and not self._joins([*self.trials, *pairs])):
+            self.way = "processed"
+            _LOG.info(
+                "%s: the processor makes batches as a whole, as single prompts' features do not join",
+                type(processor).__name__,
+            )
+
+    def separate(self, reason: str) -> None:
+        """One prompt at a time from now on, and a word about it."""
+        self.way = "single"
+        _LOG.warning(
+            "%s: prompts go through the model one by one, which is slower (%s).",
+            type(self._processor).__name__,
+            reason,
+        )
+
+    def batch(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
+        """Prompts as one batch; a single one where `way` is "single".
+
+        Args:
+            rows: with features of equal names.
+        """
+        if len(rows) > 1 and self.way == "processed":
+            return dict(process(self._processor, [row.text for row in rows], [row.images for row in rows]))
+        assert len(rows) == 1 or self.way == "joined"
+        return collate([row.features for row in rows], self._pad, self.image_names)
+
+    def _joins(self, rows: Sequence[Prepared]) -> bool:
+        """Whether features, joined, are what the processor makes of all of them at once."""
+        if len(rows) < 2:
+            return True
+        try:
+            joined = collate([row.features for row in rows], self._pad, self.image_names)
+            whole = process(self._processor, [row.text for row in rows], [row.images for row in rows])
+        except _REFUSALS:
+            return False
+        return joined.keys() == whole.keys() and all(_alike(joined[name], whole[name]) for name in whole)
+
+    def _prepared(self, chats: Sequence[tuple[list[tuple[int, int]], str]]) -> list[Prepared]:
+        """Those of the chats that the processor takes."""
+        made = []
+        for number, (sizes, text) in enumerate(chats):
+            images = tuple(_noise(size, number) for size in sizes)
+            content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
+            try:
+                asked = [{"role": "user", "content": content}]
+                chat = render(self._processor, asked, f"trial {number}", add_generation_prompt=True)
+                features = process(self._processor, [chat], [images])
+            except (HarnessError, *_REFUSALS):
+                continue
+            made.append(Prepared(f"trial {number}", str(number), features, chat, images))
+        return made
+
+
+_TRIALS = (
+    ([(64, 64)], "What is this?"),
+    ([(150, 60)], "How many boxes are there? Count them one by one and write the number alone."),
+    ([(60, 200)], "Is it left or right of the other one, and why is that so?"),
+)
+"""Sides of the pictures in pixels, and the question: all unlike in tokens, tiles and patches."""
+
+_PAIRS = (([(48, 96), (120, 120)], "Which of the two is larger?"),)
+
+
+def _noise(size: tuple[int, int], seed: int) -> Image.Image:
+    """A picture that no other one can stand in for."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Equal, up to rounding of pixels."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.allclose(one, other, atol=1e-4) if one.is_floating_point() else torch.equal(one, other)
 
 
 def follows_tokens(name: str, features: Features, image_names: Collection[str]) -> bool:

@@ -3,13 +3,12 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
     GenerationConfig,
@@ -28,16 +27,10 @@ from .adapters import attach, read_config
 from .conventions import BoxConvention, BoxSpace, box_space
 from .packed_images import attend_by_length
 from .patches import embed_by_product
+from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
 
 GENERATION = "generation_config.json"
-
-
-class PixelLimits(NamedTuple):
-    """Least and largest area of a resized image, in pixels."""
-
-    low: int
-    high: int
 
 
 def open_config(settings: ModelSettings) -> PreTrainedConfig:
@@ -72,14 +65,36 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
 
 
 def open_processor(settings: ModelSettings) -> ProcessorMixin:
-    """The checkpoint's processor, with the pixel limits asked for; tried on a chat with a picture.
+    """The checkpoint's processor, with the pixel limits asked for.
 
     Raises:
-        HarnessError: where there is none, it has no usable chat template, or no such limits.
+        HarnessError: see `saved_processor`; or it has no such limits.
     """
     name, trust = settings.pretrained, settings.trust_remote_code
+    processor = saved_processor(name, trust)
+    set_limits(processor, name, settings.min_pixels, settings.max_pixels, trust)
+    return processor
+
+
+def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
+    """A checkpoint's processor as it was saved; tried on a chat with a picture.
+
+    Args:
+        name: a folder or hub name.
+        trust_remote_code: whether code inside the checkpoint may run.
+
+    Raises:
+        HarnessError: there is none, it needs a package that is missing, or it has no usable chat template or
+            image processor.
+    """
     try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise HarnessError(
+            f"model {name}: its processor needs a package that is not installed "
+            f"({weights.error_line(error)})",
+            "Install it",
+        ) from error
     except Exception as error:  # tokenizers raises no class of its own for a damaged file
         raise HarnessError(
             f"model {name} has no usable processor ({weights.error_line(error)})", "Save one beside it"
@@ -91,10 +106,6 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
         )
     chat_template.check(processor, name)
     _try_pictures(processor, name)
-    if settings.min_pixels is not None or settings.max_pixels is not None:
-        processor.image_processor = AutoImageProcessor.from_pretrained(
-            name, size=_pixel_size(settings, processor), trust_remote_code=trust
-        )
     return processor
 
 
@@ -128,38 +139,6 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
     return GenerationConfig.from_model_config(open_config(settings))
 
 
-def _pixel_size(settings: ModelSettings, processor: ProcessorMixin) -> dict[str, int]:
-    """The pixel limits as transformers 5 takes them: two areas that it calls edges.
-
-    Raises:
-        HarnessError: where the processor has no limits, or the two would contradict each other.
-    """
-    current = pixel_limits(processor)
-    if current is None:
-        raise HarnessError(
-            f"min_pixels, max_pixels: the {type(processor.image_processor).__name__} of "
-            f"{settings.pretrained} has no pixel limits",
-            "Leave them out",
-        )
-    low = settings.min_pixels if settings.min_pixels is not None else current[0]
-    high = settings.max_pixels if settings.max_pixels is not None else current[1]
-    if low > high:
-        raise HarnessError(
-            f"the limits would be min_pixels={low} > max_pixels={high}", "Give both, the smaller one first"
-        )
-    return {"shortest_edge": low, "longest_edge": high}
-
-
-def pixel_limits(processor: ProcessorMixin) -> PixelLimits | None:
-    """Least and largest area of a resized image in pixels; None where a processor has no such limits."""
-    images = processor.image_processor
-    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-    size = getattr(images, "size", None)
-    if size is None or not {"min_pixels", "max_pixels"} <= set(declared):
-        return None
-    return PixelLimits(int(size["shortest_edge"]), int(size["longest_edge"]))
-
-
 def convention(
     config: PreTrainedConfig, processor: ProcessorMixin, given: BoxSpace | None = None
 ) -> BoxConvention:
@@ -173,15 +152,15 @@ def convention(
     Raises:
         HarnessError: they are those of a resized image, and the processor does not resize by pixels.
     """
-    limits, images = pixel_limits(processor), processor.image_processor
+    limits, images = limits_in_force(processor), processor.image_processor
     space = given or box_space(config.model_type)
-    if limits is None or not hasattr(images, "merge_size"):
+    if limits is None or not resizes_like_qwen(processor):
         if given == "resized":
             raise HarnessError(
-                f"box_space=resized: the processor of {config.model_type} has no pixel limits to resize by",
+                f"box_space=resized: the processor of {config.model_type} does not resize as Qwen2.5-VL's",
                 "Give pixel or norm1000",
             )
-        return BoxConvention(space)
+        return BoxConvention(space, None, *(limits or ()))
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
 
 

@@ -11,6 +11,7 @@ from dcsft_harness.training.flops import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
+from .batching import Prepared, process
 from .chat_template import render
 from .checkpoint import (
     check_adapter,
@@ -24,7 +25,7 @@ from .checkpoint import (
 )
 from .conventions import BoxConvention, declare, taught
 from .decoding import Completion, SpecialTokens, checkpoint_generation
-from .engine import Engine, Prepared
+from .engine import Engine
 from .generation import Generation
 from .placement import place
 from .prompts import content_key, read_prompt
@@ -116,9 +117,8 @@ class DcsftHF(ObservedModel):
         self._model.generation_config = self._tokens.neutral_config()
         self._engine = Engine(
             self._model,
-            self.tokenizer,
+            self.processor,
             self._tokens,
-            self.processor.image_processor.model_input_names,
             self.settings.memory_gb,
         )
 
@@ -173,19 +173,15 @@ class DcsftHF(ObservedModel):
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
-        # A template that writes the first token itself must not get a second one from the tokenizer.
-        bos = self.tokenizer.bos_token
-        extra = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-        images = {"images": prompt.images} if prompt.images else {}
         try:
-            features = self.processor(text=[text], return_tensors="pt", **images, **extra)
+            features = process(self.processor, [text], [prompt.images])
         except (ValueError, IndexError, StopIteration) as error:
             raise HarnessError(
                 f"{name}: the processor refuses the prompt ({error})",
                 "Check that its images are plain and that its text holds no image tokens of its own",
             ) from error
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
-        return Prepared(name, key, dict(features))
+        return Prepared(name, key, features, text, tuple(prompt.images))
 
     def _seed(self, arguments: GenerationArguments) -> int:
         return self.seed if arguments.seed is None else arguments.seed

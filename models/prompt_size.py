@@ -5,6 +5,8 @@ from typing import Any
 from PIL import Image
 from transformers import ProcessorMixin
 
+from .batching import process
+
 
 def tokenize(processor: ProcessorMixin, text: str) -> list[int]:
     """Token ids of a rendered prompt, images as placeholders.
@@ -29,6 +31,6 @@ def count_tokens(processor: ProcessorMixin, text: str, tokens: list[int], images
         return len(tokens)
     counted: Any = getattr(processor, "_get_num_multimodal_tokens", None)
     if counted is None:
-        return int(processor(text=[text], images=images, return_tensors="pt")["input_ids"].shape[1])
+        return int(process(processor, [text], [images])["input_ids"].shape[1])
     sizes = [(image.height, image.width) for image in images]
     return len(tokens) - len(images) + int(sum(counted(image_sizes=sizes)["num_image_tokens"]))

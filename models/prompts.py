@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import UnreadableError, file_bytes, strictly, to_rgb
 
 from .requests import Item, Messages
 
@@ -90,7 +90,7 @@ def _content(message: Mapping[str, Any], images: list[Image.Image], where: str) 
 
 
 def _image(source: object, where: str) -> Image.Image:
-    """An image of any usual kind, decoded to RGB; what is transparent is white."""
+    """An image of any usual kind, as `pictures.to_rgb` shows it."""
     try:
         return _read(lambda: _decode(source), where)
     except _UNREADABLE as error:
@@ -98,7 +98,7 @@ def _image(source: object, where: str) -> Image.Image:
 
 
 def _decode(source: object) -> Image.Image:
-    """An image, path or file content as RGB.
+    """An image, path or file content as `pictures.to_rgb` shows it.
 
     Raises:
         OSError: for a missing or damaged file.
@@ -106,15 +106,19 @@ def _decode(source: object) -> Image.Image:
         ValueError: for anything else.
     """
     if isinstance(source, Image.Image):
-        return on_white(source)
+        return to_rgb(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ValueError("it is a web address; download it first")
     if not isinstance(source, str | Path | bytes):
         raise ValueError(f"a {type(source).__name__} is neither an image nor a path")
-    with Image.open(
-        io.BytesIO(source) if isinstance(source, bytes) else str(source).removeprefix("file://")
-    ) as opened:
-        return on_white(opened)
+    if not isinstance(source, bytes):
+        path = str(source).removeprefix("file://")
+        try:
+            source = file_bytes(Path(path))
+        except UnreadableError as error:
+            raise ValueError(f"{path} {error}") from error
+    with Image.open(io.BytesIO(source)) as opened:
+        return to_rgb(opened)
 
 
 def _read(read: Callable[[], _T], where: str) -> _T:
@@ -123,15 +127,11 @@ def _read(read: Callable[[], _T], where: str) -> _T:
     lmms-eval tells Pillow, for the whole process, to fill the missing part of such an image
     with grey. Published scores include them, so they are kept, but named.
     """
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        return read()
+        with strictly():
+            return read()
     except OSError:
-        if not lenient:
-            raise
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-    result = read()
+        pass
+    result = read()  # which fails again where Pillow is strict anyway
     _LOG.warning("%s: an image is cut short; its missing part is blank", where)
     return result

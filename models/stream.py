@@ -7,8 +7,9 @@ from itertools import groupby, islice
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
+from .batching import Prepared
 from .decoding import Completion, NotFiniteError
-from .engine import Engine, Prepared
+from .engine import Engine
 from .flight import Arrival
 from .keyed_noise import row_key
 from .packing import Size, out_of_memory

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.errors import HarnessError
 
-from .base import ObservedModel
-from .batching import Features
+from .base import ObservedModel, UnavailableError
+from .batching import Features, process
 from .chat_template import render
 from .checkpoint import (
     check_adapter,
@@ -24,6 +24,7 @@ from .checkpoint import (
 from .conventions import BoxConvention, declare, taught
 from .decoding import SpecialTokens, checkpoint_generation
 from .generation import Generation
+from .pixel_limits import call_size
 from .prompt_size import count_tokens, tokenize
 from .prompts import Prompt, content_key, read_prompt
 from .requests import Item, plan
@@ -41,12 +42,10 @@ class Asking:
 
     Attributes:
         draws: neighbouring samples of it.
-        key: what the item is, for its seeds.
         size: tokens of prompt and images together.
     """
 
     draws: list[Draw]
-    key: str
     size: int
 
 
@@ -99,6 +98,7 @@ class DcsftVLLM(ObservedModel):
         self.processor = open_processor(checkpoint)
         space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
         self._convention = convention(config, self.processor, space)
+        self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
         self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
         self._tokens = SpecialTokens.of(self.tokenizer, open_generation(checkpoint))
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
@@ -113,7 +113,7 @@ class DcsftVLLM(ObservedModel):
         if self.settings.base_url is not None:
             from .vllm_server import Server  # the client takes a second to import
 
-            self._backend = Server(self.settings, self._sizes())
+            self._backend = Server(self.settings, self._size)
         declare(self.box_convention)
 
     @property
@@ -167,7 +167,7 @@ class DcsftVLLM(ObservedModel):
             self._adapted.checkpoint(lambda: self._first_features(items)),
             self.settings,
             limits,
-            self._sizes(),
+            self._size,
             self._adapted.rank,
         )
         self._limits = limits
@@ -181,8 +181,7 @@ class DcsftVLLM(ObservedModel):
                 if self.refused is None:
                     raise
                 continue
-            images = {"images": prompt.images} if prompt.images else {}
-            return dict(self.processor(text=[text], return_tensors="pt", **images))
+            return process(self.processor, [text], [prompt.images])
         raise HarnessError(
             "no prompt of the task can be read, to compare the merged adapter on", "Look at the data"
         )
@@ -209,13 +208,6 @@ class DcsftVLLM(ObservedModel):
         size = count_tokens(self.processor, text, tokenize(self.processor, text), prompt.images)
         return size + item.arguments.max_new_tokens, len(prompt.images)
 
-    def _sizes(self) -> dict[str, int] | None:
-        """The pixel limits that the user gave, as image processors take them."""
-        if self.settings.min_pixels is None and self.settings.max_pixels is None:
-            return None
-        size = self.processor.image_processor.size
-        return {name: int(size[name]) for name in ("shortest_edge", "longest_edge")}
-
     def _render(self, item: Item) -> tuple[Prompt, str]:
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         where = f"task {item.task!r}, doc_id {item.doc_id}"
@@ -227,26 +219,43 @@ class DcsftVLLM(ObservedModel):
         arguments = items[0].arguments
         end = self._tokens.stopping_at(self.tokenizer, arguments.stop).eos
         asked = [self._ask(item) for item in items]
-        drawn = iter(self._backend.draw([draw for draws in asked for draw in draws], arguments, end))
-        return [
-            self._generations(item, [next(drawn) for _ in draws], end)
-            for item, draws in zip(items, asked, strict=True)
-        ]
+        drawn = iter(self._backend.draw([draw for one in asked for draw in one.draws], arguments, end))
+        found = [[next(drawn) for _ in one.draws] for one in asked]
+        for one, parts in zip(asked, found, strict=True):
+            self._check_limits(one, parts)
+        return [self._generations(item, parts, end) for item, parts in zip(items, found, strict=True)]
 
-    def _ask(self, item: Item) -> list[Draw]:
+    def _ask(self, item: Item) -> Asking:
         """What an item needs: one draw for a greedy response, else one per run of sample indices."""
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt, text = self._render(item)
         tokens = tokenize(self.processor, text)
-        self._check_room(name, count_tokens(self.processor, text, tokens, prompt.images), prompt, item)
+        size = count_tokens(self.processor, text, tokens, prompt.images)
+        self._check_room(name, size, prompt, item)
         if item.arguments.greedy:
-            return [Draw(name, prompt, tokens, 1, None)]
+            return Asking([Draw(name, prompt, tokens, 1, None)], size)
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
         seed = self._seed(item)
-        return [
+        draws = [
             Draw(name, prompt, tokens, len(run), sample_seed(seed, key, run[0]))
             for run in neighbours(item.sample_indices)
         ]
+        return Asking(draws, size)
+
+    def _check_limits(self, asked: Asking, drawn: Sequence[Drawn]) -> None:
+        """Compares the tokens that vLLM made of a prompt with those that the pixel limits given make of it.
+
+        Raises:
+            UnavailableError: vLLM resizes images by other limits, so that every item is concerned.
+        """
+        if self._size is None or not drawn or drawn[0].n_prompt_tokens == asked.size:
+            return
+        raise UnavailableError(
+            f"{asked.draws[0].name}: min_pixels={self._convention.min_pixels}, "
+            f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, and vLLM made "
+            f"{drawn[0].n_prompt_tokens}, so that the limits have no effect there",
+            "Set them in the checkpoint's preprocessor_config.json and leave them out here, or use dcsft_hf",
+        )
 
     def _check_room(self, name: str, size: int, prompt: Prompt, item: Item) -> None:
         """Refuses a prompt that leaves no room for its response.

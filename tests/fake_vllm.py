@@ -4,6 +4,7 @@ import sys
 import types
 
 import pytest
+from transformers import AutoImageProcessor
 
 
 class VLLMError(Exception):
@@ -18,6 +19,7 @@ class FakeLLM:
     """`vllm.LLM` as far as `dcsft_vllm` uses it: a response is its seed's digits, then the end token."""
 
     opened: list[dict] = []
+    keeps_own_limits = False
 
     def __init__(self, model, **options):
         self.options = {"model": model, **options}
@@ -38,7 +40,18 @@ class FakeLLM:
             for n in range(params.n)
         ]
         outputs = [types.SimpleNamespace(token_ids=tuple(row)) for row in rows]
-        return types.SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=outputs)
+        return types.SimpleNamespace(prompt_token_ids=self.expanded(prompt), outputs=outputs)
+
+    def expanded(self, prompt):
+        """The prompt with the tokens that the checkpoint's processor makes of its images."""
+        ids, images = prompt["prompt_token_ids"], prompt.get("multi_modal_data", {}).get("image") or []
+        if not images:
+            return ids
+        processor = AutoImageProcessor.from_pretrained(self.options["model"])
+        limits = {} if FakeLLM.keeps_own_limits else self.options.get("mm_processor_kwargs") or {}
+        grids = processor(images, return_tensors="pt", **limits).get("image_grid_thw")
+        more = 0 if grids is None else int(grids.prod(-1).sum()) // processor.merge_size**2 - len(images)
+        return [*ids, *[0] * more]
 
     def row(self, prompt, params, seed):
         number = len(prompt["prompt_token_ids"]) if seed is None else seed

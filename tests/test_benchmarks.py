@@ -3,14 +3,20 @@
 import json
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import trl
+from datasets import load_from_disk
 from safetensors.torch import load_file
 
 from benchmarks import __main__ as runner
-from benchmarks import answers, board, growth, page, sampling, shapes, training
+from benchmarks import answers, board, growth, labels, page, sampling, shapes, training
 from benchmarks.measuring import median, ratio, rounds
+from dcsft_harness import dataset_folder
+from dcsft_harness.hashing import file_sha256
+from dcsft_harness.reorder import AT_ONCE
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
 
@@ -124,3 +130,36 @@ def test_a_board_is_built_and_its_page_opened(capsys, monkeypatch):
     assert set(found["page seconds"]) in ({"opening", "comparing", "an item"}, set())
     text = page.render({"a machine": {"digits": {"board": {**found, "versions": {"numpy": "2"}}}}})
     assert "3 rows, 3 tasks and 40 items each" in text and "| ≤120" in text
+
+
+def rollouts_of(folder, payload, characters=0, picture=0):
+    """A rollouts folder as other writers leave it: one row group, large strings, no statistics."""
+    labels.make(folder, 4000, payload)
+    table = pq.read_table(folder / "rollouts.parquet")
+    if characters:
+        table = table.set_column(2, "response", pa.array(["x" * characters] * 4000, pa.large_string()))
+    pq.write_table(
+        table, folder / "rollouts.parquet", write_statistics=False, use_dictionary=False, compression="none"
+    )
+    if picture:
+        rows = [row | {"images": [{"bytes": bytes(picture), "path": None}]} for row in read_rows(folder)]
+        features = load_from_disk(str(folder / "items")).features
+        with dataset_folder.writing(folder / "items", features) as writer:
+            writer.rows(rows)
+    told = json.loads((folder / "manifest.json").read_text())
+    told["files"] = {name: file_sha256(folder / name) for name in told["files"]}
+    (folder / "manifest.json").write_text(json.dumps(told))
+    return labels.both(folder, "easy,medium,hard")
+
+
+def read_rows(folder):
+    return load_from_disk(str(folder / "items")).data.to_pylist()
+
+
+def test_the_memory_of_labels_and_of_a_curated_set_does_not_grow_with_texts_and_pictures(tmp_path):
+    payload = labels.Payload(samples=4)
+    small = rollouts_of(tmp_path / "small", payload)
+    large = rollouts_of(tmp_path / "large", payload, characters=40_000, picture=500_000)
+    size = labels.bytes_of(tmp_path / "large") / 1e6
+    grown = {verb: large[verb]["own_peak_mb"] - small[verb]["own_peak_mb"] for verb in small}
+    assert size > 600 and grown["label"] < 200 and grown["curate"] < 6.5 * AT_ONCE / 1e6, grown

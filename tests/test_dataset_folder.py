@@ -78,6 +78,37 @@ def test_a_folder_of_several_files_is_read_from_front_to_back_in_pieces(tmp_path
         assert pa.concat_tables(found)["name"].to_pylist() == [row["name"] for row in rows(9)]
 
 
+@pytest.mark.parametrize(("columns", "most"), [(["name"], 0.01), (["name", "images"], 1.5)])
+def test_a_table_holds_the_columns_that_are_wanted_and_no_others(tmp_path, monkeypatch, columns, most):
+    monkeypatch.setattr(dataset_folder, "BYTES", 1 << 20)
+    noise = [PIL.Image.effect_noise((700, 700), 50) for _ in range(20)]
+    folder = written(tmp_path / "a", [{"name": f"{n}", "images": [one]} for n, one in enumerate(noise)])
+    size = (folder / dataset_folder.DATA).stat().st_size
+    before = pa.total_allocated_bytes()
+    tables = list(dataset_folder.read(folder, columns, 1 << 30))
+    assert pa.concat_tables(tables)["name"].to_pylist() == [f"{n}" for n in range(20)]
+    assert pa.total_allocated_bytes() - before < most * size
+
+
+def test_pictures_that_rows_only_name_are_embedded_some_at_a_time(tmp_path, monkeypatch):
+    picture(3).save(tmp_path / "three.png")
+    one = (tmp_path / "three.png").stat().st_size
+    monkeypatch.setattr(dataset_folder, "BYTES", 3 * one)
+    made, original = [], dataset_folder.embedded
+    monkeypatch.setattr(dataset_folder, "embedded", lambda some: made.append(original(some)) or made[-1])
+    named = {"bytes": None, "path": str(tmp_path / "three.png")}
+    ten = [{"name": f"{n}", "images": [named]} for n in range(10)]
+    with dataset_folder.writing(tmp_path / "rows", FEATURES) as writer:
+        writer.rows(ten)
+    with dataset_folder.writing(tmp_path / "table", FEATURES) as writer:
+        writer.table(pa.Table.from_pylist(ten, schema=FEATURES.arrow_schema))
+    assert max(some.num_rows for some in made) == 3
+    for name in ("rows", "table"):
+        stored = load_from_disk(str(tmp_path / name)).data
+        assert stored["name"].to_pylist() == [f"{n}" for n in range(10)]
+        assert {len(images[0]["bytes"]) for images in stored["images"].to_pylist()} == {one}
+
+
 def test_folders_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(HarnessError, match="none is not a folder that `datasets` saved"):
         list(dataset_folder.read(tmp_path / "none", ["name"], 1))

@@ -207,7 +207,7 @@ def test_each_family_declares_its_box_space(family, space):
 
 
 def test_pixels_of_a_resized_image_need_a_processor_that_resizes_by_pixels():
-    with pytest.raises(HarnessError, match="box_space=resized: the processor of idefics3 has no pixel"):
+    with pytest.raises(HarnessError, match="box_space=resized: the processor of idefics3 does not resize"):
         load("idefics3", box_space="resized")
 
 

@@ -46,7 +46,8 @@ class Api(BaseHTTPRequestHandler):
         choices = [self.choice(body, seed + n, n) for n in range(body["n"])]
         answer = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
         # The order of choices is not promised.
-        return answer | {"choices": choices[::-1], "prompt_token_ids": [1] * 33}
+        prompt = [1] * self.server.counts.get(said(body), 33)
+        return answer | {"choices": choices[::-1], "prompt_token_ids": prompt}
 
     def choice(self, body, seed, index):
         ids = [40 + int(digit) for digit in str(seed)][: body["max_tokens"] - 1] + [body["stop_token_ids"][0]]
@@ -65,13 +66,19 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def said(body):
+    """The text that a request ends with, by which `counts` knows its prompt tokens."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]
+
+
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(vllm_server, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(vllm_server, "LONGEST_WAIT", 0.02)
     running = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     running.names, running.script, running.bodies, running.keys = ["tiny"], [], [], set()
-    running.lock = threading.Lock()
+    running.lock, running.counts = threading.Lock(), {}
     running.url = f"http://127.0.0.1:{running.server_port}/v1"
     thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -89,7 +96,10 @@ def test_a_request_carries_chat_images_and_all_arguments(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     docs = documents()[:2]
     given = {"max_new_tokens": 30, "temperature": 0.5, "top_k": 7, "top_p": 0.8, "until": ["END"]}
-    seen = drawn(model(server, max_pixels=56 * 56, system_prompt="Be brief."), docs, given, repeats=3)
+    asked = {"max_pixels": 56 * 56, "system_prompt": "Be brief."}
+    counted = drawn(load(**asked), docs, {"max_new_tokens": 1})
+    server.counts = {docs[one.doc_id]["text"]: one.n_prompt_tokens for one in counted}
+    seen = drawn(model(server, **asked), docs, given, repeats=3)
     bodies = sorted(server.bodies, key=lambda body: body["messages"][1]["content"][1]["text"])
     assert [body["n"] for body in bodies] == [3, 3]
     body = bodies[0]
@@ -107,7 +117,8 @@ def test_a_request_carries_chat_images_and_all_arguments(server, monkeypatch):
         decode([40 + int(digit) for digit in str(body["seed"] + n)]) for body in bodies for n in range(3)
     ]
     assert [one.response for one in seen] == by_seed
-    assert {(one.n_prompt_tokens, one.finish_reason) for one in seen} == {(33, "stop")}
+    assert {one.n_prompt_tokens for one in seen} == set(server.counts.values())
+    assert {one.finish_reason for one in seen} == {"stop"}
 
 
 def test_a_greedy_request_has_no_seed_and_is_one(server):

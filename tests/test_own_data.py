@@ -1,12 +1,16 @@
 """A user's own JSONL: both formats become the same pool, and a bad row is named by file and line."""
 
 import json
+import os
+import re
+import socket
 import tempfile
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageFile
 
-from dcsft_harness import harness, own_data
+from dcsft_harness import cli, harness, own_data, pictures, sampling
 from dcsft_harness.errors import HarnessError
 
 QUESTION = "Which bird is it?"
@@ -113,8 +117,10 @@ class TestFormats:
             described(path)
         assert len(described(path, root=folder / "images")) == 1
 
-    def test_whole_paths_need_no_root(self, folder):
-        assert len(described(file(folder, old(image=str(folder / "images" / "1.png"))), root=folder)) == 1
+    @pytest.mark.parametrize("root", [None, "images", "."])
+    def test_whole_paths_inside_the_root_are_allowed(self, folder, root):
+        path = file(folder, old(image=str(folder / "images" / "1.png")))
+        assert len(described(path, root=None if root is None else folder / root)) == 1
 
     def test_several_images_and_none(self, folder):
         rows = (
@@ -163,11 +169,11 @@ BAD = {
         "line 2: `messages` has the turns user, assistant",
     ),
     "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
-    "a folder": (old(image="images"), "line 2: image .*images does not exist"),
+    "a folder": (old(image="images"), "line 2: image .*images is not a regular file"),
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
     "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
     "an image that is no path": (old(image={"bytes": ""}), "line 2: an image is dict, not a path"),
-    "a placeholder too many": (new(images=[]), "line 2: 1 <image> placeholders for 0 images"),
+    "a placeholder too many": (new(images=[]), "line 2: 1 <image> marks for 0 images"),
     "the same again": (new(), "line 2: the same item as line 1"),
 }
 
@@ -183,7 +189,16 @@ class TestBadRows:
 
     @pytest.mark.parametrize(
         "box",
-        ["goose", "[1, 2, 3]", "[9, 9, 1, 1]", "[5, 5, 5, 9]", [1, 2, "3", 4], "{[]: 1}", [0, 0, 1e999, 9]],
+        [
+            "goose",
+            "[1, 2, 3]",
+            "[9, 9, 1, 1]",
+            "[5, 5, 5, 9]",
+            [1, 2, "3", 4],
+            "{[]: 1}",
+            "[0, 0, 1e999, 9]",
+            "[0, 0, " + "9" * 400 + ", 9]",
+        ],
     )
     def test_a_solution_that_is_no_box(self, folder, box):
         with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: solution .* is not a box"):
@@ -261,3 +276,172 @@ class TestBadFiles:
         with pytest.raises(HarnessError):
             own_data.open_file(file(folder, old(), old()), "exact_word", None)
         assert list(place.iterdir()) == []
+
+
+DEEP = '{"problem": "?", "solution": ' + "[" * 10_000 + "]" * 10_000 + "}"
+HOSTILE_LINES = {
+    "a lone surrogate": (
+        r'{"problem": "\ud800", "solution": "goose"}',
+        r"not JSON \(\\ud800, half of a surrogate pair",
+    ),
+    "one in a key": (r'{"\udfff": 1, "problem": "?", "solution": "goose"}', "half of a surrogate pair"),
+    "one in a list": (
+        r'{"messages": [{"role": "user", "content": "\ud834?"}], "images": []}',
+        "half of a surrogate",
+    ),
+    "one in bytes": (b'{"problem": "\xed\xa0\x80", "solution": "goose"}', r"not JSON \('utf-8' codec"),
+    "10,000 levels": (DEEP, "nested deeper than 64 levels"),
+    "100 levels": (DEEP.replace("[" * 9900, "").replace("]" * 9900, ""), "nested deeper than 64 levels"),
+    "a number of 400 digits": ({"problem": "?", "solution": 10**399}, "is a number of 400 digits"),
+    "one of 5,000 digits": (
+        '{"problem": "?", "solution": ' + "9" * 5000 + "}",
+        "is a number of 5000 digits",
+    ),
+    "a number beyond float64": (
+        '{"problem": "?", "solution": 1e999}',
+        r"not JSON \(1e999 is not a finite number\)",
+    ),
+    **{
+        f"{name} as {place}": (row.replace("*", name), rf"not JSON \({name} is not a finite number\)")
+        for name in ("NaN", "Infinity", "-Infinity")
+        for place, row in (
+            ("a gold", '{"problem": "?", "solution": *}'),
+            ("a side of a box", '{"problem": "?", "solution": [1, 2, *, 4]}'),
+            ("a note", '{"problem": "?", "solution": "goose", "note": {"weight": *}}'),
+        )
+    },
+    "a data URL": (old(image="data:image/png;base64," + "A" * 180_000), r"image data:image/png.* is no path"),
+    "a path of 180 kB": (old(image="a" * 180_000), "image .*a+.* cannot be read"),
+    "a path with a NUL": (old(image="a\0.png"), "image .* cannot be read .*null"),
+    "a key of 180 kB": ({"k" * 180_000: 1}, "no `problem`.*kkk"),
+    "a solution of 180 kB": (old(solution=["x" * 180_000]), "the solution is list"),
+    "a role of 180 kB": (
+        {"messages": [*turns("?", "goose"), {"role": "r" * 180_000}]},
+        "has the turns user, assistant, rrr",
+    ),
+    "bytes of 180 kB": (b"\xff" * 180_000, "not JSON"),
+}
+
+
+class TestHostileRows:
+    @pytest.mark.parametrize("skip", [False, True])
+    @pytest.mark.parametrize("case", HOSTILE_LINES)
+    def test_are_refused_by_line_and_in_a_few_hundred_characters(self, folder, case, skip):
+        line, said = HOSTILE_LINES[case]
+        text = line if isinstance(line, str | bytes) else json.dumps(line)
+        path = file(folder, old())
+        path.write_bytes(path.read_bytes() + b"\n" + (text if isinstance(text, bytes) else text.encode()))
+        if skip and "image" in str(said):  # recorded, where others are malformed
+            task = own_data.open_file(path, "exact_word", None, skip=True)
+            (message,) = task.unreadable.values()
+        else:
+            with pytest.raises(HarnessError) as error:
+                own_data.open_file(path, "exact_word", None, skip=skip)
+            message = str(error.value)
+        assert re.search(rf"mine\.jsonl, line 2: .*{said}", message)
+        assert len(message) < 600 + len(str(folder))
+        own_data.images_sha256(path, None)  # which the same file goes through
+
+    @pytest.mark.parametrize("solution", ["[" * 90_000, "x" * 180_000, [1, 2, 3, "y" * 180_000]])
+    def test_a_long_box_is_cut(self, folder, solution):
+        with pytest.raises(HarnessError, match="line 1: solution .* is not a box") as error:
+            own_data.open_file(file(folder, old(solution=solution)), "box_iou", None)
+        assert len(str(error.value)) < 600 + len(str(folder))
+
+    def test_all_bad_rows_are_listed_at_once(self, folder):
+        rows = [old(), *(old(image=f"images/{number}.png") for number in range(7, 32)), "{no", old()]
+        with pytest.raises(HarnessError) as error:
+            own_data.open_file(file(folder, *rows), "exact_word", None)
+        said = str(error.value)
+        assert "27 of 28 rows cannot be used: line 2: image " in said
+        assert said.count("does not exist") == 20 and "line 21: " in said and "; and 7 more. " in said
+        rows = [old(), "{no", old(), old(image="images/text.png")]
+        with pytest.raises(HarnessError) as error:
+            own_data.open_file(file(folder, *rows), "exact_word", None)
+        assert re.search(
+            r"3 of 4 rows .*: line 2: not JSON .*; line 3: the same item as line 1 .*; line 4: image "
+            r".*text\.png cannot be read .*no image that Pillow knows",
+            str(error.value),
+        )
+
+
+@pytest.fixture
+def paths(folder, monkeypatch):
+    """`folder` with more beside its pictures, and pictures outside it, in `outside/`."""
+    inside, outside = folder / "pool", folder / "outside"
+    for place in (inside / "images", outside):
+        place.mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(place / "a.png")
+    os.mkfifo(inside / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(inside)  # whose whole path is too long for a socket
+        server.bind("socket")
+    (inside / "device").symlink_to("/dev/zero")
+    (inside / "link.png").symlink_to("images/a.png")
+    (inside / "out.png").symlink_to(outside / "a.png")
+    (inside / "elsewhere").symlink_to(outside)
+    (inside / "circle").symlink_to("circle")
+    with (inside / "large.png").open("wb") as file:
+        file.truncate(pictures.FILE_BYTES + 1)
+    return inside
+
+
+REGULAR = "is not a regular file"
+PATHS = [
+    # Path, what is said of it, and what is with --allow-outside-root; None: it is read.
+    ("images/a.png", None, None),
+    ("link.png", None, None),
+    ("images/../images/a.png", None, None),
+    ("{inside}/images/a.png", None, None),
+    ("../outside/a.png", "is outside .*--allow-outside-root", None),
+    ("out.png", "is outside .*--allow-outside-root", None),
+    ("elsewhere/a.png", "is outside .*--allow-outside-root", None),
+    ("{outside}/a.png", "is outside .*--allow-outside-root", None),
+    ("pipe", REGULAR, REGULAR),
+    ("socket", REGULAR, REGULAR),
+    ("images", REGULAR, REGULAR),
+    ("device", "is outside", REGULAR),
+    ("/dev/zero", "is outside", REGULAR),
+    ("/dev/stdin", "is outside", "."),
+    ("circle", "cannot be read|does not exist", "cannot be read|does not exist"),
+    ("large.png", "is larger than 256 MiB", "is larger than 256 MiB"),
+    ("https://example.com/a.png", "is no path", "is no path"),
+    ("", REGULAR, REGULAR),
+]
+
+
+class TestPaths:
+    @pytest.mark.parametrize("outside", [False, True])
+    @pytest.mark.parametrize("case", range(len(PATHS)))
+    def test_regular_files_inside_the_root_are_read_and_others_by_an_option(self, paths, case, outside):
+        name, *said = PATHS[case]
+        name = name.format(inside=paths, outside=paths.parent / "outside")
+        path = file(paths, old(image=name), {"problem": "1 + 1?", "solution": "two"})
+        if said[outside] is None:
+            task = own_data.open_file(path, "exact_word", None, outside=outside)
+            assert harness.describe(task, 0)[1][0].size == (8, 8)
+            return
+        with pytest.raises(HarnessError, match=rf"line 1: image .*({said[outside]})"):
+            own_data.open_file(path, "exact_word", None, outside=outside)
+        task = own_data.open_file(path, "exact_word", None, skip=True, outside=outside)
+        assert re.search(said[outside], task.unreadable[0])
+        refused = {}
+        assert len(sampling.read_items(task, 2, refused)) == 2 and list(refused) == [0]
+        assert own_data.images_sha256(path, None, outside)
+
+    def test_the_root_itself_may_be_a_link(self, paths):
+        path = file(paths, old(image="a.png"))
+        assert len(own_data.open_file(path, "exact_word", paths / "elsewhere").eval_docs) == 1
+
+    def test_a_whole_disk_may_be_the_root(self, paths):
+        path = file(paths, old(image=str(paths.parent / "outside" / "a.png")))
+        assert len(own_data.open_file(path, "exact_word", Path("/")).eval_docs) == 1
+
+    @pytest.mark.parametrize("verb", ["sample", "train grpo"])
+    def test_both_verbs_have_the_option(self, paths, verb, capsys):
+        path = file(paths, old(image="../outside/a.png"))
+        model = "--model-args=pretrained=nowhere" if verb == "sample" else "--model=nowhere"
+        words = [*verb.split(), model, f"--data={path}", "--scorer=exact_word", f"--output={paths / 'out'}"]
+        for more in ([], ["--allow-outside-root"]):
+            assert cli.main([*words, *more]) == 1
+            assert ("is outside" in capsys.readouterr().err) is not bool(more)

@@ -1,19 +1,35 @@
-"""One treatment of pictures with transparency: white wherever they are shown, stored or compared."""
+"""One treatment of pictures, wherever they are shown, stored or compared: upright, 8-bit RGB, on white."""
 
+import hashlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
-from dcsft_harness import dataset_folder, harness, overlap, own_data, records
+from dcsft_harness import (
+    curation,
+    dataset_folder,
+    harness,
+    labels,
+    overlap,
+    own_data,
+    pictures,
+    records,
+    sampling,
+)
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.pictures import store
 from dcsft_harness.models import prompts
-from dcsft_harness.pictures import is_plain, on_white
-from dcsft_harness.sources import album
+from dcsft_harness.models.requests import Item
+from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.pictures import is_plain, to_rgb
+from dcsft_harness.rules import CurationConfig
 from dcsft_harness.training import data
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -70,36 +86,65 @@ def in_rollouts(folder, content):
     return Image.open(io.BytesIO(files[0]["bytes"]))
 
 
-def in_rollouts_of_a_task(folder, content):
-    """An lmms-eval task whose documents hold files, and which shows them as they are."""
+def task_of(folder, content, by_path=False):
+    """An lmms-eval task whose documents hold files, or their paths, and which shows them as they are."""
+    features = Features(text=Value("string"), image=datasets.Image())
     rows = [{"text": "?", "image": {"bytes": content, "path": None}}]
-    made = datasets.Dataset.from_list(rows, features=Features(text=Value("string"), image=datasets.Image()))
+    if by_path:
+        (folder / "a.picture").write_bytes(content)
+        features, rows = Features(text=Value("string"), image=Value("string")), [{"text": "?", "image": "?"}]
+    made = datasets.Dataset.from_list(rows, features=features)
     datasets.DatasetDict({"test": made}).save_to_disk(str(folder / "data"))
-    task = harness.make_task(
+    return harness.make_task(
         {
             "task": "theirs",
             "dataset_path": str(folder / "data"),
             "dataset_kwargs": {"load_from_disk": True},
             "test_split": "test",
             "output_type": "generate_until",
-            "doc_to_visual": lambda doc: [doc["image"]],
+            "doc_to_visual": lambda doc: [Image.open(folder / "a.picture") if by_path else doc["image"]],
             "doc_to_text": "text",
             "doc_to_target": "text",
             "process_results": lambda doc, results: {"hit": 1.0},
             "metric_list": [{"metric": "hit", "aggregation": max, "higher_is_better": True}],
         }
     )
+
+
+def in_a_task(folder, content, by_path=False):
+    """What the model is shown of it."""
+    task = task_of(folder, content, by_path)
+    harness.describe(task, 0)  # which refuses what cannot be shown
+    item = Item("theirs", "test", 0, None, "", task.doc_to_messages)
+    return prompts.read_prompt(item, {"theirs": {"test": task.eval_docs}}, None).images[0]
+
+
+def in_rollouts_of_a_task(folder, content, by_path=False):
+    task = task_of(folder, content, by_path)
     item, _ = harness.describe(task, 0)
     (files,) = harness.stored_images(task, [item])
     return Image.open(io.BytesIO(files[0]["bytes"]))
 
 
-def in_training(folder, content):
+def in_a_task_by_path(folder, content):
+    return in_a_task(folder, content, by_path=True)
+
+
+def in_rollouts_of_a_task_by_path(folder, content):
+    return in_rollouts_of_a_task(folder, content, by_path=True)
+
+
+def in_training(folder, content, file=None):
     text = Value("string")
     turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "goose"}]
     features = Features(messages=List({"role": text, "content": text}), images=List(datasets.Image()))
-    rows = [{"messages": turns, "images": [{"bytes": content, "path": None}]}]
+    rows = [{"messages": turns, "images": [file or {"bytes": content, "path": None}]}]
     return data.read(Dataset.from_list(rows, features=features)).images(0)[0]
+
+
+def in_training_by_path(folder, content):
+    (folder / "a.picture").write_bytes(content)
+    return in_training(folder, content, {"bytes": None, "path": str(folder / "a.picture")})
 
 
 def in_evaluation_by_path(folder, content):
@@ -112,7 +157,7 @@ def in_evaluation(folder, content):
 
 
 def in_prepared_data(folder, content):
-    return album.shown(content)
+    return pictures.read(content)[0]
 
 
 def on_the_page(folder, content):
@@ -149,7 +194,7 @@ def test_what_is_transparent_is_white(shown, mode, tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 def test_an_item_is_known_by_what_is_shown_of_it(mode):
     image = Image.open(io.BytesIO(stored(mode)))
-    white = on_white(drawing("RGBA"))
+    white = to_rgb(drawing("RGBA"))
     assert records.pixels(image) == records.pixels(white)
     assert records.pixel_digest(image) == records.pixel_digest(white)
     assert overlap.perceptual_hash(image) == overlap.perceptual_hash(white)
@@ -159,14 +204,14 @@ def test_it_is_what_qwens_own_code_shows():
     vision = pytest.importorskip("qwen_vl_utils.vision_process")
     image = Image.effect_noise((40, 30), 60).convert("RGB")
     image.putalpha(Image.effect_noise((40, 30), 90))
-    assert vision.to_rgb(image).tobytes() == on_white(image).tobytes()
+    assert vision.to_rgb(image).tobytes() == to_rgb(image).tobytes()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1"])
 def test_an_opaque_picture_keeps_its_pixels(mode):
     image = Image.effect_noise((40, 30), 60).convert(mode)
-    assert on_white(image).tobytes() == image.convert("RGB").tobytes()
-    assert on_white(image) is not image
+    assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
+    assert to_rgb(image) is not image
     expected = image.convert("RGB")
     assert records.pixels(image) == f"{expected.width}x{expected.height}:".encode() + expected.tobytes()
 
@@ -181,3 +226,260 @@ def test_two_drawings_that_differ_in_what_is_transparent_are_two_items(tmp_path)
     path = Path(tmp_path / "mine.jsonl")
     path.write_text("\n".join(map(json.dumps, rows)))
     assert len(own_data.open_file(path, "exact_word", None).eval_docs) == 2
+
+
+# Kinds of files x places that show them: pixels against arrays computed without Pillow's conversions.
+
+SIZE = (20, 30)  # height, width
+RAMP = np.linspace(0, 1, SIZE[0] * SIZE[1]).reshape(SIZE)
+COLORS = np.random.default_rng(7).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda x: np.rot90(x),
+}
+"""How the rows and columns of a file with each EXIF orientation are to be turned."""
+
+
+def encoded(image, form, **more):
+    file = io.BytesIO()
+    image.save(file, form, **more)
+    return file.getvalue()
+
+
+def exif(orientation):
+    found = Image.Exif()
+    found[ExifTags.Base.Orientation] = orientation
+    return found
+
+
+def grey(values):
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
+def turned(orientation):
+    jpeg = encoded(Image.fromarray(COLORS), "JPEG", quality=95)
+    seen = np.asarray(Image.open(io.BytesIO(jpeg)))
+    return (
+        encoded(Image.fromarray(COLORS), "JPEG", quality=95, exif=exif(orientation)),
+        UPRIGHT[orientation](seen),
+    )
+
+
+def transparent(mode):
+    """Left half opaque, right half transparent: white."""
+    half = SIZE[1] // 2
+    alpha = np.zeros(SIZE, np.uint8)
+    alpha[:, :half] = 255
+    shown = COLORS.copy() if mode == "RGBA" else grey(COLORS[..., 0])
+    shown[:, half:] = 255
+    bands = COLORS if mode == "RGBA" else COLORS[..., :1]
+    return encoded(Image.fromarray(np.dstack([bands, alpha])), "PNG"), shown
+
+
+def indexed():
+    places = (np.arange(SIZE[0] * SIZE[1]) % 3).astype(np.uint8).reshape(SIZE)
+    image = Image.fromarray(places).convert("P")
+    image.putdata(places.ravel())
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    colors = np.array([[10, 20, 30], [255, 255, 255], [70, 80, 90]], np.uint8)
+    return encoded(image, "PNG", transparency=1), colors[places]
+
+
+def deep(kind, form, values, shown):
+    return encoded(Image.fromarray(values.astype(kind)), form), grey(np.rint(shown))
+
+
+def keyed():
+    values = np.rint(RAMP * 65535).astype(np.uint16)
+    shown = np.rint(values / 257)
+    shown[values == values[3, 3]] = 255
+    return encoded(Image.fromarray(values), "PNG", transparency=int(values[3, 3])), grey(shown)
+
+
+def big_endian():
+    values = np.rint(RAMP * 65535).astype(np.uint16)
+    image = Image.frombytes("I;16B", SIZE[::-1], values.astype(">u2").tobytes())
+    return encoded(image, "TIFF"), grey(np.rint(values / 257))
+
+
+def turned_and_deep():
+    values = np.rint(RAMP * 65535).astype(np.uint16)
+    content = encoded(Image.fromarray(values), "PNG", exif=exif(6))
+    return content, UPRIGHT[6](grey(np.rint(values / 257)))
+
+
+def turned_tiff():
+    return encoded(Image.fromarray(COLORS), "TIFF", tiffinfo={274: 8}), UPRIGHT[8](COLORS)
+
+
+def cmyk():
+    inks = np.dstack([COLORS, np.full(SIZE, 40, np.uint8)])
+    shown = np.rint((255.0 - inks[..., :3]) * (255 - 40) / 255)
+    return encoded(Image.frombytes("CMYK", SIZE[::-1], inks.tobytes()), "TIFF"), shown.astype(np.uint8)
+
+
+WIDE = np.rint(RAMP * 65535)
+KINDS = {
+    **{f"EXIF {number}": partial(turned, number) for number in UPRIGHT},
+    "16-bit grey PNG": lambda: deep(np.uint16, "PNG", WIDE, WIDE / 257),
+    "16-bit grey PNG with a transparent value": keyed,
+    "16-bit grey TIFF": lambda: deep(np.uint16, "TIFF", WIDE, WIDE / 257),
+    "16-bit grey TIFF, big-endian": big_endian,
+    "16-bit PGM": lambda: deep(np.uint16, "PPM", WIDE // 2, WIDE // 2 / 257),
+    "float TIFF in [0, 1]": lambda: deep(np.float32, "TIFF", RAMP / 2, np.float32(RAMP / 2) * 255.0),
+    "float TIFF beyond": lambda: deep(np.float32, "TIFF", np.rint(RAMP * 510) - 255, np.rint(RAMP * 510) / 2),
+    "int32 TIFF": lambda: deep(np.int32, "TIFF", WIDE * 1000 - 9, WIDE / 257),
+    "int32 TIFF of a mask": lambda: deep(np.int32, "TIFF", RAMP > 0.5, 255 * (RAMP > 0.5)),
+    "16-bit PNG with EXIF 6": turned_and_deep,
+    "TIFF with orientation 8": turned_tiff,
+    "LA": lambda: transparent("LA"),
+    "RGBA": lambda: transparent("RGBA"),
+    "P with transparency": indexed,
+    "CMYK": cmyk,
+    "1-bit": lambda: (encoded(Image.fromarray(RAMP > 0.5), "PNG"), grey(255 * (RAMP > 0.5))),
+    "L": lambda: (encoded(Image.fromarray(COLORS[..., 0]), "PNG"), grey(COLORS[..., 0])),
+    "RGB": lambda: (encoded(Image.fromarray(COLORS), "PNG"), COLORS),
+}
+ENTRIES = [
+    in_own_data,
+    in_rollouts,
+    in_rollouts_of_a_task,
+    in_a_task,
+    in_a_task_by_path,
+    in_rollouts_of_a_task_by_path,
+    in_training,
+    in_training_by_path,
+    in_evaluation,
+    in_evaluation_by_path,
+    in_prepared_data,
+    on_the_page,
+    as_a_stored_picture,
+]
+
+
+@pytest.mark.parametrize("shown", ENTRIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_entry_shows_the_same_pixels(shown, kind, tmp_path):
+    content, expected = KINDS[kind]()
+    found = np.asarray(shown(tmp_path, content).convert("RGB"))
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= (1 if kind == "CMYK" else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overlap_compares_these_pixels(kind, tmp_path):
+    content, expected = KINDS[kind]()
+    if kind == "CMYK":
+        pytest.skip("rounded in another way")
+    (digest,) = overlap.read_images(task_of(tmp_path, content)).digests
+    size = f"{expected.shape[1]}x{expected.shape[0]}:".encode()
+    assert digest == hashlib.sha256(size + np.ascontiguousarray(expected).tobytes()).digest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollouts_keep_files_that_every_reader_shows_alike(kind, tmp_path):
+    """Also readers that ignore EXIF orientation and depth."""
+    content, _ = KINDS[kind]()
+    for number, make in enumerate((own, task_of)):
+        (tmp_path / str(number)).mkdir()
+        task = make(tmp_path / str(number), content)
+        ((file,),) = harness.stored_images(task, [harness.describe(task, 0)[0]])
+        with Image.open(io.BytesIO(file["bytes"])) as image:
+            assert is_plain(image)
+
+
+NO_RANGE = {
+    "one value": (np.full(SIZE, 7, np.int32), "all of its pixels are 7, which gives no range"),
+    "not a number": (np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32), "are not all finite numbers"),
+    "infinite": (np.where(RAMP > 0.5, np.inf, RAMP).astype(np.float32), "are not all finite numbers"),
+}
+
+
+@pytest.mark.parametrize("shown", [in_own_data, in_a_task, in_training, in_evaluation, in_evaluation_by_path])
+@pytest.mark.parametrize("kind", NO_RANGE)
+def test_a_picture_whose_values_have_no_range_is_refused(shown, kind, tmp_path):
+    values, said = NO_RANGE[kind]
+    with pytest.raises(HarnessError, match=f"cannot be read .*{said}"):
+        shown(tmp_path, encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_damaged_exif_data_is_ignored(tmp_path):
+    content = encoded(Image.fromarray(COLORS), "PNG", exif=b"Exif\0\0not EXIF")
+    for shown in (in_own_data, in_rollouts, in_training, in_evaluation):
+        assert np.array_equal(np.asarray(shown(tmp_path, content)), COLORS)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_box_is_turned_with_its_picture(orientation):
+    seen = np.zeros((20, 30), bool)
+    seen[3:9, 4:16] = True
+    upright = UPRIGHT[orientation](seen)
+    rows, columns = np.nonzero(upright)
+    wanted = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert pictures.upright_box([4, 3, 16, 9], orientation, upright.shape[::-1]) == wanted
+
+
+def test_a_box_of_own_data_is_in_pixels_of_the_upright_picture(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(turned(6)[0])  # 30 x 20 as encoded, 20 x 30 upright
+    rows = {"inside": [2, 2, 18, 28], "outside": [2, 2, 28, 18]}
+    for name, box in rows.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"problem": "Where?", "solution": box, "image": "a.jpg"}))
+    doc = own_data.open_file(tmp_path / "inside.jsonl", "box_iou", None).eval_docs[0]
+    assert (doc["width"], doc["height"]) == (20, 30)
+    with pytest.raises(HarnessError, match=r"leaves its image of 20 x 30 pixels.*upright image"):
+        own_data.open_file(tmp_path / "outside.jsonl", "box_iou", None)
+
+
+def drawn(folder, answers="goose"):
+    task = own_data.open_file(folder / "mine.jsonl", "exact_word", None)
+    inputs = {"data": folder / "mine.jsonl"}
+    config = sampling.SamplingConfig(samples=2)
+    given = {"default": answers} if isinstance(answers, str) else {"answers": answers}
+    model = DcsftStub(**given, batch_size=1)
+    return sampling.sample(model, task, folder / "rollouts", config, {}, inputs=inputs)
+
+
+def test_an_unfinished_run_that_showed_other_pictures_is_refused_with_the_reason(tmp_path, monkeypatch):
+    own(tmp_path, KINDS["16-bit grey PNG"]()[0])
+    row = {"problem": "And?", "solution": "goose", "image": "a.png"}
+    with (tmp_path / "mine.jsonl").open("a") as lines:
+        lines.write(f"\n{json.dumps(row)}")
+
+    def interrupted(question):
+        if question.doc_id:
+            raise KeyboardInterrupt
+        return "goose"
+
+    with monkeypatch.context() as former, pytest.raises(KeyboardInterrupt):
+        former.setattr(pictures, "_scaled", lambda image, kind: image)  # which Pillow clips
+        drawn(tmp_path, interrupted)
+    with pytest.raises(HarnessError, match="other settings: items: 2 .* 16 bits not scaled"):
+        drawn(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["16-bit grey PNG", "EXIF 6", "marks", "RGB"])
+def test_curating_finished_rollouts_that_showed_other_pictures_is_refused(kind, tmp_path):
+    own(tmp_path, KINDS["RGB" if kind == "marks" else kind]()[0])
+    if kind == "marks":
+        row = {"problem": "Which <image>?", "solution": "goose", "image": "a.png"}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    drawn(tmp_path)
+    path = tmp_path / "rollouts" / "manifest.json"
+    found = json.loads(path.read_text())
+    assert found["notes"].pop("pictures") == pictures.FORMAT
+    path.write_text(json.dumps(found))
+    labels.label(tmp_path / "rollouts", tmp_path / "labels")
+    config = CurationConfig(keep=("easy",))
+    if kind == "RGB":
+        assert curation.curate(tmp_path / "labels", tmp_path / "curated", config)["items"] == 1
+        return
+    said = "not at their <image> marks" if kind == "marks" else "was not upright, or .* not scaled"
+    with pytest.raises(HarnessError, match=rf"a former version .*mine\.jsonl, line 1, had .*{said}"):
+        curation.curate(tmp_path / "labels", tmp_path / "curated", config)

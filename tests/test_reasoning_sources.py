@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from dcsft_harness import harness
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import mmk12, prepared, registry
 from dcsft_harness.sources import prepare as making
@@ -125,7 +126,7 @@ def test_mmmu_parses_options_keeps_pictures_in_place_and_joins_rows_that_share_o
     )
     assert found["validation_Art_4"]["choices"] == ["<image 2>", "<image 3>"]
     assert found["validation_Art_4"]["numbers"] == [1, 2, 3]
-    assert found["validation_Biology_7"]["numbers"] == [1]  # not named in the text
+    assert found["validation_Biology_7"]["images"] == []  # its picture is not named
     assert found["validation_Music_3"]["parts"] == [
         "multiple_choice",
         "discipline_art_and_design",
@@ -133,6 +134,51 @@ def test_mmmu_parses_options_keeps_pictures_in_place_and_joins_rows_that_share_o
     ]
     one, two = (found[f"validation_Accounting_{number}"]["cluster"] for number in (1, 2))
     assert one == two and len({row["cluster"] for row in found.values()}) == 7
+
+
+# Question, options, columns that hold a picture; what is shown, pictures by their column.
+NAMED = [
+    # The second picture of Pharmacy_4 and Pharmacy_22 explains the answer.
+    ("<image 1> Which drug?", "['one', 'two']", (1, 2), [1, "Which drug?\nA. one\nB. two"]),
+    (
+        "Is <image 2> or <image 1> a map?",
+        "['so', 'no']",
+        (1, 2, 3),
+        ["Is", 2, "or", 1, "a map?\nA. so\nB. no"],
+    ),
+    ("Which?", "['<image 3>', '<image 1>']", (1, 2, 3), ["Which?\nA.", 3, "B.", 1]),
+    ("<image 1> or <image 1>?", "['<image 2>', 'no']", (1, 2), [1, "or <image 1>?\nA.", 2, "B. no"]),
+    ("What?", "['one', 'two']", (1,), ["What?\nA. one\nB. two"]),
+]
+
+
+@pytest.mark.parametrize(("question", "choices", "held", "shown"), NAMED)
+def test_mmmu_shows_the_pictures_that_the_text_names_in_its_order(elsewhere, question, choices, held, shown):
+    first, *_ = fixtures.mmmu()
+    pictures = {f"image_{number}": fixtures.drawing(number) for number in held}
+    row = {**first, "id": "validation_Pharmacy_4", "question": question, "options": choices, "answer": "A"}
+    fixtures.save(elsewhere / "mmmu", "validation", fixtures.MMMU, [{**row, "image_1": None, **pictures}])
+    making.prepare("dcsft_mmmu", elsewhere / "mmmu", any_count=True)
+    (task,) = harness.open_tasks(["dcsft_mmmu"]).values()
+    (message,) = task.doc_to_messages(task.eval_docs[0])
+    parts = [
+        str(part["url"].width - 40) if part["type"] == "image" else part["text"]
+        for part in message["content"]
+    ]
+    said = [part.split("\n\nReason")[0] for part in parts if not part.startswith("Reason")]
+    assert said == list(map(str, shown))
+    assert len(prepared.album("dcsft_mmmu")) == len(set(shown) & set(held))  # what is not shown is not kept
+
+
+def test_a_folder_with_pictures_that_the_text_does_not_name_is_refused(elsewhere):
+    fixtures.save(elsewhere / "mmmu", "validation", fixtures.MMMU, fixtures.mmmu()[:1])
+    making.prepare("dcsft_mmmu", elsewhere / "mmmu", any_count=True)
+    path = prepared.folder_of("dcsft_mmmu") / "manifest.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(
+        HarnessError, match="version 1, .* version 2, which shows only the pictures that the text"
+    ):
+        harness.open_tasks(["dcsft_mmmu"])
 
 
 def test_mmmus_open_rows_have_golds_and_no_options():
@@ -323,7 +369,7 @@ BAD = [
     ("dcsft_wemath", spoilt(answer="H"), "row 0: the answer 'H' is no option of"),
     ("dcsft_mmmu", spoilt(options="['$6', "), "row 0: the column 'options' holds"),
     ("dcsft_mmmu", spoilt(options="__import__('os')"), "row 0: the column 'options' holds"),
-    ("dcsft_mmmu", spoilt(question="<image 3> What?"), "row 0: the text names <image 3>, .*image_3"),
+    ("dcsft_mmmu", spoilt(question="<image 3> What?"), "row 0: the text names <image 3>, .*no image_3"),
     ("dcsft_mmmu", spoilt(question_type="essay"), "row 0: the question_type is 'essay'"),
     ("dcsft_mmmu", spoilt(answer="E"), "row 0: the answer 'E' is no option of"),
     ("dcsft_mmk12", spoilt(answer="none of these"), "row 0: the answer 'none of these' is n"),

@@ -286,7 +286,7 @@ def test_mmmus_pictures_stand_where_the_text_names_them(opened):
         f". Which is <image 1>?\nA. a fugue\nB. a canon\nC. neither\n\n{asked}",
     ]
     assert turn("validation_Art_4") == ["Who drew", 24, "?\nA.", 25, "B.", 26, asked]
-    assert turn("validation_Biology_7")[0] == 27
+    assert turn("validation_Biology_7")[0].startswith("Which label?")  # its picture is not named
     assert turn("validation_Finance_8") == [
         "Interest in",
         29,

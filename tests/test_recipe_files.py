@@ -204,3 +204,17 @@ def test_estimates_grow_with_the_work():
     assert paper["classification-rollouts-0"].seconds > paper["classification-scores-cold-0"].seconds / 8
     full = estimate.of(recipe.load("full-parameters", "paper"))
     assert full["classification-full-all-0"].seconds > paper["classification-all-0"].seconds
+
+
+@pytest.mark.parametrize("name", ["paradigms", "difficulty", "full-parameters", "relabel"])
+def test_recipes_at_the_papers_scale_write_boxes_and_sample_as_the_paper_does(name):
+    """Original pixels, truncated, wherever boxes are taught or judged; top-k 50 wherever GRPO samples."""
+    for scale in ("digits", "paper"):
+        stages = [stage for stage in recipe.load(name, scale).stages if stage.verb.startswith("train")]
+        for stage in stages:
+            boxes = scale == "paper" and stage.name.startswith("grounding")
+            grpo = stage.verb == "train grpo"
+            assert stage.options.get("box_space") == ("pixel" if boxes else None), stage.name
+            assert stage.options.get("box_rounding") == ("truncate" if boxes and not grpo else None)
+            assert stage.options.get("top_k") == (50 if scale == "paper" and grpo else None)
+        assert name != "paradigms" or any(stage.name.startswith("grounding-grpo") for stage in stages)

@@ -1,18 +1,23 @@
 """RefCOCO, Ref-L4 and LISA from their published forms to scores."""
 
+import io
 import json
 import re
 from dataclasses import replace
 
 import datasets
 import pytest
+from PIL import ExifTags, Image
 
 from dcsft_harness import harness
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sources import prepared, ref_l4, registry, vlm_r1
+from dcsft_harness.sources.album import Album
 from dcsft_harness.sources.files import Files
+from dcsft_harness.sources.grounding import box_row
 from dcsft_harness.sources.prepare import prepare
+from dcsft_harness.sources.source import Opened
 
 from . import published
 
@@ -292,3 +297,24 @@ def test_rows_of_an_image_are_one_cluster_of_the_standard_error(tmp_path):
     assert scores["acc,none"] == pytest.approx(1 / 3)
     # Two rows of each image that agree always: three independent observations, not six.
     assert scores["acc_stderr_clustered,none"] > 1.2 * scores["acc_stderr_clt,none"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        (None, [20.0, 4.0, 25.0, 16.0]),  # as encoded, like the published evaluations read it
+        ((40, 30), [20.0, 4.0, 25.0, 16.0]),
+        ((30, 40), [4.0, 5.0, 16.0, 10.0]),  # the annotation is of the upright picture
+    ],
+)
+def test_boxes_are_turned_with_their_pictures(tmp_path, stated, wanted):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    Image.effect_noise((40, 30), 60).convert("RGB").save(file, "JPEG", exif=exif)
+    opened = Opened(tmp_path, Album(tmp_path / "images.arrow"))
+    row = box_row(opened, "a.jpg", file.getvalue, "Where?", [4.0, 5.0, 16.0, 10.0], stated)
+    assert (row["width"], row["height"]) == (30, 40)
+    assert json.loads(row["answer"]) == wanted
+    with pytest.raises(HarnessError, match="has 30 x 40 pixels, and its annotation says 50 x 40"):
+        box_row(opened, "a.jpg", file.getvalue, "Where?", [4.0, 5.0, 16.0, 10.0], (50, 40))

@@ -114,7 +114,7 @@ class TestTasks:
         task = task_of(tmp_path, rows, lambda doc: [Image.open(doc["text"])], features)
         (plain,), (other,) = sampled(task, tmp_path)
         assert plain == (tmp_path / "0.jpg").read_bytes()
-        assert (Image.open(io.BytesIO(other)).format, Image.open(io.BytesIO(other)).size) == ("PNG", (40, 24))
+        assert (Image.open(io.BytesIO(other)).format, Image.open(io.BytesIO(other)).size) == ("PNG", (24, 40))
 
     def test_an_image_that_changes_during_the_run_is_an_error(self, tmp_path):
         (tmp_path / "0.png").write_bytes(stored(noise(0)))
@@ -155,11 +155,12 @@ class TestOwnData:
             ("turned.jpg", stored(noise(), "JPEG", exif=turned())),
         ],
     )
-    def test_the_pixels_are_those_of_the_file_as_it_is(self, tmp_path, name, content):
+    def test_other_files_become_png_files_of_what_is_shown(self, tmp_path, name, content):
         task = self.opened(tmp_path, {name: content})
         (image,) = harness.describe(task, 0)[1]
         with Image.open(tmp_path / name) as file:
             assert records.pixels(image) == records.pixels(file)
+            assert image.size == ((24, 40) if name == "turned.jpg" else (40, 24))
         ((kept,),) = sampled(task, tmp_path)
         assert Image.open(io.BytesIO(kept)).format == "PNG"
 

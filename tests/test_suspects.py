@@ -299,7 +299,10 @@ class TestAReview:
         ("text", "said"),
         [
             ("{", "line 2: not JSON"),
-            ("[]", "line 2: no item_id"),
+            ("[]", "line 2: not a JSON object"),
+            ('{"item_id": "KEY", "verdict": NaN}', "line 2: not JSON .NaN is not a finite number"),
+            (r'{"item_id": "\ud800"}', "line 2: not JSON .*half of a surrogate pair"),
+            ("[" * 10_000, "line 2: not JSON .nested deeper than 64 levels"),
             ('{"item_id": 3, "verdict": "keep"}', "line 2: no item_id"),
             (
                 '{"item_id": "KEY", "verdict": "fix"}',

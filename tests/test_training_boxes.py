@@ -17,7 +17,7 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
 from dcsft_harness.training import data, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
-from dcsft_harness.training.config import SftConfig
+from dcsft_harness.training.config import GrpoConfig, SftConfig
 
 from . import artefacts
 from .tiny_checkpoints import checkpoint, labels_seen
@@ -70,6 +70,42 @@ def test_a_target_is_taught_in_pixels_of_the_picture_that_the_model_sees():
     assert RESIZED.resized_size((200, 100)) == (56, 28)
     # A picture that is shown as it is keeps its target to the letter.
     assert told(found, RESIZED) == ["[6, 3, 28, 14]", "[2, 1, 9, 5]"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "box", "expected"),
+    [
+        ("[76.35, 343, 175.05, 475.13]", [76.35, 343, 175.05, 475.13], "[76, 343, 175, 475]"),
+        ('{"bbox_2d": [0.99, 2.5, 9.0, 5.99]}', [0.99, 2.5, 9.0, 5.99], '{"bbox_2d": [0, 2, 9, 5]}'),
+        ("[20, 10, 100, 50]", [20, 10, 100, 50], "[20, 10, 100, 50]"),
+    ],
+)
+def test_a_target_in_original_pixels_is_truncated_on_request(answer, box, expected):
+    found = read(row(answer, box, (500, 500)), row("a goose", None))
+    assert [rendering.in_space(turns, PIXEL, "here", True).answer for turns in found.turns] == [
+        expected,
+        "a goose",
+    ]
+    assert told(found, PIXEL)[0] == answer
+
+
+def test_a_target_that_loses_its_area_with_its_decimals_is_refused_by_row(tmp_path):
+    rows = [row("[20, 10, 100, 50]", [20, 10, 100, 50]), row("[3.2, 1, 3.9, 9]", [3.2, 1, 3.9, 9])]
+    rows = Dataset.from_list(rows, features=FEATURES)
+    config = SftConfig(max_steps=1, batch_size=1, box_space="pixel", box_rounding="truncate")
+    with pytest.raises(HarnessError, match=r"row 1: the box .* truncated .* is \[3, 1, 3, 9\], which has no"):
+        sft.train_sft(checkpoint("qwen2_5_vl"), rows, tmp_path / "out", config)
+    config = config.changed(on_error="skip")
+    notes = sft.train_sft(checkpoint("qwen2_5_vl"), rows, tmp_path / "out", config)
+    assert notes["skipped"] == {"count": 1, "rows": [1]}
+
+
+def test_truncation_goes_with_original_pixels_and_with_targets():
+    for space in (None, "resized", "norm1000"):
+        with pytest.raises(HarnessError, match="--box-rounding truncate goes with --box-space pixel"):
+            SftConfig(box_rounding="truncate", box_space=space)
+    with pytest.raises(HarnessError, match="GRPO has no targets to write"):
+        GrpoConfig(box_rounding="truncate", box_space="pixel")
 
 
 def test_other_answers_stay_as_they_are():

@@ -1,12 +1,14 @@
 """Training settings: the paper's defaults, and refusals that name argument and value."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
+from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training.config import ColdStartConfig, SftConfig, TrainingConfig
+from dcsft_harness.training.config import OWN, ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
 
 
 def test_the_defaults_are_the_papers():
@@ -89,3 +91,105 @@ def test_the_settings_import_neither_torch_nor_trl():
     code = "import sys, dcsft_harness.training.config; print(set(sys.modules) & {'torch', 'trl', 'datasets'})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("config", [ColdStartConfig, SftConfig, GrpoConfig])
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("output_dir", "/tmp", "Give --output"),
+        ("overwrite_output_dir", True, "Give --output"),
+        ("resume_from_checkpoint", "out/checkpoint-5", "Give --resume"),
+        ("push_to_hub", True, "Give --push-to-hub OWNER/NAME .* or run `dcsft push`"),
+        ("push-to-hub", True, "Give --push-to-hub OWNER/NAME"),
+        ("hub_model_id", "me/mine", "dcsft push"),
+        ("hub_token", "hf_secret", "dcsft push"),
+        ("hub_strategy", "every_save", "dcsft push"),
+        ("log_completions_hub_repo", "me/mine", "dcsft push"),
+        ("seed", 1, "Give --seed"),
+        ("data_seed", 1, "Give --seed"),
+        ("learning_rate", 1e-4, "Give --learning-rate"),
+        ("lr", 1e-4, "Give --learning-rate"),
+        ("num_train_epochs", 3, "Give --epochs"),
+        ("max_steps", 3, "Give --max-steps"),
+        ("per_device_train_batch_size", 2, "Give --batch-size"),
+        ("gradient_accumulation_steps", 2, "--micro-batch-size"),
+        ("warmup_steps", 10, "Give --warmup-ratio"),
+        ("bf16", True, "Give --dtype"),
+        ("no_cuda", True, "Give --dtype"),
+        ("save_strategy", "epoch", "Give --save-steps"),
+        ("save_total_limit", 3, "Give --keep"),
+        ("load_best_model_at_end", True, "dcsft score --watch"),
+        ("do_eval", True, "dcsft evaluate"),
+        ("eval_strategy", "steps", "dcsft evaluate"),
+        ("evaluation_strategy", "steps", "dcsft evaluate"),
+        ("logging_dir", "logs", "runs/"),
+        ("logging_steps", 10, "each step is logged"),
+        ("disable_tqdm", False, "Leave it out"),
+        ("max_seq_length", 512, "chat template, uncut"),
+        ("chat_template_path", "mine.jinja", "chat template"),
+        ("deepspeed", "zero.json", "Give --num-processes and --launch"),
+        ("fsdp", "full_shard", "Give --num-processes and --launch"),
+        ("trust_remote_code", True, "code of checkpoints is never run"),
+        ("model_init_kwargs", {}, "Give --model"),
+        ("model", "other", "Give --model"),
+    ],
+)
+def test_what_is_ours_by_another_name_is_refused_with_our_option(config, name, value, remedy):
+    with pytest.raises(HarnessError, match=f"extra: {name} is set by the harness.*{remedy}") as refused:
+        config(extra={name: value})
+    assert "secret" not in str(refused.value)
+
+
+def test_no_argument_of_our_own_hides_in_the_arguments_of_generation():
+    for name, option in (("temperature", "--temperature"), ("max_new_tokens", "--max-completion-length")):
+        with pytest.raises(HarnessError, match=f"generation_kwargs has {name}, .*{option}"):
+            GrpoConfig(extra={"generation_kwargs": {name: 1}})
+    GrpoConfig(extra={"generation_kwargs": {"typical_p": 0.9}})
+
+
+@pytest.mark.parametrize("way", ["file", "nested", "set"])
+def test_a_file_and_set_are_no_way_around_our_options(tmp_path, capsys, way):
+    (tmp_path / "own.yaml").write_text(
+        "push_to_hub: true\n" if way == "file" else "extra: {push_to_hub: true}\n"
+    )
+    given = ["--set", "push_to_hub=true"] if way == "set" else ["--config", str(tmp_path / "own.yaml")]
+    for method in ("cold-start", "sft", "grpo"):
+        words = ["train", method, "--model=m", "--data=d", "--output", str(tmp_path / "out"), *given]
+        assert main(words) == 1
+        assert "extra: push_to_hub is set by the harness. Give --push-to-hub" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# What TRL gets as it is given: how it trains, and nothing that an option of ours decides.
+PASSED_ON = """
+activation_checkpointing activation_checkpointing_kwargs activation_offloading adam_beta1 adam_epsilon
+average_tokens_across_devices cache_implementation cast_lm_head_to_fp32 chat_template_kwargs
+dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
+dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
+ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug delta
+disable_dropout ds3_gather_for_generation entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min
+entropy_target epsilon epsilon_high full_determinism generation_batch_size generation_kwargs
+gradient_checkpointing gradient_checkpointing_kwargs importance_sampling_level include_num_input_tokens_seen
+label_smoothing_factor liger_kernel_config log_completions log_level log_level_replica log_multimodal
+log_on_each_node log_unique_prompts loss_type lr_scheduler_kwargs mask_truncated_completions max_grad_norm
+max_tool_calling_iterations min_p multi_objective_aggregation neftune_noise_alpha num_completions_to_print
+num_iterations off_policy_mask_threshold optim optim_args optim_target_modules pad_to_multiple_of project
+ref_model_mixup_alpha ref_model_sync_steps repetition_penalty report_to reward_weights router_aux_loss_coef
+run_name sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset skip_memory_metrics
+steps_per_generation sync_ref_model tf32 top_entropy_quantile torch_compile torch_compile_backend
+torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id
+train_sampling_strategy transformers_continuous_batching_config use_adaptive_entropy use_bias_correction_kl
+use_cache use_liger_kernel use_transformers_continuous_batching use_transformers_paged use_vllm vespo_k_neg
+vespo_k_pos vespo_lambda_neg vespo_lambda_pos
+""".split()
+
+
+def test_every_argument_of_trl_is_ours_or_known_to_be_passed_on():
+    import trl
+
+    for kind, config in ((trl.SFTConfig, SftConfig), (trl.GRPOConfig, GrpoConfig)):
+        names = {item.name for item in dataclasses.fields(kind) if item.init}
+        own = {*OWN, *config.model_fields}
+        left = {name for name in names - own - set(PASSED_ON) if not name.startswith("vllm_")}
+        assert left == set()

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
+from PIL import ImageFile
 
 from dcsft_harness import manifest
 from dcsft_harness.errors import HarnessError
@@ -82,7 +83,7 @@ def damaged(kind):
 
 @pytest.mark.parametrize("kind", ["cut short", "no image", "empty"])
 def test_an_unreadable_image_is_named_even_when_pillow_is_told_to_be_lenient(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(data.ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval does
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval does
     bad = row() | {"images": [{"bytes": damaged(kind), "path": None}]}
     folder = save(tmp_path / "set", [row(), bad])
     with pytest.raises(
@@ -90,14 +91,14 @@ def test_an_unreadable_image_is_named_even_when_pillow_is_told_to_be_lenient(tmp
     ) as refused:
         data.read(folder)
     assert str(folder) in str(refused.value)
-    assert data.ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (row(images=2), "row 0: 1 <image> placeholders for 2 images"),
-        (row("What is it?"), "row 0: 0 <image> placeholders for 1 images"),
+        (row(images=2), "row 0: 1 <image> marks for 2 images"),
+        (row("What is it?", images=2), "row 0: 0 <image> marks for 2 images"),
         (row(answer=""), "row 0: the assistant's answer is empty"),
         (row() | {"messages": [{"role": "user", "content": "<image>"}]}, "row 0: the last turn is 'user'"),
         (row() | {"messages": []}, "row 0: the last turn is missing"),

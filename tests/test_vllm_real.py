@@ -28,7 +28,7 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 
 from .test_models_sampling import first_token_logits, kept_probabilities
-from .tiny_checkpoints import documents, requests_for
+from .tiny_checkpoints import documents, requests_for, restated
 
 pytestmark = [
     pytest.mark.vllm,
@@ -69,7 +69,7 @@ def docs(tasks):
 
 
 def hf(**given):
-    return DcsftHF(pretrained=str(checkpoint.path()), device="cpu", batch_size=8, **given)
+    return DcsftHF(**({"pretrained": str(checkpoint.path()), "device": "cpu", "batch_size": 8} | given))
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +228,10 @@ def test_an_adapter_does_what_it_does_in_dcsft_hf(way, target, adapter, docs, re
         assert (adapted._adapted.rank is None) == (way == "merge")
 
 
-def test_pixel_limits_reach_vllm(docs):
-    limits = {"min_pixels": 784, "max_pixels": 56 * 56}
+@pytest.mark.parametrize("form", ["edges", "top level", "pixels in size"])
+def test_pixel_limits_reach_vllm(form, docs, tmp_path):
+    base = restated(str(checkpoint.path()), tmp_path / "base", form)
+    limits = {"pretrained": base, "min_pixels": 784, "max_pixels": 56 * 56}
     with opened(**limits) as limited:
         assert drawn(limited, docs, GREEDY) == drawn(hf(**limits), docs, GREEDY)
 

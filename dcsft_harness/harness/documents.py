@@ -1,11 +1,12 @@
 """What a document of a task is, as an item, and what its metrics say of a response."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import UnreadableError
 from dcsft_harness.sources import prepared
 
 
@@ -54,16 +55,33 @@ def describe(task: Any, doc_id: int) -> tuple[records.Item, list[Any]]:  # noqa:
     try:
         doc = task.eval_docs[doc_id]
         messages = task.doc_to_messages(doc)
-        parts = [part for message in messages for part in _parts(message["content"])]
+        turns = [_parts(message["content"]) for message in messages]
+        parts = [part for turn in turns for part in turn]
         images = [part["url"] for part in parts if part["type"] == "image"]
         # Pictures that a task opened by path are read here and not before.
         contents = [_content(image) for image in images]
-    except (OSError, SyntaxError, DecompressionBombError) as error:
+    except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
         ) from error
-    prompt = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    return _item(task, doc_id, doc, prompt, contents), images
+    return _item(task, doc_id, doc, _prompt(turns), contents), images
+
+
+def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """The text of messages; with a mark at each picture's place, unless all come before the text.
+
+    A task's own text may contain marks that stand for no picture. Then every picture has a mark too, so that
+    the numbers of marks and pictures differ.
+    """
+    kinds = [part["type"] for turn in turns for part in turn]
+    texts = [part["text"] for turn in turns for part in turn if part["type"] == "text"]
+    first = kinds.index("text") if texts else len(kinds)
+    if "image" not in kinds[first:] and not ("image" in kinds and any(records.MARK in one for one in texts)):
+        return "\n".join(texts)
+    marks = {"image": records.MARK}
+    return "\n".join(
+        "".join(marks.get(part["type"], part.get("text", "")) for part in turn) for turn in turns
+    )
 
 
 def describe_item(task: Any, doc_id: int) -> records.Item:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """The images of a pool's items as rollouts keep them, read one item at a time."""
 
+import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from dcsft_harness import dataset_folder, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.harness.documents import describe
-from dcsft_harness.pictures import is_plain
+from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, to_rgb
 
 
 def stored_images(
@@ -86,22 +87,22 @@ def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _picture(file: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a PIL image
-    """What readers of a curated set see of a file, None where that is no RGB picture."""
-    from datasets import Image
-    from PIL.Image import DecompressionBombError
+    """The picture in a file, None where the file holds anything but upright RGB pixels."""
+    from PIL import Image
 
     try:
-        picture = Image().decode_example(dict(file))
-    except (OSError, SyntaxError, ValueError, DecompressionBombError):
-        return None  # what is wrong with it is said where its document is described
-    return picture if is_plain(picture) else None
+        content = file["bytes"] or file_bytes(Path(file["path"]))
+        with Image.open(io.BytesIO(content)) as image:
+            return to_rgb(image) if is_plain(image) else None
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
+        return None  # the error comes where its document is described
 
 
 def _opened_file(image: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a PIL image
     """The file that a task opened, None where it has no path or shows something else."""
-    path = Path(getattr(image, "filename", "") or "")
-    if not path.is_file():
+    try:
+        file = {"bytes": file_bytes(Path(getattr(image, "filename", "") or "")), "path": None}
+    except UnreadableError:
         return None
-    file = {"bytes": path.read_bytes(), "path": None}
     picture = _picture(file)
     return file if picture is not None and records.pixels(picture) == records.pixels(image) else None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import __version__, manifest, own_data, rollout_store
+from dcsft_harness import __version__, manifest, own_data, pictures, rollout_store
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.hashing import json_sha256
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
@@ -35,9 +35,10 @@ def key(stage: Stage, output: Path) -> str:
     data = Path(str(stage.options.get("data")))
     if data.is_file():
         root = stage.options.get("image_root")
-        brought["the images"] = own_data.images_sha256(data, None if root is None else Path(root))
+        outside = bool(stage.options.get("allow_outside_root"))
+        brought["the images"] = own_data.images_sha256(data, None if root is None else Path(root), outside)
     brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
-    return json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION])
+    return json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION, pictures.FORMAT])
 
 
 def _tasks(stage: Stage) -> list[str]:

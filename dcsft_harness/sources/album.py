@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import records
+from dcsft_harness import pictures, records
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.pictures import on_white
 from dcsft_harness.sources.source import Picture
 
-FORMAT = 2
-"""Of the file of pictures; a prepared folder of another one is prepared again. 2: it has digests."""
+FORMAT = 3
+"""Version of the file of pictures and of how they are shown; a prepared folder of another version is prepared
+again. 3: upright, 16 bits scaled to 8 (`pictures.to_rgb`); 2: with digests."""
 _FLUSH = 16 * 2**20
 """Bytes of pictures kept before they are written."""
 
@@ -77,8 +77,9 @@ class Album:
         data = read()
         digest = hashlib.sha256(data).digest()
         if digest not in self._by_content:
-            picture = _decoded(name, data)
-            self._by_content[digest] = Picture(self._writer.count + len(self._new), *picture.size)
+            picture, turned = _decoded(name, data)
+            width, height = picture.size
+            self._by_content[digest] = Picture(self._writer.count + len(self._new), width, height, turned)
             self._new[name] = data, records.pixel_digest(picture)
         self._known[name] = self._by_content[digest]
         self._named.append(name)
@@ -108,33 +109,16 @@ class Album:
         return self._writer.count
 
 
-def shown(data: bytes) -> Any:  # noqa: ANN401 - a PIL image
-    """An encoded picture as tasks show it: RGB, pixels as encoded (no EXIF rotation), the transparent white.
-
-    Raises:
-        OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: it cannot be decoded.
-    """
+def _decoded(name: str, data: bytes) -> tuple[Any, int]:
+    """An encoded picture as it is shown, all of its pixels read, and its EXIF orientation."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        return on_white(image)
-
-
-def _decoded(name: str, data: bytes) -> Any:  # noqa: ANN401 - a PIL image
-    """An encoded picture as it is `shown`, every pixel of which was read."""
-    from PIL import Image, ImageFile, UnidentifiedImageError
-
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        # lmms-eval tells the whole process to pass images that were cut short.
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        return shown(data)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow names the object that it was given, by its address.
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        picture, _ = pictures.read(data)
+    except pictures.UnreadableError as error:
         raise HarnessError(
-            f"the image {name} cannot be read ({reason})",
+            f"the image {name} cannot be read ({error})",
             "Fetch it again, or leave it out with --on-error skip",
         ) from error
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    with Image.open(io.BytesIO(data)) as image:
+        return picture, pictures.orientation(image)

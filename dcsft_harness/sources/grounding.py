@@ -1,4 +1,8 @@
-"""What every grounding benchmark shares: one expression, one box, in pixels of the image as it is encoded."""
+"""What every grounding benchmark shares: one expression, one box, in pixels of the upright image.
+
+Published boxes are in pixels of the file as encoded: annotation tools and the published evaluations ignore
+the EXIF orientation. Where a file has one, its boxes are turned with it.
+"""
 
 import json
 import math
@@ -6,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import upright_box
 from dcsft_harness.sources.source import Opened, Row
 
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
@@ -42,15 +47,19 @@ def box_row(
         name: the image's, unique in the set; rows that share it are one cluster.
         read: gives its bytes.
         prompt: what is asked.
-        box: the gold [x1, y1, x2, y2], pixels.
-        size: (width, height) that the annotation gives the image; None where it gives none.
+        box: the gold [x1, y1, x2, y2], pixels of the image as encoded.
+        size: (width, height) that the annotation gives the image; None where it gives none. Where only the
+            upright image has this size, the box is in its pixels.
 
     Raises:
         HarnessError: the box has no area or does not lie in the image, or the image has another size.
     """
     picture = opened.pictures.add(name, read)
     width, height = picture.width, picture.height
-    if size is not None and tuple(size) != (width, height):
+    encoded = (height, width) if picture.orientation in (5, 6, 7, 8) else (width, height)
+    if size is None or tuple(size) == encoded:
+        box = upright_box(box, picture.orientation, (width, height))
+    elif tuple(size) != (width, height):
         raise HarnessError(
             f"the image {name} has {width} x {height} pixels, and its annotation says {size[0]} x {size[1]}",
             "The box would not fit: fetch the original image, not a resized or rotated one",

@@ -1,7 +1,9 @@
 """MMMU's validation questions (Yue et al., CVPR 2024): 847 multiple-choice ones and 53 open ones.
 
-Options are the text of a Python list. A question has up to seven pictures; "<image 2>" says where the second
-belongs, in the question or as an option. Open rows have golds, of which any one is right, and no options.
+Options are the text of a Python list. A row has up to seven pictures; "<image 2>" marks the place of the
+second, in the question or as an option. As in lmms-eval, only pictures that the text names are shown: others
+belong to the explanation of the answer (Pharmacy_4, Pharmacy_22). Open rows have golds, of which any one is
+right, and no options.
 """
 
 import ast
@@ -81,19 +83,16 @@ def _row(opened: Opened, raw: Any) -> Row:  # noqa: ANN401 - the columns above
 
 
 def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
-    """The numbers of a row's pictures: those without a place in the text first, then by their places.
+    """The numbers of the pictures that the text names, in its order, each once.
 
     Raises:
         HarnessError: the text names a picture that the row does not have.
     """
     named = list(dict.fromkeys(int(number) for number in MARK.findall(prompt)))
-    held = [number for number in range(1, 8) if raw[f"image_{number}"] is not None]
     for number in named:
-        if number not in held:
-            raise HarnessError(
-                f"the text names <image {number}>, and the column image_{number} is empty", _AGAIN
-            )
-    return [number for number in held if number not in named] + named
+        if raw.get(f"image_{number}") is None:
+            raise HarnessError(f"the text names <image {number}>, and the row has no image_{number}", _AGAIN)
+    return named
 
 
 def _listed(value: Any, column: str) -> list[str]:  # noqa: ANN401 - text of a Python list
@@ -118,7 +117,8 @@ def _golds(raw: Mapping[str, Any]) -> list[str]:
 SOURCES = (
     Source(
         task="dcsft_mmmu",
-        version=1,
+        version=2,
+        changed="shows only the pictures that the text names",
         count=900,
         columns={**questions.COLUMNS, "question_type": "string", "subject": "string", "numbers": ["int64"]},
         entries=_entries,

@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import cache, manifest, records
+from dcsft_harness import cache, manifest, pictures, records
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sources import registry
-from dcsft_harness.sources.album import FORMAT, shown
+from dcsft_harness.sources.album import FORMAT
 
 KIND = "prepared data"
 ROWS = "rows"
@@ -60,14 +60,16 @@ def describe(task: str) -> manifest.Manifest:
         )
     found = manifest.read(folder, KIND)
     if found.config.get("version") != source.version:
+        reason = f", which {source.changed}" if source.changed else ""
         raise HarnessError(
             f"{folder} was prepared in version {found.config.get('version')}, and {task} reads version"
-            f" {source.version}",
+            f" {source.version}{reason}",
             f"Remove the folder and run `{source.command()}` again",
         )
     if found.config.get("album") != FORMAT:
         raise HarnessError(
-            f"{folder} was prepared by another version of dcsft, which kept its pictures in another way",
+            f"{folder} was prepared by another version of dcsft: its pictures are in format"
+            f" {found.config.get('album')}, not {FORMAT}, in which they are upright and 16 bits are scaled",
             f"Remove the folder and run `{source.command()}` again",
         )
     return found
@@ -137,7 +139,7 @@ def _digests(path: Path, changed: int) -> list[bytes]:
 
 
 def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
-    """One picture as it is `album.shown`; boxes are in its pixels. Within `unopened` a stand-in for it.
+    """One picture as `pictures.to_rgb` shows it; boxes are in its pixels. Within `unopened` a stand-in.
 
     Raises:
         HarnessError: it is not the one that was prepared.
@@ -152,14 +154,12 @@ def picture(task: str, index: int) -> Any:  # noqa: ANN401 - a PIL image
 
 
 def _verified(task: str, index: int, digest: bytes) -> Any:  # noqa: ANN401 - a PIL image
-    from PIL.Image import DecompressionBombError
-
     said = "is not what was prepared"
     try:
-        image = shown(encoded(task, index))
+        image, _ = pictures.read(encoded(task, index))
         if records.pixel_digest(image) == digest:
             return image
-    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
+    except pictures.UnreadableError as error:
         said = f"cannot be read any more ({error})"
     folder = folder_of(task)
     raise HarnessError(

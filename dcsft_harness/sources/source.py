@@ -27,12 +27,14 @@ class Picture:
 
     Attributes:
         index: its row in the album, from 0; what a task row's `images` holds.
-        width, height: of the image as it is encoded, in pixels; an EXIF rotation is not applied.
+        width, height: of the upright image, in pixels.
+        orientation: its EXIF orientation, 1 to 8; 0 where the EXIF data is damaged.
     """
 
     index: int
     width: int
     height: int
+    orientation: int = 1
 
 
 class Pictures(Protocol):
@@ -138,6 +140,7 @@ class Source:
     Attributes:
         task: the task that it is for; also the name of its prepared folder.
         version: raised when rows change, so that a folder prepared before is prepared again.
+        changed: what this version does and the one before did not, for the message that refuses folders.
         count: published rows; None where that could not be verified.
         columns: the task's own columns beside `STANDING`: name -> `datasets` type ("string", "int64",
             ["string"] for a list). Columns that the row leaves out are empty.
@@ -167,6 +170,7 @@ class Source:
     distinct: bool = False
     tally: tuple[str, Mapping[str, int]] | None = None
     together: str | None = None
+    changed: str = ""
 
     def command(self) -> str:
         """The command that prepares it."""

@@ -22,7 +22,12 @@ class SampleOptions(SamplingConfig):
     task: str | None = option(None, "The pool: any lmms-eval task.", reads="pool")
     data: Path | None = option(None, "Or a JSONL file of your own.", reads="pool")
     scorer: str | None = option(None, "With --data: exact_word, box_iou, choice or math.")
-    image_root: Path | None = option(None, "With --data: where relative image paths start.")
+    image_root: Path | None = option(
+        None, "With --data: where relative image paths start, by default its folder."
+    )
+    allow_outside_root: bool = option(
+        False, "With --data: images may also lie outside the image root: absolute paths, .., links."
+    )
     engine: Literal["local", "ray"] = option(
         "local",
         "Where sampling runs: ray is in actors of the cluster of RAY_ADDRESS, or of one on this machine.",
@@ -44,7 +49,12 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
         config = options.part(SamplingConfig)
         model, model_args = as_engine(options.model, options.model_args)
         pool, described, files = opening.pool(
-            options.task, options.data, options.scorer, options.image_root, skip=config.on_error == "skip"
+            options.task,
+            options.data,
+            options.scorer,
+            options.image_root,
+            skip=config.on_error == "skip",
+            outside=options.allow_outside_root,
         )
         arguments, folders = opening.model_arguments(model_args)
         harness.check_model(model, arguments)

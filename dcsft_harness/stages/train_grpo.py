@@ -15,6 +15,9 @@ class GrpoOptions(GrpoConfig, AdapterInputs):
 
     scorer: str | None = option(None, "How answers of a JSONL --data are scored.")
     image_root: Path | None = option(None, "Where relative image paths of a JSONL --data start.")
+    allow_outside_root: bool = option(
+        False, "Its images may also lie outside the image root: absolute paths, .., links."
+    )
 
 
 def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
@@ -25,7 +28,9 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
 
         settings = {} if options.scorer is None else {"scorer": options.scorer}
         with ranks.agreed():
-            rows, judge = prompts.open_data(options.data, options.scorer, options.image_root)
+            rows, judge = prompts.open_data(
+                options.data, options.scorer, options.image_root, options.allow_outside_root
+            )
         return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
 
     return start(STAGE, options, GrpoConfig, output, progress, train)

@@ -14,11 +14,9 @@ from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models.adapters import read_config, wrap
-from dcsft_harness.models.checkpoint import PixelLimits, pixel_limits
 from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.weights import check_stored
-from dcsft_harness.training.config import TrainingConfig
 from dcsft_harness.training.launching import sharding
 
 
@@ -28,8 +26,8 @@ def open_config(model: str) -> PreTrainedConfig:
 
 
 def open_processor(model: str) -> ProcessorMixin:
-    """The base's processor as it was saved; see `models.checkpoint.open_processor`."""
-    return models.open_processor(ModelSettings(model))
+    """The base's processor as it was saved; see `models.checkpoint.saved_processor`."""
+    return models.saved_processor(model)
 
 
 def open_generation(model: str) -> GenerationConfig:
@@ -54,22 +52,6 @@ def check_weights(model: str, config: PreTrainedConfig) -> None:
     models.check_weights(ModelSettings(model), config)
     if sharding() is not None and ranks.rank() == 0:
         check_stored(model)
-
-
-def limit_pixels(processor: ProcessorMixin, model: str, config: TrainingConfig) -> PixelLimits | None:
-    """Sets the pixel limits of a training run, in the way that `dcsft_hf` sets those of evaluation.
-
-    Returns:
-        The limits in force; None for a processor that resizes by other rules.
-
-    Raises:
-        HarnessError: limits were asked for that the processor does not have, or they contradict
-            those that it keeps.
-    """
-    if config.min_pixels is not None or config.max_pixels is not None:
-        asked = ModelSettings(model, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
-        processor.image_processor = models.open_processor(asked).image_processor
-    return pixel_limits(processor)
 
 
 def compute_dtype(asked: str) -> torch.dtype:

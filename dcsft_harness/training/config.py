@@ -7,11 +7,52 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import Settings, option, shown
+from dcsft_harness.settings import Settings, flag, option, shown
 
 TARGETS = ("all", "language", "vision")
 BoxSpace = Literal["pixel", "resized", "norm1000"]
 EITHER = (("max_steps", "epochs"), ("epochs", "max_steps"))
+_OWN: dict[str, str] = {
+    "output_dir overwrite_output_dir output": "Give --output",
+    "model model_init_kwargs trust_remote_code": "Give --model and --dtype; code of checkpoints is never run",
+    "data": "Give --data",
+    "adapter peft_config": "Give --adapter, or --lora-rank and the other options of LoRA",
+    "scorer image_root": "Give --scorer or --image-root on the command line",
+    "resume resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip": "Give --resume",
+    "push_to_hub push_to_hub_model_id push_to_hub_organization push_to_hub_token hub_always_push hub_model_id"
+    " hub_private_repo hub_revision hub_strategy hub_token private log_completions_hub_repo":
+        "Give --push-to-hub OWNER/NAME (and --private), or run `dcsft push`; the token is the environment's",
+    "lr": "Give --learning-rate",
+    "per_device_train_batch_size per_gpu_train_batch_size gradient_accumulation_steps auto_find_batch_size":
+        "Give --batch-size, which counts all processes, and --micro-batch-size",
+    "num_train_epochs": "Give --epochs",
+    "warmup_steps": "Give --warmup-ratio",
+    "data_seed": "Give --seed",
+    "bf16 fp16 use_cpu no_cuda use_mps_device": "Give --dtype; CUDA_VISIBLE_DEVICES= trains on the CPU",
+    "save_strategy save_on_each_node enable_jit_checkpoint": "Give --save-steps",
+    "save_total_limit save_only_model": "Give --keep",
+    "load_best_model_at_end metric_for_best_model greater_is_better": "Run `dcsft score --watch` with --keep",
+    "do_train": "Leave it out: `dcsft train` trains",
+    "do_eval do_predict eval_strategy evaluation_strategy eval_steps eval_delay eval_on_start eval_packing"
+    " eval_accumulation_steps eval_do_concat_batches eval_use_gather_object batch_eval_metrics bf16_full_eval"
+    " fp16_full_eval per_device_eval_batch_size per_gpu_eval_batch_size num_generations_eval"
+    " prediction_loss_only include_for_metrics":
+        "Run `dcsft evaluate`, or `dcsft score --watch` while it trains",
+    "logging_dir logging_steps logging_strategy logging_first_step logging_nan_inf_filter disable_tqdm":
+        "Leave it out: each step is logged, and TensorBoard's curves lie in the output's runs/",
+    "remove_unused_columns label_names length_column_name dataset_text_field dataset_kwargs dataset_num_proc"
+    " chat_template_path eos_token pad_token assistant_only_loss completion_only_loss max_length"
+    " max_seq_length max_prompt_length truncation_mode packing packing_strategy padding_free":
+        "Leave it out: rows are written by the base's own chat template, uncut, with the loss on the answer",
+    "deepspeed fsdp fsdp_config parallelism_config accelerator_config local_rank":
+        "Give --num-processes and --launch",
+    "max_new_tokens": "Give --max-completion-length",
+}  # fmt: skip
+OWN = {name: remedy for names, remedy in _OWN.items() for name in names.split()}
+"""Arguments of TRL and transformers, also of former versions, that are ours by another name -> what to give
+instead. `extra` may have neither them nor the names of our own options."""
+_SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "max_length", "num_return_sequences")
+"""What `generation_kwargs` may not have: GRPO's own options."""
 
 
 class TrainingConfig(Settings):
@@ -62,6 +103,11 @@ class TrainingConfig(Settings):
         "Coordinates of box targets: pixel (of the original image, as in the paper), resized or norm1000;"
         " by default the model's own.",
     )
+    box_rounding: Literal["truncate"] | None = option(
+        None,
+        "How box targets in original pixels become whole numbers: truncate cuts decimals off, as the paper"
+        " does; by default they keep two decimals. Goes with box_space pixel.",
+    )
     save_steps: int | None = option(
         100, "Steps between checkpoints, from which an interrupted run resumes; none writes none.", ge=1
     )
@@ -70,6 +116,11 @@ class TrainingConfig(Settings):
         "Newest checkpoints to keep in the finished folder, without the optimizer's state; by default one"
         " while training runs, and none after.",
         ge=1,
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop",
+        "Rows that cannot be trained on (a damaged picture, one that the processor refuses, no answer, too"
+        " many tokens): stop lists them before weights are read, skip leaves them out and records them.",
     )
     extra: Mapping[str, Any] = option(
         about="TRL's own arguments by TRL's own names.", default_factory=dict, cli=False
@@ -86,6 +137,23 @@ class TrainingConfig(Settings):
         return given
 
     @model_validator(mode="after")
+    def _check_extra(self) -> Self:
+        # No value is repeated: hub_token is one of the names.
+        own = {name: f"Give {flag(name)}" for name in type(self).model_fields} | OWN
+        for name in self.extra:
+            if (remedy := own.get(str(name).replace("-", "_"))) is not None:
+                raise HarnessError(f"extra: {shown(name)} is set by the harness", remedy)
+        sampled = self.extra.get("generation_kwargs")
+        for name in sampled if isinstance(sampled, Mapping) else ():
+            if name in _SAMPLING:
+                ours = "max_completion_length" if name.startswith("max") else name
+                remedy = f"Give {flag(ours) if ours in own else '--num-generations'}"
+                raise HarnessError(
+                    f"extra: generation_kwargs has {name}, which is set by the harness", remedy
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_together(self) -> Self:
         if (self.max_steps is None) == (self.epochs is None):
             raise HarnessError(
@@ -100,6 +168,12 @@ class TrainingConfig(Settings):
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise HarnessError(
                 f"--min-pixels {self.min_pixels} exceeds --max-pixels {self.max_pixels}", "Swap them"
+            )
+        if self.box_rounding is not None and self.box_space != "pixel":
+            raise HarnessError(
+                f"--box-rounding {self.box_rounding} goes with --box-space pixel: targets of other spaces are"
+                " whole numbers, rounded",
+                "Give --box-space pixel, or leave it out",
             )
         return self
 
@@ -182,6 +256,10 @@ class GrpoConfig(AdapterConfig):
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
+        if self.box_rounding is not None:
+            raise HarnessError(
+                f"--box-rounding {self.box_rounding}: GRPO has no targets to write", "Leave it out"
+            )
         if self.batch_size % self.num_generations:
             raise HarnessError(
                 f"--num-generations {self.num_generations} does not divide --batch-size {self.batch_size}, "

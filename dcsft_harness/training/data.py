@@ -5,9 +5,7 @@ where "<image>" in a user's content stands for the next picture of the column `i
 says which answers are boxes in original-image pixels; see `rendering.in_space`.
 """
 
-import contextlib
 import hashlib
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +15,20 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_from_disk
 from PIL import Image as Pillow
-from PIL import ImageFile
 
 from dcsft_harness import manifest
+from dcsft_harness.conversations import REFUSED
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.hashing import json_sha256
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import UnreadableError, file_bytes
+from dcsft_harness.pictures import read as read_picture
+from dcsft_harness.records import MARK
 from dcsft_harness.scoring.boxes import parse_box
 
-PLACEHOLDER = "<image>"
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
-
-# What Pillow raises on damaged files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError)
+LISTED = 20
+"""Rows that a refusal of a set lists."""
 
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
@@ -46,52 +44,113 @@ class Turns:
         images: how many pictures the prompt has.
         box: what the answer states as [x1, y1, x2, y2] in pixels of the first picture; None for other
             answers.
-        size: (width, height) of the first picture, pixels; None without pictures.
+        sizes: (width, height) of each picture, pixels.
     """
 
     prompt: list[dict[str, Any]]
     answer: str
     images: int
     box: list[float] | None = None
-    size: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) of the first picture, pixels; None without pictures."""
+        return self.sizes[0] if self.sizes else None
 
 
 @dataclass(frozen=True)
 class Conversations:
-    """A checked training set.
+    """A checked training set: the rows that can be trained on, and why others cannot.
 
     Attributes:
         name: the folder, for errors.
         turns: the conversations, in order of the rows.
-        source: the rows in Arrow's format, so that images come undecoded.
-        item_ids: content ids by row; None where the set has none.
-        weights: how much each row counts, 0 or above; None where the set has no weights.
+        source: all rows in Arrow's format, so that images come undecoded.
+        item_ids: content ids, one per conversation; None where the set has none.
+        weights: how much each conversation counts, 0 or above; None where the set has no weights.
+        numbers: the row of the set that each conversation is, from 0.
+        refused: row of the set -> why it cannot be trained on.
     """
 
     name: str
     turns: list[Turns]
     source: Dataset
     item_ids: list[str] | None
-    weights: list[float] | None = None
+    weights: list[float] | None
+    numbers: list[int]
+    refused: dict[int, HarnessError]
 
-    def images(self, row: int) -> list[Pillow.Image]:
-        """The pictures of a row, RGB, as `dcsft_hf` shows them to the model in evaluation."""
-        return [
-            _decode(entry, f"{self.name}, row {row}") for entry in _images(self.source[row].to_pylist()[0])
-        ]
+    def images(self, position: int) -> list[Pillow.Image]:
+        """The pictures of a conversation, RGB, as `dcsft_hf` shows them to the model in evaluation."""
+        entries = _images(self.source[self.numbers[position]].to_pylist()[0])
+        return [_decode(entry, self.where(position)) for entry in entries]
+
+    def where(self, position: int) -> str:
+        """What an error calls a conversation: the set and its row."""
+        return f"{self.name}, row {self.numbers[position]}"
+
+    def without(self, refused: Mapping[int, HarnessError]) -> "Conversations":
+        """The set without the conversations at these positions, which are refused for these reasons."""
+        if not refused:
+            return self
+        kept = [position for position in range(len(self.turns)) if position not in refused]
+        return replace(
+            self,
+            turns=[self.turns[position] for position in kept],
+            item_ids=self.item_ids and [self.item_ids[position] for position in kept],
+            weights=self.weights and [self.weights[position] for position in kept],
+            numbers=[self.numbers[position] for position in kept],
+            refused=self.refused | {self.numbers[position]: error for position, error in refused.items()},
+        )
+
+    def refuse(self, skip: bool = False) -> None:
+        """Refuses a set with rows that cannot be trained on.
+
+        Args:
+            skip: leave them out instead, as long as others stay.
+
+        Raises:
+            HarnessError: lists the first LISTED of them with their reasons, and says how many there are.
+        """
+        if not self.refused or (skip and self.turns):
+            return
+        rows = sorted(self.refused)
+        first = self.refused[rows[0]]
+        if len(rows) == 1:
+            raise HarnessError(first.problem, f"{first.remedy}, or leave it out with --on-error skip")
+        reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows[:LISTED]]
+        more = f"; and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        total = len(rows) + len(self.turns)
+        raise HarnessError(
+            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {'; '.join(reasons)}{more}",
+            "Correct them, or leave them out with --on-error skip" if self.turns else "Correct them",
+        )
 
 
 def read(data: Path | Dataset) -> Conversations:
-    """Opens a training set and checks all of its rows, pictures included.
+    """Opens a training set and checks all of its rows, pictures included; see `examined`.
+
+    Raises:
+        HarnessError: the set cannot be opened, or some of its rows cannot be trained on.
+    """
+    found = examined(data)
+    found.refuse()
+    return found
+
+
+def examined(data: Path | Dataset) -> Conversations:
+    """Opens a training set and finds which of its rows can be trained on, whatever the model.
+
+    A row cannot if it has no answer at its end, an unreadable picture, another number of pictures than
+    placeholders, another box in its column `box` than in its answer, or a weight that is none.
 
     Args:
         data: a curated set (its rows are under data/), a folder written by `save_to_disk`, or an
             open `datasets.Dataset`.
 
     Raises:
-        HarnessError: the set is missing, has changed since it was curated, is empty or lacks a column, or a
-            row has no answer at its end, an unreadable picture, another number of pictures than
-            placeholders, or another box in its column `box` than in its answer; names folder and row.
+        HarnessError: the set is missing, has changed since it was curated, is empty or lacks a column.
     """
     if not isinstance(data, Dataset):
         manifest.refuse_changed(data)
@@ -110,18 +169,32 @@ def read(data: Path | Dataset) -> Conversations:
     # `cast_column` to undecoded images would write a cache file into the set's own folder.
     source = found.select_columns(list(COLUMNS)).with_format("arrow")
     boxes = found["box"][:] if "box" in found.column_names else [None] * len(found)
-    turns = []
+    weights = list(found["weight"]) if "weight" in found.column_names else None
+    reasons = found[REFUSED][:] if REFUSED in found.column_names else [None] * len(found)
+    turns, numbers, refused = [], [], {}
     for number, (row, box) in enumerate(zip(_rows(source), boxes, strict=True)):
         where, images = f"{name}, row {number}", _images(row)
-        sizes = [_decode(entry, where).size for entry in images]
-        one = _split(row["messages"], len(images), where)
-        turns.append(one if box is None else _boxed(one, box, sizes, where))
-    item_ids = list(found["item_id"]) if "item_id" in found.column_names else None
-    return Conversations(name, turns, source, item_ids, _weights(found, name))
+        try:
+            if reasons[number] is not None:
+                raise HarnessError(f"{where}: {reasons[number]}", "Correct or remove it")
+            sizes = tuple(_decode(entry, where).size for entry in images)
+            one = replace(_split(row["messages"], len(images), where), sizes=sizes)
+            one = one if box is None else _boxed(one, box, where)
+            if weights is not None:
+                _check_weight(weights[number], where)
+        except HarnessError as error:
+            refused[number] = error
+            continue
+        turns.append(one)
+        numbers.append(number)
+    ids = list(found["item_id"]) if "item_id" in found.column_names else None
+    item_ids = ids and [ids[number] for number in numbers]
+    weights = weights and [weights[number] for number in numbers]
+    return Conversations(name, turns, source, item_ids, weights, numbers, refused)
 
 
-def _boxed(turns: Turns, box: Sequence[float], sizes: Sequence[tuple[int, int]], where: str) -> Turns:
-    """A conversation with the box that its answer states, and the size of the picture that it is in."""
+def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
+    """A conversation with the box that its answer states."""
     stated = parse_box(turns.answer)
     if not isinstance(box, list) or not all(isinstance(end, int | float) for end in box):
         raise HarnessError(
@@ -134,29 +207,24 @@ def _boxed(turns: Turns, box: Sequence[float], sizes: Sequence[tuple[int, int]],
         and len(box) == 4
         and all(abs(a - b) <= 0.011 for a, b in zip(stated, box, strict=True))
     )
-    if not same or not sizes:
+    if not same or turns.size is None:
         lacks = "a picture" if same else f"that box: {turns.answer[:80]!r}"
         raise HarnessError(
             f"{where}: its column box is {list(box)}, and it lacks {lacks}",
             "Write the answer's box in original-image pixels there, or leave the cell empty",
         )
-    width, height = sizes[0]
+    width, height = turns.size
     if not (box[0] < box[2] and box[1] < box[3] and box[0] < width and box[1] < height and min(box[2:]) > 0):
         raise HarnessError(
             f"{where}: the box {box} has no area in its picture of {width} x {height} pixels",
             "Write x1, y1, x2, y2 in original-image pixels, x1 < x2 and y1 < y2",
         )
-    return replace(turns, box=list(box), size=sizes[0])
+    return replace(turns, box=list(box))
 
 
-def _weights(found: Dataset, name: str) -> list[float] | None:
-    if "weight" not in found.column_names:
-        return None
-    weights = list(found["weight"])
-    for row, weight in enumerate(weights):
-        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise HarnessError(f"{name}, row {row}: weight {weight!r}", "Give a finite number of at least 0")
-    return weights
+def _check_weight(weight: object, where: str) -> None:
+    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise HarnessError(f"{where}: weight {weight!r}", "Give a finite number of at least 0")
 
 
 def digest(data: Dataset) -> str:
@@ -209,17 +277,20 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
         literal = message["role"] == "assistant"
         prompt.append({"role": message["role"], "content": _parts(message["content"], literal, where)})
     answer = "".join(part.get("text", "") for part in _parts(messages[-1]["content"], True, where))
-    if not answer:
+    if not answer.strip():
         raise HarnessError(f"{where}: the assistant's answer is empty", "Remove the row or give it an answer")
     if not any(message["role"] == "user" for message in prompt):
         raise HarnessError(
             f"{where}: there is no user's turn before the answer", "Give every conversation one"
         )
     placeholders = sum(part["type"] == "image" for message in prompt for part in message["content"])
-    if placeholders != images:
+    if (placeholders, images) == (0, 1):  # a single image goes in front of the first user turn
+        first = next(message for message in prompt if message["role"] == "user")
+        first["content"] = [{"type": "image"}, *first["content"]]
+    elif placeholders != images:
         raise HarnessError(
-            f"{where}: {placeholders} {PLACEHOLDER} placeholders for {images} images",
-            f"Write one {PLACEHOLDER} into the user's content where each image belongs",
+            f"{where}: {placeholders} {MARK} marks for {images} images",
+            f"Write one {MARK} into the user's content where each image belongs",
         )
     return Turns(prompt, answer, images)
 
@@ -227,7 +298,7 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
 def _parts(content: object, literal: bool, where: str) -> list[Part]:
     """A message's content as parts; with `literal`, a placeholder is text like any other."""
     if isinstance(content, str):
-        texts = [content] if literal else content.split(PLACEHOLDER)
+        texts = [content] if literal else content.split(MARK)
         parts: list[Part] = []
         for number, text in enumerate(texts):
             parts += [{"type": "image"}] if number else []
@@ -247,31 +318,16 @@ def _parts(content: object, literal: bool, where: str) -> list[Part]:
 
 
 def _decode(entry: Any, where: str) -> Pillow.Image:  # noqa: ANN401 - whatever the column holds
-    """An image as `datasets` stores it ({"bytes", "path"}), decoded to RGB.
+    """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it.
 
     Raises:
         HarnessError: it is missing, damaged or cut short.
     """
     try:
         if not isinstance(entry, Mapping) or not (entry.get("bytes") or entry.get("path")):
-            raise ValueError(f"{type(entry).__name__} instead of an image of `datasets`")
-        with (
-            _strictly(),
-            Pillow.open(io.BytesIO(entry["bytes"]) if entry["bytes"] else entry["path"]) as opened,
-        ):
-            return on_white(opened)
-    except _UNREADABLE as error:
+            raise UnreadableError(f"{type(entry).__name__} instead of an image of `datasets`")
+        return read_picture(entry.get("bytes") or file_bytes(Path(entry["path"])))[0]
+    except UnreadableError as error:
         raise HarnessError(
             f"{where}: an image cannot be read ({error})", "Replace the image or remove the row"
         ) from error
-
-
-@contextlib.contextmanager
-def _strictly() -> Iterator[None]:
-    """Makes Pillow refuse images that were cut short; lmms-eval tells the whole process to pass them."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -202,13 +202,28 @@ def prompts(conversations: Conversations) -> Dataset:
     return rows.with_transform(filled)
 
 
+def _screen(setup: Setup, longest: int) -> None:
+    """Skips or refuses prompts that the processor or the base does not take; see `Setup.screen`."""
+    conversations = setup.conversations
+    texts = [
+        str(setup.processor.apply_chat_template(turns.prompt, tokenize=False, add_generation_prompt=True))
+        for turns in conversations.turns
+    ]
+    setup.screen(conversations, texts, longest)
+
+
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
+    checks.check_processor(setup)
+    # TRL pads prompts on the left, and what it takes from the processor anew is padded by this alone:
+    # which tokens are images would otherwise be said of other ones.
+    setup.processor.tokenizer.padding_side = "left"
+    longest = config.max_completion_length or judge.longest
+    _screen(setup, longest)
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
     checks.check_prompts(setup.conversations, judge, config)
-    longest = config.max_completion_length or judge.longest
     ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
     args = arguments(trl.GRPOConfig, ours, config.extra)
     checks.check_draws(args, config)

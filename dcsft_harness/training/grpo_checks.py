@@ -1,5 +1,6 @@
 """What GRPO refuses before any weights are read: prompts, arguments, a vLLM that could not draw for it."""
 
+import inspect
 import math
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +10,8 @@ from transformers import GenerationConfig
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.arguments import checkpoint_settings
-from dcsft_harness.models.checkpoint import pixel_limits
+from dcsft_harness.models.batching import Batcher, Prepared
+from dcsft_harness.models.pixel_limits import limits_in_force
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
@@ -64,6 +66,53 @@ def check_generation(model: str, args: Any) -> None:  # noqa: ANN401 - trl.GRPOC
             raise HarnessError(f"{where} sets {name}={settings[name]}, which would apply unseen", remedy)
 
 
+def check_processor(setup: Setup) -> None:
+    """Refuses a family that TRL's GRPO cannot show pictures.
+
+    TRL passes on features of the names that it knows, and takes a row of pixels for a tile of an image
+    where there are more rows than images.
+
+    Raises:
+        HarnessError: says what TRL does not take.
+    """
+    if trouble := _trouble(setup.processor):
+        raise HarnessError(
+            f"TRL's GRPO does not take {setup.job.model}: its {trouble}",
+            "Train it by `dcsft train sft`, or take another base",
+        )
+
+
+def _trouble(processor: Any) -> str | None:  # noqa: ANN401 - a checkpoint's processor
+    """What TRL does not take of a processor; None where it takes all."""
+    import trl
+
+    trials = Batcher(processor, processor.tokenizer.pad_token_id).trials
+    if not trials:
+        return "processor takes no chat with a picture"
+    known = set(inspect.signature(trl.GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    for trial in trials:
+        pixels, images = trial.features.get("pixel_values"), processor.image_processor
+        if unknown := sorted(trial.features.keys() - known):
+            return f"processor makes {', '.join(unknown)}"
+        rows = 1 if pixels is None or pixels.ndim != 4 else len(pixels)
+        if rows > 1 and not _counts_tiles(images, trial):
+            return f"{type(images).__name__} makes {rows} rows of a picture that are not tiles"
+    try:
+        processor(text=[trial.text for trial in trials], images=[list(trial.images) for trial in trials])
+    except (TypeError, ValueError):
+        return f"{type(processor).__name__} takes no prompts of unequal lengths without padding"
+    return None
+
+
+def _counts_tiles(images: Any, trial: Prepared) -> bool:  # noqa: ANN401 - an image processor
+    """Whether an image processor says how many tiles it makes, in the way that TRL asks."""
+    try:
+        made = images(images=list(trial.images), crop_to_patches=True, return_tensors="pt")
+    except (TypeError, ValueError):
+        return False
+    return "num_patches" in made
+
+
 def check_draws(args: Any, config: GrpoConfig) -> None:  # noqa: ANN401 - trl.GRPOConfig
     """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
 
@@ -101,10 +150,8 @@ def check_vllm(args: Any, setup: Setup) -> None:  # noqa: ANN401 - trl.GRPOConfi
             f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
             "Choose a divisor",
         )
-    if setup.limits is None:
-        return
-    own = pixel_limits(checkpoint.open_processor(str(setup.job.model)))
-    if own is not None and setup.limits != own:
+    own = limits_in_force(checkpoint.open_processor(str(setup.job.model)))
+    if own is not None and setup.limits is not None and setup.limits != own:
         raise HarnessError(
             f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
             f"and training would by {setup.limits.low} and {setup.limits.high}",

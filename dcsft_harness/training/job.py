@@ -1,6 +1,6 @@
 """What is to be trained, what of it an artefact records, and what a trainer is made from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from dcsft_harness import manifest, ranks
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.hashing import json_sha256
 from dcsft_harness.models import conventions
-from dcsft_harness.models.checkpoint import PixelLimits
 from dcsft_harness.models.conventions import BoxConvention, BoxSpace
-from dcsft_harness.training import checkpoint, lora, run_folder
+from dcsft_harness.models.pixel_limits import PixelLimits
+from dcsft_harness.training import checkpoint, lora, run_folder, screening
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
@@ -113,6 +114,31 @@ class Setup:
     network: PreTrainedModel | PeftModel = None
     peft_config: LoraConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
+        """Skips or refuses rows that cannot be trained on: the last check before weights are read.
+
+        Args:
+            conversations: the set that was rendered.
+            texts: a text per conversation, see `screening.screened`.
+            completion: tokens that a row may have beside its text.
+
+        Raises:
+            HarnessError: rows are refused, and are not to be skipped, or are all of them.
+        """
+        found = screening.screened(
+            conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
+        )
+        found.refuse(self.job.config.on_error == "skip")
+        self.conversations = found
+        self.notes["rows"] = len(found.turns)
+        if found.refused:
+            self.notes["skipped"] = {"count": len(found.refused), "rows": sorted(found.refused)}
+
+    def left_out(self) -> dict[str, str]:
+        """The rows that were skipped, as a part of what decides the result; empty without any."""
+        refused = self.conversations.refused
+        return {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
 
     def box_convention(self, has_boxes: bool) -> BoxConvention:
         """The coordinates that boxes are taught or judged in; noted where they decide anything.

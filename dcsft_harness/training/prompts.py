@@ -10,7 +10,9 @@ from dcsft_harness.sampling import ITEMS
 from dcsft_harness.training.judge import Judge
 
 
-def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[Any, Judge]:
+def open_data(
+    data: str, scorer: str | None, image_root: Path | None, outside: bool = False
+) -> tuple[Any, Judge]:
     """Opens training prompts by what `--data` names.
 
     Args:
@@ -18,6 +20,7 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
             name of a task; or a JSONL file.
         scorer: how answers of a JSONL file are judged.
         image_root: where relative image paths of a JSONL file start; None means its own folder.
+        outside: whether its images may lie outside that.
 
     Returns:
         The folder, or an open `datasets.Dataset`; and the judge of its items.
@@ -28,13 +31,14 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
     """
     path = Path(data)
     if path.is_dir():
-        return path, _judge_of(path, scorer, image_root)
+        return path, _judge_of(path, scorer, image_root, outside)
     if path.is_file():
-        task = own_data.open_file(path, scorer, image_root)
+        # Training lists what is unreadable.
+        task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
         if data not in harness.task_index():
             raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
-        _refuse_options(data, scorer, image_root)
+        _refuse_options(data, scorer, image_root, outside)
         opened = harness.open_tasks([data])
         if len(opened) != 1:
             raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
@@ -43,13 +47,13 @@ def open_data(data: str, scorer: str | None, image_root: Path | None) -> tuple[A
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
 
 
-def _judge_of(folder: Path, scorer: str | None, image_root: Path | None) -> Judge:
+def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside: bool) -> Judge:
     """The judge of a curated set: the task that its pool was, with the documents of its items."""
     from datasets import load_from_disk
 
     rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
     manifest.refuse_changed(rollouts.folder, *(n for n in rollouts.files if n.startswith(f"{ITEMS}/")))
-    task = _task_of(rollouts, scorer, image_root)
+    task = _task_of(rollouts, scorer, image_root, outside)
     items = load_from_disk(str(rollouts.folder / ITEMS)).select_columns(["item_id", "doc_id"])
     doc_ids = dict(zip(items["item_id"], items["doc_id"], strict=True))
     chosen = load_from_disk(str(folder / curation.DATA)).select_columns(["item_id"])["item_id"]
@@ -63,7 +67,7 @@ def _judge_of(folder: Path, scorer: str | None, image_root: Path | None) -> Judg
     return Judge(task, {item: doc_ids[item] for item in chosen})
 
 
-def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path | None) -> Any:  # noqa: ANN401
+def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path | None, outside: bool) -> Any:  # noqa: ANN401
     if "data" in rollouts.inputs:
         entry = rollouts.inputs["data"]
         path = (rollouts.folder / entry["path"]).resolve()
@@ -71,12 +75,13 @@ def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path |
             raise HarnessError(
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )
-        return own_data.open_file(path, scorer or rollouts.config["scorer"], image_root)
-    _refuse_options(rollouts.config["task"], scorer, image_root)
+        given = scorer or rollouts.config["scorer"]
+        return own_data.open_file(path, given, image_root, skip=True, outside=outside)
+    _refuse_options(rollouts.config["task"], scorer, image_root, outside)
     return next(iter(harness.open_tasks([rollouts.config["task"]]).values()))
 
 
-def _refuse_options(task: str, scorer: str | None, image_root: Path | None) -> None:
+def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
     """Refuses what only a JSONL file needs.
 
     Raises:
@@ -85,3 +90,7 @@ def _refuse_options(task: str, scorer: str | None, image_root: Path | None) -> N
     for option, value in (("--scorer", scorer), ("--image-root", image_root)):
         if value is not None:
             raise HarnessError(f"{option} {value} goes with a JSONL file", f"The task {task} brings its own")
+    if outside:
+        raise HarnessError(
+            "--allow-outside-root goes with a JSONL file", f"The task {task} brings its own images"
+        )

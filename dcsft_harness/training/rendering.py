@@ -5,7 +5,8 @@ what a template writes after the end mark (Qwen's newline), which no model is ev
 generate. Rendered here once, prompt and completion go to TRL as plain text.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -104,18 +105,26 @@ class _Rows:
         return {**kept, "images": images}
 
 
-def in_space(turns: Turns, convention: BoxConvention, where: str) -> Turns:
+def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: bool = False) -> Turns:
     """A conversation whose answer states its box in the coordinates that the model writes.
 
     Sets hold boxes in original-image pixels, whoever reads them. A Qwen2.5-VL that is taught those
     learns to be off by the resize factor, and a model that writes thousandths unlearns what it knows.
 
+    Args:
+        turns: the conversation.
+        convention: the coordinates that the model is taught.
+        where: what an error calls the row.
+        truncated: whether original pixels lose their decimals; otherwise the answer's stay.
+
     Raises:
-        HarnessError: the sides of the picture differ by more than the processor takes, or the box cannot
-            be replaced in the answer's text.
+        HarnessError: the sides of the picture differ by more than the processor takes, the box cannot be
+            replaced in the answer's text, or loses its area with its decimals.
     """
-    if turns.box is None or turns.size is None or convention.space == "pixel":
+    if turns.box is None or turns.size is None:
         return turns
+    if convention.space == "pixel":
+        return _truncated(turns, turns.box, where) if truncated else turns
     resized = None
     if convention.space == "resized":
         try:
@@ -125,6 +134,22 @@ def in_space(turns: Turns, convention: BoxConvention, where: str) -> Turns:
         if resized is None or resized == turns.size:
             return turns
     numbers = from_pixels(turns.box, image_size=turns.size, box_space=convention.space, resized_size=resized)
+    return _stating(turns, numbers, where)
+
+
+def _truncated(turns: Turns, box: Sequence[float], where: str) -> Turns:
+    """A conversation whose answer states its box without decimals."""
+    numbers = [math.trunc(end) for end in box]
+    if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
+        raise HarnessError(
+            f"{where}: the box {list(box)} truncated to whole pixels is {numbers}, which has no area",
+            "Remove the row, or leave out --box-rounding",
+        )
+    return _stating(turns, numbers, where)
+
+
+def _stating(turns: Turns, numbers: Sequence[int], where: str) -> Turns:
+    """A conversation whose answer states these numbers in place of its box."""
     answer = rewritten(turns.answer, numbers)
     if answer is None:
         raise HarnessError(
@@ -133,12 +158,23 @@ def in_space(turns: Turns, convention: BoxConvention, where: str) -> Turns:
     return replace(turns, answer=answer)
 
 
-def samples(conversations: Conversations, template: Template, convention: BoxConvention) -> Dataset:
+def rendered(
+    conversations: Conversations, template: Template, convention: BoxConvention, truncated: bool = False
+) -> tuple[Conversations, list[Rendered]]:
+    """The conversations that can be written, and their texts; others are in `refused` then."""
+    texts: list[Rendered] = []
+    refused: dict[int, HarnessError] = {}
+    for position, turns in enumerate(conversations.turns):
+        where = conversations.where(position)
+        try:
+            texts.append(template.render(in_space(turns, convention, where, truncated), where))
+        except HarnessError as error:
+            refused[position] = error
+    return conversations.without(refused), texts
+
+
+def samples(conversations: Conversations, rendered: Sequence[Rendered]) -> Dataset:
     """The training set as TRL's collator for pictures reads it: prompt, completion, images and row."""
-    rendered = []
-    for row, turns in enumerate(conversations.turns):
-        where = f"{conversations.name}, row {row}"
-        rendered.append(template.render(in_space(turns, convention, where), where))
     columns = {
         "prompt": [sample.prompt for sample in rendered],
         "completion": [sample.completion for sample in rendered],

@@ -16,7 +16,7 @@ from dcsft_harness import interrupts, manifest, ranks
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.ledger import NOTE
 from dcsft_harness.models import conventions
-from dcsft_harness.models.checkpoint import pixel_limits
+from dcsft_harness.models.pixel_limits import set_limits
 from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
@@ -46,7 +46,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         run_folder.refuse_taken(job.output, job.resume)
         setup = _prepare(job)
         make_trainer = make(setup)
-        identity = job.identity()
+        identity = job.identity() | setup.left_out()
     with (
         telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
         run_folder.opened(job.output, identity, job.resume) as run,
@@ -60,7 +60,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
                 account.resume(run.told())
             setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
             trainer = make_trainer()
-        trainer.bind(account, setup.conversations.item_ids)
+        rows = [f"row {number}" for number in setup.conversations.numbers]
+        trainer.bind(account, setup.conversations.item_ids or rows)
         account.costs = Arithmetic(trainer.model)
         complete = _companions(setup)
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
@@ -71,7 +72,9 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
     checkpoint.check_intact(base, job.adapter)
-    conversations = training_data.read(job.data)
+    conversations = training_data.examined(job.data)
+    if not conversations.turns:
+        conversations.refuse()
     config = checkpoint.open_config(base)
     checkpoint.check_weights(base, config)
     if job.adapter is not None:
@@ -80,8 +83,8 @@ def _prepare(job: Job) -> Setup:
         if isinstance(job.config, AdapterConfig):
             lora.refuse_reshaping(job.config, str(job.adapter), base)
     processor = checkpoint.open_processor(base)
-    shown = pixel_limits(processor)
-    limits = checkpoint.limit_pixels(processor, base, job.config)
+    shown = set_limits(processor, base, None, None)
+    limits = set_limits(processor, base, job.config.min_pixels, job.config.max_pixels)
     notes = {
         "base": base,
         "data": job.source or conversations.name,

@@ -24,7 +24,7 @@ from dcsft_harness.hashing import json_sha256
 from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
-INDIFFERENT = ("save_steps", "keep")
+INDIFFERENT = ("save_steps", "keep", "on_error")
 """Settings that decide nothing of a result, so that a run may go on with others."""
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"

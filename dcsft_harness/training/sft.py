@@ -14,7 +14,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.job import Job, Setup
-from dcsft_harness.training.rendering import Template, samples
+from dcsft_harness.training.rendering import Template, rendered, samples
 from dcsft_harness.training.run import perform
 from dcsft_harness.training.sharing import FILLING, Filled, Shares
 from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
@@ -209,9 +209,15 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             f"{setup.conversations.name} has a column weight, which weighs the plain loss alone",
             "Leave them out, or curate without --weight",
         )
+    _check_processor(setup)
     template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
-    rows = samples(setup.conversations, template, convention)
+    conversations, texts = rendered(
+        setup.conversations, template, convention, job.config.box_rounding == "truncate"
+    )
+    whole = {number: text for number, text in zip(conversations.numbers, texts, strict=True)}
+    setup.screen(conversations, [text.prompt + text.completion for text in texts])
+    rows = samples(setup.conversations, [whole[number] for number in setup.conversations.numbers])
 
     def make() -> SftTrainer:
         with quietly():
@@ -225,3 +231,26 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             )
 
     return make
+
+
+def _check_processor(setup: Setup) -> None:
+    """Refuses a family whose processor does not make an answer's tokens of an answer, as TRL has it do.
+
+    Raises:
+        HarnessError: it takes no text without a picture, or adds tokens that answers would begin with.
+    """
+    processor, text = setup.processor, "B"
+    problem = f"TRL's SFT does not take {setup.job.model}: its {type(processor).__name__}"
+    try:
+        made = processor(text=[text], add_special_tokens=False)["input_ids"][0]
+    except (TypeError, ValueError) as error:
+        raise HarnessError(
+            f"{problem} takes no text without a picture, as answers are", "Take another base"
+        ) from error
+    if list(made) != (wanted := processor.tokenizer(text, add_special_tokens=False)["input_ids"]):
+        shown = processor.tokenizer.decode(made)
+        raise HarnessError(
+            f"{problem} makes {len(made)} tokens ({shown!r}) of an answer of {len(wanted)}, which the model "
+            "would learn to write",
+            "Take another base",
+        )

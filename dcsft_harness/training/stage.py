@@ -120,7 +120,8 @@ def summary(notes: Mapping[str, Any]) -> str:
     if "adapted" in notes:
         layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
         weights += f" on {layers} layers"
-    return ", ".join([*parts, weights, *_other_pixels(notes)])
+    skipped = [f"{notes['skipped']['count']} rows skipped"] if notes.get("skipped") else []
+    return ", ".join([*parts, weights, *skipped, *_other_pixels(notes)])
 
 
 def _other_pixels(notes: Mapping[str, Any]) -> list[str]:

@@ -186,13 +186,13 @@ class Accounted:
 
     Attributes:
         account: what the run has cost so far, and its figures by step.
-        item_ids: content ids by row of the training set; None where it has none.
+        item_ids: content ids by row of the training set, or what else names its rows.
     """
 
     account: Account
-    item_ids: Sequence[str] | None
+    item_ids: Sequence[str]
 
-    def bind(self, account: Account, item_ids: Sequence[str] | None) -> None:
+    def bind(self, account: Account, item_ids: Sequence[str]) -> None:
         """Takes the account to keep; called before training."""
         self.account, self.item_ids = account, item_ids
         self._rows: list[int] = []
@@ -201,8 +201,7 @@ class Accounted:
 
     def items(self) -> list[str]:
         """The items of the batch at hand: their ids, or their rows where they have none."""
-        ids = self.item_ids
-        return [f"row {row}" if ids is None else ids[row] for row in dict.fromkeys(self._rows)]
+        return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def refuse_infinite(self, loss: torch.Tensor) -> None:
         """Stops at a loss that is not a number; the weights are still those of the last step.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcsft_harness.digits import suite
-from dcsft_harness.pictures import on_white
+from dcsft_harness.pictures import to_rgb
 from dcsft_harness.tasks.verdicts import Doc, process
 
 
@@ -15,7 +15,7 @@ def load(placeholder: Any) -> Any:  # noqa: ANN401 - datasets.Dataset
 
 def visual(doc: Doc) -> list[Any]:
     """The document's image, as RGB."""
-    return [on_white(doc["image"])]
+    return [to_rgb(doc["image"])]
 
 
 def process_word(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:

@@ -46,11 +46,10 @@ def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -
 
 
 def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """The user turn, each picture where "<image 2>" first names it; those not named come before the text."""
+    """The user turn, each picture where "<image 2>" first names it; later namings stay text."""
     waiting = dict(zip(doc["numbers"], visual(doc), strict=True))
     asked = text(doc, lmms_eval_specific_kwargs)
-    named = {int(number) for number in mmmu.MARK.findall(asked)}
-    content = [_image(waiting.pop(number)) for number in doc["numbers"] if number not in named]
+    content: list[dict[str, Any]] = []
     written = ""
     for piece in re.split(r"(<image \d+>)", asked):
         mark = mmmu.MARK.fullmatch(piece)
@@ -58,13 +57,9 @@ def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = Non
         if picture is None:  # text, or a picture that was shown before
             written += piece
             continue
-        content += [*_written(written), _image(picture)]
+        content += [*_written(written), {"type": "image", "url": picture}]
         written = ""
-    return [{"role": "user", "content": [*content, *_written(written)]}]
-
-
-def _image(picture: Any) -> dict[str, Any]:  # noqa: ANN401 - a PIL image
-    return {"type": "image", "url": picture}
+    return [{"role": "user", "content": content + _written(written)}]
 
 
 def _written(text: str) -> list[dict[str, Any]]:

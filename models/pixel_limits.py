@@ -1,0 +1,227 @@
+"""Pixel limits of image processors: set, and read back from what a processor makes of pictures.
+
+transformers keeps the least and the largest area of a resized image in `size`, under the names
+`shortest_edge` and `longest_edge`, and older configurations keep them as `min_pixels` and
+`max_pixels`, beside `size` or inside it. Which of these a processor goes by depends on its class,
+and a setting that it does not go by changes nothing and raises nothing. So none of them is
+believed: pictures go through the processor and the sizes that come out are compared.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from PIL import Image
+from transformers import AutoImageProcessor, ProcessorMixin
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from dcsft_harness.errors import HarnessError
+
+_LARGEST = 1 << 21
+"""Most pixels of a test picture: 2 million take a tenth of a second."""
+
+# What processors raise on a `size` or a picture that is not theirs.
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, LookupError, ZeroDivisionError, RuntimeError)
+
+
+class PixelLimits(NamedTuple):
+    """Least and largest area of a resized image, in pixels."""
+
+    low: int
+    high: int
+
+
+class _Rule(NamedTuple):
+    """How a processor resizes by area.
+
+    Attributes:
+        factor: pixels that both sides of a resized image are multiples of.
+        frames: what an area in `size` counts an image as: 1, or the frames of a video's patch.
+    """
+
+    factor: int
+    frames: int
+
+
+def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
+    """The limits that a processor resizes images by; None for one that resizes by other rules.
+
+    Its test pictures have up to `_LARGEST` pixels; a larger limit is read from its settings.
+    """
+    images = processor.image_processor
+    rule = _rule(images)
+    stated = _stated(images, rule) if rule is not None else None
+    return stated if rule is not None and stated is not None and _obeys(images, rule, stated) else None
+
+
+def set_limits(
+    processor: ProcessorMixin,
+    name: str,
+    low: int | None,
+    high: int | None,
+    trust_remote_code: bool = False,
+) -> PixelLimits | None:
+    """Gives a checkpoint's processor pixel limits, whichever way its configuration states them.
+
+    Args:
+        processor: as it was opened; its image processor is replaced.
+        name: the checkpoint that it is from.
+        low: `min_pixels`; None keeps its own.
+        high: `max_pixels`; None keeps its own.
+        trust_remote_code: whether code inside the checkpoint may run.
+
+    Returns:
+        The limits in force, as pictures showed them; None for a processor that resizes by other rules.
+
+    Raises:
+        HarnessError: limits were asked for that the processor does not have or does not go by, or
+            they contradict those that it keeps.
+    """
+    images = processor.image_processor
+    rule = _rule(images)
+    stated = _stated(images, rule) if rule is not None else None
+    asked = ", ".join(
+        f"{key}={value}" for key, value in (("min_pixels", low), ("max_pixels", high)) if value is not None
+    )
+    if rule is None or stated is None:
+        if asked:
+            raise HarnessError(
+                f"{asked}: the {type(images).__name__} of {name} has no pixel limits", "Leave them out"
+            )
+        return None
+    wanted = PixelLimits(stated.low if low is None else low, stated.high if high is None else high)
+    if wanted.low > wanted.high:
+        raise HarnessError(
+            f"the limits would be min_pixels={wanted.low} > max_pixels={wanted.high}",
+            "Give both, the smaller one first",
+        )
+    if asked or not _has_edges(images):
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            name, trust_remote_code=trust_remote_code, **_settings(images, rule, wanted)
+        )
+    if not asked:
+        return limits_in_force(processor)
+    if (found := _stated(processor.image_processor, rule)) != wanted or not _obeys(
+        processor.image_processor, rule, wanted
+    ):
+        raise HarnessError(
+            f"{asked}: the {type(images).__name__} of {name} resizes images as before"
+            + (f", by min_pixels={found.low} and max_pixels={found.high}" if found else ""),
+            "Set the limits in the checkpoint's preprocessor_config.json, and leave them out here",
+        )
+    return wanted
+
+
+def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = False) -> dict[str, int] | None:
+    """The limits as a call's `size`, for an engine that opens the processor itself.
+
+    Args:
+        processor: with the limits that `set_limits` gave it.
+        name: the checkpoint that it is from.
+        trust_remote_code: whether code inside the checkpoint may run.
+
+    Returns:
+        None where the processor has no limits, or those that the checkpoint states in a usable form.
+    """
+    images = processor.image_processor
+    if (rule := _rule(images)) is None or (limits := _stated(images, rule)) is None:
+        return None
+    saved = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    same = _has_edges(saved) and _stated(saved, rule) == limits
+    return None if same else _size(rule, limits)
+
+
+def resizes_like_qwen(processor: ProcessorMixin) -> bool:
+    """Whether `conventions.BoxConvention.resized_size` holds for narrow pictures, too."""
+    images = processor.image_processor
+    rule, limits = _rule(images), limits_in_force(processor)
+    if rule is None or limits is None:
+        return False
+    narrow = (rule.factor * 4, rule.factor // 2)
+    return _shown(images, narrow) == _expected(narrow, rule, limits)
+
+
+def _rule(images: Any) -> _Rule | None:  # noqa: ANN401 - an image processor
+    """How `size` is read, tried on small pictures; None where it holds no areas."""
+    patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
+    if not isinstance(patch, int) or not isinstance(merge, int) or patch < 1 or merge < 1:
+        return None
+    factor = patch * merge
+    limits = PixelLimits(6 * factor**2, 20 * factor**2)
+    pictures = [(factor, factor), (3 * factor, 4 * factor), (9 * factor, 5 * factor)]
+    for frames in dict.fromkeys((1, int(getattr(images, "temporal_patch_size", None) or 1))):
+        rule = _Rule(factor, frames)
+        given = {"size": _size(rule, limits)}
+        if all(_shown(images, one, **given) == _expected(one, rule, limits) for one in pictures):
+            return rule
+    return None
+
+
+def _size(rule: _Rule, limits: PixelLimits) -> dict[str, int]:
+    """Limits as transformers 5 takes them: two areas that it calls edges."""
+    return {"shortest_edge": limits.low * rule.frames, "longest_edge": limits.high * rule.frames}
+
+
+def _settings(images: Any, rule: _Rule, limits: PixelLimits) -> dict[str, Any]:  # noqa: ANN401
+    """What makes a processor from a configuration that may state other limits, in any form."""
+    declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+    own = {"min_pixels": limits.low, "max_pixels": limits.high} if "max_pixels" in declared else {}
+    # Limits at the top level of a configuration win over `size`, and over those only the same names.
+    return {"size": _size(rule, limits), **own}
+
+
+def _has_edges(images: Any) -> bool:  # noqa: ANN401
+    size = getattr(images, "size", None)
+    return bool(size is not None and size.shortest_edge and size.longest_edge)
+
+
+def _stated(images: Any, rule: _Rule) -> PixelLimits | None:  # noqa: ANN401
+    """The limits that a processor's settings state; by its class where they state none."""
+    size, usual = getattr(images, "size", None), getattr(type(images), "size", None) or {}
+    found = []
+    for edge, pixels in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        value = getattr(size, edge, None) or getattr(size, pixels, None) or usual.get(edge)
+        if value is None:
+            return None
+        found.append(int(value))
+    return PixelLimits(-(-found[0] // rule.frames), found[1] // rule.frames)
+
+
+def _obeys(images: Any, rule: _Rule, limits: PixelLimits) -> bool:  # noqa: ANN401
+    """Whether pictures above and below the limits come out of a plain call as they should."""
+    above = min(2 * limits.high, _LARGEST)
+    below = max(limits.low // 2, rule.factor**2)
+    pictures = [_shape(area, rule.factor) for area in (above, below)]
+    return all(_shown(images, one) == _expected(one, rule, limits) for one in pictures)
+
+
+def _shape(area: int, factor: int) -> tuple[int, int]:
+    """(width, height) of a picture of about 3:2 and at most that area, but no narrower than a factor."""
+    height = max(factor, int((area / 1.5) ** 0.5))
+    return max(factor, area // height), height
+
+
+def _shown(images: Any, picture: tuple[int, int], **given: Any) -> tuple[int, int] | None:  # noqa: ANN401
+    """(width, height) that a picture has after the resize; None where the processor does not say."""
+    with _quiet():
+        try:
+            made = images(Image.new("RGB", picture), return_tensors="pt", **given)
+            _, rows, columns = (int(side) for side in made["image_grid_thw"][0])
+        except _REFUSALS:
+            return None
+    return columns * images.patch_size, rows * images.patch_size
+
+
+def _expected(picture: tuple[int, int], rule: _Rule, limits: PixelLimits) -> tuple[int, int]:
+    width, height = picture
+    rows, columns = smart_resize(height, width, rule.factor, limits.low, limits.high)
+    return int(columns), int(rows)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps a processor's warnings about test pictures from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
