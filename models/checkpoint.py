@@ -105,20 +105,34 @@ def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixi
             "Give a checkpoint that was tuned for chats with images",
         )
     chat_template.check(processor, name)
-    _try_pictures(processor, name)
+    _try_pictures(processor, name, trust_remote_code)
     return processor
 
 
-def _try_pictures(processor: ProcessorMixin, name: str) -> None:
+def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool) -> None:
     """Refuses an image processor that cannot process any picture, such as one with a patch size of 0."""
-    try:
-        processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
-    except Exception as error:  # whatever its arithmetic runs into
+    if _failure(processor) is None:
+        return
+    saved = processor.image_processor
+    # Limits under other names than transformers 5 reads are an error until `set_limits` restates them.
+    set_limits(processor, name, None, None, trust_remote_code)
+    error = _failure(processor)
+    processor.image_processor = saved
+    if error is not None:
         raise HarnessError(
-            f"model {name}: its {type(processor.image_processor).__name__} cannot process a picture "
+            f"model {name}: its {type(saved).__name__} cannot process a picture "
             f"({type(error).__name__}: {weights.error_line(error)})",
             "Correct its preprocessor_config.json, or copy it again",
         ) from error
+
+
+def _failure(processor: ProcessorMixin) -> Exception | None:
+    """What processing a small picture raises."""
+    try:
+        processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+    except Exception as error:  # whatever its arithmetic runs into
+        return error
+    return None
 
 
 def open_generation(settings: ModelSettings) -> GenerationConfig:

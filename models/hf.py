@@ -86,8 +86,8 @@ class DcsftHF(ObservedModel):
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
-        self.checkpoint_generation = checkpoint_generation(self.settings)
         open_generation(self.settings)  # transformers ignores one that it cannot read
+        self.checkpoint_generation = checkpoint_generation(self.settings)
         check_weights(self.settings, config)
         check_adapter(self.settings, config)
         self._load()
