@@ -1,16 +1,18 @@
 # make quickstart: install, run the whole chain on the embedded digits suite, print the table.
 # make test:       install the test extra, run every test. make unit: only the fast ones.
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
+# make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
 # make check:      what a change must pass before review: style, types, fast tests.
 PYTHON ?= python3.11
 VENV   ?= .venv
 VLLM_VENV ?= .venv-vllm
+NEWEST_VENV ?= .venv-newest
 OUTPUT ?= runs/quickstart
 SHAPE  ?= digits
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-vllm bench unit check lint types clean
+.PHONY: quickstart test test-vllm newest bench unit check lint types clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +38,12 @@ $(VLLM_VENV)/.installed: constraints-vllm.txt
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/test_vllm_real.py
 
+newest:
+	rm -rf build runs/newest
+	$(PYTHON) -m venv --clear $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip install --quiet '.[train]'
+	$(NEWEST_VENV)/bin/dcsft run .ci/newest.yaml --output runs/newest
+
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks --shape $(SHAPE)
 
@@ -52,4 +60,4 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(VLLM_VENV)
+	rm -rf build dist *.egg-info $(VENV) $(VLLM_VENV) $(NEWEST_VENV)

@@ -4,8 +4,12 @@ import contextlib
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+import traceback
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
+
+from dcsft_harness.errors import HarnessError
 
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
 
@@ -37,3 +41,64 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+EXTRAS = {"trl": "train", "ray": "ray", "vllm": "vllm"}
+"""Package -> the extra of this one that installs it."""
+TESTED = "pip install -c constraints.txt ."
+
+
+def broken_import(error: BaseException) -> HarnessError | None:
+    """The sentence for a package that is missing, or that does not go with another one that is installed.
+
+    Args:
+        error: any error. Lazy packages wrap an `ImportError` in errors of their own.
+
+    Returns:
+        None for all but an `ImportError` from outside this package.
+    """
+    failed = next((one for one in _causes(error) if isinstance(one, ImportError)), None)
+    if failed is None or (failed.name or "").split(".")[0] == __package__:
+        return None
+    importer, missing = _importer(error), (failed.name or "").split(".")[0]
+    reason = " ".join(str(failed).split())
+    if importer is None and missing in EXTRAS and _installed(missing) is None:
+        return HarnessError(
+            f"this command needs {missing}, which is not installed",
+            f"Run `{TESTED.removesuffix('.')}'.[{EXTRAS[missing]}]'` in a clone of dcsft-harness",
+        )
+    package = importer or missing or "a package"
+    there = _installed(missing) if missing != importer else None
+    return HarnessError(
+        f"{_installed(package) or package} cannot be imported: {reason}"
+        + (f" ({there} is installed)" if there else ""),
+        f"Install the versions that were tested together: `{TESTED}` in a clone of dcsft-harness",
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _importer(error: BaseException) -> str | None:
+    """The package that our own code was importing or calling; None where the error is our code's own."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__", "")).split(".")[0]
+        if package == __package__:
+            found = None
+        elif found is None and package not in sys.stdlib_module_names and package != "click":
+            found = package
+    return found
+
+
+def _installed(package: str) -> str | None:
+    """A package's distribution and version ("lmms-eval 0.7.3"); None if it is not installed."""
+    names = packages_distributions().get(package, [package])
+    with contextlib.suppress(PackageNotFoundError):
+        return f"{names[0].replace('_', '-')} {version(names[0])}"
+    return None

@@ -1,4 +1,4 @@
-"""The one exception type of a user's mistake, how its sentence is put together, and disks' refusals as it."""
+"""The one exception type of a user's mistake, text from outside made safe to print, and disk errors."""
 
 import contextlib
 import errno
@@ -13,6 +13,31 @@ _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO
 _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
 
 
+_LONGEST = 4000
+"""Characters of a problem or a remedy that are shown."""
+
+
+def visible(text: str) -> str:
+    """Text from outside on one line; control and direction marks are spelled out as their code points."""
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def visible_lines(text: str) -> str:
+    """Text from outside, each line as `visible` makes it."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _cut(text: str) -> str:
+    """A text without its middle where it is too long to be read: a message may quote a whole file."""
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
+
+
 class HarnessError(Exception):
     """Something the user can put right; the CLI prints it as one sentence and exits with 1.
 
@@ -23,8 +48,8 @@ class HarnessError(Exception):
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         """Keeps both parts; `str()` puts them together."""
-        self.problem = problem.rstrip(". ")
-        self.remedy = remedy.rstrip(". ")
+        self.problem = _cut(visible(problem)).rstrip(". ")
+        self.remedy = _cut(visible(remedy)).rstrip(". ")
         super().__init__(str(self))
 
     def __reduce__(self) -> tuple[type["HarnessError"], tuple[str, str]]:

@@ -170,6 +170,7 @@ class Score:
         answer: the gold answer as text.
         n_tokens: generated tokens; None where the model reports none.
         cluster: items that share a cluster are not independent; None means on its own.
+        finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
     """
 
     task: str
@@ -181,6 +182,7 @@ class Score:
     answer: str
     n_tokens: int | None
     cluster: str | None
+    finish_reason: str | None = None
 
 
 _ARROW = {

@@ -2,9 +2,11 @@
 
 from tabulate import tabulate
 
+from dcsft_harness.errors import visible
+
 from .statistics import Estimate
 from .summary import Column, Line, Summary
-from .table import percent, points, visible
+from .table import percent, points
 
 
 def against(summary: Summary, name: str) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcsft_harness.errors import visible
 from dcsft_harness.records import DIFFICULTIES
 
 from .provenance import Training, cost_of
 from .statistics import Estimate
 from .step_curves import curves
 from .summary import Line, Summary
-from .table import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

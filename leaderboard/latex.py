@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from dcsft_harness.errors import visible
+
 from .summary import Column, Line, Summary
-from .table import percent, visible
+from .table import percent
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",

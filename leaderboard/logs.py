@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 
 from .provenance import Provenance, public
@@ -65,7 +66,7 @@ def read_logs(folder: Path, name: str | None, choices: Choices) -> list[Result]:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
+        run = reading.json_file(file)
     except (OSError, ValueError) as error:
         raise HarnessError(f"{file} is truncated or damaged: {error}", AGAIN) from error
     if not isinstance(run, dict) or not isinstance(run.get("results"), dict):

@@ -1,7 +1,6 @@
 """What a row is: the manifests behind its scores, as far as they are at hand. Paths are not repeated."""
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -9,9 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dcsft_harness import manifest
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.usage import NOTE, Ledger
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.ledger import NOTE, Ledger
 from dcsft_harness.training import run_folder
 
 LOG = "training_log.jsonl"
@@ -79,7 +79,7 @@ class Traced(Protocol):
 
 def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) -> Provenance:
     """What a scores folder's manifest says."""
-    raw = json.loads((found.folder / manifest.NAME).read_text(encoding="utf-8"))
+    raw = reading.json_file(found.folder / manifest.NAME)
     pixels = found.notes.get("pixels")
     settings = {key: public(value) for key, value in found.config.items() if key != "tasks"}
     return Provenance(
@@ -194,7 +194,7 @@ def _history(path: Path) -> tuple[Mapping[str, float], ...]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = reading.from_json(line)
         except ValueError:  # the line being written when the copy was made
             continue
         if isinstance(row, dict) and _number(row.get("step")):

@@ -10,7 +10,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from dcsft_harness import manifest
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 
 from . import run_claims
@@ -130,11 +131,22 @@ def read_boards(run: Path) -> dict[str, Summary]:
     return found
 
 
+def _state(run: Path) -> dict[str, Any]:
+    """What `dcsft run` has written into its output folder.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    try:
+        return dict(reading.json_file(run / STATE))
+    except (ValueError, TypeError, OSError) as error:
+        raise HarnessError(f"{run / STATE} cannot be read: {error}", "Run the recipe again") from error
+
+
 def _opening(runs: Sequence[Path]) -> str:
     made = [manifest.read(path.parent) for run in runs for path in run.glob(f"*/{manifest.NAME}")]
-    state = json.loads((runs[0] / STATE).read_text(encoding="utf-8"))
-    raw = json.loads((made[0].folder / manifest.NAME).read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {version}" for name, version in raw["packages"].items())
+    state = _state(runs[0])
+    versions = ", ".join(f"{name} {version}" for name, version in made[0].packages.items())
     minutes = sum(one.seconds for one in made) / 60
     kinds = [one.kind for one in made]
     counts = ", ".join(
@@ -143,8 +155,8 @@ def _opening(runs: Sequence[Path]) -> str:
     return (
         f"# Results at scale {state.get('scale') or 'of its own'}\n\n"
         f"Made by `dcsft results` from a run of the shipped recipes: {len(made)} stages ({counts}) in "
-        f"{minutes:.0f} minutes of stage time, on {raw['hardware']['cores']} cores "
-        f"({raw['hardware']['machine']}).\n{versions}.\n\n"
+        f"{minutes:.0f} minutes of stage time, on {made[0].hardware.get('cores')} cores "
+        f"({made[0].hardware.get('machine')}).\n{versions}.\n\n"
         "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect). "
         "Nothing was tuned towards a claim: the trainings of a table take as many steps each, at one "
         "learning rate, as in the paper.\n"

@@ -1,6 +1,5 @@
 """One task's samples in an lmms-eval log -> Measured, held against the results file beside them."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dcsft_harness import records
+from dcsft_harness import reading, records
+from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 from .result import DISTRIBUTIONS, Documents, Measured
@@ -103,7 +102,7 @@ class Samples:
         with self.path.open("rb") as file:
             for number, text in enumerate(file, start=1):
                 try:
-                    line = json.loads(text.decode("utf-8"))
+                    line = reading.from_json(text.decode("utf-8"))
                     if b"\\ud" in text.lower():
                         line = _encodable(line)
                     if not isinstance(line, dict) or not isinstance(line.get("doc_id"), int):

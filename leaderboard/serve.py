@@ -1,17 +1,26 @@
 """A leaderboard's page over http, for this machine alone."""
 
+import contextlib
+import logging
 import os
 import posixpath
-from functools import partial
+import time
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+
+from waitress import create_server
+from waitress.channel import HTTPChannel
 
 from dcsft_harness.errors import HarnessError
 
 from .page import FOLDER, POLICY
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from waitress.server import TcpWSGIServer
 
 HOST = "127.0.0.1"
 INDEX = "index.html"
@@ -24,14 +33,26 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 """What is served; a file of any other kind is not there."""
+LIMITS = {
+    "threads": 4,
+    "connection_limit": 100,
+    "channel_timeout": 10,  # seconds without a whole request or a byte sent
+    "cleanup_interval": 1,  # seconds between looks at the connections
+    "max_request_header_size": 16 * 1024,
+    "max_request_body_size": 1,
+}
+"""waitress's settings: what clients may take of this machine."""
+LIFETIME = 600
+"""Seconds after which a connection is closed whatever it does; browsers open another."""
 
 
-def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server of a page, bound to the loopback address alone; `serve_forever` runs it.
+@contextlib.contextmanager
+def server(folder: Path, port: int = 0) -> "Iterator[TcpWSGIServer]":
+    """A server of a page, bound to the loopback address alone; `run` serves until Ctrl-C.
 
     Args:
         folder: a leaderboard, or its page.
-        port: where; 0 takes a free one.
+        port: where; 0 takes a free one, which the server's `effective_port` is then.
 
     Raises:
         HarnessError: there is no page, or the port cannot be had.
@@ -41,43 +62,90 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
         raise HarnessError(
             f"{folder} holds no page", "Name a folder of `dcsft leaderboard build`, made without --no-page"
         )
+    # It logs paths that are asked for. They may hold anything, and terminals obey some of it.
+    logging.getLogger("waitress").setLevel(logging.CRITICAL + 1)
     try:
-        return ThreadingHTTPServer((HOST, port), partial(_Handler, root=page.resolve()))
-    except (OSError, OverflowError) as error:
+        running = create_server(
+            _Pages(page.resolve()), host=HOST, port=port, ident="dcsft", asyncore_use_poll=True, **LIMITS
+        )
+    except (OSError, OverflowError, ValueError) as error:
         raise HarnessError(f"port {port} of {HOST} cannot be had: {error}", "Name another --port") from error
+    running.channel_class = _Channel
+    try:
+        yield running
+    finally:
+        running.task_dispatcher.shutdown()
+        running.close()
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection whose time runs out where waitress's own would not.
+
+    One that sends a request byte by byte is as idle as one that sends nothing, none lives longer than
+    `LIFETIME`, and requests are not sent ahead of answers.
+    """
+
+    def handle_read(self) -> None:
+        """Counts bytes as activity at the end of a request only."""
+        before = self.last_activity
+        super().handle_read()
+        if self.request is not None:
+            self.last_activity = before
+
+    def received(self, data: bytes) -> bool:
+        """Closes on empty lines without a request, and on several requests at once."""
+        if self.request is None and not data.strip(b"\r\n"):
+            self.will_close = True
+            return False
+        taken = bool(super().received(data))
+        if len(self.requests) > 1:
+            self.will_close = True
+        return taken
+
+    def writable(self) -> bool:
+        """Asked about each second; ends what is too old."""
+        if time.time() - self.creation_time > LIFETIME:
+            self.will_close = True
+        return bool(super().writable())
+
+
+class _Pages:
     """GET and HEAD of the page's files: no listing, nothing outside the folder, not through a link either."""
 
-    server_version = "dcsft"
-    sys_version = ""
-
-    def __init__(self, *arguments: object, root: Path) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        super().__init__(*arguments, directory=str(root))  # type: ignore[arg-type]
 
-    def send_head(self) -> BinaryIO | None:
+    def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        if method not in ("GET", "HEAD"):
+            return self._refuse(start, HTTPStatus.NOT_IMPLEMENTED)
         # A name that resolves to this machine is not enough: a page elsewhere could rebind its own to it.
-        host = self.headers.get("Host", "").rsplit(":", 1)[0]
-        found = self._file() if host in (HOST, "localhost") else None
+        host = environ.get("HTTP_HOST", "").rsplit(":", 1)[0]
+        found = self._file(environ.get("PATH_INFO", "")) if host in (HOST, "localhost") else None
         if found is None:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return None
+            return self._refuse(start, HTTPStatus.NOT_FOUND)
         try:
             file = found.open("rb")
         except OSError:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return None
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", TYPES[found.suffix])
-        self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
-        self.end_headers()
-        return file
+            return self._refuse(start, HTTPStatus.NOT_FOUND)
+        start("200 OK", _headers(TYPES[found.suffix], os.fstat(file.fileno()).st_size))
+        if method == "HEAD":
+            file.close()
+            return []
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file)
+        return wrapped
 
-    def _file(self) -> Path | None:
+    def _refuse(self, start: "StartResponse", status: HTTPStatus) -> list[bytes]:
+        said = f"{status.value} {status.phrase}"
+        start(said, _headers(TYPES[".txt"], len(said)))
+        return [said.encode("ascii")]
+
+    def _file(self, given: str) -> Path | None:
         """The file that is asked for; None where there is none to be had."""
-        asked = unquote(urlsplit(self.path).path)
+        try:
+            asked = given.encode("latin-1").decode("utf-8")  # WSGI hands bytes over as latin-1
+        except UnicodeError:
+            return None
         asked = INDEX if asked == "/" else asked.lstrip("/")
         if "\0" in asked or "\\" in asked or posixpath.normpath(asked) != asked:
             return None
@@ -88,11 +156,12 @@ class _Handler(SimpleHTTPRequestHandler):
         inside = found.is_relative_to(self.root) and found.is_file() and found.suffix in TYPES
         return found if inside else None
 
-    def end_headers(self) -> None:
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Content-Security-Policy", f"{POLICY}; frame-ancestors 'none'")
-        self.send_header("Cache-Control", "no-cache")
-        super().end_headers()
 
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing: paths that are asked for may hold anything, and terminals obey some of it."""
+def _headers(kind: str, length: int) -> list[tuple[str, Any]]:
+    return [
+        ("Content-Type", kind),
+        ("Content-Length", str(length)),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", f"{POLICY}; frame-ancestors 'none'"),
+        ("Cache-Control", "no-cache"),
+    ]

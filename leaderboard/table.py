@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
+from dcsft_harness.errors import visible
+
 from .board import Board
 from .provenance import LEDGER, cost_of
 from .statistics import Estimate
@@ -73,14 +75,6 @@ def csv_text(board: Board | Summary) -> str:
                 ]
             )
     return file.getvalue()
-
-
-def visible(text: str) -> str:
-    """A name on one line; control and direction marks are spelled out as their code points."""
-    return "".join(
-        char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def markdown_text(text: str) -> str:

@@ -19,12 +19,13 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from dcsft_harness import manifest, ranks
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.coordinates import BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError
 
 from . import chat_template, weights
 from .adapters import attach, read_config
-from .conventions import BoxConvention, BoxSpace, box_space
 from .packed_images import attend_by_length
 from .patches import embed_by_product
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits

@@ -10,42 +10,52 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcsft_harness.models.conventions import declared
-from dcsft_harness.scoring import SCORERS, VERSIONS, Verdict
+from dcsft_harness.coordinates import declared
+from dcsft_harness.scoring import Scorer, Verdict, get_scorer
 
 Doc = dict[str, Any]
 Judge = Callable[[Doc, str], Verdict]
 
 
-def judge(scorer: str, doc: Doc, response: str) -> Verdict:
-    """One response's verdict.
+def judge(scorer: str | Scorer, doc: Doc, response: str) -> Verdict:
+    """One response's verdict; see `judge_all`."""
+    return judge_all(scorer, doc, [response])[0]
+
+
+def judge_all(scorer: str | Scorer, doc: Doc, texts: Sequence[str]) -> list[Verdict]:
+    """The verdicts on several responses to one document.
 
     Args:
-        scorer: a key of `SCORERS`.
-        doc: has answer (the gold, as JSON), and what the scorer needs beside it: width and height in
-            pixels for "box_iou", choices for "choice".
-        response: the model's text.
+        scorer: a scorer, or its name.
+        doc: has answer (the gold, as JSON), and what the scorer takes beside it: width and height in
+            pixels for "image_size", choices for "choices".
+        texts: what the model wrote; a text with a true attribute `truncated` ran out of tokens.
     """
-    gold = json.loads(doc["answer"])
-    if scorer == "box_iou":
-        size, convention = (doc["width"], doc["height"]), declared()
-        resized = convention.resized_size(size) if convention.space == "resized" else None
-        return SCORERS[scorer](
-            response, answer=gold, image_size=size, box_space=convention.space, resized_size=resized
-        )
-    if scorer == "choice":
-        return SCORERS[scorer](response, answer=gold, choices=doc["choices"])
-    return SCORERS[scorer](response, answer=gold)
+    known = get_scorer(scorer)
+    given: dict[str, Any] = {"answer": json.loads(doc["answer"])}
+    if "choices" in known.fields:
+        given["choices"] = doc["choices"]
+    if "image_size" in known.fields:
+        given["image_size"] = (doc["width"], doc["height"])
+    if "box_space" in known.fields:
+        convention = declared()
+        given["box_space"] = convention.space
+        if "resized_size" in known.fields:
+            size = doc["width"], doc["height"]
+            given["resized_size"] = convention.resized_size(size) if convention.space == "resized" else None
+    return known.score_many(
+        texts, truncated=[bool(getattr(text, "truncated", False)) for text in texts], **given
+    )
 
 
 def process(
-    scorer: str | Judge, doc: Doc, results: Sequence[Any], named: Sequence[str] = ()
+    scorer: str | Scorer | Judge, doc: Doc, results: Sequence[Any], named: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The metrics of one document.
 
     Args:
-        scorer: a key of `SCORERS`; or a function of document and response, where rows differ in their scorer.
-        doc: see `judge`; its cluster column names documents that are not independent.
+        scorer: a scorer or its name; or a function of document and response, where rows differ in it.
+        doc: see `judge_all`; its cluster column names documents that are not independent.
         results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
         named: the scorers behind a function, by name.
 
@@ -55,7 +65,12 @@ def process(
         version.
     """
     texts = responses(results)
-    verdicts = [scorer(doc, text) if callable(scorer) else judge(scorer, doc, text) for text in texts]
+    if isinstance(scorer, str | Scorer):
+        verdicts = judge_all(scorer, doc, texts)
+        behind = [get_scorer(scorer)]
+    else:
+        verdicts = [scorer(doc, text) for text in texts]
+        behind = [get_scorer(name) for name in named]
     found = [verdict.extracted for verdict in verdicts]
     mean = sum(v.score for v in verdicts) / len(verdicts)
     return {
@@ -63,7 +78,7 @@ def process(
         "score": mean,
         "answered": sum(extracted is not None for extracted in found) / len(found),
         "extracted": found[0] if len(found) == 1 else found,
-        "scorer": {name: VERSIONS.get(name, 1) for name in ([scorer] if isinstance(scorer, str) else named)},
+        "scorer": {one.name: one.version for one in behind},
     }
 
 

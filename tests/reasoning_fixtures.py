@@ -82,7 +82,11 @@ def mmk12_train() -> list[dict[str, Any]]:
         }
         for n, gold in enumerate(golds)
     ]
-    for id, prose in (("w1", "rhombus."), ("w2", "4\n6\n10"), ("w3", "")):  # golds that no rule verifies
+    for id, prose in (
+        ("w1", "rhombus."),
+        ("w2", "2.5 (not unique)"),
+        ("w3", ""),
+    ):  # golds that no rule verifies
         rows.append({**rows[0], "id": id, "question": f"The shape {id} is ___.", "answer": prose})
     return rows
 
@@ -426,8 +430,8 @@ def write(folder: Path) -> None:
 
 def prepare(folder: Path) -> Path:
     """Writes every set below a folder and prepares every task from it; returns the data root to use."""
-    from dcsft_harness.sources import prepare as making
-    from dcsft_harness.sources import prepared
+    from dcsft_harness.data.benchmarks import prepare as making
+    from dcsft_harness.data.benchmarks import prepared
 
     write(folder / "published")
     with pytest.MonkeyPatch.context() as patch:

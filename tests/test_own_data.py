@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from dcsft_harness import cli, harness, own_data, pictures, sampling
+from dcsft_harness import cli, lmms, pictures, sampling
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import own_data
 
 QUESTION = "Which bird is it?"
 # For each scorer: a solution, what it is as gold, a right response, a wrong one.
@@ -20,6 +21,7 @@ BY_SCORER = {
     "box_iou": ("[4, 4, 40, 40]", "[4, 4, 40, 40]", "[5, 5, 40, 40]", "[50, 50, 55, 55]"),
     "choice": ("B", "B", "The answer is B.", "A"),
     "math": (r"\frac{1}{2}", r"\frac{1}{2}", "$0.5$", "$2$"),
+    "open_answer": ("20", '["20"]', "It is 20 Ω.", "It is 21."),
 }
 
 
@@ -59,7 +61,7 @@ def file(folder, *rows):
 
 def described(path, scorer="exact_word", root=None):
     task = own_data.open_file(path, scorer, root)
-    return [harness.describe(task, number) for number in range(len(task.eval_docs))]
+    return [lmms.describe(task, number) for number in range(len(task.eval_docs))]
 
 
 class TestFormats:
@@ -80,7 +82,7 @@ class TestFormats:
 
         task = own_data.open_file(file(folder, old(solution=[1, 2, 30, 40])), "box_iou", None)
         with pytest.raises(HarnessError, match="in which coordinates this model writes boxes"):
-            harness.run(Silent(), {"mine": task})
+            lmms.run(Silent(), {"mine": task})
 
     @pytest.mark.usefixtures("pixels")
     @pytest.mark.parametrize("scorer", BY_SCORER)
@@ -93,9 +95,9 @@ class TestFormats:
         )
         task = own_data.open_file(file(folder, *rows), scorer, None)
         for number in range(2):
-            assert harness.describe(task, number)[0].answer == gold
+            assert lmms.describe(task, number)[0].answer == gold
             judged = [task.process_results(task.eval_docs[number], [text]) for text in (right, wrong, "")]
-            scores = [harness.score_of(task, metrics) for metrics in judged]
+            scores = [lmms.score_of(task, metrics) for metrics in judged]
             assert [score for score, _, _ in scores] == [1.0, 0.0, 0.0]
             # "Wrong" and "no answer" stay apart.
             assert [extracted is None for _, extracted, _ in scores] == [False, False, True]
@@ -178,6 +180,32 @@ BAD = {
 }
 
 
+def counted(response, *, answer, image_size):
+    """A user's scorer: as many characters as the answer has, of a picture of 56 x 56 pixels."""
+    assert image_size == (56, 56)
+    return len(response) == len(answer)
+
+
+class TestUsersScorers:
+    def test_a_function_judges_rows_with_what_it_takes_of_them(self, folder):
+        path = file(folder, old())
+        task = own_data.open_file(path, f"{__name__}:counted", None)
+        doc = task.eval_docs[0]
+        assert [task.process_results(doc, [text])["acc"]["score"] for text in ("abcde", "abc")] == [1.0, 0.0]
+
+    def test_a_function_is_handed_to_a_stage_in_python(self, folder):
+        from dcsft_harness.stages.sample import SampleOptions
+
+        def mine(response, answer):
+            return response == answer
+
+        name = SampleOptions(data=file(folder, old()), scorer=mine).scorer
+        task = own_data.open_file(file(folder, old()), name, None)
+        assert task.process_results(task.eval_docs[0], ["goose"])["acc"]["score"] == 1.0
+        with pytest.raises(HarnessError, match="cannot be called"):
+            SampleOptions(data=file(folder, old()), scorer=lambda response: 1)
+
+
 class TestBadRows:
     @pytest.mark.parametrize("case", BAD)
     def test_are_named_by_file_and_line(self, folder, case, monkeypatch):
@@ -216,7 +244,7 @@ class TestBadRows:
 
     def test_a_box_without_a_picture(self, folder):
         row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
-        with pytest.raises(HarnessError, match="line 1: no image for the box"):
+        with pytest.raises(HarnessError, match="line 1: no image, whose size the scorer box_iou needs"):
             own_data.open_file(file(folder, row), "box_iou", None)
 
     def test_a_choice_without_options(self, folder):
@@ -419,7 +447,7 @@ class TestPaths:
         path = file(paths, old(image=name), {"problem": "1 + 1?", "solution": "two"})
         if said[outside] is None:
             task = own_data.open_file(path, "exact_word", None, outside=outside)
-            assert harness.describe(task, 0)[1][0].size == (8, 8)
+            assert lmms.describe(task, 0)[1][0].size == (8, 8)
             return
         with pytest.raises(HarnessError, match=rf"line 1: image .*({said[outside]})"):
             own_data.open_file(path, "exact_word", None, outside=outside)

@@ -1,15 +1,14 @@
 """We-Math's four dimensions and MMMU's open rows, by tables and against the rules written another way."""
 
 import itertools
-import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcsft_harness.scoring import SCORERS
 from dcsft_harness.tasks.reasoning import four_dimensional as four
-from dcsft_harness.tasks.reasoning.open_answers import judge_open
 
 
 def problem(name, steps, whole):
@@ -141,5 +140,5 @@ OPEN = [
 
 @pytest.mark.parametrize(("golds", "response", "score", "answered"), OPEN)
 def test_open_rows(golds, response, score, answered):
-    verdict = judge_open({"answer": json.dumps(golds)}, response)
+    verdict = SCORERS["open_answer"](response, answer=golds)
     assert (verdict.score, verdict.extracted is not None) == (score, answered), verdict

@@ -63,6 +63,17 @@ IMAGE = (640, 480)
         "[10, 20, 110, 220] or [0, 0, 5, 5]",
         '[{"bbox_2d": [10, 20, 110, 220]}, {"bbox_2d": [0, 0, 5, 5]}]',
         'In [0, 0, 640, 480] it is {"bbox_2d": [10, 20, 110, 220]}',  # one with its key comes first
+        # tags in the text of a label mark nothing
+        '[{"bbox_2d": [10, 20, 110, 220], "label": "<think>the dog</think>"}, {"bbox_2d": [0, 0, 5, 5]}]',
+        '{"bbox_2d": [10, 20, 110, 220], "answer": "<answer>a dog</answer>"}',
+        '{"bbox_2d": [10, 20, 110, 220], "<think>": "It is left."}',
+        # a boxed one behind candidates
+        "It is [0, 0, 5, 5] or [1, 1, 9, 9], so \\boxed{[10, 20, 110, 220]}",
+        "\\boxed{10, 20, 110, 220}",
+        '{"left": 10, "top": 20, "right": 110, "bottom": 220}',
+        "<x1>10</x1><y1>20</y1><x2>110</x2><y2>220</y2>",
+        "the dog: 10, 20, 110, 220",
+        "The upper left corner is at (10, 20), and the lower right corner of the dog is at (110, 220).",
     ],
 )
 def test_reads_the_stated_box(response):
@@ -255,3 +266,18 @@ def test_a_thought_that_breaks_off_holds_no_box():
 )
 def test_numbers_behind_a_box_that_are_none(text):
     assert parse_box(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "do', True),
+        ("[10, 20, 110, 220], [3,", True),
+        ("<think>hm</think>[10, 20, 110, 220] is", True),
+        ("Let me see. It may be [10, 20, 110, 220], but", False),  # perhaps a thought without its tag
+        ("<think>It may be [10, 20, 110, 220], but", False),
+        ("[10, 20, 110, 220", False),
+    ],
+)
+def test_of_a_response_that_ran_out_of_tokens_a_closed_bracket_counts(text, found):
+    assert (parse_box(text, truncated=True) is not None) == found

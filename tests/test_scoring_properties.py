@@ -1,6 +1,5 @@
 """What holds of every scorer for any text: no error, one verdict, the same in every thread."""
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -97,19 +96,6 @@ def test_the_order_of_the_options_does_not_matter(template, order, meant, apart)
         return found and options["ABCD".index(found)]
 
     assert stated(ANIMALS) == stated([ANIMALS[index] for index in order])
-
-
-@given(st.lists(st.sampled_from(PIECES), min_size=150, max_size=250).map(" ".join))
-@settings(max_examples=60, deadline=None)
-def test_searching_from_the_end_saves_time_and_changes_nothing(text):
-    module = sys.modules["dcsft_harness.scoring.choice"]
-    windows, found = module.LAST_WORDS, []
-    try:
-        for module.LAST_WORDS in (windows, ()):
-            found.append(choice(text, answer="B", choices=ANIMALS))
-    finally:
-        module.LAST_WORDS = windows
-    assert found[0] == found[1]
 
 
 WRITTEN = [

@@ -64,9 +64,12 @@ def test_scorers_are_found_by_name_and_called_alike():
         "choice": {"choices": ["3", "5"]},
         "box_iou": {"image_size": (9, 9)},
         "math": {},
+        "open_answer": {},
     }
     answers = {"exact_word": "goose", "choice": "B", "box_iou": [1, 2, 9, 8], "math": "1/2"}
+    answers["open_answer"] = ["20", "twenty"]
     responses = {"exact_word": "Goose.", "choice": "(B)", "box_iou": "[1, 2, 9, 9]", "math": "so x = 0.5"}
+    responses["open_answer"] = "20 m"
     assert set(SCORERS) == set(keywords)
     for name in SCORERS:
         scorer = get_scorer(name)
@@ -85,3 +88,79 @@ def test_importing_the_scorers_imports_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"sympy", "math_verify", "torch", "numpy", "lmms_eval"} & set(loaded)
+
+
+def graded(response, *, answer, choices=None):
+    """A user's scorer: the share of the answer's letters that the response has."""
+    assert choices is None or choices == ["red", "blue"]
+    return len(set(response) & set(answer)) / len(set(answer))
+
+
+class TestUsersFunctions:
+    def test_is_a_scorer_by_name_or_as_it_is(self):
+        for named in (graded, f"{__name__}:graded"):
+            scorer = get_scorer(named)
+            assert (scorer.name, scorer.fields) == (f"{__name__}:graded", ("choices",))
+            assert scorer("ab", answer="abcd") == Verdict(0.5, "ab")
+            assert scorer("", answer="abcd") == Verdict(0.0, None)
+            assert scorer.score_many(["abcd", "x"], truncated=[True, False], answer="abcd")[0].score == 1.0
+        assert get_scorer(lambda response, answer: response == answer)("a", answer="a").score == 1.0
+        assert get_scorer(lambda response, answer, truncated: not truncated).score_many(
+            ["a", "a"], truncated=[True, False], answer="a"
+        ) == [Verdict(0.0, "a"), Verdict(1.0, "a")]
+
+    @pytest.mark.parametrize(
+        ("named", "message"),
+        [
+            ("no_such_module_of_mine:f", "cannot be imported.*no_such_module_of_mine"),
+            ("json:no_such_function", "cannot be imported.*no_such_function"),
+            ("json:__doc__", "is str, not a function"),
+            ("textwrap:dedent", "cannot be called as scorer"),
+            (lambda response, gold: 1, "cannot be called as scorer"),
+            (lambda response, answer, image: 1, "cannot be called as scorer"),
+        ],
+    )
+    def test_is_checked_when_it_is_opened(self, named, message):
+        with pytest.raises(HarnessError, match=message):
+            get_scorer(named)
+
+    @pytest.mark.parametrize("result", [None, "right", 2, -0.1, float("nan")])
+    def test_what_it_returns_is_checked(self, result):
+        with pytest.raises(HarnessError, match="returned"):
+            get_scorer(lambda response, answer: result)("a", answer="a")
+
+
+@pytest.mark.parametrize(
+    ("response", "golds", "score"),
+    [
+        ("45 %", ["45.0"], 1),
+        ("15 Ω", ["15"], 1),
+        ("structure D", ["D"], 1),
+        ("structure D", ["E"], 0),
+        ("There are seven of them.", ["7"], 1),
+        ("I cannot read the 60 Hz label", ["60"], 0),
+        ("\\boxed{0.43}", ["0.429"], 1),
+        ("\\boxed{0.43}", ["3/7"], 0),
+        ("\\boxed{3/7}", ["0.429"], 1),
+        ("$3 million", ["3000000"], 1),
+        ("It is the larval stage.", ["pupal", "larval"], 1),
+        ("It is not larval.", ["larval"], 0),
+        ("pre-larval", ["larval"], 0),
+    ],
+)
+def test_open_answers_are_read_with_the_numbers_and_units_of_math(response, golds, score):
+    assert SCORERS["open_answer"](response, answer=golds).score == score
+
+
+@pytest.mark.parametrize("name", ["exact_word", "box_iou", "math", "open_answer"])
+def test_a_response_that_ran_out_of_tokens_states_what_is_closed(name):
+    answer = {"exact_word": "5", "box_iou": [10, 20, 110, 220], "math": "5", "open_answer": ["5"]}[name]
+    more = {"image_size": (640, 480)} if name == "box_iou" else {}
+    thought = "So it may be [10, 20, 110, 220] with 5, but" if name == "box_iou" else "So it may be 5"
+    assert SCORERS[name](thought, answer=answer, truncated=True, **more) == Verdict(0.0, None)
+    if name != "exact_word":  # which reads no marks
+        closed = "[10, 20, 110, 220]" if name == "box_iou" else "5"
+        text = f"Hm. \\boxed{{{closed}}} and now"
+        assert SCORERS[name](text, answer=answer, truncated=True, **more).score == 1.0
+        text = f"Hm. <answer>{closed}</answer> and now"
+        assert SCORERS[name](text, answer=answer, truncated=True, **more).score == 1.0

@@ -9,10 +9,10 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from transformers import AutoProcessor
 
-from dcsft_harness import manifest, probes
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, data, grpo, screening, sft
+from dcsft_harness.training import checkpoint, data, grpo, parity_prompts, screening, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 from . import tiny_checkpoints
@@ -150,7 +150,7 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
     config = SftConfig(max_steps=1, batch_size=1, on_error="skip")
     train("sft", base, tmp_path / "set", tmp_path / "out", config)
     processor = checkpoint.open_processor(str(base))
-    found = probes.read(manifest.read(tmp_path / "out"), processor, None, count=4)
+    found = parity_prompts.read(manifest.read(tmp_path / "out"), processor, None, count=4)
     assert found.source == "the training set" and len(found.features) == 2
 
 

@@ -1,18 +1,22 @@
 """The `dcsft` command: one verb per arrow of the data flow. Heavy packages are imported inside commands."""
 
 import errno
+import logging
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import click
 
 from dcsft_harness import __version__, interrupts, ranks
-from dcsft_harness.cli import hub, score, sources, tools
-from dcsft_harness.errors import HarnessError, refusal
+from dcsft_harness.cli import bar, hub, score, sources, tools
+from dcsft_harness.environment import broken_import
+from dcsft_harness.errors import HarnessError, refusal, visible_lines
 from dcsft_harness.stages import STAGES
 
 
@@ -130,27 +134,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"dcsft: {_sentence(error)}", err=True)
+        bar.say(f"dcsft: {_sentence(error)}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         cause = error.__cause__ or error  # click makes an Abort of it
         number = cause.number if isinstance(cause, interrupts.Interrupted) else signal.SIGINT
         if ranks.rank() == 0 and not ranks.watched():
-            click.echo(f"dcsft: {INTERRUPTED}", err=True)
+            bar.say(f"dcsft: {INTERRUPTED}")
         return 128 + number
     except ranks.FailedElsewhere:
         return ranks.ELSEWHERE if ranks.watched() else 1
     except HarnessError as error:
         if isinstance(error, ranks.Lost) and ranks.watched():
             return ranks.ELSEWHERE
-        click.echo(f"dcsft{f' (rank {ranks.rank()})' if ranks.rank() else ''}: {error}", err=True)
+        bar.say(f"dcsft{f' (rank {ranks.rank()})' if ranks.rank() else ''}: {error}")
         return 1
     except OSError as error:
         reason = refusal(error)
         if reason is None:
             raise
         remedy = "Check its permissions" if reason == errno.EACCES else "Free some space or name another disk"
-        click.echo(f"dcsft: {error.filename or 'writing'}: {os.strerror(reason)}. {remedy}.", err=True)
+        bar.say(f"dcsft: {error.filename or 'writing'}: {os.strerror(reason)}. {remedy}.")
+        return 1
+    except Exception as error:
+        problem = broken_import(error)
+        if problem is None:
+            raise
+        bar.say(f"dcsft: {problem}")
         return 1
 
 
@@ -180,6 +190,8 @@ def _calm() -> None:
         "PYTHONWARNINGS": "ignore",
     }.items():
         os.environ.setdefault(name, value)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Visible())
     if "datasets" in sys.modules:  # a caller in this process has it, which read the variable long ago
         sys.modules["datasets"].disable_progress_bars()
     if not sys.warnoptions:
@@ -188,8 +200,22 @@ def _calm() -> None:
         warnings.simplefilter("ignore")
 
 
+class _Visible(logging.Formatter):
+    """Log records as text: they quote names, responses and other packages' errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an error that is nobody's sentence, as the interpreter would, with what it quotes as text."""
+    for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
+        bar.say(line)
+
+
 def entry() -> None:
     """The console script."""
+    sys.excepthook = _traceback
     code = main()
     ranks.ending()
     sys.exit(code)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from dcsft_harness import ranks
+from dcsft_harness.errors import visible, visible_lines
 
 Report = Callable[..., None]
 """Takes (done, in all), and by name figures to show beside the bar, such as loss=0.41."""
@@ -30,7 +31,7 @@ def stage(title: str, shown: bool = True) -> Iterator[Report]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn("elapsed"),
@@ -40,7 +41,7 @@ def stage(title: str, shown: bool = True) -> Iterator[Report]:
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(title, total=None, figures="")
+        bar = bars.add_task(visible(title), total=None, figures="")
 
         def report(done: int, total: int, **figures: float) -> None:
             said = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
@@ -63,4 +64,14 @@ class Clock:
 
 def closing(title: str, said: str, clock: Clock, output: object) -> None:
     """The one line that a finished stage leaves."""
-    click.echo(f"{title}: {said} ({clock}) -> {output}", err=True)
+    say(f"{title}: {said} ({clock}) -> {output}")
+
+
+def say(line: str) -> None:
+    """Prints one line on stderr; names in it come from outside, and terminals obey control characters."""
+    click.echo(visible(line), err=True)
+
+
+def show(text: str) -> None:
+    """Prints lines on stdout, each as `say` does."""
+    click.echo(visible_lines(text))

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import run_stage
 
@@ -18,14 +16,14 @@ def run_recipe(names: str | Sequence[str], output: Path, dry_run: bool, scale: s
     if dry_run:
         from dcsft_harness.recipes.plan import told
 
-        click.echo(told(chosen, output))
+        bar.show(told(chosen, output))
         return
     clock = bar.Clock()
-    chain.run(chosen, output, _perform, lambda stage: click.echo(f"{stage}: done already", err=True))
+    chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:
-        click.echo((folder / "leaderboard.md").read_text(encoding="utf-8"))
+        bar.show((folder / "leaderboard.md").read_text(encoding="utf-8"))
 
 
 def _perform(verb: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:

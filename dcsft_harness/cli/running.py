@@ -160,9 +160,9 @@ def _callback(stage: Stage) -> Callable[..., None]:
         if DONE in notes:
             return
         if stage.show is not None:
-            click.echo(stage.show(notes))
+            bar.show(stage.show(notes))
         for remark in stage.remarks(notes):
-            click.echo(f"dcsft: {remark}", err=True)
+            bar.say(f"dcsft: {remark}")
 
     return call
 
@@ -171,17 +171,15 @@ def _with_passed(
     stage: Stage, options: dict[str, Any], config: Path | None, passed: tuple[str, ...]
 ) -> dict[str, Any]:
     """The options that were set, over those of a file; and what is passed on to TRL."""
-    import yaml
+    from dcsft_harness import reading
 
     ours: dict[str, Any] = {}
     others: dict[str, Any] = {}
     if config is not None:
         try:
-            read = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise HarnessError(
-                f"--config {config} is not valid YAML: {' '.join(str(error).split())}", "Fix the syntax"
-            ) from error
+            read = reading.yaml_file(config)
+        except (ValueError, OSError) as error:
+            raise HarnessError(f"--config {config} cannot be read: {error}", "Fix the file") from error
         if not isinstance(read, dict):
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one per line")
         for name, value in read.items():
@@ -193,10 +191,10 @@ def _with_passed(
                 f"--set {shown(text)!r} is not name=value", "Write for example --set neftune_noise_alpha=5"
             )
         try:
-            others[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            others[name] = reading.from_yaml(value)
+        except ValueError as error:
             raise HarnessError(
-                f"--set {shown(text)!r}: its value is not valid YAML",
+                f"--set {shown(text)!r}: its value is not valid YAML ({error})",
                 "Write a number, a word, true, false, or quote it",
             ) from error
     given = {**ours, **options}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from dcsft_harness.cli import bar
 from dcsft_harness.cli.sources import data_root
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, visible
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -69,7 +70,7 @@ def results(runs: tuple[Path, ...], output: Path) -> None:
     from dcsft_harness.leaderboard.results import write
 
     said = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
-    click.echo(f"results: {said} -> {output}", err=True)
+    bar.say(f"results: {said} -> {output}")
 
 
 @click.group()
@@ -90,11 +91,12 @@ def tasks_list() -> None:
     """List the suite's tasks, and the groups that stand for several."""
     from tabulate import tabulate
 
-    from dcsft_harness.tasks.listing import groups, listing
+    from dcsft_harness.lmms.listing import groups, listing
 
-    click.echo(tabulate(listing(), headers="keys", tablefmt="plain"))
-    rows = [{"group": name, "tasks": ", ".join(names)} for name, names in groups().items()]
-    click.echo("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
+    listed = [{name: visible(str(cell)) for name, cell in row.items()} for row in listing()]
+    bar.show(tabulate(listed, headers="keys", tablefmt="plain"))
+    rows = [{"group": visible(name), "tasks": visible(", ".join(names))} for name, names in groups().items()]
+    bar.show("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
 
 
 @tasks.command("check")
@@ -105,18 +107,19 @@ def tasks_check(names: tuple[str, ...]) -> None:
 
     Data that is not prepared yet is told with how to get it; of tasks that are named that is an error.
     """
-    from dcsft_harness.harness.checking import check
-    from dcsft_harness.tasks.listing import listing
+    from dcsft_harness.lmms.checking import check
+    from dcsft_harness.lmms.listing import listing
 
     wanted = names or tuple(str(row["task"]) for row in listing())
     failed: list[str] = []
     absent: list[str] = []
     for found in check(wanted):
         if found.state == "present":
-            click.echo(f"{found.task}: {found.said}")
+            bar.show(visible(f"{found.task}: {found.said}"))
             continue
         (absent if found.state == "absent" else failed).append(found.task)
-        click.echo(f"{found.task}: {found.said}", err=found.state == "broken" or bool(names))
+        line = f"{found.task}: {found.said}"
+        (bar.say if found.state == "broken" or names else bar.show)(visible(line))
     if absent and not names:
         click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} wait for their data")
     failed += absent if names else []
@@ -127,7 +130,7 @@ def tasks_check(names: tuple[str, ...]) -> None:
 @click.command("path")
 def digits_path() -> None:
     """Print the embedded checkpoint's folder."""
-    from dcsft_harness.digits.checkpoint import path
+    from dcsft_harness.data.digits.checkpoint import path
 
     click.echo(path())
 
@@ -146,11 +149,9 @@ def serve(board: Path, port: int) -> None:
     from dcsft_harness.leaderboard.serve import HOST, server
 
     with server(board, port) as running:
-        click.echo(f"http://{HOST}:{running.server_port}/ until Ctrl-C")
-        try:
-            running.serve_forever()
-        except KeyboardInterrupt:
-            click.echo("")
+        click.echo(f"http://{HOST}:{running.effective_port}/ until Ctrl-C")
+        running.run()
+        click.echo("")
 
 
 @click.command(
@@ -163,7 +164,7 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
 
     Exits with 1 where lmms-eval fails; its own command exits with 0 whatever happens.
     """
-    from dcsft_harness.harness import command_line
+    from dcsft_harness.lmms import command_line
 
     click.get_current_context().exit(command_line(list(arguments)))
 

@@ -24,6 +24,7 @@ stages of such names.
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,14 +33,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, unknown_name
 
 REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _LOOK = "Look at a shipped recipe"
 SCALES = ("digits", "paper")
+MOST_STAGES = 10_000
+MOST_VALUES = 1_000_000
+"""Values of all stages of a chain together, variables included."""
+_LONGEST = 100_000
+"""Characters of a text with its variables filled in."""
 
 Variables = Mapping[str, Any]
 
@@ -84,6 +91,31 @@ class Recipe:
     variables: Variables = field(default_factory=dict)
 
 
+class _Entry(BaseModel):
+    """A stage as it is written; what is not named here is its options."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    stage: str
+    verb: str
+    each: dict[str, Any] | str = Field(default_factory=dict)
+
+
+class _Written(BaseModel):
+    """A recipe file's keys and what they may hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str = ""
+    about: str = ""
+    include: list[str] | None = None
+    variables: dict[str, Any] | None = None
+    scales: dict[str, dict[str, Any] | None] | None = None
+    first: list[_Entry] | None = None
+    stages: list[_Entry] | None = None
+
+
+_WRITTEN = TypeAdapter(_Written)
+
+
 @dataclass(frozen=True)
 class _File:
     """A recipe file as it stands, with those that it includes in front."""
@@ -104,7 +136,7 @@ def shipped() -> dict[str, Path]:
 
 def summary(name: str) -> str:
     """What a shipped recipe compares."""
-    return _open(name, ()).about
+    return _open(name, (), {}).about
 
 
 def load(names: str | Sequence[str], scale: str = "digits") -> Recipe:
@@ -121,14 +153,17 @@ def load(names: str | Sequence[str], scale: str = "digits") -> Recipe:
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     given = [names] if isinstance(names, str) else list(names)
-    opened = [_open(name, ()) for name in given]
+    known: dict[str, _File] = {}
+    opened = [_open(name, (), known) for name in given]
     stages: dict[str, Stage] = {}
     variables: dict[str, Any] = {}
+    left = MOST_VALUES
     for one in opened:
         values = _scaled(one, scale)
         variables |= values
         for entry in one.entries:
             for stage in _expand(one, entry, values, list(stages)):
+                left = _spent(one, stage, left if len(stages) <= MOST_STAGES else 0)
                 _add(one, stage, stages)
     if not stages:
         raise HarnessError(f"recipe {opened[0].path} has no stages", _LOOK)
@@ -142,7 +177,10 @@ def load(names: str | Sequence[str], scale: str = "digits") -> Recipe:
     )
 
 
-def _open(name: str, opening: tuple[str, ...]) -> _File:
+def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File:
+    """Reads a recipe and those that it includes, each once; `known` are those that were read before."""
+    if name in known:
+        return known[name]
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped().get(name)
     if path is None:
         raise unknown_name("recipe", name, shipped(), "dcsft run --list")
@@ -153,32 +191,30 @@ def _open(name: str, opening: tuple[str, ...]) -> _File:
             f"recipe {path} includes itself, by way of {', '.join(opening)}", "Break the circle"
         )
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        included = [_open(str(other), (*opening, name)) for other in data.get("include", [])]
-        own = data.get("scales") or {}
-        variables = _joined([*(one.variables for one in included), data.get("variables") or {}])
-        scales = {
-            scale: _joined([*(one.scales.get(scale, {}) for one in included), own.get(scale) or {}])
-            for scale in dict.fromkeys([*own, *(scale for one in included for scale in one.scales)])
-        }
-        entries = [
-            *(data.get("first") or []),
-            *(entry for one in included for entry in one.entries),
-            *(data.get("stages") or []),
-        ]
-        return _File(
-            path,
-            str(data.get("name", path.stem)),
-            str(data.get("about", "")),
-            variables,
-            scales,
-            tuple(entries),
-        )
-    except yaml.YAMLError as error:
-        # PyYAML says where, over several lines.
-        raise HarnessError(f"recipe {path} cannot be read: {' '.join(str(error).split())}", _LOOK) from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HarnessError(f"recipe {path} cannot be read: {error!r}", _LOOK) from error
+        data = reading.yaml_file(path)
+        written = reading.shaped(_WRITTEN, data)
+    except (ValueError, OSError) as error:
+        raise HarnessError(f"recipe {path} cannot be read: {error}", _LOOK) from error
+    if len(opening) == reading.DEEPEST:
+        raise HarnessError(f"recipe {path} is included over {len(opening)} others", "Include fewer levels")
+    included = [_open(other, (*opening, name), known) for other in written.include or []]
+    own = written.scales or {}
+    variables = _joined([*(one.variables for one in included), written.variables or {}])
+    scales = {
+        scale: _joined([*(one.scales.get(scale, {}) for one in included), own.get(scale) or {}])
+        for scale in dict.fromkeys([*own, *(scale for one in included for scale in one.scales)])
+    }
+    entries = [
+        *(data.get("first") or []),
+        *(entry for one in included for entry in one.entries),
+        *(data.get("stages") or []),
+    ]
+    # A recipe that comes in by several ways has its entries once: else their number doubles at each level.
+    distinct = {id(entry): entry for entry in entries}
+    known[name] = _File(
+        path, written.name or path.stem, written.about, variables, scales, tuple(distinct.values())
+    )
+    return known[name]
 
 
 def _joined(values: Iterable[Variables]) -> dict[str, Any]:
@@ -196,23 +232,63 @@ def _scaled(recipe: _File, scale: str) -> Variables:
 
 def _expand(recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str]) -> Iterator[Stage]:
     """The stages that an entry stands for."""
-    try:
-        options = dict(entry)
-        each = _filled(recipe, options.pop("each", {}), values)
-        name, verb = str(options.pop("stage")), str(options.pop("verb"))
-        for combination in _combinations(each):
-            here = {**values, **combination}
-            made = _filled(recipe, options, here)
-            stage_name = str(_filled(recipe, name, here))
-            listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
-            given = {key: value for key, value in listed.items() if value is not None}
-            yield Stage(stage_name, verb, given, here)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HarnessError(f"recipe {recipe.path} cannot be read: {error!r}", _LOOK) from error
+    options = dict(entry)
+    name, verb = str(options.pop("stage")), str(options.pop("verb"))
+    each = _filled(recipe, options.pop("each", {}), values)
+    for combination in _combinations(recipe, name, each):
+        here = {**values, **combination}
+        made = _filled(recipe, options, here)
+        stage_name = str(_filled(recipe, name, here))
+        listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
+        given = {key: value for key, value in listed.items() if value is not None}
+        yield Stage(stage_name, verb, given, here)
 
 
-def _combinations(each: Mapping[str, Sequence[Any]]) -> Iterator[Variables]:
-    """Every combination of the values of `each`; a value that is a mapping gives several variables."""
+def _spent(recipe: _File, stage: Stage, left: int) -> int:
+    """How many values the stages behind this one may still have.
+
+    Raises:
+        HarnessError: it has more than were left.
+    """
+    waiting: list[Any] = [stage.options, stage.variables]
+    while waiting:
+        value = waiting.pop()
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        left -= 1 + len(inner)
+        if left < 0:
+            raise HarnessError(
+                f"recipe {recipe.path}: up to stage {stage.name!r} there are over {MOST_STAGES:,} stages or "
+                f"{MOST_VALUES:,} values",
+                "Shorten `each`, or split the recipe",
+            )
+        waiting += [one for one in inner if isinstance(one, Mapping | list)]
+    return left
+
+
+def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables]:
+    """Every combination of the values of `each`; a value that is a mapping gives several variables.
+
+    Raises:
+        HarnessError: it is not a mapping of lists.
+    """
+    if not isinstance(each, Mapping):
+        raise HarnessError(
+            f"recipe {recipe.path} cannot be read: each of stage {stage!r} is {str(each)[:80]!r}, no mapping",
+            "Write `name: [value, value]`",
+        )
+    for name, values in each.items():
+        if not isinstance(values, list):
+            raise HarnessError(
+                f"recipe {recipe.path} cannot be read: each.{name} of stage {stage!r} is "
+                f"{str(values)[:80]!r}, no list",
+                "Write `name: [value, value]`",
+            )
+    if (count := math.prod(len(values) for values in each.values())) > MOST_STAGES:
+        raise HarnessError(
+            f"recipe {recipe.path}: each of stage {stage!r} has {count:,} combinations, and a recipe "
+            f"{MOST_STAGES:,} stages at most",
+            "Shorten its lists",
+        )
     for values in itertools.product(*each.values()):
         found: dict[str, Any] = {}
         for name, value in zip(each, values, strict=True):
@@ -233,7 +309,19 @@ def _filled(recipe: _File, value: Any, variables: Variables) -> Any:  # noqa: AN
             raise unknown_name(f"variable in {value!r} of recipe {recipe.path}:", name, variables)
     if whole := _VARIABLE.fullmatch(value):
         return variables[whole[1]]
-    return _VARIABLE.sub(lambda match: str(variables[match[1]]), value)
+    length = len(value)
+
+    def text(match: re.Match[str]) -> str:
+        nonlocal length
+        length += len(made := str(variables[match[1]]))
+        if length > _LONGEST:
+            raise HarnessError(
+                f"recipe {recipe.path}: {value[:50]!r} is longer than {_LONGEST:,} characters when filled in",
+                "Shorten its variables",
+            )
+        return made
+
+    return _VARIABLE.sub(text, value)
 
 
 def _listed(recipe: _File, stage: str, value: Any, known: Iterable[str]) -> Any:  # noqa: ANN401

@@ -1,51 +1,159 @@
 """Scorers: one response and its gold in, one `Verdict` out.
 
-Labelling, the GRPO reward and the evaluation metric all call the same function from `SCORERS`.
-A scorer is pure, deterministic and thread-safe, and never guesses: a response without an answer
-has `extracted=None`, which is counted apart from a wrong answer.
+Labels, the GRPO reward and the evaluation metric all call the same `Scorer` from `SCORERS`. A scorer is one
+file, which declares how it reads a gold of a user's rows and what it takes of an item beside the gold. It is
+pure, deterministic and thread-safe, and never guesses: a response without an answer has `extracted=None`,
+which is counted apart from a wrong answer.
 
     SCORERS["exact_word"]("Goose.", answer="goose")                          -> Verdict(1.0, "goose")
     SCORERS["choice"]("The answer is (B).", answer="B", choices=["3", "5"])  -> Verdict(1.0, "B")
     SCORERS["box_iou"]("[1, 2, 9, 9]", answer=[1, 2, 9, 8], image_size=(9, 9)) -> Verdict(1.0, [...])
-    SCORERS["math"]("so x = 0.5", answer="1/2")                              -> Verdict(1.0, "0.5")
+    SCORERS["math"]("so x = 0.5", answer="1/2")                              -> Verdict(1.0, "x = 0.5")
+    SCORERS["open_answer"]("It is 20 Ω.", answer=["20"])                     -> Verdict(1.0, "20 Ω")
+
+`truncated=True` says that a response ran out of tokens: then only what stands in a closed box, tag or
+bracketed bounding box is its answer. A user's function is a scorer like these; see `get_scorer`.
 """
 
+import importlib
+import inspect
+import os
+import sys
 from collections.abc import Callable
+from typing import Annotated, Any
 
-from dcsft_harness.errors import unknown_name
-from dcsft_harness.scoring.boxes import box_iou
-from dcsft_harness.scoring.choice import choice
-from dcsft_harness.scoring.math_answer import math
-from dcsft_harness.scoring.verdict import Verdict
-from dcsft_harness.scoring.words import exact_word
+from pydantic import BeforeValidator
 
-Scorer = Callable[..., Verdict]
-"""Called as `scorer(response, answer=..., **the item's own keywords)`."""
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.scoring import boxes, choice, math, open_answer, words
+from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Response, Scorer, Verdict
 
 SCORERS: dict[str, Scorer] = {
-    "exact_word": exact_word,
-    "box_iou": box_iou,
-    "choice": choice,
-    "math": math,
+    scorer.name: scorer
+    for scorer in (
+        words.SCORER,
+        boxes.SCORER,
+        choice.SCORER,
+        math.SCORER,
+        open_answer.SCORER,
+    )
 }
 
-VERSIONS: dict[str, int] = {"exact_word": 1, "box_iou": 1, "choice": 1, "math": 1}
-"""Scorer -> version; raise it with every change that can alter a verdict.
+VERSIONS: dict[str, int] = {name: scorer.version for name, scorer in SCORERS.items()}
+"""Scorer -> version; raised with every change that can alter a verdict.
 
 A version is part of a score: scores record it, and a leaderboard does not mix versions. Scores that record
 none are of version 1.
 """
 
 
-def get_scorer(name: str) -> Scorer:
-    """The scorer of that name.
+def get_scorer(named: str | Callable[..., Any]) -> Scorer:
+    """The scorer of that name, or a user's function as a scorer.
+
+    Args:
+        named: a key of `SCORERS`; "package.module:function"; or the function itself. It is called as
+            `function(response, answer=gold)`, with those of `FIELDS` and `truncated` that it takes besides,
+            and returns a `Verdict`, a number in [0, 1] or a bool. The gold is the row's solution as it is.
 
     Raises:
-        HarnessError: if there is none, with near matches.
+        HarnessError: there is none, with near matches; or the function cannot be imported, or be called so.
     """
-    if name not in SCORERS:
-        raise unknown_name("scorer", name, SCORERS)
-    return SCORERS[name]
+    if isinstance(named, Scorer):
+        return named
+    if callable(named):
+        return _users(named, f"{named.__module__}:{getattr(named, '__qualname__', type(named).__name__)}")
+    if named in _FUNCTIONS:
+        return _FUNCTIONS[named]
+    if ":" in named:
+        return _users(_imported(named), named)
+    if named not in SCORERS:
+        raise unknown_name("scorer", named, SCORERS)
+    return SCORERS[named]
 
 
-__all__ = ["SCORERS", "VERSIONS", "Scorer", "Verdict", "get_scorer"]
+_FUNCTIONS: dict[str, Scorer] = {}
+"""Functions that were handed over in this process, by name."""
+
+
+def scorer_name(named: object) -> object:
+    """The name under which `get_scorer` finds a scorer; a function is checked, and found in this process."""
+    if not callable(named) or isinstance(named, Scorer):
+        return named.name if isinstance(named, Scorer) else named
+    scorer = get_scorer(named)
+    _FUNCTIONS[scorer.name] = scorer
+    return scorer.name
+
+
+ScorerName = Annotated[str, BeforeValidator(scorer_name)]
+"""A stage's option that names a scorer; Python also takes the function itself."""
+
+
+def _imported(named: str) -> Any:  # noqa: ANN401 - whatever has that name
+    module, _, path = named.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # behind all else: the user's module, as `python -m` would find it
+    try:
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise HarnessError(
+            f"scorer {named!r} cannot be imported ({error})",
+            "Write package.module:function, of a module in this folder or an installed one",
+        ) from error
+    return found
+
+
+def _users(function: Any, name: str) -> Scorer:  # noqa: ANN401 - checked here
+    """A user's function as a scorer.
+
+    Raises:
+        HarnessError: it is no function, or has to be called in another way.
+    """
+    remedy = (
+        f"Define it as function(response, *, answer); it may also take {', '.join(sorted(FIELDS))}, truncated"
+    )
+    if not callable(function):
+        raise HarnessError(f"scorer {name!r} is {type(function).__name__}, not a function", remedy)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise HarnessError(f"scorer {name!r} has no signature ({error})", remedy) from error
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    fields = tuple(sorted(field for field in FIELDS if field in parameters))
+    takes_truncated = takes_all or "truncated" in parameters
+    more = {"truncated": False} if "truncated" in parameters else {}
+    try:
+        inspect.signature(function).bind("", answer="", **dict.fromkeys(fields), **more)
+    except TypeError as error:
+        raise HarnessError(
+            f"scorer {name!r} cannot be called as scorer(response, answer=...) ({error})", remedy
+        ) from error
+
+    def score(response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
+        result = function(response, **{**more, **given})
+        if isinstance(result, Verdict):
+            return result
+        is_number = isinstance(result, bool | int | float) and 0 <= result <= 1
+        if not is_number:
+            raise HarnessError(
+                f"scorer {name!r} returned {str(result)[:80]!r} for the response {response[:80]!r}",
+                "Return a Verdict, a bool, or a number from 0 to 1",
+            )
+        said = response.strip()
+        return Verdict(float(result), said) if said else NOT_FOUND
+
+    return Scorer(name, score, gold=lambda solution: solution, fields=fields, takes_truncated=takes_truncated)
+
+
+__all__ = [
+    "FIELDS",
+    "SCORERS",
+    "VERSIONS",
+    "Response",
+    "Scorer",
+    "ScorerName",
+    "Verdict",
+    "get_scorer",
+    "scorer_name",
+]

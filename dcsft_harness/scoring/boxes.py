@@ -13,13 +13,14 @@ IoU is the plain one, (intersection area) / (union area). VLM-R1 and DC-SFT add 
 sides of the intersection only; the difference matters on tiny boxes and makes IoU exceed 1.
 """
 
+import ast
 import math
 import re
 from collections.abc import Sequence
 
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.tags import answer_part, is_cut, is_thinking
-from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.scoring.normalize import answer_part, boxes
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")
 
@@ -35,16 +36,20 @@ _CORNERS = re.compile(
     r"[\[({<](?:"
     rf"(?<!<){_GAP}{_FOUR}{_GAP},?{_GAP}(?:\\right|\\)?[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
     # (x1, y1), (x2, y2), nested or not, or with words between
-    rf"|(?<=[\[(]){_PAIR_REST}[^\d\[\](){{}}]{{0,40}}[\[(]{_PAIR_REST}"
+    rf"|(?<=[\[(]){_PAIR_REST}(?:[^\d\[\](){{}}]{{0,40}}|[^\d\[\](){{}}]{{0,60}}corner[^\d\[\](){{}}]{{0,60}})"
+    rf"[\[(]{_PAIR_REST}"
     rf"|(?<=<)b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
 )
-# {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, y_min=20, x_max=110, y_max=220, in this order
-_NAMED = re.compile(
-    _BETWEEN.join(
-        rf"[\"']?{name}[\"']?{_GAP}[:=]{_GAP}{_N}"
-        for name in ("x_?(?:1|min)", "y_?(?:1|min)", "x_?(?:2|max)", "y_?(?:2|max)")
-    )
+# {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>
+_NAMES_OF_SIDES = ("x_?(?:1|min)|left", "y_?(?:1|min)|top", "x_?(?:2|max)|right", "y_?(?:2|max)|bottom")
+_SIDE = re.compile(
+    rf"[\"'<]?(?<![A-Za-z_\d])"
+    rf"(?:{'|'.join(f'(?P<side{side}>{name})' for side, name in enumerate(_NAMES_OF_SIDES))})"
+    rf"(?:[\"']?{_GAP}[:=]|>){_GAP}[\"']?{_N}",
+    re.IGNORECASE,
 )
+_REACH = 60
+"""Characters between one named side and the next."""
 _KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
 _NAMES = ("bbox", "BBOX", "BBox", "Bbox")
 # "The bounding box is 10, 20, 110, 220.", bbox_2d: "10, 20, 110, 220": four numbers and no fifth.
@@ -55,7 +60,18 @@ _SAID = re.compile(
 _SAID_BY = ("box", "Box", "BOX", "oordinate")
 _WIDE = "（）【】［］"
 _NARROW = str.maketrans(_WIDE, "()[][]")
-_BARE = re.compile(rf"\s*{_FOUR}\.?\s*")
+_BARE = re.compile(
+    rf"\s*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?\s*"
+)
+"""Nothing but four numbers, or these behind a label."""
+# Tags that a text in JSON holds ("label": "<think>the left one</think>") mark no thought and no answer.
+_QUOTED = re.compile(
+    r"""["']\s{0,40}:\s{0,40}(?:"(?:[^"\\]|\\.){0,1500}"|'(?:[^'\\\n]|\\.){0,1500}'(?=\s{0,40}[,}\]]))|"</?[a-z]{1,20}>"(?=\s?:)"""
+)
+_OPENED = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
+_OPENS = re.compile(r"\s*(?:```(?:json)?\s*)?[\[({]")
+
+Span = tuple[int, int]
 
 Box = list[float]
 
@@ -78,45 +94,107 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     return min(1.0, both / union) if union > 0 else 0.0
 
 
-def parse_box(response: str) -> Box | None:
-    """The one box that a response states, as written, or None.
+def parse_box(response: str, *, truncated: bool = False) -> Box | None:
+    r"""The one box that a response states, as written, or None.
 
     Which one, if there are several: only what follows a closed <think> block counts; of that, only
-    the last <answer> block, if there is one; of that, the first box given as bbox or bbox_2d, else
-    the first box. Never the best of several. A thought that breaks off holds none.
+    the last <answer> block, if there is one; of that, the last \boxed{...}; else the first box given as bbox
+    or bbox_2d, else the first box. Never the best of several. A thought that breaks off holds none.
 
     A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
-    tag, the names x1, y1, x2, y2 (or x_min, ...), or nothing but four numbers; failing these, four numbers
-    with commas behind "box" or "coordinates". A list of three or five numbers, or one with NaN, is no box.
-    The order is always x1, y1, x2, y2; models that write y first (Gemini's box_2d, PaliGemma) are not read
-    as such.
+    tag, the names x1, y1, x2, y2 (or x_min, ..., or left, top, right, bottom), or nothing but four numbers,
+    perhaps behind a label; failing these, four numbers with commas behind "box" or "coordinates". A list of
+    three or five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write
+    y first (Gemini's box_2d, PaliGemma) are not read as such.
+
+    Args:
+        response: what the model wrote.
+        truncated: whether it ran out of tokens. Then only a closed tag or \boxed counts, or a box in brackets
+            that has its key or with which the response begins: others may be of a thought without its tag.
     """
-    part = answer_part(response)
-    if is_thinking(part) and is_cut(part):
-        return None
-    found = _find(part)
-    return None if found is None else _finite(found)
+    part = _part(response, truncated)
+    spans = _find(part)
+    return None if spans is None else _finite(part, spans)
 
 
-def _find(text: str) -> "re.Match[str] | None":
-    """Where the box stands that a text states; its groups are the four numbers, others None."""
+def _part(response: str, truncated: bool = False) -> str:
+    """The part of a response that may state a box, its quoted tags masked."""
+    if "<" in response and ":" in response and ('"' in response or "'" in response):
+        response = _QUOTED.sub(lambda match: match[0].replace("<", "‹"), response)
+    part = answer_part(response, truncated=truncated)
+    if part:
+        return part
+    opened = _OPENED.match(response)
+    if opened and not _closed(response):
+        # A thought that never ends, but comes to its end: real responses state their box in it.
+        return "" if truncated or len(response) > 400 and response.rstrip()[-1:].isalnum() else response
+    rest = answer_part(response) if truncated else ""
+    key = _KEYED.search(rest)
+    if key is None:
+        return rest if _OPENS.match(rest) else ""
+    keyed = _CORNERS.search(rest, key.end(), key.end() + 200)
+    return rest[keyed.start() :] if keyed and not rest[key.end() : keyed.start()].strip(" \n\t[\"'") else ""
+
+
+def _closed(response: str) -> bool:
+    return (
+        response.rfind("</think") > 0
+        or response.rfind("</reasoning") > 0
+        or "[/THINK]" in response
+        or "◁/think▷" in response
+    )
+
+
+def _find(text: str) -> list[Span] | None:
+    """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
     if not text.isascii() and any(mark in text for mark in _WIDE):
         text = text.translate(_NARROW)  # one character for one, so that places stay
+    boxed = next(boxes(text), None) if "oxed" in text else None
+    start = text.rfind(f"{{{boxed}") + 1 if boxed else 0
+    if boxed and start > 0:
+        inside = _BARE.fullmatch(text, start, start + len(boxed)) or _CORNERS.search(
+            text, start, start + len(boxed)
+        )
+        if inside is not None and _finite(text, _groups(inside)):
+            return _groups(inside)
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
     if bare:
-        return bare if _finite(bare) else None
+        return _groups(bare) if _finite(text, _groups(bare)) else None
     key = _KEYED.search(text) if any(name in text for name in _NAMES) else None
     for start in (key.end(), 0) if key else (0,):
         for match in _CORNERS.finditer(text, start):
-            if _finite(match):
-                return match
-    named = _NAMED.search(text) if "x" in text and "y" in text else None
-    found = named or (_SAID.search(text) if any(name in text for name in _SAID_BY) else None)
-    return found if found and _finite(found) else None
+            if _finite(text, _groups(match)):
+                return _groups(match)
+    sides = _sides(text)
+    if sides is not None:
+        return sides
+    said = _SAID.search(text) if any(name in text for name in _SAID_BY) else None
+    return _groups(said) if said and _finite(text, _groups(said)) else None
 
 
-def _finite(match: "re.Match[str]") -> Box | None:
-    box = [float(number) for number in match.groups() if number is not None]
+def _groups(match: "re.Match[str]") -> list[Span]:
+    return [span for span in map(match.span, range(1, len(match.groups()) + 1)) if span[0] >= 0]
+
+
+def _sides(text: str) -> list[Span] | None:
+    """Four sides by their names, close to each other."""
+    found: dict[str, Span] = {}
+    end = 0
+    for match in _SIDE.finditer(text):
+        side = str(next(name for name, value in match.groupdict().items() if value))
+        if match.start() - end > _REACH or side != f"side{len(found)}":
+            found = {}
+        is_point = text.rfind("<point", max(0, match.start() - _REACH), match.start()) >= 0  # Molmo's
+        if side == f"side{len(found)}" and not is_point:
+            found[side], end = match.span(match.lastindex or 0), match.end()
+        if len(found) == 4:
+            spans = [found[f"side{number}"] for number in range(4)]
+            return spans if _finite(text, spans) else None
+    return None
+
+
+def _finite(text: str, spans: Sequence[Span]) -> Box | None:
+    box = [float(text[start:end]) for start, end in spans]
     return box if all(map(math.isfinite, box)) else None
 
 
@@ -167,11 +245,10 @@ def rewritten(response: str, numbers: Sequence[int]) -> str | None:
     rewritten('[{"bbox_2d": [10, 20, 110, 220]}]', [15, 41, 171, 458]) -> '[{"bbox_2d": [15, 41, 171, 458]}]'
     """
     part = answer_part(response)
-    match, start = _find(part), response.rfind(part)
-    if match is None or start < 0:
+    spans, start = _find(_part(response)), response.rfind(part)
+    if spans is None or start < 0 or len(_part(response)) != len(part):
         return None
-    spans = [span for span in map(match.span, range(1, len(match.groups()) + 1)) if span[0] >= 0]
-    for (begin, end), number in reversed(list(zip(spans, numbers, strict=True))):
+    for (begin, end), number in sorted(zip(spans, numbers, strict=True), reverse=True):
         part = f"{part[:begin]}{number}{part[end:]}"
     whole = response[:start] + part + response[start + len(answer_part(response)) :]
     # The same text may follow the part that counts.
@@ -218,7 +295,7 @@ def _size(name: str, size: tuple[int, int]) -> tuple[float, float]:
 def _gold(answer: Sequence[float]) -> Box:
     try:
         box = [float(number) for number in answer]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = []
     if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
         raise HarnessError(
@@ -236,6 +313,7 @@ def box_iou(
     box_space: str = "pixel",
     resized_size: tuple[int, int] | None = None,
     threshold: float = 0.5,
+    truncated: bool = False,
 ) -> Verdict:
     """Score 1.0 if the stated box overlaps the gold with IoU >= threshold, else 0.0.
 
@@ -245,6 +323,7 @@ def box_iou(
         image_size: (width, height) of the original image, pixels.
         box_space: the space of the predicted numbers; see `to_pixels`.
         resized_size: (width, height) of the processor's image; needed for "resized" alone.
+        truncated: whether the response ran out of tokens; see `parse_box`.
         threshold: in (0, 1]; the paper (section 4) and VLM-R1 use 0.5.
 
     Returns:
@@ -259,8 +338,59 @@ def box_iou(
     if not 0.0 < threshold <= 1.0:
         raise HarnessError(f"threshold {threshold!r} is outside (0, 1]", "The usual one is 0.5")
     # Also checks the space and the sizes where the response holds no box.
-    stated = parse_box(response)
+    stated = parse_box(response, truncated=truncated)
     box = to_pixels(stated or gold, image_size=image_size, box_space=box_space, resized_size=resized_size)
     if stated is None:
         return NOT_FOUND
     return Verdict(float(iou(box, gold) >= threshold), box)
+
+
+def parse_gold(solution: object) -> object:
+    """A gold box of a row of own data: four numbers, or text that is a list of them.
+
+    Raises:
+        HarnessError: it is no box with an area.
+    """
+    value: object = solution
+    if isinstance(solution, str):
+        try:
+            value = ast.literal_eval(solution.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+            raise HarnessError(
+                f"solution {cut(repr(solution))} is not a box", "Write [x1, y1, x2, y2]"
+            ) from error
+    numbers = (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(type(one) in (int, float) and abs(one) < 1e9 for one in value)
+    )
+    if not numbers or not isinstance(value, list | tuple) or value[0] >= value[2] or value[1] >= value[3]:
+        raise HarnessError(
+            f"solution {cut(repr(value))} is not a box",
+            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
+        )
+    return list(value)
+
+
+def check_gold(answer: Sequence[float], *, image_size: tuple[int, int]) -> None:
+    """Refuses a box that leaves its image by more than annotations are rounded by, which is one pixel.
+
+    Raises:
+        HarnessError: it does, or is no box.
+    """
+    box, (width, height) = _gold(answer), image_size
+    if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
+        raise HarnessError(
+            f"the box {list(answer)} leaves its image of {width} x {height} pixels",
+            "Write x1, y1, x2, y2 in pixels of the upright image (its EXIF orientation applied), not resized",
+        )
+
+
+SCORER = Scorer(
+    "box_iou",
+    box_iou,
+    gold=parse_gold,
+    fields=("image_size", "box_space", "resized_size"),
+    check=check_gold,
+    version=2,
+)

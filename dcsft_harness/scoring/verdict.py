@@ -1,7 +1,11 @@
-"""What a scorer says of one response."""
+"""What a scorer is, and what it says of one response."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+from dcsft_harness.errors import HarnessError
 
 Extracted = str | list[float] | None
 
@@ -34,3 +38,107 @@ class Verdict:
 
 
 NOT_FOUND = Verdict(0.0, None)
+
+
+class Response(str):
+    """A model's text that knows whether it ran out of tokens, as do the parts that lmms-eval makes of it.
+
+    Attributes:
+        truncated: whether it ended at the limit of tokens.
+    """
+
+    truncated: bool
+
+    def __new__(cls, text: str, truncated: bool = False) -> "Response":
+        """The text, with what is known of its end."""
+        made = super().__new__(cls, text)
+        made.truncated = truncated
+        return made
+
+    # What lmms-eval's removal of reasoning uses.
+    def __getitem__(self, at: SupportsIndex | slice) -> "Response":
+        """A part of the text."""
+        return Response(super().__getitem__(at), self.truncated)
+
+    def __add__(self, more: str) -> "Response":
+        """The text with another behind it."""
+        return Response(super().__add__(more), self.truncated)
+
+    def strip(self, chars: str | None = None) -> "Response":
+        """The text without white space around it."""
+        return Response(super().strip(chars), self.truncated)
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        """The text in pieces."""
+        return [Response(piece, self.truncated) for piece in super().rsplit(sep, maxsplit)]
+
+
+def text_gold(solution: object) -> object:
+    """A gold that is text or a number, as text.
+
+    Raises:
+        HarnessError: it is neither.
+    """
+    if isinstance(solution, bool) or not isinstance(solution, str | int | float):
+        raise HarnessError(
+            f"the solution is {type(solution).__name__}, not text or a number", "Correct the row"
+        )
+    return str(solution).strip()
+
+
+FIELDS = frozenset({"choices", "image_size", "box_space", "resized_size"})
+"""What an item hands to a scorer beside its gold: the options, (width, height) in pixels, a box's space."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One way to judge responses; the same for labels, rewards and evaluation.
+
+    Called as `scorer(response, answer=gold, **fields, truncated=False)`.
+
+    Attributes:
+        name: a key of `SCORERS`, or "package.module:function".
+        score: the function; pure, deterministic and thread-safe.
+        gold: makes a gold of what a row of own data has as solution; raises HarnessError for what is none.
+        fields: the keywords of `FIELDS` that it takes beside `answer`.
+        check: called with a gold and the fields of its item; raises HarnessError where they do not fit.
+        many: judges several responses to one item at once; None calls `score` for each.
+        takes_truncated: whether it takes the keyword `truncated`.
+        version: raised with every change that can alter a verdict.
+    """
+
+    name: str
+    score: Callable[..., Verdict]
+    gold: Callable[[object], object] = text_gold
+    fields: tuple[str, ...] = ()
+    check: Callable[..., None] | None = None
+    many: Callable[..., list[Verdict]] | None = None
+    takes_truncated: bool = True
+    version: int = 1
+
+    def __call__(self, response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
+        """The verdict on one response; `given` is `answer`, the item's fields, and perhaps `truncated`."""
+        return self.score(response, **given)
+
+    def score_many(
+        self,
+        responses: Sequence[str],
+        *,
+        truncated: Sequence[bool] | None = None,
+        **given: Any,  # noqa: ANN401 - `answer` and the item's fields
+    ) -> list[Verdict]:
+        """The verdicts on several responses to one item, in order.
+
+        Args:
+            responses: what the model wrote.
+            truncated: for each, whether it ran out of tokens; None: none did.
+            given: `answer`, and the item's fields.
+        """
+        cut = list(truncated or [False] * len(responses))
+        if self.many is not None:
+            return self.many(responses, truncated=cut, **given)
+        verdicts = []
+        for response, is_cut in zip(responses, cut, strict=True):
+            more = {"truncated": True} if is_cut and self.takes_truncated else {}
+            verdicts.append(self.score(response, **given, **more))
+        return verdicts

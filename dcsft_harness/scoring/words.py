@@ -9,7 +9,7 @@ equality on the whole response. A sentence that contains the word is wrong: the 
 """
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring.verdict import NOT_FOUND, Verdict
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 
 def normalise_word(text: str) -> str:
@@ -17,12 +17,13 @@ def normalise_word(text: str) -> str:
     return text.strip().strip(".").lower()
 
 
-def exact_word(response: str, *, answer: str) -> Verdict:
+def exact_word(response: str, *, answer: str, truncated: bool = False) -> Verdict:
     """Score 1.0 if the whole response is the answer, else 0.0.
 
     Args:
         response: what the model wrote.
         answer: the right word or words; normalised like the response.
+        truncated: whether the response ran out of tokens; it is not whole then, and states nothing.
 
     Returns:
         A score of 0.0 or 1.0; extracted is the normalised response, None if nothing is left of it.
@@ -34,6 +35,9 @@ def exact_word(response: str, *, answer: str) -> Verdict:
     if not gold:
         raise HarnessError(f"the answer of an exact_word item is blank: {answer!r}", "Put the word there")
     found = normalise_word(response)
-    if not found:
+    if not found or truncated:
         return NOT_FOUND
     return Verdict(float(found == gold), found)
+
+
+SCORER = Scorer("exact_word", exact_word, version=2)

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dcsft_harness import opening, ranks
+from dcsft_harness import ranks
 from dcsft_harness.sampling import SamplingConfig
+from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import option
+from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
 
@@ -21,7 +23,9 @@ class SampleOptions(SamplingConfig):
     )
     task: str | None = option(None, "The pool: any lmms-eval task.", reads="pool")
     data: Path | None = option(None, "Or a JSONL file of your own.", reads="pool")
-    scorer: str | None = option(None, "With --data: exact_word, box_iou, choice or math.")
+    scorer: ScorerName | None = option(
+        None, "With --data: exact_word, box_iou, choice, math, open_answer, or your package.module:function."
+    )
     image_root: Path | None = option(
         None, "With --data: where relative image paths start, by default its folder."
     )
@@ -39,9 +43,10 @@ class SampleOptions(SamplingConfig):
 
 def run(options: SampleOptions, output: Path, progress: Progress | None) -> Notes:
     """Samples, or resumes an interrupted run."""
-    from dcsft_harness import harness, rollout_store, sampling
-    from dcsft_harness.boards.subject import as_engine
-    from dcsft_harness.sources import prepared
+    from dcsft_harness import lmms, sampling
+    from dcsft_harness.data.benchmarks import prepared
+    from dcsft_harness.evaluation.autoeval.subject import as_engine
+    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
@@ -57,7 +62,7 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
             outside=options.allow_outside_root,
         )
         arguments, folders = opening.model_arguments(model_args)
-        harness.check_model(model, arguments)
+        lmms.check_model(model, arguments)
         opener = opening.opener(model, arguments, options.engine, options.actors)
         folders |= prepared.inputs([pool.config.task])
     settings = {"model": model, "model_args": model_args, **described}

@@ -20,8 +20,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest, ranks
-from dcsft_harness.artifacts import KINDS, Artifact
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import KINDS, Artifact, manifest
+from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, extra, flag
 
@@ -81,7 +82,7 @@ class Stage:
 
         Raises:
             HarnessError: an option is unknown or out of range, the output is another run's or another
-                process writes it, or the stage cannot run.
+                process writes it, a package cannot be imported, or the stage cannot run.
         """
         given, folder = self.options.from_options(options), Path(output)
         call = {"verb": self.verb, "options": given.deciding()}
@@ -93,7 +94,13 @@ class Stage:
                 return {**found.notes, DONE: True}
             reset = manifest.CALL.set(call)
             stack.callback(manifest.CALL.reset, reset)
-            return self.run(given, folder, progress)
+            try:
+                return self.run(given, folder, progress)
+            except Exception as error:
+                problem = broken_import(error)
+                if problem is None:
+                    raise
+                raise problem from error
 
     def _defaults(self) -> dict[str, object]:
         """The options' defaults, as `Settings.as_dict` gives them."""

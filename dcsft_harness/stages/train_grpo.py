@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
+from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.stages.training import AdapterInputs, start, summary
 from dcsft_harness.training.config import GrpoConfig
-from dcsft_harness.training.stage import AdapterInputs, start, summary
 
 
 class GrpoOptions(GrpoConfig, AdapterInputs):
     """What to train on, and how."""
 
-    scorer: str | None = option(None, "How answers of a JSONL --data are scored.")
+    scorer: ScorerName | None = option(None, "How answers of a JSONL --data are scored.")
     image_root: Path | None = option(None, "Where relative image paths of a JSONL --data start.")
     allow_outside_root: bool = option(
         False, "Its images may also lie outside the image root: absolute paths, .., links."

@@ -8,10 +8,10 @@ import torch
 import trl
 from datasets import Dataset
 
-from dcsft_harness import records
+from dcsft_harness import coordinates, records
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import conventions
 from dcsft_harness.models.chat_template import render
+from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
@@ -236,11 +236,13 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
         checks.check_vllm(args, setup)
     else:
         checks.check_generation(str(setup.job.model), args)
-    conventions.declare(setup.box_convention(judge.reads_boxes))
+    coordinates.declare(setup.box_convention(judge.reads_boxes))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
         texts = [completion[0]["content"] for completion in completions]
-        return [judge.reward(ids[number], text) for number, text in zip(row, texts, strict=True)]
+        ends = SpecialTokens.of(setup.processor.tokenizer, setup.network.generation_config).eos
+        cut = [len(tokens) >= longest and tokens[-1] not in ends for tokens in rest["completion_ids"]]
+        return [judge.reward(ids[number], *one) for number, *one in zip(row, texts, cut, strict=True)]
 
     def make() -> GrpoTrainer:
         with quietly():

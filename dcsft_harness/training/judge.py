@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import Response
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,13 @@ class Judge:
     task: Any
     doc_ids: Mapping[str, int]
 
-    def reward(self, item_id: str, response: str) -> float | None:
+    def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
         """The score of a response in [0, 1]; None where it cannot be scored.
+
+        Args:
+            item_id: the item.
+            response: the text.
+            truncated: whether it ran out of tokens.
 
         Raises:
             HarnessError: the task has no such item.
@@ -32,8 +38,9 @@ class Judge:
                 "Give the task that the set was made from",
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
-        metrics = self.task.process_results(doc, [harness.filtered(self.task, response)])
-        return harness.score_of(self.task, metrics)[0]
+        text = Response(lmms.filtered(self.task, response), truncated)
+        metrics = self.task.process_results(doc, [text])
+        return lmms.score_of(self.task, metrics)[0]
 
     @property
     def reads_boxes(self) -> bool:

@@ -9,11 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcsft_harness.scoring import SCORERS, Verdict
-from dcsft_harness.sources import mathverse, mathvision, mathvista, mmk12, mmmu, wemath
+from dcsft_harness.data.benchmarks import mathverse, mathvision, mathvista, mmk12, mmmu, wemath
+from dcsft_harness.scoring import Verdict
 from dcsft_harness.tasks.prepared import visual
-from dcsft_harness.tasks.reasoning.open_answers import judge_open
-from dcsft_harness.tasks.verdicts import Doc, part, process
+from dcsft_harness.tasks.verdicts import Doc, judge, part, process
 
 PARTS: dict[str, Sequence[str]] = {
     "dcsft_mathverse": mathverse.PARTS,
@@ -82,12 +81,11 @@ def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores letters with `choice`, and what the open rows state by `open_answers`."""
+    """Scores letters with `choice`, and what the open rows state by `open_answer`."""
     open_row = doc["question_type"] == mmmu.OPEN
-    judge, scorers = (
-        (judge_open, ["open_answer", "choice", "math"]) if open_row else (judge_choice, ["choice"])
-    )
-    return _with_parts(process(judge, doc, results, scorers), doc)
+    if open_row:
+        return _with_parts(process("open_answer", doc, results), doc)
+    return _with_parts(process(judge_choice, doc, results, ["choice"]), doc)
 
 
 def process_mmmu_mc(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
@@ -112,8 +110,8 @@ def judge_choice(doc: Doc, response: str) -> Verdict:
     """One response's verdict; where the gold is several letters, what it states is told and is not right."""
     gold = json.loads(doc["answer"])
     if isinstance(gold, str):
-        return SCORERS["choice"](response, answer=gold, choices=doc["choices"])
-    return Verdict(0.0, SCORERS["choice"](response, answer=gold[0], choices=doc["choices"]).extracted)
+        return judge("choice", doc, response)
+    return Verdict(0.0, judge("choice", {**doc, "answer": json.dumps(gold[0])}, response).extracted)
 
 
 def _with_parts(metrics: dict[str, Any], doc: Doc) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""JSON and YAML that others wrote, read in bounded time and memory: all of it plain data, or a `ValueError`.
+
+Callers put the file and the remedy around what the error says.
+"""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+MOST_JSON = 64 * 2**20
+"""Bytes of a JSON file that are read: a manifest with some hundred thousand files."""
+MOST_YAML = 2**20
+"""Bytes of a YAML file that are read: a thousand pages of settings."""
+DEEPEST = 64
+"""Levels of lists and mappings inside each other."""
+MOST_NODES = 20_000
+"""Values in a YAML file, each alias counted with all that it stands for."""
+_NUMBER = 100
+"""Characters of a number."""
+T = TypeVar("T")
+
+
+def read_text(path: Path, most: int = MOST_JSON) -> str:
+    """The text of a regular file.
+
+    Raises:
+        ValueError: it is something else (a pipe may never end), larger than `most` bytes, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") if stat.S_ISREG(path.stat().st_mode) else _irregular() as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is larger than {most // 2**20} MB")
+    return data.decode("utf-8")
+
+
+def _irregular() -> Any:  # noqa: ANN401 - never returns
+    raise ValueError("it is not a regular file")
+
+
+def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's own types
+    """A JSON file's value; see `read_text` and `from_json`."""
+    return from_json(read_text(path, most))
+
+
+def from_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON's own types
+    """A JSON text's value.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than `DEEPEST`.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for one in level for inner in _inner(one)]
+        if not level:
+            return value
+    raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+
+
+def _inner(value: Any) -> Iterator[Any]:  # noqa: ANN401 - JSON's own types
+    """The lists and mappings inside one."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (one for one in values if isinstance(one, dict | list))
+
+
+def yaml_file(path: Path) -> Any:  # noqa: ANN401 - YAML's own types
+    """A YAML file's value; see `read_text` and `from_yaml`."""
+    return from_yaml(read_text(path, MOST_YAML))
+
+
+def from_yaml(text: str) -> Any:  # noqa: ANN401 - YAML's own types
+    """A YAML text's value: null, booleans, numbers, texts, lists, and mappings with texts as keys.
+
+    Dates are texts, as in YAML 1.2.
+
+    Raises:
+        ValueError: it is not YAML, or holds other types, a number that is not finite, a key twice, or more
+            than `MOST_NODES` values or `DEEPEST` levels.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        said = str(error).replace(' in "<unicode string>",', " at")  # over several lines
+        raise ValueError(" ".join(said.split())) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, bounded, for plain data alone."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._count = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Counts levels and values while the text is read, before anything is made of them."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
+        before, self._depth = self._count, self._depth + 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if alias and id(node) not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, "an alias stands inside what it names", mark)
+        self._count += self._sizes[id(node)] if alias else 1
+        self._sizes[id(node)] = self._count - before
+        if self._count > MOST_NODES:
+            said = f"it has more than {MOST_NODES} values, each alias counted with what it stands for"
+            raise yaml.composer.ComposerError(None, None, said, mark)
+        return node
+
+    def parse_node(self, block: bool = False, indentless_sequence: bool = False) -> yaml.Event:
+        """Refuses depth where the next level begins, as composing it would call itself once more."""
+        if self._depth > DEEPEST:
+            said = f"it is nested deeper than {DEEPEST} levels"
+            mark = self.peek_token().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.parser.ParserError(None, None, said, mark)
+        event: yaml.Event = super().parse_node(block, indentless_sequence)
+        return event
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuses keys that are no texts, and a second value for a key."""
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        seen: set[str] = set()
+        for key in own:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {str(key.value)[:50]!r} is no text; quote it", key.start_mark
+                )
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value[:50]!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """A finite number of sane length."""
+    if len(node.value) > _NUMBER:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number of {len(node.value)} characters", node.start_mark
+        )
+    whole = node.tag == "tag:yaml.org,2002:int"
+    try:
+        made = loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value!r} is no number", node.start_mark
+        ) from error
+    if not math.isfinite(made):
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value!r} is no finite number", node.start_mark
+        )
+    found: int | float = made
+    return found
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
+
+
+def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
+    """A value as a type describes it; `where` it stands in the file.
+
+    Raises:
+        ValueError: names the first place that is not as described, and how many others there are.
+    """
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        first = problems[0]
+        place = ".".join(str(part)[:100] for part in (*filter(None, [where]), *first["loc"]))
+        said = re.sub("^Value error, | or instance of .*", "", first["msg"])
+        shown = "" if first["type"] == "missing" else f", not {_short(first['input'])}"
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(f"{place or 'it'}: {said[:1].lower()}{said[1:]}{shown}{more}") from error
+
+
+def _short(value: object) -> str:
+    """A value as a message quotes it."""
+    if isinstance(value, Mapping | list | tuple):
+        return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+    shown = repr(value[:100] if isinstance(value, str) else value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."

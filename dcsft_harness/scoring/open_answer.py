@@ -1,0 +1,137 @@
+r"""Open questions with one or several golds, as MMMU has them: a number, a letter of the figure, or words.
+
+    open_answer("The answer is 20 Ω.", answer=["20"])            -> Verdict(1.0, "20 Ω")
+    open_answer("\boxed{0.29}", answer=["0.286"])                -> Verdict(1.0, "0.29")
+    open_answer("**Embryonic period**", answer=["embryonic"])    -> Verdict(1.0, "Embryonic period")
+
+A response is right if it states one of the golds:
+
+- a letter ("C", of a part that the figure labels): `choice` with the letters A to J, or "structure C";
+- a number, fraction or formula: as `math` compares, or equal to two decimals where the gold is a decimal, as
+  MMMU's own evaluation rounds;
+- words: the gold stands as whole words in what is stated, as MMMU's own evaluation looks for it.
+
+What a response states is its last \boxed{...}; else what follows its last "answer is" or "answer:"; else all
+of it, if that is short; else its last sentence.
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.choice import choice
+from dcsft_harness.scoring.formulas import Unreadable, value
+from dcsft_harness.scoring.math import Answer, equal, parse_gold, readings, stated
+from dcsft_harness.scoring.normalize import answer_part, bounded, last_box, plain, sentences
+from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
+
+_SHORT = 80
+"""Characters up to which a response is nothing but its answer."""
+_CUE = re.compile(r"(?i)\banswer(?:\s+is\b|\s*:)\s*:?\s*(?=\S)")
+_DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
+_DENIED = re.compile(r"(?:\bnot|\bnever|n't|\bno)\s+(?:\w+\s+){0,2}$")
+_ASIDE = re.compile(r"\([^()]*\)")
+_LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
+
+
+def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool = False) -> Verdict:
+    """Score 1.0 if the response states one of the golds, else 0.0.
+
+    Args:
+        response: what the model wrote.
+        answer: the gold, or several of which each is right.
+        truncated: whether the response ran out of tokens: then only a closed box or answer tag counts.
+
+    Returns:
+        A score of 0.0 or 1.0; extracted is what the response states, None where that is nothing.
+
+    Raises:
+        HarnessError: there is no gold, or one is blank.
+    """
+    golds = parse_golds(answer)
+    part = bounded(answer_part(response, truncated=truncated))
+    verdicts = [_judge(part, gold) for gold in golds]
+    right = next((verdict for verdict in verdicts if verdict.score == 1.0), None)
+    return right or next((verdict for verdict in verdicts if verdict.extracted is not None), NOT_FOUND)
+
+
+def parse_golds(answer: str | Sequence[str]) -> list[str]:
+    """The golds as a list.
+
+    Raises:
+        HarnessError: there is none, or one is blank.
+    """
+    golds = [answer] if isinstance(answer, str) else list(answer)
+    if not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
+        raise HarnessError(f"the answer of an open_answer item is blank: {answer!r}", "Give one text or more")
+    return golds
+
+
+def _judge(part: str, gold: str) -> Verdict:
+    if len(gold) == 1 and gold in "ABCDEFGHIJ":
+        said = _stated(part)
+        labeled = _LABELED.fullmatch(said) if said else None
+        return (
+            Verdict(float(labeled[1] == gold), labeled[1])
+            if labeled
+            else choice(part, answer=gold, choices=None)
+        )
+    if any(character.isdigit() for character in gold) and " " not in gold.strip():
+        try:
+            return _valued(part, parse_gold(gold), gold)
+        except HarnessError:  # "trans-1-Chloro-4-methylcyclohexane" has digits and is no mathematics
+            pass
+    return _worded(part, gold)
+
+
+def _valued(part: str, wanted: Answer, gold: str) -> Verdict:
+    for text in stated(part):
+        found = readings(text)
+        if found:
+            right = any(equal(wanted, one) or _rounds(one, gold) for one in found)
+            return Verdict(float(right), found[0].text or text.strip())
+        if "oxed" in part:
+            return Verdict(0.0, text.strip())
+    return NOT_FOUND
+
+
+def _rounds(found: Answer, gold: str) -> bool:
+    """Whether a value is a decimal gold to two decimals."""
+    if not _DECIMAL.fullmatch(gold.strip()) or len(found.parts) != 1 or found.parts[0].kind != "value":
+        return False
+    try:
+        number = value(found.parts[0].trees[0])
+    except Unreadable:
+        return False
+    return isinstance(number, Fraction) and round(float(number), 2) == round(float(gold), 2)
+
+
+def _worded(part: str, gold: str) -> Verdict:
+    said = _stated(part)
+    if said is None:
+        return NOT_FOUND
+    wanted = plain(gold).strip(" .").lower()
+    folded = said.lower() if "(" in wanted else _ASIDE.sub(" ", said.lower())
+    match = re.search(rf"(?<![\w-]){re.escape(wanted)}(?!\w)", folded)
+    right = match is not None and not _DENIED.search(folded[: match.start()])
+    return Verdict(float(right), said)
+
+
+def _stated(part: str) -> str | None:
+    boxed = last_box(part)
+    whole = plain(part if boxed is None else boxed).strip()
+    if boxed is None:
+        cues = [match.end() for match in _CUE.finditer(whole)]
+        short = whole if len(whole) <= _SHORT else sentences(whole)[-1]
+        whole = whole[cues[-1] :].split("\n")[0] if cues else short
+    return whole.strip(" .") or None
+
+
+def _golds_of_row(solution: object) -> object:
+    return parse_golds(
+        [str(text_gold(one)) for one in (solution if isinstance(solution, list) else [solution])]
+    )
+
+
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, version=2)

@@ -1,0 +1,92 @@
+"""Packages that are missing or do not go together: one sentence before anything is loaded, for every verb."""
+
+import builtins
+import re
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from dcsft_harness import environment
+from dcsft_harness.cli import main
+from dcsft_harness.lmms import tasks
+
+SETTINGS = ["--data", "dcsft_digits_cold", "--max-steps", "1", "--learning-rate", "1e-3"]
+VERBS = {
+    "sample": ["sample", "--model-args", "pretrained=digits", "--task", "dcsft_digits_pool"],
+    "evaluate": ["evaluate", "--model-args", "pretrained=digits", "--tasks", "dcsft_digits"],
+    "cold-start": ["train", "cold-start", "--model", "digits", *SETTINGS],
+    "sft": ["train", "sft", "--model", "digits", *SETTINGS],
+    "grpo": ["train", "grpo", "--model", "digits", "--data", "dcsft_digits_pool", "--max-steps", "1"],
+    "overlap": ["data", "overlap", "dcsft_digits_pool", "dcsft_digits"],
+    "recipe": ["run", "digits"],
+    "quickstart": ["quickstart"],
+}
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """filelock as its release 4.3 is: without the module that lmms-eval's evaluator imports."""
+    from lmms_eval import evaluator
+
+    original = builtins.__import__
+
+    def without(name, *arguments, **named):
+        if name == "filelock._api":
+            raise ModuleNotFoundError("No module named 'filelock._api'", name=name)
+        return original(name, *arguments, **named)
+
+    monkeypatch.setattr(evaluator._enable_reentrant_filelocks, "_patched", False, raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    tasks._indexed.cache_clear()
+    yield
+    tasks._indexed.cache_clear()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_package_that_lmms_eval_does_not_go_with(tmp_path, moved, capsys, verb):
+    output = tmp_path / "output"
+    assert main([*VERBS[verb], "--output", str(output)]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(said) == 1, said
+    assert said[0].startswith(
+        f"dcsft: lmms-eval {version('lmms-eval')} cannot be imported: No module named 'filelock._api' "
+        f"(filelock {version('filelock')} is installed). Install the versions that were tested together: "
+        "`pip install -c constraints.txt .`"
+    )
+
+
+def test_so_does_the_passthrough(moved, capsys):
+    assert main(["lmms-eval", "--model", "dcsft_stub", "--tasks", "dcsft_digits"]) == 1
+    assert re.match(r"dcsft: lmms-eval .* cannot be imported: .*\n$", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("package", ["trl", "vllm"])
+def test_an_extra_that_is_not_installed(monkeypatch, package):
+    error = ModuleNotFoundError(f"No module named {package!r}", name=package)
+    monkeypatch.setattr(environment, "_installed", lambda name: None)
+    said = str(environment.broken_import(error))
+    assert said.startswith(f"this command needs {package}, which is not installed. Run `pip install -c")
+    assert environment.EXTRAS[package] in said
+
+
+def test_a_lazy_package_hides_the_import_error(tmp_path):
+    (tmp_path / "lazy_engine.py").write_text(
+        "try:\n    import module_that_moved\nexcept ImportError as error:\n"
+        "    raise RuntimeError('Failed to import lazy_engine.trainer') from error\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            import lazy_engine  # noqa: F401
+    finally:
+        sys.path.remove(str(tmp_path))
+    said = str(environment.broken_import(caught.value))
+    assert "cannot be imported: No module named 'module_that_moved'" in said
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), ImportError("ours", name="dcsft_harness.models.gone"), KeyError("y")]
+)
+def test_other_errors_stay_what_they_are(error):
+    assert environment.broken_import(error) is None

@@ -1,0 +1,111 @@
+"""Tests of what all scorers read of a response."""
+
+import time
+
+import pytest
+
+from dcsft_harness.scoring import normalize
+
+
+@pytest.mark.parametrize(
+    ("response", "part"),
+    [
+        ("It is B.", "It is B."),
+        ("<think>A?</think>It is B.", "It is B."),
+        ("A? The answer is A.</think>", ""),
+        ("Maybe A.\n</thinking>\nB", "\nB"),
+        ("<think>It is A.", ""),
+        ("<think>It is A. <answer>B</answer>", "B"),
+        (r"<think>So \boxed{B}. Then", r"\boxed{B}"),
+        ("<answer>A</answer> no, <answer>B</answer>", "B"),
+        ("<answer>B", "B"),
+        ("<CONCLUSION>It is C</CONCLUSION>", "It is C"),
+        ("<|begin_of_box|>C<|end_of_box|>", r"\boxed{C}"),
+        ("◁think▷A◁/think▷B", "B"),
+    ],
+)
+def test_the_answer_is_what_follows_thoughts_or_stands_in_tags(response: str, part: str) -> None:
+    """Thoughts are never the answer."""
+    assert normalize.answer_part(response) == part
+
+
+@pytest.mark.parametrize(
+    ("response", "part"),
+    [
+        ("It is B.", ""),
+        ("<answer>B", ""),
+        ("<answer>B</answer>", "B"),
+        (r"\boxed{B} as", r"\boxed{B}"),
+        (r"\boxed{A} and \boxed{B", r"\boxed{A}"),
+        ("<|begin_of_box|>C", ""),
+        ("<think>A</think> It is B", ""),
+    ],
+)
+def test_a_truncated_response_answers_only_in_a_closed_tag_or_box(response: str, part: str) -> None:
+    """What was stated before the tokens ran out may still be revised."""
+    assert normalize.answer_part(response, truncated=True) == part
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (r"\boxed{3}, no: \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{3} \boxed{ }", "3"),
+        (r"\boxed {3", "3"),
+        ("\boxed{3}", "3"),
+        ("none", None),
+    ],
+)
+def test_the_last_box_is_read_with_its_braces(text: str, box: str | None) -> None:
+    """Blank boxes are passed over."""
+    assert normalize.last_box(text) == box
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"reason": "ice", "answer": "B"}', ("B", "")),
+        ("{'answer': 'B'} So it is C.", ("B", "So it is C.")),
+        ('{"answer": ["A", "C"]}', ('["A", "C"]', "")),
+        ('{"final_answer": 4}', ("4", "")),
+        ('"No answer here": it is B', None),
+    ],
+)
+def test_the_answer_key_of_json_is_read(text: str, value: tuple[str, str] | None) -> None:
+    """The text behind the object is returned with it."""
+    assert normalize.json_answer(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"So it is $\boxed{\text{(B)} \frac{1}{2}}$, **surely**.", "So it is (B) 1/2, surely."),
+        (r"\dfrac{\sqrt{3}}{2}", "√3/2"),
+        (r"90^{\circ}", "90°"),
+        ("<s> A</s>", "A"),
+        ("答案：（Ｂ）", "答案:(B)"),
+        ("x  =\t5 \n\n y", "x = 5\ny"),
+        ("### Answer\n`C`", "Answer\nC"),
+        ("<b>B</b><br>&lt;5", "B\n<5"),
+    ],
+)
+def test_markup_is_taken_away(text: str, expected: str) -> None:
+    """LaTeX, Markdown, HTML, tokens and full-width characters."""
+    assert normalize.plain(text) == expected
+
+
+HOSTILE = (
+    *("{", "\\", " \n", "\\text{", "<", "*a", "_a ", "\\frac{", '"answer": ', "<answer>", "<think>", "~~a"),
+    *("oxed{", "|-", "\n|- ", "#", "\t", " : ", "\nQ", "√ ", "^{ ", "<|a", ". ", "\\begin{"),
+)
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_every_step_is_linear(unit: str) -> None:
+    """100 kB of what a pattern may stumble over."""
+    text = unit * (100_000 // len(unit))
+    start = time.process_time()
+    for step in (normalize.plain, normalize.answer_part, normalize.last_box, normalize.json_answer,
+                 normalize.before_run_on, normalize.sentences):  # fmt: skip
+        step(text)
+    assert time.process_time() - start < 2.0
