@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from dcsft_harness import coordinates, stages
 from dcsft_harness.errors import HarnessError
@@ -115,7 +115,7 @@ def num2words():
 @pytest.fixture
 def weightless(monkeypatch):
     """Nothing reads weights."""
-    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("dcsft_harness.models.checkpoint.open_weights", lambda *a, **k: pytest.fail("loaded"))
 
 
 def families(slow_but=()):
