@@ -143,6 +143,13 @@ KINDS = {
         ("so it is 14\\pi", "14", 0),
         ("x = 24/7 ≈ 3.43", "24/7", 1),
     ],
+    "an option's letter beside its number": [
+        ("5 + 6 = 11 (B)", "11", 1),
+        ("5 + 6 = 11 (B)", "12", 0),
+        ("\\boxed{(B) 11}", "11", 1),
+        ("(B)", "11", 0),
+        ("5(A)", "5", 0),
+    ],
     "refusals": [
         ("I cannot tell without the 14 labels.", "14", 0),
         ("Without the figure I am unable to find f(0).", "0", 0),

@@ -96,9 +96,10 @@ _TRAILING_WORDS = re.compile(
 _TRAILING_TEXT = re.compile(r"\s*((?:[/·*]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$")
 _TRAILING_LETTER = re.compile(r"(\d|\})(\s*)([A-Za-z])((?:\s?\^\s?\{?[23]\}?)?)$")
 _CURRENCY = re.compile(r"^(?:US|HK|RMB)?\s*[$¥€£]\s*(?=[-\d.])")
-_REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$")
+_REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
+"""A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
-    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦\([A-H]\)⟧"
+    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦\([A-H]\)⟧|\([A-H]\)\s+(?=[-\d\\])"
     r"|(?:A|Ans|Solution|Result)\s*:\s+(?=[-\d\\$])|"
     r"⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
     r"|approximately )\s*",
