@@ -18,7 +18,7 @@ from dcsft_harness import cache
 from dcsft_harness.digits import curriculum, drawing, scenes, splits, sums
 
 VERSION = 3
-"""Raised whenever a drawing, a prompt or a gold changes, so that no cache and no result mixes two versions."""
+"""Raised whenever a drawing, prompt or gold changes, so that no cache and no result mixes two versions."""
 
 SPOILT = {"plain": (0.56, 1.40), "rendition": (0.95, 1.95), "ground": (0.1, 1.25), "reason": (0.4, 1.4)}
 """Ranges of the drawings' severity, so that each difficulty is a tenth of the pools at least."""
@@ -113,8 +113,8 @@ def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only wh
     """One set as a `datasets.Dataset`, drawn on first use.
 
     Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a
-    number as text), target (what SFT teaches), choices (empty: no set is scored by letters), width and height in
-    pixels, cluster (rows that share a real digit share it), kind (style or expression).
+    number as text), target (what SFT teaches), choices (empty: no set asks for letters), width and
+    height in pixels, cluster (rows that share a real digit share it), kind (style or expression).
 
     Args:
         name: a key of `SETS`.
