@@ -654,10 +654,12 @@ def stated(part: str) -> Iterator[str]:
     keyed = json_answer(part)
     if keyed is not None:
         part = keyed[1] if re.search(r"\d", keyed[1]) else keyed[0].replace("\\\\", "\\")
-    text = _EMPHASIS.sub(r"\1", _MARKDOWN.sub("", before_run_on(part))).strip()
+    text = _MARKDOWN.sub("", before_run_on(part))
+    text = (_EMPHASIS.sub(r"\1", text) if "*" in text else text).strip()
     cue = None
-    for cue in _CUE.finditer(text):  # noqa: B007 - the last one is wanted
-        pass
+    if "nswer" in text or "答案" in text or "####" in text:
+        for cue in _CUE.finditer(text):  # noqa: B007 - the last one is wanted
+            pass
     if cue is not None and text[cue.end() :].strip():
         lines = text[cue.end() :].strip().split("\n")
         yield lines[0].strip() if len(lines[0].strip()) > 3 or len(lines) == 1 else " ".join(lines[:3])
@@ -666,7 +668,16 @@ def stated(part: str) -> Iterator[str]:
         return
     if len(text) <= 200:
         yield text
-    yield from [one for one in _SENTENCES.split(text) if one and one.strip()][:-5:-1]
+    yield from _last_sentences(text)
+
+
+def _last_sentences(text: str) -> list[str]:
+    """The last four sentences, last first; as few characters as possible are split for them."""
+    for tail in (500, len(text)):
+        found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
+        if len(found) > 4:  # the first may have begun earlier
+            break
+    return found[:-5:-1]
 
 
 def _boxed(text: str) -> str | None:
