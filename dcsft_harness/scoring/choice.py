@@ -137,11 +137,7 @@ def find(response: str, options: OptionSet, *, truncated: bool = False) -> int |
         letter = _LETTER_ONLY.fullmatch(part)
         if letter:
             return options.index(letter[1].upper())
-    part = bounded(part)
-    head = before_run_on(part)
-    found = _find(head, options)
-    if found is None and len(head) < len(part) * 0.9:  # what looked like a further question was this one
-        found = _find(part, options)
+    found = _find(before_run_on(bounded(part)), options)
     return None if found == NO_OPTION else found
 
 
