@@ -12,6 +12,7 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, option
+from dcsft_harness.training import parity_prompts
 
 REPORT = "parity.json"
 PARTS = ("language", "vision", "aligner")
