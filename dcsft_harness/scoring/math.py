@@ -15,6 +15,7 @@ value would be. Words, yes and no are for `exact_word`.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
@@ -799,14 +800,16 @@ def _plain(response: str, gold: Answer) -> Verdict | None:
 
 
 def _number_of(gold: Answer) -> object:
-    part = gold.parts[0]
-    return part.trees[0][1] if part.trees[0][0] == "n" and part.unit is None else None
+    tree, unit_of = gold.parts[0].trees[0], gold.parts[0].unit
+    if unit_of is not None or "%" in gold.text:
+        return None
+    if tree[0] == "/" and tree[1][0] == tree[2][0] == "n" and tree[2][1]:
+        return tree[1][1] / tree[2][1]
+    return tree[1] if tree[0] == "n" else None
 
 
 @lru_cache(maxsize=65536)
 def _fraction(text: str) -> object:
-    from fractions import Fraction
-
     return Fraction(text)
 
 
