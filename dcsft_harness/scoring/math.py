@@ -80,6 +80,7 @@ _THOUSANDS = re.compile(
 )
 _SEPARATOR = re.compile(r"\n|[;,→]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且")
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
+_NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _LAST_DOT = " \t\n.,;:?。"
 _RELATION = re.compile(r"[=<>≤≥≠≈∈⇒]")
 _NAME = re.compile(
@@ -142,7 +143,7 @@ def _without_dollars(text: str) -> str:
             found, behind = f"{found}{block[1] or block[2]}", block.end()
         text = f"{found}{text[max(behind, 0) :]}".replace("$", " ")
     text = text.replace("\\(", " ").replace("\\)", " ").replace("\\[", " ").replace("\\]", " ")
-    return clean(text).strip(_LAST_DOT)
+    return _NO_ZERO.sub("0.", clean(text)).strip(_LAST_DOT)
 
 
 def _pieces(text: str) -> tuple[list[str], bool]:
