@@ -119,6 +119,7 @@ def test_requests_come_first_and_settings_of_sampling_need_a_request_that_sample
     assert {name: getattr(found, name) for name in wanted} == wanted
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "setting",
     [
