@@ -9,12 +9,12 @@ from collections import defaultdict
 import hypothesis
 import pytest
 
+from dcsft_harness import coordinates
+
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before torch is imported, and for every command that a test starts: more threads than processors make
 # the threads of a tiny model wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
-
-from dcsft_harness.models import conventions
 
 gc.disable()
 # A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
@@ -91,14 +91,14 @@ def cache(tmp_path_factory, request):
 @pytest.fixture(autouse=True)
 def no_convention(monkeypatch):
     """No model has declared how it writes boxes, whichever ran in an earlier test."""
-    monkeypatch.setattr(conventions, "_current", None)
-    monkeypatch.delenv(conventions.VARIABLE, raising=False)
+    monkeypatch.setattr(coordinates, "_current", None)
+    monkeypatch.delenv(coordinates.VARIABLE, raising=False)
 
 
 @pytest.fixture
 def pixels(no_convention):
     """A model has declared that it writes boxes in pixels of the original image."""
-    conventions.declare(conventions.PIXEL)
+    coordinates.declare(coordinates.PIXEL)
 
 
 @pytest.fixture(autouse=True)
