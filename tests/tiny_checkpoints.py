@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import transformers as tf
 from filelock import FileLock
@@ -609,6 +610,8 @@ def restated(base: str, folder: Path, form: str, file: str = PROCESSOR_FILES[1])
 
 
 FAMILIES = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "idefics3": idefics3}
+ONE_FAST = [pytest.param(name, marks=() if name == "qwen2_5_vl" else pytest.mark.slow) for name in FAMILIES]
+"""Every family in the full run, one in the fast tests: for what goes the same way through all of them."""
 
 
 @functools.cache
