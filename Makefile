@@ -36,7 +36,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/dcsft quickstart --output $(OUTPUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 $(VLLM_VENV)/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -57,7 +57,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks --shape $(SHAPE)
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal
 
 check: lint types unit
 

@@ -104,8 +104,17 @@ COUNTS = {
     "dcsft_digits_reason_cold": 400,
 }
 
+LOADED = ("dcsft_digits", "dcsft_digits_pool", "dcsft_digits_cold", "dcsft_digits_ground")
+"""Sets that other fast tests draw as well."""
 
-@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        pytest.param(name, count, marks=() if name in LOADED else pytest.mark.slow)
+        for name, count in COUNTS.items()
+    ],
+)
 def test_every_set_has_its_size(name, count):
     assert len(suite.load(name)) == count
 

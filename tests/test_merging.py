@@ -24,9 +24,8 @@ from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from .test_models_adapter import LINEAR
 from .test_models_hf import GREEDY, texts
 from .test_training_families import ADAPTED, conversations
-from .tiny_checkpoints import checkpoint, documents, qwen2_5_vl
+from .tiny_checkpoints import ONE_FAST, checkpoint, documents, qwen2_5_vl
 
-FAMILIES = list(ADAPTED)
 SETTINGS = SftConfig(max_steps=2, batch_size=4, learning_rate=1e-2, warmup_ratio=0)
 
 
@@ -70,7 +69,7 @@ def refused(adapter, output, match, **options):
     assert sorted(output.parent.iterdir()) == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAST)
 def test_a_merged_checkpoint_answers_as_base_and_adapter_do(family, trained, tmp_path):
     adapter, out = trained(family), tmp_path / "merged"
     notes = merge(adapter, out)
@@ -100,6 +99,7 @@ def test_a_merged_checkpoint_answers_as_base_and_adapter_do(family, trained, tmp
     assert texts(alone, docs, GREEDY) == texts(unmerged, docs, GREEDY)
 
 
+@pytest.mark.slow
 def test_a_merged_checkpoint_can_be_trained_and_merged_again(trained, tmp_path):
     merge(trained("qwen2_5_vl"), tmp_path / "merged")
     sft.train_sft(tmp_path / "merged", conversations(), tmp_path / "again", SETTINGS)

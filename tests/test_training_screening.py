@@ -66,6 +66,7 @@ def train(method, base, rows, output, config=None, **more):  # noqa: F811
     return (sft.train_sft if method == "sft" else sft.train_cold_start)(base, rows, output, config, **more)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("method", CONFIGS)
 @pytest.mark.parametrize("fault", FAULTS)
