@@ -11,23 +11,32 @@ NEWEST_VENV ?= .venv-newest
 OUTPUT ?= runs/quickstart
 SHAPE  ?= digits
 BIN    := $(VENV)/bin
+# make UV=uv TARGET: installs with uv instead of pip.
+UV     ?=
+ifdef UV
+CREATE  = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+INSTALL = VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet
+else
+CREATE  = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --quiet
+endif
 
 .PHONY: quickstart test test-vllm newest bench unit check lint types clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train]'
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[train]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	$(INSTALL) --constraint constraints.txt --editable '.[test,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed
 	$(BIN)/dcsft quickstart --output $(OUTPUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 $(VLLM_VENV)/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -48,7 +57,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks --shape $(SHAPE)
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal
 
 check: lint types unit
 

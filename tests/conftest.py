@@ -1,16 +1,66 @@
 """What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
 
 import gc
+import os
 import signal
 import sys
+from collections import defaultdict
 
+import hypothesis
 import pytest
 
 from dcsft_harness import coordinates
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+# Before torch is imported, and for every command that a test starts: more threads than processors make
+# the threads of a tiny model wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
 gc.disable()
 # A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast tests draw fewer examples of a property than the full run."""
+    hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+    hypothesis.settings.register_profile("full", max_examples=150, deadline=None)
+    hypothesis.settings.load_profile("fast" if config.option.markexpr == "not slow" else "full")
+
+
+def quick_rows(rows: list[set]) -> set[int]:
+    """The fewest rows found greedily that hold every value of every parameter.
+
+    Args:
+        rows: of each row, its (parameter, value) pairs.
+
+    Returns:
+        The places of the chosen rows.
+    """
+    missing, chosen = set().union(*rows), set()
+    while missing:
+        at = max(range(len(rows)), key=lambda place: len(rows[place] & missing))
+        chosen.add(at)
+        missing -= rows[at]
+    return chosen
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what a `grid` leaves to the full run, and begins with the files that take longest."""
+    grids = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("grid") and not item.get_closest_marker("slow"):
+            grids[item.parent.nodeid, item.originalname].append(item)
+    for grid in grids.values():
+        indices = [set(item.callspec.indices.items()) for item in grid]
+        chosen = quick_rows(indices)
+        for at, item in enumerate(grid):
+            if at not in chosen:
+                item.add_marker(pytest.mark.slow)
+    if WORKERS > 1:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:

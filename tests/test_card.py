@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -220,7 +220,6 @@ def test_hostile_names_are_shown_as_text(tmp_path):
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
 def test_any_text_stays_in_its_cell_and_reads_as_it_was(text):
     html = MARKDOWN.render("\n".join(table(("one", "two"), [(text, "end")])))
     assert html.count("<td>") == 2 and html.count("<tr>") == 2 and "<td>end</td>" in html
@@ -230,7 +229,6 @@ def test_any_text_stays_in_its_cell_and_reads_as_it_was(text):
 
 
 @given(st.lists(st.text("abc de/\\.~", min_size=1, max_size=8), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
 def test_of_a_path_from_a_root_only_the_last_name_is_left(names):
     path = "/" + "/".join(names)
     assert "/" not in placeless(path)

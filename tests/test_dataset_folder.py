@@ -8,7 +8,7 @@ import PIL.Image
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.artifacts import dataset_folder, reorder
@@ -125,7 +125,6 @@ def test_folders_that_cannot_be_read_are_named(tmp_path):
         list(dataset_folder.read(folder, ["name"], 1))
 
 
-@settings(deadline=None)
 @given(data=st.data(), count=st.integers(1, 40), at_once=st.sampled_from([1, 50, 200, 10_000]))
 def test_rows_come_in_the_order_of_their_places(data, count, at_once):
     places = data.draw(st.permutations(range(count)))

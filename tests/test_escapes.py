@@ -5,6 +5,7 @@ import logging
 import sys
 
 import pytest
+from PIL import Image
 
 from dcsft_harness import cli, errors
 from dcsft_harness.artifacts import manifest
@@ -63,6 +64,12 @@ def rows(tmp_path, name, **changes):
     return file(tmp_path / "mine.jsonl", json.dumps(row))
 
 
+def trainable(tmp_path):
+    """A file of one row with its picture: the options are at fault here, not the data."""
+    Image.new("RGB", (56, 56)).save(tmp_path / "x.png")
+    return rows(tmp_path, "x")
+
+
 SAMPLE = ["sample", "--model-args", "pretrained=digits"]
 VERBS = {
     "usage": lambda tmp, name: [name],
@@ -86,11 +93,11 @@ VERBS = {
     "scorer": lambda tmp, name: [*SAMPLE, "--data", rows(tmp, "x"), "--scorer", name],
     "gold": lambda tmp, name: [*SAMPLE, "--data", rows(tmp, "x", solution=[name]), "--scorer", "math"],
     "config": lambda tmp, name: [
-        "train", "sft", "--model", "digits", "--data", "dcsft_digits_cold",
+        "train", "sft", "--model", "digits", "--data", trainable(tmp),
         "--config", file(tmp / "own.yaml", json.dumps({name: name})),
     ],
     "set": lambda tmp, name: [
-        "train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--set", f"{name}=1",
+        "train", "sft", "--model", "digits", "--data", trainable(tmp), "--set", f"{name}=1",
     ],
     "board": lambda tmp, name: ["leaderboard", "build", scores(tmp, name)],
     "left out": lambda tmp, name: [

@@ -108,6 +108,7 @@ def of_yaml(tmp_path, content):
     }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("verb", ["run", "dry run", "include", "cold-start", "sft", "grpo"])
 @pytest.mark.parametrize("kind", YAML)
 def test_yaml(tmp_path, capsys, kind, verb):

@@ -22,7 +22,7 @@ from dcsft_harness.training import grpo_checks
 from . import fake_vllm
 from .test_models_hf import texts
 from .test_models_shared_prompt import generations
-from .tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages
+from .tiny_checkpoints import ONE_FAST, checkpoint, documents, requests_for, to_messages
 
 GREEDY = {"max_new_tokens": 12, "do_sample": False}
 FILE = "generation_config.json"
@@ -60,7 +60,7 @@ def by_generate(folder, doc, **given):
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAST)
 def test_the_checkpoints_penalty_is_that_of_generate_at_every_batch_size(family, copied):
     docs, folder = documents(), copied(family, repetition_penalty=1.3)
     found = {}
@@ -120,6 +120,7 @@ def test_requests_come_first_and_settings_of_sampling_need_a_request_that_sample
     assert {name: getattr(found, name) for name in wanted} == wanted
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "setting",
     [

@@ -110,12 +110,14 @@ def curated(folder, text, pictures):
 ENTRIES = [jsonl_messages, jsonl_problem, jsonl_trained_on, rows_trained_on, curated]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize(("text", "pictures", "wanted"), SHOWN)
 def test_pictures_are_shown_at_their_marks(entry, text, pictures, wanted, tmp_path):
     assert entry(tmp_path, text, pictures) == wanted
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize(("text", "pictures", "said"), REFUSED)
 def test_other_numbers_are_refused_by_row(entry, text, pictures, said, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
@@ -72,7 +72,6 @@ def reference(rows):
     return [vars(one) for one in found]
 
 
-@settings(max_examples=150, deadline=None)
 @given(rows=tables(), at_once=st.integers(1, 9), grouped=st.integers(1, 9))
 def test_labels_are_those_of_plain_python(rows, at_once, grouped):
     wanted = reference(rows)
@@ -122,7 +121,6 @@ def test_the_set_and_its_order_stay_the_same_from_version_to_version(config, wan
     assert chosen(config, LABELS[::-1]) == wanted.split()
 
 
-@settings(deadline=None)
 @given(
     kinds=st.lists(st.sampled_from([*records.DIFFICULTIES, None]), min_size=1, max_size=30),
     keep=st.lists(st.sampled_from(records.DIFFICULTIES), min_size=1, max_size=2, unique=True),

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.leaderboard import paired, power
@@ -51,12 +51,10 @@ class TestMcNemar:
 
 
 class TestSignFlips:
-    @settings(max_examples=60, deadline=None)
     @given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 4)), min_size=2, max_size=10))
     def test_is_scipys_on_few_clusters(self, sums):
         assert sign_flips(np.array(sums))[0] == pytest.approx(scipys(sums), abs=1e-9)
 
-    @settings(max_examples=60, deadline=None)
     @given(st.lists(st.integers(-5, 5), min_size=2, max_size=12), st.sampled_from([1.0, 1 / 300, 0.07]))
     def test_is_scipys_on_whole_steps(self, steps, unit):
         sums = np.array(steps) * unit

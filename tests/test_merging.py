@@ -24,9 +24,8 @@ from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from .test_models_adapter import LINEAR
 from .test_models_hf import GREEDY, texts
 from .test_training_families import ADAPTED, conversations
-from .tiny_checkpoints import checkpoint, documents, qwen2_5_vl
+from .tiny_checkpoints import ONE_FAST, checkpoint, documents, qwen2_5_vl
 
-FAMILIES = list(ADAPTED)
 SETTINGS = SftConfig(max_steps=2, batch_size=4, learning_rate=1e-2, warmup_ratio=0)
 
 
@@ -70,7 +69,7 @@ def refused(adapter, output, match, **options):
     assert sorted(output.parent.iterdir()) == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAST)
 def test_a_merged_checkpoint_answers_as_base_and_adapter_do(family, trained, tmp_path):
     adapter, out = trained(family), tmp_path / "merged"
     notes = merge(adapter, out)
@@ -100,6 +99,7 @@ def test_a_merged_checkpoint_answers_as_base_and_adapter_do(family, trained, tmp
     assert texts(alone, docs, GREEDY) == texts(unmerged, docs, GREEDY)
 
 
+@pytest.mark.slow
 def test_a_merged_checkpoint_can_be_trained_and_merged_again(trained, tmp_path):
     merge(trained("qwen2_5_vl"), tmp_path / "merged")
     sft.train_sft(tmp_path / "merged", conversations(), tmp_path / "again", SETTINGS)
@@ -177,10 +177,10 @@ def test_other_adapters_of_peft_are_merged_too(options, tied, tmp_path):
 def test_one_model_is_in_memory_at_a_time(trained, tmp_path, monkeypatch):
     alive, load = [], engine._load
 
-    def counted(path, trust):
+    def counted(*given):
         gc.collect()
         assert not [model for model in alive if model() is not None]
-        model = load(path, trust)
+        model = load(*given)
         alive.append(weakref.ref(model))
         return model
 
@@ -224,8 +224,8 @@ def test_modules_that_peft_does_not_merge_are_noticed(trained, tmp_path, monkeyp
 def test_a_merged_model_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch):
     load = engine._load
 
-    def damaged(path, trust):
-        model = load(path, trust)
+    def damaged(path, *given):
+        model = load(path, *given)
         if "unfinished" in path:
             model.get_input_embeddings().weight.data.mul_(1.5)
         return model
@@ -256,7 +256,7 @@ def test_a_base_whose_files_have_changed_is_refused(trained, tmp_path):
     merge(trained("qwen2_5_vl"), tmp_path / "base")
     adapter = plain(tmp_path / "adapter", tmp_path / "base")
     shutil.copyfile(Path(checkpoint("qwen2_5_vl")) / "model.safetensors", tmp_path / "base/model.safetensors")
-    refused(adapter, tmp_path / "merged", "files of the base .* have changed")
+    refused(adapter, tmp_path / "merged", "base/model.safetensors is not what manifest.json")
 
 
 def test_what_is_no_adapter_is_refused(trained, tmp_path):
@@ -267,7 +267,7 @@ def test_what_is_no_adapter_is_refused(trained, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(trained("qwen2_5_vl"), changed)
     (changed / "adapter_config.json").write_text("{}")
-    refused(changed, tmp_path / "out", "files of adapter .* have changed since")
+    refused(changed, tmp_path / "out", "changed/adapter_config.json is not what manifest.json")
     (changed / "manifest.json").unlink()
     refused(changed, tmp_path / "out", "names no base. Say with --base")
     (changed / "adapter_config.json").write_text("[")
@@ -284,7 +284,7 @@ def test_an_adapter_that_is_not_finite_is_refused_before_the_base_is_loaded(valu
     weights[name][0, 0] = value
     save_file(weights, adapter / "adapter_model.safetensors", {"format": "pt"})
     monkeypatch.setattr(engine, "_load", lambda *_: pytest.fail("loaded"))
-    refused(adapter, tmp_path / "merged", f"1 of its tensors are not finite \\({name}")
+    refused(adapter, tmp_path / "merged", f"1 tensor is not finite \\({name}")
 
 
 def test_a_quantized_base_and_a_small_disk_are_refused(trained, tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ def forward_rows(model, monkeypatch):
     return shapes
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("size", [1, 8])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_are_those_of_rows_that_are_prefilled_one_by_one(family, size):

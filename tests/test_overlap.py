@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -223,7 +223,6 @@ def test_an_item_that_shares_several_images_counts_once(tmp_path, monkeypatch):
     assert kept["item_id"].to_pylist() == ["third"]
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),

@@ -162,6 +162,7 @@ def as_a_stored_picture(folder, content):
     return Image.open(io.BytesIO(dataset_folder.png(Image.open(io.BytesIO(content)))["bytes"]))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "shown",
@@ -356,6 +357,7 @@ ENTRIES = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("shown", ENTRIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_entry_shows_the_same_pixels(shown, kind, tmp_path):
@@ -394,6 +396,7 @@ NO_RANGE = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("shown", [in_own_data, in_a_task, in_training, in_evaluation, in_evaluation_by_path])
 @pytest.mark.parametrize("kind", NO_RANGE)
 def test_a_picture_whose_values_have_no_range_is_refused(shown, kind, tmp_path):

@@ -134,6 +134,7 @@ PLACES = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("place", list(PLACES))
 @pytest.mark.parametrize("form", list(PIXEL_FORMS))
 def test_limits_asked_for_are_in_force_and_recorded(form, place, bases, fake, tmp_path):  # noqa: F811
@@ -141,6 +142,7 @@ def test_limits_asked_for_are_in_force_and_recorded(form, place, bases, fake, tm
     assert (found, limits) == (LIMITED, (784, 112 * 112))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("place", ["dcsft_hf", "dcsft_vllm", "sft"])
 @pytest.mark.parametrize("form", ["edges", "top level", "pixels in size", "one at the top level"])
 def test_a_checkpoints_own_limits_are_in_force_and_recorded(form, place, bases, fake, tmp_path):  # noqa: F811
@@ -148,6 +150,7 @@ def test_a_checkpoints_own_limits_are_in_force_and_recorded(form, place, bases, 
     assert (found, limits) == (FREE, tuple(OWN))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("file", PROCESSOR_FILES)
 @pytest.mark.parametrize("form", list(PIXEL_FORMS))
 def test_every_form_is_read_in_either_file(form, file, bases):

@@ -108,7 +108,7 @@ def test_the_trainer_gets_the_prompt_of_evaluation_and_no_answer(base, tmp_path,
             assert ids[mask.bool()].tolist() == wanted.tolist()
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, full):  # noqa: F811
     config = GrpoConfig(**{**vars(CONFIG), "full": full, "batch_size": 4, "num_generations": 2})
     grpo.train_grpo(base, prompts_of(5), Parity(5), tmp_path / "whole", config)

@@ -45,6 +45,7 @@ def same_weights(one, other):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("train", "config"), [(sft.train_sft, CONFIG), (sft.train_cold_start, FULL)])
 @pytest.mark.parametrize("micro", [None, 2])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, train, config, micro):  # noqa: F811

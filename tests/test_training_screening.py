@@ -2,10 +2,12 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
+from transformers import AutoProcessor
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
@@ -64,6 +66,7 @@ def train(method, base, rows, output, config=None, **more):  # noqa: F811
     return (sft.train_sft if method == "sft" else sft.train_cold_start)(base, rows, output, config, **more)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", CONFIGS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
@@ -79,6 +82,21 @@ def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
     with pytest.raises(HarnessError, match=f"row 2: .*{said}.*--on-error skip"):
         train(method, base, rows, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_row_that_the_chat_template_refuses_is_named_or_left_out(base, tmp_path, method):  # noqa: F811
+    picky = tmp_path / "picky"
+    shutil.copytree(base, picky)
+    processor = AutoProcessor.from_pretrained(picky)
+    test = "{% if 'secret' in messages | string %}{{ raise_exception('no secrets') }}{% endif %}"
+    processor.chat_template = test + processor.chat_template
+    processor.save_pretrained(picky)
+    rows = rows_of(row(), row("<image>Which secret?"), row())
+    with pytest.raises(HarnessError, match="row 1: the chat template fails .*no secrets.*--on-error skip"):
+        train(method, picky, rows, tmp_path / "out")
+    notes = train(method, picky, rows, tmp_path / "out", CONFIGS[method].changed(on_error="skip"))
+    assert notes["skipped"] == {"count": 1, "rows": [1]}
 
 
 @pytest.mark.parametrize("method", CONFIGS)

@@ -193,6 +193,7 @@ def test_a_checkpoint_is_saved_in_its_bases_type(base, tmp_path):
     assert kinds == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_files_and_another_seed_does_not(base, tmp_path):
     folder = tmp_path / "set"
     conversations(12).save_to_disk(str(folder / "data"))
@@ -221,6 +222,7 @@ def test_the_order_depends_on_the_seed_alone_and_the_data_repeats(base, tmp_path
     assert torch.equal(first.sum(1).sort().values, second.sum(1).sort().values)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_gives_the_same_weights(base, tmp_path):
     weights = []
     for micro in (None, 2):
@@ -233,6 +235,7 @@ def test_gradient_accumulation_gives_the_same_weights(base, tmp_path):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "adapted"),
     [

@@ -43,6 +43,7 @@ def loss_by_hand(base, weights):  # noqa: F811
     return loss.item(), norm.item()
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("micro", [None, 2])
 @pytest.mark.parametrize("weights", [WEIGHTS, [1, 1, 1, 1], [0, 0, 4, 0]])
 def test_each_token_counts_by_its_samples_weight(base, tmp_path, weights, micro):  # noqa: F811

@@ -10,14 +10,15 @@ import functools
 import importlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import transformers as tf
+from filelock import FileLock
 from lmms_eval.api.instance import Instance
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -36,6 +37,8 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
+
+from dcsft_harness import cache
 
 CORPUS = [
     "What is in the picture? Answer with one word.",
@@ -607,14 +610,22 @@ def restated(base: str, folder: Path, form: str, file: str = PROCESSOR_FILES[1])
 
 
 FAMILIES = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "idefics3": idefics3}
-
-_FOLDER = tempfile.TemporaryDirectory(prefix="tiny_checkpoints_")
+ONE_FAST = [pytest.param(name, marks=() if name == "qwen2_5_vl" else pytest.mark.slow) for name in FAMILIES]
+"""Every family in the full run, one in the fast tests: for what goes the same way through all of them."""
 
 
 @functools.cache
 def checkpoint(family: str) -> str:
-    """The folder of a family's checkpoint, built once in a test session."""
-    return str((FAMILIES | OTHERS)[family](Path(_FOLDER.name) / family))
+    """The folder of a family's checkpoint, built once in a test session for all of its processes."""
+    folder = cache.root() / "tiny-checkpoints" / family
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            draft = folder.with_suffix(".draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            (FAMILIES | OTHERS)[family](draft)
+            draft.rename(folder)
+    return str(folder)
 
 
 SIZES = [

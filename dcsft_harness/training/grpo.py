@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from dcsft_harness import coordinates, records
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
@@ -208,13 +209,17 @@ def prompts(conversations: Conversations) -> Dataset:
 
 
 def _screen(setup: Setup, longest: int) -> None:
-    """Skips or refuses prompts that the processor or the base does not take; see `Setup.screen`."""
+    """Skips or refuses prompts that template, processor or base do not take; see `Setup.screen`."""
     conversations = setup.conversations
-    texts = [
-        str(setup.processor.apply_chat_template(turns.prompt, tokenize=False, add_generation_prompt=True))
-        for turns in conversations.turns
-    ]
-    setup.screen(conversations, texts, longest)
+    texts: list[str] = []
+    refused: dict[int, HarnessError] = {}
+    for position, turns in enumerate(conversations.turns):
+        where = conversations.where(position)
+        try:
+            texts.append(render(setup.processor, turns.prompt, where, add_generation_prompt=True))
+        except HarnessError as error:
+            refused[position] = error
+    setup.screen(conversations.without(refused), texts, longest)
 
 
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
