@@ -11,16 +11,25 @@ NEWEST_VENV ?= .venv-newest
 OUTPUT ?= runs/quickstart
 SHAPE  ?= digits
 BIN    := $(VENV)/bin
+# make UV=uv TARGET: installs with uv instead of pip.
+UV     ?=
+ifdef UV
+CREATE  = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+INSTALL = VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet
+else
+CREATE  = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --quiet
+endif
 
 .PHONY: quickstart test test-vllm newest bench unit check lint types clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train]'
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[train]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	$(INSTALL) --constraint constraints.txt --editable '.[test,dev]'
 	touch $@
 
 quickstart: $(VENV)/.installed

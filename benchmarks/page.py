@@ -8,7 +8,7 @@ from tabulate import tabulate
 HEAD = """# Benchmarks
 
 Made by `make bench` (`python -m benchmarks --help`); do not edit. Ratios are medians over the rounds of
-one run, in which every way ran once a round, in turn; seconds are medians. G = 8 responses an item, real
+one run; each implementation ran once per round, in turn. Seconds are medians. G = 8 responses per item, real
 digits on the embedded checkpoint (or random weights at a published size), float32 on the CPU.
 """
 

@@ -5,9 +5,11 @@
 
 Kinds of text: bare answers; one sentence; reasoning of `--characters` characters, in prose and in
 LaTeX, that ends in a statement of its answer; the same that ends in a value or breaks off, where
-all of it has to be searched. Figures are medians over the rounds, in processor time of one thread,
-which does not count what else runs on the machine; math works in a child process, and is timed by
-the clock. Prints one JSON object.
+all of it has to be searched; and such texts as ran out of tokens ("truncated"). `math` and `open_answer`
+read numbers that all differ, and what they keep of former texts is dropped before every round; "batch" is 8
+responses to one item at once, "matrix_batch" those that math-verify judges. Figures are medians over the
+rounds, in processor time of one thread, which does not count what else runs on the machine; matrices are
+judged in a child process, and timed by the clock. Prints one JSON object.
 """
 
 import argparse
@@ -15,8 +17,9 @@ import json
 import platform
 import random
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dcsft_harness.scoring import SCORERS
 
@@ -81,17 +84,54 @@ def boxes(rng: random.Random, count: int, characters: int) -> dict[str, list[str
     }
 
 
+def expressions(rng: random.Random, count: int, characters: int) -> dict[str, list[str]]:
+    """Responses with a mathematical answer, by kind of text; no two of a kind have the same."""
+
+    def many(make: Callable[[int], str]) -> list[str]:
+        return [make(number) for number in range(count)]
+
+    return {
+        "number": many(str),
+        "box": many(lambda number: f"\\boxed{{\\frac{{{number}}}{{7}}\\sqrt{{3}}}}"),
+        "sentence": many(lambda number: f"There are {number} birds, so the total weight is {number}.5 kg."),
+        "latex_then_box": many(
+            lambda number: reasoning(rng, LATEX, characters) + f"\n\\boxed{{{number}\\pi + 1}}"
+        ),
+        "prose_then_value": many(
+            lambda number: reasoning(rng, PROSE, characters) + f"\nThe angle is {number}°."
+        ),
+        "latex_breaks_off": many(lambda number: reasoning(rng, LATEX, characters) + f"\nSo {number} +"),
+    }
+
+
+def forget() -> None:
+    """Drops what the scorers keep of former texts."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dcsft_harness.scoring."):
+            for one in vars(module).values():
+                getattr(one, "cache_clear", lambda: None)()
+
+
 def rate(
-    score: Callable[[str], object], responses: list[str], rounds: int, clock: Callable[[], float]
+    score: Callable[[str], object], responses: Sequence[str], rounds: int, clock: Callable[[], float]
 ) -> float:
     """The median number of responses a second."""
+    return batch_rate(lambda batch: score(batch[0]), [[one] for one in responses], rounds, clock)
+
+
+def batch_rate(
+    score: Callable[[list[str]], object], batches: list[list[str]], rounds: int, clock: Callable[[], float]
+) -> float:
+    """The median number of responses a second that are scored in batches."""
     seconds = []
     for _ in range(rounds):
+        forget()
+        score(batches[0])  # makes what a whole run makes once
         start = clock()
-        for response in responses:
-            score(response)
+        for batch in batches:
+            score(batch)
         seconds.append(clock() - start)
-    return round(len(responses) / statistics.median(seconds))
+    return round(sum(map(len, batches)) / statistics.median(seconds))
 
 
 def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -113,8 +153,27 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
         return SCORERS["exact_word"](response, answer="goose")
 
     words = {"word": ["Goose."] * given.responses, "prose": texts["prose_then_sentence"]}
-    few = max(1, given.responses // 20)
-    sums = {"number": ["0.5"] * few, "latex_then_box": texts["latex_then_box"][:few]}
+    formulas = expressions(rng, given.responses, given.characters)
+    matrices = [f"\\boxed{{\\begin{{pmatrix}}1\\\\{n}\\end{{pmatrix}}}}" for n in range(given.responses // 5)]
+
+    def eights(responses: list[str]) -> list[list[str]]:
+        return [responses[start : start + 8] for start in range(0, len(responses), 8)]
+
+    def math_batch(answer: str) -> Callable[[list[str]], object]:
+        return lambda batch: SCORERS["math"].score_many(batch, answer=answer)
+
+    def truncated(scorer: str, **item: object) -> Callable[[str], object]:
+        return lambda response: SCORERS[scorer](response, truncated=True, **item)
+
+    def open_answer(response: str) -> object:
+        return SCORERS["open_answer"](response, answer=["20"])
+
+    cut_off = {
+        "choice": (truncated("choice", answer="B", choices=OPTIONS[0]), texts["latex_breaks_off"]),
+        "choice, boxed": (truncated("choice", answer="B", choices=OPTIONS[0]), texts["latex_then_box"]),
+        "math": (truncated("math", answer="1/2"), formulas["latex_breaks_off"]),
+        "open_answer": (truncated("open_answer", answer=["20"]), formulas["latex_breaks_off"]),
+    }
     located = boxes(rng, given.responses, given.characters)
     return {
         "exact_word": {kind: rate(exact_word, some, given.rounds, cpu) for kind, some in words.items()},
@@ -125,7 +184,21 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
         "choice_words": {
             kind: rate(choice(OPTIONS[1]), some, given.rounds, cpu) for kind, some in texts.items()
         },
-        "math": {kind: rate(math, some, given.rounds, wall) for kind, some in sums.items()},
+        "math": {
+            **{kind: rate(math, some, given.rounds, cpu) for kind, some in formulas.items()},
+            "number_batch": batch_rate(math_batch("1/2"), eights(formulas["number"]), given.rounds, cpu),
+            "latex_then_box_batch": batch_rate(
+                math_batch("1/2"), eights(formulas["latex_then_box"]), given.rounds, cpu
+            ),
+            "matrix_batch": batch_rate(
+                math_batch(matrices[0].removeprefix("\\boxed{").removesuffix("}")),
+                eights(matrices),
+                given.rounds,
+                wall,
+            ),
+        },
+        "open_answer": {kind: rate(open_answer, some, given.rounds, cpu) for kind, some in formulas.items()},
+        "truncated": {kind: rate(score, some, given.rounds, cpu) for kind, (score, some) in cut_off.items()},
     }
 
 

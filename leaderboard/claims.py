@@ -1,8 +1,8 @@
-"""What the paper says, put so that a run of its recipes can tell: held here, did not, or cannot be told.
+"""The paper's claims, each tested on a run of its recipes: supported, contradicted or inconclusive.
 
 A claim about two paradigms is the difference of two lines of a board, with the board's own interval and
 p-value; Holm's correction is over all such claims of a page. A claim about other figures (gradient norms,
-shares, costs) compares one number a seed, by a t interval over seeds.
+shares, costs) compares one number per seed, by a t interval over seeds.
 
 Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 """
@@ -26,8 +26,8 @@ class Claim:
     """A line of a board should be ahead of another.
 
     Attributes:
-        source: the paper's table or figure; "beyond" for one of our own.
-        said: what is claimed, in a sentence.
+        source: the paper's table or figure; "beyond" for a rule that the paper does not have.
+        said: the claim, as one sentence.
         board: the leaderboard's folder in the run.
         row: the line that should be ahead.
         other: the line that it should be ahead of.
@@ -44,16 +44,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a run says of a claim.
+    """The result of testing one claim.
 
     Attributes:
-        source, said: as the claim has them.
-        verdict: "held", "did not hold" or "cannot be told".
-        value: the figure that decides, in `unit`; positive in the claim's favour.
+        source, said: those of the claim.
+        verdict: "supported", "contradicted" or "inconclusive".
+        value: the tested figure, in `unit`; positive in favor of the claim.
         p: Holm-corrected where several claims are tested together; None where nothing is tested.
         unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
-        seeds: how many seeds it rests on.
-        alone: the p-value of this test by itself, before any correction.
+        seeds: the number of seeds behind it.
+        alone: the uncorrected p-value.
     """
 
     source: str
@@ -67,27 +67,27 @@ class Finding:
 
 
 CLAIMS = (
-    Claim("Table 1", "SFT on medium items generalises better than on as many hard ones",
+    Claim("Table 1", "SFT on medium items generalizes better than on as many hard ones",
           "classification-difficulty", "medium only", "hard only"),
-    Claim("Table 1", "SFT on easy items generalises better than on as many hard ones",
+    Claim("Table 1", "SFT on easy items generalizes better than on as many hard ones",
           "classification-difficulty", "easy only", "hard only"),
     Claim("Table 1", "SFT on hard items alone makes the cold-started model worse out of distribution",
           "classification-difficulty", "cold start", "hard only"),
     Claim("Table 1", "SFT on medium items makes the cold-started model better out of distribution",
           "classification-difficulty", "medium only", "cold start"),
-    Claim("Table 2", "GRPO generalises better than SFT on all data (classification)",
+    Claim("Table 2", "GRPO generalizes better than SFT on all data (classification)",
           "classification-paradigms", "GRPO", "SFT"),
-    Claim("Table 2", "SFT-M generalises better than SFT on all data (classification)",
+    Claim("Table 2", "SFT-M generalizes better than SFT on all data (classification)",
           "classification-paradigms", "SFT-M", "SFT"),
-    Claim("Table 2", "SFT-EM generalises better than SFT on all data (classification)",
+    Claim("Table 2", "SFT-EM generalizes better than SFT on all data (classification)",
           "classification-paradigms", "SFT-EM", "SFT"),
     Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (classification)",
           "classification-paradigms", "SFT-EM", "GRPO"),
     Claim("Table 2", "SFT-EM is at least as good as GRPO in distribution (classification)",
           "classification-paradigms", "SFT-EM", "GRPO", "id"),
-    Claim("Table 2", "GRPO generalises better than SFT on all data (grounding)",
+    Claim("Table 2", "GRPO generalizes better than SFT on all data (grounding)",
           "grounding-paradigms", "GRPO", "SFT"),
-    Claim("Table 2", "SFT-EM generalises better than SFT on all data (grounding)",
+    Claim("Table 2", "SFT-EM generalizes better than SFT on all data (grounding)",
           "grounding-paradigms", "SFT-EM", "SFT"),
     Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (grounding)",
           "grounding-paradigms", "SFT-EM", "GRPO"),
@@ -95,11 +95,11 @@ CLAIMS = (
           "qwen3-paradigms", "SFT-M", "GRPO"),
     Claim("Table 4", "on a larger pool, SFT-M matches or beats GRPO out of distribution",
           "large-paradigms", "SFT-M", "GRPO"),
-    Claim("Table 5", "with all parameters trained, SFT-M generalises better than SFT",
+    Claim("Table 5", "with all parameters trained, SFT-M generalizes better than SFT",
           "classification-full-parameters", "SFT-M, full", "SFT, full"),
-    Claim("Table 5", "with all parameters trained, GRPO generalises better than SFT-M",
+    Claim("Table 5", "with all parameters trained, GRPO generalizes better than SFT-M",
           "classification-full-parameters", "GRPO, full", "SFT-M, full"),
-    Claim("Table 6", "on reasoning, SFT-M generalises better than SFT on all data",
+    Claim("Table 6", "on reasoning, SFT-M generalizes better than SFT on all data",
           "reasoning-paradigms", "SFT-M", "SFT"),
     Claim("Table 6", "on reasoning, SFT-M matches or beats GRPO",
           "reasoning-paradigms", "SFT-M", "GRPO"),
@@ -117,17 +117,17 @@ CLAIMS = (
           "classification-rules", "weighted by the posterior", "SFT-EM"),
     Claim("beyond", "leaving out suspects alone does as well as leaving out all hard items",
           "classification-rules", "all but suspects", "SFT-EM"),
-    Claim("beyond", "labels made again half-way beat the first ones",
+    Claim("beyond", "relabeling half-way beats the first labels",
           "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
 )  # fmt: skip
 
 
 def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """What boards say of the claims that they have the lines for.
+    """Tests the claims whose lines are on the boards.
 
     Args:
-        boards: leaderboard's name -> its numbers.
-        claims: the claims.
+        boards: leaderboard name -> its numbers.
+        claims: the claims to test; those without both lines are left out.
     """
     found = []
     for claim in claims:
@@ -145,13 +145,13 @@ def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> li
     for claim, tested, seeds in found:
         p = None if tested.p is None else next(corrected)
         verdict = verdict_of(tested.difference.value, p)
-        told = (verdict, tested.difference, p, "points", seeds, tested.p)
-        findings.append(Finding(claim.source, claim.said, *told))
+        result = (verdict, tested.difference, p, "points", seeds, tested.p)
+        findings.append(Finding(claim.source, claim.said, *result))
     return findings
 
 
 def _by_name(summary: Summary) -> dict[str, Line]:
-    """The lines by name; one seed without others stands for its configuration."""
+    """Lines by name; a single seed also goes by the name of its configuration."""
     alone = [line for line in summary.lines if line.group is None]
     named = {line.name: line for line in alone}
     for line in alone:
@@ -161,10 +161,10 @@ def _by_name(summary: Summary) -> dict[str, Line]:
 
 
 def verdict_of(value: float, p: float | None) -> str:
-    """A figure that is positive in a claim's favour, with its p-value, in words."""
+    """The verdict for a figure (positive in favor of the claim) and its p-value."""
     if p is None or p >= LEVEL:
-        return "cannot be told"
-    return "held" if value > 0 else "did not hold"
+        return "inconclusive"
+    return "supported" if value > 0 else "contradicted"
 
 
 def over_seeds(
@@ -175,7 +175,7 @@ def over_seeds(
     Args:
         source: the paper's figure.
         said: the claim.
-        pairs: one pair of positive figures a seed.
+        pairs: one pair of positive figures per seed.
         unit: "ratio" compares logarithms, "points" differences in [0, 1].
 
     Returns:

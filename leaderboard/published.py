@@ -42,7 +42,7 @@ class Quoted:
 
     @property
     def follows(self) -> bool | None:
-        """Whether the printed mean follows from the printed cells; None where that cannot be told.
+        """Whether the printed mean follows from the printed cells; None where that is unknown.
 
         Cells and mean are rounded (by half a unit each), so they may differ by one unit.
         """

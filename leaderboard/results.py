@@ -1,4 +1,4 @@
-"""A recipe's output folder -> a page: each board's table and pictures, and what became of each claim."""
+"""Output folders of recipes -> a page: each board's table and plots, and the verdict on each claim."""
 
 import json
 import math
@@ -40,7 +40,7 @@ ABOUT = {
     "hard-ratio": "Figure 5: a growing share of hard items",
     "full-parameters": "Table 5: all parameters trained",
     "rules": "Beyond the paper: bands, weights, suspects",
-    "relabel": "Beyond the paper: labels made again half-way",
+    "relabel": "Beyond the paper: relabeling half-way",
 }
 """A board's kind -> what its section is about."""
 PARADIGMS = {
@@ -61,7 +61,7 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
         page: the Markdown file to write; an older one is replaced.
 
     Returns:
-        How many boards, and how many claims of each verdict.
+        The number of boards, and of claims by verdict.
 
     Raises:
         HarnessError: a folder is no recipe's or has no finished board, or two have a board of one name; or
@@ -82,8 +82,8 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
         parts.append(_board(name, summary, where[name] / name, pictures))
     parts += [_costs(path.parent) for run in runs for path in sorted(run.glob(f"*/{COSTS}"))]
     page.write_text("\n".join(parts), encoding="utf-8")
-    told = json.dumps([asdict(finding) for finding in findings], indent=2)
-    (pictures / JUDGED).write_text(told + "\n", encoding="utf-8")
+    text = json.dumps([asdict(finding) for finding in findings], indent=2)
+    (pictures / JUDGED).write_text(text + "\n", encoding="utf-8")
     verdicts = [finding.verdict for finding in findings]
     return {"boards": len(boards), **{name: verdicts.count(name) for name in dict.fromkeys(verdicts)}}
 
@@ -96,7 +96,7 @@ def _pictures(page: Path) -> Path:
     """
     folder = page.with_suffix("")
     if folder == page:
-        raise HarnessError(f"--output {page} has no ending", f"Write for example {page}.md")
+        raise HarnessError(f"--output {page} has no suffix", f"Write for example {page}.md")
     found = list(folder.iterdir()) if folder.is_dir() else []
     strange = [path.name for path in found if path.suffix != ".png" and path.name != JUDGED]
     if strange or folder.is_file():
@@ -118,7 +118,9 @@ def read_boards(run: Path) -> dict[str, Summary]:
         HarnessError: see `write`.
     """
     if not (run / STATE).is_file():
-        raise HarnessError(f"{run} is no output folder of `dcsft run`: it has no {STATE}", "Check the path")
+        raise HarnessError(
+            f"{run} is not an output folder of `dcsft run`: it has no {STATE}", "Check the path"
+        )
     found = {}
     for folder in sorted(path.parent for path in run.glob(f"*/{manifest.NAME}")):
         made = manifest.read(folder)
@@ -158,8 +160,8 @@ def _opening(runs: Sequence[Path]) -> str:
         f"{minutes:.0f} minutes of stage time, on {made[0].hardware.get('cores')} cores "
         f"({made[0].hardware.get('machine')}).\n{versions}.\n\n"
         "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect). "
-        "Nothing was tuned towards a claim: the trainings of a table take as many steps each, at one "
-        "learning rate, as in the paper.\n"
+        "Nothing was tuned toward a claim: all trainings of a table take the same number of steps at the "
+        "same learning rate, as in the paper.\n"
     )
 
 
@@ -178,15 +180,16 @@ def _claims(findings: Sequence[Finding]) -> str:
         ]
         for finding in findings
     ]
-    header = ["source", "claim", "here", "in its favour", "p", "p alone", "seeds"]
+    header = ["source", "claim", "here", "in favor", "p", "p alone", "seeds"]
     table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
     return (
-        f"## What became of each claim\n\n{table}\n\n"
-        "- Held, or did not: the difference is significant at 5 % and of that sign; p is Holm's over the "
-        "comparisons of boards, and plain for figures of runs (paired t over seeds); p alone is uncorrected."
-        "\n"
-        '- "Matches or beats" is tested as "beats"; "cannot be told" includes a match.\n'
-        '- "beyond" are rules that the paper does not have.\n'
+        f"## Verdicts\n\n{table}\n\n"
+        "- Supported: the difference is significant at 5 % and in favor of the claim. Contradicted: "
+        "significant and against it. Inconclusive: not significant.\n"
+        "- p is Holm-corrected over all comparisons of boards. Figures of runs (paired t over seeds) are not "
+        "corrected. p alone is the uncorrected value.\n"
+        '- "Matches or beats" is tested as "beats", so a match is inconclusive.\n'
+        '- "beyond" marks rules that the paper does not have.\n'
     )
 
 
@@ -221,8 +224,8 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
             target = pictures / f"{name}-{plot}.png"
             shutil.copyfile(source, target)
             shown.append(f"![{name}, {plot}]({pictures.name}/{target.name})")
-    told = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
-    notes = [f"- {markdown_text(remark)}." for remark in told]
+    kept = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
+    notes = [f"- {markdown_text(remark)}." for remark in kept]
     seeds = max(len(line.rows) for line in lines)
     about = ABOUT.get(kind, kind or "The leaderboard")
     table_of = f"{PARADIGMS[family]}: " if kind == "paradigms" and family in PARADIGMS else ""
@@ -232,10 +235,10 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
 
 
 def _costs(folder: Path) -> str:
-    """A cost comparison as it is, one level down."""
+    """A cost comparison, its headings one level down."""
     text = (folder / COSTS).read_text(encoding="utf-8")
     lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
-    # Folders of the machine that it was made on are of no use to a reader.
+    # Readers do not have the folders of the machine that made it.
     lines = [line.replace(f"{folder.parent}/", "") for line in lines]
     return "\n".join([f"## Figure 4: cost ({folder.name.partition('-')[0]})\n", *lines, ""])
 

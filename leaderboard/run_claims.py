@@ -26,7 +26,7 @@ def findings(boards: Mapping[str, Summary]) -> Iterator[Finding]:
     if paradigms is not None:
         for unit, what in (("flops", "operations"), ("seconds", "wall-clock time")):
             cost = {name: by_seed(paradigms.lines, name, _cost(unit)) for name in ("GRPO", "SFT-EM")}
-            said = f"GRPO takes more {what} than SFT-EM with its labelling"
+            said = f"GRPO takes more {what} than SFT-EM with its labeling"
             yield from _told(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])))
         idle = by_seed(paradigms.lines, "GRPO", _share("zero_advantage"))
         mixed = by_seed(paradigms.lines, "GRPO", _share("mixed"))

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
 
+MODELS = {"dcsft_hf": "hf.DcsftHF", "dcsft_stub": "stub.DcsftStub", "dcsft_vllm": "vllm.DcsftVLLM"}
+"""lmms-eval's name of a model -> its module and class in this package."""
+
+
 def manifests() -> "list[ModelManifest]":
-    """What the entry point `lmms_eval.models: dcsft_harness` hands to lmms-eval."""
+    """The models, for lmms-eval's entry point `lmms_eval.models: dcsft_harness`."""
     # Importing anything of lmms_eval.models loads the entry points. At module level that would
     # ask for `manifests` before it exists whenever this package is imported first.
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return [
-        ModelManifest(model_id="dcsft_hf", chat_class_path="dcsft_harness.models.hf.DcsftHF"),
-        ModelManifest(model_id="dcsft_stub", chat_class_path="dcsft_harness.models.stub.DcsftStub"),
-        ModelManifest(model_id="dcsft_vllm", chat_class_path="dcsft_harness.models.vllm.DcsftVLLM"),
+        ModelManifest(model_id=name, chat_class_path=f"{__name__}.{path}") for name, path in MODELS.items()
     ]

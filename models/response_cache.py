@@ -16,7 +16,8 @@ import torch
 from dcsft_harness import __version__
 from dcsft_harness.artifacts.hashing import file_sha256, folder_sha256, json_sha256
 
-MODELS = ("dcsft_hf", "dcsft_stub", "dcsft_vllm")
+from . import MODELS
+
 _TEXTS = (".jinja", ".txt", ".model")
 """Endings of a checkpoint's files beside configuration and weights that decide its prompts."""
 _LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from dcsft_harness.lmms.listing import listing
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks.verdicts import judge
 
-SCORER = {"ground": "box_iou", "reason": "choice"}
+SCORER = {"ground": "box_iou", "reason": "math"}
 
 
 def rows(name, count=30):
@@ -188,14 +188,25 @@ def test_adversarial_digits_are_plain_ones_four_drawings_each():
     assert set(rows["kind"]) == {"plain"}
 
 
-@pytest.mark.parametrize("name", ["dcsft_digits_reason", "dcsft_digits_reason_r"])
-def test_options_are_four_different_ones_with_the_gold_among_them(name):
-    for row in suite.load(name).select(range(60)):
-        assert len(set(row["choices"])) == 4
-        gold = row["choices"]["ABCD".index(json.loads(row["answer"]))]
-        assert f"= {gold} (" in row["target"]
-        for letter, text in zip("ABCD", row["choices"], strict=True):
-            assert f"\n{letter}. {text}" in row["prompt"]
+@pytest.mark.parametrize("name", [name for name in suite.SETS if "_reason" in name])
+def test_a_sum_asks_for_its_number_and_no_letter_is_an_answer(name):
+    for row in rows(name):
+        gold = json.loads(row["answer"])
+        question, *options = row["prompt"].split("\n")
+        assert "option" not in question and row["choices"] == []
+        texts = [option.removeprefix(f"{letter}. ") for letter, option in zip("ABCD", options, strict=True)]
+        assert len(set(texts)) == 4 and gold in texts
+        letter = "ABCD"[texts.index(gold)]
+        assert row["target"].endswith(f" = {gold}")
+        for response, score in {
+            f"{row['target']} (A)": 1.0,  # what the base writes, whatever the letter
+            f"{row['target']} (D)": 1.0,
+            gold: 1.0,
+            letter: 0.0,
+            f"({letter})": 0.0,
+            f"1 + 18 = 19 ({letter})": 0.0,
+        }.items():
+            assert judge("math", row, response).score == score, (row["prompt"], response)
 
 
 def test_two_caches_hold_the_same_pixels(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def table() -> str:
         cells = [
             works.name,
             f"`{kind}`",
-            "once an item" if works.shared else "once a sample",
+            "once per item" if works.shared else "once per sample",
             "the processor's batch" if works.whole else "single prompts",
             "yes" if works.sft is None else "refused",
             "yes" if works.grpo is None else "refused",

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("pixels")
 FAMILIES = {
     "classification": ("exact_word", [" {target}. ", "the {target}", "heron", ""]),
     "grounding": ("box_iou", ["Box: {target}", "[0, 0, 3, 3]", "[9, 9, 1, 1]", "over there"]),
-    "reasoning": ("choice", ["{answer}", "({answer})", "So it is {wrong}.", "A or B", "", "no idea"]),
+    "reasoning": ("math", ["{answer}", "= {answer} (B)", "So it is {wrong}.", "A or B", "", "no idea"]),
 }
 
 
@@ -48,14 +48,12 @@ def verdict(family: str, doc, response: str) -> Verdict:
     more = {}
     if scorer == "box_iou":
         more = {"image_size": (doc["width"], doc["height"]), "box_space": "pixel"}
-    if scorer == "choice":
-        more = {"choices": doc["choices"]}
     return SCORERS[scorer](response, answer=json.loads(doc["answer"]), **more)
 
 
 def responses(family, doc):
     answer = json.loads(doc["answer"])
-    words = {"target": doc["target"], "answer": answer, "wrong": "B" if answer == "A" else "A"}
+    words = {"target": doc["target"], "answer": answer, "wrong": "77777"}
     return [doc["target"], *(text.format(**words) for text in FAMILIES[family][1])]
 
 

@@ -463,12 +463,12 @@ class TestEveryone:
         light, dark = visit().evaluate(ground), visit(scheme="dark").evaluate(ground)
         assert light == "rgb(255, 255, 255)" and dark != light
         page = visit()
-        page.get_by_label("Colours").select_option("dark")
+        page.get_by_label("Colors").select_option("dark")
         assert page.evaluate(ground) == dark
         page.reload()
         settled(page)
         assert page.evaluate(ground) == dark
-        page.get_by_label("Colours").select_option("light")
+        page.get_by_label("Colors").select_option("light")
         assert page.evaluate(ground) == light
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])

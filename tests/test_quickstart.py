@@ -110,14 +110,21 @@ def test_pretraining_makes_a_checkpoint_that_loads_and_repeats(tmp_path):
     assert AutoProcessor.from_pretrained(tmp_path / "one").tokenizer.eos_token == "<|im_end|>"
 
 
-def test_the_readmes_tree_is_what_is_on_disk():
-    tree = README.read_text(encoding="utf-8").partition("## The tree")[2].partition("## ")[0]
+def tree(name: str) -> list[tuple[int, str]]:
+    """(indent, name) of the lines of a document's tree."""
+    text = (README.parent / name).read_text(encoding="utf-8")
+    text = text.partition("## The tree")[2].partition("\n## ")[0]
+    found = re.findall(r"^    ( *)([\w./]+)", text, re.MULTILINE)
+    return [(len(indent), entry.rstrip("/")) for indent, entry in found]
+
+
+def test_the_documented_trees_are_what_is_on_disk():
     folder = README.parent
-    listed = {"dcsft_harness": set(), "": set()}
-    for indent, name in re.findall(r"^    ( *)([\w./]+)", tree, re.MULTILINE):
-        listed["dcsft_harness" if indent else ""].add(name.rstrip("/"))
-    assert all((folder / name).exists() for name in listed[""])
+    for document in ("README.md", "CONTRIBUTING.md"):
+        top = [entry for indent, entry in tree(document) if indent == 0]
+        assert top and all((folder / entry).exists() for entry in top), document
+    listed = {entry for indent, entry in tree("CONTRIBUTING.md") if indent}
     core = {
         path.name for path in (folder / "dcsft_harness").iterdir() if not path.name.startswith(("_", "."))
     }
-    assert listed["dcsft_harness"] == core - {"py.typed"}
+    assert listed == core - {"py.typed"}

@@ -1,4 +1,4 @@
-"""What became of each claim, and the page that says it, from boards whose outcome is known."""
+"""The verdict on each claim, and the page that shows it, from boards with a known outcome."""
 
 import json
 
@@ -43,15 +43,15 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_claim_is_held_where_the_difference_says_so_and_else_cannot_be_told(run):
+def test_a_claim_without_a_significant_difference_is_inconclusive(run):
     findings = {finding.said: finding for finding in judge(results.read_boards(run))}
-    ahead = findings["SFT-EM generalises better than SFT on all data (classification)"]
-    assert (ahead.verdict, ahead.seeds) == ("held", 3)
+    ahead = findings["SFT-EM generalizes better than SFT on all data (classification)"]
+    assert (ahead.verdict, ahead.seeds) == ("supported", 3)
     assert ahead.value.value == pytest.approx(0.4, abs=0.06) and ahead.value.low > 0.2
-    equal = findings["GRPO generalises better than SFT on all data (classification)"]
-    assert equal.verdict == "cannot be told"
+    equal = findings["GRPO generalizes better than SFT on all data (classification)"]
+    assert equal.verdict == "inconclusive"
     assert equal.value.low < 0 < equal.value.high
-    # Claims about boards that are not there are not told.
+    # Claims about boards that are missing are left out.
     assert not any("second architecture" in said for said in findings)
 
 
@@ -60,11 +60,11 @@ def test_one_seed_stands_for_its_configuration(run, tmp_path):
     build(made, tmp_path / BOARD, "SFT (seed 1)")
     (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text())
     findings = {finding.said: finding for finding in judge(results.read_boards(tmp_path))}
-    ahead = findings["SFT-EM generalises better than SFT on all data (classification)"]
-    assert (ahead.verdict, ahead.seeds) == ("held", 1)
+    ahead = findings["SFT-EM generalizes better than SFT on all data (classification)"]
+    assert (ahead.verdict, ahead.seeds) == ("supported", 1)
 
 
-def test_p_values_are_corrected_over_the_claims_that_are_told(run):
+def test_p_values_are_corrected_over_the_tested_claims(run):
     boards = results.read_boards(run)
     told = [claim for claim in CLAIMS if claim.board == BOARD and "SFT-M" not in (claim.row, claim.other)]
     alone = [judge(boards, [claim])[0].p for claim in told]
@@ -80,11 +80,11 @@ def test_p_values_are_corrected_over_the_claims_that_are_told(run):
 @pytest.mark.parametrize(
     ("value", "p", "verdict"),
     [
-        (0.1, 0.01, "held"),
-        (-0.1, 0.01, "did not hold"),
-        (0.1, 0.2, "cannot be told"),
-        (-0.1, 0.2, "cannot be told"),
-        (0.1, None, "cannot be told"),
+        (0.1, 0.01, "supported"),
+        (-0.1, 0.01, "contradicted"),
+        (0.1, 0.2, "inconclusive"),
+        (-0.1, 0.2, "inconclusive"),
+        (0.1, None, "inconclusive"),
     ],
 )
 def test_a_verdict_needs_a_small_p_and_goes_by_the_sign(value, p, verdict):
@@ -95,18 +95,18 @@ def test_figures_of_runs_are_compared_by_a_paired_t_test_over_seeds():
     pairs = [(8.0, 4.0), (9.0, 4.1), (7.0, 3.9)]
     found = over_seeds("Figure 6", "larger", pairs)
     test = ttest_rel(np.log([one for one, _ in pairs]), np.log([other for _, other in pairs]))
-    assert found.p == pytest.approx(test.pvalue) and found.verdict == "held"
+    assert found.p == pytest.approx(test.pvalue) and found.verdict == "supported"
     assert found.value.low == pytest.approx(test.confidence_interval(0.95).low)
-    assert over_seeds("x", "y", [(other, one) for one, other in pairs]).verdict == "did not hold"
+    assert over_seeds("x", "y", [(other, one) for one, other in pairs]).verdict == "contradicted"
     single = over_seeds("x", "y", pairs[:1])
-    assert (single.p, single.verdict) == (None, "cannot be told")
+    assert (single.p, single.verdict) == (None, "inconclusive")
     assert over_seeds("x", "y", []) is None
 
 
 def test_costs_are_compared_from_the_runs_ledgers(run):
     found = {one.said: one for one in run_claims.findings(results.read_boards(run))}
     for what in ("operations", "wall-clock time"):
-        finding = found[f"GRPO takes more {what} than SFT-EM with its labelling"]
+        finding = found[f"GRPO takes more {what} than SFT-EM with its labeling"]
         assert np.exp(finding.value.value) == pytest.approx(20)
 
 
@@ -114,12 +114,12 @@ def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
     page = tmp_path / "results-digits.md"
     assert results.write([run], page) | {"boards": 1} == results.write([run], page)
     text = page.read_text()
-    assert "| SFT-EM |" in text and "**held**" in text and "**cannot be told**" in text
+    assert "| SFT-EM |" in text and "**supported**" in text and "**inconclusive**" in text
     assert (tmp_path / "results-digits" / f"{BOARD}-id_ood.png").is_file()
     assert f"(results-digits/{BOARD}-id_ood.png)" in text
     assert str(run) not in text
     told = json.loads((tmp_path / "results-digits" / "claims.json").read_text())
-    assert {one["verdict"] for one in told} >= {"held", "cannot be told"}
+    assert {one["verdict"] for one in told} >= {"supported", "inconclusive"}
 
 
 def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path):
@@ -127,13 +127,13 @@ def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path
     (tmp_path / "mine" / "manifest.json").write_text("{}")
     with pytest.raises(HarnessError, match=r"mine\.md would put its pictures into .*holds manifest\.json"):
         results.write([run], tmp_path / "mine.md")
-    with pytest.raises(HarnessError, match="mine has no ending"):
+    with pytest.raises(HarnessError, match="mine has no suffix"):
         results.write([run], tmp_path / "mine")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "manifest.json"]
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
-    with pytest.raises(HarnessError, match="is no output folder of `dcsft run`"):
+    with pytest.raises(HarnessError, match="is not an output folder of `dcsft run`"):
         results.write([tmp_path], tmp_path / "page.md")
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(HarnessError, match="has no finished leaderboard"):

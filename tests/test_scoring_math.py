@@ -114,6 +114,9 @@ KINDS = {
     "exact values": [
         (r"\boxed{\frac{1}{2006!}}", r"\frac{1}{2004!}", 0),
         (r"\boxed{0.3333}", "1/3", 0),
+        (".5", "1/2", 1),
+        (r"\boxed{-.5}", "-1/2", 1),
+        ("x = .5", "5", 0),
         (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", 1),
         (r"\boxed{(a-b)^2}", "a^2-2ab+b^2", 1),
         (r"\boxed{|a|}", "a", 0),
@@ -142,6 +145,13 @@ KINDS = {
         ("We find\n\\[\nx = \\frac{7}{2}\n\\]", "3.5", 1),
         ("so it is 14\\pi", "14", 0),
         ("x = 24/7 ≈ 3.43", "24/7", 1),
+    ],
+    "an option's letter beside its number": [
+        ("5 + 6 = 11 (B)", "11", 1),
+        ("5 + 6 = 11 (B)", "12", 0),
+        ("\\boxed{(B) 11}", "11", 1),
+        ("(B)", "11", 0),
+        ("5(A)", "5", 0),
     ],
     "refusals": [
         ("I cannot tell without the 14 labels.", "14", 0),

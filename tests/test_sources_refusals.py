@@ -440,7 +440,7 @@ def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, 
     monkeypatch.setattr("dcsft_harness.lmms.listing.listing", lambda: grounding)
     assert main(["tasks", "check"]) == 0
     said = capsys.readouterr().out
-    assert "1 tasks load; 8 wait for their data" in said
+    assert "1 tasks load; 8 have no data yet" in said
     assert "dcsft_lisa: 4 documents, version 1, of 1,658 published rows" in said
     assert "dcsft_ref_l4: not prepared. Run `dcsft data prepare dcsft_ref_l4`." in said
     assert main(["tasks", "check", "dcsft_grounding"]) == 1

@@ -199,7 +199,7 @@ def test_the_run_and_a_baseline_in_one_command(bench, place, asleep, monkeypatch
     assert "SFT at step 10 (seed 1)" in out and "+10.00 [" in out
     assert re.search(r"score SFT \(seed 1\): ID 60.00 % \(\+20.00 \[.*\]\), OOD .* -> board/leaderboard", err)
     assert main([*words]) == 0  # the baseline is remembered, nothing is asked again
-    assert "SFT (seed 1): kept, its 2 tasks were scored before" in capsys.readouterr().err
+    assert "SFT (seed 1): already scored on its 2 tasks" in capsys.readouterr().err
     assert len(bench.asked) == 6
     assert manifest.read(place / "board/leaderboard").config["baseline"] == "base"
 

@@ -1,4 +1,4 @@
-"""`dcsft card` and `push`, and uploads of what other verbs make."""
+"""`dcsft card` and `push`, and uploads by other commands."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 @contextlib.contextmanager
 def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[None]:
-    """Checks before the block that an upload can be expected to work, and uploads behind it.
+    """Checks before the block that an upload can succeed, and uploads after it.
 
     Raises:
-        HarnessError: it cannot; or `private` says nothing without a repository.
+        HarnessError: it cannot, or `private` is given without a repository.
     """
     if private and repo is None:
-        raise HarnessError("--private goes with --push-to-hub", "Name a repository, or leave it out")
+        raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
     if repo is not None:
         check(repo)
     yield
@@ -30,12 +30,15 @@ def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[No
 
 
 @click.command()
-@click.argument("artefact", type=FOLDER)
+@click.argument("artifact", type=FOLDER)
 @click.option(
-    "--scores", type=FOLDER, multiple=True, help="A folder of scores, its own or its base's; repeatable."
+    "--scores",
+    type=FOLDER,
+    multiple=True,
+    help="A folder of scores, of the artifact or its base; repeatable.",
 )
-def card(artefact: Path, scores: tuple[Path, ...]) -> None:
-    """Write the README.md of an adapter or checkpoint again, with its scores.
+def card(artifact: Path, scores: tuple[Path, ...]) -> None:
+    """Regenerate the model card of an adapter or checkpoint, with its scores.
 
     \b
     dcsft card adapter --scores after --scores before
@@ -43,32 +46,32 @@ def card(artefact: Path, scores: tuple[Path, ...]) -> None:
     from dcsft_harness.training.card import write
 
     clock = bar.Clock()
-    write(artefact, scores)
-    bar.closing("card", f"{len(scores)} folders of scores", clock, artefact / "README.md")
+    write(artifact, scores)
+    bar.closing("card", f"{len(scores)} folders of scores", clock, artifact / "README.md")
 
 
 @click.command()
-@click.argument("artefact", type=FOLDER)
+@click.argument("artifact", type=FOLDER)
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-def push(artefact: Path, repo: str, private: bool) -> None:
+def push(artifact: Path, repo: str, private: bool) -> None:
     """Upload a finished adapter or checkpoint, with its card, to the model hub."""
     from dcsft_harness.training import hub
 
-    hub.refuse_unfit(artefact)
+    hub.refuse_unfit(artifact)
     check(repo)
-    push_folder(artefact, repo, private)
+    push_folder(artifact, repo, private)
 
 
 def check(repo: str) -> None:
-    """Makes sure that an upload can be expected to work."""
+    """Checks that an upload can succeed."""
     from dcsft_harness.training import hub
 
     hub.check(repo)
 
 
 def push_folder(folder: Path, repo: str, private: bool) -> None:
-    """Uploads a finished artefact and says where it went."""
+    """Uploads a finished artifact and prints its address."""
     from dcsft_harness.training import hub
 
     clock = bar.Clock()

@@ -1,4 +1,4 @@
-"""How `dcsft run` and `dcsft quickstart` show a recipe: its stages, what is skipped, the table."""
+"""Running a recipe from the command line: its stages, skipped ones, the tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from dcsft_harness.cli.running import run_stage
 
 
 def run_recipe(names: str | Sequence[str], output: Path, dry_run: bool, scale: str = "digits") -> None:
-    """Runs recipes, or prints what they would do, and prints the tables of their leaderboards."""
+    """Runs recipes and prints the tables of their leaderboards; a dry run prints the plan."""
     from dcsft_harness.recipes import chain, recipe
 
     chosen = recipe.load(names, scale)

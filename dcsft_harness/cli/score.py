@@ -1,4 +1,4 @@
-"""`dcsft score`: a checkpoint, or all of a training run's, onto a board."""
+"""`dcsft score`: adds a checkpoint, or all checkpoints of a training run, to a board."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -25,7 +25,7 @@ SUITES = ("digits", "classification", "grounding", "reasoning", "paper")
 
 
 class _Terminal:
-    """Tells on stderr what happens to a board."""
+    """Reports on stderr what happens to a board."""
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -41,50 +41,54 @@ SHOW = _Terminal()
 
 @click.command()
 @click.argument("ckpt", required=False)
-@click.option("--suite", type=click.Choice(SUITES), required=True, help="What to score on.")
-@click.option("--board", type=FOLDER, required=True, help="The board's folder, new or from an earlier call.")
+@click.option("--suite", type=click.Choice(SUITES), required=True, help="The tasks to score on.")
+@click.option("--board", type=FOLDER, required=True, help="The board's folder, new or existing.")
 @click.option(
     "--watch",
     metavar="DIR",
-    help="Score the checkpoints of the `dcsft train` that writes DIR as they come, and what it ends with.",
+    help="Score the checkpoints that `dcsft train` writes to DIR as they appear, then the final weights.",
 )
 @click.option(
     "--name",
-    help="The row's name; default the folder's. Checkpoints of a run get their step added. NAME=CKPT and "
-    "--watch NAME=DIR name both.",
+    help="The row's name; default: the folder's. Checkpoints of a run add their step. Use NAME=CKPT and "
+    "--watch NAME=DIR to name both.",
 )
 @click.option(
     "--base",
     metavar="CKPT",
-    help="An adapter's base, with --watch the run's; default what it was trained on.",
+    help="The base of the adapter (with --watch: of the run); default: the base that it was trained on.",
 )
-@click.option("--baseline", metavar="NAME", help="The row that differences are taken to; remembered.")
+@click.option("--baseline", metavar="NAME", help="The row to compare with; remembered.")
 @click.option(
     "--results",
     multiple=True,
     metavar="[NAME=]FOLDER",
-    help="Further results for the board, of `dcsft evaluate` or `lmms-eval --log_samples`; remembered.",
+    help="More results for the board, from `dcsft evaluate` or `lmms-eval --log_samples`; remembered.",
 )
 @click.option(
-    "--apart", is_flag=True, help="Give rows that cannot be compared tables of their own; remembered."
+    "--apart", is_flag=True, help="Show rows that cannot be compared in separate tables; remembered."
 )
 @click.option("--model", default="dcsft_hf", show_default=True, help="An lmms-eval model.")
-@click.option("--model-args", default="", metavar="K=V,...", help="Its arguments: batch_size=8,device=cuda:1")
+@click.option(
+    "--model-args", default="", metavar="K=V,...", help="The model's arguments: batch_size=8,device=cuda:1"
+)
 @click.option(
     "--group",
-    help="The configuration that this is one seed of; default: as a name like 'SFT (seed 1)' says.",
+    help="Name shared by all seeds of a configuration; default: from a name like 'SFT (seed 1)'.",
 )
-@click.option("--limit", type=int, help="Only the first documents of each task.")
+@click.option("--limit", type=int, help="Use only the first N documents of each task.")
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between looks."
+    "--every", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between checks."
 )
-@click.option("--stay", is_flag=True, help="Watch on when the run's process has ended: it may be resumed.")
+@click.option(
+    "--stay", is_flag=True, help="Keep watching after the run's process has ended, as it may be resumed."
+)
 @data_root
 def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
     """Score a checkpoint on a suite and add it to a board.
 
-    CKPT is an adapter, a whole checkpoint or a hub's OWNER/NAME. What the board has already is kept, so that
-    the same command goes on after an interruption. The leaderboard is in BOARD/leaderboard.
+    CKPT is an adapter, a full checkpoint or a hub name, OWNER/NAME. Finished tasks are kept, so the same
+    command resumes after an interruption. The leaderboard is in BOARD/leaderboard.
 
     \b
     dcsft score cold --suite digits --board scored
@@ -95,8 +99,8 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
         raise HarnessError("there is nothing to score", "Give CKPT, or --watch DIR, or both")
     if ranks.world_size() > 1:
         raise HarnessError(
-            f"dcsft score is one process, and this launch has {ranks.world_size()}",
-            "Start `dcsft evaluate` that way, and hand its folder over with --results",
+            f"dcsft score runs in one process, and this launch has {ranks.world_size()}",
+            "Start `dcsft evaluate` that way, and pass its folder with --results",
         )
     call = _call(ckpt, board, options)
     for row in call.rows():
@@ -179,7 +183,7 @@ class _Call:
         from dcsft_harness.evaluation.autoeval.score import build, told
 
         if not row.made:
-            SHOW.say(f"{row.name}: kept, its {len(row.kept)} tasks were scored before")
+            SHOW.say(f"{row.name}: already scored on its {len(row.kept)} tasks")
             if self.built is not None:
                 return
         first, self.built = self.built is None, build(self.board, SHOW)

@@ -20,7 +20,7 @@ ROOT: dict[str, Any] = {
     "type": FOLDER,
     "expose_value": False,
     "callback": _use_root,
-    "help": "Where prepared data is; default $DCSFT_DATA, else data/ in the cache folder.",
+    "help": "The folder of prepared data; default: $DCSFT_DATA, or data/ in the cache folder.",
 }
 data_root = click.option("--data-root", **ROOT)
 """The option of every command that reads prepared data."""
@@ -28,18 +28,18 @@ data_root = click.option("--data-root", **ROOT)
 
 @click.command()
 @click.argument("task")
-@click.option("--source", type=FOLDER, help="The published files; default: load from the hub.")
+@click.option("--source", type=FOLDER, help="The published files; default: download from the hub.")
 @click.option("--data-root", "--output", **ROOT)
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What a row that cannot be used does: skip leaves it out and records why.",
+    help="For an unusable row: stop, or skip it and record why.",
 )
-@click.option("--any-count", is_flag=True, help="Take a part of the published rows; recorded.")
+@click.option("--any-count", is_flag=True, help="Accept a subset of the published rows; recorded.")
 def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> None:
-    """Make the folder that TASK reads, once, from what was published.
+    """Prepare the local folder that TASK reads from the published files.
 
     \b
     dcsft data prepare dcsft_imagenet_r

@@ -1,4 +1,4 @@
-"""The verbs beside the data flow: quickstart, run, results, tasks, a board's page and lmms-eval's own."""
+"""Commands that are not stages: quickstart, run, results, tasks, a board's page, lmms-eval."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def quickstart(output: Path) -> None:
 
 
 def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Prints the shipped recipes and ends."""
+    """Prints the shipped recipes and exits."""
     if wanted:
         from tabulate import tabulate
 
@@ -42,15 +42,15 @@ def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     show_default=True,
     help="The embedded suite, on two cores; or the paper's models and data, on eight GPUs.",
 )
-@click.option("--dry-run", is_flag=True, help="Print every command, what it reads and costs; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print every command, its inputs and its cost; run nothing.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="List recipes."
 )
 def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> None:
     """Run recipes: shipped ones by name, or YAML files.
 
-    Stages that are done and still valid are skipped, so the same command resumes an interrupted run; stages
-    that several recipes share run once in an output folder.
+    Finished stages that are still valid are skipped, so the same command resumes an interrupted run. Stages
+    that several recipes share run once per output folder.
     """
     from dcsft_harness.cli.recipe import run_recipe
 
@@ -61,7 +61,7 @@ def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> No
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="A .md file.")
 def results(runs: tuple[Path, ...], output: Path) -> None:
-    """Write a page of what runs of recipes show: tables, pictures, and what became of each claim.
+    """Write a page with the results of recipes: tables, plots, and a verdict on each of the paper's claims.
 
     \b
     dcsft run paradigms difficulty --output runs/digits
@@ -69,13 +69,13 @@ def results(runs: tuple[Path, ...], output: Path) -> None:
     """  # noqa: D301 - click reads the \b
     from dcsft_harness.leaderboard.results import write
 
-    said = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
-    bar.say(f"results: {said} -> {output}")
+    counts = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
+    bar.say(f"results: {counts} -> {output}")
 
 
 @click.group()
 def tasks() -> None:
-    """What lmms-eval can run from this suite."""
+    """The suite's lmms-eval tasks: list them, check their data."""
 
 
 @tasks.command("path")
@@ -88,7 +88,7 @@ def tasks_path() -> None:
 
 @tasks.command("list")
 def tasks_list() -> None:
-    """List the suite's tasks, and the groups that stand for several."""
+    """List the suite's tasks and groups of tasks."""
     from tabulate import tabulate
 
     from dcsft_harness.lmms.listing import groups, listing
@@ -103,9 +103,9 @@ def tasks_list() -> None:
 @click.argument("names", nargs=-1)
 @data_root
 def tasks_check(names: tuple[str, ...]) -> None:
-    """Load every task (or those named) with its data, without a model or a network.
+    """Load every task (or the named ones) with its data, without a model or a network.
 
-    Data that is not prepared yet is told with how to get it; of tasks that are named that is an error.
+    Tasks without prepared data are listed with how to get it. If you named them, that is an error.
     """
     from dcsft_harness.lmms.checking import check
     from dcsft_harness.lmms.listing import listing
@@ -121,10 +121,10 @@ def tasks_check(names: tuple[str, ...]) -> None:
         line = f"{found.task}: {found.said}"
         (bar.say if found.state == "broken" or names else bar.show)(visible(line))
     if absent and not names:
-        click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} wait for their data")
+        click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} have no data yet")
     failed += absent if names else []
     if failed:
-        raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons stand above")
+        raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons are above")
 
 
 @click.command("path")
@@ -138,10 +138,10 @@ def digits_path() -> None:
 @click.command()
 @click.argument("board", type=FOLDER)
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one."
 )
 def serve(board: Path, port: int) -> None:
-    """Show a leaderboard's page at an address of this machine; page/index.html opens without it too.
+    """Serve a leaderboard's page locally; page/index.html also opens without a server.
 
     \b
     dcsft leaderboard serve board
@@ -162,7 +162,7 @@ def serve(board: Path, port: int) -> None:
 def lmms_eval(arguments: tuple[str, ...]) -> None:
     """Run lmms-eval's own command line with the suite's task path filled in.
 
-    Exits with 1 where lmms-eval fails; its own command exits with 0 whatever happens.
+    Exits with 1 if lmms-eval fails; its own command always exits with 0.
     """
     from dcsft_harness.lmms import command_line
 

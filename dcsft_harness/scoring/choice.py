@@ -21,7 +21,7 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import phrases
 from dcsft_harness.scoring.normalize import answer_part, before_run_on, bounded, json_answer, last_box, plain
-from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, in_pair, key, option_set
+from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, has_any, in_pair, key, option_set
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
@@ -137,11 +137,7 @@ def find(response: str, options: OptionSet, *, truncated: bool = False) -> int |
         letter = _LETTER_ONLY.fullmatch(part)
         if letter:
             return options.index(letter[1].upper())
-    part = bounded(part)
-    head = before_run_on(part)
-    found = _find(head, options)
-    if found is None and len(head) < len(part) * 0.9:  # what looked like a further question was this one
-        found = _find(part, options)
+    found = _find(before_run_on(bounded(part)), options)
     return None if found == NO_OPTION else found
 
 
@@ -187,7 +183,7 @@ def _whole(text: str, options: OptionSet) -> int | None:
 def _last_line(text: str, options: OptionSet) -> int | None:
     """The option of a last line that is "(B)" or "B. its text", unless it ends a list of the options."""
     start = text.rfind("\n", max(0, len(text) - 150))
-    if start < 0 or not any(mark in text[start : start + 12] for mark in ").:"):
+    if start < 0 or not has_any(text[start : start + 12], (")", ".", ":")):
         return None
     match = _LINE.fullmatch(plain(text[start:]))
     index = options.index(match[2]) if match else None
@@ -224,11 +220,12 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
         lowered = text
     tail = len(text) - TAIL if len(text) > HEAD + TAIL else 0
     border = max(tail, lowered.rfind(" ", 0, len(text) - 300)) if len(text) > 600 else 0
+    chinese = [] if _is_latin(text) else [word for word in _CHINESE_KEYS if word in text]
     parts = [(border, len(text)), (tail, border)] + ([(HEAD, tail), (0, HEAD)] if tail else [])
     before, count = len(text) + 1, 0
     for low, high in parts:
         part = lowered[low:high]
-        for place in _places(part, ["answer"] if low == HEAD and tail else _words(part)):
+        for place in _places(part, ["answer"] if low == HEAD and tail else _words(part), chinese):
             place += low
             if place >= before:
                 continue
@@ -239,7 +236,17 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
                 return
 
 
-def _places(part: str, words: Iterable[str]) -> list[int]:
+def _is_latin(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _places(part: str, words: Iterable[str], chinese: Iterable[str]) -> list[int]:
     """Where phrases with some keys may stand in a part of a text with its markup, last first."""
     places = []
     for word in words:
@@ -253,13 +260,13 @@ def _places(part: str, words: Iterable[str]) -> list[int]:
                         places.append(place)
                         break
             place = part.find(word, place + len(word))
-    if not part.isascii():
-        for word in _CHINESE_KEYS:
-            place = part.find(word)
-            while place >= 0:
-                places.append(place)
-                place = part.find(word, place + 1)
-    places.sort(reverse=True)
+    for word in chinese:
+        place = part.find(word)
+        while place >= 0:
+            places.append(place)
+            place = part.find(word, place + 1)
+    if len(places) > 1:
+        places.sort(reverse=True)
     return places
 
 
@@ -302,7 +309,7 @@ def _start(text: str, place: int) -> int:
     line = text.rfind("\n", first, place)
     start = place
     while True:
-        start = max(text.rfind(mark, first, start) for mark in (". ", "! ", "? ", "。", "; "))
+        start = max([text.rfind(mark, first, start) for mark in (". ", "! ", "? ", "。", "; ")])
         if start > 1 and text[start] == "." and text[start - 1].isupper() and not text[start - 2].isalnum():
             if not text[start + 2 : start + 3].isupper() or not text[line + 1 : start - 1].strip(" *(-"):
                 continue
@@ -368,7 +375,7 @@ def _phrase_states(
 
 def _without_asides(sentence: str, options: OptionSet) -> str:
     """A sentence without what it sets an option against; no option has such a word itself."""
-    if not any(word in sentence for word in phrases.ASIDE_KEYS) or options.has_asides:
+    if not has_any(sentence, phrases.ASIDE_KEYS) or options.has_asides:
         return sentence
     return phrases.ASIDE.sub("", sentence)
 
@@ -495,7 +502,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
 
 
 def _may_list(text: str) -> bool:
-    return any(mark in text for mark in ("A)", "A.", "A:")) and "B" in text
+    return "B" in text and has_any(text, ("A)", "A.", "A:"))
 
 
 def _beginning(first: str, options: OptionSet) -> int | None:

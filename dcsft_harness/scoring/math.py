@@ -15,6 +15,7 @@ value would be. Words, yes and no are for `exact_word`.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
@@ -79,6 +80,7 @@ _THOUSANDS = re.compile(
 )
 _SEPARATOR = re.compile(r"\n|[;,→]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且")
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
+_NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _LAST_DOT = " \t\n.,;:?。"
 _RELATION = re.compile(r"[=<>≤≥≠≈∈⇒]")
 _NAME = re.compile(
@@ -96,9 +98,10 @@ _TRAILING_WORDS = re.compile(
 _TRAILING_TEXT = re.compile(r"\s*((?:[/·*]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$")
 _TRAILING_LETTER = re.compile(r"(\d|\})(\s*)([A-Za-z])((?:\s?\^\s?\{?[23]\}?)?)$")
 _CURRENCY = re.compile(r"^(?:US|HK|RMB)?\s*[$¥€£]\s*(?=[-\d.])")
-_REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$")
+_REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
+"""A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
-    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦\([A-H]\)⟧"
+    r"^(?:⟦[^⟧]{0,40}[:=]\s*⟧|⟦\([A-H]\)⟧|\([A-H]\)\s+(?=[-\d\\])"
     r"|(?:A|Ans|Solution|Result)\s*:\s+(?=[-\d\\$])|"
     r"⟦(?:about|approximately|answer(?: is)?|the answer is)⟧|≈|about "
     r"|approximately )\s*",
@@ -140,7 +143,7 @@ def _without_dollars(text: str) -> str:
             found, behind = f"{found}{block[1] or block[2]}", block.end()
         text = f"{found}{text[max(behind, 0) :]}".replace("$", " ")
     text = text.replace("\\(", " ").replace("\\)", " ").replace("\\[", " ").replace("\\]", " ")
-    return clean(text).strip(_LAST_DOT)
+    return _NO_ZERO.sub("0.", clean(text)).strip(_LAST_DOT)
 
 
 def _pieces(text: str) -> tuple[list[str], bool]:
@@ -653,10 +656,12 @@ def stated(part: str) -> Iterator[str]:
     keyed = json_answer(part)
     if keyed is not None:
         part = keyed[1] if re.search(r"\d", keyed[1]) else keyed[0].replace("\\\\", "\\")
-    text = _EMPHASIS.sub(r"\1", _MARKDOWN.sub("", before_run_on(part))).strip()
+    text = _MARKDOWN.sub("", before_run_on(part))
+    text = (_EMPHASIS.sub(r"\1", text) if "*" in text else text).strip()
     cue = None
-    for cue in _CUE.finditer(text):  # noqa: B007 - the last one is wanted
-        pass
+    if "nswer" in text or "答案" in text or "####" in text:
+        for cue in _CUE.finditer(text):  # noqa: B007 - the last one is wanted
+            pass
     if cue is not None and text[cue.end() :].strip():
         lines = text[cue.end() :].strip().split("\n")
         yield lines[0].strip() if len(lines[0].strip()) > 3 or len(lines) == 1 else " ".join(lines[:3])
@@ -665,7 +670,16 @@ def stated(part: str) -> Iterator[str]:
         return
     if len(text) <= 200:
         yield text
-    yield from [one for one in _SENTENCES.split(text) if one and one.strip()][:-5:-1]
+    yield from _last_sentences(text)
+
+
+def _last_sentences(text: str) -> list[str]:
+    """The last four sentences, last first; as few characters as possible are split for them."""
+    for tail in (500, len(text)):
+        found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
+        if len(found) > 4:  # the first may have begun earlier
+            break
+    return found[:-5:-1]
 
 
 def _boxed(text: str) -> str | None:
@@ -787,14 +801,16 @@ def _plain(response: str, gold: Answer) -> Verdict | None:
 
 
 def _number_of(gold: Answer) -> object:
-    part = gold.parts[0]
-    return part.trees[0][1] if part.trees[0][0] == "n" and part.unit is None else None
+    tree, unit_of = gold.parts[0].trees[0], gold.parts[0].unit
+    if unit_of is not None or "%" in gold.text:
+        return None
+    if tree[0] == "/" and tree[1][0] == tree[2][0] == "n" and tree[2][1]:
+        return tree[1][1] / tree[2][1]
+    return tree[1] if tree[0] == "n" else None
 
 
 @lru_cache(maxsize=65536)
 def _fraction(text: str) -> object:
-    from fractions import Fraction
-
     return Fraction(text)
 
 

@@ -12,7 +12,7 @@ decimals. Nothing is matched by nearness.
 import math
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ _DENIED = re.compile(
     r"(?:\s(?:an?|the|in|at|be|that|of|equal to|option|just|only))*[\s\"'(]*$"
 )
 
-_MARKED = re.compile(r"(?<![A-Za-z0-9.(])([A-J])[.):]\s")
+_MARKED = re.compile(r"([A-J])(?<![A-Za-z0-9.(].)[.):]\s")
 _JUDGEMENTS = frozenset({"yes", "no", "true", "false", "correct", "incorrect", "是", "否", "对", "错"})
 
 _UNITS = {
@@ -110,6 +110,7 @@ class Mention(NamedTuple):
     by_letter: bool
 
 
+@lru_cache(maxsize=8192)
 def value(text: str) -> Value | None:
     """The value of a plain text that is one number or closed arithmetic, with or without a unit.
 
@@ -224,6 +225,7 @@ class OptionSet:
         """Take the texts, A first; nothing is computed yet."""
         self.texts = tuple(texts)
         self.letters = string.ascii_uppercase[: len(self.texts)]
+        self._equal: dict[Value, int | None] = {}
         self._single = {text: i for i, text in enumerate(self.texts) if len(text) == 1 and text.isupper()}
 
     @cached_property
@@ -299,6 +301,13 @@ class OptionSet:
 
     def equal(self, found: Value) -> int | None:
         """The option of an equal value and a compatible unit; failing that, the one that it rounds to."""
+        if found not in self._equal:
+            if len(self._equal) > 1000:
+                self._equal.clear()
+            self._equal[found] = self._nearest(found)
+        return self._equal[found]
+
+    def _nearest(self, found: Value) -> int | None:
         hits: list[int] = []
         best = (math.inf, -1, 0)
         for index, one in enumerate(self.values):
@@ -370,9 +379,12 @@ class OptionSet:
         """Where a plain sentence affirms options, in order, those in pairs ("A or B") left out."""
         if self._points:
             sentence = _COORDINATES.sub(",", sentence)
+        patterns = [_LETTER] if not sentence.isascii() or has_any(sentence, _LETTER_KEYS) else []
+        if self.lettered:
+            patterns.append(_DRAWN_LETTER)
         found = [
             Mention(match.start(), match.end(), index, pattern is _LETTER or not self._predicated)
-            for pattern in ((_LETTER, _DRAWN_LETTER) if self.lettered else (_LETTER,))
+            for pattern in patterns
             for match in pattern.finditer(sentence)
             if (index := self.index(next(filter(None, match.groups())).upper())) is not None
         ]
@@ -409,11 +421,24 @@ class OptionSet:
         return any(one is not None and one.decimals is not None for one in self.values)
 
     def _amounts(self, sentence: str, found: list[Mention]) -> Iterator[Mention]:
-        for match in (*_AMOUNT.finditer(sentence), *_COUNTED.finditer(sentence)):
+        amounts: Iterable[re.Match[str]] = _AMOUNT.finditer(sentence) if _FIGURES.search(sentence) else ()
+        for match in (*amounts, *_COUNTED.finditer(sentence)):
             amount = value(match["amount"] if match.re is _COUNTED else match[0])
             index = self.equal(amount) if amount else None
             if index is not None and not _overlaps(*match.span(), found):
                 yield Mention(match.start(), match.end(), index, False)
+
+
+_LETTER_KEYS = ("(", "[", "<", "ption", "PTION", "hoice", "etter", "nswer")
+_FIGURES = re.compile("[0-9√π]")
+
+
+def has_any(text: str, keys: tuple[str, ...]) -> bool:
+    """Whether some key is in a text."""
+    for key in keys:  # noqa: SIM110 - a generator takes twice the time
+        if key in text:
+            return True
+    return False
 
 
 _BESIDE = re.compile(r"[\s\"']{0,2}\(([A-J])\)")

@@ -137,6 +137,7 @@ _FRACTIONS = [
     (re.compile(r"\bthree (?:quarters|fourths)\b", re.I), "3/4"),
 ]  # fmt: skip
 _AND_A_HALF = re.compile(r"(\d) and (?:a|one) half\b", re.I)
+_WORD_AND_A_HALF = re.compile(rf"\b({_LONGER_FIRST}) and (?:a|one) half\b", re.I)
 _SIGN = re.compile(r"(?<!\d )(?<!\d)\b(?:[Mm]inus|[Nn]egative) (?=[\d$\\])")
 
 
@@ -158,8 +159,7 @@ def _figure(match: "re.Match[str]") -> str:
 
 
 def _halves(text: str) -> str:
-    joined = re.compile(rf"\b({_LONGER_FIRST}) and (?:a|one) half\b", re.I)
-    text = joined.sub(lambda match: f"{_WORDS[match[1].lower()]}.5", text)
+    text = _WORD_AND_A_HALF.sub(lambda match: f"{_WORDS[match[1].lower()]}.5", text)
     for pattern, figures in _FRACTIONS:
         text = pattern.sub(figures, text)
     return text

@@ -20,22 +20,22 @@ dcsft.Board = (() => {
       numeric(`c${at}`, column.label, (row) => row.shown[at], { column: at, n: column.n, mean: column.is_mean }),
     ]);
     const known = ([, { meta }]) => board.rows.some((row) => row[meta.field === "worst" ? "worst_task" : meta.field]);
-    const rank = ["standing", numeric("rank", "Rank", (row) => row.told.rank && -row.told.rank.rank, { field: "rank" })];
+    const rank = ["standing", numeric("rank", "Rank", (row) => row.entry.rank && -row.entry.rank.rank, { field: "rank" })];
     const others = [
-      numeric("retention", "OOD retention", (row) => row.told.retention && row.told.retention[0], { field: "retention" }),
-      numeric("worst", "Worst task", (row) => row.told.worst_task && row.told.worst_task.accuracy, { field: "worst" }),
+      numeric("retention", "OOD retention", (row) => row.entry.retention && row.entry.retention[0], { field: "retention" }),
+      numeric("worst", "Worst task", (row) => row.entry.worst_task && row.entry.worst_task.accuracy, { field: "worst" }),
     ].map((one) => ["standing", one]);
     const all = [...[rank].filter(known), ...measured, ...others.filter(known)];
     const of = (key) => all.filter(([kind]) => kind === key).map(([, one]) => one);
     return [
-      { id: "name", header: "Row", accessorFn: (row) => row.told.name, sortingFn: "alphanumeric", meta: {} },
+      { id: "name", header: "Row", accessorFn: (row) => row.entry.name, sortingFn: "alphanumeric", meta: {} },
       ...GROUPS.filter(([key]) => of(key).length).map(([key, said]) => ({ id: key, header: said, columns: of(key) })),
     ];
   }
 
   function made(board, state) {
-    const data = board.rows.map((told, at) => ({
-      at, told,
+    const data = board.rows.map((entry, at) => ({
+      at, entry,
       shown: board.columns.map((_, column) => {
         const found = cell(board, at, column);
         const estimate = found && (state.value === "difference" ? found.difference : found.accuracy);
@@ -43,11 +43,11 @@ dcsft.Board = (() => {
       }),
     }));
     const wanted = state.q.trim().toLowerCase();
-    return data.filter(({ told }) => {
-      if (wanted && !told.name.toLowerCase().includes(wanted)) return false;
-      if (state.rows === "single") return told.kind === "row";
-      if (state.rows === "seeds") return told.kind === "seeds" || told.group === null;
-      if (state.rows === "front") return told.pareto && told.pareto.on;
+    return data.filter(({ entry }) => {
+      if (wanted && !entry.name.toLowerCase().includes(wanted)) return false;
+      if (state.rows === "single") return entry.kind === "row";
+      if (state.rows === "seeds") return entry.kind === "seeds" || entry.group === null;
+      if (state.rows === "front") return entry.pareto && entry.pareto.on;
       return true;
     });
   }
@@ -77,17 +77,17 @@ dcsft.Board = (() => {
   }
 
   function lines(model, board, row, at) {
-    const [column, told] = [board.columns[at], cell(board, row, at)];
+    const [column, entry] = [board.columns[at], cell(board, row, at)];
     const said = [["", `${plain(board.rows[row].name)}, ${plain(column.label)}`]];
-    if (!told || !told.accuracy) return [...said, ["", told ? "nothing could be scored" : "not evaluated"]];
-    const { value, low, high } = told.accuracy;
+    if (!entry || !entry.accuracy) return [...said, ["", entry ? "nothing could be scored" : "not evaluated"]];
+    const { value, low, high } = entry.accuracy;
     said.push(["accuracy", `${percent(value, 2)} %`], ["95 % interval", interval(low, high, (x) => percent(x, 2))]);
-    said.push(["n", `${told.n.toLocaleString("en")} scored items`]);
-    if (told.unscored) said.push(["not scored", `${told.unscored}`]);
-    if (told.unanswered) said.push(["no answer found", `${told.unanswered}, counted as wrong`]);
-    if (told.deviation !== null) said.push(["deviation of seeds", `${percent(told.deviation, 2)} points`]);
-    if (told.difference) {
-      const { value: by, low: from, high: to } = told.difference;
+    said.push(["n", `${entry.n.toLocaleString("en")} scored items`]);
+    if (entry.unscored) said.push(["not scored", `${entry.unscored}`]);
+    if (entry.unanswered) said.push(["no answer found", `${entry.unanswered}, counted as wrong`]);
+    if (entry.deviation !== null) said.push(["deviation of seeds", `${percent(entry.deviation, 2)} points`]);
+    if (entry.difference) {
+      const { value: by, low: from, high: to } = entry.difference;
       said.push([`against ${plain(board.baseline, 40)}`, `${points(by, 2)} ${interval(from, to, (x) => points(x, 2))} points`]);
       const other = board.rows.findIndex((one) => one.is_baseline);
       const test = model.tested(board)(row, other, at);
@@ -99,36 +99,36 @@ dcsft.Board = (() => {
     return said;
   }
 
-  function standing(told, field) {
+  function standing(entry, field) {
     if (field === "rank") {
-      return told.rank ? [`${told.rank.rank}`, `95 % interval ${told.rank.low}–${told.rank.high}, of ${told.rank.of} rows`] : null;
+      return entry.rank ? [`${entry.rank.rank}`, `95 % interval ${entry.rank.low}–${entry.rank.high}, of ${entry.rank.of} rows`] : null;
     }
     if (field === "retention") {
-      if (!told.retention) return null;
-      const [value, low, high] = told.retention;
+      if (!entry.retention) return null;
+      const [value, low, high] = entry.retention;
       return [percent(value), `${interval(low, high, percent)} %, OOD over ID accuracy`];
     }
-    return told.worst_task ? [percent(told.worst_task.accuracy), `on ${plain(told.worst_task.task)}`] : null;
+    return entry.worst_task ? [percent(entry.worst_task.accuracy), `on ${plain(entry.worst_task.task)}`] : null;
   }
 
   function Cells({ model, board, row, columns, state, best, pick, chosen }) {
-    const { at, told } = row.original;
-    const name = plain(told.name, 60);
-    const mark = ["Baseline", told.is_baseline], front = ["On the ID and OOD front", told.pareto && told.pareto.on];
-    return html`<tr class=${told.kind === "seeds" ? "seeds" : ""} aria-selected=${String(chosen)}>
+    const { at, entry } = row.original;
+    const name = plain(entry.name, 60);
+    const mark = ["Baseline", entry.is_baseline], front = ["On the ID and OOD front", entry.pareto && entry.pareto.on];
+    return html`<tr class=${entry.kind === "seeds" ? "seeds" : ""} aria-selected=${String(chosen)}>
       <td class="pick">
         <input type="checkbox" tabindex="-1" data-r=${row.index} data-c="0" checked=${chosen}
-          aria-label=${`Compare ${name}`} onChange=${() => pick(told.name)} />
+          aria-label=${`Compare ${name}`} onChange=${() => pick(entry.name)} />
       </td>
       <th scope="row" tabindex="-1" data-r=${row.index} data-c="1" data-row=${at}>
-        <${Name} text=${told.name} />
-        ${told.kind === "seeds" && html` <span class="badge">${told.members.length} seeds</span>`}
+        <${Name} text=${entry.name} />
+        ${entry.kind === "seeds" && html` <span class="badge">${entry.members.length} seeds</span>`}
         ${[mark, front].map(([said, on], i) => on && html` <span class="badge" title=${said}>${i ? "front" : "baseline"}</span>`)}
       </th>
       ${columns.map(({ columnDef: { meta } }, i) => {
         const place = { tabindex: "-1", "data-r": row.index, "data-c": i + 2, "data-row": at };
         if (meta.field) {
-          const said = standing(told, meta.field);
+          const said = standing(entry, meta.field);
           return html`<td ...${place} data-field=${meta.field}>${said ? said[0] : "–"}</td>`;
         }
         const value = row.original.shown[meta.column];
@@ -244,7 +244,7 @@ dcsft.Board = (() => {
       if (name === b) return go({ b: "" }, true);
       return go(a === "" ? { a: name } : b === "" ? { b: name } : { a: b, b: name }, true);
     };
-    const told = (event) => {
+    const describe = (event) => {
       const here = event.target.closest("[data-row]");
       if (!here) return;
       const { row, column, field } = here.dataset;
@@ -261,11 +261,11 @@ dcsft.Board = (() => {
       <${Controls} board=${board} state=${state} go=${go} />
       <div class="scroll board">
         <table role="grid" ref=${body} aria-label="Accuracy by row and task" aria-rowcount=${data.length}
-          onKeyDown=${arrows} onMouseOver=${told} onFocusIn=${told} onMouseOut=${dcsft.tip.leave} onFocusOut=${dcsft.tip.leave}>
+          onKeyDown=${arrows} onMouseOver=${describe} onFocusIn=${describe} onMouseOut=${dcsft.tip.leave} onFocusOut=${dcsft.tip.leave}>
           <${Header} table=${table} state=${state} go=${go} />
           <tbody>
             ${table.getRowModel().rows.map((row) => html`<${Cells} key=${row.original.at} model=${model} board=${board} row=${row}
-              columns=${columns} state=${state} best=${best} pick=${pick} chosen=${[state.a, state.b].includes(row.original.told.name)} />`)}
+              columns=${columns} state=${state} best=${best} pick=${pick} chosen=${[state.a, state.b].includes(row.original.entry.name)} />`)}
           </tbody>
         </table>
         ${!data.length && html`<p class="none" role="status">No row matches.</p>`}

@@ -55,8 +55,8 @@ dcsft.Compare = (() => {
     const most = Math.max(0.01, ...found.filter(Boolean).flatMap((one) => [one.low, one.high, one.value].map((x) => Math.abs(x ?? 0))));
     const names = [a, b].map((row) => board.rows[row].name);
     const side = (row, at) => {
-      const told = cell(board, row, at);
-      return told && told.accuracy ? percent(told.accuracy.value) : "–";
+      const entry = cell(board, row, at);
+      return entry && entry.accuracy ? percent(entry.accuracy.value) : "–";
     };
     const count = (column, changed, value) => {
       if (value === null || value === undefined) return "–";
@@ -154,7 +154,7 @@ dcsft.Compare = (() => {
         <button type="button" onClick=${() => go({ a: board.rows[b].name, b: board.rows[a].name })}>Swap</button>
       </div>
       ${a === b
-        ? html`<p class="none" role="status">These are one and the same row.</p>`
+        ? html`<p class="none" role="status">Both are the same row.</p>`
         : found
           ? html`<${Table} board=${board} state=${state} found=${found} a=${a} b=${b} link=${link} />
               <${Items} key=${`${a} ${b}`} board=${board} a=${a} b=${b} state=${state} go=${go} link=${link} />`

@@ -1,4 +1,4 @@
-// Data files: loaded on demand as scripts, since a page on disk may not fetch its neighbours.
+// Data files: loaded on demand as scripts, since a page on disk cannot fetch other files.
 "use strict";
 
 const dcsft = (() => {

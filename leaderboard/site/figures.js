@@ -135,9 +135,9 @@ dcsft.figures = (() => {
   function Verdict({ score, silent, short }) {
     const kind = verdict(score, silent);
     const [mark, said] = SAID[kind];
-    const told = kind === "partial" ? `score ${score.toFixed(3)}` : said;
+    const label = kind === "partial" ? `score ${score.toFixed(3)}` : said;
     return dcsft.html`<span class=${`verdict ${kind}`}>
-      <span aria-hidden="true">${mark}</span> ${short ? dcsft.html`<span class="hidden">${told}</span>` : told}
+      <span aria-hidden="true">${mark}</span> ${short ? dcsft.html`<span class="hidden">${label}</span>` : label}
     </span>`;
   }
 

@@ -6,7 +6,7 @@
   const { plain, Name, Label, Some, percent, Pick, Waiting, clamp } = dcsft.text;
   const VIEWS = [["board", "Board", dcsft.Board], ["compare", "Compare", dcsft.Compare], ["samples", "Samples", dcsft.Samples]];
   const FEW = 10;
-  const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
+  const THEMES = { auto: "System", light: "Light", dark: "Dark" };
 
   // Pages on disk may be denied a memory of their own; then the choice lasts as long as the page.
   function remembered(value) {
@@ -23,7 +23,7 @@
     preactHooks.useLayoutEffect(() => {
       document.documentElement.dataset.theme = theme;
     }, [theme]);
-    return html`<${Pick} label="Colours" value=${theme} options=${Object.entries(THEMES)} onPick=${(next) => {
+    return html`<${Pick} label="Colors" value=${theme} options=${Object.entries(THEMES)} onPick=${(next) => {
       remembered(next);
       set(next);
     }} />`;
@@ -33,7 +33,7 @@
   function Quoted({ quoted }) {
     if (!quoted.length) return null;
     const tasks = [...new Set(quoted.flatMap((one) => one.cells.map(([task]) => task)))];
-    return html`<section aria-labelledby="quoted"><h3 id="quoted">Quoted, and never tested against</h3>
+    return html`<section aria-labelledby="quoted"><h3 id="quoted">Quoted, never tested against</h3>
       <div class="scroll"><table class="quoted" aria-label="Quoted figures"><thead><tr><th scope="col">Row</th><th scope="col">Model, setting and source</th>
         ${tasks.map((task) => html`<th scope="col"><${Label} text=${task} /></th>`)}<th scope="col">OOD mean as printed</th></tr></thead>
       <tbody>${quoted.map((one) => html`<tr><th scope="row"><${Name} text=${one.name} /></th><td class="words"><${Name} text=${`${one.model}, ${one.setting}`} /><br /><small><${Name} text=${one.source} /></small></td>
@@ -72,7 +72,7 @@
     const board = model.boards[at];
     const drawn = shown[0] === "samples" && /^pool:\d+$/.test(state.task) && model.pools[Number(state.task.slice(5))];
     const View = drawn ? dcsft.Pool : shown[2];
-    const told = { model, board, state: { ...state, board: String(at) }, go, link };
+    const props = { model, board, state: { ...state, board: String(at) }, go, link };
     return html`
       <a class="skip" href="#main" onClick=${(event) => {
         event.preventDefault();
@@ -87,7 +87,7 @@
       </header>
       <main id="main" tabindex="-1">
         ${board.reason && html`<p class="note"><${Name} text=${board.reason} most=${2000} /></p>`}
-        <${View} ...${told} />
+        <${View} ...${props} />
         ${shown[0] === "board" && html`<${Below} model=${model} board=${board} />`}
         <${dcsft.tip.Tip} />
       </main>

@@ -4,7 +4,7 @@
 dcsft.pictures = (() => {
   const { html } = dcsft;
   const FILE = /^[0-9a-f]{32}\.webp$/;
-  const COLOURS = ["one", "two", "three", "four"];
+  const COLORS = ["one", "two", "three", "four"];
 
   // The boxes in an answer: [x1, y1, x2, y2] in pixels of the original, or a list of such; else none.
   function boxesIn(text) {
@@ -39,12 +39,12 @@ dcsft.pictures = (() => {
   // answers: [{ name, text }], the gold one first.
   function Pictures({ pictures, answers, drawn, toggle }) {
     const boxes = answers.flatMap(({ text }, at) =>
-      boxesIn(text).map((box) => ({ box, kind: at ? COLOURS[(at - 1) % COLOURS.length] : "gold" })));
+      boxesIn(text).map((box) => ({ box, kind: at ? COLORS[(at - 1) % COLORS.length] : "gold" })));
     return html`<div class="pictures">
       ${pictures.map((picture, at) => {
         const source = file(picture);
         const [, width, height] = picture;
-        if (!source) return html`<p class="none">The picture's name is damaged.</p>`;
+        if (!source) return html`<p class="none">The image has an invalid name.</p>`;
         const said = `Picture ${at + 1} of ${pictures.length}, ${width} by ${height} pixels` +
           (boxes.length && drawn ? `, with ${boxes.length} boxes drawn` : "");
         return html`<svg key=${source} role="img" aria-label=${said} viewBox=${`0 0 ${width} ${height}`}
@@ -56,7 +56,7 @@ dcsft.pictures = (() => {
       ${boxes.length > 0 && html`<div class="legend">
         <label><input type="checkbox" checked=${drawn} onChange=${toggle} /> Draw boxes</label>
         ${answers.map(({ name, text }, at) => boxesIn(text).length > 0 && html`<span key=${at}>
-          <svg class="key" viewBox="0 0 24 12" aria-hidden="true"><g class=${`box ${at ? COLOURS[(at - 1) % COLOURS.length] : "gold"}`}>
+          <svg class="key" viewBox="0 0 24 12" aria-hidden="true"><g class=${`box ${at ? COLORS[(at - 1) % COLORS.length] : "gold"}`}>
             <rect class="under" x="3" y="2" width="18" height="8" stroke-width="3.5" />
             <rect class="over" x="3" y="2" width="18" height="8" stroke-width="2" stroke-dasharray=${at ? "5 2" : "none"} /></g></svg>
           <${dcsft.text.Name} text=${name} most=${40} /></span>`)}

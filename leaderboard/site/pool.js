@@ -24,36 +24,36 @@ dcsft.Pool = (() => {
     };
   }
 
-  function kept(told, state) {
+  function kept(loaded, state) {
     const level = DIFFICULTIES.indexOf(state.difficulty);
     const wanted = state.find.trim().toLowerCase();
-    const matches = (i) => [told.gold(i), told.prompts(i), ...told.draws(i).flatMap((one) => [one.extracted, one.response])].some(
+    const matches = (i) => [loaded.gold(i), loaded.prompts(i), ...loaded.draws(i).flatMap((one) => [one.extracted, one.response])].some(
       (text) => text !== null && text.toLowerCase().includes(wanted));
     const verdicts = {
       right: ({ score }) => score >= RIGHT, wrong: ({ score }) => score < RIGHT,
       silent: ({ extracted }) => extracted === null, unscored: ({ score }) => Number.isNaN(score),
     };
-    const judged = (i) => told.draws(i).some(chosen(verdicts, state.verdict, () => true));
-    return [...Array(told.n).keys()].filter((i) => judged(i) &&
-      (level < 0 || told.difficulties[i] === level) && (state.difficulty !== "unlabelled" || told.difficulties[i] < 0) && (!wanted || matches(i)));
+    const judged = (i) => loaded.draws(i).some(chosen(verdicts, state.verdict, () => true));
+    return [...Array(loaded.n).keys()].filter((i) => judged(i) &&
+      (level < 0 || loaded.difficulties[i] === level) && (state.difficulty !== "unlabelled" || loaded.difficulties[i] < 0) && (!wanted || matches(i)));
   }
 
-  function Detail({ told, i, list, state, go }) {
+  function Detail({ loaded, i, list, state, go }) {
     const place = list.indexOf(i);
-    const step = (by) => list[place + by] !== undefined && go({ item: told.ids[list[place + by]], page: String(Math.floor((place + by) / SIZE)) });
-    const draws = told.draws(i);
+    const step = (by) => list[place + by] !== undefined && go({ item: loaded.ids[list[place + by]], page: String(Math.floor((place + by) / SIZE)) });
+    const draws = loaded.draws(i);
     const [shown, pick] = preactHooks.useState(-1);
     const drawn = draws.filter((_, at) => shown < 0 || at === shown);
-    const answers = [{ name: "gold", text: told.gold(i) }, ...drawn.map((one) => ({ name: `response ${one.at - draws[0].at + 1}`, text: one.extracted }))];
+    const answers = [{ name: "gold", text: loaded.gold(i) }, ...drawn.map((one) => ({ name: `response ${one.at - draws[0].at + 1}`, text: one.extracted }))];
     return html`<div class="detail">
-      <div class="steps"><h3 id="item" tabindex="-1">Document ${told.documents[i]}</h3>
+      <div class="steps"><h3 id="item" tabindex="-1">Document ${loaded.documents[i]}</h3>
         <button type="button" disabled=${place <= 0} onClick=${() => step(-1)}>Previous item</button>
         <button type="button" disabled=${place < 0 || place >= list.length - 1} onClick=${() => step(1)}>Next item</button></div>
-      <p class="facts"><span>${told.right(i)} of ${draws.length} responses right</span>
-        <span>difficulty <strong>${DIFFICULTIES[told.difficulties[i]] || "not scored"}</strong></span>
-        <span>item <code>${told.ids[i].slice(0, 12)}</code></span></p>
-      <${dcsft.pictures.Pictures} pictures=${told.pictures[i]} answers=${answers} drawn=${state.boxes === "1"} toggle=${() => go({ boxes: state.boxes === "1" ? "0" : "1" }, true)} />
-      <dl><dt>Prompt</dt><dd><${Long} text=${told.prompts(i)} label="Prompt" /></dd><dt>Gold</dt><dd><${Long} text=${told.gold(i)} label="Gold" /></dd></dl>
+      <p class="facts"><span>${loaded.right(i)} of ${draws.length} responses right</span>
+        <span>difficulty <strong>${DIFFICULTIES[loaded.difficulties[i]] || "not scored"}</strong></span>
+        <span>item <code>${loaded.ids[i].slice(0, 12)}</code></span></p>
+      <${dcsft.pictures.Pictures} pictures=${loaded.pictures[i]} answers=${answers} drawn=${state.boxes === "1"} toggle=${() => go({ boxes: state.boxes === "1" ? "0" : "1" }, true)} />
+      <dl><dt>Prompt</dt><dd><${Long} text=${loaded.prompts(i)} label="Prompt" /></dd><dt>Gold</dt><dd><${Long} text=${loaded.gold(i)} label="Gold" /></dd></dl>
       <div class="controls"><${Pick} label="Responses" value=${String(shown)} onPick=${(value) => pick(Number(value))}
         options=${[["-1", `All ${draws.length}`], ...draws.map((_, at) => [String(at), `${at + 1}`])]} /></div>
       <div class="responses">${drawn.map((one) => html`<article class="response" key=${one.at}>
@@ -65,21 +65,21 @@ dcsft.Pool = (() => {
   }
 
   function Browser({ found, state, go, link }) {
-    const told = preactHooks.useMemo(() => decoded(found), [found]);
-    const list = preactHooks.useMemo(() => kept(told, state), [told, state.verdict, state.difficulty, state.find]);
+    const loaded = preactHooks.useMemo(() => decoded(found), [found]);
+    const list = preactHooks.useMemo(() => kept(loaded, state), [loaded, state.verdict, state.difficulty, state.find]);
     const at = clamp(state.page, Math.ceil(list.length / SIZE) - 1);
-    const wanted = told.ids.indexOf(state.item);
+    const wanted = loaded.ids.indexOf(state.item);
     const i = wanted >= 0 ? wanted : list[at * SIZE];
     return html`<div class="browser">
       <div class="list" aria-label="Items" role="region">
         ${list.length ? html`<ol class="items">${list.slice(at * SIZE, at * SIZE + SIZE).map((one) => html`<li key=${one}>
-          <a class="item" href=${link({ item: told.ids[one], page: String(at) })} aria-current=${one === i ? "true" : undefined}>
-            <${dcsft.pictures.Thumbnail} picture=${told.pictures[one][0]} /><span>document ${told.documents[one]}</span>
-            <span class="answer">${told.right(one)} of ${told.draws(one).length} <${Name} text=${told.gold(one)} most=${24} /></span></a></li>`)}</ol>`
+          <a class="item" href=${link({ item: loaded.ids[one], page: String(at) })} aria-current=${one === i ? "true" : undefined}>
+            <${dcsft.pictures.Thumbnail} picture=${loaded.pictures[one][0]} /><span>document ${loaded.documents[one]}</span>
+            <span class="answer">${loaded.right(one)} of ${loaded.draws(one).length} <${Name} text=${loaded.gold(one)} most=${24} /></span></a></li>`)}</ol>`
           : html`<p class="none" role="status">No item matches.</p>`}
         <${Pages} at=${at} size=${SIZE} total=${list.length} what="items" go=${(page) => go({ page: String(page), item: "" })} />
       </div>
-      ${i !== undefined && html`<${Detail} key=${told.ids[i]} told=${told} i=${i} list=${list} state=${state} go=${go} />`}
+      ${i !== undefined && html`<${Detail} key=${loaded.ids[i]} loaded=${loaded} i=${i} list=${list} state=${state} go=${go} />`}
     </div>`;
   }
 

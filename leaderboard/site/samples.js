@@ -1,4 +1,4 @@
-// Items one by one: what was asked, what rows answered, and which of it was right.
+// Items one by one: prompt, gold, and each row's response and verdict.
 "use strict";
 
 dcsft.Samples = (() => {
@@ -8,7 +8,7 @@ dcsft.Samples = (() => {
   const SIZE = 40;
   const DIFFICULTIES = ["easy", "medium", "hard"];
 
-  // One task's items with what up to two rows answered, decoded once.
+  // One task's items with the responses of up to two rows, decoded once.
   function decoded(board, task, rows, found) {
     const [items, scores, ...answers] = found;
     const n = board.tasks[task].n;
@@ -27,8 +27,8 @@ dcsft.Samples = (() => {
   const silent = (row, i) => row.reports && row.extracted(i) === null;
   const right = (score) => score >= RIGHT;
 
-  function kept(told, state) {
-    const [one, two] = told.rows;
+  function kept(loaded, state) {
+    const [one, two] = loaded.rows;
     const wanted = state.find.trim().toLowerCase();
     const differs = {
       all: () => true,
@@ -46,12 +46,12 @@ dcsft.Samples = (() => {
     const judged = chosen(verdicts, state.verdict, () => true);
     const level = DIFFICULTIES.indexOf(state.difficulty);
     const matches = (i) =>
-      [told.gold(i), told.prompts(i), ...told.rows.flatMap((row) => [row.extracted(i), row.response(i)])].some(
+      [loaded.gold(i), loaded.prompts(i), ...loaded.rows.flatMap((row) => [row.extracted(i), row.response(i)])].some(
         (text) => text !== null && text.toLowerCase().includes(wanted));
     const found = [];
-    for (let i = 0; i < told.n; i++) {
-      if (!judged(i) || !differ(i) || (level >= 0 && (!told.difficulties || told.difficulties[i] !== level))) continue;
-      if (state.difficulty === "unlabelled" && told.difficulties && told.difficulties[i] >= 0) continue;
+    for (let i = 0; i < loaded.n; i++) {
+      if (!judged(i) || !differ(i) || (level >= 0 && (!loaded.difficulties || loaded.difficulties[i] !== level))) continue;
+      if (state.difficulty === "unlabelled" && loaded.difficulties && loaded.difficulties[i] >= 0) continue;
       if (!wanted || matches(i)) found.push(i);
     }
     return found;
@@ -78,13 +78,13 @@ dcsft.Samples = (() => {
     </form>`;
   }
 
-  function List({ told, list, at, state, link }) {
+  function List({ loaded, list, at, state, link }) {
     return html`<ol class="items" start=${at * SIZE + 1}>
       ${list.slice(at * SIZE, at * SIZE + SIZE).map((i) => html`<li key=${i}>
-        <a class="item" href=${link({ item: told.ids[i], page: String(at) })} aria-current=${told.ids[i] === state.item ? "true" : undefined}>
-          <${dcsft.pictures.Thumbnail} picture=${told.pictures && told.pictures[i] && told.pictures[i][0]} />
-          <span>document ${told.documents[i]}</span>
-          <span class="answer">${told.rows.map((row) => html`<${Verdict} score=${row.scores[i]} silent=${silent(row, i)} short />`)} <${Name} text=${told.rows[0].extracted(i) ?? "–"} most=${24} /></span>
+        <a class="item" href=${link({ item: loaded.ids[i], page: String(at) })} aria-current=${loaded.ids[i] === state.item ? "true" : undefined}>
+          <${dcsft.pictures.Thumbnail} picture=${loaded.pictures && loaded.pictures[i] && loaded.pictures[i][0]} />
+          <span>document ${loaded.documents[i]}</span>
+          <span class="answer">${loaded.rows.map((row) => html`<${Verdict} score=${row.scores[i]} silent=${silent(row, i)} short />`)} <${Name} text=${loaded.rows[0].extracted(i) ?? "–"} most=${24} /></span>
         </a></li>`)}
     </ol>`;
   }
@@ -99,48 +99,48 @@ dcsft.Samples = (() => {
     </article>`;
   }
 
-  function Detail({ model, board, task, told, i, list, state, go, link }) {
+  function Detail({ model, board, task, loaded, i, list, state, go, link }) {
     const place = list.indexOf(i);
     const step = (by) => {
       const next = list[place + by];
-      if (next !== undefined) go({ item: told.ids[next], page: String(Math.floor((place + by) / SIZE)) });
+      if (next !== undefined) go({ item: loaded.ids[next], page: String(Math.floor((place + by) / SIZE)) });
     };
-    const rows = board.rows.map((one, at) => (one.kind === "row" ? dcsft.scores(told.scores, at, told.n) : null)).filter(Boolean);
+    const rows = board.rows.map((one, at) => (one.kind === "row" ? dcsft.scores(loaded.scores, at, loaded.n) : null)).filter(Boolean);
     const solved = rows.filter((scores) => right(scores[i])).length;
-    const pictures = told.pictures && told.pictures[i];
+    const pictures = loaded.pictures && loaded.pictures[i];
     const [, , reason] = model.pictures.find(([name]) => name === board.tasks[task].name) || [];
-    const answers = [{ name: "gold", text: told.gold(i) }, ...told.rows.map((row) => ({ name: row.name, text: row.extracted(i) }))];
+    const answers = [{ name: "gold", text: loaded.gold(i) }, ...loaded.rows.map((row) => ({ name: row.name, text: row.extracted(i) }))];
     return html`<div class="detail" aria-labelledby="item">
       <div class="steps">
-        <h3 id="item" tabindex="-1">Document ${told.documents[i]}</h3>
+        <h3 id="item" tabindex="-1">Document ${loaded.documents[i]}</h3>
         <button type="button" disabled=${place <= 0} onClick=${() => step(-1)}>Previous item</button>
         <button type="button" disabled=${place < 0 || place >= list.length - 1} onClick=${() => step(1)}>Next item</button>
       </div>
       <p class="facts"><span>solved by ${solved} of ${rows.length} rows</span>
-        ${told.difficulties && told.difficulties[i] >= 0 && html`<span>difficulty <strong>${DIFFICULTIES[told.difficulties[i]]}</strong></span>`}
-        <span>item <code>${told.ids[i].slice(0, 12)}</code></span></p>
+        ${loaded.difficulties && loaded.difficulties[i] >= 0 && html`<span>difficulty <strong>${DIFFICULTIES[loaded.difficulties[i]]}</strong></span>`}
+        <span>item <code>${loaded.ids[i].slice(0, 12)}</code></span></p>
       ${pictures
         ? html`<${dcsft.pictures.Pictures} pictures=${pictures} answers=${answers} drawn=${state.boxes === "1"} toggle=${() => go({ boxes: state.boxes === "1" ? "0" : "1" }, true)} />`
-        : html`<p class="note">No picture of this item is on this page. ${reason || "Build with a larger --samples to have more."}</p>`}
-      <dl><dt>Prompt</dt><dd>${told.prompts(i) === null ? html`<p class="none">not on record</p>` : html`<${Long} text=${told.prompts(i)} label="Prompt" />`}</dd>
-        <dt>Gold</dt><dd><${Long} text=${told.gold(i)} label="Gold" /></dd></dl>
-      <div class="responses">${told.rows.map((row) => html`<${Answer} key=${row.row} row=${row} i=${i} />`)}</div>
+        : html`<p class="note">This page has no image of this item. ${reason || "Build with a larger --samples for more."}</p>`}
+      <dl><dt>Prompt</dt><dd>${loaded.prompts(i) === null ? html`<p class="none">not recorded</p>` : html`<${Long} text=${loaded.prompts(i)} label="Prompt" />`}</dd>
+        <dt>Gold</dt><dd><${Long} text=${loaded.gold(i)} label="Gold" /></dd></dl>
+      <div class="responses">${loaded.rows.map((row) => html`<${Answer} key=${row.row} row=${row} i=${i} />`)}</div>
     </div>`;
   }
 
   function Browser({ model, board, task, rows, found, state, go, link }) {
-    const told = preactHooks.useMemo(() => decoded(board, task, rows, found), [board, task, rows.join(), found]);
-    const list = preactHooks.useMemo(() => kept(told, state), [told, state.verdict, state.differ, state.difficulty, state.find]);
-    const wanted = told.ids.indexOf(state.item);
+    const loaded = preactHooks.useMemo(() => decoded(board, task, rows, found), [board, task, rows.join(), found]);
+    const list = preactHooks.useMemo(() => kept(loaded, state), [loaded, state.verdict, state.differ, state.difficulty, state.find]);
+    const wanted = loaded.ids.indexOf(state.item);
     const i = wanted >= 0 ? wanted : list[0];
     const own = wanted >= 0 && list.includes(wanted) ? Math.floor(list.indexOf(wanted) / SIZE) : null;
     const at = clamp(state.page !== "0" || own === null ? state.page : String(own), Math.ceil(list.length / SIZE) - 1);
     return html`<div class="browser">
       <div class="list" aria-label="Items" role="region">
-        ${list.length ? html`<${List} told=${told} list=${list} at=${at} state=${{ ...state, item: i === undefined ? "" : told.ids[i] }} link=${link} />` : html`<p class="none" role="status">No item matches.</p>`}
+        ${list.length ? html`<${List} loaded=${loaded} list=${list} at=${at} state=${{ ...state, item: i === undefined ? "" : loaded.ids[i] }} link=${link} />` : html`<p class="none" role="status">No item matches.</p>`}
         <${Pages} at=${at} size=${SIZE} total=${list.length} what="items" go=${(page) => go({ page: String(page), item: "" })} />
       </div>
-      ${i !== undefined && html`<${Detail} key=${told.ids[i]} model=${model} board=${board} task=${task} told=${told} i=${i} list=${list} state=${state} go=${go} link=${link} />`}
+      ${i !== undefined && html`<${Detail} key=${loaded.ids[i]} model=${model} board=${board} task=${task} loaded=${loaded} i=${i} list=${list} state=${state} go=${go} link=${link} />`}
     </div>`;
   }
 

@@ -103,7 +103,7 @@ dcsft.text = (() => {
 
   function Waiting({ error }) {
     return error
-      ? html`<p class="alert" role="alert">Not all of this page is here: ${error}. Copy the whole folder again.</p>`
+      ? html`<p class="alert" role="alert">Part of this page is missing: ${error}. Copy the whole folder again.</p>`
       : html`<p class="wait" role="status">Reading …</p>`;
   }
 

@@ -39,9 +39,9 @@ dcsft.tip = (() => {
   };
 
   function Tip() {
-    const [told, tell] = preactHooks.useState(null);
+    const [content, setContent] = preactHooks.useState(null);
     const box = preactHooks.useRef(null);
-    set = tell;
+    set = setContent;
     preactHooks.useEffect(() => {
       const key = (event) => event.key === "Escape" && hide();
       addEventListener("keydown", key);
@@ -55,17 +55,17 @@ dcsft.tip = (() => {
       };
     }, []);
     preactHooks.useLayoutEffect(() => {
-      if (!told || !box.current) return;
+      if (!content || !box.current) return;
       const own = box.current.getBoundingClientRect();
       const [wide, high] = [document.documentElement.clientWidth, document.documentElement.clientHeight];
-      const left = Math.max(8, Math.min(told.box.left, wide - own.width - 8));
-      const below = told.box.bottom + 4;
+      const left = Math.max(8, Math.min(content.box.left, wide - own.width - 8));
+      const below = content.box.bottom + 4;
       box.current.style.left = `${left}px`;
-      box.current.style.top = `${below + own.height > high ? Math.max(8, told.box.top - own.height - 4) : below}px`;
-    }, [told]);
-    return html`<div id=${ID} role="tooltip" class="tip" ref=${box} hidden=${!told}
+      box.current.style.top = `${below + own.height > high ? Math.max(8, content.box.top - own.height - 4) : below}px`;
+    }, [content]);
+    return html`<div id=${ID} role="tooltip" class="tip" ref=${box} hidden=${!content}
         onMouseEnter=${() => clearTimeout(leaving)} onMouseLeave=${leave}>
-      ${told && told.lines.map(([what, said]) => html`<div><span>${what}</span> <bdi>${said}</bdi></div>`)}
+      ${content && content.lines.map(([what, said]) => html`<div><span>${what}</span> <bdi>${said}</bdi></div>`)}
     </div>`;
   }
 

@@ -28,6 +28,6 @@ def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     return process("box_iou", doc, results)
 
 
-def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores letters with `choice`."""
-    return process("choice", doc, results)
+def process_math(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores sums with `math`."""
+    return process("math", doc, results)

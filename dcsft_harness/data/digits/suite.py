@@ -17,8 +17,8 @@ from filelock import FileLock
 from dcsft_harness import cache
 from dcsft_harness.data.digits import curriculum, drawing, scenes, splits, sums
 
-VERSION = 2
-"""Raised whenever a drawing changes, so that no cache and no result mixes two versions."""
+VERSION = 3
+"""Raised whenever a drawing, prompt or gold changes, so that no cache and no result mixes two versions."""
 
 SPOILT = {"plain": (0.56, 1.40), "rendition": (0.95, 1.95), "ground": (0.1, 1.25), "reason": (0.4, 1.4)}
 """Ranges of the drawings' severity, so that each difficulty is a tenth of the pools at least."""
@@ -73,15 +73,14 @@ def _reasoning(digits: splits.Digits, count: int, renditions: bool, name: str) -
     for number in range(count):
         rng = _rng(name, number)
         style = styles[number % len(styles)] if renditions else None
-        question = sums.OTHER_QUESTIONS[number % 2] if renditions else sums.QUESTION
+        question = sums.OTHER_QUESTIONS[0] if renditions else sums.QUESTION
         drawn = sums.draw(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
         yield _row(
             drawn.image,
             drawn.prompt,
-            drawn.answer,
-            drawn.solution,
+            str(sum(drawn.values)),
+            drawn.equation,
             f"sum {number}",
-            choices=list(drawn.choices),
             kind=style or "plain",
         )
 
@@ -114,8 +113,8 @@ def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only wh
     """One set as a `datasets.Dataset`, drawn on first use.
 
     Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a
-    letter), target (what SFT teaches), choices (option texts, may be empty), width and height in
-    pixels, cluster (rows that share a real digit share it), kind (style or expression).
+    number as text), target (what SFT teaches), choices (empty: no set asks for letters), width and
+    height in pixels, cluster (rows that share a real digit share it), kind (style or expression).
 
     Args:
         name: a key of `SETS`.

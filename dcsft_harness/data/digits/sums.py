@@ -1,4 +1,9 @@
-"""Multiple-choice reasoning: two digits in a picture, a question about them, four options."""
+"""Sums: two digits in a picture and a question about them.
+
+Pre-training answers with the sum and the letter of the option that has it. The base reads digits and adds,
+but names letters by chance (23.7 % of four), so the suite's tasks ask for the number. Their prompts keep the
+options, without which the base does not add at all.
+"""
 
 from typing import NamedTuple
 
@@ -26,7 +31,8 @@ class Sum(NamedTuple):
         prompt: the question and its options, one per line.
         choices: the options' texts, in order.
         answer: the letter of the right option.
-        solution: a worked answer that ends in the letter.
+        solution: what pre-training teaches, "5 + 6 = 11 (B)".
+        equation: the solution without the letter, "5 + 6 = 11"; what the tasks teach.
         values: the two digits, left and right.
         ids: the positions of the two digits in scikit-learn's file.
     """
@@ -36,6 +42,7 @@ class Sum(NamedTuple):
     choices: tuple[str, ...]
     answer: str
     solution: str
+    equation: str
     values: tuple[int, int]
     ids: tuple[int, int]
 
@@ -73,8 +80,8 @@ def draw(
     prompt = "\n".join([question, *lines])
     image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.06)) + 0.12 * severity)
     ids = (int(digits.ids[left]), int(digits.ids[right]))
-    solution = f"{a} + {b} = {a + b} ({letter})"
-    return Sum(image, prompt, choices, letter, solution, (a, b), ids)
+    equation = f"{a} + {b} = {a + b}"
+    return Sum(image, prompt, choices, letter, f"{equation} ({letter})", equation, (a, b), ids)
 
 
 def lookup(drawn: Sum, rng: np.random.Generator) -> tuple[str, str]:
