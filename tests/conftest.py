@@ -53,7 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("grid") and not item.get_closest_marker("slow"):
             grids[item.parent.nodeid, item.originalname].append(item)
     for grid in grids.values():
-        indices = [set(item.callspec.indices.items()) for item in grid]
+        # One name for each decorator; `indices` count rows, not values.
+        indices = [set(enumerate(item.callspec._idlist)) for item in grid]
         chosen = quick_rows(indices)
         for at, item in enumerate(grid):
             if at not in chosen:
