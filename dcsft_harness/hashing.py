@@ -24,11 +24,11 @@ def json_sha256(value: object) -> str:
 def folder_sha256(folder: Path) -> str:
     """The SHA-256 of a folder's configuration and weights, wherever it lies, as hex."""
     names = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors"})
-    return json_sha256({str(p.relative_to(folder)): _settled_sha256(p) for p in names})
+    return json_sha256({str(p.relative_to(folder)): settled_sha256(p) for p in names})
 
 
-def _settled_sha256(path: Path) -> str:
-    """A file's hash, remembered while the file stays as it is: a large base is an input many times over."""
+def settled_sha256(path: Path) -> str:
+    """A file's hash, computed once while its size and times stay: a large base is read many times."""
     told = path.stat()
     # A file that was written just now may be written again within what the clock of its disk can tell.
     if time.time() - told.st_mtime < _SETTLED:

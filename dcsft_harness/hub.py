@@ -92,15 +92,39 @@ def refuse_unfit(folder: Path) -> None:
     """Refuses what is not to be uploaded.
 
     Raises:
-        HarnessError: neither an adapter nor a checkpoint, or files have changed since it was written.
+        HarnessError: neither an adapter nor a checkpoint, files have changed since it was written, or
+            weights are damaged.
     """
     made = manifest.read(folder)
     if made.kind not in KINDS:
         raise HarnessError(f"{folder} holds {made.kind}", "Give an adapter or a checkpoint")
-    if not manifest.is_intact(folder):
-        raise HarnessError(
-            f"files of {folder} have changed since its {manifest.NAME} was written", "Make the artefact again"
-        )
+    manifest.refuse_changed(folder)
+    _refuse_damaged(folder, made)
+
+
+def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
+    """Refuses weights that others could not use.
+
+    Raises:
+        HarnessError: tensors are missing, unexpected, of another shape or not finite. Without its base at
+            hand an adapter's names and shapes are not compared.
+    """
+    from dcsft_harness.models import adapters, checkpoint, weights
+    from dcsft_harness.models.settings import ModelSettings
+
+    if made.kind == "checkpoint":
+        settings = ModelSettings(str(folder))
+        checkpoint.check_weights(settings, checkpoint.open_config(settings))
+        weights.check_stored(str(folder))
+        return
+    base = str(adapters.read_config(str(folder), "its base").base_model_name_or_path)
+    if "model" in made.inputs:
+        base = str((folder / made.inputs["model"]["path"]).resolve())
+    if Path(base).is_dir():
+        settings = ModelSettings(base, str(folder))
+        checkpoint.check_adapter(settings, checkpoint.open_config(settings))
+    else:
+        adapters.read_finite(str(folder))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import claim, durable, environment, reading
 from dcsft_harness.errors import HarnessError, telling_refusals
-from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256
+from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256, settled_sha256
 
 NAME = "manifest.json"
 CARD = "README.md"
@@ -27,6 +28,8 @@ was made from the artefact would no longer find it."""
 UNFINISHED = "unfinished"
 """The folder inside an output folder that holds what an interrupted run goes on from."""
 _FINISH = "Rerun the same command to finish it"
+_READERS = 4
+"""Files that are hashed at once: a large checkpoint's shards, which take about 2 s a gigabyte each."""
 FORMAT = 1
 """The manifest format that this version writes, and the newest that it reads."""
 
@@ -365,7 +368,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     if changed is not None:
         raise HarnessError(
             f"{folder / changed} is not what {NAME} beside it says: it was changed later",
-            "Put the former file back, or make the artefact again",
+            f"Put the former file back, make it again, or remove {NAME} to use the files as they are",
         )
 
 
@@ -375,11 +378,13 @@ def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
     Raises:
         HarnessError: it has no readable manifest.
     """
-    for name, digest in read(folder).files.items():
-        if name == CARD or names and name not in names:
-            continue
-        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
-            yield name
+    files = {name: digest for name, digest in read(folder).files.items() if name != CARD}
+    wanted = [name for name in files if not names or name in names]
+    there = [name for name in wanted if (folder / name).is_file()]
+    with ThreadPoolExecutor(min(_READERS, len(there) or 1)) as pool:
+        found = pool.map(lambda name: settled_sha256(folder / name), there)
+        digests = dict(zip(there, found, strict=True))
+    yield from (name for name in wanted if digests.get(name) != files[name])
 
 
 def refuse_occupied(output: Path) -> None:

@@ -56,18 +56,18 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     manifest.refuse_occupied(output)
     made = _open(adapter)
     found = find_base(adapter, made, base)
-    if (Path(found.name) / manifest.NAME).is_file() and not manifest.is_intact(Path(found.name)):
-        raise HarnessError(f"files of the base {found.name} have changed since it was made", "Make it again")
+    manifest.refuse_changed(Path(found.name))
     from dcsft_harness.models import conventions
     from dcsft_harness.models import merging as engine
     from dcsft_harness.models.placement import check_device
     from dcsft_harness.models.settings import ModelSettings
+    from dcsft_harness.models.weights import files_of
     from dcsft_harness.training.card import write
 
     device = check_device(config.device)
     settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
-    _refuse_small_disk(engine.files_of(found.name), output)
+    _refuse_small_disk(files_of(found.name), output)
     real = probes.read(made, processor, generation, config.prompts)
     space = conventions.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
@@ -115,11 +115,7 @@ def _open(adapter: Path) -> manifest.Manifest | None:
             )
         return None
     found = manifest.read(adapter, "adapter")
-    if not manifest.is_intact(adapter):
-        raise HarnessError(
-            f"files of adapter {adapter} have changed since its {manifest.NAME} was written",
-            f"Train it again, or remove the {manifest.NAME} to merge the files as they are",
-        )
+    manifest.refuse_changed(adapter)
     return found
 
 
@@ -172,10 +168,14 @@ def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, 
     Raises:
         HarnessError: the base cannot be opened, is quantized, or the adapter does not fit it.
     """
-    from transformers import GenerationConfig
-
     from dcsft_harness.models.adapters import read_config
-    from dcsft_harness.models.checkpoint import check_adapter, open_config, open_processor
+    from dcsft_harness.models.checkpoint import (
+        check_adapter,
+        check_weights,
+        open_config,
+        open_generation,
+        open_processor,
+    )
     from dcsft_harness.models.decoding import SpecialTokens
 
     read_config(settings.adapter, settings.pretrained)
@@ -185,32 +185,26 @@ def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, 
             f"the base {settings.pretrained} is quantized, which a merge would round once more",
             "Name the checkpoint that it was quantized from with --base",
         )
+    check_weights(settings, opened)
     check_adapter(settings, opened)
     processor = open_processor(settings)
-    try:
-        own = GenerationConfig.from_pretrained(settings.pretrained)
-    except OSError:  # a checkpoint need not have one
-        own = GenerationConfig.from_model_config(opened)
-    generation = SpecialTokens.of(processor.tokenizer, own).neutral_config()
+    generation = SpecialTokens.of(processor.tokenizer, open_generation(settings)).neutral_config()
     generation.max_new_tokens, generation.do_sample = config.max_new_tokens, False
     return _parts(opened), processor, generation
 
 
 def _parts(config: Any) -> dict[str, str]:  # noqa: ANN401 - a transformers configuration
     """Module name -> "language", "vision" or "aligner", of a model without weights."""
-    import torch
-    from transformers import AutoModelForImageTextToText
-
+    from dcsft_harness.models.checkpoint import skeleton
     from dcsft_harness.training.lora import linear_layers
 
-    with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(config)
-    linear = linear_layers(skeleton)
-    language = {id(module) for module in skeleton.get_decoder().modules()}
-    language.add(id(skeleton.get_output_embeddings()))
+    model = skeleton(config)
+    linear = linear_layers(model)
+    language = {id(module) for module in model.get_decoder().modules()}
+    language.add(id(model.get_output_embeddings()))
     return {
         name: linear.get(name) or ("language" if id(module) in language else "vision")
-        for name, module in skeleton.named_modules()
+        for name, module in model.named_modules()
     }
 
 

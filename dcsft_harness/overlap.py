@@ -246,7 +246,7 @@ def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
         task: the pool that the labels are of.
 
     Raises:
-        HarnessError: the folder is of another pool, or is no overlap folder.
+        HarnessError: the folder is of another pool, has changed, or is no overlap folder.
     """
     found = manifest.read(folder, KIND)
     if found.config["pool"] != task:
@@ -254,5 +254,6 @@ def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
             f"--exclude {folder} is the overlap of {found.config['pool']}, and the labels are of {task}",
             f"Run `dcsft data overlap {task} TASK...`",
         )
+    manifest.refuse_changed(folder, ITEMS)
     shared = records.read_table(folder / ITEMS, Shared)
     return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=shared["item_id"].combine_chunks())))

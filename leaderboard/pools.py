@@ -35,7 +35,7 @@ def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: i
         For each what the page calls it, and its counts.
 
     Raises:
-        HarnessError: a folder holds no rollouts, or they cannot be read.
+        HarnessError: a folder holds no rollouts, they have changed, or they cannot be read.
     """
     return [_write(data, pictures, folder, f"p{number}", samples) for number, folder in enumerate(rollouts)]
 
@@ -44,6 +44,7 @@ def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) ->
     from datasets import load_from_disk
 
     found = manifest.read(folder, "rollouts")
+    manifest.refuse_changed(folder)
     items = load_from_disk(str(folder / ITEMS))
     known = items.data.table["item_id"] if items._indices is None else pa.chunked_array([items["item_id"]])
     order = np.asarray(pc.sort_indices(known))[:samples]

@@ -221,7 +221,7 @@ def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
     (broken / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(HarnessError, match=f"model {broken} cannot be loaded"):
+    with pytest.raises(HarnessError, match=f"{broken}/model.safetensors is not a whole"):
         sft.train_sft(broken, conversations(2), tmp_path / "out", SftConfig())
     assert not (tmp_path / "out").exists()
 

@@ -109,11 +109,8 @@ def open_subject(given: str, base: str | None) -> Subject:
         )
     if not (folder / ADAPTER).is_file() and not (folder / MODEL).is_file():
         _refuse_other(given, folder)
-    if (folder / manifest.NAME).is_file() and given != DIGITS and not manifest.is_intact(folder):
-        raise HarnessError(
-            f"files of CKPT {given} have changed since its {manifest.NAME} was written",
-            "Train it again, or copy it again",
-        )
+    if given != DIGITS:
+        manifest.refuse_changed(folder)
     origin = written_in(folder)
     if not (folder / ADAPTER).is_file():
         _refuse_base(given, base)

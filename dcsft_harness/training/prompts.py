@@ -52,6 +52,7 @@ def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside
     from datasets import load_from_disk
 
     rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
+    manifest.refuse_changed(rollouts.folder, *(n for n in rollouts.files if n.startswith(f"{ITEMS}/")))
     task = _task_of(rollouts, scorer, image_root, outside)
     items = load_from_disk(str(rollouts.folder / ITEMS)).select_columns(["item_id", "doc_id"])
     doc_ids = dict(zip(items["item_id"], items["doc_id"], strict=True))

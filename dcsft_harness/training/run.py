@@ -71,10 +71,12 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
+    checkpoint.check_intact(base, job.adapter)
     conversations = training_data.examined(job.data)
     if not conversations.turns:
         conversations.refuse()
     config = checkpoint.open_config(base)
+    checkpoint.check_weights(base, config)
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
