@@ -112,7 +112,14 @@ def curated(folder, text, pictures):
     return taught_by(folder / "curated")
 
 
-ENTRIES = [jsonl_messages, jsonl_messages_and_image, jsonl_problem, jsonl_trained_on, rows_trained_on, curated]
+ENTRIES = [
+    jsonl_messages,
+    jsonl_messages_and_image,
+    jsonl_problem,
+    jsonl_trained_on,
+    rows_trained_on,
+    curated,
+]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
