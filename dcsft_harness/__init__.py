@@ -21,9 +21,18 @@ Method: Lu et al., "Why Does RL Generalize Better Than SFT?", CVPR 2026, arXiv 2
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
+
+
+class CallableModule(ModuleType):
+    """The module of the package `leaderboard`, which has the name of its stage's Python function."""
+
+    def __call__(self, *results: Any, **options: Any) -> Any:  # noqa: ANN401 - as the stage's options are
+        """Builds a leaderboard."""
+        return import_module(f"{__name__}.stages.leaderboard").STAGE.as_function()(*results, **options)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable

@@ -39,10 +39,9 @@ Accuracies are fractions in [0, 1] everywhere but in the Markdown, which prints 
 paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
 """
 
-import os
 import sys
-import types
-from collections.abc import Sequence
+
+from dcsft_harness import CallableModule
 
 from .board import Board, Cell, Row, Task
 from .build import Built, Options, build
@@ -69,14 +68,4 @@ __all__ = [
 ]
 
 
-class _Callable(types.ModuleType):
-    """This package's module: `dcsft_harness.leaderboard` is also the name of its stage's Python function."""
-
-    def __call__(self, results: Sequence[str | os.PathLike[str]], **options: object) -> object:
-        """Builds a leaderboard: the stage's function."""
-        from dcsft_harness.stages import STAGES
-
-        return STAGES["leaderboard build"].as_function()(results, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
+sys.modules[__name__].__class__ = CallableModule

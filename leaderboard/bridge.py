@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from dcsft_harness.hashing import json_sha256
+from dcsft_harness.artifacts.hashing import json_sha256
 
 from .result import Documents, Measured
 

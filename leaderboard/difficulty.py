@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.labels import LABELS
 from dcsft_harness.records import DIFFICULTIES, Label, read_table
 
 from .board import Row, Task

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest, reading
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 
 from .provenance import Provenance, public

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from dcsft_harness import manifest
-from dcsft_harness.dataset_folder import IMAGES
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.dataset_folder import IMAGES
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.records import DIFFICULTIES, RIGHT, Rollout, as_wanted, readable, schema
 from dcsft_harness.sampling import ITEMS, ROLLOUTS

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 
-from dcsft_harness.costs import lineage
-from dcsft_harness.costs.figures import added, cost_of
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation.cost_report import lineage
+from dcsft_harness.evaluation.cost_report.figures import added, cost_of
 
 from .claims import Figure, Finding, by_seed, over_seeds
 from .summary import Line, Summary

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from dcsft_harness import reading, records
+from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 from .result import DISTRIBUTIONS, Documents, Measured

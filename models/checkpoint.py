@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from dcsft_harness import manifest, ranks
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.coordinates import BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
 from .adapters import attach, read_config
-from .conventions import BoxConvention, BoxSpace, box_space
 from .packed_images import attend_by_length
 from .patches import embed_by_product
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
@@ -121,30 +121,25 @@ def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixi
             "Give a checkpoint that was tuned for chats with images",
         )
     chat_template.check(processor, name)
-    _try_pictures(processor, name)
+    _try_pictures(processor, name, trust_remote_code)
     return processor
 
 
-def _try_pictures(processor: ProcessorMixin, name: str) -> None:
+def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool) -> None:
     """Refuses an image processor that cannot process any picture, such as one with a patch size of 0."""
-    try:
-        made = processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
-        reason = _not_finite(made)
-    except Exception as error:  # whatever its arithmetic runs into
-        made, reason = None, f"cannot process a picture ({type(error).__name__}: {weights.error_line(error)})"
-    if reason is not None:
+    if _failure(processor) is None:
+        return
+    saved = processor.image_processor
+    # Limits under other names than transformers 5 reads are an error until `set_limits` restates them.
+    set_limits(processor, name, None, None, trust_remote_code)
+    error = _failure(processor)
+    processor.image_processor = saved
+    if error is not None:
         raise HarnessError(
-            f"model {name}: its {type(processor.image_processor).__name__} {reason}",
+            f"model {name}: its {type(saved).__name__} cannot process a picture "
+            f"({type(error).__name__}: {weights.error_line(error)})",
             _remedy(name, "Correct its settings", *PROCESSOR),
-        )
-
-
-def _not_finite(features: Mapping[str, Any]) -> str | None:
-    """What is wrong with an image's features, such as those of a standard deviation of 0."""
-    for key, value in features.items():
-        if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
-            return f"makes {key} of a picture that are not finite"
-    return None
+        ) from error
 
 
 def _remedy(name: str, otherwise: str, *files: str) -> str:
@@ -152,6 +147,18 @@ def _remedy(name: str, otherwise: str, *files: str) -> str:
     folder = weights.files_of(name)
     found = [file for file in files if folder is not None and (folder / file).is_file()]
     return f"Correct its {' or '.join(found)}, or copy the checkpoint again" if found else otherwise
+
+
+def _failure(processor: ProcessorMixin) -> Exception | None:
+    """What processing a small picture raises, or an error that names values that are not finite."""
+    try:
+        made = processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+        for key, value in made.items():
+            if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{key} is not finite")
+    except Exception as error:  # whatever its arithmetic runs into
+        return error
+    return None
 
 
 def open_generation(settings: ModelSettings) -> GenerationConfig:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
+from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training.flops import Arithmetic
+from dcsft_harness.models.flops import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
@@ -23,7 +24,6 @@ from .checkpoint import (
     open_generation,
     open_processor,
 )
-from .conventions import BoxConvention, declare, taught
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine
 from .generation import Generation
@@ -86,8 +86,8 @@ class DcsftHF(ObservedModel):
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
-        self.checkpoint_generation = checkpoint_generation(self.settings)
         open_generation(self.settings)  # transformers ignores one that it cannot read
+        self.checkpoint_generation = checkpoint_generation(self.settings)
         check_weights(self.settings, config)
         check_adapter(self.settings, config)
         self._load()

@@ -7,6 +7,7 @@ import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from transformers import PreTrainedTokenizerBase
 
+from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
 
 from .base import ObservedModel, UnavailableError
@@ -21,7 +22,6 @@ from .checkpoint import (
     open_generation,
     open_processor,
 )
-from .conventions import BoxConvention, declare, taught
 from .decoding import SpecialTokens, checkpoint_generation
 from .generation import Generation
 from .pixel_limits import call_size

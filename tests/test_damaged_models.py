@@ -14,11 +14,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness import cli, hashing, hub, manifest, stages
+from dcsft_harness import cli, stages
+from dcsft_harness.artifacts import hashing, manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.harness import passthrough
+from dcsft_harness.lmms import passthrough
 from dcsft_harness.models import weights
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.training import hub
 
 from . import fake_vllm
 from .test_models_adapter import LINEAR
@@ -365,11 +367,11 @@ DAMAGE = {
     ),
     "a mean that is no number": (
         lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
-        "makes pixel_values of a picture that are not finite. Correct its processor_config.json",
+        r"pixel_values is not finite\). Correct its processor_config.json",
     ),
     "a deviation of 0": (
         lambda base: setting(base, "image_processor.image_std", [0, 0, 0], "processor_config.json"),
-        "makes pixel_values of a picture that are not finite",
+        "pixel_values is not finite",
     ),
     "an empty tokenizer": (
         lambda base: (base / "tokenizer.json").write_text(""),

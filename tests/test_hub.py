@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save
 
-from dcsft_harness import hub, manifest, stages
+from dcsft_harness import stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import card
+from dcsft_harness.training import card, hub
 
 from .artefacts import rollouts
 from .fake_hub import serving

@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dcsft_harness import manifest, stages
-from dcsft_harness.digits.checkpoint import path
+from dcsft_harness import stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.digits.checkpoint import path
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import merging as engine
 from dcsft_harness.models.hf import DcsftHF

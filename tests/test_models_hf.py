@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import declared
 from dcsft_harness.models.hf import DcsftHF
 
 from .tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages

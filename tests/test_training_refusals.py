@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness import manifest
-from dcsft_harness.digits import blank
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.digits import blank
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.stages.training import summary
 from dcsft_harness.training import checkpoint, lora, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.stage import summary
 
 TEXT = Value("string")
 FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})

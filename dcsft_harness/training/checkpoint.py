@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from dcsft_harness import manifest, ranks
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.coordinates import BoxConvention, BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models.adapters import read_config, wrap
-from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.weights import check_stored
 from dcsft_harness.training.launching import sharding
@@ -97,7 +98,8 @@ def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None
     Raises:
         HarnessError: `given` are those of a resized image, and the processor does not resize by pixels.
     """
-    return models.convention(open_config(model), processor, given)
+    found: BoxConvention = models.convention(open_config(model), processor, given)
+    return found
 
 
 def check_adapter(adapter: str, base: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import GenerationConfig, ProcessorMixin
 
+from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.chat_template import render
-from dcsft_harness.models.conventions import BoxConvention
 from dcsft_harness.scoring.boxes import from_pixels, rewritten
 from dcsft_harness.training.data import Conversations, Turns
 
@@ -133,6 +133,7 @@ def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: boo
             raise HarnessError(f"{where}: {error}", "Remove the row") from error
         if resized is None or resized == turns.size:
             return turns
+    assert convention.space is not None  # `Setup.box_convention` refuses boxes without
     numbers = from_pixels(turns.box, image_size=turns.size, box_space=convention.space, resized_size=resized)
     return _stating(turns, numbers, where)
 
