@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.coordinates import BoxConvention, BoxSpace, box_space
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
 from .adapters import attach, read_config
@@ -32,6 +32,7 @@ from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
 
 GENERATION = "generation_config.json"
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
 
 def open_config(settings: ModelSettings) -> PreTrainedConfig:
@@ -54,7 +55,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     except Exception as error:  # every family checks its settings in its own way
         raise HarnessError(
             f"model {name} cannot be opened ({weights.error_line(error)})",
-            "Give a checkpoint folder or hub name",
+            _remedy(name, "Give a checkpoint folder or hub name", "config.json"),
         ) from error
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
@@ -69,12 +70,25 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
     """The checkpoint's processor, with the pixel limits asked for.
 
     Raises:
-        HarnessError: see `saved_processor`; or it has no such limits.
+        HarnessError: see `saved_processor`; it has no such limits, or not the token that the
+            configuration marks pictures with.
     """
     name, trust = settings.pretrained, settings.trust_remote_code
     processor = saved_processor(name, trust)
+    check_mark(processor, settings)
     set_limits(processor, name, settings.min_pixels, settings.max_pixels, trust)
     return processor
+
+
+def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
+    """Refuses a configuration that marks pictures with a token that no prompt can hold."""
+    mark, tokenizer = getattr(open_config(settings), "image_token_id", None), processor.tokenizer
+    if isinstance(mark, int) and mark >= len(tokenizer):
+        raise HarnessError(
+            f"model {settings.pretrained}: its config.json says image_token_id {mark}, and its tokenizer has "
+            f"{len(tokenizer)} tokens",
+            "Take both from one checkpoint",
+        )
 
 
 def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
@@ -98,7 +112,8 @@ def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixi
         ) from error
     except Exception as error:  # tokenizers raises no class of its own for a damaged file
         raise HarnessError(
-            f"model {name} has no usable processor ({weights.error_line(error)})", "Save one beside it"
+            f"model {name} has no usable processor ({weights.error_line(error)})",
+            _remedy(name, "Save one beside it", *PROCESSOR, "tokenizer.json", "tokenizer_config.json"),
         ) from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise HarnessError(
@@ -123,14 +138,24 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
         raise HarnessError(
             f"model {name}: its {type(saved).__name__} cannot process a picture "
             f"({type(error).__name__}: {weights.error_line(error)})",
-            "Correct its preprocessor_config.json, or copy it again",
+            _remedy(name, "Correct its settings", *PROCESSOR),
         ) from error
 
 
+def _remedy(name: str, otherwise: str, *files: str) -> str:
+    """What to do about settings that cannot be used, by the names of the files that a checkpoint has."""
+    folder = weights.files_of(name)
+    found = [file for file in files if folder is not None and (folder / file).is_file()]
+    return f"Correct its {' or '.join(found)}, or copy the checkpoint again" if found else otherwise
+
+
 def _failure(processor: ProcessorMixin) -> Exception | None:
-    """What processing a small picture raises."""
+    """What processing a small picture raises, or an error that names values that are not finite."""
     try:
-        processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+        made = processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+        for key, value in made.items():
+            if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{key} is not finite")
     except Exception as error:  # whatever its arithmetic runs into
         return error
     return None
@@ -143,7 +168,9 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
         HarnessError: its file cannot be read.
     """
     try:
-        return GenerationConfig.from_pretrained(settings.pretrained)
+        found = GenerationConfig.from_pretrained(settings.pretrained)
+        _check_tokens(found)
+        return found
     except (OSError, ValueError, TypeError, AttributeError) as error:
         folder = weights.files_of(settings.pretrained)
         if folder is not None and (folder / GENERATION).is_file():
@@ -152,6 +179,20 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
                 "Correct it, or copy it again",
             ) from error
     return GenerationConfig.from_model_config(open_config(settings))
+
+
+def _check_tokens(found: GenerationConfig) -> None:
+    """Refuses special tokens that are no ids.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        value = getattr(found, name, None)
+        several = value if name == "eos_token_id" and isinstance(value, list) else [value]
+        for one in several:
+            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
+                raise ValueError(f"{name} is {cut(repr(value))}, not a token's number")
 
 
 def convention(

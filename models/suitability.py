@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from dcsft_harness.errors import HarnessError
+
 from .packing import out_of_memory
 from .prefill import UnsuitedModelError, prefill
 from .shared_decoding import Decoder
@@ -93,12 +95,21 @@ def objection(
         model: a transformers model, in evaluation mode.
         batch: inputs of one prompt or several, on the model's device.
         singly: what the model makes of each by itself; None computes it, of one.
+
+    Raises:
+        HarnessError: the model does not take the prompt at all.
+        RuntimeError: it is out of memory.
     """
     if not model._can_set_attn_implementation():
         return "its attention cannot be exchanged"
     if singly is None:
-        tokens, logits = _by_generate(model, batch)
-        singly = [Alone(tokens, logits[:, 0])]
+        made = alone(model, batch)
+        if isinstance(made, str):
+            raise HarnessError(
+                f"the {type(model).__name__} cannot answer a prompt with a picture ({made})",
+                "Check that its config.json, its processor's files and its weights are of one checkpoint",
+            )
+        singly = [made]
     try:
         decoder = Decoder(model)
         decoder.admit(prefill(model, batch), [2] * len(singly))

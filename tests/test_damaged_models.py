@@ -361,6 +361,18 @@ DAMAGE = {
         lambda base: setting(base, "image_processor.patch_size", 0, "processor_config.json"),
         "cannot process a picture",
     ),
+    "another mark of pictures": (
+        lambda base: setting(base, "image_token_id", 10**7),
+        "its config.json says image_token_id 10000000, and its tokenizer has",
+    ),
+    "a mean that is no number": (
+        lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
+        r"pixel_values is not finite\). Correct its processor_config.json",
+    ),
+    "a deviation of 0": (
+        lambda base: setting(base, "image_processor.image_std", [0, 0, 0], "processor_config.json"),
+        "pixel_values is not finite",
+    ),
     "an empty tokenizer": (
         lambda base: (base / "tokenizer.json").write_text(""),
         "has no usable processor",
@@ -380,6 +392,14 @@ DAMAGE = {
     "generation settings that are cut short": (
         lambda base: (base / "generation_config.json").write_text('{"eos_token_id": '),
         "generation_config.json cannot be read",
+    ),
+    "an end that is no token": (
+        lambda base: setting(base, "eos_token_id", "end", "generation_config.json"),
+        "generation_config.json cannot be read .eos_token_id is 'end', not a token's number",
+    ),
+    "ends of which one is negative": (
+        lambda base: setting(base, "eos_token_id", [2, -1], "generation_config.json"),
+        r"generation_config.json cannot be read .eos_token_id is \[2, -1\]",
     ),
 }
 

@@ -88,6 +88,13 @@ def jsonl_problem(folder, text, pictures):
     return shown_by(own(folder, {"problem": text, "solution": "goose", **one}))
 
 
+def jsonl_messages_and_image(folder, text, pictures):
+    """A single picture in `image` beside `messages`, and `images` as exports leave it empty."""
+    images = [f"{name}.png" for name in pictures]
+    one = {"image": images[0], "images": None} if len(images) == 1 else {"images": images, "image": None}
+    return shown_by(own(folder, {"messages": chat(text), **one}))
+
+
 def jsonl_trained_on(folder, text, pictures):
     row = {"messages": chat(text), "images": [f"{name}.png" for name in pictures]}
     return taught_by(conversations.from_task(own(folder, row)))
@@ -107,7 +114,14 @@ def curated(folder, text, pictures):
     return taught_by(folder / "curated")
 
 
-ENTRIES = [jsonl_messages, jsonl_problem, jsonl_trained_on, rows_trained_on, curated]
+ENTRIES = [
+    jsonl_messages,
+    jsonl_messages_and_image,
+    jsonl_problem,
+    jsonl_trained_on,
+    rows_trained_on,
+    curated,
+]
 
 
 @pytest.mark.grid
@@ -123,6 +137,12 @@ def test_pictures_are_shown_at_their_marks(entry, text, pictures, wanted, tmp_pa
 def test_other_numbers_are_refused_by_row(entry, text, pictures, said, tmp_path):
     with pytest.raises(HarnessError, match=rf"(line 1|row 0): {said}"):
         entry(tmp_path, text, pictures)
+
+
+@pytest.mark.parametrize("start", [{"messages": chat("Which?")}, {"problem": "Which?", "solution": "goose"}])
+def test_image_and_images_are_not_both_read(start, tmp_path):
+    with pytest.raises(HarnessError, match="line 1: both `image` and `images` name pictures"):
+        own(tmp_path, {**start, "image": "red.png", "images": ["blue.png"]})
 
 
 def test_a_single_picture_comes_before_the_first_user_turn():

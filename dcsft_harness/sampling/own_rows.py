@@ -71,6 +71,8 @@ def checked(line: bytes, scorer: Scorer, root: Root) -> tuple[dict[str, Any], li
     except ValueError as error:
         raise HarnessError(str(error), "Correct or remove the line") from error
     prompt, solution, images = _fields(data)
+    if _listed(data.get("image")) and _listed(data.get("images")):
+        raise HarnessError("both `image` and `images` name pictures", "Name all of them in `images`")
     marks = prompt.count(MARK)
     if marks != len(images) and (marks, len(images)) != (0, 1):  # a single image goes in front
         raise HarnessError(
@@ -122,6 +124,8 @@ def differs_in_former(line: bytes, root: Root) -> str | None:
     """How former versions showed a row in another way; None if they did not, or that is not known."""
     try:
         data = json_object(line)
+        if "messages" in data and image_names(data) != _listed(data.get("images", [])):
+            return "had no image, as `image` was not read beside `messages`"
         if MARK in _IN_FRONT.sub("", _fields(data)[0]):
             return f"had its images before the text, and not at their {MARK} marks"
         if any(pictures.differs_in_former(root.read(name)) for name in image_names(data)):
@@ -132,9 +136,13 @@ def differs_in_former(line: bytes, root: Root) -> str | None:
 
 
 def image_names(data: Mapping[str, Any]) -> list[Any]:
-    """The names of a row's images, in either format; whether they are paths is not looked at."""
-    images = data.get("images", []) if "messages" in data else data.get("image", data.get("images", []))
-    return images if isinstance(images, list) else [images]
+    """The names of a row's images, of `image` or `images`; whether they are paths is not looked at."""
+    return _listed(data.get("images")) or _listed(data.get("image"))
+
+
+def _listed(images: object) -> list[Any]:
+    """One name or several as a list; null is none."""
+    return images if isinstance(images, list) else [] if images is None else [images]
 
 
 def _fields(data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:

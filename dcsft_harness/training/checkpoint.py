@@ -27,8 +27,10 @@ def open_config(model: str) -> PreTrainedConfig:
 
 
 def open_processor(model: str) -> ProcessorMixin:
-    """The base's processor as it was saved; see `models.checkpoint.saved_processor`."""
-    return models.saved_processor(model)
+    """The base's processor as it was saved; see `models.checkpoint.saved_processor`, `check_mark`."""
+    processor = models.saved_processor(model)
+    models.check_mark(processor, ModelSettings(model))
+    return processor
 
 
 def open_generation(model: str) -> GenerationConfig:
