@@ -31,13 +31,21 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package th
     if name == "leaderboard":  # also a package, whose module can be called
         return import_module(f"{__name__}.leaderboard")
     if name in _functions():
-        return import_module(f"{__name__}.stages.{name}").STAGE.as_function()
+        return function(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """The stages' functions beside the module's own names."""
     return sorted({*globals(), *_functions()})
+
+
+def function(name: str) -> Any:  # noqa: ANN401 - a stage's function
+    """The Python function of the stage whose file has this name.
+
+    The package `leaderboard`, which is also a stage's function, comes to it here: it imports no stage.
+    """
+    return import_module(f"{__name__}.stages.{name}").STAGE.as_function()
 
 
 def _functions() -> set[str]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard import paired, power
-from dcsft_harness.leaderboard.paired import holm, mcnemar, paired_test, sign_flips
+from dcsft_harness.leaderboard.stats import paired
+from dcsft_harness.leaderboard.stats.paired import holm, mcnemar, paired_test, sign_flips
 
 norm = pytest.importorskip("scipy.stats").norm
 contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
@@ -161,12 +161,12 @@ class TestPower:
     @given(st.floats(0.01, 0.99), st.integers(2, 100_000))
     def test_is_statsmodels(self, accuracy, n):
         # Their effect size is in standard deviations of one row's items, and rows have n each.
-        effect = power.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
+        effect = paired.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
         assert NormalIndPower().power(effect, n, 0.05, ratio=1) == pytest.approx(0.8, abs=1e-9)
 
     def test_is_found_four_times_in_five(self):
         rng, n = np.random.default_rng(8), 400
-        gap = power.unpaired(0.5, n)
+        gap = paired.unpaired(0.5, n)
         ours, theirs = rng.random((2, 2000, n)) < np.array([0.5 + gap / 2, 0.5 - gap / 2])[:, None, None]
         difference = ours.mean(axis=1) - theirs.mean(axis=1)
         errors = np.sqrt((ours.var(axis=1) + theirs.var(axis=1)) / n)

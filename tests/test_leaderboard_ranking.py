@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.ranking import bootstrap, dense_sums, front, front_shares, ranks, retention
+from dcsft_harness.leaderboard.stats.ranking import (
+    bootstrap,
+    dense_sums,
+    front,
+    front_shares,
+    ranks,
+    retention,
+)
 
 sm = pytest.importorskip("statsmodels.api")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.statistics import accuracy, difference, mean_over_tasks, wilson
+from dcsft_harness.leaderboard.stats.intervals import accuracy, difference, mean_over_tasks, wilson
 
 sm = pytest.importorskip("statsmodels.api")
 proportion_confint = pytest.importorskip("statsmodels.stats.proportion").proportion_confint

@@ -24,7 +24,7 @@ from dcsft_harness import (
     sampling,
 )
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.pictures import store
+from dcsft_harness.leaderboard.page.pictures import store
 from dcsft_harness.models import prompts
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.stub import DcsftStub

@@ -14,13 +14,13 @@ the American Statistical Association 58 (1963).
 import math
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .statistics import Codes, Floats, by_cluster
+from dcsft_harness.leaderboard.stats.intervals import Codes, Floats, by_cluster
 
 DRAWS = 20_000
 """Random sign patterns where counting all of them is out of reach."""
@@ -259,3 +259,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(ranked)) if len(ranked) else ranked
     return [float(p) for p in adjusted]
+
+
+ALPHA = 0.05
+POWER = 0.8
+
+
+@cache
+def _standard_errors() -> float:
+    """The true difference, in standard errors, that a two-sided z test at `ALPHA` finds with `POWER`."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtr, ndtri
+
+    edge = float(ndtri(1 - ALPHA / 2))
+    return float(
+        brentq(lambda shift: ndtr(shift - edge) + ndtr(-shift - edge) - POWER, 0.1, 10.0, xtol=1e-14)
+    )
+
+
+def detectable(standard_error: float) -> float:
+    """The difference that is found in 4 of 5 repetitions of a test at 5 %.
+
+    Args:
+        standard_error: of the difference, in the unit of the result.
+    """
+    return _standard_errors() * standard_error
+
+
+def unpaired(accuracy: float, n: int) -> float:
+    """The detectable difference of two rows whose right answers have nothing to do with each other.
+
+    Pairing helps as far as two rows get the same items right; this is what holds without it.
+
+    Args:
+        accuracy: of both, in [0, 1].
+        n: items, or clusters where items share them.
+    """
+    return detectable(math.sqrt(2 * accuracy * (1 - accuracy) / n))

@@ -12,8 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .seeds import scored_by_all
-from .statistics import CONFIDENCE, Codes, Estimate, Floats, by_cluster, sandwich
+from dcsft_harness.leaderboard.stats.intervals import (
+    CONFIDENCE,
+    Codes,
+    Estimate,
+    Floats,
+    by_cluster,
+    sandwich,
+)
+from dcsft_harness.leaderboard.stats.seeds import scored_by_all
 
 DRAWS = 1000
 AT_ONCE = 50

@@ -21,7 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .statistics import CONFIDENCE, Codes, Estimate, Floats, contributions, sandwich
+from dcsft_harness.leaderboard.stats.intervals import (
+    CONFIDENCE,
+    Codes,
+    Estimate,
+    Floats,
+    contributions,
+    sandwich,
+)
 
 
 class Part(NamedTuple):
