@@ -3,6 +3,9 @@
 One bootstrap serves both: clusters are drawn with replacement, the same ones for all rows and both
 means (rows are paired), and a row of several seeds draws among these too. Efron and Tibshirani, An
 Introduction to the Bootstrap (1993); ranks: Goldstein and Spiegelhalter, JRSS A 159 (1996).
+
+Ranks are scipy's `rankdata`. Its `bootstrap` draws observations one by one, without clusters that several
+rows and tasks share, so that the draws are ours.
 """
 
 import math
