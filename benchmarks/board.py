@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.processes import measured
-from dcsft_harness import manifest, records
+from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
 
 NAMES = ["goose", "swan", "heron", "robin", "wren", "kite", "crane", "finch", "eagle", "stork"]
 LONG = "Its neck takes {0} of the picture, so that it looks more like a {1} than anything else. {1}"

@@ -32,7 +32,8 @@ from datasets import Features, Image, List, Value
 from PIL import Image as Pillow
 
 from benchmarks.processes import measured
-from dcsft_harness import dataset_folder, manifest, records
+from dcsft_harness import records
+from dcsft_harness.artifacts import dataset_folder, manifest
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 ITEMS_AT_ONCE = 100_000

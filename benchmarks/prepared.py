@@ -67,11 +67,11 @@ print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 START = """
 import sys, time
 started = time.perf_counter()
-from dcsft_harness import harness
+from dcsft_harness import lmms
 from lmms_eval.tasks import TaskManager
-known = harness.task_index([sys.argv[1]])
+known = lmms.task_index([sys.argv[1]])
 imported = time.perf_counter()
-task = harness.open_tasks([sys.argv[1]])[sys.argv[1]]
+task = lmms.open_tasks([sys.argv[1]])[sys.argv[1]]
 opened = time.perf_counter()
 task.build_all_requests(limit=None, rank=0, world_size=1)
 print(len(task.eval_docs), opened - imported, time.perf_counter() - opened)

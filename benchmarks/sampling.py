@@ -112,7 +112,7 @@ def ways(model: DcsftHF, number: int) -> dict[str, Way]:
 
 def requests(model: Any, number: int) -> list[Instance]:  # noqa: ANN401 - any lmms-eval model
     """What lmms-eval asks for under `repeats: 8`."""
-    from dcsft_harness.digits import suite
+    from dcsft_harness.data.digits import suite
 
     model.task_dict["bench"] = {"test": suite.load("dcsft_digits_pool")}
     given = {"max_new_tokens": shapes.NEW_TOKENS, "temperature": 0.9, "top_k": 50, "do_sample": True}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dcsft_harness.digits import checkpoint, suite
+from dcsft_harness.data.digits import checkpoint, suite
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF

@@ -18,7 +18,8 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.measuring import Way, median, ratio, rounds
-from dcsft_harness import manifest, stages
+from dcsft_harness import stages
+from dcsft_harness.artifacts import manifest
 
 POOLS = {
     "classification": ("dcsft_digits_pool", "dcsft_digits_cold"),

@@ -24,7 +24,8 @@ import torch
 
 from benchmarks import shapes
 from benchmarks.measuring import synchronize
-from dcsft_harness import conversations, harness
+from dcsft_harness import lmms
+from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 
 COLD, POOL = "dcsft_digits_cold", "dcsft_digits_pool"
@@ -73,7 +74,7 @@ class Steps:
 
 def rows(task: str) -> Any:  # noqa: ANN401 - a datasets.Dataset
     """A task's documents as training data."""
-    (opened,) = harness.open_tasks([task]).values()
+    (opened,) = lmms.open_tasks([task]).values()
     return conversations.from_task(opened)
 
 

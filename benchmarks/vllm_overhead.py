@@ -23,7 +23,7 @@ import torch
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from dcsft_harness.digits import checkpoint, suite
+from dcsft_harness.data.digits import checkpoint, suite
 from dcsft_harness.models.vllm import DcsftVLLM
 
 SAMPLES = 8

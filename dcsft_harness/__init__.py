@@ -21,9 +21,18 @@ Method: Lu et al., "Why Does RL Generalize Better Than SFT?", CVPR 2026, arXiv 2
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
+
+
+class CallableModule(ModuleType):
+    """The module of the package `leaderboard`, which has the name of its stage's Python function."""
+
+    def __call__(self, *results: Any, **options: Any) -> Any:  # noqa: ANN401 - as the stage's options are
+        """Builds a leaderboard."""
+        return import_module(f"{__name__}.stages.leaderboard").STAGE.as_function()(*results, **options)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable
@@ -31,21 +40,13 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package th
     if name == "leaderboard":  # also a package, whose module can be called
         return import_module(f"{__name__}.leaderboard")
     if name in _functions():
-        return function(name)
+        return import_module(f"{__name__}.stages.{name}").STAGE.as_function()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """The stages' functions beside the module's own names."""
     return sorted({*globals(), *_functions()})
-
-
-def function(name: str) -> Any:  # noqa: ANN401 - a stage's function
-    """The Python function of the stage whose file has this name.
-
-    The package `leaderboard`, which is also a stage's function, comes to it here: it imports no stage.
-    """
-    return import_module(f"{__name__}.stages.{name}").STAGE.as_function()
 
 
 def _functions() -> set[str]:

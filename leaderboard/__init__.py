@@ -22,12 +22,9 @@ Accuracies are fractions in [0, 1] everywhere but in the Markdown, which prints 
 paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
 """
 
-import os
 import sys
-import types
-from collections.abc import Sequence
 
-import dcsft_harness
+from dcsft_harness import CallableModule
 from dcsft_harness.leaderboard.board import Board, Cell, Row, Task
 from dcsft_harness.leaderboard.build import Built, Options, build
 from dcsft_harness.leaderboard.compare import summarise
@@ -53,12 +50,4 @@ __all__ = [
 ]
 
 
-class _Callable(types.ModuleType):
-    """This package's module: `dcsft_harness.leaderboard` is also the name of its stage's Python function."""
-
-    def __call__(self, results: Sequence[str | os.PathLike[str]], **options: object) -> object:
-        """Builds a leaderboard: the stage's function."""
-        return dcsft_harness.function("leaderboard")(results, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
+sys.modules[__name__].__class__ = CallableModule

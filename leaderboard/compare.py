@@ -8,9 +8,9 @@ from statistics import median
 
 import numpy as np
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.labels import LABELS
 from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task
 from dcsft_harness.leaderboard.provenance import public
 from dcsft_harness.leaderboard.stats import paired, ranking, seeds
@@ -406,11 +406,13 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
     """Item id -> difficulty, from labels folders; items without one are absent.
 
     Raises:
-        HarnessError: a folder holds no labels, or two give one item different ones.
+        HarnessError: a folder holds no labels or has changed, or two give one item different ones.
     """
     found: dict[str, str] = {}
     for folder in folders:
-        table = read_table(manifest.read(folder, "labels").folder / LABELS, Label)
+        manifest.read(folder, "labels")
+        manifest.refuse_changed(folder, LABELS)
+        table = read_table(folder / LABELS, Label)
         for item, difficulty in zip(
             table["item_id"].to_pylist(), table["difficulty"].to_pylist(), strict=True
         ):

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.leaderboard.board import (
     Apart,
     Board,

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dcsft_harness import manifest, reading, records
+from dcsft_harness import reading, records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
 from dcsft_harness.leaderboard.provenance import Provenance, public
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dcsft_harness import manifest, reading
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.usage import NOTE, Ledger
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.ledger import NOTE, Ledger
 from dcsft_harness.training import run_folder
 
 LOG = "training_log.jsonl"

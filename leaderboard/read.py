@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import file_sha256
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.hashing import file_sha256
 from dcsft_harness.leaderboard import provenance
 from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
 from dcsft_harness.records import (

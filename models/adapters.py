@@ -1,5 +1,6 @@
 """Puts a PEFT adapter on a base model, whole or not at all."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
+
+from .weights import few, not_finite, refuse_unfinite
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -37,7 +40,26 @@ def read_config(adapter: str, base: str) -> PeftConfig:
         raise _unfit(adapter, base, f"its adapter_config.json cannot be read ({error})") from error
     if config.is_prompt_learning:
         raise _unfit(adapter, base, f"{config.peft_type} adapters are not supported")
+    _refuse_scale(adapter, config)
     return config
+
+
+def _refuse_scale(adapter: str, config: PeftConfig) -> None:
+    """Refuses factors that make an adapter nothing, or make nothing finite.
+
+    Raises:
+        HarnessError: names the setting and its value.
+    """
+    given = config.to_dict()
+    scales = {name: given[name] for name in ("lora_alpha", "alpha") if name in given}
+    patterns = given.get("alpha_pattern") or {}
+    scales |= {f"alpha_pattern[{pattern!r}]": scale for pattern, scale in patterns.items()}
+    for name, scale in scales.items():
+        if not isinstance(scale, int | float) or not math.isfinite(scale) or not scale:
+            raise HarnessError(
+                f"adapter {adapter}: {name} is {scale!r}, and must be a finite number other than 0",
+                "Correct its adapter_config.json, or copy the adapter again",
+            )
 
 
 def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
@@ -73,19 +95,37 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     try:
         peft_model = PeftModel(model, config, low_cpu_mem_usage=on_meta)
         result = peft_model.load_adapter(adapter, "default", low_cpu_mem_usage=on_meta)
-        stored = load_file(Path(adapter) / WEIGHTS)
-    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        stored = read_finite(adapter)
+    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error
     if result.missing_keys or result.unexpected_keys:
         raise _unfit(
             adapter,
             base,
-            f"{len(result.missing_keys)} modules have no weights in it {_few(result.missing_keys)}, "
-            f"{len(result.unexpected_keys)} of its weights have no module {_few(result.unexpected_keys)}",
+            ", ".join(
+                f"{len(names)} {problem} {few(names)}"
+                for names, problem in (
+                    (result.missing_keys, "modules have no weights in it"),
+                    (result.unexpected_keys, "of its weights have no module"),
+                )
+                if names
+            ),
         )
     if not on_meta and (lost := _lost(peft_model, stored)):
-        raise _unfit(adapter, base, f"{len(lost)} of its tensors did not go in {_few(lost)}")
+        raise _unfit(adapter, base, f"{len(lost)} of its tensors did not go in {few(lost)}")
     return peft_model
+
+
+def read_finite(adapter: str) -> dict[str, torch.Tensor]:
+    """An adapter's tensors by name, all of them finite.
+
+    Raises:
+        HarnessError: names the first few that are not.
+        SafetensorError: the file is damaged.
+    """
+    stored = load_file(Path(adapter) / WEIGHTS)
+    refuse_unfinite(f"adapter {adapter}", not_finite(stored.items()))
+    return stored
 
 
 def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
@@ -108,11 +148,6 @@ def _same(stored: torch.Tensor, inside: torch.Tensor) -> bool:
     if stored.shape != inside.shape:
         return False
     return torch.equal(stored.to(inside.dtype), inside.cpu())
-
-
-def _few(names: list[str]) -> str:
-    """The first names, for an error."""
-    return f"({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})" if names else ""
 
 
 def _unfit(adapter: str, base: str, why: str) -> HarnessError:

@@ -12,12 +12,12 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import Response
 
 from .arguments import GenerationArguments
 from .coercion import is_unset
-from .conventions import PIXEL, BoxConvention, declare, declared
 from .generation import Generation
 from .requests import Item, plan
 from .response_cache import key_by_content
@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
     """Refuses grounding tasks now, and not when hours of answers are scored, if nothing tells coordinates."""
-    from dcsft_harness.tasks.listing import grounding
+    from dcsft_harness.lmms.listing import grounding
 
     if grounding() & {request.task_name for request in requests}:
         declared()

@@ -18,6 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import ProcessorMixin
 
+from dcsft_harness.errors import HarnessError
+
+from .chat_template import render
+
 _LOG = logging.getLogger(__name__)
 
 Features = Mapping[str, Tensor]
@@ -143,11 +147,10 @@ class Batcher:
             images = tuple(_noise(size, number) for size in sizes)
             content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
             try:
-                chat = self._processor.apply_chat_template(
-                    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-                )
+                asked = [{"role": "user", "content": content}]
+                chat = render(self._processor, asked, f"trial {number}", add_generation_prompt=True)
                 features = process(self._processor, [chat], [images])
-            except _REFUSALS:
+            except (HarnessError, *_REFUSALS):
                 continue
             made.append(Prepared(f"trial {number}", str(number), features, chat, images))
         return made

@@ -1,27 +1,37 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from dcsft_harness import manifest
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.coordinates import BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError
 
+from . import chat_template, weights
 from .adapters import attach, read_config
-from .conventions import BoxConvention, BoxSpace, box_space
 from .packed_images import attend_by_length
 from .patches import embed_by_product
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
+
+GENERATION = "generation_config.json"
 
 
 def open_config(settings: ModelSettings) -> PreTrainedConfig:
@@ -35,17 +45,21 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     for folder in filter(None, (name, settings.adapter)):
         manifest.refuse_newer(Path(folder))
     if Path(name).is_absolute() and not Path(name).is_dir():
-        raise HarnessError(f"pretrained={name}: there is no such folder", "Give a checkpoint folder")
+        raise HarnessError(f"model {name} cannot be opened: no such folder", "Give a checkpoint folder")
+    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
+        raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")
+    weights.refuse_absurd(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # every family checks its settings in its own way
         raise HarnessError(
-            f"pretrained={name} cannot be opened ({_line(error)})", "Give a checkpoint folder or hub name"
+            f"model {name} cannot be opened ({weights.error_line(error)})",
+            "Give a checkpoint folder or hub name",
         ) from error
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
         raise HarnessError(
-            f"pretrained={name} is a {config.model_type!r} model, not an image-text-to-text one",
+            f"model {name} is a {config.model_type!r} model, not an image-text-to-text one",
             "Give a vision-language checkpoint such as Qwen2.5-VL",
         )
     return config
@@ -55,27 +69,89 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
     """The checkpoint's processor, with the pixel limits asked for.
 
     Raises:
-        HarnessError: where there is none, it has no chat template, or it has no such limits.
+        HarnessError: see `saved_processor`; or it has no such limits.
     """
     name, trust = settings.pretrained, settings.trust_remote_code
+    processor = saved_processor(name, trust)
+    set_limits(processor, name, settings.min_pixels, settings.max_pixels, trust)
+    return processor
+
+
+def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
+    """A checkpoint's processor as it was saved; tried on a chat with a picture.
+
+    Args:
+        name: a folder or hub name.
+        trust_remote_code: whether code inside the checkpoint may run.
+
+    Raises:
+        HarnessError: there is none, it needs a package that is missing, or it has no usable chat template or
+            image processor.
+    """
     try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust)
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"pretrained={name} has no usable processor ({_line(error)})", "Save one beside it"
-        ) from error
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except ImportError as error:
         raise HarnessError(
-            f"pretrained={name}: its processor needs a package that is not installed ({_line(error)})",
+            f"model {name}: its processor needs a package that is not installed "
+            f"({weights.error_line(error)})",
             "Install it",
+        ) from error
+    except Exception as error:  # tokenizers raises no class of its own for a damaged file
+        raise HarnessError(
+            f"model {name} has no usable processor ({weights.error_line(error)})", "Save one beside it"
         ) from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise HarnessError(
-            f"pretrained={name}: its {type(processor).__name__} has no image processor or no chat template",
+            f"model {name}: its {type(processor).__name__} has no image processor or no chat template",
             "Give a checkpoint that was tuned for chats with images",
         )
-    set_limits(processor, name, settings.min_pixels, settings.max_pixels, trust)
+    chat_template.check(processor, name)
+    _try_pictures(processor, name, trust_remote_code)
     return processor
+
+
+def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool) -> None:
+    """Refuses an image processor that cannot process any picture, such as one with a patch size of 0."""
+    if _failure(processor) is None:
+        return
+    saved = processor.image_processor
+    # Limits under other names than transformers 5 reads are an error until `set_limits` restates them.
+    set_limits(processor, name, None, None, trust_remote_code)
+    error = _failure(processor)
+    processor.image_processor = saved
+    if error is not None:
+        raise HarnessError(
+            f"model {name}: its {type(saved).__name__} cannot process a picture "
+            f"({type(error).__name__}: {weights.error_line(error)})",
+            "Correct its preprocessor_config.json, or copy it again",
+        ) from error
+
+
+def _failure(processor: ProcessorMixin) -> Exception | None:
+    """What processing a small picture raises."""
+    try:
+        processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+    except Exception as error:  # whatever its arithmetic runs into
+        return error
+    return None
+
+
+def open_generation(settings: ModelSettings) -> GenerationConfig:
+    """The checkpoint's generation settings, without its weights; defaults where it has none.
+
+    Raises:
+        HarnessError: its file cannot be read.
+    """
+    try:
+        return GenerationConfig.from_pretrained(settings.pretrained)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        folder = weights.files_of(settings.pretrained)
+        if folder is not None and (folder / GENERATION).is_file():
+            raise HarnessError(
+                f"{folder / GENERATION} cannot be read ({weights.error_line(error)})",
+                "Correct it, or copy it again",
+            ) from error
+    return GenerationConfig.from_model_config(open_config(settings))
 
 
 def convention(
@@ -101,6 +177,38 @@ def convention(
             )
         return BoxConvention(space, None, *(limits or ()))
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
+
+
+def check_intact(settings: ModelSettings) -> None:
+    """Refuses a base or adapter with files that are not those that its manifest was written for.
+
+    Files are hashed once a process, by the first rank; while a file keeps its size and times its hash is
+    remembered. Checkpoints that a run kept are looked up in the run's manifest. Folders without a manifest
+    pass.
+
+    Raises:
+        HarnessError: names the file.
+    """
+    if ranks.rank() > 0:
+        return
+    for folder in (Path(name) for name in (settings.pretrained, settings.adapter) if name is not None):
+        run = folder.resolve().parent
+        if (folder / manifest.NAME).is_file():
+            if not _is_foreign(folder / manifest.NAME):
+                manifest.refuse_changed(folder)
+        elif folder.name.startswith("checkpoint-") and (run / manifest.NAME).is_file():
+            inside = [name for name in manifest.read(run).files if name.startswith(f"{folder.name}/")]
+            if inside:
+                manifest.refuse_changed(run, *inside)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a manifest is another package's, some of which write files of that name."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        return False  # ours, and damaged: an error
+    return not isinstance(found, dict) or "artefact" not in found
 
 
 def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
@@ -130,16 +238,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
     """
     dtype = settings.dtype or ("auto" if device.type == "cuda" else "float32")
     extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            settings.pretrained, dtype=dtype, trust_remote_code=settings.trust_remote_code, **extra
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise HarnessError(
-            f"pretrained={settings.pretrained} cannot be loaded ({_line(error)})",
-            "Check the checkpoint's files",
-        ) from error
-    model = model.to(device)
+    model = open_weights(settings.pretrained, dtype, device, settings.trust_remote_code, **extra)
     if settings.adapter is not None:
         model = attach(model, settings.adapter, settings.pretrained)
     embed_by_product(model)
@@ -147,6 +246,57 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
     return model.eval()
 
 
-def _line(error: Exception) -> str:
-    """The first line of a message that may run over many."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+def check_weights(settings: ModelSettings, config: PreTrainedConfig) -> None:
+    """Refuses a checkpoint without all of its weights, before any are read.
+
+    Raises:
+        HarnessError: files are damaged, or tensors missing, unexpected or of another shape.
+    """
+    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:  # others run their own code
+        weights.check_names(settings.pretrained, config)
+
+
+def open_weights(
+    name: str,
+    dtype: torch.dtype | str,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,  # noqa: ANN401 - of from_pretrained
+) -> PreTrainedModel:
+    """The one way in which this suite reads a checkpoint's weights: all of them, and finite.
+
+    Args:
+        name: a folder or hub name.
+        dtype: the type to load into; "auto" is that of the configuration.
+        device: where to; None leaves them where transformers puts them.
+        trust_remote_code: whether code inside the checkpoint may run.
+        options: further ones of `from_pretrained`.
+
+    Raises:
+        HarnessError: weights are damaged, missing, unexpected, of another shape or not finite, or the
+            attention implementation is missing.
+    """
+    with weights.refusals(name), weights.silent():
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
+        )
+        model = model if device is None else model.to(device)
+    if not _elsewhere():
+        if not is_deepspeed_zero3_enabled():  # whose loading reports nothing; names were compared before
+            weights.refuse_incomplete(name, model, info)
+        weights.check_finite(name, model)
+    return model
+
+
+def _elsewhere() -> bool:
+    """Whether this rank's weights are placeholders, which FSDP fills from the first rank later."""
+    return (
+        os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        and os.environ.get("LOCAL_RANK", "0") != "0"
+    )

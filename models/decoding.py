@@ -1,5 +1,6 @@
 """One call of transformers' `generate` for a batch of rows, and what each row came to."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,23 @@ def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
     where = f"generation_config=checkpoint: {file}"
     remedy = "Leave out generation_config=checkpoint, or take the setting out of the file"
     return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), where, remedy)
+
+
+NOT_FINITE = -1
+"""In place of a token: the row's logits are not finite, so that none could be chosen."""
+
+
+class NotFiniteError(Exception):
+    """Logits are not finite.
+
+    Attributes:
+        places: whose: rows of a batch, items of one, or tickets, as the raising function says.
+    """
+
+    def __init__(self, places: Iterable[int]) -> None:
+        """Takes the places."""
+        super().__init__("logits are not finite")
+        self.places = set(places)
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,33 @@ class StopTexts:
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
+class FiniteLogits:
+    """A logits processor that changes nothing, and notes where a row's logits stop being finite.
+
+    Attributes:
+        first: int64 `(rows,)` on the logits' device, tokens generated before; -1 while they are finite.
+    """
+
+    def __init__(self, prompt_length: int) -> None:
+        """For a batch whose prompts have this length, padding included."""
+        self._prompt_length = prompt_length
+        self.first: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores as they are; nothing waits for the device."""
+        bad = ~scores.amax(-1).isfinite()
+        if self.first is None:
+            self.first = torch.full_like(bad, -1, dtype=torch.int64)
+        here = input_ids.shape[1] - self._prompt_length
+        self.first = torch.where(bad & (self.first < 0), here, self.first)
+        return scores
+
+    def rows(self, lengths: Sequence[int]) -> list[int]:
+        """Rows whose logits were not finite before their response of this many tokens had ended."""
+        first = [] if self.first is None else self.first.tolist()
+        return [row for row, (at, length) in enumerate(zip(first, lengths, strict=False)) if 0 <= at < length]
+
+
 def warpers(arguments: GenerationArguments) -> list[Any]:
     """What a sampled distribution goes through, in the order of transformers' own sampling."""
     chain: list[Any] = [TemperatureLogitsWarper(arguments.temperature)]
@@ -237,21 +282,31 @@ def complete(
         batch: model inputs, left-padded, on the model's device.
         arguments: how to generate.
         row_keys: int64 keys of the rows' draws (`keyed_noise.row_key`); unused when greedy.
+
+    Raises:
+        NotFiniteError: logits of some rows are not finite.
     """
     tokens = tokens.stopping_at(tokenizer, arguments.stop)
     rows, prompt_length = batch["input_ids"].shape
     stops = StopTexts(tokenizer, arguments, tokens.eos, rows, prompt_length)
+    finite = FiniteLogits(prompt_length)
     output = model.generate(
         **batch,
         generation_config=_config(tokens, arguments),
-        logits_processor=processors(arguments, row_keys, prompt_length, batch["attention_mask"]),
+        logits_processor=[
+            finite,
+            *processors(arguments, row_keys, prompt_length, batch["attention_mask"]),
+        ],
         stopping_criteria=[stops] if arguments.stop else [],
     )
     generated = output[:, prompt_length:].tolist()
-    return [
+    completions = [
         completion(tokenizer, row, tokens.eos, arguments, stopped)
         for row, stopped in zip(generated, stops.stopped_at, strict=True)
     ]
+    if bad := finite.rows([one.n_tokens for one in completions]):
+        raise NotFiniteError(bad)
+    return completions
 
 
 def completion(

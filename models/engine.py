@@ -12,7 +12,7 @@ from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
 from .batching import Batcher, Prepared, Way
-from .decoding import Completion, SpecialTokens, complete
+from .decoding import Completion, NotFiniteError, SpecialTokens, complete
 from .flight import Flight
 from .packing import Footprint, Size, free_bytes, out_of_memory
 from .prefill import Prompts, prefill
@@ -154,15 +154,26 @@ class Engine:
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
     ) -> list[list[Completion]]:
-        """One completion per item and key, each with a prefill of its own."""
+        """One completion per item and key, each with a prefill of its own.
+
+        Raises:
+            NotFiniteError: names the items whose logits are not finite, by their place.
+        """
         rows = [one for one, keys in zip(items, row_keys, strict=True) for _ in keys]
+        owners = [place for place, keys in enumerate(row_keys) for _ in keys]
         flat = [key for keys in row_keys for key in keys]
         at_once = 1 if self._batcher.way == "single" else max(len(rows), 1)
         done: list[Completion] = []
+        bad: set[int] = set()
         for start in range(0, len(rows), at_once):
             some = slice(start, start + at_once)
             batch = self._batch(rows[some])
-            done += complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat[some])
+            try:
+                done += complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat[some])
+            except NotFiniteError as error:
+                bad |= {owners[start + row] for row in error.places}
+        if bad:
+            raise NotFiniteError(bad)
         left = iter(done)
         return [[next(left) for _ in keys] for keys in row_keys]
 

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .arguments import GenerationArguments
-from .decoding import Completion, SpecialTokens, StopTexts, completion
+from .decoding import NOT_FINITE, Completion, NotFiniteError, SpecialTokens, StopTexts, completion
 from .prefill import Prompts, joined
 from .shared_decoding import Decoder
 from .token_choice import Draw
@@ -119,6 +119,9 @@ class Flight:
         Args:
             arrivals: the items.
             parts: their prompts, in the same order; taken over.
+
+        Raises:
+            NotFiniteError: names the items whose logits are not finite, by ticket; this flight is over.
         """
         prompts = joined(parts)
         samples = [len(one.row_keys) for one in arrivals]
@@ -148,6 +151,9 @@ class Flight:
 
         Returns:
             The items that have ended, by ticket, with a completion for each of their rows.
+
+        Raises:
+            NotFiniteError: as `admit`.
         """
         most = (1 - _TURNOVER) * len(self._rows)
         going_on = sum(not row.ended for row in self._rows)
@@ -205,8 +211,17 @@ class Flight:
 
 
 def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
-    """Adds a token to each row that has not ended; returns how many end with it."""
+    """Adds a token to each row that has not ended; returns how many end with it.
+
+    Raises:
+        NotFiniteError: the logits of some are not finite; names their tickets.
+    """
     ended = 0
+    bad = [
+        row.ticket for row, token in zip(rows, tokens, strict=True) if token == NOT_FINITE and not row.ended
+    ]
+    if bad:
+        raise NotFiniteError(bad)
     for row, token in zip(rows, tokens, strict=True):
         if not row.ended:
             row.tokens.append(token)

@@ -6,14 +6,24 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
+from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training.flops import Arithmetic
+from dcsft_harness.models.flops import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
 from .batching import Prepared, process
-from .checkpoint import check_adapter, convention, load_model, open_config, open_processor
-from .conventions import BoxConvention, declare, taught
+from .chat_template import render
+from .checkpoint import (
+    check_adapter,
+    check_intact,
+    check_weights,
+    convention,
+    load_model,
+    open_config,
+    open_generation,
+    open_processor,
+)
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine
 from .generation import Generation
@@ -67,6 +77,7 @@ class DcsftHF(ObservedModel):
         self.keep_loaded = False
         prompt = self.settings.system_prompt
         self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
+        check_intact(self.settings)
         config = open_config(self.settings)
         self.processor = open_processor(self.settings)
         space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
@@ -75,7 +86,9 @@ class DcsftHF(ObservedModel):
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
+        open_generation(self.settings)  # transformers ignores one that it cannot read
         self.checkpoint_generation = checkpoint_generation(self.settings)
+        check_weights(self.settings, config)
         check_adapter(self.settings, config)
         self._load()
         declare(self.box_convention)
@@ -159,7 +172,7 @@ class DcsftHF(ObservedModel):
         """Decodes and processes an item, once for all of its responses."""
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
-        text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
         try:
             features = process(self.processor, [text], [prompt.images])
         except (ValueError, IndexError, StopIteration) as error:

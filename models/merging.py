@@ -5,22 +5,22 @@ import gc
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 
 from . import parity
-from .adapters import WEIGHTS, wrap
+from .adapters import wrap
 from .batching import Features
+from .checkpoint import GENERATION, open_weights
 from .parity import Parity, Reading
+from .weights import few, files_of, weight_files
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 """Largest difference of two logits, in standard deviations of the logits: rounding of merged weights
@@ -31,7 +31,6 @@ HALF_TOLERANCE = 0.1
 logits are apart by a quarter of a deviation as soon as they round to neighbours."""
 
 _SHARD = "5GB"
-_GENERATION = "generation_config.json"
 _STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -64,8 +63,7 @@ def merge(
         OSError: the folder cannot be written.
         SafetensorError: likewise.
     """
-    _refuse_unfinite(adapter, pretrained)
-    base = _load(pretrained, trust_remote_code).to(device)
+    base = _load(pretrained, trust_remote_code, device)
     peft_model = wrap(base, adapter, pretrained).eval()
     modules = parity.adapted(peft_model)
     before = {name: parity.digest(module) for name, module in modules.items()}
@@ -82,14 +80,14 @@ def merge(
     after = _digests(base, before)
     still = tuple(name for name in moving if after[name] == before[name])
     if base.dtype in TOLERANCE and still:
-        raise unlike(adapter, pretrained, f"{len(still)} adapted modules stay as they were {_few(still)}")
+        raise unlike(adapter, pretrained, f"{len(still)} adapted modules stay as they were {few(still)}")
     _save(base, pretrained, folder, trust_remote_code)
     del base, peft_model  # before the second model: one of them may fill half the memory
     _give_back()
-    merged = _load(str(folder), trust_remote_code).to(device)
+    merged = _load(str(folder), trust_remote_code, device)
     stored = _digests(merged, before)
     if lost := tuple(name for name in before if stored[name] != after[name]):
-        raise unlike(adapter, pretrained, f"{len(lost)} adapted modules are not what was saved {_few(lost)}")
+        raise unlike(adapter, pretrained, f"{len(lost)} adapted modules are not what was saved {few(lost)}")
     found: list[Reading] = [parity.read(merged, features, generation) for features in probes]
     changed = {name: stored[name] != before[name] for name in before}
     told = parity.compare(wanted, found, plain, changed, still)
@@ -116,18 +114,10 @@ def tolerance(dtype: torch.dtype) -> float:
     return TOLERANCE.get(dtype, HALF_TOLERANCE)
 
 
-def files_of(checkpoint: str) -> Path | None:
-    """The folder with a checkpoint's files, of a hub name in the cache; None where it is not there."""
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
-    cached = try_to_load_from_cache(checkpoint, "config.json")
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
 def stored_dtype(checkpoint: str) -> torch.dtype | None:
     """The floating type that most of a checkpoint's weights are stored in; None where it cannot be seen."""
     found: Counter[str] = Counter()
-    for path in _weights(checkpoint):
+    for path in weight_files(checkpoint):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 part = file.get_slice(name)
@@ -136,17 +126,10 @@ def stored_dtype(checkpoint: str) -> torch.dtype | None:
     return _STORED[known[0]] if known else None
 
 
-def _weights(checkpoint: str) -> Iterator[Path]:
-    folder = files_of(checkpoint)
-    if folder is not None:
-        yield from sorted(folder.glob("model*.safetensors"))
-
-
-def _load(checkpoint: str, trust_remote_code: bool) -> PreTrainedModel:
+def _load(checkpoint: str, trust_remote_code: bool, device: torch.device | str) -> PreTrainedModel:
     # "auto" believes the configuration, which may name another type than that of the weights.
-    return AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype=stored_dtype(checkpoint) or "auto", trust_remote_code=trust_remote_code
-    ).eval()
+    dtype = stored_dtype(checkpoint) or "auto"
+    return open_weights(checkpoint, dtype, device, trust_remote_code).eval()
 
 
 def _merged(peft_model: PeftModel) -> PreTrainedModel:
@@ -180,32 +163,10 @@ def _save(model: PreTrainedModel, pretrained: str, folder: Path, trust_remote_co
     model.save_pretrained(folder, max_shard_size=_SHARD)
     AutoProcessor.from_pretrained(pretrained, trust_remote_code=trust_remote_code).save_pretrained(folder)
     source = files_of(pretrained)
-    if source is not None and (source / _GENERATION).is_file():
-        shutil.copyfile(source / _GENERATION, folder / _GENERATION)
+    if source is not None and (source / GENERATION).is_file():
+        shutil.copyfile(source / GENERATION, folder / GENERATION)
     else:
-        (folder / _GENERATION).unlink(missing_ok=True)
-
-
-def _refuse_unfinite(adapter: str, pretrained: str) -> None:
-    """Refuses an adapter with weights that are no numbers, before the base is loaded.
-
-    Raises:
-        HarnessError: names the first of them.
-    """
-    try:
-        stored = load_file(Path(adapter) / WEIGHTS)
-    except (OSError, SafetensorError):
-        return  # told where the adapter is put on the base
-    bad = tuple(name for name, tensor in stored.items() if not bool(torch.isfinite(tensor).all()))
-    if bad:
-        raise HarnessError(
-            f"adapter {adapter} for {pretrained}: {len(bad)} of its tensors are not finite {_few(bad)}",
-            "Its training diverged; train it again",
-        )
-
-
-def _few(names: Sequence[str]) -> str:
-    return f"({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        (folder / GENERATION).unlink(missing_ok=True)
 
 
 def unlike(adapter: str, pretrained: str, why: str) -> HarnessError:

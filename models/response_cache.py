@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dcsft_harness import __version__
-from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256
+from dcsft_harness.artifacts.hashing import file_sha256, folder_sha256, json_sha256
 
 MODELS = ("dcsft_hf", "dcsft_stub", "dcsft_vllm")
 _TEXTS = (".jinja", ".txt", ".model")

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import cast, get_args
 
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
 
 from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
-from .conventions import BoxSpace
 
 AUTO_BATCH_SIZE = 64
 """Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""

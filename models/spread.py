@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
+from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
 from dcsft_harness.errors import HarnessError
 
 from .base import Asked, ObservedModel
 from .cluster import RETRIES, connect, slots, telling_failures
-from .conventions import PIXEL, BoxConvention, declare
 from .generation import Generation
 from .prompts import read_prompt
 from .requests import Item, Messages
@@ -47,7 +47,7 @@ class Answerer:
         """Remembers what to load.
 
         Args:
-            name: the model's, as `harness.open_model` takes it.
+            name: the model's, as `lmms.open_model` takes it.
             arguments: its `key=value,key=value`.
         """
         self._name, self._arguments = name, arguments
@@ -64,7 +64,7 @@ class Answerer:
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
-            model = harness.open_model(self._name, self._arguments)
+            model = lmms.open_model(self._name, self._arguments)
             if not isinstance(model, ObservedModel):
                 raise HarnessError(
                     f"--engine ray: {self._name} answers all items at once and cannot be spread",
@@ -106,7 +106,7 @@ class SpreadModel(ObservedModel):
         """Connects to the cluster that RAY_ADDRESS names, or starts one here, and loads the models.
 
         Args:
-            name: the model's, as `harness.open_model` takes it.
+            name: the model's, as `lmms.open_model` takes it.
             arguments: its `key=value,key=value`.
             actors: how many; None has one for each GPU or, without GPUs, for each CPU slot.
 

@@ -1,14 +1,14 @@
 """A queue of items through a model: admitted as memory and rows become free, handed back as they end."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby, islice
 
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
 from .batching import Prepared
-from .decoding import Completion
+from .decoding import Completion, NotFiniteError
 from .engine import Engine
 from .flight import Arrival
 from .keyed_noise import row_key
@@ -22,6 +22,14 @@ Done = tuple[Asked, list[Completion]]
 # Prompts of one cohort are padded to one length: longer ones than this many times the shortest
 # make a cohort of their own.
 _SPREAD = 1.5
+
+
+def not_finite(name: str) -> HarnessError:
+    """The error of an item that the model has no finite logits for."""
+    return HarnessError(
+        f"{name}: the model's logits are not finite (NaN or infinity)",
+        "Its weights or their type are at fault: try dtype=float32, or a checkpoint that did not diverge",
+    )
 
 
 class Stream:
@@ -132,6 +140,8 @@ class Stream:
             self._engine.give_up(str(error))
             self._back()
             return []
+        except NotFiniteError as error:
+            return self._without(error.places)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -154,6 +164,16 @@ class Stream:
         self._engine.shrink(sizes, self._arguments)
         self._allowed = self._engine.allowed()
         return []
+
+    def _without(self, tickets: Collection[int]) -> list[Done]:
+        """Refuses items whose logits are not finite; the others aboard are drawn again, to the same end."""
+        bad = [asked for ticket, (asked, _) in self._aboard.items() if ticket in tickets]
+        for asked in bad:
+            del self._aboard[id(asked[0])]
+            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
+            self._refuse(asked, not_finite(name))
+        self._back()
+        return [(asked, []) for asked in bad]
 
     def _back(self) -> list[Size]:
         """Everything aboard to the front of the queue; its draws are keyed, so they come out the same."""
@@ -215,7 +235,10 @@ class Stream:
                 [row_key(self._seed, prepared.key, index) for index in asked[1].sample_indices[: size.rows]]
                 for asked, prepared, size in members
             ]
-            completions = self._engine.row_by_row([one[1] for one in members], keys, self._arguments)
+            try:
+                completions = self._engine.row_by_row([one[1] for one in members], keys, self._arguments)
+            except NotFiniteError as error:
+                return done + self._without({id(members[place][0][0]) for place in error.places})
             done += [
                 self._landed(id(asked[0]), found)
                 for (asked, _, _), found in zip(members, completions, strict=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
+from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError, unknown_name
 
 from .base import ObservedModel
 from .coercion import as_float, as_int, is_unset
-from .conventions import declare
 from .generation import Generation, cut_at
 from .requests import Item
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .arguments import GenerationArguments
-from .decoding import warpers
+from .decoding import NOT_FINITE, warpers
 from .keyed_noise import gumbels, noisy
 from .prefill import Prompts
 
@@ -50,7 +50,7 @@ class Draw:
             logits: `(rows, vocabulary)` of any float type.
 
         Returns:
-            int64 `(rows,)`.
+            int64 `(rows,)`; `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
         """
         scores = logits.float()
         if self._seen is not None:
@@ -58,11 +58,12 @@ class Draw:
         if self._arguments.min_new_tokens and len(self._eos):
             early = (self._steps < self._arguments.min_new_tokens)[:, None]
             scores = scores.index_copy(1, self._eos, scores[:, self._eos].masked_fill(early, -torch.inf))
-        tokens = self._chosen(scores)
+        tokens, likeliest = self._chosen(scores)
         self._steps = self._steps + 1
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)
-        return tokens
+        # Read with the tokens, so that looking costs no wait for the device.
+        return tokens.masked_fill(~likeliest.isfinite(), NOT_FINITE)
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drops all rows but those of int64 `rows`, and takes their order."""
@@ -82,24 +83,28 @@ class Draw:
         penalty = self._arguments.repetition_penalty
         return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
-    def _chosen(self, scores: Tensor) -> Tensor:
-        """The argmax, with noise unless greedy."""
+    def _chosen(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The argmax, with noise unless greedy, and the largest score without; a NaN counts as largest."""
         if self._arguments.greedy:
-            return scores.argmax(-1)
+            largest, tokens = scores.max(-1)
+            return tokens, largest
         size = max(1, _BLOCK // scores.shape[1])
         blocks = zip(scores.split(size), self._keys.split(size), self._steps.split(size), strict=True)
-        return torch.cat([self._sampled(*block) for block in blocks])
+        chosen, largest = zip(*(self._sampled(*block) for block in blocks), strict=True)
+        return torch.cat(chosen), torch.cat(largest)
 
-    def _sampled(self, scores: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
+    def _sampled(self, scores: Tensor, keys: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         kept = self._likeliest(scores / self._arguments.temperature)
         if kept is None:
-            return noisy(self._warped(scores), keys, steps, sparse=len(self._warpers) > 1).argmax(-1)
+            noised = noisy(self._warped(scores), keys, steps, sparse=len(self._warpers) > 1)
+            return noised.argmax(-1), scores.amax(-1)
         # Everything behind top-k works on k columns; their token ids key the noise.
         values, tokens = kept
+        largest = values[:, 0]
         for warper in self._warpers[2:]:
             values = warper(tokens, values)
         values = values.double() + gumbels(keys[:, None], steps[:, None], tokens)
-        return tokens.gather(1, values.argmax(-1, keepdim=True))[:, 0]
+        return tokens.gather(1, values.argmax(-1, keepdim=True))[:, 0], largest
 
     def _likeliest(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
         """What top-k keeps, as scores and token ids `(rows, k)`; None where a tie keeps more."""

@@ -5,14 +5,23 @@ from dataclasses import dataclass
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
 
 from .base import ObservedModel, UnavailableError
 from .batching import Features, process
-from .checkpoint import check_adapter, convention, open_config, open_processor
-from .conventions import BoxConvention, declare, taught
+from .chat_template import render
+from .checkpoint import (
+    check_adapter,
+    check_intact,
+    check_weights,
+    convention,
+    open_config,
+    open_generation,
+    open_processor,
+)
 from .decoding import SpecialTokens, checkpoint_generation
 from .generation import Generation
 from .pixel_limits import call_size
@@ -24,6 +33,7 @@ from .vllm_engine import Limits, OfflineEngine, require_vllm
 from .vllm_requests import Backend, Draw, Drawn, check, neighbours, sample_seed
 from .vllm_rows import completion_of
 from .vllm_settings import VLLMSettings
+from .weights import check_stored
 
 
 @dataclass(frozen=True)
@@ -83,15 +93,19 @@ class DcsftVLLM(ObservedModel):
         if self.settings.base_url is None:
             require_vllm()
         checkpoint = self.settings.checkpoint()
+        check_intact(checkpoint)
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
         space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
         self._convention = convention(config, self.processor, space)
         self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
         self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
-        self._tokens = SpecialTokens.of(self.tokenizer, _generation_config(self.settings))
+        self._tokens = SpecialTokens.of(self.tokenizer, open_generation(checkpoint))
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
         self.checkpoint_generation = checkpoint_generation(checkpoint)
+        if self.settings.base_url is None:  # a server has weights of its own
+            check_weights(checkpoint, config)
+            check_stored(checkpoint.pretrained)
         check_adapter(checkpoint, config)
         self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
         self._backend: Backend | None = None
@@ -196,7 +210,8 @@ class DcsftVLLM(ObservedModel):
 
     def _render(self, item: Item) -> tuple[Prompt, str]:
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
-        text = self.processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        where = f"task {item.task!r}, doc_id {item.doc_id}"
+        text = render(self.processor, prompt.messages, where, add_generation_prompt=True)
         return prompt, text
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
@@ -285,11 +300,3 @@ class DcsftVLLM(ObservedModel):
             )
             for index, completion in zip(item.sample_indices, completions, strict=True)
         ]
-
-
-def _generation_config(settings: VLLMSettings) -> GenerationConfig:
-    """The checkpoint's generation config, for its end tokens; an empty one where it has none."""
-    try:
-        return GenerationConfig.from_pretrained(settings.pretrained)
-    except OSError:
-        return GenerationConfig()

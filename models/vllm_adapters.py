@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForImageTextToText, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from dcsft_harness.errors import HarnessError, refusal
 
 from .adapters import attach, read_config
 from .batching import Features
+from .checkpoint import skeleton
 from .merging import merge
 from .settings import ModelSettings
 from .vllm_engine import SERVED_RANKS
@@ -118,20 +119,17 @@ def served_rank(settings: ModelSettings, config: PreTrainedConfig) -> int | None
     adapter = read_config(settings.adapter, settings.pretrained)
     if not _plain(adapter):
         return None
-    with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(
-            config, trust_remote_code=settings.trust_remote_code
-        )
-    attach(skeleton, settings.adapter, settings.pretrained)
-    decoder = skeleton.get_decoder()
-    if decoder is skeleton:
+    model = skeleton(config, settings.trust_remote_code)
+    attach(model, settings.adapter, settings.pretrained)
+    decoder = model.get_decoder()
+    if decoder is model:
         return None
     served = {
         id(module)
         for module in decoder.modules()
         if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), torch.nn.Linear)
     }
-    adapted = {id(module) for module in skeleton.modules() if isinstance(module, LoraLayer)}
+    adapted = {id(module) for module in model.modules() if isinstance(module, LoraLayer)}
     return int(adapter.r) if adapted <= served else None
 
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
 
 from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
-from .conventions import BoxSpace
 from .settings import ModelSettings, as_box_space, as_generation_config
 
 BATCH_SIZE = 256

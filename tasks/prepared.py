@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dcsft_harness.sources import prepared
+from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.tasks.verdicts import Doc
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcsft_harness.models.conventions import declared
+from dcsft_harness.coordinates import declared
 from dcsft_harness.scoring import Scorer, Verdict, get_scorer
 
 Doc = dict[str, Any]

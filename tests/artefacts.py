@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from PIL import Image
 
-from dcsft_harness import manifest, records, sampling
+from dcsft_harness import records, sampling
+from dcsft_harness.artifacts import manifest
 
 SCORES = {"easy": [1.0, 1.0], "medium": [1.0, 0.0], "hard": [0.0, 0.0], "unscored": [None, None]}
 

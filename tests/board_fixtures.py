@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.records import Label, write_table
 
 from .test_leaderboard import ID, OOD_A, OOD_R, scores_folder

@@ -9,9 +9,10 @@ import types
 
 import pytest
 
-from dcsft_harness import evaluation, harness, leaderboard, manifest
-from dcsft_harness.boards import score as scoring
-from dcsft_harness.boards.settings import Settings
+from dcsft_harness import evaluation, leaderboard, lmms
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.evaluation.autoeval import score as scoring
+from dcsft_harness.evaluation.autoeval.settings import Settings
 from dcsft_harness.records import Score, write_table
 from dcsft_harness.training import run_folder
 
@@ -180,11 +181,11 @@ def bench(monkeypatch):
     made = Bench()
     monkeypatch.setattr(Settings, "tasks", property(lambda self: list(TASKS)))
     for name in ("open_model", "open_tasks"):
-        monkeypatch.setattr(harness, name, getattr(made, name))
+        monkeypatch.setattr(lmms, name, getattr(made, name))
     monkeypatch.setattr(evaluation, "evaluate", made.evaluate)
     monkeypatch.setattr(evaluation, "pixels", lambda model: made.pixels)
     settings = {"generation_from_checkpoint": made.from_checkpoint}
-    monkeypatch.setattr(harness, "generation_settings", lambda model, task: settings)
+    monkeypatch.setattr(lmms, "generation_settings", lambda model, task: settings)
     options = leaderboard.Options
     monkeypatch.setattr(
         leaderboard, "Options", lambda **given: options(**given, page=False, items=False, plots=made.plots)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dcsft_harness.models import conventions
+from dcsft_harness import coordinates
 
 gc.disable()
 # A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
@@ -41,14 +41,14 @@ def cache(tmp_path_factory, request):
 @pytest.fixture(autouse=True)
 def no_convention(monkeypatch):
     """No model has declared how it writes boxes, whichever ran in an earlier test."""
-    monkeypatch.setattr(conventions, "_current", None)
-    monkeypatch.delenv(conventions.VARIABLE, raising=False)
+    monkeypatch.setattr(coordinates, "_current", None)
+    monkeypatch.delenv(coordinates.VARIABLE, raising=False)
 
 
 @pytest.fixture
 def pixels(no_convention):
     """A model has declared that it writes boxes in pixels of the original image."""
-    conventions.declare(conventions.PIXEL)
+    coordinates.declare(coordinates.PIXEL)
 
 
 @pytest.fixture(autouse=True)

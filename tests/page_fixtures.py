@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from dcsft_harness import harness, manifest
+from dcsft_harness import lmms
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.records import Label, Score, write_table
 
@@ -35,8 +36,8 @@ HOSTILE = [
 
 def items(tasks, count=ITEMS):
     """Task -> its first items."""
-    opened = harness.open_tasks(list(tasks))
-    return {name: [harness.describe(opened[name], at)[0] for at in range(count)] for name in tasks}
+    opened = lmms.open_tasks(list(tasks))
+    return {name: [lmms.describe(opened[name], at)[0] for at in range(count)] for name in tasks}
 
 
 def folder_of(folder, name, known, answer):
@@ -111,9 +112,9 @@ def rollouts(folder, samples=4, count=12):
 
     answers = folder.parent / "answers.jsonl"
     lines = []
-    task = harness.open_tasks([POOL])[POOL]
+    task = lmms.open_tasks([POOL])[POOL]
     for at in range(count):
-        item, _ = harness.describe(task, at)
+        item, _ = lmms.describe(task, at)
         right, beside = item.answer, json.dumps([x + 20 for x in json.loads(item.answer)])
         said = [
             right if k < at % 5 else beside if k < 3 else HOSTILE[at % len(HOSTILE)] for k in range(samples)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from benchmarks import __main__ as runner
 from benchmarks import answers, board, growth, labels, page, sampling, shapes, training
 from benchmarks.measuring import median, ratio, rounds
-from dcsft_harness import dataset_folder
-from dcsft_harness.hashing import file_sha256
-from dcsft_harness.reorder import AT_ONCE
+from dcsft_harness.artifacts import dataset_folder
+from dcsft_harness.artifacts.hashing import file_sha256
+from dcsft_harness.artifacts.reorder import AT_ONCE
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from dcsft_harness import curation, labels, manifest
+from dcsft_harness import curation
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import card
 from dcsft_harness.training.escaping import escaped, placeless, table

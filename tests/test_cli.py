@@ -15,7 +15,8 @@ import click
 import pytest
 from PIL import Image
 
-from dcsft_harness import harness, manifest, stages
+from dcsft_harness import lmms, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main
 
 from .artefacts import rollouts
@@ -227,7 +228,7 @@ def test_misuse_exits_with_2_and_help_with_0(capsys):
 
 
 def test_the_exit_code_of_the_passthrough_is_returned(monkeypatch):
-    monkeypatch.setattr(harness, "command_line", lambda arguments: len(arguments))
+    monkeypatch.setattr(lmms, "command_line", lambda arguments: len(arguments))
     assert main(["lmms-eval", "--tasks", "x", "--help"]) == 3
     assert main(["lmms-eval"]) == 0
 

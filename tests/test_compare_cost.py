@@ -8,11 +8,13 @@ import shutil
 
 import pytest
 
-from dcsft_harness import costs, environment, manifest, stages
+from dcsft_harness import environment, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.usage import Ledger
 from dcsft_harness.cli import main
-from dcsft_harness.costs import lineage, table
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.ledger import Ledger
+from dcsft_harness.evaluation import cost_report
+from dcsft_harness.evaluation.cost_report import lineage, table
 
 
 def make(kind, folder, config=(), notes=(), inputs=(), files=()):
@@ -90,7 +92,7 @@ def place(tmp_path):
 
 
 def told(place, *names, **options):
-    return table.as_dict(costs.compare([place / name for name in names], **options))
+    return table.as_dict(cost_report.compare([place / name for name in names], **options))
 
 
 def test_labels_are_in_the_total_of_a_set_that_they_chose_and_of_no_other(place):
@@ -114,7 +116,7 @@ def test_labels_are_in_the_total_of_a_set_that_they_chose_and_of_no_other(place)
 
 def test_a_cold_start_that_not_all_share_is_in_the_totals(place):
     other = trained(place / "other", "sft", None, place / "base", {"steps": 1, "seconds": 1.0})
-    found = table.as_dict(costs.compare([place / "dc", other]))
+    found = table.as_dict(cost_report.compare([place / "dc", other]))
     assert found["shared"] == {}
     assert found["runs"][0]["earlier"]["seconds"] == 7.0
     assert found["runs"][0]["total"]["seconds"] == 10 + 4 + 7
@@ -147,11 +149,11 @@ def test_a_merged_checkpoint_costs_what_its_adapter_did(place):
 @pytest.mark.parametrize(("gone", "said"), [("rollouts", "rollouts"), ("em", "data")])
 def test_an_input_that_is_gone_makes_the_total_a_lower_bound(place, gone, said):
     shutil.rmtree(place / gone)
-    found = costs.compare([place / "rl", place / "dc"])
+    found = cost_report.compare([place / "rl", place / "dc"])
     run = table.as_dict(found)["runs"][1]
     assert run["total"]["seconds"] == 10.0 and "seconds" in run["lower_bounds"]
     assert run["ratio"]["seconds"] is None
-    text = costs.markdown(found)
+    text = cost_report.markdown(found)
     assert f"its total is a lower bound, as the {said} that" in text and "≥ 10.0 s" in text
     equal = told(place, "rl", "sft", "dc")["equal"]
     assert {one["said"] for one in equal if one["run"] == "dc"} == {"what it took is not known"}
@@ -169,7 +171,7 @@ def test_what_no_ledger_tells_is_unknown_and_not_zero(place):
     older = make(
         "adapter", place / "older", {"method": "sft"}, {"steps": 4, "base": "b"}, {"model": place / "cold"}
     )
-    run, said = told(place, "older")["runs"][0], costs.markdown(costs.compare([older]))
+    run, said = told(place, "older")["runs"][0], cost_report.markdown(cost_report.compare([older]))
     assert (run["training"]["steps"], run["training"]["flops"]) == (4, None)
     assert "keeps no ledger" in said and "unknown" in said
     notes = ledger(generated=8, flops=0.0) | {"ledger_unknown": {"flops": "the model does not say"}}
@@ -218,7 +220,7 @@ def test_equal_budgets_name_the_newest_kept_checkpoint_within(place):
 
 
 def test_samples_of_a_run_behind_labels_are_those_of_both(place):
-    run = costs.compare([place / "dc"]).runs[0]
+    run = cost_report.compare([place / "dc"]).runs[0]
     assert run.spent("samples", frozenset(run.cold)) == 80 + 64
 
 
@@ -229,7 +231,7 @@ def test_accuracies_are_matched_by_content_and_missing_ones_come_with_a_command(
         scored(place / "s2", place / "rl", cold, {"id1": 0.6, "ood1": 0.3}),
         scored(place / "s3", place / "sft" / "checkpoint-2", cold, {"id1": 0.45, "ood1": 0.1, "ood2": 0.2}),
     ]
-    found = costs.compare([place / "sft", place / "dc", place / "rl"], folders)
+    found = cost_report.compare([place / "sft", place / "dc", place / "rl"], folders)
     said = table.as_dict(found)
     assert said["runs"][0]["accuracy"] == {"id": 0.5, "ood": pytest.approx(0.3)}
     assert said["runs"][1]["accuracy"] is None
@@ -246,7 +248,7 @@ def test_accuracies_are_matched_by_content_and_missing_ones_come_with_a_command(
         f"pretrained={cold},adapter={ends[2]},batch_size=4",
     }
     assert all(command[command.index("--tasks") + 1] == "id1,ood1,ood2" for command in commands)
-    text = costs.markdown(found)
+    text = cost_report.markdown(found)
     assert "50.00 %" in text and "not scored" in text and f"adapter={ends[1]}" in text
 
 
@@ -254,27 +256,29 @@ def test_scores_of_something_else_or_under_other_conditions_are_told(place):
     cold = place / "cold"
     one = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=None)
     other = scored(place / "s2", place / "rl", cold, {"id1": 0.6}, limit=10)
-    said = "\n".join(costs.compare([place / "sft", place / "rl"], [one, other]).remarks)
+    said = "\n".join(cost_report.compare([place / "sft", place / "rl"], [one, other]).remarks)
     assert f"accuracies on id1 are not comparable: {other} has another limit" in said
-    assert f"{other} scores none of these runs" in "\n".join(costs.compare([place / "sft"], [other]).remarks)
+    assert f"{other} scores none of these runs" in "\n".join(
+        cost_report.compare([place / "sft"], [other]).remarks
+    )
     twice = scored(place / "s3", place / "sft", cold, {"id1": 0.5})
     with pytest.raises(HarnessError, match="score the same adapter on id1"):
-        costs.compare([place / "sft"], [one, twice])
+        cost_report.compare([place / "sft"], [one, twice])
 
 
 def test_a_command_has_the_limit_of_the_other_scores(place):
     cold = place / "cold"
     limited = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=16)
-    commands = table.as_dict(costs.compare([place / "sft", place / "rl"], [limited]))["to_evaluate"]
+    commands = table.as_dict(cost_report.compare([place / "sft", place / "rl"], [limited]))["to_evaluate"]
     assert commands and all("--limit 16 --tasks id1" in line for line in commands)
 
 
 def test_other_machines_and_versions_are_told(place, monkeypatch):
-    assert costs.compare([place / "sft", place / "rl"]).remarks == ()
+    assert cost_report.compare([place / "sft", place / "rl"]).remarks == ()
     monkeypatch.setattr(environment, "hardware", lambda: {"processor": "another", "cores": 64})
     monkeypatch.setattr(environment, "packages", lambda: {"torch": "0.1"})
     trained(place / "far", "grpo", None, place / "cold", {"steps": 1})
-    times, versions = costs.compare([place / "sft", place / "far"]).remarks
+    times, versions = cost_report.compare([place / "sft", place / "far"]).remarks
     assert times.startswith("times are not comparable: ") and "another (far)" in times
     assert "torch" in versions and "0.1 (far)" in versions
 
@@ -291,7 +295,7 @@ def test_other_machines_and_versions_are_told(place, monkeypatch):
 )
 def test_what_cannot_be_compared_is_refused(place, names, options, said):
     with pytest.raises(HarnessError, match=said):
-        costs.compare([place / name for name in names], **options)
+        cost_report.compare([place / name for name in names], **options)
 
 
 def test_folders_of_one_name_are_told_apart(place):

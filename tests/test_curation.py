@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_from_disk
 
-from dcsft_harness import curation, dataset_folder, labels, manifest, records, rules, sampling
-from dcsft_harness.curation import CurationConfig
+from dcsft_harness import curation, records, sampling
+from dcsft_harness.artifacts import dataset_folder, manifest
+from dcsft_harness.curation import CurationConfig, labels, rules
 from dcsft_harness.errors import HarnessError
 
 from .artefacts import item, picture, rollouts
@@ -102,8 +103,8 @@ def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
     config = {"mix": {"hard": 0.2}, "seed": 4}
     whole = curated(source, tmp_path / "whole", "easy", "medium", **config)
     pieces = []
-    monkeypatch.setattr("dcsft_harness.conversations.AT_ONCE", 1)
-    monkeypatch.setattr("dcsft_harness.reorder.AT_ONCE", 1000)
+    monkeypatch.setattr("dcsft_harness.curation.conversations.AT_ONCE", 1)
+    monkeypatch.setattr("dcsft_harness.artifacts.reorder.AT_ONCE", 1000)
     table = dataset_folder.Writer.table
     monkeypatch.setattr(
         dataset_folder.Writer, "table", lambda self, rows: pieces.append(len(rows)) or table(self, rows)
@@ -135,7 +136,7 @@ class TestItems:
     )
     @pytest.mark.parametrize("at_once", [1, 1 << 20])
     def test_are_refused(self, tmp_path, monkeypatch, change, said, at_once):
-        monkeypatch.setattr("dcsft_harness.conversations.AT_ONCE", at_once)
+        monkeypatch.setattr("dcsft_harness.curation.conversations.AT_ONCE", at_once)
         with pytest.raises(HarnessError, match=said):
             curated(self.changed(tmp_path, change), tmp_path / "out", "easy")
         assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcsft_harness import dataset_folder, reorder
+from dcsft_harness.artifacts import dataset_folder, reorder
 from dcsft_harness.errors import HarnessError
 
 from .artefacts import picture

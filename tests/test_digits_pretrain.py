@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.digits import blank, checkpoint, curriculum, pretrain, splits
-from dcsft_harness.digits.pretrain_config import PretrainConfig
+from dcsft_harness.data.digits import blank, checkpoint, curriculum, pretrain, splits
+from dcsft_harness.data.digits.pretrain_config import PretrainConfig
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.suitability import objection
 from dcsft_harness.scoring import SCORERS

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from dcsft_harness.digits import curriculum, drawing, scenes, splits, suite, sums
+from dcsft_harness.data.digits import curriculum, drawing, scenes, splits, suite, sums
+from dcsft_harness.lmms.listing import listing
 from dcsft_harness.tasks import path
-from dcsft_harness.tasks.listing import listing
 from dcsft_harness.tasks.verdicts import judge
 
 SCORER = {"ground": "box_iou", "reason": "choice"}
@@ -199,7 +199,7 @@ def test_two_caches_hold_the_same_pixels(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_that_draw_a_set_at_once_do_not_collide(tmp_path):
-    code = "from dcsft_harness.digits import suite; print(len(suite.load('dcsft_digits_pool')))"
+    code = "from dcsft_harness.data.digits import suite; print(len(suite.load('dcsft_digits_pool')))"
     environment = os.environ | {"DCSFT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)

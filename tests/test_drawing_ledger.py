@@ -2,7 +2,8 @@
 
 import pytest
 
-from dcsft_harness import evaluation, harness, manifest, sampling
+from dcsft_harness import evaluation, lmms, sampling
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
 
@@ -54,14 +55,14 @@ def draw(output, after=None):
         if done == after:
             raise Stop
 
-    model = harness.open_model("dcsft_hf", f"pretrained={digits()},batch_size=2,device=cpu")
+    model = lmms.open_model("dcsft_hf", f"pretrained={digits()},batch_size=2,device=cpu")
     config = sampling.SamplingConfig(samples=2, limit=4, max_new_tokens=4)
-    task = harness.open_tasks([POOL])[POOL]
+    task = lmms.open_tasks([POOL])[POOL]
     return sampling.sample(model, task, output, config, {"model": "dcsft_hf"}, progress)
 
 
 def digits():
-    from dcsft_harness.digits.checkpoint import path
+    from dcsft_harness.data.digits.checkpoint import path
 
     return path()
 
@@ -87,7 +88,7 @@ def test_a_rollouts_ledger_goes_through_an_interruption(tmp_path):
 
 
 def test_what_a_model_does_not_say_is_told(tmp_path):
-    task = harness.open_tasks([POOL])[POOL]
+    task = lmms.open_tasks([POOL])[POOL]
     config = sampling.SamplingConfig(samples=2, limit=2)
     notes = sampling.sample(DcsftStub(default="one"), task, tmp_path / "drawn", config, {})
     assert notes["ledger"]["flops"] == 0

@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from dcsft_harness import harness, manifest, records, sampling, stages
+from dcsft_harness import lmms, records, sampling, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.manifest import UNFINISHED
 from dcsft_harness.models.stub import DcsftStub
 
 POOL = "dcsft_digits_pool"
@@ -28,7 +29,7 @@ def words(question):
 def draw(output, answers=words, batch_size=2, limit=6, settings=None, **config):
     """Samples with a model of its own; returns it."""
     model = DcsftStub(answers=answers, batch_size=batch_size)
-    task = harness.open_tasks([POOL])[POOL]
+    task = lmms.open_tasks([POOL])[POOL]
     options = sampling.SamplingConfig(**{"samples": 4, "limit": limit, **config})
     sampling.sample(model, task, output, options, settings or {"model": "dcsft_stub"})
     return model
@@ -80,7 +81,7 @@ class TestGoingOn:
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path / "out", Interrupted(8))
         seen = []
-        task = harness.open_tasks([POOL])[POOL]
+        task = lmms.open_tasks([POOL])[POOL]
         config = sampling.SamplingConfig(samples=4, limit=6)
         model = DcsftStub(answers=words, batch_size=2)
         sampling.sample(
@@ -115,7 +116,7 @@ class TestGoingOn:
     def test_the_model_is_opened_once_all_that_can_be_refused_has_been(self, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path / "out", Interrupted(8))
-        task, opened = harness.open_tasks([POOL])[POOL], []
+        task, opened = lmms.open_tasks([POOL])[POOL], []
         config = sampling.SamplingConfig(samples=4, limit=6, temperature=0.5)
         with pytest.raises(HarnessError, match=r"other settings: temperature: 0\.9 -> 0\.5\. "):
             sampling.sample(lambda: opened.append(1), task, tmp_path / "out", config, {"model": "dcsft_stub"})
@@ -130,7 +131,7 @@ class TestGoingOn:
             def generate_until(self, requests):
                 return DcsftStub(answers=words).generate_until(requests)
 
-        task = harness.open_tasks([POOL])[POOL]
+        task = lmms.open_tasks([POOL])[POOL]
         config = sampling.SamplingConfig(samples=4, limit=6)
         sampling.sample(Theirs(), task, tmp_path / "out", config, {"model": "theirs"})
         assert "nothing is kept until it has answered everything" in caplog.text
@@ -160,7 +161,7 @@ class TestOtherSettings:
         draw(tmp_path / "out")
 
     def test_weights_are_known_by_content_and_not_by_place(self, tmp_path):
-        task = harness.open_tasks([POOL])[POOL]
+        task = lmms.open_tasks([POOL])[POOL]
         items = sampling.read_items(task, 2)
 
         def identity(folder):
@@ -180,7 +181,7 @@ def command(output, folder, delay, limit=40):
     """A run of the scripted model with a script that every run shares."""
     script = folder / "answers.jsonl"
     if not script.exists():
-        docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+        docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
         lines = [
             {"task": POOL, "doc_id": at, "responses": [docs[at]["target"], f"it is {at}", "", f"no {at}"]}
             for at in range(limit)

@@ -9,7 +9,7 @@ import pytest
 
 from dcsft_harness import environment
 from dcsft_harness.cli import main
-from dcsft_harness.harness import tasks
+from dcsft_harness.lmms import tasks
 
 SETTINGS = ["--data", "dcsft_digits_cold", "--max-steps", "1", "--learning-rate", "1e-3"]
 VERBS = {

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from dcsft_harness import cli, errors, manifest, review
+from dcsft_harness import cli, errors
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.curation import review
 
 from .artefacts import rollouts
 from .board_fixtures import adapter, curated
@@ -143,7 +145,7 @@ def test_errors_logs_and_tracebacks(capsys, kind):
 def test_lmms_evals_log(capsys):
     from loguru import logger
 
-    from dcsft_harness.harness.tasks import quiet
+    from dcsft_harness.lmms.tasks import quiet
 
     quiet()
     try:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
-from dcsft_harness import stages
+from dcsft_harness import coordinates, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
-from dcsft_harness.models import conventions
 from dcsft_harness.models.batching import Batcher, process
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.settings import ModelSettings
@@ -116,7 +115,7 @@ def num2words():
 @pytest.fixture
 def weightless(monkeypatch):
     """Nothing reads weights."""
-    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("dcsft_harness.models.checkpoint.open_weights", lambda *a, **k: pytest.fail("loaded"))
 
 
 def families(slow_but=()):
@@ -307,4 +306,4 @@ def test_training_merging_and_evaluation_work_where_the_table_says_so(family, tm
     assert {name: task["n"] + task["unscored"] for name, task in notes["tasks"].items()} == dict.fromkeys(
         ("dcsft_digits", "dcsft_digits_ground"), 4
     )
-    assert conventions.declared().space == "norm1000"
+    assert coordinates.declared().space == "norm1000"

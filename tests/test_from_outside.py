@@ -7,7 +7,8 @@ import tracemalloc
 
 import pytest
 
-from dcsft_harness import manifest, reading
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 

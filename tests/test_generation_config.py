@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dcsft_harness import harness, manifest, sampling, stages
+from dcsft_harness import lmms, sampling, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load as load_board
 from dcsft_harness.models.arguments import GenerationArguments
@@ -229,7 +230,7 @@ class TestRecords:
         folder = copied(**QWEN)
 
         def draw(mode, fail=False, seen=None):
-            model = harness.open_model("dcsft_hf", f"pretrained={folder},device=cpu,generation_config={mode}")
+            model = lmms.open_model("dcsft_hf", f"pretrained={folder},device=cpu,generation_config={mode}")
             if fail:
                 real = model._finish
 
@@ -238,7 +239,7 @@ class TestRecords:
                     raise KeyboardInterrupt
 
                 model._finish = interrupted
-            task = harness.open_tasks([self.POOL])[self.POOL]
+            task = lmms.open_tasks([self.POOL])[self.POOL]
             config = sampling.SamplingConfig(samples=2, limit=2, max_new_tokens=4)
             settings = {"model": "dcsft_hf", "model_args": f"pretrained={folder},generation_config={mode}"}
             return sampling.sample(model, task, tmp_path / "out", config, settings)

@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFile
 
-from dcsft_harness import evaluation, harness, labels, manifest, records, sampling, stages
-from dcsft_harness.digits import suite
+from dcsft_harness import evaluation, lmms, records, sampling, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.curation import labels
+from dcsft_harness.data.digits import suite
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 
@@ -20,7 +22,7 @@ LIMIT, SAMPLES = 6, 4
 
 def answers(folder):
     """A script for the first items of the pool: always right, half right, never right, by turns."""
-    docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+    docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
     lines = []
     for number in range(LIMIT):
         right = docs[number]["target"]
@@ -58,24 +60,24 @@ class TestNames:
         with pytest.raises(
             HarnessError, match="unknown task 'dcsft_digits_pol'. Did you mean dcsft_digits_pool"
         ):
-            harness.open_tasks(["dcsft_digits_pol"])
+            lmms.open_tasks(["dcsft_digits_pol"])
         with pytest.raises(HarnessError, match=r"unknown task 'mmmu_vall'. Did you mean .*mmmu_val\b"):
-            harness.open_tasks([POOL, "mmmu_vall"])
+            lmms.open_tasks([POOL, "mmmu_vall"])
 
     def test_an_unknown_model_has_near_matches(self):
         with pytest.raises(HarnessError, match="unknown model 'dcsft_hg'. Did you mean dcsft_hf"):
-            harness.open_model("dcsft_hg", "")
+            lmms.open_model("dcsft_hg", "")
 
     def test_model_arguments_that_are_none(self):
         with pytest.raises(HarnessError, match="'nonsense' is not key=value"):
-            harness.open_model("dcsft_stub", "default=x,nonsense")
+            lmms.open_model("dcsft_stub", "default=x,nonsense")
 
     def test_our_tasks_do_not_need_lmms_evals_index(self):
-        index = harness.task_index([POOL])
+        index = lmms.task_index([POOL])
         assert POOL in index and "mmmu_val" not in index
 
     def test_several_tasks_come_in_the_order_asked_for(self):
-        assert list(harness.open_tasks(["dcsft_digits_r", "dcsft_digits"])) == [
+        assert list(lmms.open_tasks(["dcsft_digits_r", "dcsft_digits"])) == [
             "dcsft_digits_r",
             "dcsft_digits",
         ]
@@ -93,11 +95,11 @@ class TestTasksThatDoNotLoad:
     def test_are_named_with_the_reason(self, tmp_path, monkeypatch, more, said):
         text = f"task: broken_task\ntest_split: test\noutput_type: generate_until\n{more}\n"
         (tmp_path / "broken_task.yaml").write_text(text)
-        monkeypatch.setattr(harness.tasks, "task_path", lambda: tmp_path)
+        monkeypatch.setattr(lmms.tasks, "task_path", lambda: tmp_path)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         with pytest.raises(HarnessError, match=f"'broken_task' {said}"):
-            harness.open_tasks(["broken_task"])
+            lmms.open_tasks(["broken_task"])
 
 
 @pytest.mark.slow
@@ -107,14 +109,14 @@ def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(mo
 
     monkeypatch.setattr(suite, "load", full)
     with pytest.raises(HarnessError, match="No space left on device. Free some space, or set DCSFT_CACHE"):
-        harness.open_tasks([POOL])
+        lmms.open_tasks([POOL])
 
 
 def own_task(folder, images):
     """A task of somebody else: its pictures are opened by path, its metric is called `hit`."""
     rows = [{"path": str(path), "text": "?", "answer": "x"} for path in images]
     datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(folder / "data"))
-    return harness.make_task(
+    return lmms.make_task(
         {
             "task": "theirs",
             "dataset_path": str(folder / "data"),
@@ -135,9 +137,9 @@ class TestImages:
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
         task = own_task(tmp_path, [tmp_path / "0.png", tmp_path / "1.png"])
-        assert harness.describe(task, 0)[0].doc_id == 0
+        assert lmms.describe(task, 0)[0].doc_id == 0
         with pytest.raises(HarnessError, match="task theirs, doc_id 1: an image cannot be read"):
-            harness.describe(task, 1)
+            lmms.describe(task, 1)
 
     def test_one_that_breaks_only_when_its_pixels_are_read_is_named_too(self, tmp_path, monkeypatch):
         # By default lmms-eval has Pillow pass pictures that were cut short, for the whole process.
@@ -148,20 +150,20 @@ class TestImages:
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png", tmp_path / "1.png"])
         with pytest.raises(HarnessError, match="task theirs, doc_id 1: an image cannot be read"):
-            harness.describe(task, 1)
+            lmms.describe(task, 1)
 
 
 class TestScores:
     def test_the_only_number_is_the_score_whatever_it_is_called(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"])
-        assert harness.score_of(task, {"hit": 1.0, "text": "words"}) == (1.0, None, None)
-        assert harness.score_of(task, {"hit": True}) == (1.0, None, None)
+        assert lmms.score_of(task, {"hit": 1.0, "text": "words"}) == (1.0, None, None)
+        assert lmms.score_of(task, {"hit": True}) == (1.0, None, None)
         # Not a number is "could not be scored", which is not 0.
-        assert harness.score_of(task, {"hit": float("nan")}) == (None, None, None)
-        assert harness.score_of(task, {"acc": 0.0, "hit": 1.0}) == (0.0, None, None)
+        assert lmms.score_of(task, {"hit": float("nan")}) == (None, None, None)
+        assert lmms.score_of(task, {"acc": 0.0, "hit": 1.0}) == (0.0, None, None)
         with pytest.raises(HarnessError, match="task theirs: none of its metrics .*'f1', 'hit'.* score"):
-            harness.score_of(task, {"hit": 1.0, "f1": 0.5})
+            lmms.score_of(task, {"hit": 1.0, "f1": 0.5})
 
 
 class TestSampling:
@@ -192,9 +194,9 @@ class TestSampling:
 
     def test_items_are_kept_with_their_pictures(self, place):
         kept = datasets.load_from_disk(str(place / "rollouts" / sampling.ITEMS))
-        task = harness.open_tasks([POOL])[POOL]
+        task = lmms.open_tasks([POOL])[POOL]
         for number, row in enumerate(kept):
-            some, images = harness.describe(task, number)
+            some, images = lmms.describe(task, number)
             assert {name: row[name] for name in vars(some)} == vars(some)
             assert [image.tobytes() for image in row["images"]] == [image.tobytes() for image in images]
 

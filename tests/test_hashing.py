@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from dcsft_harness import hashing
-from dcsft_harness.hashing import file_sha256, folder_sha256, json_sha256
+from dcsft_harness.artifacts import hashing
+from dcsft_harness.artifacts.hashing import file_sha256, folder_sha256, json_sha256
 
 
 def test_hashes_of_earlier_artefacts_are_still_theirs(tmp_path):

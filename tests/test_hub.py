@@ -5,15 +5,20 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from safetensors.torch import load, load_file
+import torch
+from safetensors.torch import load, load_file, save
 
-from dcsft_harness import hub, manifest, stages
+from dcsft_harness import stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import card
+from dcsft_harness.training import card, hub
 
 from .artefacts import rollouts
 from .fake_hub import serving
+
+SHAPE = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "/x"}
+WEIGHTS = save({"lora_A.weight": torch.ones(4, 2)})
 
 
 @pytest.fixture
@@ -28,9 +33,9 @@ def adapter(tmp_path):
     config = {"learning_rate": 1e-5, "extra": {"logging_dir": "/home/jane/logs", "hub_token": "hf_secret"}}
     with manifest.writing("adapter", tmp_path / "adapter", config, finish=card.write) as draft:
         draft.notes.update(base="/home/jane/models/base", data="/home/jane/data/curated", steps=3)
-        given = {"base_model_name_or_path": "/home/jane/models/base", "r": 4, "target_modules": "/x"}
+        given = {"base_model_name_or_path": "/home/jane/models/base", **SHAPE}
         (draft.folder / "adapter_config.json").write_text(json.dumps(given))
-        (draft.folder / "adapter_model.safetensors").write_bytes(b"weights")
+        (draft.folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
         (draft.folder / "checkpoint-2").mkdir()
         (draft.folder / "runs" / "Nov28_janes-machine").mkdir(parents=True)
         (draft.folder / "runs" / "Nov28_janes-machine" / "events").write_bytes(b"curve")
@@ -46,12 +51,12 @@ def test_everything_arrives_and_nothing_says_where_it_was(fake, adapter, tmp_pat
     assert (created["name"], created["organization"]) == ("digits", "jane")
     assert created.get("private") is True or created.get("visibility") == "private"
     assert set(fake.files) == set(before)
-    assert fake.files["adapter_model.safetensors"] == b"weights"
+    assert fake.files["adapter_model.safetensors"] == WEIGHTS
     for name, data in fake.files.items():
         for place in (b"/home", b"hf_secret", str(tmp_path).encode()):
             assert place not in data, name
     sent = json.loads(fake.files["adapter_config.json"])
-    assert sent == {"base_model_name_or_path": "base", "r": 4, "target_modules": "/x"}
+    assert sent == {"base_model_name_or_path": "base", **SHAPE}
     assert {path.name: path.read_bytes() for path in adapter.iterdir() if path.is_file()} == before
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -107,7 +112,7 @@ def test_what_is_not_to_be_uploaded_is_refused(fake, adapter, tmp_path, capsys):
     assert "holds rollouts. Give an adapter or a checkpoint" in capsys.readouterr().err
     (adapter / "adapter_model.safetensors").write_bytes(b"others")
     assert main(["push", str(adapter), "jane/digits"]) == 1
-    assert "have changed since its manifest.json was written" in capsys.readouterr().err
+    assert "is not what manifest.json beside it says" in capsys.readouterr().err
     assert fake.created == []
 
 

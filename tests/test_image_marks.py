@@ -8,12 +8,14 @@ import pytest
 from datasets import Dataset, Features, List, Value
 from PIL import Image
 
-from dcsft_harness import conversations, curation, harness, labels, own_data, records, sampling
+from dcsft_harness import curation, lmms, records, sampling
+from dcsft_harness.curation import conversations, labels
+from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import prompts
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.rules import CurationConfig
+from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0)}
@@ -152,7 +154,7 @@ def their_task(folder, text, interleaved):
         return [{"role": "user", "content": content}]
 
     shows = {"doc_to_messages": messages} if interleaved else {"doc_to_visual": lambda doc: [doc["image"]]}
-    return harness.make_task(
+    return lmms.make_task(
         {
             "task": "theirs",
             "dataset_path": str(folder / "data"),
@@ -170,7 +172,7 @@ def their_task(folder, text, interleaved):
 
 def test_a_tasks_picture_between_texts_keeps_its_place(tmp_path):
     task = their_task(tmp_path, "Which * is it?", interleaved=True)
-    assert harness.describe(task, 0)[0].prompt == "Which <image> is it?"
+    assert lmms.describe(task, 0)[0].prompt == "Which <image> is it?"
     assert taught_by(conversations.from_task(task)) == shown_by(task) == ["Which ", ("red",), " is it?"]
 
 
@@ -178,7 +180,7 @@ def test_a_mark_in_a_tasks_own_text_is_no_place(tmp_path):
     """lmms-eval shows the picture first, and the mark as text; a trainer would put the picture there."""
     task = their_task(tmp_path, "Which <image> is it?", interleaved=False)
     assert shown_by(task) == [("red",), "Which <image> is it?"]
-    key = harness.describe(task, 0)[0].item_id
+    key = lmms.describe(task, 0)[0].item_id
     said = f"item {key}: 2 <image> marks for 1 images"
     with pytest.raises(HarnessError, match=said):
         conversations.from_task(task)

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from dcsft_harness import interrupts, manifest
+from dcsft_harness import interrupts
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 
 

@@ -9,8 +9,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from dcsft_harness import records
 from dcsft_harness.curation import CurationConfig, choose
+from dcsft_harness.curation.labels import _labels, count, jeffreys
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.labels import _labels, count, jeffreys
 
 
 def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from dcsft_harness import labels, manifest, records
-from dcsft_harness.curation import CurationConfig, choose
+from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.curation import CurationConfig, choose, labels
 from dcsft_harness.errors import HarnessError
 
 SCORES = st.sampled_from([1.0, 0.0, 0.5, 0.49, None])
@@ -76,7 +77,7 @@ def reference(rows):
 def test_labels_are_those_of_plain_python(rows, at_once, grouped):
     wanted = reference(rows)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dcsft_harness.scanning.ROWS_AT_ONCE", at_once)
+        patch.setattr("dcsft_harness.artifacts.scanning.ROWS_AT_ONCE", at_once)
         rollouts, output = Path(name) / "rollouts", Path(name) / "labels"
         with manifest.writing("rollouts", rollouts, {}) as draft:
             table = pa.Table.from_pylist(rows, schema=records.schema(records.Rollout))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.leaderboard import build, document, load, schema, summarise
 from dcsft_harness.leaderboard.provenance import public
 from dcsft_harness.leaderboard.report.document import text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
 from dcsft_harness.models import response_cache
 
 from .test_models_adapter import adapters  # noqa: F401 - a fixture
@@ -24,7 +24,7 @@ def run(output, *words):
     """lmms-eval's command line in this process; returns each task's logged samples."""
     shutil.rmtree(output, ignore_errors=True)
     given = ["--output_path", str(output), "--log_samples", *map(str, words)]
-    assert harness.command_line(given) == 0
+    assert lmms.command_line(given) == 0
     return samples(output)
 
 
@@ -123,7 +123,7 @@ class TestBaseline:
         from dcsft_harness.tasks import path as task_path
 
         golds = [
-            doc["answer"] for doc in harness.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))
+            doc["answer"] for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))
         ]
         golds = [json.loads(gold) for gold in golds]
         worse = script(tmp_path / "worse.jsonl", golds[0], "wrong", "wrong", "wrong")
@@ -159,7 +159,7 @@ class TestBaseline:
     def test_ours_tells_the_difference_and_leaves_out_upstreams_wrong_one(self, tmp_path, capfd):
         golds = [
             json.loads(doc["answer"])
-            for doc in harness.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))
+            for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))
         ]
         stub(tmp_path / "base", script(tmp_path / "worse.jsonl", golds[0], "wrong", "wrong", "wrong"))
         (log,) = (tmp_path / "base").rglob("*_samples_*.jsonl")

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dcsft_harness import environment, manifest
+from dcsft_harness import environment
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 

@@ -102,7 +102,7 @@ def reshape_one(tensors):
 def test_a_partial_fit_is_refused_before_weights_are_loaded(change, adapters, tmp_path, monkeypatch):
     adapter = altered(adapters, tmp_path, change)
     base = checkpoint("qwen2_5_vl")
-    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("dcsft_harness.models.checkpoint.open_weights", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(HarnessError) as caught:
         DcsftHF(pretrained=base, adapter=adapter, device="cpu")
     assert adapter in str(caught.value) and base in str(caught.value)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from dcsft_harness.coordinates import PIXEL, BoxConvention, box_space, declare, declared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import PIXEL, BoxConvention, box_space, declare, declared
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.tasks.grounding.doc import process_box
 
@@ -74,7 +74,7 @@ def test_a_model_declares_when_it_is_opened():
 
 def test_reading_the_convention_imports_no_torch_and_no_lmms_eval():
     code = (
-        "import sys, dcsft_harness.models, dcsft_harness.models.conventions\n"
+        "import sys, dcsft_harness.models, dcsft_harness.coordinates\n"
         "assert not {'torch', 'transformers', 'numpy', 'lmms_eval'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

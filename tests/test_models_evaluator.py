@@ -119,7 +119,7 @@ def test_the_entry_point_brings_the_models_and_leaves_the_others():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "first", ["dcsft_harness.models.conventions", "dcsft_harness.models.stub", "lmms_eval.models"]
+    "first", ["dcsft_harness.coordinates", "dcsft_harness.models.stub", "lmms_eval.models"]
 )
 def test_the_entry_point_works_whatever_is_imported_first(first):
     code = f"import {first}\nfrom lmms_eval import models\nprint(models.get_model('dcsft_stub'))"

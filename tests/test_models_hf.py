@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import declared
 from dcsft_harness.models.hf import DcsftHF
 
 from .tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages
@@ -259,7 +259,7 @@ def test_weights_come_back_after_lmms_eval_cleaned_them_away():
     ],
 )
 def test_bad_arguments_are_refused_before_weights_are_loaded(given, message, monkeypatch):
-    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("dcsft_harness.models.checkpoint.open_weights", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(HarnessError, match=message):
         DcsftHF(**({"pretrained": checkpoint("qwen2_5_vl"), "device": "cpu"} | given))
 

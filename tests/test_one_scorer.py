@@ -6,11 +6,12 @@ import json
 import pytest
 
 from dcsft_harness import evaluation as evaluating
-from dcsft_harness import harness, own_data, records, sampling
+from dcsft_harness import lmms, records, sampling
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.lmms.listing import listing
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.sampling import own_data
 from dcsft_harness.scoring import SCORERS, Verdict
-from dcsft_harness.sources import prepared
-from dcsft_harness.tasks.listing import listing
 from dcsft_harness.training.judge import Judge
 
 from . import published, reasoning_fixtures
@@ -63,7 +64,7 @@ def opened(tmp_path_factory):
     """Every pool and evaluation, the paper's with the sources that the tests make."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(prepared.VARIABLE, str(published.prepare_all(tmp_path_factory.mktemp("published"))))
-        yield harness.open_tasks([*POOLS.values(), *(task for *_, task in EVALUATIONS)])
+        yield lmms.open_tasks([*POOLS.values(), *(task for *_, task in EVALUATIONS)])
 
 
 def test_every_family_has_a_pool_and_evaluations():
@@ -82,8 +83,8 @@ def test_labelling_and_evaluation_and_the_scorer_agree(opened, suite, family, ta
         for response in responses(family, doc):
             expected = verdict(family, doc, response)
             # Both tasks are asked about the same document, as they name the same function or must agree.
-            labelled = harness.score_of(pool, pool.process_results(doc, [response]))
-            evaluated = harness.score_of(evaluation, evaluation.process_results(doc, [response]))
+            labelled = lmms.score_of(pool, pool.process_results(doc, [response]))
+            evaluated = lmms.score_of(evaluation, evaluation.process_results(doc, [response]))
             assert labelled == evaluated
             assert labelled[0] == expected.score
             assert (labelled[1] is None) == (expected.extracted is None)
@@ -100,8 +101,8 @@ def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, fam
         texts = responses(family, doc)
         expected = [verdict(family, doc, text).score for text in texts]
         together = pool.process_results(doc, [texts])
-        assert harness.score_of(pool, together)[0] == sum(expected) / len(expected)
-        alone = [harness.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
+        assert lmms.score_of(pool, together)[0] == sum(expected) / len(expected)
+        alone = [lmms.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
         assert alone == expected
         # What GRPO is rewarded by.
         judge = Judge(pool, {"item": number})
@@ -126,7 +127,7 @@ def test_a_pool_asks_what_its_evaluations_in_distribution_ask(opened, of, family
 
 def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch):
     monkeypatch.setenv(prepared.VARIABLE, str(reasoning_fixtures.prepare(tmp_path)))
-    pool = harness.open_tasks(["dcsft_mmk12_pool"])["dcsft_mmk12_pool"]
+    pool = lmms.open_tasks(["dcsft_mmk12_pool"])["dcsft_mmk12_pool"]
     seen = set()
     for number in range(5):
         doc = pool.eval_docs_no_media[number]
@@ -137,13 +138,13 @@ def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch)
             SCORERS["math"](text, answer=gold).score for text in texts
         ]
         rewards = [SCORERS["math"](text, answer=gold) for text in texts]
-        labelled = [harness.score_of(pool, pool.process_results(doc, [text])) for text in texts]
+        labelled = [lmms.score_of(pool, pool.process_results(doc, [text])) for text in texts]
         together = pool.process_results(doc, [texts])
         assert [score for score, *_ in labelled] == [verdict.score for verdict in rewards]
         assert [found is None for _, found, _ in labelled] == [
             verdict.extracted is None for verdict in rewards
         ]
-        assert harness.score_of(pool, together)[0] == sum(verdict.score for verdict in rewards) / len(texts)
+        assert lmms.score_of(pool, together)[0] == sum(verdict.score for verdict in rewards) / len(texts)
         seen |= {(verdict.score, verdict.extracted is None) for verdict in rewards}
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
 
@@ -167,7 +168,7 @@ def test_a_response_that_ran_out_of_tokens_is_known_to_all_three(tmp_path):
     assert [judge.reward("item", text, len(text.split()) > 5) for text in cut] == [0.0, 1.0, 1.0]
 
     task = own_data.open_file(tmp_path / "mine.jsonl", "math", None)
-    harness.set_generation(task, 1, {"max_new_tokens": 6})
+    lmms.set_generation(task, 1, {"max_new_tokens": 6})
     model = DcsftStub(answers=lambda question: said[0])
     evaluating.evaluate(model, {"mine": task}, tmp_path / "scores", "a", {})
     (one,) = records.read_table(tmp_path / "scores" / evaluating.SCORES, records.Score).to_pylist()

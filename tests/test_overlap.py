@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dcsft_harness import curation, harness, labels, manifest, overlap, records, sampling, stages
+from dcsft_harness import curation, lmms, records, sampling, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.curation import labels, overlap
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.data.benchmarks.prepare import prepare
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sources import prepared
-from dcsft_harness.sources.prepare import prepare
 
 from . import published
 
@@ -44,7 +46,7 @@ def place(tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_DATA", str(folder / "data"))
-        patch.setattr("dcsft_harness.sources.vlm_r1.COLD", 0)
+        patch.setattr("dcsft_harness.data.benchmarks.vlm_r1.COLD", 0)
         coco = published.refcoco_train(folder / "coco", rows=40, doubled=False)
         for number in range(20):
             path = coco / "train2014" / f"COCO_train2014_{number:012}.jpg"
@@ -93,7 +95,7 @@ def test_the_artefact_names_what_was_compared(place):
 def test_items_of_a_shared_image_are_those_that_sampling_would_know(place):
     folder, _, _ = place
     shared = records.read_table(folder / "overlap" / overlap.ITEMS, overlap.Shared).to_pylist()
-    task = harness.open_tasks([POOL])[POOL]
+    task = lmms.open_tasks([POOL])[POOL]
     items = sampling.read_items(task, len(task.eval_docs))
     of_images = {
         item.item_id
@@ -166,7 +168,7 @@ def test_what_cannot_be_compared(place, tmp_path, capsys, arguments, said):
 
 def test_tasks_without_prepared_data_are_compared_too(tmp_path):
     """Pictures without a name are known by their document; a set shares all of them with itself."""
-    task = harness.open_tasks(["dcsft_digits_a"])["dcsft_digits_a"]
+    task = lmms.open_tasks(["dcsft_digits_a"])["dcsft_digits_a"]
     found = overlap.read_images(task)
     assert len(found.names) == len(task.eval_docs)
     again = overlap.compare(found, "same", found, 0)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from dcsft_harness import cli, harness, own_data, pictures, sampling
+from dcsft_harness import cli, lmms, pictures, sampling
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import own_data
 
 QUESTION = "Which bird is it?"
 # For each scorer: a solution, what it is as gold, a right response, a wrong one.
@@ -60,7 +61,7 @@ def file(folder, *rows):
 
 def described(path, scorer="exact_word", root=None):
     task = own_data.open_file(path, scorer, root)
-    return [harness.describe(task, number) for number in range(len(task.eval_docs))]
+    return [lmms.describe(task, number) for number in range(len(task.eval_docs))]
 
 
 class TestFormats:
@@ -81,7 +82,7 @@ class TestFormats:
 
         task = own_data.open_file(file(folder, old(solution=[1, 2, 30, 40])), "box_iou", None)
         with pytest.raises(HarnessError, match="in which coordinates this model writes boxes"):
-            harness.run(Silent(), {"mine": task})
+            lmms.run(Silent(), {"mine": task})
 
     @pytest.mark.usefixtures("pixels")
     @pytest.mark.parametrize("scorer", BY_SCORER)
@@ -94,9 +95,9 @@ class TestFormats:
         )
         task = own_data.open_file(file(folder, *rows), scorer, None)
         for number in range(2):
-            assert harness.describe(task, number)[0].answer == gold
+            assert lmms.describe(task, number)[0].answer == gold
             judged = [task.process_results(task.eval_docs[number], [text]) for text in (right, wrong, "")]
-            scores = [harness.score_of(task, metrics) for metrics in judged]
+            scores = [lmms.score_of(task, metrics) for metrics in judged]
             assert [score for score, _, _ in scores] == [1.0, 0.0, 0.0]
             # "Wrong" and "no answer" stay apart.
             assert [extracted is None for _, extracted, _ in scores] == [False, False, True]
@@ -446,7 +447,7 @@ class TestPaths:
         path = file(paths, old(image=name), {"problem": "1 + 1?", "solution": "two"})
         if said[outside] is None:
             task = own_data.open_file(path, "exact_word", None, outside=outside)
-            assert harness.describe(task, 0)[1][0].size == (8, 8)
+            assert lmms.describe(task, 0)[1][0].size == (8, 8)
             return
         with pytest.raises(HarnessError, match=rf"line 1: image .*({said[outside]})"):
             own_data.open_file(path, "exact_word", None, outside=outside)

@@ -158,12 +158,12 @@ class TestFiles:
         assert (data / "b1t0r0.js").is_file()
 
     def test_no_path_of_this_machine_is_told(self, tmp_path, monkeypatch):
-        from dcsft_harness import harness
+        from dcsft_harness import lmms
 
         def refuse(names):
             raise HarnessError(f"{tmp_path}/cache/{names[0]} is not there, nor {Path.home()}/x", "Look there")
 
-        monkeypatch.setattr(harness, "open_tasks", refuse)
+        monkeypatch.setattr(lmms, "open_tasks", refuse)
         made = [
             scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0], OOD_R: [1.0]}),
             scores_folder(tmp_path / "b", "b", {ID: [1.0, 0.0]}, notes={ID: {"prompt_sha256": "q"}}),

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Documents
 from dcsft_harness.leaderboard.page import pictures
@@ -13,7 +13,7 @@ from dcsft_harness.records import occurrence_id
 
 
 class FakeTask:
-    """A task of one picture a document, as lmms-eval's look to `harness.describe`."""
+    """A task of one picture a document, as lmms-eval's look to `lmms.describe`."""
 
     def __init__(self, images, name="fake"):
         self.eval_docs = list(images)
@@ -28,7 +28,7 @@ class FakeTask:
 
 
 def known(task, count):
-    some = sorted((harness.describe(task, at)[0] for at in range(count)), key=lambda item: item.item_id)
+    some = sorted((lmms.describe(task, at)[0] for at in range(count)), key=lambda item: item.item_id)
     ids, numbers_, answers = zip(*((item.item_id, item.doc_id, item.answer) for item in some), strict=True)
     return Documents(ids, numbers_, answers)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from dcsft_harness import stages
+from dcsft_harness.curation.labels import LABELS, label
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.labels import LABELS, label
 from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.records import Label, Rollout, read_table
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from dcsft_harness import harness, records, sampling
+from dcsft_harness import lmms, records, sampling
+from dcsft_harness.data.benchmarks import prepared, registry
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.harness import checking
+from dcsft_harness.lmms import checking
+from dcsft_harness.lmms.listing import groups, listing, members
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sources import prepared, registry
 from dcsft_harness.tasks import path
-from dcsft_harness.tasks.listing import groups, listing, members
 
 from . import published, reasoning_fixtures
 
@@ -38,7 +38,7 @@ def root(tmp_path_factory):
 def opened(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(prepared.VARIABLE, str(root))
-        yield harness.open_tasks(NAMES)
+        yield lmms.open_tasks(NAMES)
 
 
 def test_every_source_has_a_task_and_every_task_of_the_paper_a_source():
@@ -84,7 +84,7 @@ def test_opening_a_task_and_reading_its_rows_opens_no_picture(root, monkeypatch)
 
     monkeypatch.setenv(prepared.VARIABLE, str(root))
     monkeypatch.setattr(prepared, "encoded", opened)
-    for task in harness.open_tasks(NAMES).values():
+    for task in lmms.open_tasks(NAMES).values():
         task.build_all_requests(limit=None, rank=0, world_size=1)
         assert len(task.instances) == len(task.eval_docs)
 
@@ -95,7 +95,7 @@ def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
     seen = {}
     for name, task in opened.items():
         for doc_id in range(min(len(task.eval_docs), 4)):
-            item, images = harness.describe(task, doc_id)
+            item, images = lmms.describe(task, doc_id)
             # Not the digest that the folder keeps, but what is shown.
             metadata = task.config.metadata or {}
             own = [
@@ -111,13 +111,13 @@ def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
         raise AssertionError(f"picture {index} of {task} was opened")
 
     monkeypatch.setattr(prepared, "encoded", refuse)
-    assert {place: harness.describe_item(opened[place[0]], place[1]) for place in seen} == seen
+    assert {place: lmms.describe_item(opened[place[0]], place[1]) for place in seen} == seen
 
 
 def test_rollouts_keep_the_pictures_that_were_shown(opened):
     for name, task in opened.items():
-        item, images = harness.describe(task, 0)
-        (stored,) = harness.stored_images(task, [item])
+        item, images = lmms.describe(task, 0)
+        (stored,) = lmms.stored_images(task, [item])
         kept = [Image.open(io.BytesIO(file["bytes"])) for file in stored]
         assert [records.pixels(image) for image in kept] == [records.pixels(image) for image in images], name
 
@@ -126,19 +126,19 @@ def test_a_picture_that_changed_after_it_was_prepared_is_told(root, tmp_path, mo
     """Its file is not hashed at the start, so the picture itself has to tell where it is shown."""
     monkeypatch.setenv(prepared.VARIABLE, str(tmp_path))
     shutil.copytree(root / "dcsft_refcoco_pool", tmp_path / "dcsft_refcoco_pool")
-    task = harness.open_tasks(["dcsft_refcoco_pool"])["dcsft_refcoco_pool"]
+    task = lmms.open_tasks(["dcsft_refcoco_pool"])["dcsft_refcoco_pool"]
     whole = prepared.encoded("dcsft_refcoco_pool", 0)
     album = tmp_path / "dcsft_refcoco_pool" / prepared.ALBUM
     other = published.encoded(99)
     assert len(other) <= len(whole)
     album.write_bytes(album.read_bytes().replace(whole, other + whole[len(other) :]))
-    items = [harness.describe_item(task, number) for number in range(len(task.eval_docs))]
+    items = [lmms.describe_item(task, number) for number in range(len(task.eval_docs))]
     bad = [item.doc_id for item in items if 0 in task.eval_docs[item.doc_id]["images"]]
     assert 0 < len(bad) < len(items)
     told = "images.arrow: picture 0, .* is not what was prepared.*Remove .*data prepare dcsft_refcoco_pool"
     with pytest.raises(HarnessError, match=told):
-        harness.describe(task, bad[0])
-    stub = DcsftStub(answers=lambda question: str(harness.describe(task, question.doc_id)[0].doc_id))
+        lmms.describe(task, bad[0])
+    stub = DcsftStub(answers=lambda question: str(lmms.describe(task, question.doc_id)[0].doc_id))
     config = sampling.SamplingConfig(samples=1)
     with pytest.raises(HarnessError, match=told):
         sampling.sample(stub, task, tmp_path / "stopped", config, {})
@@ -158,12 +158,12 @@ def test_a_folder_without_the_digests_of_its_pictures_is_refused(root, tmp_path,
     with pytest.raises(
         HarnessError, match="another version of dcsft.*Remove the folder and run .*dcsft_lisa"
     ):
-        harness.open_tasks(["dcsft_lisa"])
+        lmms.open_tasks(["dcsft_lisa"])
 
 
 def test_pictures_are_what_was_published(opened):
     for name, task in opened.items():
-        _, images = harness.describe(task, 0)
+        _, images = lmms.describe(task, 0)
         assert len(images) == len(task.eval_docs[0]["images"]), name
         assert all(image.mode == "RGB" for image in images), name
 

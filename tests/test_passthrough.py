@@ -5,9 +5,9 @@ import contextlib
 
 import pytest
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.harness import passthrough
+from dcsft_harness.lmms import passthrough
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def upstream(monkeypatch):
                 pass
 
     def single(args):
-        assert args.include_path == [str(harness.passthrough.task_path())]
+        assert args.include_path == [str(lmms.passthrough.task_path())]
         if args.tasks == "fails":
             raise ValueError
         return {}, {}
@@ -63,7 +63,7 @@ def test_a_failure_ends_in_one_sentence(monkeypatch, capsys, given, raised, said
     monkeypatch.setattr(upstream, "cli_evaluate_single", single)
     monkeypatch.setattr(dispatch, "main", run)
     monkeypatch.setattr("sys.argv", ["pytest"])
-    assert harness.command_line([]) == 1
+    assert lmms.command_line([]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("dcsft: ") and said in line
 
@@ -81,7 +81,7 @@ def test_a_failure_ends_in_one_sentence(monkeypatch, capsys, given, raised, said
 )
 def test_one_failure_is_a_failure(upstream, happened, code):
     upstream.extend(happened)
-    assert harness.command_line(["--config", "x"]) == code
+    assert lmms.command_line(["--config", "x"]) == code
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,17 @@ import pytest
 from datasets import Dataset, Features, List, Value
 from PIL import ExifTags, Image, ImageDraw
 
-from dcsft_harness import (
-    curation,
-    dataset_folder,
-    harness,
-    labels,
-    overlap,
-    own_data,
-    pictures,
-    records,
-    sampling,
-)
+from dcsft_harness import curation, lmms, pictures, records, sampling
+from dcsft_harness.artifacts import dataset_folder
+from dcsft_harness.curation import labels, overlap
+from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.page.pictures import store
 from dcsft_harness.models import prompts
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.pictures import is_plain, to_rgb
-from dcsft_harness.rules import CurationConfig
+from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -76,13 +69,13 @@ def own(folder, content):
 
 
 def in_own_data(folder, content):
-    return harness.describe(own(folder, content), 0)[1][0]
+    return lmms.describe(own(folder, content), 0)[1][0]
 
 
 def in_rollouts(folder, content):
     task = own(folder, content)
-    item, _ = harness.describe(task, 0)
-    (files,) = harness.stored_images(task, [item])
+    item, _ = lmms.describe(task, 0)
+    (files,) = lmms.stored_images(task, [item])
     return Image.open(io.BytesIO(files[0]["bytes"]))
 
 
@@ -95,7 +88,7 @@ def task_of(folder, content, by_path=False):
         features, rows = Features(text=Value("string"), image=Value("string")), [{"text": "?", "image": "?"}]
     made = datasets.Dataset.from_list(rows, features=features)
     datasets.DatasetDict({"test": made}).save_to_disk(str(folder / "data"))
-    return harness.make_task(
+    return lmms.make_task(
         {
             "task": "theirs",
             "dataset_path": str(folder / "data"),
@@ -114,15 +107,15 @@ def task_of(folder, content, by_path=False):
 def in_a_task(folder, content, by_path=False):
     """What the model is shown of it."""
     task = task_of(folder, content, by_path)
-    harness.describe(task, 0)  # which refuses what cannot be shown
+    lmms.describe(task, 0)  # which refuses what cannot be shown
     item = Item("theirs", "test", 0, None, "", task.doc_to_messages)
     return prompts.read_prompt(item, {"theirs": {"test": task.eval_docs}}, None).images[0]
 
 
 def in_rollouts_of_a_task(folder, content, by_path=False):
     task = task_of(folder, content, by_path)
-    item, _ = harness.describe(task, 0)
-    (files,) = harness.stored_images(task, [item])
+    item, _ = lmms.describe(task, 0)
+    (files,) = lmms.stored_images(task, [item])
     return Image.open(io.BytesIO(files[0]["bytes"]))
 
 
@@ -389,7 +382,7 @@ def test_rollouts_keep_files_that_every_reader_shows_alike(kind, tmp_path):
     for number, make in enumerate((own, task_of)):
         (tmp_path / str(number)).mkdir()
         task = make(tmp_path / str(number), content)
-        ((file,),) = harness.stored_images(task, [harness.describe(task, 0)[0]])
+        ((file,),) = lmms.stored_images(task, [lmms.describe(task, 0)[0]])
         with Image.open(io.BytesIO(file["bytes"])) as image:
             assert is_plain(image)
 

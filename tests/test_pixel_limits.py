@@ -6,18 +6,19 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoProcessor, GenerationConfig, Qwen2VLImageProcessor
 
-from dcsft_harness import evaluation, manifest, probes
+from dcsft_harness import evaluation
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.merging import _pixels
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models.base import UnavailableError
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
 from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.vllm import DcsftVLLM
-from dcsft_harness.training import grpo, sft
+from dcsft_harness.training import grpo, parity_prompts, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
+from dcsft_harness.training.merging import _pixels
 
 from .test_models_hf import GREEDY
 from .test_models_vllm import drawn, fake  # noqa: F401 - a fixture
@@ -119,7 +120,7 @@ def placed_merge(base, asked, output):
     made = manifest.read(output, "adapter")
     processor = models.open_processor(ModelSettings(base, str(output), "cpu", **_pixels(made)))
     generation = GenerationConfig(eos_token_id=[processor.tokenizer.eos_token_id])
-    features = probes.read(made, processor, generation, 1).features[0]
+    features = parity_prompts.read(made, processor, generation, 1).features[0]
     return features["input_ids"].shape[1] - bare(base), tuple(limits_in_force(processor))
 
 

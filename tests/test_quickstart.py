@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 
 pytestmark = pytest.mark.slow

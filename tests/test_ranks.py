@@ -11,11 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dcsft_harness import evaluation, manifest, ranks, records, rollout_store, sampling
-from dcsft_harness.claim import locked
+from dcsft_harness import evaluation, ranks, records, sampling
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.lock import locked
+from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.manifest import UNFINISHED
+from dcsft_harness.sampling import rollout_store
 
 POOL = "dcsft_digits_pool"
 DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size={}"

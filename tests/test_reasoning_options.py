@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcsft_harness.data.benchmarks import options
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sources import options
 
 JOINED = [
     ("A. 300, 400;B. 400, 300; C. No correct answer", ["300, 400", "400, 300", "No correct answer"]),

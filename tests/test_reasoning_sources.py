@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
+from dcsft_harness.data.benchmarks import mmk12, prepared, registry
+from dcsft_harness.data.benchmarks import prepare as making
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sources import mmk12, prepared, registry
-from dcsft_harness.sources import prepare as making
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.reasoning.doc import PARTS
 
@@ -159,7 +159,7 @@ def test_mmmu_shows_the_pictures_that_the_text_names_in_its_order(elsewhere, que
     row = {**first, "id": "validation_Pharmacy_4", "question": question, "options": choices, "answer": "A"}
     fixtures.save(elsewhere / "mmmu", "validation", fixtures.MMMU, [{**row, "image_1": None, **pictures}])
     making.prepare("dcsft_mmmu", elsewhere / "mmmu", any_count=True)
-    (task,) = harness.open_tasks(["dcsft_mmmu"]).values()
+    (task,) = lmms.open_tasks(["dcsft_mmmu"]).values()
     (message,) = task.doc_to_messages(task.eval_docs[0])
     parts = [
         str(part["url"].width - 40) if part["type"] == "image" else part["text"]
@@ -178,7 +178,7 @@ def test_a_folder_with_pictures_that_the_text_does_not_name_is_refused(elsewhere
     with pytest.raises(
         HarnessError, match="version 1, .* version 2, which shows only the pictures that the text"
     ):
-        harness.open_tasks(["dcsft_mmmu"])
+        lmms.open_tasks(["dcsft_mmmu"])
 
 
 def test_mmmus_open_rows_have_golds_and_no_options():
@@ -420,8 +420,8 @@ def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dcsft_harness.sources import tables
-    from dcsft_harness.sources.source import Opened
+    from dcsft_harness.data.benchmarks import tables
+    from dcsft_harness.data.benchmarks.source import Opened
 
     noise = np.random.default_rng(0)
     rows = [{"id": str(number), "image": noise.bytes(100_000)} for number in range(600)]

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.lmms.listing import listing
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sources import prepared
-from dcsft_harness.tasks.listing import listing
 
 from . import reasoning_fixtures as fixtures
 
@@ -23,14 +23,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(data):
-    return harness.open_tasks(TASKS)
+    return lmms.open_tasks(TASKS)
 
 
 def metrics(opened, name, answers, limit=None):
     """lmms-eval's own results for a task whose rows get these answers, by their ids."""
     ids = prepared.load(name)["id"][:]
     model = DcsftStub(answers=lambda question: answers[ids[question.doc_id]])
-    _, results = harness.run(model, {name: opened[name]}, limit)
+    _, results = lmms.run(model, {name: opened[name]}, limit)
     found = results["results"][name]
     return {key.partition(",")[0]: value for key, value in found.items() if key.endswith((",none", ",all"))}
 
@@ -224,7 +224,7 @@ def test_a_limit_leaves_whole_problems_of_wemath(opened):
 @pytest.mark.parametrize("limit", [1, 3])
 def test_no_limit_makes_a_metric_anything_but_a_number(opened, limit):
     tasks = {name: task for name, task in opened.items() if not name.endswith(("_pool", "_cold"))}
-    _, results = harness.run(DcsftStub(default="no idea"), tasks, limit)
+    _, results = lmms.run(DcsftStub(default="no idea"), tasks, limit)
     for name, task in tasks.items():
         found = {metric: results["results"][name][f"{metric},none"] for metric in task.aggregation()}
         assert all(isinstance(value, float) for value in found.values()), found
@@ -239,9 +239,7 @@ def test_a_pool_hands_all_g_responses_to_math(opened):
         right = f"so \\boxed{{{gold[ids[question.doc_id]]}}}"
         return [right, "\\boxed{77777}", "no idea", right][question.sample_index % 4]
 
-    answered, results = harness.run(
-        DcsftStub(answers=answer), {"dcsft_mmk12_pool": opened["dcsft_mmk12_pool"]}
-    )
+    answered, results = lmms.run(DcsftStub(answers=answer), {"dcsft_mmk12_pool": opened["dcsft_mmk12_pool"]})
     found = results["results"]["dcsft_mmk12_pool"]
     assert (found["acc,all"], found["answered,all"]) == (0.5, 0.75)
     assert all(len(one.responses) == 8 for one in answered["dcsft_mmk12_pool"])
@@ -326,14 +324,14 @@ def test_a_user_can_give_an_instruction_of_their_own(opened):
 
 @pytest.mark.parametrize("name", [task for task in TASKS if task != "dcsft_mmmu_mc"])
 def test_no_two_rows_are_the_same_item(opened, name):
-    items = [harness.describe(opened[name], number)[0] for number in range(len(opened[name].eval_docs))]
+    items = [lmms.describe(opened[name], number)[0] for number in range(len(opened[name].eval_docs))]
     assert len({item.item_id for item in items}) == len(items)
 
 
 def test_two_versions_of_a_problem_that_look_alike_are_two_items(opened):
     task = opened["dcsft_mathverse"]
     alike = [
-        harness.describe(task, number)[0]
+        lmms.describe(task, number)[0]
         for number, doc in enumerate(task.eval_docs)
         if doc["cluster"] == "1" and doc["version"] in ("Text Dominant", "Text Lite")
     ]
@@ -346,7 +344,7 @@ def test_the_group_averages_the_six_and_no_parts_of_them(opened):
     results = simple_evaluate(
         model=DcsftStub(default="A"),
         tasks=["dcsft_reasoning"],
-        task_manager=harness.tasks.manager(()),
+        task_manager=lmms.tasks.manager(()),
         bootstrap_iters=0,
         log_samples=False,
     )

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from dcsft_harness import claim, manifest
+from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.recipes import chain, recipe
@@ -111,7 +111,7 @@ class TestAnInterruptedSamplingStage:
 
     def test_is_left_alone_where_a_process_is_at_work_in_it(self, tmp_path, drawn, run):
         folder = tmp_path / "out" / "rollouts"
-        mine = claim.locked(folder / manifest.UNFINISHED / "lock", folder)
+        mine = lock.locked(folder / manifest.UNFINISHED / "lock", folder)
         with mine, pytest.raises(HarnessError, match="is being written by process"):
             run(SAMPLING.replace("seven", "two"))
         assert (folder / manifest.UNFINISHED).is_dir()

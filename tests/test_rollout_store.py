@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from dcsft_harness import claim, durable, manifest, records, rollout_store, stages
+from dcsft_harness import records, stages
+from dcsft_harness.artifacts import durable, lock, manifest
+from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.manifest import UNFINISHED
+from dcsft_harness.sampling import rollout_store
 
 from .artefacts import item, rollout, small_disk
 
@@ -19,7 +21,7 @@ SETTINGS = {"model": "dcsft_stub", "temperature": 0.9, "seed": 0, "limit": None}
 HOLDS = """
 import sys, time
 from pathlib import Path
-from dcsft_harness import rollout_store
+from dcsft_harness.sampling import rollout_store
 with rollout_store.opened(Path(sys.argv[1]), {"seed": 0}) as store:
     print("holding", flush=True)
     time.sleep(600)
@@ -124,15 +126,15 @@ class TestRefusals:
 
     def test_settings_that_cannot_be_read_are_named(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
-        (output / UNFINISHED / claim.RUN).write_bytes(b"{\xff")
+        (output / UNFINISHED / lock.RUN).write_bytes(b"{\xff")
         with pytest.raises(HarnessError, match=r"run\.json cannot be read"), rollout_store.opened(output, {}):
             pass
 
     def test_a_shard_that_lost_its_settings_is_read_by_its_own_run_alone(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
-        (output / UNFINISHED / claim.RUN).unlink()
+        (output / UNFINISHED / lock.RUN).unlink()
         assert len(kept(output)) == 1
-        (output / UNFINISHED / claim.RUN).unlink()
+        (output / UNFINISHED / lock.RUN).unlink()
         assert kept(output, {**SETTINGS, "seed": 1}) == {}
 
     @pytest.mark.parametrize("state", ["empty", "unfinished"])
@@ -314,5 +316,5 @@ class TestDisks:
 
 def test_the_owner_of_a_lock_on_another_machine_is_named_with_it(tmp_path):
     (tmp_path / "owner").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
-    assert claim.owner(tmp_path / "owner") == "process 7 on elsewhere"
-    assert "another process" in claim.owner(tmp_path / "nowhere")
+    assert lock.owner(tmp_path / "owner") == "process 7 on elsewhere"
+    assert "another process" in lock.owner(tmp_path / "nowhere")

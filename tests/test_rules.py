@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dcsft_harness import records, rules
+from dcsft_harness import records
 from dcsft_harness.cli import main
 from dcsft_harness.cli.running import command_of
-from dcsft_harness.curation import choose
+from dcsft_harness.curation import choose, rules
+from dcsft_harness.curation.rules import WEIGHTS, CurationConfig, qualifying, weighed
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.rules import WEIGHTS, CurationConfig, qualifying, weighed
 
 from .artefacts import rollouts
 

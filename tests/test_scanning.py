@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import records
+from dcsft_harness.artifacts.scanning import scan
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scanning import scan
 
 NAMES = [field.name for field in records.schema(records.Rollout)]
 ROW = records.Rollout("id", 0, "said", 1.0, None, 2, "stop", 0, "task", "prompt", "answer")

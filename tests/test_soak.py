@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from dcsft_harness import harness, manifest, records, sampling, stages
-from dcsft_harness.manifest import UNFINISHED
+from dcsft_harness import lmms, records, sampling, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.manifest import UNFINISHED
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
 KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "60"))
@@ -22,7 +23,7 @@ SEED = 20260
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+    docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
     lines = [
         {"task": POOL, "doc_id": at, "responses": [docs[at]["target"], f"it is {at}", "", "naïve\n" * at]}
         for at in range(ITEMS)

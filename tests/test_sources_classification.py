@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
+from dcsft_harness.data.benchmarks import classes, imagenet_train, prepared
+from dcsft_harness.data.benchmarks.prepare import prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sources import classes, imagenet_train, prepared
-from dcsft_harness.sources.prepare import prepare
 
 from . import published
 from .published import SEEN, UNSEEN
@@ -78,8 +78,8 @@ def test_a_folder_and_the_hub_make_items_and_clusters_that_can_be_compared(tmp_p
     found = []
     for make in (published.imagenet_r, published.imagenet_r_hub):
         _, rows = made("dcsft_imagenet_r", make(tmp_path / make.__name__))
-        task = harness.open_tasks(["dcsft_imagenet_r"])["dcsft_imagenet_r"]
-        ids = [harness.describe_item(task, number).item_id for number in range(len(rows))]
+        task = lmms.open_tasks(["dcsft_imagenet_r"])["dcsft_imagenet_r"]
+        ids = [lmms.describe_item(task, number).item_id for number in range(len(rows))]
         found.append(dict(zip(ids, rows["cluster"], strict=True)))
         shutil.rmtree(prepared.folder_of("dcsft_imagenet_r"))
     assert found[0] == found[1] and len(set(found[0].values())) == 8
@@ -227,9 +227,9 @@ def test_seen_and_unseen_classes_are_metrics_of_their_own(tmp_path):
         UNSEEN: iter(["hen", "a hen", "goose", ""]),
     }
     said = [next(wrong[name]) for name in rows["class"]]
-    tasks = harness.open_tasks(["dcsft_imagenet_r"])
+    tasks = lmms.open_tasks(["dcsft_imagenet_r"])
     model = DcsftStub(answers=lambda question: said[question.doc_id])
-    answered, results = harness.run(model, tasks)
+    answered, results = lmms.run(model, tasks)
     scores = results["results"]["dcsft_imagenet_r"]
     found = {name: scores[f"{name},none"] for name in ("acc", "acc_seen", "acc_unseen", "answered")}
     assert found == {"acc": 0.5, "acc_seen": 0.75, "acc_unseen": 0.25, "answered": 0.875}
@@ -241,8 +241,8 @@ def test_a_metric_without_documents_is_nan_and_no_error(tmp_path):
     source = tmp_path / "source"
     published.put(source / UNSEEN / "art_0.jpg", published.encoded(0))
     made("dcsft_imagenet_r", source)
-    tasks = harness.open_tasks(["dcsft_imagenet_r"])
-    scores = harness.run(DcsftStub(default="hen"), tasks)[1]["results"]["dcsft_imagenet_r"]
+    tasks = lmms.open_tasks(["dcsft_imagenet_r"])
+    scores = lmms.run(DcsftStub(default="hen"), tasks)[1]["results"]["dcsft_imagenet_r"]
     assert scores["acc_unseen,none"] == 1.0
     assert scores["acc_seen,none"] != scores["acc_seen,none"]
 
@@ -254,5 +254,5 @@ def test_the_group_runs_its_three_tasks(tmp_path):
         ("dcsft_imagenet_a", published.imagenet_a),
     ):
         made(task, make(tmp_path / task))
-    opened = harness.open_tasks(["dcsft_classification"])
+    opened = lmms.open_tasks(["dcsft_classification"])
     assert set(opened) == {"dcsft_imagenet", "dcsft_imagenet_r", "dcsft_imagenet_a"}

@@ -9,15 +9,15 @@ import datasets
 import pytest
 from PIL import ExifTags, Image
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
+from dcsft_harness.data.benchmarks import prepared, ref_l4, registry, vlm_r1
+from dcsft_harness.data.benchmarks.album import Album
+from dcsft_harness.data.benchmarks.files import Files
+from dcsft_harness.data.benchmarks.grounding import box_row
+from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.data.benchmarks.source import Opened
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sources import prepared, ref_l4, registry, vlm_r1
-from dcsft_harness.sources.album import Album
-from dcsft_harness.sources.files import Files
-from dcsft_harness.sources.grounding import box_row
-from dcsft_harness.sources.prepare import prepare
-from dcsft_harness.sources.source import Opened
 
 from . import published
 
@@ -216,10 +216,10 @@ class TestPool:
 
 
 def answered(task, say):
-    tasks = harness.open_tasks([task])
+    tasks = lmms.open_tasks([task])
     docs = tasks[task].eval_docs_no_media
     model = DcsftStub(answers=lambda question: say(docs[question.doc_id]))
-    return harness.run(model, tasks)[1]["results"][task]
+    return lmms.run(model, tasks)[1]["results"][task]
 
 
 def shifted(doc, share):
@@ -284,8 +284,8 @@ def test_iou_of_exactly_a_half_is_right_for_the_paper_and_not_for_ref_l4(tmp_pat
 
 def test_sizes_that_no_document_has_are_nan(tmp_path):
     made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
-    tasks = harness.open_tasks(["dcsft_ref_l4_val"])
-    scores = harness.run(DcsftStub(default="?"), tasks, limit=1)[1]["results"]["dcsft_ref_l4_val"]
+    tasks = lmms.open_tasks(["dcsft_ref_l4_val"])
+    scores = lmms.run(DcsftStub(default="?"), tasks, limit=1)[1]["results"]["dcsft_ref_l4_val"]
     assert scores["acc_large,none"] != scores["acc_large,none"]
     assert scores["acc_class,none"] == 0.0
 

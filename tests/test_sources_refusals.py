@@ -11,12 +11,13 @@ import huggingface_hub
 import pytest
 from datasets import Image, Value
 
-from dcsft_harness import harness, manifest
+from dcsft_harness import lmms
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.data.benchmarks import prepared, registry, tables
+from dcsft_harness.data.benchmarks.prepare import prepare
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sources import prepared, registry, tables
-from dcsft_harness.sources.prepare import prepare
-from dcsft_harness.tasks.listing import listing
+from dcsft_harness.lmms.listing import listing
 
 from . import published
 
@@ -319,17 +320,24 @@ def test_a_list_in_another_encoding(tmp_path, refused, task):
 
 
 def test_what_may_not_be_read_is_not_called_damaged(tmp_path, refused, monkeypatch):
-    def forbidden(self, *arguments, **options):
-        raise PermissionError(13, "Permission denied", str(self))
+    def forbid(patch, name, folder):
+        allowed = getattr(Path, name)
+
+        def forbidden(self, *arguments, **options):
+            if self.is_relative_to(folder):
+                raise PermissionError(13, "Permission denied", str(self))
+            return allowed(self, *arguments, **options)
+
+        patch.setattr(Path, name, forbidden)
 
     source = published.imagenet_r(tmp_path / "s")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "iterdir", forbidden)
+        forbid(patch, "iterdir", source)
         said = refused("dcsft_imagenet_r", source, "--any-count")
     assert f"{source}/imagenet-r/n01498041 cannot be read (Permission denied). Check its permissions" in said
     source = published.lisa(tmp_path / "l")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", forbidden)
+        forbid(patch, "open", source)
         said = refused("dcsft_lisa", source, "--any-count")
     assert "lisa_test.json cannot be read (Permission denied). Check its permissions" in said
 
@@ -401,7 +409,7 @@ class TestUnprepared:
 
     def test_a_group_names_every_task_that_is_not_ready(self):
         with pytest.raises(HarnessError, match="the data of 3 tasks is not prepared: dcsft_imagenet, "):
-            harness.open_tasks(["dcsft_classification"])
+            lmms.open_tasks(["dcsft_classification"])
 
     def test_a_folder_of_another_version(self, tmp_path, monkeypatch):
         prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
@@ -409,7 +417,7 @@ class TestUnprepared:
         newer = source.__class__(**{**source.__dict__, "version": 2})
         monkeypatch.setitem(registry.SOURCES, "dcsft_lisa", newer)
         with pytest.raises(HarnessError, match="was prepared in version 1, and dcsft_lisa reads version 2"):
-            harness.open_tasks(["dcsft_lisa"])
+            lmms.open_tasks(["dcsft_lisa"])
 
     def test_the_data_root_is_an_option_of_every_reader(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("DCSFT_DATA", str(tmp_path / "unused"))
@@ -429,7 +437,7 @@ class TestUnprepared:
 def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, capsys):
     prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
     grounding = [row for row in listing() if row["family"] == "grounding" and "digits" not in row["task"]]
-    monkeypatch.setattr("dcsft_harness.tasks.listing.listing", lambda: grounding)
+    monkeypatch.setattr("dcsft_harness.lmms.listing.listing", lambda: grounding)
     assert main(["tasks", "check"]) == 0
     said = capsys.readouterr().out
     assert "1 tasks load; 8 wait for their data" in said
@@ -443,7 +451,7 @@ def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, 
 
 def test_a_tar_archive_is_read_from_front_to_back(tmp_path):
     """One pass, whatever the members' order: nothing is unpacked and nothing sought."""
-    from dcsft_harness.sources.files import tar_members
+    from dcsft_harness.data.benchmarks.files import tar_members
 
     path = tmp_path / "a.tar.gz"
     with tarfile.open(path, "w:gz") as archive:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.data.benchmarks.prepare import prepare
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sources import prepared
-from dcsft_harness.sources.prepare import prepare
 
 from . import published, reasoning_fixtures
 

@@ -10,13 +10,15 @@ import signal
 import psutil
 import pytest
 
-from dcsft_harness import manifest, opening, records, sampling, stages
+from dcsft_harness import records, sampling, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import cluster
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.spread import Answerer, Given
+from dcsft_harness.stages import opening
 
 POOL = "dcsft_digits_pool"
 DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size="
@@ -57,9 +59,9 @@ def actors():
 @pytest.fixture
 def script(tmp_path):
     """A model with an answer to every document but two, right at times."""
-    from dcsft_harness import harness
+    from dcsft_harness import lmms
 
-    docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+    docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
     lines = [
         {"task": POOL, "doc_id": at, "responses": [docs[at]["target"] if at % 2 else "it", "no", "it"]}
         for at in range(12)

@@ -18,7 +18,7 @@ from .artefacts import rollouts
 
 TOY = '''"""`dcsft toy`: Write a greeting."""
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.settings import Settings, option
 from dcsft_harness.stages import Stage
 

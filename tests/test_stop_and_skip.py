@@ -6,8 +6,10 @@ import pytest
 from datasets import load_from_disk
 from PIL import Image
 
-from dcsft_harness import harness, labels, manifest, records, sampling, stages
+from dcsft_harness import lmms, records, sampling, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 
@@ -37,7 +39,7 @@ def draw(folder, script, *more, batch_size=3):
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     """Item n is right wherever the bits of a scrambled n are 1: all wrong, all right, and mixtures."""
-    docs = harness.open_tasks([POOL])[POOL].eval_docs_no_media
+    docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
     lines = []
     for at in range(ITEMS):
         bits = {0: 0, 1: 255}.get(at, at * 73 % 256)
@@ -215,7 +217,7 @@ class TestSkipping:
         config = sampling.SamplingConfig(samples=2, limit=6, on_error="skip")
         for finishing in (False, True):
             try:
-                task = harness.open_tasks([POOL])[POOL]
+                task = lmms.open_tasks([POOL])[POOL]
                 model = DcsftStub(answers=answer, batch_size=2)
                 notes = sampling.sample(model, task, tmp_path / "out", config, {"model": "dcsft_stub"})
             except KeyboardInterrupt:
@@ -226,7 +228,7 @@ class TestSkipping:
         def draw(on_error):
             config = sampling.SamplingConfig(samples=2, limit=4, on_error=on_error)
             model = DcsftStub(answers=lambda question: None if question.doc_id == 2 else "seven")
-            task = harness.open_tasks([POOL])[POOL]
+            task = lmms.open_tasks([POOL])[POOL]
             return sampling.sample(model, task, tmp_path / "out", config, {"model": "dcsft_stub"})
 
         with pytest.raises(HarnessError, match="doc_id 2"):
@@ -253,7 +255,7 @@ class TestSkipping:
         assert sampling.sample(model, task, tmp_path / "out", config, {})["skipped"] == 1
 
     def test_a_model_that_can_do_neither_is_refused_before_it_begins(self, tmp_path):
-        task = harness.open_tasks([POOL])[POOL]
+        task = lmms.open_tasks([POOL])[POOL]
         for option in ({"on_error": "skip"}, {"stop_when_labelled": True}):
             config = sampling.SamplingConfig(samples=2, limit=2, **option)
             with pytest.raises(HarnessError, match="object answers all items at once"):

@@ -10,9 +10,12 @@ import datasets
 import pytest
 from PIL import ExifTags, Image
 
-from dcsft_harness import conversations, dataset_folder, harness, own_data, own_rows, records, sampling
+from dcsft_harness import lmms, records, sampling
+from dcsft_harness.artifacts import dataset_folder
+from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.sampling import own_data, own_rows
 
 from .artefacts import item
 
@@ -37,7 +40,7 @@ def turned():
 def task_of(folder, rows, visual, features):
     made = datasets.Dataset.from_list(rows, features=datasets.Features(features))
     datasets.DatasetDict({"test": made}).save_to_disk(str(folder / "data"))
-    return harness.make_task(
+    return lmms.make_task(
         {
             "task": "theirs",
             "dataset_path": str(folder / "data"),
@@ -157,7 +160,7 @@ class TestOwnData:
     )
     def test_other_files_become_png_files_of_what_is_shown(self, tmp_path, name, content):
         task = self.opened(tmp_path, {name: content})
-        (image,) = harness.describe(task, 0)[1]
+        (image,) = lmms.describe(task, 0)[1]
         with Image.open(tmp_path / name) as file:
             assert records.pixels(image) == records.pixels(file)
             assert image.size == ((24, 40) if name == "turned.jpg" else (40, 24))

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dcsft_harness import curation, labels, manifest, records, reorder, sampling, suspects
+from dcsft_harness import curation, records, sampling
+from dcsft_harness.artifacts import manifest, reorder
 from dcsft_harness.cli import main
+from dcsft_harness.curation import labels, suspects
+from dcsft_harness.curation.rules import CurationConfig
+from dcsft_harness.curation.suspects import one_voice
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.rules import CurationConfig
 from dcsft_harness.scoring.boxes import iou
-from dcsft_harness.suspects import one_voice
 
 from .artefacts import item, picture, rollout
 
@@ -241,11 +243,11 @@ class TestTheReviewFile:
         whole = curate(source, tmp_path / "whole")
         stretches = []
         reordered = reorder.reordered
-        monkeypatch.setattr("dcsft_harness.review.AT_ONCE", 1)
-        monkeypatch.setattr("dcsft_harness.conversations.AT_ONCE", 1)
-        monkeypatch.setattr("dcsft_harness.reorder.AT_ONCE", 1)
+        monkeypatch.setattr("dcsft_harness.curation.review.AT_ONCE", 1)
+        monkeypatch.setattr("dcsft_harness.curation.conversations.AT_ONCE", 1)
+        monkeypatch.setattr("dcsft_harness.artifacts.reorder.AT_ONCE", 1)
         monkeypatch.setattr(
-            "dcsft_harness.review.reordered", lambda *given: map(noted(stretches), reordered(*given))
+            "dcsft_harness.curation.review.reordered", lambda *given: map(noted(stretches), reordered(*given))
         )
         mixed = answered(tmp_path, order=lambda rows: random.Random(3).sample(rows, len(rows)))
         assert curate(mixed, tmp_path / "pieces") == whole
@@ -254,7 +256,7 @@ class TestTheReviewFile:
         assert names == {"data", "manifest.json", "suspects", "suspects.jsonl", "suspects.md"}
 
     def test_lists_all_and_shows_the_first_and_says_so(self, source, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("dcsft_harness.review.PICTURED", 2)
+        monkeypatch.setattr("dcsft_harness.curation.review.PICTURED", 2)
         options = ["--keep", "easy", "--suspect", "--output", str(tmp_path / "out")]
         assert main(["curate", str(source), *options]) == 0
         said = (

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcsft_harness import coordinates
+from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import conventions
-from dcsft_harness.models.conventions import BoxConvention
 from dcsft_harness.scoring.boxes import iou
 from dcsft_harness.tasks.grounding.doc import mean_over_classes, process_box, process_ref_l4
 
@@ -45,7 +45,7 @@ def scenes(draw):
 
 
 def scores(convention, size, gold, said):
-    conventions.declare(convention)
+    coordinates.declare(convention)
     metrics = process_ref_l4(document(size, gold), [f"[{', '.join(f'{value:.9f}' for value in said)}]"])
     return metrics["acc"]["score"], metrics["iou"]["score"], metrics["extracted"]
 
@@ -104,7 +104,7 @@ def test_the_space_is_declared_and_never_guessed_from_the_numbers(scene):
     except ValueError:
         return
     for convention, across in (
-        (conventions.PIXEL, (1, 1)),
+        (coordinates.PIXEL, (1, 1)),
         (resized, tuple(side / new for side, new in zip(size, input_size, strict=True))),
         (BoxConvention("norm1000"), tuple(side / 1000 for side in size)),
     ):
@@ -181,7 +181,7 @@ def test_the_published_accuracies_read_a_box_as_their_scripts_do(space):
     convention = (
         BoxConvention(space, 28, 56 * 56, 200 * 28 * 28) if space == "resized" else BoxConvention(space)
     )
-    conventions.declare(convention)
+    coordinates.declare(convention)
     size, gold = (1000, 800), [800.0, 600.0, 1000.0, 800.0]
     width, height = {"pixel": size, "norm1000": (1000, 1000), "resized": (0, 0)}[space]
     if space == "resized":
@@ -198,7 +198,7 @@ def test_the_published_accuracies_read_a_box_as_their_scripts_do(space):
 def test_a_document_without_a_published_size_is_refused():
     doc = document((100, 100), [0, 0, 50, 50])
     del doc["box_width"]
-    conventions.declare(conventions.PIXEL)
+    coordinates.declare(coordinates.PIXEL)
     with pytest.raises(HarnessError, match=r"no published size.*Prepare Ref-L4 again"):
         process_ref_l4(doc, ["[0, 0, 50, 50]"])
 
@@ -231,7 +231,7 @@ def test_accuracy_at_a_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene
     _, gold, said = scene
     if min(gold[2] - gold[0], gold[3] - gold[1]) < 4 or close_to_a_threshold(iou(said, gold)):
         return
-    right = scores(conventions.PIXEL, (2000, 2000), gold, said)[0]
+    right = scores(coordinates.PIXEL, (2000, 2000), gold, said)[0]
     assert right == float(papers_iou(said, gold) >= 0.5)
 
 

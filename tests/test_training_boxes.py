@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from dcsft_harness import conversations, curation, harness, labels, merging, sampling
+from dcsft_harness import coordinates, curation, lmms, sampling
+from dcsft_harness.coordinates import PIXEL, BoxConvention
+from dcsft_harness.curation import conversations, labels
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import conventions
-from dcsft_harness.models.conventions import PIXEL, BoxConvention
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
-from dcsft_harness.training import data, rendering, sft
+from dcsft_harness.training import data, merging, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 
@@ -218,7 +218,7 @@ def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path,
     notes = sft.train_sft(base, rows, tmp_path / "two", again, adapter=tmp_path / "one")
     assert notes["box_space"] == "pixel"
     merging.merge(tmp_path / "one", tmp_path / "merged", None, merging.MergeConfig(device="cpu"))
-    assert conventions.taught(None, tmp_path / "merged", base) == "pixel"
+    assert coordinates.taught(None, tmp_path / "merged", base) == "pixel"
     kept = SftConfig(max_steps=2, batch_size=1, box_space="pixel", save_steps=1, keep=1)
     sft.train_sft(base, rows, tmp_path / "kept", kept)
     assert opened(adapter=str(tmp_path / "kept" / "checkpoint-2")) == "pixel"  # which has no manifest
@@ -235,11 +235,11 @@ def test_a_family_whose_coordinates_nothing_tells_is_refused_boxes_alone(tmp_pat
     asked = types.SimpleNamespace(task_name="dcsft_digits_ground")
     with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
         model.generate_until([asked])
-    conventions.declare(model.box_convention)
+    coordinates.declare(model.box_convention)
     with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
-        conventions.declared()
-    conventions.declare(DcsftHF(pretrained=str(base), device="cpu", box_space="pixel").box_convention)
-    assert conventions.declared().space == "pixel"
+        coordinates.declared()
+    coordinates.declare(DcsftHF(pretrained=str(base), device="cpu", box_space="pixel").box_convention)
+    assert coordinates.declared().space == "pixel"
 
 
 def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
@@ -267,9 +267,9 @@ def test_a_curated_set_says_which_answers_are_boxes(tmp_path):
 
 
 def test_a_task_of_boxes_is_trained_on_as_one():
-    task = next(iter(harness.open_tasks(["dcsft_digits_ground_cold"]).values()))
+    task = next(iter(lmms.open_tasks(["dcsft_digits_ground_cold"]).values()))
     rows = conversations.from_task(task)
     assert "box" in rows.column_names
     assert parse_box(rows[0]["messages"][1]["content"]) == rows[0]["box"]
-    plain = next(iter(harness.open_tasks(["dcsft_digits_cold"]).values()))
+    plain = next(iter(lmms.open_tasks(["dcsft_digits_cold"]).values()))
     assert "box" not in conversations.from_task(plain).column_names

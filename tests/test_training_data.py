@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
 from PIL import ImageFile
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import data
 

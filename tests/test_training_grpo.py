@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dcsft_harness import harness, manifest, stages
+from dcsft_harness import lmms, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import checkpoint, data, grpo, grpo_checks, prompts
 from dcsft_harness.training.config import GrpoConfig
@@ -225,13 +226,13 @@ def test_an_image_laid_out_in_tiles_is_refused_by_a_vllm_of_the_trainers_own():
 
 
 def test_the_reward_is_what_labelling_says():
-    task = harness.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
+    task = lmms.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
     rows, judge = prompts.open_data("dcsft_digits_pool", None, None)
     assert len(rows) == len(task.eval_docs)
     for item in rows["item_id"][:5]:
         doc = task.eval_docs_no_media[judge.doc_ids[item]]
         for text in (doc["target"], f" {doc['target'].upper()}. ", "goose", ""):
-            assert judge.reward(item, text) == harness.score_of(task, task.process_results(doc, [text]))[0]
+            assert judge.reward(item, text) == lmms.score_of(task, task.process_results(doc, [text]))[0]
     for given in (("exact_word", None), (None, Path("pictures"))):
         with pytest.raises(HarnessError, match="goes with a JSONL file. The task dcsft_digits_pool brings"):
             prompts.open_data("dcsft_digits_pool", *given)

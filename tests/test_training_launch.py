@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 
-from dcsft_harness import manifest, ranks, stages
+from dcsft_harness import ranks, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
@@ -461,7 +462,7 @@ class TestWhatIsStarted:
 
 def test_a_value_that_is_no_yaml_is_refused(capsys):
     assert main(["train", "sft", "--model=m", "--data=d", "--output=o", "--set", "optim_args=[1"]) == 1
-    assert "dcsft: --set 'optim_args=[1': its value is not valid YAML. Write" in capsys.readouterr().err
+    assert "dcsft: --set 'optim_args=[1': its value is not valid YAML (" in capsys.readouterr().err
 
 
 class TestHowALaunchEnded:

@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness import manifest
-from dcsft_harness.digits import blank
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.digits import blank
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.stages.training import summary
 from dcsft_harness.training import checkpoint, lora, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.stage import summary
 
 TEXT = Value("string")
 FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
@@ -221,7 +221,7 @@ def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
     (broken / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(HarnessError, match=f"model {broken} cannot be loaded"):
+    with pytest.raises(HarnessError, match=f"{broken}/model.safetensors is not a whole"):
         sft.train_sft(broken, conversations(2), tmp_path / "out", SftConfig())
     assert not (tmp_path / "out").exists()
 

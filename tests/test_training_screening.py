@@ -2,15 +2,17 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
+from transformers import AutoProcessor
 
-from dcsft_harness import manifest, probes
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, data, grpo, screening, sft
+from dcsft_harness.training import checkpoint, data, grpo, parity_prompts, screening, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 from . import tiny_checkpoints
@@ -47,7 +49,7 @@ FAULTS = {
     "mark in the answer": (lambda: row(answer="<|vision_end|>"), r"the answer has '<\|vision_end\|>' in its"),
     "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, and the base has \d+ positions"),
     "damaged picture": (lambda: row(images=cut_short()), "an image cannot be read"),
-    "no picture": (lambda: row("<image><image>Which?"), "2 <image> placeholders for 1 images"),
+    "no picture": (lambda: row("<image><image>Which?"), "2 <image> marks for 1 images"),
     "no answer": (lambda: row(answer=" \n"), "the assistant's answer is empty"),
 }
 
@@ -81,6 +83,21 @@ def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
     with pytest.raises(HarnessError, match=f"row 2: .*{said}.*--on-error skip"):
         train(method, base, rows, tmp_path / "out", resume=resume)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_row_that_the_chat_template_refuses_is_named_or_left_out(base, tmp_path, method):  # noqa: F811
+    picky = tmp_path / "picky"
+    shutil.copytree(base, picky)
+    processor = AutoProcessor.from_pretrained(picky)
+    test = "{% if 'secret' in messages | string %}{{ raise_exception('no secrets') }}{% endif %}"
+    processor.chat_template = test + processor.chat_template
+    processor.save_pretrained(picky)
+    rows = rows_of(row(), row("<image>Which secret?"), row())
+    with pytest.raises(HarnessError, match="row 1: the chat template fails .*no secrets.*--on-error skip"):
+        train(method, picky, rows, tmp_path / "out")
+    notes = train(method, picky, rows, tmp_path / "out", CONFIGS[method].changed(on_error="skip"))
+    assert notes["skipped"] == {"count": 1, "rows": [1]}
 
 
 @pytest.mark.parametrize("method", CONFIGS)
@@ -133,7 +150,7 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
     config = SftConfig(max_steps=1, batch_size=1, on_error="skip")
     train("sft", base, tmp_path / "set", tmp_path / "out", config)
     processor = checkpoint.open_processor(str(base))
-    found = probes.read(manifest.read(tmp_path / "out"), processor, None, count=4)
+    found = parity_prompts.read(manifest.read(tmp_path / "out"), processor, None, count=4)
     assert found.source == "the training set" and len(found.features) == 2
 
 

@@ -12,8 +12,8 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dcsft_harness import manifest
-from dcsft_harness.digits import blank
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.digits import blank
 from dcsft_harness.training import run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.job import Job

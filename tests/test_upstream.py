@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from dcsft_harness import harness
-from dcsft_harness.tasks.listing import listing
+from dcsft_harness import lmms
+from dcsft_harness.lmms.listing import listing
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +67,6 @@ def test_its_models_are_the_same_and_ours_come_on_top(sights):
 
 
 def test_our_folder_beside_theirs_hides_none_of_theirs(sights):
-    own, both = sights[1]["tasks"], harness.task_index(["mmmu_val"])
+    own, both = sights[1]["tasks"], lmms.task_index(["mmmu_val"])
     assert {name: both[name]["yaml_path"] for name in own} == {name: path for name, (_, path) in own.items()}
     assert {row["task"] for row in listing()} <= set(both) - set(own)

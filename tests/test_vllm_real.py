@@ -20,8 +20,8 @@ from peft import LoraConfig, get_peft_model
 from scipy import stats
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness import harness
-from dcsft_harness.digits import checkpoint
+from dcsft_harness import lmms
+from dcsft_harness.data.digits import checkpoint
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.generation import Generation
 from dcsft_harness.models.hf import DcsftHF
@@ -54,7 +54,7 @@ def small_cache():
 
 @pytest.fixture(scope="module")
 def tasks():
-    return harness.open_tasks(TASKS)
+    return lmms.open_tasks(TASKS)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def docs(tasks):
     rows = []
     for task in tasks.values():
         for doc_id in range(4):
-            item, pictures = harness.describe(task, doc_id)
+            item, pictures = lmms.describe(task, doc_id)
             rows.append({"image": pictures[0], "text": item.prompt})
     return rows
 
@@ -117,7 +117,7 @@ def test_greedy_responses_on_the_digits_tasks_are_those_of_dcsft_hf(model, refer
         one.keep_loaded = True
         seen = []
         one.on_batch = seen.extend
-        answered, _ = harness.run(one, tasks, limit=12)
+        answered, _ = lmms.run(one, tasks, limit=12)
         one.on_batch = None
         responses = {name: [row.responses for row in rows] for name, rows in answered.items()}
         answers.append((responses, {(row.task, row.doc_id): told(row) for row in seen}))

@@ -10,14 +10,14 @@ import time
 
 import pytest
 
-from dcsft_harness import claim, manifest
-from dcsft_harness.boards import runs
-from dcsft_harness.boards import watch as watching
-from dcsft_harness.boards.folder import open_board
-from dcsft_harness.boards.settings import Settings
-from dcsft_harness.boards.watch import Watched, at_step, watch
+from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation.autoeval import runs
+from dcsft_harness.evaluation.autoeval import watch as watching
+from dcsft_harness.evaluation.autoeval.folder import open_board
+from dcsft_harness.evaluation.autoeval.settings import Settings
+from dcsft_harness.evaluation.autoeval.watch import Watched, at_step, watch
 from dcsft_harness.training import run_folder
 
 from .boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
@@ -306,16 +306,16 @@ def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  #
 
 
 def test_the_owner_of_a_lock_is_told_alive_from_gone(tmp_path):
-    path = tmp_path / claim.OWNER
-    assert claim.at_work(path) is None
-    claim.sign(tmp_path)
-    assert claim.at_work(path) is True
+    path = tmp_path / lock.OWNER
+    assert lock.at_work(path) is None
+    lock.sign(tmp_path)
+    assert lock.at_work(path) is True
     os.utime(path, (1, 1))  # signed long before this process began: by another one of its number
-    assert claim.at_work(path) is False
-    path.write_text(json.dumps({"pid": gone(), "host": claim.socket.gethostname()}))
-    assert claim.at_work(path) is False
+    assert lock.at_work(path) is False
+    path.write_text(json.dumps({"pid": gone(), "host": lock.socket.gethostname()}))
+    assert lock.at_work(path) is False
     path.write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere"}))
-    assert claim.at_work(path) is None
+    assert lock.at_work(path) is None
 
 
 def test_a_run_is_the_same_one_before_and_after_it_finishes(place):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.digits import scenes, suite
+from dcsft_harness.data.digits import scenes, suite
 
 pytestmark = pytest.mark.slow
 

@@ -53,7 +53,7 @@ def card(artefact: Path, scores: tuple[Path, ...]) -> None:
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 def push(artefact: Path, repo: str, private: bool) -> None:
     """Upload a finished adapter or checkpoint, with its card, to the model hub."""
-    from dcsft_harness import hub
+    from dcsft_harness.training import hub
 
     hub.refuse_unfit(artefact)
     check(repo)
@@ -62,14 +62,14 @@ def push(artefact: Path, repo: str, private: bool) -> None:
 
 def check(repo: str) -> None:
     """Makes sure that an upload can be expected to work."""
-    from dcsft_harness import hub
+    from dcsft_harness.training import hub
 
     hub.check(repo)
 
 
 def push_folder(folder: Path, repo: str, private: bool) -> None:
     """Uploads a finished artefact and says where it went."""
-    from dcsft_harness import hub
+    from dcsft_harness.training import hub
 
     clock = bar.Clock()
     bar.closing("push", str(folder), clock, hub.push(folder, repo, private))

@@ -14,11 +14,11 @@ from dcsft_harness.cli.sources import data_root
 from dcsft_harness.errors import HarnessError
 
 if TYPE_CHECKING:
-    from dcsft_harness.boards.folder import BoardFolder
-    from dcsft_harness.boards.score import Row
-    from dcsft_harness.boards.settings import Settings
-    from dcsft_harness.boards.subject import Subject
-    from dcsft_harness.boards.watch import Watched
+    from dcsft_harness.evaluation.autoeval.folder import BoardFolder
+    from dcsft_harness.evaluation.autoeval.score import Row
+    from dcsft_harness.evaluation.autoeval.settings import Settings
+    from dcsft_harness.evaluation.autoeval.subject import Subject
+    from dcsft_harness.evaluation.autoeval.watch import Watched
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 SUITES = ("digits", "classification", "grounding", "reasoning", "paper")
@@ -105,13 +105,13 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
 
 def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
     """What is asked for; everything is refused here that can be before a model is loaded."""
-    from dcsft_harness.boards.folder import open_board
-    from dcsft_harness.boards.score import refuse_baseline
-    from dcsft_harness.boards.settings import Settings
-    from dcsft_harness.boards.subject import open_subject
-    from dcsft_harness.boards.watch import Watched, at_step
-    from dcsft_harness.harness.tasks import refuse_unprepared
+    from dcsft_harness.evaluation.autoeval.folder import open_board
+    from dcsft_harness.evaluation.autoeval.score import refuse_baseline
+    from dcsft_harness.evaluation.autoeval.settings import Settings
+    from dcsft_harness.evaluation.autoeval.subject import open_subject
+    from dcsft_harness.evaluation.autoeval.watch import Watched, at_step
     from dcsft_harness.leaderboard.board import group_of
+    from dcsft_harness.lmms.tasks import refuse_unprepared
 
     settings = Settings(*(options[name] for name in ("suite", "model", "model_args", "limit", "group")))
     settings.check()
@@ -162,8 +162,8 @@ class _Call:
 
     def rows(self) -> Iterator["Row"]:
         """Scores, row by row."""
-        from dcsft_harness.boards.score import score
-        from dcsft_harness.boards.watch import watch
+        from dcsft_harness.evaluation.autoeval.score import score
+        from dcsft_harness.evaluation.autoeval.watch import watch
 
         if self.subject is not None:
             # --group is the run's where there is one: CKPT is what it is compared with.
@@ -176,7 +176,7 @@ class _Call:
 
     def show_row(self, row: "Row") -> None:
         """Makes the leaderboard with a row, and prints the row against the baseline."""
-        from dcsft_harness.boards.score import build, told
+        from dcsft_harness.evaluation.autoeval.score import build, told
 
         if not row.made:
             SHOW.say(f"{row.name}: kept, its {len(row.kept)} tasks were scored before")

@@ -11,7 +11,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 def _use_root(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     if value is not None:
-        from dcsft_harness.sources import prepared
+        from dcsft_harness.data.benchmarks import prepared
 
         prepared.use(value)
 
@@ -46,8 +46,8 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
     dcsft data prepare dcsft_ref_l4 --source Ref-L4
     """  # noqa: D301 - click reads the \b
     from dcsft_harness.cli import bar
-    from dcsft_harness.sources import prepare as making
-    from dcsft_harness.sources import prepared
+    from dcsft_harness.data.benchmarks import prepare as making
+    from dcsft_harness.data.benchmarks import prepared
 
     clock = bar.Clock()
     with bar.stage("data prepare") as report:

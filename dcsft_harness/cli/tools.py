@@ -91,7 +91,7 @@ def tasks_list() -> None:
     """List the suite's tasks, and the groups that stand for several."""
     from tabulate import tabulate
 
-    from dcsft_harness.tasks.listing import groups, listing
+    from dcsft_harness.lmms.listing import groups, listing
 
     listed = [{name: visible(str(cell)) for name, cell in row.items()} for row in listing()]
     bar.show(tabulate(listed, headers="keys", tablefmt="plain"))
@@ -107,8 +107,8 @@ def tasks_check(names: tuple[str, ...]) -> None:
 
     Data that is not prepared yet is told with how to get it; of tasks that are named that is an error.
     """
-    from dcsft_harness.harness.checking import check
-    from dcsft_harness.tasks.listing import listing
+    from dcsft_harness.lmms.checking import check
+    from dcsft_harness.lmms.listing import listing
 
     wanted = names or tuple(str(row["task"]) for row in listing())
     failed: list[str] = []
@@ -130,7 +130,7 @@ def tasks_check(names: tuple[str, ...]) -> None:
 @click.command("path")
 def digits_path() -> None:
     """Print the embedded checkpoint's folder."""
-    from dcsft_harness.digits.checkpoint import path
+    from dcsft_harness.data.digits.checkpoint import path
 
     click.echo(path())
 
@@ -164,7 +164,7 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
 
     Exits with 1 where lmms-eval fails; its own command exits with 0 whatever happens.
     """
-    from dcsft_harness.harness import command_line
+    from dcsft_harness.lmms import command_line
 
     click.get_current_context().exit(command_line(list(arguments)))
 

@@ -15,20 +15,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import __version__, manifest, own_data, pictures, reading, rollout_store
+from dcsft_harness import __version__, pictures, reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, refusal
-from dcsft_harness.hashing import json_sha256
+from dcsft_harness.lmms.listing import members
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
-from dcsft_harness.sources import prepared
+from dcsft_harness.sampling import own_data, rollout_store
 from dcsft_harness.stages import STAGES
-from dcsft_harness.tasks.listing import members
 
 STATE = "recipe.json"
 
 
 def key(stage: Stage, output: Path) -> str:
     """The stage's key; see the module's opening."""
-    from dcsft_harness.digits.suite import VERSION
+    from dcsft_harness.data.digits.suite import VERSION
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
     brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage)}

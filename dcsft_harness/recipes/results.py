@@ -10,7 +10,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from dcsft_harness import manifest, reading
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load

@@ -382,7 +382,7 @@ def check_gold(answer: Sequence[float], *, image_size: tuple[int, int]) -> None:
     if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
         raise HarnessError(
             f"the box {list(answer)} leaves its image of {width} x {height} pixels",
-            "Write pixels of the image as it is on disk: not of a resized one, not x, y, width, height",
+            "Write x1, y1, x2, y2 in pixels of the upright image (its EXIF orientation applied), not resized",
         )
 
 

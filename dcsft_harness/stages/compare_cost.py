@@ -23,10 +23,10 @@ class CompareCostOptions(Settings):
 
 def run(options: CompareCostOptions, output: Path | None, progress: Progress | None) -> Notes:
     """Compares; without an output nothing is written."""
-    from dcsft_harness import costs
+    from dcsft_harness.evaluation import cost_report
 
-    made = costs.build(list(options.artefacts), output, list(options.scores), options.baseline)
-    return {"table": costs.markdown(made), "rows": len(made.runs)}
+    made = cost_report.build(list(options.artefacts), output, list(options.scores), options.baseline)
+    return {"table": cost_report.markdown(made), "rows": len(made.runs)}
 
 
 STAGE = Stage(

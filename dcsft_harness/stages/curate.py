@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.rules import CurationConfig
+from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, difficulties
 

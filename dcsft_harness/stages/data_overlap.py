@@ -18,7 +18,7 @@ class OverlapOptions(Settings):
 
 def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Notes:
     """Compares."""
-    from dcsft_harness import overlap
+    from dcsft_harness.curation import overlap
 
     return overlap.overlap(options.pool, list(options.tasks), output, options.distance, progress)
 

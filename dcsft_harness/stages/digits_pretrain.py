@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.digits.pretrain_config import PretrainConfig
+from dcsft_harness.data.digits.pretrain_config import PretrainConfig
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
 
 def run(options: PretrainConfig, output: Path, progress: Progress | None) -> Notes:
     """Pre-trains."""
-    from dcsft_harness import manifest
+    from dcsft_harness.artifacts import manifest
 
     manifest.refuse_occupied(output)
-    from dcsft_harness.digits import pretrain
+    from dcsft_harness.data.digits import pretrain
 
     return pretrain.pretrain(output, options, progress)
 

@@ -30,18 +30,20 @@ class EvaluateOptions(Settings):
 
 def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
     """Evaluates."""
-    from dcsft_harness import evaluation, harness, manifest, opening
-    from dcsft_harness.boards.subject import as_engine
-    from dcsft_harness.sources import prepared
+    from dcsft_harness import evaluation, lmms
+    from dcsft_harness.artifacts import manifest
+    from dcsft_harness.data.benchmarks import prepared
+    from dcsft_harness.evaluation.autoeval.subject import as_engine
+    from dcsft_harness.stages import opening
 
     ranks.join()
     with ranks.agreed():
         manifest.refuse_occupied(output)
         model, model_args = as_engine(options.model, options.model_args)
-        opened = harness.open_tasks(list(options.tasks))
+        opened = lmms.open_tasks(list(options.tasks))
         arguments, inputs = opening.model_arguments(model_args)
         inputs |= prepared.inputs(opened)
-        running = harness.open_model(model, arguments)
+        running = lmms.open_model(model, arguments)
     settings = {"model": model, "model_args": model_args}
     if options.group is not None:
         settings["group"] = options.group

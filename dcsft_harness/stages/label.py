@@ -16,7 +16,7 @@ class LabelOptions(Settings):
 
 def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes:
     """Labels."""
-    from dcsft_harness import labels
+    from dcsft_harness.curation import labels
 
     return labels.label(options.rollouts, output)
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.merging import MergeConfig
 from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage, percent
+from dcsft_harness.training.merging import MergeConfig
 
 
 class MergeOptions(MergeConfig):
@@ -23,9 +23,10 @@ class MergeOptions(MergeConfig):
 
 def run(options: MergeOptions, output: Path, progress: Progress | None) -> Notes:
     """Merges."""
-    from dcsft_harness import merging, opening
+    from dcsft_harness.data.digits.checkpoint import resolve
+    from dcsft_harness.training import merging
 
-    base = None if options.base is None else opening.checkpoint(options.base)
+    base = None if options.base is None else resolve(options.base)
     return merging.merge(options.adapter, output, base, options.part(MergeConfig))
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dcsft_harness import opening, ranks
+from dcsft_harness import ranks
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import option
+from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
 
@@ -42,9 +43,10 @@ class SampleOptions(SamplingConfig):
 
 def run(options: SampleOptions, output: Path, progress: Progress | None) -> Notes:
     """Samples, or resumes an interrupted run."""
-    from dcsft_harness import harness, rollout_store, sampling
-    from dcsft_harness.boards.subject import as_engine
-    from dcsft_harness.sources import prepared
+    from dcsft_harness import lmms, sampling
+    from dcsft_harness.data.benchmarks import prepared
+    from dcsft_harness.evaluation.autoeval.subject import as_engine
+    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
@@ -60,7 +62,7 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
             outside=options.allow_outside_root,
         )
         arguments, folders = opening.model_arguments(model_args)
-        harness.check_model(model, arguments)
+        lmms.check_model(model, arguments)
         opener = opening.opener(model, arguments, options.engine, options.actors)
         folders |= prepared.inputs([pool.config.task])
     settings = {"model": model, "model_args": model_args, **described}

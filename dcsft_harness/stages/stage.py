@@ -20,8 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest, ranks
-from dcsft_harness.artifacts import KINDS, Artifact
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import KINDS, Artifact, manifest
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, extra, flag

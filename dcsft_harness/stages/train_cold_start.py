@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.stages.training import TrainInputs, conversations, start, summary
 from dcsft_harness.training.config import ColdStartConfig
-from dcsft_harness.training.stage import TrainInputs, conversations, start, summary
 
 
 class ColdStartOptions(ColdStartConfig, TrainInputs):

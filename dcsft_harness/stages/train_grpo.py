@@ -7,8 +7,8 @@ from dcsft_harness import ranks
 from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.stages.training import AdapterInputs, start, summary
 from dcsft_harness.training.config import GrpoConfig
-from dcsft_harness.training.stage import AdapterInputs, start, summary
 
 
 class GrpoOptions(GrpoConfig, AdapterInputs):

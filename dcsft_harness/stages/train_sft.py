@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.stages.training import AdapterInputs, conversations, start, summary
 from dcsft_harness.training.config import SftConfig
-from dcsft_harness.training.stage import AdapterInputs, conversations, start, summary
 
 
 class SftOptions(SftConfig, AdapterInputs):

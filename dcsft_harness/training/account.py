@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.ledger import Ledger, Meter
-from dcsft_harness.training.flops import Arithmetic
+from dcsft_harness.artifacts.usage import Ledger, Meter
+from dcsft_harness.models.flops import Arithmetic
 
 LOGGED = {
     "loss": "loss",

@@ -6,77 +6,53 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.coordinates import BoxConvention, BoxSpace
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import BoxConvention, BoxSpace
+from dcsft_harness.models import checkpoint as models
+from dcsft_harness.models.adapters import read_config, wrap
+from dcsft_harness.models.settings import ModelSettings
+from dcsft_harness.models.weights import check_stored
+from dcsft_harness.training.launching import sharding
 
 
 def open_config(model: str) -> PreTrainedConfig:
-    """The base's configuration.
-
-    Raises:
-        HarnessError: there is none, or the model does not turn images and text into text.
-    """
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-        raise HarnessError(f"model {model} is an adapter", "Merge it into its base, and train that")
-    try:
-        config = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"model {model} cannot be opened ({_line(error)})", "Give a checkpoint folder"
-        ) from error
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise HarnessError(
-            f"model {model} is a {config.model_type!r} model, not an image-text-to-text one",
-            "Give a vision-language checkpoint such as Qwen2.5-VL",
-        )
-    return config
+    """The base's configuration; see `models.checkpoint.open_config`."""
+    return models.open_config(ModelSettings(model))
 
 
 def open_processor(model: str) -> ProcessorMixin:
-    """The base's processor as it was saved.
-
-    Raises:
-        HarnessError: there is none, or it cannot render chats with images.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"model {model} has no usable processor ({_line(error)})", "Save one beside it"
-        ) from error
-    except ImportError as error:
-        raise HarnessError(
-            f"model {model}: its processor needs a package that is not installed ({_line(error)})",
-            "Install it",
-        ) from error
-    if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
-        raise HarnessError(
-            f"model {model}: its {type(processor).__name__} has no image processor or no chat template",
-            "Give a checkpoint that was tuned for chats with images",
-        )
-    return processor
+    """The base's processor as it was saved; see `models.checkpoint.saved_processor`."""
+    return models.saved_processor(model)
 
 
 def open_generation(model: str) -> GenerationConfig:
-    """How the base ends its answers, known without its weights."""
-    try:
-        return GenerationConfig.from_pretrained(model)
-    except OSError:  # a checkpoint need not have one
-        return GenerationConfig.from_model_config(open_config(model))
+    """How the base ends its answers; see `models.checkpoint.open_generation`."""
+    return models.open_generation(ModelSettings(model))
+
+
+def check_intact(model: str, adapter: Path | None) -> None:
+    """Refuses what has changed under its manifest; see `models.checkpoint.check_intact`."""
+    models.check_intact(ModelSettings(model, None if adapter is None else str(adapter)))
+
+
+def check_weights(model: str, config: PreTrainedConfig) -> None:
+    """Refuses a base without all of its weights, before any are read.
+
+    Where a launch shards them, no rank has a whole model to look at, and the files are read instead.
+
+    Raises:
+        HarnessError: files are damaged, tensors are missing, unexpected or of another shape, or, where a
+            launch shards them, not finite.
+    """
+    models.check_weights(ModelSettings(model), config)
+    if sharding() is not None and ranks.rank() == 0:
+        check_stored(model)
 
 
 def compute_dtype(asked: str) -> torch.dtype:
@@ -99,13 +75,9 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
     """The base's weights in `dtype`; transformers 5 would otherwise take the type they were saved in.
 
     Raises:
-        HarnessError: weights are missing or damaged.
+        HarnessError: see `models.checkpoint.open_weights`.
     """
-    try:
-        with no_bars():
-            return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise HarnessError(f"model {model} cannot be loaded ({_line(error)})", "Check its files") from error
+    return models.open_weights(model, dtype)
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
@@ -124,9 +96,8 @@ def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None
     Raises:
         HarnessError: `given` are those of a resized image, and the processor does not resize by pixels.
     """
-    from dcsft_harness.models.checkpoint import convention
-
-    return convention(open_config(model), processor, given)
+    found: BoxConvention = models.convention(open_config(model), processor, given)
+    return found
 
 
 def check_adapter(adapter: str, base: str) -> None:
@@ -137,11 +108,6 @@ def check_adapter(adapter: str, base: str) -> None:
     Raises:
         HarnessError: says which.
     """
-    from dcsft_harness import manifest
-    from dcsft_harness.models import checkpoint as models
-    from dcsft_harness.models.adapters import read_config
-    from dcsft_harness.models.settings import ModelSettings
-
     read_config(adapter, base)
     if (Path(adapter) / manifest.NAME).is_file():
         made = manifest.read(Path(adapter))
@@ -164,8 +130,6 @@ def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     Raises:
         HarnessError: the folder is none, or does not fit the base.
     """
-    from dcsft_harness.models.adapters import wrap
-
     model = wrap(network, adapter, base)
     model.peft_config["default"].inference_mode = False
     model.set_adapter("default")
@@ -182,8 +146,3 @@ def no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    """The first line of a message that may run over many."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -16,10 +16,10 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_from_disk
 from PIL import Image as Pillow
 
-from dcsft_harness import manifest
-from dcsft_harness.conversations import REFUSED
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.curation.conversations import REFUSED
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
 from dcsft_harness.records import MARK

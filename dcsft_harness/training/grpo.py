@@ -8,9 +8,9 @@ import torch
 import trl
 from datasets import Dataset
 
-from dcsft_harness import records
+from dcsft_harness import coordinates, records
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import conventions
+from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.training import grpo_checks as checks
 from dcsft_harness.training.config import GrpoConfig
@@ -204,13 +204,17 @@ def prompts(conversations: Conversations) -> Dataset:
 
 
 def _screen(setup: Setup, longest: int) -> None:
-    """Skips or refuses prompts that the processor or the base does not take; see `Setup.screen`."""
+    """Skips or refuses prompts that template, processor or base do not take; see `Setup.screen`."""
     conversations = setup.conversations
-    texts = [
-        str(setup.processor.apply_chat_template(turns.prompt, tokenize=False, add_generation_prompt=True))
-        for turns in conversations.turns
-    ]
-    setup.screen(conversations, texts, longest)
+    texts: list[str] = []
+    refused: dict[int, HarnessError] = {}
+    for position, turns in enumerate(conversations.turns):
+        where = conversations.where(position)
+        try:
+            texts.append(render(setup.processor, turns.prompt, where, add_generation_prompt=True))
+        except HarnessError as error:
+            refused[position] = error
+    setup.screen(conversations.without(refused), texts, longest)
 
 
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
@@ -232,7 +236,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
         checks.check_vllm(args, setup)
     else:
         checks.check_generation(str(setup.job.model), args)
-    conventions.declare(setup.box_convention(judge.reads_boxes))
+    coordinates.declare(setup.box_convention(judge.reads_boxes))
 
     def reward(completions: Sequence[Any], row: Sequence[int], **rest: Any) -> list[float | None]:  # noqa: ANN401
         texts = [completion[0]["content"] for completion in completions]

@@ -3,18 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from dcsft_harness import manifest, ranks
+from dcsft_harness import coordinates, ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.hashing import json_sha256
-from dcsft_harness.models import conventions
-from dcsft_harness.models.conventions import BoxConvention, BoxSpace
 from dcsft_harness.models.pixel_limits import PixelLimits
 from dcsft_harness.training import checkpoint, lora, run_folder, screening
 from dcsft_harness.training import data as training_data
@@ -147,7 +147,7 @@ class Setup:
             HarnessError: there are boxes, and nothing tells their coordinates.
         """
         job = self.job
-        space = cast(BoxSpace | None, job.config.box_space) or conventions.taught(job.adapter, job.model)
+        space = job.config.box_space or coordinates.taught(job.adapter, job.model)
         convention = checkpoint.box_convention(str(job.model), self.processor, space)
         if has_boxes and convention.space is None:
             raise HarnessError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcsft_harness import harness
+from dcsft_harness import lmms
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import Response
 
@@ -38,9 +38,9 @@ class Judge:
                 "Give the task that the set was made from",
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
-        text = Response(harness.filtered(self.task, response), truncated)
+        text = Response(lmms.filtered(self.task, response), truncated)
         metrics = self.task.process_results(doc, [text])
-        return harness.score_of(self.task, metrics)[0]
+        return lmms.score_of(self.task, metrics)[0]
 
     @property
     def reads_boxes(self) -> bool:

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import interrupts, manifest, ranks
+from dcsft_harness import interrupts, ranks
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training.config import TrainingConfig
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import manifest
-from dcsft_harness.digits import checkpoint
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import file_sha256
+from dcsft_harness.data.digits import checkpoint
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.hashing import file_sha256
 
 
 @dataclass(frozen=True)

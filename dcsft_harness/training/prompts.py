@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import conversations, curation, harness, manifest, own_data
+from dcsft_harness import curation, lmms
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import file_sha256
+from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.hashing import file_sha256
-from dcsft_harness.sampling import ITEMS
+from dcsft_harness.sampling import ITEMS, own_data
 from dcsft_harness.training.judge import Judge
 
 
@@ -36,10 +38,10 @@ def open_data(
         # Training lists what is unreadable.
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
-        if data not in harness.task_index():
-            raise unknown_name("curated set or task", data, harness.task_index(), "dcsft tasks list")
+        if data not in lmms.task_index():
+            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
         _refuse_options(data, scorer, image_root, outside)
-        opened = harness.open_tasks([data])
+        opened = lmms.open_tasks([data])
         if len(opened) != 1:
             raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
         task = next(iter(opened.values()))
@@ -52,12 +54,13 @@ def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside
     from datasets import load_from_disk
 
     rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
+    manifest.refuse_changed(rollouts.folder, *(n for n in rollouts.files if n.startswith(f"{ITEMS}/")))
     task = _task_of(rollouts, scorer, image_root, outside)
     items = load_from_disk(str(rollouts.folder / ITEMS)).select_columns(["item_id", "doc_id"])
     doc_ids = dict(zip(items["item_id"], items["doc_id"], strict=True))
     chosen = load_from_disk(str(folder / curation.DATA)).select_columns(["item_id"])["item_id"]
     for item in chosen:
-        found = harness.describe(task, doc_ids[item])[0].item_id
+        found = lmms.describe(task, doc_ids[item])[0].item_id
         if found != item:
             raise HarnessError(
                 f"document {doc_ids[item]} of task {task.config.task} is no longer what {folder} comes from",
@@ -77,7 +80,7 @@ def _task_of(rollouts: manifest.Manifest, scorer: str | None, image_root: Path |
         given = scorer or rollouts.config["scorer"]
         return own_data.open_file(path, given, image_root, skip=True, outside=outside)
     _refuse_options(rollouts.config["task"], scorer, image_root, outside)
-    return next(iter(harness.open_tasks([rollouts.config["task"]]).values()))
+    return next(iter(lmms.open_tasks([rollouts.config["task"]]).values()))
 
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import GenerationConfig, ProcessorMixin
 
+from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import BoxConvention
+from dcsft_harness.models.chat_template import render
 from dcsft_harness.scoring.boxes import from_pixels, rewritten
 from dcsft_harness.training.data import Conversations, Turns
 
@@ -69,17 +70,14 @@ class Template:
                 that training would show the model other prompts than evaluation.
         """
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
-        prompt = self._apply(turns.prompt, add_generation_prompt=True)
-        whole = self._apply([*turns.prompt, answer])
+        prompt = render(self.processor, turns.prompt, where, add_generation_prompt=True)
+        whole = render(self.processor, [*turns.prompt, answer], where)
         if not whole.startswith(prompt):
             raise HarnessError(
                 f"{where}: the chat template asks for answers by {prompt[-40:]!r} but begins them otherwise",
                 "Give the model a chat template whose generation prompt begins its assistant turns",
             )
         return Rendered(self._with_bos(prompt), self._ended(whole[len(prompt) :]))
-
-    def _apply(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> str:
-        return str(self.processor.apply_chat_template(list(messages), tokenize=False, **options))
 
     def _with_bos(self, prompt: str) -> str:
         """The prompt with the first token that a tokenizer adds in evaluation; TRL tells it to add none."""
@@ -135,6 +133,7 @@ def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: boo
             raise HarnessError(f"{where}: {error}", "Remove the row") from error
         if resized is None or resized == turns.size:
             return turns
+    assert convention.space is not None  # `Setup.box_convention` refuses boxes without
     numbers = from_pixels(turns.box, image_size=turns.size, box_space=convention.space, resized_size=resized)
     return _stating(turns, numbers, where)
 

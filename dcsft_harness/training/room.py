@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from dcsft_harness import manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.checkpoint import skeleton

@@ -12,16 +12,16 @@ from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from dcsft_harness import interrupts, manifest, ranks
+from dcsft_harness import coordinates, interrupts, ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.usage import NOTE
 from dcsft_harness.errors import HarnessError, telling_refusals
-from dcsft_harness.ledger import NOTE
-from dcsft_harness.models import conventions
+from dcsft_harness.models.flops import Arithmetic
 from dcsft_harness.models.pixel_limits import set_limits
 from dcsft_harness.training import checkpoint, lora, room, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.account import Account
 from dcsft_harness.training.config import AdapterConfig
-from dcsft_harness.training.flops import Arithmetic
 from dcsft_harness.training.job import Job, Setup
 from dcsft_harness.training.trainer import Diverged, Watch, quietly
 
@@ -71,10 +71,12 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
+    checkpoint.check_intact(base, job.adapter)
     conversations = training_data.examined(job.data)
     if not conversations.turns:
         conversations.refuse()
     config = checkpoint.open_config(base)
+    checkpoint.check_weights(base, config)
     if job.adapter is not None:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
@@ -131,7 +133,7 @@ def _companions(setup: Setup) -> Callable[[Path], None]:
 
     def complete(folder: Path) -> None:
         checkpoint.open_processor(str(setup.job.model)).save_pretrained(folder)
-        conventions.tell(folder, setup.notes.get("box_space"))
+        coordinates.tell(folder, setup.notes.get("box_space"))
 
     return complete
 

@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import durable, manifest, ranks
-from dcsft_harness.claim import RUN, compare, locked, sign
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import durable, manifest
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.lock import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.hashing import json_sha256
 from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"

@@ -101,9 +101,9 @@ def export(
 
 def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None) -> Any:  # noqa: ANN401
     if open_tasks is None:
-        from dcsft_harness import harness
+        from dcsft_harness import lmms
 
-        open_tasks = harness.open_tasks
+        open_tasks = lmms.open_tasks
     found = open_tasks([name])
     if name not in found:
         raise HarnessError(f"{name!r} names no single task here", "Install the tasks that were evaluated")
@@ -116,7 +116,7 @@ def _of_task(
     documents: Documents,
     samples: int,
 ) -> tuple[dict[str, Shown], list[str]]:
-    from dcsft_harness import harness
+    from dcsft_harness import lmms
 
     found: dict[str, Shown] = {}
     refused: list[str] = []
@@ -126,7 +126,7 @@ def _of_task(
             refused.append(f"Document {number} is not in the task as it is here.")
             continue
         try:
-            described, images = harness.describe(task, number)
+            described, images = lmms.describe(task, number)
         except Exception as error:  # noqa: BLE001 - a task's own functions may fail in any way; it is told
             told = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             refused.append(told)

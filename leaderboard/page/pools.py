@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from dcsft_harness import manifest
-from dcsft_harness.dataset_folder import IMAGES
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.dataset_folder import IMAGES
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.page.packing import Json, numbers, scores, texts, write_script
 from dcsft_harness.leaderboard.page.pictures import Picture, store
@@ -34,7 +34,7 @@ def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: i
         For each what the page calls it, and its counts.
 
     Raises:
-        HarnessError: a folder holds no rollouts, or they cannot be read.
+        HarnessError: a folder holds no rollouts, they have changed, or they cannot be read.
     """
     return [_write(data, pictures, folder, f"p{number}", samples) for number, folder in enumerate(rollouts)]
 
@@ -43,6 +43,7 @@ def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) ->
     from datasets import load_from_disk
 
     found = manifest.read(folder, "rollouts")
+    manifest.refuse_changed(folder)
     items = load_from_disk(str(folder / ITEMS))
     known = items.data.table["item_id"] if items._indices is None else pa.chunked_array([items["item_id"]])
     order = np.asarray(pc.sort_indices(known))[:samples]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dcsft_harness.digits import suite
+from dcsft_harness.data.digits import suite
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.tasks.verdicts import Doc, process
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.conventions import declared
 from dcsft_harness.scoring.boxes import Box, iou, parse_box, to_pixels
 from dcsft_harness.tasks.verdicts import Doc, part, process, responses
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dcsft_harness.data.benchmarks import mathverse, mathvision, mathvista, mmk12, mmmu, wemath
 from dcsft_harness.scoring import Verdict
-from dcsft_harness.sources import mathverse, mathvision, mathvista, mmk12, mmmu, wemath
 from dcsft_harness.tasks.prepared import visual
 from dcsft_harness.tasks.verdicts import Doc, judge, part, process
 

@@ -16,7 +16,7 @@ computed from none is NaN.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dcsft_harness.sources.wemath import WHOLE
+from dcsft_harness.data.benchmarks.wemath import WHOLE
 
 Item = Mapping[str, Any]
 """One row's place and outcome: problem, steps, step ("1" or "multi"), right."""

@@ -1,0 +1,108 @@
+"""What the stages' Python functions return: finished artifacts, with their notes and tables."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.errors import HarnessError
+
+
+class Artifact:
+    """A finished artifact's folder.
+
+    Attributes:
+        path: the folder.
+    """
+
+    TABLE = ""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Names a folder; its manifest is read when it is asked for."""
+        self.path = Path(path)
+
+    def __fspath__(self) -> str:
+        """The folder, so that an artifact goes wherever a path does."""
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        """As it would be written in Python."""
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def manifest(self) -> manifest.Manifest:
+        """Its manifest: kind, settings, inputs, notes, hashes.
+
+        Raises:
+            HarnessError: it is missing or damaged.
+        """
+        return manifest.read(self.path)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What its manifest notes: counts, accuracy, cost."""
+        return self.manifest.notes
+
+    def table(self) -> Any:  # noqa: ANN401 - a pyarrow.Table or a datasets.Dataset
+        """Its rows, as a `pyarrow.Table`; a curated set's as a `datasets.Dataset`.
+
+        Raises:
+            HarnessError: it has none, as weights have none.
+        """
+        if not self.TABLE:
+            raise HarnessError(
+                f"{self.path} holds {self.manifest.kind}, which has no table", "Use .path or .notes"
+            )
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path / self.TABLE)
+
+
+class Rollouts(Artifact):
+    """G responses per item; see `records.Rollout`."""
+
+    TABLE = "rollouts.parquet"
+
+
+class Labels(Artifact):
+    """One difficulty per item; see `records.Label`."""
+
+    TABLE = "labels.parquet"
+
+
+class CuratedSet(Artifact):
+    """Messages and images to train on."""
+
+    def table(self) -> Any:  # noqa: ANN401 - a datasets.Dataset
+        """Its rows, as a `datasets.Dataset`."""
+        from datasets import load_from_disk
+
+        return load_from_disk(str(self.path / "data"))
+
+
+class Checkpoint(Artifact):
+    """Weights: an adapter, or a whole checkpoint."""
+
+
+class Scores(Artifact):
+    """One score per item; see `records.Score`."""
+
+    TABLE = "scores.parquet"
+
+
+class Leaderboard(Artifact):
+    """A compared set of scores; its table has one row per item and row of the board."""
+
+    TABLE = "items.parquet"
+
+
+KINDS: dict[str, type[Artifact]] = {
+    "rollouts": Rollouts,
+    "labels": Labels,
+    "curated set": CuratedSet,
+    "adapter": Checkpoint,
+    "checkpoint": Checkpoint,
+    "scores": Scores,
+    "leaderboard": Leaderboard,
+}
+"""What a stage writes -> the class of what its function returns."""

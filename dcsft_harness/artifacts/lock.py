@@ -1,0 +1,150 @@
+"""One run at a time in a folder: whose it is, and the settings that it can be gone on with."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from filelock import FileLock, Timeout
+
+from dcsft_harness import reading
+from dcsft_harness.artifacts import durable
+from dcsft_harness.errors import HarnessError
+
+OWNER, RUN = "owner.json", "run.json"
+_ITEMS = (
+    "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
+    " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
+)
+_SKEW = 60.0
+"""Seconds by which the clocks of processes and of files may differ."""
+
+
+_GRANTED: ContextVar[frozenset[Path]] = ContextVar("locks granted", default=frozenset())
+"""Locks that a stage holds for what it calls, which may take each of them once."""
+
+
+class _Lock(FileLock):
+    """A class of its own: lmms-eval makes plain file locks reentrant, which would let a second run in."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, output: Path, option: str = "--output", patience: float = 0) -> Iterator[None]:
+    """Holds a lock, which the operating system takes back from a process that dies.
+
+    Args:
+        path: the lock's file; the folder that it is in may say in `OWNER` whose it is.
+        output: what an error calls the thing that is locked.
+        option: the option that names it.
+        patience: seconds to wait for another process that holds it.
+
+    Raises:
+        HarnessError: another process holds it; says which.
+    """
+    place = path.resolve()
+    if place in _GRANTED.get():
+        with _granting(_GRANTED.get() - {place}):
+            yield
+        return
+    try:
+        with _Lock(path, timeout=patience):
+            if not path.exists():  # whoever held it has finished and removed its folder
+                raise Timeout(str(path))
+            yield
+    except Timeout as error:
+        raise HarnessError(
+            f"{option} {output} is being written by {owner(path.parent / OWNER)}",
+            "Wait for it, stop it, or name another folder",
+        ) from error
+
+
+@contextlib.contextmanager
+def granted(path: Path) -> Iterator[None]:
+    """Lets what is called in the block take a lock that this caller holds."""
+    with _granting(_GRANTED.get() | {path.resolve()}):
+        yield
+
+
+@contextlib.contextmanager
+def _granting(paths: frozenset[Path]) -> Iterator[None]:
+    before = _GRANTED.set(paths)
+    try:
+        yield
+    finally:
+        _GRANTED.reset(before)
+
+
+def sign(folder: Path) -> None:
+    """Writes down that the folder's lock is this process's."""
+    me = {"pid": os.getpid(), "host": socket.gethostname()}
+    (folder / OWNER).write_text(json.dumps(me) + "\n", encoding="utf-8")
+
+
+def owner(path: Path) -> str:
+    """Who holds a lock, in words."""
+    try:
+        found = reading.json_file(path)
+        here = found["host"] == socket.gethostname()
+        return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process, which began this moment"
+
+
+def at_work(path: Path) -> bool | None:
+    """Whether the process that signed the file still runs; None where that cannot be told from here."""
+    try:
+        found = reading.json_file(path)
+        pid, host, signed = int(found["pid"]), found["host"], path.stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host != socket.gethostname():
+        return None
+    try:
+        process = psutil.Process(pid)
+        # Numbers are given again: a process that began after the signature is not the one that signed.
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= signed + _SKEW)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
+    """Writes a new run's settings, or compares those of the run that is there.
+
+    Args:
+        folder: where they stand, in the output folder.
+        output: the output folder.
+        identity: what decides every response, by name.
+
+    Raises:
+        HarnessError: they differ, or cannot be read.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        # A shard that lost its settings is read if it is this run's, and else damaged: its key tells.
+        durable.write_text(path, json.dumps(identity, indent=2) + "\n")
+        for above in (output, output.resolve().parent):
+            durable.sync(above)
+        return
+    try:
+        before = dict(reading.json_file(path))
+    except (ValueError, TypeError) as error:
+        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
+    differences = [
+        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
+        for name in dict.fromkeys([*before, *identity])
+        if before.get(name) != identity.get(name)
+    ]
+    if differences:
+        if before.get("items") != identity.get("items"):
+            differences.append(_ITEMS)
+        raise HarnessError(
+            f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
+            "Name another folder, go back to those settings, or remove this folder",
+        )

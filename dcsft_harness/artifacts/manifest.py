@@ -1,0 +1,573 @@
+"""What every artefact on disk carries, and how one is written: whole, or not at all."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from dcsft_harness import environment, reading
+from dcsft_harness.artifacts import durable, lock
+from dcsft_harness.artifacts.hashing import file_sha256, folder_sha256, json_sha256, settled_sha256
+from dcsft_harness.errors import HarnessError, telling_refusals
+
+NAME = "manifest.json"
+CARD = "README.md"
+"""An artefact's card, the one file that no manifest has a hash of: it says again what the manifest says,
+and is written anew when scores are known. With its hash in it the manifest would change then, and what
+was made from the artefact would no longer find it."""
+UNFINISHED = "unfinished"
+"""The folder inside an output folder that holds what an interrupted run goes on from."""
+_FINISH = "Rerun the same command to finish it"
+_READERS = 4
+"""Files that are hashed at once: a large checkpoint's shards, which take about 2 s a gigabyte each."""
+FORMAT = 1
+"""The manifest format that this version writes, and the newest that it reads."""
+
+
+LOCK, MOVING = "lock", "moving.json"
+CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
+"""The verb and options that the artifact being written answers to; a stage sets it."""
+
+
+class NewerFormatError(HarnessError):
+    """An artifact was written by a newer version."""
+
+
+@dataclass
+class Draft:
+    """An artefact being written.
+
+    Attributes:
+        folder: where its files go; it becomes the output folder when the draft is complete.
+        notes: what the finished manifest says beside the standing fields (counts, tokens, model).
+    """
+
+    folder: Path
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished artefact's manifest.
+
+    Attributes:
+        folder: where the artefact lies.
+        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores",
+            "leaderboard" or "cost comparison".
+        config: the settings it was made with.
+        inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
+        notes: counts, tokens, model fingerprints and the like.
+        files: file name -> SHA-256, of all but the manifest and `CARD`.
+        key: SHA-256 of kind, config and inputs: equal keys mean the same work.
+        seconds: wall-clock time the stage took.
+        packages: versions of the packages that it was made with.
+        hardware: what it was made on.
+        created: when it was finished, an ISO date.
+        call: the verb and the options that decide the artifact; empty in older artifacts.
+    """
+
+    folder: Path
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, dict[str, str]]
+    notes: dict[str, Any]
+    files: dict[str, str]
+    key: str
+    seconds: float
+    packages: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    call: dict[str, Any] = field(default_factory=dict)
+
+    def input_folder(self, role: str) -> Path:
+        """The folder of one input, found again relative to this artefact.
+
+        Raises:
+            HarnessError: there is no such input, or it has moved or changed since.
+        """
+        if role not in self.inputs:
+            raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artefact again")
+        entry = self.inputs[role]
+        folder = (self.folder / entry["path"]).resolve()
+        if not folder.exists() or fingerprint(folder) != entry["sha256"]:
+            raise HarnessError(
+                f"the {role} that {self.folder} was made from are no longer at {folder}, or have changed",
+                "Put them back, or make this artefact again from the new ones",
+            )
+        return folder
+
+
+class _Part(dict[str, Any]):
+    """A table of a manifest, which says what it lacks."""
+
+    def __init__(self, path: Path, name: str, entries: Mapping[str, Any]) -> None:
+        """Takes the manifest's file, the table's name there, and the table."""
+        super().__init__(entries)
+        self._place = path, name
+
+    def __missing__(self, key: str) -> Any:  # noqa: ANN401 - never returns
+        path, name = self._place
+        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artefact again")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickling and copying make it of."""
+        return type(self), (*self._place, dict(self))
+
+
+def _inside(name: str) -> str:
+    """A file's name, which no manifest may use to have files elsewhere read."""
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise ValueError(f"{name[:100]!r} is no file of this folder")
+    return name
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a path has no NUL")
+    return text
+
+
+_Name = Annotated[str, AfterValidator(_inside)]
+_Place = Annotated[str, AfterValidator(_path)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Table = dict[str, Any]
+
+
+class _Shaped(BaseModel):
+    """A table of a manifest: what is named here has that type where it is there, and anything may join it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Input(_Shaped):
+    """An input, by its place and hash."""
+
+    path: _Place
+    sha256: str
+
+
+class _Config(_Shaped):
+    """The settings that others than their own stage read."""
+
+    model: str | None = None
+    model_args: str | None = None
+    task: str | None = None
+    pool: str | None = None
+    scorer: str | None = None
+    data: str | None = None
+    method: str | None = None
+    baseline: str | None = None
+    keep: list[str] | int | None = None
+    any_count: bool | None = None
+    published: _Count | None = None
+    full: bool | None = None
+
+
+class _Notes(_Shaped):
+    """The notes that other stages read."""
+
+    items: _Count | None = None
+    unlabelled: _Count | None = None
+    ledger: _Table | None = None
+    pixel_limits: _Table | None = None
+    checkpoint: _Table | None = None
+
+
+class _Scores(_Shaped):
+    """The notes of scores."""
+
+    tasks: dict[str, _Table] = Field(default_factory=dict)
+
+
+class _Prepared(_Shaped):
+    """The notes of prepared data."""
+
+    rows: _Count = 0
+    skipped: _Count = 0
+
+
+class _Manifest(_Shaped):
+    """A manifest's own fields."""
+
+    artefact: str
+    format: int
+    config: _Config
+    inputs: dict[str, _Input]
+    notes: _Notes
+    files: dict[_Name, str]
+    key: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    packages: dict[str, str] = Field(default_factory=dict)
+    hardware: _Table = Field(default_factory=dict)
+    call: _Table | None = None
+
+
+_SHAPE = TypeAdapter(_Manifest)
+_NOTES: dict[str, TypeAdapter[Any]] = {
+    "scores": TypeAdapter(_Scores),
+    "prepared data": TypeAdapter(_Prepared),
+}
+"""Kind -> notes that mean something else in other kinds."""
+
+
+def key_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
+    """The key of the artefact that these settings and inputs would make."""
+    return json_sha256({"kind": kind, "config": dict(config), "inputs": _fingerprints(inputs)})
+
+
+def fingerprint(path: Path) -> str:
+    """The hash that stands for an input: its manifest's, or that of its configuration and weights.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
+    refuse_newer(path)
+    if (path / NAME).is_file():
+        return file_sha256(path / NAME)
+    return file_sha256(path) if path.is_file() else folder_sha256(path)
+
+
+def relative(path: Path, output: Path) -> str:
+    """Where a path lies, seen from an output folder: an artefact may move together with its inputs."""
+    return os.path.relpath(path.resolve(), output.resolve())
+
+
+def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
+    return {role: fingerprint(path) for role, path in sorted(inputs.items())}
+
+
+def read(folder: Path, kind: str | None = None) -> Manifest:
+    """Reads an artefact's manifest.
+
+    Args:
+        folder: the artefact.
+        kind: what it must be; None accepts anything.
+
+    Raises:
+        HarnessError: it is missing, unreadable or of another kind.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        if (folder / UNFINISHED).is_dir():
+            raise HarnessError(f"{folder} holds an unfinished run", _FINISH)
+        wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
+        raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
+    try:
+        data = reading.json_file(path)
+        # Before its shape, which a newer format may have changed; other packages write files of this name.
+        if isinstance(data, dict) and "artefact" in data and "format" in data:
+            _refuse_newer(path, data["format"])
+        reading.shaped(_SHAPE, data)
+        if data["artefact"] in _NOTES:
+            reading.shaped(_NOTES[data["artefact"]], data["notes"], "notes")
+        found = Manifest(
+            folder=folder,
+            kind=data["artefact"],
+            config=_Part(path, "config", data["config"]),
+            inputs=_Part(path, "inputs", data["inputs"]),
+            notes=_Part(path, "notes", data["notes"]),
+            files=data["files"],
+            key=data["key"],
+            seconds=data["seconds"],
+            packages=data.get("packages", {}),
+            hardware=data.get("hardware", {}),
+            created=str(data.get("created", "")),
+            call=dict(data.get("call") or {}),
+        )
+    except (ValueError, OSError) as error:
+        raise HarnessError(f"{path} cannot be read: {error}", "Make the artefact again") from error
+    if kind is not None and found.kind != kind:
+        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", "Check the path")
+    return found
+
+
+def _refuse_newer(path: Path, found: object) -> None:
+    """Refuses a manifest of a newer format: fields that this version does not know may change its meaning.
+
+    Raises:
+        NewerFormatError: it is newer.
+        ValueError: it is no format number.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
+    if found > FORMAT:
+        raise NewerFormatError(
+            f"{path} is written in format {str(found)[:40]}, this version of dcsft_harness reads up to "
+            f"{FORMAT}",
+            "Update dcsft_harness, or make the artifact again with this version",
+        )
+
+
+def refuse_newer(folder: Path) -> None:
+    """Refuses a folder whose manifest has a newer format; other folders pass, with or without a manifest.
+
+    Raises:
+        HarnessError: it is newer.
+    """
+    if (folder / NAME).is_file():
+        try:
+            read(folder)
+        except NewerFormatError:
+            raise
+        except HarnessError:
+            return
+
+
+def is_current(folder: Path, key: str) -> bool:
+    """Whether a folder holds exactly this work, with every file as it was written.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
+    try:
+        found = read(folder)
+    except NewerFormatError:
+        raise
+    except HarnessError:
+        return False
+    return found.key == key and is_intact(folder)
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a folder holds a finished artefact with every file as it was written.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
+    try:
+        return not any(_changed(folder))
+    except NewerFormatError:
+        raise
+    except HarnessError:
+        return False
+
+
+def refuse_changed(folder: Path, *names: str) -> None:
+    """Refuses an artefact with files that are no longer what its manifest says, which others would go by.
+
+    Args:
+        folder: an artefact, or any folder without a manifest.
+        names: the files to look at; none means all.
+
+    Raises:
+        HarnessError: names the first of them.
+    """
+    if not (folder / NAME).is_file():
+        return
+    changed = next(_changed(folder, names), None)
+    if changed is not None:
+        raise HarnessError(
+            f"{folder / changed} is not what {NAME} beside it says: it was changed later",
+            f"Put the former file back, make it again, or remove {NAME} to use the files as they are",
+        )
+
+
+def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
+    """The files of an artefact that are gone or have changed, of all but the card or of those named.
+
+    Raises:
+        HarnessError: it has no readable manifest.
+    """
+    files = {name: digest for name, digest in read(folder).files.items() if name != CARD}
+    wanted = [name for name in files if not names or name in names]
+    there = [name for name in wanted if (folder / name).is_file()]
+    with ThreadPoolExecutor(min(_READERS, len(there) or 1)) as pool:
+        found = pool.map(lambda name: settled_sha256(folder / name), there)
+        digests = dict(zip(there, found, strict=True))
+    yield from (name for name in wanted if digests.get(name) != files[name])
+
+
+def refuse_occupied(output: Path) -> None:
+    """Refuses an output folder that holds something already.
+
+    Raises:
+        HarnessError: the folder holds another run, or files that dcsft did not write.
+    """
+    if output.is_file():
+        raise HarnessError(f"--output {output} is a file", "Name a new folder")
+    if (output / NAME).is_file():
+        raise HarnessError(
+            f"--output {output} already holds {read(output).kind}",
+            "Name another folder, or remove this one first",
+        )
+    if unfinished(output):
+        raise HarnessError(f"--output {output} holds an unfinished run", f"Name another folder. {_FINISH}")
+    known = {UNFINISHED, *_moved(output)}
+    if output.is_dir() and any(path.name not in known for path in output.iterdir()):
+        raise HarnessError(
+            f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"
+        )
+
+
+def _moved(output: Path) -> list[str]:
+    """What a process that was killed while it moved its draft's files up may have moved already."""
+    try:
+        return [str(name) for name in json.loads((output / UNFINISHED / MOVING).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def unfinished(output: Path) -> bool:
+    """Whether a folder holds a run that can be resumed; drafts that a killed process left cannot."""
+    return (output / UNFINISHED / lock.RUN).is_file()
+
+
+def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest | None:
+    """The artifact in a folder if it is what a stage's call makes: the same settings, inputs unchanged.
+
+    Args:
+        output: the folder.
+        call: see `CALL`.
+        defaults: the options' defaults, for options that are newer than the artifact.
+
+    Returns:
+        None where the folder holds no finished artifact.
+
+    Raises:
+        HarnessError: it holds another artifact; names the differences.
+    """
+    if not (output / NAME).is_file():
+        return None
+    found = read(output)
+    wanted = call["options"]
+    known = {name: value for name, value in defaults.items() if name in wanted}
+    before = {**known, **found.call.get("options", {})}
+    if not found.call:
+        differences = ["it does not record the options that it was made with"]
+    else:
+        names = dict.fromkeys(["verb", *before, *wanted])
+        ours, theirs = {"verb": call["verb"], **wanted}, {"verb": found.call.get("verb"), **before}
+        differences = [
+            f"{name}: {theirs.get(name)} -> {ours.get(name)}"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        ]
+    for role in () if differences else found.inputs:
+        try:
+            found.input_folder(role)
+        except HarnessError:
+            differences.append(f"{role}: changed since, or no longer there")
+    if not differences:
+        refuse_changed(output)
+        return found
+    raise HarnessError(
+        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differences)}",
+        "Name another folder, or remove this one first",
+    )
+
+
+@contextlib.contextmanager
+def taken(output: Path) -> Iterator[Path]:
+    """Holds an output folder's lock; a folder that is left without a result or a run to resume is removed.
+
+    Yields:
+        The folder inside it for what is unfinished.
+
+    Raises:
+        HarnessError: another process holds it, or it cannot be written.
+    """
+    if output.is_file():
+        raise HarnessError(f"--output {output} is a file", "Name a new folder")
+    folder = output / UNFINISHED
+    above = [path for path in (output, *output.parents) if not path.exists()]
+    with telling_refusals("result", output, "nothing was changed"):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock.locked(folder / LOCK, output)
+        held.__enter__()
+    try:
+        lock.sign(folder)
+        with lock.granted(folder / LOCK):
+            yield folder
+    finally:
+        if not unfinished(output):
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in above:
+                with contextlib.suppress(OSError):  # it holds the result
+                    path.rmdir()
+        held.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def writing(
+    kind: str,
+    output: Path,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path] | None = None,
+    finish: Callable[..., object] | None = None,
+) -> Iterator[Draft]:
+    """Writes an artefact beside its final place and moves it there once it is complete.
+
+    Whatever goes wrong inside the block, the output folder is not created.
+
+    Args:
+        kind: what is being written.
+        output: the final folder; must not exist, or be empty.
+        config: the settings, JSON-serialisable.
+        inputs: role -> folder or file that the work reads.
+        finish: called with the folder once its manifest is written, before it is moved, and by name with the
+            `place` that it is moved to: for `CARD`.
+
+    Raises:
+        HarnessError: the output is occupied, cannot be written, or the disk is full.
+    """
+    refuse_occupied(output)
+    sources = {role: path.resolve() for role, path in (inputs or {}).items()}
+    for path in sources.values():
+        refuse_newer(path)
+    started = time.monotonic()
+    with telling_refusals(kind, output, "nothing half-written was kept"), taken(output) as folder:
+        refuse_occupied(output)  # a process that finished meanwhile has let go of the lock
+        for left in [*folder.glob("draft-*"), *(output / name for name in _moved(output))]:
+            # By a killed process, which may have been moving a draft's files up.
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        draft = Draft(folder / f"draft-{secrets.token_hex(4)}")
+        draft.folder.mkdir()
+        yield draft
+        seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
+        if finish is not None:
+            finish(draft.folder, place=output.resolve())
+        refuse_occupied(output)  # by files that somebody put there meanwhile
+        names = sorted(path.name for path in draft.folder.iterdir())
+        durable.write_text(folder / MOVING, json.dumps(names))
+        durable.move_up(draft.folder, output, last=NAME)
+
+
+def seal(
+    kind: str, draft: Draft, output: Path, config: dict[str, Any], sources: dict[str, Path], seconds: float
+) -> None:
+    """Writes a draft's manifest, which makes its folder an artefact.
+
+    `output` is where the folder will lie: inputs are named relative to it. Its other files exist already.
+    """
+    prints = _fingerprints(sources)
+    files = sorted(p for p in draft.folder.rglob("*") if p.is_file() and p != draft.folder / CARD)
+    data = {
+        "artefact": kind,
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "call": CALL.get() or {},
+        "config": config,
+        "inputs": {
+            role: {"path": os.path.relpath(path, output), "sha256": prints[role]}
+            for role, path in sources.items()
+        },
+        "key": json_sha256({"kind": kind, "config": config, "inputs": prints}),
+        "notes": draft.notes,
+        "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
+        "packages": environment.packages(),
+        "hardware": environment.hardware(),
+        "seconds": round(seconds, 3),
+    }
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    (draft.folder / NAME).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""In which coordinates a model writes boxes, told by the model and read by grounding tasks.
+
+Qwen2.5-VL answers in pixels of the image after its processor resized it; Qwen2-VL, Qwen3-VL and
+InternVL answer in thousandths of width and height. A scorer that does not know which is off by
+the resize factor without any error. The model declares its convention when it starts to
+generate; lmms-eval scores in threads of the same process, where tasks read it. It also declares
+when it is opened, as lmms-eval's cache of responses may leave nothing to generate.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from dcsft_harness.errors import HarnessError
+
+BoxSpace = Literal["pixel", "resized", "norm1000"]
+
+VARIABLE = "DCSFT_BOX_SPACE"
+"""Says it for families that are not listed here, and for models that declare nothing, as lmms-eval's own:
+"pixel" or "norm1000"."""
+
+TOLD = "box_space.json"
+"""Where a checkpoint of a run tells what it was taught."""
+
+_MEANS = "It is pixel (of the original image) or norm1000 (thousandths of width and height)"
+_NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
+_RESIZED = ("qwen2_5_vl",)
+
+
+@dataclass(frozen=True)
+class BoxConvention:
+    """The coordinates of a model's boxes, and the resize that its images went through.
+
+    Attributes:
+        space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000"
+            (thousandths of width and height); None where nothing tells it.
+        factor: pixels that both sides of a resized image are multiples of; None where the
+            processor does not resize by pixel budget.
+        min_pixels: least area of a resized image, in pixels.
+        max_pixels: largest area of a resized image, in pixels.
+    """
+
+    space: BoxSpace | None
+    factor: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The `(width, height)` that an image of `size` (width, height) has after the resize.
+
+        None where the processor does not resize by pixel budget. The arithmetic is
+        transformers' own, with the limits that the model was given.
+
+        Raises:
+            ValueError: for sides that differ by more than a factor of 200, as transformers does.
+        """
+        if self.factor is None or self.min_pixels is None or self.max_pixels is None:
+            return None
+        # Imported here: tasks import this module, and transformers' image code imports torch.
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        width, height = size
+        new_height, new_width = smart_resize(height, width, self.factor, self.min_pixels, self.max_pixels)
+        return int(new_width), int(new_height)
+
+
+PIXEL = BoxConvention("pixel")
+"""Boxes in pixels of the original image."""
+
+_current: BoxConvention | None = None
+
+
+def box_space(model_type: str) -> BoxSpace | None:
+    """The coordinates that a transformers model type was trained to write boxes in.
+
+    Of a family that is not listed what `$DCSFT_BOX_SPACE` says, else None.
+
+    Raises:
+        HarnessError: the variable says something else.
+    """
+    if model_type.startswith(_RESIZED):
+        return "resized"
+    return "norm1000" if model_type.startswith(_NORM1000) else _given()
+
+
+def _given() -> BoxSpace | None:
+    given = os.environ.get(VARIABLE)
+    if given in ("pixel", "norm1000"):
+        return cast(BoxSpace, given)
+    if given:
+        raise HarnessError(f"{VARIABLE} is {given!r}, which is no coordinates", _MEANS)
+    return None
+
+
+def taught(*folders: str | Path | None) -> BoxSpace | None:
+    """The coordinates that training taught, by the first of these that tells them.
+
+    Args:
+        folders: an adapter, a base: artefacts and checkpoints of runs, by their folders, or names of the
+            hub, which tell nothing; None is none.
+
+    Raises:
+        HarnessError: a newer version of this package wrote one of them.
+    """
+    from dcsft_harness.artifacts import manifest
+
+    for folder in folders:
+        told = None
+        if folder is not None and (Path(folder) / manifest.NAME).is_file():
+            manifest.refuse_newer(Path(folder))
+            with contextlib.suppress(HarnessError):  # another package's file of that name
+                told = manifest.read(Path(folder)).notes.get("box_space")
+        elif folder is not None and (Path(folder) / TOLD).is_file():
+            with contextlib.suppress(ValueError, AttributeError):
+                told = json.loads((Path(folder) / TOLD).read_text(encoding="utf-8")).get("box_space")
+        if told in get_args(BoxSpace):
+            return cast(BoxSpace, told)
+    return None
+
+
+def tell(folder: Path, space: BoxSpace | None) -> None:
+    """Writes into a run's checkpoint, which has no manifest, the coordinates that were taught, if any."""
+    if space is not None:
+        (folder / TOLD).write_text(json.dumps({"box_space": space}) + "\n", encoding="utf-8")
+
+
+def declare(convention: BoxConvention | None) -> None:
+    """Makes `convention` the one that tasks of this process score with; None forgets what was declared."""
+    global _current
+    _current = convention
+
+
+def declared() -> BoxConvention:
+    """The convention of the model that was opened or generated last in this process.
+
+    Of a model that declares no coordinates, what `$DCSFT_BOX_SPACE` says.
+
+    Raises:
+        HarnessError: neither is there, or the variable says something else.
+    """
+    if _current is not None and _current.space is not None:
+        return _current
+    given = _given()
+    if given is not None:
+        return BoxConvention(given)
+    raise HarnessError(
+        "nothing says in which coordinates this model writes boxes, and guessing makes wrong scores",
+        f"Set {VARIABLE}, or give dcsft_hf or dcsft_vllm the argument box_space. {_MEANS}",
+    )

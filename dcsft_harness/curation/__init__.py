@@ -1,0 +1,185 @@
+"""labels -> curated set: the items to train on, in the format that trainers read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.curation import conversations, overlap, review, suspects
+from dcsft_harness.curation.labels import LABELS
+from dcsft_harness.curation.rules import CurationConfig, equal, qualifying, weighed
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import ITEMS, own_data
+
+DATA = "data"
+
+
+def curate(
+    labels: Path,
+    output: Path,
+    config: CurationConfig,
+    exclude: Path | None = None,
+    reviewed: Path | None = None,
+) -> dict[str, Any]:
+    """Draws the items to train on and writes them as a `datasets` folder.
+
+    The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image,
+    and the assistant's target), images, item_id, difficulty and pass_rate (empty where sampling stopped
+    once the label was settled): the convention that TRL, ms-swift and LLaMA-Factory read. Where answers are
+    boxes there is box ([x1, y1, x2, y2] in original-image pixels), where weights are asked for weight
+    (float64, mean 1). Chosen items and their order depend on content and seed
+    alone. With `config.suspect`, suspects.jsonl lies beside it, see `review.write`.
+
+    Args:
+        labels: what `labels.label` wrote.
+        output: the folder to write.
+        config: which items to keep.
+        exclude: what `overlap.overlap` wrote of the same pool: its items are left out.
+        reviewed: suspects with a verdict, see `review.read`.
+
+    Returns:
+        The manifest's notes: items, how many of each difficulty, and how many were left out for what.
+
+    Raises:
+        HarnessError: not a labels folder, labels or items that were changed later, another pool's overlap, a
+            reviewed file that does not fit, items without a pass rate where one is needed, too few items, or
+            nothing left.
+    """
+    manifest.refuse_occupied(output)
+    if exclude is not None:
+        manifest.refuse_newer(exclude)
+    source = manifest.read(labels, "labels")
+    rollouts = source.input_folder("rollouts")
+    own_data.refuse_former(manifest.read(rollouts, "rollouts"))
+    table = records.read_table(labels / LABELS, records.Label)
+    manifest.refuse_changed(labels)
+    inputs, left_out = {"labels": labels, "rollouts": rollouts}, {"excluded": table.num_rows}
+    verdicts: Mapping[str, str] = {}
+    if reviewed is not None:
+        verdicts = review.read(reviewed, table["item_id"])
+        inputs["reviewed"] = reviewed
+    if exclude is not None:
+        table = overlap.without(table, exclude, source.notes.get("task"))
+        inputs["overlap"] = exclude
+    left_out["excluded"] -= table.num_rows
+    table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)
+    left_out |= _left_by_rules(table, config)
+    chosen = choose(table, config)
+    settings = config.as_dict()
+    with manifest.writing("curated set", output, settings, inputs) as draft:
+        conversations.write(draft.folder / DATA, rollouts / ITEMS, chosen)
+        manifest.refuse_changed(
+            rollouts, *(n for n in manifest.read(rollouts).files if n.startswith(f"{ITEMS}/"))
+        )
+        if suspected is not None:
+            left_out["unshown"] = review.write(draft.folder, rollouts, suspected)
+        draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
+        draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
+        draft.notes.update(left_out)
+    return draft.notes
+
+
+def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:
+    """How many labelled items lie outside the band, and how many of those within have a weight of 0."""
+    qualify, weights = qualifying(labels, config), weighed(labels, config)
+    labelled = int(pc.count(labels["difficulty"]).as_py())
+    return {
+        "outside": labelled - int(qualify.sum()) if config.band else 0,
+        "weightless": int((qualify & (weights == 0)).sum()),
+    }
+
+
+def _mix(chosen: pa.Table) -> dict[str, int]:
+    """How many of the chosen items have each difficulty."""
+    return {name: int(equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES}
+
+
+def _without_suspects(
+    labels: pa.Table,
+    rollouts: Path,
+    config: CurationConfig,
+    verdicts: Mapping[str, str],
+    left_out: dict[str, int],
+) -> tuple[pa.Table, pa.Table | None]:
+    """Label rows without what was dropped in review and what is suspected; and the suspects.
+
+    Args:
+        labels: rows of `records.Label`.
+        rollouts: what they were made of.
+        config: says whether and from which share on to suspect.
+        verdicts: item_id -> "keep" or "drop".
+        left_out: gets the counts dropped, suspects and unjudged.
+    """
+    dropped = [item_id for item_id, verdict in verdicts.items() if verdict == review.DROP]
+    rest = _without(labels, pa.array(dropped, pa.string()))
+    left_out.update({"dropped": labels.num_rows - rest.num_rows, "suspects": 0, "unjudged": 0})
+    if config.suspect is None:
+        return rest, None
+    trusted = pa.array(
+        [item_id for item_id, verdict in verdicts.items() if verdict == review.KEEP], pa.string()
+    )
+    doubted = _without(rest.filter(equal(rest["difficulty"], "hard")), trusted)
+    found, unjudged = suspects.find(doubted, rollouts, config.suspect)
+    left_out.update({"suspects": found.num_rows, "unjudged": unjudged})
+    return _without(rest, found["item_id"].combine_chunks()), found
+
+
+def _without(labels: pa.Table, ids: pa.StringArray) -> pa.Table:
+    """Label rows of other items than these."""
+    return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=ids)))
+
+
+def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
+    """The label rows of the curated set, in training order; with a column weight if weights are asked for.
+
+    Raises:
+        HarnessError: a difficulty has fewer items than asked for, or nothing qualifies.
+    """
+    ids, names = labels["item_id"].combine_chunks(), labels["difficulty"]
+    rows = pc.sort_indices(ids).to_numpy()  # the draw does not depend on the order of the labels
+    _refuse_doubles(ids.take(rows))
+    weights = weighed(labels, config)
+    fit = qualifying(labels, config) & (weights > 0)
+    by_name = {name: rows[equal(names, name)[rows]] for name in records.DIFFICULTIES}
+    kept = rows[fit[rows]]
+    if len(kept) == 0:
+        found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
+        raise HarnessError(
+            f"no item {config.asked()}: the set would be empty (the labels have {found})",
+            "Keep other difficulties, or label a larger pool",
+        )
+    total = config.size or round(len(kept) / (1 - sum(config.mix.values())))
+    mixed = {name: round(share * total) for name, share in config.mix.items()}
+    plain = len(kept) if config.size is None else config.size - sum(mixed.values())
+    rng = np.random.Generator(np.random.PCG64(config.seed))
+    drawn = [_draw(rng, kept, plain, "+".join(config.keep) or "fitting")]
+    for name, number in mixed.items():
+        beside = by_name[name][~fit[by_name[name]]]  # a band may hold some of a difficulty
+        drawn.append(_draw(rng, beside, number, name))
+    order = rng.permutation(np.concatenate(drawn))
+    chosen = labels.take(order).combine_chunks()
+    if config.weight is None:
+        return chosen
+    return chosen.append_column("weight", pa.array(weights[order] / weights[order].mean()))
+
+
+def _refuse_doubles(ids: pa.StringArray) -> None:
+    """Refuses labels, in order of their ids, that hold an item twice: joins go by its id."""
+    doubled = ids[1:].filter(pc.equal(ids[1:], ids[:-1]))
+    if len(doubled):
+        raise HarnessError(f"the labels hold item {doubled[0]} twice", "Remove one of them")
+
+
+def _draw(rng: np.random.Generator, rows: NDArray[np.int64], number: int, name: str) -> NDArray[np.int64]:
+    """`number` of the rows, which are in order of their ids."""
+    if number > len(rows):
+        raise HarnessError(
+            f"{number} {name} items are asked for, the labels have {len(rows)}", "Lower --size or --mix"
+        )
+    return rows if number == len(rows) else rng.permutation(rows)[:number]

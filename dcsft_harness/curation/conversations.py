@@ -1,0 +1,225 @@
+"""Items as what trainers read: conversations with their images, and what their labels say."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dcsft_harness import cache
+from dcsft_harness.artifacts import dataset_folder
+from dcsft_harness.artifacts.reorder import AT_ONCE, PLACE, reordered
+from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.records import MARK
+
+TRAINING = "training"
+"""The folder in the cache that holds training data which is a task's and no artefact."""
+CONVERSATION = ["prompt", "target", "images"]
+"""What a conversation is made of, of an item's columns."""
+BOX = "box"
+"""The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; there where any answer is a box."""
+
+
+REFUSED = "refused"
+"""The column that says why a task's row cannot be trained on; there where any cannot."""
+
+
+def write(folder: Path, items: Path, chosen: pa.Table) -> None:
+    """Writes chosen items, in their order, with what their labels say.
+
+    Args:
+        folder: the folder to write.
+        items: the rollouts' items.
+        chosen: the label rows; with the column weight where items are weighted.
+
+    Raises:
+        HarnessError: the items lack one of them, hold one twice, have an empty cell, or a prompt has another
+            number of marks than images.
+    """
+    boxed = _has_boxes(items)
+    columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
+    told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which are not in the labels
+    wanted = [*CONVERSATION, BOX] if boxed else CONVERSATION
+    size = sum(path.stat().st_size for path in dataset_folder.files(items))
+    scratch = folder.with_name(".scratch")
+    done = 0
+    with dataset_folder.writing(folder, columns) as writer:
+        for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
+            labels = chosen.slice(done, some.num_rows).select(told)
+            _refuse_unmatched(some, labels["item_id"])
+            boxes = [some[BOX]] if boxed else []
+            writer.table(pa.table([*_conversations(some), *boxes, *labels], list(columns)))
+            done += some.num_rows
+
+
+def _has_boxes(items: Path) -> bool:
+    """Whether the answer of any item is a box; rollouts of former versions do not say."""
+    if BOX not in dataset_folder.names(items):
+        return False
+    return any(table[BOX].null_count < table.num_rows for table in dataset_folder.read(items, [BOX], AT_ONCE))
+
+
+def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterator[pa.Table]:
+    """The items with these ids as they lie on disk, and where each goes.
+
+    Args:
+        items: a rollouts' items.
+        wanted: the ids, none twice.
+        names: the columns that are wanted.
+
+    Yields:
+        Tables of the columns and of PLACE, an item's position in `wanted`.
+
+    Raises:
+        HarnessError: one is not there, or twice, or has an empty cell.
+    """
+    ids, seen = wanted.combine_chunks(), np.zeros(len(wanted), bool)
+    for table in dataset_folder.read(items, list(dict.fromkeys(["item_id", *names])), AT_ONCE):
+        there = table["item_id"].combine_chunks()
+        # Looking for what is wanted among these takes a fourth of the time of looking for these among that.
+        found = pc.index_in(ids, value_set=there)
+        places, at = np.flatnonzero(found.is_valid()), found.drop_null()
+        rest = there.take(np.setdiff1d(np.arange(len(there)), at, assume_unique=True))
+        again = rest.filter(pc.is_in(rest, value_set=ids.take(places)))
+        doubled = pa.concat_arrays([ids.take(places[seen[places]]), again])
+        if len(doubled):
+            raise HarnessError(f"{items} holds item {doubled[0]} twice", "Remove one of them")
+        rows = table.select(names).combine_chunks().take(at)
+        for name in names:
+            if name != BOX and rows[name].null_count:
+                raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
+        seen[places] = True
+        yield rows.append_column(PLACE, pa.array(places))
+    if not seen.all():
+        missing = ids[int(np.argmin(seen))]
+        raise HarnessError(f"{items} lacks item {missing}", "Labels and rollouts do not belong together")
+
+
+def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """The columns messages and images of items, as `conversation` makes them of one."""
+    images, prompts, targets = (items[name].combine_chunks() for name in ("images", "prompt", "target"))
+    count = pc.list_value_length(images)
+    marks = pa.array([MARK * number for number in range((pc.max(count).as_py() or 0) + 1)])
+    in_front = pc.binary_join_element_wise(marks.take(count), prompts, "")
+    asked = pc.if_else(pc.match_substring(prompts, MARK), prompts, in_front)
+    turns = np.arange(2 * len(items)).reshape(2, -1).T.ravel()  # question, answer, question, ...
+    content = pa.concat_arrays([asked, targets]).take(turns)
+    roles = pa.array(["user", "assistant"]).take(np.arange(len(turns)) % 2)
+    messages = pa.StructArray.from_arrays([roles, content], ["role", "content"])
+    return pa.ListArray.from_arrays(np.arange(0, len(turns) + 1, 2, dtype=np.int32), messages), images
+
+
+def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
+    """Refuses items whose prompt has another number of marks than images.
+
+    Raises:
+        HarnessError: names the first one.
+    """
+    marks = pc.count_substring(items["prompt"], MARK)
+    images = pc.list_value_length(items["images"])
+    wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())
+    if len(wrong):
+        first = int(wrong[0])
+        raise _unmatched(ids[first].as_py(), marks[first].as_py(), images[first].as_py())
+
+
+def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
+    return HarnessError(
+        f"item {item_id}: {marks} {MARK} marks for {images} images",
+        f"The task's own text contains {MARK}, so a trainer could not place its images: leave the item out",
+    )
+
+
+def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
+
+    Raises:
+        HarnessError: the prompt has another number of marks than images.
+    """
+    prompt, images = item["prompt"], len(item["images"])
+    if MARK in prompt and prompt.count(MARK) != images:
+        raise _unmatched(item["item_id"], prompt.count(MARK), images)
+    return {
+        "messages": [
+            {"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt},
+            {"role": "assistant", "content": item["target"]},
+        ],
+        "images": item["images"],
+    }
+
+
+def from_task(task: Any) -> Any:  # noqa: ANN401 - an lmms-eval task in, a datasets.Dataset out
+    """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
+
+    The data set is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at
+    the latest with this process; only one that is killed leaves it there. Where images cannot be read there
+    is the column `REFUSED`, which says why; such a row has no images.
+
+    Raises:
+        HarnessError: duplicate items, or a full disk.
+    """
+    from datasets import load_from_disk
+
+    from dcsft_harness.lmms import stored_images
+    from dcsft_harness.sampling import read_items
+
+    refused: dict[int, str] = {}
+    items = read_items(task, len(task.eval_docs), refused)
+    boxed = any(item.box is not None for item in items)
+    columns = features(boxed=boxed, labelled=False, refused=bool(refused))
+    above = cache.root() / TRAINING
+    above.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
+    try:
+        with (
+            telling_refusals("training data", folder, "nothing half-written was kept"),
+            dataset_folder.writing(folder, columns) as writer,
+        ):
+            rows = (
+                conversation({**asdict(item), "images": images})
+                | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
+                for item, images in zip(items, stored_images(task, items, refused), strict=True)
+            )
+            writer.rows({name: row[name] for name in columns} for row in rows)
+        found = load_from_disk(str(folder))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(found, _remove, folder, os.getpid())
+    return found
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Removes a folder, if this is the process that made it and not one forked from it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def features(
+    boxed: bool = False, labelled: bool = True, weighted: bool = False, refused: bool = False
+) -> Any:  # noqa: ANN401 - datasets.Features
+    """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
+
+    With `refused`, that of a task's rows that cannot be trained on.
+    """
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    columns = {"messages": List({"role": text, "content": text}), "images": List(Image())}
+    if boxed:
+        columns |= {BOX: List(Value("float64"))}
+    columns |= {"item_id": text}
+    if labelled:
+        columns |= {"difficulty": text, "pass_rate": Value("float64")}
+    if weighted:
+        columns |= {"weight": Value("float64")}
+    if refused:
+        columns |= {REFUSED: text}
+    return Features(columns)

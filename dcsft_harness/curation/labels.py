@@ -1,0 +1,205 @@
+"""rollouts -> labels: how often each item was solved, what that makes it, and how sure that is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.scanning import scan
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import ROLLOUTS
+
+LABELS = "labels.parquet"
+RIGHT = records.RIGHT
+COUNTED = ("item_id", "task", "score", "sample_index", "censored")
+"""The columns of rollouts that labels are made of."""
+WORD = 32
+"""Sample indices whose presence is noted in one number; a power of two."""
+
+
+def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) -> tuple[Any, Any]:
+    """The equal-tailed Jeffreys interval of a binomial proportion.
+
+    Beta(k + 1/2, n - k + 1/2) quantiles, with the lower end 0 at k = 0 and the upper end 1 at k = n
+    (Brown, Cai and DasGupta, Statistical Science 2001, section 4.1). statsmodels' `proportion_confint` leaves
+    those two ends inside; elsewhere it is the same.
+
+    Args:
+        k: successes, array of shape (items,).
+        n: trials, same shape, each at least 1.
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        Lower and upper ends in [0, 1], float64 arrays of the same shape.
+    """
+    from scipy.special import betaincinv  # what scipy.stats.beta.ppf is, without half a second of imports
+
+    tail = (1 - level) / 2
+    low = np.where(k == 0, 0.0, betaincinv(k + 0.5, n - k + 0.5, tail))
+    high = np.where(k == n, 1.0, betaincinv(k + 0.5, n - k + 0.5, 1 - tail))
+    return low, high
+
+
+def label(rollouts: Path, output: Path) -> dict[str, Any]:
+    """Labels every item of a rollouts folder and writes a labels folder.
+
+    An item is easy if all its scored responses are right, hard if none is, medium otherwise (paper,
+    section 4). Responses that could not be scored do not count; an item with none scored has no label.
+    An item whose draws stopped once it was settled has the label of the full draw, and no pass rate.
+
+    Returns:
+        The manifest's notes: items, and how many are easy, medium, hard, unlabelled and censored.
+
+    Raises:
+        HarnessError: not a rollouts folder, duplicate samples, items with unequal numbers of samples, or
+            responses that were changed since they were drawn.
+    """
+    manifest.refuse_occupied(output)
+    source = manifest.read(rollouts, "rollouts")
+    path = rollouts / ROLLOUTS
+    with records.readable(path):
+        labels = _labels(count(scan(path, records.Rollout, COUNTED), path))
+    manifest.refuse_changed(rollouts, ROLLOUTS)
+    with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
+        pq.write_table(labels, draft.folder / LABELS, compression="zstd")
+        mix: dict[str, int] = {
+            name: pc.sum(pc.equal(labels["difficulty"], name)).as_py() or 0 for name in records.DIFFICULTIES
+        }
+        draft.notes.update(
+            {
+                "items": labels.num_rows,
+                **mix,
+                "unlabelled": labels["difficulty"].null_count,
+                "censored": pc.sum(labels["censored"]).as_py() or 0,
+                "task": source.config.get("task"),
+                "samples": source.config.get("samples"),
+            }
+        )
+    return draft.notes
+
+
+def count(rows: Any, source: Path) -> pa.Table:  # noqa: ANN401 - a plan or a pa.Table
+    """Counts scored and right responses per item.
+
+    Args:
+        rows: a table with the columns `COUNTED`, or a plan that reads them; only the counts are kept.
+        source: what an error calls it.
+
+    Returns:
+        Columns item_id, task, n (scored), k (right), rows (samples), censored, in order of item_id.
+
+    Raises:
+        HarnessError: an item has a sample twice, or fewer samples than another item and is not
+            censored, or is censored and not settled.
+    """
+    from pyarrow import acero
+
+    if isinstance(rows, pa.Table):
+        rows = acero.Declaration("table_source", acero.TableSourceNodeOptions(rows))
+    # One thread: each would keep counts of its own for nearly every item.
+    parts = acero.Declaration.from_sequence([rows, *_counting()]).to_table(use_threads=False)
+    if parts.num_rows == 0:
+        raise HarnessError(f"{source} holds no rollouts", "Sample the pool again")
+    grouped = _whole(parts)
+    _refuse_unfit(grouped, source)
+    return grouped.drop_columns("distinct")
+
+
+def _counting() -> list[Any]:
+    """The steps from rows to counts per item and word, a word being WORD sample indices.
+
+    A word's sum of 2 ** (index % WORD) tells whether its n indices differ: n powers of two add up to a
+    number with n binary ones if they do, and with fewer if they do not, as two equal ones carry. That takes
+    one number an item, where a set of the indices would take one a row.
+    """
+    from pyarrow import acero
+
+    index, score = pc.field("sample_index"), pc.field("score")
+    columns = {
+        "item_id": pc.field("item_id"),
+        "task": pc.field("task"),
+        "word": pc.shift_right(index, WORD.bit_length() - 1),
+        "score": score,
+        "right": (score >= RIGHT).cast(pa.int64()),
+        "bit": pc.shift_left(pc.scalar(1), pc.bit_wise_and(index, WORD - 1)),
+        "censored": pc.field("censored"),
+    }
+    sums = [
+        ("score", "hash_count", None, "n"),
+        ("right", "hash_sum", None, "k"),
+        ("bit", "hash_count", None, "rows"),
+        ("bit", "hash_sum", None, "bits"),
+        ("censored", "hash_any", None, "censored"),
+    ]
+    return [
+        acero.Declaration("project", acero.ProjectNodeOptions(list(columns.values()), list(columns))),
+        acero.Declaration("aggregate", acero.AggregateNodeOptions(sums, keys=["item_id", "task", "word"])),
+    ]
+
+
+def _whole(parts: pa.Table) -> pa.Table:
+    """Counts per item, in order, from those per item and word."""
+    bits = np.unpackbits(parts["bits"].to_numpy().view(np.uint8)).reshape(parts.num_rows, -1)
+    parts = parts.append_column("distinct", pa.array(bits.sum(axis=1, dtype=np.int64)))
+    if pc.any(pc.not_equal(parts["word"], 0)).as_py():
+        sums = [(name, "sum") for name in ("n", "k", "rows", "distinct")]
+        parts = parts.group_by(["item_id", "task"], use_threads=False).aggregate([*sums, ("censored", "any")])
+        parts = parts.rename_columns(
+            [name.removesuffix("_sum").removesuffix("_any") for name in parts.column_names]
+        )
+    parts = parts.select(["item_id", "task", "n", "k", "rows", "censored", "distinct"])
+    return parts.sort_by("item_id")
+
+
+def _refuse_unfit(grouped: pa.Table, source: Path) -> None:
+    """Raises what `count` says that it raises."""
+    doubled = grouped.filter(pc.not_equal(grouped["rows"], grouped["distinct"]))
+    if doubled.num_rows:
+        raise HarnessError(
+            f"{source}: item {doubled['item_id'][0]} has a sample_index twice", "Remove the duplicate rows"
+        )
+    mixed = pc.and_(pc.greater(grouped["k"], 0), pc.less(grouped["k"], grouped["n"]))
+    open_ones = grouped.filter(pc.and_not(grouped["censored"], pc.fill_null(mixed, False)))
+    if open_ones.num_rows:
+        raise HarnessError(
+            f"{source}: item {open_ones['item_id'][0]} is marked as censored, but not one of its responses"
+            " is right and one wrong",
+            "Sample the pool again",
+        )
+    most = pc.max(grouped["rows"]).as_py()
+    short = grouped.filter(pc.and_not(pc.less(grouped["rows"], most), grouped["censored"]))
+    if short.num_rows:
+        raise HarnessError(
+            f"{source}: item {short['item_id'][0]} has {short['rows'][0]} samples where others have {most}",
+            "Sample the missing ones: labels from unequal numbers cannot be compared",
+        )
+
+
+def _labels(grouped: pa.Table) -> pa.Table:
+    n = grouped["n"].to_numpy()
+    k = pc.fill_null(grouped["k"], 0).to_numpy()
+    scored, censored = n > 0, grouped["censored"].to_numpy()
+    rated = scored & ~censored
+    # There are few different counts, and an interval takes long.
+    top = int(n.max()) + 1
+    pairs, which = np.unique(np.maximum(n, 1) * top + k, return_inverse=True)
+    low, high = (ends[which] for ends in jeffreys(pairs % top, pairs // top))
+    kinds = np.where(k == 0, 0, np.where(k == n, 1, 2))
+    columns = {
+        "item_id": grouped["item_id"],
+        "n": pa.array(n),
+        "k": pa.array(k),
+        "pass_rate": pa.array(k / np.maximum(n, 1), mask=~rated),
+        "low": pa.array(low, mask=~rated),
+        "high": pa.array(high, mask=~rated),
+        "difficulty": pa.array(["hard", "easy", "medium"]).take(pa.array(kinds, mask=~scored)),
+        "task": grouped["task"],
+        "censored": pa.array(censored),
+    }
+    return pa.table(columns).cast(records.schema(records.Label))

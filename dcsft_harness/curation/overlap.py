@@ -1,0 +1,260 @@
+"""Training images that reappear in evaluation sets: exactly, pixel by pixel, or nearly, by perceptual hash.
+
+A model that was trained on an image has seen what an evaluation asks about, whatever it asks. Near copies are
+found by the 64-bit pHash of the library imagehash: the same picture in another size or compression is a
+few bits away, another picture about 32. Crops, mirror images and heavy edits are not found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dcsft_harness import lmms, records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import to_rgb
+
+KIND = "overlap"
+PAIRS, ITEMS = "pairs.parquet", "items.parquet"
+DISTANCE = 4
+"""Bits that two pHashes may differ in; chance brings two pictures' that close once in 10^13 pairs."""
+_BITS = 64
+_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image of the pool and one of an evaluation set that are the same, or nearly so.
+
+    Attributes:
+        pool_image: the name of the pool's image; where it has none, that of its document.
+        task: the evaluation task.
+        image: the name of its image.
+        kind: "exact" (equal size and pixels) or "near".
+        distance: bits in which the pHashes differ, 0 to `_BITS`.
+    """
+
+    pool_image: str
+    task: str
+    image: str
+    kind: str
+    distance: int
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An item of the pool and such an image of it; the items are what is left out of a curated set.
+
+    An item has a row for each of its images that is shared, in their order.
+
+    Attributes:
+        item_id: the item.
+        pool_image: its image.
+        kind: "exact" if any pair of that image is, else "near".
+        tasks: the evaluation tasks that have the image, separated by commas.
+    """
+
+    item_id: str
+    pool_image: str
+    kind: str
+    tasks: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a task, each once.
+
+    Attributes:
+        names: of each image, as published; "document 7, image 0" where it has no name.
+        digests: of each image, a hash of its size and pixels.
+        hashes: of each image, its pHash as a uint64, array of shape (images,).
+        items: of each item, its id and the positions of its images.
+    """
+
+    names: list[str]
+    digests: list[bytes]
+    hashes: NDArray[np.uint64]
+    items: list[tuple[str, list[int]]]
+
+
+def overlap(
+    pool: str,
+    tasks: Sequence[str],
+    output: Path,
+    distance: int = DISTANCE,
+    progress: lmms.Progress | None = None,
+) -> dict[str, Any]:
+    """Compares a pool's images with those of evaluation sets and writes what they share.
+
+    The folder holds pairs.parquet (`Pair`), items.parquet (`Shared`; what `curate --exclude` leaves out)
+    and manifest.json.
+
+    Args:
+        pool: the task that is trained on.
+        tasks: the tasks, or groups of them, that are evaluated.
+        output: the folder to write.
+        distance: bits that the pHashes of near copies may differ in, 0 to 16.
+        progress: called with (documents read, documents in all).
+
+    Returns:
+        The manifest's notes: images and items of the pool, items that share an image, pairs by task.
+
+    Raises:
+        HarnessError: a task does not load, an image is unreadable, or the output is occupied.
+    """
+    manifest.refuse_occupied(output)
+    if not 0 <= distance <= 16:
+        raise HarnessError(
+            f"--distance {distance} is out of range", "It is 0 to 16 bits; unrelated images have 32"
+        )
+    ours = lmms.open_tasks([pool])
+    if len(ours) != 1:
+        raise HarnessError(f"{pool} stands for {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
+    others = lmms.open_tasks(list(tasks))
+    if pool in others:
+        raise HarnessError(f"{pool} is compared with itself", "Name evaluation tasks after the pool")
+    counter = _Counter([ours[pool], *others.values()], progress)
+    config = {"pool": pool, "tasks": sorted(others), "distance": distance, "hash": "pHash, 64 bits"}
+    with manifest.writing(KIND, output, config, prepared.inputs([pool, *others])) as draft:
+        mine = read_images(ours[pool], counter)
+        pairs: list[Pair] = []
+        for name, task in others.items():
+            pairs += compare(mine, name, read_images(task, counter, items=False), distance)
+        shared = _shared(mine, pairs)
+        records.write_table(draft.folder / PAIRS, Pair, pairs)
+        records.write_table(draft.folder / ITEMS, Shared, shared)
+        draft.notes.update(
+            {
+                "pool": pool,
+                "images": len(mine.names),
+                "items": len(mine.items),
+                "shared_images": len({pair.pool_image for pair in pairs}),
+                "shared_items": len({row.item_id for row in shared}),
+                "tasks": {name: _counts(pairs, name) for name in others},
+            }
+        )
+    return draft.notes
+
+
+def _counts(pairs: Sequence[Pair], task: str) -> dict[str, int]:
+    of_task = [pair for pair in pairs if pair.task == task]
+    return {kind: sum(pair.kind == kind for pair in of_task) for kind in ("exact", "near")}
+
+
+class _Counter:
+    """Counts documents over several tasks for one progress bar."""
+
+    def __init__(self, tasks: Sequence[Any], progress: lmms.Progress | None) -> None:
+        self._total = sum(len(task.eval_docs) for task in tasks)
+        self._done = 0
+        self._progress = progress or (lambda done, total: None)
+
+    def step(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+
+def read_images(task: Any, counter: _Counter | None = None, items: bool = True) -> Images:  # noqa: ANN401
+    """Every image of a task, hashed; one that many documents show is hashed once where it has a name.
+
+    Args:
+        task: an lmms-eval task.
+        counter: told of each document.
+        items: whether items are wanted too; without them, documents whose images are known are not opened.
+    """
+    found = Images([], [], np.zeros(0, np.uint64), [])
+    hashes: list[int] = []
+    known: dict[str, int] = {}
+    docs = task.eval_docs_no_media
+    for doc_id in range(len(docs)):
+        names = _names(docs[doc_id])
+        if not names or any(name not in known for name in names):
+            item, images = lmms.describe(task, doc_id)
+            if len(names) != len(images):
+                names = [f"document {doc_id}, image {number}" for number in range(len(images))]
+            for name, image in zip(names, images, strict=True):
+                if name not in known:
+                    known[name] = len(found.names)
+                    found.names.append(name)
+                    found.digests.append(records.pixel_digest(image))
+                    hashes.append(perceptual_hash(image))
+            found.items.append((item.item_id, [known[name] for name in names]))
+        elif items:
+            key = lmms.describe_item(task, doc_id).item_id
+            found.items.append((key, [known[name] for name in names]))
+        if counter is not None:
+            counter.step()
+    return Images(found.names, found.digests, np.array(hashes, dtype=np.uint64), found.items)
+
+
+def _names(doc: Mapping[str, Any]) -> list[str]:
+    """The names of a document's images, as they were published; none where it does not have prepared ones."""
+    places = doc.get("images")
+    if "source" not in doc or not isinstance(places, list):
+        return []
+    return [prepared.name(doc["source"], place) for place in places]
+
+
+def perceptual_hash(image: Any) -> int:  # noqa: ANN401 - a PIL image
+    """The 64 bits of an image's pHash."""
+    import imagehash
+
+    bits = imagehash.phash(to_rgb(image)).hash.flatten()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def compare(pool: Images, task: str, other: Images, distance: int) -> list[Pair]:
+    """The pairs of equal and of nearly equal images, by distance and then in the pool's order."""
+    pairs = []
+    for start in range(0, len(pool.names), _BLOCK):
+        block = pool.hashes[start : start + _BLOCK, None]
+        bits = np.bitwise_count(block ^ other.hashes[None, :])
+        for row, column in zip(*np.nonzero(bits <= distance), strict=True):
+            equal = pool.digests[start + row] == other.digests[column]
+            kind = "exact" if equal else "near"
+            name, image = pool.names[start + row], other.names[column]
+            pairs.append(Pair(name, task, image, kind, int(bits[row, column])))
+    return sorted(pairs, key=lambda pair: (pair.kind, pair.distance))
+
+
+def _shared(pool: Images, pairs: Sequence[Pair]) -> list[Shared]:
+    by_image: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_image.setdefault(pair.pool_image, []).append(pair)
+    found = []
+    for item_id, places in pool.items:
+        for name in (pool.names[place] for place in dict.fromkeys(places)):
+            if name in by_image:
+                kinds = {pair.kind for pair in by_image[name]}
+                tasks = ",".join(sorted({pair.task for pair in by_image[name]}))
+                found.append(Shared(item_id, name, "exact" if "exact" in kinds else "near", tasks))
+    return found
+
+
+def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
+    """Label rows without the items that share an image with an evaluation set.
+
+    Args:
+        labels: rows of `records.Label`.
+        folder: what `overlap` wrote.
+        task: the pool that the labels are of.
+
+    Raises:
+        HarnessError: the folder is of another pool, has changed, or is no overlap folder.
+    """
+    found = manifest.read(folder, KIND)
+    if found.config["pool"] != task:
+        raise HarnessError(
+            f"--exclude {folder} is the overlap of {found.config['pool']}, and the labels are of {task}",
+            f"Run `dcsft data overlap {task} TASK...`",
+        )
+    manifest.refuse_changed(folder, ITEMS)
+    shared = records.read_table(folder / ITEMS, Shared)
+    return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=shared["item_id"].combine_chunks())))

@@ -1,0 +1,1 @@
+"""Data: the paper's benchmarks, and the embedded digits suite."""

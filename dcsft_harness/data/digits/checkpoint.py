@@ -1,0 +1,26 @@
+"""The embedded base checkpoint: its folder in the installed package, and the name that stands for it."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from dcsft_harness.errors import HarnessError
+
+DIGITS = "digits"
+"""The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
+
+
+def resolve(name: str | Path) -> str:
+    """The checkpoint that a name stands for: "digits" is the embedded one; anything else stays."""
+    return str(path()) if str(name) == DIGITS else str(name)
+
+
+def path() -> Path:
+    """The folder of the checkpoint, for `from_pretrained`.
+
+    Raises:
+        HarnessError: the installation lacks it.
+    """
+    folder = Path(str(files("dcsft_harness.data.digits") / "base"))
+    if not (folder / "model.safetensors").is_file():
+        raise HarnessError(f"{folder} lacks the embedded checkpoint", "Reinstall dcsft-harness")
+    return folder

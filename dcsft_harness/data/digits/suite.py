@@ -1,0 +1,159 @@
+"""The suite's task sets: drawn once into the user's cache, then loaded from there.
+
+Every row is drawn from its own generator, keyed by the set and the row's number, so a set does not
+change when another one does. Sets of different splits share no real digit.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from dcsft_harness import cache
+from dcsft_harness.data.digits import curriculum, drawing, scenes, splits, sums
+
+VERSION = 2
+"""Raised whenever a drawing changes, so that no cache and no result mixes two versions."""
+
+SPOILT = {"plain": (0.56, 1.40), "rendition": (0.95, 1.95), "ground": (0.1, 1.25), "reason": (0.4, 1.4)}
+"""Ranges of the drawings' severity, so that each difficulty is a tenth of the pools at least."""
+
+Row = dict[str, Any]
+
+
+def _rng(name: str, row: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([*name.encode(), row]))
+
+
+def _row(image: Any, prompt: str, answer: object, target: str, cluster: str, **more: Any) -> Row:  # noqa: ANN401
+    return {
+        "image": image,
+        "prompt": prompt,
+        "answer": json.dumps(answer),
+        "target": target,
+        "choices": more.get("choices", []),
+        "width": image.width,
+        "height": image.height,
+        "cluster": cluster,
+        "kind": more.get("kind", ""),
+    }
+
+
+def _naming(digits: splits.Digits, each: int, renditions: bool, name: str) -> Iterator[Row]:
+    styles = list(drawing.STYLES)
+    for number in range(len(digits.values) * each):
+        rng, index = _rng(name, number), number % len(digits.values)
+        style = styles[number % len(styles)] if renditions else "plain"
+        digit = digits.images[index]
+        severity = float(rng.uniform(*SPOILT["rendition" if renditions else "plain"]))
+        if renditions:
+            image = drawing.rendition(digit, rng, style, severity)
+        else:
+            image = drawing.plain(digit, rng, severity)
+        word = scenes.NAMES[int(digits.values[index])]
+        yield _row(image, curriculum.CLASS_PROMPT, word, word, str(digits.ids[index]), kind=style)
+
+
+def _grounding(digits: splits.Digits, count: int, kind: str, name: str) -> Iterator[Row]:
+    for number in range(count):
+        rng = _rng(name, number)
+        scene = scenes.draw(digits, rng, int(rng.integers(2, 4)), float(rng.uniform(*SPOILT["ground"])))
+        expression, thing = scenes.EXPRESSIONS[kind](scene, rng)
+        box = list(thing.box)
+        yield _row(scene.image, scenes.PROMPT.format(expression), box, str(box), f"scene {number}", kind=kind)
+
+
+def _reasoning(digits: splits.Digits, count: int, renditions: bool, name: str) -> Iterator[Row]:
+    styles = list(drawing.STYLES)
+    for number in range(count):
+        rng = _rng(name, number)
+        style = styles[number % len(styles)] if renditions else None
+        question = sums.OTHER_QUESTIONS[number % 2] if renditions else sums.QUESTION
+        drawn = sums.draw(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
+        yield _row(
+            drawn.image,
+            drawn.prompt,
+            drawn.answer,
+            drawn.solution,
+            f"sum {number}",
+            choices=list(drawn.choices),
+            kind=style or "plain",
+        )
+
+
+SETS: dict[str, Callable[[str], Iterator[Row]]] = {
+    "dcsft_digits": lambda name: _naming(splits.split("eval"), 1, False, name),
+    "dcsft_digits_r": lambda name: _naming(splits.split("eval"), 1, True, name),
+    "dcsft_digits_a": lambda name: _naming(splits.adversarial(), 4, False, name),
+    "dcsft_digits_pool": lambda name: _naming(splits.split("pool"), 2, False, name),
+    "dcsft_digits_pool_large": lambda name: _naming(splits.split("pool"), 10, False, name),
+    "dcsft_digits_cold": lambda name: _naming(splits.split("cold"), 4, False, name),
+    "dcsft_digits_ground": lambda name: _grounding(splits.split("eval"), 300, "short", name),
+    "dcsft_digits_ground_l4": lambda name: _grounding(splits.split("eval"), 300, "long", name),
+    "dcsft_digits_ground_lisa": lambda name: _grounding(splits.split("eval"), 300, "reasoned", name),
+    "dcsft_digits_ground_pool": lambda name: _grounding(splits.split("pool"), 800, "short", name),
+    "dcsft_digits_ground_cold": lambda name: _grounding(splits.split("cold"), 400, "short", name),
+    "dcsft_digits_reason": lambda name: _reasoning(splits.split("eval"), 300, False, name),
+    "dcsft_digits_reason_r": lambda name: _reasoning(splits.split("eval"), 300, True, name),
+    "dcsft_digits_reason_pool": lambda name: _reasoning(splits.split("pool"), 800, False, name),
+    "dcsft_digits_reason_cold": lambda name: _reasoning(splits.split("cold"), 400, False, name),
+}
+
+
+def cache_folder() -> Path:
+    """Where drawn sets are kept."""
+    return cache.root() / f"digits-v{VERSION}"
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - datasets.Dataset, imported only when needed
+    """One set as a `datasets.Dataset`, drawn on first use.
+
+    Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a
+    letter), target (what SFT teaches), choices (option texts, may be empty), width and height in
+    pixels, cluster (rows that share a real digit share it), kind (style or expression).
+
+    Args:
+        name: a key of `SETS`.
+    """
+    from datasets import load_from_disk
+
+    folder = cache_folder() / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _build(name, folder)
+    return load_from_disk(str(folder))
+
+
+def _build(name: str, folder: Path) -> None:
+    from datasets import Dataset, Features, Image, List, Value
+
+    from dcsft_harness.artifacts.dataset_folder import png
+
+    text, number = Value("string"), Value("int64")
+    features = Features(
+        {
+            "image": Image(),
+            "prompt": text,
+            "answer": text,
+            "target": text,
+            "choices": List(text),
+            "width": number,
+            "height": number,
+            "cluster": text,
+            "kind": text,
+        }
+    )
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        rows = [{**row, "image": png(row["image"])} for row in SETS[name](name)]
+        Dataset.from_list(rows, features=features).save_to_disk(str(unfinished))
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,201 @@
+"""adapter -> scores: a checkpoint's answers to evaluation tasks, item by item, through lmms-eval."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import lmms, ranks, records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, unknown
+from dcsft_harness.data.benchmarks import prepared
+
+SCORES = "scores.parquet"
+Spent = tuple[int, int, float | None, str]
+"""Of a response: prompt tokens, tokens generated, operations where they are known, and why it ended."""
+
+
+def evaluate(
+    model: Any,  # noqa: ANN401 - an lmms-eval model
+    tasks: Mapping[str, Any],
+    output: Path,
+    name: str,
+    settings: dict[str, Any],
+    limit: int | None = None,
+    progress: lmms.Progress | None = None,
+    inputs: dict[str, Path] | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluates one checkpoint and writes a scores folder.
+
+    Args:
+        model: as `lmms.open_model` gives it.
+        tasks: as `lmms.open_tasks` gives them.
+        output: the folder to write: scores.parquet, lmms_eval.json and manifest.json.
+        name: the row's name in a leaderboard.
+        settings: what else the manifest records (model name and arguments).
+        limit: evaluate only the first documents of each task; None evaluates all.
+        progress: called with (items done, items in all).
+        inputs: folders that the model was loaded from, for the manifest.
+        told: further notes for the manifest.
+
+    Returns:
+        The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
+        several processes the artefact is written by rank 0 alone, and the others return nothing.
+
+    Raises:
+        HarnessError: an unreadable image, a failed run, or an occupied output folder.
+    """
+    recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": limit}
+    with contextlib.ExitStack() as stack:
+        with ranks.agreed():
+            manifest.refuse_occupied(output)
+            items = {task_name: _items(task, limit) for task_name, task in tasks.items()}
+            draft = None
+            if ranks.rank() == 0:
+                draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))
+        meter = Meter()
+        tokens = _followed(model, items)
+        answered, results = lmms.run(model, tasks, limit, progress)
+        for others in ranks.gathered(tokens):
+            tokens.update(others)
+        peak = max(ranks.gathered(meter.peak_memory_bytes))
+        with ranks.agreed(), stack.pop_all():
+            if draft is None:
+                return {}
+            rows: list[records.Score] = []
+            draft.notes["tasks"] = {}
+            for task_name, task in tasks.items():
+                scores = _scores(task, items[task_name], answered[task_name], tokens)
+                summary = _summary(task, items[task_name], scores, limit)
+                summary["scorers"] = lmms.scorers_of(answered[task_name])
+                draft.notes["tasks"][task_name] = summary | lmms.generation_settings(model, task)
+                rows += scores
+            draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
+            draft.notes |= dict(told or {})
+            draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
+            _write(draft.folder, rows, results)
+        return draft.notes
+
+
+def _write(folder: Path, rows: Sequence[records.Score], results: Mapping[str, Any]) -> None:
+    records.write_table(folder / SCORES, records.Score, rows)
+    text = json.dumps(results, indent=2, default=str)
+    (folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _followed(
+    model: Any,  # noqa: ANN401 - an lmms-eval model
+    items: Mapping[str, Sequence[records.Item]],
+) -> dict[tuple[str, int], Spent]:
+    """Tells a model of ours its items' ids; (task, doc_id) -> what a response cost fills as it goes on.
+
+    Of other models it stays empty.
+    """
+    spent: dict[tuple[str, int], Spent] = {}
+    if hasattr(model, "item_ids"):
+        for name, some in items.items():
+            model.item_ids.update({(name, item.doc_id): item.item_id for item in some})
+        model.on_batch = lambda batch: spent.update({(g.task, g.doc_id): _spent(g) for g in batch})
+    return spent
+
+
+def _spent(generation: Any) -> Spent:  # noqa: ANN401 - the model's own class
+    return generation.n_prompt_tokens, generation.n_tokens, generation.flops, generation.finish_reason
+
+
+def _ledger(
+    answered: int, spent: Mapping[tuple[str, int], Spent], seconds: float, peak_memory_bytes: int
+) -> dict[str, Any]:
+    """The notes on what an evaluation cost, from the loaded model to the last score."""
+    operations = [one[2] for one in spent.values()]
+    ledger = Ledger(
+        prompts=answered,
+        generated=answered,
+        prompt_tokens=sum(one[0] for one in spent.values()),
+        completion_tokens=sum(one[1] for one in spent.values()),
+        flops=sum(flops or 0.0 for flops in operations),
+        seconds=round(seconds, 3),
+        peak_memory_bytes=peak_memory_bytes,
+    )
+    return {NOTE: ledger.as_dict(), UNKNOWN: unknown(operations)}
+
+
+def _items(task: Any, limit: int | None) -> list[records.Item]:  # noqa: ANN401 - an lmms-eval task
+    """A task's documents as items, the first `limit` of them, without images: all may not fit into memory.
+
+    Published sets ask some items twice, and their figures count both: each further one has an id of its own.
+    """
+    items, seen = [], Counter[str]()
+    for doc_id in range(len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))):
+        item = lmms.describe_item(task, doc_id)
+        again = seen[item.item_id]
+        seen[item.item_id] += 1
+        items.append(replace(item, item_id=records.occurrence_id(item.item_id, again)) if again else item)
+    return items
+
+
+def _scores(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    answered: Sequence[lmms.Answered],
+    tokens: Mapping[tuple[str, int], Spent],
+) -> list[records.Score]:
+    rows = []
+    for item, got in zip(items, answered, strict=True):
+        score, extracted, cluster = lmms.score_of(task, got.metrics)
+        cost = tokens.get((item.task, item.doc_id))
+        rows.append(
+            records.Score(
+                task=item.task,
+                item_id=item.item_id,
+                doc_id=item.doc_id,
+                score=score,
+                extracted=extracted,
+                response=got.responses[0],
+                answer=item.answer,
+                n_tokens=cost[1] if cost else None,
+                cluster=cluster,
+                finish_reason=cost[3] if cost else None,
+            )
+        )
+    return rows
+
+
+def _summary(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    scores: Sequence[records.Score],
+    limit: int | None,
+) -> dict[str, Any]:
+    metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
+    scored = [row.score for row in scores if row.score is not None]
+    ordered = sorted(items, key=lambda item: item.item_id)
+    return {
+        "version": task.VERSION,
+        "distribution": metadata.get("distribution"),
+        "family": metadata.get("family"),
+        "n": len(scored),
+        "accuracy": sum(scored) / len(scored) if scored else None,
+        "unanswered": sum(row.extracted is None for row in scores)
+        if "answered" in task.aggregation()
+        else None,
+        "unscored": len(scores) - len(scored),
+        "limit": limit,
+        "data": prepared.told(task.config.task),
+        "generation": task.config.generation_kwargs,
+        "prompt_sha256": json_sha256([item.prompt for item in ordered]),
+        "items_sha256": json_sha256([item.item_id for item in ordered]),
+    }
+
+
+def pixels(model: Any) -> dict[str, int | None] | None:  # noqa: ANN401
+    """A model's pixel limits by name; None where it does not tell."""
+    convention = getattr(model, "box_convention", None)
+    if convention is None:
+        return None
+    return {"min_pixels": convention.min_pixels, "max_pixels": convention.max_pixels}

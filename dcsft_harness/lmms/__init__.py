@@ -1,0 +1,42 @@
+"""The core's one door to lmms-eval: its tasks, its models and its runs, through the Python API.
+
+lmms-eval's own command line exits with 0 whatever happens; here an unknown name, a task that does
+not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
+"""
+
+from dcsft_harness.lmms.documents import describe, describe_item, describe_without_images, score_of
+from dcsft_harness.lmms.images import stored_images
+from dcsft_harness.lmms.passthrough import command_line
+from dcsft_harness.lmms.running import (
+    Answered,
+    Progress,
+    check_model,
+    filtered,
+    generation_settings,
+    open_model,
+    run,
+    scorers_of,
+)
+from dcsft_harness.lmms.tasks import make_task, open_tasks, quiet, set_generation, task_index
+
+__all__ = [
+    "Answered",
+    "Progress",
+    "check_model",
+    "command_line",
+    "describe",
+    "describe_item",
+    "describe_without_images",
+    "filtered",
+    "generation_settings",
+    "make_task",
+    "open_model",
+    "open_tasks",
+    "quiet",
+    "run",
+    "score_of",
+    "scorers_of",
+    "set_generation",
+    "stored_images",
+    "task_index",
+]

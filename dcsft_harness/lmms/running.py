@@ -1,0 +1,176 @@
+"""Models by name, and one run of lmms-eval's evaluator over opened tasks."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dcsft_harness import coordinates, ranks
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.lmms.tasks import manager, quiet
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all)."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one document got from a run.
+
+    Attributes:
+        doc_id: its position in the task's documents.
+        responses: the generated texts, one or G.
+        metrics: what the task's `process_results` made of them together.
+    """
+
+    doc_id: int
+    responses: list[str]
+    metrics: dict[str, Any]
+
+
+def open_model(name: str, arguments: str) -> Any:  # noqa: ANN401 - lmms_eval.api.model.lmms
+    """Loads a model that lmms-eval knows.
+
+    Args:
+        name: its lmms-eval name ("dcsft_hf").
+        arguments: `key=value,key=value`, as lmms-eval's `--model_args`.
+
+    Raises:
+        HarnessError: the name is unknown or the arguments are malformed.
+    """
+    check_model(name, arguments)
+    from lmms_eval.models import get_model
+
+    return get_model(name).create_from_arg_string(arguments)
+
+
+def check_model(name: str, arguments: str) -> None:
+    """Refuses what `open_model` would refuse, without loading anything.
+
+    Raises:
+        HarnessError: the name is unknown or the arguments are malformed.
+    """
+    quiet()
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    if name not in MODEL_REGISTRY_V2.list_model_names():
+        raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
+    for part in filter(None, arguments.split(",")):
+        if "=" not in part:
+            raise HarnessError(
+                f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
+            )
+
+
+def run(
+    model: Any,  # noqa: ANN401
+    tasks: Mapping[str, Any],
+    limit: int | None = None,
+    progress: Progress | None = None,
+    media: bool = True,
+) -> tuple[dict[str, list[Answered]], dict[str, Any]]:
+    """Runs tasks through lmms-eval's `simple_evaluate`.
+
+    Args:
+        model: as `open_model` gives it.
+        tasks: as `open_tasks` gives them.
+        limit: only the first documents of each task; None runs all.
+        progress: called with (items done, items in all).
+        media: whether `process_results` gets documents with their images, which are then read again.
+
+    Returns:
+        Task name -> what each document got, in order of doc_id; and lmms-eval's own results. In a launch
+        of several processes lmms-eval gathers all of it at rank 0, and the others get nothing.
+
+    Raises:
+        HarnessError: lmms-eval returned nothing, or fewer documents than were asked for; or
+            another rank ended; or boxes are asked of a model whose coordinates nothing tells.
+    """
+    from lmms_eval.evaluator import simple_evaluate
+
+    coordinates.declare(getattr(model, "box_convention", None))  # not that of a model that ran before
+    if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
+        coordinates.declared()  # told now, and not after hours of generating
+    if hasattr(model, "on_progress"):
+        model.on_progress = progress
+    with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars(), ranks.telling_losses():
+        results = simple_evaluate(
+            model=model,
+            tasks=list(tasks.values()),
+            task_manager=manager(()),  # else it indexes its own 1,700 tasks, which takes seconds
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+            process_docs_parallel=1,
+            # Through the group of `ranks.join`; a model need not bring an Accelerator of its own.
+            distributed_executor_backend="torchrun" if ranks.world_size() > 1 else "accelerate",
+            cli_args=None if media else argparse.Namespace(process_with_media=False),
+        )
+    if ranks.rank() > 0:
+        return {}, {}
+    if not results or "samples" not in results:
+        raise HarnessError("lmms-eval returned no results", "Look at its messages above")
+    answered = {name: _answered(name, results["samples"].get(name, [])) for name in tasks}
+    for name, task in tasks.items():
+        wanted = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+        if len(answered[name]) != wanted:
+            raise HarnessError(f"task {name}: lmms-eval returned {len(answered[name])} of {wanted} documents")
+    return answered, {key: results[key] for key in ("results", "versions", "n-samples") if key in results}
+
+
+@contextlib.contextmanager
+def _no_upstream_bars() -> Iterator[None]:
+    """Silences the bar that lmms-eval shows whatever the terminal and tqdm's environment say."""
+    from lmms_eval import evaluator
+
+    original = evaluator.tqdm
+    evaluator.tqdm = lambda *args, **options: original(*args, **{**options, "disable": True})
+    try:
+        yield
+    finally:
+        evaluator.tqdm = original
+
+
+def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
+    """Scorer -> version, of those that scored a task's documents; empty where the task names none."""
+    found: dict[str, int] = {}
+    for one in answered:
+        scorers = one.metrics.get("scorer")
+        found |= scorers if isinstance(scorers, Mapping) else {}
+    return dict(sorted(found.items()))
+
+
+def generation_settings(model: Any, task: Any) -> dict[str, Any]:  # noqa: ANN401 - of lmms-eval
+    """The generation settings in force and those of them that came from the checkpoint; empty if unknown."""
+    if not hasattr(model, "generation_in_force"):
+        return {}
+    asked = task.config.generation_kwargs, task.config.task
+    return {
+        "generation_in_force": model.generation_in_force(*asked),
+        "generation_from_checkpoint": model.generation_from_checkpoint(*asked),
+    }
+
+
+def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
+    standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
+    rows = []
+    for sample in samples:
+        texts: list[str] = []
+        for response in sample["filtered_resps"]:
+            texts.extend(response if isinstance(response, list) else [response])
+        metrics = {key: value for key, value in sample.items() if key not in standing}
+        rows.append(Answered(int(sample["doc_id"]), texts, metrics))
+    return sorted(rows, key=lambda row: row.doc_id)
+
+
+def filtered(task: Any, response: str) -> str:  # noqa: ANN401
+    """A response as lmms-eval hands it to the task's scorer: without reasoning, where the task says so."""
+    from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
+    from lmms_eval.filters.transformation import StripThinkingFilter
+
+    tags = parse_reasoning_tags_config(task_value=task.get_config("reasoning_tags"))
+    if tags is None and task.get_config("auto_strip_thinking"):
+        tags = StripThinkingFilter().tag_pairs
+    return response if tags is None else str(strip_reasoning_tags(response, tags))

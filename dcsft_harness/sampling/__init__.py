@@ -1,0 +1,290 @@
+"""pool -> rollouts: G sampled responses per item of a pool, through lmms-eval, scored by the task."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from dcsft_harness import lmms, pictures, ranks, records
+from dcsft_harness.artifacts import dataset_folder, manifest
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.usage import Meter
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import rollout_store
+from dcsft_harness.sampling.pool import DRAWN, Pool
+from dcsft_harness.settings import Settings, option
+
+ROLLOUTS = "rollouts.parquet"
+ITEMS = "items"
+INDIFFERENT = (
+    "batch_size",
+    "memory_gb",
+    "delay",
+    "attempts",
+    "timeout",
+    "max_num_seqs",
+    "gpu_memory_utilization",
+)
+"""Model arguments that change no response, so that a run may go on with others."""
+_LOG = logging.getLogger(__name__)
+
+
+class SamplingConfig(Settings):
+    """How responses are sampled; the defaults are the paper's (section 5, difficulty estimation)."""
+
+    samples: int = option(8, "G, responses per item.", ge=1)
+    temperature: float = option(0.9, "Softmax temperature, above 0.", gt=0)
+    top_p: float = option(1.0, "Nucleus mass kept, in (0, 1].", gt=0, le=1)
+    top_k: int = option(50, "Tokens kept; 0 keeps all.", ge=0)
+    max_new_tokens: int | None = option(
+        None, "The longest response in tokens; by default the task's own limit.", ge=1
+    )
+    seed: int = option(0, "Decides every response, together with item and sample index.")
+    limit: int | None = option(None, "Only the first items of the pool.", ge=1)
+    stop_when_labelled: bool = option(
+        False,
+        "Sample in rounds, and stop for an item with one right and one wrong response: it is medium. Its pass"
+        " rate stays empty.",
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop",
+        "What happens at an item whose image cannot be read, or which the model refuses: skip records it as"
+        " unscored, with the reason.",
+    )
+
+    def generation(self) -> dict[str, object]:
+        """The settings as lmms-eval's generation arguments."""
+        arguments: dict[str, object] = {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": self.seed,
+        }
+        if self.max_new_tokens is not None:
+            arguments["max_new_tokens"] = self.max_new_tokens
+        return arguments
+
+
+def sample(
+    model: Any,  # noqa: ANN401 - an lmms-eval model, or a function
+    task: Any,  # noqa: ANN401 - an lmms-eval task
+    output: Path,
+    config: SamplingConfig,
+    settings: dict[str, Any],
+    progress: lmms.Progress | None = None,
+    inputs: dict[str, Path] | None = None,
+) -> dict[str, Any]:
+    """Draws and scores G responses for every item of a pool and writes a rollouts folder.
+
+    A model of this suite has every batch on the disk before it begins the next one, and a run that was
+    interrupted goes on from there: see `rollout_store`. Other models answer all items or none.
+
+    Args:
+        model: as `lmms.open_model` gives it; or a function without arguments that gives one, which is
+            called once all that can be refused without it has been.
+        task: as `lmms.open_tasks` gives it.
+        output: the folder to write: rollouts.parquet, items/ (a `datasets` folder with the images)
+            and manifest.json.
+        config: how to draw.
+        settings: what else the manifest records (model name and arguments).
+        progress: called with (items done, items in all).
+        inputs: folders that the model was loaded from, and files that the pool was, for the manifest.
+
+    Returns:
+        The manifest's notes: items, responses, accuracy, tokens. In a launch of several processes the
+        artefact is written by rank 0 alone, and the others return nothing.
+
+    Raises:
+        HarnessError: duplicate items, an unreadable image, an output folder that is occupied, being
+            written or of other settings, or a full disk.
+    """
+    refused: dict[int, str] = {}
+    recorded = {**settings, "task": task.config.task, **config.as_dict()}
+    with ranks.agreed():
+        rollout_store.refuse_taken(output)
+        total = len(task.eval_docs)
+        count = total if config.limit is None else min(config.limit, total)
+        items = read_items(task, count, refused if config.on_error == "skip" else None)
+        for reason in refused.values():
+            _LOG.warning("skipped: %s", reason)
+        identity = identify(task, items, config, settings, inputs or {})
+        lmms.set_generation(task, config.samples, config.generation())
+    meter = Meter()
+    with rollout_store.opened(output, identity) as store:
+        with ranks.agreed():
+            running = model() if callable(model) else model
+        pool = Pool(task, items, config.samples, config.seed, refused)
+        with _observed(running, pool, store, config):
+            answered, _ = lmms.run(running, {task.config.task: task}, count, progress, media=False)
+        for others in ranks.gathered(pool.refused):
+            pool.refused.update(others)
+        peak = max(ranks.gathered(meter.peak_memory_bytes))
+        with ranks.agreed():
+            draws = answered.get(task.config.task)
+            notes = {
+                "processes": getattr(running, "processes", ranks.world_size()),
+                "pictures": pictures.FORMAT,
+                "scorers": lmms.scorers_of(draws or ()),
+                **lmms.generation_settings(running, task),
+            }
+            # Those that the model refused among them: a picture of prepared data is first opened there.
+            unanswered = [doc_id for _, doc_id in pool.refused]
+            images = lmms.stored_images(task, items, unanswered)
+            return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
+
+
+def _finished(
+    pool: Pool,
+    answered: Sequence[lmms.Answered] | None,
+    store: rollout_store.RolloutStore,
+    images: Iterable[Sequence[Any]],
+    recorded: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    notes: Mapping[str, Any],
+    peak_memory_bytes: int,
+) -> dict[str, Any]:
+    """Makes the artefact where lmms-eval has gathered the answers, at rank 0; nothing elsewhere."""
+    if answered is None:
+        return {}
+    store.collect()
+    rows = pool.rows(answered, store)
+    with store.finishing(recorded, inputs) as draft:
+        records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
+        write_items(draft.folder / ITEMS, pool.items, images)
+        draft.notes.update({**pool.notes(rows, store, peak_memory_bytes), **notes})
+    return draft.notes
+
+
+def identify(
+    task: Any,  # noqa: ANN401
+    items: Sequence[records.Item],
+    config: SamplingConfig,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> dict[str, Any]:
+    """What decides every response of a run, by name: a run goes on only from one that is equal in all of it.
+
+    Weights and data are known by their content, wherever they lie; how many items are answered at once
+    decides nothing.
+    """
+    given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
+    named = {"pretrained": "model", "adapter": "adapter"}
+    arguments = {
+        f"model argument {name}": value
+        for name, value in given.items()
+        if name not in INDIFFERENT and named.get(name) not in inputs
+    }
+    return {
+        **{name: value for name, value in settings.items() if name != "model_args"},
+        **arguments,
+        **{
+            f"content of {role}": manifest.fingerprint(path)[:16]
+            for role, path in sorted(inputs.items())
+            if not role.startswith(prepared.ROLE)  # which the items below tell more exactly
+        },
+        "task": task.config.task,
+        "task version": str(task.VERSION),
+        "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
+        "prompts": json_sha256([item.prompt for item in items])[:16],
+        "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
+        **{name: value for name, value in config.as_dict().items() if name != "on_error"},
+    }
+
+
+@contextlib.contextmanager
+def _observed(
+    model: Any,  # noqa: ANN401
+    pool: Pool,
+    store: rollout_store.RolloutStore,
+    config: SamplingConfig,
+) -> Iterator[None]:
+    """Gives the model what is kept, and has the store watch it, where it lets itself be watched.
+
+    Raises:
+        HarnessError: it does not, and an option needs that.
+    """
+    if not hasattr(model, "kept"):
+        if config.stop_when_labelled or config.on_error == "skip":
+            raise HarnessError(
+                f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
+                "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
+            )
+        _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
+        yield
+        return
+    places = {(item.task, item.doc_id): item.item_id for item in pool.items}
+    model.item_ids.update(places)
+    model.kept = pool.generations(store.kept)
+    model.refused = pool.refused if config.on_error == "skip" else None
+    model.settled = pool.settled if config.stop_when_labelled else None
+    model.on_batch = lambda batch: store.append(
+        {"item_id": places[one.task, one.doc_id], **{name: getattr(one, name) for name in DRAWN}}
+        for one in batch
+    )
+    store.begin()
+    try:
+        yield
+    finally:
+        model.kept, model.refused, model.settled, model.on_batch = {}, None, None, None
+
+
+def read_items(
+    task: Any,  # noqa: ANN401
+    count: int,
+    refused: dict[int, str] | None = None,
+) -> list[records.Item]:
+    """The first `count` documents of a task as items; `lmms.stored_images` reads their images again.
+
+    Args:
+        task: as `lmms.open_tasks` gives it.
+        count: how many.
+        refused: filled with doc_id -> the reason for each item whose image cannot be read; such an item
+            has an id that holds for this position alone. None raises.
+
+    Raises:
+        HarnessError: two documents are the same item, or an image is unreadable.
+    """
+    items: list[records.Item] = []
+    seen: dict[str, int] = {}
+    unreadable: Mapping[int, str] = getattr(task, "unreadable", {})  # see `own_data.open_file`
+    for doc_id in range(count):
+        try:
+            if doc_id in unreadable:
+                raise HarnessError(unreadable[doc_id])
+            item = lmms.describe_item(task, doc_id)
+        except HarnessError as error:
+            if refused is None:
+                raise
+            refused[doc_id] = str(error)
+            item = lmms.describe_without_images(task, doc_id)
+        if item.item_id in seen:
+            raise HarnessError(
+                f"task {item.task}: documents {seen[item.item_id]} and {doc_id} are the same item"
+                " (same prompt, answer and image)",
+                "Remove one of them; joins go by content",
+            )
+        seen[item.item_id] = doc_id
+        items.append(item)
+    return items
+
+
+def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Sequence[Any]]) -> None:
+    """Writes items and their images as a `datasets` folder, images embedded.
+
+    Args:
+        folder: the folder to write.
+        items: the items.
+        images: those of each, as PIL images or as `datasets` stores them; taken one item at a time.
+    """
+    from datasets import Features, Image, List, Value
+
+    others = {"doc_id": Value("int64"), "box": List(Value("float64"))}
+    columns = {name: others.get(name, Value("string")) for name in asdict(items[0])}
+    with dataset_folder.writing(folder, Features({**columns, "images": List(Image())})) as writer:
+        pairs = zip(items, images, strict=True)
+        writer.rows({**asdict(item), "images": list(pictures)} for item, pictures in pairs)

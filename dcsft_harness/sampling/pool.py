@@ -1,0 +1,166 @@
+"""The items that a run samples, and what its responses come to: verdicts, rows and counts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dcsft_harness import lmms, records
+from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, unknown
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling.rollout_store import Draw, RolloutStore
+
+DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed", "flops")
+"""What a model's `Generation` and a kept `Draw` have in common."""
+
+Verdict = tuple[float | None, str | None]
+"""Score in [0, 1], None where there is none; and the extracted answer."""
+
+
+class Pool:
+    """The items of a run and how they are judged.
+
+    Attributes:
+        items: in order of the task's documents.
+        refused: (task, doc_id) -> why an item gets no responses; the model adds to it.
+    """
+
+    def __init__(
+        self,
+        task: Any,  # noqa: ANN401 - an lmms-eval task
+        items: Sequence[records.Item],
+        samples: int,
+        seed: int,
+        unreadable: Mapping[int, str],
+    ) -> None:
+        """A run's pool.
+
+        Args:
+            task: as `lmms.open_tasks` gives it.
+            items: its documents.
+            samples: G.
+            seed: the run's.
+            unreadable: doc_id -> the reason, for items whose image cannot be read.
+        """
+        self.items, self._task, self._samples, self._seed = items, task, samples, seed
+        self.refused = {(task.config.task, doc_id): reason for doc_id, reason in unreadable.items()}
+        self._verdicts: dict[tuple[int, str], Verdict] = {}
+
+    def generations(self, kept: Mapping[tuple[str, int], Draw]) -> dict[tuple[str, int, int], Any]:
+        """Kept responses as a model takes them: by task, doc_id and sample index."""
+        from dcsft_harness.models.generation import Generation
+
+        by_id = {item.item_id: item for item in self.items}
+        found = {}
+        for (item_id, index), draw in kept.items():
+            item = by_id[item_id]
+            fields = {name: getattr(draw, name) for name in DRAWN}
+            found[item.task, item.doc_id, index] = Generation(task=item.task, doc_id=item.doc_id, **fields)
+        return found
+
+    def settled(self, item: Any, generations: Sequence[Any]) -> bool:  # noqa: ANN401 - the model's own classes
+        """Whether an item is medium whatever comes: one response is right and one wrong."""
+        scores = [
+            self._verdict(item.doc_id, lmms.filtered(self._task, one.response))[0] for one in generations
+        ]
+        return len({score >= records.RIGHT for score in scores if score is not None}) == 2
+
+    def _verdict(self, doc_id: int, response: str) -> Verdict:
+        """What the task says of a response; each is judged once, in a round or at the end."""
+        if (doc_id, response) not in self._verdicts:
+            doc = self._task.eval_docs_no_media[doc_id]
+            score, extracted, _ = lmms.score_of(self._task, self._task.process_results(doc, [response]))
+            self._verdicts[doc_id, response] = (score, extracted)
+        return self._verdicts[doc_id, response]
+
+    def rows(self, answered: Sequence[lmms.Answered], store: RolloutStore) -> list[records.Rollout]:
+        """Every response as a row, judged by the task; and a row with the reason for each that is refused.
+
+        Args:
+            answered: what lmms-eval returned, one entry an item, in their order.
+            store: the responses as they are kept, with their counts; empty for a model that reports none.
+
+        Raises:
+            HarnessError: an item got another number of responses than G, or no item got any.
+        """
+        if len(self.refused) == len(self.items):
+            raise HarnessError(
+                f"not one of {len(self.items)} items could be answered: {next(iter(self.refused.values()))}"
+            )
+        rows = []
+        for item, got in zip(self.items, answered, strict=True):
+            if len(got.responses) != self._samples:
+                raise HarnessError(
+                    f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
+                    f" {self._samples}",
+                    "The model or the task's filters drop repeated generations",
+                )
+            rows += self._rows_of(item, got.responses, store)
+        return rows
+
+    def _rows_of(
+        self, item: records.Item, responses: Sequence[str], store: RolloutStore
+    ) -> list[records.Rollout]:
+        reason = self.refused.get((item.task, item.doc_id))
+        draws = [store.kept.get((item.item_id, index)) for index in range(self._samples)]
+        # A response that lmms-eval has and the store has not is the blank of one that was not drawn.
+        drawn = [draw is not None or not store.kept for draw in draws]
+        rows = []
+        for index, (response, draw) in enumerate(zip(responses, draws, strict=True)):
+            if not drawn[index] and reason is None:
+                continue
+            score, extracted = self._verdict(item.doc_id, response) if drawn[index] else (None, None)
+            rows.append(
+                records.Rollout(
+                    item_id=item.item_id,
+                    sample_index=index,
+                    response=response,
+                    score=score,
+                    extracted=extracted,
+                    n_tokens=draw.n_tokens if draw else 0,
+                    finish_reason=draw.finish_reason if draw else "unknown" if drawn[index] else "error",
+                    seed=self._seed,
+                    task=item.task,
+                    prompt=item.prompt,
+                    answer=item.answer,
+                    censored=reason is None and not all(drawn),
+                    error=None if drawn[index] else reason,
+                )
+            )
+        return rows
+
+    def notes(
+        self, rows: Sequence[records.Rollout], store: RolloutStore, peak_memory_bytes: int
+    ) -> dict[str, Any]:
+        """What the manifest says of a run's rows, and what they cost."""
+        drawn = [row for row in rows if row.error is None]
+        scored = [row.score for row in drawn if row.score is not None]
+        censored = len({row.item_id for row in rows if row.censored})
+        first = [draw for (_, index), draw in store.kept.items() if index == 0]
+        costs = [draw.flops for draw in store.kept.values()]
+        ledger = Ledger(
+            prompts=len(self.items) - len(self.refused),
+            generated=len(drawn),
+            prompt_tokens=sum(draw.n_prompt_tokens for draw in first),
+            completion_tokens=sum(row.n_tokens for row in rows),
+            flops=sum(cost or 0.0 for cost in costs),
+            seconds=round(store.seconds, 3),
+            peak_memory_bytes=peak_memory_bytes,
+        )
+        return {
+            "task_version": self._task.VERSION,
+            "items": len(self.items),
+            "responses": len(drawn),
+            "saved": len(self.items) * self._samples - len(rows),
+            "censored": censored,
+            "skipped": len(self.refused),
+            "unscored": len(drawn) - len(scored),
+            "unanswered": sum(row.extracted is None for row in drawn),
+            # Items that stop as soon as they are mixed leave too few right ones, or too many.
+            "accuracy": sum(scored) / len(scored) if scored and not censored else None,
+            "prompt_tokens": ledger.prompt_tokens,
+            "generated_tokens": ledger.completion_tokens,
+            "generation_seconds": round(store.generation_seconds, 3),
+            "resumed": store.resumed,
+            "damaged": store.damaged,
+            NOTE: ledger.as_dict(),
+            UNKNOWN: unknown(costs),
+        }

@@ -1,0 +1,136 @@
+"""What training stages share: their inputs, and how one is launched; each method's own file is in `stages`.
+
+Imports neither torch nor TRL.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dcsft_harness import ranks
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.digits.checkpoint import resolve
+from dcsft_harness.settings import Settings, option
+from dcsft_harness.stages import opening
+from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.training import launching
+from dcsft_harness.training.config import TrainingConfig
+
+LAUNCH = ("num_processes", "launch")
+_T = TypeVar("_T", bound=TrainingConfig)
+
+
+class TrainInputs(Settings):
+    """What every training reads, and how it is launched."""
+
+    model: str = option(
+        about="The checkpoint to train; digits is the embedded one.", metavar="CKPT", reads="checkpoint"
+    )
+    data: str = option(
+        about="A curated set's folder, or a task whose documents to use.", metavar="DATA", reads="pool"
+    )
+    num_processes: int | None = option(
+        None, "Number of processes, one per GPU, started by `accelerate launch`.", ge=1, decides=False
+    )
+    launch: str | None = option(
+        None,
+        "How the processes share the model: ddp (the default), zero2, zero3 or fsdp2, or a configuration file"
+        " of `accelerate launch`.",
+        metavar="NAME|FILE",
+        decides=False,
+    )
+    resume: bool = option(
+        False, "Has no effect: the same command resumes an interrupted run by itself.", decides=False
+    )
+
+
+class AdapterInputs(TrainInputs):
+    """What a training reads that can continue an adapter."""
+
+    adapter: Path | None = option(
+        None, "An adapter of the model to train further, instead of a new one.", reads="artifact"
+    )
+
+
+def start(
+    stage: Stage,
+    options: Any,  # noqa: ANN401 - TrainInputs that are a TrainingConfig too
+    kind: type[_T],
+    output: Path,
+    progress: Progress | None,
+    train: Callable[[str, _T, dict[str, Any]], Notes],
+) -> Notes:
+    """Trains in this process, or starts the processes of a launch and waits for them.
+
+    Args:
+        stage: the method.
+        options: its options.
+        kind: the part of them that is the method's configuration.
+        output: the folder to write.
+        progress: called with (steps done, steps in all), and loss and gradient norm by name.
+        train: called with the base, the configuration and `Job`'s further arguments.
+
+    Returns:
+        The manifest's notes.
+
+    Raises:
+        HarnessError: an option, the model or the data cannot be used, or training fails.
+    """
+    launch = launching.Launch.read(options.num_processes, options.launch)
+    ranks.join()
+    with ranks.agreed():
+        if not manifest.unfinished(output):
+            manifest.refuse_occupied(output)
+        config = options.part(kind)
+        for named in (resolve(options.model), getattr(options, "adapter", None), options.data):
+            if named is not None:
+                manifest.refuse_newer(Path(named))
+    if launch is not None:
+        # What is none by default, and was not given, needs no word.
+        fields = type(options).model_fields
+        given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
+        given = {name: value for name, value in given.items() if value is not None or fields[name].default}
+        return launching.train(launch, config, stage.command(given, output, joined=True)[1:], output)
+
+    def report(step: int, total: int, figures: dict[str, float]) -> None:
+        if progress is not None:
+            progress(step, total, **figures)
+
+    more: dict[str, Any] = {
+        "adapter": getattr(options, "adapter", None),
+        "progress": report,
+        "resume": options.resume,
+    }
+    if not Path(options.data).is_dir():
+        more["source"] = Path(options.data).name if Path(options.data).is_file() else options.data
+    return train(resolve(options.model), config, more)
+
+
+def conversations(data: str) -> Any:  # noqa: ANN401 - a folder, or a datasets.Dataset
+    """A curated set's folder, or a task's documents, for supervised training; ranks agree on it."""
+    with ranks.agreed():
+        return opening.training_data(data)
+
+
+def summary(notes: Mapping[str, Any]) -> str:
+    """Steps, loss or completions, and what was trained."""
+    sampled = notes["ledger"]["generated"]
+    parts = [
+        f"{notes['steps']} steps",
+        f"{sampled} completions" if sampled else f"loss {notes['final_loss']:.3f}",
+    ]
+    weights = f"{notes['trainable_parameters']:,} parameters trained"
+    if "adapted" in notes:
+        layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
+        weights += f" on {layers} layers"
+    skipped = [f"{notes['skipped']['count']} rows skipped"] if notes.get("skipped") else []
+    return ", ".join([*parts, weights, *skipped, *_other_pixels(notes)])
+
+
+def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
+    """The pixel limits of training and evaluation where they differ."""
+    trained, evaluated = notes.get("pixel_limits"), notes.get("evaluation_pixel_limits")
+    if not trained or not evaluated or trained == evaluated:
+        return []
+    ranges = [f"{limits['low']} to {limits['high']}" for limits in (trained, evaluated)]
+    return [f"images of {ranges[0]} pixels (in evaluation {ranges[1]})"]

@@ -1,0 +1,243 @@
+"""adapter -> checkpoint: one model that does by itself what the base does with the adapter."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import Settings, option
+from dcsft_harness.training import parity_prompts
+
+REPORT = "parity.json"
+PARTS = ("language", "vision", "aligner")
+_ADAPTER = "adapter_config.json"
+
+
+class MergeConfig(Settings):
+    """How a merge is compared with the adapter that it replaces."""
+
+    prompts: int = option(4, "Real prompts to compare the two models on.", ge=1)
+    max_new_tokens: int = option(32, "Longest greedy answer compared, in tokens.", ge=1)
+    device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
+
+
+class Base(NamedTuple):
+    """What an adapter goes on.
+
+    Attributes:
+        name: a folder or hub name.
+        trained_on: whether it is the base that the adapter's manifest records; None where nothing tells.
+    """
+
+    name: str
+    trained_on: bool | None
+
+
+def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) -> dict[str, Any]:
+    """Writes the merged checkpoint with `REPORT` and a manifest.
+
+    Args:
+        adapter: a PEFT folder, written by `dcsft train` or by PEFT alone.
+        output: the checkpoint's folder; must not exist, or be empty.
+        base: the base's folder or hub name; None takes the one that the adapter was trained on.
+        config: what to compare on.
+
+    Returns:
+        The manifest's notes: base, dtype, `adapted` and `changed` modules by part, and `parity`.
+
+    Raises:
+        HarnessError: not an adapter, another base than it was trained on, shapes that do not fit, weights
+            that are not finite, too little space, or a merged model that answers otherwise.
+    """
+    manifest.refuse_occupied(output)
+    made = _open(adapter)
+    found = find_base(adapter, made, base)
+    manifest.refuse_changed(Path(found.name))
+    from dcsft_harness import coordinates
+    from dcsft_harness.models import merging as engine
+    from dcsft_harness.models.placement import check_device
+    from dcsft_harness.models.settings import ModelSettings
+    from dcsft_harness.models.weights import files_of
+    from dcsft_harness.training.card import write
+
+    device = check_device(config.device)
+    settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
+    parts, processor, generation = _prepared(settings, config)
+    _refuse_small_disk(files_of(found.name), output)
+    real = parity_prompts.read(made, processor, generation, config.prompts)
+    space = coordinates.taught(adapter, found.name)
+    recorded: dict[str, Any] = config.as_dict()
+    inputs = {"adapter": adapter}
+    if Path(found.name).is_dir():
+        inputs["model"] = Path(found.name)
+    else:
+        recorded["model"] = found.name
+    with manifest.writing("checkpoint", output, recorded, inputs, write) as draft:
+        told = engine.merge(
+            found.name,
+            str(adapter),
+            draft.folder,
+            real.features,
+            device=device,
+            generation=generation,
+        )
+        kind = engine.stored_dtype(str(draft.folder))
+        draft.notes.update(
+            base=found.name, trained_on=found.trained_on, dtype=str(kind).removeprefix("torch.")
+        )
+        if space:  # which the merged checkpoint writes, too
+            draft.notes["box_space"] = space
+        draft.notes.update(_by_part(told, parts))
+        draft.notes["parity"] = _report(told, real.source) | {"tolerance": engine.tolerance(kind)}
+        names = {name: {"part": parts[name], "changed": changed} for name, changed in told.modules.items()}
+        text = json.dumps({**draft.notes, "modules": names}, indent=2)
+        (draft.folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    return draft.notes
+
+
+def _open(adapter: Path) -> manifest.Manifest | None:
+    """The adapter's manifest; None of one that PEFT alone wrote.
+
+    Raises:
+        HarnessError: it is no adapter, or has changed since it was written.
+    """
+    if not adapter.is_dir():
+        raise HarnessError(f"adapter {adapter} does not exist", "Check the path")
+    if not (adapter / manifest.NAME).is_file():
+        if not (adapter / _ADAPTER).is_file():
+            raise HarnessError(
+                f"{adapter} is not an adapter: it has no {_ADAPTER}",
+                "Give the folder that `dcsft train` or PEFT's save_pretrained wrote",
+            )
+        return None
+    found = manifest.read(adapter, "adapter")
+    manifest.refuse_changed(adapter)
+    return found
+
+
+def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -> Base:
+    """The base to merge into: as given, else the adapter's own.
+
+    Raises:
+        HarnessError: the base that the adapter was trained on is not where it was, has changed, or is
+            not recorded.
+    """
+    if base is not None:
+        return Base(base, _is_own(made, base))
+    if made is not None and "model" in made.inputs:
+        try:
+            return Base(str(made.input_folder("model")), True)
+        except HarnessError as error:
+            raise HarnessError(error.problem, "Put it back, or give --base") from error
+    if made is not None and made.config.get("model"):
+        return Base(str(made.config["model"]), True)
+    try:
+        named = reading.json_file(adapter / _ADAPTER).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise HarnessError(
+            f"{adapter / _ADAPTER} cannot be read ({error!r})", "Give the folder that PEFT wrote"
+        ) from error
+    if not named:
+        raise HarnessError(f"{adapter / _ADAPTER} names no base", "Say with --base which to merge into")
+    return Base(str(named), None)
+
+
+def _is_own(made: manifest.Manifest | None, base: str) -> bool | None:
+    if made is None:
+        return None
+    if "model" in made.inputs:
+        return Path(base).is_dir() and manifest.fingerprint(Path(base)) == made.inputs["model"]["sha256"]
+    return made.config["model"] == base if made.config.get("model") else None
+
+
+def _pixels(made: manifest.Manifest | None) -> dict[str, Any]:
+    """The pixel limits that the adapter was trained with."""
+    limits = (made.notes.get("pixel_limits") if made is not None else None) or {}
+    return {f"{name}_pixels": limits[end] for name, end in (("min", "low"), ("max", "high")) if end in limits}
+
+
+def _prepared(settings: Any, config: MergeConfig) -> tuple[dict[str, str], Any, Any]:  # noqa: ANN401
+    """The part that each of the base's modules belongs to, its processor, and how it ends greedy answers.
+
+    All of it is known without the base's weights, and so is whether the adapter fits.
+
+    Raises:
+        HarnessError: the base cannot be opened, is quantized, or the adapter does not fit it.
+    """
+    from dcsft_harness.models.adapters import read_config
+    from dcsft_harness.models.checkpoint import (
+        check_adapter,
+        check_weights,
+        open_config,
+        open_generation,
+        open_processor,
+    )
+    from dcsft_harness.models.decoding import SpecialTokens
+
+    read_config(settings.adapter, settings.pretrained)
+    opened = open_config(settings)
+    if getattr(opened, "quantization_config", None) is not None:
+        raise HarnessError(
+            f"the base {settings.pretrained} is quantized, which a merge would round once more",
+            "Name the checkpoint that it was quantized from with --base",
+        )
+    check_weights(settings, opened)
+    check_adapter(settings, opened)
+    processor = open_processor(settings)
+    generation = SpecialTokens.of(processor.tokenizer, open_generation(settings)).neutral_config()
+    generation.max_new_tokens, generation.do_sample = config.max_new_tokens, False
+    return _parts(opened), processor, generation
+
+
+def _parts(config: Any) -> dict[str, str]:  # noqa: ANN401 - a transformers configuration
+    """Module name -> "language", "vision" or "aligner", of a model without weights."""
+    from dcsft_harness.models.checkpoint import skeleton
+    from dcsft_harness.training.lora import linear_layers
+
+    model = skeleton(config)
+    linear = linear_layers(model)
+    language = {id(module) for module in model.get_decoder().modules()}
+    language.add(id(model.get_output_embeddings()))
+    return {
+        name: linear.get(name) or ("language" if id(module) in language else "vision")
+        for name, module in model.named_modules()
+    }
+
+
+def _refuse_small_disk(files: Path | None, output: Path) -> None:
+    """Refuses a disk that has no room for weights as large as the base's, before they are loaded."""
+    if files is None:
+        return
+    wanted = sum(path.stat().st_size for path in files.glob("model*.safetensors"))
+    place = next(path for path in output.resolve().parents if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < wanted:
+        raise HarnessError(
+            f"--output {output}: the disk has {free / 1e9:.1f} GB, the checkpoint takes {wanted / 1e9:.1f}",
+            "Free some space or name a folder on another disk",
+        )
+
+
+def _by_part(told: Any, parts: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401 - a Parity
+    """How many modules of each part were adapted, how many of them changed, and which did not."""
+    adapted, changed = Counter[str](), Counter[str]()
+    for name, moved in told.modules.items():
+        adapted[parts[name]] += 1
+        changed[parts[name]] += moved
+    return {
+        "adapted": {part: adapted[part] for part in PARTS},
+        "changed": {part: changed[part] for part in PARTS},
+        "unchanged": [name for name, moved in told.modules.items() if not moved],
+    }
+
+
+def _report(told: Any, source: str) -> dict[str, Any]:  # noqa: ANN401 - a Parity
+    said = asdict(told)
+    del said["modules"]
+    return {"source": source, **said, "rounded_away": list(told.rounded_away)}

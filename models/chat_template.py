@@ -1,0 +1,144 @@
+"""A checkpoint's chat template: tried once under limits, then rendered with its errors named.
+
+Run as a script it is the child process in which a template is tried: that one imports jinja2 alone.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+SECONDS, BYTES = 5, 1 << 30
+"""Processor time and memory of the trial; a published template takes milliseconds."""
+_WAIT = 120.0
+"""Seconds of wall-clock time after which the trial is given up, on a machine that is busy."""
+_FULL = 3
+"""The child's exit code where memory was not enough."""
+_CUT = 200
+
+
+def check(processor: "ProcessorMixin", name: str) -> None:
+    """Tries a chat template under limits of time and memory, then renders a chat with a picture.
+
+    jinja2's sandbox bounds a single `range`, not nested loops or repeated text.
+
+    Args:
+        processor: whose template it is.
+        name: the checkpoint, for the error.
+
+    Raises:
+        HarnessError: the template does not end, needs more memory than any should, or is broken.
+    """
+    from dcsft_harness.errors import HarnessError
+
+    template = processor.chat_template
+    for text in template.values() if isinstance(template, dict) else (template,):
+        if not _ends(str(text)):
+            raise HarnessError(
+                f"model {name}: its chat template does not end within {SECONDS} s and {BYTES >> 30} GiB",
+                "Take the template from where the checkpoint was published",
+            )
+    picture = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    render(processor, [{"role": "user", "content": picture}], f"model {name}", add_generation_prompt=True)
+
+
+def render(
+    processor: "ProcessorMixin",
+    messages: Sequence[Mapping[str, Any]],
+    where: str,
+    add_generation_prompt: bool = False,
+) -> str:
+    """Messages as text.
+
+    Raises:
+        HarnessError: the template refuses the messages, or is broken; begins with `where`.
+    """
+    from dcsft_harness.errors import HarnessError
+
+    try:
+        return str(
+            processor.apply_chat_template(
+                list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        )
+    except Exception as error:  # a template's expressions raise whatever Python does
+        said = " ".join(str(error).split())[:_CUT]
+        raise HarnessError(
+            f"{where}: the chat template fails ({type(error).__name__}: {said})",
+            "Use messages that it takes, or a checkpoint with another template",
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _ends(template: str) -> bool:
+    """Whether the trial ends by itself; whatever else is wrong shows when the template is rendered here."""
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-I", __file__],
+            input=json.dumps(template).encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_WAIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return tried.returncode >= 0 and tried.returncode != _FULL
+
+
+def _try(template: str) -> None:
+    """Renders a template as transformers would, with the functions that it offers."""
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` blocks, which transformers uses to find answers."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
+
+        def parse(self, parser: Any) -> Any:  # noqa: ANN401 - of jinja2
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.Scope(body).set_lineno(line)
+
+    def fail(message: object) -> None:
+        raise jinja2.TemplateError(str(message))
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value)
+    environment.globals.update(raise_exception=fail, strftime_now=lambda _: "2026-01-01")
+    compiled = environment.from_string(template)
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    asked = [{"role": "user", "content": content}]
+    answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "a goose"}]}]
+    for messages, prompt in ((asked, True), (answered, False)):
+        compiled.render(messages=messages, add_generation_prompt=prompt, bos_token="<s>", eos_token="</s>")
+
+
+def _child() -> int:
+    """Reads a template and tries it; `_FULL` where memory was not enough."""
+    import resource
+
+    for kind, limit in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, BYTES)):
+        with contextlib.suppress(ValueError, OSError):  # not every system bounds memory
+            resource.setrlimit(kind, (limit, limit))
+    try:
+        _try(json.load(sys.stdin))
+    except MemoryError:
+        return _FULL
+    except Exception:  # shown where the template is rendered with all that transformers gives it
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child())
