@@ -9,23 +9,19 @@ from pydantic import field_validator
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard.board import Board
+from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
+from dcsft_harness.leaderboard.load import Progress, load, named
+from dcsft_harness.leaderboard.logs import Choices, input_files, is_log
+from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
+from dcsft_harness.leaderboard.report.document import document, text
+from dcsft_harness.leaderboard.report.items import FILE, write_items
+from dcsft_harness.leaderboard.report.latex import latex
+from dcsft_harness.leaderboard.report.markdown import report
+from dcsft_harness.leaderboard.report.plots import draw
+from dcsft_harness.leaderboard.report.table import comparisons_csv, csv_text, standings_csv
+from dcsft_harness.leaderboard.summary import Summary, published
 from dcsft_harness.settings import Settings, option
-
-from .board import Board
-from .difficulty import read_labels
-from .document import document, text
-from .gather import Progress, load, named
-from .items import FILE, write_items
-from .latex import latex
-from .logs import input_files, is_log
-from .page import FOLDER, Source, write_page
-from .plots import draw
-from .published import published
-from .report import report
-from .samples import Choices
-from .summarise import PAIRS, summarise
-from .summary import Summary
-from .table import comparisons_csv, csv_text, standings_csv
 
 
 @dataclass(frozen=True)

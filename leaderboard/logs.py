@@ -10,17 +10,318 @@ What upstream's logs do not have, and what follows here:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from dcsft_harness import reading
+import numpy as np
+import pyarrow as pa
+
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
+from dcsft_harness.leaderboard.provenance import Provenance, public
+from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
-from .provenance import Provenance, public
-from .result import Result, group_of
-from .samples import AGAIN, Choices, Samples, arguments
+NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
+STANDING = frozenset(
+    ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input")
+)
+"""Keys of a sample's line that are no metric."""
+AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user says of logs that do not say it themselves.
+
+    Attributes:
+        metrics: task -> the metric that is its score.
+        distributions: task -> "id" or "ood".
+    """
+
+    metrics: Mapping[str, str]
+    distributions: Mapping[str, str]
+
+
+def arguments(run: Mapping[str, Any]) -> dict[str, str]:
+    """The model arguments of a run, by name."""
+    said = (run.get("config") or {}).get("model_args")
+    if isinstance(said, dict):
+        return {str(key): str(value) for key, value in said.items()}
+    return {key: value for key, _, value in (part.partition("=") for part in str(said or "").split(","))}
+
+
+class Samples:
+    """One task's samples."""
+
+    def __init__(self, file: Path, run: dict[str, Any], task: str, samples: Path, choices: Choices) -> None:
+        """Takes the results file, what it holds, the task and its samples' file."""
+        self.file, self.run, self.task, self.path, self.choices = file, run, task, samples, choices
+        self.config = (run.get("configs") or {}).get(task) or {}
+        metadata = self.config.get("metadata")
+        self.metadata: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
+
+    def measured(self) -> Measured:
+        """Reads and checks the samples.
+
+        Raises:
+            HarnessError: a line is damaged, a document is missing or twice, no metric can be told to be
+                the score, or a score is no fraction.
+        """
+        lines = list(self._lines())
+        self._count(lines)
+        metric = self._metric(lines)
+        values = [self._score(number, line, metric) for number, line in lines]
+        documents = _documents(self.task, [line for _, line in lines])
+        order = sorted(range(len(lines)), key=documents.ids.__getitem__)
+        scores = np.array([math.nan if value is None else value for value in values])[order]
+        kept = [lines[at][1] for at in order]
+        documents = documents.reordered(order)
+        answered = [line.get("answered") for line in kept]
+        knows = all(isinstance(value, int | float) for value in answered)
+        return Measured(
+            task=self.task,
+            distribution=self._distribution(),
+            family=self.metadata.get("family"),
+            conditions=self._conditions(documents, kept),
+            item_ids=documents.ids,
+            clusters=tuple(self._cluster(line, metric) for line in kept),
+            scores=scores,
+            unanswered=sum(
+                value == 0 and not math.isnan(score) for value, score in zip(answered, scores, strict=True)
+            )
+            if knows
+            else None,
+            documents=lambda: documents,
+            unknown=(
+                *(
+                    f"pixel limit {name}"
+                    for name in ("max_pixels", "min_pixels")
+                    if not _whole(arguments(self.run).get(name))
+                ),
+                *self._unknown_settings(),
+            ),
+            remarks=tuple(self._remarks(scores, metric)),
+        )
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        with self.path.open("rb") as file:
+            for number, text in enumerate(file, start=1):
+                try:
+                    line = reading.from_json(text.decode("utf-8"))
+                    if b"\\ud" in text.lower():
+                        line = _encodable(line)
+                    if not isinstance(line, dict) or not isinstance(line.get("doc_id"), int):
+                        raise ValueError("no doc_id")
+                    if _count(line["doc_id"]) is None:
+                        raise ValueError(f"doc_id is {str(line['doc_id'])[:20]}")
+                except ValueError as error:
+                    raise HarnessError(
+                        f"{self.path}, line {number} is truncated or damaged ({error})", AGAIN
+                    ) from error
+                yield number, line
+
+    def _count(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        counted = (self.run.get("n-samples") or {}).get(self.task)
+        wanted = counted.get("effective") if isinstance(counted, dict) else None
+        if not lines or (isinstance(wanted, int) and wanted != len(lines)):
+            raise HarnessError(
+                f"{self.path} is truncated: it has {len(lines)} of {wanted or 'the'} documents that "
+                f"{self.file.name} counts",
+                AGAIN,
+            )
+        seen: dict[int, int] = {}
+        for number, line in lines:
+            if (earlier := seen.setdefault(line["doc_id"], number)) != number:
+                raise HarnessError(
+                    f"{self.path}: lines {earlier} and {number} are both of document {line['doc_id']}", AGAIN
+                )
+
+    def _metric(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> str:
+        first = lines[0][1]
+        names = [key for key in first if key not in STANDING]
+        numeric = [key for key in names if any(self._number(line.get(key)) is not None for _, line in lines)]
+        told = self.choices.metrics.get(self.task)
+        if told is not None:
+            if told not in numeric:
+                raise unknown_name(f"metric of {self.task} in {self.path}", told, numeric)
+            return told
+        if "acc" in numeric:
+            return "acc"
+        key = str(self.config.get("score_key") or "score")
+        if key in numeric:
+            return key
+        if len(numeric) == 1:
+            return numeric[0]
+        raise HarnessError(
+            f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be told to be the score",
+            f"Say which with --metric {self.task}=NAME" if numeric else "Leave this folder out",
+        )
+
+    def _number(self, value: object) -> float | None:
+        inner = value.get(str(self.config.get("score_key") or "score")) if isinstance(value, dict) else value
+        return _real(inner)
+
+    def _score(self, number: int, line: Mapping[str, Any], metric: str) -> float | None:
+        value = line.get(metric)
+        found = self._number(value)
+        if found is None:
+            inner = value.get("score") if isinstance(value, dict) else value
+            if inner is None:
+                return None
+            raise HarnessError(f"{self.path}, line {number}: {metric} is {value!r}, not a number", AGAIN)
+        if math.isnan(found) or not 0 <= found <= 1:
+            raise HarnessError(
+                f"{self.path}, line {number}: {metric} is {found}",
+                "Scores are fractions from 0 to 1 (not percent), and null where a response could not be "
+                f"scored; another metric can be named with --metric {self.task}=NAME",
+            )
+        return found
+
+    def _cluster(self, line: Mapping[str, Any], metric: str) -> str | None:
+        value = line.get(metric)
+        key = str(self.config.get("cluster_key") or "cluster")
+        cluster = value.get(key) if isinstance(value, dict) else None
+        return None if cluster is None else str(cluster)
+
+    def _distribution(self) -> str | None:
+        told = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
+        return told if told in DISTRIBUTIONS else None
+
+    def _unknown_settings(self) -> tuple[str, ...]:
+        """Conditions on the checkpoint's own settings that the log does not record."""
+        if not str((self.run.get("config") or {}).get("model")).startswith("dcsft_"):
+            return CHECKPOINT, SETTING
+        return (SETTING,) if self._from_checkpoint() else ()
+
+    def _from_checkpoint(self) -> bool:
+        return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
+
+    def _conditions(self, documents: Documents, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+        scorers: dict[str, object] = {}
+        for line in lines:
+            scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
+        config = self.run.get("config") or {}
+        limit = config.get("limit")
+        generation = self.config.get("generation_kwargs")
+        shots = (self.run.get("n-shot") or {}).get(self.task)
+        return {
+            "task version": (self.run.get("versions") or {}).get(self.task),
+            **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
+            "distribution": self._distribution(),
+            "limit": int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
+            **{f"generation argument {k}": v for k, v in sorted((generation or {}).items())},
+            **{
+                f"pixel limit {name}": int(said)
+                for name in ("max_pixels", "min_pixels")
+                if _whole(said := arguments(self.run).get(name))
+            },
+            **({CHECKPOINT: "applied"} if self._from_checkpoint() else {}),
+            **({"examples in the prompt": shots} if shots else {}),
+            **({"first document": config["offset"]} if config.get("offset") else {}),
+            **({"system prompt": run} if (run := self.run.get("system_instruction_sha")) else {}),
+            "prompt hash": json_sha256(list(documents.prompts or ())),
+            "item set": json_sha256(list(documents.ids)),
+        }
+
+    def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401
+        """Where the results file quotes a figure that does not follow from the samples."""
+        scored = scores[~np.isnan(scores)]
+        for key, quoted in self.run["results"][self.task].items():
+            figure = None if isinstance(quoted, bool) else _real(quoted)
+            if key.split(",")[0] != metric or figure is None:
+                continue
+            found = float(scored.mean()) if len(scored) else math.nan
+            if any(math.isclose(figure, scale * found, abs_tol=1e-6 * scale) for scale in (1, 100)):
+                continue
+            yield (
+                f"{self.file.name} of {self.file.parent.name} quotes {metric} {figure:.4f} for {self.task}; "
+                f"its samples, which this board goes by, give {found:.4f}"
+            )
+
+    def table(self) -> pa.Table:
+        """The samples as a table of `records.Score`, read again."""
+        lines = [line for _, line in self._lines()]
+        metric = self._metric(list(enumerate(lines, start=1)))
+        documents = _documents(self.task, lines)
+        rows = [
+            {
+                "task": self.task,
+                "item_id": item,
+                "doc_id": line["doc_id"],
+                "score": self._score(number, line, metric),
+                "extracted": None if line.get("extracted") is None else records.as_text(line["extracted"]),
+                "response": _response(line),
+                "answer": answer,
+                "n_tokens": _tokens(line),
+                "cluster": self._cluster(line, metric),
+            }
+            for number, (item, line, answer) in enumerate(
+                zip(documents.ids, lines, documents.answers, strict=True), start=1
+            )
+        ]
+        return pa.Table.from_pylist(rows, schema=records.schema(records.Score))
+
+
+def _real(value: object) -> float | None:
+    """A number as a float, infinite where it is too large for one; None of anything else."""
+    try:
+        return float(value) if isinstance(value, bool | int | float) else None
+    except OverflowError:
+        return math.inf
+
+
+def _encodable(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The same with a question mark for each lone surrogate: a model may have written half a letter."""
+    if isinstance(value, str):
+        return value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_encodable(one) for one in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(one) for key, one in value.items()}
+    return value
+
+
+def _whole(text: str | None) -> TypeGuard[str]:
+    return text is not None and text.strip().isdigit()
+
+
+def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
+    prompts = [records.as_text(line.get("input", "")) for line in lines]
+    answers = [records.as_text(line.get("target")) for line in lines]
+    hashes = ["" if (found := line.get("doc_hash")) == NULL_HASH else str(found or "") for line in lines]
+    numbers = [line["doc_id"] for line in lines]
+    ids = [
+        records.item_id(task, prompt, answer, [f"document {number} {digest}".encode()])
+        for prompt, answer, number, digest in zip(prompts, answers, numbers, hashes, strict=True)
+    ]
+    return Documents(tuple(ids), tuple(numbers), tuple(answers), tuple(prompts))
+
+
+def _response(line: Mapping[str, Any]) -> str:
+    found = line.get("filtered_resps", line.get("resps"))
+    while isinstance(found, list) and found:
+        found = found[0]
+    return "" if found is None or found == [] else records.as_text(found)
+
+
+def _tokens(line: Mapping[str, Any]) -> int | None:
+    counts = line.get("token_counts")
+    while isinstance(counts, list) and counts:
+        counts = counts[0]
+    return _count(counts.get("output_tokens")) if isinstance(counts, dict) else None
+
+
+def _count(value: object) -> int | None:
+    """A whole number that a table can hold; None of anything else."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and 0 <= value < 1 << 53 else None  # type: ignore[operator, call-overload]
+
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
 

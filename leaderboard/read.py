@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.hashing import file_sha256
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import provenance
+from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
 from dcsft_harness.records import (
     CHECKPOINT,
     SCORER,
@@ -26,9 +28,6 @@ from dcsft_harness.records import (
     refuse_empty,
     schema,
 )
-
-from . import provenance
-from .result import DISTRIBUTIONS, Documents, Measured, Result, group_of
 
 FILE = "scores.parquet"
 TEXTS = ["task", "extracted", "response", "answer", "cluster"]

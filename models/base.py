@@ -14,11 +14,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.generation import Generation
 from dcsft_harness.scoring import Response
 
 from .arguments import GenerationArguments
 from .coercion import is_unset
-from .generation import Generation
 from .requests import Item, plan
 from .response_cache import key_by_content
 from .rounds import Asked, Drawing, Settled

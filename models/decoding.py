@@ -19,9 +19,9 @@ from transformers import (
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.generation import FinishReason, cut_at
 
 from .arguments import GenerationArguments, checkpoint_settings
-from .generation import FinishReason, cut_at
 from .keyed_noise import KeyedGumbel
 from .settings import ModelSettings
 

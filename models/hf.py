@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.generation import Generation
 from dcsft_harness.models.flops import Arithmetic
 
 from .arguments import GenerationArguments
@@ -26,7 +27,6 @@ from .checkpoint import (
 )
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine
-from .generation import Generation
 from .placement import place
 from .prompts import content_key, read_prompt
 from .requests import Item

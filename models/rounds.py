@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from .generation import Generation
+from dcsft_harness.lmms.generation import Generation
+
 from .requests import Item
 
 Settled = Callable[[Item, Sequence[Generation]], bool]

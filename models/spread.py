@@ -14,10 +14,10 @@ from typing import Any
 from dcsft_harness import lmms
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.generation import Generation
 
 from .base import ObservedModel
 from .cluster import RETRIES, connect, slots, telling_failures
-from .generation import Generation
 from .prompts import read_prompt
 from .requests import Item, Messages
 from .rounds import Asked

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.generation import Generation
 
 from .base import ObservedModel, UnavailableError
 from .batching import Features, process
@@ -23,7 +24,6 @@ from .checkpoint import (
     open_processor,
 )
 from .decoding import SpecialTokens, checkpoint_generation
-from .generation import Generation
 from .pixel_limits import call_size
 from .prompt_size import count_tokens, tokenize
 from .prompts import Prompt, content_key, read_prompt

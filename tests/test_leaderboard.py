@@ -12,7 +12,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.hashing import file_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import build, load, markdown, summarise
-from dcsft_harness.leaderboard.table import csv_text
+from dcsft_harness.leaderboard.report.table import csv_text
 from dcsft_harness.records import Score, write_table
 
 ID, OOD_R, OOD_A = "digits", "digits_r", "digits_a"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.leaderboard import build, document, load, schema, summarise
-from dcsft_harness.leaderboard.document import text
 from dcsft_harness.leaderboard.provenance import public
-from dcsft_harness.leaderboard.published import published
+from dcsft_harness.leaderboard.report.document import text
+from dcsft_harness.leaderboard.summary import published
 
 from .test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 

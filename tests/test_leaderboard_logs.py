@@ -8,8 +8,8 @@ import pytest
 from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarise
-from dcsft_harness.leaderboard.gather import named
-from dcsft_harness.leaderboard.samples import Choices
+from dcsft_harness.leaderboard.load import named
+from dcsft_harness.leaderboard.logs import Choices
 
 from .lmms_eval_logs import line, log_folder
 from .test_leaderboard import ID, OOD_R, rewrite, scores_folder

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.leaderboard import build
-from dcsft_harness.leaderboard.table import markdown_text, spreadsheet_text
+from dcsft_harness.leaderboard.report.table import markdown_text, spreadsheet_text
 
 from .test_leaderboard import OOD_R, scores_folder
 

@@ -20,12 +20,13 @@ from PIL import Image
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build, charts, load, schema, summarise
-from dcsft_harness.leaderboard.difficulty import read_labels
-from dcsft_harness.leaderboard.latex import escape, latex
-from dcsft_harness.leaderboard.published import Quoted, published
-from dcsft_harness.leaderboard.report import report
-from dcsft_harness.leaderboard.step_curves import curves
+from dcsft_harness.leaderboard import Options, build, load, schema, summarise
+from dcsft_harness.leaderboard.compare import read_labels
+from dcsft_harness.leaderboard.report import plots
+from dcsft_harness.leaderboard.report.latex import escape, latex
+from dcsft_harness.leaderboard.report.markdown import report
+from dcsft_harness.leaderboard.report.plots import curves
+from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
 
 from .board_fixtures import adapter, curated, labels, study
@@ -109,7 +110,7 @@ class TestStudy:
                 place = tmp_path / f"scores {name}"
                 made.append(scores_folder(place, name, {ID: [1, 0] * 9}, inputs={"adapter": folder}))
         axes = Figure().add_subplot()
-        assert charts.performance_over_steps(summarise(load(made)), axes)
+        assert plots.performance_over_steps(summarise(load(made)), axes)
         (curve,) = axes.containers
         assert curve.get_label() == "SFT (seed 0), ID"
         assert list(curve.lines[0].get_xdata()) == [10, 40]
@@ -136,7 +137,7 @@ class TestStudy:
         assert np.array(seeds.points["ood"]) == pytest.approx(np.array(expected))
         assert [point.step for point in last.points["id"]] == [10, 20, 30, 40]
         axes = Figure().add_subplot()
-        assert charts.performance_over_steps(summary, axes)
+        assert plots.performance_over_steps(summary, axes)
         drawn = [line for line in axes.lines if line.get_label() == "SFT (3 seeds), OOD"]
         assert list(drawn[0].get_ydata()) == pytest.approx([100 * value for _, value, _, _ in expected])
         heights = axes.collections[0].get_paths()[0].vertices[:, 1]

@@ -1,18 +1,17 @@
 """Tests of differences and Holm's correction: against scipy and statsmodels, and under the null."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard import paired, power
-from dcsft_harness.leaderboard.paired import holm, mcnemar, paired_test, sign_flips
+from dcsft_harness.leaderboard.stats import paired
+from dcsft_harness.leaderboard.stats.paired import holm, mcnemar, paired_test, sign_flips
 
 norm = pytest.importorskip("scipy.stats").norm
-contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
-multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
 NormalIndPower = pytest.importorskip("statsmodels.stats.power").NormalIndPower
 permutation_test = pytest.importorskip("scipy.stats").permutation_test
 
@@ -31,9 +30,10 @@ def scipys(sums):
 
 class TestMcNemar:
     @given(st.integers(0, 300), st.integers(0, 300))
-    def test_is_statsmodels(self, better, worse):
-        theirs = contingency.mcnemar([[5, better], [worse, 7]], exact=True).pvalue
-        assert mcnemar(better, worse) == pytest.approx(theirs, abs=1e-9)
+    def test_is_two_binomial_tails(self, better, worse):
+        n = better + worse
+        tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1))
+        assert mcnemar(better, worse) == pytest.approx(min(1.0, 2 * tail / 2**n), rel=1e-9, abs=1e-15)
 
     def test_of_rows(self):
         ours = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, np.nan, 0.0])
@@ -51,7 +51,7 @@ class TestMcNemar:
 
 
 class TestSignFlips:
-    @given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 4)), min_size=2, max_size=10))
+    @given(st.lists(st.integers(-4096, 4096).map(lambda x: x / 4096), min_size=2, max_size=10))
     def test_is_scipys_on_few_clusters(self, sums):
         assert sign_flips(np.array(sums))[0] == pytest.approx(scipys(sums), abs=1e-9)
 
@@ -115,6 +115,10 @@ class TestSignFlips:
         assert method == "sign flips, bound" and 2.0**-59 < p < 1 / 200_001
         assert 0 < sign_flips(np.random.default_rng(5).random(5000) + 0.5)[0] < 1e-300
 
+    def test_the_bound_is_hoeffdings(self):
+        assert paired._bound(np.array([1.0, 1.0, 1.0, 1.0]), 2.0) == pytest.approx(2 * math.exp(-4 / 8))
+        assert paired._bound(np.array([3.0, 4.0]), 5.0) == pytest.approx(2 * math.exp(-25 / 50))
+
     @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=10), st.floats(0, 1))
     def test_the_bound_is_one(self, sizes, share):
         values = np.array(sizes)
@@ -145,11 +149,41 @@ class TestSignFlips:
         assert paired_test(ours, theirs, [np.arange(4), np.arange(4, 8)]).p == pytest.approx(2 / 256)
 
 
+class TestTasksOfUnequalSize:
+    def test_each_task_weighs_the_same(self):
+        # Two items of 2, three of 8: contributions 1/4, 1/4 and -1/16 three times, together 5/16. Signs reach
+        # that whenever the two large ones agree, and never otherwise.
+        scores = [np.ones(2), np.zeros(8)]
+        others = [np.zeros(2), np.array([1.0] * 3 + [0.0] * 5)]
+        found = paired_test(scores, others, [np.arange(2), np.arange(2, 10)])
+        assert found == (pytest.approx(0.5), "sign flips, exact", 2, 3)
+
+    @pytest.mark.parametrize("gaps", [False, True])
+    def test_is_scipys_on_the_difference_of_means(self, gaps):
+        rng = np.random.default_rng(5)
+        sizes = (3, 5, 4)
+        ours, theirs = ([rng.random(n) for n in sizes] for _ in range(2))
+        if gaps:  # not scored in one row: the task is one item smaller
+            ours[1][2] = theirs[2][0] = np.nan
+        clusters = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        pairs = [one - other for one, other in zip(ours, theirs, strict=True)]
+        sums = [d / len(pairs) / np.sum(~np.isnan(task)) for task in pairs for d in task[~np.isnan(task)]]
+        assert sum(sums) == pytest.approx(np.mean([np.nanmean(task) for task in pairs]))
+        assert paired_test(ours, theirs, clusters).p == pytest.approx(scipys(sums), abs=1e-9)
+
+
 class TestHolm:
-    @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-    def test_is_statsmodels(self, p_values):
-        theirs = multipletests(p_values, method="holm")[1]
-        assert holm(p_values) == pytest.approx(theirs, abs=1e-9)
+    @pytest.mark.parametrize(
+        ("p_values", "adjusted"),
+        [
+            ([0.03], [0.03]),
+            ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 * 0.01; 2 * 0.03; 1 * 0.04 is below the one before
+            ([0.5, 0.001, 0.02, 0.02], [0.5, 0.004, 0.06, 0.06]),
+            ([0.9, 0.6, 1e-300], [1.0, 1.0, 3e-300]),
+        ],
+    )
+    def test_by_hand(self, p_values, adjusted):
+        assert holm(p_values) == pytest.approx(adjusted, rel=1e-12)
 
     def test_of_nothing(self):
         assert holm([]) == []
@@ -159,12 +193,12 @@ class TestPower:
     @given(st.floats(0.01, 0.99), st.integers(2, 100_000))
     def test_is_statsmodels(self, accuracy, n):
         # Their effect size is in standard deviations of one row's items, and rows have n each.
-        effect = power.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
+        effect = paired.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
         assert NormalIndPower().power(effect, n, 0.05, ratio=1) == pytest.approx(0.8, abs=1e-9)
 
     def test_is_found_four_times_in_five(self):
         rng, n = np.random.default_rng(8), 400
-        gap = power.unpaired(0.5, n)
+        gap = paired.unpaired(0.5, n)
         ours, theirs = rng.random((2, 2000, n)) < np.array([0.5 + gap / 2, 0.5 - gap / 2])[:, None, None]
         difference = ours.mean(axis=1) - theirs.mean(axis=1)
         errors = np.sqrt((ours.var(axis=1) + theirs.var(axis=1)) / n)

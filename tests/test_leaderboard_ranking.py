@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.ranking import bootstrap, dense_sums, front, front_shares, ranks, retention
+from dcsft_harness.leaderboard.stats.ranking import (
+    bootstrap,
+    dense_sums,
+    front,
+    front_shares,
+    ranks,
+    retention,
+)
 
 sm = pytest.importorskip("statsmodels.api")
 
@@ -17,7 +24,24 @@ def sums_of(rows, codes, size):
     return found
 
 
+class TestDenseSums:
+    def test_each_task_weighs_the_same(self):
+        values = [np.array([1.0, 0.0]), np.array([1.0, 0.0, np.nan, 0.0, 1.0])]
+        found = np.zeros(7, dtype=np.float32)
+        dense_sums(values, [np.arange(2), np.arange(2, 7)], found)
+        # 1/2 from the mean, over two tasks times 2 or 4 scored items; nothing for the unscored one.
+        expected = [1 / 8, -1 / 8, 1 / 16, -1 / 16, 0, -1 / 16, 1 / 16]
+        assert found == pytest.approx(expected, abs=1e-7)
+
+
 class TestRanks:
+    @pytest.mark.parametrize(("share", "interval"), [(0.04, (1, 2)), (0.02, (1, 1))])
+    def test_the_interval_leaves_out_one_draw_in_forty_on_either_side(self, share, interval):
+        draws = np.tile([0.6, 0.5], (1000, 1))
+        draws[: int(1000 * share)] = [0.4, 0.5]
+        found = ranks(np.array([0.6, 0.5]), draws)[0]
+        assert (found.low, found.high) == interval
+
     def test_ties_share_the_better_place(self):
         draws = np.tile([0.5, 0.7, 0.7, 0.1], (10, 1))
         found = ranks(np.array([0.5, 0.7, 0.7, 0.1]), draws)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dcsft_harness.leaderboard import load, markdown
-from dcsft_harness.leaderboard.samples import Choices
+from dcsft_harness.leaderboard.logs import Choices
 
 pytestmark = pytest.mark.slow
 ANSWER = "default=seven"

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.statistics import accuracy, difference, mean_over_tasks, wilson
+from dcsft_harness.leaderboard.stats.intervals import accuracy, difference, mean_over_tasks, sandwich, wilson
 
 sm = pytest.importorskip("statsmodels.api")
-proportion_confint = pytest.importorskip("statsmodels.stats.proportion").proportion_confint
 
 
 def alone(*sizes):
@@ -39,8 +38,13 @@ class TestAccuracy:
         assert (found.low, found.high) == pytest.approx((0.300642, 0.954413), abs=1e-6)
 
     @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-    def test_wilson_is_statsmodels(self, counts):
-        assert wilson(*counts) == pytest.approx(proportion_confint(*counts, method="wilson"), abs=1e-12)
+    def test_wilson_holds_what_a_score_test_does_not_reject(self, counts):
+        right, n = counts
+        for end in wilson(right, n):
+            assert abs(right / n - end) == pytest.approx(
+                1.959963984540054 * math.sqrt(end * (1 - end) / n), abs=1e-9
+            )
+        assert (wilson(0, n)[0], wilson(n, n)[1]) == (0.0, 1.0)
 
     def test_unscored_items_are_left_out(self):
         found = accuracy(np.array([1.0, np.nan, 0.0, np.nan]), np.arange(4))
@@ -67,6 +71,11 @@ class TestAccuracy:
 
 
 class TestMeans:
+    def test_tasks_of_one_item_have_no_variance(self):
+        assert sandwich(np.array([0.1, -0.1]), 2, 2) is None
+        # 2 / 1 clusters, 2 / 1 items beyond the task's mean, 0.02 in squares.
+        assert sandwich(np.array([0.1, -0.1]), 3, 2) == pytest.approx(2 * 2 * 0.02)
+
     @pytest.mark.parametrize("shared", [False, True])
     @pytest.mark.parametrize("sizes", [(40,), (30, 30), (12, 200, 45)])
     def test_agrees_with_statsmodels(self, sizes, shared):

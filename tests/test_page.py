@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build, packing, page, page_board
+from dcsft_harness.leaderboard import Options, build, page
+from dcsft_harness.leaderboard.page import packing
+from dcsft_harness.leaderboard.page.data import rounded
 
 from .board_fixtures import labels, study
 from .page_unpacking import content, numbers, scores, texts
@@ -176,11 +178,9 @@ class TestFiles:
         assert all("cannot be opened here" in reason for _, _, reason in told["pictures"])
 
     def test_significant_digits(self):
-        assert page_board.rounded(0.123456789) == 0.1234568
-        assert page_board.rounded(1.23456789e-9) == 1.234568e-9
-        assert (
-            page_board.rounded(-0.0) == 0 and page_board.rounded(None) is None and page_board.rounded(7) == 7
-        )
+        assert rounded(0.123456789) == 0.1234568
+        assert rounded(1.23456789e-9) == 1.234568e-9
+        assert rounded(-0.0) == 0 and rounded(None) is None and rounded(7) == 7
 
 
 class TestVendored:

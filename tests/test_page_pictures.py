@@ -7,8 +7,8 @@ from PIL import Image, PngImagePlugin
 
 from dcsft_harness import lmms
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import pictures
-from dcsft_harness.leaderboard.result import Documents
+from dcsft_harness.leaderboard.board import Documents
+from dcsft_harness.leaderboard.page import pictures
 from dcsft_harness.records import occurrence_id
 
 

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build, serve
+from dcsft_harness.leaderboard import Options, build
+from dcsft_harness.leaderboard.page import serve
 
 from .test_leaderboard import ID, scores_folder
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import ttest_rel
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import build, results, run_claims
-from dcsft_harness.leaderboard.claims import CLAIMS, judge, over_seeds, verdict_of
-from dcsft_harness.recipes import recipe
+from dcsft_harness.leaderboard import build
+from dcsft_harness.recipes import recipe, results
+from dcsft_harness.recipes.claims import CLAIMS, findings, judge, over_seeds, verdict_of
 
 from .board_fixtures import adapter, answers, curated
 from .test_leaderboard import ID, OOD_A, OOD_R, scores_folder
@@ -104,7 +104,7 @@ def test_figures_of_runs_are_compared_by_a_paired_t_test_over_seeds():
 
 
 def test_costs_are_compared_from_the_runs_ledgers(run):
-    found = {one.said: one for one in run_claims.findings(results.read_boards(run))}
+    found = {one.said: one for one in findings(results.read_boards(run))}
     for what in ("operations", "wall-clock time"):
         finding = found[f"GRPO takes more {what} than SFT-EM with its labeling"]
         assert np.exp(finding.value.value) == pytest.approx(20)

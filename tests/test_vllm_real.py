@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText
 from dcsft_harness import lmms
 from dcsft_harness.data.digits import checkpoint
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.generation import Generation
+from dcsft_harness.lmms.generation import Generation
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 

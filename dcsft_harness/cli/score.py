@@ -114,7 +114,7 @@ def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
     from dcsft_harness.evaluation.autoeval.settings import Settings
     from dcsft_harness.evaluation.autoeval.subject import open_subject
     from dcsft_harness.evaluation.autoeval.watch import Watched, at_step
-    from dcsft_harness.leaderboard.result import group_of
+    from dcsft_harness.leaderboard.board import group_of
     from dcsft_harness.lmms.tasks import refuse_unprepared
 
     settings = Settings(*(options[name] for name in ("suite", "model", "model_args", "limit", "group")))
@@ -202,7 +202,7 @@ def _named(given: str, name: str | None) -> tuple[str, str]:
     Raises:
         HarnessError: both say a name.
     """
-    from dcsft_harness.leaderboard.gather import named
+    from dcsft_harness.leaderboard.load import named
 
     own, place = named(Path(given))
     if own is not None and name is not None:

@@ -67,7 +67,7 @@ def results(runs: tuple[Path, ...], output: Path) -> None:
     dcsft run paradigms difficulty --output runs/digits
     dcsft results runs/digits --output results.md
     """  # noqa: D301 - click reads the \b
-    from dcsft_harness.leaderboard.results import write
+    from dcsft_harness.recipes.results import write
 
     counts = ", ".join(f"{count} {name}" for name, count in write(runs, output).items())
     bar.say(f"results: {counts} -> {output}")
@@ -146,7 +146,7 @@ def serve(board: Path, port: int) -> None:
     \b
     dcsft leaderboard serve board
     """  # noqa: D301 - click reads the \b
-    from dcsft_harness.leaderboard.serve import HOST, server
+    from dcsft_harness.leaderboard.page.serve import HOST, server
 
     with server(board, port) as running:
         click.echo(f"http://{HOST}:{running.effective_port}/ until Ctrl-C")

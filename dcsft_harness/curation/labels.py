@@ -30,7 +30,8 @@ def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) ->
     """The equal-tailed Jeffreys interval of a binomial proportion.
 
     Beta(k + 1/2, n - k + 1/2) quantiles, with the lower end 0 at k = 0 and the upper end 1 at k = n
-    (Brown, Cai and DasGupta, Statistical Science 2001, section 4.1).
+    (Brown, Cai and DasGupta, Statistical Science 2001, section 4.1). statsmodels' `proportion_confint` leaves
+    those two ends inside; elsewhere it is the same.
 
     Args:
         k: successes, array of shape (items,).

@@ -15,7 +15,7 @@ from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.data.benchmarks import prepared
 
 if TYPE_CHECKING:
-    from dcsft_harness.models.generation import Generation
+    from dcsft_harness.lmms.generation import Generation
 
 SCORES = "scores.parquet"
 Spent = tuple[int, int, float | None, str]

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from dcsft_harness.coordinates import BoxConvention
-    from dcsft_harness.models.generation import Generation
-    from dcsft_harness.models.rounds import Settled
+    from dcsft_harness.lmms.generation import Generation
 
 
 class Documents(Protocol):
@@ -117,7 +116,7 @@ class ObservedModel(Model, Protocol):
     item_ids: MutableMapping[tuple[str, int], str]
     kept: Mapping[tuple[str, int, int], "Generation"]
     refused: MutableMapping[tuple[str, int], str] | None
-    settled: "Settled | None"
+    settled: "Callable[[Any, Sequence[Generation]], bool] | None"
     on_batch: "Callable[[list[Generation]], None] | None"
     on_progress: Callable[[int, int], None] | None
 

@@ -38,7 +38,7 @@ class Draw:
         item_id, sample_index, response, n_tokens, finish_reason, seed: see `records.Rollout`.
         n_prompt_tokens: tokens of prompt and images together.
         seconds: its share of the wall-clock time of its batch.
-        flops: see `models.generation.Generation`.
+        flops: see `lmms.generation.Generation`.
     """
 
     item_id: str

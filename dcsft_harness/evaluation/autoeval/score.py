@@ -298,7 +298,7 @@ def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     Raises:
         HarnessError: results of the row could not be used.
     """
-    from dcsft_harness.leaderboard.against import against, brief
+    from dcsft_harness.leaderboard.report.table import against, brief
 
     home = board.of(name).resolve()
     for one in built.summary.left_out:

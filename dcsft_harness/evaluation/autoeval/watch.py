@@ -37,7 +37,7 @@ class Watched:
 
 def at_step(name: str, step: int) -> str:
     """The name of a checkpoint's row: "SFT at step 20", and of a seed "SFT at step 20 (seed 1)"."""
-    from dcsft_harness.leaderboard.result import group_of
+    from dcsft_harness.leaderboard.board import group_of
 
     group = group_of(name)
     return f"{name} at step {step}" if group is None else f"{group} at step {step}{name[len(group) :]}"

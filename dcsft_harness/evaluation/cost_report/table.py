@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from dcsft_harness.errors import visible
-from dcsft_harness.leaderboard.table import markdown_text, spreadsheet_text
+from dcsft_harness.leaderboard.report.table import markdown_text, spreadsheet_text
 
 from .figures import FIGURES, Cost, added, cost_of
 from .lineage import Run

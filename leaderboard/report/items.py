@@ -8,9 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dcsft_harness import records
-
-from .board import Board
-from .result import Result
+from dcsft_harness.leaderboard.board import Board, Result
 
 FILE = "items.parquet"
 _TEXT = pa.dictionary(pa.int32(), pa.string())

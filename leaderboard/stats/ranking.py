@@ -3,6 +3,9 @@
 One bootstrap serves both: clusters are drawn with replacement, the same ones for all rows and both
 means (rows are paired), and a row of several seeds draws among these too. Efron and Tibshirani, An
 Introduction to the Bootstrap (1993); ranks: Goldstein and Spiegelhalter, JRSS A 159 (1996).
+
+Ranks are scipy's `rankdata`. Its `bootstrap` draws observations one by one, without clusters that several
+rows and tasks share, so that the draws are ours.
 """
 
 import math
@@ -12,8 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .seeds import scored_by_all
-from .statistics import CONFIDENCE, Codes, Estimate, Floats, by_cluster, sandwich
+from dcsft_harness.leaderboard.stats.intervals import (
+    CONFIDENCE,
+    Codes,
+    Estimate,
+    Floats,
+    by_cluster,
+    sandwich,
+)
+from dcsft_harness.leaderboard.stats.seeds import scored_by_all
 
 DRAWS = 1000
 AT_ONCE = 50

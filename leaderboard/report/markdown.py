@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tabulate import tabulate
 
-from .provenance import cost_of
-from .statistics import Estimate
-from .summary import Comparison, Summary
-from .table import markdown, markdown_text, percent, points
+from dcsft_harness.leaderboard.provenance import cost_of
+from dcsft_harness.leaderboard.report.table import markdown, markdown_text, percent, points
+from dcsft_harness.leaderboard.stats.intervals import Estimate
+from dcsft_harness.leaderboard.summary import Comparison, Summary
 
 SHOWN = 60
 """Up to so many rows a section lists; leaderboard.json and the CSV files have them all."""

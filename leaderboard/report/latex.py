@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from dcsft_harness.errors import visible
-
-from .summary import Column, Line, Summary
-from .table import percent
+from dcsft_harness.leaderboard.report.table import percent
+from dcsft_harness.leaderboard.summary import Column, Line, Summary
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",

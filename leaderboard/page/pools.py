@@ -11,13 +11,12 @@ import pyarrow.dataset as ds
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.dataset_folder import IMAGES
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard.page.packing import Json, numbers, scores, texts, write_script
+from dcsft_harness.leaderboard.page.pictures import Picture, store
+from dcsft_harness.leaderboard.stats.intervals import Codes as Ints
+from dcsft_harness.leaderboard.stats.intervals import Floats
 from dcsft_harness.records import DIFFICULTIES, RIGHT, Rollout, as_wanted, readable, schema
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
-
-from .packing import Json, numbers, scores, texts, write_script
-from .pictures import Picture, store
-from .statistics import Codes as Ints
-from .statistics import Floats
 
 _COLUMNS = ("item_id", "sample_index", "response", "score", "extracted", "n_tokens")
 

@@ -1,22 +1,123 @@
-"""Results -> Board: rows whose numbers may stand side by side, or a refusal that says which may not.
+"""Folders -> Board: each is read, and those that may stand side by side are put together.
 
 A row may lack a task; it may not have been measured on another version, prompt, limit, pixel
-budget or set of items than the row above it. Items are matched by item_id, never by position.
+budget or set of items than the row above it. Items are matched by item_id, never by position. A log's
+items get the content ids of a scores folder where both asked the same documents.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.hashing import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.leaderboard.board import (
+    Apart,
+    Board,
+    Cell,
+    Documents,
+    LeftOut,
+    Measured,
+    Result,
+    Row,
+    Task,
+)
+from dcsft_harness.leaderboard.logs import SAMPLES, Choices, is_log, read_logs
+from dcsft_harness.leaderboard.read import Shared, read_result
 from dcsft_harness.records import SCORER
 
-from .board import Apart, Board, Cell, LeftOut, Row, Task
-from .bridge import aligned
-from .result import Measured, Result
+Progress = Callable[[int, int], None]
+
+
+def load(
+    results: Sequence[Path],
+    baseline: str | None = None,
+    *,
+    strict: bool = True,
+    apart: bool = False,
+    choices: Choices | None = None,
+    progress: Progress | None = None,
+) -> Board:
+    """Reads folders of results into one board.
+
+    Args:
+        results: scores folders and folders of lmms-eval logs, in the order in which their rows should
+            appear; NAME=FOLDER names the row otherwise than the folder does.
+        baseline: the name of the row, or of the group of seeds, to take differences to; None for none.
+        strict: whether one folder that cannot be used spoils the board; else it is left out, and the
+            board says so.
+        apart: give rows that cannot be compared with the others boards of their own.
+        choices: what logs do not say themselves.
+        progress: called with (folders read, folders in all).
+
+    Raises:
+        HarnessError: there are no folders, none can be used, no row has the baseline's name, or a task
+            or metric that is named is unknown; where `strict`, one cannot be read (see `read_result`
+            and `read_logs`); where neither `strict` nor `apart`, two cannot be compared.
+    """
+    if not results:
+        raise HarnessError(
+            "no scores folders were given", "Name at least one folder made by `dcsft evaluate`"
+        )
+    choices, shared = choices or Choices({}, {}), Shared()
+    found: list[Result] = []
+    errors: list[tuple[Path, HarnessError]] = []
+    for number, given in enumerate(results, start=1):
+        name, folder = named(given)
+        try:
+            found += read(folder, name, choices, shared)
+        except HarnessError as error:
+            if strict:
+                raise
+            errors.append((folder, error))
+        if progress is not None:
+            progress(number, len(results))
+    if not found:
+        raise errors[0][1]
+    _refuse_unknown(choices, found)
+    board = assemble(found, baseline, strict=strict and not apart, apart=apart)
+    unread = tuple(LeftOut(folder, str(error)) for folder, error in errors)
+    return replace(board, left_out=(*unread, *board.left_out))
+
+
+def named(given: Path) -> tuple[str | None, Path]:
+    """The name and the folder in NAME=FOLDER; no name where what is given is a folder as it stands."""
+    name, sign, folder = str(given).partition("=")
+    if given.exists() or not sign or not name.strip():
+        return None, given
+    return name, Path(folder)
+
+
+def read(folder: Path, name: str | None, choices: Choices, shared: Shared) -> list[Result]:
+    """Reads one folder, of whichever kind.
+
+    Raises:
+        HarnessError: it is neither, or cannot be used.
+    """
+    if is_log(folder):
+        return read_logs(folder, name, choices)
+    if not (folder / manifest.NAME).is_file() and folder.is_dir():
+        lost = sorted([*folder.glob(f"*{SAMPLES}*.jsonl"), *folder.glob(f"*/*{SAMPLES}*.jsonl")])
+        if lost:
+            raise HarnessError(
+                f"{lost[0]} has no results file of lmms-eval beside it: the run did not finish, or that "
+                "file was not copied",
+                "Run the evaluation again, or copy its *_results.json too",
+            )
+    return [read_result(folder, name, shared)]
+
+
+def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
+    known = sorted({task for result in found for task in result.tasks})
+    for task in (*choices.metrics, *choices.distributions):
+        if task not in known:
+            raise unknown_name("task", task, known)
+
 
 SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
 
@@ -242,3 +343,47 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
     ]
     order = {"id": 0, "ood": 1, None: 2}
     return tuple(sorted(tasks, key=lambda task: order[task.distribution]))
+
+
+def aligned(reference: Measured, measured: Measured) -> Measured:
+    """A log's part with the reference's item ids, or as it is where they cannot be shown to be the same.
+
+    The log knows no image. Two parts are of the same items if they have the same document numbers and,
+    number by number, the same gold; the hash of the prompts, in the order of the reference's ids, is
+    compared with the other conditions afterwards.
+    """
+    theirs = measured.documents() if measured.item_ids != reference.item_ids else None
+    if theirs is None or theirs.prompts is None:
+        return measured
+    ours = reference.documents()
+    if ours.prompts is not None or sorted(ours.numbers) != sorted(theirs.numbers):
+        return measured
+    places = {number: at for at, number in enumerate(theirs.numbers)}
+    order = [places[number] for number in ours.numbers]
+    moved = theirs.reordered(order)
+    if not all(map(_same, ours.answers, moved.answers)):
+        return measured
+    found = Documents(ours.ids, moved.numbers, moved.answers, moved.prompts)
+    return replace(
+        measured,
+        item_ids=reference.item_ids,
+        clusters=tuple(measured.clusters[at] for at in order),
+        scores=measured.scores[order],
+        conditions={
+            **measured.conditions,
+            "prompt hash": json_sha256(list(moved.prompts or ())),
+            "item set": json_sha256(list(ours.ids)),
+        },
+        documents=lambda: found,
+        renamed=dict(zip(moved.ids, ours.ids, strict=True)),
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    """Golds may be the same JSON in another spelling."""
+    if one == other:
+        return True
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False

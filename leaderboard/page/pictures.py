@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard.board import Documents
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import occurrence_id
-
-from .result import Documents
 
 if TYPE_CHECKING:
     from PIL.Image import Image

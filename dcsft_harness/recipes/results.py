@@ -13,14 +13,13 @@ from tabulate import tabulate
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-
-from . import run_claims
-from .claims import Finding, judge
-from .gather import load
-from .statistics import Estimate
-from .summarise import summarise
-from .summary import Line, Summary
-from .table import markdown_text
+from dcsft_harness.leaderboard.compare import summarise
+from dcsft_harness.leaderboard.load import load
+from dcsft_harness.leaderboard.report.table import markdown_text
+from dcsft_harness.leaderboard.stats.intervals import Estimate
+from dcsft_harness.leaderboard.summary import Line, Summary
+from dcsft_harness.recipes.claims import Finding, judge
+from dcsft_harness.recipes.claims import findings as run_findings
 
 STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
 PICTURES = {
@@ -75,7 +74,7 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
             raise HarnessError(f"{run} and {where[twice[0]]} both have {twice[0]}", "Leave one of them out")
         boards |= found
         where |= dict.fromkeys(found, run)
-    findings = [*judge(boards), *run_claims.findings(boards)]
+    findings = [*judge(boards), *run_findings(boards)]
     pictures = _pictures(page)
     parts = [_opening(runs), _claims(findings)]
     for name, summary in boards.items():

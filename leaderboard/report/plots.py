@@ -1,16 +1,23 @@
-"""One function a plot: it draws a Summary on axes, and says whether there was anything to draw."""
+"""Summary -> plots, PNG and SVG: those whose data is there.
 
-from collections.abc import Sequence
+One function a plot draws a Summary on axes, and says whether there was anything to draw.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import visible
+from dcsft_harness.leaderboard.board import Row
+from dcsft_harness.leaderboard.provenance import Training, cost_of
+from dcsft_harness.leaderboard.stats.intervals import Estimate
+from dcsft_harness.leaderboard.summary import Line, Summary
 from dcsft_harness.records import DIFFICULTIES
-
-from .provenance import Training, cost_of
-from .statistics import Estimate
-from .step_curves import curves
-from .summary import Line, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +25,111 @@ if TYPE_CHECKING:
 
 Ends = list[list[float]] | None
 """Distances to an interval's ends, below and above, as errorbar takes them."""
+
+_AT_STEP = re.compile(r"\s(?:@\s?|at step\s)\d+(?!\w)")
+"""What a checkpoint's row has in its name beside its run's."""
+
+
+class Point(NamedTuple):
+    """An accuracy after so many steps; all in [0, 1] but the step.
+
+    Attributes:
+        step: steps of training.
+        value: the accuracy; of several seeds their mean.
+        low: where its 95 % interval begins; of several seeds the lowest one's accuracy.
+        high: where the interval ends, or the highest seed's accuracy.
+    """
+
+    step: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run, or the runs of several seeds.
+
+    Attributes:
+        name: what its rows are called, their steps aside.
+        seeds: how many runs; above 1 the points are means with the seeds' range.
+        points: "ood" and "id", those that have two points or more, by step.
+    """
+
+    name: str
+    seeds: int
+    points: dict[str, list[Point]]
+
+
+def curves(summary: Summary) -> list[Curve]:
+    """All curves of two steps or more: those of several seeds first, then those of runs not all in them.
+
+    A line is a point of several seeds if it combines runs of one length. Only lines of the same runs make a
+    curve, so that no step is one of other seeds than the next.
+    """
+    combined: dict[frozenset[Path], list[tuple[float, Line]]] = {}
+    single: dict[Path, list[tuple[float, Line]]] = {}
+    for line in summary.lines:
+        runs = [_run(row) for row in line.rows]
+        steps = {run.ledger.get("steps") for run in runs if run is not None}
+        step = next(iter(steps)) if len(steps) == 1 and None not in runs else None
+        folders = frozenset(run.folder for run in runs if run is not None)
+        if step is None or len(folders) < len(runs):
+            continue
+        if line.is_group:
+            combined.setdefault(folders, []).append((step, line))
+        else:
+            (folder,) = folders
+            single.setdefault(folder, []).append((step, line))
+    combined = {runs: points for runs, points in combined.items() if len(_steps(points)) > 1}
+    shown = {(run, step) for runs, points in combined.items() for run in runs for step in _steps(points)}
+    found = [_curve(summary, points, points[-1][1].name, len(runs)) for runs, points in combined.items()]
+    for run, points in single.items():
+        if len(_steps(points)) > 1 and any((run, step) not in shown for step in _steps(points)):
+            found.append(_curve(summary, points, run.name, 1))
+    return found
+
+
+def _run(row: Row) -> Training | None:
+    return next((part.training for part in row.provenance if part.training is not None), None)
+
+
+def _steps(points: Sequence[tuple[float, Line]]) -> set[float]:
+    return {step for step, _ in points}
+
+
+def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: str, seeds: int) -> Curve:
+    """The curve of some lines; `otherwise` is its name where they differ in more than their steps."""
+    names = {_AT_STEP.sub("", line.name) for _, line in points}
+    found = {}
+    for distribution in ("ood", "id"):
+        index = summary.overall(distribution)
+        known = [
+            point
+            for step, line in sorted(points, key=lambda one: one[0])
+            if index is not None and (point := _curve_point(summary, step, line, index)) is not None
+        ]
+        if len(known) > 1:
+            found[distribution] = known
+    return Curve(names.pop() if len(names) == 1 else otherwise, seeds, found)
+
+
+def _curve_point(summary: Summary, step: float, line: Line, index: int) -> Point | None:
+    mean = _accuracy_in(line, index)
+    if mean is None:
+        return None
+    if not line.is_group:
+        low, high = (mean.value if end is None else end for end in (mean.low, mean.high))
+        return Point(step, mean.value, low, high)
+    own = [_accuracy_in(one, index) for one in summary.lines if not one.is_group and one.rows[0] in line.rows]
+    values = [one.value for one in own if one is not None]
+    return Point(step, mean.value, min([mean.value, *values]), max([mean.value, *values]))
+
+
+def _accuracy_in(line: Line, index: int) -> Estimate | None:
+    entry = line.entries[index]
+    return None if entry is None else entry.accuracy
+
 
 # Okabe and Ito's colours, told apart by the colour-blind; black last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -270,3 +382,74 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     axes.set_ylabel(f"{label(summary.columns[index or 0].label)}, accuracy in %")
     _legend(axes, len(known))
     return True
+
+
+PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
+    ("id_ood", "In and out of distribution", id_against_ood),
+    ("difficulty", "Accuracy by difficulty", accuracy_by_difficulty),
+    ("label_mix", "What was trained on", label_mix),
+    ("steps", "Performance over steps", performance_over_steps),
+    ("hard_ratio", "Hard items in training", hard_ratio),
+    ("gradient_norms", "Gradient norms", gradient_norms),
+    ("cost", "Cost against accuracy", cost_against_ood),
+)
+"""File name, title and the function that draws it and says whether there was anything to draw."""
+
+
+def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
+    """Draws what a board has data for.
+
+    Args:
+        summary: the board's numbers.
+        folder: where `plots/` goes.
+
+    Returns:
+        Title and files (PNG, SVG), relative to the folder.
+    """
+    found = []
+    with _style() as pyplot:
+        for name, title, plot in PLOTS:
+            figure, axes = pyplot.subplots(figsize=(7.2, 4.6), layout="constrained")
+            if plot(summary, axes):
+                (folder / "plots").mkdir(exist_ok=True)
+                files = [f"plots/{name}.{kind}" for kind in ("png", "svg")]
+                axes.set_title(title, loc="left", fontsize=11)
+                # No date, and ids by a fixed salt: equal boards make equal files.
+                figure.savefig(folder / files[0], dpi=144, metadata={"Software": None})
+                figure.savefig(folder / files[1], metadata={"Date": None, "Creator": None})
+                _without_comments(folder / files[1])
+                found.append((title, files))
+            pyplot.close(figure)
+    return found
+
+
+@contextmanager
+def _style() -> Iterator[Any]:
+    """Matplotlib without a display, set up so that no name is read as markup."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a name may have letters that the font lacks
+    settings: dict[Any, object] = {  # keys: matplotlib lists all it has as a type
+        "text.parse_math": False,
+        "text.usetex": False,
+        "svg.hashsalt": "dcsft",
+        "svg.fonttype": "path",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "font.size": 9,
+        "axes.axisbelow": True,
+    }
+    with pyplot.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # glyphs missing from the font
+        yield pyplot
+
+
+def _without_comments(svg: Path) -> None:
+    """Takes out the comments in which matplotlib repeats every text, names among them."""
+    text = svg.read_text(encoding="utf-8")
+    svg.write_text(re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL), encoding="utf-8")

@@ -14,13 +14,13 @@ from waitress import create_server
 from waitress.channel import HTTPChannel
 
 from dcsft_harness.errors import HarnessError
-
-from .page import FOLDER, POLICY
+from dcsft_harness.leaderboard.page import FOLDER, POLICY
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from waitress.server import TcpWSGIServer
+
 
 HOST = "127.0.0.1"
 INDEX = "index.html"

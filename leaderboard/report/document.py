@@ -8,11 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .board import Task
-from .provenance import Provenance, Training, cost_of
-from .published import Quoted
-from .statistics import CONFIDENCE, Estimate
-from .summary import Column, Comparison, Detectable, Entry, Line, Summary
+from dcsft_harness.leaderboard.board import Task
+from dcsft_harness.leaderboard.provenance import Provenance, Training, cost_of
+from dcsft_harness.leaderboard.stats.intervals import CONFIDENCE, Estimate
+from dcsft_harness.leaderboard.summary import Column, Comparison, Detectable, Entry, Line, Quoted, Summary
 
 FORMAT = 1
 Json = dict[str, Any]
@@ -20,7 +19,7 @@ Json = dict[str, Any]
 
 def schema() -> Json:
     """The JSON schema (draft 2020-12) of `leaderboard.json`."""
-    text = (files("dcsft_harness.leaderboard") / "schema.json").read_text(encoding="utf-8")
+    text = (files("dcsft_harness.leaderboard.report") / "schema.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 

@@ -17,13 +17,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .board import Board
-from .packing import Json, write_script
-from .page_board import boards, quantiles, without_folders
-from .page_items import Part, write_responses, write_tasks
-from .pictures import Exported, export
-from .pools import write_pools
-from .summary import Summary
+from dcsft_harness.leaderboard.board import Board
+from dcsft_harness.leaderboard.page.data import (
+    Part,
+    boards,
+    quantiles,
+    without_folders,
+    write_responses,
+    write_tasks,
+)
+from dcsft_harness.leaderboard.page.packing import Json, write_script
+from dcsft_harness.leaderboard.page.pictures import Exported, export
+from dcsft_harness.leaderboard.page.pools import write_pools
+from dcsft_harness.leaderboard.summary import Summary
 
 FOLDER = "page"
 SCRIPTS = (

@@ -13,6 +13,9 @@ with clusters - 1 and S - 1 degrees of freedom:
 Satterthwaite's degrees of freedom would promise too much with few seeds: in simulations such
 intervals held the truth 86 % of the time with two seeds and 92 % with three; these hold it 94 to
 97 % of the time with three or more, and at least 95 % with two.
+
+No library has this: statsmodels' mixed models assume normal errors, and its two-way clustered covariance
+needs more than a few seeds. Quantiles and roots are scipy's.
 """
 
 import math
@@ -21,7 +24,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .statistics import CONFIDENCE, Codes, Estimate, Floats, contributions, sandwich
+from dcsft_harness.leaderboard.stats.intervals import (
+    CONFIDENCE,
+    Codes,
+    Estimate,
+    Floats,
+    contributions,
+    sandwich,
+)
 
 
 class Part(NamedTuple):

@@ -1,0 +1,446 @@
+"""Board -> Summary: accuracies, means and differences, tests, ranks, and accuracy by difficulty."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.curation.labels import LABELS
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task
+from dcsft_harness.leaderboard.provenance import public
+from dcsft_harness.leaderboard.stats import paired, ranking, seeds
+from dcsft_harness.leaderboard.stats.intervals import (
+    Codes,
+    Estimate,
+    Floats,
+    accuracy,
+    difference,
+    mean_over_tasks,
+    spread,
+    within_unit,
+)
+from dcsft_harness.leaderboard.stats.paired import holm, paired_test
+from dcsft_harness.leaderboard.summary import (
+    Apart,
+    Column,
+    Comparison,
+    Detectable,
+    Entry,
+    Front,
+    Line,
+    Quoted,
+    Summary,
+    Worst,
+    overall,
+)
+from dcsft_harness.records import DIFFICULTIES, Label, read_table
+
+PAIRS = 20
+"""Up to so many rows, every pair of them is tested."""
+
+
+def summarise(
+    board: Board,
+    pairs: int = PAIRS,
+    quoted: Sequence[Quoted] = (),
+    labels: Mapping[str, str] | None = None,
+) -> Summary:
+    """Computes every number of a board.
+
+    Args:
+        board: rows that can be compared, and those kept apart from them.
+        pairs: up to how many rows every pair is tested; the baseline's pairs always are.
+        quoted: figures of others to show beside the board's.
+        labels: item id -> difficulty.
+    """
+    columns = tuple(_columns(board.tasks))
+    sides = _sides(board)
+    baseline = next((side for name, side in sides if name == board.baseline), None)
+    combined = {row.name for _, side in sides if len(side) > 1 for row in side}
+    lines = tuple(
+        Line(
+            name,
+            side is baseline,
+            tuple(_entry(side, baseline, column) for column in columns),
+            side,
+            side[0].group if len(side) == 1 and side[0].name in combined else None,
+            worst=_worst(side, columns),
+            by_difficulty=by_difficulty(side, board.tasks, labels or {}),
+        )
+        for name, side in sides
+    )
+    lines, ranked_by = standings(columns, lines)
+    return Summary(
+        columns,
+        lines,
+        board.baseline,
+        (*board.remarks, *_remarks(columns, lines), *(one.remark for one in quoted if one.remark)),
+        detectable(columns, lines),
+        comparisons(columns, lines, pairs),
+        ranked_by,
+        tuple(quoted),
+        tuple(Apart(told(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
+        tuple(LeftOut(one.folder, told(one.reason)) for one in board.left_out),
+    )
+
+
+def told(reason: str) -> str:
+    """A refusal as a board may repeat it: of absolute paths the last name stays."""
+    return str(public(reason))
+
+
+def _sides(board: Board) -> list[tuple[str, tuple[Row, ...]]]:
+    """The lines by name: combined seeds before the first of them, the baseline first."""
+    taken, found = {row.name for row in board.rows}, []
+    groups: dict[str, list[Row]] = {}
+    for row in board.rows:
+        if row.group is not None:
+            groups.setdefault(row.group, []).append(row)
+    for row in board.rows:
+        members = groups.get(row.group or "", [])
+        if len(members) > 1 and members[0] is row and row.group is not None:
+            found.append((row.group + (" (seeds)" if row.group in taken else ""), tuple(members)))
+        found.append((row.name, (row,)))
+    found.sort(key=lambda line: line[0] != board.baseline)  # stable: the rest stay as given
+    return found
+
+
+def _columns(tasks: Sequence[Task]) -> Iterator[Column]:
+    for distribution in ("id", "ood", None):
+        members = tuple(task for task in tasks if task.distribution == distribution)
+        for task in members:
+            yield Column(task.name, distribution, (task,), False)
+        # One OOD task still gets its mean: it is the figure that rows are compared by.
+        if distribution is not None and len(members) > (distribution == "id"):
+            yield Column(f"{distribution.upper()} mean", distribution, members, True)
+
+
+def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Column) -> Entry | None:
+    if any(task.name not in row.cells for task in column.tasks for row in side):
+        return None
+    cells = [row.cells[task.name] for row in side for task in column.tasks]
+    clusters = [task.clusters for task in column.tasks]
+    part = seeds.part([scores_of(row, column) for row in side], clusters) if len(side) > 1 else None
+    return Entry(
+        n=sum(len(cell.scores) - cell.unscored for cell in cells) if part is None else part.n,
+        unscored=sum(cell.unscored for cell in cells),
+        unanswered=total([cell.unanswered for cell in cells]),
+        accuracy=_accuracy(side, column, clusters),
+        difference=_to_baseline(side, baseline, column, clusters),
+        deviation=None if part is None else part.deviation,
+    )
+
+
+def _accuracy(side: tuple[Row, ...], column: Column, clusters: Sequence[Codes]) -> Estimate | None:
+    if len(side) > 1:
+        return within_unit(seeds.mean_of_seeds([scores_of(row, column) for row in side], clusters))
+    scores = scores_of(side[0], column)
+    if len(scores) == 1:  # a mean over one task is that task's accuracy, interval included
+        return accuracy(scores[0], clusters[0])
+    return within_unit(mean_over_tasks(scores, clusters))
+
+
+def total(counts: Sequence[int | None]) -> int | None:
+    """The sum of some counts, None if one of them is not known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _to_baseline(
+    side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Column, clusters: Sequence[Codes]
+) -> Estimate | None:
+    if baseline is None or side is baseline:
+        return None
+    if any(task.name not in row.cells for task in column.tasks for row in baseline):
+        return None
+    if len(side) == len(baseline) == 1:
+        return difference(scores_of(side[0], column), scores_of(baseline[0], column), clusters)
+    if set(side) & set(baseline):  # a seed against the seeds that it is one of
+        return None
+    found = seeds.difference_of_seeds(
+        [scores_of(row, column) for row in side], [scores_of(row, column) for row in baseline], clusters
+    )
+    return None if found is None else found[0]
+
+
+def scores_of(row: Row, column: Column) -> list[Floats]:
+    """A row's scores on a column's tasks."""
+    return [row.cells[task.name].scores for task in column.tasks]
+
+
+def _worst(side: tuple[Row, ...], columns: Sequence[Column]) -> Worst | None:
+    found = []
+    for column in columns:
+        if not column.is_mean and all(column.tasks[0].name in row.cells for row in side):
+            scores = np.concatenate([scores_of(row, column)[0] for row in side])
+            if not np.isnan(scores).all():
+                found.append(Worst(column.label, float(np.nanmean(scores))))
+    return min(found, key=lambda one: one.accuracy, default=None)
+
+
+def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str]:
+    for line in lines:
+        for column in columns:
+            missing = [t.name for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
+            if column.is_mean and missing:
+                yield (
+                    f"Row {line.name} has no {column.label}: it was not evaluated on {', '.join(missing)}, "
+                    "and a mean is never taken over fewer tasks"
+                )
+    for line in lines:
+        counts = [
+            f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"
+            for column, entry in zip(columns, line.entries, strict=True)
+            if entry is not None and entry.unscored and not column.is_mean and not line.is_group
+        ]
+        if counts:
+            yield (
+                f"Row {line.name}: {', '.join(counts)} could not be scored; they are left out, not counted "
+                "as wrong"
+            )
+    estimates = [e.difference for line in lines for e in line.entries if e is not None]
+    if any(estimate is not None and estimate.low is None for estimate in estimates):
+        yield "A difference has no interval where it does not vary between items or clusters"
+    for line in lines:
+        if line.is_group:
+            names = ", ".join(row.name for row in line.rows)
+            yield f"{line.name} combines {len(line.rows)} seeds ({names}), the seed being a random effect"
+
+
+SOME = 50
+"""Of more rows than so many, the first stand for all where a median over rows is taken."""
+
+
+def comparisons(columns: tuple[Column, ...], lines: Sequence[Line], pairs: int) -> tuple[Comparison, ...]:
+    """Tests every line against the baseline, and every pair of lines where they are at most `pairs`.
+
+    Seeds that a line combines are not tested on their own.
+    """
+    tested = [line for line in lines if line.group is None]
+    headline = {overall(columns, "id"), overall(columns, "ood")}
+    found: list[Comparison] = []
+    baseline = next((line for line in lines if line.is_baseline), None)
+    if baseline is not None:
+        others = [(line, baseline) for line in tested if not line.is_baseline and not _shared(line, baseline)]
+        found += _families("baseline", others, columns, headline)
+    if len(tested) <= pairs:
+        found += _families("pairs", list(combinations(tested, 2)), columns, headline)
+    return tuple(found)
+
+
+def _shared(line: Line, other: Line) -> bool:
+    return bool(set(line.rows) & set(other.rows))
+
+
+def _families(
+    name: str, pairs: Sequence[tuple[Line, Line]], columns: Sequence[Column], headline: set[int | None]
+) -> Iterator[Comparison]:
+    families: dict[str, list[Comparison]] = {name: [], f"{name} by task": []}
+    for line, other in pairs:
+        for index, column in enumerate(columns):
+            if index not in headline and column.is_mean:
+                continue
+            family = name if index in headline else f"{name} by task"
+            one = compare(line, other, index, column, family)
+            if one is not None:
+                families[family].append(one)
+    for made in families.values():
+        yield from _corrected(made)
+
+
+def _corrected(family: Sequence[Comparison]) -> Iterator[Comparison]:
+    adjusted = iter(holm([one.p for one in family if one.p is not None]))
+    for one in family:
+        yield one if one.p is None else replace(one, p_holm=next(adjusted))
+
+
+def compare(line: Line, other: Line, index: int, column: Column, family: str) -> Comparison | None:
+    """Tests two lines in one column; None where one of them lacks it."""
+    sides = [_scores(line.rows, column), _scores(other.rows, column)]
+    clusters = [task.clusters for task in column.tasks]
+    ours, theirs = sides
+    if ours is None or theirs is None:
+        return None
+    names = (family, line.name, other.name, index)
+    if len(ours) == len(theirs) == 1:
+        entry = line.entries[index]
+        known = entry.difference if other.is_baseline and entry is not None else None
+        found = known or difference(ours[0], theirs[0], clusters)
+        test = paired_test(ours[0], theirs[0], clusters)
+        if found is None or test is None:
+            return None
+        return Comparison(*names, found, test.p, None, test.method, test.better, test.worse)
+    combined = seeds.difference_of_seeds(ours, theirs, clusters)
+    if combined is None:
+        return None
+    return Comparison(*names, combined[0], combined[1], None, "t, seeds as a random effect", None, None)
+
+
+def _scores(rows: Sequence[Row], column: Column) -> list[list[Floats]] | None:
+    if any(task.name not in row.cells for row in rows for task in column.tasks):
+        return None
+    return [[row.cells[task.name].scores for task in column.tasks] for row in rows]
+
+
+def detectable(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Detectable | None, ...]:
+    """The minimum detectable difference of each column."""
+    return tuple(_detectable(index, column, lines) for index, column in enumerate(columns))
+
+
+def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable | None:
+    baseline = next((line for line in lines if line.is_baseline and not line.is_group), None)
+    singles = [line for line in lines if not line.is_group and line.entries[index] is not None]
+    if baseline is not None and baseline in singles:
+        others = [line for line in singles if line is not baseline][:SOME]
+        errors = [_standard_error(line, baseline, column) for line in others]
+        known = [error for error in errors if error is not None]
+        if known:
+            return _possible(paired.detectable(median(known)), True)
+    values = [entry.accuracy.value for entry in _entries(singles, index) if entry.accuracy is not None]
+    if not values or median(values) in (0.0, 1.0):
+        return None
+    # Of a mean over tasks: as many unrelated clusters as all of its tasks have.
+    size = len(np.unique(np.concatenate([task.clusters for task in column.tasks])))
+    return _possible(paired.unpaired(median(values), size), False)
+
+
+def _possible(difference: float, paired: bool) -> Detectable | None:
+    """None where the items are so few that no difference between 0 and 1 is large enough."""
+    return Detectable(difference, paired) if difference <= 1 else None
+
+
+def _entries(lines: Sequence[Line], index: int) -> Iterator[Entry]:
+    yield from (entry for line in lines if (entry := line.entries[index]) is not None)
+
+
+def _standard_error(line: Line, baseline: Line, column: Column) -> float | None:
+    ours, theirs = _scores(line.rows, column), _scores(baseline.rows, column)
+    if ours is None or theirs is None:
+        return None
+    pairs = [one - other for one, other in zip(ours[0], theirs[0], strict=True)]
+    found = spread(pairs, [task.clusters for task in column.tasks])
+    return None if found is None or found.variance is None else found.variance**0.5
+
+
+def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], int | None]:
+    """The lines with retention, rank and front, and the index of the column that ranks go by.
+
+    Ranks go by the OOD figure, by the ID one where there is none, or by the only task. A line that
+    lacks the figure has no rank; seeds that a line combines have none of their own.
+    """
+    chosen = [index for index in (overall(columns, "id"), overall(columns, "ood")) if index is not None]
+    if not chosen and len(columns) == 1:
+        chosen = [0]
+    if not chosen:
+        return lines, None
+    size = _clusters(columns, chosen)
+    placed = [line for line in lines if line.group is None and _complete(line, chosen)]
+    if not placed:
+        return lines, chosen[-1]
+    values, sums = _prepared(placed, columns, chosen, size)
+    draws = ranking.bootstrap(values, sums)
+    means = np.stack([one.mean(axis=0) for one in values])
+    ranks = dict(zip(placed, ranking.ranks(means[:, -1], draws[:, :, -1]), strict=True))
+    both = len(chosen) == 2
+    fronts = (
+        dict(zip(placed, zip(ranking.front(means), ranking.front_shares(draws), strict=True), strict=True))
+        if both
+        else {}
+    )
+    made = [
+        replace(
+            line,
+            rank=ranks.get(line),
+            front=Front(bool(fronts[line][0]), float(fronts[line][1])) if line in fronts else None,
+            retention=_retention(line, columns, chosen) if both and _complete(line, chosen) else None,
+        )
+        for line in lines
+    ]
+    return tuple(made), chosen[-1]
+
+
+def _clusters(columns: Sequence[Column], chosen: Sequence[int]) -> int:
+    """One more than the largest cluster code of the chosen columns."""
+    codes = [task.clusters.max(initial=0) for index in chosen for task in columns[index].tasks]
+    return int(max(codes)) + 1
+
+
+def _complete(line: Line, chosen: Sequence[int]) -> bool:
+    entries = [line.entries[index] for index in chosen]
+    return all(entry is not None and entry.accuracy is not None for entry in entries)
+
+
+def _prepared(
+    lines: Sequence[Line], columns: Sequence[Column], chosen: Sequence[int], size: int
+) -> tuple[list[Floats], np.ndarray]:
+    """Each line's seeds' means, shape (S, M), and all contributions, shape (sum of S * M, size)."""
+    rows = [row for line in lines for row in line.rows]
+    sums = np.zeros((len(rows) * len(chosen), size), dtype=np.float32)
+    means = np.empty((len(rows), len(chosen)))
+    for at, row in enumerate(rows):
+        for number, index in enumerate(chosen):
+            column = columns[index]
+            scores = scores_of(row, column)
+            ranking.dense_sums(
+                scores, [task.clusters for task in column.tasks], sums[at * len(chosen) + number]
+            )
+            means[at, number] = np.mean([np.nanmean(task) for task in scores])
+    edges = np.cumsum([len(line.rows) for line in lines])[:-1]
+    return list(np.split(means, edges)), sums
+
+
+def _retention(line: Line, columns: Sequence[Column], chosen: Sequence[int]) -> Estimate | None:
+    own, ood = (columns[index] for index in chosen)
+    return ranking.retention(
+        [scores_of(row, own) for row in line.rows],
+        [scores_of(row, ood) for row in line.rows],
+        [task.clusters for task in own.tasks],
+        [task.clusters for task in ood.tasks],
+    )
+
+
+def read_labels(folders: Sequence[Path]) -> dict[str, str]:
+    """Item id -> difficulty, from labels folders; items without one are absent.
+
+    Raises:
+        HarnessError: a folder holds no labels or has changed, or two give one item different ones.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        manifest.read(folder, "labels")
+        manifest.refuse_changed(folder, LABELS)
+        table = read_table(folder / LABELS, Label)
+        for item, difficulty in zip(
+            table["item_id"].to_pylist(), table["difficulty"].to_pylist(), strict=True
+        ):
+            if difficulty is not None and found.setdefault(item, difficulty) != difficulty:
+                raise HarnessError(
+                    f"{folder / LABELS}: item {item} is {difficulty}, and {found[item]} in other labels",
+                    "Give the labels of one model",
+                )
+    return found
+
+
+def by_difficulty(
+    rows: Sequence[Row], tasks: Sequence[Task], labels: Mapping[str, str]
+) -> dict[str, Estimate] | None:
+    """The accuracy on the labelled items of each difficulty, over all tasks that a row has.
+
+    Of several seeds each item counts with their mean score.
+
+    Returns:
+        Difficulty -> estimate, those that have items; None where no item is labelled.
+    """
+    shared = [task for task in tasks if all(task.name in row.cells for row in rows)]
+    if not labels or not shared:
+        return None
+    kinds = np.array([labels.get(item, "") for task in shared for item in task.item_ids])
+    codes = np.concatenate([task.clusters for task in shared])
+    scores = np.mean([np.concatenate([row.cells[t.name].scores for t in shared]) for row in rows], axis=0)
+    found = {kind: accuracy(scores[kinds == kind], codes[kinds == kind]) for kind in DIFFICULTIES}
+    return {kind: estimate for kind, estimate in found.items() if estimate is not None} or None

@@ -1,0 +1,1 @@
+"""What a Summary is written as: tables, plots, JSON, Parquet."""

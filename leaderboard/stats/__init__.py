@@ -1,0 +1,1 @@
+"""Statistics of a board: intervals, paired tests, seeds, ranks."""
