@@ -55,11 +55,13 @@ def of(recipe: Recipe) -> dict[str, Estimate]:
             continue
         given, sizes = _numbers(assumed), _numbers(tokens)
         own, rule = STAGES[stage.verb].estimate, _RULES.get(stage.verb)
-        if own is not None or rule is not None:
-            seconds, memory = (
-                own(stage.options, given, sizes) if own is not None else rule(stage, given, sizes)
-            )
-            found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
+        if own is not None:
+            seconds, memory = own(stage.options, given, sizes)
+        elif rule is not None:
+            seconds, memory = rule(stage, given, sizes)
+        else:
+            continue
+        found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
     return found
 
 
