@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,15 +163,12 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
 def from_task(task: "Task") -> "Dataset":
     """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
 
-    The data set is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at
-    the latest with this process; only one that is killed leaves it there. Where images cannot be read there
-    is the column `REFUSED`, which says why; such a row has no images.
+    See `stored`. Where images cannot be read there is the column `REFUSED`, which says why; such a row has no
+    images.
 
     Raises:
         HarnessError: duplicate items, or a full disk.
     """
-    from datasets import load_from_disk
-
     from dcsft_harness.lmms import stored_images
     from dcsft_harness.sampling import read_items
 
@@ -179,20 +176,39 @@ def from_task(task: "Task") -> "Dataset":
     items = read_items(task, len(task.eval_docs), refused)
     boxed = any(item.box is not None for item in items)
     columns = features(boxed=boxed, labelled=False, refused=bool(refused))
+    rows = (
+        conversation({**asdict(item), "images": images})
+        | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
+        for item, images in zip(items, stored_images(task, items, refused), strict=True)
+    )
+    return stored(task.config.task, columns, ({name: row[name] for name in columns} for row in rows))
+
+
+def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":
+    """Training data that is no artifact's, as an open data set.
+
+    It is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at the latest
+    with this process; only one that is killed leaves it there.
+
+    Args:
+        name: what the folder's name begins with.
+        columns: its `datasets.Features`.
+        rows: values by column; read once.
+
+    Raises:
+        HarnessError: a full disk.
+    """
+    from datasets import load_from_disk
+
     above = cache.root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{task.config.task}-", dir=above))
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above))
     try:
         with (
             telling_refusals("training data", folder, "nothing half-written was kept"),
             dataset_folder.writing(folder, columns) as writer,
         ):
-            rows = (
-                conversation({**asdict(item), "images": images})
-                | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
-                for item, images in zip(items, stored_images(task, items, refused), strict=True)
-            )
-            writer.rows({name: row[name] for name in columns} for row in rows)
+            writer.rows(rows)
         found = load_from_disk(str(folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

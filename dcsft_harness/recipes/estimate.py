@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dcsft_harness.recipes.recipe import Recipe, Stage
+from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 
@@ -50,10 +51,17 @@ def of(recipe: Recipe) -> dict[str, Estimate]:
     found = {}
     for stage in recipe.stages:
         assumed, tokens = stage.variables.get("assume"), stage.variables.get("tokens")
-        if assumed and tokens and stage.verb in _RULES:
-            seconds, memory = _RULES[stage.verb](stage, _numbers(assumed), _numbers(tokens))
-            given = _numbers(assumed)
-            found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
+        if not (assumed and tokens):
+            continue
+        given, sizes = _numbers(assumed), _numbers(tokens)
+        own, rule = STAGES[stage.verb].estimate, _RULES.get(stage.verb)
+        if own is not None:
+            seconds, memory = own(stage.options, given, sizes)
+        elif rule is not None:
+            seconds, memory = rule(stage, given, sizes)
+        else:
+            continue
+        found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
     return found
 
 

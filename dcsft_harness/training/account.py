@@ -13,18 +13,9 @@ LOGGED = {
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
-    "reward": "reward",
-    "kl": "kl",
     "entropy": "entropy",
-    "completions/mean_length": "completion_length",
-    "completions/clipped_ratio": "truncated",
-    "all_right": "all_right",
-    "mixed": "mixed",
-    "all_wrong": "all_wrong",
-    "unscored": "unscored",
-    "zero_advantage": "zero_advantage",
 }
-"""TRL's name of a figure -> the name that it has in the log."""
+"""TRL's name of a figure of every method -> the name that it has in the log."""
 
 
 COUNTED = ("prompts", "generated", "prompt_tokens", "completion_tokens", "flops")
@@ -37,10 +28,10 @@ class Account:
 
     Attributes:
         ledger: what it has cost.
-        history: one row a step: step, loss (nats), grad_norm (before clipping), learning_rate; for GRPO
-            also the mean reward, the divergence `kl` (nats a token), the completions' mean length (tokens),
-            and the shares of prompts by their group's outcome. With each, what the run had cost by then:
-            samples, tokens (prompt and completion), seconds.
+        history: one row a step: step, loss (nats), grad_norm (before clipping), learning_rate, and the
+            method's own figures. With each, what the run had cost by then: samples, tokens (prompt and
+            completion), seconds.
+        logged: TRL's name of a figure -> the name that it has in the log; a trainer adds its method's.
         costs: what a token costs; set when the model is there.
     """
 
@@ -49,6 +40,7 @@ class Account:
         self.ledger = Ledger()
         self.history: list[dict[str, float | None]] = []
         self.costs: Arithmetic | None = None
+        self.logged: Mapping[str, str] = LOGGED
         self._meter, self._before = Meter(), 0.0
         self._counted = dict.fromkeys(COUNTED, 0.0)
 
@@ -82,7 +74,7 @@ class Account:
             setattr(self.ledger, name, now if name == "flops" else round(now))
         self._counted = dict.fromkeys(COUNTED, 0.0)
         row: dict[str, float | None] = {"step": number}
-        for theirs, ours in LOGGED.items():
+        for theirs, ours in self.logged.items():
             if theirs in logs:
                 value = None if logs[theirs] is None else float(logs[theirs])
                 row[ours] = value if value is None or math.isfinite(value) else None

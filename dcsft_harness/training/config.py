@@ -178,6 +178,16 @@ class TrainingConfig(Settings):
             )
         return self
 
+    @property
+    def samples_per_row(self) -> int:
+        """Samples, as `batch_size` counts them, that a row of the training set gives in an epoch."""
+        return 1
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares with the model that training begins with, which is kept then."""
+        return False
+
     def share(self, processes: int) -> tuple[int, int]:
         """What a process of a launch does for one optimizer step.
 
@@ -254,6 +264,16 @@ class GrpoConfig(AdapterConfig):
     max_completion_length: int | None = option(
         None, "The longest completion in tokens; by default the task's own limit.", ge=1
     )
+
+    @property
+    def samples_per_row(self) -> int:
+        """Completions of a prompt."""
+        return self.num_generations
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the divergence has a weight."""
+        return self.beta > 0
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:

@@ -18,14 +18,30 @@ from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.job import Job, JobOptions, Setup
 from dcsft_harness.training.judge import Judge
 from dcsft_harness.training.run import perform
-from dcsft_harness.training.trainer import Accounted, arguments, grpo_managed, managed, quietly
+from dcsft_harness.training.trainer import Accounted, arguments, managed, quietly
 
 if TYPE_CHECKING:
     from trl.trainer.utils import RepeatSampler
 
 
 class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer that counts, stops at the first bad loss, and logs how groups come out."""
+    """TRL's GRPOTrainer that counts, stops at the first bad loss, and logs how groups come out.
+
+    Its log has the mean reward, the divergence `kl` (nats a token), the completions' mean length (tokens),
+    and the shares of prompts by their group's outcome.
+    """
+
+    logged = {
+        "reward": "reward",
+        "kl": "kl",
+        "completions/mean_length": "completion_length",
+        "completions/clipped_ratio": "truncated",
+        "all_right": "all_right",
+        "mixed": "mixed",
+        "all_wrong": "all_wrong",
+        "unscored": "unscored",
+        "zero_advantage": "zero_advantage",
+    }
 
     def training_step(
         self, model: torch.nn.Module, inputs: object, *rest: object, **named: object
@@ -222,6 +238,18 @@ def _screen(setup: Setup, longest: int) -> None:
     setup.screen(conversations.without(refused), texts, longest)
 
 
+def _managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
+    """The arguments of `trl.GRPOConfig` that our settings decide."""
+    return {
+        "num_generations": config.num_generations,
+        "beta": config.beta,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "max_completion_length": longest,
+    }
+
+
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
@@ -234,8 +262,9 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
     checks.check_prompts(setup.conversations, judge, config)
-    ours = {**managed(config, setup.dtype, setup.folder), **grpo_managed(config, longest)}
-    args = arguments(trl.GRPOConfig, ours, config.extra)
+    ours = {**managed(config, setup.dtype, setup.folder), **_managed(config, longest)}
+    # Each completion counts alike, as in the paper's trainer.
+    args = arguments(trl.GRPOConfig, ours, config.extra, {"loss_type": "grpo"})
     checks.check_draws(args, config)
     if args.use_vllm:
         checks.check_vllm(args, setup)

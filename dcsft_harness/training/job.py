@@ -39,7 +39,7 @@ class Job:
     """What is to be trained.
 
     Attributes:
-        method: "cold-start", "sft" or "grpo".
+        method: the verb's last word: "sft".
         model: the base, a folder or a hub name.
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the folder to write.

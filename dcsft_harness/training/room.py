@@ -12,7 +12,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.checkpoint import skeleton
 from dcsft_harness.training import lora, run_folder
-from dcsft_harness.training.config import AdapterConfig, GrpoConfig
+from dcsft_harness.training.config import AdapterConfig
 from dcsft_harness.training.job import Job
 from dcsft_harness.training.launching import sharding
 
@@ -92,14 +92,14 @@ def _checkpoints(job: Job, rows: int) -> int:
         return 0
     # One more than stays, as a new one is whole before the oldest goes.
     most = (config.keep or 1) + 1
-    samples = rows * (config.num_generations if isinstance(config, GrpoConfig) else 1)
+    samples = rows * config.samples_per_row
     steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
     return min(most, math.ceil(steps / config.save_steps))
 
 
 def _is_with_reference(job: Job) -> bool:
-    """Whether checkpoints hold a second adapter: GRPO's reference, the one that was gone on with."""
-    return isinstance(job.config, GrpoConfig) and job.adapter is not None and job.config.beta > 0
+    """Whether checkpoints hold a second adapter: the reference, a copy of the one that training continues."""
+    return job.config.has_reference and job.adapter is not None
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:

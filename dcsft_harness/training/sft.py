@@ -214,7 +214,7 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             f"{setup.conversations.name} has a column weight, which weighs the plain loss alone",
             "Leave them out, or curate without --weight",
         )
-    _check_processor(setup)
+    check_processor(setup, "SFT")
     template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     conversations, texts = rendered(
@@ -238,14 +238,18 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
     return make
 
 
-def _check_processor(setup: Setup) -> None:
+def check_processor(setup: Setup, method: str) -> None:
     """Refuses a family whose processor does not make an answer's tokens of an answer, as TRL has it do.
+
+    Args:
+        setup: the run.
+        method: what an error calls the method.
 
     Raises:
         HarnessError: it takes no text without a picture, or adds tokens that answers would begin with.
     """
     processor, text = setup.processor, "B"
-    problem = f"TRL's SFT does not take {setup.job.model}: its {type(processor).__name__}"
+    problem = f"TRL's {method} does not take {setup.job.model}: its {type(processor).__name__}"
     try:
         made = processor(text=[text], add_special_tokens=False)["input_ids"][0]
     except (TypeError, ValueError) as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-import trl
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -18,7 +17,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from dcsft_harness import interrupts, ranks
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.training.account import Account
-from dcsft_harness.training.config import GrpoConfig, TrainingConfig
+from dcsft_harness.training.config import TrainingConfig
 from dcsft_harness.training.run_folder import RunFolder
 
 MIXED = "ACCELERATE_MIXED_PRECISION"
@@ -78,27 +77,19 @@ SFT_MANAGED: Mapping[str, Any] = {
 }
 
 
-def grpo_managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
-    """The arguments of `trl.GRPOConfig` that our settings decide."""
-    return {
-        "num_generations": config.num_generations,
-        "beta": config.beta,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "top_k": config.top_k,
-        "max_completion_length": longest,
-    }
-
-
 def arguments(
-    kind: type[trl.SFTConfig] | type[trl.GRPOConfig], ours: Mapping[str, Any], extra: Mapping[str, Any]
-) -> trl.SFTConfig | trl.GRPOConfig:
+    kind: type[Any],
+    ours: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> Any:  # noqa: ANN401 - TRL's
     """TRL's arguments of a run.
 
     Args:
-        kind: `trl.SFTConfig` or `trl.GRPOConfig`.
+        kind: `trl.SFTConfig` or another method's.
         ours: what the harness sets.
         extra: what the user adds, and may not change of those.
+        defaults: the method's own defaults, which `extra` may change.
 
     Raises:
         HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
@@ -115,7 +106,7 @@ def arguments(
             raise unknown_name("TRL argument", name, known)
     kinds = get_type_hints(kind)
     given = {name: _numbered(name, kinds[name], value) for name, value in extra.items()}
-    defaults = {
+    general = {
         # Recomputing activations trades a third of the speed for memory that only large models need.
         "gradient_checkpointing": torch.cuda.is_available(),
         "report_to": "none",
@@ -124,11 +115,9 @@ def arguments(
         # Rows without an image leave the vision tower out, and some towers leave their last layer out.
         "ddp_find_unused_parameters": True,
     }
-    if kind is trl.GRPOConfig:
-        defaults["loss_type"] = "grpo"  # each completion counts alike, as in the paper's trainer
     try:
         with quietly():
-            made = kind(**ours, **(defaults | given))
+            made = kind(**ours, **(general | dict(defaults or {}) | given))
     except (ValueError, TypeError, ImportError) as error:
         raise HarnessError(f"TRL refuses its arguments: {error}", "Correct `extra`") from error
     if not made.max_grad_norm > 0:
@@ -184,19 +173,22 @@ def quietly() -> Iterator[None]:
 
 
 class Accounted:
-    """What both trainers add to TRL's: they count, name the items of a bad step, and tell no hub.
+    """What every method adds to TRL's trainer: it counts, names the items of a bad step, and tells no hub.
 
     Attributes:
+        logged: TRL's names of the method's own figures -> their names in the log.
         account: what the run has cost so far, and its figures by step.
         item_ids: content ids by row of the training set, or what else names its rows.
     """
 
+    logged: Mapping[str, str] = {}
     account: Account
     item_ids: Sequence[str]
 
     def bind(self, account: Account, item_ids: Sequence[str]) -> None:
         """Takes the account to keep; called before training."""
         self.account, self.item_ids = account, item_ids
+        account.logged = {**account.logged, **self.logged}
         self._rows: list[int] = []
         # Added by the trainer when its own progress bar is off; it prints every log line.
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]

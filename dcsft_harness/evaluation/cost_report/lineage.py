@@ -15,10 +15,12 @@ from .figures import UNKNOWN_COST, Cost, added, cost_of
 
 LOG = "training_log.jsonl"
 TRAINED = ("adapter", "checkpoint")
-METHODS = {"cold-start": "cold start", "sft": "SFT", "grpo": "GRPO"}
+COLD = "cold-start"
+METHODS = {COLD: "cold start"}
+"""Methods whose name is no abbreviation; others are written in capitals."""
 _ROLES = {
-    "adapter": ("data", "model", "adapter"),
-    "checkpoint": ("data", "model", "adapter"),
+    "adapter": ("data", "rollouts", "model", "adapter"),
+    "checkpoint": ("data", "rollouts", "model", "adapter"),
     "rollouts": ("model", "adapter"),
     "labels": ("rollouts",),
 }
@@ -95,7 +97,7 @@ class Run:
     Attributes:
         name: its row's name.
         made: its manifest.
-        method: "SFT", "DC-SFT" (on a set that labels chose), "GRPO" or "cold start".
+        method: "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on.
         training: what training itself cost.
         labelling: the rollouts that its labels came from, each once.
         earlier: trainings before it that are no cold start: the adapter gone on from, and those that
@@ -167,7 +169,7 @@ def read(folder: Path, name: str) -> Run:
     line = Lineage()
     line.follow(made)
     found = line.found.items()
-    cold = {digest: one for digest, one in found if one.config.get("method") == "cold-start"}
+    cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
     labelling = tuple(one for _, one in found if one.kind == "rollouts")
     earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
     older = [one.folder.name for one in (made, *line.found.values()) if _lacks_ledger(one)]
@@ -175,7 +177,7 @@ def read(folder: Path, name: str) -> Run:
     return Run(
         name=name,
         made=made,
-        method=_method(made, bool(labelling)),
+        method=_method(made, bool(labelling) and any(one.kind == "curated set" for _, one in found)),
         training=cost_of(made),
         labelling=labelling,
         earlier=earlier,
@@ -196,7 +198,8 @@ def _lacks_ledger(one: Manifest) -> bool:
 
 
 def _method(made: Manifest, labelled: bool) -> str:
-    method = METHODS.get(str(made.config.get("method")), str(made.config.get("method")))
+    name = str(made.config.get("method"))
+    method = METHODS.get(name, name.upper())
     if labelled:
         method = "DC-SFT" if method == "SFT" else f"{method} on a curated set"
     return f"{method}, all parameters" if made.config.get("full") else method

@@ -1,0 +1,467 @@
+"""`dcsft train dpo`: Train by DPO on a model's own responses, right against wrong ones of the same item."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from dcsft_harness import curation, ranks, records, sampling
+from dcsft_harness.artifacts import dataset_folder, manifest
+from dcsft_harness.artifacts.reorder import AT_ONCE
+from dcsft_harness.artifacts.scanning import scan
+from dcsft_harness.curation import conversations
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.settings import option
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted
+from dcsft_harness.stages.training import AdapterInputs, start
+from dcsft_harness.stages.training import summary as trained
+from dcsft_harness.training.config import AdapterConfig
+
+REJECTED = "rejected"
+LOSSES = (
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down"
+    " discopop sft sigmoid_norm"
+).split()
+"""What TRL takes as `loss_type`; it looks at the first step."""
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+MANAGED: Mapping[str, Any] = {
+    "max_length": None,
+    "pad_to_multiple_of": None,  # TRL's collator of pictures takes none
+    "precompute_ref_log_probs": False,  # nor this
+    "sync_ref_model": False,  # checkpoints do not hold the reference, which a resumed run starts with
+}
+_READ = ("item_id", "response", "score", "finish_reason")
+
+
+class DpoConfig(AdapterConfig):
+    """Direct preference optimization on pairs of responses."""
+
+    learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
+    batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
+    max_steps: int | None = option(
+        600, "Optimizer steps, repeating the data as often as needed; instead of epochs.", ge=1
+    )
+    # The loss compares likelihoods under two models, which dropout blurs; TRL leaves it out, too.
+    lora_dropout: float = option(0.0, "Share of their inputs dropped in training, in [0, 1).", ge=0, lt=1)
+    beta: float = option(
+        0.1, "How strongly the model is held to the one that training begins with, above 0.", gt=0
+    )
+    pairs_per_item: int = option(
+        1, "Most pairs of an item, of distinct texts; `seed` decides which, among more.", ge=1
+    )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares with the model that training begins with."""
+        return True
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        if self.box_rounding is not None:
+            raise HarnessError(
+                f"--box-rounding {self.box_rounding}: DPO has no targets to write", "Leave it out"
+            )
+        return self
+
+
+class DpoOptions(DpoConfig, AdapterInputs):
+    """What to train on, and how."""
+
+    data: str = option(
+        about="Rollouts, or a curated set, whose rollouts of its own items are used.",
+        metavar="DIR",
+        reads="artifact",
+    )
+
+
+@dataclass
+class Responses:
+    """The responses of an item that pairs are made of.
+
+    Attributes:
+        right, wrong: distinct texts, in order of their first appearance.
+        truncated, unscored: how many responses were left out.
+    """
+
+    right: dict[str, None] = field(default_factory=dict)
+    wrong: dict[str, None] = field(default_factory=dict)
+    truncated: int = 0
+    unscored: int = 0
+
+    def add(self, text: str, score: float | None, finish_reason: str) -> None:
+        """Takes a response; one that was cut off, or has no score, is neither right nor wrong."""
+        if score is None:
+            self.unscored += 1
+        elif finish_reason == "length":
+            self.truncated += 1
+        else:
+            (self.right if score >= records.RIGHT else self.wrong)[text] = None
+
+    def pairs(self, item_id: str, most: int, seed: int) -> list[tuple[str, str]]:
+        """Pairs of a right and a wrong text, no two equal.
+
+        The order is that of hashes, so that it depends on neither the responses' order nor other items. The
+        first pairs have no text in common as long as there are others.
+
+        Args:
+            item_id: the item.
+            most: how many are wanted at most.
+            seed: decides which, of more.
+        """
+        right, wrong = (_shuffled(texts, item_id, seed) for texts in (self.right, self.wrong))
+        if not right or not wrong:
+            return []
+        # Along the diagonals of the table of all pairs: after so many steps one would be met again.
+        turn = math.lcm(len(right), len(wrong))
+        return [
+            (right[number % len(right)], wrong[(number + number // turn) % len(wrong)])
+            for number in range(min(most, len(right) * len(wrong)))
+        ]
+
+
+def _shuffled(texts: Iterable[str], item_id: str, seed: int) -> list[str]:
+    return sorted(texts, key=lambda text: hashlib.sha256(f"{seed} {item_id} {text}".encode()).digest())
+
+
+def run(options: DpoOptions, output: Path, progress: Progress | None) -> Notes:
+    """Trains."""
+
+    def train(base: str, config: DpoConfig, more: dict[str, Any]) -> Notes:
+        from dcsft_harness.training.job import Job
+        from dcsft_harness.training.run import perform
+
+        with ranks.agreed():
+            rows, inputs, counts = open_pairs(Path(options.data), config.pairs_per_item, config.seed)
+        more["source"] = Path(options.data).resolve().name
+        job = Job("dpo", base, rows, output, config, inputs=inputs, **more)
+        return perform(job, lambda setup: _make(setup, rows, counts))
+
+    return start(STAGE, options, DpoConfig, output, progress, train)
+
+
+def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path], dict[str, int]]:
+    """The pairs of a rollouts folder, or of a curated set's items.
+
+    Args:
+        folder: either.
+        most: pairs of an item at most.
+        seed: decides which, of more.
+
+    Returns:
+        A `datasets.Dataset` with the columns of a curated set, whose answers are the chosen texts, and with
+        REJECTED; the folders that it comes from, by role; and counts of items, pairs and what was left out.
+
+    Raises:
+        HarnessError: neither rollouts nor a curated set, changed since they were made, weighted, or without
+            any pair.
+    """
+    made = manifest.read(folder)
+    if made.kind not in ("rollouts", "curated set"):
+        raise HarnessError(
+            f"--data {folder} holds {made.kind}, and pairs are made of responses",
+            "Give a folder of `dcsft sample` or `dcsft curate`",
+        )
+    inputs, items, rollouts = {"rollouts": folder}, None, folder
+    if made.kind == "curated set":
+        rollouts = made.input_folder("rollouts")
+        inputs = {"data": folder, "rollouts": rollouts}
+        manifest.read(rollouts, "rollouts")
+        items = _items_of(folder)
+    for one in inputs.values():
+        manifest.refuse_changed(one)
+    found = _responses(rollouts / sampling.ROLLOUTS, items)
+    chosen = {item_id: one.pairs(item_id, most, seed) for item_id, one in found.items()}
+    chosen = {item_id: pairs for item_id, pairs in chosen.items() if pairs}
+    counts = {
+        "items": len(found),
+        "items_with_pairs": len(chosen),
+        "pairs": sum(map(len, chosen.values())),
+        "truncated": sum(one.truncated for one in found.values()),
+        "unscored": sum(one.unscored for one in found.values()),
+    }
+    if not chosen:
+        right, wrong = (
+            sum(bool(one.right) for one in found.values()),
+            sum(bool(one.wrong) for one in found.values()),
+        )
+        raise HarnessError(
+            f"{folder}: none of {counts['items']} items has both a right and a wrong response ({right} have"
+            f" right ones, {wrong} wrong ones; left out: {counts['truncated']} truncated, "
+            f"{counts['unscored']} unscored responses)",
+            "Sample more responses per item, at a higher temperature, or give items that are neither easy nor"
+            " hard",
+        )
+    return _stored(rollouts / sampling.ITEMS, chosen), inputs, counts
+
+
+def _items_of(folder: Path) -> set[str]:
+    """The items of a curated set.
+
+    Raises:
+        HarnessError: they are weighted, which DPO has no use for.
+    """
+    rows = folder / curation.DATA
+    if "weight" in dataset_folder.names(rows):
+        raise HarnessError(
+            f"{folder} has a column weight, which DPO has no use for", "Curate without --weight"
+        )
+    tables = dataset_folder.read(rows, ["item_id"], AT_ONCE)
+    return {item_id for table in tables for item_id in table["item_id"].to_pylist()}
+
+
+def _responses(path: Path, items: set[str] | None) -> dict[str, Responses]:
+    """What a table of rollouts has of each item, or of each of these."""
+    found: dict[str, Responses] = {}
+    with records.readable(path):
+        for batch in scan(path, records.Rollout, _READ).to_reader(use_threads=False):
+            for item_id, *response in zip(*(batch[name].to_pylist() for name in _READ), strict=True):
+                if items is None or item_id in items:
+                    found.setdefault(item_id, Responses()).add(*response)
+    return found
+
+
+def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any:  # noqa: ANN401 - a Dataset
+    """The pairs as training data, in the order of the items on disk."""
+    from datasets import Value
+
+    columns = conversations.features(labelled=False)
+    columns[REJECTED] = Value("string")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for table in dataset_folder.read(items, ["item_id", "prompt", "images"], AT_ONCE):
+            for item in table.to_pylist():
+                for right, wrong in chosen.get(item["item_id"], ()):
+                    row = conversations.conversation({**item, "target": right})
+                    yield {**row, "item_id": item["item_id"], REJECTED: wrong}
+
+    return conversations.stored("pairs", columns, rows())
+
+
+def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]:  # noqa: ANN401 - Setup, Dataset
+    import trl
+    from datasets import Dataset
+
+    from dcsft_harness.training import checkpoint
+    from dcsft_harness.training.rendering import Template, rendered
+    from dcsft_harness.training.sft import check_processor
+    from dcsft_harness.training.trainer import arguments, managed, quietly
+
+    config = setup.job.config
+    ours = {
+        **managed(config, setup.dtype, setup.folder),
+        **MANAGED,
+        "beta": config.beta,
+        "disable_dropout": not config.lora_dropout,
+    }
+    args = arguments(trl.DPOConfig, ours, config.extra)
+    _check_loss(args)
+    check_processor(setup, "DPO")
+    convention = setup.box_convention(False)
+    template = Template.of(setup.processor, checkpoint.open_generation(str(setup.job.model)))
+    texts: dict[int, list[str]] = {}
+    rejected = rows[REJECTED][:]
+    for wrong in (False, True):
+        known = setup.conversations
+        if wrong:
+            numbered = zip(known.turns, known.numbers, strict=True)
+            answers = [replace(turns, answer=rejected[number]) for turns, number in numbered]
+            known = replace(known, turns=answers)
+        known, written = rendered(known, template, convention)
+        for number, text in zip(known.numbers, written, strict=True):
+            texts.setdefault(number, [text.prompt]).append(text.completion)
+        setup.screen(known, [text.prompt + text.completion for text in written])
+    kept = setup.conversations
+    setup.notes["pairs"] = {**counts, "pairs": len(kept.turns)}
+    prompts, right, wrongs = zip(*(texts[number] for number in kept.numbers), strict=True)
+    columns = {"prompt": prompts, "chosen": right, REJECTED: wrongs, "row": range(len(kept.turns))}
+
+    def filled(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {**batch, "images": [kept.images(row) for row in batch["row"]]}
+
+    dataset = Dataset.from_dict({name: list(values) for name, values in columns.items()})
+    dataset = dataset.with_transform(filled)
+    _check_collator(setup, dataset[0])
+
+    def make() -> Any:  # noqa: ANN401 - a class that TRL's import makes
+        with quietly(), checkpoint.no_bars():
+            return _trainer()(
+                model=setup.network,
+                args=args,
+                train_dataset=dataset,
+                processing_class=setup.processor,
+                peft_config=setup.peft_config,
+            )
+
+    return make
+
+
+def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
+    """Refuses a loss that TRL would refuse with the weights in memory.
+
+    Raises:
+        HarnessError: names the argument.
+    """
+    for name in args.loss_type:
+        if name not in LOSSES:
+            raise unknown_name("loss_type", str(name), LOSSES)
+    if args.f_divergence_type not in DIVERGENCES:
+        raise unknown_name("f_divergence_type", str(args.f_divergence_type), DIVERGENCES)
+    if "exo_pair" in args.loss_type and not args.label_smoothing:
+        raise HarnessError(
+            "loss_type=exo_pair needs a label_smoothing above 0", "Give --set label_smoothing=1e-3"
+        )
+    paired = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"}
+    for name in args.loss_type:
+        if name in paired and args.f_divergence_type != "reverse_kl":
+            raise HarnessError(
+                f"f_divergence_type={args.f_divergence_type} does not go with loss_type={name}",
+                "Leave one of them out",
+            )
+        if args.use_weighting and name.startswith("aot"):
+            raise HarnessError(f"use_weighting does not go with loss_type={name}", "Leave one of them out")
+
+
+def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN401 - Setup
+    """Refuses a family of which TRL's collator cannot make a batch.
+
+    TRL writes prompt and responses side by side, and lengthens those of the processor's marks of tokens whose
+    names it knows.
+
+    Raises:
+        HarnessError: the collator fails, or a mark of tokens has another length than the tokens.
+    """
+    from torch import Tensor
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    processor, images = setup.processor, pair["images"]
+    problem = f"TRL's DPO does not take {setup.job.model}: "
+    try:
+        prompt = processor(text=[pair["prompt"]], images=[images] if images else None, return_tensors="pt")
+        made = DataCollatorForVisionPreference(processor=processor)([dict(pair)])
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise HarnessError(
+            f"{problem}its {type(processor).__name__} makes no batch of pairs ({reason})", "Take another base"
+        ) from error
+    tokens, whole = prompt["input_ids"].shape, made["input_ids"].shape
+    for name, value in prompt.items():
+        if isinstance(value, Tensor) and value.shape == tokens and made[name].shape != whole:
+            raise HarnessError(
+                f"{problem}it leaves the {name} of its {type(processor).__name__} as long as the prompt",
+                "Take another base",
+            )
+
+
+def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
+    import torch
+    import trl
+
+    from dcsft_harness.training.trainer import Accounted
+
+    class DpoTrainer(Accounted, trl.DPOTrainer):  # type: ignore[misc]
+        """TRL's DPOTrainer that counts, stops at a bad loss, and logs the rewards of both responses."""
+
+        logged = {
+            "rewards/chosen": "reward_chosen",
+            "rewards/rejected": "reward_rejected",
+            "rewards/margins": "reward_margin",
+            "rewards/accuracies": "reward_accuracy",
+        }
+
+        def __init__(self, **given: Any) -> None:  # noqa: ANN401 - DPOTrainer's own
+            super().__init__(**given)
+            self._counted_at = -1
+            inner = self.data_collator
+
+            def with_rows(examples: list[dict[str, Any]]) -> dict[str, Any]:
+                rows = torch.tensor([example["row"] for example in examples])
+                return {**inner(examples), "rows": rows}
+
+            self.data_collator: Any = with_rows
+
+        def training_step(
+            self,
+            model: torch.nn.Module,
+            inputs: dict[str, Any],
+            *rest: Any,  # noqa: ANN401
+            **named: Any,  # noqa: ANN401
+        ) -> torch.Tensor:
+            """One forward and backward pass over a micro-batch, and a forward pass of the reference.
+
+            Raises:
+                HarnessError: the loss is not finite; the weights are still those of the last step.
+            """
+            if self._counted_at != self.state.global_step:
+                self._counted_at, self._rows = self.state.global_step, []
+            inputs = dict(inputs)
+            rows = inputs.pop("rows").tolist()
+            self._rows += rows
+            tokens, learned = (int(inputs[name].sum()) for name in ("attention_mask", "completion_mask"))
+            costs, flops = self.account.costs, 0.0
+            if costs is not None:
+                patches = costs.patches(inputs)
+                flops = costs.training(tokens, patches) + costs.forward(tokens, patches)
+            loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)
+            self.refuse_infinite(loss)
+            self.account.count(
+                prompts=len(rows),
+                prompt_tokens=tokens - learned,
+                completion_tokens=learned,
+                flops=flops,
+            )
+            return loss
+
+    return DpoTrainer
+
+
+def summary(notes: Mapping[str, Any]) -> str:
+    """What other trainings say, and how many pairs there were and responses were left out."""
+    pairs = notes["pairs"]
+    left = counted(pairs, {"truncated": "truncated", "unscored": "unscored"})
+    parts = [
+        trained(notes),
+        f"{pairs['pairs']} pairs of {pairs['items_with_pairs']} of {pairs['items']} items",
+        *([f"{' and '.join(left)} responses left out"] if left else []),
+    ]
+    return ", ".join(parts)
+
+
+def estimate(
+    options: Mapping[str, Any], machine: Mapping[str, float], tokens: Mapping[str, float]
+) -> tuple[float, float]:
+    """Seconds, and bytes on one device: both responses pass forward and backward, and forward once more."""
+
+    def value(name: str) -> float:
+        return float(options.get(name) or DpoConfig.model_fields[name].default or 0)
+
+    batch, full = value("batch_size"), bool(options.get("full"))
+    epochs = options.get("epochs")
+    pairs = tokens["pool"] * value("pairs_per_item")
+    steps = math.ceil(pairs / batch) * float(epochs) if epochs else value("max_steps")
+    length = tokens["prompt"] + tokens["answer"]
+    forward = 2 * (machine["language"] * length + machine["vision"] * tokens["patches"])
+    work = steps * batch * 2 * (5.0 if full else 4.0) * forward
+    weights = machine["language"] + machine["vision"]
+    # The reference of an adapter is the model without it, and that of full training another model.
+    kept = 16 * weights / machine["devices"] + 4 * weights if full else 2 * weights
+    micro = float(options.get("micro_batch_size") or batch / machine["devices"])
+    return work / (machine["flops"] * machine["devices"]), kept + 2 * micro * length * 3e6
+
+
+STAGE = Stage(
+    verb="train dpo",
+    options=DpoOptions,
+    run=run,
+    summary=summary,
+    writes="adapter",
+    about="Pairs are made of items that have both right and wrong responses in the rollouts, as those of"
+    " medium difficulty have. TRL's losses are `--set loss_type=NAME` (sigmoid, ipo, hinge, ...).",
+    example="dcsft train dpo --model cold --data rollouts --max-steps 100 --output preferences",
+    estimate=estimate,
+    pushes=True,
+    passes="trl.DPOConfig",
+)
