@@ -3,7 +3,7 @@
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
 # make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
-# make check:      what a change must pass before review: style, types, fast tests.
+# make check:      what a change must pass before review: style, types, layers of imports, fast tests.
 PYTHON ?= python3.11
 VENV   ?= .venv
 VLLM_VENV ?= .venv-vllm
@@ -21,7 +21,7 @@ CREATE  = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet
 endif
 
-.PHONY: quickstart test test-vllm newest bench unit check lint types clean
+.PHONY: quickstart test test-vllm newest bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(CREATE)
@@ -59,7 +59,7 @@ bench: $(VENV)/.installed-test
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal
 
-check: lint types unit
+check: lint types imports unit
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -67,13 +67,23 @@ lint: $(VENV)/.installed-test
 
 # mypy does not follow pyproject's package-dir map. So it reads the sources through links that are laid out as the
 # installed package; its messages name the sources.
+# mypy and import-linter cannot follow the package-dir map: both read the packages laid out as they are installed.
+LAYOUT := build/types/dcsft_harness
+
+.PHONY: layout
+layout:
+	rm -rf build/types && mkdir -p $(LAYOUT)
+	ln -s $(CURDIR)/dcsft_harness/* $(addprefix $(CURDIR)/,tasks models leaderboard) $(LAYOUT)
+
 types: SHELL := bash
-types: $(VENV)/.installed-test
-	rm -rf build/types && mkdir -p build/types/dcsft_harness
-	ln -s $(CURDIR)/dcsft_harness/* $(addprefix $(CURDIR)/,tasks models leaderboard) build/types/dcsft_harness
+types: $(VENV)/.installed-test layout
 	set -o pipefail; cd build/types && \
 		$(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dcsft_harness \
 		| sed -E 's#^dcsft_harness/(tasks|models|leaderboard)/#\1/#'
+
+# Imports go one way: the layers in pyproject.toml.
+imports: $(VENV)/.installed-test layout
+	cd build/types && PYTHONPATH=. $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml --no-cache
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) $(VLLM_VENV) $(NEWEST_VENV)
