@@ -123,6 +123,11 @@ def training_data(data: str) -> "Path | Dataset":
     from dcsft_harness import lmms
     from dcsft_harness.curation import conversations
 
+    if Path(data).is_file():
+        raise HarnessError(
+            f"--data {data} is a file, and supervised training takes a curated set's folder or a task",
+            "Sample, label and curate the file first",
+        )
     if data not in lmms.task_index():
         raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
     return conversations.from_task(_single(lmms.open_tasks([data]), data))
