@@ -63,6 +63,7 @@ def answers(
         "extracted": pa.array(said, mask=silent),
         "response": [text.format(number, word) for number, word in zip(forms, said, strict=True)],
         "n_tokens": rng.integers(4, 30, count),
+        "finish_reason": ["stop"] * count,
     }
 
 

@@ -80,7 +80,7 @@ class Peer:
         """transformers' own sampling, `returned` responses an item."""
         for start in range(0, len(prepared), batch):
             self.model.generate(
-                **self.batch([one.features for one in prepared[start : start + batch]]),
+                **self.batch(prepared[start : start + batch]),
                 do_sample=True,
                 temperature=shapes.ARGUMENTS.temperature,
                 top_k=shapes.ARGUMENTS.top_k,
@@ -100,7 +100,7 @@ def ways(model: DcsftHF, number: int) -> dict[str, Way]:
     items = shapes.items(model, number)
     prepared = shapes.prepare(model, items)
     peer = Peer(model)
-    batch = peer.batch([one.features for one in prepared])
+    batch = peer.batch(prepared)
     return {
         "engine": lambda: draw(model, items, prepared, shapes.ARGUMENTS),
         "prefill of the same batch": lambda: prefill(peer.model, batch),

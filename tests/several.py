@@ -40,7 +40,7 @@ class Parity:
     def __init__(self, count):
         self.doc_ids = {f"item{number}": number for number in range(count)}
 
-    def reward(self, item_id, response):
+    def reward(self, item_id, response, truncated=False):
         return float(len(response) % 2)
 
 

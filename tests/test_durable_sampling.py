@@ -230,7 +230,9 @@ def test_two_commands_on_one_folder(tmp_path, reference, capsys):
         assert main(["label", str(tmp_path / "out"), "--output", str(tmp_path / "labels")]) == 1
         assert "Rerun the same command" in capsys.readouterr().err
         assert main(command(tmp_path / "out", folder, 0)) == 0
-        assert re.search(r"160 responses, .* right, [1-9]\d* from the interrupted run", capsys.readouterr().err)
+        assert re.search(
+            r"160 responses, .* right, [1-9]\d* from the interrupted run", capsys.readouterr().err
+        )
     finally:
         first.kill()
         first.communicate()

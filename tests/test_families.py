@@ -293,11 +293,13 @@ def test_training_merging_and_evaluation_work_where_the_table_says_so(family, tm
         assert bool(notes["pixel_limits"]) == TABLE[family].limits
         decode = AutoProcessor.from_pretrained(base).tokenizer.decode
         assert {decode(row[row != -100])[:7] for row in seen[0]} >= {"a goose", "7 boxes", "the cat"}
-        notes = stages.merge(tmp_path / "merged", adapter=tmp_path / "adapter", device="cpu", prompts=3)
+        notes = stages.STAGES["merge"](
+            tmp_path / "merged", adapter=tmp_path / "adapter", device="cpu", prompts=3
+        )
         assert notes["changed"] == notes["adapted"]
         assert notes["parity"]["same_answers"] == 3
         scored = tmp_path / "merged"
-    notes = stages.evaluate(
+    notes = stages.STAGES["evaluate"](
         tmp_path / "scores",
         model_args=f"pretrained={scored},device=cpu,batch_size=4,box_space=norm1000",
         tasks=["dcsft_digits", "dcsft_digits_ground"],

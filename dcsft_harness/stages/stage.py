@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ Progress = Callable[..., None]
 """Called with (units done, units in all), and figures to show by name; a unit is an item or a step."""
 Notes = dict[str, Any]
 """What a finished artifact's manifest notes: counts, tokens, accuracy."""
+
+
+def no_remarks(notes: Mapping[str, Any]) -> list[str]:
+    """What a stage has to add that has nothing to add; a lambda could not be pickled."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Stage:
     pushes: bool = False
     passes: str = ""
     show: Callable[[Mapping[str, Any]], str] | None = None
-    remarks: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda notes: [])
+    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
 
     def __call__(
         self,
