@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import Dataset as MapDataset
 
 if TYPE_CHECKING:
     from datasets import Dataset as Rows
@@ -67,7 +68,7 @@ class Shares(BatchSampler):
             yield share[start : start + self.batch_size] or [-1 - batch[0]]
 
 
-class Filled(Dataset[dict[str, Any]]):
+class Filled(MapDataset[dict[str, Any]]):
     """A training set that answers to the numbers of `Shares`.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 import csv
 from functools import cache
-from importlib.resources import files
+from importlib import resources
 from typing import NamedTuple
 
 
@@ -29,7 +29,11 @@ class ImageClass(NamedTuple):
 @cache
 def table() -> dict[str, ImageClass]:
     """The 186 classes by wnid, in order of wnid."""
-    text = files("dcsft_harness.data.benchmarks").joinpath("imagenet_classes.csv").read_text(encoding="utf-8")
+    text = (
+        resources.files("dcsft_harness.data.benchmarks")
+        .joinpath("imagenet_classes.csv")
+        .read_text(encoding="utf-8")
+    )
     found = {}
     for row in csv.DictReader(text.splitlines()):
         found[row["wnid"]] = ImageClass(

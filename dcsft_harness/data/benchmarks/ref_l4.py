@@ -8,7 +8,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ _COLUMNS = ("id", "caption", "bbox", "ori_category_id", "height", "width", "file
 def categories() -> dict[str, str]:
     """COCO's categories in Objects365's ("refcoco_10" -> "o365_41"), as Ref-L4's evaluation maps them."""
     text = (
-        files("dcsft_harness.data.benchmarks").joinpath("ref_l4_categories.csv").read_text(encoding="utf-8")
+        resources.files("dcsft_harness.data.benchmarks")
+        .joinpath("ref_l4_categories.csv")
+        .read_text(encoding="utf-8")
     )
     return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in csv.DictReader(text.splitlines())}
 

@@ -16,13 +16,19 @@ from dcsft_harness.data.benchmarks import (
 from dcsft_harness.data.benchmarks.source import Source, View
 from dcsft_harness.errors import unknown_name
 
-_CLASSIFICATION = (imagenet, imagenet_train)
-_GROUNDING = (vlm_r1, refcoco, ref_l4)
-_REASONING = (mathverse, mathvision, mathvista, mmk12, mmmu, wemath)
-MODULES = (*_CLASSIFICATION, *_GROUNDING, *_REASONING)
+_CLASSIFICATION = (*imagenet.SOURCES, *imagenet_train.SOURCES)
+_GROUNDING = (*vlm_r1.SOURCES, *refcoco.SOURCES, *ref_l4.SOURCES)
+_REASONING = (
+    *mathverse.SOURCES,
+    *mathvision.SOURCES,
+    *mathvista.SOURCES,
+    *mmk12.SOURCES,
+    *mmmu.SOURCES,
+    *wemath.SOURCES,
+)
 
-SOURCES: dict[str, Source] = {source.task: source for module in MODULES for source in module.SOURCES}
-VIEWS: dict[str, View] = {view.task: view for module in MODULES for view in getattr(module, "VIEWS", ())}
+SOURCES: dict[str, Source] = {source.task: source for source in (*_CLASSIFICATION, *_GROUNDING, *_REASONING)}
+VIEWS: dict[str, View] = {view.task: view for view in (*ref_l4.VIEWS, *mmmu.VIEWS)}
 
 
 def source_of(task: str) -> Source:
