@@ -140,15 +140,17 @@ def test_named_sets_hold_the_digits_of_their_split_alone():
 @pytest.mark.parametrize("family", ["ground", "reason"])
 def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, family):
     drawn = {}
-    module = {"ground": scenes, "reason": sums}[family]
-    original = module.draw
+    if family == "ground":
+        place, original = "dcsft_harness.data.digits.scenes.draw", scenes.draw
+    else:
+        place, original = "dcsft_harness.data.digits.sums.draw", sums.draw
 
     def watched(digits, rng, *more):
         result = original(digits, rng, *more)
         drawn.setdefault(name, set()).update(result.ids)
         return result
 
-    monkeypatch.setattr(module, "draw", watched)
+    monkeypatch.setattr(place, watched)
     for name in (name for name in suite.SETS if f"_{family}" in name):
         rows(name, 60)
         split = next((part for part in ("pool", "cold") if name.endswith(part)), "eval")
