@@ -20,7 +20,7 @@ import torch
 from benchmarks import shapes
 from benchmarks.measuring import median, ratio, rounds
 from benchmarks.sampling import draw
-from dcsft_harness.models import flight
+from dcsft_harness.models import engine
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import Item
@@ -31,12 +31,12 @@ def with_lengths(
 ) -> None:
     """The engine, with rows of these lengths in the order in which they come aboard."""
     arguments = replace(shapes.ARGUMENTS, max_new_tokens=longest, min_new_tokens=longest)
-    plain, left = flight.Row, iter(lengths)
-    flight.Row = lambda ticket, key, limit: plain(ticket, key, next(left))  # type: ignore[misc,assignment]
+    plain, left = engine.Row, iter(lengths)
+    engine.Row = lambda ticket, key, limit: plain(ticket, key, next(left))  # type: ignore[misc,assignment]
     try:
         draw(model, items, prepared, arguments)
     finally:
-        flight.Row = plain  # type: ignore[misc]
+        engine.Row = plain  # type: ignore[misc]
 
 
 def main() -> None:

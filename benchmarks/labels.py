@@ -33,7 +33,7 @@ from PIL import Image as Pillow
 
 from benchmarks.processes import measured
 from dcsft_harness import records
-from dcsft_harness.artifacts import dataset_folder, manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 ITEMS_AT_ONCE = 100_000
@@ -142,7 +142,7 @@ def make(folder: Path, rows: int, payload: Payload, mixed: bool = False) -> None
     held = []
     with (
         manifest.writing("rollouts", folder, {"task": TASK, "samples": payload.samples}) as draft,
-        dataset_folder.writing(draft.folder / ITEMS, features) as items,
+        storage.writing(draft.folder / ITEMS, features) as items,
         pq.ParquetWriter(draft.folder / ROLLOUTS, shape, compression="zstd") as table,
     ):
         for first in range(0, count, at_once):

@@ -26,10 +26,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF
-from dcsft_harness.models.prefill import prefill
-from dcsft_harness.models.requests import Item
-from dcsft_harness.models.rounds import Asked, Drawing
-from dcsft_harness.models.stream import Stream
+from dcsft_harness.models.requests import Asked, Drawing, Item
+from dcsft_harness.models.scheduler import Scheduler
+from dcsft_harness.models.shared_prefix import prefill
 
 PAPER_BATCH = 4
 SIDES = {"digits": {224: 32, 448: 16}, "qwen2.5-vl-3b": {896: 16}}
@@ -59,7 +58,7 @@ def draw(
         raise error
 
     rows = shapes.SAMPLES * (at_once or len(items))
-    stream = Stream(
+    stream = Scheduler(
         model._engine, queue, lambda asked: known[asked[1].doc_id], refuse, seed=0, rows=rows, hold=False
     )
     for _ in stream:

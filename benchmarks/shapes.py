@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dcsft_harness.data.digits import checkpoint, suite
+from dcsft_harness.data import digits
+from dcsft_harness.data.digits import suite
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF
@@ -62,13 +63,13 @@ def folder(shape: str, layers: int | None = None) -> str:
         layers: decoder layers, for a trial; None has all.
     """
     if shape == "digits":
-        return str(checkpoint.path())
+        return str(digits.path())
     from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
     home = tempfile.mkdtemp(prefix="dcsft-bench-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     target = Path(home) / shape
-    shutil.copytree(checkpoint.path(), target, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(digits.path(), target, ignore=shutil.ignore_patterns("*.safetensors"))
     path = target / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for part, values in PUBLISHED[shape].items():

@@ -104,12 +104,12 @@ def measure(method: str, shape: str, layers: int | None) -> dict[str, Any]:
 
 
 def _train(method: str, base: str, output: Path, given: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    from dcsft_harness.training import grpo, prompts, sft
+    from dcsft_harness.training import grpo, sft
     from dcsft_harness.training.config import GrpoConfig, SftConfig
 
     if method.startswith("GRPO"):
         config = GrpoConfig.from_options(given)
-        data, judge = prompts.open_data(POOL, None, None)
+        data, judge = grpo.open_data(POOL, None, None)
         notes = grpo.train_grpo(base, data, judge, output, config, progress=steps, source=POOL)
     else:
         config = SftConfig.from_options(given)  # type: ignore[assignment]

@@ -23,7 +23,8 @@ import torch
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from dcsft_harness.data.digits import checkpoint, suite
+from dcsft_harness.data import digits
+from dcsft_harness.data.digits import suite
 from dcsft_harness.models.vllm import DcsftVLLM
 
 SAMPLES = 8
@@ -106,7 +107,7 @@ def main() -> None:
     given = parser.parse_args()
     eager = not torch.cuda.is_available()
     model = DcsftVLLM(
-        pretrained=str(checkpoint.path()), dtype="float32", enforce_eager=eager, batch_size=given.batch_size
+        pretrained=str(digits.path()), dtype="float32", enforce_eager=eager, batch_size=given.batch_size
     )
     images = pictures(given.side, given.items)
     asked = requests(model, images)

@@ -1,4 +1,4 @@
-"""What results and times depend on beside the settings: installed packages, and the machine."""
+"""What results and times depend on beside the settings, and where what can be made again is kept."""
 
 import contextlib
 import os
@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
+import platformdirs
+
 from dcsft_harness.errors import HarnessError
+
+# What results and times depend on beside the settings: installed packages, and the machine.
 
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
 
@@ -102,3 +106,11 @@ def _installed(package: str) -> str | None:
     with contextlib.suppress(PackageNotFoundError):
         return f"{names[0].replace('_', '-')} {version(names[0])}"
     return None
+
+
+# Where the suite keeps what it can make again.
+
+
+def cache_root() -> Path:
+    """`$DCSFT_CACHE`, else the user's cache folder for dcsft."""
+    return Path(os.environ.get("DCSFT_CACHE") or platformdirs.user_cache_dir("dcsft"))

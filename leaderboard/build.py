@@ -14,12 +14,9 @@ from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
 from dcsft_harness.leaderboard.load import Progress, load, named
 from dcsft_harness.leaderboard.logs import Choices, input_files, is_log
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
-from dcsft_harness.leaderboard.report.document import document, text
-from dcsft_harness.leaderboard.report.items import FILE, write_items
-from dcsft_harness.leaderboard.report.latex import latex
-from dcsft_harness.leaderboard.report.markdown import report
+from dcsft_harness.leaderboard.report.document import FILE, document, text, write_items
 from dcsft_harness.leaderboard.report.plots import draw
-from dcsft_harness.leaderboard.report.table import comparisons_csv, csv_text, standings_csv
+from dcsft_harness.leaderboard.report.table import comparisons_csv, csv_text, latex, report, standings_csv
 from dcsft_harness.leaderboard.summary import Summary, published
 from dcsft_harness.settings import Settings, option
 

@@ -11,9 +11,8 @@ import numpy as np
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task
-from dcsft_harness.leaderboard.provenance import public
-from dcsft_harness.leaderboard.stats import paired, ranking, seeds
+from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, public
+from dcsft_harness.leaderboard.stats import intervals, paired, ranking
 from dcsft_harness.leaderboard.stats.intervals import (
     Codes,
     Estimate,
@@ -125,7 +124,7 @@ def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Colu
         return None
     cells = [row.cells[task.name] for row in side for task in column.tasks]
     clusters = [task.clusters for task in column.tasks]
-    part = seeds.part([scores_of(row, column) for row in side], clusters) if len(side) > 1 else None
+    part = intervals.part([scores_of(row, column) for row in side], clusters) if len(side) > 1 else None
     return Entry(
         n=sum(len(cell.scores) - cell.unscored for cell in cells) if part is None else part.n,
         unscored=sum(cell.unscored for cell in cells),
@@ -138,7 +137,7 @@ def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Colu
 
 def _accuracy(side: tuple[Row, ...], column: Column, clusters: Sequence[Codes]) -> Estimate | None:
     if len(side) > 1:
-        return within_unit(seeds.mean_of_seeds([scores_of(row, column) for row in side], clusters))
+        return within_unit(intervals.mean_of_seeds([scores_of(row, column) for row in side], clusters))
     scores = scores_of(side[0], column)
     if len(scores) == 1:  # a mean over one task is that task's accuracy, interval included
         return accuracy(scores[0], clusters[0])
@@ -162,7 +161,7 @@ def _to_baseline(
         return difference(scores_of(side[0], column), scores_of(baseline[0], column), clusters)
     if set(side) & set(baseline):  # a seed against the seeds that it is one of
         return None
-    found = seeds.difference_of_seeds(
+    found = intervals.difference_of_seeds(
         [scores_of(row, column) for row in side], [scores_of(row, column) for row in baseline], clusters
     )
     return None if found is None else found[0]
@@ -275,7 +274,7 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
         if found is None or test is None:
             return None
         return Comparison(*names, found, test.p, None, test.method, test.better, test.worse)
-    combined = seeds.difference_of_seeds(ours, theirs, clusters)
+    combined = intervals.difference_of_seeds(ours, theirs, clusters)
     if combined is None:
         return None
     return Comparison(*names, combined[0], combined[1], None, "t, seeds as a random effect", None, None)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.leaderboard.board import (
     Apart,

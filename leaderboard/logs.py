@@ -21,10 +21,17 @@ import pyarrow as pa
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
-from dcsft_harness.leaderboard.provenance import Provenance, public
+from dcsft_harness.leaderboard.board import (
+    DISTRIBUTIONS,
+    Documents,
+    Measured,
+    Provenance,
+    Result,
+    group_of,
+    public,
+)
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"

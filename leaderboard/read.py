@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import file_sha256
+from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import provenance
+from dcsft_harness.leaderboard import board
 from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
 from dcsft_harness.records import (
     CHECKPOINT,
@@ -112,7 +112,7 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
         tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items, some)
     model = _model(found)
     group = group_of(name, config.get("group"))
-    told = provenance.of_scores(found, name, model)
+    told = board.of_scores(found, name, model)
     return Result(name, folder, model, tasks, told, lambda: iter([read_columns(folder / FILE)]), group)
 
 

@@ -1,10 +1,13 @@
-"""What the suite's models share: the way through a request list, and what watches and steers it."""
+"""What the suite's models share: the way through a request list, its cache, what watches and steers it."""
 
 import logging
 import sys
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from lmms_eval import utils
@@ -12,28 +15,112 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from dcsft_harness import __version__
+from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import Generation
+from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.scoring import Response
 
-from .arguments import GenerationArguments
-from .coercion import is_unset
-from .requests import Item, plan
-from .response_cache import key_by_content
-from .rounds import Asked, Drawing, Settled
+from . import MODELS
+from .arguments import GenerationArguments, is_unset
+from .requests import Asked, Drawing, Item, Settled, plan
+
+# lmms-eval's response cache (`--use_cache`), keyed by what our models really are.
+#
+# lmms-eval's keys hold the model arguments as they are written: an adapter that was trained again in the same
+# folder would get its predecessor's answers. With one of our models they also hold the content of every file
+# that decides a response, and this package's version.
+
+_TEXTS = (".jinja", ".txt", ".model")
+"""Endings of a checkpoint's files beside configuration and weights that decide its prompts."""
+_LOG = logging.getLogger(__name__)
+
+
+def key_by_content() -> None:
+    """Has lmms-eval's cache tell our models by their content, from now on; a second call changes nothing.
+
+    lmms-eval makes a cache after it has made the model, which is when this is called.
+    """
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    make = ResponseCache.create
+    if getattr(make, "keyed_by_content", False):
+        return
+
+    def create(
+        cache_root: str,
+        *,
+        model: object = "",
+        model_args: str | dict[str, Any] = "",
+        **more: object,
+    ) -> ResponseCache:
+        if model in MODELS:
+            model = f"{model}|{fingerprint(model_args)}"
+        return make(cache_root, model=model, model_args=model_args, **more)
+
+    create.keyed_by_content = True  # type: ignore[attr-defined]
+    ResponseCache.create = staticmethod(create)
+
+
+def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
+    """A hash of what decides the responses of a model of ours beside its arguments' text."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    given = simple_parse_args_string(model_args) if isinstance(model_args, str) else dict(model_args or {})
+    parts: dict[str, object] = {"version": __version__}
+    for name, value in given.items():
+        read = _READERS.get(name)
+        if read is not None and value is not None:
+            parts[name] = read(str(value))
+    if given.get("generation_config") == "checkpoint":
+        # A request that names no temperature may then sample, which lmms-eval takes for greedy.
+        parts["seed"] = torch.initial_seed()
+    if given.get("base_url") is not None:
+        _LOG.warning("--use_cache: what weights a server has is unknown; its answers are not used again")
+        parts["run"] = uuid.uuid4().hex
+    return json_sha256(parts)
+
+
+def _checkpoint(name: str) -> object:
+    """The content of a checkpoint's or adapter's folder; of a hub name the commit that is at hand."""
+    folder = Path(name)
+    if folder.is_dir():
+        texts = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _TEXTS)
+        return [folder_sha256(folder), *((path.name, file_sha256(path)) for path in texts)]
+    from huggingface_hub import try_to_load_from_cache
+
+    files = (try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json"))
+    # A cached file lies in snapshots/COMMIT.
+    return [Path(found).parent.name for found in files if isinstance(found, str)]
+
+
+def _file(name: str) -> str | None:
+    path = Path(name)
+    return file_sha256(path) if len(name) < 4096 and path.is_file() else None
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "pretrained": _checkpoint,
+    "adapter": _checkpoint,
+    "system_prompt": _file,
+    "answers": _file,
+}
+"""Model arguments that name files -> what is read of them."""
+
+
+# What the suite's models share: the way through a request list, and what watches and steers it.
 
 Answered = tuple[Asked, list[Generation]]
 """What was asked, and a response for each of its sample indices; none where the item is refused."""
 
 _SEEDS = 1 << 62
 """Seeds of draws are below this; torch's are 64 bits."""
-_LOG = logging.getLogger(__name__)
 
 
 def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
     """Refuses grounding tasks now, and not when hours of answers are scored, if nothing tells coordinates."""
-    from dcsft_harness.lmms.listing import grounding
+    from dcsft_harness.lmms.tasks import grounding
 
     if grounding() & {request.task_name for request in requests}:
         declared()

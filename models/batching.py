@@ -1,4 +1,4 @@
-"""Prompts of different lengths and image sizes as one batch of a model.
+"""Prompts of different lengths and image sizes as one batch of a model, and their sizes.
 
 Each prompt goes through the processor alone, so its features cannot depend on its neighbours,
 and a row can be repeated without knowing how a model lays images out. Where the features of
@@ -21,6 +21,8 @@ from transformers import ProcessorMixin
 from dcsft_harness.errors import HarnessError
 
 from .chat_template import render
+
+# Prompts of different lengths and image sizes as one batch of a model.
 
 _LOG = logging.getLogger(__name__)
 
@@ -226,3 +228,34 @@ def _grow(parts: list[Tensor]) -> list[Tensor]:
         # `pad` counts dimensions from the last one, two numbers (before, after) for each.
         grown.append(functional.pad(part, missing[::-1]) if any(missing) else part)
     return grown
+
+
+# How many tokens a prompt has once its images are in it, without processing the images.
+
+
+def tokenize(processor: ProcessorMixin, text: str) -> list[int]:
+    """Token ids of a rendered prompt, images as placeholders.
+
+    A template that writes the first token itself must not get a second one from the tokenizer.
+    """
+    bos = processor.tokenizer.bos_token
+    special = not (bos and text.startswith(bos))
+    return list(processor.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def count_tokens(processor: ProcessorMixin, text: str, tokens: list[int], images: list[Image.Image]) -> int:
+    """Tokens of prompt and images together.
+
+    Args:
+        processor: the checkpoint's, with its pixel limits.
+        text: the rendered prompt.
+        tokens: the same as token ids, one placeholder an image.
+        images: its images.
+    """
+    if not images:
+        return len(tokens)
+    counted: Any = getattr(processor, "_get_num_multimodal_tokens", None)
+    if counted is None:
+        return int(process(processor, [text], [images])["input_ids"].shape[1])
+    sizes = [(image.height, image.width) for image in images]
+    return len(tokens) - len(images) + int(sum(counted(image_sizes=sizes)["num_image_tokens"]))

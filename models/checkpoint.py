@@ -26,10 +26,9 @@ from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
 from .adapters import attach, read_config
-from .packed_images import attend_by_length
-from .patches import embed_by_product
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
+from .vision import attend_by_length, embed_by_product
 
 GENERATION = "generation_config.json"
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")

@@ -1,5 +1,6 @@
-"""One call of transformers' `generate` for a batch of rows, and what each row came to."""
+"""How tokens are drawn: noise by content, one step's choice, and a whole call of `generate`."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,132 @@ from transformers import (
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import FinishReason, cut_at
+from dcsft_harness.lmms.protocols import FinishReason, cut_at
 
 from .arguments import GenerationArguments, checkpoint_settings
-from .keyed_noise import KeyedGumbel
 from .settings import ModelSettings
+from .shared_prefix import Prompts
+
+# Sampling by content: noise that is a function of what is sampled, not of when.
+#
+# Adding an independent Gumbel draw to each logit and taking the largest is an exact draw from their softmax
+# (the Gumbel-max trick). Here the draw of a token is a hash of (seed, item, sample index, step, token id), so
+# batch size, order, process count and restarts cannot change it. The hash is SplitMix64 (Steele, Lea and
+# Flood, OOPSLA 2014): row key and step choose the state of one stream, the token id is the position in it.
+
+_MASK = (1 << 64) - 1
+_SIGN = 1 << 63
+
+
+def _signed(value: int) -> int:
+    """An unsigned 64-bit number as the int64 of the same bits."""
+    value &= _MASK
+    return value - (1 << 64) if value & _SIGN else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def row_key(seed: int, item_key: str, sample_index: int) -> int:
+    """The int64 that a row's whole stream hangs on.
+
+    Args:
+        seed: the run's seed.
+        item_key: what the item is, as text (its content hash).
+        sample_index: which of the item's responses, from 0.
+    """
+    digest = hashlib.sha256(f"{seed}\0{sample_index}\0{item_key}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def _shift(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical right shift of int64; torch's own keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's output function, elementwise on int64 (products wrap)."""
+    value = (value ^ _shift(value, 30)) * _MIX_1
+    value = (value ^ _shift(value, 27)) * _MIX_2
+    return value ^ _shift(value, 31)
+
+
+def uniforms(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Uniform draws in the open interval (0, 1), float64.
+
+    Args:
+        row_keys: int64, any shape that broadcasts with `tokens`.
+        step: tokens that the row has generated before this one; a tensor is shaped as `row_keys`.
+        tokens: int64 token ids.
+    """
+    offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
+    state = _mix(row_keys + offset)
+    bits = _mix(state + (tokens + 1) * _GOLDEN)
+    # 52 bits and a half: with 53 the largest value would round to 1, whose Gumbel is infinite.
+    return (_shift(bits, 12).double() + 0.5) * 2.0**-52
+
+
+def gumbels(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel draws, float64, shaped as the arguments broadcast (see `uniforms`)."""
+    return -torch.log(-torch.log(uniforms(row_keys, step, tokens)))
+
+
+def noisy(
+    scores: torch.Tensor, row_keys: torch.Tensor, step: int | torch.Tensor, sparse: bool
+) -> torch.Tensor:
+    """Scores with the noise of one step.
+
+    Args:
+        scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
+        row_keys: int64 `(rows,)`.
+        step: tokens that the rows have generated before this one, also as int64 `(rows,)`.
+        sparse: whether most tokens are ruled out; then noise is drawn for the others alone.
+
+    Returns:
+        float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
+    """
+    summed = scores.double()
+    if sparse:
+        rows, tokens = torch.nonzero(torch.isfinite(scores), as_tuple=True)
+        summed[rows, tokens] += gumbels(row_keys[rows], step if isinstance(step, int) else step[rows], tokens)
+        return summed
+    tokens = torch.arange(scores.shape[1], device=scores.device)
+    return summed + gumbels(row_keys[:, None], step if isinstance(step, int) else step[:, None], tokens)
+
+
+class KeyedGumbel:
+    """The last logits processor of a sampled generation: makes greedy search draw."""
+
+    def __init__(self, row_keys: list[int], prompt_length: int, sparse: bool) -> None:
+        """Noise for one call of `generate`.
+
+        Args:
+            row_keys: one key per row of the batch, from `row_key`.
+            prompt_length: columns of the batch before the first generated token.
+            sparse: whether the processors before this one rule most tokens out; then noise is
+                drawn for the remaining ones alone.
+        """
+        self._keys = torch.tensor(row_keys, dtype=torch.int64)
+        self._prompt_length = prompt_length
+        self._sparse = sparse
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Adds the noise of this step.
+
+        Args:
+            input_ids: int64 `(rows, columns)`, prompt and what is generated so far.
+            scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
+
+        Returns:
+            float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
+        """
+        self._keys = self._keys.to(scores.device)
+        return noisy(scores, self._keys, input_ids.shape[1] - self._prompt_length, self._sparse)
+
+
+# One call of transformers' `generate` for a batch of rows, and what each row came to.
 
 
 def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
@@ -281,7 +403,7 @@ def complete(
         tokens: its special tokens.
         batch: model inputs, left-padded, on the model's device.
         arguments: how to generate.
-        row_keys: int64 keys of the rows' draws (`keyed_noise.row_key`); unused when greedy.
+        row_keys: int64 keys of the rows' draws (`decoding.row_key`); unused when greedy.
 
     Raises:
         NotFiniteError: logits of some rows are not finite.
@@ -326,3 +448,128 @@ def completion(
     text, cut = cut_at(text, arguments.stop)
     stopped = ended or cut or stopped_at is not None
     return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
+
+
+# One step's logits in, one token a row out: penalty, least length, warpers, keyed noise.
+
+# Elements of one block of scores that noise is drawn for: int64 and float64 temporaries of a
+# large batch and vocabulary would otherwise exceed the model's own memory.
+_BLOCK = 1 << 24
+
+
+class Draw:
+    """Chooses the next token of every row of a batch that shrinks and grows.
+
+    The same arithmetic, in the same order, as the logits processors of `decoding.complete`.
+    """
+
+    def __init__(
+        self,
+        arguments: GenerationArguments,
+        eos: tuple[int, ...],
+        row_keys: Tensor,
+        prompts: Prompts,
+        item_of_row: Tensor,
+    ) -> None:
+        """A draw for rows that have no tokens yet.
+
+        Args:
+            arguments: how tokens are chosen.
+            eos: ids that end a row.
+            row_keys: int64 `(rows,)`, from `decoding.row_key`.
+            prompts: what the rows continue.
+            item_of_row: int64 `(rows,)`, which of the prompts.
+        """
+        self._arguments, self._keys, self._steps = arguments, row_keys, torch.zeros_like(row_keys)
+        self._eos = torch.tensor(eos, dtype=torch.int64, device=row_keys.device)
+        self._warpers = [] if arguments.greedy else warpers(arguments)
+        self._seen = None
+        if arguments.repetition_penalty != 1.0:
+            self._seen = _tokens_of(prompts)[item_of_row]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next token of every row.
+
+        Args:
+            logits: `(rows, vocabulary)` of any float type.
+
+        Returns:
+            int64 `(rows,)`; `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
+        """
+        scores = logits.float()
+        if self._seen is not None:
+            scores = self._penalised(scores, self._seen)
+        if self._arguments.min_new_tokens and len(self._eos):
+            early = (self._steps < self._arguments.min_new_tokens)[:, None]
+            scores = scores.index_copy(1, self._eos, scores[:, self._eos].masked_fill(early, -torch.inf))
+        tokens, likeliest = self._chosen(scores)
+        self._steps = self._steps + 1
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+        # Read with the tokens, so that looking costs no wait for the device.
+        return tokens.masked_fill(~likeliest.isfinite(), NOT_FINITE)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drops all rows but those of int64 `rows`, and takes their order."""
+        self._keys, self._steps = self._keys[rows], self._steps[rows]
+        if self._seen is not None:
+            self._seen = self._seen[rows]
+
+    def append(self, other: "Draw") -> None:
+        """Puts the rows of another draw with the same arguments behind these."""
+        self._keys = torch.cat((self._keys, other._keys))
+        self._steps = torch.cat((self._steps, other._steps))
+        if self._seen is not None and other._seen is not None:
+            self._seen = torch.cat((self._seen, other._seen))
+
+    def _penalised(self, scores: Tensor, seen: Tensor) -> Tensor:
+        """Scores with tokens of prompt and response made less likely."""
+        penalty = self._arguments.repetition_penalty
+        return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+    def _chosen(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The argmax, with noise unless greedy, and the largest score without; a NaN counts as largest."""
+        if self._arguments.greedy:
+            largest, tokens = scores.max(-1)
+            return tokens, largest
+        size = max(1, _BLOCK // scores.shape[1])
+        blocks = zip(*(torch.split(one, size) for one in (scores, self._keys, self._steps)), strict=True)
+        found = [self._sampled(*block) for block in blocks]
+        return torch.cat([tokens for tokens, _ in found]), torch.cat([largest for _, largest in found])
+
+    def _sampled(self, scores: Tensor, keys: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self._likeliest(scores / self._arguments.temperature)
+        if kept is None:
+            noised = noisy(self._warped(scores), keys, steps, sparse=len(self._warpers) > 1)
+            return noised.argmax(-1), scores.amax(-1)
+        # Everything behind top-k works on k columns; their token ids key the noise.
+        values, tokens = kept
+        largest = values[:, 0]
+        for warper in self._warpers[2:]:
+            values = warper(tokens, values)
+        values = values.double() + gumbels(keys[:, None], steps[:, None], tokens)
+        return tokens.gather(1, values.argmax(-1, keepdim=True))[:, 0], largest
+
+    def _likeliest(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What top-k keeps, as scores and token ids `(rows, k)`; None where a tie keeps more."""
+        k = self._arguments.top_k
+        if not 0 < k < scores.shape[1]:
+            return None
+        values, tokens = scores.topk(k)
+        # One number for all rows: every row keeps at least k.
+        return (values, tokens) if int((scores >= values[:, -1:]).sum()) == values.numel() else None
+
+    def _warped(self, scores: Tensor) -> Tensor:
+        no_tokens = self._keys[:, None]  # the warpers in use look at scores alone
+        for warper in self._warpers:
+            scores = warper(no_tokens, scores)
+        return scores
+
+
+def _tokens_of(prompts: Prompts) -> Tensor:
+    """Bool `(items, vocabulary)`: which tokens each prompt has."""
+    shape = (len(prompts), prompts.logits.shape[1])
+    counts = torch.zeros(shape, dtype=torch.int32, device=prompts.tokens.device)
+    # Padding is no token of the prompt, though a token id stands there.
+    counts.scatter_add_(1, prompts.tokens, (prompts.attention_mask != 0).int())
+    return counts > 0

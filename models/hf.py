@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import Generation
-from dcsft_harness.models.flops import Arithmetic
+from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.models.resources import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
@@ -27,12 +27,10 @@ from .checkpoint import (
 )
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine
-from .placement import place
-from .prompts import content_key, read_prompt
-from .requests import Item
-from .rounds import Asked
+from .requests import Asked, Item, content_key, read_prompt
+from .resources import place
+from .scheduler import Scheduler
 from .settings import ModelSettings
-from .stream import Stream
 
 _LOG = logging.getLogger(__name__)
 
@@ -147,7 +145,7 @@ class DcsftHF(ObservedModel):
                 unpaid[id(asked[0])] = self._costs.forward(prepared.tokens, patches)
             return prepared
 
-        stream = Stream(
+        stream = Scheduler(
             self._engine,
             queue,
             prepare,

@@ -2,25 +2,180 @@
 
 import ctypes
 import gc
+import hashlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
 
-from . import parity
 from .adapters import wrap
 from .batching import Features
 from .checkpoint import GENERATION, open_weights
-from .parity import Parity, Reading
 from .weights import few, files_of, weight_files
+
+# What two models make of the same real inputs, and how far they are apart.
+
+POSITIONS = 256
+"""Positions of a prompt that are compared, its last ones: those of a large vocabulary fill memory soon."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of one prompt.
+
+    Attributes:
+        logits: of its last positions, `(positions, vocabulary)`, float32, on the CPU.
+        answer: the token ids of its greedy answer; None where it was not asked for.
+    """
+
+    logits: Tensor
+    answer: list[int] | None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a merged model differs from its base with the adapter.
+
+    Attributes:
+        prompts: inputs compared.
+        positions: positions compared, of all prompts together.
+        difference: largest difference of two logits.
+        in_deviations: the same in standard deviations of the prompt's logits.
+        typical: root mean square of the differences, in the same deviations, where it is largest.
+        effect: largest difference that the adapter itself makes to the base, in the same deviations.
+        same_argmax: share of positions at which both find the same token likeliest, in [0, 1].
+        same_answers: prompts that both answer alike by greedy decoding; None where that was not asked for.
+        modules: adapted module -> whether its weights differ from the base's in the merged checkpoint.
+        rounded_away: modules among them whose update is no zero, but too small for the base's type.
+    """
+
+    prompts: int
+    positions: int
+    difference: float
+    in_deviations: float
+    typical: float
+    effect: float
+    same_argmax: float
+    same_answers: int | None
+    modules: Mapping[str, bool]
+    rounded_away: tuple[str, ...]
+
+
+@torch.inference_mode()
+def read_outputs(
+    model: PreTrainedModel, features: Features, generation: GenerationConfig | None = None
+) -> Reading:
+    """Runs a model on one prompt.
+
+    Args:
+        model: in evaluation mode, on any device.
+        features: what the processor made of the prompt.
+        generation: names the special tokens and the longest answer; None asks for no answer.
+    """
+    inputs = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in features.items()
+    }
+    logits = model(**inputs).logits[0, -POSITIONS:].float().cpu()
+    if generation is None:
+        return Reading(logits, None)
+    rows = model.generate(**inputs, generation_config=generation)
+    return Reading(logits, rows[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def compare_outputs(
+    wanted: Sequence[Reading],
+    found: Sequence[Reading],
+    plain: Sequence[Reading],
+    modules: Mapping[str, bool],
+    rounded_away: tuple[str, ...],
+) -> Parity:
+    """Puts readings of the same prompts side by side.
+
+    Args:
+        wanted: of the base with the adapter.
+        found: of the merged model.
+        plain: of the base alone.
+        modules: see `Parity`.
+        rounded_away: see `Parity`.
+    """
+    pairs = list(zip(wanted, found, plain, strict=True))
+    same = torch.cat([one.logits.argmax(-1) == other.logits.argmax(-1) for one, other, _ in pairs])
+    answered = [one.answer == other.answer for one, other, _ in pairs if one.answer is not None]
+    return Parity(
+        prompts=len(pairs),
+        positions=len(same),
+        difference=_most([_apart(one, other) for one, other, _ in pairs]),
+        in_deviations=_most([_apart(one, other) / one.logits.std() for one, other, _ in pairs]),
+        typical=_most([_typical(one, other) / one.logits.std() for one, other, _ in pairs]),
+        effect=_most([_apart(one, base) / one.logits.std() for one, _, base in pairs]),
+        same_argmax=float(same.float().mean()),
+        same_answers=sum(answered) if answered else None,
+        modules=modules,
+        rounded_away=rounded_away,
+    )
+
+
+def _apart(one: Reading, other: Reading) -> Tensor:
+    return (one.logits - other.logits).abs().max()
+
+
+def _typical(one: Reading, other: Reading) -> Tensor:
+    return (one.logits - other.logits).square().mean().sqrt()
+
+
+def _most(values: list[Tensor]) -> float:
+    """The largest; not a number where one of them is none, which `max` might lose."""
+    return float(torch.stack(values).max())
+
+
+def adapted(peft_model: PeftModel) -> dict[str, torch.nn.Module]:
+    """Name in the base -> the module that an adapter has put in its place, outermost ones only."""
+    found: dict[str, torch.nn.Module] = {}
+    for name, module in peft_model.get_base_model().named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and not inside:
+            found[name] = module
+    return found
+
+
+def digest(module: torch.nn.Module) -> str:
+    """A hash of a module's weights, of the base's where an adapter is on it."""
+    if isinstance(module, BaseTunerLayer):
+        module = module.get_base_layer()
+    elif isinstance(module, AuxiliaryTrainingWrapper):
+        module = module.original_module
+    weights = hashlib.sha256()
+    for weight in module.parameters():
+        weights.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return weights.hexdigest()
+
+
+def moves(module: torch.nn.Module) -> bool:
+    """Whether an adapter's module is sure to change its base's weights: a LoRA whose factors are no zeros."""
+    if not isinstance(module, LoraLayer):
+        return False
+    first = [*module.lora_A.values(), *module.lora_embedding_A.values()]
+    second = [*module.lora_B.values(), *module.lora_embedding_B.values()]
+    return all(_any(factor) for factor in first) and all(_any(factor) for factor in second)
+
+
+def _any(factor: torch.nn.Module | Tensor) -> bool:
+    return bool((factor if isinstance(factor, Tensor) else factor.get_parameter("weight")).any())
+
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 """Largest difference of two logits, in standard deviations of the logits: rounding of merged weights
@@ -65,13 +220,13 @@ def merge(
     """
     base = _load(pretrained, trust_remote_code, device)
     peft_model = wrap(base, adapter, pretrained).eval()
-    modules = parity.adapted(peft_model)
-    before = {name: parity.digest(module) for name, module in modules.items()}
-    moving = [name for name, module in modules.items() if parity.moves(module)]
+    modules = adapted(peft_model)
+    before = {name: digest(module) for name, module in modules.items()}
+    moving = [name for name, module in modules.items() if moves(module)]
     del modules
-    wanted = [parity.read(base, features, generation) for features in probes]
+    wanted = [read_outputs(base, features, generation) for features in probes]
     with peft_model.disable_adapter():
-        plain = [parity.read(base, features) for features in probes]
+        plain = [read_outputs(base, features) for features in probes]
     try:
         base = _merged(peft_model)
     except ValueError as error:  # what PEFT calls weights that are not finite, or cannot be merged
@@ -88,9 +243,9 @@ def merge(
     stored = _digests(merged, before)
     if lost := tuple(name for name in before if stored[name] != after[name]):
         raise unlike(adapter, pretrained, f"{len(lost)} adapted modules are not what was saved {few(lost)}")
-    found: list[Reading] = [parity.read(merged, features, generation) for features in probes]
+    found: list[Reading] = [read_outputs(merged, features, generation) for features in probes]
     changed = {name: stored[name] != before[name] for name in before}
-    told = parity.compare(wanted, found, plain, changed, still)
+    told = compare_outputs(wanted, found, plain, changed, still)
     apart = told.in_deviations if merged.dtype in TOLERANCE else told.typical
     if not apart <= tolerance(merged.dtype):
         raise unlike(adapter, pretrained, f"logits change by {apart:.2g} standard deviations")
@@ -139,7 +294,7 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
     so they are parted first.
     """
     base = peft_model.get_base_model()
-    names = parity.adapted(peft_model)
+    names = adapted(peft_model)
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
     inside = {id(part) for name in names for part in base.get_submodule(name).modules()}
     head = ends[1]
@@ -154,7 +309,7 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
 
 
 def _digests(model: PreTrainedModel, names: Sequence[str] | dict[str, str]) -> dict[str, str]:
-    return {name: parity.digest(model.get_submodule(name)) for name in names}
+    return {name: digest(model.get_submodule(name)) for name in names}
 
 
 def _save(model: PreTrainedModel, pretrained: str, folder: Path, trust_remote_code: bool) -> None:

@@ -1,5 +1,6 @@
-"""The arguments of `dcsft_hf`, read and checked before anything is loaded."""
+"""The arguments of `dcsft_hf` and `dcsft_vllm`, read and checked before anything is loaded."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import cast, get_args
@@ -7,7 +8,9 @@ from typing import cast, get_args
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
 
-from .coercion import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
+from .arguments import as_bool, as_dtype, as_float, as_int, as_text, is_unset, whole_from
+
+# The arguments of `dcsft_hf`, read and checked before anything is loaded.
 
 AUTO_BATCH_SIZE = 64
 """Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""
@@ -25,7 +28,7 @@ class ModelSettings:
         pretrained: a checkpoint folder or hub name.
         adapter: a PEFT folder to put on top, unmerged.
         device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.
-        dtype: weights' type, one of `coercion.DTYPES`; None is the checkpoint's own on CUDA and float32
+        dtype: weights' type, one of `arguments.DTYPES`; None is the checkpoint's own on CUDA and float32
             on the CPU, where half precision is slow or missing.
         attn_implementation: one of `ATTENTION` or a kernels-hub name; None leaves the choice to
             transformers.
@@ -81,7 +84,9 @@ class ModelSettings:
         for name in given:
             if name not in known:
                 raise unknown_name("model argument", name, known)
-        values = {name: _READERS[name](name, value) for name, value in given.items() if not is_unset(value)}
+        values = {
+            name: _HF_READERS[name](name, value) for name, value in given.items() if not is_unset(value)
+        }
         if "pretrained" not in values:
             raise HarnessError("model argument pretrained is missing", "Give pretrained=CHECKPOINT_FOLDER")
         return cls(**values)  # type: ignore[arg-type]
@@ -116,7 +121,7 @@ def as_box_space(name: str, value: object) -> BoxSpace:
     return cast(BoxSpace, str(value))
 
 
-_READERS: dict[str, Callable[[str, object], object]] = {
+_HF_READERS: dict[str, Callable[[str, object], object]] = {
     "pretrained": as_text,
     "adapter": as_text,
     "device": as_text,
@@ -131,4 +136,180 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "generation_config": as_generation_config,
     "seed": whole_from(0),
     "system_prompt": as_text,
+}
+
+
+# The arguments of `dcsft_vllm`, read and checked before vLLM is imported.
+
+BATCH_SIZE = 256
+"""Items at once by default: vLLM schedules them itself, and a batch is what a crash loses."""
+_LOCAL = (
+    "adapter",
+    "merge_adapter",
+    "dtype",
+    "max_model_len",
+    "max_images",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "max_num_seqs",
+    "enforce_eager",
+)
+"""What the one who starts a server decides."""
+_REMOTE = ("served_model_name", "attempts", "timeout")
+
+
+@dataclass(frozen=True)
+class VLLMSettings:
+    """What to serve and how.
+
+    Attributes:
+        pretrained: a checkpoint folder or hub name; with `base_url`, what the server serves.
+        adapter: a PEFT folder: a LoRA request where vLLM serves its modules, else merged.
+        merge_adapter: whether to merge it in any case: for checkpoints that vLLM takes no LoRA
+            requests for, and because merged weights are faster.
+        dtype: weights' type, one of `arguments.DTYPES`; None is vLLM's "auto".
+        batch_size: most items handed over at once; "auto" is `BATCH_SIZE`. With `base_url`, also
+            the most requests on their way.
+        max_model_len: most tokens of prompt and response; None is the longest prompt of the first
+            request list and its response.
+        max_images: most images of a prompt; None is the most in the first request list.
+        gpu_memory_utilization: share of the device's memory, in (0, 1]; None is vLLM's default.
+        tensor_parallel_size: devices that share the weights.
+        max_num_seqs: most responses decoded at once; None is vLLM's default.
+        enforce_eager: whether to leave out compilation, which takes minutes and pays off later.
+        min_pixels: least area of a resized image, in pixels; None keeps the processor's.
+        max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
+        box_space: the coordinates that it writes boxes in; see `ModelSettings`.
+        trust_remote_code: whether code inside the checkpoint may run.
+        generation_config: whether the checkpoint's generation settings apply; see `ModelSettings`.
+        seed: seed of sampled responses.
+        system_prompt: text, or a file of it, put before every chat that has no system message.
+        base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`; its key, if it
+            has one, is read from OPENAI_API_KEY, as arguments are written into manifests. A server
+            on a CPU needs `--no-enable-chunked-prefill`, or it dies of the first long batch.
+        served_model_name: the server's name of the model; None takes the only one that it has.
+        attempts: how often a request is tried while the server cannot be reached or is overloaded.
+        timeout: seconds until a request without an answer counts as failed.
+    """
+
+    pretrained: str
+    adapter: str | None = None
+    merge_adapter: bool = False
+    dtype: str | None = None
+    batch_size: int = BATCH_SIZE
+    max_model_len: int | None = None
+    max_images: int | None = None
+    gpu_memory_utilization: float | None = None
+    tensor_parallel_size: int | None = None
+    max_num_seqs: int | None = None
+    enforce_eager: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    box_space: BoxSpace | None = None
+    trust_remote_code: bool = False
+    generation_config: str = "neutral"
+    seed: int = 0
+    system_prompt: str | None = None
+    base_url: str | None = None
+    served_model_name: str | None = None
+    attempts: int = 8
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Checks what a single field cannot.
+
+        Raises:
+            HarnessError: for contradictory pixel limits, arguments of an engine beside a
+                server's address, or a launch of several processes.
+        """
+        self.checkpoint()
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in _LOCAL if self.base_url is not None else _REMOTE:
+            if getattr(self, name) != defaults[name]:
+                raise self._misplaced(name)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise HarnessError(
+                "dcsft_vllm was launched as several processes",
+                "Start one, and give tensor_parallel_size=N to use N devices",
+            )
+
+    def _misplaced(self, name: str) -> HarnessError:
+        if self.base_url is None:
+            return HarnessError(f"{name} belongs to a server, and there is no base_url", "Leave it out")
+        remedy = "Give the option of the same meaning to `vllm serve`"
+        if name == "adapter":
+            remedy = (
+                "Give `vllm serve` --enable-lora --lora-modules NAME=FOLDER, and served_model_name=NAME here"
+            )
+        return HarnessError(f"{name}: with base_url, the server decides", remedy)
+
+    def checkpoint(self) -> ModelSettings:
+        """What `checkpoint.open_config` and its neighbours take."""
+        return ModelSettings(
+            pretrained=self.pretrained,
+            adapter=self.adapter,
+            dtype=self.dtype,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+            box_space=self.box_space,
+            trust_remote_code=self.trust_remote_code,
+            generation_config=self.generation_config,
+        )
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> "VLLMSettings":
+        """Reads model arguments as lmms-eval hands them over, text and unset values included.
+
+        Raises:
+            HarnessError: for an unknown argument, a missing `pretrained` or a value out of range.
+        """
+        for name in given:
+            if name not in {*_VLLM_READERS, "device"}:
+                raise unknown_name("model argument", name, _VLLM_READERS)
+        # lmms-eval hands on --device whatever the model is.
+        if not is_unset(given.get("device")):
+            raise HarnessError(
+                f"device={given['device']!r}: vLLM runs on what it was built for",
+                "Leave it out; CUDA_VISIBLE_DEVICES chooses among several GPUs",
+            )
+        values = {
+            name: _VLLM_READERS[name](name, value) for name, value in given.items() if not is_unset(value)
+        }
+        if "pretrained" not in values:
+            raise HarnessError(
+                "model argument pretrained is missing",
+                "Give pretrained=CHECKPOINT_FOLDER, with base_url too: prompts and box coordinates need it",
+            )
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def _share(name: str, value: object) -> float:
+    if (share := as_float(name, value, 0.0, 1.0)) == 0.0:
+        raise HarnessError(f"{name}={value!r} leaves no memory", "Give a number above 0, such as 0.9")
+    return share
+
+
+_VLLM_READERS: dict[str, Callable[[str, object], object]] = {
+    "pretrained": as_text,
+    "adapter": as_text,
+    "merge_adapter": as_bool,
+    "dtype": as_dtype,
+    "batch_size": lambda name, value: BATCH_SIZE if value == "auto" else as_int(name, value, 1),
+    "max_model_len": whole_from(1),
+    "max_images": whole_from(0),
+    "gpu_memory_utilization": _share,
+    "tensor_parallel_size": whole_from(1),
+    "max_num_seqs": whole_from(1),
+    "enforce_eager": as_bool,
+    "min_pixels": whole_from(1),
+    "max_pixels": whole_from(1),
+    "box_space": as_box_space,
+    "trust_remote_code": as_bool,
+    "generation_config": as_generation_config,
+    "seed": whole_from(0),
+    "system_prompt": as_text,
+    "base_url": as_text,
+    "served_model_name": as_text,
+    "attempts": whole_from(1),
+    "timeout": lambda name, value: as_float(name, value, 0.0),
 }

@@ -17,10 +17,10 @@ import torch
 
 from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.lmms.generation import Generation, cut_at
+from dcsft_harness.lmms.protocols import Generation, cut_at
 
+from .arguments import as_float, as_int, is_unset
 from .base import ObservedModel
-from .coercion import as_float, as_int, is_unset
 from .requests import Item
 
 

@@ -1,18 +1,26 @@
 """`dcsft_vllm`: a checkpoint in vLLM's own engine or behind `vllm serve`, as an lmms-eval chat model."""
 
-from collections.abc import Sequence
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
-from transformers import PreTrainedTokenizerBase
+from peft import PeftConfig
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import Generation
+from dcsft_harness.errors import HarnessError, refusal
+from dcsft_harness.lmms.protocols import Generation
 
+from .adapters import attach, read_config
+from .arguments import GenerationArguments
 from .base import ObservedModel, UnavailableError
-from .batching import Features, process
+from .batching import Features, count_tokens, process, tokenize
 from .chat_template import render
 from .checkpoint import (
     check_adapter,
@@ -22,18 +30,184 @@ from .checkpoint import (
     open_config,
     open_generation,
     open_processor,
+    skeleton,
 )
-from .decoding import SpecialTokens, checkpoint_generation
+from .decoding import Completion, SpecialTokens, StopTexts, checkpoint_generation, completion
+from .merging import merge
 from .pixel_limits import call_size
-from .prompt_size import count_tokens, tokenize
-from .prompts import Prompt, content_key, read_prompt
-from .requests import Item, plan
-from .vllm_adapters import Adapted
-from .vllm_engine import Limits, OfflineEngine, require_vllm
-from .vllm_requests import Backend, Draw, Drawn, check, neighbours, sample_seed
-from .vllm_rows import completion_of
-from .vllm_settings import VLLMSettings
+from .requests import Item, Prompt, content_key, plan, read_prompt
+from .settings import ModelSettings, VLLMSettings
+from .vllm_backends import (
+    SERVED_RANKS,
+    Backend,
+    Draw,
+    Drawn,
+    Limits,
+    OfflineEngine,
+    check,
+    neighbours,
+    require_vllm,
+    sample_seed,
+)
 from .weights import check_stored
+
+# How an adapter reaches vLLM: as it is where vLLM serves its modules, else merged.
+
+_LOG = logging.getLogger(__name__)
+
+# Ways to begin a LoRA that leave the base's weights as they are.
+_PLAIN_STARTS = (True, False, None, "gaussian")
+
+_OPTIONS = (
+    "modules_to_save",
+    "use_dora",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+    "alora_invocation_tokens",
+)
+"""Options of PEFT's LoRA that one version of vLLM or another ignores or refuses."""
+
+
+class Adapted:
+    """A base with or without an adapter, as vLLM can load it.
+
+    Attributes:
+        rank: of the adapter, where it goes on as a LoRA request; else None.
+    """
+
+    def __init__(self, settings: ModelSettings, config: PreTrainedConfig, always_merge: bool) -> None:
+        """Looks at the adapter; nothing is merged yet.
+
+        Args:
+            settings: the base, and its adapter if it has one.
+            config: the base's.
+            always_merge: whether to merge what could be served.
+
+        Raises:
+            HarnessError: the adapter does not fit the base.
+        """
+        self._settings = settings
+        served = settings.adapter is not None and not always_merge
+        self.rank = served_rank(settings, config) if served else None
+        self._merged: tempfile.TemporaryDirectory[str] | None = None
+
+    def checkpoint(self, features: Callable[[], Features]) -> str:
+        """The base, or its merge with the adapter, which is made on first use.
+
+        Args:
+            features: gives what the processor makes of a prompt, which the merge is compared on.
+
+        Raises:
+            HarnessError: the merge does not do what the adapter does.
+        """
+        settings = self._settings
+        if settings.adapter is None or self.rank is not None:
+            return settings.pretrained
+        if self._merged is None:
+            self._merged = self._merge(settings.adapter, features())
+        return self._merged.name
+
+    def _merge(self, adapter: str, features: Features) -> "tempfile.TemporaryDirectory[str]":
+        """A folder of its own, which the end of the process removes at the latest."""
+        settings = self._settings
+        folder = tempfile.TemporaryDirectory(prefix="dcsft_merged_")
+        try:
+            parity = merge(
+                settings.pretrained, adapter, Path(folder.name), [features], settings.trust_remote_code
+            )
+        except BaseException as error:
+            folder.cleanup()
+            if (reason := refusal(error)) is None:
+                raise
+            raise HarnessError(
+                f"the merge of adapter {adapter} cannot be written to {folder.name} ({os.strerror(reason)})",
+                "Make room there, or set TMPDIR to a folder with room for the whole model",
+            ) from error
+        _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
+        return folder
+
+    def remove(self) -> None:
+        """Removes the merged checkpoint, if there is one."""
+        if self._merged is not None:
+            self._merged.cleanup()
+            self._merged = None
+
+
+def served_rank(settings: ModelSettings, config: PreTrainedConfig) -> int | None:
+    """The rank with which vLLM can serve `settings.adapter` as a LoRA request; None where it must be merged.
+
+    vLLM serves plain LoRA on linear layers of the language model. It ignores some of PEFT's
+    options and leaves out modules elsewhere, the vision tower's among them, so whatever is not
+    certain is merged.
+
+    Raises:
+        HarnessError: the adapter does not fit the base.
+    """
+    assert settings.adapter is not None
+    adapter = read_config(settings.adapter, settings.pretrained)
+    if not _plain(adapter):
+        return None
+    model = skeleton(config, settings.trust_remote_code)
+    attach(model, settings.adapter, settings.pretrained)
+    decoder = model.get_decoder()
+    if decoder is model:
+        return None
+    served = {
+        id(module)
+        for module in decoder.modules()
+        if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), torch.nn.Linear)
+    }
+    adapted = {id(module) for module in model.modules() if isinstance(module, LoraLayer)}
+    return int(adapter.r) if adapted <= served else None
+
+
+def _plain(adapter: PeftConfig) -> bool:
+    """Whether an adapter is LoRA without any of its options."""
+    if str(getattr(adapter.peft_type, "value", adapter.peft_type)) != "LORA" or adapter.r > SERVED_RANKS[-1]:
+        return False
+    return (
+        not any(getattr(adapter, name, None) for name in _OPTIONS)
+        and adapter.bias == "none"
+        and adapter.init_lora_weights in _PLAIN_STARTS
+    )
+
+
+# From the token ids of a response to its text, count and finish reason, as `dcsft_hf` has them.
+
+
+def completion_of(
+    tokenizer: PreTrainedTokenizerBase, row: list[int], end: tuple[int, ...], arguments: GenerationArguments
+) -> Completion:
+    """One row's tokens as a response.
+
+    Args:
+        tokenizer: the checkpoint's.
+        row: generated token ids, the end token included; what an engine generated behind a stop
+            text or an end token is left out.
+        end: token ids that end a response.
+        arguments: the stop texts, and whether special tokens are text.
+    """
+    whole = completion(tokenizer, row, end, arguments, None)
+    if not arguments.stop or not _contains_stop(tokenizer, row, arguments):
+        return whole
+    # Which token completed the stop text is found in the way that dcsft_hf finds it, one by one.
+    stops = StopTexts(tokenizer, arguments, end, 1)
+    reached = next((at for at in range(1, len(row) + 1) if stops.reached(row[:at])), None)
+    return completion(tokenizer, row, end, arguments, reached)
+
+
+def _contains_stop(
+    tokenizer: PreTrainedTokenizerBase, row: list[int], arguments: GenerationArguments
+) -> bool:
+    text = tokenizer.decode(
+        row, skip_special_tokens=arguments.skip_special_tokens, clean_up_tokenization_spaces=False
+    )
+    return any(stop in text for stop in arguments.stop)
 
 
 @dataclass(frozen=True)
@@ -54,13 +228,13 @@ class DcsftVLLM(ObservedModel):
 
         lmms-eval --model dcsft_vllm --model_args pretrained=CKPT,adapter=FOLDER --batch_size auto ...
 
-    The arguments are the fields of `vllm_settings.VLLMSettings`. They and the adapter's fit are
+    The arguments are the fields of `settings.VLLMSettings`. They and the adapter's fit are
     checked at once; the engine is opened when the first requests are there, because their
     prompts say how much room it needs.
 
     Generation follows the request and nothing else, as with `dcsft_hf`, and responses are made
     from token ids by the same code, so texts, counts and finish reasons mean the same. What
-    vLLM cannot honour is refused (`vllm_requests.check`).
+    vLLM cannot honour is refused (`vllm_backends.check`).
 
     A sample's seed is a function of (seed, item, sample index), and vLLM draws from a generator
     of the sample's own: order, batch size, rounds and restarts do not change which random
@@ -111,7 +285,7 @@ class DcsftVLLM(ObservedModel):
         self._backend: Backend | None = None
         self._limits: Limits | None = None
         if self.settings.base_url is not None:
-            from .vllm_server import Server  # the client takes a second to import
+            from .vllm_backends import Server  # the client takes a second to import
 
             self._backend = Server(self.settings, self._size)
         declare(self.box_convention)

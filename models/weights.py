@@ -282,7 +282,7 @@ def refusals(checkpoint: str) -> Iterator[None]:
     except HarnessError:
         raise
     except Exception as error:  # a damaged configuration fails anywhere in a model's code
-        from .packing import out_of_memory
+        from .resources import out_of_memory
 
         full = out_of_memory(error)
         remedy = "Use a device with more memory" if full else "Check the checkpoint's files"

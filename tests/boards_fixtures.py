@@ -11,8 +11,8 @@ import pytest
 
 from dcsft_harness import evaluation, leaderboard, lmms
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.evaluation.autoeval import score as scoring
-from dcsft_harness.evaluation.autoeval.settings import Settings
+from dcsft_harness.evaluation import autoeval as scoring
+from dcsft_harness.evaluation.autoeval import Settings
 from dcsft_harness.records import Score, write_table
 from dcsft_harness.training import run_folder
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from benchmarks import __main__ as runner
 from benchmarks import answers, board, growth, labels, page, sampling, shapes, training
 from benchmarks.measuring import median, ratio, rounds
-from dcsft_harness.artifacts import dataset_folder
-from dcsft_harness.artifacts.hashing import file_sha256
-from dcsft_harness.artifacts.reorder import AT_ONCE
+from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts.disk import file_sha256
+from dcsft_harness.artifacts.storage import AT_ONCE
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
 
@@ -144,7 +144,7 @@ def rollouts_of(folder, payload, characters=0, picture=0):
     if picture:
         rows = [row | {"images": [{"bytes": bytes(picture), "path": None}]} for row in read_rows(folder)]
         features = load_from_disk(str(folder / "items")).features
-        with dataset_folder.writing(folder / "items", features) as writer:
+        with storage.writing(folder / "items", features) as writer:
             writer.rows(rows)
     told = json.loads((folder / "manifest.json").read_text())
     told["files"] = {name: file_sha256(folder / name) for name in told["files"]}

@@ -15,7 +15,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import card
-from dcsft_harness.training.escaping import escaped, placeless, table
+from dcsft_harness.training.card import escaped, placeless, table
 
 from .artefacts import rollouts
 

@@ -13,8 +13,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import Ledger
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation import cost_report
-from dcsft_harness.evaluation.cost_report import lineage, table
+from dcsft_harness.evaluation import cost_report, lineage
 
 
 def make(kind, folder, config=(), notes=(), inputs=(), files=()):
@@ -92,7 +91,7 @@ def place(tmp_path):
 
 
 def told(place, *names, **options):
-    return table.as_dict(cost_report.compare([place / name for name in names], **options))
+    return cost_report.as_dict(cost_report.compare([place / name for name in names], **options))
 
 
 def test_labels_are_in_the_total_of_a_set_that_they_chose_and_of_no_other(place):
@@ -116,7 +115,7 @@ def test_labels_are_in_the_total_of_a_set_that_they_chose_and_of_no_other(place)
 
 def test_a_cold_start_that_not_all_share_is_in_the_totals(place):
     other = trained(place / "other", "sft", None, place / "base", {"steps": 1, "seconds": 1.0})
-    found = table.as_dict(cost_report.compare([place / "dc", other]))
+    found = cost_report.as_dict(cost_report.compare([place / "dc", other]))
     assert found["shared"] == {}
     assert found["runs"][0]["earlier"]["seconds"] == 7.0
     assert found["runs"][0]["total"]["seconds"] == 10 + 4 + 7
@@ -150,7 +149,7 @@ def test_a_merged_checkpoint_costs_what_its_adapter_did(place):
 def test_an_input_that_is_gone_makes_the_total_a_lower_bound(place, gone, said):
     shutil.rmtree(place / gone)
     found = cost_report.compare([place / "rl", place / "dc"])
-    run = table.as_dict(found)["runs"][1]
+    run = cost_report.as_dict(found)["runs"][1]
     assert run["total"]["seconds"] == 10.0 and "seconds" in run["lower_bounds"]
     assert run["ratio"]["seconds"] is None
     text = cost_report.markdown(found)
@@ -232,7 +231,7 @@ def test_accuracies_are_matched_by_content_and_missing_ones_come_with_a_command(
         scored(place / "s3", place / "sft" / "checkpoint-2", cold, {"id1": 0.45, "ood1": 0.1, "ood2": 0.2}),
     ]
     found = cost_report.compare([place / "sft", place / "dc", place / "rl"], folders)
-    said = table.as_dict(found)
+    said = cost_report.as_dict(found)
     assert said["runs"][0]["accuracy"] == {"id": 0.5, "ood": pytest.approx(0.3)}
     assert said["runs"][1]["accuracy"] is None
     assert said["runs"][2]["accuracy"] == {"id": 0.6, "ood": None}  # never over fewer tasks
@@ -269,7 +268,9 @@ def test_scores_of_something_else_or_under_other_conditions_are_told(place):
 def test_a_command_has_the_limit_of_the_other_scores(place):
     cold = place / "cold"
     limited = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=16)
-    commands = table.as_dict(cost_report.compare([place / "sft", place / "rl"], [limited]))["to_evaluate"]
+    commands = cost_report.as_dict(cost_report.compare([place / "sft", place / "rl"], [limited]))[
+        "to_evaluate"
+    ]
     assert commands and all("--limit 16 --tasks id1" in line for line in commands)
 
 
@@ -337,4 +338,4 @@ def test_the_command_prints_and_writes(place, capsys):
     ],
 )
 def test_figures_are_shown_in_units_that_one_reads(figure, value, shown):
-    assert table.human(figure, value) == shown
+    assert cost_report.human(figure, value) == shown

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, load_from_disk
 
 from dcsft_harness import curation, records, sampling
-from dcsft_harness.artifacts import dataset_folder, manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import CurationConfig, labels, rules
 from dcsft_harness.errors import HarnessError
 
@@ -104,10 +104,10 @@ def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
     whole = curated(source, tmp_path / "whole", "easy", "medium", **config)
     pieces = []
     monkeypatch.setattr("dcsft_harness.curation.conversations.AT_ONCE", 1)
-    monkeypatch.setattr("dcsft_harness.artifacts.reorder.AT_ONCE", 1000)
-    table = dataset_folder.Writer.table
+    monkeypatch.setattr("dcsft_harness.artifacts.storage.AT_ONCE", 1000)
+    table = storage.Writer.table
     monkeypatch.setattr(
-        dataset_folder.Writer, "table", lambda self, rows: pieces.append(len(rows)) or table(self, rows)
+        storage.Writer, "table", lambda self, rows: pieces.append(len(rows)) or table(self, rows)
     )
     assert curated(source, tmp_path / "pieces", "easy", "medium", **config).to_list() == whole.to_list()
     assert len(pieces) > 3

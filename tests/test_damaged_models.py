@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import cli, stages
-from dcsft_harness.artifacts import hashing, manifest
+from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms import passthrough
+from dcsft_harness.lmms import running
 from dcsft_harness.models import weights
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.training import hub
@@ -106,7 +106,7 @@ def push(base, adapter, out):
 
 def lmms_eval(base, adapter, out, model=HF):
     words = ["--model", model, "--model_args", args(base, adapter, model), "--tasks", "dcsft_digits"]
-    assert passthrough.command_line([*words, "--limit", "1"]) == 1
+    assert running.command_line([*words, "--limit", "1"]) == 1
     raise HarnessError(SAID.readouterr().err)
 
 
@@ -514,8 +514,8 @@ def test_a_file_is_hashed_once_a_process_while_it_stays_as_it_is(sound, tmp_path
     for path in base.iterdir():
         os.utime(path, (1e9, 1e9))
     hashed = []
-    original = hashing.file_sha256
-    monkeypatch.setattr(hashing, "file_sha256", lambda path: (hashed.append(path.name), original(path))[1])
+    original = disk.file_sha256
+    monkeypatch.setattr(disk, "file_sha256", lambda path: (hashed.append(path.name), original(path))[1])
     for _ in range(3):
         manifest.refuse_changed(base)
     assert hashed.count(BASE_FILE) == 1

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.artifacts import dataset_folder, reorder
+from dcsft_harness.artifacts import storage
 from dcsft_harness.errors import HarnessError
 
 from .artefacts import picture
@@ -24,7 +24,7 @@ def rows(count=5):
 
 
 def written(folder, some):
-    with dataset_folder.writing(folder, FEATURES) as writer:
+    with storage.writing(folder, FEATURES) as writer:
         writer.rows(some)
     return folder
 
@@ -59,9 +59,9 @@ def test_the_same_rows_make_the_same_bytes_and_others_another_fingerprint(tmp_pa
 
 @pytest.mark.parametrize("limit", ["ROWS", "BYTES"])
 def test_rows_are_written_in_small_batches(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(dataset_folder, limit, 2)
+    monkeypatch.setattr(storage, limit, 2)
     folder = written(tmp_path / "some", iter(rows()))
-    with pa.OSFile(str(folder / dataset_folder.DATA)) as file, pa.ipc.open_stream(file) as stream:
+    with pa.OSFile(str(folder / storage.DATA)) as file, pa.ipc.open_stream(file) as stream:
         assert [len(batch) for batch in stream] == ([2, 2, 1] if limit == "ROWS" else [1] * 5)
     assert list(load_from_disk(str(folder))["name"]) == [row["name"] for row in rows()]
 
@@ -73,19 +73,19 @@ def test_a_folder_without_rows(tmp_path):
 def test_a_folder_of_several_files_is_read_from_front_to_back_in_pieces(tmp_path):
     Dataset.from_list(rows(9), features=FEATURES).save_to_disk(str(tmp_path / "some"), num_shards=3)
     for size, pieces in ((1, 3), (1 << 30, 3)):
-        found = list(dataset_folder.read(tmp_path / "some", ["name"], size))
+        found = list(storage.read(tmp_path / "some", ["name"], size))
         assert [table.column_names for table in found] == [["name"]] * pieces
         assert pa.concat_tables(found)["name"].to_pylist() == [row["name"] for row in rows(9)]
 
 
 @pytest.mark.parametrize(("columns", "most"), [(["name"], 0.01), (["name", "images"], 1.5)])
 def test_a_table_holds_the_columns_that_are_wanted_and_no_others(tmp_path, monkeypatch, columns, most):
-    monkeypatch.setattr(dataset_folder, "BYTES", 1 << 20)
+    monkeypatch.setattr(storage, "BYTES", 1 << 20)
     noise = [PIL.Image.effect_noise((700, 700), 50) for _ in range(20)]
     folder = written(tmp_path / "a", [{"name": f"{n}", "images": [one]} for n, one in enumerate(noise)])
-    size = (folder / dataset_folder.DATA).stat().st_size
+    size = (folder / storage.DATA).stat().st_size
     before = pa.total_allocated_bytes()
-    tables = list(dataset_folder.read(folder, columns, 1 << 30))
+    tables = list(storage.read(folder, columns, 1 << 30))
     assert pa.concat_tables(tables)["name"].to_pylist() == [f"{n}" for n in range(20)]
     assert pa.total_allocated_bytes() - before < most * size
 
@@ -93,14 +93,14 @@ def test_a_table_holds_the_columns_that_are_wanted_and_no_others(tmp_path, monke
 def test_pictures_that_rows_only_name_are_embedded_some_at_a_time(tmp_path, monkeypatch):
     picture(3).save(tmp_path / "three.png")
     one = (tmp_path / "three.png").stat().st_size
-    monkeypatch.setattr(dataset_folder, "BYTES", 3 * one)
-    made, original = [], dataset_folder.embedded
-    monkeypatch.setattr(dataset_folder, "embedded", lambda some: made.append(original(some)) or made[-1])
+    monkeypatch.setattr(storage, "BYTES", 3 * one)
+    made, original = [], storage.embedded
+    monkeypatch.setattr(storage, "embedded", lambda some: made.append(original(some)) or made[-1])
     named = {"bytes": None, "path": str(tmp_path / "three.png")}
     ten = [{"name": f"{n}", "images": [named]} for n in range(10)]
-    with dataset_folder.writing(tmp_path / "rows", FEATURES) as writer:
+    with storage.writing(tmp_path / "rows", FEATURES) as writer:
         writer.rows(ten)
-    with dataset_folder.writing(tmp_path / "table", FEATURES) as writer:
+    with storage.writing(tmp_path / "table", FEATURES) as writer:
         writer.table(pa.Table.from_pylist(ten, schema=FEATURES.arrow_schema))
     assert max(some.num_rows for some in made) == 3
     for name in ("rows", "table"):
@@ -111,18 +111,18 @@ def test_pictures_that_rows_only_name_are_embedded_some_at_a_time(tmp_path, monk
 
 def test_folders_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(HarnessError, match="none is not a folder that `datasets` saved"):
-        list(dataset_folder.read(tmp_path / "none", ["name"], 1))
+        list(storage.read(tmp_path / "none", ["name"], 1))
     folder = written(tmp_path / "some", rows())
     with pytest.raises(HarnessError, match=r"some/data-.*arrow lacks the column 'other'"):
-        list(dataset_folder.read(folder, ["name", "other"], 1))
-    data = folder / dataset_folder.DATA
+        list(storage.read(folder, ["name", "other"], 1))
+    data = folder / storage.DATA
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(HarnessError, match=r"some/data-.*arrow cannot be read"):
-        list(dataset_folder.read(folder, ["name"], 1))
+        list(storage.read(folder, ["name"], 1))
     data.unlink()
     with pytest.raises(HarnessError, match=r"some/data-.*arrow cannot be read"):
-        list(dataset_folder.read(folder, ["name"], 1))
+        list(storage.read(folder, ["name"], 1))
 
 
 @given(data=st.data(), count=st.integers(1, 40), at_once=st.sampled_from([1, 50, 200, 10_000]))
@@ -130,12 +130,12 @@ def test_rows_come_in_the_order_of_their_places(data, count, at_once):
     places = data.draw(st.permutations(range(count)))
     cuts = sorted(data.draw(st.sets(st.integers(1, count), max_size=4)) | {0, count})
     names = [[f"{place}"] * (place % 3) for place in places]
-    table = pa.table({reorder.PLACE: places, "names": pa.array(names, pa.list_(pa.string()))})
+    table = pa.table({storage.PLACE: places, "names": pa.array(names, pa.list_(pa.string()))})
     tables = [table.slice(start, end - start) for start, end in zip(cuts, cuts[1:], strict=False)]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reorder, "AT_ONCE", at_once)
+        patch.setattr(storage, "AT_ONCE", at_once)
         scratch = Path(folder) / "scratch"
-        found = list(reorder.reordered(iter(tables), count, table.nbytes, scratch))
+        found = list(storage.reordered(iter(tables), count, table.nbytes, scratch))
         assert list(Path(folder).iterdir()) == []
     assert pa.concat_tables(found).to_pylist() == sorted(table.to_pylist(), key=lambda row: row["place"])
     if at_once == 1:

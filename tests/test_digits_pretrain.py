@@ -11,10 +11,11 @@ from transformers import AutoTokenizer
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.data.digits import blank, checkpoint, curriculum, pretrain, splits
-from dcsft_harness.data.digits.pretrain_config import PretrainConfig
+from dcsft_harness.data import digits
+from dcsft_harness.data.digits import curriculum, drawing, pretrain
+from dcsft_harness.data.digits.curriculum import PretrainConfig
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.suitability import objection
+from dcsft_harness.models.engine import objection
 from dcsft_harness.scoring import SCORERS
 from dcsft_harness.stages import STAGES
 
@@ -24,12 +25,12 @@ def rng(seed=0):
 
 
 def drawn(progress, *families):
-    return curriculum.batch(splits.split("pretrain"), rng(), progress, 64, *families)
+    return curriculum.batch(drawing.split("pretrain"), rng(), progress, 64, *families)
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    return AutoTokenizer.from_pretrained(checkpoint.path())
+    return AutoTokenizer.from_pretrained(digits.path())
 
 
 def test_the_embedded_checkpoint_s_examples_stay_as_they_were_drawn():
@@ -48,7 +49,7 @@ def test_chosen_families_alone_are_drawn_also_before_their_turn():
 
 
 def test_boxes_in_thousandths_are_the_same_boxes_and_nothing_else_changes():
-    for example in curriculum.batch(splits.split("pretrain"), rng(3), 0.8, 60, ("scene", "ground", "sum")):
+    for example in curriculum.batch(drawing.split("pretrain"), rng(3), 0.8, 60, ("scene", "ground", "sum")):
         scaled = curriculum.thousandths(example)
         assert scaled._replace(answer="") == example._replace(answer="")
         if example.family == "ground":
@@ -63,10 +64,10 @@ def test_boxes_in_thousandths_are_the_same_boxes_and_nothing_else_changes():
             assert scaled.answer.count("[") == example.answer.count("[")
 
 
-@pytest.mark.parametrize("architecture", blank.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", pretrain.ARCHITECTURES)
 def test_the_fast_inputs_are_what_the_processor_makes(architecture, tokens):
-    processor = blank.processor(tokens, architecture)
-    for example in curriculum.batch(splits.split("pretrain"), rng(1), 0.8, 8, ("naming", "scene", "sum")):
+    processor = pretrain.blank_processor(tokens, architecture)
+    for example in curriculum.batch(drawing.split("pretrain"), rng(1), 0.8, 8, ("naming", "scene", "sum")):
         fast = pretrain.collate([example], tokens)
         content = [{"type": "image"}, {"type": "text", "text": example.prompt}]
         turns = [{"role": "user", "content": content}]
@@ -79,10 +80,10 @@ def test_the_fast_inputs_are_what_the_processor_makes(architecture, tokens):
         torch.testing.assert_close(fast["pixel_values"], slow["pixel_values"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", blank.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", pretrain.ARCHITECTURES)
 def test_each_architecture_has_its_size_and_shares_prompts(architecture, tokens):
     torch.manual_seed(0)
-    model = blank.model(tokens, architecture).eval()
+    model = pretrain.blank_model(tokens, architecture).eval()
     assert model.config.model_type == architecture
     assert 1_500_000 < sum(weight.numel() for weight in model.parameters()) < 2_000_000
     inputs = pretrain.collate(drawn(0.8, ("naming",))[:1], tokens)
@@ -91,7 +92,7 @@ def test_each_architecture_has_its_size_and_shares_prompts(architecture, tokens)
 
 
 def test_every_frequency_of_interleaved_sections_has_an_axis(tokens):
-    config = blank.model(tokens, "qwen3_vl").config.text_config
+    config = pretrain.blank_model(tokens, "qwen3_vl").config.text_config
     time, rows, columns = config.rope_parameters["mrope_section"]
     assert time + rows + columns == config.head_dim // 2
     taken = {*range(1, 3 * rows, 3), *range(2, 3 * columns, 3)}
@@ -100,7 +101,7 @@ def test_every_frequency_of_interleaved_sections_has_an_axis(tokens):
 
 def test_every_parameter_of_the_second_architecture_learns(tokens):
     torch.manual_seed(0)
-    model = blank.model(tokens, "qwen3_vl")
+    model = pretrain.blank_model(tokens, "qwen3_vl")
     pretrain._losses(model, pretrain.collate(drawn(0.8)[:8], tokens)).mean().backward()
     assert [name for name, weight in model.named_parameters() if not weight.grad.any()] == []
 

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from dcsft_harness.data.digits import curriculum, drawing, scenes, splits, suite, sums
-from dcsft_harness.lmms.listing import listing
+from dcsft_harness.data.digits import curriculum, drawing, scenes, suite
+from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks.verdicts import judge
 
@@ -23,9 +23,9 @@ def rows(name, count=30):
 
 
 def test_no_real_digit_is_in_two_splits_and_all_are_in_one():
-    ids = [splits.split(name).ids for name in splits.SIZES]
+    ids = [drawing.split(name).ids for name in drawing.SIZES]
     assert sorted(np.concatenate(ids).tolist()) == list(range(1797))
-    assert set(splits.adversarial().ids) <= set(splits.split("adversarial").ids)
+    assert set(drawing.adversarial().ids) <= set(drawing.split("adversarial").ids)
 
 
 @pytest.mark.parametrize("name", list(suite.SETS))
@@ -49,10 +49,10 @@ def test_boxes_lie_inside_their_image(name):
 
 
 def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
-    digits, rng = splits.split("pretrain"), np.random.Generator(np.random.PCG64(5))
+    digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(5))
     asked = collections.Counter()
     for _ in range(300):
-        scene = scenes.draw(digits, rng, int(rng.integers(1, 4)))
+        scene = scenes.draw_scene(digits, rng, int(rng.integers(1, 4)))
         words, answer = scenes.question(scene, rng)
         kind, _, subject = words.rstrip("?").partition(" is ")
         asked[kind] += 1
@@ -79,7 +79,7 @@ def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
 
 
 def test_the_curriculum_begins_with_single_digits_and_ends_without_them():
-    digits, rng = splits.split("pretrain"), np.random.Generator(np.random.PCG64(6))
+    digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(6))
     early, late = (curriculum.batch(digits, rng, progress, 200) for progress in (0.0, 1.0))
     assert {one.family for one in early} == {"naming", "scene", "ground"}
     assert {one.family for one in late} == set(curriculum.FAMILIES)
@@ -134,16 +134,16 @@ def test_named_sets_hold_the_digits_of_their_split_alone():
         "dcsft_digits_a": "adversarial",
     }
     for name, split in split_of.items():
-        assert set(map(int, suite.load(name)["cluster"])) <= set(splits.split(split).ids.tolist()), name
+        assert set(map(int, suite.load(name)["cluster"])) <= set(drawing.split(split).ids.tolist()), name
 
 
 @pytest.mark.parametrize("family", ["ground", "reason"])
 def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, family):
     drawn = {}
     if family == "ground":
-        place, original = "dcsft_harness.data.digits.scenes.draw", scenes.draw
+        place, original = "dcsft_harness.data.digits.scenes.draw_scene", scenes.draw_scene
     else:
-        place, original = "dcsft_harness.data.digits.sums.draw", sums.draw
+        place, original = "dcsft_harness.data.digits.scenes.draw_sum", scenes.draw_sum
 
     def watched(digits, rng, *more):
         result = original(digits, rng, *more)
@@ -154,7 +154,7 @@ def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, fa
     for name in (name for name in suite.SETS if f"_{family}" in name):
         rows(name, 60)
         split = next((part for part in ("pool", "cold") if name.endswith(part)), "eval")
-        assert drawn[name] <= set(splits.split(split).ids.tolist()), name
+        assert drawn[name] <= set(drawing.split(split).ids.tolist()), name
 
 
 def test_the_large_pools_task_is_the_small_ones_on_another_set():
@@ -186,7 +186,7 @@ def test_adversarial_digits_are_plain_ones_four_drawings_each():
     rows = suite.load("dcsft_digits_a")
     counts = collections.Counter(rows["cluster"])
     assert set(counts.values()) == {4}
-    assert set(map(int, counts)) == set(splits.adversarial().ids.tolist())
+    assert set(map(int, counts)) == set(drawing.adversarial().ids.tolist())
     assert set(rows["kind"]) == {"plain"}
 
 

@@ -62,7 +62,7 @@ def draw(output, after=None):
 
 
 def digits():
-    from dcsft_harness.data.digits.checkpoint import path
+    from dcsft_harness.data.digits import path
 
     return path()
 

@@ -258,7 +258,7 @@ def test_responses_of_every_kind_come_through_the_shard(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
-    from dcsft_harness.models.flight import Flight
+    from dcsft_harness.models.engine import RunningItems
 
     def sample(name, batch_size, **more):
         arguments = f"pretrained=digits,device=cpu,dtype=float32,batch_size={batch_size}"
@@ -266,7 +266,7 @@ def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_pat
         return stages.STAGES["sample"](tmp_path / name, **options)
 
     sample("undisturbed", 4)
-    run, calls = Flight.run, []
+    run, calls = RunningItems.run, []
 
     def interrupted(flight):
         calls.append(flight.rows)
@@ -274,7 +274,7 @@ def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_pat
             raise KeyboardInterrupt
         return run(flight)
 
-    monkeypatch.setattr(Flight, "run", interrupted)
+    monkeypatch.setattr(RunningItems, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sample("out", 2)
     notes = sample("out", 8)

@@ -10,7 +10,7 @@ from PIL import Image
 from dcsft_harness import cli, errors
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.curation import review
+from dcsft_harness.curation import suspects
 
 from .artefacts import rollouts
 from .board_fixtures import adapter, curated
@@ -141,7 +141,7 @@ def test_errors_logs_and_tracebacks(capsys, kind):
         str(errors.HarnessError(name, name)),
         cli._Visible().format(record).replace("\n", ""),
         capsys.readouterr().err.replace("\n", ""),
-        review._entry(1, {"share": 1.0, "samples": 2, "doc_id": 0, "item_id": "i", "images": [],
+        suspects._entry(1, {"share": 1.0, "samples": 2, "doc_id": 0, "item_id": "i", "images": [],
                           "prompt": name, "gold": name, "voice": name}).replace("\n", ""),
     ]  # fmt: skip
     for text in shown:

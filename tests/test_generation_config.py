@@ -17,7 +17,7 @@ from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.scoring import VERSIONS
-from dcsft_harness.training import grpo_checks
+from dcsft_harness.training import grpo
 
 from . import fake_vllm
 from .test_models_hf import texts
@@ -181,10 +181,10 @@ def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
     folder, (name,) = copied(**setting), setting
     args = types.SimpleNamespace(generation_kwargs=None, min_p=None)
     with pytest.raises(HarnessError, match=f"GRPO: the {FILE} of .* sets {name}="):
-        grpo_checks.check_generation(folder, args)
-    grpo_checks.check_generation(copied(**QWEN), args)
+        grpo.check_generation(folder, args)
+    grpo.check_generation(copied(**QWEN), args)
     if name == "min_p":
-        grpo_checks.check_generation(folder, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
+        grpo.check_generation(folder, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
 
 
 def test_an_unknown_value_is_refused():

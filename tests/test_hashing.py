@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from dcsft_harness.artifacts import hashing
-from dcsft_harness.artifacts.hashing import file_sha256, folder_sha256, json_sha256
+from dcsft_harness.artifacts import disk
+from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 
 
 def test_hashes_of_earlier_artefacts_are_still_theirs(tmp_path):
@@ -30,7 +30,7 @@ def test_a_folders_files_are_remembered_only_while_they_stay_as_they_are(tmp_pat
     path.write_text("one")
     os.utime(path, (1, 1))
     first, read = folder_sha256(tmp_path), []
-    monkeypatch.setattr(hashing, "file_sha256", lambda path: read.append(path) or "other")
+    monkeypatch.setattr(disk, "file_sha256", lambda path: read.append(path) or "other")
     assert folder_sha256(tmp_path) == first
     assert read == []
     path.write_text("two")

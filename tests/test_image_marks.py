@@ -12,7 +12,7 @@ from dcsft_harness import curation, lmms, records, sampling
 from dcsft_harness.curation import conversations, labels
 from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import prompts
+from dcsft_harness.models import requests
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import own_data
@@ -68,7 +68,7 @@ def seen(content, images):
 
 def shown_by(task):
     item = Item(task.config.task, "test", 0, None, "", task.doc_to_messages)
-    prompt = prompts.read_prompt(item, {task.config.task: {"test": task.eval_docs}}, None)
+    prompt = requests.read_prompt(item, {task.config.task: {"test": task.eval_docs}}, None)
     return seen(prompt.messages[0]["content"], prompt.images)
 
 

@@ -76,7 +76,7 @@ def reference(rows):
 def test_labels_are_those_of_plain_python(rows, at_once, grouped):
     wanted = reference(rows)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dcsft_harness.artifacts.scanning.ROWS_AT_ONCE", at_once)
+        patch.setattr("dcsft_harness.artifacts.storage.ROWS_AT_ONCE", at_once)
         rollouts, output = Path(name) / "rollouts", Path(name) / "labels"
         with manifest.writing("rollouts", rollouts, {}) as draft:
             table = pa.Table.from_pylist(rows, schema=records.schema(records.Rollout))

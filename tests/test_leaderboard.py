@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import file_sha256
+from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import build, load, markdown, summarise
 from dcsft_harness.leaderboard.report.table import csv_text

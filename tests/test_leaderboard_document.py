@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.leaderboard import build, document, load, schema, summarise
-from dcsft_harness.leaderboard.provenance import public
+from dcsft_harness.leaderboard.board import public
 from dcsft_harness.leaderboard.report.document import text
 from dcsft_harness.leaderboard.summary import published
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarise
 from dcsft_harness.leaderboard.load import named

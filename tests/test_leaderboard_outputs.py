@@ -23,9 +23,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, load, schema, summarise
 from dcsft_harness.leaderboard.compare import read_labels
 from dcsft_harness.leaderboard.report import plots
-from dcsft_harness.leaderboard.report.latex import escape, latex
-from dcsft_harness.leaderboard.report.markdown import report
 from dcsft_harness.leaderboard.report.plots import curves
+from dcsft_harness.leaderboard.report.table import escape, latex, report
 from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
 

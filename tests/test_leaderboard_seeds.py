@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from dcsft_harness.leaderboard.read import group_of
-from dcsft_harness.leaderboard.stats.intervals import mean_over_tasks
-from dcsft_harness.leaderboard.stats.seeds import difference_of_seeds, mean_of_seeds, part
+from dcsft_harness.leaderboard.stats.intervals import (
+    difference_of_seeds,
+    mean_of_seeds,
+    mean_over_tasks,
+    part,
+)
 
 sm = pytest.importorskip("statsmodels.api")
 ols = pytest.importorskip("statsmodels.formula.api").ols

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dcsft_harness import lmms
-from dcsft_harness.models import response_cache
+from dcsft_harness.models import base
 
 from .test_models_adapter import adapters  # noqa: F401 - a fixture
 from .test_models_evaluator import tasks  # noqa: F401 - a fixture
@@ -83,22 +83,22 @@ class TestCache:
         folder = tmp_path / "checkpoint"
         shutil.copytree(checkpoint("qwen2_5_vl"), folder)
         arguments = f"pretrained={folder},batch_size=1"
-        before = response_cache.fingerprint(arguments)
+        before = base.fingerprint(arguments)
         (folder / "README.md").write_text("a card")
-        assert response_cache.fingerprint(arguments) == before
+        assert base.fingerprint(arguments) == before
         path = folder / change
         path.write_bytes((path.read_bytes() if path.is_file() else b"") + b" ")
-        assert response_cache.fingerprint(arguments) != before
+        assert base.fingerprint(arguments) != before
 
     def test_a_servers_answers_are_not_used_again(self):
         arguments = "pretrained=owner/name,base_url=http://localhost:1/v1"
-        assert response_cache.fingerprint(arguments) != response_cache.fingerprint(arguments)
+        assert base.fingerprint(arguments) != base.fingerprint(arguments)
 
     def test_models_of_others_keep_their_keys(self, tmp_path):
         from lmms_eval.caching.response_cache import ResponseCache
 
-        response_cache.key_by_content()
-        response_cache.key_by_content()
+        base.key_by_content()
+        base.key_by_content()
         cache = ResponseCache.create(str(tmp_path), model="qwen2_5_vl", model_args="pretrained=x")
         assert cache.model_fingerprint == 'qwen2_5_vl|{"pretrained":"x"}'
         cache.close()

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness import stages
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.data.digits.checkpoint import path
+from dcsft_harness.data.digits import path
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import merging as engine
 from dcsft_harness.models.hf import DcsftHF

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dcsft_harness.models.keyed_noise import KeyedGumbel, gumbels, row_key, uniforms
+from dcsft_harness.models.decoding import KeyedGumbel, gumbels, row_key, uniforms
 
 GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 

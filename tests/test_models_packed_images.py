@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcsft_harness.models import packed_images
-from dcsft_harness.models.packed_images import attend_by_length
+from dcsft_harness.models import vision
+from dcsft_harness.models.vision import attend_by_length
 
 from .test_models_hf import load
 from .tiny_checkpoints import documents
@@ -27,7 +27,7 @@ def test_it_is_the_attention_of_each_segment(lengths):
     tokens = sum(lengths)
     states = [torch.randn(1, 3, tokens, 8, generator=generator) for _ in range(3)]
     ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    found, _ = packed_images._attend(None, *states, None, cu_seq_lens_q=ends)
+    found, _ = vision._attend(None, *states, None, cu_seq_lens_q=ends)
     wanted = one_by_one(*states, ends.tolist())
     assert found.shape == (1, tokens, 3, 8)
     torch.testing.assert_close(found, wanted)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness.models.patches import embed_by_product
+from dcsft_harness.models.vision import embed_by_product
 
 from .tiny_checkpoints import checkpoint
 

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import Generation
-from dcsft_harness.models.requests import plan
-from dcsft_harness.models.rounds import Drawing, goals
+from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.models.requests import Drawing, goals, plan
 from dcsft_harness.models.stub import DcsftStub
 
 from .tiny_checkpoints import documents, requests_for

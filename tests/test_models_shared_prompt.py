@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import shared_decoding, suitability
-from dcsft_harness.models.flight import Flight
-from dcsft_harness.models.packing import Footprint, Size, free_bytes, out_of_memory
-from dcsft_harness.models.prefill import Prompts, UnsuitedModelError
+from dcsft_harness.models import engine, shared_prefix
+from dcsft_harness.models.engine import RunningItems
+from dcsft_harness.models.resources import Footprint, Size, free_bytes, out_of_memory
+from dcsft_harness.models.shared_prefix import Prompts, UnsuitedModelError
 
 from .test_models_hf import GREEDY, load
 from .tiny_checkpoints import FAMILIES, documents, requests_for
@@ -148,7 +148,7 @@ def test_the_models_own_attention_is_back_afterwards(monkeypatch):
     model = load()
     generations(model, documents()[:1])
     assert model._model.config.text_config._attn_implementation == "sdpa"
-    monkeypatch.setattr(shared_decoding.Decoder, "step", lambda *_: 1 / 0)
+    monkeypatch.setattr(shared_prefix.Decoder, "step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         generations(model, documents()[:1])
     assert model._model.config.text_config._attn_implementation == "sdpa"
@@ -159,11 +159,11 @@ def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, 
     model = load(batch_size=2)
     if reason == "cache":
         wrong = UnsuitedModelError("it caches by tape")
-        monkeypatch.setattr(suitability.Decoder, "admit", lambda *_: (_ for _ in ()).throw(wrong))
+        monkeypatch.setattr(engine.Decoder, "admit", lambda *_: (_ for _ in ()).throw(wrong))
     if reason == "logits":
-        monkeypatch.setattr(suitability.Decoder, "step", lambda self, tokens: torch.randn(2, 360))
+        monkeypatch.setattr(engine.Decoder, "step", lambda self, tokens: torch.randn(2, 360))
     if reason == "error":
-        monkeypatch.setattr(suitability, "prefill", lambda *_: {}["missing"])
+        monkeypatch.setattr(engine, "prefill", lambda *_: {}["missing"])
     if reason == "attention":
         monkeypatch.setattr(type(model._model), "_can_set_attn_implementation", lambda _: False)
     docs = documents()[:4]
@@ -188,7 +188,7 @@ def test_generation_without_a_cache_goes_row_by_row_as_asked(caplog):
 def out_of_memory_above(monkeypatch, limit):
     """Makes more than `limit` items in flight fail as CUDA does; how many were tried is returned."""
     tried = []
-    admit = Flight.admit
+    admit = RunningItems.admit
 
     def limited(self, arrivals, parts):
         count = len({row.ticket for row in self._rows}) + len(arrivals)
@@ -197,7 +197,7 @@ def out_of_memory_above(monkeypatch, limit):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
         return admit(self, arrivals, parts)
 
-    monkeypatch.setattr(Flight, "admit", limited)
+    monkeypatch.setattr(RunningItems, "admit", limited)
     return tried
 
 
@@ -224,7 +224,7 @@ def test_an_item_that_does_not_fit_alone_is_one_clear_error(monkeypatch):
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     model = load(batch_size=4)
     generations(model, documents()[:1])
-    monkeypatch.setattr(Flight, "admit", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(RunningItems, "admit", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         generations(model, documents()[:4])
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dcsft_harness.models.flight import Flight
-from dcsft_harness.models.prefill import UnsuitedModelError
+from dcsft_harness.models.engine import RunningItems
+from dcsft_harness.models.shared_prefix import UnsuitedModelError
 
 from .test_models_hf import load
 from .test_models_shared_prompt import SAMPLED, forward_rows, generations, row_by_row
@@ -21,13 +21,13 @@ def mixed(item, found):
 def in_flight(monkeypatch):
     """Rows in flight after each admission, from now on."""
     seen = []
-    admit = Flight.admit
+    admit = RunningItems.admit
 
     def watched(self, arrivals, parts):
         admit(self, arrivals, parts)
         seen.append(self.rows)
 
-    monkeypatch.setattr(Flight, "admit", watched)
+    monkeypatch.setattr(RunningItems, "admit", watched)
     return seen
 
 
@@ -45,13 +45,13 @@ def test_rows_that_end_make_room_for_other_items_and_every_draw_stays_the_same(f
 
 def test_all_that_has_ended_is_reported_before_others_are_admitted(monkeypatch):
     model, events = load(batch_size=2), []
-    admit = Flight.admit
+    admit = RunningItems.admit
     monkeypatch.setattr(
-        Flight,
+        RunningItems,
         "admit",
         lambda self, arrivals, parts: events.append(("in", len(arrivals))) or admit(self, arrivals, parts),
     )
-    run = Flight.run
+    run = RunningItems.run
 
     def ran(self):
         found = run(self)
@@ -59,7 +59,7 @@ def test_all_that_has_ended_is_reported_before_others_are_admitted(monkeypatch):
             events.append(("out", len(found)))
         return found
 
-    monkeypatch.setattr(Flight, "run", ran)
+    monkeypatch.setattr(RunningItems, "run", ran)
     model.on_batch = lambda batch: events.append(("kept", len(batch) // 3))
     from .tiny_checkpoints import requests_for
 
@@ -97,13 +97,13 @@ def test_prompts_of_settled_items_are_given_up(monkeypatch):
     model = load(batch_size=2)
     model.settled = lambda item, found: True
     held = []
-    run = Flight.run
+    run = RunningItems.run
 
     def watched(self):
         held.append(len(self.held))
         return run(self)
 
-    monkeypatch.setattr(Flight, "run", watched)
+    monkeypatch.setattr(RunningItems, "run", watched)
     generations(model, documents(), RAGGED, 8)
     assert set(held) == {0}
 
@@ -112,7 +112,7 @@ def test_a_model_that_turns_out_unsuited_half_way_goes_on_row_by_row(monkeypatch
     docs = documents()[:4]
     model = load(batch_size=2)
     generations(model, docs[:1])
-    run, calls = Flight.run, []
+    run, calls = RunningItems.run, []
 
     def unsuited(self):
         calls.append(1)
@@ -120,7 +120,7 @@ def test_a_model_that_turns_out_unsuited_half_way_goes_on_row_by_row(monkeypatch
             raise UnsuitedModelError("it has a sliding window")
         return run(self)
 
-    monkeypatch.setattr(Flight, "run", unsuited)
+    monkeypatch.setattr(RunningItems, "run", unsuited)
     assert generations(model, docs) == row_by_row("qwen2_5_vl", docs)
     assert "sliding window" in caplog.text
 
@@ -132,7 +132,7 @@ def test_memory_that_runs_out_between_rounds_loses_nothing(monkeypatch, caplog):
     expected = generations(wanted, docs, RAGGED, 8)
     model = load(batch_size=4)
     model.settled = mixed
-    run, calls = Flight.run, []
+    run, calls = RunningItems.run, []
 
     def exhausted(self):
         calls.append(1)
@@ -140,6 +140,6 @@ def test_memory_that_runs_out_between_rounds_loses_nothing(monkeypatch, caplog):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return run(self)
 
-    monkeypatch.setattr(Flight, "run", exhausted)
+    monkeypatch.setattr(RunningItems, "run", exhausted)
     assert generations(model, docs, RAGGED, 8) == expected
     assert "Out of memory" in caplog.text

@@ -5,11 +5,10 @@ import sys
 import pytest
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import Generation
+from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.arguments import GenerationArguments
-from dcsft_harness.models.vllm import DcsftVLLM
-from dcsft_harness.models.vllm_requests import neighbours
-from dcsft_harness.models.vllm_rows import completion_of
+from dcsft_harness.models.vllm import DcsftVLLM, completion_of
+from dcsft_harness.models.vllm_backends import neighbours
 
 from . import fake_vllm
 from .test_models_hf import load

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import vllm_server
+from dcsft_harness.models import vllm_backends
 from dcsft_harness.models.vllm import DcsftVLLM
 
 from .test_models_hf import load
@@ -74,8 +74,8 @@ def said(body):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(vllm_server, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(vllm_server, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(vllm_backends, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(vllm_backends, "LONGEST_WAIT", 0.02)
     running = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     running.names, running.script, running.bodies, running.keys = ["tiny"], [], [], set()
     running.lock, running.counts = threading.Lock(), {}
@@ -137,8 +137,8 @@ def test_passing_trouble_is_waited_out(trouble, server):
 
 def test_waits_grow(server, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(vllm_server, "FIRST_WAIT", 1.0)
-    monkeypatch.setattr(vllm_server, "LONGEST_WAIT", 6.0)
+    monkeypatch.setattr(vllm_backends, "FIRST_WAIT", 1.0)
+    monkeypatch.setattr(vllm_backends, "LONGEST_WAIT", 6.0)
     monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
     server.script += [500] * 4
     drawn(model(server), documents()[:1], SAMPLED)

@@ -8,11 +8,11 @@ import pytest
 from dcsft_harness import evaluation as evaluating
 from dcsft_harness import lmms, records, sampling
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.lmms.listing import listing
+from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import own_data
 from dcsft_harness.scoring import SCORERS, Verdict
-from dcsft_harness.training.judge import Judge
+from dcsft_harness.training.grpo import Judge
 
 from . import published, reasoning_fixtures
 

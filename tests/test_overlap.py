@@ -46,7 +46,7 @@ def place(tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_DATA", str(folder / "data"))
-        patch.setattr("dcsft_harness.data.benchmarks.vlm_r1.COLD", 0)
+        patch.setattr("dcsft_harness.data.benchmarks.grounding.COLD", 0)
         coco = published.refcoco_train(folder / "coco", rows=40, doubled=False)
         for number in range(20):
             path = coco / "train2014" / f"COCO_train2014_{number:012}.jpg"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsft_harness.lmms.listing import groups, listing
+from dcsft_harness.lmms.tasks import groups, listing
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, page
-from dcsft_harness.leaderboard.page import packing
+from dcsft_harness.leaderboard.page import data
 from dcsft_harness.leaderboard.page.data import rounded
 
 from .board_fixtures import labels, study
@@ -37,16 +37,16 @@ def built(tmp_path_factory):
 class TestPacking:
     @given(st.lists(st.integers(-1, 2**32 - 2), max_size=40))
     def test_numbers_come_back(self, values):
-        assert numbers(packing.numbers(np.array(values, dtype=np.int64))) == values
+        assert numbers(data.pack_numbers(np.array(values, dtype=np.int64))) == values
 
     @pytest.mark.parametrize(("largest", "width"), [(254, 1), (255, 2), (65534, 2), (65535, 4)])
     def test_the_width_leaves_room_for_none(self, largest, width):
-        packed = packing.numbers(np.array([largest, -1], dtype=np.int64))
+        packed = data.pack_numbers(np.array([largest, -1], dtype=np.int64))
         assert packed["w"] == width and numbers(packed) == [largest, -1]
 
     @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=30))
     def test_texts_come_back(self, values):
-        assert texts(packing.texts(values)) == values
+        assert texts(data.pack_texts(values)) == values
 
     @given(
         st.lists(st.one_of(st.none(), st.sampled_from([0.0, 1.0]), st.floats(0, 1)), min_size=1, max_size=40)
@@ -54,24 +54,24 @@ class TestPacking:
     def test_scores_come_back_to_the_last_bit(self, values):
         row = np.array([np.nan if value is None else value for value in values])
         again = np.array([1.0] * len(values))
-        packed = packing.scores([row, None, again])
+        packed = data.pack_scores([row, None, again])
         assert packed["r"][1] is None
         np.testing.assert_array_equal(scores(packed, 0, len(values)), row)
         np.testing.assert_array_equal(scores(packed, 2, len(values)), again)
 
     def test_right_or_wrong_takes_two_bits(self):
-        packed = packing.scores([np.array([0.0, 1.0, np.nan, 1.0] * 1000)])
+        packed = data.pack_scores([np.array([0.0, 1.0, np.nan, 1.0] * 1000)])
         assert packed["w"] == 0.25 and len(packed["r"][0]) == 4 * 1000 / 3 // 1 + 3
 
     @given(st.text())
     def test_no_text_ends_its_script(self, text):
-        said = packing.script("board", {"text": text, text: 1}).decode()
+        said = data.script("board", {"text": text, text: 1}).decode()
         assert not set(said[len("dcsft.take(") :]) & set("<>&\u2028\u2029")
         if text.isprintable() and text != "text":
             assert content(said)["text"] == text
 
     def test_a_lone_surrogate_does_not_stop_the_page(self):
-        assert content(packing.script("board", {"a": "x\ud800y"}).decode()) == {"a": "x?y"}
+        assert content(data.script("board", {"a": "x\ud800y"}).decode()) == {"a": "x?y"}
 
 
 class TestFiles:

@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 
 from dcsft_harness import lmms, records, sampling
-from dcsft_harness.data.benchmarks import prepared, registry
+from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms import checking
-from dcsft_harness.lmms.listing import groups, listing, members
+from dcsft_harness.lmms import tasks
+from dcsft_harness.lmms.tasks import groups, listing, members
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.tasks import path
 
@@ -42,9 +42,9 @@ def opened(root):
 
 
 def test_every_source_has_a_task_and_every_task_of_the_paper_a_source():
-    assert set(NAMES) == {*registry.SOURCES, *registry.VIEWS}
+    assert set(NAMES) == {*prepared.SOURCES, *prepared.VIEWS}
     made = {*published.MAKERS, *reasoning_fixtures.TASKS}
-    assert made == set(registry.SOURCES)
+    assert made == set(prepared.SOURCES)
 
 
 def test_every_task_file_loads_with_rows_that_are_whole(opened):
@@ -69,7 +69,7 @@ def test_a_tasks_metadata_says_what_it_is_for(name):
 def test_check_says_of_every_prepared_task_how_much_of_it_there_is(root, monkeypatch):
     """Also where the published number of rows is not known, or the task asks a part of them."""
     monkeypatch.setenv(prepared.VARIABLE, str(root))
-    found = {one.task: one for one in checking.check(NAMES)}
+    found = {one.task: one for one in tasks.check_tasks(NAMES)}
     assert {one.state for one in found.values()} == {"present"}
     assert "of 847 published rows" in found["dcsft_mmmu_mc"].said
     assert "of 13,420 published rows" in found["dcsft_ref_l4_val"].said

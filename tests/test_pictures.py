@@ -13,12 +13,12 @@ from datasets import Dataset, Features, List, Value
 from PIL import ExifTags, Image, ImageDraw
 
 from dcsft_harness import curation, lmms, pictures, records, sampling
-from dcsft_harness.artifacts import dataset_folder
+from dcsft_harness.artifacts import storage
 from dcsft_harness.curation import labels, overlap
 from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.page.pictures import store
-from dcsft_harness.models import prompts
+from dcsft_harness.models import requests
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.pictures import is_plain, to_rgb
@@ -109,7 +109,7 @@ def in_a_task(folder, content, by_path=False):
     task = task_of(folder, content, by_path)
     lmms.describe(task, 0)  # which refuses what cannot be shown
     item = Item("theirs", "test", 0, None, "", task.doc_to_messages)
-    return prompts.read_prompt(item, {"theirs": {"test": task.eval_docs}}, None).images[0]
+    return requests.read_prompt(item, {"theirs": {"test": task.eval_docs}}, None).images[0]
 
 
 def in_rollouts_of_a_task(folder, content, by_path=False):
@@ -142,11 +142,11 @@ def in_training_by_path(folder, content):
 
 def in_evaluation_by_path(folder, content):
     (folder / "a.png").write_bytes(content)
-    return prompts._image(str(folder / "a.png"), "here")
+    return requests._image(str(folder / "a.png"), "here")
 
 
 def in_evaluation(folder, content):
-    return prompts._image(Image.open(io.BytesIO(content)), "here")
+    return requests._image(Image.open(io.BytesIO(content)), "here")
 
 
 def in_prepared_data(folder, content):
@@ -159,7 +159,7 @@ def on_the_page(folder, content):
 
 
 def as_a_stored_picture(folder, content):
-    return Image.open(io.BytesIO(dataset_folder.png(Image.open(io.BytesIO(content)))["bytes"]))
+    return Image.open(io.BytesIO(storage.png(Image.open(io.BytesIO(content)))["bytes"]))
 
 
 @pytest.mark.grid

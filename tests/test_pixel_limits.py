@@ -15,7 +15,7 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
 from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.vllm import DcsftVLLM
-from dcsft_harness.training import grpo, parity_prompts, sft
+from dcsft_harness.training import grpo, merging, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from dcsft_harness.training.merging import _pixels
@@ -120,7 +120,7 @@ def placed_merge(base, asked, output):
     made = manifest.read(output, "adapter")
     processor = models.open_processor(ModelSettings(base, str(output), "cpu", **_pixels(made)))
     generation = GenerationConfig(eos_token_id=[processor.tokenizer.eos_token_id])
-    features = parity_prompts.read(made, processor, generation, 1).features[0]
+    features = merging.read_probes(made, processor, generation, 1).features[0]
     return features["input_ids"].shape[1] - bare(base), tuple(limits_in_force(processor))
 
 

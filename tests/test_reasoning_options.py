@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.data.benchmarks import options
+from dcsft_harness.data.benchmarks import questions
 from dcsft_harness.errors import HarnessError
 
 JOINED = [
@@ -29,13 +29,13 @@ JOINED = [
 
 @pytest.mark.parametrize(("text", "expected"), JOINED)
 def test_joined_options(text, expected):
-    assert options.joined(text) == expected
+    assert questions.joined(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "45°; 60°", "B. 1; C. 2", "A. only one"])
 def test_joined_options_of_another_form_are_refused(text):
     with pytest.raises(HarnessError, match="'A. ...; B. ...'"):
-        options.joined(text)
+        questions.joined(text)
 
 
 INSIDE = [
@@ -66,7 +66,7 @@ INSIDE = [
 
 @pytest.mark.parametrize(("question", "expected"), INSIDE)
 def test_options_inside_a_question(question, expected):
-    assert options.inside(question) == expected
+    assert questions.inside(question) == expected
 
 
 PLAIN = st.text(
@@ -77,8 +77,8 @@ TEXTS = st.lists(PLAIN.map(str.strip).filter(bool), min_size=2, max_size=10)
 
 @given(TEXTS)
 def test_listed_options_are_read_again(texts):
-    assert options.inside(f"Which?\n{options.listed(texts)}") == texts
-    assert options.joined(options.listed(texts).replace("\n", ";")) == texts
+    assert questions.inside(f"Which?\n{questions.listed(texts)}") == texts
+    assert questions.joined(questions.listed(texts).replace("\n", ";")) == texts
 
 
 LETTERED = [
@@ -97,7 +97,7 @@ LETTERED = [
 
 @pytest.mark.parametrize(("answer", "choices", "expected"), LETTERED)
 def test_golds_that_are_letters(answer, choices, expected):
-    assert options.lettered(answer, choices) == expected
+    assert questions.lettered(answer, choices) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_golds_that_are_letters(answer, choices, expected):
 )
 def test_a_gold_that_is_no_option_is_named(answer, choices):
     with pytest.raises(HarnessError, match="no option of|none of the letters") as caught:
-        options.lettered(answer, choices)
+        questions.lettered(answer, choices)
     assert repr(answer) in str(caught.value) and "--on-error skip" in str(caught.value)
 
 
 def test_golds_that_are_texts():
-    assert options.worded("18", ["9", "18", "18"]) == "B"
-    assert options.worded("A", ["C", "A"]) == "B"
+    assert questions.worded("18", ["9", "18", "18"]) == "B"
+    assert questions.worded("A", ["C", "A"]) == "B"
     with pytest.raises(HarnessError, match="'b' is no option"):
-        options.worded("b", ["a", "B"])
+        questions.worded("b", ["a", "B"])
     with pytest.raises(HarnessError, match="more than one"):
-        options.letter("AB", ["1", "2"])
+        questions.letter("AB", ["1", "2"])

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from dcsft_harness import lmms
-from dcsft_harness.data.benchmarks import mmk12, prepared, registry
 from dcsft_harness.data.benchmarks import prepare as making
+from dcsft_harness.data.benchmarks import prepared, reasoning
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.reasoning.doc import PARTS
@@ -80,7 +80,7 @@ def test_pool_and_cold_start_are_a_recorded_draw_of_verifiable_golds():
     assert notes("dcsft_mmk12_pool")["draw"] == notes("dcsft_mmk12_cold")["draw"]
     assert notes("dcsft_mmk12_pool")["draw"] == {
         "by": "a hash of the id; our own draw, not the paper's",
-        "seed": mmk12.SEED,
+        "seed": reasoning.MMK12_SEED,
         "of": 15,
         "drawn": 12,
         "cold start": 1,
@@ -407,7 +407,7 @@ def test_a_column_of_an_older_revision_is_missed_by_name(task, elsewhere):
 
 @pytest.mark.parametrize("task", fixtures.TASKS)
 def test_another_number_of_rows_than_published_is_refused(task, data, elsewhere):
-    published = 15_616 if "_pool" in task or "_cold" in task else registry.SOURCES[task].count
+    published = 15_616 if "_pool" in task or "_cold" in task else prepared.SOURCES[task].count
     with pytest.raises(HarnessError, match=f"{published:,}") as caught:
         making.prepare(task, data / fixtures.TASKS[task])
     assert "--any-count" in str(caught.value)
@@ -420,7 +420,7 @@ def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dcsft_harness.data.benchmarks import tables
+    from dcsft_harness.data.benchmarks import downloads
     from dcsft_harness.data.benchmarks.source import Opened
 
     noise = np.random.default_rng(0)
@@ -431,6 +431,6 @@ def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=600, write_batch_size=8)
     del rows
     before, most = pa.total_allocated_bytes(), 0
-    for _ in tables.rows(Opened(tmp_path, None), mmk12._TRAIN, ("id", "image")):
+    for _ in downloads.rows(Opened(tmp_path, None), reasoning._MMK12_TRAIN, ("id", "image")):
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 20_000_000

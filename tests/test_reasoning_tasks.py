@@ -6,7 +6,7 @@ import pytest
 
 from dcsft_harness import lmms
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.lmms.listing import listing
+from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.models.stub import DcsftStub
 
 from . import reasoning_fixtures as fixtures

@@ -7,7 +7,7 @@ import pytest
 
 from dcsft_harness.cli import dcsft
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import estimate, plan, recipe
+from dcsft_harness.recipes import chain, recipe
 
 BASE = """
 name: base
@@ -161,7 +161,7 @@ def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, sca
     """Parsed by click itself, so that an option that a command lacks or a missing one shows."""
     found = recipe.load(name, scale)
     for stage in found.stages:
-        words = plan.command(stage, tmp_path)
+        words = chain.command(stage, tmp_path)
         command, rest = dcsft, words[1:]
         while isinstance(command, click.Group):
             command, rest = command.get_command(None, rest[0]), rest[1:]
@@ -173,7 +173,7 @@ def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, sca
 
 
 def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
-    told = plan.told(recipe.load("paradigms", "paper"), tmp_path).splitlines()
+    told = chain.described(recipe.load("paradigms", "paper"), tmp_path).splitlines()
     at = next(number for number, line in enumerate(told) if line.startswith("# classification-grpo-0"))
     assert (
         f"reads {tmp_path / 'classification-cold-0'}; writes {tmp_path / 'classification-grpo-0'}" in told[at]
@@ -187,7 +187,7 @@ def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
 def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
     assumed = {"assume": {"load": 0}, "tokens": {"cold": 400, "pool": 1000}}
     said = [
-        estimate._length(recipe.Stage("x", verb, options, assumed), assumed["tokens"])
+        chain._length(recipe.Stage("x", verb, options, assumed), assumed["tokens"])
         for verb, options in (
             ("train cold-start", {}),
             ("train sft", {}),
@@ -199,10 +199,10 @@ def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
 
 
 def test_estimates_grow_with_the_work():
-    paper = estimate.of(recipe.load("paradigms", "paper"))
+    paper = chain.estimates(recipe.load("paradigms", "paper"))
     assert paper["classification-grpo-0"].seconds > 3 * paper["classification-all-0"].seconds
     assert paper["classification-rollouts-0"].seconds > paper["classification-scores-cold-0"].seconds / 8
-    full = estimate.of(recipe.load("full-parameters", "paper"))
+    full = chain.estimates(recipe.load("full-parameters", "paper"))
     assert full["classification-full-all-0"].seconds > paper["classification-all-0"].seconds
 
 

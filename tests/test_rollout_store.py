@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dcsft_harness import records, stages
-from dcsft_harness.artifacts import durable, lock, manifest
+from dcsft_harness.artifacts import disk, lock, manifest
 from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import rollout_store
@@ -233,7 +233,7 @@ class TestFinishing:
             replace(source, target)
 
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(durable.os, "replace", dies)
+            patch.setattr(disk.os, "replace", dies)
             with rollout_store.opened(output, SETTINGS) as store:
                 finish(store, "first")
         with pytest.raises(HarnessError, match="an unfinished run"):

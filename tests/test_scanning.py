@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import records
-from dcsft_harness.artifacts.scanning import scan
+from dcsft_harness.artifacts.storage import scan
 from dcsft_harness.errors import HarnessError
 
 NAMES = [field.name for field in records.schema(records.Rollout)]

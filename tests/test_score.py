@@ -8,10 +8,9 @@ import pytest
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation.autoeval.folder import open_board
-from dcsft_harness.evaluation.autoeval.score import build, score, told
-from dcsft_harness.evaluation.autoeval.settings import Settings
-from dcsft_harness.evaluation.autoeval.subject import open_subject
+from dcsft_harness.evaluation.autoeval import Settings, build, score, told
+from dcsft_harness.evaluation.board_folder import open_board
+from dcsft_harness.evaluation.subject import open_subject
 from dcsft_harness.scoring import VERSIONS
 
 from .boards_fixtures import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture

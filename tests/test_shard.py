@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.artifacts import journal
+from dcsft_harness.artifacts import disk
 
 KEY = b"run"
 ROWS = [{"item_id": f"{number:032x}", "response": "naïve\n" * number, "n": number} for number in range(8)]
 
 
 def write(path, rows=ROWS, key=KEY):
-    opened = journal.Shard(path, key, journal.read(path, key).whole_bytes)
+    opened = disk.Journal(path, key, disk.read_records(path, key).whole_bytes)
     for row in rows:
         opened.append([row])
     opened.close()
@@ -26,15 +26,15 @@ def lines(path):
 
 
 def test_what_is_appended_is_read_in_order(tmp_path):
-    found = journal.read(write(tmp_path / "s"), KEY)
+    found = disk.read_records(write(tmp_path / "s"), KEY)
     assert (found.records, found.damaged, found.torn_bytes) == (ROWS, [], 0)
     assert found.whole_bytes == (tmp_path / "s").stat().st_size
 
 
 def test_a_missing_or_empty_file_holds_nothing(tmp_path):
-    assert journal.read(tmp_path / "s", KEY) == journal.Found()
+    assert disk.read_records(tmp_path / "s", KEY) == disk.Found()
     (tmp_path / "s").touch()
-    assert journal.read(tmp_path / "s", KEY) == journal.Found()
+    assert disk.read_records(tmp_path / "s", KEY) == disk.Found()
 
 
 def test_a_file_cut_at_any_byte_gives_the_whole_records_before_and_goes_on(tmp_path):
@@ -45,12 +45,12 @@ def test_a_file_cut_at_any_byte_gives_the_whole_records_before_and_goes_on(tmp_p
         ends.append(ends[-1] + len(line))
     for at in range(len(whole)):
         path.write_bytes(whole[:at])
-        found = journal.read(path, KEY)
+        found = disk.read_records(path, KEY)
         before = sum(end <= at for end in ends) - 1
         assert (found.records, found.damaged) == (ROWS[:before], [])
         assert (found.whole_bytes, found.torn_bytes) == (ends[before], at - ends[before])
     write(path, ROWS[2:])  # the last one was cut in its last byte
-    assert path.read_bytes() == whole + b"".join(journal.encode(row, KEY) for row in ROWS[3:])
+    assert path.read_bytes() == whole + b"".join(disk.encode_record(row, KEY) for row in ROWS[3:])
 
 
 @given(st.data())
@@ -66,25 +66,25 @@ def test_a_flipped_bit_costs_its_own_record_alone(tmp_path_factory, data):
     hit = sum(end <= bit // 8 for end in ends) - 1
     # The end of a line belongs to both its neighbours.
     lost = {hit, hit + 1} if bit // 8 == ends[hit + 1] - 1 else {hit}
-    found = journal.read(path, KEY)
+    found = disk.read_records(path, KEY)
     assert found.records == [row for number, row in enumerate(ROWS) if number not in lost]
     assert found.damaged or found.torn_bytes
 
 
 def test_two_writers_that_interleave_lose_what_they_mixed_and_nothing_else(tmp_path):
-    first, second = (journal.encode(row, KEY) for row in ROWS[:2])
+    first, second = (disk.encode_record(row, KEY) for row in ROWS[:2])
     mixed = first[:40] + second[:40] + first[40:] + second[40:]
     path = tmp_path / "s"
-    path.write_bytes(journal.encode(ROWS[2], KEY) + mixed + journal.encode(ROWS[3], KEY))
-    found = journal.read(path, KEY)
+    path.write_bytes(disk.encode_record(ROWS[2], KEY) + mixed + disk.encode_record(ROWS[3], KEY))
+    found = disk.read_records(path, KEY)
     assert (found.records, found.damaged) == ([ROWS[2], ROWS[3]], [2, 3])
 
 
 def test_records_of_another_run_are_not_read(tmp_path):
     path = write(tmp_path / "s", ROWS[:2])
     with path.open("ab") as file:
-        file.write(journal.encode(ROWS[2], b"another run"))
-    found = journal.read(path, KEY)
+        file.write(disk.encode_record(ROWS[2], b"another run"))
+    found = disk.read_records(path, KEY)
     assert (found.records, found.damaged) == (ROWS[:2], [3])
 
 
@@ -92,7 +92,7 @@ def test_zeros_after_a_power_cut_are_cut_off(tmp_path):
     path = write(tmp_path / "s", ROWS[:2])
     whole = path.read_bytes()
     path.write_bytes(whole + bytes(4096))
-    assert journal.read(path, KEY).torn_bytes == 4096
+    assert disk.read_records(path, KEY).torn_bytes == 4096
     write(path, [])
     assert path.read_bytes() == whole
 
@@ -100,7 +100,7 @@ def test_zeros_after_a_power_cut_are_cut_off(tmp_path):
 def test_a_write_that_the_disk_refuses_half_way_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = write(tmp_path / "s", ROWS[:2])
     before = path.read_bytes()
-    opened = journal.Shard(path, KEY, len(before))
+    opened = disk.Journal(path, KEY, len(before))
     write_some = os.write
 
     def full(handle, content):
@@ -109,10 +109,10 @@ def test_a_write_that_the_disk_refuses_half_way_leaves_the_file_as_it_was(tmp_pa
         return write_some(handle, bytes(content)[:50])
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "write", full)
+        patch.setattr(disk.os, "write", full)
         with pytest.raises(OSError, match="No space"):
             opened.append(ROWS[2:4])
     assert path.read_bytes() == before
     opened.append(ROWS[2:])
     opened.close()
-    assert journal.read(path, KEY).records == ROWS
+    assert disk.read_records(path, KEY).records == ROWS

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from dcsft_harness import lmms
-from dcsft_harness.data.benchmarks import classes, imagenet_train, prepared
+from dcsft_harness.data.benchmarks import classification, prepared
 from dcsft_harness.data.benchmarks.prepare import prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
@@ -36,14 +36,14 @@ def words(rows):
 
 
 def test_the_class_table_has_the_papers_classes_and_counts():
-    table = classes.table().values()
+    table = classification.class_table().values()
     assert (len(table), len({some.word.lower() for some in table})) == (186, 186)
-    assert len(classes.trained()) == 100
+    assert len(classification.trained()) == 100
     for column, kinds, rows, seen in (("renditions", 68, 10_741, 2_576), ("adversarial", 87, 3_015, 881)):
         used = [(getattr(some, column), some.trained) for some in table if getattr(some, column)]
         assert (len(used), sum(count for count, _ in used)) == (kinds, rows)
         assert sum(count for count, trained in used if trained) == seen
-    assert classes.table()[SEEN].label == 6
+    assert classification.class_table()[SEEN].label == 6
     assert [some.word for some in table if not some.word.isalpha()] == [
         "Shih-Tzu",
         "go-kart",
@@ -123,14 +123,14 @@ def test_validation_images_sorted_flat_or_from_the_hub(tmp_path, make):
 def test_labels_in_another_order_than_imagenets_are_refused(tmp_path):
     """A copy of the hundred classes numbers them anew; its labels 6 and 16 would be plausible figures."""
     names = [f"class {label}" for label in range(1000)]
-    for some in classes.trained().values():
+    for some in classification.trained().values():
         names[some.label] = f"{some.word}, a synonym"
     source = published.imagenet_val_hub(tmp_path / "source", names)
     assert made("dcsft_imagenet", source)[0]["rows"] == 3
     swapped = [*names[:6], names[16], *names[7:16], names[6], *names[17:]]
     for order, said in (
         (swapped, r"label 6 is 'bulbul, a synonym', where ImageNet has 'stingray' \(n01498041\)"),
-        (sorted(classes.trained()), "label 6 is 'n\\d+', where ImageNet has 'stingray'"),
+        (sorted(classification.trained()), "label 6 is 'n\\d+', where ImageNet has 'stingray'"),
     ):
         source = published.imagenet_val_hub(tmp_path / str(len(order)) / "other", order)
         shutil.rmtree(prepared.folder_of("dcsft_imagenet"), ignore_errors=True)
@@ -168,11 +168,11 @@ class TestTrain:
 
     def test_a_draw_goes_by_name_alone(self):
         names = [f"{n}.JPEG" for n in range(300)]
-        cold, pool = imagenet_train.split(names)
+        cold, pool = classification.split(names)
         assert (len(cold), len(pool)) == (4, 96)
-        assert imagenet_train.split(reversed(names)) == (cold, pool)
+        assert classification.split(reversed(names)) == (cold, pool)
         # Leaving out what was not drawn changes nothing.
-        assert imagenet_train.split(cold | pool) == (cold, pool)
+        assert classification.split(cold | pool) == (cold, pool)
 
     def test_one_list_without_the_other_is_refused(self, tmp_path):
         source = published.imagenet_train(tmp_path / "source", each=2)

@@ -10,11 +10,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from dcsft_harness import lmms
-from dcsft_harness.data.benchmarks import prepared, ref_l4, registry, vlm_r1
-from dcsft_harness.data.benchmarks.album import Album
-from dcsft_harness.data.benchmarks.files import Files
+from dcsft_harness.data.benchmarks import grounding, prepared
+from dcsft_harness.data.benchmarks.downloads import Files
 from dcsft_harness.data.benchmarks.grounding import box_row
 from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.data.benchmarks.prepared import Album
 from dcsft_harness.data.benchmarks.source import Opened
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
@@ -168,13 +168,13 @@ def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, an
     rows.map(lambda row, at: {"caption": "" if at == 0 else row["caption"]}, with_indices=True).to_parquet(
         file
     )
-    whole = registry.SOURCES["dcsft_ref_l4"]
+    whole = prepared.SOURCES["dcsft_ref_l4"]
     monkeypatch.setitem(
-        registry.SOURCES, whole.task, replace(whole, count=6, tally=("split", {"val": 2, "test": 4}))
+        prepared.SOURCES, whole.task, replace(whole, count=6, tally=("split", {"val": 2, "test": 4}))
     )
     for part, count in (("val", 2), ("test", 4)):
         name = f"dcsft_ref_l4_{part}"
-        monkeypatch.setitem(registry.VIEWS, name, replace(registry.VIEWS[name], count=count))
+        monkeypatch.setitem(prepared.VIEWS, name, replace(prepared.VIEWS[name], count=count))
     prepare("dcsft_ref_l4", source, any_count=any_count, on_error="skip")
     told = [prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")]
     assert [(one["rows"], one["published"]) for one in told] == [(5, 6), (2, 2), (3, 4)]
@@ -182,7 +182,7 @@ def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, an
 
 
 def test_the_category_map_is_ref_l4s():
-    found = ref_l4.categories()
+    found = grounding.categories()
     assert len(found) == 80 and set(found) <= {f"refcoco_{n}" for n in range(1, 91)}
     assert (found["refcoco_1"], found["refcoco_90"]) == ("o365_1", "o365_227")
 
@@ -190,8 +190,8 @@ def test_the_category_map_is_ref_l4s():
 class TestPool:
     @pytest.mark.parametrize("lines", [True, False])
     def test_cold_start_and_pool_are_drawn_apart_and_say_so(self, tmp_path, monkeypatch, lines):
-        monkeypatch.setattr(vlm_r1, "COLD", 4)
-        monkeypatch.setattr(vlm_r1, "POOL", 20)
+        monkeypatch.setattr(grounding, "COLD", 4)
+        monkeypatch.setattr(grounding, "POOL", 20)
         source, said = published.refcoco_train(tmp_path / "s", lines=lines), []
         notes, pool = made("dcsft_refcoco_pool", source, say=said.append)
         _, cold = made("dcsft_refcoco_cold", source)
@@ -200,8 +200,8 @@ class TestPool:
         assert "not the paper's" in notes["chosen"] and "not the paper's" in said[0]
 
     def test_the_draw_is_of_content_whatever_its_form_and_order(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(vlm_r1, "COLD", 4)
-        monkeypatch.setattr(vlm_r1, "POOL", 20)
+        monkeypatch.setattr(grounding, "COLD", 4)
+        monkeypatch.setattr(grounding, "POOL", 20)
         drawn = []
         for at, lines in enumerate((True, False)):
             monkeypatch.setenv("DCSFT_DATA", str(tmp_path / f"data{at}"))

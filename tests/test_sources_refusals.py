@@ -14,10 +14,10 @@ from datasets import Image, Value
 from dcsft_harness import lmms
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.data.benchmarks import prepared, registry, tables
+from dcsft_harness.data.benchmarks import downloads, prepared
 from dcsft_harness.data.benchmarks.prepare import prepare
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.listing import listing
+from dcsft_harness.lmms.tasks import listing
 
 from . import published
 
@@ -95,9 +95,9 @@ class TestWhole:
 
     def test_images_that_are_missing_are_told_by_class(self, tmp_path, monkeypatch, refused):
         counted = {published.SEEN: 3, published.UNSEEN: 4}
-        source = registry.SOURCES["dcsft_imagenet_r"]
+        source = prepared.SOURCES["dcsft_imagenet_r"]
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 9})
-        monkeypatch.setitem(registry.SOURCES, "dcsft_imagenet_r", fewer)
+        monkeypatch.setitem(prepared.SOURCES, "dcsft_imagenet_r", fewer)
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
         assert "9 published rows, and 8 were found: n01498041 (4 of 3)" in said
         assert "--any-count" in said
@@ -106,9 +106,9 @@ class TestWhole:
         self, tmp_path, monkeypatch, refused
     ):
         counted = {published.SEEN: 3, published.UNSEEN: 4, "n01443537": 1}
-        source = registry.SOURCES["dcsft_imagenet_r"]
+        source = prepared.SOURCES["dcsft_imagenet_r"]
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 8})
-        monkeypatch.setitem(registry.SOURCES, "dcsft_imagenet_r", fewer)
+        monkeypatch.setitem(prepared.SOURCES, "dcsft_imagenet_r", fewer)
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
         assert "8 published rows, and 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
 
@@ -388,9 +388,9 @@ def test_what_a_killed_run_left_is_told(tmp_path, capsys):
 
 
 def test_rows_that_were_skipped_count_as_found(tmp_path, monkeypatch):
-    source = registry.SOURCES["dcsft_lisa"]
+    source = prepared.SOURCES["dcsft_lisa"]
     four = source.__class__(**{**source.__dict__, "count": 4})
-    monkeypatch.setitem(registry.SOURCES, "dcsft_lisa", four)
+    monkeypatch.setitem(prepared.SOURCES, "dcsft_lisa", four)
     folder = published.lisa(tmp_path / "s")
     path = folder / "lisa_test.json"
     rows = json.loads(path.read_text())
@@ -413,9 +413,9 @@ class TestUnprepared:
 
     def test_a_folder_of_another_version(self, tmp_path, monkeypatch):
         prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
-        source = registry.SOURCES["dcsft_lisa"]
+        source = prepared.SOURCES["dcsft_lisa"]
         newer = source.__class__(**{**source.__dict__, "version": 2})
-        monkeypatch.setitem(registry.SOURCES, "dcsft_lisa", newer)
+        monkeypatch.setitem(prepared.SOURCES, "dcsft_lisa", newer)
         with pytest.raises(HarnessError, match="was prepared in version 1, and dcsft_lisa reads version 2"):
             lmms.open_tasks(["dcsft_lisa"])
 
@@ -437,7 +437,7 @@ class TestUnprepared:
 def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, capsys):
     prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
     grounding = [row for row in listing() if row["family"] == "grounding" and "digits" not in row["task"]]
-    monkeypatch.setattr("dcsft_harness.lmms.listing.listing", lambda: grounding)
+    monkeypatch.setattr("dcsft_harness.lmms.tasks.listing", lambda: grounding)
     assert main(["tasks", "check"]) == 0
     said = capsys.readouterr().out
     assert "1 tasks load; 8 have no data yet" in said
@@ -451,7 +451,7 @@ def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, 
 
 def test_a_tar_archive_is_read_from_front_to_back(tmp_path):
     """One pass, whatever the members' order: nothing is unpacked and nothing sought."""
-    from dcsft_harness.data.benchmarks.files import tar_members
+    from dcsft_harness.data.benchmarks.downloads import tar_members
 
     path = tmp_path / "a.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -469,9 +469,9 @@ def test_parquet_files_are_found_by_split_and_configuration(tmp_path):
     ):
         published.put(tmp_path / name, b"")
     published.put(tmp_path / "data/testA-0.parquet", b"")
-    hub = tables.Hub("x/y", split="test")
-    assert len(tables.parquet_files(tmp_path, hub)) == 4
-    of_a = tables.parquet_files(tmp_path, tables.Hub("x/y", split="test", config=("a", "b")))
+    hub = downloads.Hub("x/y", split="test")
+    assert len(downloads.parquet_files(tmp_path, hub)) == 4
+    of_a = downloads.parquet_files(tmp_path, downloads.Hub("x/y", split="test", config=("a", "b")))
     assert [str(path.relative_to(tmp_path)) for path in of_a] == [
         "a/test-0.parquet",
         "data/test-00000-of-00001.parquet",

@@ -14,10 +14,10 @@ from dcsft_harness import records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import cluster
+from dcsft_harness.models import ray_engine
 from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness.models.ray_engine import Answerer, Given
 from dcsft_harness.models.requests import Item
-from dcsft_harness.models.spread import Answerer, Given
 from dcsft_harness.stages import opening
 
 POOL = "dcsft_digits_pool"
@@ -128,7 +128,7 @@ def test_that_actors_die_over_one_chunk_is_one_sentence():
     from ray.exceptions import ActorDiedError
 
     with pytest.raises(HarnessError, match="the actors of the Ray cluster die: .*A chunk was tried 4 times"):
-        with cluster.telling_failures():
+        with ray_engine.telling_failures():
             raise ActorDiedError
 
 
@@ -138,7 +138,7 @@ class TestRefusals:
         monkeypatch.setattr("ray.is_initialized", lambda: False)
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
         with pytest.raises(HarnessError, match="RAY_ADDRESS=127.0.0.1:1 cannot be reached: .*refused"):
-            cluster.connect()
+            ray_engine.connect()
 
     def test_missing_ray_is_one_sentence_before_anything_is_loaded(self, tmp_path, monkeypatch, capsys):
         real = importlib.util.find_spec

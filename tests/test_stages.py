@@ -11,7 +11,7 @@ from dcsft_harness import stages
 from dcsft_harness.artifacts import Artifact, Labels
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import plan, recipe
+from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.stages import STAGES
 
 from .artefacts import rollouts
@@ -68,7 +68,7 @@ def test_a_new_file_is_a_command(toy, capsys):
 
 def test_a_new_file_is_a_recipes_verb(toy, capsys):
     (toy / "mine.yaml").write_text("stages: [{stage: hi, verb: toy, whom: moon, times: 3}]")
-    dry = plan.told(recipe.load(str(toy / "mine.yaml")), toy / "out")
+    dry = chain.described(recipe.load(str(toy / "mine.yaml")), toy / "out")
     assert f"dcsft toy moon --times 3 --output {toy / 'out' / 'hi'}" in dry
     assert main(["run", str(toy / "mine.yaml"), "--output", str(toy / "out")]) == 0
     assert (toy / "out" / "hi" / "text").read_text() == "hello moon " * 3

@@ -11,11 +11,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from dcsft_harness import lmms, records, sampling
-from dcsft_harness.artifacts import dataset_folder
+from dcsft_harness.artifacts import storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sampling import own_data, own_rows
+from dcsft_harness.sampling import own_data
 
 from .artefacts import item
 
@@ -225,21 +225,21 @@ class TestMemory:
         return counted, lambda: (len(pictures), most[0])
 
     def test_items_are_written_a_batch_at_a_time(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(dataset_folder, "ROWS", 2)
+        monkeypatch.setattr(storage, "ROWS", 2)
         image, counts = self.alive(lambda number: [noise(number)])
         sampling.write_items(tmp_path / "items", [item(n) for n in range(9)], map(image, range(9)))
         assert counts()[0] == 9 and counts()[1] <= 2
         assert len(datasets.load_from_disk(str(tmp_path / "items"))) == 9
 
     def test_a_pool_of_ones_own_is_read_a_picture_at_a_time(self, tmp_path, monkeypatch):
-        image, counts = self.alive(own_rows._image)
-        monkeypatch.setattr(own_rows, "_image", image)
+        image, counts = self.alive(own_data._image)
+        monkeypatch.setattr(own_data, "_image", image)
         files = {f"{number}.png": stored(noise(number)) for number in range(9)}
         TestOwnData().opened(tmp_path, files)
         assert counts()[0] == 9 and counts()[1] <= 2
 
     def test_a_task_becomes_training_data_a_batch_at_a_time(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(dataset_folder, "ROWS", 2)
+        monkeypatch.setattr(storage, "ROWS", 2)
         pictures = [noise(number) for number in range(9)]
         rows = [
             {"text": f"{n}", "image": {"bytes": stored(one), "path": None}} for n, one in enumerate(pictures)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dcsft_harness import curation, records, sampling
-from dcsft_harness.artifacts import manifest, reorder
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.cli import main
 from dcsft_harness.curation import labels, suspects
 from dcsft_harness.curation.rules import CurationConfig
@@ -242,12 +242,13 @@ class TestTheReviewFile:
     def test_is_put_together_in_pieces_where_there_is_much_to_tell(self, source, tmp_path, monkeypatch):
         whole = curate(source, tmp_path / "whole")
         stretches = []
-        reordered = reorder.reordered
-        monkeypatch.setattr("dcsft_harness.curation.review.AT_ONCE", 1)
+        reordered = storage.reordered
+        monkeypatch.setattr("dcsft_harness.curation.suspects.AT_ONCE", 1)
         monkeypatch.setattr("dcsft_harness.curation.conversations.AT_ONCE", 1)
-        monkeypatch.setattr("dcsft_harness.artifacts.reorder.AT_ONCE", 1)
+        monkeypatch.setattr("dcsft_harness.artifacts.storage.AT_ONCE", 1)
         monkeypatch.setattr(
-            "dcsft_harness.curation.review.reordered", lambda *given: map(noted(stretches), reordered(*given))
+            "dcsft_harness.curation.suspects.reordered",
+            lambda *given: map(noted(stretches), reordered(*given)),
         )
         mixed = answered(tmp_path, order=lambda rows: random.Random(3).sample(rows, len(rows)))
         assert curate(mixed, tmp_path / "pieces") == whole
@@ -256,7 +257,7 @@ class TestTheReviewFile:
         assert names == {"data", "manifest.json", "suspects", "suspects.jsonl", "suspects.md"}
 
     def test_lists_all_and_shows_the_first_and_says_so(self, source, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("dcsft_harness.curation.review.PICTURED", 2)
+        monkeypatch.setattr("dcsft_harness.curation.suspects.PICTURED", 2)
         options = ["--keep", "easy", "--suspect", "--output", str(tmp_path / "out")]
         assert main(["curate", str(source), *options]) == 0
         said = (

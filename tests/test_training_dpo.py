@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dcsft_harness import cli, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import estimate, plan, recipe
+from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.stages import train_dpo
 from dcsft_harness.stages.train_dpo import Responses, open_pairs
 
@@ -290,10 +290,10 @@ def test_the_command_line_trains_evaluates_and_merges(tmp_path, capsys):
 @pytest.mark.parametrize("scale", ["digits", "paper"])
 def test_the_recipe_compares_with_sft_and_grpo(scale, tmp_path):
     made = recipe.load("preferences", scale)
-    assert "\ndcsft train dpo --model " in plan.told(made, tmp_path)
+    assert "\ndcsft train dpo --model " in chain.described(made, tmp_path)
     verbs = {stage.verb for stage in made.stages}
     assert verbs >= {"train dpo", "train grpo", "train sft", "evaluate", "leaderboard build"}
     dpo = next(stage for stage in made.stages if stage.verb == "train dpo")
     assert DPO.options.from_options({**dpo.options, "model": "m", "data": "d"})
-    known = estimate.of(made)
+    known = chain.estimates(made)
     assert known[dpo.name].seconds > known[dpo.name.replace("dpo", "em")].seconds

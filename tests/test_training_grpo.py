@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, data, grpo, grpo_checks, prompts
+from dcsft_harness.training import checkpoint, data, grpo
 from dcsft_harness.training.config import GrpoConfig
-from dcsft_harness.training.grpo import outcomes
-from dcsft_harness.training.judge import Judge
+from dcsft_harness.training.grpo import Judge, outcomes
 from dcsft_harness.training.rendering import Template
 
 from .test_training_resume import Stop, log, stopping
@@ -194,7 +193,7 @@ def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_p
 
     refused("unknown vllm_mode 'serve'.*server", {"vllm_mode": "serve"})
     refused("use_vllm=true needs vLLM, which is not installed", {"vllm_mode": "server"})
-    monkeypatch.setattr(grpo_checks, "find_spec", lambda name: True)
+    monkeypatch.setattr(grpo, "find_spec", lambda name: True)
     refused("vllm_tensor_parallel_size=2 does not divide the 1 processes", {"vllm_tensor_parallel_size": 2})
     own = checkpoint.open_processor(str(base)).image_processor.size["longest_edge"]
     refused(f"vLLM resizes images by the base's own limits.*max_pixels={own}", {}, max_pixels=own // 2)
@@ -227,7 +226,7 @@ def test_an_image_laid_out_in_tiles_is_refused_by_a_vllm_of_the_trainers_own():
 
 def test_the_reward_is_what_labelling_says():
     task = lmms.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
-    rows, judge = prompts.open_data("dcsft_digits_pool", None, None)
+    rows, judge = grpo.open_data("dcsft_digits_pool", None, None)
     assert len(rows) == len(task.eval_docs)
     for item in rows["item_id"][:5]:
         doc = task.eval_docs_no_media[judge.doc_ids[item]]
@@ -235,7 +234,7 @@ def test_the_reward_is_what_labelling_says():
             assert judge.reward(item, text) == lmms.score_of(task, task.process_results(doc, [text]))[0]
     for given in (("exact_word", None), (None, Path("pictures"))):
         with pytest.raises(HarnessError, match="goes with a JSONL file. The task dcsft_digits_pool brings"):
-            prompts.open_data("dcsft_digits_pool", *given)
+            grpo.open_data("dcsft_digits_pool", *given)
     assert judge.longest == task.config.generation_kwargs["max_new_tokens"]
     with pytest.raises(HarnessError, match="has no item"):
         Judge(task, {}).reward("x", "y")

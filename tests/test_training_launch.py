@@ -30,9 +30,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.training import launching, run, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
-from dcsft_harness.training.job import Job
 from dcsft_harness.training.launching import Launch
-from dcsft_harness.training.sharing import Shares
+from dcsft_harness.training.run import Job
+from dcsft_harness.training.sft import Shares
 from dcsft_harness.training.trainer import managed
 
 from . import several

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.data.digits import blank
+from dcsft_harness.data.digits import pretrain
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.stages.training import summary
-from dcsft_harness.training import checkpoint, lora, sft, trainer
+from dcsft_harness.training import checkpoint, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -36,10 +36,10 @@ def conversations(count):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    tokens = blank.tokenizer([PROMPT, "one"])
+    tokens = pretrain.blank_tokenizer([PROMPT, "one"])
     torch.manual_seed(0)
-    blank.model(tokens).save_pretrained(folder)
-    blank.processor(tokens).save_pretrained(folder)
+    pretrain.blank_model(tokens).save_pretrained(folder)
+    pretrain.blank_processor(tokens).save_pretrained(folder)
     return folder
 
 
@@ -208,7 +208,9 @@ def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_
     assert list(tmp_path.iterdir()) == []
     names = re.findall(r"model\.[\w.]+", told.value.remedy)
     assert [name.split(".")[1] for name in names] == ["visual", "language_model", "visual"]
-    chosen = lora.targets(lora.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1])
+    chosen = checkpoint.lora_targets(
+        checkpoint.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1]
+    )
     assert chosen == {names[1]: "language"}
 
 

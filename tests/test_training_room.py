@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, lora, room, sft
+from dcsft_harness.training import checkpoint, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
-from dcsft_harness.training.job import Job
+from dcsft_harness.training.run import Job
 
 from .test_training_families import checkpoint as tiny
 from .test_training_families import conversations
@@ -34,13 +34,13 @@ def job(config, model="someone/base", adapter=None, output=Path("out"), method="
 def test_the_modules_without_weights_are_those_with(family):
     config = checkpoint.open_config(tiny(family))
     model = AutoModelForImageTextToText.from_pretrained(tiny(family))
-    assert lora.linear_layers(room.skeleton(config)) == lora.linear_layers(model)
-    assert room.trained(job(ColdStartConfig()), config) == sum(w.numel() for w in model.parameters())
+    assert checkpoint.linear_layers(run.skeleton(config)) == checkpoint.linear_layers(model)
+    assert run.trained(job(ColdStartConfig()), config) == sum(w.numel() for w in model.parameters())
 
 
 def test_building_the_modules_leaves_the_random_numbers_alone(base):
     before = torch.get_rng_state()
-    room.trained(job(SftConfig()), checkpoint.open_config(base))
+    run.trained(job(SftConfig()), checkpoint.open_config(base))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -49,9 +49,9 @@ def test_what_an_adapter_takes_is_what_it_is_found_to_take(target, base, tmp_pat
     config = SftConfig(max_steps=3, batch_size=2, save_steps=1, keep=1, lora_rank=4, lora_target=target)
     opened = checkpoint.open_config(base)
     notes = sft.train_sft(base, conversations(), tmp_path / "out", config)
-    assert room.trained(job(config), opened) == notes["trainable_parameters"]
+    assert run.trained(job(config), opened) == notes["trainable_parameters"]
     again = job(SftConfig(), adapter=tmp_path / "out")
-    assert room.trained(again, opened) == notes["trainable_parameters"]
+    assert run.trained(again, opened) == notes["trainable_parameters"]
 
 
 def test_a_checkpoint_holds_the_weights_and_two_moments(base, tmp_path):
@@ -65,10 +65,10 @@ def test_a_checkpoint_holds_the_weights_and_two_moments(base, tmp_path):
 
     config = SftConfig(max_steps=2, batch_size=2, save_steps=1, lora_rank=64)
     sft.train_sft(base, conversations(), tmp_path / "out", config, progress=look)
-    one = room.needed(
+    one = run.bytes_needed(
         job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), checkpoint.open_config(base), 9
     )
-    none = room.needed(job(SftConfig(save_steps=None, lora_rank=64)), checkpoint.open_config(base), 9)
+    none = run.bytes_needed(job(SftConfig(save_steps=None, lora_rank=64)), checkpoint.open_config(base), 9)
     assert taken["checkpoint-1"] == pytest.approx(one - none, rel=0.15)
 
 
@@ -76,7 +76,7 @@ def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
     config = checkpoint.open_config(base)
 
     def needed(rows=9600, **settings):
-        return room.needed(job(SftConfig(**settings)), config, rows)
+        return run.bytes_needed(job(SftConfig(**settings)), config, rows)
 
     alone = needed(save_steps=None)
     assert needed(max_steps=100, save_steps=100) == 4 * alone
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_all_parameters_is_counted_in_the_bases_type(base):
     config = checkpoint.open_config(base)
     config.dtype = torch.bfloat16
     full = job(SftConfig(full=True, max_steps=100, save_steps=100))
-    assert room.needed(full, config, 9600) == room.trained(full, config) * (3 * 4 + 2)
+    assert run.bytes_needed(full, config, 9600) == run.trained(full, config) * (3 * 4 + 2)
 
 
 def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
@@ -101,13 +101,13 @@ def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
     for beta, times in ((0.04, 5), (0.0, 4)):
         settings = GrpoConfig(max_steps=100, save_steps=100, beta=beta)
         given = job(settings, adapter=tmp_path / "first", method="grpo")
-        assert room.needed(given, config, 9600) == 4 * times * room.trained(given, config)
+        assert run.bytes_needed(given, config, 9600) == 4 * times * run.trained(given, config)
 
 
 def test_a_disk_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(total=0, free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    room.check(dataclasses.replace(job(SftConfig(max_steps=1)), output=tmp_path), 10**9)
+    run.check_disk(dataclasses.replace(job(SftConfig(max_steps=1)), output=tmp_path), 10**9)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, data, grpo, parity_prompts, screening, sft
+from dcsft_harness.training import checkpoint, data, grpo, merging, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 from . import tiny_checkpoints
@@ -149,7 +149,7 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
     config = SftConfig(max_steps=1, batch_size=1, on_error="skip")
     train("sft", base, tmp_path / "set", tmp_path / "out", config)
     processor = checkpoint.open_processor(str(base))
-    found = parity_prompts.read(manifest.read(tmp_path / "out"), processor, None, count=4)
+    found = merging.read_probes(manifest.read(tmp_path / "out"), processor, None, count=4)
     assert found.source == "the training set" and len(found.features) == 2
 
 
@@ -157,7 +157,7 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
 def test_the_arithmetic_refuses_what_the_processor_does(family):
     """Of every size, what is found by arithmetic alone is what the processor itself says."""
     processor = checkpoint.open_processor(tiny_checkpoints.checkpoint(family))
-    sizes = screening._Sizes(processor)
+    sizes = data._Sizes(processor)
     for size in [(1, 300), (300, 1), (64, 64), (2, 399), (201, 1), (33, 33), (640, 33), (3, 3), (1, 1)]:
         try:
             processor.image_processor(images=[Pillow.new("RGB", size)], return_tensors="pt")
@@ -173,7 +173,7 @@ def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
         "idefics3": {"<image>", "<fake_token_around_image>", "<global-img>"},
     }.items():
         folder = tiny_checkpoints.checkpoint(family)
-        found = screening.media_marks(checkpoint.open_processor(folder), checkpoint.open_config(folder))
+        found = data.media_marks(checkpoint.open_processor(folder), checkpoint.open_config(folder))
         assert set(found) == marks
 
 
@@ -188,7 +188,7 @@ def test_tokens_are_counted_as_the_processor_makes_them():
     made = [
         processor(text=[text], images=found.images(number))["input_ids"] for number, text in enumerate(texts)
     ]
-    counted = screening._lengths(found.turns, texts, processor, screening._Sizes(processor))
+    counted = data._lengths(found.turns, texts, processor, data._Sizes(processor))
     assert counted == [len(ids[0]) for ids in made]
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.data.digits import blank
+from dcsft_harness.data.digits import pretrain
 from dcsft_harness.training import run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.job import Job
+from dcsft_harness.training.run import Job
 from dcsft_harness.training.sft import SftTrainer
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -45,10 +45,10 @@ def conversations(count, sizes=SIZES):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    tokens = blank.tokenizer([PROMPT, *WORDS])
+    tokens = pretrain.blank_tokenizer([PROMPT, *WORDS])
     torch.manual_seed(0)
-    blank.model(tokens).save_pretrained(folder)
-    blank.processor(tokens).save_pretrained(folder)
+    pretrain.blank_model(tokens).save_pretrained(folder)
+    pretrain.blank_processor(tokens).save_pretrained(folder)
     return folder
 
 
@@ -69,7 +69,7 @@ def batches(monkeypatch):
 def by_hand(base, image, answer):
     """Token ids and labels of a sample, from the layout of the dialogue and nothing else."""
     tokens = AutoProcessor.from_pretrained(base).tokenizer
-    pads = blank.IMAGE_PAD * (image.width // 28 * image.height // 28)
+    pads = pretrain.IMAGE_PAD * (image.width // 28 * image.height // 28)
     head = (
         f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -81,7 +81,7 @@ def logits(model, base):
     """Of one fixed sample."""
     processor = AutoProcessor.from_pretrained(base)
     image = conversations(4)[3]["images"][0]
-    text = f"<|im_start|>user\n<|vision_start|>{blank.IMAGE_PAD}<|vision_end|>{PROMPT}<|im_end|>\n"
+    text = f"<|im_start|>user\n<|vision_start|>{pretrain.IMAGE_PAD}<|vision_end|>{PROMPT}<|im_end|>\n"
     inputs = processor(text=[text], images=[image], return_tensors="pt")
     with torch.no_grad():
         return model.eval()(**inputs).logits
@@ -101,7 +101,7 @@ def test_the_loss_is_on_answer_and_end_mark_only(base, tmp_path, batches):
         found[tuple(ids[:length].tolist())] = labels[:length].tolist()
         assert set(labels[length:].tolist()) <= {-100}
     assert found == expected
-    end = AutoProcessor.from_pretrained(base).tokenizer.convert_tokens_to_ids(blank.IM_END)
+    end = AutoProcessor.from_pretrained(base).tokenizer.convert_tokens_to_ids(pretrain.IM_END)
     assert all(labels[-1] == end for labels in found.values())
 
 
@@ -115,7 +115,7 @@ def test_the_first_steps_loss_is_the_mean_over_all_answer_tokens(base, tmp_path)
         inputs = processor(text=["<|image_pad|>"], images=[image], return_tensors="pt")
         inputs["input_ids"] = torch.tensor([ids])
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        pad = processor.tokenizer.convert_tokens_to_ids(blank.IMAGE_PAD)
+        pad = processor.tokenizer.convert_tokens_to_ids(pretrain.IMAGE_PAD)
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == pad).long()
         with torch.no_grad():
             scores = model(**inputs).logits[0, :-1].log_softmax(-1)
@@ -176,7 +176,7 @@ def test_a_cold_start_changes_every_parameter_and_reloads(base, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(out)
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
     processor = AutoProcessor.from_pretrained(out)
-    assert processor.chat_template == blank.CHAT_TEMPLATE
+    assert processor.chat_template == pretrain.CHAT_TEMPLATE
     # Evaluation keeps the base's pixel limits, whatever those of training were.
     assert processor.image_processor.size["longest_edge"] == 802816
     assert notes["pixel_limits"] == {"low": 784, "high": 3136}

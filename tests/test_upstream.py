@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dcsft_harness import lmms
-from dcsft_harness.lmms.listing import listing
+from dcsft_harness.lmms.tasks import listing
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,9 @@ from scipy import stats
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import lmms
-from dcsft_harness.data.digits import checkpoint
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.generation import Generation
+from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 
@@ -69,7 +69,7 @@ def docs(tasks):
 
 
 def hf(**given):
-    return DcsftHF(**({"pretrained": str(checkpoint.path()), "device": "cpu", "batch_size": 8} | given))
+    return DcsftHF(**({"pretrained": str(digits.path()), "device": "cpu", "batch_size": 8} | given))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def reference():
 @contextlib.contextmanager
 def opened(**given):
     """A model on vLLM, closed afterwards."""
-    model = DcsftVLLM(**({"pretrained": str(checkpoint.path())} | ENGINE | given))
+    model = DcsftVLLM(**({"pretrained": str(digits.path())} | ENGINE | given))
     try:
         yield model
     finally:
@@ -200,7 +200,7 @@ def adapter(tmp_path_factory):
 
     def make(target):
         torch.manual_seed(0)
-        base = AutoModelForImageTextToText.from_pretrained(checkpoint.path(), dtype=torch.float32)
+        base = AutoModelForImageTextToText.from_pretrained(digits.path(), dtype=torch.float32)
         peft_model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=target))
         for name, weight in peft_model.named_parameters():
             if "lora_B" in name:
@@ -230,7 +230,7 @@ def test_an_adapter_does_what_it_does_in_dcsft_hf(way, target, adapter, docs, re
 
 @pytest.mark.parametrize("form", ["edges", "top level", "pixels in size"])
 def test_pixel_limits_reach_vllm(form, docs, tmp_path):
-    base = restated(str(checkpoint.path()), tmp_path / "base", form)
+    base = restated(str(digits.path()), tmp_path / "base", form)
     limits = {"pretrained": base, "min_pixels": 784, "max_pixels": 56 * 56}
     with opened(**limits) as limited:
         assert drawn(limited, docs, GREEDY) == drawn(hf(**limits), docs, GREEDY)
@@ -245,7 +245,7 @@ def server(tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log.txt"
     # What `vllm serve` runs; the command itself looks for a package of another name than the CPU's.
     given = {
-        "model": str(checkpoint.path()),
+        "model": str(digits.path()),
         "host": "127.0.0.1",
         "port": str(port),
         "dtype": "float32",
@@ -275,7 +275,7 @@ def alive(port):
 
 
 def test_a_server_answers_as_dcsft_hf_and_as_the_engine_do(server, model, reference, docs):
-    remote = DcsftVLLM(pretrained=str(checkpoint.path()), base_url=server, batch_size=8)
+    remote = DcsftVLLM(pretrained=str(digits.path()), base_url=server, batch_size=8)
     for extra in ({}, {"until": ["e"]}, {"repetition_penalty": 1.5, "min_new_tokens": 3}):
         assert drawn(remote, docs, GREEDY | extra) == drawn(reference, docs, GREEDY | extra)
     assert drawn(remote, docs, SAMPLED, repeats=4) == drawn(model, docs, SAMPLED, repeats=4)
@@ -284,8 +284,8 @@ def test_a_server_answers_as_dcsft_hf_and_as_the_engine_do(server, model, refere
 def test_what_vllm_refuses_is_one_sentence(model, server, docs):
     with pytest.raises(HarnessError, match="vLLM refuses the generation arguments .*temperature"):
         drawn(model, docs[:1], SAMPLED | {"temperature": 3.0})
-    remote = DcsftVLLM(pretrained=str(checkpoint.path()), base_url=server)
+    remote = DcsftVLLM(pretrained=str(digits.path()), base_url=server)
     with pytest.raises(HarnessError, match="'tiny', doc_id 0.* refuses it .*max_tokens"):
         drawn(remote, docs[:1], {"max_new_tokens": 5000})
     with pytest.raises(HarnessError, match="served_model_name"):
-        DcsftVLLM(pretrained=str(checkpoint.path()), base_url=server, served_model_name="other")
+        DcsftVLLM(pretrained=str(digits.path()), base_url=server, served_model_name="other")

@@ -13,11 +13,10 @@ import pytest
 from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation.autoeval import runs
-from dcsft_harness.evaluation.autoeval import watch as watching
-from dcsft_harness.evaluation.autoeval.folder import open_board
-from dcsft_harness.evaluation.autoeval.settings import Settings
-from dcsft_harness.evaluation.autoeval.watch import Watched, at_step, watch
+from dcsft_harness.evaluation import autoeval as watching
+from dcsft_harness.evaluation import subject
+from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, watch
+from dcsft_harness.evaluation.board_folder import open_board
 from dcsft_harness.training import run_folder
 
 from .boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
@@ -323,7 +322,7 @@ def test_a_run_is_the_same_one_before_and_after_it_finishes(place):
     before = run_folder.identity(run.folder)
     run.finish()
     assert run_folder.identity(run.folder) == before
-    assert runs.look(run.folder).finished is not None
+    assert subject.look(run.folder).finished is not None
 
 
 @pytest.mark.slow

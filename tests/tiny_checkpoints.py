@@ -38,7 +38,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from dcsft_harness import cache
+from dcsft_harness import environment
 
 CORPUS = [
     "What is in the picture? Answer with one word.",
@@ -617,7 +617,7 @@ ONE_FAST = [pytest.param(name, marks=() if name == "qwen2_5_vl" else pytest.mark
 @functools.cache
 def checkpoint(family: str) -> str:
     """The folder of a family's checkpoint, built once in a test session for all of its processes."""
-    folder = cache.root() / "tiny-checkpoints" / family
+    folder = environment.cache_root() / "tiny-checkpoints" / family
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():

@@ -13,7 +13,7 @@ import psutil  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from dcsft_harness import reading
-from dcsft_harness.artifacts import durable
+from dcsft_harness.artifacts import disk
 from dcsft_harness.errors import HarnessError
 
 OWNER, RUN = "owner.json", "run.json"
@@ -128,9 +128,9 @@ def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
     path = folder / RUN
     if not path.is_file():
         # A shard that lost its settings is read if it is this run's, and else damaged: its key tells.
-        durable.write_text(path, json.dumps(identity, indent=2) + "\n")
+        disk.write_text(path, json.dumps(identity, indent=2) + "\n")
         for above in (output, output.resolve().parent):
-            durable.sync(above)
+            disk.sync(above)
         return
     try:
         before = dict(reading.json_file(path))

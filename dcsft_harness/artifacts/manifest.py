@@ -17,8 +17,8 @@ from typing import Annotated, Any, Never
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import environment, reading
-from dcsft_harness.artifacts import durable, lock
-from dcsft_harness.artifacts.hashing import file_sha256, folder_sha256, json_sha256, settled_sha256
+from dcsft_harness.artifacts import disk, lock
+from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256, settled_sha256
 from dcsft_harness.errors import HarnessError, telling_refusals
 
 NAME = "manifest.json"
@@ -539,8 +539,8 @@ def writing(
             finish(draft.folder, place=output.resolve())
         refuse_occupied(output)  # by files that somebody put there meanwhile
         names = sorted(path.name for path in draft.folder.iterdir())
-        durable.write_text(folder / MOVING, json.dumps(names))
-        durable.move_up(draft.folder, output, last=NAME)
+        disk.write_text(folder / MOVING, json.dumps(names))
+        disk.move_up(draft.folder, output, last=NAME)
 
 
 def seal(

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from dcsft_harness import __version__, interrupts, ranks
-from dcsft_harness.cli import bar, hub, score, sources, tools
+from dcsft_harness.cli import bar, running, tools
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, refusal, visible_lines
 from dcsft_harness.stages import STAGES
@@ -102,14 +102,14 @@ def dcsft() -> None:
 GROUPS: dict[str, tuple[str, tuple[click.Command, ...]]] = {
     "train": ("Train with TRL and PEFT: curated set -> adapter.", ()),
     "leaderboard": ("Compare checkpoints: scores -> leaderboard.", (tools.serve,)),
-    "data": ("The paper's benchmarks: prepare them, find overlap.", (sources.prepare,)),
+    "data": ("The paper's benchmarks: prepare them, find overlap.", (running.prepare,)),
     "digits": ("The embedded digits suite's base checkpoint.", (tools.digits_path,)),
 }
 """First word of two-word verbs -> help, and the commands in it that are no stages."""
 
 for name, (about, others) in GROUPS.items():
     dcsft.add_command(Flow(name, name=name, help=about, commands={str(one.name): one for one in others}))
-for command in (*tools.early, *hub.commands, *score.commands, *tools.late):
+for command in (*tools.early, *running.hub_commands, *tools.score_commands, *tools.late):
     dcsft.add_command(command)
 
 

@@ -1,6 +1,7 @@
-"""Commands made from stages: their options, their progress bar and their closing line."""
+"""Commands made from stages, and what they share: the data root, pushing, options, closing lines."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,151 @@ import click
 
 from dcsft_harness import ranks
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.hub import pushing
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import extra, flag, get_choices, is_sequence, members, shown
 from dcsft_harness.stages import DONE, STAGES, Stage
 
+# `dcsft data`: published benchmarks and pools into the folders that tasks read.
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _use_root(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        from dcsft_harness.data.benchmarks import prepared
+
+        prepared.use(value)
+
+
+ROOT: dict[str, Any] = {
+    "type": FOLDER,
+    "expose_value": False,
+    "callback": _use_root,
+    "help": "The folder of prepared data; default: $DCSFT_DATA, or data/ in the cache folder.",
+}
+data_root = click.option("--data-root", **ROOT)
+"""The option of every command that reads prepared data."""
+
+
+@click.command()
+@click.argument("task")
+@click.option("--source", type=FOLDER, help="The published files; default: download from the hub.")
+@click.option("--data-root", "--output", **ROOT)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="For an unusable row: stop, or skip it and record why.",
+)
+@click.option("--any-count", is_flag=True, help="Accept a subset of the published rows; recorded.")
+def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> None:
+    """Prepare the local folder that TASK reads from the published files.
+
+    \b
+    dcsft data prepare dcsft_imagenet_r
+    dcsft data prepare dcsft_ref_l4 --source Ref-L4
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.cli import bar
+    from dcsft_harness.data.benchmarks import prepare as making
+    from dcsft_harness.data.benchmarks import prepared
+
+    clock = bar.Clock()
+    with bar.stage("data prepare") as report:
+        notes = making.prepare(
+            task,
+            source,
+            on_error=on_error,
+            any_count=any_count,
+            progress=report,
+            say=lambda text: bar.say(f"data prepare: {text}"),
+        )
+    bar.closing("data prepare", _said(notes), clock, prepared.folder_of(task))
+
+
+def _said(notes: Mapping[str, Any]) -> str:
+    parts = [f"{notes['rows']} rows, {notes['images']} images"]
+    parts += [f"{len(values)} values of {name}" for name, values in notes.get("values", {}).items()]
+    if "chosen" in notes:
+        parts.append(f"chosen: {notes['chosen']}")
+    if notes["skipped"]:
+        parts.append(f"{notes['skipped']} skipped (skipped.jsonl says why)")
+    return ", ".join(parts)
+
+
+# `dcsft card` and `push`, and uploads by other commands.
+
+
+@contextlib.contextmanager
+def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[None]:
+    """Checks before the block that an upload can succeed, and uploads after it.
+
+    Raises:
+        HarnessError: it cannot, or `private` is given without a repository.
+    """
+    if private and repo is None:
+        raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
+    if repo is not None:
+        check(repo)
+    yield
+    if repo is not None and output is not None and ranks.rank() == 0:
+        push_folder(output, repo, private)
+
+
+@click.command()
+@click.argument("artifact", type=FOLDER)
+@click.option(
+    "--scores",
+    type=FOLDER,
+    multiple=True,
+    help="A folder of scores, of the artifact or its base; repeatable.",
+)
+def card(artifact: Path, scores: tuple[Path, ...]) -> None:
+    """Regenerate the model card of an adapter or checkpoint, with its scores.
+
+    \b
+    dcsft card adapter --scores after --scores before
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.training.card import write
+
+    clock = bar.Clock()
+    write(artifact, scores)
+    bar.closing("card", f"{len(scores)} folders of scores", clock, artifact / "README.md")
+
+
+@click.command()
+@click.argument("artifact", type=FOLDER)
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+def push(artifact: Path, repo: str, private: bool) -> None:
+    """Upload a finished adapter or checkpoint, with its card, to the model hub."""
+    from dcsft_harness.training import hub
+
+    hub.refuse_unfit(artifact)
+    check(repo)
+    push_folder(artifact, repo, private)
+
+
+def check(repo: str) -> None:
+    """Checks that an upload can succeed."""
+    from dcsft_harness.training import hub
+
+    hub.check(repo)
+
+
+def push_folder(folder: Path, repo: str, private: bool) -> None:
+    """Uploads a finished artifact and prints its address."""
+    from dcsft_harness.training import hub
+
+    clock = bar.Clock()
+    bar.closing("push", str(folder), clock, hub.push(folder, repo, private))
+
+
+hub_commands = (card, push)
+
+
+# Commands made from stages: their options, their progress bar and their closing line.
+
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -134,8 +274,6 @@ def _further(stage: Stage) -> list[click.Parameter]:
             click.Option(["--private"], is_flag=True, help="Make a new repository private."),
         ]
     if stage.prepared:
-        from dcsft_harness.cli.sources import ROOT
-
         found.append(click.Option(["--data-root"], **ROOT))
     return found
 

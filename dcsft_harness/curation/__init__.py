@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.curation import conversations, overlap, review, suspects
+from dcsft_harness.curation import conversations, overlap, suspects
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.curation.rules import CurationConfig, equal, qualifying, weighed
 from dcsft_harness.errors import HarnessError
@@ -34,14 +34,14 @@ def curate(
     once the label was settled): the convention that TRL, ms-swift and LLaMA-Factory read. Where answers are
     boxes there is box ([x1, y1, x2, y2] in original-image pixels), where weights are asked for weight
     (float64, mean 1). Chosen items and their order depend on content and seed
-    alone. With `config.suspect`, suspects.jsonl lies beside it, see `review.write`.
+    alone. With `config.suspect`, suspects.jsonl lies beside it, see `suspects.write_review`.
 
     Args:
         labels: what `labels.label` wrote.
         output: the folder to write.
         config: which items to keep.
         exclude: what `overlap.overlap` wrote of the same pool: its items are left out.
-        reviewed: suspects with a verdict, see `review.read`.
+        reviewed: suspects with a verdict, see `suspects.read_review`.
 
     Returns:
         The manifest's notes: items, how many of each difficulty, and how many were left out for what.
@@ -62,7 +62,7 @@ def curate(
     inputs, left_out = {"labels": labels, "rollouts": rollouts}, {"excluded": table.num_rows}
     verdicts: Mapping[str, str] = {}
     if reviewed is not None:
-        verdicts = review.read(reviewed, table["item_id"])
+        verdicts = suspects.read_review(reviewed, table["item_id"])
         inputs["reviewed"] = reviewed
     if exclude is not None:
         table = overlap.without(table, exclude, source.notes.get("task"))
@@ -78,7 +78,7 @@ def curate(
             rollouts, *(n for n in manifest.read(rollouts).files if n.startswith(f"{ITEMS}/"))
         )
         if suspected is not None:
-            left_out["unshown"] = review.write(draft.folder, rollouts, suspected)
+            left_out["unshown"] = suspects.write_review(draft.folder, rollouts, suspected)
         draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)
@@ -116,13 +116,13 @@ def _without_suspects(
         verdicts: item_id -> "keep" or "drop".
         left_out: gets the counts dropped, suspects and unjudged.
     """
-    dropped = [item_id for item_id, verdict in verdicts.items() if verdict == review.DROP]
+    dropped = [item_id for item_id, verdict in verdicts.items() if verdict == suspects.DROP]
     rest = _without(labels, pa.array(dropped, pa.string()))
     left_out.update({"dropped": labels.num_rows - rest.num_rows, "suspects": 0, "unjudged": 0})
     if config.suspect is None:
         return rest, None
     trusted = pa.array(
-        [item_id for item_id, verdict in verdicts.items() if verdict == review.KEEP], pa.string()
+        [item_id for item_id, verdict in verdicts.items() if verdict == suspects.KEEP], pa.string()
     )
     doubted = _without(rest.filter(equal(rest["difficulty"], "hard")), trusted)
     found, unjudged = suspects.find(doubted, rollouts, config.suspect)

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import cache
-from dcsft_harness.artifacts import dataset_folder
-from dcsft_harness.artifacts.reorder import AT_ONCE, PLACE, reordered
+from dcsft_harness import environment
+from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.records import MARK
 
@@ -52,10 +52,10 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
     told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which are not in the labels
     wanted = [*CONVERSATION, BOX] if boxed else CONVERSATION
-    size = sum(path.stat().st_size for path in dataset_folder.files(items))
+    size = sum(path.stat().st_size for path in storage.files(items))
     scratch = folder.with_name(".scratch")
     done = 0
-    with dataset_folder.writing(folder, columns) as writer:
+    with storage.writing(folder, columns) as writer:
         for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
             labels = chosen.slice(done, some.num_rows).select(told)
             _refuse_unmatched(some, labels["item_id"])
@@ -66,9 +66,9 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
 
 def _has_boxes(items: Path) -> bool:
     """Whether the answer of any item is a box; rollouts of former versions do not say."""
-    if BOX not in dataset_folder.names(items):
+    if BOX not in storage.names(items):
         return False
-    return any(table[BOX].null_count < table.num_rows for table in dataset_folder.read(items, [BOX], AT_ONCE))
+    return any(table[BOX].null_count < table.num_rows for table in storage.read(items, [BOX], AT_ONCE))
 
 
 def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -86,7 +86,7 @@ def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterat
         HarnessError: one is not there, or twice, or has an empty cell.
     """
     ids, seen = wanted.combine_chunks(), np.zeros(len(wanted), bool)
-    for table in dataset_folder.read(items, list(dict.fromkeys(["item_id", *names])), AT_ONCE):
+    for table in storage.read(items, list(dict.fromkeys(["item_id", *names])), AT_ONCE):
         there = table["item_id"].combine_chunks()
         # Looking for what is wanted among these takes a fourth of the time of looking for these among that.
         found = pc.index_in(ids, value_set=there)
@@ -200,13 +200,13 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     """
     from datasets import load_from_disk
 
-    above = cache.root() / TRAINING
+    above = environment.cache_root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above))
     try:
         with (
             telling_refusals("training data", folder, "nothing half-written was kept"),
-            dataset_folder.writing(folder, columns) as writer,
+            storage.writing(folder, columns) as writer,
         ):
             writer.rows(rows)
         found = load_from_disk(str(folder))

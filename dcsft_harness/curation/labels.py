@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.scanning import scan
+from dcsft_harness.artifacts.storage import scan
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import lmms, ranks, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.data.benchmarks import prepared
 
 if TYPE_CHECKING:
-    from dcsft_harness.lmms.generation import Generation
+    from dcsft_harness.lmms.protocols import Generation
 
 SCORES = "scores.parquet"
 Spent = tuple[int, int, float | None, str]

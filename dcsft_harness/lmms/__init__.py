@@ -4,14 +4,19 @@ lmms-eval's own command line exits with 0 whatever happens; here an unknown name
 not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
 """
 
-from dcsft_harness.lmms.documents import describe, describe_item, describe_without_images, score_of
-from dcsft_harness.lmms.images import stored_images
-from dcsft_harness.lmms.passthrough import command_line
+from dcsft_harness.lmms.documents import (
+    describe,
+    describe_item,
+    describe_without_images,
+    score_of,
+    stored_images,
+)
 from dcsft_harness.lmms.protocols import Model, ObservedModel, Task, is_observed
 from dcsft_harness.lmms.running import (
     Answered,
     Progress,
     check_model,
+    command_line,
     filtered,
     generation_settings,
     open_model,

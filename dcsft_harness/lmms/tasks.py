@@ -1,19 +1,73 @@
-"""Tasks by name, from this suite and from lmms-eval, and changes to them."""
+"""Tasks by name, from this suite and from lmms-eval: listed, opened, changed and checked."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dcsft_harness.data.benchmarks import prepared, registry
+import yaml
+
+from dcsft_harness.artifacts.manifest import Manifest
+from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, refusal, unknown_name, visible_lines
-from dcsft_harness.lmms.listing import members
 from dcsft_harness.lmms.protocols import Task
+from dcsft_harness.tasks import path
 from dcsft_harness.tasks import path as task_path
 
 if TYPE_CHECKING:
     from lmms_eval.tasks import TaskManager
+
+
+# The suite's tasks as a table, read from the YAML files alone: no lmms-eval import, no data.
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that reads `!function` as the name that follows it."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def listing() -> list[dict[str, Any]]:
+    """One row per task: its name, family, role, distribution and version, sorted by name."""
+    rows = []
+    for file in sorted(path().rglob("*.yaml")):
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        if not isinstance(config.get("task"), str):
+            continue
+        metadata = config.get("metadata", {})
+        names = ("family", "role", "distribution", "version")
+        rows.append({"task": config["task"], **{name: metadata.get(name, "-") for name in names}})
+    return sorted(rows, key=lambda row: str(row["task"]))
+
+
+def grounding() -> set[str]:
+    """The tasks that boxes are asked in."""
+    return {row["task"] for row in listing() if row["family"] == "grounding"}
+
+
+@cache
+def groups() -> dict[str, list[str]]:
+    """The suite's groups by name, each with its tasks; a group in a group stands for its own."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(path().rglob("*.yaml")):
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        if isinstance(config.get("group"), str):
+            found[config["group"]] = list(config["task"])
+    return {name: members(name, found) for name in found}
+
+
+def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
+    """The tasks that a name stands for: a group's, or the task itself."""
+    known = groups() if known is None else known
+    if name not in known:
+        return [name]
+    return list(dict.fromkeys(task for part in known[name] for task in members(part, known)))
+
+
+# Tasks by name, from this suite and from lmms-eval, and changes to them.
 
 
 def quiet() -> None:
@@ -112,7 +166,7 @@ def refuse_unprepared(names: Iterable[str]) -> None:
     """
     refused: dict[str, HarnessError] = {}
     for task in dict.fromkeys(task for name in names for task in members(name)):
-        if registry.has_source(task):
+        if prepared.has_source(task):
             try:
                 prepared.describe(task)
             except HarnessError as error:
@@ -120,7 +174,7 @@ def refuse_unprepared(names: Iterable[str]) -> None:
     if len(refused) == 1:
         raise next(iter(refused.values()))
     if refused:
-        commands = dict.fromkeys(f"`{registry.source_of(task).command()}`" for task in refused)
+        commands = dict.fromkeys(f"`{prepared.source_of(task).command()}`" for task in refused)
         raise HarnessError(
             f"the data of {len(refused)} tasks is not prepared: {', '.join(refused)}",
             f"Run {', '.join(commands)}; `dcsft tasks check {' '.join(refused)}` says what each needs",
@@ -163,3 +217,64 @@ def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) ->
     task.set_config(key="repeats", value=samples)
     task.set_config(key="generation_kwargs", value=dict(arguments), update=True)
     task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
+
+
+# Whether tasks load, and what is missing where they do not: no model, no network, no image decoded.
+
+COLUMNS = ("prompt", "answer", "target", "cluster")
+"""What every document of the suite's tasks has."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a task.
+
+    Attributes:
+        task: its name.
+        state: "present" if it loads, "absent" if its data is yet to be prepared, else "broken".
+        said: its documents, or what is missing and how to get it.
+    """
+
+    task: str
+    state: Literal["present", "absent", "broken"]
+    said: str
+
+
+def check_tasks(names: Iterable[str]) -> Iterator[Checked]:
+    """Loads tasks (or the tasks of groups), one after another."""
+    for task in dict.fromkeys(task for name in names for task in members(name)):
+        if prepared.has_source(task) and not prepared.exists(task):
+            yield Checked(task, "absent", _absent(task))
+            continue
+        try:
+            for name, loaded in open_tasks([task]).items():
+                yield Checked(name, "present", _present(task, loaded))
+        except HarnessError as error:
+            yield Checked(task, "broken", str(error))
+
+
+def _absent(task: str) -> str:
+    source = prepared.source_of(task)
+    return f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
+
+
+def _present(task: str, loaded: Task) -> str:
+    docs = loaded.eval_docs_no_media
+    missing = (
+        [name for name in COLUMNS if name not in docs.column_names] if hasattr(docs, "column_names") else []
+    )
+    if missing:
+        raise HarnessError(f"task {task}: its documents have no column {', '.join(missing)}")
+    said = f"{len(docs)} documents, version {loaded.VERSION}"
+    if not prepared.has_source(task):
+        return said
+    return f"{said}{_of_the_data(prepared.describe(task), prepared.published(task))}"
+
+
+def _of_the_data(found: Manifest, published: int | None) -> str:
+    """What a reader of the figures should know of prepared data, where it is not all that was published."""
+    of_all = "a part of what was published" if published is None else f"of {published:,} published rows"
+    parts = [of_all if found.config["any_count"] else ""]
+    parts += [str(found.notes.get("chosen", ""))]
+    parts += [f"{found.notes['skipped']} rows skipped" if found.notes["skipped"] else ""]
+    return "".join(f", {part}" for part in parts if part)

@@ -15,8 +15,8 @@ from statistics import mean
 import numpy as np
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation.cost_report import lineage
-from dcsft_harness.evaluation.cost_report.figures import added, cost_of
+from dcsft_harness.evaluation import lineage
+from dcsft_harness.evaluation.lineage import added, cost_of
 from dcsft_harness.leaderboard.compare import compare
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.stats.paired import holm

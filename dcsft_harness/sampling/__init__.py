@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcsft_harness import lmms, pictures, ranks, records
-from dcsft_harness.artifacts import dataset_folder, manifest
-from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
@@ -285,6 +285,6 @@ def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Se
 
     others = {"doc_id": Value("int64"), "box": List(Value("float64"))}
     columns = {name: others.get(name, Value("string")) for name in asdict(items[0])}
-    with dataset_folder.writing(folder, Features({**columns, "images": List(Image())})) as writer:
+    with storage.writing(folder, Features({**columns, "images": List(Image())})) as writer:
         pairs = zip(items, images, strict=True)
         writer.rows({**asdict(item), "images": list(pictures)} for item, pictures in pairs)

@@ -9,7 +9,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling.rollout_store import Draw, RolloutStore
 
 if TYPE_CHECKING:
-    from dcsft_harness.lmms.generation import Generation
+    from dcsft_harness.lmms.protocols import Generation
     from dcsft_harness.models.requests import Item
 
 DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed", "flops")
@@ -50,7 +50,7 @@ class Pool:
 
     def generations(self, kept: Mapping[tuple[str, int], Draw]) -> dict[tuple[str, int, int], "Generation"]:
         """Kept responses as a model takes them: by task, doc_id and sample index."""
-        from dcsft_harness.lmms.generation import Generation
+        from dcsft_harness.lmms.protocols import Generation
 
         by_id = {item.item_id: item for item in self.items}
         found = {}

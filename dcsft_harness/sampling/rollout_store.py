@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts import durable, manifest
-from dcsft_harness.artifacts.hashing import json_sha256
-from dcsft_harness.artifacts.journal import Shard, read
+from dcsft_harness.artifacts import disk, manifest
+from dcsft_harness.artifacts.disk import Journal, json_sha256, read_records
 from dcsft_harness.artifacts.lock import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError, telling_refusals
 
@@ -74,7 +73,7 @@ class RolloutStore:
         self._output, self._folder = output, output / manifest.UNFINISHED
         self._started = self._last = time.monotonic()
         self._key = json_sha256([FORMAT, identity]).encode()
-        found = {path.name: read(path, self._key) for path in sorted(self._folder.glob(SHARDS))}
+        found = {path.name: read_records(path, self._key) for path in sorted(self._folder.glob(SHARDS))}
         for name, one in found.items():
             if one.damaged:
                 lines = ", ".join(map(str, one.damaged[:10]))
@@ -89,7 +88,7 @@ class RolloutStore:
         self._before = max(times, default=0)
         self._ends = {name: one.whole_bytes for name, one in found.items()}
         self._own = f"shard-{ranks.rank()}.jsonl"
-        self._shard: Shard | None = None
+        self._shard: Journal | None = None
 
     def open(self) -> None:
         """Opens this rank's own shard, once every rank has read what is kept.
@@ -97,13 +96,13 @@ class RolloutStore:
         Raises:
             OSError: it cannot be written.
         """
-        self._shard = Shard(self._folder / self._own, self._key, self._ends.get(self._own, 0))
+        self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0))
 
     def collect(self) -> None:
         """Adds what other ranks have kept meanwhile; they must be done."""
         others = (path for path in sorted(self._folder.glob(SHARDS)) if path.name != self._own)
         for path in others:
-            for record in read(path, self._key, self._ends.get(path.name, 0)).records:
+            for record in read_records(path, self._key, self._ends.get(path.name, 0)).records:
                 draw = Draw(**record)
                 self.kept[draw.item_id, draw.sample_index] = draw
 
@@ -172,7 +171,7 @@ class RolloutStore:
                 yield draft
                 sources = {role: path.resolve() for role, path in inputs.items()}
                 manifest.seal("rollouts", draft, self._output.resolve(), dict(config), sources, self.seconds)
-                durable.move_up(folder, self._output, last=manifest.NAME)
+                disk.move_up(folder, self._output, last=manifest.NAME)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 

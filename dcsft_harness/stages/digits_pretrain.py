@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness.data.digits.pretrain_config import PretrainConfig
+from dcsft_harness.data.digits.curriculum import PretrainConfig
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
 

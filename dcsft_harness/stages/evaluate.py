@@ -33,7 +33,7 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
     from dcsft_harness import evaluation, lmms
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.evaluation.autoeval.subject import as_engine
+    from dcsft_harness.evaluation.subject import as_engine
     from dcsft_harness.stages import opening
 
     ranks.join()

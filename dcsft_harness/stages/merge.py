@@ -23,7 +23,7 @@ class MergeOptions(MergeConfig):
 
 def run(options: MergeOptions, output: Path, progress: Progress | None) -> Notes:
     """Merges."""
-    from dcsft_harness.data.digits.checkpoint import resolve
+    from dcsft_harness.data.digits import resolve
     from dcsft_harness.training import merging
 
     base = None if options.base is None else resolve(options.base)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcsft_harness.data.digits.checkpoint import resolve
+from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError, unknown_name
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
             f"--engine ray has its own processes, and this launch has {ranks.world_size()}",
             "Start it without `torchrun` or `accelerate launch`",
         )
-    from dcsft_harness.models.cluster import check
+    from dcsft_harness.models.ray_engine import check
 
     check(actors)
 
     def spread() -> "Model":
-        from dcsft_harness.models.spread import SpreadModel
+        from dcsft_harness.models.ray_engine import SpreadModel
 
         return SpreadModel(model, arguments, actors)
 

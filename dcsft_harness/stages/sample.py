@@ -45,7 +45,7 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
     """Samples, or resumes an interrupted run."""
     from dcsft_harness import lmms, sampling
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.evaluation.autoeval.subject import as_engine
+    from dcsft_harness.evaluation.subject import as_engine
     from dcsft_harness.sampling import rollout_store
 
     ranks.join()

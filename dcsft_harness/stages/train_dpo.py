@@ -10,9 +10,8 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from dcsft_harness import curation, ranks, records, sampling
-from dcsft_harness.artifacts import dataset_folder, manifest
-from dcsft_harness.artifacts.reorder import AT_ONCE
-from dcsft_harness.artifacts.scanning import scan
+from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.artifacts.storage import AT_ONCE, scan
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import option
@@ -131,8 +130,7 @@ def run(options: DpoOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
 
     def train(base: str, config: DpoConfig, more: dict[str, Any]) -> Notes:
-        from dcsft_harness.training.job import Job
-        from dcsft_harness.training.run import perform
+        from dcsft_harness.training.run import Job, perform
 
         with ranks.agreed():
             rows, inputs, counts = open_pairs(Path(options.data), config.pairs_per_item, config.seed)
@@ -205,11 +203,11 @@ def _items_of(folder: Path) -> set[str]:
         HarnessError: they are weighted, which DPO has no use for.
     """
     rows = folder / curation.DATA
-    if "weight" in dataset_folder.names(rows):
+    if "weight" in storage.names(rows):
         raise HarnessError(
             f"{folder} has a column weight, which DPO has no use for", "Curate without --weight"
         )
-    tables = dataset_folder.read(rows, ["item_id"], AT_ONCE)
+    tables = storage.read(rows, ["item_id"], AT_ONCE)
     return {item_id for table in tables for item_id in table["item_id"].to_pylist()}
 
 
@@ -232,7 +230,7 @@ def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any
     columns[REJECTED] = Value("string")
 
     def rows() -> Iterator[dict[str, Any]]:
-        for table in dataset_folder.read(items, ["item_id", "prompt", "images"], AT_ONCE):
+        for table in storage.read(items, ["item_id", "prompt", "images"], AT_ONCE):
             for item in table.to_pylist():
                 for right, wrong in chosen.get(item["item_id"], ()):
                     row = conversations.conversation({**item, "target": right})

@@ -25,11 +25,11 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
 
     def train(base: str, config: GrpoConfig, more: dict[str, Any]) -> Notes:
-        from dcsft_harness.training import grpo, prompts
+        from dcsft_harness.training import grpo
 
         settings = {} if options.scorer is None else {"scorer": options.scorer}
         with ranks.agreed():
-            rows, judge = prompts.open_data(
+            rows, judge = grpo.open_data(
                 options.data, options.scorer, options.image_root, options.allow_outside_root
             )
         return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)

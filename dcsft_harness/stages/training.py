@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.data.digits.checkpoint import resolve
+from dcsft_harness.data.digits import resolve
 from dcsft_harness.settings import Settings, option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage

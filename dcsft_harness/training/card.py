@@ -1,20 +1,255 @@
 """The README.md of an adapter or checkpoint: what it is, what it comes from, how to use it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, overload
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.disk import file_sha256
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import origins
-from dcsft_harness.training.escaping import escaped, placeless, table
-from dcsft_harness.training.scored import Scored, read_scores
+
+# Names and settings that others chose, as a card may show them: as text, and without where they lie.
+
+_MARKS = re.compile(r"([\\`*_\[\]|~#$!])")
+_SECRET = re.compile(r"token|hub_token|.*(api_key|password|secret)")
+_PLACED = re.compile(r"[/~]|\.\.[/\\]|[A-Za-z]:[/\\]|file:")
+_WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\.\.\\")
+
+
+def escaped(value: object) -> str:
+    """A value as Markdown that shows it as text, on one line: no markup, no table cell, no HTML.
+
+    Numbers have six digits, as many as anything that was measured.
+    """
+    if isinstance(value, float):
+        value = f"{value:.6g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return _MARKS.sub(r"\\\1", html.escape(line, quote=False))
+
+
+@overload
+def placeless(value: Mapping[str, object]) -> dict[str, object]: ...
+@overload
+def placeless(value: str) -> str: ...
+@overload
+def placeless(value: object) -> object: ...
+def placeless(value: object) -> object:
+    """A value whose paths are cut to their last name, however deep they stand, and whose secrets are out.
+
+    Paths that begin at a root, a home or above the folder would tell the names of users and machines.
+    """
+    if isinstance(value, Mapping):
+        return {
+            str(placeless(str(name))): "..." if _SECRET.fullmatch(str(name)) else placeless(entry)
+            for name, entry in value.items()
+        }
+    if isinstance(value, str):
+        return "".join(part if part in ",=" else last_name(part) for part in re.split("([,=])", value))
+    return [placeless(entry) for entry in value] if isinstance(value, Sequence) else value
+
+
+def last_name(text: str) -> str:
+    """The last name of a path that says where something lies; any other text as it is."""
+    if not _PLACED.match(text.strip()):
+        return text
+    path = PureWindowsPath(text) if _WINDOWS.match(text.strip()) else PurePosixPath(text)
+    return path.name or "..."
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table; cells are `escaped`, an empty one is a dash."""
+    lines = [[*head], ["---"] * len(head)]
+    lines += [["-" if cell is None else escaped(cell) for cell in row] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+# What an artefact comes from, read back through the manifests that lead to it.
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One thing that an artefact was made from, directly or not.
+
+    Attributes:
+        role: what it was to what was made from it: "data", "labels", "model", ...
+        name: its folder's or file's own name.
+        sha256: its hash, as it was when it was used.
+        made: its manifest; None where it has none, is gone or has changed since.
+        said: why there is no manifest; empty where there is one.
+    """
+
+    role: str
+    name: str
+    sha256: str
+    made: manifest.Manifest | None
+    said: str
+
+
+def walk(artefact: manifest.Manifest) -> Iterator[Origin]:
+    """Everything that leads to an artefact, nearest first, each thing once; what is gone is named too."""
+    seen: set[str] = set()
+    waiting = [artefact]
+    while waiting:
+        current = waiting.pop(0)
+        for role, entry in current.inputs.items():
+            if entry["sha256"] in seen:
+                continue
+            seen.add(entry["sha256"])
+            found = _origin(role, current.folder / entry["path"], entry["sha256"])
+            yield found
+            waiting += [found.made] if found.made is not None else []
+
+
+def parent(artefact: manifest.Manifest, role: str) -> manifest.Manifest | None:
+    """The manifest of one input; None where there is no such input, or it is not there as it was."""
+    entry = artefact.inputs.get(role)
+    return _origin(role, artefact.folder / entry["path"], entry["sha256"]).made if entry else None
+
+
+def hub_base(artefact: manifest.Manifest) -> str | None:
+    """The hub name that an artefact's base goes back to, through checkpoints made here; None if unknown."""
+    current: manifest.Manifest | None = artefact
+    while current is not None:
+        name = current.config.get("model")
+        if isinstance(name, str) and not Path(name).is_absolute():
+            return name
+        current = parent(current, "model")
+    return None
+
+
+def base_folder(artefact: manifest.Manifest) -> Path | None:
+    """The folder of the base at the beginning, where it was a folder and is still there."""
+    current: manifest.Manifest | None = artefact
+    folder = None
+    while current is not None and "model" in current.inputs:
+        folder = (current.folder / current.inputs["model"]["path"]).resolve()
+        current = parent(current, "model")
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _origin(role: str, place: Path, sha256: str) -> Origin:
+    folder = place.resolve()
+    name = _origin_name(folder)
+    if not folder.exists():
+        return Origin(role, name, sha256, None, "no longer where it was")
+    if not (folder / manifest.NAME).is_file():
+        return Origin(role, name, sha256, None, "made elsewhere, without a manifest")
+    try:
+        if file_sha256(folder / manifest.NAME) != sha256:
+            return Origin(role, name, sha256, None, "changed since")
+        return Origin(role, name, sha256, manifest.read(folder), "")
+    except (HarnessError, OSError):
+        return Origin(role, name, sha256, None, "its manifest cannot be read")
+
+
+def _origin_name(folder: Path) -> str:
+    try:
+        embedded = folder == digits.path().resolve()
+    except HarnessError:  # an installation without it
+        embedded = False
+    return "the embedded digits checkpoint" if embedded else folder.name
+
+
+def origin_summary(made: manifest.Manifest) -> str:
+    """What an artefact holds, in one line."""
+    notes: dict[str, Any] = made.notes
+    if made.kind in ("labels", "curated set"):
+        mix = ", ".join(f"{notes[name]} {name}" for name in ("easy", "medium", "hard") if name in notes)
+        more = [f"{notes[name]} {name}" for name in ("unlabelled", "excluded", "censored") if notes.get(name)]
+        chosen = [f"kept {', '.join(made.config['keep'])}"] if "keep" in made.config else []
+        chosen += [f"mixed {name} {share}" for name, share in (made.config.get("mix") or {}).items()]
+        return "; ".join([f"{notes.get('items')} items: {mix}", *more, *chosen])
+    if made.kind == "rollouts":
+        drawn = ", ".join(
+            f"{name} {made.config[name]}"
+            for name in ("model", "model_args", "task", "samples", "temperature", "seed")
+            if made.config.get(name) is not None
+        )
+        tokens = f"{notes.get('prompt_tokens')} prompt and {notes.get('generated_tokens')} generated tokens"
+        return f"{notes.get('items')} items, {notes.get('responses')} responses; {tokens}; {drawn}"
+    counts = {name: value for name, value in notes.items() if isinstance(value, int | float)}
+    return ", ".join(f"{name} {value:.6g}" for name, value in list(counts.items())[:6])
+
+
+# What folders of scores say of an artefact and of its base.
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An accuracy on one task.
+
+    Attributes:
+        task: an lmms-eval task.
+        distribution: "id" or "ood", in or out of the training distribution; None where the task does not say.
+        of_base: whether it is the base's, to compare with.
+        accuracy: in [0, 1]; None where no item was scored.
+        n: items scored.
+        limit: the run was limited to the first so many items; None where all were asked.
+    """
+
+    task: str
+    distribution: str | None
+    of_base: bool
+    accuracy: float | None
+    n: int
+    limit: int | None
+
+
+def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
+    """The accuracies in folders of `dcsft evaluate`, by task, the base's first.
+
+    Raises:
+        HarnessError: a folder has no scores, or those of another model, or a task stands in two of them.
+    """
+    found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
+    for folder in folders:
+        scores = manifest.read(folder, "scores")
+        of_base = _of_base(made, scores)
+        for task, said in scores.notes["tasks"].items():
+            if (task, of_base) in found:
+                raise HarnessError(
+                    f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
+                )
+            row = _scored(task, of_base, said)
+            found[task, of_base] = folder, row
+    rows = [row for _, row in found.values()]
+    return sorted(rows, key=lambda row: (row.task, not row.of_base))
+
+
+def _scored(task: str, of_base: bool, said: dict[str, Any]) -> Scored:
+    return Scored(task, said.get("distribution"), of_base, said["accuracy"], said["n"], said.get("limit"))
+
+
+def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
+    """Whether scores are of the artefact's base, and not of the artefact.
+
+    Raises:
+        HarnessError: they are of neither, or do not say.
+    """
+    own = file_sha256(made.folder / manifest.NAME)
+    base = made.inputs.get("model", {}).get("sha256")
+    model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
+    if adapter is None and base is not None and model == base:
+        return True
+    if own == (model if made.kind == "checkpoint" and adapter is None else adapter):
+        return False
+    option = "adapter" if made.kind == "adapter" else "pretrained"
+    raise HarnessError(
+        f"the scores in {scores.folder} are of another model than {made.folder}",
+        f"Give scores of `dcsft evaluate --model-args ...{option}={made.folder}`",
+    )
+
 
 KINDS = ("adapter", "checkpoint")
 _LICENCE = ("license", "license_name", "license_link")
@@ -52,7 +287,7 @@ def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
         scored: what is known of its accuracy and of its base's.
     """
     # What was trained, where this is a merge of it; an adapter that is made from one went on from it.
-    source = (_is_merge(made) and origins.parent(made, "adapter")) or made
+    source = (_is_merge(made) and parent(made, "adapter")) or made
     sections = [
         *_opening(made, source),
         *_data(made),
@@ -72,7 +307,7 @@ def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
 
 
 def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardData:
-    base = origins.hub_base(made)
+    base = hub_base(made)
     results = [
         EvalResult(
             task_type="image-text-to-text",
@@ -109,7 +344,7 @@ def _is_repo(name: str) -> bool:
 
 def _licence(made: manifest.Manifest) -> dict[str, str]:
     """The base's licence as its own card gives it, if that card is on this machine."""
-    folder, base = origins.base_folder(made), origins.hub_base(made)
+    folder, base = base_folder(made), hub_base(made)
     path: object = folder / manifest.CARD if folder is not None else None
     if base is not None and _is_repo(base):
         path = try_to_load_from_cache(base, manifest.CARD)
@@ -127,7 +362,7 @@ def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
     adapter = made.kind == "adapter"
     title = "LoRA adapter" if adapter else "Merged checkpoint" if _is_merge(made) else "Checkpoint"
     base = _base_name(made)
-    data = origins.parent(source, "data")
+    data = parent(source, "data")
     name = data.folder.resolve().name if data is not None else _name(source.notes.get("data"))
     return [
         f"# {title} made by dcsft\\_harness",
@@ -143,8 +378,8 @@ def _is_merge(made: manifest.Manifest) -> bool:
 
 
 def _base_name(made: manifest.Manifest) -> str:
-    named = next((one.name for one in origins.walk(made) if one.role == "model"), None)
-    base = origins.hub_base(made)
+    named = next((one.name for one in walk(made) if one.role == "model"), None)
+    base = hub_base(made)
     if named is not None:
         return f"{named} (from {base})" if base else named
     return base or _name(made.notes.get("base"))
@@ -157,8 +392,8 @@ def _name(path: object) -> str:
 def _data(made: manifest.Manifest) -> list[str]:
     """Everything that the artefact comes from, with its hash."""
     rows: list[tuple[object, ...]] = []
-    for one in origins.walk(made):
-        holds = placeless(origins.summary(one.made)) if one.made is not None else one.said
+    for one in walk(made):
+        holds = placeless(origin_summary(one.made)) if one.made is not None else one.said
         seconds = f"{one.made.seconds:.0f} s" if one.made is not None else None
         kind = one.made.kind if one.made is not None else None
         rows.append((one.role, one.name, kind, holds, seconds, one.sha256[:16]))

@@ -1,27 +1,321 @@
 """GRPO: a base, prompts and the task that judges completions in; an adapter or a checkpoint out."""
 
+import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 import trl
 from datasets import Dataset
+from transformers import GenerationConfig
 
-from dcsft_harness import coordinates, records
-from dcsft_harness.errors import HarnessError
+from dcsft_harness import coordinates, curation, lmms, ranks, records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.disk import file_sha256
+from dcsft_harness.curation import conversations
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.models.arguments import checkpoint_settings
+from dcsft_harness.models.batching import Batcher, Prepared
 from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.decoding import SpecialTokens
-from dcsft_harness.training import grpo_checks as checks
+from dcsft_harness.models.pixel_limits import limits_in_force
+from dcsft_harness.sampling import ITEMS, own_data
+from dcsft_harness.scoring import Response
+from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
-from dcsft_harness.training.job import Job, JobOptions, Setup
-from dcsft_harness.training.judge import Judge
-from dcsft_harness.training.run import perform
+from dcsft_harness.training.run import Job, JobOptions, Setup, perform
 from dcsft_harness.training.trainer import Accounted, arguments, managed, quietly
 
 if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, ProcessorMixin
+    from trl import GRPOConfig
     from trl.trainer.utils import RepeatSampler
+
+
+# The reward of reinforcement learning: what the task's own scorer says of a completion.
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What the task's own scorer says of a completion, as in labelling and evaluation.
+
+    Attributes:
+        task: an lmms-eval task.
+        doc_ids: content id of an item -> its position in the task's documents.
+    """
+
+    task: Any
+    doc_ids: Mapping[str, int]
+
+    def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
+        """The score of a response in [0, 1]; None where it cannot be scored.
+
+        Args:
+            item_id: the item.
+            response: the text.
+            truncated: whether it ran out of tokens.
+
+        Raises:
+            HarnessError: the task has no such item.
+        """
+        if item_id not in self.doc_ids:
+            raise HarnessError(
+                f"task {self.task.config.task} has no item {item_id}",
+                "Give the task that the set was made from",
+            )
+        doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
+        text = Response(lmms.filtered(self.task, response), truncated)
+        metrics = self.task.process_results(doc, [text])
+        return lmms.score_of(self.task, metrics)[0]
+
+    @property
+    def reads_boxes(self) -> bool:
+        """Whether the scorer reads boxes, in the coordinates that the model is declared to write."""
+        return (self.task.config.metadata or {}).get("family") == "grounding"
+
+    @property
+    def longest(self) -> int:
+        """The task's own limit on a response, in tokens."""
+        return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
+
+
+# What GRPO trains on, with the task that judges it: a pool, a curated set, or a JSONL file of one's own.
+
+
+def open_data(
+    data: str, scorer: str | None, image_root: Path | None, outside: bool = False
+) -> tuple[Any, Judge]:
+    """Opens training prompts by what `--data` names.
+
+    Args:
+        data: a curated set's folder, whose task is found through the rollouts that it comes from; the
+            name of a task; or a JSONL file.
+        scorer: how answers of a JSONL file are judged.
+        image_root: where relative image paths of a JSONL file start; None means its own folder.
+        outside: whether its images may lie outside that.
+
+    Returns:
+        The folder, or an open `datasets.Dataset`; and the judge of its items.
+
+    Raises:
+        HarnessError: it cannot be opened, its task is another than when it was sampled, or a scorer or
+            images are named for a task, which has its own.
+    """
+    path = Path(data)
+    if path.is_dir():
+        return path, _judge_of(path, scorer, image_root, outside)
+    if path.is_file():
+        # Training lists what is unreadable.
+        task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
+    else:
+        if data not in lmms.task_index():
+            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+        _refuse_options(data, scorer, image_root, outside)
+        opened = lmms.open_tasks([data])
+        if len(opened) != 1:
+            raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
+        task = next(iter(opened.values()))
+    rows = conversations.from_task(task)
+    return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
+
+
+def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside: bool) -> Judge:
+    """The judge of a curated set: the task that its pool was, with the documents of its items."""
+    from datasets import load_from_disk
+
+    rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
+    manifest.refuse_changed(rollouts.folder, *(n for n in rollouts.files if n.startswith(f"{ITEMS}/")))
+    task = _task_of(rollouts, scorer, image_root, outside)
+    items = load_from_disk(str(rollouts.folder / ITEMS)).select_columns(["item_id", "doc_id"])
+    doc_ids = dict(zip(items["item_id"], items["doc_id"], strict=True))
+    chosen = load_from_disk(str(folder / curation.DATA)).select_columns(["item_id"])["item_id"]
+    for item in chosen:
+        found = lmms.describe(task, doc_ids[item])[0].item_id
+        if found != item:
+            raise HarnessError(
+                f"document {doc_ids[item]} of task {task.config.task} is no longer what {folder} comes from",
+                "Sample, label and curate again",
+            )
+    return Judge(task, {item: doc_ids[item] for item in chosen})
+
+
+def _task_of(
+    rollouts: manifest.Manifest, scorer: str | None, image_root: Path | None, outside: bool
+) -> lmms.Task:
+    if "data" in rollouts.inputs:
+        entry = rollouts.inputs["data"]
+        path = (rollouts.folder / entry["path"]).resolve()
+        if not path.is_file() or file_sha256(path) != entry["sha256"]:
+            raise HarnessError(
+                f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
+            )
+        given = scorer or rollouts.config["scorer"]
+        return own_data.open_file(path, given, image_root, skip=True, outside=outside)
+    _refuse_options(rollouts.config["task"], scorer, image_root, outside)
+    return next(iter(lmms.open_tasks([rollouts.config["task"]]).values()))
+
+
+def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
+    """Refuses what only a JSONL file needs.
+
+    Raises:
+        HarnessError: names the option.
+    """
+    for option, value in (("--scorer", scorer), ("--image-root", image_root)):
+        if value is not None:
+            raise HarnessError(f"{option} {value} goes with a JSONL file", f"The task {task} brings its own")
+    if outside:
+        raise HarnessError(
+            "--allow-outside-root goes with a JSONL file", f"The task {task} brings its own images"
+        )
+
+
+# What GRPO refuses before any weights are read: prompts, arguments, a vLLM that could not draw for it.
+
+VLLM_MODES = ("colocate", "server")
+
+
+def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
+    """Refuses a set that the task does not judge, that has weights, or that is too small for a batch.
+
+    Raises:
+        HarnessError: says which.
+    """
+    strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
+    if strange:
+        raise HarnessError(
+            f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
+            "Give the task that the set was made from",
+        )
+    if conversations.weights is not None:
+        raise HarnessError(
+            f"{conversations.name} has a column weight, which GRPO has no use for",
+            "Curate without --weight: GRPO's advantages weigh prompts by p(1-p) themselves",
+        )
+    needed = config.batch_size // config.num_generations
+    if len(conversations.turns) < needed:
+        raise HarnessError(
+            f"{conversations.name} has {len(conversations.turns)} prompts, fewer than the {needed} of a step "
+            f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
+            "Lower batch_size, or give more prompts",
+        )
+
+
+def check_generation(model: str, args: "GRPOConfig") -> None:
+    """Refuses settings of the base's generation config that would apply to completions unseen.
+
+    TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes what it leaves
+    unset from the base.
+
+    Raises:
+        HarnessError: names the setting.
+    """
+    where = f"GRPO: the generation_config.json of {model}"
+    remedy = "Take it out of that file: the policy is trained on the distribution that it samples from"
+    found = checkpoint.open_generation(model).to_diff_dict()
+    settings = checkpoint_settings(found, vars(GenerationConfig()), where, remedy)
+    for name in ("min_p", "min_new_tokens"):
+        given = {**(args.generation_kwargs or {}), "min_p": args.min_p}
+        if settings.get(name) and given.get(name) is None:
+            raise HarnessError(f"{where} sets {name}={settings[name]}, which would apply unseen", remedy)
+
+
+def check_processor(setup: Setup) -> None:
+    """Refuses a family that TRL's GRPO cannot show pictures.
+
+    TRL passes on features of the names that it knows, and takes a row of pixels for a tile of an image
+    where there are more rows than images.
+
+    Raises:
+        HarnessError: says what TRL does not take.
+    """
+    if trouble := _trouble(setup.processor):
+        raise HarnessError(
+            f"TRL's GRPO does not take {setup.job.model}: its {trouble}",
+            "Train it by `dcsft train sft`, or take another base",
+        )
+
+
+def _trouble(processor: "ProcessorMixin") -> str | None:
+    """What TRL does not take of a processor; None where it takes all."""
+    import trl
+
+    trials = Batcher(processor, processor.tokenizer.pad_token_id).trials
+    if not trials:
+        return "processor takes no chat with a picture"
+    known = set(inspect.signature(trl.GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    for trial in trials:
+        pixels, images = trial.features.get("pixel_values"), processor.image_processor
+        if unknown := sorted(trial.features.keys() - known):
+            return f"processor makes {', '.join(unknown)}"
+        rows = 1 if pixels is None or pixels.ndim != 4 else len(pixels)
+        if rows > 1 and not _counts_tiles(images, trial):
+            return f"{type(images).__name__} makes {rows} rows of a picture that are not tiles"
+    try:
+        processor(text=[trial.text for trial in trials], images=[list(trial.images) for trial in trials])
+    except (TypeError, ValueError):
+        return f"{type(processor).__name__} takes no prompts of unequal lengths without padding"
+    return None
+
+
+def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
+    """Whether an image processor says how many tiles it makes, in the way that TRL asks."""
+    try:
+        made = images(images=list(trial.images), crop_to_patches=True, return_tensors="pt")
+    except (TypeError, ValueError):
+        return False
+    return "num_patches" in made
+
+
+def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
+    """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
+
+    Raises:
+        HarnessError: says which steps would do.
+    """
+    passes = args.steps_per_generation * args.num_iterations
+    steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    if config.save_steps is not None and config.save_steps % steps:
+        raise HarnessError(
+            f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
+            f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
+            "goes on from between them would draw anew",
+            f"Give a multiple of {steps}",
+        )
+
+
+def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
+    """Refuses what TRL would only notice with the weights in memory, or not at all.
+
+    Raises:
+        HarnessError: vLLM is missing, its mode is unknown, processes do not divide, or images would reach
+            it in another size than the trainer's.
+    """
+    if args.vllm_mode not in VLLM_MODES:
+        raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
+    if find_spec("vllm") is None:
+        raise HarnessError(
+            "use_vllm=true needs vLLM, which is not installed",
+            "Install a version that TRL takes beside it, or leave use_vllm out",
+        )
+    groups, processes = args.vllm_tensor_parallel_size, ranks.world_size()
+    if args.vllm_mode == "colocate" and processes % groups:
+        raise HarnessError(
+            f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
+            "Choose a divisor",
+        )
+    own = limits_in_force(checkpoint.open_processor(str(setup.job.model)))
+    if own is not None and setup.limits is not None and setup.limits != own:
+        raise HarnessError(
+            f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
+            f"and training would by {setup.limits.low} and {setup.limits.high}",
+            "Leave min_pixels and max_pixels out, or save a base with the limits that you want",
+        )
 
 
 class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
@@ -253,7 +547,7 @@ def _managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
 def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
-    checks.check_processor(setup)
+    check_processor(setup)
     # TRL pads prompts on the left, and what it takes from the processor anew is padded by this alone:
     # which tokens are images would otherwise be said of other ones.
     setup.processor.tokenizer.padding_side = "left"
@@ -261,15 +555,15 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     _screen(setup, longest)
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
-    checks.check_prompts(setup.conversations, judge, config)
+    check_prompts(setup.conversations, judge, config)
     ours = {**managed(config, setup.dtype, setup.folder), **_managed(config, longest)}
     # Each completion counts alike, as in the paper's trainer.
     args = arguments(trl.GRPOConfig, ours, config.extra, {"loss_type": "grpo"})
-    checks.check_draws(args, config)
+    check_draws(args, config)
     if args.use_vllm:
-        checks.check_vllm(args, setup)
+        check_vllm(args, setup)
     else:
-        checks.check_generation(str(setup.job.model), args)
+        check_generation(str(setup.job.model), args)
     coordinates.declare(setup.box_convention(judge.reads_boxes))
 
     def reward(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import file_sha256
+from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.merging import REPORT
 
@@ -180,7 +180,7 @@ def _copy(folder: Path) -> Iterator[str]:
 
 
 def _placeless(path: Path) -> dict[str, Any]:
-    from dcsft_harness.training.escaping import last_name, placeless
+    from dcsft_harness.training.card import last_name, placeless
 
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if path.name in _REPORTS:

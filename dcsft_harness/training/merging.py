@@ -12,13 +12,98 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, option
-from dcsft_harness.training import parity_prompts
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
 
-    from dcsft_harness.models.parity import Parity
+    from dcsft_harness.models.merging import Parity
     from dcsft_harness.models.settings import ModelSettings
+
+
+# Real prompts with pictures, as a model gets them: what two models are compared on.
+
+STAND_IN = "dcsft_digits"
+"""The task whose items stand in where an adapter's own training set is not at hand."""
+
+
+class Probes(NamedTuple):
+    """Real inputs of a model.
+
+    Attributes:
+        source: the set that they are from.
+        features: what the processor made of each prompt.
+    """
+
+    source: str
+    features: list[Any]
+
+
+def read_probes(
+    made: manifest.Manifest | None,
+    processor: "ProcessorMixin",
+    generation: "GenerationConfig",
+    count: int,
+) -> Probes:
+    """Prompts of the set that an adapter was trained on, evenly spread over it.
+
+    Args:
+        made: the adapter's manifest; None of one that has none.
+        processor: what the prompts go through.
+        generation: names the end marks.
+        count: how many, if the set has as many.
+
+    Raises:
+        HarnessError: a row of the training set cannot be read.
+    """
+    from dcsft_harness.models.batching import process
+    from dcsft_harness.training import data as training_data
+    from dcsft_harness.training.rendering import Template
+
+    found = _training_set(made)
+    source, rows = found if found is not None else (STAND_IN, _digits())
+    skipped = set((made.notes.get("skipped") or {}).get("rows", ())) if found is not None and made else set()
+    if skipped:
+        rows = rows.select([number for number in range(len(rows)) if number not in skipped])
+    count = min(count, len(rows))
+    chosen = rows.select([len(rows) * number // count for number in range(count)])
+    conversations = training_data.read(chosen)
+    template = Template.of(processor, generation)
+    features = []
+    for row, turns in enumerate(conversations.turns):
+        text = template.render(turns, f"{source}, row {row}").prompt
+        features.append(process(processor, [text], [conversations.images(row) if turns.images else []]))
+    return Probes(source, features)
+
+
+def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
+    """The adapter's own training set, if it is still there as it was."""
+    from datasets import load_from_disk
+
+    if made is None or "data" not in made.inputs:
+        return None
+    try:
+        folder = made.input_folder("data")
+    except HarnessError:
+        return None
+    rows = load_from_disk(str(folder / "data" if (folder / "data").is_dir() else folder))
+    return "the training set", rows
+
+
+def _digits() -> "Dataset":
+    """The stand-in's items in the columns of a curated set."""
+    from datasets import Dataset
+
+    from dcsft_harness.curation.conversations import conversation, features
+    from dcsft_harness.data.digits import suite
+
+    rows = [
+        conversation({"images": [row["image"]], "prompt": row["prompt"], "target": row["target"]})
+        for row in suite.load(STAND_IN).select(range(64))
+    ]
+    columns = {name: kind for name, kind in features(labelled=False).items() if name != "item_id"}
+    return Dataset.from_list(rows, features=type(features())(columns))
+
 
 REPORT = "parity.json"
 PARTS = ("language", "vision", "aligner")
@@ -67,7 +152,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     manifest.refuse_changed(Path(found.name))
     from dcsft_harness import coordinates
     from dcsft_harness.models import merging as engine
-    from dcsft_harness.models.placement import check_device
+    from dcsft_harness.models.resources import check_device
     from dcsft_harness.models.settings import ModelSettings
     from dcsft_harness.models.weights import files_of
     from dcsft_harness.training.card import write
@@ -76,7 +161,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
-    real = parity_prompts.read(made, processor, generation, config.prompts)
+    real = read_probes(made, processor, generation, config.prompts)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
     inputs = {"adapter": adapter}
@@ -206,7 +291,7 @@ def _prepared(
 def _parts(config: "PreTrainedConfig") -> dict[str, str]:
     """Module name -> "language", "vision" or "aligner", of a model without weights."""
     from dcsft_harness.models.checkpoint import skeleton
-    from dcsft_harness.training.lora import linear_layers
+    from dcsft_harness.training.checkpoint import linear_layers
 
     model = skeleton(config)
     linear = linear_layers(model)

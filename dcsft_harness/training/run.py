@@ -1,32 +1,289 @@
-"""One training run, whichever trainer does it: checked, resumed, accounted for, sealed as an artefact."""
+"""One training run, whichever trainer does it: its job, disk space, training and artifact."""
 
 import contextlib
+import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from dcsft_harness import coordinates, interrupts, ranks
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE
+from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
-from dcsft_harness.models.flops import Arithmetic
-from dcsft_harness.models.pixel_limits import set_limits
-from dcsft_harness.training import checkpoint, lora, room, run_folder
+from dcsft_harness.models.adapters import WEIGHTS
+from dcsft_harness.models.checkpoint import skeleton
+from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
+from dcsft_harness.models.resources import Arithmetic
+from dcsft_harness.training import checkpoint, data, run_folder
 from dcsft_harness.training import data as training_data
-from dcsft_harness.training.account import Account
-from dcsft_harness.training.config import AdapterConfig
-from dcsft_harness.training.job import Job, Setup
-from dcsft_harness.training.trainer import Diverged, Watch, quietly
+from dcsft_harness.training.config import AdapterConfig, TrainingConfig
+from dcsft_harness.training.data import Conversations
+from dcsft_harness.training.launching import sharding
+from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, quietly
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+
+# What is to be trained, what of it an artefact records, and what a trainer is made from.
+
+
+class JobOptions(TypedDict, total=False):
+    """What a method's function takes beside base, data, output and settings: see `Job`."""
+
+    adapter: Path | None
+    inputs: Mapping[str, Path]
+    progress: Progress | None
+    source: str | None
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained.
+
+    Attributes:
+        method: the verb's last word: "sft".
+        model: the base, a folder or a hub name.
+        data: a curated set, a folder written by `save_to_disk`, or an open data set.
+        output: the folder to write.
+        config: the settings.
+        adapter: an adapter to go on training; None begins with a new one.
+        inputs: further artefacts to record, role -> folder.
+        progress: called after each step.
+        source: what an open data set was made from: a task's name or a file.
+        settings: further settings that decide the result, by name.
+    """
+
+    method: str
+    model: Path | str
+    data: Path | Dataset
+    output: Path
+    config: TrainingConfig
+    adapter: Path | None = None
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    progress: Progress | None = None
+    source: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The artefact that it makes."""
+        adapts = isinstance(self.config, AdapterConfig) and not self.config.full
+        return "adapter" if adapts else "checkpoint"
+
+    def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
+        """The settings and the inputs that the manifest records; names stand for what has no folder."""
+        settings = {"method": self.method, **self.config.as_dict(), **self.settings}
+        if self.adapter is not None:
+            settings |= checkpoint.lora_shape(str(self.adapter), str(self.model))
+        sources = dict(self.inputs)
+        if Path(self.model).is_dir():
+            sources["model"] = Path(self.model)
+        else:
+            settings["model"] = str(self.model)
+        if isinstance(self.data, Dataset):
+            settings |= {"data": training_data.digest(self.data), "source": self.source}
+        else:
+            sources["data"] = self.data
+        if self.adapter is not None:
+            sources["adapter"] = self.adapter
+        return settings, sources
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, by name: a run goes on only from one that is equal in all of it."""
+        settings, sources = self.recorded()
+        contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
+        kept = {name: value for name, value in settings.items() if name not in run_folder.INDIFFERENT}
+        divided = {} if sharding() is None else {"sharding": sharding()}
+        return {**kept, **contents, "processes": ranks.world_size(), **divided}
+
+
+@dataclass
+class Setup:
+    """What a trainer is made from.
+
+    Attributes:
+        job: what is to be trained.
+        folder: the trainer's output folder.
+        conversations: the checked training set.
+        processor: the base's, with the pixel limits of training.
+        limits: those limits; None for a processor without.
+        dtype: what forward passes compute in.
+        room: bytes that the run may have on the disk at a time.
+        network: the weights to train; set when everything that can be refused without them has been.
+        peft_config: the new adapter to put on them; None for none, or one that is on them already.
+        notes: what the manifest will say.
+    """
+
+    job: Job
+    folder: Path
+    conversations: Conversations
+    processor: ProcessorMixin
+    limits: PixelLimits | None
+    dtype: torch.dtype
+    room: int
+    network: PreTrainedModel | PeftModel = None
+    peft_config: LoraConfig | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
+        """Skips or refuses rows that cannot be trained on: the last check before weights are read.
+
+        Args:
+            conversations: the set that was rendered.
+            texts: a text per conversation, see `data.screened`.
+            completion: tokens that a row may have beside its text.
+
+        Raises:
+            HarnessError: rows are refused, and are not to be skipped, or are all of them.
+        """
+        found = data.screened(
+            conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
+        )
+        found.refuse(self.job.config.on_error == "skip")
+        self.conversations = found
+        self.notes["rows"] = len(found.turns)
+        if found.refused:
+            self.notes["skipped"] = {"count": len(found.refused), "rows": sorted(found.refused)}
+
+    def left_out(self) -> dict[str, str]:
+        """The rows that were skipped, as a part of what decides the result; empty without any."""
+        refused = self.conversations.refused
+        return {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+
+    def box_convention(self, has_boxes: bool) -> BoxConvention:
+        """The coordinates that boxes are taught or judged in; noted where they decide anything.
+
+        Raises:
+            HarnessError: there are boxes, and nothing tells their coordinates.
+        """
+        job = self.job
+        space = job.config.box_space or coordinates.taught(job.adapter, job.model)
+        convention = checkpoint.box_convention(str(job.model), self.processor, space)
+        if has_boxes and convention.space is None:
+            raise HarnessError(
+                f"nothing says in which coordinates {job.model} writes boxes",
+                "Give --box-space pixel (of the original image) or norm1000 (thousandths)",
+            )
+        if has_boxes or space is not None:
+            self.notes["box_space"] = convention.space
+        return convention
+
+
+# Whether the disk can hold what a run writes, told before any weights are read.
+
+_FLOAT32 = torch.float32.itemsize
+_STATE = 3
+"""A checkpoint has the weights that train and AdamW's two moments of them, all in float32."""
+
+
+def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
+    """Bytes that a run's checkpoints and what it ends with may have on the disk at a time.
+
+    Args:
+        job: what is to be trained.
+        base: the base's configuration. Its number of weights follows from it, so that neither its files
+            nor a network are asked; to build its modules without weights takes 0.1 s at 72 billion.
+        rows: items of the training set.
+
+    Raises:
+        HarnessError: `lora_target` chooses none of the base's layers.
+    """
+    state = (_STATE if _keeps_moments(job) else 1) + _is_with_reference(job)
+    return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
+
+
+def check_disk(job: Job, needed: int) -> None:
+    """Refuses a disk that cannot hold what a run writes.
+
+    Args:
+        job: what is to be trained; its output folder exists.
+        needed: what it writes, in bytes.
+
+    Raises:
+        HarnessError: says what is needed.
+    """
+    # A run that is gone on with has some of that on the disk already.
+    for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
+        needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
+    disk = shutil.disk_usage(job.output)
+    free = disk.free
+    if free >= needed or not disk.total:  # some network file systems tell nothing
+        return
+    written = job.config.save_steps is not None
+    what = "the adapter" if job.kind == "adapter" else "all parameters"
+    subject = f"checkpoints of {what} need" if written else f"the {job.kind} needs"
+    raise HarnessError(
+        f"--output {job.output}: {subject} up to {_size(needed)}, and {_size(free)} are free",
+        f"Free some space{', or lower --keep, or give --save-steps none' if written else ''}",
+    )
+
+
+def trained(job: Job, base: PreTrainedConfig) -> int:
+    """How many weights train: a new adapter's, those of one that is gone on with, or all of the base's.
+
+    Raises:
+        HarnessError: `lora_target` chooses none of the base's layers.
+    """
+    if not isinstance(job.config, AdapterConfig) or job.config.full:
+        return sum(weight.numel() for weight in skeleton(base).parameters())
+    if job.adapter is not None:
+        with safe_open(job.adapter / WEIGHTS, framework="pt") as stored:
+            return sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())
+    model = skeleton(base)
+    chosen = checkpoint.lora_targets(checkpoint.linear_layers(model), job.config.lora_target)
+    layers = [model.get_submodule(name) for name in chosen]
+    return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def _keeps_moments(job: Job) -> bool:
+    """Whether the optimizer is AdamW with two moments in float32; others keep less, or unknown sizes."""
+    return str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch")
+
+
+def _checkpoints(job: Job, rows: int) -> int:
+    """The most checkpoints that lie on the disk at a time."""
+    config = job.config
+    if config.save_steps is None:
+        return 0
+    # One more than stays, as a new one is whole before the oldest goes.
+    most = (config.keep or 1) + 1
+    samples = rows * config.samples_per_row
+    steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
+    return min(most, math.ceil(steps / config.save_steps))
+
+
+def _is_with_reference(job: Job) -> bool:
+    """Whether checkpoints hold a second adapter: the reference, a copy of the one that training continues."""
+    return job.config.has_reference and job.adapter is not None
+
+
+def _result(job: Job, base: PreTrainedConfig) -> int:
+    """Bytes a weight of what the run ends with."""
+    if sharding() is not None:
+        return 2 * _FLOAT32  # gathered in one place, copied to its own
+    return _FLOAT32 if job.kind == "adapter" else (base.dtype or torch.float32).itemsize
+
+
+def _size(number: float) -> str:
+    """Bytes as one reads them."""
+    number /= 2**20
+    return f"{number / 1024:.1f} GiB" if number >= 1024 else f"{number:.1f} MiB"
+
+
+# One training run, whichever trainer does it: checked, resumed, accounted for, sealed as an artefact.
 
 LOG = "training_log.jsonl"
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -57,7 +314,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
     ):
         account = Account()
         with ranks.agreed():
-            room.check(job, setup.room)
+            check_disk(job, setup.room)
             last = run.last
             if last is not None:
                 account.resume(run.told())
@@ -84,7 +341,7 @@ def _prepare(job: Job) -> Setup:
         with quietly():
             checkpoint.check_adapter(str(job.adapter), base)
         if isinstance(job.config, AdapterConfig):
-            lora.refuse_reshaping(job.config, str(job.adapter), base)
+            checkpoint.refuse_reshaping(job.config, str(job.adapter), base)
     processor = checkpoint.open_processor(base)
     shown = set_limits(processor, base, None, None)
     limits = set_limits(processor, base, job.config.min_pixels, job.config.max_pixels)
@@ -96,7 +353,7 @@ def _prepare(job: Job) -> Setup:
         "pixel_limits": limits and limits._asdict(),
         "evaluation_pixel_limits": shown and shown._asdict(),
     }
-    folder, needed = job.output / manifest.UNFINISHED, room.needed(job, config, len(conversations.turns))
+    folder, needed = job.output / manifest.UNFINISHED, bytes_needed(job, config, len(conversations.turns))
     return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
 
 
@@ -121,11 +378,11 @@ def _network(
     network = checkpoint.load_model(base, dtype)
     if job.adapter is not None:
         network = checkpoint.go_on_from(network, str(job.adapter), base)
-        notes["adapted"] = lora.count(lora.adapted(network))
+        notes["adapted"] = checkpoint.count_by_part(checkpoint.adapted(network))
         return network, None
-    chosen = lora.targets(lora.linear_layers(network), config.lora_target)
-    notes["adapted"] = lora.count(chosen)
-    return network, lora.lora_config(config, chosen)
+    chosen = checkpoint.lora_targets(checkpoint.linear_layers(network), config.lora_target)
+    notes["adapted"] = checkpoint.count_by_part(chosen)
+    return network, checkpoint.lora_config(config, chosen)
 
 
 def _companions(setup: Setup) -> Callable[[Path], None]:

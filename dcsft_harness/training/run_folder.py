@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts import durable, manifest
-from dcsft_harness.artifacts.hashing import json_sha256
+from dcsft_harness.artifacts import disk, manifest
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import card
@@ -91,8 +91,8 @@ class RunFolder:
         """
         folder = self.folder / f"checkpoint-{step}"
         for path in (folder, *folder.rglob("*")):
-            durable.sync(path)
-        durable.write_text(folder / COMPLETE, json.dumps(told) + "\n")
+            disk.sync(path)
+        disk.write_text(folder / COMPLETE, json.dumps(told) + "\n")
         for old in checkpoints(self.folder)[:-keep]:
             (old / COMPLETE).unlink()  # first, so that a half-removed one is never gone on from
             shutil.rmtree(old)
@@ -133,7 +133,7 @@ class RunFolder:
             sources = {role: path.resolve() for role, path in inputs.items()}
             manifest.seal(kind, draft, self._output.resolve(), dict(config), sources, seconds)
             card.write(folder, place=self._output.resolve())
-            durable.move_up(folder, self._output, last=manifest.NAME)
+            disk.move_up(folder, self._output, last=manifest.NAME)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -19,16 +19,17 @@ from typing import Any
 
 from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.page.data import (
+    Json,
     Part,
     boards,
     quantiles,
     without_folders,
+    write_pools,
     write_responses,
+    write_script,
     write_tasks,
 )
-from dcsft_harness.leaderboard.page.packing import Json, write_script
 from dcsft_harness.leaderboard.page.pictures import Exported, export
-from dcsft_harness.leaderboard.page.pools import write_pools
 from dcsft_harness.leaderboard.summary import Summary
 
 FOLDER = "page"

@@ -1,9 +1,11 @@
-"""A board -> data files of its page: its figures, every task's items, and what every row answered.
+"""A board -> data files of its page: figures, items, answers and pools, packed as JavaScript.
 
 Names come from outside. A key like "__proto__" would not be a key in a JavaScript literal, so whatever
 is named becomes a list of pairs.
 """
 
+import base64
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,13 +16,103 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.storage import IMAGES
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Board, Result, Task
-from dcsft_harness.leaderboard.page.packing import Json, numbers, scores, texts, write_script
-from dcsft_harness.leaderboard.page.pictures import Shown
-from dcsft_harness.leaderboard.report.items import _renamed as ids_on_board
+from dcsft_harness.leaderboard.page.pictures import Picture, Shown, store
+from dcsft_harness.leaderboard.report.document import _renamed as ids_on_board
+from dcsft_harness.leaderboard.stats.intervals import Codes as Ints
+from dcsft_harness.leaderboard.stats.intervals import Floats
 from dcsft_harness.leaderboard.summary import Line
+from dcsft_harness.records import DIFFICULTIES, RIGHT, Rollout, as_wanted, readable, schema
+from dcsft_harness.sampling import ITEMS, ROLLOUTS
+
+# Columns of a board's items as JavaScript files that a page reads from disk, without a server.
+#
+# A page opened by file:// may not fetch its neighbours, but it may load them as scripts: each file is one
+# call, `dcsft.take(name, content)`, with content as JSON that cannot end a script element. Whole numbers are
+# packed: little-endian, of the smallest width that leaves the largest value free for "none".
+
+Json = dict[str, Any]
+WIDTHS = ((1, "<u1"), (2, "<u2"), (4, "<u4"))
+"""Bytes a number, and numpy's name for it."""
+QUARTERS = 3
+"""Up to so many different scores, four items share a byte."""
+_ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
+
+
+def script(name: str, content: Json) -> bytes:
+    """One data file: a call that hands over its content. Lone surrogates become question marks."""
+    said = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f'dcsft.take("{name}",{escaped(said)});\n'.encode("utf-8", errors="replace")
+
+
+def escaped(said: str) -> str:
+    """JSON without the characters that could end a script element or a line of JavaScript."""
+    for mark, instead in _ESCAPES.items():  # `translate` looks at one letter after another
+        said = said.replace(mark, instead)
+    return said
+
+
+def write_script(folder: Path, name: str, content: Json) -> None:
+    """Writes the data file of this name, like "b0t3r17", below a folder."""
+    (folder / f"{name}.js").write_bytes(script(name, content))
+
+
+def pack_numbers(values: NDArray[np.int64]) -> Json:
+    """Whole numbers from 0, shape (n,), -1 for none, as {"w": bytes each, "d": base64}."""
+    largest = int(values.max(initial=0))
+    width, kind = next((w, k) for w, k in WIDTHS if largest < 256**w - 1)
+    filled = np.where(values < 0, 256**width - 1, values)
+    return {"w": width, "d": base64.b64encode(filled.astype(kind).tobytes()).decode("ascii")}
+
+
+def pack_texts(column: pa.Array | Sequence[str | None]) -> Json:
+    """Texts, shape (n,), as {"v": the different ones, "c": their numbers}."""
+    array = column if isinstance(column, pa.Array) else pa.array(column, pa.string())
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    used, places = np.unique(codes, return_inverse=True)
+    kept = used[used >= 0]
+    places = places - (len(used) - len(kept))  # none comes first, and becomes -1
+    return {"v": array.dictionary.take(pa.array(kept)).to_pylist(), "c": pack_numbers(places)}
+
+
+def pack_scores(rows: Sequence[NDArray[np.float64] | None]) -> Json:
+    """All rows' scores of a task's items, each shape (n,), as {"v": values, "w", "r": [base64]}.
+
+    A score is its place among the values, the largest number of the width one that is missing; of width
+    0.25 four items share a byte, the first in its lowest bits. A row without the task is null.
+    """
+    some = [np.unique(row[~np.isnan(row)]) for row in rows if row is not None]
+    values = np.unique(np.concatenate(some)) if some else np.zeros(0)
+    width: float = 0.25
+    if len(values) > QUARTERS:
+        width = next(w for w, _ in WIDTHS if len(values) < 256**w)
+    return {
+        "v": values.tolist(),
+        "w": width,
+        "r": [None if row is None else _packed(row, values, width) for row in rows],
+    }
+
+
+def _packed(row: NDArray[np.float64], values: NDArray[np.float64], width: float) -> str:
+    missing = 3 if width < 1 else 256 ** int(width) - 1
+    codes = np.where(np.isnan(row), missing, np.searchsorted(values, row))
+    if width < 1:
+        codes = np.pad(codes, (0, -len(codes) % 4)).reshape(-1, 4)
+        packed = (codes << np.array([0, 2, 4, 6])).sum(axis=1).astype("<u1")
+    else:
+        packed = codes.astype(f"<u{int(width)}")
+    return base64.b64encode(packed.tobytes()).decode("ascii")
+
+
+# A board -> data files of its page: its figures, every task's items, and what every row answered.
 
 DIGITS = 7
 """Significant digits of what a page shows rounded anyway; leaderboard.json has all of them."""
@@ -159,7 +251,7 @@ def write_tasks(
             folder, f"{part.name(number)}items", _items(part, task, labels, shown.get(task.name, {}))
         )
         rows = [_scores(line, task.name) for line in part.lines]
-        write_script(folder, f"{part.name(number)}scores", scores(rows))
+        write_script(folder, f"{part.name(number)}scores", pack_scores(rows))
 
 
 def _scores(line: Line, task: str) -> NDArray[np.float64] | None:
@@ -174,9 +266,9 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
     alone = len(set(task.clusters.tolist())) == len(task.clusters)
     found: Json = {
         "ids": list(task.item_ids),
-        "documents": numbers(np.array(documents.numbers, dtype=np.int64)),
-        "answers": texts(documents.answers),
-        "clusters": None if alone else numbers(np.asarray(task.clusters, dtype=np.int64)),
+        "documents": pack_numbers(np.array(documents.numbers, dtype=np.int64)),
+        "answers": pack_texts(documents.answers),
+        "clusters": None if alone else pack_numbers(np.asarray(task.clusters, dtype=np.int64)),
         "difficulties": None,
         "prompts": None,
         "pictures": None,
@@ -184,7 +276,7 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
     if labels:
         kinds = [labels.get(item) for item in task.item_ids]
         places = [-1 if kind is None else _DIFFICULTIES.index(kind) for kind in kinds]
-        found["difficulties"] = numbers(np.array(places, dtype=np.int64))
+        found["difficulties"] = pack_numbers(np.array(places, dtype=np.int64))
     prompts: Sequence[str | None] = documents.prompts or [None] * len(task.item_ids)
     if shown:
         prompts = [
@@ -196,7 +288,7 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
             for item in task.item_ids
         ]
     if any(prompt is not None for prompt in prompts):
-        found["prompts"] = texts(prompts)
+        found["prompts"] = pack_texts(prompts)
     return found
 
 
@@ -213,9 +305,9 @@ def write_responses(folder: Path, part: Part) -> None:
             number, task = numbered[name]
             ordered = table.take(order.of(task, table["item_id"]))
             content = {
-                "responses": texts(_flat(ordered["response"])),
-                "extracted": texts(_flat(ordered["extracted"])),
-                "tokens": numbers(_tokens(ordered["n_tokens"])),
+                "responses": pack_texts(_flat(ordered["response"])),
+                "extracted": pack_texts(_flat(ordered["extracted"])),
+                "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
             }
             write_script(folder, f"{part.name(number)}r{places[result.name]}", content)
 
@@ -257,3 +349,100 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 
 def _tokens(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(_flat(column).fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+# Rollouts of pools on a board's page: some items with all of their responses, as they were judged.
+
+_COLUMNS = ("item_id", "sample_index", "response", "score", "extracted", "n_tokens")
+
+
+def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: int) -> list[Json]:
+    """Writes two files for each folder of rollouts: its items, and their responses one item after another.
+
+    Args:
+        data: where data files go.
+        pictures: where pictures go.
+        rollouts: folders of `dcsft sample`.
+        samples: items of each; ids are hashes, so the first of them are a random draw.
+
+    Returns:
+        For each what the page calls it, and its counts.
+
+    Raises:
+        HarnessError: a folder holds no rollouts, they have changed, or they cannot be read.
+    """
+    return [_write(data, pictures, folder, f"p{number}", samples) for number, folder in enumerate(rollouts)]
+
+
+def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) -> Json:
+    from datasets import load_from_disk
+
+    found = manifest.read(folder, "rollouts")
+    manifest.refuse_changed(folder)
+    items = load_from_disk(str(folder / ITEMS))
+    known = items.data.table["item_id"] if items._indices is None else pa.chunked_array([items["item_id"]])
+    order = np.asarray(pc.sort_indices(known))[:samples]
+    chosen = items.select(order.tolist())
+    ids = chosen["item_id"][:]
+    drawn = _drawn(folder / ROLLOUTS, ids)
+    starts, judged = _stretches(drawn, ids)
+    texts_of = {key: chosen[key][:] for key in ("prompt", "answer", "doc_id")}
+    shown = [[list(one) for one in _stored(pictures, row)] for row in chosen.select_columns([IMAGES])]
+    content = {
+        "ids": list(ids),
+        "documents": pack_numbers(np.array(texts_of["doc_id"], dtype=np.int64)),
+        "answers": pack_texts(texts_of["answer"]),
+        "prompts": pack_texts(texts_of["prompt"]),
+        "pictures": shown,
+        "difficulties": pack_numbers(_difficulties(judged, starts)),
+        "starts": pack_numbers(starts),
+    }
+    write_script(data, f"{name}items", content)
+    responses = {
+        "responses": pack_texts(drawn["response"].combine_chunks()),
+        "extracted": pack_texts(drawn["extracted"].combine_chunks()),
+        "tokens": pack_numbers(drawn["n_tokens"].to_numpy()),
+        "scores": pack_scores([judged]),
+    }
+    write_script(data, f"{name}r0", responses)
+    told = {"name": folder.resolve().name, "items": len(ids), "of": len(items), "responses": len(drawn)}
+    return {**told, "task": str(found.notes.get("task") or found.config.get("task") or "")}
+
+
+def _stored(pictures: Path, row: Json) -> list[Picture]:
+    return [store(pictures, image) for image in row[IMAGES]]
+
+
+def _drawn(path: Path, ids: Sequence[str]) -> pa.Table:
+    """The responses to some items, item by item, in the order in which they were drawn."""
+    with readable(path):
+        wanted = pc.field("item_id").isin(pa.array(ids, pa.string()))
+        table = ds.dataset(path).to_table(list(_COLUMNS), filter=wanted)
+    kinds = schema(Rollout)
+    columns = {name: as_wanted(path, table[name], kinds.field(name)) for name in _COLUMNS}
+    return pa.table(columns).sort_by([("item_id", "ascending"), ("sample_index", "ascending")])
+
+
+def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
+    """Where each item's responses begin and the last one's end; and all scores, NaN where there is none.
+
+    Raises:
+        HarnessError: an item has no response.
+    """
+    found = drawn["item_id"].combine_chunks().dictionary_encode()
+    if lost := sorted(set(ids) - set(found.dictionary.to_pylist())):
+        raise HarnessError(f"{ROLLOUTS} has no response to item {lost[0]}", "Sample the pool again")
+    codes = np.asarray(found.indices)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(ids)))]).astype(np.int64)
+    return starts, np.array(drawn["score"].to_numpy(), dtype=np.float64)
+
+
+def _difficulties(judged: Floats, starts: Ints) -> Ints:
+    """What `dcsft label` makes of the responses: easy, medium, hard as 0, 1, 2; -1 where none is scored."""
+    kinds = []
+    for begin, end in zip(starts, starts[1:], strict=False):
+        scored = judged[begin:end][~np.isnan(judged[begin:end])]
+        right = int((scored >= RIGHT).sum())
+        kind = "easy" if right == len(scored) else "hard" if right == 0 else "medium"
+        kinds.append(DIFFICULTIES.index(kind) if len(scored) else -1)
+    return np.array(kinds, dtype=np.int64)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import visible
-from dcsft_harness.leaderboard.board import Row
-from dcsft_harness.leaderboard.provenance import Training, cost_of
+from dcsft_harness.leaderboard.board import Row, Training, cost_of
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
 from dcsft_harness.records import DIFFICULTIES

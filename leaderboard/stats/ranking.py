@@ -22,8 +22,8 @@ from dcsft_harness.leaderboard.stats.intervals import (
     Floats,
     by_cluster,
     sandwich,
+    scored_by_all,
 )
-from dcsft_harness.leaderboard.stats.seeds import scored_by_all
 
 DRAWS = 1000
 AT_ONCE = 50

@@ -9,18 +9,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcsft_harness.data.benchmarks import mathverse, mathvision, mathvista, mmk12, mmmu, wemath
+from dcsft_harness.data.benchmarks import reasoning
 from dcsft_harness.scoring import Verdict
 from dcsft_harness.tasks.prepared import visual
 from dcsft_harness.tasks.verdicts import Doc, judge, part, process
 
 PARTS: dict[str, Sequence[str]] = {
-    "dcsft_mathverse": mathverse.PARTS,
-    "dcsft_mathvision": mathvision.PARTS,
-    "dcsft_mathvista": mathvista.PARTS,
-    "dcsft_mmk12": mmk12.PARTS,
-    "dcsft_mmmu": mmmu.PARTS,
-    "dcsft_wemath": wemath.PARTS,
+    "dcsft_mathverse": reasoning.MATHVERSE_PARTS,
+    "dcsft_mathvision": reasoning.MATHVISION_PARTS,
+    "dcsft_mathvista": reasoning.MATHVISTA_PARTS,
+    "dcsft_mmk12": reasoning.MMK12_PARTS,
+    "dcsft_mmmu": reasoning.MMMU_PARTS,
+    "dcsft_wemath": reasoning.WEMATH_PARTS,
 }
 """Source -> the parts that have a metric `acc_PART`."""
 
@@ -40,7 +40,7 @@ FOUR_DIMENSIONAL = (
 def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> str:
     """The question between the task's `pre_prompt` and `post_prompt`; open rows have `open_post_prompt`."""
     given = lmms_eval_specific_kwargs or {}
-    after = "open_post_prompt" if doc.get("question_type") == mmmu.OPEN else "post_prompt"
+    after = "open_post_prompt" if doc.get("question_type") == reasoning.MMMU_OPEN else "post_prompt"
     return f"{given.get('pre_prompt', '')}{doc['prompt']}{given.get(after, '')}"
 
 
@@ -51,7 +51,7 @@ def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = Non
     content: list[dict[str, Any]] = []
     written = ""
     for piece in re.split(r"(<image \d+>)", asked):
-        mark = mmmu.MARK.fullmatch(piece)
+        mark = reasoning.MMMU_MARK.fullmatch(piece)
         picture = waiting.pop(int(mark[1]), None) if mark else None
         if picture is None:  # text, or a picture that was shown before
             written += piece
@@ -82,7 +82,7 @@ def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """Scores letters with `choice`, and what the open rows state by `open_answer`."""
-    open_row = doc["question_type"] == mmmu.OPEN
+    open_row = doc["question_type"] == reasoning.MMMU_OPEN
     if open_row:
         return _with_parts(process("open_answer", doc, results), doc)
     return _with_parts(process(judge_choice, doc, results, ["choice"]), doc)

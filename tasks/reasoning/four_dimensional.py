@@ -16,7 +16,7 @@ computed from none is NaN.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dcsft_harness.data.benchmarks.wemath import WHOLE
+from dcsft_harness.data.benchmarks.reasoning import WEMATH_WHOLE
 
 Item = Mapping[str, Any]
 """One row's place and outcome: problem, steps, step ("1" or "multi"), right."""
@@ -46,7 +46,7 @@ def count(items: Sequence[Item]) -> Count:
     kinds = []
     for name, found in problems.items():
         if len(found) == steps[name] + 1:
-            whole = found.pop(WHOLE)
+            whole = found.pop(WEMATH_WHOLE)
             kinds.append(_kinds(whole, list(found.values())))
     return Count(len(kinds), *map(sum, zip(*kinds, strict=True))) if kinds else Count(0, 0, 0, 0, 0, 0, 0)
 

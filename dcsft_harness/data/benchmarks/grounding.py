@@ -1,16 +1,31 @@
-"""What every grounding benchmark shares: one expression, one box, in pixels of the upright image.
+"""RefCOCO, LISA-Grounding and Ref-L4: one expression, one box, in pixels of the upright image.
 
 Published boxes are in pixels of the file as encoded: annotation tools and the published evaluations ignore
 the EXIF orientation. Where a file has one, its boxes are turned with it.
 """
 
+import ast
+import csv
+import hashlib
+import heapq
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
-from dcsft_harness.data.benchmarks.source import Opened, Row
+from dcsft_harness.data.benchmarks import downloads
+from dcsft_harness.data.benchmarks.downloads import Files, json_rows, tar_members
+from dcsft_harness.data.benchmarks.questions import content_name, text
+from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, View, read_file
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import upright_box
+
+# What every grounding benchmark shares: one expression, one box, in pixels of the upright image.
 
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """VLM-R1's, in whose form the paper has its grounding data (`problem` of rec_jsons_processed)."""
@@ -109,3 +124,378 @@ def from_xywh(box: Sequence[float]) -> list[float]:
     """[x, y, width, height] as [x1, y1, x2, y2]."""
     x, y, width, height = box
     return [x, y, x + width, y + height]
+
+
+# RefCOCO's validation and training expressions and LISA-Grounding, as VLM-R1 published them (omlab/VLM-R1).
+#
+# Its files come as JSON lists (`problem`, `solution`) or as the JSON Lines that its trainer reads
+# (`conversations`). A solution is [x1, y1, x2, y2] in pixels of the original image; for RefCOCO the lower
+# right corner is one pixel further than COCO's, which is kept as published (and is what the paper trains on).
+
+VLM_R1_HUB = "omlab/VLM-R1"
+OTHER = "rec_jsons_internvl"
+"""The stem of the archive that has files of the same names with boxes from 0 to 1000."""
+ANNOTATIONS, COCO, LISA = "rec_jsons_processed.zip", "train2014.zip", "lisa_test.zip"
+TRAIN = ("refcoco_train.jsonl", "refcoco_train.json")
+COLD, POOL = 400, 9_600
+"""Rows of the paper's 10,000 that train the cold start, and the others."""
+VLM_R1_SEED = 2602
+_FOLDERS = ("train2014", "images", "coco", "coco/train2014", "lisa_test", "lisa-test", "lisa")
+
+
+def _files(opened: Opened, hub: Hub) -> Files:
+    if opened.folder is None:
+        opened.say(f"downloading {', '.join(hub.files)} of {hub.path}")
+    return Files(opened.folder or downloads.fetch(hub))
+
+
+def _annotations(opened: Opened, files: Files, names: tuple[str, ...]) -> tuple[Path, str | None]:
+    # Those in pixels come first where both archives lie together.
+    found = files.find(*(f"{Path(ANNOTATIONS).stem}/{name}" for name in names), *names)
+    if found is None:
+        raise HarnessError(
+            f"{files.root} has no {' or '.join(names)}, also not in a zip archive",
+            f"It is in {ANNOTATIONS} of {VLM_R1_HUB} on the hub",
+        )
+    if OTHER in f"{found[0].relative_to(files.root)}/{found[1] or ''}":
+        raise HarnessError(
+            f"{': '.join(str(part) for part in found if part)} has boxes in thousandths, for InternVL",
+            f"Take the file of {ANNOTATIONS}, whose boxes are in pixels: its name is the same",
+        )
+    opened.inputs[found[0].name] = found[0]
+    return found
+
+
+def _every(opened: Opened, hub: Hub, names: tuple[str, ...]) -> Iterator[Entry]:
+    files = _files(opened, hub)
+    for where, data in json_rows(_annotations(opened, files, names)):
+        yield Entry(where, (files, data))
+
+
+def _drawn(opened: Opened, hub: Hub, cold: bool) -> Iterator[Entry]:
+    """The training rows of one of the two splits, drawn by their content, whatever their order.
+
+    The first pass keeps 10,000 digests, the second reads the rows again.
+    """
+    files = _files(opened, hub)
+    found = _annotations(opened, files, TRAIN)
+    opened.notes["chosen"] = (
+        f"not the paper's: {COLD + POOL:,} distinct rows drawn by content, seed {VLM_R1_SEED}"
+    )
+    opened.say(f"the paper's list of rows is not published; these are {opened.notes['chosen']}")
+    lowest: list[int] = []
+    known: set[int] = set()
+    for _, data in json_rows(found):
+        rank = _rank(data)
+        if rank in known or (len(lowest) == COLD + POOL and rank >= -lowest[0]):
+            continue
+        known.add(rank)
+        heapq.heappush(lowest, -rank)
+        if len(lowest) > COLD + POOL:
+            known.discard(-heapq.heappop(lowest))
+    ranks = sorted(known)
+    wanted = set(ranks[:COLD] if cold else ranks[COLD:])
+    for where, data in json_rows(found):
+        if (rank := _rank(data)) in wanted:
+            wanted.discard(rank)  # the same row again, of which there are some, is one item
+            yield Entry(where, (files, data))
+
+
+def _rank(data: Mapping[str, Any]) -> int:
+    try:
+        image, problem, solution = _vlm_r1_fields(data)
+        what = [image, problem, four(_vlm_r1_box(solution), "solution")]
+    except HarnessError:
+        what = [str(data)]  # told when it is its turn
+    return int.from_bytes(hashlib.sha256(f"{VLM_R1_SEED} {json.dumps(what)}".encode()).digest()[:8], "big")
+
+
+def _vlm_r1_fields(data: Mapping[str, Any]) -> tuple[str, str, object]:
+    """Image, problem and solution of a row in either form."""
+    try:
+        if "conversations" in data:
+            question, answer = (turn["value"] for turn in data["conversations"])
+        else:
+            question, answer = data["problem"], data["solution"]
+        image = data["image"]
+    except (KeyError, TypeError, ValueError) as error:
+        has = ", ".join(sorted(data)) if isinstance(data, Mapping) else type(data).__name__
+        raise HarnessError(
+            f"a row needs image, problem and solution, or image and conversations; this one has {has}",
+            f"Take {ANNOTATIONS} of {VLM_R1_HUB} as it is now",
+        ) from error
+    for name, value in (("image", image), ("problem", question)):
+        if not isinstance(value, str):
+            raise HarnessError(f"{name} is {str(value)[:80]!r}, not text", "Mend the row or leave it out")
+    return image, question.replace("<image>", "").strip(), answer
+
+
+def _vlm_r1_box(solution: object) -> object:
+    if not isinstance(solution, str):
+        return solution
+    text = solution.replace("<answer>", "").replace("</answer>", "").strip()
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
+def _vlm_r1_row(opened: Opened, raw: tuple[Files, Any]) -> Row:
+    files, data = raw
+    image, problem, solution = _vlm_r1_fields(data)
+    if not problem:
+        raise HarnessError("the problem has no words", "Mend the row or leave it out")
+    size = (data["width"], data["height"]) if {"width", "height"} <= set(data) else None
+    box = four(_vlm_r1_box(solution), "solution")
+    if size is not None and "normalized_solution" in data:
+        _refuse_thousandths(box, four(data["normalized_solution"], "normalized_solution"), size)
+    return box_row(opened, image, files.image(image, *_FOLDERS), problem, box, size)
+
+
+def _refuse_thousandths(box: Sequence[float], thousandths: Sequence[float], size: tuple[int, int]) -> None:
+    """Refuses a solution that is not in pixels, where the row tells it in thousandths as well."""
+    scaled = [1000 * value / size[at % 2] for at, value in enumerate(box)]
+    same, apart = (max(abs(a - b) for a, b in zip(one, thousandths, strict=True)) for one in (box, scaled))
+    if same <= 1 and apart > 10:
+        raise HarnessError(
+            f"the solution {list(box)} is in thousandths of the image of {size[0]} x {size[1]} pixels",
+            f"Take the file of {ANNOTATIONS}, whose boxes are in pixels",
+        )
+
+
+def _vlm_r1_source(task: str, count: int, entries: Any, hub: Hub, names: str, **more: Any) -> Source:  # noqa: ANN401
+    return Source(
+        task=task,
+        version=1,
+        count=count,
+        columns=COLUMNS,
+        entries=lambda opened: entries(opened, hub),
+        row=_vlm_r1_row,
+        hub=hub,
+        needs=f"--source is a folder with {names}, unpacked or not",
+        get=f"{' and '.join(hub.files)} of {VLM_R1_HUB} on the hub; without --source they are downloaded",
+        **more,
+    )
+
+
+_REFCOCO = Hub(VLM_R1_HUB, split="", files=(ANNOTATIONS, COCO))
+
+VLM_R1_SOURCES = (
+    _vlm_r1_source(
+        "dcsft_refcoco_val",
+        10_834,
+        lambda opened, hub: _every(opened, hub, ("refcoco_val.json",)),
+        _REFCOCO,
+        "refcoco_val.json and COCO's train2014",
+    ),
+    _vlm_r1_source(
+        "dcsft_lisa",
+        1_658,
+        lambda opened, hub: _every(opened, hub, ("lisa_test.json",)),
+        Hub(VLM_R1_HUB, split="", files=(ANNOTATIONS, LISA)),
+        "lisa_test.json and the images of lisa_test",
+    ),
+    _vlm_r1_source(
+        "dcsft_refcoco_pool",
+        POOL,
+        lambda opened, hub: _drawn(opened, hub, cold=False),
+        _REFCOCO,
+        "refcoco_train.jsonl (or .json) and COCO's train2014",
+        distinct=True,
+    ),
+    _vlm_r1_source(
+        "dcsft_refcoco_cold",
+        COLD,
+        lambda opened, hub: _drawn(opened, hub, cold=True),
+        _REFCOCO,
+        "refcoco_train.jsonl (or .json) and COCO's train2014",
+        distinct=True,
+    ),
+)
+
+
+# RefCOCO's testA and testB from lmms-lab's rows, one object each, with all expressions for it.
+#
+#     dcsft_refcoco_testa: 1,975 objects (people), dcsft_refcoco_testb: 1,810 objects (everything else)
+#
+# Every expression becomes a row. The split "val" of that data set mixes two splits of RefCOCO, so the
+# validation task reads VLM-R1's file instead (`vlm_r1`). Boxes are COCO's [x, y, width, height] in pixels.
+
+_REFCOCO_COLUMNS = ("image", "answer", "bbox", "file_name")
+OBJECTS = {"testA": 1_975, "testB": 1_810}
+
+
+def _refcoco_entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
+    objects, named = 0, dict[str, str]()
+    for where, raw in downloads.rows(opened, hub, _REFCOCO_COLUMNS):
+        objects += 1
+        answers = raw["answer"] if isinstance(raw["answer"], list) else [raw["answer"]]
+        for number, expression in enumerate(answers or [None]):
+            yield Entry(f"{where}, expression {number}", (raw, expression, named))
+    if objects != OBJECTS[hub.split] and not opened.any_count:
+        raise HarnessError(
+            f"RefCOCO {hub.split} has {OBJECTS[hub.split]:,} published objects, and {objects:,} were found",
+            "Complete the source; --any-count takes what is there, and says so in the manifest",
+        )
+
+
+def _refcoco_row(opened: Opened, raw: tuple[dict[str, Any], str, dict[str, str]]) -> Row:
+    data, expression, named = raw
+    # COCO_train2014_000000581857_16.jpg is the 16th object of an image that other rows have too.
+    name = re.sub(r"^(COCO_\w+?_\d{12})_\d+(?=\.)", r"\1", text(data, "file_name"))
+    box = from_xywh(four(data["bbox"], "bbox"))
+    picture = downloads.image_bytes(data["image"])()
+    content = content_name(picture)
+    if named.setdefault(name, content) != content:  # a copy of the set may name all alike
+        name = f"{name} ({content})"
+    return box_row(opened, name, lambda: picture, ask(expression), box)
+
+
+def _refcoco_source(split: str) -> Source:
+    hub = Hub("lmms-lab-encoder/RefCOCO", split=split)
+    return Source(
+        task=f"dcsft_refcoco_{split.lower()}",
+        version=1,
+        count=None,
+        columns=COLUMNS,
+        entries=lambda opened: _refcoco_entries(opened, hub),
+        row=_refcoco_row,
+        hub=hub,
+        needs=f"--source is a download of {hub.path}",
+        get="Without --source it is loaded from the hub",
+    )
+
+
+REFCOCO_SOURCES = tuple(_refcoco_source(split) for split in OBJECTS)
+
+
+# Ref-L4 (Chen et al., 2024): long expressions for boxes in COCO and Objects365 images.
+#
+# The rows are in two Parquet files without images. The images are in one archive, which is read once from
+# front to back, so that it need not be unpacked.
+
+REF_L4 = "JierunChen/Ref-L4"
+ARCHIVE = "images.tar.gz"
+COUNTS = {"val": 13_420, "test": 31_921}
+_REF_L4_COLUMNS = ("id", "caption", "bbox", "ori_category_id", "height", "width", "file_name")
+
+
+@cache
+def categories() -> dict[str, str]:
+    """COCO's categories in Objects365's ("refcoco_10" -> "o365_41"), as Ref-L4's evaluation maps them."""
+    text = (
+        resources.files("dcsft_harness.data.benchmarks")
+        .joinpath("ref_l4_categories.csv")
+        .read_text(encoding="utf-8")
+    )
+    return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in csv.DictReader(text.splitlines())}
+
+
+class _Rows:
+    """All published rows as Arrow, and which of them ask about an image."""
+
+    def __init__(self, opened: Opened) -> None:
+        import pyarrow as pa
+
+        parts = []
+        self._starts: list[tuple[int, str, str]] = []  # first row, file, split
+        self.by_file: dict[str, list[int]] = defaultdict(list)
+        count = 0
+        for split in COUNTS:
+            for table in downloads.tables(opened, Hub(REF_L4, split=split), _REF_L4_COLUMNS):
+                self._starts.append((count, table.name, split))
+                for batch in table.batches:
+                    parts.append(pa.Table.from_pydict({name: batch.column(name) for name in _REF_L4_COLUMNS}))
+                    for name in batch.column("file_name").to_pylist():
+                        self.by_file[name].append(count)
+                        count += 1
+        self._table: Any = pa.concat_tables(parts).combine_chunks() if parts else None  # None: no rows
+
+    def entries(self, name: str, read: Callable[[], bytes]) -> Iterator[Entry]:
+        """The rows of an image, which `read` reads."""
+        for at in self.by_file[name]:
+            start, file, split = next(known for known in reversed(self._starts) if known[0] <= at)
+            raw = self._table.slice(at, 1).to_pylist()[0]
+            yield Entry(f"{file}, row {at - start}", ({**raw, "split": split}, read))
+
+
+def _ref_l4_entries(opened: Opened) -> Iterator[Entry]:
+    rows = _Rows(opened)
+    folder = None if opened.folder is None else opened.folder / "images"
+    if folder is not None and folder.is_dir():
+        for name in sorted(rows.by_file):
+            yield from rows.entries(name, read_file(folder / name))
+        return
+    archive = _archive(opened)
+    opened.inputs[archive.name] = archive
+    found = set()
+    for path, data in tar_members(archive):
+        name = path.removeprefix("./").removeprefix("images/")
+        if name in rows.by_file and name not in found:
+            found.add(name)
+            yield from rows.entries(name, lambda data=data: data)  # type: ignore[misc]
+    for name in sorted(set(rows.by_file) - found):
+        yield from rows.entries(name, _absent(archive, name))
+
+
+def _archive(opened: Opened) -> Path:
+    if opened.folder is None:
+        opened.say(f"downloading {ARCHIVE} of {REF_L4}")
+        return downloads.fetch(Hub(REF_L4, split="", files=(ARCHIVE,))) / ARCHIVE
+    if not (opened.folder / ARCHIVE).is_file():
+        raise HarnessError(
+            f"{opened.folder} has neither {ARCHIVE} nor the folder images",
+            f"The archive is beside the Parquet files of {REF_L4} on the hub",
+        )
+    return opened.folder / ARCHIVE
+
+
+def _absent(archive: Path, name: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        raise HarnessError(
+            f"the image {name} is not in {archive}",
+            "Download it again, or leave the row out: --on-error skip",
+        )
+
+    return read
+
+
+def _ref_l4_row(opened: Opened, raw: tuple[dict[str, Any], Callable[[], bytes]]) -> Row:
+    data, read = raw
+    category = text(data, "ori_category_id")
+    box = from_xywh(four(data["bbox"], "bbox"))
+    size = (data["width"], data["height"])
+    return {
+        **box_row(opened, data["file_name"], read, ask(data["caption"]), box, size),
+        "category": categories().get(category, category),
+        "box_width": float(data["bbox"][2]),
+        "box_height": float(data["bbox"][3]),
+        "split": data["split"],
+    }
+
+
+REF_L4_SOURCES = (
+    Source(
+        task="dcsft_ref_l4",
+        version=2,
+        count=sum(COUNTS.values()),
+        columns={
+            **COLUMNS,
+            "category": "string",
+            "split": "string",
+            # As published: of the corners' differences some are on another side of a size class's limit.
+            "box_width": "float64",
+            "box_height": "float64",
+        },
+        entries=_ref_l4_entries,
+        row=_ref_l4_row,
+        hub=Hub(REF_L4, split="val"),
+        needs=f"--source is a download of {REF_L4}: two Parquet files and {ARCHIVE} (or the folder images)",
+        get="Without --source it is downloaded, 3.5 GB",
+        tally=("split", COUNTS),
+    ),
+)
+
+REF_L4_VIEWS = tuple(
+    View(f"dcsft_ref_l4_{split}", "dcsft_ref_l4", "split", (split,), COUNTS[split]) for split in COUNTS
+)

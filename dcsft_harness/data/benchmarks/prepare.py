@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.hashing import file_sha256, json_sha256
-from dcsft_harness.data.benchmarks import prepared, registry
-from dcsft_harness.data.benchmarks.album import FORMAT, Album, Writer
+from dcsft_harness.artifacts.disk import file_sha256, json_sha256
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.data.benchmarks.prepared import STORED, Album, AlbumWriter
 from dcsft_harness.data.benchmarks.source import STANDING, Entry, Opened, Row, Source
 from dcsft_harness.errors import HarnessError
 
@@ -54,7 +54,7 @@ def prepare(
     Raises:
         HarnessError: the data cannot be had, a row cannot be used, rows are missing, the folder is occupied.
     """
-    source = registry.source_of(task)
+    source = prepared.source_of(task)
     output = prepared.folder_of(task)
     _refuse(source, folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def prepare(
     config = {
         "task": source.task,
         "version": source.version,
-        "album": FORMAT,
+        "album": STORED,
         "seed": SEED,
         "published": source.count,
         "any_count": any_count,
@@ -115,7 +115,7 @@ class _Making:
 
         disable_progress_bars()
         features, unordered = _features(self.source), folder / ".unordered.arrow"
-        writer = Writer(unordered, features)
+        writer = AlbumWriter(unordered, features)
         try:
             for row in self._made():
                 writer.write(row)

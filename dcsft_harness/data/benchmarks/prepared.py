@@ -1,22 +1,182 @@
-"""Prepared folders: where they are, and reading their rows and pictures."""
+"""Prepared folders: which source each has, where it is, its rows and its pictures."""
 
 import contextlib
+import hashlib
+import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcsft_harness import cache, pictures, records
+from dcsft_harness import environment, pictures, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.data.benchmarks import registry
-from dcsft_harness.data.benchmarks.album import FORMAT
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.data.benchmarks import classification, grounding, reasoning
+from dcsft_harness.data.benchmarks.source import Picture, Source, View
+from dcsft_harness.errors import HarnessError, unknown_name
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
     from PIL.Image import Image
+
+
+# Every source by the task that it is for, and the tasks that ask a part of one.
+
+_CLASSIFICATION = (*classification.SOURCES, *classification.TRAIN_SOURCES)
+_GROUNDING = (*grounding.VLM_R1_SOURCES, *grounding.REFCOCO_SOURCES, *grounding.REF_L4_SOURCES)
+_REASONING = (
+    *reasoning.MATHVERSE_SOURCES,
+    *reasoning.MATHVISION_SOURCES,
+    *reasoning.MATHVISTA_SOURCES,
+    *reasoning.MMK12_SOURCES,
+    *reasoning.MMMU_SOURCES,
+    *reasoning.WEMATH_SOURCES,
+)
+
+SOURCES: dict[str, Source] = {source.task: source for source in (*_CLASSIFICATION, *_GROUNDING, *_REASONING)}
+VIEWS: dict[str, View] = {view.task: view for view in (*grounding.REF_L4_VIEWS, *reasoning.MMMU_VIEWS)}
+
+
+def source_of(task: str) -> Source:
+    """The source whose prepared folder a task reads.
+
+    Raises:
+        HarnessError: the task is none of the suite's benchmarks.
+    """
+    name = VIEWS[task].of if task in VIEWS else task
+    if name not in SOURCES:
+        raise unknown_name("benchmark", task, [*SOURCES, *VIEWS], "dcsft tasks list")
+    return SOURCES[name]
+
+
+def has_source(task: str) -> bool:
+    """Whether a task reads a prepared folder."""
+    return task in SOURCES or task in VIEWS
+
+
+def published(task: str) -> int | None:
+    """How many rows of a task's were published; None where that could not be verified."""
+    return VIEWS[task].count if task in VIEWS else source_of(task).count
+
+
+# The pictures of a prepared folder: each written once, as published, however many rows or names it has.
+
+STORED = 3
+"""Version of the file of pictures and of how they are shown; a prepared folder of another version is prepared
+again. 3: upright, 16 bits scaled to 8 (`pictures.to_rgb`); 2: with digests."""
+_FLUSH = 16 * 2**20
+"""Bytes of pictures kept before they are written."""
+
+
+class AlbumWriter:
+    """Appends rows to an Arrow stream file that `datasets.Dataset.from_file` maps; a few at a time."""
+
+    def __init__(self, path: Path, features: "Features") -> None:
+        """Opens the file."""
+        import pyarrow as pa
+
+        self._schema = features.arrow_schema
+        self._sink = pa.OSFile(str(path), "wb")
+        self._stream = pa.ipc.new_stream(self._sink, self._schema)
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+        self.count = 0
+
+    def write(self, row: dict[str, Any], size: int = 256) -> None:
+        """Adds a row of about `size` bytes."""
+        self._rows.append(row)
+        self._bytes += size
+        self.count += 1
+        if self._bytes >= _FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        """Writes what is left and closes the file."""
+        self._flush()
+        self._stream.close()
+        self._sink.close()
+
+
+class Album:
+    """Collects pictures by name and content; those of a row that turns out to be bad are forgotten again."""
+
+    def __init__(self, path: Path) -> None:
+        """Begins the file of pictures."""
+        from datasets import Features, Image, Value
+
+        number = Value("int64")
+        columns = {"name": Value("string"), "image": Image(), "width": number, "height": number}
+        features = Features({**columns, "digest": Value("binary")})
+        self._writer = AlbumWriter(path, features)
+        self._known: dict[str, Picture] = {}
+        self._new: dict[str, tuple[bytes, bytes]] = {}  # what is encoded, and its pixels' digest
+        self._named: list[str] = []
+        self._by_content: dict[bytes, Picture] = {}
+        self.content = hashlib.sha256()
+
+    def add(self, name: str, read: Callable[[], bytes]) -> Picture:
+        """See `source.Pictures.add`."""
+        if name in self._known:
+            return self._known[name]
+        data = read()
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._by_content:
+            picture, turned = _decoded(name, data)
+            width, height = picture.size
+            self._by_content[digest] = Picture(self._writer.count + len(self._new), width, height, turned)
+            self._new[name] = data, records.pixel_digest(picture)
+        self._known[name] = self._by_content[digest]
+        self._named.append(name)
+        return self._known[name]
+
+    def keep(self) -> None:
+        """Writes the pictures that came with the row just made."""
+        for name, (data, digest) in self._new.items():
+            image = {"bytes": data, "path": Path(name).name}
+            known = self._known[name]
+            row = {"name": name, "image": image, "width": known.width, "height": known.height}
+            self._writer.write({**row, "digest": digest}, len(data))
+            self.content.update(hashlib.sha256(data).digest())
+        self._new, self._named = {}, []
+
+    def forget(self) -> None:
+        """Leaves out the pictures that came with the row just made."""
+        for name in self._named:
+            del self._known[name]
+        for data, _ in self._new.values():
+            del self._by_content[hashlib.sha256(data).digest()]
+        self._new, self._named = {}, []
+
+    def close(self) -> int:
+        """Finishes the file; returns how many pictures it has."""
+        self._writer.close()
+        return self._writer.count
+
+
+def _decoded(name: str, data: bytes) -> tuple[Any, int]:
+    """An encoded picture as it is shown, all of its pixels read, and its EXIF orientation."""
+    from PIL import Image
+
+    try:
+        picture, _ = pictures.read(data)
+    except pictures.UnreadableError as error:
+        raise HarnessError(
+            f"the image {name} cannot be read ({error})",
+            "Fetch it again, or leave it out with --on-error skip",
+        ) from error
+    with Image.open(io.BytesIO(data)) as image:
+        return picture, pictures.orientation(image)
+
+
+# Prepared folders: where they are, and reading their rows and pictures.
 
 KIND = "prepared data"
 ROWS = "rows"
@@ -32,7 +192,7 @@ _UNOPENED = ContextVar("unopened", default=False)
 def root() -> Path:
     """Where prepared folders are: `$DCSFT_DATA`, else data/ in the suite's cache folder."""
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else cache.root() / "data"
+    return Path(given) if given else environment.cache_root() / "data"
 
 
 def use(folder: Path | None) -> None:
@@ -43,7 +203,7 @@ def use(folder: Path | None) -> None:
 
 def folder_of(task: str) -> Path:
     """The folder that a task's data is prepared in, whether or not it exists."""
-    return root() / registry.source_of(task).task
+    return root() / source_of(task).task
 
 
 def exists(task: str) -> bool:
@@ -57,7 +217,7 @@ def describe(task: str) -> manifest.Manifest:
     Raises:
         HarnessError: it is not there, or was prepared by another version of the suite.
     """
-    source, folder = registry.source_of(task), folder_of(task)
+    source, folder = source_of(task), folder_of(task)
     if not exists(task):
         raise HarnessError(
             f"the data of {task} is not prepared: {folder} does not exist",
@@ -71,10 +231,10 @@ def describe(task: str) -> manifest.Manifest:
             f" {source.version}{reason}",
             f"Remove the folder and run `{source.command()}` again",
         )
-    if found.config.get("album") != FORMAT:
+    if found.config.get("album") != STORED:
         raise HarnessError(
             f"{folder} was prepared by another version of dcsft: its pictures are in format"
-            f" {found.config.get('album')}, not {FORMAT}, in which they are upright and 16 bits are scaled",
+            f" {found.config.get('album')}, not {STORED}, in which they are upright and 16 bits are scaled",
             f"Remove the folder and run `{source.command()}` again",
         )
     return found
@@ -82,7 +242,7 @@ def describe(task: str) -> manifest.Manifest:
 
 def inputs(tasks: Iterable[str]) -> dict[str, Path]:
     """Role -> the prepared folder of each task that reads one, as inputs of an artefact."""
-    return {f"{ROLE}{task}": folder_of(task) for task in tasks if registry.has_source(task) and exists(task)}
+    return {f"{ROLE}{task}": folder_of(task) for task in tasks if has_source(task) and exists(task)}
 
 
 def told(task: str) -> dict[str, Any] | None:
@@ -91,10 +251,10 @@ def told(task: str) -> dict[str, Any] | None:
     Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known. Of
     a task that asks a part of a source's rows: of that part; skipped is None where that cannot be told.
     """
-    if not (registry.has_source(task) and exists(task)):
+    if not (has_source(task) and exists(task)):
         return None
     found = manifest.read(folder_of(task), KIND)
-    view = registry.VIEWS.get(task)
+    view = VIEWS.get(task)
     rows, published, skipped = found.notes["rows"], found.config["published"], found.notes["skipped"]
     if view is not None:
         rows, published = len(load(task)), view.count
@@ -117,7 +277,7 @@ def load(task: str) -> "Dataset":
 
     describe(task)
     rows = load_from_disk(str(folder_of(task) / ROWS))
-    view = registry.VIEWS.get(task)
+    view = VIEWS.get(task)
     if view is None:
         return rows
     values = rows[view.column][:]
@@ -169,7 +329,7 @@ def _verified(task: str, index: int, digest: bytes) -> "Image":
     folder = folder_of(task)
     raise HarnessError(
         f"{folder / ALBUM}: picture {index}, {name(task, index)}, {said}",
-        f"Remove {folder} and run `{registry.source_of(task).command()}` again",
+        f"Remove {folder} and run `{source_of(task).command()}` again",
     )
 
 

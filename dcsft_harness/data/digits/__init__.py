@@ -4,3 +4,30 @@ The digits are the UCI optical recognition set (1,797 handwritten digits, 8x8, 0
 inside scikit-learn, so nothing is downloaded. Every image is drawn from real digits by a seeded
 generator; the splits are disjoint in the real digits, not only in the drawings.
 """
+
+from importlib.resources import files
+from pathlib import Path
+
+from dcsft_harness.errors import HarnessError
+
+# The embedded base checkpoint: its folder in the installed package, and the name that stands for it.
+
+DIGITS = "digits"
+"""The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
+
+
+def resolve(name: str | Path) -> str:
+    """The checkpoint that a name stands for: "digits" is the embedded one; anything else stays."""
+    return str(path()) if str(name) == DIGITS else str(name)
+
+
+def path() -> Path:
+    """The folder of the checkpoint, for `from_pretrained`.
+
+    Raises:
+        HarnessError: the installation lacks it.
+    """
+    folder = Path(str(files("dcsft_harness.data.digits") / "base"))
+    if not (folder / "model.safetensors").is_file():
+        raise HarnessError(f"{folder} lacks the embedded checkpoint", "Reinstall dcsft-harness")
+    return folder

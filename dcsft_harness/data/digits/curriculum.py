@@ -1,14 +1,19 @@
-"""What pre-training sees: endless seeded examples of the three families, easy ones first."""
+"""What pre-training sees: its settings, and endless seeded examples, easy ones first."""
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pydantic import field_validator
 
-from dcsft_harness.data.digits import drawing, scenes, sums
-from dcsft_harness.data.digits.splits import Digits
+from dcsft_harness.data.digits import drawing, scenes
+from dcsft_harness.data.digits.drawing import Digits
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.settings import Settings, option
+
+# What pre-training sees: endless seeded examples of the three families, easy ones first.
 
 CLASS_PROMPT = "Please provide the digit name in the image. Output the answer using one word."
 """The suite's counterpart of the paper's classification prompt."""
@@ -82,7 +87,7 @@ def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example
 
 def _scene(digits: Digits, rng: np.random.Generator, progress: float) -> scenes.Scene:
     now = phase(progress)
-    return scenes.draw(digits, rng, int(rng.integers(now.least, now.most + 1)))
+    return scenes.draw_scene(digits, rng, int(rng.integers(now.least, now.most + 1)))
 
 
 def describing(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
@@ -106,11 +111,11 @@ def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Exam
 def adding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
     """A sum with its worked answer, one of its options, or one of its digits; a few drawn as renditions."""
     style = str(rng.choice(list(drawing.STYLES))) if progress > 0.3 and rng.uniform() < 0.05 else None
-    question = sums.QUESTION if rng.uniform() < 0.85 else str(rng.choice(sums.OTHER_QUESTIONS))
-    drawn = sums.draw(digits, rng, style, question)
+    question = scenes.QUESTION if rng.uniform() < 0.85 else str(rng.choice(scenes.OTHER_QUESTIONS))
+    drawn = scenes.draw_sum(digits, rng, style, question)
     chance = rng.uniform()
     if chance < 0.3:
-        return Example("sum", drawn.image, *sums.lookup(drawn, rng))
+        return Example("sum", drawn.image, *scenes.lookup(drawn, rng))
     if chance < 0.45:
         side = int(rng.integers(2))
         words = f"Which digit is on the {('left', 'right')[side]}?"
@@ -157,13 +162,41 @@ def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:
     """Text to fit the tokenizer: prompts and answers of every family, and every pixel number."""
     lines: list[str] = []
     for _ in range(1500):
-        scene = scenes.draw(digits, rng, 3)
+        scene = scenes.draw_scene(digits, rng, 3)
         lines += [scenes.PROMPT.format(make(scene, rng)[0]) for make in scenes.EXPRESSIONS.values()]
         lines += [*scenes.question(scene, rng), scenes.caption(scene, rng, boxes=True)]
     lines += [text for example in batch(digits, rng, 1.0, 1500) for text in (example.prompt, example.answer)]
     lines += [
         f"{prompt}\n{answer.format(name=name)}" for prompt, answer, _ in _NAMING for name in scenes.NAMES
     ]
-    lines += [question for question in sums.OTHER_QUESTIONS for _ in range(100)]
+    lines += [question for question in scenes.OTHER_QUESTIONS for _ in range(100)]
     lines += [f"[{n}, {n}, {n}, {n}]" for n in range(113) for _ in range(400)]
     return lines
+
+
+# The settings of pre-training, checked before torch is imported.
+
+
+class PretrainConfig(Settings):
+    """How a base checkpoint is made; the defaults are the embedded one's."""
+
+    steps: int = option(8000, "Optimizer steps; the curriculum spreads over them.", ge=1)
+    batch_size: int = option(32, "Examples per step.", ge=1)
+    learning_rate: float = option(3e-3, "The highest learning rate.", gt=0, lt=1)
+    seed: int = option(0, "Decides weights and examples.", ge=0)
+    architecture: Literal["qwen2_5_vl", "qwen3_vl"] = option("qwen2_5_vl", "A transformers model type.")
+    families: tuple[str, ...] = option(
+        FAMILIES, f"What is learned, comma-separated: {','.join(FAMILIES)}.", metavar="NAME,..."
+    )
+
+    @field_validator("families")
+    @classmethod
+    def _in_order(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in FAMILIES:
+                raise unknown_name("family", name, FAMILIES)
+        if not given:
+            raise HarnessError("--families names no family", f"Choose from {', '.join(FAMILIES)}")
+        if len(set(given)) != len(given):
+            raise HarnessError(f"--families {','.join(given)} names a family twice", "Name each once")
+        return tuple(name for name in FAMILIES if name in given)

@@ -1,4 +1,4 @@
-"""Grounding: pictures with one to three digits, and expressions that point at one of them."""
+"""Pictures of several digits: scenes with expressions that point at one, and sums."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,9 +7,11 @@ import numpy as np
 from PIL import Image
 
 from dcsft_harness.data.digits import drawing
-from dcsft_harness.data.digits.splits import Digits
+from dcsft_harness.data.digits.drawing import Digits
 
-SIDE = 84
+# Grounding: pictures with one to three digits, and expressions that point at one of them.
+
+SCENE_SIDE = 84
 """Pixels per side of a scene: nine Qwen2.5-VL image tokens, and a multiple of 28, so never resized."""
 
 CELL = 28
@@ -46,7 +48,7 @@ class Scene(NamedTuple):
     ids: tuple[int, ...]
 
 
-def draw(digits: Digits, rng: np.random.Generator, count: int, severity: float = 0.0) -> Scene:
+def draw_scene(digits: Digits, rng: np.random.Generator, count: int, severity: float = 0.0) -> Scene:
     """A scene of digits of different values and colours, each inside a `CELL` of its own.
 
     Args:
@@ -60,15 +62,15 @@ def draw(digits: Digits, rng: np.random.Generator, count: int, severity: float =
         if len(set(digits.values[chosen].tolist())) == count:
             break
     colours = [list(drawing.PALETTE)[i] for i in rng.permutation(len(drawing.PALETTE))[:count]]
-    cells = rng.permutation((SIDE // CELL) ** 2)[:count]
-    plain = drawing.ground(rng, SIDE, SIDE, dark=True)
+    cells = rng.permutation((SCENE_SIDE // CELL) ** 2)[:count]
+    plain = drawing.ground(rng, SCENE_SIDE, SCENE_SIDE, dark=True)
     canvas = plain.copy()
     things: list[Thing] = []
     for index, colour, cell in zip(chosen, colours, cells, strict=True):
         size = int(rng.integers(17, 20) if rng.uniform() < 0.5 else rng.integers(25, CELL + 1))
         mask = drawing.enlarge(digits.images[index], size, float(rng.uniform(-8, 8)))
-        x = int(cell) % (SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
-        y = int(cell) // (SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
+        x = int(cell) % (SCENE_SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
+        y = int(cell) // (SCENE_SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
         drawing.stamp(canvas, mask, drawing.faded(plain, colour, severity), x, y)
         things.append(Thing(int(digits.values[index]), colour, drawing.ink_box(mask, x, y)))
     image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.05)) + 0.12 * severity)
@@ -197,3 +199,95 @@ EXPRESSIONS: dict[str, Callable[[Scene, np.random.Generator], Expression]] = {
     "long": long,
     "reasoned": reasoned,
 }
+
+
+# Sums: two digits in a picture and a question about them.
+#
+# Pre-training answers with the sum and the letter of the option that has it. The base reads digits and adds,
+# but names letters by chance (23.7 % of four), so the suite's tasks ask for the number. Their prompts keep
+# the options, without which the base does not add at all.
+
+SUM_SIDE = 56
+"""Pixels per side of each digit's half of the picture, which is as large as a classification picture."""
+LETTERS = "ABCD"
+QUESTION = "What is the sum of the two digits?"
+OTHER_QUESTIONS = (
+    "Add up the digits in the picture. What do you get?",
+    "Which option is the total of both digits?",
+)
+
+
+class Sum(NamedTuple):
+    """One question.
+
+    Attributes:
+        image: RGB, 112 x 56 pixels.
+        prompt: the question and its options, one per line.
+        choices: the options' texts, in order.
+        answer: the letter of the right option.
+        solution: what pre-training teaches, "5 + 6 = 11 (B)".
+        equation: the solution without the letter, "5 + 6 = 11"; what the tasks teach.
+        values: the two digits, left and right.
+        ids: the positions of the two digits in scikit-learn's file.
+    """
+
+    image: Image.Image
+    prompt: str
+    choices: tuple[str, ...]
+    answer: str
+    solution: str
+    equation: str
+    values: tuple[int, int]
+    ids: tuple[int, int]
+
+
+def draw_sum(
+    digits: Digits,
+    rng: np.random.Generator,
+    style: str | None = None,
+    question: str = QUESTION,
+    severity: float = 0.0,
+) -> Sum:
+    """A sum of two digits.
+
+    Args:
+        digits: the real digits to draw from.
+        rng: the only source of randomness.
+        style: a key of `drawing.STYLES`; None is the plain style.
+        question: what is asked above the options.
+        severity: 0 (bright ink, little noise; what pre-training sees) to 1 and above (faint and noisy).
+    """
+    left, right = (int(i) for i in rng.integers(len(digits.values), size=2))
+    plain = drawing.ground(rng, SUM_SIDE, 2 * SUM_SIDE, dark=True)
+    canvas = plain.copy()
+    for column, index in enumerate((left, right)):
+        size = int(rng.integers(34, 51))
+        mask = drawing.enlarge(digits.images[index], size, float(rng.uniform(-10, 10)))
+        if style is not None:
+            mask = drawing.STYLES[style](mask, rng)
+        name = list(drawing.PALETTE)[int(rng.integers(len(drawing.PALETTE)))]
+        x, y = (int(rng.integers(0, SUM_SIDE - size + 1)) for _ in range(2))
+        drawing.stamp(canvas, mask, drawing.faded(plain, name, severity), column * SUM_SIDE + x, y)
+    a, b = int(digits.values[left]), int(digits.values[right])
+    choices, letter = _options(a + b, rng)
+    lines = [f"{name}. {text}" for name, text in zip(LETTERS, choices, strict=True)]
+    prompt = "\n".join([question, *lines])
+    image = drawing.finish(canvas, rng, float(rng.uniform(0.01, 0.06)) + 0.12 * severity)
+    ids = (int(digits.ids[left]), int(digits.ids[right]))
+    equation = f"{a} + {b} = {a + b}"
+    return Sum(image, prompt, choices, letter, f"{equation} ({letter})", equation, (a, b), ids)
+
+
+def lookup(drawn: Sum, rng: np.random.Generator) -> tuple[str, str]:
+    """A question that asks for one option's letter by its text, the options first; for pre-training alone."""
+    place = int(rng.integers(len(LETTERS)))
+    lines = [f"{name}. {text}" for name, text in zip(LETTERS, drawn.choices, strict=True)]
+    return "\n".join([*lines, f"Which option is {drawn.choices[place]}?"]), LETTERS[place]
+
+
+def _options(total: int, rng: np.random.Generator) -> tuple[tuple[str, ...], str]:
+    near = [value for value in range(max(0, total - 4), total + 5) if value != total]
+    values = [int(near[i]) for i in rng.permutation(len(near))[: len(LETTERS) - 1]]
+    place = int(rng.integers(len(LETTERS)))
+    values.insert(place, total)
+    return tuple(str(value) for value in values), LETTERS[place]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from dcsft_harness import cache
-from dcsft_harness.data.digits import curriculum, drawing, scenes, splits, sums
+from dcsft_harness import environment
+from dcsft_harness.data.digits import curriculum, drawing, scenes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +48,7 @@ def _row(image: "Image", prompt: str, answer: object, target: str, cluster: str,
     }
 
 
-def _naming(digits: splits.Digits, each: int, renditions: bool, name: str) -> Iterator[Row]:
+def _naming(digits: drawing.Digits, each: int, renditions: bool, name: str) -> Iterator[Row]:
     styles = list(drawing.STYLES)
     for number in range(len(digits.values) * each):
         rng, index = _rng(name, number), number % len(digits.values)
@@ -63,22 +63,22 @@ def _naming(digits: splits.Digits, each: int, renditions: bool, name: str) -> It
         yield _row(image, curriculum.CLASS_PROMPT, word, word, str(digits.ids[index]), kind=style)
 
 
-def _grounding(digits: splits.Digits, count: int, kind: str, name: str) -> Iterator[Row]:
+def _grounding(digits: drawing.Digits, count: int, kind: str, name: str) -> Iterator[Row]:
     for number in range(count):
         rng = _rng(name, number)
-        scene = scenes.draw(digits, rng, int(rng.integers(2, 4)), float(rng.uniform(*SPOILT["ground"])))
+        scene = scenes.draw_scene(digits, rng, int(rng.integers(2, 4)), float(rng.uniform(*SPOILT["ground"])))
         expression, thing = scenes.EXPRESSIONS[kind](scene, rng)
         box = list(thing.box)
         yield _row(scene.image, scenes.PROMPT.format(expression), box, str(box), f"scene {number}", kind=kind)
 
 
-def _reasoning(digits: splits.Digits, count: int, renditions: bool, name: str) -> Iterator[Row]:
+def _reasoning(digits: drawing.Digits, count: int, renditions: bool, name: str) -> Iterator[Row]:
     styles = list(drawing.STYLES)
     for number in range(count):
         rng = _rng(name, number)
         style = styles[number % len(styles)] if renditions else None
-        question = sums.OTHER_QUESTIONS[0] if renditions else sums.QUESTION
-        drawn = sums.draw(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
+        question = scenes.OTHER_QUESTIONS[0] if renditions else scenes.QUESTION
+        drawn = scenes.draw_sum(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
         yield _row(
             drawn.image,
             drawn.prompt,
@@ -90,27 +90,27 @@ def _reasoning(digits: splits.Digits, count: int, renditions: bool, name: str) -
 
 
 SETS: dict[str, Callable[[str], Iterator[Row]]] = {
-    "dcsft_digits": lambda name: _naming(splits.split("eval"), 1, False, name),
-    "dcsft_digits_r": lambda name: _naming(splits.split("eval"), 1, True, name),
-    "dcsft_digits_a": lambda name: _naming(splits.adversarial(), 4, False, name),
-    "dcsft_digits_pool": lambda name: _naming(splits.split("pool"), 2, False, name),
-    "dcsft_digits_pool_large": lambda name: _naming(splits.split("pool"), 10, False, name),
-    "dcsft_digits_cold": lambda name: _naming(splits.split("cold"), 4, False, name),
-    "dcsft_digits_ground": lambda name: _grounding(splits.split("eval"), 300, "short", name),
-    "dcsft_digits_ground_l4": lambda name: _grounding(splits.split("eval"), 300, "long", name),
-    "dcsft_digits_ground_lisa": lambda name: _grounding(splits.split("eval"), 300, "reasoned", name),
-    "dcsft_digits_ground_pool": lambda name: _grounding(splits.split("pool"), 800, "short", name),
-    "dcsft_digits_ground_cold": lambda name: _grounding(splits.split("cold"), 400, "short", name),
-    "dcsft_digits_reason": lambda name: _reasoning(splits.split("eval"), 300, False, name),
-    "dcsft_digits_reason_r": lambda name: _reasoning(splits.split("eval"), 300, True, name),
-    "dcsft_digits_reason_pool": lambda name: _reasoning(splits.split("pool"), 800, False, name),
-    "dcsft_digits_reason_cold": lambda name: _reasoning(splits.split("cold"), 400, False, name),
+    "dcsft_digits": lambda name: _naming(drawing.split("eval"), 1, False, name),
+    "dcsft_digits_r": lambda name: _naming(drawing.split("eval"), 1, True, name),
+    "dcsft_digits_a": lambda name: _naming(drawing.adversarial(), 4, False, name),
+    "dcsft_digits_pool": lambda name: _naming(drawing.split("pool"), 2, False, name),
+    "dcsft_digits_pool_large": lambda name: _naming(drawing.split("pool"), 10, False, name),
+    "dcsft_digits_cold": lambda name: _naming(drawing.split("cold"), 4, False, name),
+    "dcsft_digits_ground": lambda name: _grounding(drawing.split("eval"), 300, "short", name),
+    "dcsft_digits_ground_l4": lambda name: _grounding(drawing.split("eval"), 300, "long", name),
+    "dcsft_digits_ground_lisa": lambda name: _grounding(drawing.split("eval"), 300, "reasoned", name),
+    "dcsft_digits_ground_pool": lambda name: _grounding(drawing.split("pool"), 800, "short", name),
+    "dcsft_digits_ground_cold": lambda name: _grounding(drawing.split("cold"), 400, "short", name),
+    "dcsft_digits_reason": lambda name: _reasoning(drawing.split("eval"), 300, False, name),
+    "dcsft_digits_reason_r": lambda name: _reasoning(drawing.split("eval"), 300, True, name),
+    "dcsft_digits_reason_pool": lambda name: _reasoning(drawing.split("pool"), 800, False, name),
+    "dcsft_digits_reason_cold": lambda name: _reasoning(drawing.split("cold"), 400, False, name),
 }
 
 
 def cache_folder() -> Path:
     """Where drawn sets are kept."""
-    return cache.root() / f"digits-v{VERSION}"
+    return environment.cache_root() / f"digits-v{VERSION}"
 
 
 def load(name: str) -> "Dataset":
@@ -137,7 +137,7 @@ def load(name: str) -> "Dataset":
 def _build(name: str, folder: Path) -> None:
     from datasets import Dataset, Features, Image, List, Value
 
-    from dcsft_harness.artifacts.dataset_folder import png
+    from dcsft_harness.artifacts.storage import png
 
     text, number = Value("string"), Value("int64")
     features = Features(

@@ -1,0 +1,216 @@
+"""Files that survive a power cut: written durably, appended record by record, and hashed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+# Writing that a power cut does not undo: when these return, the disk has it.
+
+
+def sync(path: Path) -> None:
+    """Waits until the disk has a file, or knows a folder's entries: without that, a new file may vanish."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole, or leaves the one that was there."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    sync(new)
+    os.replace(new, path)
+    sync(path.parent)
+
+
+def move_up(folder: Path, target: Path, last: str) -> None:
+    """Moves a folder's entries into another folder, over those of the same name.
+
+    Args:
+        folder: where they are; empty afterwards.
+        target: where they go, on the same file system.
+        last: the entry that moves when all others have.
+    """
+    for path in [folder, *folder.rglob("*")]:
+        sync(path)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == last):
+        if (target / path.name).is_dir():
+            shutil.rmtree(target / path.name)
+        if path.name == last:
+            sync(target)
+        os.replace(path, target / path.name)
+    sync(target)
+
+
+# The SHA-256 of what decides a result: of files, of values, of folders without a manifest.
+
+_SETTLED = 60.0
+"""Seconds after which a file that has not changed since counts as written."""
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: object) -> str:
+    """The SHA-256 of a value's canonical JSON, as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """The SHA-256 of a folder's configuration and weights, wherever it lies, as hex."""
+    names = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors"})
+    return json_sha256({str(p.relative_to(folder)): settled_sha256(p) for p in names})
+
+
+def settled_sha256(path: Path) -> str:
+    """A file's hash, computed once while its size and times stay: a large base is read many times."""
+    told = path.stat()
+    # A file that was written just now may be written again within what the clock of its disk can tell.
+    if time.time() - told.st_mtime < _SETTLED:
+        return file_sha256(path)
+    return _remembered_sha256(path.resolve(), told.st_size, told.st_mtime_ns, told.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_sha256(path: Path, *_: int) -> str:
+    return file_sha256(path)
+
+
+# An append-only file of records, one JSON object a line, from which only what was written whole is read.
+#
+# A line is `{"sum": CHECKSUM, "record": {...}}`. The checksum covers the record's bytes and is keyed with the
+# run that wrote it, so a record that was cut, overwritten, mixed with another or comes from another run is
+# known for what it is.
+
+_HEAD, _MIDDLE, _TAIL = b'{"sum":"', b'","record":', b"}\n"
+_DIGITS = 16
+
+
+@dataclass
+class Found:
+    """What a shard holds.
+
+    Attributes:
+        records: the whole ones, in order.
+        damaged: numbers of the lines that are no record of this run, from 1.
+        whole_bytes: length of the file up to the end of its last whole line.
+        torn_bytes: what follows it: a record whose writing was cut short.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[int] = field(default_factory=list)
+    whole_bytes: int = 0
+    torn_bytes: int = 0
+
+
+def encode_record(record: Mapping[str, Any], key: bytes) -> bytes:
+    """A record as a line.
+
+    Args:
+        record: JSON-serialisable.
+        key: what stands for the run, at most 64 bytes.
+    """
+    payload = json.dumps(record).encode()
+    return _HEAD + _checksum_of(payload, key) + _MIDDLE + payload + _TAIL
+
+
+def _checksum_of(payload: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=_DIGITS // 2, key=key).hexdigest().encode()
+
+
+def _decode_record(line: bytes, key: bytes) -> dict[str, Any] | None:
+    """The record in a line, None where the line is damaged."""
+    start = len(_HEAD) + _DIGITS
+    if not (line.startswith(_HEAD) and line[start:].startswith(_MIDDLE) and line.endswith(_TAIL)):
+        return None
+    payload = line[start + len(_MIDDLE) : -len(_TAIL)]
+    if line[len(_HEAD) : start] != _checksum_of(payload, key):
+        return None
+    record: dict[str, Any] = json.loads(payload)
+    return record
+
+
+def read_records(path: Path, key: bytes, start: int = 0) -> Found:
+    """Reads a shard; a missing one is empty.
+
+    Args:
+        path: the file.
+        key: see `encode`.
+        start: where the first line to read begins, in bytes.
+    """
+    found = Found(whole_bytes=start)
+    if not path.is_file():
+        return found
+    with path.open("rb") as file:
+        file.seek(start)
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                found.torn_bytes = len(line)
+                break
+            found.whole_bytes += len(line)
+            record = _decode_record(line, key)
+            if record is None:
+                found.damaged.append(number)
+            else:
+                found.records.append(record)
+    return found
+
+
+class Journal:
+    """A shard open for appending; each append is on the disk when it returns."""
+
+    def __init__(self, path: Path, key: bytes, whole_bytes: int) -> None:
+        """Opens or creates the file and cuts off what follows its last whole line.
+
+        Args:
+            path: the file.
+            key: see `encode`.
+            whole_bytes: as `read` found it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._key, self._size = key, whole_bytes
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.ftruncate(self._file, whole_bytes)
+            os.fsync(self._file)
+            sync(path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes records and waits until the disk has them.
+
+        Raises:
+            OSError: the disk takes no more; the file is as it was before.
+        """
+        left = memoryview(b"".join(encode_record(record, self._key) for record in records))
+        size = self._size + len(left)
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fsync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):  # the next reader cuts it off where this cannot be done
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size = size
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)

@@ -1,0 +1,350 @@
+"""Tables and dataset folders of any size, with little of them in memory."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dcsft_harness import reading, records
+from dcsft_harness.artifacts.disk import file_sha256
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.pictures import to_rgb
+
+if TYPE_CHECKING:
+    from datasets import Features
+    from PIL.Image import Image
+    from pyarrow import acero
+
+
+# Folders as `datasets` saves them, written and read with little of them in memory.
+#
+# `Dataset.from_list` holds every image, `Dataset.from_generator` writes everything twice and hashes what the
+# generator sees, and reading single rows takes longer than copying them.
+
+DATA, STATE = "data-00000-of-00001.arrow", "state.json"
+IMAGES = "images"
+"""The column of a row's images, which every one of these folders has."""
+ROWS = 1000
+"""Most rows of one batch in the file, as `datasets` writes them."""
+BYTES = 1 << 25
+"""Bytes of images and texts after which a batch is written even if it has fewer rows."""
+
+
+class Writer:
+    """Takes a folder's rows; made by `writing`."""
+
+    def __init__(self, features: "Features", file: pa.RecordBatchStreamWriter) -> None:
+        """A writer of rows with these columns into this file."""
+        self._features, self._file = features, file
+
+    def table(self, rows: pa.Table) -> None:
+        """Writes rows whose columns are as they are stored: images as structs of bytes and path."""
+        for some in _pieces(rows.cast(self._features.arrow_schema)):
+            self._file.write_table(embedded(some), ROWS)
+
+    def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes rows as a data set gives them, with PIL images, which are encoded."""
+        batch: list[Mapping[str, Any]] = []
+        size = 0
+        for row in rows:
+            batch.append(self._features.encode_example(row))
+            size += _size(batch[-1])
+            if len(batch) == ROWS or size >= BYTES:
+                self._write(batch)
+                batch, size = [], 0
+        if batch:
+            self._write(batch)
+
+    def _write(self, batch: list[Mapping[str, Any]]) -> None:
+        self.table(pa.Table.from_pylist(batch, schema=self._features.arrow_schema))
+
+
+def png(image: "Image") -> dict[str, Any]:
+    """A picture as it is stored: a PNG file of its RGB pixels, whatever file it came from."""
+    file = io.BytesIO()
+    # A quarter of the time of Pillow's own level, for a quarter more bytes.
+    to_rgb(image).save(file, "PNG", compress_level=1)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def embedded(rows: pa.Table) -> pa.Table:
+    """Rows with the contents of image files that they only name."""
+    if _is_embedded(rows):
+        return rows
+    from datasets.table import embed_table_storage
+
+    return embed_table_storage(rows, local_files=True, remote_files=False)
+
+
+def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows in pieces of about BYTES, files that they only name included, which are read piece by piece."""
+    if _is_embedded(rows):
+        yield rows
+        return
+    start = size = 0
+    for number, images in enumerate(rows[IMAGES].to_pylist()):
+        size += _size(images)
+        if size >= BYTES:
+            yield rows.slice(start, number + 1 - start)
+            start, size = number + 1, 0
+    yield rows.slice(start)
+
+
+def _is_embedded(rows: pa.Table) -> bool:
+    return bool(pc.struct_field(pc.list_flatten(rows[IMAGES]), "bytes").null_count == 0)
+
+
+def _size(value: object) -> int:
+    """About how many bytes a row takes, with the picture files that it only names."""
+    if isinstance(value, Mapping):
+        named = value.get("path") if value.get("bytes", "") is None else None
+        with contextlib.suppress(OSError):
+            return os.stat(named).st_size if isinstance(named, str) else sum(map(_size, value.values()))
+        return 0
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
+@contextlib.contextmanager
+def writing(folder: Path, features: "Features") -> Iterator[Writer]:
+    """Writes a folder that `datasets.load_from_disk` reads, whose bytes depend on its rows alone.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
+    from datasets import Dataset
+
+    # `datasets` writes down what a folder of no rows has beside them; the rows are put to it.
+    Dataset(features.arrow_schema.empty_table()).save_to_disk(str(folder))
+    with (
+        pa.OSFile(str(folder / DATA), "wb") as file,
+        pa.ipc.new_stream(file, features.arrow_schema) as stream,
+    ):
+        yield Writer(features, stream)
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    state["_data_files"] = [{"filename": DATA}]
+    # What `datasets` names its caches by.
+    state["_fingerprint"] = file_sha256(folder / DATA)[:16]
+    (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
+    """Reads a folder from front to back, images as structs of bytes and path.
+
+    Args:
+        folder: as `datasets` saves it.
+        columns: those that are wanted.
+        size: after how many bytes a table is yielded.
+
+    Raises:
+        HarnessError: it is no such folder, is damaged, or lacks a column.
+    """
+    for path in files(folder):
+        try:
+            # Read and not mapped: mapped pages count as this process's memory until the end.
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                for name in columns:
+                    if name not in stream.schema.names:
+                        raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
+                yield from tables((_selected(batch, columns) for batch in stream), size)
+        except (pa.ArrowInvalid, OSError) as error:
+            said = str(error).splitlines()[0]
+            raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
+
+
+def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Some columns of a batch; if they are a small part of it, without the memory of the others.
+
+    Arrow reads a batch into one buffer, which any of its columns holds: texts would hold all pictures.
+    """
+    found = batch.select(columns)
+    return found if 2 * found.nbytes > batch.nbytes else found.take(pa.array(np.arange(found.num_rows)))
+
+
+def names(folder: Path) -> list[str]:
+    """The columns of a folder that `datasets` saved.
+
+    Raises:
+        HarnessError: it is no such folder, or is damaged.
+    """
+    path = files(folder)[0]
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            return list(stream.schema.names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise HarnessError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", "Make the artefact again"
+        ) from error
+
+
+def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Batches put together until they have so many bytes."""
+    held: list[pa.RecordBatch] = []
+    total = 0
+    for batch in batches:
+        held.append(batch)
+        total += batch.nbytes
+        if total >= size:
+            yield pa.Table.from_batches(held)
+            held, total = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def files(folder: Path) -> list[Path]:
+    """The Arrow files of a folder, in order of their rows.
+
+    Raises:
+        HarnessError: `datasets` has not saved it.
+    """
+    try:
+        state = reading.json_file(folder / STATE)
+        return [folder / str(entry["filename"]) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(
+            f"{folder} is not a folder that `datasets` saved: {error!r}", "Make the artefact again"
+        ) from error
+
+
+# Parquet tables of any size, checked as `records.read_table` checks them, and read bit by bit.
+
+ROWS_AT_ONCE = 1 << 15
+"""Rows that are read together."""
+TEXTS_AT_ONCE = 1 << 10
+"""Rows of a column of texts, which may be long, that are read together."""
+BUFFER = 1 << 20
+"""Bytes of a column that are read together; without it, a row group's whole column is, of any size."""
+
+
+def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
+    """A plan that reads columns of a Parquet table bit by bit, for tables that memory does not hold.
+
+    What `records.read_table` refuses is refused before the plan is made, except damaged pages: run the
+    plan under `records.readable`. Those of columns that nothing has to be known of are never read.
+
+    Args:
+        path: the file.
+        record: the class whose table it is; the columns come in its types.
+        names: the columns that are needed, in the plan's order.
+
+    Raises:
+        HarnessError: see `records.read_table`.
+    """
+    import pyarrow.dataset as ds
+    from pyarrow import acero
+
+    with records.readable(path), pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
+        defaults = records.defaults(path, record, file.schema_arrow.names)
+        for column in records.schema(record):
+            if column.name not in defaults and _doubtful(file, column):
+                _check(path, file, column)
+    # Neither whole row groups nor many batches ahead are kept: the plan's memory is its results'.
+    options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER)
+    form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    found = ds.dataset(path, format=form)
+    there = [name for name in names if name not in defaults]
+    read = acero.ScanNodeOptions(found, columns=there, batch_size=ROWS_AT_ONCE, batch_readahead=4)
+    types = {column.name: column.type for column in records.schema(record)}
+    columns = [
+        pc.field(name).cast(types[name]) if name in there else pc.scalar(defaults[name]) for name in names
+    ]
+    return acero.Declaration.from_sequence(
+        [
+            acero.Declaration("scan", read),
+            acero.Declaration("project", acero.ProjectNodeOptions(columns, list(names))),
+        ]
+    )
+
+
+def _doubtful(file: pq.ParquetFile, wanted: pa.Field) -> bool:
+    """Whether a column has to be read to know that it is of a type, with no empty cell that may not be."""
+    found = file.schema_arrow.field(wanted.name)
+    if found.type != wanted.type:
+        return True
+    if wanted.nullable or not found.nullable:
+        return False
+    leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+    place = leaves.index(wanted.name)
+    groups = (file.metadata.row_group(number).column(place) for number in range(file.num_row_groups))
+    return any(group.statistics is None or group.statistics.null_count != 0 for group in groups)
+
+
+def _check(path: Path, file: pq.ParquetFile, wanted: pa.Field) -> None:
+    """Reads a column to see whether it can be had in its record's type, and whether a cell is empty."""
+    empty = 0
+    rows = ROWS_AT_ONCE if wanted.type != pa.string() else TEXTS_AT_ONCE
+    for batch in file.iter_batches(rows, columns=[wanted.name]):
+        empty += 0 if wanted.nullable else batch[0].null_count
+        records.as_wanted(path, batch[0].drop_null(), wanted)
+    records.refuse_empty(path, empty, wanted)
+
+
+# Tables of any size into another order of their rows, with little of them in memory.
+
+PLACE = "place"
+"""The column that says where a row goes, from 0."""
+AT_ONCE = 1 << 26
+"""Bytes of rows that are held together; a few times as much is taken while they are moved."""
+
+
+def reordered(tables: Iterable[pa.Table], rows: int, size: int, scratch: Path) -> Iterator[pa.Table]:
+    """Yields rows in order of their places, read once from front to back.
+
+    Each table is sorted and written to a scratch file in sections, one for each stretch of places, and a
+    stretch is put together from its sections: no row is sought on the disk.
+
+    Args:
+        tables: with the column `PLACE`, of int64; about AT_ONCE bytes each.
+        rows: how many rows they have together; each place below that is there once.
+        size: about how many bytes they have together.
+        scratch: a file that may be created and is removed again.
+
+    Yields:
+        Tables of consecutive places, of about AT_ONCE bytes.
+    """
+    stretch = max(1, rows * AT_ONCE // max(size, 1))
+    if stretch >= rows:
+        yield _sorted(pa.concat_tables(tables))
+        return
+    try:
+        sections = _split(tables, stretch, scratch)
+        with pa.OSFile(str(scratch)) as file, pa.ipc.open_file(file) as reader:
+            for _, numbers in sorted(sections.items()):
+                yield _sorted(pa.Table.from_batches([reader.get_batch(number) for number in numbers]))
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _split(tables: Iterable[pa.Table], stretch: int, scratch: Path) -> dict[int, list[int]]:
+    """Writes the sections; returns stretch -> the numbers of its sections in the file."""
+    sections: dict[int, list[int]] = {}
+    written = 0
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(pa.OSFile(str(scratch), "wb"))
+        writer = None
+        for table in tables:
+            if writer is None:
+                writer = stack.enter_context(pa.ipc.new_file(file, table.schema))
+            whole = _sorted(table)
+            found, starts = np.unique(whole[PLACE].to_numpy() // stretch, return_index=True)
+            ends = [*starts[1:], whole.num_rows]
+            for number, start, end in zip(found.tolist(), starts, ends, strict=True):
+                writer.write_batch(whole.slice(start, end - start).to_batches()[0])
+                sections.setdefault(number, []).append(written)
+                written += 1
+    return sections
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """A table in order of its places, in one piece."""
+    whole, places = table.combine_chunks(), table[PLACE].to_numpy()
+    return whole if (places[1:] > places[:-1]).all() else whole.take(pc.sort_indices(table[PLACE]))

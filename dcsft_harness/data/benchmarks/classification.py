@@ -1,0 +1,431 @@
+"""ImageNet, ImageNet-R and ImageNet-A: one image, one word; and their training pool."""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dcsft_harness.data.benchmarks import downloads
+from dcsft_harness.data.benchmarks.questions import content_name
+from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, read_file, read_text
+from dcsft_harness.errors import HarnessError
+
+# The classes that the paper's classification sets name: a word each, and how often each occurs.
+
+
+class ImageClass(NamedTuple):
+    """A class of ImageNet, as the paper asks for it.
+
+    Attributes:
+        wnid: its WordNet id ("n01498041"), which is the name of its folder.
+        word: the answer, case kept ("Chihuahua").
+        label: its index among ImageNet's 1,000 classes.
+        trained: whether it is one of the 100 classes of pool, cold start and validation.
+        renditions: its images in ImageNet-R, 0 where the paper does not use it.
+        adversarial: its images in ImageNet-A, 0 where the paper does not use it.
+    """
+
+    wnid: str
+    word: str
+    label: int
+    trained: bool
+    renditions: int
+    adversarial: int
+
+
+@cache
+def class_table() -> dict[str, ImageClass]:
+    """The 186 classes by wnid, in order of wnid."""
+    text = (
+        resources.files("dcsft_harness.data.benchmarks")
+        .joinpath("imagenet_classes.csv")
+        .read_text(encoding="utf-8")
+    )
+    found = {}
+    for row in csv.DictReader(text.splitlines()):
+        found[row["wnid"]] = ImageClass(
+            row["wnid"],
+            row["word"],
+            int(row["label"]),
+            row["trained"] == "1",
+            int(row["renditions"]),
+            int(row["adversarial"]),
+        )
+    return found
+
+
+def trained() -> dict[str, ImageClass]:
+    """The 100 classes of pool, cold start and validation by wnid."""
+    return {wnid: some for wnid, some in class_table().items() if some.trained}
+
+
+# ImageNet, ImageNet-R and ImageNet-A as the paper asks them: one image, one word.
+#
+# The classes are the paper's (section 4; the released data files): a class takes part if its WordNet synset
+# has a single lemma of one word. The images of -R and -A are all that the published sets have of them.
+
+PROMPT = "Please provide the object name in the image. Output the answer using one word."
+"""The paper's, for all its classification files."""
+
+COLUMNS = {"class": "string", "seen": "bool"}
+"""wnid; whether the class is one of the 100 that the pool has."""
+
+VAL = Hub("ILSVRC/imagenet-1k", split="validation", gated=True)
+RENDITIONS = Hub("axiong/imagenet-r", split="test", config="test")
+ADVERSARIAL = Hub("barkermrl/imagenet-a", split="train")
+
+_EXTENSIONS = {".jpg", ".jpeg", ".png"}
+_SOLUTION = "LOC_val_solution.csv"
+"""Kaggle's list of the validation images' classes: ImageId, and a string that begins with the wnid."""
+
+
+def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
+    """The row that asks what an image shows.
+
+    Args:
+        opened: takes the image.
+        raw: its class, its name (unique in the set) and what reads its bytes.
+    """
+    some, name, read = raw
+    data = read()
+    return {
+        "prompt": PROMPT,
+        "answer": json.dumps(some.word),
+        "target": some.word,
+        # Not its name, which is another one in a folder than on the hub: results of both can be compared.
+        "cluster": content_name(data),
+        "images": [opened.pictures.add(name, lambda: data).index],
+        "class": some.wnid,
+        "seen": some.trained,
+    }
+
+
+def below(folder: Path, *names: str) -> Path:
+    """The first of some folders below another that is there, else that folder itself."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+
+
+def class_folders(
+    opened: Opened, folder: Path, wanted: Iterable[ImageClass]
+) -> Iterator[tuple[ImageClass, list[Path]]]:
+    """Each class and its image files, sorted by name.
+
+    Raises:
+        HarnessError: folders are not there, and not any number of rows is enough.
+    """
+    all_of_them = list(wanted)
+    missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
+    if missing and (not opened.any_count or len(missing) == len(all_of_them)):
+        named = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise HarnessError(
+            f"{folder} lacks {len(missing)} of {len(all_of_them)} class folders: {named}",
+            "Each class is a folder named by its wnid; --any-count takes what is there",
+        )
+    for some in all_of_them:
+        if some.wnid not in missing:
+            try:
+                files = list((folder / some.wnid).iterdir())
+            except OSError as error:
+                raise HarnessError(
+                    f"{folder / some.wnid} cannot be read ({error.strerror})", "Check its permissions"
+                ) from error
+            yield some, sorted(path for path in files if path.suffix.lower() in _EXTENSIONS)
+
+
+def image_entry(some: ImageClass, path: Path) -> Entry:
+    """An image file of a class."""
+    return Entry(str(path), (some, f"{some.wnid}/{path.name}", read_file(path)))
+
+
+def _foldered(opened: Opened, folder: Path, wanted: Iterable[ImageClass]) -> Iterator[Entry]:
+    for some, files in class_folders(opened, folder, wanted):
+        for path in files:
+            yield image_entry(some, path)
+
+
+def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
+    """Validation images that lie in one folder, by the list of their classes."""
+    opened.inputs[solution.name] = solution
+    wanted = trained()
+    for line in read_text(solution).splitlines()[1:]:
+        name, _, boxes = line.partition(",")
+        some = wanted.get(boxes.strip().split(" ")[0])
+        if some is not None:
+            yield image_entry(some, folder / f"{name}.JPEG")
+
+
+def _labelled(opened: Opened, by_label: dict[int, ImageClass]) -> Iterator[Entry]:
+    """Validation images from the hub, by the numbers of their classes."""
+    named: set[str] = set()
+    number = 0
+    for table in downloads.tables(opened, VAL, ("image", "label")):
+        _refuse_other_labels(table, by_label)
+        for where, raw in downloads.entries(table, ("image", "label"), ("label", list(by_label))):
+            name = (raw["image"].get("path") if isinstance(raw["image"], dict) else None) or str(number)
+            some = by_label[raw["label"]]
+            name = f"{some.wnid}/{number if name in named else name}"  # a copy of the set may name all alike
+            named.add(name.partition("/")[2])
+            number += 1
+            yield Entry(where, (some, name, downloads.image_bytes(raw["image"])))
+
+
+def _refuse_other_labels(table: downloads.Table, by_label: dict[int, ImageClass]) -> None:
+    """Refuses labels in another order than ImageNet's, as a copy of a part of the set may have them.
+
+    Names are a class's synonyms or its wnid; where there are none, nothing tells the order.
+    """
+    names = getattr(table.features["label"], "names", None) or []
+    if not names or all(name.isdigit() for name in names):
+        return
+    for label, some in by_label.items():
+        name = names[label] if label < len(names) else None
+        if name is None or name.split(",")[0].strip().lower() not in (some.word.lower(), some.wnid):
+            raise HarnessError(
+                f"{table.name}: label {label} is {name!r}, where ImageNet has {some.word!r} ({some.wnid})",
+                f"Its 1,000 labels have to be in the order of {VAL.path}: give that, or val/ by wnid",
+            )
+
+
+def _val_entries(opened: Opened) -> Iterator[Entry]:
+    wanted = trained()
+    if opened.folder is None or downloads.holds_tables(opened.folder):
+        yield from _labelled(opened, {some.label: some for some in wanted.values()})
+        return
+    folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
+    if any(folder.glob("ILSVRC2012_val_*.JPEG")):
+        solution = next(
+            (up / _SOLUTION for up in (opened.folder, folder) if (up / _SOLUTION).is_file()), None
+        )
+        if solution is None:
+            raise HarnessError(
+                f"{folder} has no class folders, and {opened.folder / _SOLUTION} is not there",
+                f"Put Kaggle's {_SOLUTION} beside it, or sort the images into folders named by wnid",
+            )
+        yield from _flat(opened, folder, solution)
+        return
+    yield from _foldered(opened, folder, wanted.values())
+
+
+def _renditions(opened: Opened) -> Iterator[Entry]:
+    wanted = {wnid: some for wnid, some in class_table().items() if some.renditions}
+    if opened.folder is not None and not downloads.holds_tables(opened.folder):
+        yield from _foldered(opened, below(opened.folder, "imagenet-r", "images"), wanted.values())
+        return
+    rows = downloads.rows(opened, RENDITIONS, ("image", "wnid"), ("wnid", list(wanted)))
+    for number, (where, raw) in enumerate(rows):
+        name = f"{raw['wnid']}/{number}"
+        yield Entry(where, (wanted[raw["wnid"]], name, downloads.image_bytes(raw["image"])))
+
+
+def _adversarial(opened: Opened) -> Iterator[Entry]:
+    wanted = {wnid: some for wnid, some in class_table().items() if some.adversarial}
+    if opened.folder is not None and not downloads.holds_tables(opened.folder):
+        yield from _foldered(opened, below(opened.folder, "imagenet-a", "images"), wanted.values())
+        return
+    number = 0
+    for table in downloads.tables(opened, ADVERSARIAL, ("image", "label")):
+        names = _label_names(table)
+        labels = [at for at, name in enumerate(names) if name in wanted]
+        for where, raw in downloads.entries(table, ("image", "label"), ("label", labels)):
+            some = wanted[names[raw["label"]]]
+            yield Entry(where, (some, f"{some.wnid}/{number}", downloads.image_bytes(raw["image"])))
+            number += 1
+
+
+def _label_names(table: downloads.Table) -> list[str]:
+    """The wnids that ImageNet-A's labels stand for, which are the names of its ClassLabel column."""
+    names: list[str] = getattr(table.features["label"], "names", None) or []
+    if not all(name.startswith("n") and name[1:].isdigit() for name in names) or not names:
+        raise HarnessError(
+            f"{table.name}: the names of the column label are not wnids: {names[:3]}",
+            f"This is not {ADVERSARIAL.path} as it is now: download it again",
+        )
+    return names
+
+
+def _source(task: str, count: int, **more: Any) -> Source:  # noqa: ANN401 - Source's other fields
+    return Source(task=task, version=2, count=count, columns=COLUMNS, row=row, **more)
+
+
+SOURCES = (
+    _source(
+        "dcsft_imagenet",
+        5_000,
+        entries=_val_entries,
+        hub=VAL,
+        needs="--source is ImageNet's folder with val/ in it (sorted by wnid, or flat beside"
+        f" {_SOLUTION}), or a download of {VAL.path}",
+        get="It is at image-net.org and, gated, on the hub",
+        tally=("class", {wnid: 50 for wnid in trained()}),
+    ),
+    _source(
+        "dcsft_imagenet_r",
+        10_741,
+        entries=_renditions,
+        hub=RENDITIONS,
+        needs=f"--source is the unpacked imagenet-r folder, or a download of {RENDITIONS.path}",
+        get="The archive is at github.com/hendrycks/imagenet-r",
+        tally=("class", {some.wnid: some.renditions for some in class_table().values() if some.renditions}),
+    ),
+    _source(
+        "dcsft_imagenet_a",
+        3_015,
+        entries=_adversarial,
+        hub=ADVERSARIAL,
+        needs=f"--source is the unpacked imagenet-a folder, or a download of {ADVERSARIAL.path}",
+        get="The archive is at github.com/hendrycks/natural-adv-examples",
+        tally=(
+            "class",
+            {some.wnid: some.adversarial for some in class_table().values() if some.adversarial},
+        ),
+    ),
+)
+
+
+# The paper's classification pool (96 images of each class) and cold start (4), from ImageNet's train folder.
+#
+# Which images they are stands in two files of the paper's release, imagenet_left_sft and imagenet_cold_sft.
+# Without them 100 images of each class are drawn, by name alone, so that the two tasks share none.
+
+TRAIN_LISTS = {"dcsft_imagenet_pool": "imagenet_left_sft", "dcsft_imagenet_cold": "imagenet_cold_sft"}
+"""Task -> the stem of the file of the paper's release that lists its images."""
+TRAIN_EACH = {"dcsft_imagenet_pool": 96, "dcsft_imagenet_cold": 4}
+TRAIN_SEED = 2602
+_WNID = re.compile(r"(?:^|/)(n\d{8})/")
+_TAG = re.compile(r"</?answer>")
+_AS_RELEASED = "Take the file of the paper's release as it is, or leave the row out with --on-error skip"
+
+
+def _train_entries(task: str, opened: Opened) -> Iterator[Entry]:
+    if opened.folder is None:
+        raise HarnessError(f"{task} needs --source DIR", _TRAIN_NEEDS)
+    found = {name: _list_file(opened.folder, stem) for name, stem in TRAIN_LISTS.items()}
+    folder = below(opened.folder, "train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train")
+    path = found[task]
+    if path is not None:
+        opened.inputs[path.name] = path
+        opened.notes["chosen"] = f"the paper's, as {path.name} lists them"
+        yield from _listed(opened, path, folder, task)
+        return
+    other = next((str(one) for one in found.values() if one), None)
+    if other is not None:
+        raise HarnessError(
+            f"{other} is there, but no {TRAIN_LISTS[task]}.json: images drawn without it could be in both",
+            "Put the paper's other file beside it, or move this one away",
+        )
+    said = f"not the paper's: {TRAIN_EACH[task]} of each class drawn by file name, seed {TRAIN_SEED}"
+    opened.notes["chosen"] = said
+    opened.say(f"{TRAIN_LISTS[task]}.json is not in {opened.folder}; the images are {said}")
+    yield from _drawn(opened, folder, task)
+
+
+def _list_file(folder: Path, stem: str) -> Path | None:
+    names = (f"{stem}.json", f"{stem}.jsonl")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _listed(opened: Opened, path: Path, folder: Path, task: str) -> Iterator[Entry]:
+    """The images of one of the paper's lists, found by class and file name below the train folder."""
+    rows = _objects(path)
+    if len(rows) != 100 * TRAIN_EACH[task] and not opened.any_count:
+        raise HarnessError(
+            f"{path} lists {len(rows):,} images, and {100 * TRAIN_EACH[task]:,} are published",
+            "Take the file of the paper's release as it is",
+        )
+    for number, data in enumerate(rows, 1):
+        yield Entry(f"{path}, row {number}", (folder, data))
+
+
+def _objects(path: Path) -> list[Any]:
+    text = read_text(path)
+    try:
+        if text.lstrip().startswith("["):
+            return list(json.loads(text))
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise HarnessError(f"{path} is not JSON ({error})", "Fetch it again") from error
+
+
+def _train_row(
+    opened: Opened, raw: tuple[Path, Mapping[str, Any]] | tuple[ImageClass, str, Callable[[], bytes]]
+) -> Row:
+    if len(raw) == 3:
+        return row(opened, raw)
+    folder, data = raw
+    some, name = _named(data)
+    return row(opened, image_entry(some, folder / some.wnid / name).raw)
+
+
+def _named(data: Mapping[str, Any]) -> tuple[ImageClass, str]:
+    """The class and file name of a listed row, in either format; the word that it gives is that class's.
+
+    Raises:
+        HarnessError: the row has no image or answer, or they are of no class or of two.
+    """
+    try:
+        image = data["images"][0] if "images" in data else data["image"]
+        said = str(data["messages"][-1]["content"] if "messages" in data else data["solution"])
+        match = _WNID.search(image)
+    except (KeyError, IndexError, TypeError) as error:
+        raise HarnessError(f"no image or no answer in {str(data)[:100]}", _AS_RELEASED) from error
+    some = trained().get(match[1]) if match else None
+    if some is None:
+        raise HarnessError(f"the image {image!r} is in none of the 100 class folders", _AS_RELEASED)
+    if _TAG.sub("", said).strip().lower() != some.word.lower():
+        raise HarnessError(
+            f"the answer {said!r} is not {some.word!r}, the class of {some.wnid}", _AS_RELEASED
+        )
+    return some, Path(image).name
+
+
+def _drawn(opened: Opened, folder: Path, task: str) -> Iterator[Entry]:
+    for some, files in class_folders(opened, folder, trained().values()):
+        if len(files) < sum(TRAIN_EACH.values()) and not opened.any_count:
+            raise HarnessError(
+                f"{folder / some.wnid} has {len(files)} images, where {sum(TRAIN_EACH.values())} are drawn",
+                "Complete the folder; --any-count takes what is there",
+            )
+        cold, pool = split(path.name for path in files)
+        chosen = cold if task == "dcsft_imagenet_cold" else pool
+        for path in files:
+            if path.name in chosen:
+                yield image_entry(some, path)
+
+
+def split(names: Iterable[str]) -> tuple[set[str], set[str]]:
+    """The file names of a class that are drawn for the cold start and for the pool; no name is in both.
+
+    A name's place follows from the name and the seed, whatever else is in the folder.
+    """
+    ranked = sorted(names, key=lambda name: hashlib.sha256(f"{TRAIN_SEED} {name}".encode()).digest())
+    cold, pool = TRAIN_EACH["dcsft_imagenet_cold"], TRAIN_EACH["dcsft_imagenet_pool"]
+    return set(ranked[:cold]), set(ranked[cold : cold + pool])
+
+
+_TRAIN_NEEDS = (
+    "--source is ImageNet's folder with train/ in it, sorted by wnid; and for the paper's own images its"
+    " imagenet_left_sft.json and imagenet_cold_sft.json beside train/"
+)
+
+
+def _train_source(task: str) -> Source:
+    return Source(
+        task=task,
+        version=2,
+        count=100 * TRAIN_EACH[task],
+        columns=COLUMNS,
+        entries=lambda opened: _train_entries(task, opened),
+        row=_train_row,
+        distinct=True,
+        needs=_TRAIN_NEEDS,
+        get="ImageNet is at image-net.org; the lists come with the paper's code (arXiv 2602.10815)",
+        tally=("class", {wnid: TRAIN_EACH[task] for wnid in trained()}),
+    )
+
+
+TRAIN_SOURCES = tuple(_train_source(task) for task in TRAIN_LISTS)

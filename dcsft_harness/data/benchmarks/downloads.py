@@ -1,0 +1,430 @@
+"""Published files and rows, from the hub or wherever their user unpacked them."""
+
+import io
+import json
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, TextIO
+
+from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, read_file
+from dcsft_harness.errors import HarnessError
+
+# Files of a data set by name, wherever its user unpacked them: in folders, or still in their archives.
+
+_CHUNK = 2**20
+_SPACE = re.compile(r"\s*")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
+
+
+class Files:
+    """The files below a folder, and those in the zip archives that lie in it."""
+
+    def __init__(self, root: Path) -> None:
+        """Looks at nothing yet."""
+        self.root = root
+        self._archives: list[tuple[Path, zipfile.ZipFile, dict[str, list[str]]]] | None = None
+
+    def image(self, name: str, *folders: str) -> Callable[[], bytes]:
+        """What reads an image.
+
+        Args:
+            name: its path as the annotations give it ("train2014/COCO_train2014_000000000009.jpg").
+            folders: where its users unpack it to, below the root.
+
+        Raises, when it is called:
+            HarnessError: the image is nowhere, or cannot be read.
+        """
+        base = PurePosixPath(name).name
+        places = [
+            self.root / name,
+            *(self.root / folder / part for folder in folders for part in (name, base)),
+        ]
+
+        def read() -> bytes:
+            for place in places:
+                if place.is_file():
+                    return read_file(place)()
+            packed = self._packed(name)
+            if packed is None:
+                raise HarnessError(
+                    f"the image {name} is neither below {self.root} nor in its zip archives",
+                    "Put the images there, or leave the row out with --on-error skip",
+                )
+            path, archive, member = packed
+            with telling_damage(path):
+                return archive.read(member)
+
+        return read
+
+    def find(self, *names: str) -> tuple[Path, str | None] | None:
+        """The first file of some names: in the root, in a folder of it, or (with its name there) in a zip."""
+        for name in names:
+            for place in (self.root / name, *sorted(self.root.glob(f"*/{name}"))):
+                if place.is_file():
+                    return place, None
+        for name in names:
+            packed = self._packed(name)
+            if packed is not None:
+                return packed[0], packed[2]
+        return None
+
+    def _packed(self, name: str) -> tuple[Path, zipfile.ZipFile, str] | None:
+        """The archive that has a file of this name, or else of this base name, and the file's path in it.
+
+        What lies in an archive may be named from a folder of the archive's own name on.
+
+        Raises:
+            HarnessError: several files are named so, and they are not the same.
+        """
+        if self._archives is None:
+            self._archives = []
+            for path in sorted(self.root.glob("*.zip")):
+                with telling_damage(path):
+                    archive = zipfile.ZipFile(path)
+                members: dict[str, list[str]] = {}
+                for member in archive.namelist():
+                    members.setdefault(PurePosixPath(member).name, []).append(member)
+                self._archives.append((path, archive, members))
+        base = PurePosixPath(name).name
+        found = [
+            (path, archive, member)
+            for path, archive, members in self._archives
+            for member in members.get(base, ())
+        ]
+        found = [one for one in found if f"/{one[0].stem}/{one[2]}".endswith(f"/{name}")] or found
+        if len({(file.CRC, file.file_size) for file in (one[1].getinfo(one[2]) for one in found)}) > 1:
+            raise HarnessError(
+                f"{name} can be {' or '.join(f'{path.name}: {member}' for path, _, member in found)}",
+                f"Unpack the right one below {self.root}, to the place that its name says",
+            )
+        return next(iter(found), None)
+
+
+@contextmanager
+def telling_damage(path: Path) -> Iterator[None]:
+    """Makes a `HarnessError` of an archive that is cut short or damaged, or may not be read."""
+    try:
+        yield
+    except PermissionError as error:
+        raise HarnessError(f"{path} cannot be read ({error.strerror})", "Check its permissions") from error
+    except _DAMAGED as error:
+        raise HarnessError(
+            f"{path} is damaged or was cut short ({type(error).__name__}: {error})", "Download it again"
+        ) from error
+
+
+def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The files of a tar archive in its order, as (path in it, bytes), read once from front to back.
+
+    Raises:
+        HarnessError: the archive is damaged, or ends too early.
+    """
+    with telling_damage(path), tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            if member.isfile():
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield member.name, file.read()
+
+
+def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
+    """The objects of a JSON list or of a JSON Lines file, one at a time, with the place of each.
+
+    Args:
+        found: as `Files.find` gives it.
+
+    Raises:
+        HarnessError: it is not JSON, or ends too early.
+    """
+    path, member = found
+    name = str(path) if member is None else f"{path}: {member}"
+    with telling_damage(path):
+        raw: IO[bytes] = path.open("rb") if member is None else zipfile.ZipFile(path).open(member)
+    with io.TextIOWrapper(raw, encoding="utf-8") as file, telling_damage(path):
+        try:
+            for number, value in enumerate(_values(file), 1):
+                yield f"{name}, row {number}", value
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise HarnessError(
+                f"{name} is not JSON, or was cut short ({error})", "Download it again"
+            ) from error
+
+
+def _values(file: TextIO) -> Iterator[Any]:
+    """JSON values one after another, whether or not they stand in brackets with commas between them."""
+    decoder, text, at, listed = json.JSONDecoder(), file.read(_CHUNK), 0, False
+    at = _next(text, 0)
+    if text[at : at + 1] == "[":
+        listed, at = True, at + 1
+    while True:
+        at = _next(text, at)
+        if listed and text[at : at + 1] == ",":
+            at = _next(text, at + 1)
+        if listed and text[at : at + 1] == "]":
+            return
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError:
+            # The value may go on in the next piece of the file.
+            more = file.read(_CHUNK)
+            if not more and not listed and not text[at:].strip():
+                return
+            if not more:
+                raise
+            text, at = text[at:] + more, 0
+            continue
+        yield value
+
+
+def _next(text: str, at: int) -> int:
+    """The place of the first character from `at` that is no white space."""
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+# Published rows from the hub, or from what was downloaded of it: a Parquet folder, or a `datasets` folder.
+#
+# Pictures stay encoded: a column of type Image gives {"bytes": ..., "path": ...}.
+
+Only = tuple[str, Sequence[Any]] | None
+
+_BATCH = 32
+"""Rows read at once: with pictures of a megabyte this is what reading costs in memory."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file or split of published rows.
+
+    Attributes:
+        name: what messages call it.
+        features: the `datasets.Features`, ClassLabel names among them.
+        batches: its rows as Arrow tables of a few rows each.
+    """
+
+    name: str
+    features: Any
+    batches: Iterator[Any]
+
+
+def rows(opened: Opened, hub: Hub, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
+    """Every published row, in order; its raw form is a dictionary of the columns, and no others.
+
+    Args:
+        opened: what is being read.
+        hub: where it is published.
+        columns: those that are read; each must be there.
+        only: a column and the values of it that count; other rows are passed over unread.
+
+    Raises:
+        HarnessError: the data cannot be had, a file is damaged, or a column is missing.
+    """
+    for table in tables(opened, hub, columns):
+        yield from entries(table, columns, only)
+
+
+def entries(table: Table, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
+    """The rows of one table; see `rows`."""
+    start = 0
+    for batch in table.batches:
+        if only is None:
+            places = list(range(batch.num_rows))
+        else:
+            places = [
+                at for at, value in enumerate(batch.column(only[0]).to_pylist()) if value in set(only[1])
+            ]
+        chosen = batch.select(list(columns)).take(places) if places else batch.slice(0, 0)
+        for place, raw in zip(places, chosen.to_pylist(), strict=True):
+            yield Entry(f"{table.name}, row {start + place}", raw)
+        start += batch.num_rows
+
+
+def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
+    """The files or configurations that the rows come in; see `rows`."""
+    found = _from_hub(opened, hub) if opened.folder is None else _from_folder(opened, opened.folder, hub)
+    for table in found:
+        missing = [name for name in columns if name not in table.features]
+        if missing:
+            raise HarnessError(
+                f"{table.name} has no column {', '.join(missing)}; it has {', '.join(table.features)}",
+                f"This is not {hub.path} as it is now: download it again",
+            )
+        yield table
+
+
+def _from_hub(opened: Opened, hub: Hub) -> Iterator[Table]:
+    shards = _shards(hub)
+    if shards is not None:
+        yield from _from_folder(opened, shards, hub)
+        return
+    from datasets import load_dataset
+
+    configs = hub.config if isinstance(hub.config, tuple) else (hub.config,)
+    for config in configs:
+        try:
+            data = load_dataset(hub.path, config, split=hub.split)
+        except Exception as error:  # noqa: BLE001 - the hub's client has a dozen kinds of refusal
+            raise _unreachable(hub, error) from error
+        name = f"{hub.path}{f' ({config})' if config else ''}, split {hub.split}"
+        yield Table(name, data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _shards(hub: Hub) -> Path | None:
+    """A split's Parquet files, downloaded without the other splits', which `load_dataset` would fetch too.
+
+    None where the repository has no such files or cannot be asked: `load_dataset` then tries its own ways.
+    """
+    from huggingface_hub import snapshot_download
+
+    split = hub.split
+    patterns = [f"*{split}-*.parquet", f"*{split}.parquet", f"*{split}/*.parquet"]
+    try:
+        folder = Path(snapshot_download(hub.path, repo_type="dataset", allow_patterns=patterns))
+    except Exception:  # noqa: BLE001 - told by `load_dataset`, if that fails too
+        return None
+    return folder if parquet_files(folder, hub) else None
+
+
+def fetch(hub: Hub) -> Path:
+    """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
+
+    Raises:
+        HarnessError: they cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub.path, repo_type="dataset", allow_patterns=list(hub.files)))
+    except Exception as error:  # noqa: BLE001 - as for `load_dataset`
+        raise _unreachable(hub, error) from error
+
+
+def _unreachable(hub: Hub, error: Exception) -> HarnessError:
+    said = " ".join(str(error).split())[:200]
+    refused = any(word in said.lower() for word in ("gated", "authenticat", "401", "403"))
+    if hub.gated or refused:
+        state = (
+            "is gated on the hub, and access was refused"
+            if refused
+            else "(gated) cannot be loaded from the hub"
+        )
+        return HarnessError(
+            f"{hub.path} {state}: {type(error).__name__}: {said}",
+            f"Accept its terms on the page of {hub.path}, log in with `hf auth login`, and run this again; or"
+            " give what you hold already with --source DIR",
+        )
+    return HarnessError(
+        f"{hub.path} cannot be loaded from the hub: {type(error).__name__}: {said}",
+        "Run this where the hub can be reached; or download the repository and give --source DIR",
+    )
+
+
+def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
+    saved = [path for path in (folder / hub.split, folder) if (path / "state.json").is_file()]
+    if saved:
+        from datasets import load_from_disk
+
+        yield _arrow(saved[0], load_from_disk)
+        return
+    files = parquet_files(folder, hub)
+    cached = [] if files else arrow_files(folder, hub)
+    if cached:
+        from datasets import Dataset
+
+        for path in cached:
+            yield _arrow(path, Dataset.from_file)
+        return
+    if not files:
+        raise HarnessError(
+            f"--source {folder} has no Parquet file of the split {hub.split!r}",
+            f"Give the folder that `hf download --repo-type dataset {hub.path} --local-dir DIR` fills",
+        )
+    for path in files:
+        opened.inputs[str(path.relative_to(folder))] = path
+        yield _parquet(path)
+
+
+def _arrow(path: Path, open_it: Callable[[str], Any]) -> Table:
+    """A `datasets` folder, or an Arrow file of its cache."""
+    import pyarrow as pa
+
+    try:
+        data = open_it(str(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+    return Table(str(path), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def arrow_files(folder: Path, hub: Hub) -> list[Path]:
+    """The Arrow files of a split in the cache of `datasets`: *-split.arrow, *-split-00000-of-00013.arrow."""
+    named = re.compile(rf"(?:.*-)?{re.escape(hub.split)}(?:-\d+-of-\d+)?")
+    return [path for path in sorted(folder.rglob("*.arrow")) if named.fullmatch(path.stem)]
+
+
+def parquet_files(folder: Path, hub: Hub) -> list[Path]:
+    """The Parquet files of a split below a folder: split-*.parquet, *-split.parquet, split/*.parquet."""
+    configs = {hub.config} if isinstance(hub.config, str) else set(hub.config or ())
+    found = []
+    for path in sorted(folder.rglob("*.parquet")):
+        parts = path.relative_to(folder).parts
+        if configs and len(parts) > 1 and not configs & set(parts[:-1]) and "data" not in parts[:-1]:
+            continue
+        stem = path.stem
+        named = stem == hub.split or stem.startswith(f"{hub.split}-") or stem.endswith(f"-{hub.split}")
+        if named or hub.split in parts[:-1]:
+            found.append(path)
+    return found
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    try:
+        # Else pyarrow keeps all that it has read: a whole row group, or with pre_buffer the whole file.
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
+        features = Features.from_arrow_schema(file.schema_arrow)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+    def batches() -> Iterator[Any]:
+        try:
+            yield from file.iter_batches(batch_size=_BATCH)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from error
+
+    return Table(str(path), features, batches())
+
+
+def _damaged(path: Path, error: Exception) -> HarnessError:
+    return HarnessError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "Download it again")
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is a download of a hub repository or a `datasets` folder."""
+    saved = ("dataset_info.json", "dataset_dict.json", "state.json")
+    written = (found for kind in ("*.parquet", "*.arrow") for found in folder.rglob(kind))
+    return any((folder / name).is_file() for name in saved) or any(written)
+
+
+def image_bytes(image: object) -> Callable[[], bytes]:
+    """Reads the bytes of an undecoded Image column.
+
+    Raises, when it is called:
+        HarnessError: the column holds no bytes.
+    """
+
+    def read() -> bytes:
+        data = image.get("bytes") if isinstance(image, dict) else None
+        if not data:
+            raise HarnessError("there is no image in the row", "Download the data again")
+        return bytes(data)
+
+    return read

@@ -1,0 +1,620 @@
+"""checkpoint -> scores of a suite -> a row of a board that is kept up to date.
+
+A board's folder::
+
+    board.json                   the board's settings, and results from elsewhere
+    results/NAME/TASK/           scores, as `dcsft evaluate` writes them
+    results/NAME/unfinished/     only while NAME is scored: lock, owner, the checkpoint's files
+    leaderboard/                 made anew from all results after every row
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dcsft_harness import evaluation, lmms
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.lock import RUN
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.evaluation import subject
+from dcsft_harness.evaluation.board_folder import BoardFolder
+from dcsft_harness.evaluation.subject import Subject, open_subject
+from dcsft_harness.lmms.tasks import members
+from dcsft_harness.records import SCORER, SETTING
+from dcsft_harness.scoring import VERSIONS
+from dcsft_harness.training import run_folder
+
+if TYPE_CHECKING:
+    from dcsft_harness.leaderboard import Board, Built
+
+
+# What a checkpoint is scored on, and how.
+
+SUITES = {
+    "digits": "dcsft_digits_all",
+    "classification": "dcsft_classification",
+    "grounding": "dcsft_grounding",
+    "reasoning": "dcsft_reasoning",
+    "paper": "dcsft_paper",
+}
+"""Suite -> the group of its tasks."""
+SUBJECT = ("pretrained", "adapter")
+"""Model arguments that say what is scored."""
+INDIFFERENT = (
+    *("batch_size", "device", "memory_gb", "gpu_memory_utilization", "tensor_parallel_size"),
+    *("max_num_seqs", "max_model_len", "attempts", "timeout"),
+)
+"""Model arguments that decide no response, so that tasks of one row may differ in them."""
+
+
+def as_pairs(model_args: str) -> dict[str, str]:
+    """Model arguments by name."""
+    parts = (part.partition("=") for part in model_args.split(",") if part)
+    return {name.strip(): value for name, _, value in parts}
+
+
+def decisive(model_args: str) -> dict[str, str]:
+    """Those of the model arguments that decide responses, beside what is scored."""
+    return {k: v for k, v in as_pairs(model_args).items() if k not in (*SUBJECT, *INDIFFERENT)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How checkpoints are scored.
+
+    Attributes:
+        suite: a name of `SUITES`.
+        model: an lmms-eval model.
+        model_args: its arguments, but for those of `SUBJECT`.
+        limit: only the first documents of each task; None takes all.
+        group: the configuration that the row is one seed of.
+    """
+
+    suite: str
+    model: str = "dcsft_hf"
+    model_args: str = ""
+    limit: int | None = None
+    group: str | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The suite's tasks."""
+        return list(members(SUITES[self.suite]))
+
+    def check(self) -> None:
+        """Refuses what could not score, without loading anything.
+
+        Raises:
+            HarnessError: a name, value or model argument is unknown, out of range or not to be given here.
+        """
+        if self.suite not in SUITES:
+            raise unknown_name("suite", self.suite, SUITES)
+        if self.limit is not None and self.limit < 1:
+            raise HarnessError(f"--limit {self.limit} is out of range", "It must be at least 1")
+        lmms.check_model(self.model, self.model_args)
+        for name in as_pairs(self.model_args):
+            if name in SUBJECT:
+                raise HarnessError(
+                    f"--model-args names {name}, which CKPT says",
+                    "Give the adapter or checkpoint as CKPT, and an adapter's base as --base",
+                )
+
+    def recorded(self, model_args: str) -> dict[str, Any]:
+        """What a result's manifest says of it, with the whole of the model arguments."""
+        named = {} if self.group is None else {"group": self.group}
+        return {"model": self.model, "model_args": model_args, **named}
+
+    def differing(self, config: dict[str, Any]) -> list[str]:
+        """In what an earlier result was measured otherwise, as "option: then -> now"."""
+        ours: dict[str, Any] = {"model": self.model, "limit": self.limit}
+        theirs: dict[str, Any] = {name: config.get(name) for name in ours}
+        ours |= decisive(self.model_args)
+        theirs |= decisive(str(config.get("model_args", "")))
+        names = dict.fromkeys([*theirs, *ours])
+        return [
+            f"{name}: {theirs.get(name, 'none')} -> {ours.get(name, 'none')}"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        ]
+
+
+# One checkpoint -> one row: what has no result yet is evaluated, and the leaderboard is made anew.
+
+Make = Callable[[Path], Subject | None]
+"""What gives the subject, once its row is this process's; called with a folder for files of its own."""
+
+
+class Show(Protocol):
+    """What is told while a board grows."""
+
+    def say(self, text: str) -> None:
+        """Tells something in a sentence."""
+
+    def stage(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Shows progress; gives what takes (done, in all)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was done for a row.
+
+    Attributes:
+        name: its name.
+        kept: tasks that had a result already.
+        made: tasks that were evaluated.
+    """
+
+    name: str
+    kept: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+
+
+def standing(board: BoardFolder) -> "Board | None":
+    """The rows that a board has; None where it has no results."""
+    from dcsft_harness.leaderboard import load
+
+    results = board.results()
+    return load(results, strict=False, apart=True) if results else None
+
+
+def names_of(found: "Board | None") -> list[str]:
+    """Its rows and groups of seeds, those that stand apart included."""
+    boards = [] if found is None else [found, *(one.board for one in found.apart)]
+    rows = (row for one in boards for row in one.rows)
+    return list(dict.fromkeys(name for row in rows for name in (row.name, row.group) if name))
+
+
+def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
+    """Refuses a baseline that is no row and will be none.
+
+    Args:
+        board: the board.
+        coming: rows and groups that will be on it.
+
+    Raises:
+        HarnessError: names those that there are.
+    """
+    known = [*names_of(standing(board)), *filter(None, coming)]
+    if board.baseline is not None and board.baseline not in known:
+        raise unknown_name("row for --baseline", board.baseline, known)
+
+
+def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: Show) -> Row | None:
+    """Evaluates a checkpoint on each task of the suite that it has no intact result of.
+
+    What is done is kept task by task, whatever ends the work. The leaderboard is not touched; see `build`.
+
+    Args:
+        board: where to.
+        name: the row.
+        make: gives the subject; where that gives None, nothing is done.
+        settings: on what, and how.
+        show: what is told meanwhile.
+
+    Returns:
+        What was kept and made; None without a subject.
+
+    Raises:
+        HarnessError: the name is another checkpoint's, the row could not be compared with those of the
+            board, data is not prepared, or the evaluation fails.
+    """
+    with board.claimed(name) as place:
+        subject = make(place)
+        if subject is None:
+            return None
+        arguments = subject.arguments(settings.model_args)
+        kept = _kept(board, name, subject, settings, show)
+        missing = [task for task in settings.tasks if task not in kept]
+        found = standing(board)
+        _refuse_taken(board, name, found)
+        row = Row(name, [task for task in settings.tasks if task in kept], missing)
+        if missing:
+            opened = lmms.open_tasks(missing)
+            conditions = {} if found is None or board.apart else {t.name: t.conditions for t in found.tasks}
+            for task in missing:
+                _refuse_other(task, conditions.get(task, {}), _planned(opened[task], settings.limit))
+            board.save()
+            said = f"{name}: {len(missing)} of {len(settings.tasks)} tasks to score"
+            show.say(f"{said}, kept {', '.join(row.kept)}" if row.kept else said)
+            _evaluate(_Work(board.of(name), subject, settings, arguments, conditions), opened, show)
+    return row
+
+
+def _kept(
+    board: BoardFolder, name: str, subject: Subject, settings: Settings, show: Show
+) -> dict[str, manifest.Manifest]:
+    """The intact results of a row, by task; damaged ones are removed.
+
+    Raises:
+        HarnessError: they are another checkpoint's, or were measured otherwise than is asked for.
+    """
+    kept: dict[str, manifest.Manifest] = {}
+    hashes = subject.hashes() if board.tasks_of(name) else {}
+    for folder in board.tasks_of(name):
+        if not manifest.is_intact(folder):
+            show.say(f"{folder} is damaged: evaluated again")
+            shutil.rmtree(folder)
+            continue
+        found = kept[folder.name] = manifest.read(folder, "scores")
+        if (theirs := _hashes(found)) != hashes:
+            other = next(role for role in {**theirs, **hashes} if theirs.get(role) != hashes.get(role))
+            raise HarnessError(
+                f"the board has a row {name!r} of another checkpoint: {folder} was made from another {other}",
+                f"Give another name with --name, or remove {folder.parent}",
+            )
+        if folder.name in settings.tasks:
+            _refuse_mixture(found, name, settings)
+    return kept
+
+
+def _hashes(found: manifest.Manifest) -> dict[str, str]:
+    """Role -> what tells the weights that were scored, as `Subject.hashes`."""
+    named = dict(part.partition("=")[::2] for part in str(found.config["model_args"]).split(","))
+    roles: dict[str, str] = {
+        role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
+    }
+    return {"model": named.get("pretrained", "")} | roles
+
+
+def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:
+    """Refuses to go on with a row under other settings than it was begun with."""
+    differing = settings.differing(found.config)
+    scorers = found.notes["tasks"][found.folder.name].get("scorers", {})
+    differing += [
+        f"{SCORER} {one}: {version} -> {VERSIONS[one]}"
+        for one, version in scorers.items()
+        if one in VERSIONS and VERSIONS[one] != version
+    ]
+    for role, path in prepared.inputs([found.folder.name]).items():
+        if role in found.inputs and manifest.fingerprint(path) != found.inputs[role]["sha256"]:
+            differing.append(f"{role} has been prepared anew")
+    if differing:
+        raise HarnessError(
+            f"the row {name!r} has {found.folder.name} under other settings: {'; '.join(differing)}",
+            f"Give those again, or another --name, or remove {found.folder}",
+        )
+
+
+def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
+    """Refuses a name that a result from elsewhere has."""
+    home = board.of(name).resolve()
+    boards = [] if found is None else [found, *(one.board for one in found.apart)]
+    for row in (row for one in boards for row in one.rows if row.name == name):
+        if strangers := [folder for folder in row.folders if folder.resolve().parent != home]:
+            raise HarnessError(
+                f"the board has a row {name!r} already, from {strangers[0]}", "Give another --name"
+            )
+
+
+def _planned(task: lmms.Task, limit: int | None) -> dict[str, object]:
+    """What a result will have been measured under, as far as it is known before; named as on a board."""
+    given = task.config.generation_kwargs or {}
+    generation = {f"generation argument {key}": value for key, value in given.items()}
+    scorers = {f"{SCORER} {name}": version for name, version in VERSIONS.items()}
+    return {"task version": task.VERSION, **scorers, "limit": limit, **generation}
+
+
+def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
+    """Refuses to measure what could not be compared with the rows that are there.
+
+    Raises:
+        HarnessError: says in what it would differ.
+    """
+    for condition, ours in planned.items():
+        if condition in standing_ and standing_[condition] != ours:
+            raise HarnessError(
+                f"this could not be compared with the board's rows: {task} would have the {condition} "
+                f"{ours!r}, and has {standing_[condition]!r} there",
+                "Score it as they were, or add --apart to show it in a table of its own",
+            )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is evaluated, and where to: see `score`."""
+
+    home: Path
+    subject: Subject
+    settings: Settings
+    arguments: str
+    conditions: Mapping[str, Mapping[str, object]]
+
+    def open(self, tasks: Mapping[str, lmms.Task]) -> lmms.Model:
+        """Loads the model; refuses one whose pixel limits or checkpoint's settings differ from the rows'."""
+        model = lmms.open_model(self.settings.model, self.arguments)
+        seen = {f"pixel limit {k}": v for k, v in (evaluation.pixels(model) or {}).items() if v is not None}
+        for name, task in tasks.items():
+            there = self.conditions.get(name)
+            if there is None:
+                continue
+            _refuse_other(name, there, seen)
+            given = lmms.generation_settings(model, task).get("generation_from_checkpoint", {})
+            ours = {f"{SETTING} {key}": value for key, value in given.items()}
+            for key in [key for key in {**there, **ours} if key.startswith(SETTING)]:
+                _refuse_other(name, {key: there.get(key, "unset")}, {key: ours.get(key, "unset")})
+        if hasattr(model, "keep_loaded"):
+            model.keep_loaded = True
+        return model
+
+
+def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
+    """Evaluates task by task, so that one that is done stays whatever happens to the next."""
+    name, origin, model = work.home.name, work.subject.origin, None
+    recorded = work.settings.recorded(work.arguments)
+    try:
+        for number, (task, loaded) in enumerate(opened.items(), start=1):
+            output = work.home / task
+            with show.stage(f"{task} {number}/{len(opened)}") as report:
+                model = model or work.open(opened)
+                evaluation.evaluate(
+                    model,
+                    {task: loaded},
+                    output,
+                    name,
+                    recorded,
+                    work.settings.limit,
+                    report,
+                    work.subject.inputs() | prepared.inputs([task]),
+                    {} if origin is None else {"checkpoint": origin.told(output)},
+                )
+            if not hasattr(model, "keep_loaded"):  # lmms-eval has taken its weights away
+                model = None
+    finally:
+        if model is not None:
+            if hasattr(model, "keep_loaded"):
+                model.keep_loaded = False
+            model.clean()
+
+
+def build(board: BoardFolder, show: Show) -> "Built":
+    """Makes a board's leaderboard from all its results, and puts it in place of the one that is there.
+
+    Raises:
+        HarnessError: it cannot be made; the one that is there stays.
+    """
+    from dcsft_harness.leaderboard import Options
+    from dcsft_harness.leaderboard import build as make
+
+    with board.changing(), show.stage("leaderboard build") as report:
+        board.save()
+        known = names_of(standing(board))
+        baseline = board.baseline if board.baseline in known else None  # which may be a row to come
+        new = board.folder / f".{board.leaderboard.name}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            options = Options(baseline=baseline, strict=False, apart=board.apart)
+            built = make(board.results(), new, options=options, progress=report)
+            board.replace_leaderboard(new)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    return built
+
+
+def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
+    """A row against the baseline: task by task as a table, and in a few words.
+
+    Tasks that stand apart are in a table of their own, with the reason.
+
+    Raises:
+        HarnessError: results of the row could not be used.
+    """
+    from dcsft_harness.leaderboard.report.table import against, brief
+
+    home = board.of(name).resolve()
+    for one in built.summary.left_out:
+        if one.folder.resolve().parent == home:
+            raise HarnessError(
+                f"{one.folder} is kept, and is not on the board: {one.reason.rstrip('.')}",
+                "--apart shows it in a table of its own",
+            )
+    summary = built.summary
+    parts = [(summary, ""), *((one.summary, f"\napart: {one.reason}\n") for one in summary.apart)]
+    has = [(part, why) for part, why in parts if any(line.name == name for line in part.lines)]
+    tables = [f"{against(part, name)}{why}" for part, why in has]
+    return "\n".join(tables), "; ".join(brief(part, name) + (" (apart)" if why else "") for part, why in has)
+
+
+# A training run -> a row for each of its checkpoints, as they are written, and one for what it ends with.
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run to watch.
+
+    Attributes:
+        folder: its output folder; need not be there yet.
+        name: the row of what it ends with; those of its checkpoints say their step too.
+        base: the base of its adapters, if not where the run says.
+        every: seconds between two looks.
+        stay: whether to wait for the run to be gone on with when its process has ended.
+    """
+
+    folder: Path
+    name: str
+    base: str | None = None
+    every: float = 5.0
+    stay: bool = False
+
+
+def at_step(name: str, step: int) -> str:
+    """The name of a checkpoint's row: "SFT at step 20", and of a seed "SFT at step 20 (seed 1)"."""
+    from dcsft_harness.leaderboard.board import group_of
+
+    group = group_of(name)
+    return f"{name} at step {step}" if group is None else f"{group} at step {step}{name[len(group) :]}"
+
+
+def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) -> Iterator[Row]:
+    """Scores a run's complete checkpoints until it has ended.
+
+    Args:
+        board: where to.
+        watched: the run.
+        settings: on what, and how.
+        show: what is told meanwhile.
+
+    Yields:
+        Each row as soon as its results are there; the leaderboard is not made anew.
+
+    Raises:
+        HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or makes place for
+            another one.
+    """
+    watching = _Watching(board, watched, settings, show)
+    while True:
+        state = subject.look(watched.folder)
+        watching.refuse(state)
+        if (due := watching.due(state)) is not None:
+            if (row := watching.take(state, due)) is not None:
+                yield row
+            continue
+        watching.tell_missing(state)
+        if state.finished is not None:
+            yield watching.final()
+            return
+        if watching.over(state):
+            return
+        time.sleep(watched.every)
+
+
+@dataclass
+class _Watching:
+    """What is known of a run from earlier looks at it.
+
+    Attributes:
+        done: steps that were scored, or cannot be.
+        said: sentences that were told, each once.
+        identity: which run it is; "" until it has begun.
+    """
+
+    board: BoardFolder
+    watched: Watched
+    settings: Settings
+    show: Show
+    done: set[int] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
+    identity: str = ""
+
+    def once(self, text: str) -> None:
+        """Tells something that has not been told."""
+        if text not in self.said:
+            self.said.add(text)
+            self.show.say(text)
+
+    def refuse(self, state: subject.State) -> None:
+        """Refuses a run that is not the one that the board has rows of, or that was begun with."""
+        unfinished = self.watched.folder / manifest.UNFINISHED / RUN
+        if not state.begun or (state.finished is None and not unfinished.is_file()):
+            return
+        found = run_folder.identity(self.watched.folder)
+        if found == self.identity:
+            return
+        if self.identity:
+            raise HarnessError(
+                f"--watch {self.watched.folder} holds another run than before", "Give another board or --name"
+            )
+        self.identity, name = found, self.watched.name
+        for row in self.board.names():
+            told = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
+            if told is None or (made.folder / told["run"]).resolve() != self.watched.folder.resolve():
+                continue
+            if told["identity"] != found:
+                raise HarnessError(
+                    f"the board's row {row!r} is of another run that was in {self.watched.folder}",
+                    "Give another board, or remove the folders of that run's rows in its results/",
+                )
+        if state.finished is None and self.board.tasks_of(name):
+            raise HarnessError(
+                f"the board has a row {name!r}, which would be that of {self.watched.folder} at its end",
+                "Give another --name",
+            )
+
+    def due(self, state: subject.State) -> Path | None:
+        """The first checkpoint that is to be scored now.
+
+        What a run ends with has the weights of its last checkpoint: that one is left to it.
+        """
+        ends = state.finished is not None or state.running is not False
+        for path in state.checkpoints:
+            step = run_folder.step_of(path)
+            if step not in self.done and not (ends and step == state.steps):
+                return path
+        return None
+
+    def take(self, state: subject.State, path: Path) -> Row | None:
+        """Scores a checkpoint; one that is gone before it is read is told."""
+        step, folder = run_folder.step_of(path), self.watched.folder
+        name = at_step(self.watched.name, step)
+
+        def make(place: Path) -> Subject | None:
+            if state.finished is not None:
+                return open_subject(str(path), self.watched.base)
+            return subject.pinned(folder, path, place, self.watched.base)
+
+        group = self.settings.group and at_step(self.settings.group, step)
+        try:
+            row = score(self.board, name, make, replace(self.settings, group=group), self.show)
+        except subject.Divided as error:
+            self.done.add(step)
+            self.show.say(str(error))
+            return None
+        if row is None and (folder / manifest.NAME).is_file():
+            return None  # what finishes may keep its checkpoints, at another place: they are looked for there
+        self.done.add(step)
+        if row is None:
+            self.show.say(f"{path} was removed before it was read: {_KEEP}")
+        return row
+
+    def tell_missing(self, state: subject.State) -> None:
+        """Tells which steps' checkpoints were written and removed between two looks."""
+        if state.save_steps is None:
+            return
+        here = {run_folder.step_of(path) for path in state.checkpoints} | self.done
+        gone = [
+            step
+            for step in range(state.save_steps, state.last, state.save_steps)
+            if step not in here and not self.board.tasks_of(at_step(self.watched.name, step))
+        ]
+        if gone:
+            self.done.update(gone)
+            steps = f"step {gone[0]}" if len(gone) == 1 else f"the steps {', '.join(map(str, gone))}"
+            self.show.say(f"{self.watched.folder} has no checkpoint of {steps} any more: {_KEEP}")
+
+    def final(self) -> Row:
+        """Scores what the run has ended with."""
+        subject = open_subject(str(self.watched.folder), self.watched.base)
+        row = score(self.board, self.watched.name, lambda _: subject, self.settings, self.show)
+        assert row is not None
+        return row
+
+    def over(self, state: subject.State) -> bool:
+        """Whether there is nothing more to wait for; tells what is waited for.
+
+        Raises:
+            HarnessError: the run has ended without leaving anything.
+        """
+        folder, stays = self.watched.folder, self.watched.stay
+        if not state.begun:
+            if self.identity and not stays:
+                raise HarnessError(
+                    f"the run in {folder} has ended and left nothing", "Its own message says why"
+                )
+            self.once(f"waiting for a training to begin in {folder} (Ctrl-C ends this)")
+            return False
+        if state.running is False:
+            came = f"came to step {state.last}" if state.last else "has no complete checkpoint"
+            said = f"{state.owner}, which trained in {folder}, has ended; the unfinished run {came}"
+            self.once(f"{said}: waiting for it to be resumed" if stays else f"{said}. --stay waits for more")
+            return not stays
+        where = f"watching {folder}, in which {state.owner} trains"
+        elsewhere = "; whether it still does cannot be told from here (Ctrl-C ends this)"
+        self.once(where + (elsewhere if state.running is None and " on " in state.owner else ""))
+        return False
+
+
+_KEEP = "not scored. `dcsft train --keep N` keeps the newest N"

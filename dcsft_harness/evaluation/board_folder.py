@@ -1,0 +1,193 @@
+"""A board's folder: results under the names of their rows, and a leaderboard made from all of them."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import reading
+from dcsft_harness.artifacts import disk, manifest
+from dcsft_harness.artifacts.lock import locked, sign
+from dcsft_harness.errors import HarnessError
+
+STATE, RESULTS, LEADERBOARD, LOCK = "board.json", "results", "leaderboard", "lock"
+PATIENCE = 900.0
+"""Seconds to wait while another process makes the leaderboard."""
+LONGEST = 150
+"""Characters of a row's name, which is a folder's too."""
+
+
+@dataclass
+class BoardFolder:
+    """A board on disk; made by `open_board`.
+
+    Attributes:
+        folder: where it is.
+        baseline: the row, or group of seeds, that differences are taken to.
+        apart: whether rows that cannot be compared get tables of their own.
+        given: results from elsewhere, relative to the folder, with NAME= where they were given one.
+    """
+
+    folder: Path
+    baseline: str | None = None
+    apart: bool = False
+    given: list[str] = field(default_factory=list)
+
+    @property
+    def leaderboard(self) -> Path:
+        """Where the leaderboard is made."""
+        return self.folder / LEADERBOARD
+
+    def of(self, name: str) -> Path:
+        """Where the results of a row are.
+
+        Raises:
+            HarnessError: no folder can have that name.
+        """
+        plain = name.strip() == name and name.isprintable() and not name.startswith(".")
+        if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
+            raise HarnessError(
+                f"the row name {name!r} cannot be a folder's",
+                f"Give one with --name, without slashes and of at most {LONGEST} bytes",
+            )
+        return self.folder / RESULTS / name
+
+    def names(self) -> list[str]:
+        """Rows that have results here, in the order of their runs and of the steps in these."""
+        rows = {}
+        for folder in sorted((self.folder / RESULTS).glob("*")):
+            if found := [manifest.read(path) for path in self.tasks_of(folder.name)]:
+                rows[folder.name] = found
+        keys = {name: _place(name, found) for name, found in rows.items()}
+        begun: dict[str, str] = {}
+        for run, _, created, _ in keys.values():
+            begun[run] = min(created, begun.get(run, created))
+        return sorted(rows, key=lambda name: (begun[keys[name][0]], *keys[name]))
+
+    def tasks_of(self, name: str) -> list[Path]:
+        """The finished results of a row, by task."""
+        return sorted(path.parent for path in (self.folder / RESULTS / name).glob(f"*/{manifest.NAME}"))
+
+    def results(self) -> list[Path]:
+        """What the leaderboard is made from: results from elsewhere first."""
+        elsewhere = []
+        for one in self.given:
+            name, sign_, place = one.rpartition("=")
+            elsewhere.append(Path(f"{name}{sign_}{os.path.normpath(self.folder / place)}"))
+        return [*elsewhere, *(path for name in self.names() for path in self.tasks_of(name))]
+
+    @contextlib.contextmanager
+    def claimed(self, name: str) -> Iterator[Path]:
+        """Takes a row's results for this process; gives the folder for what is needed meanwhile.
+
+        Raises:
+            HarnessError: another process scores under that name.
+        """
+        home = self.of(name)
+        made = [path for path in (self.folder, home.parent, home) if not path.exists()]
+        unfinished = home / manifest.UNFINISHED
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with locked(unfinished / LOCK, home, "the row"):
+            try:
+                sign(unfinished)
+                for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # by a process that was killed
+                    shutil.rmtree(left)
+                yield unfinished
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                for path in reversed(made):
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keeps other processes from making the leaderboard, and waits for one that does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / f".{LOCK}", self.folder, "--board", PATIENCE):
+            yield
+
+    def save(self) -> None:
+        """Writes the settings down for the next call."""
+        told = {"baseline": self.baseline, "apart": self.apart, "results": self.given}
+        disk.write_text(self.folder / STATE, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    def replace_leaderboard(self, new: Path) -> None:
+        """Puts a finished leaderboard in place of the one that is there."""
+        old = self.folder / f".{LEADERBOARD}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            if self.leaderboard.exists():
+                os.replace(self.leaderboard, old)
+            os.replace(new, self.leaderboard)
+        finally:
+            if old.exists() and not self.leaderboard.exists():
+                os.replace(old, self.leaderboard)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _place(name: str, found: Sequence[manifest.Manifest]) -> tuple[str, float, str, str]:
+    """A row's run (itself, without one), its step, when it was begun, and its name."""
+    told = found[0].notes.get("checkpoint")
+    home = found[0].folder.resolve()
+    created = min(one.created for one in found)
+    if isinstance(told, dict) and isinstance(told.get("step"), int):
+        return os.path.normpath(home / str(told.get("run"))), told["step"], created, name
+    adapter = next((found[0].inputs[role] for role in ("adapter", "model") if role in found[0].inputs), None)
+    run = name if adapter is None else os.path.normpath(home / adapter["path"])
+    return run, float("inf"), created, name
+
+
+def open_board(
+    folder: Path, baseline: str | None = None, apart: bool = False, given: Sequence[Path] = ()
+) -> BoardFolder:
+    """A new board, or one with what it remembers, to which the arguments are added. Writes nothing.
+
+    Args:
+        folder: where it is or will be.
+        baseline: see `BoardFolder`; None keeps what the board has.
+        apart: see `BoardFolder`; once asked for, it stays.
+        given: further results from elsewhere, NAME=FOLDER or FOLDER.
+
+    Raises:
+        HarnessError: the folder holds something else, or its settings cannot be read.
+    """
+    board = BoardFolder(folder, **_remembered(folder))
+    board.baseline = baseline or board.baseline
+    board.apart = apart or board.apart
+    known = dict.fromkeys(board.given)
+    for one in given:
+        name, sign_, place = ("", "", str(one)) if one.exists() else str(one).rpartition("=")
+        if not Path(place).is_dir():
+            raise HarnessError(f"--results {one}: there is no such folder", "Check the path")
+        known[f"{name}{sign_}{manifest.relative(Path(place), folder)}"] = None
+    board.given = list(known)
+    return board
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    if folder.is_file():
+        raise HarnessError(f"--board {folder} is a file", "Name a folder")
+    if not (folder / STATE).is_file():
+        strangers = [path for path in folder.glob("*") if path.name not in (RESULTS, f".{LOCK}")]
+        if strangers:
+            raise HarnessError(
+                f"--board {folder} is not empty and holds no board of `dcsft score`",
+                "Name a new or an empty folder",
+            )
+        return {}
+    try:
+        told = reading.json_file(folder / STATE)
+        return {
+            "baseline": told["baseline"],
+            "apart": bool(told["apart"]),
+            "given": [str(one) for one in told["results"]],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(
+            f"{folder / STATE} cannot be read: {error!r}",
+            "Remove it and give --baseline and --results again; results/ is kept",
+        ) from error

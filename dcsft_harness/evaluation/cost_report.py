@@ -1,0 +1,596 @@
+"""Training runs -> what each has cost, labels included, and what they reach for the same cost.
+
+Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations counted, seconds and bytes measured.
+"""
+
+import csv
+import io
+import json
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.manifest import Manifest
+from dcsft_harness.errors import HarnessError, unknown_name, visible
+from dcsft_harness.leaderboard.report.table import markdown_text, spreadsheet_text
+from dcsft_harness.training.run_folder import checkpoints, step_of
+
+from . import lineage
+from .lineage import FIGURES, UNITS, Cost, Run, added, cost_of
+
+# Scores folders -> accuracies of what was evaluated, found by content and not by name.
+
+CONDITIONS = ("version", "limit", "items_sha256", "prompt_sha256", "generation")
+"""What must be equal where two accuracies on a task are to be compared."""
+UNRECORDED = ("scorers", "generation_from_checkpoint")
+"""Further conditions, which scores of the first edition do not record."""
+DISTRIBUTIONS = ("id", "ood")
+
+
+@dataclass
+class Scores:
+    """What some scores folders say.
+
+    Attributes:
+        by_subject: hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes.
+        settings: the same hash -> the configuration of the evaluation.
+        folders: the same hash -> the folders.
+        tasks: task -> the notes of the folder that had it first.
+        remarks: accuracies that cannot be compared, and why.
+    """
+
+    by_subject: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    folders: dict[str, list[Path]] = field(default_factory=dict)
+    tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def mean(self, subject: str, distribution: str) -> float | None:
+        """The unweighted mean accuracy over all tasks of a distribution; None where one of them lacks."""
+        wanted = [name for name, notes in self.tasks.items() if notes.get("distribution") == distribution]
+        have = self.by_subject.get(subject, {})
+        found = [have[name].get("accuracy") if name in have else None for name in wanted]
+        known = [value for value in found if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
+
+    def means(self, subject: str) -> dict[str, float | None]:
+        """Distribution -> mean."""
+        return {name: self.mean(subject, name) for name in DISTRIBUTIONS}
+
+    def add(self, folder: Path) -> None:
+        """Reads one folder.
+
+        Raises:
+            HarnessError: it holds no scores, or a task of something that another folder has scored.
+        """
+        found = manifest.read(folder, "scores")
+        inputs = found.inputs
+        entry = inputs.get("adapter", inputs.get("model"))
+        if entry is None or ("adapter" not in inputs and "adapter=" in str(found.config.get("model_args"))):
+            self.remarks.append(f"the scores {folder} are of a model of a hub, which none of the runs is")
+            return
+        subject = entry["sha256"]
+        known = self.by_subject.setdefault(subject, {})
+        self.settings.setdefault(subject, found.config)
+        self.folders.setdefault(subject, []).append(folder)
+        for name, notes in found.notes["tasks"].items():
+            if name in known:
+                others = ", ".join(map(str, self.folders[subject][:-1]))
+                raise HarnessError(
+                    f"{folder} and {others} score the same adapter on {name}", "Leave one of them out"
+                )
+            known[name] = notes
+            first = self.tasks.setdefault(name, notes)
+            differing = [key for key in CONDITIONS if first.get(key) != notes.get(key)]
+            differing += [key for key in UNRECORDED if _recorded(first, key) != _recorded(notes, key)]
+            if differing:
+                self.remarks.append(
+                    f"accuracies on {name} are not comparable: {folder} has another {', '.join(differing)}"
+                )
+
+
+def read_scores(folders: Sequence[Path]) -> Scores:
+    """Reads scores folders.
+
+    Raises:
+        HarnessError: see `Scores.add`.
+    """
+    scores = Scores()
+    for folder in folders:
+        scores.add(folder)
+    return scores
+
+
+def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """One of `UNRECORDED`; a scorer's first version counts as no record of it."""
+    return {name: value for name, value in (notes.get(key) or {}).items() if (key, value) != ("scorers", 1)}
+
+
+# Runs -> where each stood when the cheapest of them had ended: at equal samples, tokens and time.
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run within a budget.
+
+    Attributes:
+        unit: "samples", "tokens" or "seconds".
+        budget: how much of it the cheapest run took, labels included.
+        run: whose standing it is.
+        step: the step that it had come to; None where none can be told.
+        folder: the run, or its newest kept checkpoint within the budget; None where there is none.
+        spent: what it had spent by then, labels included.
+        said: why there is no folder.
+    """
+
+    unit: str
+    budget: float
+    run: Run
+    step: int | None = None
+    folder: Path | None = None
+    spent: float | None = None
+    said: str = ""
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The name of the checkpoint inside the run; None for its end, or where there is none."""
+        if self.folder is None or self.folder == self.run.made.folder:
+            return None
+        return self.folder.name
+
+
+def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
+    """Every run at the smallest total among them, in each unit that at least two runs know.
+
+    Args:
+        runs: what is compared.
+        shared: hashes of the cold starts that all of them began with, which no total has.
+    """
+    found = []
+    for unit in UNITS:
+        totals = {id(run): run.spent(unit, shared) for run in runs}
+        known = [total for total in totals.values() if total is not None]
+        if len(known) < 2:
+            continue
+        for run in runs:
+            total = totals[id(run)]
+            if total is None:
+                found.append(Standing(unit, min(known), run, said="what it took is not known"))
+            else:
+                found.append(_standing(run, unit, min(known), total, shared))
+    return found
+
+
+def _standing(run: Run, unit: str, budget: float, total: float, shared: frozenset[str]) -> Standing:
+    if total <= budget:
+        steps = run.made.notes.get("steps")
+        return Standing(unit, budget, run, steps, run.made.folder, total)
+    before = run.spent_before(unit, shared) or 0
+    if before > budget:
+        return Standing(unit, budget, run, said="what it began with took more")
+    spent = {int(row["step"]): before + row[unit] for row in run.history if unit in row}
+    if not spent:
+        return Standing(unit, budget, run, said="its training log does not tell")
+    kept = [path for path in checkpoints(run.made.folder) if spent.get(step_of(path), budget + 1) <= budget]
+    if kept:
+        step = step_of(kept[-1])
+        return Standing(unit, budget, run, step, kept[-1], spent[step])
+    within = [step for step, value in spent.items() if value <= budget]
+    if not within:
+        return Standing(unit, budget, run, said="its first step took more")
+    last = max(within)
+    return Standing(unit, budget, run, last, None, spent[last], "no checkpoint that was kept is within")
+
+
+def command(standing: Standing, scores: Scores) -> str | None:
+    """The command line that would score a standing's folder on the tasks of the other scores."""
+    folder, made = standing.folder, standing.run.made
+    if folder is None or not scores.tasks:
+        return None
+    settings = scores.settings.get(manifest.fingerprint(made.folder), {})
+    role = "adapter" if made.kind == "adapter" else "pretrained"
+    given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
+    given.setdefault("pretrained", _base(standing.run))
+    given[role] = str(folder)
+    model = str(settings.get("model", "dcsft_hf"))
+    words = ["dcsft", "evaluate", *([] if model == "dcsft_hf" else ["--model", model])]
+    words += ["--model-args", ",".join(f"{name}={value}" for name, value in given.items())]
+    limits = {notes.get("limit") for notes in scores.tasks.values()}
+    words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
+    words += ["--tasks", ",".join(scores.tasks), "--output", f"scores-{standing.run.name}-{folder.name}"]
+    return shlex.join(words)
+
+
+def _base(run: Run) -> str:
+    entry = run.made.inputs.get("model")
+    place = None if entry is None else (run.made.folder / entry["path"]).resolve()
+    return str(place) if place is not None and place.is_dir() else str(run.made.notes.get("base", ""))
+
+
+# Comparison -> Markdown with human units; CSV and JSON with raw ones.
+
+HEADINGS = {
+    "steps": "optimizer steps",
+    "prompts": "prompts seen",
+    "generated": "samples drawn",
+    "prompt_tokens": "prompt tokens",
+    "completion_tokens": "completion tokens",
+    "flops": "operations",
+    "seconds": "time",
+    "peak_memory_bytes": "peak memory",
+}
+PARTS = ("training", "labelling", "earlier", "total")
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+def scaled(value: float, unit: str) -> str:
+    """A number with three significant digits and a decimal prefix: 1.23 TFLOP."""
+    power = 0
+    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    shown = f"{value:.0f}" if power == 0 or value >= 99.95 else f"{value:.3g}"
+    return f"{shown} {_PREFIXES[power]}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: 4.2 s, 3 min 20 s, 5 h 12 min, 2 d 3 h."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, name, below, below_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // below} {below_name}"
+    return f"{whole // 60} min {whole % 60} s"
+
+
+def human(figure: str, value: float) -> str:
+    """A figure of a ledger, or a unit of a budget, in units that one reads."""
+    if figure == "seconds":
+        return duration(value)
+    if figure == "flops":
+        return scaled(value, "FLOP")
+    if figure == "peak_memory_bytes":
+        return scaled(value, "B")
+    return f"{value:,.0f}"
+
+
+def parts(run: Run, found: "Comparison") -> dict[str, Cost]:
+    """What a row is made of: its parts by name, those that it lacks left out."""
+    shared = frozenset(found.shared)
+    labelling, earlier = run.labelling, run.earlier
+    cold = [one for digest, one in run.cold.items() if digest not in shared]
+    named = {"training": run.training}
+    if labelling:
+        named["labelling"] = added(cost_of(one) for one in labelling)
+    if earlier or cold:
+        named["earlier"] = added(cost_of(one) for one in (*earlier, *cold))
+    return {**named, "total": run.total(shared)}
+
+
+def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
+    """A row's total over that of the baseline; None where one is not known, or is 0."""
+    shared = frozenset(found.shared)
+    ours, theirs = run.total(shared), found.baseline.total(shared)
+    result: dict[str, float | None] = {}
+    for figure in FIGURES:
+        one, other = ours.exact(figure), theirs.exact(figure)
+        result[figure] = one / other if one is not None and other else None
+    return result
+
+
+def markdown(found: "Comparison") -> str:
+    """The comparison as Markdown that also reads as plain text."""
+    sections = [_costs(found)]
+    if found.standings:
+        sections.append(_equal(found))
+    return "\n".join(sections)
+
+
+def _costs(found: "Comparison") -> str:
+    scored = bool(found.scores.by_subject)
+    rows = [row for run in found.runs for row in _rows(run, found, scored)]
+    for one in found.shared.values():
+        said = f"{_name(one.folder.name)} (cold start, shared by all, in no total)"
+        rows.append([said, *_figures(cost_of(one)), *_means(found, one.folder, scored)])
+    header = ["", *HEADINGS.values(), *(("ID mean", "OOD mean") if scored else ())]
+    return "\n".join([_table(header, rows), "", *_notes(found), ""])
+
+
+def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
+    named = parts(run, found)
+    title = f"{_name(run.name)} ({run.method})"
+    blank = [""] * (2 if scored else 0)
+    if len(named) > 2 or run.lost:
+        for name, cost in list(named.items())[:-1]:
+            yield [f"{title}: {_SAID[name]}", *_figures(cost), *blank]
+        title = f"{title}: total"
+    yield [title, *_figures(named["total"]), *_means(found, run.made.folder, scored)]
+    if run is not found.baseline:
+        shown = [
+            "-" if value is None else f"{float(f'{value:.3g}'):g}×" for value in ratios(run, found).values()
+        ]
+        yield [f"{_name(run.name)} over {_name(found.baseline.name)}", *shown, *blank]
+
+
+_SAID = {"training": "training", "labelling": "drawing for its labels", "earlier": "trainings before it"}
+
+
+def _figures(cost: Cost) -> list[str]:
+    cells = []
+    for figure in FIGURES:
+        value = cost.values.get(figure)
+        if value is None:
+            cells.append("unknown")
+        else:
+            cells.append(f"{'≥ ' if figure in cost.partial else ''}{human(figure, value)}")
+    return cells
+
+
+def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
+    if not scored:
+        return []
+    means = found.means(folder)
+    if means is None:
+        return ["not scored"] * 2
+    return ["-" if value is None else f"{100 * value:.2f} %" for value in means.values()]
+
+
+def _notes(found: "Comparison") -> Iterator[str]:
+    for run in found.runs:
+        for said in run.lost:
+            yield f"- {_name(run.name)}: its total is a lower bound, as {markdown_text(said)}."
+        for said in run.remarks:
+            yield f"- {_name(run.name)}: {markdown_text(said)}."
+    for said in found.remarks:
+        yield f"- {said[0].upper()}{markdown_text(said[1:])}."
+
+
+def _equal(found: "Comparison") -> str:
+    scored = bool(found.scores.by_subject)
+    rows, seen = [], ""
+    for one in found.standings:
+        budget = f"{human(one.unit, one.budget)} {'' if one.unit == 'seconds' else one.unit}".strip()
+        place = one.said if one.folder is None else f"step {one.step}"
+        if one.folder is None and one.step is not None:
+            place = f"{one.said}; step {one.step} was"
+        spent = "-" if one.spent is None else human(one.unit, one.spent)
+        means = _means(found, one.folder, scored) if one.folder is not None else ["-"] * (2 * scored)
+        rows.append(["" if one.unit == seen else budget, _name(one.run.name), place, spent, *means])
+        seen = one.unit
+    header = ["at most", "", "came to", "spent", *(("ID mean", "OOD mean") if scored else ())]
+    text = ["## At equal samples, tokens and time", "", "Labels included.", "", _table(header, rows), ""]
+    commands = found.commands()
+    if commands:
+        text += ["Not scored yet:", "", *(f"    {visible(line)}" for line in commands), ""]
+    return "\n".join(text)
+
+
+def _name(name: str) -> str:
+    return str(markdown_text(name))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    aligned = ("left", *["right"] * (len(header) - 1))
+    return str(tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=aligned))
+
+
+def as_dict(found: "Comparison") -> dict[str, Any]:
+    """The comparison as JSON has it: raw units, None where nothing is known."""
+    return {
+        "baseline": found.baseline.name,
+        "runs": [_run_as_dict(run, found) for run in found.runs],
+        "shared": {one.folder.name: cost_of(one).as_dict() for one in found.shared.values()},
+        "equal": [
+            {
+                "unit": one.unit,
+                "budget": one.budget,
+                "run": one.run.name,
+                "step": one.step,
+                "kept": one.folder is not None,
+                "checkpoint": one.checkpoint,
+                "spent": one.spent,
+                "said": one.said,
+                "accuracy": found.means(one.folder),
+            }
+            for one in found.standings
+        ],
+        "to_evaluate": found.commands(),
+        "remarks": list(found.remarks),
+    }
+
+
+def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
+    named = parts(run, found)
+    return {
+        "name": run.name,
+        "method": run.method,
+        **{part: named[part].as_dict() if part in named else None for part in PARTS},
+        "lower_bounds": sorted(named["total"].partial),
+        "ratio": ratios(run, found),
+        "accuracy": found.means(run.made.folder),
+        "remarks": [*run.lost, *run.remarks],
+    }
+
+
+def csv_text(found: "Comparison") -> str:
+    """One line a run: every part's figures in raw units, ratios and means; a blank is not known."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    columns = [f"{part}_{figure}" for part in PARTS for figure in FIGURES]
+    ratio_columns = [f"ratio_{figure}" for figure in FIGURES]
+    writer.writerow(
+        ["run", "method", *columns, *ratio_columns, "id_mean", "ood_mean", "lower_bounds", "remarks"]
+    )
+    for run in found.runs:
+        told = _run_as_dict(run, found)
+        values = [(told[part] or {}).get(figure) for part in PARTS for figure in FIGURES]
+        accuracy = told["accuracy"] or {}
+        values += [*told["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
+        tail = [" ".join(told["lower_bounds"]), spreadsheet_text(". ".join(told["remarks"]))]
+        cells = ["" if value is None else value for value in values]
+        writer.writerow([spreadsheet_text(run.name), run.method, *cells, *tail])
+    return file.getvalue()
+
+
+# Folders -> a cost comparison: Markdown, CSV and JSON of it, and its manifest.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: in the order given.
+        baseline: the run that ratios are taken to.
+        shared: hash -> a cold start that every run began with; in no total.
+        scores: what was evaluated.
+        standings: the runs at equal samples, tokens and time.
+        remarks: what to know before two rows are compared.
+        digests: hashes of folders that have been looked at; those of large checkpoints take long.
+    """
+
+    runs: tuple[Run, ...]
+    baseline: Run
+    shared: Mapping[str, Manifest]
+    scores: Scores
+    standings: tuple[Standing, ...]
+    remarks: tuple[str, ...] = ()
+    digests: dict[Path, str] = field(default_factory=dict)
+
+    def digest(self, folder: Path) -> str:
+        """The hash by which an evaluation's manifest names a folder."""
+        if folder not in self.digests:
+            self.digests[folder] = manifest.fingerprint(folder)
+        return self.digests[folder]
+
+    def commands(self) -> list[str]:
+        """What would have to be evaluated for the accuracies that are missing at equal budgets, each once."""
+        missing = (one for one in self.standings if one.folder is not None)
+        found = (command(one, self.scores) for one in missing if self.means(one.folder) is None)
+        return list(dict.fromkeys(text for text in found if text is not None))
+
+    def means(self, folder: Path | None) -> dict[str, float | None] | None:
+        """The accuracies of a run or of one of its checkpoints; None where no scores are of exactly it."""
+        if folder is None or not self.scores.by_subject:
+            return None
+        subject = self.digest(folder)
+        return self.scores.means(subject) if subject in self.scores.by_subject else None
+
+
+def compare(
+    artefacts: Sequence[Path], scores: Sequence[Path] = (), baseline: str | None = None
+) -> Comparison:
+    """Reads runs and what they were made from.
+
+    Args:
+        artefacts: adapters and checkpoints of `dcsft train`, in the order of their rows.
+        scores: scores folders of these, or of checkpoints inside them.
+        baseline: name or folder of the run that ratios are taken to; None takes the first.
+
+    Raises:
+        HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
+    """
+    if not artefacts:
+        raise HarnessError("no adapters or checkpoints were given", "Name folders made by `dcsft train`")
+    names = _names(artefacts)
+    runs = tuple(lineage.read(folder, name) for folder, name in zip(artefacts, names, strict=True))
+    chosen = 0
+    if baseline is not None:
+        if baseline not in names and Path(baseline) not in artefacts:
+            raise unknown_name("row", baseline, names)
+        chosen = names.index(baseline) if baseline in names else list(artefacts).index(Path(baseline))
+    common = set(runs[0].cold).intersection(*(run.cold for run in runs[1:]))
+    shared = {digest: one for digest, one in runs[0].cold.items() if digest in common}
+    read = read_scores(scores)
+    found = tuple(standings(runs, frozenset(shared))) if len(runs) > 1 else ()
+    made = Comparison(runs, runs[chosen], shared, read, found)
+    return replace(made, remarks=(*_differences(runs), *_unused(made), *read.remarks))
+
+
+def build(
+    artefacts: Sequence[Path],
+    output: Path | None = None,
+    scores: Sequence[Path] = (),
+    baseline: str | None = None,
+) -> Comparison:
+    """Compares, and writes costs.md, costs.csv and costs.json where there is an output folder.
+
+    Raises:
+        HarnessError: see `compare`; or the output is occupied or cannot be written.
+    """
+    if output is None:
+        return compare(artefacts, scores, baseline)
+    manifest.refuse_occupied(output)
+    found = compare(artefacts, scores, baseline)
+    inputs = {f"run {number}": folder for number, folder in enumerate(artefacts, start=1)}
+    inputs |= {f"scores {number}": folder for number, folder in enumerate(scores, start=1)}
+    with manifest.writing("cost comparison", output, {"baseline": baseline}, inputs) as draft:
+        texts: dict[str, str] = {
+            "costs.md": f"# What training cost\n\n{markdown(found)}",
+            "costs.csv": csv_text(found),
+            "costs.json": json.dumps(as_dict(found), indent=2) + "\n",
+        }
+        for name, text in texts.items():
+            (draft.folder / name).write_text(text, encoding="utf-8", newline="\n")
+        draft.notes |= {"rows": [run.name for run in found.runs]}
+    return found
+
+
+def _names(artefacts: Sequence[Path]) -> list[str]:
+    """Folder names, or whole paths where two folders have one name."""
+    twice = [path for path, times in Counter(path.resolve() for path in artefacts).items() if times > 1]
+    if twice:
+        raise HarnessError(f"{twice[0]} is given twice", "Name each run once")
+    short = Counter(path.resolve().name for path in artefacts)
+    return [name if short[name := path.resolve().name] == 1 else str(path) for path in artefacts]
+
+
+def _unused(made: Comparison) -> Iterator[str]:
+    """Scores that are of none of the runs, their checkpoints or their cold start."""
+    if not made.scores.by_subject:
+        return
+    known = set(made.shared)
+    for run in made.runs:
+        places = (run.made.folder, *run.made.folder.glob("checkpoint-*"))
+        known |= {made.digest(place) for place in places} | set(run.cold)
+    for subject, folders in made.scores.folders.items():
+        if subject not in known:
+            yield f"{', '.join(map(str, folders))} scores none of these runs, as they are now"
+
+
+def _differences(runs: Sequence[Run]) -> Iterator[str]:
+    """What the rows were not made alike on."""
+    machines = _differing((run.name, _machine(one)) for run in runs for one in run.contributors())
+    if machines:
+        yield f"times are not comparable: {'; '.join(machines)}"
+    packages = _differing((run.name, one.packages) for run in runs for one in run.contributors())
+    if packages:
+        yield f"package versions differ, and times with them: {'; '.join(packages)}"
+
+
+def _machine(one: Manifest) -> dict[str, Any]:
+    return {**one.hardware, "processes": one.notes.get("processes", 1)}
+
+
+def _differing(told: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Each name whose values differ, with who has which."""
+    whose: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    pairs = list(told)
+    names = dict.fromkeys(name for _, values in pairs for name in values)
+    for run, values in pairs:
+        for name in names:
+            holders = whose[name][str(values.get(name, "not recorded"))]
+            if run not in holders:
+                holders.append(run)
+    found = []
+    for name, by_value in whose.items():
+        if len(by_value) > 1:
+            said = (f"{value} ({', '.join(holders)})" for value, holders in by_value.items())
+            found.append(f"{name} {', '.join(said)}")
+    return found

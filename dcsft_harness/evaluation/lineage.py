@@ -1,0 +1,293 @@
+"""One adapter or checkpoint -> Run: what its training cost, and what it was made from cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import reading, records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.manifest import Manifest
+from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger
+from dcsft_harness.errors import HarnessError
+
+# A cost: the figures of a ledger, and which of them are a lower bound.
+
+FIGURES = tuple(item.name for item in fields(Ledger))
+UNITS = ("samples", "tokens", "seconds")
+"""What runs are held against each other by; the columns of a training log."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What something cost.
+
+    Attributes:
+        values: figure of `FIGURES` -> how much of it is known; a figure of which nothing is known is absent.
+        partial: figures of which more was spent than is known.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    partial: frozenset[str] = frozenset()
+
+    def exact(self, figure: str) -> float | None:
+        """A figure, None where not all of it is known."""
+        return None if figure in self.partial else self.values.get(figure)
+
+    def spent(self, unit: str) -> float | None:
+        """How much of a unit of `UNITS`; samples are responses drawn, or prompts where none were."""
+        if unit == "seconds":
+            return self.exact("seconds")
+        if unit == "samples":
+            return self.exact("generated") or self.exact("prompts")
+        prompt, completion = self.exact("prompt_tokens"), self.exact("completion_tokens")
+        return None if prompt is None or completion is None else prompt + completion
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The figures as JSON has them; None where nothing is known."""
+        return {figure: self.values.get(figure) for figure in FIGURES}
+
+
+UNKNOWN_COST = Cost(partial=frozenset(FIGURES))
+
+
+def added(costs: Iterable[Cost]) -> Cost:
+    """Costs one after the other; the peak is the largest one."""
+    values: dict[str, float] = {}
+    partial: set[str] = set()
+    for cost in costs:
+        partial |= cost.partial
+        for figure, value in cost.values.items():
+            known = values.get(figure, 0)
+            values[figure] = max(known, value) if figure == "peak_memory_bytes" else known + value
+    return Cost(values, frozenset(partial))
+
+
+def cost_of(found: Manifest) -> Cost:
+    """What making an artefact cost, as its ledger says; or, without one, as older notes do."""
+    notes: Mapping[str, Any] = found.notes
+    ledger = notes.get(NOTE)
+    if not isinstance(ledger, dict):
+        known = _older(found)
+    else:
+        known = Ledger.read(ledger).as_dict()
+        for figure in notes.get(UNKNOWN, {}):
+            known.pop(figure, None)
+        if not known.get("flops"):
+            known.pop("flops", None)
+    return Cost(known, frozenset(set(FIGURES) - known.keys()))
+
+
+def _older(found: Manifest) -> dict[str, float]:
+    names = {
+        "steps": "steps",
+        "prompts": "items",
+        "generated": "responses",
+        "prompt_tokens": "prompt_tokens",
+        "completion_tokens": "generated_tokens",
+    }
+    known = {figure: found.notes[name] for figure, name in names.items() if name in found.notes}
+    if found.kind == "rollouts":
+        known["steps"] = 0
+    return known | {"seconds": found.seconds}
+
+
+LOG = "training_log.jsonl"
+TRAINED = ("adapter", "checkpoint")
+COLD = "cold-start"
+METHODS = {COLD: "cold start"}
+"""Methods whose name is no abbreviation; others are written in capitals."""
+_ROLES = {
+    "adapter": ("data", "rollouts", "model", "adapter"),
+    "checkpoint": ("data", "rollouts", "model", "adapter"),
+    "rollouts": ("model", "adapter"),
+    "labels": ("rollouts",),
+}
+"""Which inputs of an artefact may have cost something, by its kind."""
+_INDIFFERENT = ("keep", "size", "seed")
+
+
+@dataclass
+class Lineage:
+    """What an artefact was made from.
+
+    Attributes:
+        found: hash of a manifest -> that manifest; each artefact once, however often it was used.
+        lost: what was to be followed and is not there.
+        remarks: what was not followed, and why.
+    """
+
+    found: dict[str, Manifest] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def follow(self, made: Manifest) -> None:
+        """Adds what an artefact was made from, and what that was made from."""
+        for role in _ROLES.get(made.kind, ()):
+            if role in made.inputs:
+                self._input(made, role)
+        if made.kind == "curated set":
+            if selective(made.config):
+                self._input(made, "rollouts" if "rollouts" in made.inputs else "labels")
+            else:
+                self.remarks.append(
+                    f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
+                )
+
+    def _input(self, made: Manifest, role: str) -> None:
+        if role not in made.inputs:
+            self.lost.append(f"{made.folder.name} names no {role} that its labels came from")
+            return
+        entry = made.inputs[role]
+        place = (made.folder / entry["path"]).resolve()
+        if place.exists() and not (place / manifest.NAME).is_file():
+            self._plain(made, role, place, entry["sha256"])
+            return
+        try:
+            folder = made.input_folder(role)
+            one = manifest.read(folder)
+        except HarnessError as error:
+            self.lost.append(str(error.problem))
+            return
+        if entry["sha256"] not in self.found:
+            self.found[entry["sha256"]] = one
+            self.follow(one)
+
+    def _plain(self, made: Manifest, role: str, place: Path, digest: str) -> None:
+        """An input that `dcsft` did not make: a published base, or data of one's own."""
+        if role == "model":  # hashing a large one takes minutes, and it has no ledger whichever it is
+            return
+        if manifest.fingerprint(place) != digest:
+            self.lost.append(f"the {role} that {made.folder} was made from has changed: {place}")
+        else:
+            self.remarks.append(f"its {role} {place.name} was not made by dcsft: what it cost is not counted")
+
+
+def selective(config: Mapping[str, Any]) -> bool:
+    """Whether labels decided which items a curated set has, or how much they count."""
+    others = (value for name, value in config.items() if name not in _INDIFFERENT)
+    return not set(config.get("keep", ())) >= set(records.DIFFICULTIES) or any(others)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One adapter or checkpoint with its costs.
+
+    Attributes:
+        name: its row's name.
+        made: its manifest.
+        method: "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on.
+        training: what training itself cost.
+        labelling: the rollouts that its labels came from, each once.
+        earlier: trainings before it that are no cold start: the adapter gone on from, and those that
+            labels were drawn with.
+        cold: hash -> a cold start that it began with.
+        lost: inputs that are not where they were, whose cost is unknown.
+        remarks: what else to know of the row.
+        history: the rows of its training log; empty where there is none.
+    """
+
+    name: str
+    made: Manifest
+    method: str
+    training: Cost
+    labelling: tuple[Manifest, ...]
+    earlier: tuple[Manifest, ...]
+    cold: Mapping[str, Manifest]
+    lost: tuple[str, ...]
+    remarks: tuple[str, ...]
+    history: tuple[Mapping[str, Any], ...]
+
+    def before(self, shared: frozenset[str]) -> Cost:
+        """What it cost before its own training began; cold starts that all runs share left out."""
+        return added(self._parts(shared))
+
+    def _parts(self, shared: frozenset[str]) -> list[Cost]:
+        cold = [one for digest, one in self.cold.items() if digest not in shared]
+        parts = [cost_of(one) for one in (*self.labelling, *self.earlier, *cold)]
+        return [*parts, *([UNKNOWN_COST] if self.lost else [])]
+
+    def spent_before(self, unit: str, shared: frozenset[str]) -> float | None:
+        """How much of a unit of `UNITS` it took before its own training; None where that is not known."""
+        return summed([part.spent(unit) for part in self._parts(shared)])
+
+    def spent(self, unit: str, shared: frozenset[str]) -> float | None:
+        """How much of a unit it took in all."""
+        return summed([self.spent_before(unit, shared), self.training.spent(unit)])
+
+    def total(self, shared: frozenset[str]) -> Cost:
+        """All that it cost; see `before`."""
+        return added([self.before(shared), self.training])
+
+    def contributors(self) -> tuple[Manifest, ...]:
+        """Every artefact whose cost is in the row."""
+        return (self.made, *self.labelling, *self.earlier)
+
+
+def summed(values: Sequence[float | None]) -> float | None:
+    """A sum, None where one of its parts is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def read(folder: Path, name: str) -> Run:
+    """Reads a run.
+
+    Args:
+        folder: an adapter or checkpoint that `dcsft train` wrote.
+        name: its row's name.
+
+    Raises:
+        HarnessError: it is none, or its log is damaged. Inputs that are gone are told in the run instead.
+    """
+    made = manifest.read(folder)
+    if made.kind in TRAINED and not _trained(made):
+        raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
+    if made.kind not in TRAINED:
+        raise HarnessError(f"{folder} holds {made.kind}", "Give adapters or checkpoints of `dcsft train`")
+    line = Lineage()
+    line.follow(made)
+    found = line.found.items()
+    cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
+    labelling = tuple(one for _, one in found if one.kind == "rollouts")
+    earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
+    older = [one.folder.name for one in (made, *line.found.values()) if _lacks_ledger(one)]
+    remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
+    return Run(
+        name=name,
+        made=made,
+        method=_method(made, bool(labelling) and any(one.kind == "curated set" for _, one in found)),
+        training=cost_of(made),
+        labelling=labelling,
+        earlier=earlier,
+        cold=cold,
+        lost=tuple(line.lost),
+        remarks=(*line.remarks, *remarks),
+        history=_history(folder / LOG),
+    )
+
+
+def _trained(one: Manifest) -> bool:
+    """Whether training made it; `dcsft merge` makes checkpoints too, whose cost is that of the adapter."""
+    return one.kind in TRAINED and "method" in one.config
+
+
+def _lacks_ledger(one: Manifest) -> bool:
+    return (_trained(one) or one.kind == "rollouts") and NOTE not in one.notes
+
+
+def _method(made: Manifest, labelled: bool) -> str:
+    name = str(made.config.get("method"))
+    method = METHODS.get(name, name.upper())
+    if labelled:
+        method = "DC-SFT" if method == "SFT" else f"{method} on a curated set"
+    return f"{method}, all parameters" if made.config.get("full") else method
+
+
+def _history(path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(reading.from_json(line) for line in reading.read_text(path).splitlines())
+    except ValueError as error:
+        raise HarnessError(f"{path} is damaged: {error}", "Copy the folder again") from error

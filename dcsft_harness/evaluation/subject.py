@@ -1,0 +1,346 @@
+"""What is scored: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import reading
+from dcsft_harness.artifacts import lock, manifest
+from dcsft_harness.data.digits import DIGITS, resolve
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import merging, run_folder
+
+# What is scored: an adapter on its base, or a whole checkpoint.
+
+ADAPTER, MODEL = "adapter_config.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where in a training run a checkpoint was written.
+
+    Attributes:
+        run: the run's output folder.
+        kind: "adapter" or "checkpoint", which the run makes.
+        step: after which step.
+        identity: see `run_folder.identity`.
+        ledger: what the run had cost by then, as far as that is known.
+    """
+
+    run: Path
+    kind: str
+    step: int
+    identity: str
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+
+    def told(self, output: Path) -> dict[str, Any]:
+        """What a result in `output` notes of it."""
+        return {
+            "run": manifest.relative(self.run, output),
+            "kind": self.kind,
+            "step": self.step,
+            "identity": self.identity,
+            "ledger": {"steps": self.step, **self.ledger},
+        }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Weights to score.
+
+    Attributes:
+        pretrained: a whole checkpoint, or the adapter's base: a folder or a hub name.
+        adapter: a PEFT folder; None for a whole checkpoint.
+        origin: the run that they are a checkpoint of; None for what a run ended with, or no run's.
+    """
+
+    pretrained: str
+    adapter: Path | None = None
+    origin: Origin | None = None
+
+    def arguments(self, further: str) -> str:
+        """The model arguments that load it.
+
+        Raises:
+            HarnessError: a path has a comma, which separates arguments.
+        """
+        named = {"pretrained": self.pretrained, "adapter": self.adapter}
+        for value in named.values():
+            if value is not None and "," in str(value):
+                raise HarnessError(
+                    f"the path {value} has a comma, which separates model arguments", "Rename the folder"
+                )
+        parts = [f"{key}={value}" for key, value in named.items() if value is not None]
+        return ",".join([*parts, *([further] if further else [])])
+
+    def inputs(self) -> dict[str, Path]:
+        """Role -> folder, as a manifest records them; a hub's checkpoint has none."""
+        found = {"model": Path(self.pretrained)} if Path(self.pretrained).is_dir() else {}
+        return found | ({} if self.adapter is None else {"adapter": self.adapter})
+
+    def hashes(self) -> dict[str, str]:
+        """Role -> what a manifest would tell its weights by: a hash, or a hub's name."""
+        found = {role: manifest.fingerprint(path) for role, path in self.inputs().items()}
+        return {"model": self.pretrained, **found}
+
+
+def open_subject(given: str, base: str | None) -> Subject:
+    """What a path or name stands for.
+
+    Args:
+        given: a folder, "digits", or a hub name of a whole checkpoint.
+        base: an adapter's base, if not the one that it was trained on.
+
+    Raises:
+        HarnessError: it is neither adapter nor checkpoint, has changed since it was written, or the base
+            is not found or not wanted.
+    """
+    folder = Path(resolve(given))
+    if not folder.is_dir():
+        if folder.is_file() or folder.is_absolute() or given.count("/") != 1 or given.startswith("."):
+            raise HarnessError(
+                f"CKPT {given} is neither a folder nor a hub's OWNER/NAME", "Check the path, or give `digits`"
+            )
+        _refuse_base(given, base)
+        return Subject(given)
+    run = folder.resolve().parent
+    if run.name == manifest.UNFINISHED and run_folder.step_of(folder):
+        raise HarnessError(
+            f"CKPT {given} is a checkpoint of a run that has not finished, and may be removed any moment",
+            f"Score it with `--watch {run.parent}`",
+        )
+    if not (folder / ADAPTER).is_file() and not (folder / MODEL).is_file():
+        _refuse_other(given, folder)
+    if given != DIGITS:
+        manifest.refuse_changed(folder)
+    origin = written_in(folder)
+    if not (folder / ADAPTER).is_file():
+        _refuse_base(given, base)
+        return Subject(str(folder), origin=origin)
+    within = folder.parent if origin is not None else folder
+    made = manifest.read(within, "adapter") if (within / manifest.NAME).is_file() else None
+    named = None if base is None else resolve(base)
+    return Subject(merging.find_base(folder, made, named).name, folder, origin)
+
+
+def as_engine(model: str, arguments: str) -> tuple[str, str]:
+    """The lmms-eval model and its arguments where `--model` may name a checkpoint or adapter instead.
+
+    Args:
+        model: an lmms-eval model; or a folder, "digits" or a hub's OWNER/NAME, which dcsft_hf loads.
+        arguments: further model arguments.
+
+    Raises:
+        HarnessError: see `open_subject`; or the arguments name a checkpoint too.
+    """
+    folder = Path(model)
+    if (
+        model != DIGITS
+        and "/" not in model
+        and not (folder / ADAPTER).is_file()
+        and not (folder / MODEL).is_file()
+    ):
+        return model, arguments
+    if any(part.partition("=")[0] in ("pretrained", "adapter") for part in arguments.split(",")):
+        raise HarnessError(
+            f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
+        )
+    return "dcsft_hf", open_subject(model, None).arguments(arguments)
+
+
+def _refuse_base(given: str, base: str | None) -> None:
+    if base is not None:
+        raise HarnessError(f"--base {base}: CKPT {given} is a whole checkpoint", "--base goes with adapters")
+
+
+def _refuse_other(given: str, folder: Path) -> None:
+    """Says what a folder is that holds no weights."""
+    if (folder / manifest.UNFINISHED).is_dir():
+        raise HarnessError(
+            f"CKPT {given} holds an unfinished run", f"Score its checkpoints with `--watch {given}`"
+        )
+    holds = manifest.read(folder).kind if (folder / manifest.NAME).is_file() else "neither"
+    raise HarnessError(
+        f"CKPT {given} is no adapter and no checkpoint: it has no {ADAPTER} and no {MODEL}"
+        + ("" if holds == "neither" else f", but holds {holds}"),
+        "Give what `dcsft train` or save_pretrained wrote",
+    )
+
+
+def written_in(folder: Path) -> Origin | None:
+    """The finished run that a folder is a checkpoint in; None where there is none."""
+    step, run = run_folder.step_of(folder), folder.resolve().parent
+    if not step or not (run / manifest.NAME).is_file():
+        return None
+    made = manifest.read(run)
+    if made.kind not in ("adapter", "checkpoint"):
+        return None
+    return Origin(run, made.kind, step, run_folder.identity(run))
+
+
+# A training run seen from outside: its complete checkpoints, and whether it goes on.
+
+TRAINED = ("adapter", "checkpoint")
+TRAINER = "trainer_state.json"
+
+
+class Divided(HarnessError):
+    """A checkpoint whose weights lie in parts."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A run at one moment.
+
+    Attributes:
+        begun: whether its folder holds anything.
+        finished: the manifest of what it made; None where it has not finished.
+        checkpoints: the complete ones, by step.
+        running: whether its process is at work; None where that cannot be told.
+        owner: which process that is, in words.
+        save_steps: steps between checkpoints; None where not known.
+        steps: those of the whole run; None where not known.
+    """
+
+    begun: bool
+    finished: manifest.Manifest | None = None
+    checkpoints: tuple[Path, ...] = ()
+    running: bool | None = None
+    owner: str = ""
+    save_steps: int | None = None
+    steps: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The newest complete checkpoint's step, or the finished run's; 0 where there is none."""
+        if self.finished is not None and self.steps:
+            return self.steps
+        return run_folder.step_of(self.checkpoints[-1]) if self.checkpoints else 0
+
+
+def look(run: Path) -> State:
+    """A run's state.
+
+    Raises:
+        HarnessError: the folder is not one that `dcsft train` writes.
+    """
+    folder = run / manifest.UNFINISHED
+    if (run / manifest.NAME).is_file():
+        return _finished(run)
+    if not folder.is_dir():
+        if run.is_file() or (run.is_dir() and any(run.iterdir())):
+            if (run / manifest.NAME).is_file():  # it finished this moment
+                return _finished(run)
+            raise HarnessError(
+                f"--watch {run} is no output folder of `dcsft train`: it has no {manifest.NAME} and no "
+                f"{manifest.UNFINISHED}/",
+                "Name the --output of the training",
+            )
+        return State(begun=False)
+    _refuse_sampling(run)
+    running, found = lock.at_work(folder / lock.OWNER), run_folder.checkpoints(folder)
+    if (run / manifest.NAME).is_file():
+        return _finished(run)
+    told = _read(found[-1] / TRAINER) if found else {}
+    return State(
+        True, None, tuple(found), running, lock.owner(folder / lock.OWNER),
+        _whole(told.get("save_steps")), _whole(told.get("max_steps")),
+    )  # fmt: skip
+
+
+def _finished(run: Path) -> State:
+    made = manifest.read(run)
+    if made.kind not in TRAINED or "method" not in made.config:
+        raise HarnessError(f"--watch {run} holds {made.kind}, no training", "Name the --output of a training")
+    steps, every = _whole(made.notes.get("steps")), _whole(made.config.get("save_steps"))
+    return State(True, made, tuple(run_folder.checkpoints(run)), False, "", every, steps)
+
+
+def _refuse_sampling(run: Path) -> None:
+    told = _read(run / manifest.UNFINISHED / lock.RUN)
+    if told and "method" not in told:
+        raise HarnessError(f"--watch {run} holds an unfinished run that trains nothing", "Name a training's")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A JSON object; nothing where the file is gone or being written."""
+    try:
+        return dict(reading.json_file(path))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and value >= 1 else None
+
+
+def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subject | None:
+    """A checkpoint of a run that has not finished, under a name that the run does not take away.
+
+    Args:
+        run: the run's output folder.
+        checkpoint: a complete checkpoint in its unfinished folder.
+        place: the folder for the second name.
+        base: an adapter's base, if not the one that its configuration names.
+
+    Returns:
+        None where the run has removed it before all of it was taken, or has finished meanwhile.
+
+    Raises:
+        Divided: it holds no weights that can be loaded.
+        HarnessError: the base is not the run's, or the disk takes no more.
+    """
+    settings = _read(run / manifest.UNFINISHED / lock.RUN)
+    ledger = _read(checkpoint / run_folder.COMPLETE).get("ledger")
+    target = place / checkpoint.name
+    identity = _taken(run, checkpoint, target)
+    if identity is None:
+        return None
+    if not [*target.glob("model*.safetensors"), *target.glob("adapter_model.safetensors")]:
+        raise Divided(
+            f"{checkpoint} has no weights in one piece: the run divides them among its processes",
+            "Only what it ends with is scored",
+        )
+    kind = "adapter" if (target / ADAPTER).is_file() else "checkpoint"
+    costs = ledger if isinstance(ledger, Mapping) else {}
+    origin = Origin(run.resolve(), kind, run_folder.step_of(checkpoint), identity, costs)
+    if kind == "checkpoint":
+        if base is not None:
+            raise HarnessError(f"--base {base}: {run} trains all parameters", "Leave it out")
+        return Subject(str(target), origin=origin)
+    return Subject(_base(run, target, settings, base), target, origin)
+
+
+def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
+    """Gives a checkpoint a second name; returns which run's it is, or None where not all of it was there."""
+    complete = checkpoint / run_folder.COMPLETE
+    try:
+        identity = run_folder.identity(run)
+        run_folder.link(checkpoint, target)
+    except (OSError, HarnessError) as error:  # shutil.Error, of several files, is an OSError too
+        if complete.is_file() and not (run / manifest.NAME).is_file():
+            raise HarnessError(
+                f"{checkpoint} cannot be given a second name at {target}: {error}",
+                "Name a --board on the run's own disk, or free some space",
+            ) from error
+        return None
+    # The mark goes before anything else of a checkpoint, and the manifest comes before all of them go.
+    return identity if complete.is_file() and not (run / manifest.NAME).is_file() else None
+
+
+def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | None) -> str:
+    """The base that a run trains an adapter of.
+
+    Raises:
+        HarnessError: it is not where the adapter's configuration says, or is another one.
+    """
+    found = merging.find_base(adapter, None, None if base is None else resolve(base)).name
+    wanted = settings.get("content of model")
+    if wanted is None:
+        return found
+    if not Path(found).is_dir():
+        raise HarnessError(f"the base that {run} trains on is not at {found}", "Say where it is with --base")
+    if not manifest.fingerprint(Path(found)).startswith(str(wanted)):
+        raise HarnessError(f"{found} is not the base that {run} trains on", "Give that one with --base")
+    return found

@@ -1,0 +1,326 @@
+"""A model in many processes of a Ray cluster, as one lmms-eval model: `dcsft sample --engine ray`."""
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dcsft_harness import lmms
+from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.protocols import Generation
+
+from .base import ObservedModel
+from .requests import Asked, Item, Messages, read_prompt
+
+# A Ray cluster: reached or started, its slots counted, and what it says of failures in one sentence.
+
+RETRIES = 3
+"""How often a chunk is answered again whose actor dies; a chunk that kills each of them is an error."""
+
+
+def check(actors: int | None) -> None:
+    """Refuses what cannot be spread, without starting anything.
+
+    Raises:
+        HarnessError: Ray is not installed, or the number of actors is out of range.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise HarnessError("--engine ray needs Ray", "Install it with `pip install 'dcsft-harness[ray]'`")
+    if actors is not None and actors < 1:
+        raise HarnessError(f"--actors {actors} is out of range", "It must be at least 1")
+
+
+def connect() -> bool:
+    """Joins the cluster that RAY_ADDRESS names, or starts one on this machine.
+
+    Returns:
+        Whether the cluster is this process's own to end.
+
+    Raises:
+        HarnessError: the one that is named cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start to its makers
+    import ray
+
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    try:
+        _knock(address or "")
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        if address is None:
+            raise HarnessError(f"no Ray cluster could be started: {said}", "Look at its logs") from error
+        raise HarnessError(
+            f"RAY_ADDRESS={address} cannot be reached: {said}",
+            "Check it; a cluster with authentication wants RAY_AUTH_MODE=token and its token here too",
+        ) from error
+    return True
+
+
+def _knock(address: str) -> None:
+    """Finds out in seconds that nobody answers at HOST:PORT, where Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
+    """What one actor takes of the cluster, and how many actors there are to be.
+
+    Args:
+        actors: how many are asked for; None takes every slot.
+        on_cpu: whether to leave GPUs alone.
+
+    Raises:
+        HarnessError: the cluster has fewer slots than that.
+    """
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    kind = "GPU" if there.get("GPU", 0) >= 1 and not on_cpu else "CPU"
+    count = int(there.get(kind, 0))
+    if count < (actors or 1):
+        raise HarnessError(
+            f"--actors {actors or 1} asks for more than the Ray cluster's {count} {kind} slots",
+            "Ask for fewer, or add machines to the cluster",
+        )
+    return ({"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}), actors or count
+
+
+@contextlib.contextmanager
+def telling_failures() -> Iterator[None]:
+    """Raises an actor's own errors as they were there, and says in a sentence that actors die.
+
+    Raises:
+        HarnessError: a model refused something, or one chunk cost the lives of several actors.
+    """
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, HarnessError) else error) from None
+    except RayActorError as error:
+        raise HarnessError(
+            f"the actors of the Ray cluster die: {' '.join(str(error).split())[:300]}",
+            f"A chunk was tried {1 + RETRIES} times; see the workers' logs, or lower batch_size",
+        ) from error
+
+
+# A model in many processes of a Ray cluster, as one lmms-eval model: `dcsft sample --engine ray`.
+#
+# Each actor holds the whole model. The driver reads the documents, hands chunks of items to actors that are
+# free (Ray's `ActorPool`), and reports what comes back as `ObservedModel` does, so that it is kept at once.
+# Ray itself starts an actor anew that died, and has it answer its chunk again. Draws are keyed by content, so
+# which actor draws what, and how often, changes nothing.
+
+
+@dataclass(frozen=True)
+class Given:
+    """A document's messages, in place of the task's function, which stays with the driver."""
+
+    messages: Messages
+
+    def __call__(self, _: object) -> Messages:
+        """The messages, whatever the document."""
+        return self.messages
+
+
+class _Anywhere(dict[str, Any]):
+    """The documents of an actor, which has none: each `Given` brings its messages along."""
+
+    def __missing__(self, _: object) -> "_Anywhere":
+        return self
+
+
+class Answerer:
+    """What an actor runs: one model, loaded when it is first needed and so again after a restart."""
+
+    def __init__(self, name: str, arguments: str) -> None:
+        """Remembers what to load.
+
+        Args:
+            name: the model's, as `lmms.open_model` takes it.
+            arguments: its `key=value,key=value`.
+        """
+        self._name, self._arguments = name, arguments
+        self._model: ObservedModel | None = None
+
+    def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object]]:
+        """Loads the model; returns its batch size, seed, box convention and checkpoint's generation settings.
+
+        Raises:
+            HarnessError: it cannot be loaded, or does not answer items.
+        """
+        model = self._opened()
+        return model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
+
+    def _opened(self) -> ObservedModel:
+        if self._model is None:
+            model = lmms.open_model(self._name, self._arguments)
+            if not isinstance(model, ObservedModel):
+                raise HarnessError(
+                    f"--engine ray: {self._name} answers all items at once and cannot be spread",
+                    "Use a model of this suite",
+                )
+            model.task_dict = _Anywhere()
+            self._model = model
+        return self._model
+
+    def answer(
+        self, number: int, items: list[Item], item_ids: Mapping[tuple[str, int], str], skip: bool
+    ) -> tuple[int, list[list[Generation]], dict[tuple[str, int], str]]:
+        """Answers one chunk.
+
+        Args:
+            number: the chunk's, handed back.
+            items: with equal generation arguments.
+            item_ids: the content ids of the items.
+            skip: whether items that the model refuses are returned with the reason, and not raised.
+
+        Returns:
+            The number, the responses of each item, and the refused items.
+        """
+        model = self._opened()
+        model.item_ids.update(item_ids)
+        model.refused = {} if skip else None
+        answered = model.answer(items)
+        return number, answered, model.refused or {}
+
+
+class SpreadModel(ObservedModel):
+    """A model of this suite whose items are answered by actors.
+
+    Attributes:
+        processes: how many actors there are.
+    """
+
+    def __init__(self, name: str, arguments: str, actors: int | None = None) -> None:
+        """Connects to the cluster that RAY_ADDRESS names, or starts one here, and loads the models.
+
+        Args:
+            name: the model's, as `lmms.open_model` takes it.
+            arguments: its `key=value,key=value`.
+            actors: how many; None has one for each GPU or, without GPUs, for each CPU slot.
+
+        Raises:
+            HarnessError: the cluster cannot be reached or is too small, or the model does not load.
+        """
+        super().__init__()
+        import torch
+
+        self.device = torch.device("cpu")  # where lmms-eval's own tensors go
+        self._mine = connect()
+        options, self.processes = slots(actors, "device=cpu" in arguments.split(","))
+        import ray
+
+        remote = ray.remote(Answerer).options(max_restarts=-1, max_task_retries=RETRIES, **options)
+        self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
+        with telling_failures():
+            loaded = ray.get([actor.load.remote() for actor in self._actors])
+        self.batch_size, self.seed, self._convention, self.checkpoint_generation = loaded[0]
+        declare(self.box_convention)
+
+    @property
+    def box_convention(self) -> BoxConvention:
+        """The coordinates that the actors' models write boxes in."""
+        return getattr(self, "_convention", PIXEL)
+
+    def _answer(self, items: list[Item]) -> list[list[Generation]]:
+        raise NotImplementedError("actors answer the items of this model")
+
+    def _draw(self, waiting: list[Asked]) -> Iterator[int]:
+        """Draws what is missing, chunk by chunk as actors get free; yields how many items are finished."""
+        from ray.util import ActorPool
+
+        pool, finished = ActorPool(self._actors), 0
+        for queue in self._queues(waiting):
+            size = min(self.batch_size, math.ceil(len(queue) / self.processes))
+            underway: dict[int, list[Asked]] = {}
+            sent = 0
+            while queue or underway:
+                # One chunk waits for each actor, so that none waits for the driver to read images.
+                while queue and len(underway) < 2 * self.processes:
+                    underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
+                    pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
+                    sent += 1
+                with telling_failures():
+                    number, answered, refused = pool.get_next_unordered()
+                batch = underway.pop(number)
+                placed = self._placed(batch, answered, refused)
+                again = self._finish(list(zip(batch, placed, strict=True)))
+                queue.extendleft(reversed(again))
+                finished += len(batch) - len(again)
+                yield finished
+
+    def _chunk(self, number: int, underway: Mapping[int, list[Asked]]) -> tuple[Any, ...]:
+        """What an actor needs to answer a chunk; items whose documents cannot be read are left out."""
+        items, skip = [], self.refused is not None
+        for _, item in underway[number]:
+            try:
+                items.append(replace(item, to_messages=Given(_messages(item, self.task_dict))))
+            except HarnessError as error:
+                self._refuse(item, error)
+        places = [(item.task, item.doc_id) for item in items]
+        return (
+            number,
+            items,
+            {place: self.item_ids[place] for place in places if place in self.item_ids},
+            skip,
+        )
+
+    def _placed(
+        self,
+        batch: list[Asked],
+        answered: list[list[Generation]],
+        refused: Mapping[tuple[str, int], str],
+    ) -> list[list[Generation]]:
+        """The responses of each item of a batch, none for those that were refused on either side."""
+        if self.refused is not None:
+            self.refused.update(refused)
+        by_place = {(some[0].task, some[0].doc_id): some for some in answered if some}
+        return [by_place.get((item.task, item.doc_id), []) for _, item in batch]
+
+    def clean(self) -> None:
+        """Ends the actors, and the cluster if it was started here."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._mine:
+            ray.shutdown()
+        super().clean()
+
+
+def _messages(item: Item, documents: Mapping[str, Any]) -> Messages:
+    """A document's messages with its images in them, read here: an actor may be on another machine.
+
+    Raises:
+        HarnessError: an image cannot be read.
+    """
+    prompt = read_prompt(item, documents, None)
+    images = iter(prompt.images)
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image", "url": next(images)} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in prompt.messages
+    ]

@@ -1,0 +1,263 @@
+"""Where a model runs and what its work takes: the device, memory, operations."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from dcsft_harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+# Which device this process runs on, and its place among the processes of a launch.
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model goes.
+
+    Attributes:
+        device: the device of this process.
+        rank: number of this process among all, over all machines.
+        world_size: how many processes there are.
+        accelerator: accelerate's view of the same, which lmms-eval's own collectives go
+            through; None in a single process, where lmms-eval makes its own.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    accelerator: Accelerator | None = None
+
+
+def check_device(name: str | None) -> torch.device:
+    """The device of a name; CUDA where there is any and None is asked for.
+
+    Raises:
+        HarnessError: for a name that torch does not know or a device that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise HarnessError(f"device={name!r} is not a device", "Give cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise HarnessError(
+            f"device={name!r}: torch sees {torch.cuda.device_count()} CUDA devices", "Give device=cpu"
+        )
+    return device
+
+
+def place(name: str | None) -> Placement:
+    """Joins the process group of `torchrun` or `accelerate launch`, if there is one.
+
+    Each process loads the whole model and answers its own share of the documents; processes on
+    CPUs talk over gloo.
+
+    Raises:
+        HarnessError: for an unusable device, or one CUDA device named for several processes.
+    """
+    device = check_device(name)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Placement(device)
+    if ":" in (name or ""):
+        raise HarnessError(
+            f"device={name!r} names one device for several processes", f"Give device={device.type}"
+        )
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    device = torch.device("cpu") if device.type == "cpu" else accelerator.device
+    return Placement(device, accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+# What a batch takes in memory: an estimate, what is free, and what running out looks like.
+
+# The estimate knows no fragmentation and no workspaces, and the CPU's memory is shared with
+# whatever else runs, where asking for too much ends the process instead of raising an error.
+_SHARE = {"cuda": 0.8, "cpu": 0.5}
+
+# Prompt tokens, padding included, that go through the model together. On a CPU more of them fall
+# out of its caches: a fifth slower at twice as many. A GPU is busy with these, and more would
+# only need more memory at once.
+_SLICE_TOKENS = {"cuda": 16384, "cpu": 1200}
+
+# Tensors of a decoder or vision layer that are alive at once, in widths of the layer and of its
+# feed-forward part.
+_STREAMS, _INNER_STREAMS = 8, 3
+
+
+@dataclass(frozen=True)
+class Size:
+    """What memory goes by, for one item.
+
+    Attributes:
+        tokens: prompt and image tokens.
+        image_values: numbers in its image features.
+        rows: responses that are generated together.
+    """
+
+    tokens: int
+    image_values: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a model takes for a batch, beside its weights.
+
+    Attributes:
+        cached: keys and values of a token, over all layers.
+        activation: what a prompt token needs while a layer computes.
+        image_value: what the vision tower needs for each number that it is given.
+        score: attention scores of a new token, for each token before it, over a layer's heads.
+        choice: choosing a row's next token, over the vocabulary.
+        slice_tokens: prompt tokens that go through the model together where prompts are shared.
+    """
+
+    cached: float
+    activation: float
+    image_value: float
+    score: float
+    choice: float
+    slice_tokens: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Footprint":
+        """Estimates from a model's configuration."""
+        text, number = model.config.get_text_config(decoder=True), model.dtype.itemsize
+        heads = text.num_attention_heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            cached=2.0 * text.num_hidden_layers * kv_heads * width * number,
+            activation=_layer_bytes(text, number),
+            image_value=number + _image_bytes(getattr(model.config, "vision_config", None), number),
+            score=heads * (3.0 * number + 4),
+            # float32 logits and scores, then float64 noise and int64 hashes.
+            choice=text.vocab_size * (2 * 4 + 3 * 8),
+            slice_tokens=_SLICE_TOKENS.get(model.device.type, _SLICE_TOKENS["cuda"]),
+        )
+
+    def bytes(self, sizes: Sequence[Size], new_tokens: int, shared: bool) -> float:
+        """What a batch takes.
+
+        Args:
+            sizes: its items.
+            new_tokens: the longest response.
+            shared: whether the rows of an item share its prompt.
+        """
+        rows = sum(size.rows for size in sizes)
+        longest = max(size.tokens for size in sizes)
+        prompts = longest * (len(sizes) if shared else rows)
+        images = sum(size.image_values * (1 if shared else size.rows) for size in sizes)
+        together = min(prompts, max(self.slice_tokens, longest)) if shared else prompts
+        # A growing buffer is there twice while it is copied.
+        own = rows * (2 * new_tokens * self.cached + longest * self.score + self.choice)
+        prefill = together * self.activation + images * self.image_value * together / prompts
+        return prompts * self.cached + prefill + own
+
+
+def _layer_bytes(config: PreTrainedConfig, number: int) -> float:
+    width: int = getattr(config, "hidden_size", 0) or getattr(config, "embed_dim", 1024)
+    inner: int = getattr(config, "intermediate_size", 0) or 4 * width
+    return float(number * (_STREAMS * width + _INNER_STREAMS * inner))
+
+
+def _image_bytes(config: PreTrainedConfig | None, number: int) -> float:
+    """Vision activations for each pixel value: a patch is a token there."""
+    patch = getattr(config, "patch_size", None)
+    return _layer_bytes(config, number) / (3 * patch * patch) if isinstance(patch, int) else 64.0
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a batch may take on a device now."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _SHARE["cuda"] * (torch.cuda.mem_get_info(device)[0] + cached)
+    return _SHARE["cpu"] * min(float(psutil.virtual_memory().available), _container_bytes())
+
+
+def _container_bytes() -> float:
+    """What the container's limit leaves, where there is one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        return float(limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; only CUDA has a type for it."""
+    text = str(error).lower()
+    known = ("out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in known)
+
+
+# Floating-point operations of a model's weights, estimated from how many there are and what trains.
+
+Inputs = Mapping[str, Any]
+
+
+class Arithmetic:
+    """What a token and an image patch cost.
+
+    A product with n weights is 2n operations in the forward pass; the backward pass repeats that for the
+    activations' gradient, and once more for each weight that trains. Left out: the attention of tokens
+    to each other, activation checkpointing, padding, and everything that is no product. The aligner is
+    counted with the vision tower, by patches.
+    """
+
+    def __init__(self, model: "PreTrainedModel | PeftModel") -> None:
+        """Counts the weights of a transformers model, which may carry an adapter."""
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.patch = getattr(getattr(inner.config, "vision_config", None), "patch_size", None)
+        embedded = inner.get_input_embeddings().weight
+        head = inner.get_output_embeddings()
+        decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else inner
+        language = {id(weight) for weight in decoder.parameters()}
+        self.language = 0 if head is None else head.weight.numel()
+        self.vision = self.trained_language = self.trained_vision = 0
+        if head is not None and head.weight.requires_grad:
+            self.trained_language = head.weight.numel()
+        for weight in inner.parameters():
+            if weight is embedded or (head is not None and weight is head.weight) or weight.dim() < 2:
+                continue
+            trained = weight.numel() if weight.requires_grad else 0
+            if id(weight) in language:
+                self.language += weight.numel()
+                self.trained_language += trained
+            else:
+                self.vision += weight.numel()
+                self.trained_vision += trained
+
+    def forward(self, tokens: float, patches: float) -> float:
+        """One forward pass over so many tokens (those of images included) and image patches."""
+        return 2.0 * (self.language * tokens + self.vision * patches)
+
+    def training(self, tokens: float, patches: float) -> float:
+        """One forward and backward pass; without a weight that trains, the tower has no backward pass."""
+        backward = (self.language + self.trained_language) * tokens
+        if self.trained_vision:
+            backward += (self.vision + self.trained_vision) * patches
+        return self.forward(tokens, patches) + 2.0 * backward
+
+    def patches(self, inputs: Inputs) -> int:
+        """How many image patches a processor's output has."""
+        pixels = inputs.get("pixel_values")
+        if not isinstance(pixels, Tensor):
+            return 0
+        if pixels.dim() == 2:  # one row a patch, as Qwen's processors give them
+            return int(pixels.shape[0])
+        if isinstance(self.patch, int):
+            return int(pixels[..., 0, :, :].numel() // self.patch**2)
+        return 0

@@ -1,0 +1,250 @@
+"""A queue of items through a model: admitted as memory and rows become free, handed back as they end."""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from itertools import groupby, islice
+
+from dcsft_harness.errors import HarnessError
+
+from .arguments import GenerationArguments
+from .batching import Prepared
+from .decoding import Completion, NotFiniteError, row_key
+from .engine import Arrival, Engine
+from .requests import Asked
+from .resources import Size, out_of_memory
+from .shared_prefix import Prompts, UnsuitedModelError
+
+Done = tuple[Asked, list[Completion]]
+"""What was asked, and a completion for each sample index; none where the item was refused."""
+
+# Prompts of one cohort are padded to one length: longer ones than this many times the shortest
+# make a cohort of their own.
+_SPREAD = 1.5
+
+
+def not_finite(name: str) -> HarnessError:
+    """The error of an item that the model has no finite logits for."""
+    return HarnessError(
+        f"{name}: the model's logits are not finite (NaN or infinity)",
+        "Its weights or their type are at fault: try dtype=float32, or a checkpoint that did not diverge",
+    )
+
+
+class Scheduler:
+    """One pass over a queue, with equal generation arguments throughout."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        queue: deque[Asked],
+        prepare: Callable[[Asked], Prepared],
+        refuse: Callable[[Asked, HarnessError], None],
+        seed: int,
+        rows: int,
+        hold: bool,
+    ) -> None:
+        """Nothing admitted yet.
+
+        Args:
+            engine: the model.
+            queue: what is asked; items that get further rows are put back at its front between
+                two steps of the iteration. Not empty.
+            prepare: decodes and processes an item; may raise `HarnessError`.
+            refuse: takes an item that cannot be answered, or raises.
+            seed: what draws are keyed with.
+            rows: most rows in flight, unless an item has more by itself.
+            hold: whether prompts are kept for further rows until it shows that there are none.
+        """
+        self._engine, self._queue, self._prepare, self._refuse = engine, queue, prepare, refuse
+        self._arguments: GenerationArguments = queue[0][1].arguments
+        self._seed, self._most, self._hold = seed, rows, hold
+        self._ready: dict[int, Prepared] = {}  # prepared and not admitted
+        self._aboard: dict[int, tuple[Asked, Size]] = {}
+        self._known: dict[int, tuple[Prepared, Size]] = {}  # of held prompts, without their features
+        self._flight = engine.flight(self._arguments, hold)
+        self._allowed = engine.allowed()
+
+    def __iter__(self) -> Iterator[list[Done]]:
+        """Items as they end, some at a time; all that have ended before others are admitted.
+
+        Raises:
+            HarnessError: for an item that is refused, unless `refuse` takes it.
+        """
+        while self._queue or self._aboard:
+            refused: list[Done] = []
+            coming = self._next(refused)
+            if refused:
+                yield refused
+            if coming or self._aboard:
+                done = self._advance(coming)
+                if done:
+                    yield done
+                self._flight.release(self._flight.held - self._waiting())
+
+    def _waiting(self) -> set[int]:
+        """Held items that are asked again; they are at the front of the queue."""
+        held = self._flight.held
+        return {id(asked[0]) for asked in islice(self._queue, len(held)) if id(asked[0]) in held}
+
+    def _next(self, refused: list[Done]) -> list[tuple[Asked, Prepared, Size]]:
+        """What is admitted now, taken from the queue; what is refused on the way is added to `refused`."""
+        if not self._aboard:
+            self._allowed = self._engine.allowed()
+        coming: list[tuple[Asked, Prepared, Size]] = []
+        sizes = [size for _, size in self._aboard.values()]
+        while self._queue:
+            asked = self._queue[0]
+            try:
+                prepared, size = self._described(asked)
+            except HarnessError as error:
+                self._refuse(asked, error)
+                refused.append((self._queue.popleft(), []))
+                continue
+            rows = sum(one.rows for one in sizes) + size.rows
+            fits = (
+                rows <= self._most and self._engine.needed([*sizes, size], self._arguments) <= self._allowed
+            )
+            if sizes and not fits:
+                break
+            coming.append((self._queue.popleft(), prepared, size))
+            self._ready.pop(id(asked[0]), None)
+            sizes.append(size)
+        return coming
+
+    def _described(self, asked: Asked) -> tuple[Prepared, Size]:
+        """An item with what it takes; without features where its prompt is held."""
+        ticket, rows = id(asked[0]), 1 if self._arguments.greedy else len(asked[1].sample_indices)
+        if ticket in self._flight.held:
+            prepared, size = self._known[ticket]
+            return prepared, Size(size.tokens, size.image_values, rows)
+        if ticket not in self._ready:
+            self._ready[ticket] = self._prepare(asked)
+        prepared = self._ready[ticket]
+        self._engine.shares(prepared, rows, self._arguments)  # before sizes depend on it
+        return prepared, self._engine.size(prepared, rows)
+
+    def _advance(self, coming: list[tuple[Asked, Prepared, Size]]) -> list[Done]:
+        """Admits items and draws on; where memory runs out, what is aboard goes back into the queue."""
+        for asked, _, size in coming:
+            self._aboard[id(asked[0])] = (asked, size)
+        failure: BaseException
+        try:
+            if not self._engine.shares_prompts or not self._arguments.use_cache:
+                return self._row_by_row(coming)
+            self._admit(coming)
+            ended = dict(self._flight.run())
+            return [self._landed(ticket, ended[ticket]) for ticket in list(self._aboard) if ticket in ended]
+        except UnsuitedModelError as error:
+            self._engine.give_up(str(error))
+            self._back()
+            return []
+        except NotFiniteError as error:
+            return self._without(error.places)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            # Without its traceback, which holds on to the batch's tensors.
+            failure = error.with_traceback(None)
+        return self._out_of_memory(coming, failure)
+
+    def _out_of_memory(
+        self, coming: list[tuple[Asked, Prepared, Size]], failure: BaseException
+    ) -> list[Done]:
+        if len(self._aboard) == 1:
+            ((asked, size),) = self._aboard.values()
+            self._aboard.clear()
+            self._flight = self._engine.flight(self._arguments, self._hold)
+            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
+            self._refuse(asked, self._engine.too_large(name, size, self._arguments, failure))
+            return [(asked, [])]
+        self._ready |= {id(asked[0]): prepared for asked, prepared, _ in coming if prepared.features}
+        sizes = self._back()
+        self._engine.shrink(sizes, self._arguments)
+        self._allowed = self._engine.allowed()
+        return []
+
+    def _without(self, tickets: Collection[int]) -> list[Done]:
+        """Refuses items whose logits are not finite; the others aboard are drawn again, to the same end."""
+        bad = [asked for ticket, (asked, _) in self._aboard.items() if ticket in tickets]
+        for asked in bad:
+            del self._aboard[id(asked[0])]
+            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
+            self._refuse(asked, not_finite(name))
+        self._back()
+        return [(asked, []) for asked in bad]
+
+    def _back(self) -> list[Size]:
+        """Everything aboard to the front of the queue; its draws are keyed, so they come out the same."""
+        sizes = [size for _, size in self._aboard.values()]
+        self._queue.extendleft(reversed([asked for asked, _ in self._aboard.values()]))
+        self._aboard.clear()
+        self._flight = self._engine.flight(self._arguments, self._hold)
+        return sizes
+
+    def _admit(self, coming: list[tuple[Asked, Prepared, Size]]) -> None:
+        """New items and items that get further rows, together where their prompts are about as long."""
+        arrivals: dict[int, Arrival] = {}
+        for asked, prepared, size in coming:
+            ticket = id(asked[0])
+            indices = asked[1].sample_indices[: size.rows]
+            keys = [row_key(self._seed, prepared.key, index) for index in indices]
+            arrivals[ticket] = Arrival(ticket, keys)
+            if self._hold:
+                self._known[ticket] = (Prepared(prepared.name, prepared.key, {}), size)
+        parts = self._flight.prompts_of(arrivals)
+        parts += self._prefilled(
+            [(id(asked[0]), prepared) for asked, prepared, _ in coming if prepared.features]
+        )
+        parts.sort(key=lambda part: -part[1].longest)
+        while parts:
+            longest = parts[0][1].longest
+            together = [part for part in parts if part[1].longest * _SPREAD >= longest]
+            parts = parts[len(together) :]
+            self._flight.admit(
+                [arrivals[ticket] for tickets, _ in together for ticket in tickets],
+                [prompts for _, prompts in together],
+            )
+
+    def _prefilled(self, new: list[tuple[int, Prepared]]) -> list[tuple[list[int], Prompts]]:
+        """Prompts that go through the model now, with their tickets; neighbours in length together."""
+        found = []
+
+        def names(one: tuple[int, Prepared]) -> tuple[str, ...]:
+            # Prompts with and without images have different features, which cannot share a batch.
+            return tuple(sorted(one[1].features))
+
+        ordered = sorted(new, key=lambda one: (names(one), -one[1].tokens))
+        for _, group in groupby(ordered, key=names):
+            members = list(group)
+            tickets = iter(ticket for ticket, _ in members)
+            for prompts in self._engine.prefill([prepared for _, prepared in members]):
+                found.append(([next(tickets) for _ in range(len(prompts))], prompts))
+        return found
+
+    def _row_by_row(self, coming: list[tuple[Asked, Prepared, Size]]) -> list[Done]:
+        done: list[Done] = []
+
+        def names(one: tuple[Asked, Prepared, Size]) -> tuple[str, ...]:
+            return tuple(sorted(one[1].features))
+
+        for _, group in groupby(sorted(coming, key=names), key=names):
+            members = list(group)
+            keys = [
+                [row_key(self._seed, prepared.key, index) for index in asked[1].sample_indices[: size.rows]]
+                for asked, prepared, size in members
+            ]
+            try:
+                completions = self._engine.row_by_row([one[1] for one in members], keys, self._arguments)
+            except NotFiniteError as error:
+                return done + self._without({id(members[place][0][0]) for place in error.places})
+            done += [
+                self._landed(id(asked[0]), found)
+                for (asked, _, _), found in zip(members, completions, strict=True)
+            ]
+        return done
+
+    def _landed(self, ticket: int, completions: list[Completion]) -> Done:
+        """A greedy completion is that of every sample."""
+        asked, _ = self._aboard.pop(ticket)
+        copies = len(asked[1].sample_indices) if self._arguments.greedy else 1
+        return asked, completions * copies

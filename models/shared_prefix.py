@@ -1,0 +1,498 @@
+"""Prompts go through the model once; the rows behind them decode together."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# Prompts go through the model once; what they leave is kept per item.
+
+
+class UnsuitedModelError(Exception):
+    """Why a model cannot decode on shared prompts."""
+
+
+@dataclass
+class Prompts:
+    """What the prompts of some items left, padded on the left to one length.
+
+    Attributes:
+        keys: per layer `(items, kv_heads, prompt, width)`; `values` likewise.
+        values: see `keys`.
+        logits: `(items, vocabulary)` for the first token.
+        positions: the last prompt token's position, `(..., items, 1)` with as many axes in
+            front as the model's position ids have.
+        tokens: int64 `(items, prompt)`.
+        attention_mask: int64 `(items, prompt)`, 0 at padding.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    logits: Tensor
+    positions: Tensor
+    tokens: Tensor
+    attention_mask: Tensor
+
+    def __len__(self) -> int:
+        """How many items."""
+        return len(self.tokens)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt, padding included."""
+        return self.tokens.shape[1]
+
+    def select(self, items: Tensor) -> "Prompts":
+        """Copies of those of int64 `items`."""
+        return Prompts(
+            [keys.index_select(0, items) for keys in self.keys],
+            [values.index_select(0, items) for values in self.values],
+            self.logits[items],
+            self.positions.index_select(-2, items),
+            self.tokens[items],
+            self.attention_mask[items],
+        )
+
+
+def joined(parts: Sequence[Prompts]) -> Prompts:
+    """Several prompts as one, in order; the parts are empty afterwards."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(part.longest for part in parts)
+    # Freed layer by layer: all of them would be there twice otherwise.
+    keys = [_taken([part.keys for part in parts], at, longest) for at in range(len(parts[0].keys))]
+    values = [_taken([part.values for part in parts], at, longest) for at in range(len(parts[0].values))]
+    return Prompts(
+        keys,
+        values,
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.positions for part in parts], dim=-2),
+        torch.cat([_padded(part.tokens, longest, -1) for part in parts]),
+        torch.cat([_padded(part.attention_mask, longest, -1) for part in parts]),
+    )
+
+
+def _taken(states: Sequence[list[Tensor]], layer: int, longest: int) -> Tensor:
+    """One layer's states of several prompts, which lose theirs."""
+    found = torch.cat([_padded(one[layer], longest, -2) for one in states])
+    for one in states:
+        one[layer] = found[:0]
+    return found
+
+
+def _padded(part: Tensor, longest: int, axis: int) -> Tensor:
+    """Zeros on the left, up to a length."""
+    missing = longest - part.shape[axis]
+    return functional.pad(part, (0, 0) * (-axis - 1) + (missing, 0)) if missing else part
+
+
+@torch.inference_mode()
+def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
+    """Runs vision tower and prompts once, prepared as `generate` prepares its first step.
+
+    Args:
+        model: a transformers model, in evaluation mode.
+        batch: model inputs, left-padded, on the model's device.
+
+    Raises:
+        UnsuitedModelError: where a layer keeps something else than all keys and values.
+    """
+    features = dict(batch)
+    tokens, mask = features.pop("input_ids"), features.pop("attention_mask")
+    known = {**features, "input_ids": tokens, "attention_mask": mask}
+    positions = model._prepare_position_ids_for_generation(tokens, known)
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    inputs = model.prepare_inputs_for_generation(
+        tokens,
+        past_key_values=cache,
+        # Without a mask attention takes its faster causal form.
+        attention_mask=None if bool(mask.all()) else mask,
+        position_ids=positions,
+        is_first_iteration=True,
+        use_cache=True,
+        logits_to_keep=1,
+        **features,
+    )
+    logits = model(**inputs, return_dict=True).logits[:, -1]
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer or not layer.is_initialized:
+            raise UnsuitedModelError(f"it caches by {type(layer).__name__}")
+    last = positions[..., -1:]
+    return Prompts(
+        [layer.keys for layer in cache.layers],
+        [layer.values for layer in cache.layers],
+        logits,
+        last.expand(*last.shape[:-2], len(tokens), 1),
+        tokens,
+        mask,
+    )
+
+
+# Items that were admitted together and the rows that continue them: prompts kept once, one attention.
+#
+# Copying a prompt's keys and values for each of G samples costs G times its memory, and every decoding step
+# reads all copies. Here a step attends in two parts under one softmax: the queries of an item's rows, side by
+# side, over the item's prompt, and each row's query over the row's own tokens. The rows of a cohort are of
+# one age, so their own tokens need no padding.
+
+# Short answers are the rule in labelling; every page that a buffer touches has to be zeroed first.
+_FIRST_CAPACITY = 8
+
+# Prompts of finished items are dropped once this share of them is finished: dropping copies the rest.
+_IDLE_ITEMS = 0.25
+
+
+class OwnTokens:
+    """One layer's keys and values of what the rows have generated.
+
+    Attributes:
+        keys: buffer `(rows, kv_heads, capacity, width)`; `values` likewise.
+        values: see `keys`.
+        length: tokens in the buffers.
+    """
+
+    def __init__(self) -> None:
+        """No tokens."""
+        self.keys = self.values = torch.empty(0)
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds one token of every row, `(rows, kv_heads, 1, width)`.
+
+        Returns:
+            All keys and values, views of `(rows, kv_heads, length, width)`.
+        """
+        if self.length == 0:
+            self.keys, self.values = _room(keys, _FIRST_CAPACITY), _room(values, _FIRST_CAPACITY)
+        elif self.length == self.keys.shape[2]:
+            self.keys, self.values = _grown(self.keys), _grown(self.values)
+        self.keys[:, :, self.length] = keys[:, :, 0]
+        self.values[:, :, self.length] = values[:, :, 0]
+        self.length += 1
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def move(self, sources: Tensor, holes: Tensor, count: int) -> None:
+        """Puts rows into the places of others, and drops all but the first `count`."""
+        if self.length:
+            self.keys, self.values = (
+                self._moved(buffer, sources, holes)[:count] for buffer in (self.keys, self.values)
+            )
+
+    def _moved(self, buffer: Tensor, sources: Tensor, holes: Tensor) -> Tensor:
+        if len(holes):
+            buffer[holes, :, : self.length] = buffer[sources, :, : self.length]
+        return buffer
+
+
+def _room(states: Tensor, capacity: int) -> Tensor:
+    return states.new_empty((*states.shape[:2], capacity, states.shape[3]))
+
+
+def _grown(buffer: Tensor) -> Tensor:
+    """A buffer of twice the capacity that begins with those of `buffer`."""
+    length = buffer.shape[2]
+    grown = _room(buffer, 2 * length)
+    grown[:, :, :length] = buffer
+    return grown
+
+
+class PrefixGroup:
+    """Prompts and the rows behind them.
+
+    Attributes:
+        prompts: what they continue.
+        rows: how many.
+    """
+
+    def __init__(self, prompts: Prompts, samples: Sequence[int]) -> None:
+        """Rows without tokens.
+
+        Args:
+            prompts: of the items; taken over.
+            samples: rows that continue each item; the rows of an item are consecutive.
+        """
+        self.prompts = prompts
+        self._own = [OwnTokens() for _ in prompts.keys]
+        device = prompts.tokens.device
+        counts = torch.tensor(samples, device=device)
+        self._set_rows(torch.repeat_interleave(torch.arange(len(samples), device=device), counts))
+
+    def _set_rows(self, item_of_row: Tensor) -> None:
+        """Places rows in a grid of `(items, widest)`, where an item's rows are side by side.
+
+        Args:
+            item_of_row: int64 `(rows,)`.
+        """
+        self.item_of_row, self.rows, self._items = item_of_row, len(item_of_row), len(self.prompts)
+        padded = (self.prompts.attention_mask == 0)[:, None, None, :]
+        # (items, 1, 1, prompt); None spares a pass over the scores where nothing is padded.
+        self._padding = padded if bool(padded.any()) else None
+        counts = torch.bincount(item_of_row, minlength=self._items)
+        self._widest = int(counts.max())
+        order = torch.argsort(item_of_row, stable=True)
+        by_item = item_of_row[order]
+        first = counts.cumsum(0) - counts
+        self._place = torch.empty_like(item_of_row)
+        rank = torch.arange(self.rows, device=item_of_row.device) - first[by_item]
+        self._place[order] = by_item * self._widest + rank
+        # Places without a row repeat row 0, whose results there are not read.
+        self._row_at = torch.zeros(self._items * self._widest, dtype=torch.int64, device=order.device)
+        self._row_at[self._place] = torch.arange(self.rows, device=order.device)
+        self._full = bool((self._place == torch.arange(self.rows, device=order.device)).all()) and (
+            self.rows == self._items * self._widest
+        )
+
+    def keep(self, places: Sequence[int]) -> list[int]:
+        """Drops all rows but those at `places`, ascending; a prompt stays while its cohort does.
+
+        Only as many rows are copied as fill the gaps.
+
+        Returns:
+            The old place of each row that is left, in their new order.
+        """
+        count = len(places)
+        order = list(range(count))
+        alive = set(places)
+        holes = [place for place in range(count) if place not in alive]
+        sources = [place for place in places if place >= count]
+        for hole, source in zip(holes, sources, strict=True):
+            order[hole] = source
+        device = self.item_of_row.device
+        moved = torch.tensor(sources, dtype=torch.int64, device=device)
+        into = torch.tensor(holes, dtype=torch.int64, device=device)
+        for own in self._own:
+            own.move(moved, into, count)
+        self._set_rows(self.item_of_row[torch.tensor(order, dtype=torch.int64, device=device)])
+        return order
+
+    def drop_idle(self, kept: Sequence[int]) -> list[int] | None:
+        """Drops the prompts of items that have neither rows nor a place in `kept`, once they are many.
+
+        Returns:
+            The old numbers of the items that are left; None where none is dropped.
+        """
+        needed = sorted({*self.item_of_row.tolist(), *kept})
+        if not needed or len(needed) > (1 - _IDLE_ITEMS) * self._items:
+            return None
+        items = torch.tensor(needed, device=self.item_of_row.device)
+        self.prompts = self.prompts.select(items)
+        self._set_rows(torch.searchsorted(items, self.item_of_row))
+        return needed
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attention of one new token a row.
+
+        Args:
+            layer: which.
+            query: `(rows, heads, 1, width)`.
+            key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
+            value: see `key`.
+            scaling: factor of the scores.
+
+        Returns:
+            `(rows, heads, width)`.
+        """
+        rows, heads, _, width = query.shape
+        kv_heads = key.shape[1]
+        keys, values = self._own[layer].append(key, value)
+        prompt_keys, prompt_values = self.prompts.keys[layer], self.prompts.values[layer]
+        own = (query * scaling).reshape(rows, kv_heads, heads // kv_heads, width)
+        scores = torch.cat((self._prompt_scores(own, prompt_keys), own @ keys.transpose(2, 3)), dim=-1)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        prompt = prompt_keys.shape[2]
+        on_prompt = self._to_rows(self._to_grid(weights[..., :prompt]) @ prompt_values, rows)
+        return (on_prompt + weights[..., prompt:] @ values).reshape(rows, heads, -1)
+
+    def _prompt_scores(self, own: Tensor, prompt_keys: Tensor) -> Tensor:
+        """Scores `(rows, kv_heads, group, prompt)` of queries `(rows, kv_heads, group, width)`."""
+        scores = self._to_grid(own) @ prompt_keys.transpose(2, 3)
+        if self._padding is not None:
+            scores = scores.masked_fill_(self._padding, -torch.inf)
+        return self._to_rows(scores, own.shape[0])
+
+    def _to_grid(self, rows: Tensor) -> Tensor:
+        """`(rows, kv_heads, group, n)` as `(items, kv_heads, widest * group, n)`."""
+        placed = rows if self._full else rows.index_select(0, self._row_at)
+        _, kv_heads, group, last = rows.shape
+        grid = placed.reshape(self._items, self._widest, kv_heads, group, last)
+        return grid.transpose(1, 2).reshape(self._items, kv_heads, self._widest * group, last)
+
+    def _to_rows(self, grid: Tensor, rows: int) -> Tensor:
+        """The way back from `_to_grid`."""
+        _, kv_heads, together, last = grid.shape
+        group = together // self._widest
+        split = grid.view(self._items, kv_heads, self._widest, group, last).transpose(1, 2)
+        flat = split.reshape(self._items * self._widest, kv_heads, group, last)
+        return flat if self._full else flat.index_select(0, self._place)
+
+
+# Rows behind shared prompts go through the model together, one token at a time.
+
+_NAME = "dcsft_shared_prompt"
+
+# What attention functions are given by layers whose scores are not plain scaled products.
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
+
+
+class _Passing(CacheLayerMixin):  # type: ignore[misc]
+    """A cache layer that hands states on: the cohorts keep them, each its own."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to prepare."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """The states as they come."""
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Positions are given; some models only ask whether this is the first step."""
+        return 1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Masks are not used."""
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+
+class Decoder:
+    """The rows in flight, in the order of their cohorts."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """No rows.
+
+        Args:
+            model: a transformers model, in evaluation mode, that prefills the prompts.
+        """
+        self._model = model
+        self.cohorts: list[PrefixGroup] = []
+        self._positions: Tensor | None = None
+
+    def admit(self, prompts: Prompts, samples: Sequence[int]) -> Tensor:
+        """Adds a cohort's rows behind the others.
+
+        Args:
+            prompts: of its items; taken over.
+            samples: rows that continue each item.
+
+        Returns:
+            The logits for the rows' first token, `(new rows, vocabulary)`.
+        """
+        cohort = PrefixGroup(prompts, samples)
+        self.cohorts.append(cohort)
+        positions = prompts.positions.index_select(-2, cohort.item_of_row)
+        self._positions = (
+            positions if self._positions is None else torch.cat((self._positions, positions), dim=-2)
+        )
+        return prompts.logits[cohort.item_of_row]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feeds int64 `(rows,)` tokens and gives the logits `(rows, vocabulary)` behind them.
+
+        To be called while `attending`.
+
+        Raises:
+            UnsuitedModelError: where prompts cannot be shared.
+        """
+        assert self._positions is not None
+        self._positions = self._positions + 1
+        output = self._model(
+            input_ids=tokens[:, None],
+            position_ids=self._positions,
+            past_key_values=Cache(layers=[_Passing() for _ in self.cohorts[0].prompts.keys]),
+            use_cache=True,
+            logits_to_keep=1,
+            return_dict=True,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, places: Sequence[int]) -> list[int]:
+        """Drops all rows but those at `places`, ascending; cohorts stay until `forget`.
+
+        Returns:
+            The old place of each row that is left, in their new order.
+        """
+        order: list[int] = []
+        start = 0
+        for cohort in self.cohorts:
+            end = start + cohort.rows
+            inside = [place - start for place in places if start <= place < end]
+            if len(inside) < cohort.rows:
+                order += [start + place for place in cohort.keep(inside)]
+            else:
+                order += range(start, end)
+            start = end
+        assert self._positions is not None
+        kept = torch.tensor(order, dtype=torch.int64, device=self._positions.device)
+        self._positions = self._positions.index_select(-2, kept) if order else None
+        return order
+
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """While it lasts, the model's decoder attends through the cohorts."""
+        configs = {
+            id(module.config): module.config
+            for module in self._model.get_decoder().modules()
+            if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
+        }
+        before = {key: config._attn_implementation_internal for key, config in configs.items()}
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, self._attend)
+        try:
+            # The property of that name would switch sub-configurations too.
+            for config in configs.values():
+                config._attn_implementation_internal = _NAME
+            yield
+        finally:
+            for key, config in configs.items():
+                config._attn_implementation_internal = before[key]
+
+    def _attend(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[Tensor, None]:
+        """Attention of one new token a row, called by the model's own layers.
+
+        Args:
+            module: the attention layer; its `layer_idx` says which.
+            query: `(rows, heads, 1, width)`.
+            key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
+            value: see `key`.
+            attention_mask: unused; padding is known from the prompts.
+            scaling: factor of the scores; None is one over the root of the width.
+            **kwargs: refused where they change scores.
+
+        Returns:
+            `(rows, 1, heads, width)`, and no weights.
+
+        Raises:
+            UnsuitedModelError: for several tokens a row, or scores that are not plain products.
+        """
+        refused = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+        if refused or query.shape[2] != 1 or key.shape[2] != 1:
+            raise UnsuitedModelError(f"its attention uses {', '.join(refused) or 'several tokens at once'}")
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+        outputs, start = [], 0
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        for cohort in self.cohorts:
+            if cohort.rows:
+                mine = slice(start, start + cohort.rows)
+                outputs.append(cohort.attend(layer, query[mine], key[mine], value[mine], scaling))
+                start += cohort.rows
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[:, None], None

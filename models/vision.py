@@ -1,0 +1,169 @@
+"""A vision tower in fewer calls: patches as matrix products, attention by length."""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# Patch embeddings as matrix products: a convolution whose stride is its kernel is one.
+
+
+def embed_by_product(model: nn.Module) -> int:
+    """Lets patch embeddings that are given whole patches run as matrix products, in place.
+
+    Vision towers that get `(patches, channels, frames, height, width)` write the embedding as a
+    convolution that moves over nothing. Kernels for it are several times slower than the
+    product, a quarter of a small model's prefill. Weights, and so checkpoints and adapters, stay
+    as they are; results differ by rounding.
+
+    Returns:
+        The modules changed.
+    """
+    changed = 0
+    for module in model.modules():
+        if type(module) is nn.Conv3d and _moves_over_nothing(module):
+            module.forward = _Product(module)  # type: ignore[method-assign, assignment]
+            changed += 1
+    return changed
+
+
+def _moves_over_nothing(convolution: nn.Conv3d) -> bool:
+    return (
+        convolution.kernel_size == convolution.stride
+        and convolution.groups == 1
+        and convolution.padding == (0, 0, 0)
+        and convolution.dilation == (1, 1, 1)
+    )
+
+
+class _Product:
+    """The forward pass of such a convolution."""
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        self._convolution = convolution
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """`(patches, channels, *kernel)` to `(patches, width, 1, 1, 1)`."""
+        convolution = self._convolution
+        if tuple(patches.shape[2:]) != convolution.kernel_size:
+            return nn.Conv3d.forward(convolution, patches)
+        product = functional.linear(patches.flatten(1), convolution.weight.flatten(1), convolution.bias)
+        return product[..., None, None, None]
+
+
+# Attention within images and windows of one length, all of them in one call.
+#
+# Vision towers that pack their images into one sequence attend within each image, and some within each window
+# of an image. Without FlashAttention transformers goes through these segments one by one, in every layer: at
+# a thousand image tokens that is dozens of small calls an image and layer.
+
+# Vision towers hand their segments over, instead of splitting by them, where the name has "flash".
+_NAME = "dcsft_flash_like_sdpa"
+
+
+def attend_by_length(model: nn.Module) -> int:
+    """Lets packed vision attention run on all segments of a length at once, in place.
+
+    Results differ from one call a segment by rounding. Left alone are towers that attend by
+    something else than `sdpa`, and modules that are not told where segments end.
+
+    Returns:
+        The attention modules changed.
+    """
+    modules = [module for module in model.modules() if _takes_segments(module)]
+    for module in modules:
+        module.config._attn_implementation_internal = _NAME  # type: ignore[union-attr]
+    if modules:
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
+    return len(modules)
+
+
+def _takes_segments(module: nn.Module) -> bool:
+    config = getattr(module, "config", None)
+    return (
+        getattr(config, "_attn_implementation_internal", None) in ("sdpa", _NAME)
+        and hasattr(module, "num_key_value_groups")
+        and "cu_seqlens" in inspect.signature(module.forward).parameters
+    )
+
+
+# Segment ends -> positions of the segments of each length. The layers of a tower get the same
+# tensors, and reading them waits for the device.
+_POSITIONS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def _positions(ends: Tensor) -> list[Tensor | int]:
+    """What attends together: the length where all segments have one, else positions by length.
+
+    Args:
+        ends: `(segments + 1,)`, increasing from 0.
+
+    Returns:
+        One length; or int64 tensors `(segments of a length, length)`.
+    """
+    if ends not in _POSITIONS:
+        known = ends.tolist()
+        starts: dict[int, list[int]] = {}
+        for start, end in zip(known[:-1], known[1:], strict=True):
+            if end > start:
+                starts.setdefault(end - start, []).append(start)
+        _POSITIONS[ends] = (
+            list(starts)
+            if len(starts) == 1
+            else [
+                torch.tensor(first, device=ends.device)[:, None] + torch.arange(length, device=ends.device)
+                for length, first in starts.items()
+            ]
+        )
+    found: list[Tensor | int] = _POSITIONS[ends]
+    return found
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    cu_seq_lens_q: Tensor,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention of every token to its own segment, called by the tower's own layers.
+
+    Args:
+        module: the attention layer.
+        query: `(1, heads, tokens, width)`; `key` and `value` likewise.
+        key: see `query`.
+        value: see `query`.
+        attention_mask: unused; segments are complete.
+        scaling: factor of the scores; None is one over the root of the width.
+        dropout: share of weights dropped.
+        cu_seq_lens_q: `(segments + 1,)`, where segments end.
+        **kwargs: what else flash attention is told.
+
+    Returns:
+        `(1, tokens, heads, width)`, and no weights.
+    """
+    states = [one[0].transpose(0, 1) for one in (query, key, value)]  # (tokens, heads, width)
+    positions = _positions(cu_seq_lens_q)
+    if isinstance(positions[0], int):
+        segments = [torch.unflatten(one, 0, (-1, positions[0])) for one in states]
+        return _together(segments, scaling, dropout).flatten(0, 1)[None], None
+    output = torch.empty_like(states[2])
+    for indices in positions:
+        attended = _together([one[indices] for one in states], scaling, dropout)
+        output[indices] = attended
+    return output[None], None
+
+
+def _together(segments: list[Tensor], scaling: float | None, dropout: float) -> Tensor:
+    """Attention within each of `(segments, length, heads, width)`."""
+    query, key, value = (one.transpose(1, 2) for one in segments)
+    attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
+    return attended.transpose(1, 2)

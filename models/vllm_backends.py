@@ -1,0 +1,538 @@
+"""vLLM's offline engine and a running `vllm serve`, for `dcsft_vllm`: what they are asked for."""
+
+import base64
+import importlib.util
+import io
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import openai
+import tenacity
+from openai.types.chat import ChatCompletion
+from PIL import Image
+
+from dcsft_harness.errors import HarnessError
+
+from .arguments import GenerationArguments
+from .base import UnavailableError
+from .decoding import row_key
+from .requests import Prompt
+from .settings import VLLMSettings
+
+# What `dcsft_vllm` asks an engine or a server for, and what it gets.
+
+# vLLM raises a temperature between 0 and this one to it.
+_LEAST_TEMPERATURE = 0.01
+_SEEDS = 1 << 62
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A prompt and neighbouring samples of it.
+
+    Attributes:
+        name: the task and document, for errors.
+        prompt: the chat, and its images.
+        tokens: the rendered prompt's token ids, one placeholder an image.
+        n: how many samples.
+        seed: of the first sample, counting up from there; None where nothing is random.
+    """
+
+    name: str
+    prompt: Prompt
+    tokens: list[int]
+    n: int
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What came of a `Draw`.
+
+    Attributes:
+        n_prompt_tokens: tokens of prompt and images together.
+        rows: per sample, the generated token ids, the end token included.
+    """
+
+    n_prompt_tokens: int
+    rows: list[list[int]]
+
+
+class Backend(Protocol):
+    """vLLM, in this process's care or behind an address."""
+
+    def draw(
+        self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
+    ) -> list[Drawn]:
+        """Generates for all draws at once.
+
+        Args:
+            draws: what to draw.
+            arguments: how tokens are chosen.
+            end: token ids that end a response.
+        """
+
+    def close(self) -> None:
+        """Gives back what it holds; it draws no more."""
+
+
+def sample_seed(seed: int, item_key: str, sample_index: int) -> int:
+    """The seed of a sample, below 2**63.
+
+    vLLM gives the i-th of a request's n samples the request's seed plus i. Seeds of an item
+    count up with the sample index, so a sample has the same one whichever request it is part of:
+    the whole draw's, a round's or the rest of an interrupted run's.
+
+    Args:
+        seed: the run's seed.
+        item_key: what the item is, as text (its content hash).
+        sample_index: which of the item's responses, from 0.
+    """
+    return row_key(seed, item_key, 0) % _SEEDS + sample_index
+
+
+def neighbours(indices: Sequence[int]) -> list[list[int]]:
+    """Ascending sample indices as runs that count up by one."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def sampling(draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -> dict[str, Any]:
+    """Generation arguments under the names that vLLM has for them, every one with a default included.
+
+    Nothing is left to defaults, which vLLM takes from the checkpoint's generation config.
+
+    Args:
+        draw: what is drawn.
+        arguments: as `check` accepts them.
+        end: token ids that end a response.
+    """
+    # A nucleus of no mass is the likeliest token.
+    only_likeliest = arguments.top_p == 0.0
+    return {
+        "n": draw.n,
+        "seed": draw.seed,
+        "temperature": arguments.temperature,
+        "top_p": 1.0 if only_likeliest else arguments.top_p,
+        "top_k": 1 if only_likeliest else arguments.top_k,
+        "min_p": arguments.min_p,
+        "repetition_penalty": arguments.repetition_penalty,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "max_tokens": arguments.max_new_tokens,
+        # vLLM looks for stop texts behind the least length only; `completion` cuts at earlier ones too.
+        "min_tokens": arguments.min_new_tokens,
+        "stop": list(arguments.stop),
+        "stop_token_ids": list(end),
+        "skip_special_tokens": arguments.skip_special_tokens,
+    }
+
+
+def check(arguments: GenerationArguments, task: str) -> None:
+    """Refuses what vLLM would not honour as it is defined.
+
+    Raises:
+        HarnessError: naming the argument and the task.
+    """
+    where = f"generation argument of task {task!r}"
+    if not arguments.use_cache:
+        raise HarnessError(f"{where}: use_cache=False, but vLLM always keeps a cache", "Leave it out")
+    if 0.0 < arguments.temperature < _LEAST_TEMPERATURE:
+        raise HarnessError(
+            f"{where}: temperature={arguments.temperature}, which vLLM would raise to {_LEAST_TEMPERATURE}",
+            "Give 0 for greedy decoding",
+        )
+    if arguments.min_new_tokens > arguments.max_new_tokens:
+        raise HarnessError(
+            f"{where}: min_new_tokens={arguments.min_new_tokens} exceeds"
+            f" max_new_tokens={arguments.max_new_tokens}",
+            "Lower it",
+        )
+    if arguments.min_p > 0.0 and arguments.top_p < 1.0:
+        raise HarnessError(
+            f"{where}: min_p={arguments.min_p} and top_p={arguments.top_p} together: vLLM applies them in"
+            " another order than transformers, which keeps other tokens",
+            "Give one of them",
+        )
+
+
+# vLLM's own offline engine, for `dcsft_vllm`; vLLM is imported when it is opened.
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine reserves memory for.
+
+    Attributes:
+        tokens: most tokens of prompt and response.
+        images: most images of a prompt.
+    """
+
+    tokens: int
+    images: int
+
+
+def require_vllm() -> None:
+    """Says that vLLM is missing, without importing it.
+
+    Raises:
+        HarnessError: it is.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise HarnessError(
+            "dcsft_vllm needs vLLM, which is not installed here",
+            "Install it into this environment (the extra `vllm`), give base_url=URL of a running"
+            " `vllm serve`, or use dcsft_hf",
+        )
+
+
+class OfflineEngine:
+    """A checkpoint in an `LLM` of this process's own.
+
+    Attributes:
+        limits: what it was opened for.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        settings: VLLMSettings,
+        limits: Limits,
+        sizes: dict[str, int] | None,
+        adapter_rank: int | None,
+    ) -> None:
+        """Loads the weights.
+
+        Args:
+            checkpoint: the folder or hub name; `settings.pretrained`, or its merge with the adapter.
+            settings: how to run.
+            limits: what to reserve memory for.
+            sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
+            adapter_rank: rank of `settings.adapter`, which goes on as a LoRA request; None for none.
+
+        Raises:
+            HarnessError: vLLM is missing or refuses the checkpoint or an argument.
+        """
+        require_vllm()
+        # Standard output is the command's; vLLM's messages would go there.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        self.limits = limits
+        self._adapter = None
+        options = _options(settings, limits, sizes) | _for_this_platform()
+        if adapter_rank is not None:
+            self._adapter = LoRARequest("adapter", 1, settings.adapter)
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
+        try:
+            self._llm = LLM(model=checkpoint, **options)
+        except _refusals(RuntimeError, OSError, ImportError) as error:
+            raise HarnessError(
+                f"vLLM cannot serve pretrained={settings.pretrained} ({_engine_line(error)})",
+                "Look at its messages above; dcsft_hf takes any transformers checkpoint",
+            ) from error
+
+    def draw(
+        self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
+    ) -> list[Drawn]:
+        """Generates for all draws at once.
+
+        Raises:
+            HarnessError: vLLM refuses a prompt or an argument.
+            UnavailableError: its engine died.
+        """
+        from vllm import SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        # The text is made from the tokens, as dcsft_hf makes it; vLLM needs it for stop texts alone.
+        extra = {"detokenize": bool(arguments.stop)}
+        try:
+            params = [SamplingParams(**sampling(one, arguments, end), **extra) for one in draws]
+        except _refusals() as error:
+            raise HarnessError(
+                f"{draws[0].name}: vLLM refuses the generation arguments ({_engine_line(error)})",
+                "Override it with `--gen_kwargs`, or use dcsft_hf",
+            ) from error
+        try:
+            outputs = self._llm.generate(
+                [_prompt(one) for one in draws], params, lora_request=self._adapter, use_tqdm=False
+            )
+        except EngineDeadError as error:
+            raise UnavailableError(
+                f"vLLM's engine died at {draws[0].name}", "Look at its messages above, and start again"
+            ) from error
+        except _refusals() as error:
+            names = draws[0].name + (f" to {draws[-1].name}" if len(draws) > 1 else "")
+            raise HarnessError(
+                f"{names}: vLLM refuses the prompt ({_engine_line(error)})", "Raise the limit that it names"
+            ) from error
+        return [
+            Drawn(len(output.prompt_token_ids), [list(row.token_ids) for row in output.outputs])
+            for output in outputs
+        ]
+
+    def close(self) -> None:
+        """Ends the engine's processes and frees its memory."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+
+def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | None) -> dict[str, Any]:
+    """`LLM`'s arguments; what is unset is left to vLLM."""
+    chosen = {
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "max_num_seqs": settings.max_num_seqs,
+        "mm_processor_kwargs": None if sizes is None else {"size": sizes},
+    }
+    return {
+        "dtype": settings.dtype or "auto",
+        "enable_prefix_caching": True,
+        "enforce_eager": settings.enforce_eager,
+        # The checkpoint's own sampling settings are not the task's.
+        "generation_config": "vllm",
+        "limit_mm_per_prompt": {"image": limits.images, "video": 0},
+        "max_model_len": limits.tokens,
+        "seed": settings.seed % (1 << 32),
+        "trust_remote_code": settings.trust_remote_code,
+        **{name: value for name, value in chosen.items() if value is not None},
+    }
+
+
+def _for_this_platform() -> dict[str, Any]:
+    """What vLLM needs where it runs on processors alone.
+
+    A prompt that is prefilled in several steps draws a token at each and takes all but the last
+    one back, which torch's generators can do on a GPU only: on a CPU the engine dies of it.
+    """
+    from vllm.platforms import current_platform
+
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def _refusals(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What vLLM raises for what it does not take, and others; some versions have their own classes for it."""
+    try:
+        from vllm.exceptions import VLLMError
+    except ImportError:
+        return (ValueError, *others)
+    return (ValueError, VLLMError, *others)
+
+
+def _prompt(draw: Draw) -> dict[str, Any]:
+    prompt: dict[str, Any] = {"prompt_token_ids": draw.tokens}
+    if draw.prompt.images:
+        prompt["multi_modal_data"] = {"image": draw.prompt.images}
+    return prompt
+
+
+def _served_rank(rank: int) -> int:
+    """The least of the ranks that vLLM reserves memory for."""
+    return next(served for served in SERVED_RANKS if served >= rank)
+
+
+SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM takes as the largest LoRA rank."""
+
+
+def _engine_line(error: Exception) -> str:
+    """The first line of a message that may run over many."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+
+
+# A running `vllm serve`, for `dcsft_vllm`, through its OpenAI-compatible API.
+
+_T = TypeVar("_T")
+
+_LOG = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+"""Seconds before the second try of a request, and the most between two; it doubles in between."""
+# Parameters that are the API's own; the others are vLLM's additions to it.
+_STANDARD = (
+    "n",
+    "seed",
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "max_tokens",
+    "stop",
+)
+
+
+class Server:
+    """The API of one model.
+
+    Attributes:
+        served: the server's name of the model.
+    """
+
+    def __init__(self, settings: VLLMSettings, sizes: dict[str, int] | None) -> None:
+        """Connects.
+
+        Args:
+            settings: the address, and how patient to be.
+            sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
+
+        Raises:
+            HarnessError: the server cannot be reached, or does not have the model.
+        """
+        assert settings.base_url is not None
+        self._url, self._attempts = settings.base_url, settings.attempts
+        self._at_once = settings.batch_size
+        self._extra = {} if sizes is None else {"mm_processor_kwargs": {"size": sizes}}
+        # The client's own retries are off: these say what they wait for, and for how long.
+        self._client = openai.OpenAI(
+            base_url=settings.base_url,
+            api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"),
+            max_retries=0,
+            timeout=settings.timeout,
+        )
+        self.served = self._find(settings.served_model_name)
+
+    def _find(self, wanted: str | None) -> str:
+        """The name to ask for."""
+        names = [
+            str(model.id) for model in self._patiently("the list of models", self._client.models.list).data
+        ]
+        if wanted is None and len(names) == 1:
+            wanted = names[0]
+        if wanted is None or wanted not in names:
+            raise HarnessError(
+                f"base_url={self._url} serves {', '.join(names) or 'nothing'}"
+                + (f", not {wanted}" if wanted else ""),
+                "Give served_model_name=NAME, one of them",
+            )
+        return wanted
+
+    def draw(
+        self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
+    ) -> list[Drawn]:
+        """Generates for all draws, as many at once as a batch has items.
+
+        Raises:
+            HarnessError: the server refuses a request, or stays out of reach.
+        """
+        with ThreadPoolExecutor(max_workers=min(self._at_once, max(1, len(draws)))) as pool:
+            futures = [pool.submit(self._draw, one, arguments, end) for one in draws]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # one error is enough
+                raise
+
+    def close(self) -> None:
+        """Closes the connections; the server runs on."""
+        self._client.close()
+
+    def _draw(self, draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -> Drawn:
+        values = sampling(draw, arguments, end)
+        standard = {name: values.pop(name) for name in _STANDARD}
+        if standard["seed"] is None:
+            del standard["seed"]
+        answer = self._patiently(
+            draw.name,
+            lambda: self._client.chat.completions.create(
+                model=self.served,
+                messages=_messages(draw.prompt),  # type: ignore[arg-type]
+                extra_body={**values, **self._extra, "return_token_ids": True},
+                **standard,
+            ),
+        )
+        return self._read(draw, answer)
+
+    def _read(self, draw: Draw, answer: ChatCompletion) -> Drawn:
+        """Token ids of an answer; counting and cutting goes by them, as with every engine."""
+        prompt = getattr(answer, "prompt_token_ids", None)
+        rows = [
+            getattr(choice, "token_ids", None) for choice in sorted(answer.choices, key=lambda one: one.index)
+        ]
+        if prompt is None or len(rows) != draw.n or any(row is None for row in rows):
+            raise HarnessError(
+                f"{draw.name}: base_url={self._url} answered {len(rows)} of {draw.n} samples, or without"
+                " their token ids",
+                "Serve the model with vLLM 0.22 or newer",
+            )
+        return Drawn(len(prompt), [list(row) for row in rows if row is not None])
+
+    def _patiently(self, what: str, request: Callable[[], _T]) -> _T:
+        """A request's answer, after as many tries as allowed.
+
+        Raises:
+            HarnessError: it is refused, or the tries are used up.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_passing),
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=tenacity.wait_exponential(FIRST_WAIT, LONGEST_WAIT) + tenacity.wait_random(0, FIRST_WAIT),
+            before_sleep=lambda state: _announce(what, state),
+            reraise=True,
+        )
+        try:
+            return retrying(request)
+        except openai.OpenAIError as error:
+            raise self._failure(what, error) from error
+
+    def _failure(self, what: str, error: openai.OpenAIError) -> HarnessError:
+        outcome, remedy = "refuses it", "Change what it names"
+        kind = UnavailableError if _passing(error) else HarnessError
+        if _passing(error):
+            outcome = "does not answer" + (f", tried {self._attempts} times" if self._attempts > 1 else "")
+            remedy = "Look at the server's log, or give more attempts"
+        if isinstance(error, openai.APIConnectionError):
+            remedy = "Start `vllm serve`, or correct the address"
+        return kind(f"{what}: base_url={self._url} {outcome} ({_server_line(error)})", remedy)
+
+
+def _announce(what: str, state: tenacity.RetryCallState) -> None:
+    """Says that a request is tried again."""
+    if state.outcome is not None and state.next_action is not None:
+        trouble, wait = _server_line(state.outcome.exception()), state.next_action.sleep
+        _LOG.warning("%s: %s; trying again in %.1f s", what, trouble, wait)
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code == 429 or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError)  # timeouts included
+
+
+def _messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """The chat as the API takes it, images as data URLs."""
+    images = iter(prompt.images)
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image_url", "image_url": {"url": _data_url(next(images))}}
+                if part["type"] == "image"
+                else part
+                for part in message["content"]
+            ],
+        }
+        for message in prompt.messages
+    ]
+
+
+def _data_url(image: Image.Image) -> str:
+    """A PNG, which loses nothing."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _server_line(error: BaseException | None) -> str:
+    """The first line of a message that may run over many."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
