@@ -119,6 +119,9 @@ def sample(
         with ranks.agreed():
             running = model() if callable(model) else model
         pool = Pool(task, items, config.samples, config.seed, refused)
+        with ranks.agreed():
+            skipped = pool.refused if config.on_error == "skip" else None
+            lmms.refuse_marked(running, task, items, skipped)
         with _observed(running, pool, store, config):
             answered, _ = lmms.run(running, {task.config.task: task}, count, progress, media=False)
         for others in ranks.gathered(pool.refused):
