@@ -17,7 +17,6 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.storage import AT_ONCE
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.pictures import differs_in_former as pictures_differs_in_former
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK, json_object
 from dcsft_harness.sampling import ITEMS
@@ -410,7 +409,7 @@ def refuse_former(rollouts: manifest.Manifest) -> None:
             raise HarnessError(f"{former} {path.name}, line {number}, {reason}", "Sample and label again")
     for table in storage.read(rollouts.folder / ITEMS, ["item_id", "images"], AT_ONCE):
         for item in table.to_pylist():
-            if any(pictures_differs_in_former(image.get("bytes") or b"") for image in item["images"] or ()):
+            if any(pictures.differs_in_former(image.get("bytes") or b"") for image in item["images"] or ()):
                 raise HarnessError(f"{former} item {item['item_id']} {SHOWN}", "Sample and label again")
 
 
