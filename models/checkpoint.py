@@ -110,17 +110,20 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
     Some families (Gemma 3) name the token before a picture's own as the processor's mark.
     """
     words, picture = {"type": "text", "text": "What is this?"}, {"type": "image"}
-    made = []
-    for content, images in (([words], []), ([picture, words], [Image.new("RGB", (64, 64))])):
+
+    def trial(content: list[dict[str, str]], *images: Image.Image) -> list[int] | None:
+        asked = [{"role": "user", "content": content}]
         try:
-            asked = [{"role": "user", "content": content}]
             text = chat_template.render(processor, asked, "trial", add_generation_prompt=True)
-            made.append(process(processor, [text], [images])["input_ids"][0].tolist())
+            return list(process(processor, [text], [images])["input_ids"][0].tolist())
         except Exception:  # noqa: BLE001 - what it does not take is refused elsewhere, with its reason
-            return True
-    without, tokens = made
+            return None
+
+    tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])
+    if tokens is None:
+        return True
     own = tokens.count(getattr(processor, "image_token_id", None))
-    return mark not in without and tokens.count(mark) >= max(own, 1)
+    return mark not in (without or ()) and tokens.count(mark) >= max(own, 1)
 
 
 def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:

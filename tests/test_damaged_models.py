@@ -18,8 +18,10 @@ from dcsft_harness import cli, stages
 from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import running
+from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import weights
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import hub
 
 from . import fake_vllm
@@ -450,6 +452,23 @@ def forbid_loading(monkeypatch):
         return load(*given, **named) if named.get("device_map") == "meta" else pytest.fail("loaded")
 
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", compare)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint(family), base)
+    config = json.loads((base / "config.json").read_text())
+    name = next((one for one in ("image_token_id", "image_token_index") if one in config), None)
+    assert models.open_processor(ModelSettings(str(base)))
+    if name is None:
+        pytest.skip("its configuration marks no pictures")
+    for token in {0, 9, 20} - {config[name]}:
+        setting(base, name, token)
+        with pytest.raises(
+            HarnessError, match=rf"image_token_id {token} \(.*and its processor marks pictures"
+        ):
+            models.open_processor(ModelSettings(str(base)))
 
 
 SHARD_FAULTS = {
