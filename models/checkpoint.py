@@ -122,7 +122,8 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
     tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])
     if tokens is None:
         return True
-    own = tokens.count(getattr(processor, "image_token_id", None))
+    named = getattr(processor, "image_token_id", None)
+    own = tokens.count(named) if isinstance(named, int) else 0
     return mark not in (without or ()) and tokens.count(mark) >= max(own, 1)
 
 

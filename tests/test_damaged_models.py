@@ -28,7 +28,7 @@ from . import fake_vllm
 from .test_models_adapter import LINEAR
 from .test_training_dpo import digits
 from .test_training_families import conversations
-from .tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for
+from .tiny_checkpoints import FAMILIES, OTHERS, checkpoint, documents, requests_for
 
 BASE_FILE, ADAPTER_FILE = "model.safetensors", "adapter_model.safetensors"
 FIRST = "model.layers.0.mlp.down_proj.weight"
@@ -454,7 +454,7 @@ def forbid_loading(monkeypatch):
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", compare)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES | OTHERS)
 def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(checkpoint(family), base)
