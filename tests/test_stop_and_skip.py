@@ -257,6 +257,22 @@ class TestSkipping:
         config = sampling.SamplingConfig(samples=2, on_error="skip")
         assert sampling.sample(model, task, tmp_path / "out", config, {})["skipped"] == 1
 
+    def test_all_unreadable_images_of_a_task_are_listed(self, tmp_path):
+        for number in range(24):
+            Image.new("RGB", (28, 28), (number, 0, 0)).save(tmp_path / f"{number}.png")
+            if number > 1:
+                (tmp_path / f"{number}.png").write_bytes(b"no picture")
+        task = own_task(tmp_path, [tmp_path / f"{number}.png" for number in range(24)])
+        with pytest.raises(HarnessError) as refused:
+            sampling.sample(
+                DcsftStub(default="x"), task, tmp_path / "out", sampling.SamplingConfig(samples=2), {}
+            )
+        said = str(refused.value)
+        assert ": 22 of 24 documents cannot be used: doc_id 2: an image cannot be read (no image that" in said
+        assert (
+            said.count("doc_id") == 20 and "; and 2 more. Replace" in said and not (tmp_path / "out").exists()
+        )
+
     def test_a_model_that_can_do_neither_is_refused_before_it_begins(self, tmp_path):
         task = lmms.open_tasks([POOL])[POOL]
         for option in ({"on_error": "skip"}, {"stop_when_labelled": True}):
