@@ -208,7 +208,7 @@ def _places(lowered: str) -> Iterator[int]:
                 if row.pattern.match(window) and _leads(row.lead, opens, lowered, place):
                     yield place
                     break
-    if not lowered.isascii():
+    if not lowered.isascii() and any(key in lowered for key in "答选正结而的"):
         yield from (match.start() for match in phrases.CHINESE.finditer(lowered))
 
 
