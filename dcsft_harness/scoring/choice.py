@@ -236,11 +236,6 @@ def _bounds(text: str, place: int) -> tuple[int, int]:
     return max(start + 1, line), min(stop, place + 800)
 
 
-def _in_pair(text: str, place: int) -> bool:
-    """Whether the letter at a place is one of several that stand together: "A or B"."""
-    return any(match.start() <= place < match.end() for match in phrases.PAIR.finditer(text))
-
-
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     """The option that the last phrase of a plain sentence states, and whether as an answer."""
     if sentence.endswith("?"):
