@@ -134,4 +134,5 @@ dcsft evaluate --model dcsft_vllm --model-args pretrained=CKPT --tasks dcsft_dig
 dcsft evaluate --responses old.jsonl --task dcsft_digits --output scores
 dcsft evaluate --responses old.jsonl --scorer box_iou --box-space pixel --output scores""",
     prepared=True,
+    then="dcsft leaderboard build {output} OTHER-SCORES... --output board",
 )

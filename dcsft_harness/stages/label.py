@@ -74,4 +74,5 @@ dcsft label lmms-eval-output --output labels""",
     about="Every response in a run of `lmms-eval -n G --log_samples` is scored again: its log has the first"
     " one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
     remarks=figure_paths,
+    then="dcsft curate {output} --keep easy,medium --output curated",
 )

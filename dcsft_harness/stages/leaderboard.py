@@ -97,4 +97,5 @@ STAGE = Stage(
     example="dcsft leaderboard build base SFT=out/logs --baseline base --output board",
     show=lambda notes: str(notes["table"]),
     remarks=remarks,
+    then="dcsft leaderboard serve {output}",
 )
