@@ -233,6 +233,12 @@ class TestATask:
         one = log_folder(tmp_path / "one", {"dcsft_digits": [line(0, 1.0, resps=[["a"]])]})
         assert main(["label", str(one), "--output", str(tmp_path / "x")]) == 1
         assert "1 documents with 1 responses each" in capsys.readouterr().err
+        path = next(one.rglob("*_results.json"))
+        told = json.loads(path.read_text())
+        told["configs"]["dcsft_digits"]["repeats"] = 4
+        path.write_text(json.dumps(told))
+        assert main(["label", str(one), "--output", str(tmp_path / "x")]) == 1
+        assert "--reasoning_tags none" in capsys.readouterr().err
 
     def test_logs_of_other_tasks_are_labeled_by_a_scorer(self, tmp_path, capsys):
         lines = [line(n, 1.0, target="4", resps=[["4", "It is 4.", "5"]]) for n in range(2)]

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import coordinates, lmms, pictures, records
+from dcsft_harness import coordinates, lmms, pictures, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, cut, unknown_name
@@ -549,7 +549,8 @@ def rollouts_of_logs(
 ) -> None:
     """Writes rollouts from a run of `lmms-eval -n G --log_samples`: each response scored on its own.
 
-    lmms-eval logs all G responses of a document and the score of the first alone.
+    lmms-eval logs all G responses of a document, with `--reasoning_tags none` or where the task keeps them, and
+    the score of the first alone.
 
     Args:
         place: the folder of one run, or FOLDER/RUN.
@@ -572,8 +573,13 @@ def rollouts_of_logs(
     counts = Counter(map(len, texts))
     if len(counts) != 1 or next(iter(counts)) < 2:
         said = ", ".join(f"{number} documents with {count}" for count, number in sorted(counts.items()))
+        # lmms-eval takes reasoning out of the first response, and then logs that one alone.
+        drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
         raise HarnessError(
-            f"{samples} has {said} responses each", "Labels need the same number of 2 or more: lmms-eval -n 8"
+            f"{samples} has {said} responses each",
+            "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
+            if drawn_more
+            else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
         )
     if scorer is None:
         judging = _by_task(name, box_space, None)
@@ -608,6 +614,15 @@ def rollouts_of_logs(
             found = [lmms.describe(judging.task, row["doc_id"]) for row in rows]
             write_items(draft.folder / ITEMS, [item for item, _ in found], (images for _, images in found))
         draft.notes |= {"items": len(rows), "responses": len(drawn), "pictures": pictures.FORMAT}
+
+
+def _repeats(file: Path, task: str) -> int:
+    """How many responses a run drew per document, as its results file says."""
+    try:
+        found = reading.json_file(file)["configs"][task]["repeats"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def holds_logs(place: Path) -> bool:
