@@ -71,8 +71,8 @@ STAGE = Stage(
     writes="labels",
     example="""dcsft label rollouts --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again, as"
-    " the log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
+    about="Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
+    " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
     remarks=figure_paths,
     then="dcsft curate {output} --keep easy,medium --output curated",
 )
