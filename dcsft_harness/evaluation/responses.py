@@ -549,7 +549,7 @@ def rollouts_of_logs(
 ) -> None:
     """Writes rollouts from a run of `lmms-eval -n G --log_samples`: each response scored on its own.
 
-    lmms-eval logs all G responses of a document (with `--reasoning_tags none`, or where a task keeps them) and
+    lmms-eval logs all G responses of a document, with `--reasoning_tags none` or where a task keeps them, but
     the score of the first alone.
 
     Args:
