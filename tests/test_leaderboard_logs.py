@@ -65,13 +65,13 @@ class TestVersionsAndSettings:
         assert "checkpoint's generation config 'unset' and 'applied'" in refusal([neutral, applied[0]])
         board = load(applied)
         assert len(board.rows) == 2
-        assert "the checkpoint's generation setting" in " ".join(board.remarks)
+        assert "and checkpoint's generation setting" in " ".join(board.remarks)
 
     def test_what_lmms_evals_own_models_applied_is_unknown_and_said(self, tmp_path):
         board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
         assert len(board.rows) == 2
         (said,) = [one for one in board.remarks if "theirs" in one]
-        assert "the checkpoint's generation config and the checkpoint's generation setting" in said
+        assert "checkpoint's generation config and checkpoint's generation setting" in said
         assert not any("generation" in one for one in board.remarks if one != said)
 
 
