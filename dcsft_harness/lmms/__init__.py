@@ -10,6 +10,7 @@ from dcsft_harness.lmms.documents import (
     describe_without_images,
     score_of,
     stored_images,
+    verdicts_of,
 )
 from dcsft_harness.lmms.protocols import Model, ObservedModel, Task, is_observed
 from dcsft_harness.lmms.running import (
@@ -49,4 +50,5 @@ __all__ = [
     "set_generation",
     "stored_images",
     "task_index",
+    "verdicts_of",
 ]

@@ -20,7 +20,7 @@ from dcsft_harness.evaluation.lineage import added, cost_of
 from dcsft_harness.leaderboard.compare import compare
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.stats.paired import holm
-from dcsft_harness.leaderboard.summary import Line, Summary
+from dcsft_harness.leaderboard.summary import Line, Summary, overall
 
 LEVEL = 0.05
 
@@ -36,6 +36,7 @@ class Claim:
         row: the line that should be ahead.
         other: the line that it should be ahead of.
         distribution: "id" or "ood".
+        metric: of K responses per item, such as "maj@8"; None for one response.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Claim:
     row: str
     other: str
     distribution: str = "ood"
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,21 @@ CLAIMS = (
           "classification-rules", "all but suspects", "SFT-EM"),
     Claim("beyond", "relabeling half-way beats the first labels",
           "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
+    # Stated before the recipe test-time was run.
+    Claim("RQ4", "SFT-EM's maj@8 is at least SFT's on reasoning",
+          "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "maj@8"),
+    Claim("RQ4", "SFT-EM's avg@8 is at least SFT's on reasoning",
+          "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "avg@8"),
+    Claim("RQ4", "SFT-M's maj@8 is at least GRPO's on reasoning",
+          "reasoning-test-time-8", "SFT-M", "GRPO", "ood", "maj@8"),
+    Claim("RQ4", "GRPO's avg@16 is above that of the cold start that it began from",
+          "reasoning-test-time-16", "GRPO", "cold start", "ood", "avg@16"),
+    Claim("RQ4", "GRPO's pass@16 is below that of the cold start: it sharpens",
+          "reasoning-test-time-16", "cold start", "GRPO", "ood", "pass@16"),
+    Claim("RQ4", "DPO's pass@16 is below that of the cold start: it sharpens",
+          "reasoning-test-time-16", "cold start", "DPO", "ood", "pass@16"),
+    Claim("RQ4", "SFT-EM keeps more of the cold start's pass@16 than GRPO",
+          "reasoning-test-time-16", "SFT-EM", "GRPO", "ood", "pass@16"),
 )  # fmt: skip
 
 
@@ -139,7 +156,7 @@ def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> li
         lines = {} if summary is None else _by_name(summary)
         if summary is None or claim.row not in lines or claim.other not in lines:
             continue
-        index = summary.overall(claim.distribution)
+        index = overall(summary.columns, claim.distribution, claim.metric)
         one, other = lines[claim.row], lines[claim.other]
         tested = None if index is None else compare(one, other, index, summary.columns[index], "claims")
         if tested is not None:

@@ -867,10 +867,20 @@ def _plan(response: str, gold: Answer, truncated: bool) -> Verdict | str:
     return NOT_FOUND
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two extracted answers are equal as `math` compares a gold with an answer."""
+    return any(equal(ours, theirs) for ours in _read_once(one) for theirs in _read_once(other))
+
+
+@lru_cache(maxsize=1024)
+def _read_once(text: str) -> list[Answer]:
+    return readings(text)
+
+
 def _gold_of_row(solution: object) -> object:
     gold = text_gold(solution)
     parse_gold(str(gold))
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, many=score_many, version=2)
+SCORER = Scorer("math", math, gold=_gold_of_row, many=score_many, same=same_answer, version=2)

@@ -3,7 +3,7 @@
     page/index.html      from site/index.html.jinja
     page/assets/         site/*.js, site/style.css, and the vendored libraries of site/vendor
     page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
-                         of rollouts p0items.js and p0r0.js
+                         of K responses per item b0t3d17.js; of rollouts p0items.js and p0r0.js
     page/pictures/       under hashes of what they hold
 
 What comes from outside (names, prompts, answers, responses) is in data files alone, as JSON. The shell
@@ -24,6 +24,7 @@ from dcsft_harness.leaderboard.page.data import (
     boards,
     quantiles,
     without_folders,
+    write_draws,
     write_pools,
     write_responses,
     write_script,
@@ -94,6 +95,7 @@ def write_page(folder: Path, source: Source) -> None:
     for part in parts:
         write_tasks(data, part, source.labels, exported.shown)
         write_responses(data, part)
+        write_draws(data, part)
     pools = write_pools(data, folder / "pictures", source.rollouts, source.samples)
     write_script(data, "board", {**_first(source, exported), "pools": pools})
 
