@@ -49,4 +49,5 @@ STAGE = Stage(
     about="Prints pass@g of the pool, and what labels of fewer responses would be, over all subsets of g.",
     example="dcsft label rollouts --output labels",
     show=at_fewer_samples,
+    then="dcsft curate {output} --keep easy,medium --output curated",
 )
