@@ -157,7 +157,7 @@ def test_intervals_cover_the_truth_in_93_to_97_of_100_runs(clusters):
 
 
 def test_a_million_responses_take_seconds():
-    items, width = 6_250, 16  # a tenth of it here; the whole is in docs/test-time.md
+    items, width = 6_250, 16  # a tenth of it here; the whole is in docs/how-to/test-time.md
     rng = np.random.default_rng(0)
     scores, votes = simulated(rng, items, width, items)
     started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
