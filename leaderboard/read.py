@@ -19,7 +19,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import board
 from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
-from dcsft_harness.leaderboard.sampled import Draws, draws_of, read_responses
+from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
 from dcsft_harness.records import (
     CHECKPOINT,
     SCORER,
@@ -130,7 +130,7 @@ def _draws(found: manifest.Manifest, measured: Measured, samples: object) -> Dra
         )
     if path.is_file() and file_sha256(path) != found.files.get(RESPONSES):
         raise HarnessError(f"{path} is truncated, damaged or changed", AGAIN)
-    table = read_responses(path, measured.task)
+    table = read_responses(path, measured.task, JUDGED)
     return draws_of(path, table, measured.item_ids, samples, measured.unanswered is not None)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError
@@ -25,7 +26,7 @@ from dcsft_harness.leaderboard.stats.intervals import (
     mean_over_tasks,
     within_unit,
 )
-from dcsft_harness.records import Response, read_table
+from dcsft_harness.records import Response, as_wanted, defaults, readable, schema
 from dcsft_harness.scoring import at_k
 
 if TYPE_CHECKING:
@@ -76,14 +77,26 @@ class Draws:
         return Draws(scores, votes, np.minimum(self.tokens, cap))
 
 
-def read_responses(path: Path, task: str) -> pa.Table:
+JUDGED = ("task", "item_id", "sample_index", "score", "vote", "n_tokens")
+"""The columns that metrics are made of: without the texts, which are most of a file."""
+
+
+def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A task's rows of a table of `records.Response`.
+
+    Args:
+        path: the file.
+        task: the task.
+        columns: which columns; None reads all.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
     """
-    table = read_table(path, Response)
-    return table.filter(pc.equal(table["task"], task))
+    wanted = [one for one in schema(Response) if columns is None or one.name in columns]
+    with readable(path):
+        defaults(path, Response, pq.ParquetFile(path).schema_arrow.names)
+        table = pq.read_table(path, columns=[one.name for one in wanted], filters=[("task", "=", task)])
+    return pa.table({one.name: as_wanted(path, table[one.name], one) for one in wanted})
 
 
 def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int, has_votes: bool) -> Draws:
