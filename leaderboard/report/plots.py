@@ -423,20 +423,16 @@ def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | No
             steps, values = [x for x, _ in points], [100 * one.value for _, one in points]
             name = f"{label(budget.row)}, {metric}@k"
             axes.plot(steps, values, style, color=color, label=name, linewidth=1.2)
-            ends = [
-                [value - down, value + up] for value, down, up in zip(values, *_ends(points), strict=True)
-            ]
-            axes.fill_between(steps, *zip(*ends, strict=True), color=color, alpha=0.08, linewidth=0)
+            down, up = _bars([one for _, one in points]) or ([], [])
+            low = [value - part for value, part in zip(values, down, strict=True)]
+            high = [value + part for value, part in zip(values, up, strict=True)]
+            axes.fill_between(steps, low, high, color=color, alpha=0.08, linewidth=0)
     axes.set_xscale("log")
     _plain_log(axes.xaxis)
     over = summary.budgets[0].over if summary.budgets else ""
     axes.set_ylabel(f"{label(over)}, accuracy in %")
     _legend(axes, int(drawn))
     return drawn
-
-
-def _ends(points: Sequence[tuple[float, Estimate]]) -> list[list[float]]:
-    return _bars([one for _, one in points]) or []
 
 
 PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
