@@ -11,7 +11,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import SamplingConfig
-from dcsft_harness.scoring import at_k
+from dcsft_harness.scoring import SCORERS, at_k
 
 TASK, SUMS = "dcsft_digits", "dcsft_digits_reason"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -164,6 +164,29 @@ class TestDurability:
         said = capsys.readouterr()
         assert "avg@2" in said.out + said.err and "pass@2" in said.out + said.err
         assert "already done" in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("scorer", "extracted", "classes"),
+    [
+        ("math", ["1/2", "0.5", None, "x = 0.5", r"\frac{1}{2}", "3"], [0, 0, None, 0, 0, 5]),
+        ("math", ["50 mm", "5 cm", "5"], [0, 0, 2]),
+        ("math", ["hello", "world", "hello"], [0, 1, 0]),
+        ("open_answer", ["Goose", "goose", "20 Ω", "swan"], [0, 0, 2, 3]),
+        ("choice", ["B", "A", "B", None], [0, 1, 0, None]),
+        ("exact_word", ["goose", "geese"], [0, 1]),
+        (
+            "box_iou",
+            [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 5.0], None],
+            [0, 0, 2, None],
+        ),
+    ],
+)
+def test_a_scorer_decides_which_answers_are_one_vote(scorer, extracted, classes):
+    votes = SCORERS[scorer].votes(extracted)
+    firsts = [None if at is None else votes[at] for at in classes]
+    assert votes == firsts
+    assert len(set(votes) - {None}) == len(set(classes) - {None})
 
 
 class TestOptions:
