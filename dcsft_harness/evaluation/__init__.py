@@ -65,6 +65,8 @@ def evaluate(
         with ranks.agreed():
             manifest.refuse_occupied(output)
             items = {task_name: _items(task, limit) for task_name, task in tasks.items()}
+            for task_name, task in tasks.items():
+                lmms.refuse_marked(model, task, items[task_name])
             draft = None
             if ranks.rank() == 0:
                 draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))
@@ -140,6 +142,8 @@ def evaluate_samples(
     with rollout_store.opened(output, identity, "scores") as store:
         with ranks.agreed():
             running = model() if callable(model) else model
+            for task_name, task in tasks.items():
+                lmms.refuse_marked(running, task, items[task_name])
         with observed(running, asked, store):
             answered, results = lmms.run(running, tasks, config.limit, progress)
         peak = max(ranks.gathered(meter.peak_memory_bytes))

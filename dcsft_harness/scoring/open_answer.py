@@ -138,4 +138,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, version=2)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, version=3)
