@@ -133,8 +133,12 @@ def read(content: bytes) -> tuple["Image", bool]:
 
     try:
         with strictly(), Image.open(io.BytesIO(content)) as image:
+            if image.format == "EPS":
+                raise UnreadableError("is PostScript, a program: Pillow has Ghostscript run it")
             plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
             return to_rgb(image), plain
+    except UnreadableError:
+        raise
     except UnidentifiedImageError as error:  # whose text names an object by its address
         raise UnreadableError("no image that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files

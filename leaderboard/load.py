@@ -5,7 +5,6 @@ budget or set of items than the row above it. Items are matched by item_id, neve
 items get the content ids of a scores folder where both asked the same documents.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -384,6 +384,6 @@ def _same(one: str, other: str) -> bool:
     if one == other:
         return True
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return bool(reading.from_json(one) == reading.from_json(other))
     except ValueError:
         return False

@@ -80,6 +80,7 @@ class DcsftHF(ObservedModel):
         self.processor = open_processor(self.settings)
         space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
         self._convention = convention(config, self.processor, space)
+        self._room = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
         placement = place(self.settings.device)
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
@@ -178,6 +179,12 @@ class DcsftHF(ObservedModel):
                 f"{name}: the processor refuses the prompt ({error})",
                 "Check that its images are plain and that its text holds no image tokens of its own",
             ) from error
+        size = features["input_ids"].shape[-1]
+        if 0 < self._room < size:
+            raise HarnessError(
+                f"{name}: a prompt of {size} tokens, and the model takes {self._room}",
+                "Shorten its text, or lower max_pixels",
+            )
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
         return Prepared(name, key, features, text, tuple(prompt.images))
 

@@ -6,10 +6,10 @@ apart. `extracted`, `score` (what `lmms-eval --baseline` compares) and `scorer` 
 logged with the sample and not aggregated.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dcsft_harness import reading
 from dcsft_harness.coordinates import declared
 from dcsft_harness.scoring import Scorer, Verdict, get_scorer
 
@@ -32,7 +32,7 @@ def judge_all(scorer: str | Scorer, doc: Doc, texts: Sequence[str]) -> list[Verd
         texts: what the model wrote; a text with a true attribute `truncated` ran out of tokens.
     """
     known = get_scorer(scorer)
-    given: dict[str, Any] = {"answer": json.loads(doc["answer"])}
+    given: dict[str, Any] = {"answer": reading.from_json(doc["answer"])}
     if "choices" in known.fields:
         given["choices"] = doc["choices"]
     if "image_size" in known.fields:

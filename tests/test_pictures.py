@@ -479,3 +479,10 @@ def test_curating_finished_rollouts_that_showed_other_pictures_is_refused(kind, 
     said = "not at their <image> marks" if kind == "marks" else "was not upright, or .* not scaled"
     with pytest.raises(HarnessError, match=rf"a former version .*mine\.jsonl, line 1, had .*{said}"):
         curation.curate(tmp_path / "labels", tmp_path / "curated", config)
+
+
+def test_postscript_is_refused_without_ghostscript():
+    """Pillow would have Ghostscript run the program that an EPS file is."""
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(pictures.UnreadableError, match="is PostScript, a program"):
+        pictures.read(content)

@@ -198,7 +198,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     Raises:
         HarnessError: a full disk.
     """
-    from datasets import load_from_disk
+    from datasets import load_from_disk  # noqa: TID251 - just written
 
     above = environment.cache_root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
             storage.writing(folder, columns) as writer,
         ):
             writer.rows(rows)
-        found = load_from_disk(str(folder))
+        found = load_from_disk(str(folder))  # noqa: TID251
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import lmms, pictures, records
+from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.pictures import to_rgb
-from dcsft_harness.records import MARK, json_object
+from dcsft_harness.records import MARK
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 
 # A line of a user's own JSONL as a row of its task: read in either format, and checked to the last field.
@@ -75,7 +75,7 @@ def checked(line: bytes, scorer: Scorer, root: Root) -> tuple[dict[str, Any], li
         HarnessError: anything else is wrong with it. Messages do not name the file and line.
     """
     try:
-        data = json_object(line)
+        data = reading.json_object(line)
     except ValueError as error:
         raise HarnessError(str(error), "Correct or remove the line") from error
     prompt, solution, images = _fields(data)
@@ -118,7 +118,7 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
     """Lets the scorer look at the gold now: after hours of sampling would be too late."""
     fields = {"choices": row["choices"], "image_size": (row["width"], row["height"])}
     given = {name: value for name, value in fields.items() if name in scorer.fields}
-    gold = json.loads(row["answer"])
+    gold = reading.from_json(row["answer"])
     try:
         if scorer.check is not None:
             scorer.check(gold, **given)
@@ -131,7 +131,7 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
 def differs_in_former(line: bytes, root: Root) -> str | None:
     """How former versions showed a row in another way; None if they did not, or that is not known."""
     try:
-        data = json_object(line)
+        data = reading.json_object(line)
         if "messages" in data and image_names(data) != _listed(data.get("images", [])):
             return "had no image, as `image` was not read beside `messages`"
         if MARK in _IN_FRONT.sub("", _fields(data)[0]):
@@ -407,7 +407,7 @@ def images_sha256(path: Path, image_root: Path | None, outside: bool = False) ->
     found: list[str | None] = []
     for _, line in _lines(path):
         with contextlib.suppress(ValueError):
-            for name in image_names(records.json_object(line)):
+            for name in image_names(reading.json_object(line)):
                 try:
                     found.append(hashlib.sha256(root.read(name)).hexdigest())
                 except HarnessError:
