@@ -3,6 +3,7 @@
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
 # make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
+# make docs:       builds the documentation site into build/site, without a network; a warning is an error.
 # make check:      what a change must pass before review: style, types, layers of imports, fast tests.
 PYTHON ?= python3.11
 VENV   ?= .venv
@@ -21,7 +22,7 @@ CREATE  = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet
 endif
 
-.PHONY: quickstart test test-vllm newest bench unit check lint types imports clean
+.PHONY: quickstart test test-vllm newest docs bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(CREATE)
@@ -29,7 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) --constraint constraints.txt --editable '.[test,dev]'
+	$(INSTALL) --constraint constraints.txt --editable '.[test,dev,docs]'
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -58,6 +59,9 @@ bench: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 
 check: lint types imports unit
 
