@@ -132,7 +132,7 @@ class UnavailableError(HarnessError):
 
 
 @dataclass
-class Counts(TokenCounts):
+class Counts(TokenCounts):  # type: ignore[misc]
     """Token counts as lmms-eval logs them, which also record what the checkpoint's generation config applied.
 
     Attributes:

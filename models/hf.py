@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.resources import Arithmetic
 
