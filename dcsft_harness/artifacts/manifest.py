@@ -413,7 +413,8 @@ def refuse_occupied(output: Path) -> None:
 def _moved(output: Path) -> list[str]:
     """What a process that was killed while it moved its draft's files up may have moved already."""
     try:
-        return [str(name) for name in json.loads((output / UNFINISHED / MOVING).read_text(encoding="utf-8"))]
+        names = [str(name) for name in reading.json_file(output / UNFINISHED / MOVING)]
+        return [name for name in names if name != ".." and Path(name).name == name]  # they are removed
     except (OSError, ValueError, TypeError):
         return []
 
