@@ -3,6 +3,7 @@
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
 # make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
+# make docs:       builds the documentation site into build/site, without a network; a warning is an error.
 # make check:      what a change must pass before review: style, types, layers of imports, fast tests.
 PYTHON ?= python3.11
 VENV   ?= .venv
@@ -24,7 +25,7 @@ endif
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
-.PHONY: quickstart test test-vllm newest bench unit check lint types imports clean
+.PHONY: quickstart test test-vllm newest docs bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(call create,$(VENV))
@@ -32,7 +33,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(call install,$(VENV)) --constraint constraints.txt --editable '.[test,dev]'
+	$(call install,$(VENV)) --constraint constraints.txt --editable '.[test,dev,docs]'
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -68,6 +69,9 @@ bench: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' --dist worksteal
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 
 check: lint types imports unit
 

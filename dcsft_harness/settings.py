@@ -9,7 +9,7 @@ import os
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -63,7 +63,13 @@ def extra(field: FieldInfo, name: str) -> Any:  # noqa: ANN401 - what `option` w
 
 
 class Settings(BaseModel):
-    """Base of all settings; frozen, and an unknown name is refused with near matches."""
+    """Base of all settings; frozen, and an unknown name is refused with near matches.
+
+    Attributes:
+        SECTION: where help lists the options that a class declares first.
+    """
+
+    SECTION: ClassVar[str] = "Options"
 
     model_config = ConfigDict(
         frozen=True,
@@ -121,6 +127,12 @@ class Settings(BaseModel):
             for name, value in self.as_dict().items()
             if extra(type(self).model_fields[name], "decides") is not False
         }
+
+    @classmethod
+    def section(cls, name: str) -> str:
+        """The section of an option in help: that of the class which declares it first."""
+        owner = [one for one in cls.__mro__ if name in one.__dict__.get("__annotations__", {})][-1]
+        return str(getattr(owner, "SECTION", Settings.SECTION))
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON-serializable values, as a manifest records them."""

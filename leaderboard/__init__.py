@@ -1,17 +1,16 @@
 """Scores -> leaderboard: which adapter is better, in and out of distribution, and by how much.
 
-    read.py        one scores folder -> Result, checked
-    logs.py        one folder of `lmms-eval --log_samples` -> Results, checked
-    provenance.py  what manifests say of model, training and cost
-    load.py        folders -> Board: rows and tasks that can be compared, or a refusal
-    board.py       Board: what was read, by row and task
-    compare.py     Board -> Summary: means, differences, tests, ranks, accuracy by difficulty
-    summary.py     Summary: every number of a board, unrounded; and figures that others print
-    stats/         intervals, paired tests, several seeds as one row, ranks
-    report/        Summary -> Markdown, CSV, LaTeX, plots, JSON (by schema.json), Parquet
-    page/          Board and Summary -> a page that opens from disk, and its server
-    site/          the page's own scripts and style, and the libraries that come with it
-    build.py       folders -> a leaderboard artifact
+    read.py     one scores folder -> Result, checked
+    logs.py     one folder of `lmms-eval --log_samples` -> Results, checked
+    load.py     folders -> Board: rows and tasks that can be compared, or a refusal
+    board.py    Board: what was read, by row and task, and what manifests say of model, training and cost
+    compare.py  Board -> Summary: means, differences, tests, ranks, accuracy by difficulty
+    summary.py  Summary: every number of a board, unrounded; and figures that others print
+    stats/      intervals, paired tests, several seeds as one row, ranks
+    report/     Summary -> Markdown, CSV, LaTeX, plots, JSON (by schema.json), Parquet
+    page/       Board and Summary -> a page that opens from disk, and its server
+    site/       the page's own scripts and style, and the libraries that come with it
+    build.py    folders -> a leaderboard artifact
 
 Example::
 

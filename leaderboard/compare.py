@@ -161,9 +161,7 @@ def _to_baseline(
         return difference(scores_of(side[0], column), scores_of(baseline[0], column), clusters)
     if set(side) & set(baseline):  # a seed against the seeds that it is one of
         return None
-    found = intervals.difference_of_seeds(
-        [scores_of(row, column) for row in side], [scores_of(row, column) for row in baseline], clusters
-    )
+    found = _difference(side, baseline, column)
     return None if found is None else found[0]
 
 
@@ -274,10 +272,52 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
         if found is None or test is None:
             return None
         return Comparison(*names, found, test.p, None, test.method, test.better, test.worse)
-    combined = intervals.difference_of_seeds(ours, theirs, clusters)
+    combined = difference_of_lines(line, other, column)
     if combined is None:
         return None
     return Comparison(*names, combined[0], combined[1], None, "t, seeds as a random effect", None, None)
+
+
+def difference_of_lines(
+    line: Line, other: Line, column: Column, null: float = 0.0
+) -> tuple[Estimate, float | None] | None:
+    """The difference of two lines of seeds; seeds are paired where both lines have the same ones.
+
+    Args:
+        line: one of them; at least one combines several seeds.
+        other: the other.
+        column: the column to compare them in.
+        null: see `intervals.difference_of_seeds`.
+
+    Returns:
+        See there; None also where a line lacks the column.
+    """
+    return _difference(line.rows, other.rows, column, null)
+
+
+def _difference(
+    rows: Sequence[Row], others: Sequence[Row], column: Column, null: float = 0.0
+) -> tuple[Estimate, float | None] | None:
+    matched = _matched(rows, others)
+    ours, theirs = _scores(rows, column), _scores(matched or others, column)
+    if ours is None or theirs is None:
+        return None
+    clusters = [task.clusters for task in column.tasks]
+    return intervals.difference_of_seeds(ours, theirs, clusters, matched is not None, null)
+
+
+def _matched(rows: Sequence[Row], others: Sequence[Row]) -> list[Row] | None:
+    """The other line's seeds in this one's order; None where they are not the same seeds."""
+    found = {_seed(row): row for row in others}
+    wanted = [_seed(row) for row in rows]
+    if len(rows) < 2 or None in found or len(found) != len(others) or set(wanted) != set(found):
+        return None
+    return [found[name] for name in wanted]
+
+
+def _seed(row: Row) -> str | None:
+    """What a row's name says beside its group's: the seed; None for a row of no group."""
+    return None if row.group is None else row.name.replace(row.group, "", 1).strip()
 
 
 def _scores(rows: Sequence[Row], column: Column) -> list[list[Floats]] | None:

@@ -1,6 +1,7 @@
 """The README's commands on the embedded suite, with the real engines: lmms-eval, TRL and PEFT."""
 
 import csv
+import json
 import multiprocessing
 import os
 import re
@@ -11,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from dcsft_harness import cli
 from dcsft_harness.artifacts import manifest
@@ -29,10 +29,24 @@ def workplace(tmp_path_factory):
         shutil.copytree(ran, folder / "quickstart")
     else:
         assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
-    (folder / "images").mkdir()
-    Image.new("RGB", (56, 56)).save(folder / "images" / "one.png")
-    (folder / "mine.jsonl").write_text('{"problem": "Which?", "solution": "one", "image": "one.png"}\n')
+    own_rows(folder)
     return folder
+
+
+def own_rows(folder):
+    """What a reader brings: images/, train.jsonl and test.jsonl, here of the embedded suite's digits."""
+    from dcsft_harness.data.digits import suite
+
+    (folder / "images").mkdir()
+    rows = suite.load("dcsft_digits_pool")
+    for name, numbers in {"train": range(48), "test": range(100, 124)}.items():
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for number in numbers:
+                row, image = rows[number], f"images/{number}.png"
+                row["image"].save(folder / image)
+                file.write(
+                    json.dumps({"question": row["prompt"], "answer": row["target"], "image": image}) + "\n"
+                )
 
 
 def test_the_quickstart_compares_the_adapters_in_and_out_of_distribution(workplace):
@@ -75,11 +89,33 @@ def test_a_second_quickstart_finds_everything_done(workplace, capsys):
     assert capsys.readouterr().err.count("done already") == 17
 
 
-def commands() -> list[str]:
-    """The shell commands of the README's recipes, continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    return [line for line in text.splitlines() if line.startswith(("dcsft ", "lmms-eval "))]
+DOCUMENTS = (
+    "README.md",
+    "docs/tutorial.md",
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("tasks", "training", "curation", "leaderboards", "paper", "exchange")
+    ),
+)
+"""In the order in which they run, all in one folder: later ones use what earlier ones made."""
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """(language, text) of the blocks that readers run: shell commands, and Python."""
+    text = (README.parent / document).read_text(encoding="utf-8")
+    return re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
+
+
+def lines(document: str) -> list[str]:
+    """The programs that a document runs, one shell line or one Python block each."""
+    found = []
+    for language, text in blocks(document):
+        if language == "python":
+            found.append(f"python -c {shlex.quote(text)}")
+        else:
+            joined = text.replace("\\\n", " ").splitlines()
+            found += [line for line in joined if line.startswith(("dcsft ", "lmms-eval "))]
+    return found
 
 
 def entry(words: list[str], folder: str, said: str) -> None:
@@ -123,13 +159,20 @@ def ran(workplace, forks, tmp_path):
     return run
 
 
-def test_every_command_of_the_readme_runs(ran):
-    """In order, in one folder, as a reader would; `make` and `pip` lines are what CI itself runs."""
-    lines = commands()
-    assert len(lines) >= 8
-    for line in lines:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_of_the_documentation_runs(ran, document):
+    """As a reader would; indented lines need a GPU, a hub or files that a test has not."""
+    programs = lines(document)
+    assert programs
+    for line in programs:
         code, said = ran(line)
-        assert code == 0, f"{line}\n{said}"
+        assert code == 0, f"{document}: {line}\n{said}"
+
+
+def test_no_page_with_commands_is_left_out():
+    pages = [README, *(README.parent / "docs").rglob("*.md")]
+    with_commands = {str(page.relative_to(README.parent)) for page in pages if lines(str(page))}
+    assert with_commands == set(DOCUMENTS)
 
 
 def test_the_lmms_eval_passthrough_has_an_honest_exit_code(tmp_path):

@@ -53,41 +53,28 @@ class Flow(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing the stages' files."""
         verbs = self._verbs()
-        rows = [
-            (
-                name,
-                STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(100),
-            )
+        rows = {
+            name: STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(100)
             for name in self.list_commands(ctx)
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        }
+        for title, names in {**SECTIONS, "Commands": tuple(rows)}.items():
+            if some := [(name, rows.pop(name)) for name in names if name in rows]:
+                with formatter.section(title):
+                    formatter.write_dl(some)
 
 
-ORDER = (
-    "quickstart",
-    "run",
-    "sample",
-    "label",
-    "curate",
-    "train",
-    "merge",
-    "evaluate",
-    "leaderboard",
-    "compare-cost",
-    "score",
-    "results",
-    "card",
-    "push",
-    "data",
-    "tasks",
-    "digits",
-    "lmms-eval",
-)
+SECTIONS = {
+    "Start": ("quickstart", "init", "run"),
+    "The chain": ("sample", "label", "curate", "train", "merge", "evaluate", "leaderboard", "compare-cost"),
+    "Results and publishing": ("score", "results", "card", "push"),
+    "Data, tasks and models": ("data", "tasks", "digits", "lmms-eval", "env"),
+}
+"""How `dcsft --help` groups the commands, in the order of the data flow."""
+ORDER = [name for names in SECTIONS.values() for name in names]
 
 
 @click.group(cls=Flow, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="dcsft")
+@click.version_option(__version__, "-V", "--version", prog_name="dcsft")
 def dcsft() -> None:
     """Difficulty-curated SFT for vision-language models.
 

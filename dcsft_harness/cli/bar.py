@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,40 +15,115 @@ Report = Callable[..., None]
 """Takes (done, in all), and by name figures to show beside the bar, such as loss=0.41."""
 
 
+DOING = {
+    "sample": "sampling",
+    "label": "labeling",
+    "curate": "curating",
+    "train": "training",
+    "merge": "merging",
+    "evaluate": "evaluating",
+    "score": "evaluating",
+    "leaderboard": "comparing",
+}
+"""First word of a stage -> the name of its main phase."""
+SILENCE = 30.0
+"""Seconds between the lines of a stage that runs without a terminal."""
+
+
 @contextlib.contextmanager
 def stage(title: str, shown: bool = True) -> Iterator[Report]:
-    """Shows a stage's progress on stderr, if it is `shown`; the report takes (done, in all)."""
-    if not shown or ranks.rank() > 0 or not sys.stderr.isatty():
+    """Shows a stage's progress on stderr, if it is `shown`; the report takes (done, in all).
+
+    A stage loads until its first report, and saves after its last one. Without a terminal the progress is
+    one line every `SILENCE` seconds.
+    """
+    if not shown or ranks.rank() > 0:
         yield lambda done, total, **figures: None
-        return
+    elif sys.stderr.isatty():
+        with _bar(title) as report:
+            yield report
+    else:
+        with _lines(title) as report:
+            yield report
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("elapsed"),
+        TextColumn("{task.fields[said]}", markup=False),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(visible(title), total=None, figures="")
+        state = _State(title)
+        bar = bars.add_task(visible(f"{title}: {state.phase}"), total=None, said="")
 
         def report(done: int, total: int, **figures: float) -> None:
-            said = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
-            bars.update(bar, completed=done, total=total, figures=said)
+            state.update(done, total, **figures)
+            bars.update(
+                bar,
+                description=visible(f"{title}: {state.phase}"),
+                completed=done,
+                total=total,
+                said=str(state),
+            )
 
         yield report
+
+
+@contextlib.contextmanager
+def _lines(title: str) -> Iterator[Report]:
+    state, ended = _State(title), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SILENCE):
+            say(f"{title}: {state.phase}{', ' if str(state) else ''}{state} ({state.clock})")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield state.update
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _State:
+    """How far a stage is, in words."""
+
+    def __init__(self, title: str) -> None:
+        self.clock = Clock()
+        self.phase = "loading"
+        self._said = ""
+        self._running = DOING.get(title.split()[0], "running")
+        self._first: tuple[float, int] | None = None
+
+    def update(self, done: int, total: int, **figures: float) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        seconds, ended = now - self._first[0], done - self._first[1]
+        words = [f"{done} of {total}"]
+        if ended and seconds >= 1:
+            rate = ended / seconds
+            words += [f"{rate:.3g}/s", f"{_duration((total - done) / rate)} left"]
+        words += [f"{name} {value:.3g}" for name, value in figures.items()]
+        self._said = ", ".join(words)
+        self.phase = "saving" if done == total else self._running
+
+    def __str__(self) -> str:
+        return self._said
+
+
+def _duration(seconds: float) -> str:
+    """A time as one reads it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Clock:

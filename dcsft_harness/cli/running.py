@@ -1,11 +1,14 @@
 """Commands made from stages, and what they share: the data root, pushing, options, closing lines."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+from pydantic.fields import FieldInfo
 
 from dcsft_harness import ranks
 from dcsft_harness.cli import bar
@@ -174,6 +177,38 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     return notes
 
 
+FIRST = ("Required", "Options", "Model and pool", "What to train, and where")
+"""Sections of help that stand before the others."""
+
+
+class StageCommand(click.Command):
+    """A stage's command: its options stand in sections, those that must be given first."""
+
+    def __init__(self, *given: Any, stage: Stage, **more: Any) -> None:  # noqa: ANN401 - click's own
+        """A command of a stage."""
+        super().__init__(*given, **more)
+        self.stage = stage
+
+    def sections(self, ctx: click.Context) -> dict[str, list[click.Parameter]]:
+        """Options by section, in the order of the stage's record."""
+        found: dict[str, list[click.Parameter]] = {"Required": []}
+        for one in self.get_params(ctx):
+            if not isinstance(one, click.Option):
+                continue
+            known = one.name in self.stage.options.model_fields
+            name = self.stage.options.section(str(one.name)) if known else "Further options"
+            found.setdefault("Required" if one.required else name, []).append(one)
+        order = sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+        order.sort(key="Further options".__eq__)
+        return {name: found[name] for name in order if found[name]}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections."""
+        for name, some in self.sections(ctx).items():
+            with formatter.section(name):
+                formatter.write_dl([record for one in some if (record := one.get_help_record(ctx))])
+
+
 def command_of(verb: str) -> click.Command:
     """The command of a stage, under the last word of its verb."""
     stage = STAGES[verb]
@@ -187,8 +222,9 @@ def command_of(verb: str) -> click.Command:
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + stage.example)
-    return click.Command(
+    return StageCommand(
         verb.split()[-1],
+        stage=stage,
         params=params,
         callback=_callback(stage),
         help="\n\n".join(filter(None, parts)),
@@ -231,6 +267,8 @@ def _options(stage: Stage) -> list[click.Parameter]:
         }
         if extra(field, "repeated"):
             settings["multiple"] = True
+        if (complete := _completing(name, field)) is not None:
+            settings["shell_complete"] = complete
         if extra(field, "bare") is not None:
             settings |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
@@ -238,6 +276,40 @@ def _options(stage: Stage) -> list[click.Parameter]:
         one = click.Option(names, required=field.is_required(), type=kind, default=None, **settings)
         (required if field.is_required() else others).append(one)
     return [*required, *others]
+
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def completing(names: Callable[[], Iterable[str]], files: bool = False) -> Complete:
+    """Completion by names, after the last comma; with files where an option takes them too."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",")
+        found = [CompletionItem(before + comma + one) for one in names() if one.startswith(last)]
+        return found + ([CompletionItem(incomplete, type="file")] if files else [])
+
+    return complete
+
+
+def task_names() -> list[str]:
+    """The suite's tasks and groups."""
+    from dcsft_harness.lmms.tasks import groups, listing
+
+    return [*groups(), *(str(row["task"]) for row in listing())]
+
+
+def _completing(name: str, field: FieldInfo) -> Complete | None:
+    """How an option's values are completed by the shell; None leaves it to click."""
+    if name == "scorer":
+        from dcsft_harness.scoring import SCORERS
+
+        return completing(lambda: SCORERS)
+    if extra(field, "reads") in ("tasks", "pool") and name != "data":
+        return completing(task_names)
+    if extra(field, "reads") in ("artifact", "checkpoint", "file", "pool"):
+        return completing(lambda: ["digits"] if extra(field, "reads") == "checkpoint" else [], files=True)
+    return None
 
 
 def _metavar(kind: object) -> str:
@@ -301,8 +373,22 @@ def _callback(stage: Stage) -> Callable[..., None]:
             bar.show(stage.show(notes))
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
+        if stage.then and output is not None and ranks.rank() == 0 and not ranks.watched():
+            bar.say("next: " + stage.then.format(output=shlex.quote(str(output))))
 
     return call
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Name and value of a `--set NAME=VALUE`.
+
+    Raises:
+        HarnessError: there is no name or no equals sign.
+    """
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")
+    return name, value
 
 
 def _with_passed(
@@ -322,17 +408,12 @@ def _with_passed(
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one per line")
         for name, value in read.items():
             (ours if name in stage.options.model_fields else others)[str(name)] = value
-    for text in passed:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise HarnessError(
-                f"--set {shown(text)!r} is not name=value", "Write for example --set neftune_noise_alpha=5"
-            )
+    for name, value in map(assignment, passed):
         try:
             others[name] = reading.from_yaml(value)
         except ValueError as error:
             raise HarnessError(
-                f"--set {shown(text)!r}: its value is not valid YAML ({error})",
+                f"--set {name}={shown(value)}: its value is not valid YAML ({error})",
                 "Write a number, a word, true, false, or quote it",
             ) from error
     given = {**ours, **options}

@@ -1,12 +1,13 @@
 """Commands that are not stages: quickstart, run, score, results, tasks, a board's page, lmms-eval."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from dcsft_harness import ranks
 from dcsft_harness.cli import bar
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
 # Running a recipe from the command line: its stages, skipped ones, the tables.
 
 
-def run_recipe(names: str | Sequence[str], output: Path, dry_run: bool, scale: str = "digits") -> None:
+def run_recipe(
+    names: str | Sequence[str],
+    output: Path,
+    dry_run: bool,
+    scale: str | None = None,
+    given: Mapping[str, str] | None = None,
+) -> None:
     """Runs recipes and prints the tables of their leaderboards; a dry run prints the plan."""
     from dcsft_harness.recipes import chain, recipe
 
-    chosen = recipe.load(names, scale)
+    chosen = recipe.load(names, scale, given)
     if dry_run:
         from dcsft_harness.recipes.chain import described
 
@@ -68,27 +75,50 @@ def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         context.exit()
 
 
+def _recipes(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes the names of shipped recipes, and files."""
+    from dcsft_harness.recipes import recipe
+
+    found = [CompletionItem(name) for name in recipe.shipped() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=_recipes)
 @click.option("--output", type=FOLDER, required=True)
 @click.option(
     "--scale",
     type=click.Choice(["digits", "paper"]),
-    default="digits",
-    show_default=True,
-    help="The embedded suite, on two cores; or the paper's models and data, on eight GPUs.",
+    help="The embedded suite, on two cores (the default); or the paper's models and data, on eight GPUs (the "
+    "default where a model is set).",
+)
+@click.option(
+    "--set",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A variable of the recipes: model=CKPT, pool=FILE, scorer=NAME, test=FILE, tasks=NAME,..., steps=N.",
 )
 @click.option("--dry-run", is_flag=True, help="Print every command, its inputs and its cost; run nothing.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="List recipes."
 )
-def run(recipes: tuple[str, ...], output: Path, scale: str, dry_run: bool) -> None:
+def run(
+    recipes: tuple[str, ...], output: Path, scale: str | None, given: tuple[str, ...], dry_run: bool
+) -> None:
     """Run recipes: shipped ones by name, or YAML files.
 
     Finished stages that are still valid are skipped, so the same command resumes an interrupted run. Stages
     that several recipes share run once per output folder.
-    """
-    run_recipe(recipes, output, dry_run, scale)
+
+    With your own data, and with --set model=CKPT your own model:
+
+    \b
+    dcsft run paradigms --set pool=train.jsonl --set scorer=choice --set test=test.jsonl --output mine
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.cli.running import assignment
+
+    run_recipe(recipes, output, dry_run, scale, dict(map(assignment, given)))
 
 
 @click.command()
@@ -202,8 +232,71 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
     click.get_current_context().exit(command_line(list(arguments)))
 
 
-early = (quickstart, run, results)
-late = (tasks, lmms_eval)
+@click.command()
+def env() -> None:
+    """Print the versions and the hardware that a bug report needs."""
+    import torch  # noqa: F401 - so that a CUDA device is found
+
+    from dcsft_harness import environment
+
+    rows = {**environment.packages(), **environment.hardware()}
+    width = max(map(len, rows))
+    bar.show("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
+
+
+@click.command()
+@click.option("--model", prompt="Model: a hub name, a folder, or digits", default="digits")
+@click.option("--pool", prompt="Training rows: a file, or a task", type=str)
+@click.option(
+    "--scorer", prompt="Scorer of the rows: exact_word, choice, math, open_answer, box_iou", type=str
+)
+@click.option("--test", prompt="Held-out rows: a file, or empty", default="", show_default=False)
+@click.option(
+    "--tasks",
+    prompt="Further tasks to evaluate on, comma-separated, or empty",
+    default="",
+    show_default=False,
+)
+@click.option(
+    "--output",
+    prompt="Recipe file to write",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="mine.yaml",
+)
+def init(output: Path, **given: str) -> None:
+    """Write a recipe that compares SFT, SFT-M, SFT-EM and GRPO on your model and data.
+
+    \b
+    dcsft init
+    dcsft init --model CKPT --pool train.jsonl --scorer choice --test test.jsonl --tasks "" --output mine.yaml
+    """  # noqa: D301 - click reads the \b
+    import yaml
+
+    from dcsft_harness.artifacts.disk import write_text
+    from dcsft_harness.recipes import chain, recipe
+
+    if output.exists():
+        raise HarnessError(f"{output} exists", "Name another file, or remove it")
+    chosen: dict[str, object] = {name: value for name, value in given.items() if value}
+    if "tasks" in chosen:
+        chosen["tasks"] = given["tasks"].split(",")
+    if not Path(given["pool"]).exists():
+        chosen.pop("scorer", None)  # a task brings its own
+    written = {
+        "name": output.stem,
+        "about": "SFT, SFT-M, SFT-EM and GRPO",
+        "include": ["paradigms"],
+        "set": chosen,
+    }
+    made = recipe.load("paradigms", given=chosen)
+    write_text(output, yaml.safe_dump(written, sort_keys=False))
+    bar.show("\n".join(chain.estimated(made)))
+    bar.say(f"init: {len(made.stages)} stages -> {output}")
+    bar.say(f"next: dcsft run {output} --output runs/{output.stem}")
+
+
+early = (quickstart, init, run, results)
+late = (tasks, lmms_eval, env)
 
 
 # `dcsft score`: adds a checkpoint, or all checkpoints of a training run, to a board.

@@ -1,23 +1,35 @@
-"""The paper's claims, each tested on a run of its recipes: supported, contradicted or inconclusive.
+"""The paper's claims, stated before they are run, and each tested on a run of its recipes.
 
-A claim about two paradigms is the difference of two lines of a board, with the board's own interval and
-p-value; Holm's correction is over all such claims of a page. A claim about other figures (gradient norms,
-shares, costs) compares one number per seed, by a t interval over seeds.
+A claim of superiority says that one line of a board is ahead of another; it is tested two-sided against no
+difference. "Matches or beats" is a claim of non-inferiority: it is tested one-sided against a deficit of
+`MARGIN`. A claim about other figures (gradient norms, shares, costs) compares one number per seed, by a t
+test over seeds. Seeds are paired, as those of one number share cold start and labels. One seed decides
+nothing: its result has no p-value.
+
+Verdicts, at 5 % of the corrected p-value:
+    supported: significant and in favor.
+    contradicted: significant and against; of a match, significantly worse by more than the margin.
+    not supported: a claim of superiority whose 95 % interval ends below the margin: the effect, if there is
+        any, is too small to matter.
+    inconclusive: anything else; the run cannot tell.
+
+Holm's correction is over all of the paper's claims; rules beyond the paper are a family of their own.
 
 Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
+from typing import Literal
 
 import numpy as np
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import lineage
 from dcsft_harness.evaluation.lineage import added, cost_of
-from dcsft_harness.leaderboard.compare import compare
+from dcsft_harness.leaderboard.compare import compare, difference_of_lines
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.stats.paired import holm
 from dcsft_harness.leaderboard.summary import Line, Summary
@@ -25,9 +37,14 @@ from dcsft_harness.leaderboard.summary import Line, Summary
 LEVEL = 0.05
 
 
+MARGIN = 0.01
+"""Accuracy; half of the difference between GRPO and SFT in the paper's Table 2."""
+Test = Literal["superiority", "match"]
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A line of a board should be ahead of another.
+    """A line of a board should be ahead of another, or match it.
 
     Attributes:
         source: the paper's table or figure; "beyond" for a rule that the paper does not have.
@@ -36,6 +53,7 @@ class Claim:
         row: the line that should be ahead.
         other: the line that it should be ahead of.
         distribution: "id" or "ood".
+        test: "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`).
     """
 
     source: str
@@ -44,6 +62,7 @@ class Claim:
     row: str
     other: str
     distribution: str = "ood"
+    test: Test = "superiority"
 
 
 @dataclass(frozen=True)
@@ -52,12 +71,13 @@ class Finding:
 
     Attributes:
         source, said: those of the claim.
-        verdict: "supported", "contradicted" or "inconclusive".
+        verdict: see the module's opening.
         value: the tested figure, in `unit`; positive in favor of the claim.
-        p: Holm-corrected where several claims are tested together; None where nothing is tested.
+        p: Holm-corrected over the claims of its family; None where nothing is tested.
         unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
         seeds: the number of seeds behind it.
         alone: the uncorrected p-value.
+        test: as of the claim.
     """
 
     source: str
@@ -68,6 +88,7 @@ class Finding:
     unit: str = "points"
     seeds: int = 0
     alone: float | None = None
+    test: Test = "superiority"
 
 
 CLAIMS = (
@@ -86,19 +107,19 @@ CLAIMS = (
     Claim("Table 2", "SFT-EM generalizes better than SFT on all data (classification)",
           "classification-paradigms", "SFT-EM", "SFT"),
     Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (classification)",
-          "classification-paradigms", "SFT-EM", "GRPO"),
+          "classification-paradigms", "SFT-EM", "GRPO", "ood", "match"),
     Claim("Table 2", "SFT-EM is at least as good as GRPO in distribution (classification)",
-          "classification-paradigms", "SFT-EM", "GRPO", "id"),
+          "classification-paradigms", "SFT-EM", "GRPO", "id", "match"),
     Claim("Table 2", "GRPO generalizes better than SFT on all data (grounding)",
           "grounding-paradigms", "GRPO", "SFT"),
     Claim("Table 2", "SFT-EM generalizes better than SFT on all data (grounding)",
           "grounding-paradigms", "SFT-EM", "SFT"),
     Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (grounding)",
-          "grounding-paradigms", "SFT-EM", "GRPO"),
+          "grounding-paradigms", "SFT-EM", "GRPO", "ood", "match"),
     Claim("Table 3", "on a second architecture, SFT-M matches or beats GRPO out of distribution",
-          "qwen3-paradigms", "SFT-M", "GRPO"),
+          "qwen3-paradigms", "SFT-M", "GRPO", "ood", "match"),
     Claim("Table 4", "on a larger pool, SFT-M matches or beats GRPO out of distribution",
-          "large-paradigms", "SFT-M", "GRPO"),
+          "large-paradigms", "SFT-M", "GRPO", "ood", "match"),
     Claim("Table 5", "with all parameters trained, SFT-M generalizes better than SFT",
           "classification-full-parameters", "SFT-M, full", "SFT, full"),
     Claim("Table 5", "with all parameters trained, GRPO generalizes better than SFT-M",
@@ -106,13 +127,11 @@ CLAIMS = (
     Claim("Table 6", "on reasoning, SFT-M generalizes better than SFT on all data",
           "reasoning-paradigms", "SFT-M", "SFT"),
     Claim("Table 6", "on reasoning, SFT-M matches or beats GRPO",
-          "reasoning-paradigms", "SFT-M", "GRPO"),
+          "reasoning-paradigms", "SFT-M", "GRPO", "ood", "match"),
     Claim("Figure 5", "5 % of hard items make SFT-EM worse out of distribution",
           "classification-hard-ratio", "SFT-EM", "SFT-EM and 5 % hard"),
     Claim("Figure 5", "10 % of hard items make SFT-EM worse out of distribution",
           "classification-hard-ratio", "SFT-EM", "SFT-EM and 10 % hard"),
-    Claim("beyond", "a band of pass rates from 0.1 to 0.9 beats SFT-EM",
-          "classification-rules", "band 0.1 to 0.9", "SFT-EM"),
     Claim("beyond", "a band of pass rates from 0.2 to 0.8 beats SFT-EM",
           "classification-rules", "band 0.2 to 0.8", "SFT-EM"),
     Claim("beyond", "weights p(1-p) beat SFT-EM",
@@ -120,38 +139,66 @@ CLAIMS = (
     Claim("beyond", "weights by the posterior of p beat SFT-EM",
           "classification-rules", "weighted by the posterior", "SFT-EM"),
     Claim("beyond", "leaving out suspects alone does as well as leaving out all hard items",
-          "classification-rules", "all but suspects", "SFT-EM"),
+          "classification-rules", "all but suspects", "SFT-EM", "ood", "match"),
     Claim("beyond", "relabeling half-way beats the first labels",
           "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
 )  # fmt: skip
 
 
 def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """Tests the claims whose lines are on the boards.
+    """Tests the claims whose lines are on the boards, and those about the runs behind them.
 
     Args:
         boards: leaderboard name -> its numbers.
         claims: the claims to test; those without both lines are left out.
     """
-    found = []
-    for claim in claims:
-        summary = boards.get(claim.board)
-        lines = {} if summary is None else _by_name(summary)
-        if summary is None or claim.row not in lines or claim.other not in lines:
-            continue
-        index = summary.overall(claim.distribution)
-        one, other = lines[claim.row], lines[claim.other]
-        tested = None if index is None else compare(one, other, index, summary.columns[index], "claims")
-        if tested is not None:
-            found.append((claim, tested, min(len(one.rows), len(other.rows))))
-    corrected = iter(holm([tested.p for _, tested, _ in found if tested.p is not None]))
-    findings = []
-    for claim, tested, seeds in found:
-        p = None if tested.p is None else next(corrected)
-        verdict = verdict_of(tested.difference.value, p)
-        result = (verdict, tested.difference, p, "points", seeds, tested.p)
-        findings.append(Finding(claim.source, claim.said, *result))
-    return findings
+    found = [one for claim in claims if (one := _tested(boards, claim)) is not None]
+    return decided([*found, *findings(boards)])
+
+
+def decided(found: Sequence[Finding]) -> list[Finding]:
+    """Tested claims with corrected p-values and verdicts.
+
+    Args:
+        found: with `alone` and `value`; the paper's and those beyond it are corrected apart.
+    """
+    corrected: dict[int, float] = {}
+    for beyond in (False, True):
+        family = [
+            at for at, one in enumerate(found) if (one.source == "beyond") == beyond and one.alone is not None
+        ]
+        alone = [p for at in family if (p := found[at].alone) is not None]
+        corrected |= dict(zip(family, holm(alone), strict=True))
+    made = []
+    for at, one in enumerate(found):
+        p = corrected.get(at)
+        verdict = "inconclusive" if one.value is None else verdict_of(one.value, p, one.test, one.unit)
+        made.append(replace(one, p=p, verdict=verdict))
+    return made
+
+
+def _tested(boards: Mapping[str, Summary], claim: Claim) -> Finding | None:
+    """A claim's difference and uncorrected p-value; None where its lines are not on a board."""
+    summary = boards.get(claim.board)
+    lines = {} if summary is None else _by_name(summary)
+    index = None if summary is None else summary.overall(claim.distribution)
+    if summary is None or index is None or claim.row not in lines or claim.other not in lines:
+        return None
+    one, other, column = lines[claim.row], lines[claim.other], summary.columns[index]
+    seeds = min(len(one.rows), len(other.rows))
+    if seeds < 2:
+        single = compare(one, other, index, column, "claims")
+        value = None if single is None else single.difference
+        alone = None
+    else:
+        margin = -MARGIN if claim.test == "match" else 0.0
+        pair = difference_of_lines(one, other, column, margin)
+        if pair is None:
+            return None
+        value, alone = pair
+        if claim.test == "match" and alone is not None:
+            alone = alone / 2 if value.value > margin else 1 - alone / 2
+    return Finding(claim.source, claim.said, "", value, None, "points", seeds, alone, claim.test)
 
 
 def _by_name(summary: Summary) -> dict[str, Line]:
@@ -164,11 +211,17 @@ def _by_name(summary: Summary) -> dict[str, Line]:
     return named
 
 
-def verdict_of(value: float, p: float | None) -> str:
-    """The verdict for a figure (positive in favor of the claim) and its p-value."""
-    if p is None or p >= LEVEL:
-        return "inconclusive"
-    return "supported" if value > 0 else "contradicted"
+def verdict_of(value: Estimate, p: float | None, test: Test = "superiority", unit: str = "points") -> str:
+    """The verdict for a figure (positive in favor of the claim) and its corrected p-value."""
+    if test == "match":
+        if p is not None and p < LEVEL:
+            return "supported"
+        worse = p is not None and value.high is not None and value.high < -MARGIN
+        return "contradicted" if worse else "inconclusive"
+    if p is not None and p < LEVEL:
+        return "supported" if value.value > 0 else "contradicted"
+    small = unit == "points" and value.high is not None and value.high < MARGIN
+    return "not supported" if p is not None and small else "inconclusive"
 
 
 def over_seeds(
@@ -196,7 +249,7 @@ def over_seeds(
         test = ttest_1samp(values, 0.0)
         low, high = test.confidence_interval(0.95)
         estimate, p = Estimate(float(values.mean()), float(low), float(high), len(values)), float(test.pvalue)
-    return Finding(source, said, verdict_of(estimate.value, p), estimate, p, unit, len(values), p)
+    return Finding(source, said, verdict_of(estimate, p, unit=unit), estimate, p, unit, len(values), p)
 
 
 Figure = Callable[[Line, int], float | None]

@@ -15,6 +15,10 @@
         verb: curate
         labels: "@labels-${seed}"        # the folder of an earlier stage
         keep: ${keep}                    # a value that is one variable keeps its type
+      - stage: cold-${seed}
+        when: ${cold}                    # leave the stage out where this is null;
+        otherwise: ${model}              # what `@cold-0` then stands for
+    set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
 Stages under `first` come before those of included recipes.
 
@@ -42,6 +46,8 @@ REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _LOOK = "Look at a shipped recipe"
 SCALES = ("digits", "paper")
+EMBEDDED = "digits"
+"""The embedded checkpoint's name as a model."""
 MOST_STAGES = 10_000
 MOST_VALUES = 1_000_000
 """Values of all stages of a chain together, variables included."""
@@ -98,6 +104,8 @@ class _Entry(BaseModel):
     stage: str
     verb: str
     each: dict[str, Any] | str = Field(default_factory=dict)
+    when: str | None = None
+    otherwise: str | None = None
 
 
 class _Written(BaseModel):
@@ -109,6 +117,7 @@ class _Written(BaseModel):
     include: list[str] | None = None
     variables: dict[str, Any] | None = None
     scales: dict[str, dict[str, Any] | None] | None = None
+    set: dict[str, Any] | None = None
     first: list[_Entry] | None = None
     stages: list[_Entry] | None = None
 
@@ -125,6 +134,7 @@ class _File:
     about: str
     variables: Variables
     scales: Mapping[str, Variables]
+    given: Variables
     entries: tuple[Mapping[str, Any], ...]
 
 
@@ -139,30 +149,36 @@ def summary(name: str) -> str:
     return _open(name, (), {}).about
 
 
-def load(names: str | Sequence[str], scale: str = "digits") -> Recipe:
+def load(names: str | Sequence[str], scale: str | None = None, given: Variables | None = None) -> Recipe:
     """Reads shipped recipes by name, or YAML files by path; several become one chain.
 
     Args:
         names: one or several; stages that they share run once.
-        scale: "digits" or "paper"; without effect on a recipe that has no scales.
+        scale: "digits" or "paper"; without effect on a recipe that has no scales. None stands for "digits",
+            or for "paper" where a model other than the embedded one is set.
+        given: variables to set, as text or as YAML has them: those of the scale, or those of its families of
+            data (model, pool, tasks, ...). A pool makes the user's own data the one family.
 
     Raises:
-        HarnessError: unknown name or scale, not YAML, an unknown verb or variable, a later stage referred
-            to, two different stages of one name.
+        HarnessError: unknown name, scale or variable to set, not YAML, an unknown verb or variable, a later
+            stage referred to, two different stages of one name.
     """
-    if scale not in SCALES:
-        raise unknown_name("scale", scale, SCALES)
-    given = [names] if isinstance(names, str) else list(names)
+    if scale not in (None, *SCALES):
+        raise unknown_name("scale", str(scale), SCALES)
     known: dict[str, _File] = {}
-    opened = [_open(name, (), known) for name in given]
+    opened = [_open(name, (), known) for name in ([names] if isinstance(names, str) else names)]
+    given = {**_joined(one.given for one in opened), **(given or {})}
+    if scale is None:
+        scale = "digits" if given.get("model", EMBEDDED) == EMBEDDED else "paper"
     stages: dict[str, Stage] = {}
     variables: dict[str, Any] = {}
+    replaced: dict[str, str] = {}
     left = MOST_VALUES
     for one in opened:
-        values = _scaled(one, scale)
+        values = _scaled(one, scale, given)
         variables |= values
         for entry in one.entries:
-            for stage in _expand(one, entry, values, list(stages)):
+            for stage in _expand(one, entry, values, list(stages), replaced):
                 left = _spent(one, stage, left if len(stages) <= MOST_STAGES else 0)
                 _add(one, stage, stages)
     if not stages:
@@ -212,7 +228,13 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
     # A recipe that comes in by several ways has its entries once: else their number doubles at each level.
     distinct = {id(entry): entry for entry in entries}
     known[name] = _File(
-        path, written.name or path.stem, written.about, variables, scales, tuple(distinct.values())
+        path,
+        written.name or path.stem,
+        written.about,
+        variables,
+        scales,
+        _joined([*(one.given for one in included), written.set or {}]),
+        tuple(distinct.values()),
     )
     return known[name]
 
@@ -222,26 +244,115 @@ def _joined(values: Iterable[Variables]) -> dict[str, Any]:
     return {name: value for one in values for name, value in one.items()}
 
 
-def _scaled(recipe: _File, scale: str) -> Variables:
-    """The variables at a scale, which may name each other."""
+def _scaled(recipe: _File, scale: str, given: Variables) -> Variables:
+    """The variables at a scale, which may name each other, with those that were set."""
     if recipe.scales and scale not in recipe.scales:
         raise unknown_name(f"scale of recipe {recipe.name}:", scale, recipe.scales)
-    values = {**recipe.variables, **recipe.scales.get(scale, {})}
+    values = _set(recipe, {**recipe.variables, **recipe.scales.get(scale, {})}, given)
     return {name: _filled(recipe, value, values) for name, value in values.items()}
 
 
-def _expand(recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str]) -> Iterator[Stage]:
-    """The stages that an entry stands for."""
+OWN = "own"
+"""The family of the user's own data."""
+
+
+def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
+    """A scale's variables with those that were set.
+
+    Raises:
+        HarnessError: the recipe has no such variable, or lacks what a pool needs beside it.
+    """
+    if "size" in given and (sizes := values.get("sizes")):
+        if given["size"] not in sizes:
+            raise unknown_name(f"size of recipe {recipe.path}:", str(given["size"]), sizes)
+        given = {**sizes[str(given["size"])], **given}
+    families = {
+        name: dict(one) for name, one in values.items() if isinstance(one, Mapping) and "family" in one
+    }
+    inner = dict.fromkeys(key for one in families.values() for key in one if key != "family")
+    changed = dict(values)
+    for name, value in given.items():
+        if name not in inner and name not in values:
+            raise unknown_name(f"variable of recipe {recipe.path}:", name, [*inner, *values])
+        for one in families.values():
+            if name in one:
+                one[name] = _typed(value, one[name])
+        if name in values:
+            changed[name] = _typed(value, values[name])
+    changed |= families
+    if given.get("pool") is not None and OWN in families:
+        changed["families"] = [families[OWN] | _own(families[OWN], str(given["pool"]))]
+        changed |= {name: families[OWN][name] for name in ("assume", "seeds") if families[OWN][name]}
+    return changed
+
+
+def _own(own: Variables, pool: str) -> dict[str, Any]:
+    """What follows from a pool of the user's own, a file or a task, for its family.
+
+    Raises:
+        HarnessError: a file without a scorer, or nothing to evaluate on.
+    """
+    as_file = Path(pool).exists() or Path(pool).suffix != ""
+    if as_file and own["scorer"] is None:
+        raise HarnessError(f"pool={pool} is a file, and no scorer is set", "Set scorer=NAME too")
+    if not own["tasks"] and own["test"] is None:
+        raise HarnessError(
+            f"pool={pool} is set, and nothing to evaluate on",
+            "Set test=FILE (held-out rows), or tasks=NAME,..., or both",
+        )
+    found: dict[str, Any] = {"file": pool, "task": None} if as_file else {"file": None, "task": pool}
+    found["test_scorer"] = None if own["test"] is None else own["scorer"]
+    found["scorer"] = own["scorer"] if as_file else None
+    if own.get("num_processes") == "all":
+        found["num_processes"] = _gpus()
+    return found
+
+
+def _typed(value: object, former: object) -> object:
+    """A variable's new value: text as YAML reads it, with commas where a list stood before."""
+    if not isinstance(value, str):
+        return value
+    parts = [reading.from_yaml(part) for part in value.split(",")]
+    return parts if isinstance(former, list) or len(parts) > 1 else parts[0]
+
+
+def _gpus() -> int | None:
+    """The number of this machine's CUDA devices if it has several; None for one device or a CPU."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return count if count > 1 else None
+
+
+def _expand(
+    recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str], replaced: dict[str, str]
+) -> Iterator[Stage]:
+    """The stages that an entry stands for; `replaced` says what stands for those that were left out."""
     options = dict(entry)
+    when, otherwise = options.pop("when", True), options.pop("otherwise", None)
     name, verb = str(options.pop("stage")), str(options.pop("verb"))
     each = _filled(recipe, options.pop("each", {}), values)
     for combination in _combinations(recipe, name, each):
         here = {**values, **combination}
         made = _filled(recipe, options, here)
         stage_name = str(_filled(recipe, name, here))
+        if _filled(recipe, when, here) is None:
+            if otherwise is not None:
+                replaced[stage_name] = str(_filled(recipe, otherwise, here))
+            continue
+        made = {key: _replaced(value, replaced) for key, value in made.items()}
         listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
         given = {key: value for key, value in listed.items() if value is not None}
         yield Stage(stage_name, verb, given, here)
+
+
+def _replaced(value: object, replaced: Mapping[str, str]) -> object:
+    """A value with references to stages that were left out replaced by what stands for them."""
+    if isinstance(value, list):
+        return [_replaced(one, replaced) for one in value]
+    if not isinstance(value, str):
+        return value
+    return REFERENCE.sub(lambda match: replaced.get(match[1], match[0]), value)
 
 
 def _spent(recipe: _File, stage: Stage, left: int) -> int:

@@ -18,8 +18,7 @@ from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.report.table import markdown_text
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
-from dcsft_harness.recipes.claims import Finding, judge
-from dcsft_harness.recipes.claims import findings as run_findings
+from dcsft_harness.recipes.claims import MARGIN, Finding, judge
 
 STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
 PICTURES = {
@@ -74,7 +73,7 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
             raise HarnessError(f"{run} and {where[twice[0]]} both have {twice[0]}", "Leave one of them out")
         boards |= found
         where |= dict.fromkeys(found, run)
-    findings = [*judge(boards), *run_findings(boards)]
+    findings = judge(boards)
     pictures = _pictures(page)
     parts = [_opening(runs), _claims(findings)]
     for name, summary in boards.items():
@@ -183,11 +182,14 @@ def _claims(findings: Sequence[Finding]) -> str:
     table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
     return (
         f"## Verdicts\n\n{table}\n\n"
-        "- Supported: the difference is significant at 5 % and in favor of the claim. Contradicted: "
-        "significant and against it. Inconclusive: not significant.\n"
-        "- p is Holm-corrected over all comparisons of boards. Figures of runs (paired t over seeds) are not "
-        "corrected. p alone is the uncorrected value.\n"
-        '- "Matches or beats" is tested as "beats", so a match is inconclusive.\n'
+        "- Supported: significant at 5 % and in favor of the claim. Contradicted: significant and against "
+        f"it. Not supported: not significant, and the 95 % interval ends below {100 * MARGIN:.0f} point, "
+        "which rules out an effect that matters. Inconclusive: the run cannot tell.\n"
+        f'- "Matches or beats" is non-inferiority: one-sided, against a deficit of {100 * MARGIN:.0f} point. '
+        "It is contradicted where the interval lies below that.\n"
+        "- Seeds are paired: those of one number share cold start and labels. One seed has no p-value.\n"
+        "- p is Holm-corrected over all of the paper's claims; the rules beyond the paper are a family of "
+        "their own. p alone is the uncorrected value.\n"
         '- "beyond" marks rules that the paper does not have.\n'
     )
 

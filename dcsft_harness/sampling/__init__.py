@@ -36,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 class SamplingConfig(Settings):
     """How responses are sampled; the defaults are the paper's (section 5, difficulty estimation)."""
 
+    SECTION = "Sampling"
+
     samples: int = option(8, "G, responses per item.", ge=1)
     temperature: float = option(0.9, "Softmax temperature, above 0.", gt=0)
     top_p: float = option(1.0, "Nucleus mass kept, in (0, 1].", gt=0, le=1)

@@ -54,4 +54,5 @@ dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curat
 dcsft curate labels --band 0.1,0.9 --output curated
 dcsft curate labels --weight "p(1-p)" --output curated
 dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated""",
+    then="dcsft train sft --model CKPT --data {output} --output adapter",
 )

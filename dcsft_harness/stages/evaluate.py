@@ -67,4 +67,5 @@ STAGE = Stage(
     example="""dcsft evaluate --model adapter --tasks dcsft_digits,dcsft_digits_r --output scores
 dcsft evaluate --model dcsft_vllm --model-args pretrained=CKPT --tasks dcsft_digits --output scores""",
     prepared=True,
+    then="dcsft leaderboard build {output} OTHER-SCORES... --output board",
 )

@@ -34,4 +34,5 @@ STAGE = Stage(
     summary=summary,
     writes="labels",
     example="dcsft label rollouts --output labels",
+    then="dcsft curate {output} --keep easy,medium --output curated",
 )

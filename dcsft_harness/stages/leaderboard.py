@@ -71,4 +71,5 @@ STAGE = Stage(
     example="dcsft leaderboard build base SFT=out/logs --baseline base --output board",
     show=lambda notes: str(notes["table"]),
     remarks=lambda notes: [f"left out: {reason}" for reason in notes["left_out"]],
+    then="dcsft leaderboard serve {output}",
 )

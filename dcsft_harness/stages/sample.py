@@ -15,6 +15,8 @@ from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 class SampleOptions(SamplingConfig):
     """What to sample from, and how."""
 
+    SECTION = "Model and pool"
+
     model: str = option(
         "dcsft_hf", "A checkpoint or adapter; or an lmms-eval model, with --model-args.", reads="checkpoint"
     )
@@ -93,4 +95,5 @@ STAGE = Stage(
     example="""dcsft sample --model digits --task dcsft_digits_pool --output rollouts
 dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollouts""",
     prepared=True,
+    then="dcsft label {output} --output labels",
 )

@@ -14,6 +14,7 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -58,6 +59,7 @@ class Stage:
         passes: what the command line's `--set NAME=VALUE` are arguments of, with the field `extra`; else "".
         show: notes -> what the command line prints on stdout behind the closing line.
         remarks: notes -> what it prints on stderr behind that.
+        then: the command that usually follows, with {output} for the artifact's folder; "" for none.
     """
 
     verb: str
@@ -73,6 +75,7 @@ class Stage:
     passes: str = ""
     show: Callable[[Mapping[str, Any]], str] | None = None
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
+    then: str = ""
 
     def __call__(
         self,
@@ -135,7 +138,9 @@ class Stage:
             return KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
-        function.__doc__ = f"{self.about}\n\nOptions:\n" + "\n".join(
+        module = sys.modules[self.run.__module__].__doc__ or ""
+        sentence = module.partition("\n")[0].partition("`: ")[2]
+        function.__doc__ = f"{sentence}\n\n{self.about}\n\nOptions:\n" + "\n".join(
             f"    {name}: {one.description}" for name, one in self.options.model_fields.items()
         )
         function.__signature__ = self._signature(first)  # type: ignore[attr-defined]

@@ -33,4 +33,5 @@ STAGE = Stage(
     example="dcsft train cold-start --model digits --data dcsft_digits_cold --output cold",
     pushes=True,
     passes="trl.SFTConfig",
+    then="dcsft sample --model {output} --task POOL --output rollouts",
 )

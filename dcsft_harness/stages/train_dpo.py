@@ -39,6 +39,8 @@ _READ = ("item_id", "response", "score", "finish_reason")
 class DpoConfig(AdapterConfig):
     """Direct preference optimization on pairs of responses."""
 
+    SECTION = "Method"
+
     learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
     max_steps: int | None = option(
@@ -462,4 +464,5 @@ STAGE = Stage(
     estimate=estimate,
     pushes=True,
     passes="trl.DPOConfig",
+    then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
 )

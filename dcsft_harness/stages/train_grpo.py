@@ -14,6 +14,8 @@ from dcsft_harness.training.config import GrpoConfig
 class GrpoOptions(GrpoConfig, AdapterInputs):
     """What to train on, and how."""
 
+    SECTION = "Own data"
+
     scorer: ScorerName | None = option(None, "How answers of a JSONL --data are scored.")
     image_root: Path | None = option(None, "Where relative image paths of a JSONL --data start.")
     allow_outside_root: bool = option(
@@ -48,4 +50,5 @@ STAGE = Stage(
     example="dcsft train grpo --model cold --data dcsft_digits_pool --max-steps 100 --output rl",
     pushes=True,
     passes="trl.GRPOConfig",
+    then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
 )

@@ -33,4 +33,5 @@ STAGE = Stage(
     example="dcsft train sft --model cold --data curated --max-steps 100 --output adapter",
     pushes=True,
     passes="trl.SFTConfig",
+    then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
 )

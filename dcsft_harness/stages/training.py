@@ -26,6 +26,8 @@ _T = TypeVar("_T", bound=TrainingConfig)
 class TrainInputs(Settings):
     """What every training reads, and how it is launched."""
 
+    SECTION = "What to train, and where"
+
     model: str = option(
         about="The checkpoint to train; digits is the embedded one.", metavar="CKPT", reads="checkpoint"
     )

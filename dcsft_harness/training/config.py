@@ -59,6 +59,8 @@ _SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "max_length", "n
 class TrainingConfig(Settings):
     """What all training runs share. Names that TRL has too mean what they mean there."""
 
+    SECTION = "Training"
+
     learning_rate: float = option(1e-5, "Peak of the schedule.", gt=0)
     batch_size: int = option(
         16,
@@ -210,11 +212,15 @@ class TrainingConfig(Settings):
 class ColdStartConfig(TrainingConfig):
     """Full-parameter training that teaches a base model the answer format: 400 samples, one epoch."""
 
+    SECTION = "Method"
+
     epochs: int | None = option(1, "Passes over the data; instead of max_steps.", ge=1)
 
 
 class AdapterConfig(TrainingConfig):
     """Training that updates a LoRA adapter, or with `full` all parameters."""
+
+    SECTION = "LoRA"
 
     full: bool = option(False, "Train all parameters instead of an adapter; LoRA options are ignored.")
     lora_rank: int = option(32, "Rank of the low-rank updates.", ge=1)
@@ -242,6 +248,8 @@ class AdapterConfig(TrainingConfig):
 class SftConfig(AdapterConfig):
     """Supervised fine-tuning: 600 steps in the paper's Table 2, 100 in its Table 1."""
 
+    SECTION = "Method"
+
     max_steps: int | None = option(
         600, "Optimizer steps, repeating the data as often as needed; instead of epochs.", ge=1
     )
@@ -249,6 +257,8 @@ class SftConfig(AdapterConfig):
 
 class GrpoConfig(AdapterConfig):
     """Group-relative policy optimization with the task's scorer as reward: the paper's section 5."""
+
+    SECTION = "Method"
 
     batch_size: int = option(128, "Completions per optimizer step, a multiple of num_generations.", ge=1)
     max_steps: int | None = option(600, "Optimizer steps; each samples new completions.", ge=1)

@@ -271,8 +271,8 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
     """Combines the seeds of a configuration.
 
     Args:
-        seeds: seed -> task -> shape (n,), in [0, 1]. An item that one of them could not be scored
-            on is left out of all, so that the seeds' means are over the same items.
+        seeds: seed -> task -> shape (n,), in [0, 1], or differences in [-1, 1]. An item that one of them
+            could not be scored on is left out of all, so that the seeds' means are over the same items.
         clusters: per task, shape (n,).
 
     Returns:
@@ -306,29 +306,47 @@ def mean_of_seeds(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) 
 
 
 def difference_of_seeds(
-    seeds: Sequence[Sequence[Floats]], others: Sequence[Sequence[Floats]], clusters: Sequence[Codes]
+    seeds: Sequence[Sequence[Floats]],
+    others: Sequence[Sequence[Floats]],
+    clusters: Sequence[Codes],
+    paired: bool = False,
+    null: float = 0.0,
 ) -> tuple[Estimate, float | None] | None:
     """The difference of two configurations, paired by item, and its two-sided p-value.
 
-    The p-value is the level at which the interval would just reach 0.
+    The p-value is the level at which the interval would just reach `null`.
 
     Args:
         seeds: seed -> task -> shape (n,); one seed is a row on its own, of which nothing is known
             beyond that seed.
         others: the other configuration's, over the same items.
         clusters: per task, shape (n,).
+        paired: whether seed s of both share their random parts (cold start, labels, order of the data), as
+            seeds of one number do: the seeds' differences are then one sample, which is narrower where what
+            they share matters, and right also where it does not.
+        null: the difference that p tests against; the negative of a margin tests non-inferiority.
 
     Returns:
         The estimate and the p-value (None where there is no interval); None where a task has no
         item that was scored with every seed of both.
+
+    Raises:
+        ValueError: paired, with unequal numbers of seeds.
     """
     kept = scored_by_all([*seeds, *others])
+    if paired:
+        pairs = zip(kept[: len(seeds)], kept[len(seeds) :], strict=True)
+        both = part([[a - b for a, b in zip(*pair, strict=True)] for pair in pairs], clusters)
+        if both is None:
+            return None
+        single = _Error(both.sums, [both], both.n, len(clusters))
+        return single.estimate(both.value), single.p(both.value - null)
     ours, theirs = (part(side, clusters) for side in (kept[: len(seeds)], kept[len(seeds) :]))
     if ours is None or theirs is None:
         return None
     value = ours.value - theirs.value
     error = _Error(ours.sums - theirs.sums, [ours, theirs], ours.n, len(clusters))
-    return error.estimate(value), error.p(value)
+    return error.estimate(value), error.p(value - null)
 
 
 class _Error:

@@ -316,19 +316,18 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
     assert "1 easy, 0 medium, 1 hard" in capsys.readouterr().err
 
 
-def readme_commands():
-    """Every `dcsft` command of the README, whether a test runs it or it needs what a test has not."""
-    text = README.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(
-        r"^(?:    )?(?:OMP_NUM_THREADS=1 |torchrun [-\w ]+ -m dcsft_harness\.cli )?(.+)$", text, re.M
-    )
-    starts = ("dcsft ", *(f"{name} " for name in dcsft.commands))
-    words = [shlex.split(line.partition("  #")[0]) for line in lines if line.startswith(starts)]
-    return [some[1:] if some[0] == "dcsft" else some for some in words]
+def documented_commands():
+    """Every `dcsft` command of README and documentation, also those that need what a test has not."""
+    pages = [README, *sorted((README.parent / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    starts = r"dcsft|torchrun [-\w ]+ -m dcsft_harness\.cli"
+    lines = re.findall(rf"^(?:    )?(?:OMP_NUM_THREADS=1 )?(?:{starts}) (.+)$", text, re.M)
+    words = [shlex.split(line.partition("  #")[0]) for line in lines]
+    return list(dict.fromkeys(map(tuple, words)))
 
 
-@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
-def test_the_readmes_commands_are_ones_that_the_command_line_takes(words, tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", documented_commands(), ids=" ".join)
+def test_documented_commands_are_ones_that_the_command_line_takes(words, tmp_path, monkeypatch):
     """Parsed by click itself; paths are those of a reader, so that they need not exist here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: value)

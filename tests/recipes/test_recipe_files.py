@@ -1,11 +1,12 @@
 """Recipe files: scales, variants, seeds, inclusion; and the commands that a dry run prints."""
 
+import json
 import shlex
 
 import click
 import pytest
 
-from dcsft_harness.cli import dcsft
+from dcsft_harness.cli import dcsft, main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain, recipe
 
@@ -218,3 +219,94 @@ def test_recipes_at_the_papers_scale_write_boxes_and_sample_as_the_paper_does(na
             assert stage.options.get("box_rounding") == ("truncate" if boxes and not grpo else None)
             assert stage.options.get("top_k") == (50 if scale == "paper" and grpo else None)
         assert name != "paradigms" or any(stage.name.startswith("grounding-grpo") for stage in stages)
+
+
+OWN = {"model": "some/model", "scorer": "choice", "test": "held.jsonl"}
+
+
+def own(tmp_path, **given):
+    pool = tmp_path / "mine.jsonl"
+    pool.write_text("{}\n")
+    return recipe.load("paradigms", given={**OWN, "pool": str(pool), **given})
+
+
+def test_a_users_pool_and_model_take_the_place_of_the_papers(tmp_path):
+    found = own(tmp_path, tasks="dcsft_mathvista,dcsft_mmmu")
+    stages = {stage.name: stage for stage in found.stages}
+    assert found.scale == "paper"
+    assert "own-cold-0" not in stages and len(stages) == 17
+    assert stages["own-rollouts-0"].options["data"] == str(tmp_path / "mine.jsonl")
+    assert stages["own-rollouts-0"].options["model_args"].startswith("pretrained=some/model,")
+    assert stages["own-em-0"].options["model"] == "some/model"
+    grpo = stages["own-grpo-0"].options
+    assert (grpo["data"], grpo["scorer"]) == (str(tmp_path / "mine.jsonl"), "choice")
+    scored = stages["own-scores-grpo-0"].options
+    assert (scored["data"], scored["scorer"]) == ("held.jsonl", "choice")
+    assert scored["tasks"] == ["dcsft_mathvista", "dcsft_mmmu"]
+    assert "pretrained=some/model,adapter=@own-grpo-0," in scored["model_args"]
+    assert stages["own-scores-cold-0"].options["name"] == "base (seed 0)"
+
+
+def test_a_cold_start_of_ones_own_data_comes_first(tmp_path):
+    stages = {stage.name: stage for stage in own(tmp_path, cold="cold.jsonl").stages}
+    assert stages["own-cold-0"].options["data"] == "cold.jsonl"
+    assert stages["own-em-0"].options["model"] == "@own-cold-0"
+
+
+def test_a_pool_may_be_a_task_which_brings_its_scorer():
+    given = {"pool": "dcsft_digits_pool", "tasks": "dcsft_digits"}
+    stages = {stage.name: stage for stage in recipe.load("paradigms", given=given).stages}
+    sampled = stages["own-rollouts-0"].options
+    assert sampled["task"] == "dcsft_digits_pool" and not {"data", "scorer"} & set(sampled)
+    assert "scorer" not in stages["own-grpo-0"].options
+
+
+def test_variables_of_the_scale_are_set_as_yaml_reads_them(tmp_path):
+    stages = {stage.name: stage for stage in own(tmp_path, seeds="3,4", steps="7", lr="2e-4").stages}
+    assert {"own-em-3", "own-em-4"} <= set(stages)
+    assert (stages["own-em-3"].options["max_steps"], stages["own-em-3"].options["seed"]) == (7, 3)
+    assert float(stages["own-em-3"].options["learning_rate"]) == 2e-4
+
+
+def test_the_papers_other_size_has_its_model_and_estimate():
+    small, large = (recipe.load("paradigms", "paper", {"size": size}) for size in ("3b", "7b"))
+    models = [
+        {s.options.get("model") for s in one.stages if "cold-start" in s.verb} for one in (small, large)
+    ]
+    assert models == [{"Qwen/Qwen2.5-VL-3B-Instruct"}, {"Qwen/Qwen2.5-VL-7B-Instruct"}]
+    a, b = chain.estimates(small), chain.estimates(large)
+    assert a["classification-cold-0"].seconds < b["classification-cold-0"].seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"pol": "x"}, "unknown variable .*'pol'.*pool"),
+        ({"pool": "x.jsonl"}, "no scorer is set"),
+        ({"pool": "x.jsonl", "scorer": "math"}, "nothing to evaluate on"),
+        ({"size": "4b"}, "unknown size .*4b.*3b"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(given, said):
+    with pytest.raises(HarnessError, match=said):
+        recipe.load("paradigms", "paper", given)
+
+
+def test_a_file_sets_what_the_command_line_sets(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    file = tmp_path / "mine.yaml"
+    given = {**OWN, "pool": str(tmp_path / "mine.jsonl")}
+    file.write_text(json.dumps({"name": "mine", "include": ["paradigms"], "set": given}))
+    assert recipe.load(str(file)).stages == own(tmp_path).stages
+
+
+def test_init_writes_a_recipe_that_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    answers = ["--model", "digits", "--pool", "mine.jsonl", "--scorer", "choice", "--test", "held.jsonl"]
+    assert main(["init", *answers, "--tasks", "", "--output", "mine.yaml"]) == 0
+    assert "next: dcsft run mine.yaml" in capsys.readouterr().err
+    found = recipe.load("mine.yaml")
+    assert found.scale == "digits" and found.stages[0].options["data"] == "mine.jsonl"
+    assert main(["init", *answers, "--tasks", "", "--output", "mine.yaml"]) == 1
+    assert "mine.yaml exists" in capsys.readouterr().err
