@@ -1,6 +1,5 @@
 """What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
 
-import copy
 import gc
 import importlib.machinery
 import os
@@ -43,6 +42,8 @@ LONGEST = {
 }
 
 gc.disable()
+frozen = [0]
+"""Modules that were imported when the collector last looked away."""
 # A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -97,20 +98,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Takes what the imports made out of the garbage collector's sight.
 
-    transformers collects by hand after every training run and lmms-eval after every evaluation; each
-    time a million objects of torch and TRL, which never go away, would be looked at for nothing.
+    transformers collects by hand after every training run, lmms-eval after every evaluation and statsmodels
+    with every correction; each time a million objects of torch and TRL, which never go away, would be looked
+    at for nothing.
     """
     gc.collect()
     gc.freeze()
     gc.enable()
+    frozen[0] = len(sys.modules)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """lmms-eval indexes its own 1,700 task files once per process: each time takes 3 s."""
+    """What earlier tests imported is dealt with as at the beginning."""
     tasks = sys.modules.get("lmms_eval.tasks")
-    if tasks is None or not hasattr(tasks, "TaskManager") or hasattr(tasks.TaskManager, "indexed_once"):
-        return
+    if hasattr(tasks, "TaskManager") and not hasattr(tasks.TaskManager, "indexed_once"):
+        index_once(tasks)
+    if len(sys.modules) > frozen[0] + 50:
+        pytest_collection_finish()
+
+
+def index_once(tasks: types.ModuleType) -> None:
+    """lmms-eval's own 1,700 task files are read once per process: each time takes 3 s."""
     own, read = os.path.dirname(os.path.abspath(tasks.__file__)) + "/", tasks.TaskManager._get_task_and_group
     kept = {}
 
@@ -119,10 +128,22 @@ def pytest_runtest_setup() -> None:
             return read(self, folder)
         if not kept:
             kept.update(read(self, folder))
-        return copy.deepcopy(kept)
+        # A tag's entry has a list, which others of its name are added to.
+        return {
+            name: {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
+            for name, entry in kept.items()
+        }
 
     tasks.TaskManager._get_task_and_group = indexed
     tasks.TaskManager.indexed_once = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disk():
+    """Files are not forced to the disk: what tests kill are processes, whose writes the system keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

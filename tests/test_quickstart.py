@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from dcsft_harness import cli
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 
@@ -118,14 +117,18 @@ def lines(document: str) -> list[str]:
     return found
 
 
-def entry(words: list[str], folder: str, said: str) -> None:
-    """What the console script does, in a folder, with its output in a file."""
-    os.chdir(folder)
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.argv = ["dcsft", *words]
-    cli.entry()
+FORK = """
+import os, sys
+from dcsft_harness import cli
+
+os.chdir(folder)
+file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(file, 1)
+os.dup2(file, 2)
+sys.argv = ["dcsft", *words]
+cli.entry()
+"""
+"""What the console script does, in a folder, with its output in a file."""
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,8 @@ def ran(workplace, forks, tmp_path):
             done = subprocess.run(command, shell=True, cwd=workplace, capture_output=True, text=True)
             return done.returncode, done.stderr[-2000:]
         said = tmp_path / "said"
-        running = forks.Process(target=entry, args=(shlex.split(line)[1:], str(workplace), str(said)))
+        given = {"words": shlex.split(line)[1:], "folder": str(workplace), "said": str(said)}
+        running = forks.Process(target=exec, args=(FORK, given))
         running.start()
         running.join()
         return running.exitcode, said.read_text()[-2000:]

@@ -79,7 +79,7 @@ def grpo(base, adapter, out):
     stages.STAGES["train grpo"](
         out,
         model=str(base),
-        data="dcsft_digits_pool",
+        data="dcsft_digits",
         adapter=adapter,
         max_steps=1,
         batch_size=2,
