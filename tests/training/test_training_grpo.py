@@ -1,6 +1,7 @@
 """GRPO through TRL: prompts without answers, the task's scorer as reward, groups told apart, resumed."""
 
 import json
+import re
 import types
 from pathlib import Path
 
@@ -86,6 +87,30 @@ def test_the_advantage_is_the_reward_normalised_within_its_group(base, tmp_path,
     )
     assert notes["ledger"]["flops"] > 0
     assert {"kl", "completion_length", "grad_norm", "reward"} <= set(history[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_weights_that_diverge_before_a_draw_end_in_one_sentence(base, tmp_path, value, top_k):  # noqa: F811
+    """Not in torch's error about a probability tensor, nor in completions of nonsense."""
+    spoilt = []
+
+    def spoil(step, total, figures):
+        with torch.no_grad():
+            spoilt[0].weight.fill_(value)
+
+    made = grpo.GrpoTrainer.bind
+
+    def bind(self, *given):
+        spoilt.append(self.accelerator.unwrap_model(self.model).get_input_embeddings())
+        made(self, *given)
+
+    config = CONFIG.model_copy(update={"top_k": top_k, "save_steps": None})
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(HarnessError) as told:
+        patched.setattr(grpo.GrpoTrainer, "bind", bind)
+        grpo.train_grpo(base, prompts_of(6), Parity(6), tmp_path / "out", config, progress=spoil)
+    said = r"the logit of a completion of step 2 is (nan|inf): training diverged at the items item\d"
+    assert re.match(said, str(told.value)) and "\n" not in str(told.value)
 
 
 @pytest.mark.slow
