@@ -387,3 +387,10 @@ def test_a_forked_process_leaves_the_childs_pipes_alone():
         forked = pool.apply_async(math_worker.verify_many, ([SUM],))
         assert math_worker.verify_many([SUM] * 3) == [True] * 3
         assert forked.get(timeout=60) == [True]
+
+
+@pytest.mark.parametrize(
+    ("response", "score"), [(r"\boxed{\{5,2\}}", 1), ("{5, 2}", 1), ("2", 0), ("2, 5, 7", 0)]
+)
+def test_a_gold_in_plain_braces_is_a_set(response, score):
+    assert math(response, answer="{2,5}").score == score
