@@ -104,6 +104,7 @@ def test_an_empty_curated_set_and_too_large_a_size_are_refused():
         ({"keep": ("easy", "easy")}, "twice"),
         ({"keep": ("easy",), "mix": {"hard": 1.5}}, "between 0 and 1"),
         ({"keep": ("easy",), "mix": {"easy": 0.5}}, "in --keep already"),
+        ({"keep": ("easy",), "mix": {"hard": 0.5, "medium": 0.5}}, "--mix shares add up to 1"),
         ({"keep": ("easy",), "size": 0}, "--size 0"),
     ],
 )

@@ -86,8 +86,16 @@ def test_labels_are_those_of_plain_python(rows, at_once, grouped):
                 labels.label(rollouts, output)
             assert not output.exists()
         else:
-            labels.label(rollouts, output)
+            notes = labels.label(rollouts, output)
             assert records.read_table(output / labels.LABELS, records.Label).to_pylist() == wanted
+            kinds = [one["difficulty"] for one in wanted]
+            counted = {
+                "easy": kinds.count("easy"),
+                "hard": kinds.count("hard"),
+                "unlabelled": kinds.count(None),
+            }
+            counted |= {"items": len(wanted), "censored": sum(one["censored"] for one in wanted)}
+            assert {name: notes[name] for name in counted} == counted
 
 
 LABELS = [
