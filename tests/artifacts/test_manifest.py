@@ -380,3 +380,10 @@ def test_a_newer_artifact_is_never_taken_for_an_unfinished_or_damaged_one(tmp_pa
     for look in (manifest.is_intact, lambda one: manifest.is_current(one, "key"), manifest.fingerprint):
         with pytest.raises(manifest.NewerFormatError):
             look(folder)
+
+
+def test_an_output_that_is_a_file_is_not_taken(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(HarnessError, match="--output .*out is a file"), manifest.taken(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1

@@ -99,6 +99,10 @@ class TestSignFlips:
         both = paired._Drawn(np.array([1.0] * 37 + [1.5] * 37), 0).sums(0)
         assert both.var() == pytest.approx(37 * (1 + 1.5**2), rel=0.05)  # unrelated to each other
 
+    def test_draws_of_two_equal_sizes_have_all_four_patterns(self):
+        sums = paired._Drawn(np.array([1.0, 1.0]), 0).sums(0)
+        assert [(sums == value).mean() for value in (-2, 0, 2)] == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
     @pytest.mark.parametrize("share", [0.5, 0.55, 0.6])
     def test_sizes_that_nearly_agree_give_what_equal_ones_give(self, share):
         # Ten tasks of nearly one size, as a few unscored items leave them.
