@@ -75,6 +75,13 @@ class Judge:
         return lmms.score_of(self.task, metrics)[0]
 
     @property
+    def scorers(self) -> dict[str, int]:
+        """Scorer -> version, of those behind the rewards; empty where the task names none."""
+        doc_id = next(iter(self.doc_ids.values()))
+        metrics = self.task.process_results(self.task.eval_docs_no_media[doc_id], [Response("")])
+        return lmms.scorers_of([lmms.Answered(doc_id, [""], metrics)])
+
+    @property
     def reads_boxes(self) -> bool:
         """Whether the scorer reads boxes, in the coordinates that the model is declared to write."""
         return (self.task.config.metadata or {}).get("family") == "grounding"
@@ -588,6 +595,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     else:
         check_generation(str(setup.job.model), args)
     coordinates.declare(setup.box_convention(judge.reads_boxes))
+    setup.notes["scorers"] = judge.scorers
 
     def reward(
         completions: Sequence[Any],

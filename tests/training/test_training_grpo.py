@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import SCORERS
 from dcsft_harness.training import checkpoint, data, grpo
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.grpo import Judge, outcomes
@@ -31,6 +32,7 @@ class Parity:
     task = types.SimpleNamespace(config=types.SimpleNamespace(task="parity"))
     longest = 3
     reads_boxes = False
+    scorers = {"parity": 3}
 
     def __init__(self, count):
         self.doc_ids = {f"item{number}": number for number in range(count)}
@@ -86,6 +88,7 @@ def test_the_advantage_is_the_reward_normalised_within_its_group(base, tmp_path,
         int(found["completion_mask"].sum()) for *_, found in drawn
     )
     assert notes["ledger"]["flops"] > 0
+    assert manifest.read(tmp_path / "out", "adapter").notes["scorers"] == {"parity": 3}
     assert {"kl", "completion_length", "grad_norm", "reward"} <= set(history[0])
 
 
@@ -266,6 +269,7 @@ def test_the_reward_is_what_labelling_says():
     assert judge.longest == task.config.generation_kwargs["max_new_tokens"]
     with pytest.raises(HarnessError, match="has no item"):
         Judge(task, {}).reward("x", "y")
+    assert judge.scorers == {"exact_word": SCORERS["exact_word"].version}
 
 
 def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
