@@ -21,8 +21,7 @@ from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.scoring import at_k
-
-from .page_unpacking import content, numbers, scores, texts
+from tests.page_unpacking import content, numbers, scores, texts
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
