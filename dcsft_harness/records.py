@@ -191,6 +191,32 @@ class Score:
     finish_reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Response:
+    """One of the K responses to an evaluated item.
+
+    Attributes:
+        task, item_id: the item's.
+        sample_index: 0..K-1.
+        score: 0..1, None where the response could not be scored.
+        extracted: the answer found (JSON where it is not a string), None if none was found.
+        vote: the first extracted answer of the item that its scorer takes as equal to this one.
+        response: the generated text.
+        n_tokens: generated tokens, the end mark included; None where the model reports none.
+        finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
+    """
+
+    task: str
+    item_id: str
+    sample_index: int
+    score: float | None
+    extracted: str | None
+    vote: str | None
+    response: str
+    n_tokens: int | None
+    finish_reason: str | None = None
+
+
 _ARROW = {
     "str": pa.string(),
     "bool": pa.bool_(),

@@ -16,6 +16,7 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import NOTE, Ledger
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.leaderboard.sampled import Draws
 from dcsft_harness.training import run_folder
 
 # What a row is: the manifests behind its scores, as far as they are at hand. Paths are not repeated.
@@ -61,6 +62,7 @@ class Provenance:
         packages: package -> version.
         created: an ISO date, "" where not known.
         training: the run that made the adapter, where its manifest is at hand.
+        usage: what the evaluation cost, by the names of `LEDGER`; empty where not known.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Provenance:
     packages: Mapping[str, str]
     created: str
     training: Training | None = None
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 class Traced(Protocol):
@@ -98,7 +101,24 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
         raw.get("packages") or {},
         str(raw.get("created", "")),
         _training(found),
+        _usage(found.notes.get(NOTE)),
     )
+
+
+def _usage(told: object) -> dict[str, float]:
+    """The figures of a ledger that are numbers above 0."""
+    table = told if isinstance(told, Mapping) else {}
+    return {
+        name: float(table[name])
+        for name in LEDGER
+        if isinstance(table.get(name), int | float) and table[name] > 0
+    }
+
+
+def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
+    """What the evaluations with K responses per item behind some rows cost together."""
+    parts = [part for row in rows for part in row.provenance if part.settings.get("samples")]
+    return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in LEDGER if parts}
 
 
 def public(value: object) -> object:
@@ -280,6 +300,9 @@ class Measured:
         unknown: beginnings of the names of conditions that are not on record, and so refuse nothing.
         remarks: sentences on figures that do not agree with the items.
         renamed: the items' ids in the folder's own tables -> item_ids, where they differ.
+        draws: all responses to the items, where there are K of each.
+        responses: what gives them as a table of `records.Response`, under the ids of the folder's own tables.
+        metric: of K responses, what the scores are: "maj@8"; None for one response per item.
     """
 
     task: str
@@ -294,6 +317,9 @@ class Measured:
     unknown: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     renamed: Mapping[str, str] | None = None
+    draws: Draws | None = None
+    responses: Callable[[], pa.Table] | None = None
+    metric: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,6 +335,8 @@ class Result:
         tables: what gives its items as tables of `records.Score`, one or more.
         group: the configuration that it is one seed of, or None.
         number: its place among what was given.
+        files: the files of a log that it is made from; empty of a scores folder, which is one input.
+        given: the name that the user gave it, or None.
     """
 
     name: str
@@ -319,6 +347,14 @@ class Result:
     tables: Callable[[], Iterator[pa.Table]]
     group: str | None = None
     number: int = 0
+    files: tuple[Path, ...] = ()
+    given: str | None = None
+
+    def renamed(self, name: str, *, by_user: bool = False) -> "Result":
+        """The same under another name; its group follows the name unless the manifest has one of its own."""
+        group = group_of(name) if self.group in (None, group_of(self.name)) else self.group
+        origin = replace(self.provenance, name=name)
+        return replace(self, name=name, group=group, provenance=origin, given=name if by_user else self.given)
 
 
 _SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?", re.IGNORECASE)
@@ -332,6 +368,30 @@ def group_of(name: str, told: object = None) -> str | None:
     return found["group"] if found else None
 
 
+def said_once(remarks: Iterable[tuple[str, str, str]], rows: int) -> list[str]:
+    """Remarks on rows as sentences, equal ones once for all rows that they concern.
+
+    Args:
+        remarks: a row's name, and the remark behind "Row NAME" and behind "Rows A and B".
+        rows: how many rows there are.
+    """
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for name, one, many in remarks:
+        found.setdefault((one, many), {})[name] = None
+    said = []
+    for (one, many), names in found.items():
+        shown = list(names)
+        if len(shown) == 1:
+            said.append(f"Row {shown[0]}{one}")
+        elif len(shown) == rows:
+            said.append(f"All {rows} rows{many}")
+        elif len(shown) <= 3:
+            said.append(f"Rows {', '.join(shown[:-1])} and {shown[-1]}{many}")
+        else:
+            said.append(f"{len(shown)} rows ({shown[0]}, {shown[1]}, ... {shown[-1]}){many}")
+    return said
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One column.
@@ -343,6 +403,7 @@ class Task:
         item_ids: the items that every row was measured on, sorted.
         clusters: shape (n,), each item's cluster as a code that is the same across the board's tasks.
         conditions: what was equal for all rows, by the name a message calls it.
+        metric: of K responses per item, what the scores are: "maj@8"; None for one response.
     """
 
     name: str
@@ -351,6 +412,7 @@ class Task:
     item_ids: Sequence[str]
     clusters: NDArray[np.int64]
     conditions: Mapping[str, object] = field(default_factory=dict)
+    metric: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,11 +423,13 @@ class Cell:
         folder: the scores folder that it comes from.
         scores: shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored.
         unanswered: scored items in whose response no answer was found; None: the task does not say.
+        draws: all responses to the items, where there are K of each and the metric is avg@k.
     """
 
     folder: Path
     scores: NDArray[np.float64]
     unanswered: int | None
+    draws: Draws | None = None
 
     @property
     def unscored(self) -> int:
@@ -392,17 +456,48 @@ class Row:
     provenance: tuple[Provenance, ...] = ()
 
 
+_STEP = re.compile(
+    r"(?P<run>.*?)(?:^|[\s_/@(-]+)(?:(?:at\s+)?(?:global_)?step|checkpoint|@)[\s_=-]*(?P<step>\d{1,12})(?P<seed>(?:[\s,_(-]+seed.*)?)",
+    re.IGNORECASE,
+)
+
+
+UNNAMED = "run"
+"""What a run is called whose rows are named by their steps alone."""
+
+
+def step_of(name: str) -> tuple[str, int] | None:
+    """The run and the step that a row's name states: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
+    found = _STEP.fullmatch(name.strip()) if len(name) < 500 else None
+    return (f"{found['run']}{found['seed']}".strip() or UNNAMED, int(found["step"])) if found else None
+
+
 @dataclass(frozen=True)
 class LeftOut:
-    """A folder that could not be used.
+    """A run that could not be used.
 
     Attributes:
-        folder: the folder.
+        folder: its folder.
         reason: the sentence that says why, with the remedy.
+        kind: why in a few words that many runs share, such as "other prompts".
     """
 
     folder: Path
     reason: str
+    kind: str = "damaged or incomplete"
+
+
+class Unusable(HarnessError):
+    """A run that cannot be used, with the kind of the reason: see `LeftOut`."""
+
+    def __init__(self, problem: str, remedy: str = "", kind: str = "damaged or incomplete") -> None:
+        """Keeps the kind beside both parts of the message."""
+        super().__init__(problem, remedy)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type["Unusable"], tuple[str, str, str]]:  # type: ignore[override]
+        """All parts, so that an error stays what it is on its way from another process."""
+        return type(self), (self.problem, self.remedy, self.kind)
 
 
 @dataclass(frozen=True, eq=False)

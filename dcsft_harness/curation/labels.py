@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
+from dcsft_harness.curation import gallery
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
+from dcsft_harness.scoring import at_k
 
 if TYPE_CHECKING:
     from pyarrow import acero
@@ -72,6 +74,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     manifest.refuse_changed(rollouts, ROLLOUTS)
     with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
+        draft.notes["figures"] = gallery.write(draft.folder, rollouts, labels)
         mix: dict[str, int] = {
             name: pc.sum(pc.equal(labels["difficulty"], name)).as_py() or 0 for name in records.DIFFICULTIES
         }
@@ -83,10 +86,18 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
                 "censored": pc.sum(labels["censored"]).as_py() or 0,
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
+                "at_g": _at_g(labels),
                 "scorers": source.notes.get("scorers"),
             }
         )
     return draft.notes
+
+
+def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
+    """What fewer responses per item would have said, see `at_k.of_pool`; None where items stopped early."""
+    if pc.any(labels["censored"]).as_py():
+        return None
+    return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())
 
 
 def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:

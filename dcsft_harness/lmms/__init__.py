@@ -11,6 +11,7 @@ from dcsft_harness.lmms.documents import (
     refuse_marked,
     score_of,
     stored_images,
+    verdicts_of,
 )
 from dcsft_harness.lmms.protocols import Model, ObservedModel, Task, is_observed
 from dcsft_harness.lmms.running import (
@@ -54,4 +55,5 @@ __all__ = [
     "set_generation",
     "stored_images",
     "task_index",
+    "verdicts_of",
 ]

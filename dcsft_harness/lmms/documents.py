@@ -60,6 +60,28 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     )
 
 
+def verdicts_of(
+    task: Task, doc: Mapping[str, Any], responses: Sequence[str], metrics: Mapping[str, Any]
+) -> list[tuple[float | None, str | None, str | None]]:
+    """The score, the extracted answer and the vote of each response to one document.
+
+    Args:
+        task: the task.
+        doc: the document.
+        responses: the texts.
+        metrics: what the task's `process_results` made of them together. Our tasks list each response there;
+            others judge each again.
+    """
+    listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
+    if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
+        return [
+            (float(score), None if found is None else records.as_text(found), vote)
+            for score, found, vote in zip(*listed, strict=True)
+        ]
+    verdicts = [score_of(task, task.process_results(doc, [response])) for response in responses]
+    return [(score, extracted, extracted) for score, extracted, _ in verdicts]
+
+
 def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
     """One document of a task as an item, and its images.
 

@@ -127,7 +127,8 @@ def _drawing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, fl
 
 def _evaluating(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
     prefill = _forward(assumed, tokens["prompt"], tokens["patches"]) * tokens["evaluated"]
-    return prefill + tokens["evaluated"] * tokens["answer"] / assumed["drawn"], 0.9e9 * assumed["gigabytes"]
+    drawn = tokens["evaluated"] * float(stage.options.get("samples") or 1) * tokens["answer"]
+    return prefill + drawn / assumed["drawn"], 0.9e9 * assumed["gigabytes"]
 
 
 def _length(stage: Stage, tokens: Numbers) -> tuple[float, float]:

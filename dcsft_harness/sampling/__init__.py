@@ -3,11 +3,11 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcsft_harness import lmms, pictures, ranks, records
 from dcsft_harness.artifacts import manifest, storage
@@ -16,8 +16,12 @@ from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling import rollout_store
-from dcsft_harness.sampling.pool import DRAWN, Pool, unsolved
+from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
+
+if TYPE_CHECKING:
+    from dcsft_harness.lmms.protocols import Generation
+    from dcsft_harness.models.requests import Item
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
@@ -117,17 +121,18 @@ def sample(
         items = read_items(task, count, refused if config.on_error == "skip" else None)
         for reason in refused.values():
             _LOG.warning("skipped: %s", reason)
-        identity = identify(task, items, config, settings, inputs or {})
+        identity = identify([task], items, config, settings, inputs or {})
         lmms.set_generation(task, config.samples, config.generation())
     meter = Meter()
     with rollout_store.opened(output, identity) as store:
         with ranks.agreed():
             running = model() if callable(model) else model
         pool = Pool(task, items, config.samples, config.seed, refused)
+        skipped = pool.refused if config.on_error == "skip" else None
+        settled = pool.settled if config.stop_when_labelled else None
         with ranks.agreed():
-            skipped = pool.refused if config.on_error == "skip" else None
             lmms.refuse_marked(running, task, items, skipped)
-        with _observed(running, pool, store, config):
+        with observed(running, items, store, skipped, settled):
             answered, _ = lmms.run(running, {task.config.task: task}, count, progress, media=False)
         for others in ranks.gathered(pool.refused):
             pool.refused.update(others)
@@ -173,7 +178,7 @@ def _finished(
 
 
 def identify(
-    task: lmms.Task,
+    tasks: Sequence[lmms.Task],
     items: Sequence[records.Item],
     config: SamplingConfig,
     settings: Mapping[str, Any],
@@ -186,6 +191,7 @@ def identify(
     """
     given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
     named = {"pretrained": "model", "adapter": "adapter"}
+    generations = [json.dumps(one.config.generation_kwargs, sort_keys=True, default=str) for one in tasks]
     arguments = {
         f"model argument {name}": value
         for name, value in given.items()
@@ -199,9 +205,9 @@ def identify(
             for role, path in sorted(inputs.items())
             if not role.startswith(prepared.ROLE)  # which the items below tell more exactly
         },
-        "task": task.config.task,
-        "task version": str(task.VERSION),
-        "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
+        "task": ",".join(one.config.task for one in tasks),
+        "task version": ",".join(str(one.VERSION) for one in tasks),
+        "task's generation arguments": " ".join(generations),
         "prompts": json_sha256([item.prompt for item in items])[:16],
         "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
         **{name: value for name, value in config.as_dict().items() if name != "on_error"},
@@ -209,19 +215,27 @@ def identify(
 
 
 @contextlib.contextmanager
-def _observed(
+def observed(
     model: lmms.Model,
-    pool: Pool,
+    items: Sequence[records.Item],
     store: rollout_store.RolloutStore,
-    config: SamplingConfig,
+    refused: MutableMapping[tuple[str, int], str] | None = None,
+    settled: "Callable[[Item, Sequence[Generation]], bool] | None" = None,
 ) -> Iterator[None]:
     """Gives the model what is kept, and has the store watch it, where it lets itself be watched.
 
+    Args:
+        model: what generates.
+        items: what it is asked.
+        store: keeps the responses.
+        refused: collects (task, doc_id) -> why an item gets no response; None stops there.
+        settled: whether an item needs no more samples; None draws all of them.
+
     Raises:
-        HarnessError: it does not, and an option needs that.
+        HarnessError: it does not, and `refused` or `settled` needs that.
     """
     if not lmms.is_observed(model):
-        if config.stop_when_labelled or config.on_error == "skip":
+        if refused is not None or settled is not None:
             raise HarnessError(
                 f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
                 "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
@@ -229,11 +243,11 @@ def _observed(
         _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
         yield
         return
-    places = {(item.task, item.doc_id): item.item_id for item in pool.items}
+    places = {(item.task, item.doc_id): item.item_id for item in items}
     model.item_ids.update(places)
-    model.kept = pool.generations(store.kept)
-    model.refused = pool.refused if config.on_error == "skip" else None
-    model.settled = pool.settled if config.stop_when_labelled else None
+    model.kept = generations(items, store.kept)
+    model.refused = refused
+    model.settled = settled
     model.on_batch = lambda batch: store.append(
         {"item_id": places[one.task, one.doc_id], **{name: getattr(one, name) for name in DRAWN}}
         for one in batch

@@ -71,6 +71,21 @@ def advice(found: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
+def generations(
+    items: Sequence[records.Item], kept: Mapping[tuple[str, int], Draw]
+) -> dict[tuple[str, int, int], "Generation"]:
+    """Kept responses as a model takes them: by task, doc_id and sample index."""
+    from dcsft_harness.lmms.protocols import Generation
+
+    by_id = {item.item_id: item for item in items}
+    found = {}
+    for (item_id, index), draw in kept.items():
+        item = by_id[item_id]
+        fields = {name: getattr(draw, name) for name in DRAWN}
+        found[item.task, item.doc_id, index] = Generation(task=item.task, doc_id=item.doc_id, **fields)
+    return found
+
+
 class Pool:
     """The items of a run and how they are judged.
 
@@ -99,18 +114,6 @@ class Pool:
         self.items, self._task, self._samples, self._seed = items, task, samples, seed
         self.refused = {(task.config.task, doc_id): reason for doc_id, reason in unreadable.items()}
         self._verdicts: dict[tuple[int, str], Verdict] = {}
-
-    def generations(self, kept: Mapping[tuple[str, int], Draw]) -> dict[tuple[str, int, int], "Generation"]:
-        """Kept responses as a model takes them: by task, doc_id and sample index."""
-        from dcsft_harness.lmms.protocols import Generation
-
-        by_id = {item.item_id: item for item in self.items}
-        found = {}
-        for (item_id, index), draw in kept.items():
-            item = by_id[item_id]
-            fields = {name: getattr(draw, name) for name in DRAWN}
-            found[item.task, item.doc_id, index] = Generation(task=item.task, doc_id=item.doc_id, **fields)
-        return found
 
     def settled(self, item: "Item", generations: Sequence["Generation"]) -> bool:
         """Whether an item is medium whatever comes: one response is right and one wrong."""

@@ -1,4 +1,6 @@
-"""An unfinished rollouts folder: one run's at a time, compared with the settings, gone on with, finished.
+"""An unfinished folder of sampled responses: one run's, compared with the settings, resumed, finished.
+
+`dcsft sample` makes rollouts of it, `dcsft evaluate --samples` scores.
 
     rollouts/unfinished/lock            held by the process that samples; lets go when that dies
     rollouts/unfinished/owner.json      which process that is
@@ -26,6 +28,8 @@ from dcsft_harness.errors import HarnessError, telling_refusals
 
 LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
+FINISHED = ("rollouts.parquet", "items", "scores.parquet", "responses.parquet", "lmms_eval.json")
+"""What a finished folder holds beside its manifest."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -60,17 +64,18 @@ class RolloutStore:
         damaged: how many lines of the shard were unreadable; their responses are drawn again.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
         """Reads what is kept, whichever rank kept it; the folder must be locked by this run.
 
         Args:
             output: the folder.
             identity: as the folder's own settings, see `opened`.
+            kind: of the artifact that it becomes.
 
         Raises:
             OSError: it cannot be read.
         """
-        self._output, self._folder = output, output / manifest.UNFINISHED
+        self._output, self._folder, self._kind = output, output / manifest.UNFINISHED, kind
         self._started = self._last = time.monotonic()
         self._key = json_sha256([FORMAT, identity]).encode()
         found = {path.name: read_records(path, self._key) for path in sorted(self._folder.glob(SHARDS))}
@@ -170,13 +175,13 @@ class RolloutStore:
                 draft = manifest.Draft(folder)
                 yield draft
                 sources = {role: path.resolve() for role, path in inputs.items()}
-                manifest.seal("rollouts", draft, self._output.resolve(), dict(config), sources, self.seconds)
+                manifest.seal(self._kind, draft, self._output.resolve(), dict(config), sources, self.seconds)
                 disk.move_up(folder, self._output, last=manifest.NAME)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _telling(self) -> contextlib.AbstractContextManager[None]:
-        return telling_refusals("rollouts", self._output, self.told)
+        return telling_refusals(self._kind, self._output, self.told)
 
     @property
     def told(self) -> str:
@@ -190,7 +195,7 @@ class RolloutStore:
 
 
 @contextlib.contextmanager
-def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RolloutStore]:
+def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
     """Takes an output folder for this process and opens what is kept there.
 
     Whatever ends the block, the responses stay; a folder without any is removed again.
@@ -198,19 +203,20 @@ def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RolloutStore]:
     Args:
         output: a new or empty folder, or one that an interrupted run left.
         identity: the settings that decide every response, by name; values are text, numbers or None.
+        kind: of the artifact that it becomes: "rollouts" or "scores".
 
     Raises:
         HarnessError: another process has the folder, it holds something else or a run with other
             settings, or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
             if ranks.rank() == 0:
                 _take(output, identity, stack)
         own = stack.enter_context(contextlib.ExitStack())
-        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
-            store = _read(output, identity, own)
-        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+            store = _read(output, identity, own, kind)
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
             store.open()
         try:
             yield store
@@ -242,7 +248,7 @@ def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack
     compare(output / manifest.UNFINISHED, output, identity)
 
 
-def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack) -> RolloutStore:
+def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack, kind: str) -> RolloutStore:
     """What is kept in a folder that rank 0 has taken, as this rank finds it.
 
     Raises:
@@ -256,7 +262,7 @@ def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack) 
             )
         own.enter_context(locked(output / manifest.UNFINISHED / f"{LOCK}-{ranks.rank()}", output))
         compare(output / manifest.UNFINISHED, output, identity)
-    return own.enter_context(contextlib.closing(RolloutStore(output, identity)))
+    return own.enter_context(contextlib.closing(RolloutStore(output, identity, kind)))
 
 
 def refuse_taken(output: Path) -> None:
@@ -271,7 +277,7 @@ def refuse_taken(output: Path) -> None:
         manifest.refuse_occupied(output)
         return
     # What a process that was killed while it finished may have moved up already.
-    strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, "rollouts.parquet", "items"}
+    strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, *FINISHED}
     if strange:
         raise HarnessError(
             f"--output {output} holds {sorted(strange)[0]} beside its unfinished rollouts",

@@ -126,17 +126,55 @@ def boards(document: Mapping[str, Any]) -> list[Json]:
     return [_board(reason, board) for reason, board in [(None, document), *apart]]
 
 
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def headline(document: Mapping[str, Any]) -> Json:
+    """What a page's title says: the models that were measured, and the day of the latest result or "".
+
+    A model in a folder goes by the name in the model arguments: its hash says nothing to a reader.
+    """
+    models: dict[str, None] = {}
+    days = []
+    for row in document["rows"]:
+        for part in row["provenance"]:
+            days.append(str(part["created"])[:10])
+            settings = part["settings"]
+            given = dict(re.findall(r"(\w+)=([^,]+)", str(settings.get("model_args") or "")))
+            known = (part["model"].get("the model"), given.get("pretrained"), settings.get("run"))
+            found = next((str(one) for one in known if one and not _HASH.fullmatch(str(one))), None)
+            if found is not None:
+                models[without_folders(found)] = None
+    dated = [day for day in days if re.fullmatch(r"\d{4}-\d\d-\d\d", day)]
+    return {"models": list(models), "date": max(dated, default="")}
+
+
 def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
     return {
         "reason": reason,
         **{key: board[key] for key in ("baseline", "ranked_by", "overall")},
         "remarks": [without_folders(remark) for remark in board["remarks"]],
         "columns": board["columns"],
-        "tasks": [{**task, "conditions": list(task["conditions"].items())} for task in board["tasks"]],
+        "tasks": [
+            {
+                **task,
+                "conditions": list(task["conditions"].items()),
+                "draws": _with_draws(task, board["tasks"]),
+            }
+            for task in board["tasks"]
+        ],
         "rows": [_row(row) for row in board["rows"]],
         "cells": _cells(board["rows"]),
         "comparisons": _comparisons(board["comparisons"]),
     }
+
+
+def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> int | None:
+    """The place of the task whose files hold the K responses behind a metric: that of avg@k."""
+    if task["metric"] is None:
+        return None
+    name, k = task["name"].removesuffix(task["metric"]), task["metric"].partition("@")[2]
+    return next((at for at, one in enumerate(tasks) if one["name"] == f"{name}avg@{k}"), None)
 
 
 def _row(row: Mapping[str, Any]) -> Json:
@@ -310,6 +348,32 @@ def write_responses(folder: Path, part: Part) -> None:
                 "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
             }
             write_script(folder, f"{part.name(number)}r{places[result.name]}", content)
+
+
+def write_draws(folder: Path, part: Part) -> None:
+    """Writes a file for every row and task with K responses per item: all of them, with votes."""
+    places = {line.name: number for number, line in enumerate(part.lines) if not line.is_group}
+    numbered = {task.name: (number, task) for number, task in enumerate(part.tasks)}
+    for result in part.board.results:
+        for name, measured in result.tasks.items():
+            if measured.responses is None or measured.draws is None:
+                continue
+            number, task = numbered[name]
+            table = measured.responses()
+            ids = _flat(table["item_id"])
+            if measured.renamed is not None:
+                old = pc.index_in(ids, value_set=pa.array(measured.renamed.keys(), pa.string()))
+                ids = pa.array(measured.renamed.values(), pa.string()).take(old)
+            items = pc.index_in(ids, value_set=pa.array(task.item_ids, pa.string())).to_numpy()
+            ordered = table.take(np.lexsort([table["sample_index"].to_numpy(), items]))
+            judged = np.array(ordered["score"].to_numpy(), dtype=np.float64)
+            content = {
+                "samples": measured.draws.samples,
+                **{key: pack_texts(_flat(ordered[key])) for key in ("response", "extracted", "vote")},
+                "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
+                "scores": pack_scores([judged]),
+            }
+            write_script(folder, f"{part.name(number)}d{places[result.name]}", content)
 
 
 def _by_task(result: Result) -> Iterator[tuple[str, pa.Table]]:
