@@ -248,7 +248,7 @@ class TestMemory:
         monkeypatch.setattr(task, "doc_to_visual", image)
         found = conversations.from_task(task)
         assert counts()[0] == 18 and counts()[1] <= 2
-        assert found.column_names == ["messages", "images", "item_id"]
+        assert found.column_names == ["messages", "images", "item_id", "row_name"]
         assert [row["messages"][0]["content"] for row in found] == [f"<image>{n}" for n in range(9)]
         for picture, row in zip(pictures, found, strict=True):
             assert row["images"][0].tobytes() == picture.rotate(180).tobytes()

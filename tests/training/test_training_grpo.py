@@ -264,7 +264,7 @@ def test_the_reward_is_what_labelling_says():
         for text in (doc["target"], f" {doc['target'].upper()}. ", "goose", ""):
             assert judge.reward(item, text) == lmms.score_of(task, task.process_results(doc, [text]))[0]
     for given in (("exact_word", None), (None, Path("pictures"))):
-        with pytest.raises(HarnessError, match="goes with a JSONL file. The task dcsft_digits_pool brings"):
+        with pytest.raises(HarnessError, match="goes with rows of your own. The task dcsft_digits_pool"):
             grpo.open_data("dcsft_digits_pool", *given)
     assert judge.longest == task.config.generation_kwargs["max_new_tokens"]
     with pytest.raises(HarnessError, match="has no item"):
