@@ -1,4 +1,4 @@
-"""Puts a PEFT adapter on a base model, whole or not at all."""
+"""Attaches a PEFT adapter to a base model: completely, or with an error."""
 
 import math
 from pathlib import Path
@@ -17,15 +17,15 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def read_config(adapter: str, base: str) -> PeftConfig:
-    """The adapter's configuration, if the folder is one that can be attached.
+    """The adapter's configuration, if the adapter can be attached.
 
     Args:
         adapter: the PEFT folder.
         base: the base checkpoint, for errors.
 
     Raises:
-        HarnessError: where a file is missing or unreadable, or the adapter is a prompt (which
-            is not part of any module of the base).
+        HarnessError: a file is missing or unreadable, or the adapter is a prompt, which is not part of any
+            module of the base.
     """
     folder = Path(adapter)
     for name in ("adapter_config.json", WEIGHTS):
@@ -45,7 +45,7 @@ def read_config(adapter: str, base: str) -> PeftConfig:
 
 
 def _refuse_scale(adapter: str, config: PeftConfig) -> None:
-    """Refuses factors that make an adapter nothing, or make nothing finite.
+    """Refuses scaling factors that cancel the adapter or make its output infinite.
 
     Raises:
         HarnessError: names the setting and its value.
@@ -65,8 +65,7 @@ def _refuse_scale(adapter: str, config: PeftConfig) -> None:
 def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
     """Adds the adapter's modules to `model`, in place and unmerged.
 
-    The same call on a model of the `meta` device tells, without any weights of the base,
-    whether the adapter fits.
+    On the `meta` device the same call checks whether the adapter fits, without the base's weights.
 
     Args:
         model: a transformers model on any device.
@@ -77,8 +76,8 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
         `model`, whose forward pass now goes through the adapter.
 
     Raises:
-        HarnessError: where modules are missing, unexpected or of another shape, or a tensor of
-            the file is not found in the model afterwards.
+        HarnessError: modules are missing, unexpected or of another shape, or a tensor of the file is not in
+            the model afterward.
     """
     return wrap(model, adapter, base).get_base_model()
 
@@ -129,10 +128,10 @@ def read_finite(adapter: str) -> dict[str, torch.Tensor]:
 
 
 def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
-    """Names of file tensors whose values are nowhere in the model.
+    """Names of tensors in the file whose values are not in the model.
 
-    Names are compared first; PEFT renames those of adapters that an older transformers wrote,
-    so a tensor counts as found under any name too.
+    Names are compared first. PEFT renames tensors of adapters that an older transformers wrote, so a tensor
+    also counts as found under another name.
     """
     inside = get_peft_model_state_dict(peft_model)
     return [
@@ -144,7 +143,7 @@ def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
 
 
 def _same(stored: torch.Tensor, inside: torch.Tensor) -> bool:
-    """Whether a tensor arrived unchanged, up to the type that the model keeps it in."""
+    """Whether a tensor arrived unchanged, up to rounding to the model's dtype."""
     if stored.shape != inside.shape:
         return False
     return torch.equal(stored.to(inside.dtype), inside.cpu())
