@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.parquet"
 Spent = tuple[int, int, float | None, str]
-"""Of a response: prompt tokens, tokens generated, operations where they are known, and why it ended."""
+"""The cost of a response: prompt tokens, tokens generated, operations if known, and finish reason."""
 
 
 def evaluate(
@@ -36,19 +36,19 @@ def evaluate(
     """Evaluates one checkpoint and writes a scores folder.
 
     Args:
-        model: as `lmms.open_model` gives it.
-        tasks: as `lmms.open_tasks` gives them.
+        model: from `lmms.open_model`.
+        tasks: from `lmms.open_tasks`.
         output: the folder to write: scores.parquet, lmms_eval.json and manifest.json.
         name: the row's name in a leaderboard.
-        settings: what else the manifest records (model name and arguments).
+        settings: further settings for the manifest (model name and arguments).
         limit: evaluate only the first documents of each task; None evaluates all.
-        progress: called with (items done, items in all).
+        progress: called with (items done, total items).
         inputs: folders that the model was loaded from, for the manifest.
         told: further notes for the manifest.
 
     Returns:
         The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
-        several processes the artefact is written by rank 0 alone, and the others return nothing.
+        several processes only rank 0 writes the artifact, and the others return nothing.
 
     Raises:
         HarnessError: an unreadable image, a failed run, or an occupied output folder.
@@ -95,9 +95,9 @@ def _followed(
     model: lmms.Model,
     items: Mapping[str, Sequence[records.Item]],
 ) -> dict[tuple[str, int], Spent]:
-    """Tells a model of ours its items' ids; (task, doc_id) -> what a response cost fills as it goes on.
+    """Passes item ids to a model of ours; returns (task, doc_id) -> costs, filled during the evaluation.
 
-    Of other models it stays empty.
+    For other models it stays empty.
     """
     spent: dict[tuple[str, int], Spent] = {}
     if lmms.is_observed(model):
@@ -114,7 +114,7 @@ def _spent(generation: "Generation") -> Spent:
 def _ledger(
     answered: int, spent: Mapping[tuple[str, int], Spent], seconds: float, peak_memory_bytes: int
 ) -> dict[str, Any]:
-    """The notes on what an evaluation cost, from the loaded model to the last score."""
+    """The notes on an evaluation's cost, from the loaded model to the last score."""
     operations = [one[2] for one in spent.values()]
     ledger = Ledger(
         prompts=answered,
@@ -129,9 +129,9 @@ def _ledger(
 
 
 def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:
-    """A task's documents as items, the first `limit` of them, without images: all may not fit into memory.
+    """A task's documents as items, the first `limit` of them, without images, which may exceed memory.
 
-    Published sets ask some items twice, and their figures count both: each further one has an id of its own.
+    Published sets repeat some items, and their scores count both: each repeat gets its own id.
     """
     items, seen = [], Counter[str]()
     for doc_id in range(len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))):
@@ -197,7 +197,7 @@ def _summary(
 
 
 def pixels(model: lmms.Model) -> dict[str, int | None] | None:
-    """A model's pixel limits by name; None where it does not tell."""
+    """A model's pixel limits by name; None if it does not report them."""
     convention = getattr(model, "box_convention", None)
     if convention is None:
         return None
