@@ -14,7 +14,8 @@
           variant: [{variant: m, keep: [medium]}, {variant: em, keep: [easy, medium]}]
         verb: curate
         labels: "@labels-${seed}"        # the folder of an earlier stage
-        keep: ${keep}                    # a value that is one variable keeps its type - stage: cold-${seed}
+        keep: ${keep}                    # a value that is one variable keeps its type
+      - stage: cold-${seed}
         when: ${cold}                    # leave the stage out if this is null;
         otherwise: ${model}              # then `@cold-0` refers to this
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
