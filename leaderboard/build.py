@@ -1,4 +1,4 @@
-"""Folders of results -> a leaderboard artefact: Markdown, CSV, LaTeX, JSON, Parquet, plots."""
+"""Folders of results -> a leaderboard artifact: Markdown, CSV, LaTeX, JSON, Parquet, plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class Options(Settings):
         return found
 
     def recorded(self) -> dict[str, Any]:
-        """What the manifest says: whatever is not as it is by default, and the baseline."""
+        """The settings for the manifest: everything that differs from the default, and the baseline."""
         standard = Options(strict=self.strict)
         told = {
             name: value
@@ -109,16 +109,16 @@ def build(
         results: scores folders and folders of lmms-eval logs, in the order in which their rows should
             appear; NAME=FOLDER gives the row another name.
         output: the leaderboard's folder; must not exist, or be empty.
-        baseline: as in the options, which it stands for.
-        options: how.
-        progress: called with (folders read, folders in all).
+        baseline: replaces the options' baseline.
+        options: how to build it.
+        progress: called with (folders read, total folders).
 
     Returns:
-        The board and its numbers; `markdown` prints them.
+        The board and its numbers, for `markdown`.
 
     Raises:
-        HarnessError: see `load` and `read_labels`; or the output is occupied or cannot be written.
-            Nothing is written then.
+        HarnessError: see `load` and `read_labels`; or the output is occupied or cannot be written. Then
+            nothing is written.
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
     options = options or Options(baseline=baseline, strict=True)
@@ -168,7 +168,7 @@ def _write(
 
 
 def _inputs(results: Sequence[Path], board: Board) -> dict[str, Path]:
-    """What the board is made from; the order of the rows is part of the result, so roles carry it."""
+    """The board's inputs; the order of the rows is part of the result, so the roles include it."""
     left_out = {one.folder for one in board.left_out}
     found: dict[str, Path] = {}
     for number, given in enumerate(results, start=1):

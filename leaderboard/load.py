@@ -1,8 +1,8 @@
-"""Folders -> Board: each is read, and those that may stand side by side are put together.
+"""Folders -> Board: reads each one and combines those that can be compared.
 
-A row may lack a task; it may not have been measured on another version, prompt, limit, pixel
-budget or set of items than the row above it. Items are matched by item_id, never by position. A log's
-items get the content ids of a scores folder where both asked the same documents.
+Rows may lack a task, but all must have the same version, prompt, limit, pixel budget and set of items. Items
+are matched by item_id, never by position. A log's items get the content ids of a scores folder if both
+evaluated the same documents.
 """
 
 import json
@@ -46,19 +46,18 @@ def load(
     """Reads folders of results into one board.
 
     Args:
-        results: scores folders and folders of lmms-eval logs, in the order in which their rows should
-            appear; NAME=FOLDER names the row otherwise than the folder does.
-        baseline: the name of the row, or of the group of seeds, to take differences to; None for none.
-        strict: whether one folder that cannot be used spoils the board; else it is left out, and the
-            board says so.
+        results: scores folders and folders of lmms-eval logs, in the order in which their rows should appear;
+            NAME=FOLDER gives the row another name than the folder's.
+        baseline: the name of the row, or of the group of seeds, that differences refer to; None for none.
+        strict: whether an unusable folder is an error; otherwise it is left out, and the board names it.
         apart: give rows that cannot be compared with the others boards of their own.
-        choices: what logs do not say themselves.
-        progress: called with (folders read, folders in all).
+        choices: settings that logs do not record.
+        progress: called with (folders read, total folders).
 
     Raises:
-        HarnessError: there are no folders, none can be used, no row has the baseline's name, or a task
-            or metric that is named is unknown; where `strict`, one cannot be read (see `read_result`
-            and `read_logs`); where neither `strict` nor `apart`, two cannot be compared.
+        HarnessError: there are no folders, none can be used, no row has the baseline's name, or a named task
+            or metric is unknown; with `strict`, one cannot be read (see `read_result` and `read_logs`);
+            without `strict` and `apart`, two cannot be compared.
     """
     if not results:
         raise HarnessError(
@@ -86,7 +85,7 @@ def load(
 
 
 def named(given: Path) -> tuple[str | None, Path]:
-    """The name and the folder in NAME=FOLDER; no name where what is given is a folder as it stands."""
+    """The name and the folder in NAME=FOLDER; no name if the whole value is an existing folder."""
     name, sign, folder = str(given).partition("=")
     if given.exists() or not sign or not name.strip():
         return None, given
@@ -94,7 +93,7 @@ def named(given: Path) -> tuple[str | None, Path]:
 
 
 def read(folder: Path, name: str | None, choices: Choices, shared: Shared) -> list[Result]:
-    """Reads one folder, of whichever kind.
+    """Reads one folder, of either kind.
 
     Raises:
         HarnessError: it is neither, or cannot be used.
@@ -125,16 +124,16 @@ SEPARATE = "Evaluate one of them again under the conditions of the other, or bui
 def assemble(
     results: Sequence[Result], baseline: str | None = None, *, strict: bool = True, apart: bool = False
 ) -> Board:
-    """Puts results together.
+    """Combines results into a board.
 
     Args:
         results: in the order in which their rows should appear.
-        baseline: the name of the row, or of the group of seeds, to take differences to.
-        strict: refuse the whole board where a result does not fit; else that result is left out.
+        baseline: the name of the row, or of the group of seeds, that differences refer to.
+        strict: refuse the whole board if a result does not fit; otherwise that result is left out.
         apart: give results that do not fit boards of their own instead.
 
     Raises:
-        HarnessError: no row has the baseline's name; or, where `strict`, two results cannot be compared.
+        HarnessError: no row has the baseline's name; or, with `strict`, two results cannot be compared.
     """
     first = _Draft("")
     drafts, left_out = [first], []
@@ -161,7 +160,7 @@ def assemble(
 
 
 def _is_log(result: Result) -> bool:
-    """Logs come after scores: their items take the content ids that scores have."""
+    """Puts logs after scores: their items get the content ids of the scores."""
     return result.provenance.kind != "scores"
 
 
@@ -170,7 +169,7 @@ def _folders_of(results: Sequence[Result], name: str) -> set[Path]:
 
 
 class _Draft:
-    """Results that can be compared, as they come in."""
+    """Comparable results, added one by one."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -179,7 +178,7 @@ class _Draft:
         self.renamed: dict[str, Mapping[str, str]] = {}
 
     def take(self, result: Result) -> HarnessError | None:
-        """Takes a result in, or says why not."""
+        """Adds a result, or returns why it does not fit."""
         tasks: dict[str, Measured] = {}
         try:
             for other in self.results:
@@ -202,7 +201,7 @@ class _Draft:
         return None
 
     def _sharing(self, reference: Measured, measured: Measured) -> Measured:
-        """The same part with the reference's own items: hundreds of rows need not hold equal ones each."""
+        """The same part with the reference's own items: hundreds of rows then share them in memory."""
         renamed = measured.renamed
         if renamed is not None and renamed == self.renamed.setdefault(measured.task, renamed):
             renamed = self.renamed[measured.task]
@@ -215,10 +214,10 @@ class _Draft:
         )
 
     def board(self, baseline: str | None) -> Board:
-        """What has come in, in the order in which it was given."""
+        """The added results, in the order in which they were given."""
         self.results.sort(key=lambda result: result.number)
         rows = _rows(self.results)
-        rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the rest stay as given
+        rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the others stay
         tasks = {task: None for result in self.results for task in result.tasks}
         remarks = [
             remark
@@ -263,7 +262,7 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
         return
     ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
     theirs_of = dict(zip(measured.item_ids, measured.clusters, strict=True))
-    # The item sets' hashes agree by now; the pairing below needs the items themselves to.
+    # The hashes of the item sets are equal here; the pairing below needs equal items.
     if strangers := sorted(ours_of.keys() ^ theirs_of.keys()):
         raise HarnessError(f"{where}: only one of them has the item {strangers[0]}", SEPARATE)
     for item, cluster in ours_of.items():
@@ -327,7 +326,7 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
     codes: dict[tuple[str, str], int] = {}
 
     def code(cluster: str | None, item: str) -> int:
-        # An item on its own must not fall in with a cluster that happens to bear its id.
+        # An independent item must not share a cluster whose name happens to equal its id.
         return codes.setdefault(("item", item) if cluster is None else ("cluster", cluster), len(codes))
 
     tasks = [
@@ -346,11 +345,11 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
 
 
 def aligned(reference: Measured, measured: Measured) -> Measured:
-    """A log's part with the reference's item ids, or as it is where they cannot be shown to be the same.
+    """A log's part with the reference's item ids, or unchanged if they may not be the same items.
 
-    The log knows no image. Two parts are of the same items if they have the same document numbers and,
-    number by number, the same gold; the hash of the prompts, in the order of the reference's ids, is
-    compared with the other conditions afterwards.
+    The log does not record images. Two parts have the same items if they have the same document numbers and,
+    number by number, the same gold. The hash of the prompts, in the order of the reference's ids, is compared
+    with the other conditions afterward.
     """
     theirs = measured.documents() if measured.item_ids != reference.item_ids else None
     if theirs is None or theirs.prompts is None:
@@ -380,7 +379,7 @@ def aligned(reference: Measured, measured: Measured) -> Measured:
 
 
 def _same(one: str, other: str) -> bool:
-    """Golds may be the same JSON in another spelling."""
+    """Whether golds are equal, also as the same JSON in another spelling."""
     if one == other:
         return True
     try:

@@ -1,12 +1,12 @@
 """Folders of plain `lmms-eval --log_samples` -> Results, checked against their own results file.
 
-What upstream's logs do not have, and what follows here:
+Limitations of upstream's logs, and their consequences:
 
-- `doc_hash` is the hash of "null" for every document, so it identifies nothing. An item is told by
-  task, document number, prompt and gold. Against a `dcsft evaluate` row of the same task, documents
-  are matched by number if golds and prompts agree one by one; then the item's content id holds.
+- `doc_hash` is the hash of "null" for every document, so it identifies nothing. Task, document number, prompt
+  and gold identify an item. Against a `dcsft evaluate` row of the same task, documents are matched by number
+  if golds and prompts agree one by one; then the item's content id applies.
 - Pixel limits that are not among the model arguments are unknown, not equal.
-- A failed run exits with 0 and leaves a log behind: documents are counted.
+- A failed run exits with 0 and leaves a log behind, so documents are counted.
 """
 
 import json
@@ -38,16 +38,16 @@ NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
 STANDING = frozenset(
     ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input")
 )
-"""Keys of a sample's line that are no metric."""
+"""Keys of a sample's line that are not metrics."""
 AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user says of logs that do not say it themselves.
+    """User settings for logs that do not record them.
 
     Attributes:
-        metrics: task -> the metric that is its score.
+        metrics: task -> the metric to use as its score.
         distributions: task -> "id" or "ood".
     """
 
@@ -67,7 +67,7 @@ class Samples:
     """One task's samples."""
 
     def __init__(self, file: Path, run: dict[str, Any], task: str, samples: Path, choices: Choices) -> None:
-        """Takes the results file, what it holds, the task and its samples' file."""
+        """Stores the results file, its content, the task and its samples' file."""
         self.file, self.run, self.task, self.path, self.choices = file, run, task, samples, choices
         self.config = (run.get("configs") or {}).get(task) or {}
         metadata = self.config.get("metadata")
@@ -77,8 +77,8 @@ class Samples:
         """Reads and checks the samples.
 
         Raises:
-            HarnessError: a line is damaged, a document is missing or twice, no metric can be told to be
-                the score, or a score is no fraction.
+            HarnessError: a line is damaged, a document is missing or occurs twice, no metric can be
+                identified as the score, or a score is not a fraction.
         """
         lines = list(self._lines())
         self._count(lines)
@@ -237,7 +237,7 @@ class Samples:
         }
 
     def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401
-        """Where the results file quotes a figure that does not follow from the samples."""
+        """Figures in the results file that do not follow from the samples."""
         scored = scores[~np.isnan(scores)]
         for key, quoted in self.run["results"][self.task].items():
             figure = None if isinstance(quoted, bool) else _real(quoted)
@@ -276,7 +276,7 @@ class Samples:
 
 
 def _real(value: object) -> float | None:
-    """A number as a float, infinite where it is too large for one; None of anything else."""
+    """A number as a float, infinite if it is too large for one; None for anything else."""
     try:
         return float(value) if isinstance(value, bool | int | float) else None
     except OverflowError:
@@ -284,7 +284,7 @@ def _real(value: object) -> float | None:
 
 
 def _encodable(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The same with a question mark for each lone surrogate: a model may have written half a letter."""
+    """Replaces lone surrogates with question marks: a model may have written half a character."""
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode("utf-8")
     if isinstance(value, list):
@@ -325,7 +325,7 @@ def _tokens(line: Mapping[str, Any]) -> int | None:
 
 
 def _count(value: object) -> int | None:
-    """A whole number that a table can hold; None of anything else."""
+    """A whole number that fits a table; None for anything else."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return int(value) if whole and 0 <= value < 1 << 53 else None  # type: ignore[operator, call-overload]
 
@@ -334,7 +334,7 @@ RESULTS, SAMPLES = "_results.json", "_samples_"
 
 
 def is_log(folder: Path) -> bool:
-    """Whether a folder holds lmms-eval's results, itself or in folders of its models."""
+    """Whether a folder holds lmms-eval's results, directly or in folders of models."""
     return not (folder / manifest.NAME).is_file() and any(_results_files(folder))
 
 
@@ -345,21 +345,21 @@ def _results_files(folder: Path) -> list[Path]:
 
 
 def input_files(folder: Path) -> list[Path]:
-    """The files of a log that a board is made from."""
+    """The files of a log that a board uses."""
     found = _results_files(folder)
     return sorted([*found, *(sample for file in found for sample in _samples(file).values())])
 
 
 def read_logs(folder: Path, name: str | None, choices: Choices) -> list[Result]:
-    """Reads every run that a folder holds.
+    """Reads every run in a folder.
 
     Args:
         folder: an `--output_path`, or the folder of one model in it.
-        name: the row's name; None takes the folder's where all runs are of one model, else the models'.
-        choices: what the logs do not say.
+        name: the row's name; None uses the folder's if all runs are of one model, else the models'.
+        choices: settings that logs do not record.
 
     Raises:
-        HarnessError: a file is missing, truncated or not what it says it is; see `read.read_result`.
+        HarnessError: a file is missing, truncated or inconsistent; see `read.read_result`.
     """
     runs = [(file, _load(file)) for file in _results_files(folder)]
     models = {json.dumps(_model(run), sort_keys=True) for _, run in runs}
@@ -386,7 +386,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """What has to be a table in a results file, where it is there at all."""
+    """The tables of a results file, if present."""
     for task, entry in run["results"].items():
         yield f"the result of {task}", entry
     for name in ("configs", "config", "versions", "n-samples", "n-shot"):
@@ -400,7 +400,7 @@ def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def _samples(file: Path) -> dict[str, Path]:
-    """Task -> the file of its samples that belongs to a results file."""
+    """Task -> its samples' file, for one results file."""
     prefix = file.name.removesuffix(RESULTS) + SAMPLES
     return {
         path.name.removeprefix(prefix).removesuffix(".jsonl"): path

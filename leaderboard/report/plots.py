@@ -1,6 +1,6 @@
-"""Summary -> plots, PNG and SVG: those whose data is there.
+"""Summary -> plots, PNG and SVG, for the available data.
 
-One function a plot draws a Summary on axes, and says whether there was anything to draw.
+Each function draws one plot of a Summary on axes, and returns whether there was anything to draw.
 """
 
 import logging
@@ -26,17 +26,17 @@ Ends = list[list[float]] | None
 """Distances to an interval's ends, below and above, as errorbar takes them."""
 
 _AT_STEP = re.compile(r"\s(?:@\s?|at step\s)\d+(?!\w)")
-"""What a checkpoint's row has in its name beside its run's."""
+"""The part of a checkpoint's row name that follows its run's name."""
 
 
 class Point(NamedTuple):
-    """An accuracy after so many steps; all in [0, 1] but the step.
+    """An accuracy after a number of steps; all in [0, 1] except the step.
 
     Attributes:
         step: steps of training.
-        value: the accuracy; of several seeds their mean.
-        low: where its 95 % interval begins; of several seeds the lowest one's accuracy.
-        high: where the interval ends, or the highest seed's accuracy.
+        value: the accuracy; for several seeds their mean.
+        low: lower end of its 95 % interval; for several seeds the lowest seed's accuracy.
+        high: upper end of the interval, or the highest seed's accuracy.
     """
 
     step: float
@@ -50,8 +50,8 @@ class Curve:
     """A run, or the runs of several seeds.
 
     Attributes:
-        name: what its rows are called, their steps aside.
-        seeds: how many runs; above 1 the points are means with the seeds' range.
+        name: the name of its rows, without their steps.
+        seeds: the number of runs; above 1 the points are means with the seeds' range.
         points: "ood" and "id", those that have two points or more, by step.
     """
 
@@ -63,8 +63,8 @@ class Curve:
 def curves(summary: Summary) -> list[Curve]:
     """All curves of two steps or more: those of several seeds first, then those of runs not all in them.
 
-    A line is a point of several seeds if it combines runs of one length. Only lines of the same runs make a
-    curve, so that no step is one of other seeds than the next.
+    A line is a point of several seeds if it combines runs of one length. Only lines of the same runs form a
+    curve, so that all of its steps have the same seeds.
     """
     combined: dict[frozenset[Path], list[tuple[float, Line]]] = {}
     single: dict[Path, list[tuple[float, Line]]] = {}
@@ -98,7 +98,7 @@ def _steps(points: Sequence[tuple[float, Line]]) -> set[float]:
 
 
 def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: str, seeds: int) -> Curve:
-    """The curve of some lines; `otherwise` is its name where they differ in more than their steps."""
+    """The curve of some lines; `otherwise` is its name if they differ in more than their steps."""
     names = {_AT_STEP.sub("", line.name) for _, line in points}
     found = {}
     for distribution in ("ood", "id"):
@@ -130,17 +130,17 @@ def _accuracy_in(line: Line, index: int) -> Estimate | None:
     return None if entry is None else entry.accuracy
 
 
-# Okabe and Ito's colours, told apart by the colour-blind; black last.
+# The colors of Okabe and Ito, which color-blind readers can distinguish; black last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 LABELLED = 14
-"""Up to so many rows every one is named in a plot; of more, those on the Pareto front."""
+"""Up to this number of rows a plot names every one; beyond it, only those on the Pareto front."""
 CURVES = 12
-"""So many curves at most in one plot."""
+"""The most curves in one plot."""
 
 
 def label(name: str) -> str:
-    """A name as a plot shows it: on one line, and not without end."""
+    """A name for a plot: on one line, and cut if long."""
     shown = visible(name)
     return shown if len(shown) <= 32 else f"{shown[:31]}…"
 
@@ -150,12 +150,12 @@ def _main(summary: Summary) -> list[Line]:
 
 
 def _numbered(summary: Summary) -> list[tuple[int, Line]]:
-    """The lines with the number that gives each its colour and marker, the same in all plots."""
+    """The lines with their numbers, which decide color and marker in all plots."""
     return list(enumerate(_main(summary)))
 
 
 def _results(summary: Summary) -> list[Line]:
-    """The lines without earlier checkpoints of a run of which a later one is there."""
+    """The lines without checkpoints whose run has a later one on the board."""
     last: dict[Path, float] = {}
     for line in _main(summary):
         for run in _runs(line):
@@ -172,7 +172,7 @@ def _runs(line: Line) -> list[Training]:
 
 
 def _plain_log(axis: "Axis") -> None:
-    """Ticks of a logarithmic axis as numbers: matplotlib's own are markup, which is switched off."""
+    """Ticks of a logarithmic axis as plain numbers: matplotlib's own are markup, which is turned off."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -207,7 +207,7 @@ def _legend(axes: "Axes", count: int) -> None:
 
 
 def id_against_ood(summary: Summary, axes: "Axes") -> bool:
-    """OOD against ID accuracy with both intervals; a line joins the Pareto front."""
+    """OOD against ID accuracy with both intervals; a line connects the Pareto front."""
     own, ood = summary.overall("id"), summary.overall("ood")
     points = [(n, line, _accuracy(line, own), _accuracy(line, ood)) for n, line in _numbered(summary)]
     known = [(n, line, x, y) for n, line, x, y in points if x is not None and y is not None]
@@ -257,7 +257,7 @@ def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
 
 
 def label_mix(summary: Summary, axes: "Axes") -> bool:
-    """The share of easy, medium and hard items that each row was trained on."""
+    """The share of easy, medium and hard items in each row's training data."""
     known = [(line, mix) for line in _results(summary) if (mix := _mix(line)) and sum(mix.values())][
         : 2 * CURVES
     ]
@@ -283,10 +283,10 @@ def _mix(line: Line) -> dict[str, int]:
 
 
 def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
-    """ID and OOD accuracy of the checkpoints of training runs, by step; its end may be a seed's row.
+    """ID and OOD accuracy of the checkpoints of training runs, by step; the last point may be a seed's row.
 
-    A run has the intervals of its accuracies; seeds of one configuration have their mean, and a band from
-    the lowest of them to the highest.
+    A single run has the intervals of its accuracies; several seeds have their mean, and a band from the
+    lowest to the highest.
     """
     found = [curve for curve in curves(summary) if curve.points][:CURVES]
     for number, curve in enumerate(found):
@@ -343,7 +343,7 @@ def hard_ratio(summary: Summary, axes: "Axes") -> bool:
 
 
 def gradient_norms(summary: Summary, axes: "Axes") -> bool:
-    """The gradient norm of each training step, one curve a run."""
+    """The gradient norm of each training step, one curve per run."""
     norms: dict[Path, tuple[str, list[tuple[float, float]]]] = {}
     for line in _results(summary):
         for row in line.rows:
@@ -364,7 +364,7 @@ def gradient_norms(summary: Summary, axes: "Axes") -> bool:
 
 
 def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
-    """OOD accuracy against what training cost: operations where all rows have them, else seconds."""
+    """OOD accuracy against training cost: operations if all rows have them, else seconds."""
     index = summary.overall("ood") if summary.overall("ood") is not None else summary.overall("id")
     costs = [(n, line, cost) for n, line in _numbered(summary) if (cost := cost_of(line.rows))]
     rows = [(n, line, cost, a) for n, line, cost in costs if (a := _accuracy(line, index))]
@@ -392,15 +392,15 @@ PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
     ("gradient_norms", "Gradient norms", gradient_norms),
     ("cost", "Cost against accuracy", cost_against_ood),
 )
-"""File name, title and the function that draws it and says whether there was anything to draw."""
+"""File name, title and the function that draws the plot and returns whether there was anything to draw."""
 
 
 def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
-    """Draws what a board has data for.
+    """Draws the plots that a board has data for.
 
     Args:
         summary: the board's numbers.
-        folder: where `plots/` goes.
+        folder: the parent of `plots/`.
 
     Returns:
         Title and files (PNG, SVG), relative to the folder.
@@ -413,7 +413,7 @@ def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
                 (folder / "plots").mkdir(exist_ok=True)
                 files = [f"plots/{name}.{kind}" for kind in ("png", "svg")]
                 axes.set_title(title, loc="left", fontsize=11)
-                # No date, and ids by a fixed salt: equal boards make equal files.
+                # No date, and ids with a fixed salt: equal boards make equal files.
                 figure.savefig(folder / files[0], dpi=144, metadata={"Software": None})
                 figure.savefig(folder / files[1], metadata={"Date": None, "Creator": None})
                 _without_comments(folder / files[1])
@@ -424,14 +424,14 @@ def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
 
 @contextmanager
 def _style() -> Iterator[Any]:
-    """Matplotlib without a display, set up so that no name is read as markup."""
+    """Matplotlib without a display, configured so that no name is read as markup."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a name may have letters that the font lacks
-    settings: dict[Any, object] = {  # keys: matplotlib lists all it has as a type
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a name may have characters that the font lacks
+    settings: dict[Any, object] = {  # keys: matplotlib types their names as a closed list
         "text.parse_math": False,
         "text.usetex": False,
         "svg.hashsalt": "dcsft",
@@ -449,6 +449,6 @@ def _style() -> Iterator[Any]:
 
 
 def _without_comments(svg: Path) -> None:
-    """Takes out the comments in which matplotlib repeats every text, names among them."""
+    """Removes the comments in which matplotlib repeats every text, names included."""
     text = svg.read_text(encoding="utf-8")
     svg.write_text(re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL), encoding="utf-8")
