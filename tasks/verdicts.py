@@ -1,9 +1,9 @@
 """From a scorer's verdict to lmms-eval's metrics: one shape for every task of the suite.
 
-`acc` is the score together with its cluster, as lmms-eval's clustered standard error reads it;
-`answered` is 1 where an answer was found in the response, so that "wrong" and "no answer" stay
-apart. `extracted`, `score` (what `lmms-eval --baseline` compares) and `scorer` (names and versions) are
-logged with the sample and not aggregated.
+`acc` is the score together with its cluster, in the form of lmms-eval's clustered standard error; `answered`
+is 1 if an answer was found in the response, so that "wrong" and "no answer" stay separate. `extracted`,
+`score` (for `lmms-eval --baseline`) and `scorer` (names and versions) are logged with the sample and not
+aggregated.
 """
 
 import json
@@ -27,9 +27,9 @@ def judge_all(scorer: str | Scorer, doc: Doc, texts: Sequence[str]) -> list[Verd
 
     Args:
         scorer: a scorer, or its name.
-        doc: has answer (the gold, as JSON), and what the scorer takes beside it: width and height in
-            pixels for "image_size", choices for "choices".
-        texts: what the model wrote; a text with a true attribute `truncated` ran out of tokens.
+        doc: has answer (the gold, as JSON), and the scorer's other inputs: width and height in pixels for
+            "image_size", choices for "choices".
+        texts: the responses; a text with a true attribute `truncated` reached the token limit.
     """
     known = get_scorer(scorer)
     given: dict[str, Any] = {"answer": json.loads(doc["answer"])}
@@ -54,9 +54,9 @@ def process(
     """The metrics of one document.
 
     Args:
-        scorer: a scorer or its name; or a function of document and response, where rows differ in it.
+        scorer: a scorer or its name; or a function of document and response, if rows need different scorers.
         doc: see `judge_all`; its cluster column names documents that are not independent.
-        results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
+        results: lmms-eval's argument of `process_results`: responses, or one list of G of them.
         named: the scorers behind a function, by name.
 
     Returns:
@@ -83,7 +83,7 @@ def process(
 
 
 def responses(results: Sequence[Any]) -> list[str]:
-    """The texts among what lmms-eval hands to `process_results`: responses, or one list of G of them."""
+    """The texts in lmms-eval's argument of `process_results`: responses, or one list of G of them."""
     texts: list[str] = []
     for result in results:
         texts.extend(result if isinstance(result, list) else [result])
@@ -91,7 +91,7 @@ def responses(results: Sequence[Any]) -> list[str]:
 
 
 def part(score: float, doc: Doc, inside: bool = True) -> dict[str, Any]:
-    """A document's entry in a metric that `mean_score` aggregates; it does not count where not `inside`.
+    """A document's entry in a metric that `mean_score` aggregates; it does not count unless `inside`.
 
     lmms-eval counts documents by the entries of one metric, so every document has one in each.
     """
@@ -99,6 +99,6 @@ def part(score: float, doc: Doc, inside: bool = True) -> dict[str, Any]:
 
 
 def mean_score(items: Sequence[dict[str, Any]]) -> float:
-    """The mean of the `score` entries, in [0, 1]; NaN where no document counts, as --limit may have it."""
+    """The mean of the `score` entries, in [0, 1]; NaN if no document counts, which --limit may cause."""
     scores = [item["score"] for item in items if "score" in item]
     return float(sum(scores) / len(scores)) if scores else float("nan")
