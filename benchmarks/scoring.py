@@ -7,9 +7,8 @@ Kinds of text: bare answers; one sentence; reasoning of `--characters` character
 LaTeX, that ends in a statement of its answer; the same that ends in a value or breaks off, where
 all of it has to be searched; and such texts as ran out of tokens ("truncated"). `math` and `open_answer`
 read numbers that all differ, and what they keep of former texts is dropped before every round; "batch" is 8
-responses to one item at once, "matrix_batch" those that math-verify judges. Figures are medians over the
-rounds, in processor time of one thread, which does not count what else runs on the machine; matrices are
-judged in a child process, and timed by the clock. Prints one JSON object.
+responses to one item at once. Figures are medians over the rounds, in processor time of one thread, which
+does not count what else runs on the machine. Prints one JSON object.
 """
 
 import argparse
@@ -112,25 +111,21 @@ def forget() -> None:
                 getattr(one, "cache_clear", lambda: None)()
 
 
-def rate(
-    score: Callable[[str], object], responses: Sequence[str], rounds: int, clock: Callable[[], float]
-) -> float:
+def rate(score: Callable[[str], object], responses: Sequence[str], rounds: int) -> float:
     """The median number of responses a second."""
-    return batch_rate(lambda batch: score(batch[0]), [[one] for one in responses], rounds, clock)
+    return batch_rate(lambda batch: score(batch[0]), [[one] for one in responses], rounds)
 
 
-def batch_rate(
-    score: Callable[[list[str]], object], batches: list[list[str]], rounds: int, clock: Callable[[], float]
-) -> float:
+def batch_rate(score: Callable[[list[str]], object], batches: list[list[str]], rounds: int) -> float:
     """The median number of responses a second that are scored in batches."""
     seconds = []
     for _ in range(rounds):
         forget()
         score(batches[0])  # makes what a whole run makes once
-        start = clock()
+        start = time.process_time()
         for batch in batches:
             score(batch)
-        seconds.append(clock() - start)
+        seconds.append(time.process_time() - start)
     return round(sum(map(len, batches)) / statistics.median(seconds))
 
 
@@ -138,7 +133,6 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Responses a second by scorer and kind of text."""
     rng = random.Random(0)
     texts = multiple_choice(rng, given.responses, given.characters)
-    cpu, wall = time.process_time, time.perf_counter
 
     def choice(options: list[str]) -> Callable[[str], object]:
         return lambda response: SCORERS["choice"](response, answer="B", choices=options)
@@ -154,7 +148,6 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     words = {"word": ["Goose."] * given.responses, "prose": texts["prose_then_sentence"]}
     formulas = expressions(rng, given.responses, given.characters)
-    matrices = [f"\\boxed{{\\begin{{pmatrix}}1\\\\{n}\\end{{pmatrix}}}}" for n in range(given.responses // 5)]
 
     def eights(responses: list[str]) -> list[list[str]]:
         return [responses[start : start + 8] for start in range(0, len(responses), 8)]
@@ -176,29 +169,21 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
     }
     located = boxes(rng, given.responses, given.characters)
     return {
-        "exact_word": {kind: rate(exact_word, some, given.rounds, cpu) for kind, some in words.items()},
-        "box_iou": {kind: rate(box_iou, some, given.rounds, cpu) for kind, some in located.items()},
+        "exact_word": {kind: rate(exact_word, some, given.rounds) for kind, some in words.items()},
+        "box_iou": {kind: rate(box_iou, some, given.rounds) for kind, some in located.items()},
         "choice_numbers": {
-            kind: rate(choice(OPTIONS[0]), some, given.rounds, cpu) for kind, some in texts.items()
+            kind: rate(choice(OPTIONS[0]), some, given.rounds) for kind, some in texts.items()
         },
-        "choice_words": {
-            kind: rate(choice(OPTIONS[1]), some, given.rounds, cpu) for kind, some in texts.items()
-        },
+        "choice_words": {kind: rate(choice(OPTIONS[1]), some, given.rounds) for kind, some in texts.items()},
         "math": {
-            **{kind: rate(math, some, given.rounds, cpu) for kind, some in formulas.items()},
-            "number_batch": batch_rate(math_batch("1/2"), eights(formulas["number"]), given.rounds, cpu),
+            **{kind: rate(math, some, given.rounds) for kind, some in formulas.items()},
+            "number_batch": batch_rate(math_batch("1/2"), eights(formulas["number"]), given.rounds),
             "latex_then_box_batch": batch_rate(
-                math_batch("1/2"), eights(formulas["latex_then_box"]), given.rounds, cpu
-            ),
-            "matrix_batch": batch_rate(
-                math_batch(matrices[0].removeprefix("\\boxed{").removesuffix("}")),
-                eights(matrices),
-                given.rounds,
-                wall,
+                math_batch("1/2"), eights(formulas["latex_then_box"]), given.rounds
             ),
         },
-        "open_answer": {kind: rate(open_answer, some, given.rounds, cpu) for kind, some in formulas.items()},
-        "truncated": {kind: rate(score, some, given.rounds, cpu) for kind, (score, some) in cut_off.items()},
+        "open_answer": {kind: rate(open_answer, some, given.rounds) for kind, some in formulas.items()},
+        "truncated": {kind: rate(score, some, given.rounds) for kind, (score, some) in cut_off.items()},
     }
 
 

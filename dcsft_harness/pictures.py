@@ -1,15 +1,16 @@
 """How the whole suite shows an image: upright, 8-bit RGB, with white behind transparency.
 
 Orientation: the EXIF orientation is applied, as in `datasets`, TRL and browsers. Gold boxes are in pixels of
-    the upright image.
+the upright image.
 
-Depth: 16-bit images are divided by 257, the full range of the type. 32-bit integers and floats have no fixed
-    range: values within [0, 1] are scaled by 255; others are stretched from the image's minimum to its
-    maximum. An image with values that are not finite, or with a single value outside [0, 1], has no range and
-    is refused. (Pillow's own conversion clips all of these at 255, which turns them white.)
+Depth: 16-bit images are divided by 257, the full range of the type, and 12-bit ones by their own range.
+32-bit integers and floats have no fixed range: values within [0, 1] are scaled by 255; others are stretched
+from the image's minimum to its maximum. An image with values that are not finite, or with a single value
+outside [0, 1], has no range and is refused. (Pillow's own conversion clips all of these at 255, which turns
+them white.) If a TIFF file defines zero as white, they are inverted; Pillow does this only for 8 bits.
 
 Transparency: drawings are often black on a transparent background, which would turn black as well without the
-    alpha channel. qwen_vl_utils and transformers' own processors also put white behind them.
+alpha channel. qwen_vl_utils and transformers' own processors also put white behind them.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # the command line starts without it
     from PIL.Image import Image
@@ -46,9 +47,11 @@ def to_rgb(image: "Image") -> "Image":
     from PIL import Image, ImageOps
 
     kind, turned = image.format, orientation(image)
+    samples = _Samples.of(image)
+    _load(image, turned)
     upright = ImageOps.exif_transpose(image) if turned in _TURNED else image
     if upright.mode[0] in "IF":
-        return _scaled(upright, kind).convert("RGB")
+        return _scaled(upright, kind, samples).convert("RGB")
     if is_transparent(upright):
         opaque = upright.convert("RGBA")
         rgb = Image.new("RGB", opaque.size, "white")
@@ -60,16 +63,59 @@ def to_rgb(image: "Image") -> "Image":
     return rgb
 
 
-def _scaled(image: "Image", kind: str | None) -> "Image":
+class _Samples(NamedTuple):
+    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open.
+
+    Attributes:
+        bits: of a sample, where they are fewer than its mode has.
+        inverted: whether zero is white.
+        unsigned: whether 32-bit integers, which Pillow reads as signed, are unsigned.
+    """
+
+    bits: int = 16
+    inverted: bool = False
+    unsigned: bool = False
+
+    @classmethod
+    def of(cls, image: "Image") -> "_Samples":
+        """Of an image as it was opened; the defaults for other formats."""
+        tags = getattr(image, "tag_v2", None) or {}
+        bits, signs = tags.get(258), tags.get(339, (1,))
+        return cls(12 if bits == (12,) else 16, tags.get(262) == 0, (bits, signs) == ((32,), (1,)))
+
+
+def _load(image: "Image", turned: int) -> None:
+    """Reads the pixels of a file.
+
+    Pillow maps an uncompressed TIFF file that it opened by its path into memory, with the rows as long as the
+    upright picture's: one that lies on its side is garbled.
+    """
+    if image.format != "TIFF" or turned not in (5, 6, 7, 8):
+        image.load()
+        return
+    file: Any = image
+    name, file.filename = file.filename, ""  # without which it is read
+    try:
+        image.load()
+    finally:
+        file.filename = name
+
+
+def _scaled(image: "Image", kind: str | None, samples: _Samples) -> "Image":
     """A gray image of 16 or 32 bits as one of 8; `kind` is the file's format."""
     import numpy as np
     from PIL import Image
 
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        values = values.astype(np.uint32)
+        largest = (1 << samples.bits) - 1
+        grey = ((values * 255 + largest // 2) // largest).astype(np.uint8)
+        grey = 255 - grey if samples.inverted else grey
         clear = image.info.get("transparency")
         return Image.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey))
+    if samples.unsigned and image.mode == "I":
+        values = values.astype(np.int32).view(np.uint32)
     values = values.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
@@ -80,7 +126,8 @@ def _scaled(image: "Image", kind: str | None) -> "Image":
         low, high = 0.0, 1.0
     elif low == high:
         raise UnreadableError(f"all of its pixels are {low:g}, which gives no range to scale by")
-    return Image.fromarray(np.rint((values - low) / (high - low) * 255).astype(np.uint8))
+    shares = (values - low) / (high - low)
+    return Image.fromarray(np.rint((1 - shares if samples.inverted else shares) * 255).astype(np.uint8))
 
 
 def is_plain(image: "Image") -> bool:
@@ -129,16 +176,23 @@ def read(content: bytes) -> tuple["Image", bool]:
     Raises:
         UnreadableError: it is not an image, is damaged or truncated.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with strictly(), Image.open(io.BytesIO(content)) as image:
             plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
             return to_rgb(image), plain
-    except UnidentifiedImageError as error:  # whose message contains an object's address
-        raise UnreadableError("no image that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
-        raise UnreadableError(str(error) or type(error).__name__) from error
+        raise UnreadableError(reason(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says against a picture file, without the address of an object in memory."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "no image that Pillow knows"
+    return str(error) or type(error).__name__
 
 
 def differs_in_former(content: bytes) -> bool:

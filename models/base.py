@@ -15,7 +15,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from dcsft_harness import __version__
+from dcsft_harness import __version__, pictures
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared
 from dcsft_harness.errors import HarnessError
@@ -30,7 +30,7 @@ from .requests import Asked, Drawing, Item, Settled, plan
 #
 # lmms-eval's keys hold the model arguments as text: a retrained adapter in the same folder would get its
 # predecessor's answers. For our models the key also holds the content of every file that decides a response,
-# and this package's version.
+# this package's version, and how it shows images.
 
 _TEXTS = (".jinja", ".txt", ".model")
 """Suffixes of other checkpoint files (not configuration or weights) that decide its prompts."""
@@ -68,7 +68,7 @@ def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
     from lmms_eval.utils import simple_parse_args_string
 
     given = simple_parse_args_string(model_args) if isinstance(model_args, str) else dict(model_args or {})
-    parts: dict[str, object] = {"version": __version__}
+    parts: dict[str, object] = {"version": __version__, "pictures": pictures.FORMAT}
     for name, value in given.items():
         read = _READERS.get(name)
         if read is not None and value is not None:
@@ -146,6 +146,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
             model, and those that `_answer` refuses are added. None raises instead.
         seed: the seed of draws where a task sets none.
         batch_size: most items answered at once.
+        media_marks: texts in a prompt that the model reads as its own marks of images, videos and sounds.
         checkpoint_generation: settings from the checkpoint's generation config for requests that leave them
             unset; empty unless `generation_config=checkpoint`.
     """
@@ -164,6 +165,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         self.refused: dict[tuple[str, int], str] | None = None
         self.seed = 0
         self.batch_size = 1
+        self.media_marks: Sequence[str] = ()
         self.checkpoint_generation: Mapping[str, object] = {}
 
     @classmethod

@@ -5,8 +5,9 @@ can be repeated without knowing how a model lays images out. If joined features 
 returns for all prompts at once (the call in `generate`'s documentation), the processor makes the batch.
 """
 
+import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,6 +83,27 @@ def process(
     made = dict(processor(text=list(texts), return_tensors="pt", **given))
     # PaliGemma's processor adds labels to every prompt, from which the model would compute a loss.
     return {name: value for name, value in made.items() if name != "labels"}
+
+
+@contextlib.contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Turns what a processor raises on a prompt that it cannot take into an error with the item.
+
+    Raises:
+        HarnessError: begins with `name`, the task and document.
+    """
+    from .resources import out_of_memory
+
+    try:
+        yield
+    except _REFUSALS as error:
+        if out_of_memory(error):
+            raise
+        said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
+        raise HarnessError(
+            f"{name}: the processor refuses the prompt ({said})",
+            "Check that its images are plain and that its text holds no image tokens of its own",
+        ) from error
 
 
 class Batcher:

@@ -5,6 +5,7 @@ Run as a script, this file is the child process that tries a template; it import
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import ProcessorMixin
+    from transformers import PreTrainedConfig, ProcessorMixin
 
 SECONDS, BYTES = 5, 1 << 30
 """Processor time and memory of the trial; a published template takes milliseconds."""
@@ -21,6 +22,8 @@ _WAIT = 120.0
 _FULL = 3
 """The child's exit code when memory ran out."""
 _CUT = 200
+_MEDIA = re.compile(r"\w*(image|video|vision|audio|boi|eoi|boa|eoa)\w*_(token|tag)(_id|_index)?")
+"""Attributes of processors and configurations that name a family's marks."""
 
 
 def check(processor: "ProcessorMixin", name: str) -> None:
@@ -73,6 +76,18 @@ def render(
             f"{where}: the chat template fails ({type(error).__name__}: {said})",
             "Use messages that it takes, or a checkpoint with another template",
         ) from error
+
+
+def media_marks(processor: "ProcessorMixin", config: "PreTrainedConfig") -> list[str]:
+    """The tokens by which a family marks pictures, videos and sounds in a prompt, as text."""
+    tokenizer = processor.tokenizer
+    # Ordinary tokens are no marks: a configuration may have default ids that its tokenizer uses otherwise.
+    known = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    named = [(name, value) for holder in (processor, config) for name, value in vars(holder).items()]
+    named += [(name, getattr(tokenizer, name, None)) for name in ("image_token", "video_token")]
+    found = [value for name, value in named if _MEDIA.fullmatch(name)]
+    texts = [tokenizer.convert_ids_to_tokens(one) if type(one) is int else one for one in found]
+    return sorted({text for text in texts if isinstance(text, str) and text in known})
 
 
 @lru_cache(maxsize=64)

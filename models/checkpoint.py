@@ -26,6 +26,7 @@ from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
 from .adapters import attach, read_config
+from .batching import process
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
 from .vision import attend_by_length, embed_by_product
@@ -69,8 +70,7 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
     """The checkpoint's processor, with the requested pixel limits.
 
     Raises:
-        HarnessError: as `saved_processor`; or the processor has no such limits, or lacks the image token of
-            the configuration.
+        HarnessError: see `saved_processor` and `check_mark`; or it has no such limits.
     """
     name, trust = settings.pretrained, settings.trust_remote_code
     processor = saved_processor(name, trust)
@@ -80,14 +80,51 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
 
 
 def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
-    """Refuses a configuration whose image token cannot occur in a prompt."""
+    """Refuses a configuration whose image token differs from the processor's.
+
+    Raises:
+        HarnessError: names both.
+    """
     mark, tokenizer = getattr(open_config(settings), "image_token_id", None), processor.tokenizer
-    if isinstance(mark, int) and mark >= len(tokenizer):
+    if not isinstance(mark, int):
+        return
+    said = f"model {settings.pretrained}: its config.json says image_token_id {mark}"
+    if not 0 <= mark < len(tokenizer):
         raise HarnessError(
-            f"model {settings.pretrained}: its config.json says image_token_id {mark}, and its tokenizer has "
-            f"{len(tokenizer)} tokens",
+            f"{said}, and its tokenizer has {len(tokenizer)} tokens", "Take both from one checkpoint"
+        )
+    if not _marks_pictures(processor, mark):
+        own = getattr(processor, "image_token_id", None)
+        other = (
+            f"with {own} ({tokenizer.convert_ids_to_tokens(own)!r})" if isinstance(own, int) else "otherwise"
+        )
+        raise HarnessError(
+            f"{said} ({tokenizer.convert_ids_to_tokens(mark)!r}), and its processor marks pictures {other}",
             "Take both from one checkpoint",
         )
+
+
+def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
+    """Whether prompts have this token for their pictures alone; True where the processor takes no trial.
+
+    Some families (Gemma 3) name the token before a picture's own as the processor's mark.
+    """
+    words, picture = {"type": "text", "text": "What is this?"}, {"type": "image"}
+
+    def trial(content: list[dict[str, str]], *images: Image.Image) -> list[int] | None:
+        asked = [{"role": "user", "content": content}]
+        try:
+            text = chat_template.render(processor, asked, "trial", add_generation_prompt=True)
+            return list(process(processor, [text], [images])["input_ids"][0].tolist())
+        except Exception:  # noqa: BLE001 - what it does not take is refused elsewhere, with its reason
+            return None
+
+    tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])
+    if tokens is None:
+        return True
+    named = getattr(processor, "image_token_id", None)
+    own = tokens.count(named) if isinstance(named, int) else 0
+    return mark not in (without or ()) and tokens.count(mark) >= max(own, 1)
 
 
 def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:

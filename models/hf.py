@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
-from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.resources import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
-from .batching import Prepared, process
-from .chat_template import render
+from .batching import Prepared, process, refusals
+from .chat_template import media_marks, render
 from .checkpoint import (
     check_adapter,
     check_intact,
@@ -77,6 +76,7 @@ class DcsftHF(ObservedModel):
         check_intact(self.settings)
         config = open_config(self.settings)
         self.processor = open_processor(self.settings)
+        self.media_marks = media_marks(self.processor, config)
         space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
         self._convention = convention(config, self.processor, space)
         placement = place(self.settings.device)
@@ -170,13 +170,8 @@ class DcsftHF(ObservedModel):
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
-        try:
+        with refusals(name):
             features = process(self.processor, [text], [prompt.images])
-        except (ValueError, IndexError, StopIteration) as error:
-            raise HarnessError(
-                f"{name}: the processor refuses the prompt ({error})",
-                "Check that its images are plain and that its text holds no image tokens of its own",
-            ) from error
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
         return Prepared(name, key, features, text, tuple(prompt.images))
 

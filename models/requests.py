@@ -18,7 +18,7 @@ from PIL import Image
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
-from dcsft_harness.pictures import UnreadableError, file_bytes, strictly, to_rgb
+from dcsft_harness.pictures import UnreadableError, file_bytes, reason, strictly, to_rgb
 
 from .arguments import GenerationArguments
 
@@ -133,7 +133,7 @@ def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | N
         messages = _read(lambda: item.to_messages(documents[item.task][item.split][item.doc_id]), where)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise HarnessError(
-            f"{where}: the document cannot be read ({error})", "Replace or remove it"
+            f"{where}: the document cannot be read ({reason(error)})", "Replace or remove it"
         ) from error
     images: list[Image.Image] = []
     chat = [{"role": message["role"], "content": _content(message, images, where)} for message in messages]
@@ -164,7 +164,9 @@ def _image(source: object, where: str) -> Image.Image:
     try:
         return _read(lambda: _decode(source), where)
     except _UNREADABLE as error:
-        raise HarnessError(f"{where}: an image cannot be read ({error})", "Replace or remove it") from error
+        raise HarnessError(
+            f"{where}: an image cannot be read ({reason(error)})", "Replace or remove it"
+        ) from error
 
 
 def _decode(source: object) -> Image.Image:

@@ -20,8 +20,8 @@ from dcsft_harness.lmms.protocols import Generation
 from .adapters import attach, read_config
 from .arguments import GenerationArguments
 from .base import ObservedModel, UnavailableError
-from .batching import Features, count_tokens, process, tokenize
-from .chat_template import render
+from .batching import Features, count_tokens, process, refusals, tokenize
+from .chat_template import media_marks, render
 from .checkpoint import (
     check_adapter,
     check_intact,
@@ -267,6 +267,7 @@ class DcsftVLLM(ObservedModel):
         check_intact(checkpoint)
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
+        self.media_marks = media_marks(self.processor, config)
         space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
         self._convention = convention(config, self.processor, space)
         self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
@@ -348,11 +349,11 @@ class DcsftVLLM(ObservedModel):
         for item in items:
             try:
                 prompt, text = self._render(item)
+                with refusals(f"task {item.task!r}, doc_id {item.doc_id}"):
+                    return process(self.processor, [text], [prompt.images])
             except HarnessError:
                 if self.refused is None:
                     raise
-                continue
-            return process(self.processor, [text], [prompt.images])
         raise HarnessError(
             "no prompt of the task can be read, to compare the merged adapter on", "Look at the data"
         )
@@ -372,11 +373,13 @@ class DcsftVLLM(ObservedModel):
         """Tokens of an item's prompt and longest response, and its images; None if it will be refused."""
         try:
             prompt, text = self._render(item)
+            with refusals(f"task {item.task!r}, doc_id {item.doc_id}"):
+                tokens = tokenize(self.processor, text)
+                size = count_tokens(self.processor, text, tokens, prompt.images)
         except HarnessError:
             if self.refused is None:
                 raise
             return None
-        size = count_tokens(self.processor, text, tokenize(self.processor, text), prompt.images)
         return size + item.arguments.max_new_tokens, len(prompt.images)
 
     def _render(self, item: Item) -> tuple[Prompt, str]:
@@ -400,8 +403,9 @@ class DcsftVLLM(ObservedModel):
         """What an item needs: one draw for a greedy response, else one per run of sample indices."""
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt, text = self._render(item)
-        tokens = tokenize(self.processor, text)
-        size = count_tokens(self.processor, text, tokens, prompt.images)
+        with refusals(name):
+            tokens = tokenize(self.processor, text)
+            size = count_tokens(self.processor, text, tokens, prompt.images)
         self._check_room(name, size, prompt, item)
         if item.arguments.greedy:
             return Asking([Draw(name, prompt, tokens, 1, None)], size)

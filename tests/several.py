@@ -36,6 +36,7 @@ class Parity:
     task = types.SimpleNamespace(config=types.SimpleNamespace(task="parity"))
     longest = 3
     reads_boxes = False
+    scorers = {"parity": 3}
 
     def __init__(self, count):
         self.doc_ids = {f"item{number}": number for number in range(count)}

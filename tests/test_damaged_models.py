@@ -18,14 +18,17 @@ from dcsft_harness import cli, stages
 from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import running
+from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import weights
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import hub
 
 from . import fake_vllm
 from .test_models_adapter import LINEAR
+from .test_training_dpo import digits
 from .test_training_families import conversations
-from .tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for
+from .tiny_checkpoints import FAMILIES, OTHERS, checkpoint, documents, requests_for
 
 BASE_FILE, ADAPTER_FILE = "model.safetensors", "adapter_model.safetensors"
 FIRST = "model.layers.0.mlp.down_proj.weight"
@@ -43,6 +46,7 @@ def sound(tmp_path_factory):
     get_peft_model(model, config).save_pretrained(place / "adapter")
     conversations().add_column("item_id", [f"item {row}" for row in range(len(conversations()))])
     conversations().save_to_disk(str(place / "set" / "data"))
+    digits(place / "pairs", 2)
     return place
 
 
@@ -88,6 +92,12 @@ def grpo(base, adapter, out):
     )
 
 
+def dpo(base, adapter, out):
+    stages.STAGES["train dpo"](
+        out, model=str(base), data=str(base.parent / "pairs"), adapter=adapter, max_steps=1, batch_size=2
+    )
+
+
 def merge(base, adapter, out):
     adapter = adapter or base.parent / "adapter"
     stages.STAGES["merge"](out, adapter=adapter, base=str(base), device="cpu", prompts=1)
@@ -124,6 +134,7 @@ VERBS = [
     cold_start,
     sft,
     grpo,
+    dpo,
     merge,
     push,
     lmms_eval,
@@ -192,7 +203,7 @@ def rewrite(path, change):
 
 
 def copied(sound, tmp_path):
-    for name in ("base", "adapter", "set"):
+    for name in ("base", "adapter", "set", "pairs"):
         shutil.copytree(sound / name, tmp_path / name)
     return tmp_path / "base", tmp_path / "adapter"
 
@@ -365,6 +376,17 @@ DAMAGE = {
         lambda base: setting(base, "image_token_id", 10**7),
         "its config.json says image_token_id 10000000, and its tokenizer has",
     ),
+    **{
+        f"the mark of pictures is token {token}": (
+            lambda base, token=token: setting(base, "image_token_id", token),
+            rf"says image_token_id {token} \(.*\), and its processor marks pictures with 5 \(",
+        )
+        for token in (2, 3, 6, 100)  # the end of a turn, the start of a picture, videos, and a letter
+    },
+    "a mark of pictures below 0": (
+        lambda base: setting(base, "image_token_id", -1),
+        "its config.json says image_token_id -1, and its tokenizer has",
+    ),
     "a mean that is no number": (
         lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
         r"pixel_values is not finite\). Correct its processor_config.json",
@@ -404,18 +426,109 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("verb", [sample, cold_start, merge], ids=lambda verb: verb.__name__)
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("damage", "verb"),
+    [
+        pytest.param(damage, verb, id=f"{damage}-{verb.__name__}")
+        for damage in DAMAGE
+        for verb in (sample, cold_start, merge, *((sft, grpo, dpo) if "mark" in damage else ()))
+    ],
+)
 def test_a_damaged_base_is_refused_before_its_weights_are_read(
     damage, verb, sound, tmp_path, monkeypatch, capsys
 ):
     base, _ = copied(sound, tmp_path)
     spoil, message = DAMAGE[damage]
     spoil(base)
-    monkeypatch.setattr(
-        "dcsft_harness.models.checkpoint.open_weights", lambda *_, **__: pytest.fail("loaded")
-    )
+    forbid_loading(monkeypatch)
     refused(verb, base, None, message, monkeypatch, capsys)
+
+
+def forbid_loading(monkeypatch):
+    """Fails a test that reads weights; names and shapes alone are compared on the device meta."""
+    load = AutoModelForImageTextToText.from_pretrained
+
+    def compare(*given, **named):
+        return load(*given, **named) if named.get("device_map") == "meta" else pytest.fail("loaded")
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", compare)
+
+
+@pytest.mark.parametrize("family", FAMILIES | OTHERS)
+def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint(family), base)
+    config = json.loads((base / "config.json").read_text())
+    name = next((one for one in ("image_token_id", "image_token_index") if one in config), None)
+    assert models.open_processor(ModelSettings(str(base)))
+    if name is None:
+        pytest.skip("its configuration marks no pictures")
+    for token in {0, 9, 20} - {config[name]}:
+        setting(base, name, token)
+        with pytest.raises(
+            HarnessError, match=rf"image_token_id {token} \(.*and its processor marks pictures"
+        ):
+            models.open_processor(ModelSettings(str(base)))
+
+
+SHARD_FAULTS = {
+    "missing": (drop, r"3 tensors missing \(.*, .*, .*\)"),
+    "unexpected": (add, r"1 tensor unexpected \(model\..*extra\.weight\)"),
+    "of another shape": (reshape, r"1 tensor of another shape \(.* is \[.*\] instead of \[.*\]\)"),
+    "not of the index": (add, r"1 tensor unexpected \(model\..*extra\.weight\)"),
+}
+
+
+@pytest.mark.parametrize("verb", [sample, cold_start, dpo, merge], ids=lambda verb: verb.__name__)
+@pytest.mark.parametrize("fault", SHARD_FAULTS)
+def test_the_second_of_two_shards_is_compared_too(fault, verb, sound, tmp_path, monkeypatch, capsys):
+    base, _ = copied(sound, tmp_path)
+    spoil, message = SHARD_FAULTS[fault]
+    whole = load_file(base / BASE_FILE)
+    names = sorted(whole)
+    shards = {f"model-0000{number}-of-00002.safetensors": names[number - 1 :: 2] for number in (1, 2)}
+    index = {name: file for file, some in shards.items() for name in some}
+    for file, some in shards.items():
+        save_file({name: whole[name] for name in some}, base / file, {"format": "pt"})
+    rewrite(base / file, spoil)
+    if fault != "not of the index":
+        there = load_file(base / file)
+        index = {name: place for name, place in index.items() if place != file}
+        index |= dict.fromkeys(there, file)
+    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (base / BASE_FILE).unlink()
+    forbid_loading(monkeypatch)
+    refused(verb, base, None, message, monkeypatch, capsys)
+
+
+SAVED_FAULTS = {
+    "missing": (lambda tensors: tensors.pop(saved(tensors)), r"1 module has no weights in it \(.*lm_head"),
+    "nan": (lambda tensors: tensors[saved(tensors)].view(-1)[:1].fill_(math.nan), "1 tensor is not finite"),
+    "of another shape": (
+        lambda tensors: tensors.update({saved(tensors): tensors[saved(tensors)][:-1].clone()}),
+        "size mismatch",
+    ),
+}
+
+
+def saved(tensors):
+    """The output layer of an adapter that was trained as a whole."""
+    return next(name for name in tensors if "lm_head" in name)
+
+
+@pytest.mark.parametrize("verb", [sample, sft, dpo, grpo, merge, push], ids=lambda verb: verb.__name__)
+@pytest.mark.parametrize("fault", SAVED_FAULTS)
+def test_modules_that_an_adapter_saves_whole_are_compared_too(
+    fault, verb, sound, tmp_path, monkeypatch, capsys
+):
+    base, adapter = copied(sound, tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False)
+    shutil.rmtree(adapter)
+    get_peft_model(model, config).save_pretrained(adapter)
+    spoil, message = SAVED_FAULTS[fault]
+    rewrite(adapter / ADAPTER_FILE, spoil)
+    refused(verb, base, adapter, message, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a pickle", "an endless range", "an empty tokenizer"])
@@ -488,7 +601,8 @@ def swapped(path):
 def test_weights_that_were_replaced_under_their_manifest_are_refused(
     changed, verb, sound, tmp_path, monkeypatch, capsys
 ):
-    shutil.copytree(sound / "set", tmp_path / "set")
+    for name in ("set", "pairs"):
+        shutil.copytree(sound / name, tmp_path / name)
     base = sealed("checkpoint", sound / "base", tmp_path / "base")
     adapter = sealed("adapter", sound / "adapter", tmp_path / "adapter")
     file = base / BASE_FILE if changed == "base" else adapter / ADAPTER_FILE

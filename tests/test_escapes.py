@@ -171,6 +171,6 @@ def test_a_bar_takes_no_markup(monkeypatch, capsys):
 
 
 def test_a_long_message_is_cut():
-    said = str(errors.HarnessError("image " + "A" * 200_000 + " is broken", "Mend it"))
-    assert len(said) < 5000 and said.startswith("image AAA") and said.endswith("AAA is broken. Mend it.")
+    said = str(errors.HarnessError("image " + "A" * 200_000 + " is broken", "Correct it"))
+    assert len(said) < 5000 and said.startswith("image AAA") and said.endswith("AAA is broken. Correct it.")
     assert "characters left out" in said

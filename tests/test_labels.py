@@ -2,15 +2,18 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.curation import CurationConfig, choose
-from dcsft_harness.curation.labels import _labels, count, jeffreys
+from dcsft_harness.curation.labels import _labels, count, jeffreys, label
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import ROLLOUTS
 
 
 def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:
@@ -37,6 +40,15 @@ def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_lab
     found = labelled({"a": [1.0, None, 1.0], "b": [None, None, None]})
     assert (found["a"]["n"], found["a"]["difficulty"]) == (2, "easy")
     assert [found["b"][key] for key in ("difficulty", "pass_rate", "low", "high")] == [None] * 4
+
+
+@pytest.mark.parametrize("scorers", [{"choice": 3}, {"math": 2, "mine:judge": 1}, None])
+def test_labels_say_by_which_version_of_which_scorer_they_were_made(tmp_path, scorers):
+    with manifest.writing("rollouts", tmp_path / "rollouts", {}) as draft:
+        draft.notes |= {"scorers": scorers} if scorers else {}
+        pq.write_table(rollouts({"a": [1.0, 0.0]}), draft.folder / ROLLOUTS)
+    assert label(tmp_path / "rollouts", tmp_path / "labels")["scorers"] == scorers
+    assert manifest.read(tmp_path / "labels", "labels").notes["scorers"] == scorers
 
 
 def test_a_sample_that_appears_twice_is_refused():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dcsft_harness import lmms
+from dcsft_harness import lmms, pictures
 from dcsft_harness.models import base
 
 from .test_models_adapter import adapters  # noqa: F401 - a fixture
@@ -89,6 +89,12 @@ class TestCache:
         path = folder / change
         path.write_bytes((path.read_bytes() if path.is_file() else b"") + b" ")
         assert base.fingerprint(arguments) != before
+
+    def test_answers_to_pictures_that_were_shown_otherwise_are_not_used_again(self, monkeypatch):
+        before = base.fingerprint("pretrained=owner/name")
+        assert base.fingerprint("pretrained=owner/name") == before
+        monkeypatch.setattr(pictures, "FORMAT", pictures.FORMAT + 1)
+        assert base.fingerprint("pretrained=owner/name") != before
 
     def test_a_servers_answers_are_not_used_again(self):
         arguments = "pretrained=owner/name,base_url=http://localhost:1/v1"

@@ -242,9 +242,9 @@ def test_any_text_gives_a_box_in_the_image_or_none(response):
     ["[1, 2, ", "(1,2),", "[1 2 3 ", "(1,2) to", "x1=1, y1=", "[", "bbox ", "<answer>", "<box>1 ", " ", "1 "],
 )
 def test_reads_a_megabyte_in_linear_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_box(unit * (1_000_000 // len(unit)) + "x") is None or unit in ("(1,2),", "(1,2) to")
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_a_thought_that_breaks_off_holds_no_box():

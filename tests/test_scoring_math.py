@@ -1,9 +1,5 @@
 """Free-form mathematics: golds that are checked, responses by kind, exact comparison, bounded work."""
 
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -13,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring import SCORERS, Verdict, math_worker
-from dcsft_harness.scoring.math import math, score_many
+from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.scoring.math import math
 
 # Kind -> (response, gold, score).
 KINDS = {
@@ -78,7 +74,6 @@ KINDS = {
         (r"\boxed{2:4:6}", "1:2:3", 1),
         (r"\boxed{7:45}", "7:45", 1),
         (r"\boxed{28:180}", "7:45", 1),
-        (r"\boxed{1:4}", "9:36", 0),  # a time
     ],
     "points, sets, intervals": [
         ("(2, -5)", "(2,-5)", 1),
@@ -139,7 +134,6 @@ KINDS = {
         ("There are 14 birds with more than 3 feathers.", "14", 1),
         ("There are 14 birds with more than 3 feathers.", "3", 0),
         ("There are fourteen birds.", "14", 1),
-        ("There are 8 cats and 6 dogs, so 14 in all.", "14", 1),
         ('{"reasoning": "7 + 7", "answer": "14"}', "14", 1),
         ("<think>It is 7.</think><answer>14</answer>", "14", 1),
         ("We find\n\\[\nx = \\frac{7}{2}\n\\]", "3.5", 1),
@@ -156,11 +150,6 @@ KINDS = {
     "refusals": [
         ("I cannot tell without the 14 labels.", "14", 0),
         ("Without the figure I am unable to find f(0).", "0", 0),
-    ],
-    "left to math-verify": [
-        (r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}", 1),
-        (r"\boxed{\begin{pmatrix}1\\3\end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}", 0),
-        (r"\boxed{\sum_{k=1}^{3} k}", "6", 1),
     ],
 }
 
@@ -307,9 +296,8 @@ def test_a_response_that_ran_out_of_tokens_answers_in_a_closed_box_or_tag(text, 
 
 
 def test_several_responses_are_scored_as_each_alone():
-    responses = ["5", r"\boxed{\sum_{k=1}^{5} 1}", "goose", r"\boxed{6}", r"\boxed{\sum_{k=1}^{5} 2}"]
-    assert score_many(responses, answer="5") == [math(one, answer="5") for one in responses]
-    assert [one.score for one in SCORERS["math"].score_many(responses, answer="5")] == [1, 1, 0, 0, 0]
+    responses = ["5", r"\boxed{\frac{10}{2}}", "goose", r"\boxed{6}"]
+    assert [one.score for one in SCORERS["math"].score_many(responses, answer="5")] == [1, 1, 0, 0]
     assert SCORERS["math"].score_many(["5", "5"], truncated=[False, True], answer="5")[1].extracted is None
 
 
@@ -317,73 +305,3 @@ def test_threads_get_the_verdicts_of_their_own_responses():
     with ThreadPoolExecutor(8) as pool:
         verdicts = list(pool.map(lambda n: math(f"The answer is {n}.", answer=n - n % 2), range(60)))
     assert [verdict.score for verdict in verdicts] == [float(n % 2 == 0) for n in range(60)]
-
-
-SUM = (r"\sum_{k=1}^{3} k", "6")
-
-
-def busy(seconds, then="exit"):
-    """A child that computes for so long before it answers; 0 seconds: it waits and answers nothing."""
-    work = f"while time.process_time() < {seconds}: pass" if seconds else "time.sleep(60)"
-    lines = ["import sys, time, os, signal", "print('ready', flush=True)", "sys.stdin.readline()", work]
-    return [sys.executable, "-c", "\n".join([*lines, then.replace("answer", "print('true', flush=True)")])]
-
-
-@pytest.fixture
-def child(monkeypatch):
-    """Makes one that starts the given processes, one after the other; looks are a third of a second apart."""
-    monkeypatch.setattr(math_worker, "PATIENCE", 0.35)
-    made = []
-
-    def make(*commands):
-        rest = iter(commands)
-        monkeypatch.setattr(math_worker, "_command", lambda: next(rest))
-        made.append(math_worker._Child())
-        return made[-1], rest
-
-    yield make
-    for one in made:
-        one.stop()
-
-
-def test_no_clock_ends_a_child_that_computes(child):
-    one, _ = child(busy(1.5, "answer"))
-    assert one.ask([SUM]) == [True]
-
-
-@pytest.mark.parametrize(
-    "undecided",
-    [busy(0), busy(0.1, "os.kill(os.getpid(), signal.SIGKILL)"), busy(0.1, "os.kill(os.getpid(), 15)")],
-)
-def test_a_child_that_decided_nothing_is_followed_by_another(child, undecided):
-    one, _ = child(undecided, undecided, busy(0.1, "answer"))
-    assert one.ask([SUM]) == [True]
-
-
-def test_a_child_that_used_up_its_budget_has_decided_and_the_rest_goes_to_another(child):
-    one, rest = child(
-        busy(0.1, "os.kill(os.getpid(), signal.SIGXCPU)"), busy(0.1, "answer"), busy(0.1, "answer")
-    )
-    assert one.ask([SUM, SUM]) == [False, True]
-    assert len(list(rest)) == 1
-
-
-def test_a_pair_that_no_child_decides_is_refused(child):
-    one, _ = child(*[busy(0.1, "os.kill(os.getpid(), signal.SIGKILL)")] * 3, busy(0.1, "answer"))
-    with pytest.raises(HarnessError, match="no verdict on .*sum.*: 3 processes in turn were ended"):
-        one.ask([SUM])
-    assert one.ask([SUM]) == [True]
-
-
-def test_a_child_that_was_killed_is_replaced():
-    for _ in range(2):
-        assert math_worker.verify_many([SUM]) == [True]
-        os.kill(math_worker._child._process.pid, signal.SIGKILL)
-
-
-def test_a_forked_process_leaves_the_childs_pipes_alone():
-    math_worker.verify_many([SUM])
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        forked = pool.apply_async(math_worker.verify_many, ([SUM],))
-        assert math_worker.verify_many([SUM] * 3) == [True] * 3
-        assert forked.get(timeout=60) == [True]

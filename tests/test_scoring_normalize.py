@@ -86,7 +86,6 @@ def test_the_answer_key_of_json_is_read(text: str, value: tuple[str, str] | None
         ("答案：（Ｂ）", "答案:(B)"),
         ("x  =\t5 \n\n y", "x = 5\ny"),
         ("### Answer\n`C`", "Answer\nC"),
-        ("<b>B</b><br>&lt;5", "B\n<5"),
     ],
 )
 def test_markup_is_taken_away(text: str, expected: str) -> None:
@@ -106,6 +105,6 @@ def test_every_step_is_linear(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     start = time.process_time()
     for step in (normalize.plain, normalize.answer_part, normalize.last_box, normalize.json_answer,
-                 normalize.before_run_on, normalize.sentences):  # fmt: skip
+                 normalize.sentences):  # fmt: skip
         step(text)
     assert time.process_time() - start < 2.0

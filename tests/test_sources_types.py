@@ -55,7 +55,7 @@ def change(folder, column, value):
 )
 def test_a_column_of_another_type_is_refused_by_row(tmp_path, task, column, value):
     source = change(HUB[task](tmp_path / "source"), column, value)
-    with pytest.raises(HarnessError, match=r"\.parquet, row 0.*: .*(Download|Mend) the"):
+    with pytest.raises(HarnessError, match=r"\.parquet, row 0.*: .*(Download|Correct) the"):
         prepare(task, source, any_count=True)
     assert not list((tmp_path / "data").iterdir())
 

@@ -1,18 +1,21 @@
 """`--stop-when-labelled` gives the labels of the full draw for less; `--on-error skip` leaves no item out."""
 
 import json
+import re
 
 import pytest
 from datasets import load_from_disk
 from PIL import Image
 
-from dcsft_harness import lmms, records, sampling, stages
+from dcsft_harness import evaluation, lmms, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.sampling import own_data
 
+from . import fake_vllm
 from .test_harness import own_task
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 16, 8
@@ -254,6 +257,22 @@ class TestSkipping:
         config = sampling.SamplingConfig(samples=2, on_error="skip")
         assert sampling.sample(model, task, tmp_path / "out", config, {})["skipped"] == 1
 
+    def test_all_unreadable_images_of_a_task_are_listed(self, tmp_path):
+        for number in range(24):
+            Image.new("RGB", (28, 28), (number, 0, 0)).save(tmp_path / f"{number}.png")
+            if number > 1:
+                (tmp_path / f"{number}.png").write_bytes(b"no picture")
+        task = own_task(tmp_path, [tmp_path / f"{number}.png" for number in range(24)])
+        with pytest.raises(HarnessError) as refused:
+            sampling.sample(
+                DcsftStub(default="x"), task, tmp_path / "out", sampling.SamplingConfig(samples=2), {}
+            )
+        said = str(refused.value)
+        assert ": 22 of 24 documents cannot be used: doc_id 2: an image cannot be read (no image that" in said
+        assert (
+            said.count("doc_id") == 20 and "; and 2 more. Replace" in said and not (tmp_path / "out").exists()
+        )
+
     def test_a_model_that_can_do_neither_is_refused_before_it_begins(self, tmp_path):
         task = lmms.open_tasks([POOL])[POOL]
         for option in ({"on_error": "skip"}, {"stop_when_labelled": True}):
@@ -264,3 +283,74 @@ class TestSkipping:
     def test_another_word_is_refused(self):
         with pytest.raises(HarnessError, match="unknown --on-error value 'ignore'. Known: skip, stop"):
             sampling.SamplingConfig(on_error="ignore")
+
+
+class TestMarksOfPicturesInTexts:
+    """A prompt whose text has the model's own mark of pictures would shift or lose its pictures."""
+
+    BAD = 22
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        rows = [
+            {"problem": f"Which digit ({number})?", "solution": "one", "image": "a.png"}
+            for number in range(3)
+        ]
+        for number in range(self.BAD):
+            mark = ("<|image_pad|>", "<|vision_start|>")[number % 2]
+            rows.append({"problem": f"{number} {mark}?", "solution": "one", "image": "a.png"})
+        Image.new("RGB", (56, 56), "red").save(tmp_path / "a.png")
+        (tmp_path / "mine.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+        return tmp_path / "mine.jsonl"
+
+    def draw(self, file, engine, **more):
+        arguments = f"pretrained=digits{',device=cpu' if engine == 'dcsft_hf' else ''}"
+        given = {"data": file, "scorer": "exact_word", "samples": 2, "max_new_tokens": 2} | more
+        return stages.STAGES["sample"](file.parent / "out", model=engine, model_args=arguments, **given)
+
+    @pytest.mark.parametrize("engine", ["dcsft_hf", "dcsft_vllm"])
+    def test_are_listed_before_anything_is_sampled(self, file, engine, monkeypatch):
+        fake_vllm.install(monkeypatch)
+        with pytest.raises(HarnessError) as refused:
+            self.draw(file, engine)
+        said = str(refused.value)
+        assert "task mine: 22 prompts have a text that the model reads as its own mark of pictures: " in said
+        assert (
+            "line 7: the prompt has '<|image_pad|>' in its text; line 9: the prompt has '<|vision_st" in said
+        )
+        assert said.count("the prompt has") == 20 and "; and 2 more. " in said
+        assert not (file.parent / "out").exists()
+
+    def test_are_skipped_on_request(self, file):
+        made = self.draw(file, "dcsft_hf", on_error="skip")
+        assert (made["items"], made["skipped"], made["responses"]) == (25, 22, 6)
+        reasons = {row["error"] for row in rollout_rows(file.parent / "out")} - {None}
+        assert "task mine, line 7: the prompt has '<|image_pad|>' in its text, which the model reads" in str(
+            reasons
+        )
+
+    @pytest.mark.parametrize("skip", [False, True])
+    @pytest.mark.parametrize("engine", ["dcsft_hf", "dcsft_vllm"])
+    def test_a_picture_that_the_processor_refuses_is_named_by_every_engine(
+        self, tmp_path, engine, skip, monkeypatch
+    ):
+        fake_vllm.install(monkeypatch)
+        for name, size in (("a.png", (56, 56)), ("b.png", (1, 300))):
+            Image.new("RGB", size, "red").save(tmp_path / name)
+        rows = [{"problem": "Which?", "solution": "one", "image": name} for name in ("a.png", "b.png")]
+        (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        said = "task 'mine', doc_id 1: the processor refuses the prompt (absolute aspect ratio must"
+        if skip:
+            assert self.draw(tmp_path / "mine.jsonl", engine, on_error="skip")["skipped"] == 1
+            assert any((row["error"] or "").startswith(said) for row in rollout_rows(tmp_path / "out"))
+            return
+        with pytest.raises(HarnessError, match=re.escape(said)):
+            self.draw(tmp_path / "mine.jsonl", engine)
+
+    def test_are_refused_in_an_evaluation(self, file, tmp_path):
+        task = own_data.open_file(file, "exact_word", None)
+        model = DcsftStub(default="one")
+        model.media_marks = ["<|image_pad|>", "<image>"]
+        with pytest.raises(HarnessError, match="task mine: 11 prompts have a text that"):
+            evaluation.evaluate(model, {"mine": task}, tmp_path / "out", "name", {})
+        assert not (tmp_path / "out").exists()

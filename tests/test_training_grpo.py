@@ -1,6 +1,7 @@
 """GRPO through TRL: prompts without answers, the task's scorer as reward, groups told apart, resumed."""
 
 import json
+import re
 import types
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import SCORERS
 from dcsft_harness.training import checkpoint, data, grpo
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.grpo import Judge, outcomes
@@ -31,6 +33,7 @@ class Parity:
     task = types.SimpleNamespace(config=types.SimpleNamespace(task="parity"))
     longest = 3
     reads_boxes = False
+    scorers = {"parity": 3}
 
     def __init__(self, count):
         self.doc_ids = {f"item{number}": number for number in range(count)}
@@ -86,7 +89,32 @@ def test_the_advantage_is_the_reward_normalised_within_its_group(base, tmp_path,
         int(found["completion_mask"].sum()) for *_, found in drawn
     )
     assert notes["ledger"]["flops"] > 0
+    assert manifest.read(tmp_path / "out", "adapter").notes["scorers"] == {"parity": 3}
     assert {"kl", "completion_length", "grad_norm", "reward"} <= set(history[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_weights_that_diverge_before_a_draw_end_in_one_sentence(base, tmp_path, value, top_k):  # noqa: F811
+    """Not in torch's error about a probability tensor, nor in completions of nonsense."""
+    spoilt = []
+
+    def spoil(step, total, figures):
+        with torch.no_grad():
+            spoilt[0].weight.fill_(value)
+
+    made = grpo.GrpoTrainer.bind
+
+    def bind(self, *given):
+        spoilt.append(self.accelerator.unwrap_model(self.model).get_input_embeddings())
+        made(self, *given)
+
+    config = CONFIG.model_copy(update={"top_k": top_k, "save_steps": None})
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(HarnessError) as told:
+        patched.setattr(grpo.GrpoTrainer, "bind", bind)
+        grpo.train_grpo(base, prompts_of(6), Parity(6), tmp_path / "out", config, progress=spoil)
+    said = r"the logit of a completion of step 2 is (nan|inf): training diverged at the items item\d"
+    assert re.match(said, str(told.value)) and "\n" not in str(told.value)
 
 
 def test_the_trainer_gets_the_prompt_of_evaluation_and_no_answer(base, tmp_path, drawn):  # noqa: F811
@@ -238,6 +266,7 @@ def test_the_reward_is_what_labelling_says():
     assert judge.longest == task.config.generation_kwargs["max_new_tokens"]
     with pytest.raises(HarnessError, match="has no item"):
         Judge(task, {}).reward("x", "y")
+    assert judge.scorers == {"exact_word": SCORERS["exact_word"].version}
 
 
 def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from transformers import AutoProcessor
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import chat_template
 from dcsft_harness.training import checkpoint, data, grpo, merging, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -173,7 +174,7 @@ def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
         "idefics3": {"<image>", "<fake_token_around_image>", "<global-img>"},
     }.items():
         folder = tiny_checkpoints.checkpoint(family)
-        found = data.media_marks(checkpoint.open_processor(folder), checkpoint.open_config(folder))
+        found = chat_template.media_marks(checkpoint.open_processor(folder), checkpoint.open_config(folder))
         assert set(found) == marks
 
 
@@ -193,21 +194,25 @@ def test_tokens_are_counted_as_the_processor_makes_them():
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_unreadable_pictures_of_a_file_of_ones_own_are_listed_together(tmp_path, capsys, monkeypatch, skip):
+def test_bad_rows_of_a_file_of_ones_own_are_listed_by_their_lines(tmp_path, capsys, monkeypatch, skip):
     monkeypatch.setenv("DCSFT_CACHE", str(tmp_path / "cache"))
     for number in range(5):
         Pillow.new("RGB", (56, 56), (number, 0, 0)).save(tmp_path / f"{number}.png")
     for number in (1, 3):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     lines = [{"problem": "Which digit?", "solution": "1", "image": f"{number}.png"} for number in range(5)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    lines[4]["problem"] = "Which <|image_pad|>?"
+    lines.append(lines[0] | {"solution": "2"})
+    (tmp_path / "mine.jsonl").write_text("\n\n".join(map(json.dumps, lines)))  # every other line is blank
     words = ["train", "grpo", "--model=digits", f"--data={tmp_path / 'mine.jsonl'}", "--scorer=exact_word"]
     words += ["--batch-size=4", "--num-generations=2", "--max-steps=1", "--max-completion-length=3"]
     words += [f"--output={tmp_path / 'out'}", *(["--on-error=skip"] if skip else [])]
     assert main(words) == (0 if skip else 1)
     said = capsys.readouterr().err
     if skip:
-        assert manifest.read(tmp_path / "out").notes["skipped"] == {"count": 2, "rows": [1, 3]}
-        assert "2 rows skipped" in said
+        assert manifest.read(tmp_path / "out").notes["skipped"] == {"count": 3, "rows": [1, 3, 4]}
+        assert "3 rows skipped" in said
     else:
-        assert "2 of 5 rows cannot be trained on: row 1: " in said and "1.png" in said and "3.png" in said
+        assert "mine.jsonl: 3 of 6 rows cannot be trained on: line 3: image " in said
+        assert "; line 7: image " in said and "; line 9: the prompt has '<|image_pad|>' in its text" in said
+        assert "Traceback" not in said and "row" not in said.replace("rows", "").replace("the row", "")

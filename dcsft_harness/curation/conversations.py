@@ -34,6 +34,8 @@ BOX = "box"
 
 REFUSED = "refused"
 """The column with the reason why a task's row cannot be trained on; present if there is any such row."""
+ROW = "row_name"
+"""The column with each row's name in errors, for data that is not a curated set: "line 3", "doc_id 7"."""
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
@@ -163,11 +165,14 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
 def from_task(task: "Task") -> "Dataset":
     """All documents of a task as training data, in the columns of a curated set; without labels.
 
-    See `stored`. If images cannot be read, the column `REFUSED` gives the reason, and the row has no images.
+    See `stored`. The column `ROW` names each row. If images cannot be read, the column `REFUSED` gives the
+    reason, and the row has no images.
 
     Raises:
         HarnessError: duplicate items, or a full disk.
     """
+    from datasets import Features, Value
+
     from dcsft_harness.lmms import stored_images
     from dcsft_harness.sampling import read_items
 
@@ -175,9 +180,12 @@ def from_task(task: "Task") -> "Dataset":
     items = read_items(task, len(task.eval_docs), refused)
     boxed = any(item.box is not None for item in items)
     columns = features(boxed=boxed, labelled=False, refused=bool(refused))
+    columns = Features(columns | {ROW: Value("string")})
+    named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`
     rows = (
         conversation({**asdict(item), "images": images})
         | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
+        | {ROW: named.get(item.doc_id, f"doc_id {item.doc_id}")}
         for item, images in zip(items, stored_images(task, items, refused), strict=True)
     )
     return stored(task.config.task, columns, ({name: row[name] for name in columns} for row in rows))

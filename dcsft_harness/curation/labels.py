@@ -57,7 +57,8 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     An item whose sampling stopped once it was settled has the label of the full draw, and no pass rate.
 
     Returns:
-        The manifest's notes: items, and the numbers of easy, medium, hard, unlabeled and censored ones.
+        The manifest's notes: items, and the numbers of easy, medium, hard, unlabeled and censored ones; the
+        scorers by name and version, None if the rollouts name none.
 
     Raises:
         HarnessError: not a rollouts folder, duplicate samples, items with unequal numbers of samples, or
@@ -82,6 +83,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
                 "censored": pc.sum(labels["censored"]).as_py() or 0,
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
+                "scorers": source.notes.get("scorers"),
             }
         )
     return draft.notes

@@ -343,6 +343,6 @@ def _verdict(where: str, text: bytes) -> tuple[str, str | None]:
     if verdict is not None and verdict not in (KEEP, DROP):
         raise HarnessError(
             f"{where}: the verdict {cut(repr(verdict))} is neither {KEEP!r} nor {DROP!r}",
-            "Leave it null where nothing is decided; mend a wrong answer in your data and sample again",
+            "Leave it null where nothing is decided; correct a wrong answer in your data and sample again",
         )
     return line["item_id"], verdict

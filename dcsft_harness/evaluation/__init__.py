@@ -58,6 +58,8 @@ def evaluate(
         with ranks.agreed():
             manifest.refuse_occupied(output)
             items = {task_name: _items(task, limit) for task_name, task in tasks.items()}
+            for task_name, task in tasks.items():
+                lmms.refuse_marked(model, task, items[task_name])
             draft = None
             if ranks.rank() == 0:
                 draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))

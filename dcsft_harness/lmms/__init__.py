@@ -8,6 +8,7 @@ from dcsft_harness.lmms.documents import (
     describe,
     describe_item,
     describe_without_images,
+    refuse_marked,
     score_of,
     stored_images,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "open_model",
     "open_tasks",
     "quiet",
+    "refuse_marked",
     "run",
     "score_of",
     "scorers_of",

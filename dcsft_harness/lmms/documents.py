@@ -10,8 +10,8 @@ from dcsft_harness import records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.protocols import Documents, Task
-from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, to_rgb
+from dcsft_harness.lmms.protocols import Documents, Model, Task
+from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, reason, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 
 # A task's document as an item, and its metrics for a response.
+
+LISTED = 20
+"""Items that a refusal lists."""
 
 
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
@@ -75,7 +78,7 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         contents = [_content(image) for image in images]
     except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(
-            f"task {name}, doc_id {doc_id}: an image cannot be read ({error})", "Replace it"
+            f"task {name}, doc_id {doc_id}: an image cannot be read ({reason(error)})", "Replace it"
         ) from error
     return _item(task, doc_id, doc, _prompt(turns), contents), images
 
@@ -105,6 +108,44 @@ def describe_item(task: Task, doc_id: int) -> records.Item:
     """
     with prepared.unopened():
         return describe(task, doc_id)[0]
+
+
+def refuse_marked(
+    model: Model,
+    task: Task,
+    items: Iterable[records.Item],
+    refused: dict[tuple[str, int], str] | None = None,
+) -> None:
+    """Refuses items whose text has what a model reads as its own marks of pictures, before any is answered.
+
+    Args:
+        model: as `open_model` gives it; one that does not name its marks passes.
+        task: as `open_tasks` gives it.
+        items: of the task.
+        refused: filled with (task, doc_id) -> the reason instead.
+
+    Raises:
+        HarnessError: lists the first LISTED items, and says how many there are.
+    """
+    marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]
+    named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`
+    name, bad = task.config.task, {}
+    for item in items:
+        if (mark := next((one for one in marks if one in item.prompt), None)) is not None:
+            place = named.get(item.doc_id, f"doc_id {item.doc_id}")
+            bad[name, item.doc_id] = f"{place}: the prompt has {mark!r} in its text"
+    why = "which the model reads as its own mark of pictures"
+    if refused is not None:
+        refused.update({place: f"task {name}, {said}, {why}" for place, said in bad.items()})
+    elif len(bad) == 1:
+        raise HarnessError(f"task {name}, {next(iter(bad.values()))}, {why}", "Change it or remove the item")
+    elif bad:
+        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        raise HarnessError(
+            f"task {name}: {len(bad)} prompts have a text that the model reads as its own mark of pictures: "
+            f"{'; '.join(list(bad.values())[:LISTED])}{more}",
+            "Change them or remove the items",
+        )
 
 
 def _content(image: "Image") -> bytes:

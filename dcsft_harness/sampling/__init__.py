@@ -13,13 +13,15 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling import rollout_store
 from dcsft_harness.sampling.pool import DRAWN, Pool
 from dcsft_harness.settings import Settings, option
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
+LISTED = 20
+"""Documents that a refusal lists."""
 INDIFFERENT = (
     "batch_size",
     "memory_gb",
@@ -121,6 +123,9 @@ def sample(
         with ranks.agreed():
             running = model() if callable(model) else model
         pool = Pool(task, items, config.samples, config.seed, refused)
+        with ranks.agreed():
+            skipped = pool.refused if config.on_error == "skip" else None
+            lmms.refuse_marked(running, task, items, skipped)
         with _observed(running, pool, store, config):
             answered, _ = lmms.run(running, {task.config.task: task}, count, progress, media=False)
         for others in ranks.gathered(pool.refused):
@@ -248,9 +253,11 @@ def read_items(
             has an id that is valid for this position only. None raises.
 
     Raises:
-        HarnessError: two documents are the same item, or an image is unreadable.
+        HarnessError: two documents are the same item; or images are unreadable, of which the first LISTED
+            documents are listed.
     """
     items: list[records.Item] = []
+    failed: list[HarnessError] = []
     seen: dict[str, int] = {}
     unreadable: Mapping[int, str] = getattr(task, "unreadable", {})  # see `own_data.open_file`
     for doc_id in range(count):
@@ -260,7 +267,8 @@ def read_items(
             item = lmms.describe_item(task, doc_id)
         except HarnessError as error:
             if refused is None:
-                raise
+                failed.append(error)
+                continue
             refused[doc_id] = str(error)
             item = lmms.describe_without_images(task, doc_id)
         if item.item_id in seen:
@@ -271,6 +279,16 @@ def read_items(
             )
         seen[item.item_id] = doc_id
         items.append(item)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        name = task.config.task
+        listed = [cut(error.problem.removeprefix(f"task {name}, ")) for error in failed[:LISTED]]
+        listed += [f"and {len(failed) - LISTED} more"] if len(failed) > LISTED else []
+        raise HarnessError(
+            f"task {name}: {len(failed)} of {count} documents cannot be used: {'; '.join(listed)}",
+            "Replace their images, or skip them with --on-error skip",
+        )
     return items
 
 

@@ -15,9 +15,11 @@ from typing import Any
 from dcsft_harness import lmms, pictures, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.artifacts.storage import AT_ONCE
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK, json_object
+from dcsft_harness.sampling import ITEMS
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 
 # A line of a user's own JSONL as a row of its task: read in either format, and checked to the last field.
@@ -27,6 +29,8 @@ from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+SHOWN = "had an image that was not upright, or whose 16 or 32 bits were not scaled"
+"""How former versions showed an image in another way."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def differs_in_former(line: bytes, root: Root) -> str | None:
         if MARK in _IN_FRONT.sub("", _fields(data)[0]):
             return f"had its images before the text, and not at their {MARK} marks"
         if any(pictures.differs_in_former(root.read(name)) for name in image_names(data)):
-            return "had an image that was not upright, or whose 16 or 32 bits were not scaled"
+            return SHOWN
     except (HarnessError, ValueError):
         pass
     return None
@@ -166,7 +170,7 @@ def _fields(data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
             )
     if not isinstance(data["problem"], str):
         kind = type(data["problem"]).__name__
-        raise HarnessError(f"`problem` is {kind}, not text", "Mend or remove the row")
+        raise HarnessError(f"`problem` is {kind}, not text", "Correct or remove the row")
     return data["problem"], data["solution"], image_names(data)
 
 
@@ -177,7 +181,7 @@ def _turns(messages: object) -> tuple[str, str]:
     for role in ("user", "assistant"):
         texts = [turn.get("content") for turn in turns if turn.get("role") == role]
         if not texts or not isinstance(texts[0], str):
-            raise HarnessError(f"`messages` has no {role} turn with text", "Mend or remove the row")
+            raise HarnessError(f"`messages` has no {role} turn with text", "Correct or remove the row")
         said.append(texts[0])
     if len(turns) != 2:
         roles = ", ".join(str(turn.get("role")) for turn in turns)
@@ -211,7 +215,9 @@ def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
         for text in given:
             if isinstance(text, bool) or not isinstance(text, str | int | float):
                 kind = type(text).__name__
-                raise HarnessError(f"an option is {kind}, not text or a number", "Mend the row")
+                raise HarnessError(
+                    f"an option is {kind}, not text or a number", "Write its options as text or numbers"
+                )
         return [str(text) for text in given]
     found: list[str] = []
     for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
@@ -238,7 +244,8 @@ def open_file(
         scorer: how answers are judged: a key of `scoring.SCORERS`, or "package.module:function".
         image_root: where relative image paths start; None means the file's own folder.
         skip: whether a row with an unreadable image becomes a document without one; the task's
-            `unreadable` then says why, by doc_id. Otherwise it is an error.
+            `unreadable` then says why, by doc_id. Otherwise it is an error. The task's `row_names` are the
+            lines, by doc_id.
         outside: whether images may lie outside the image root.
 
     Raises:
@@ -253,6 +260,7 @@ def open_file(
     from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
     unreadable: dict[int, str] = {}
+    row_names: dict[int, str] = {}
     text, number = Value("string"), Value("int64")
     names = ("prompt", "answer", "target", "cluster")
     features = Features(
@@ -270,11 +278,12 @@ def open_file(
         DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
         with storage.writing(folder / "test", features) as writer:
             root = Root(image_root or path.parent, outside)
-            writer.rows(_rows(path, judge, root, skip, unreadable))
+            writer.rows(_rows(path, judge, root, skip, unreadable, row_names))
         undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     task = lmms.make_task(_config(path.stem, judge, folder))
     vars(task)["unreadable"] = unreadable
+    vars(task)["row_names"] = row_names
     return task
 
 
@@ -322,9 +331,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _rows(
-    path: Path, scorer: Scorer, root: Root, skip: bool, unreadable: dict[int, str]
+    path: Path,
+    scorer: Scorer,
+    root: Root,
+    skip: bool,
+    unreadable: dict[int, str],
+    row_names: dict[int, str],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of the task, one at a time; `unreadable` is filled as `open_file` says.
+    """The rows of the task, one at a time; `unreadable` and `row_names` are filled as `open_file` says.
 
     Raises:
         HarnessError: see `open_file`; after the last line, so that all bad rows are known.
@@ -351,6 +365,7 @@ def _rows(
         except HarnessError as error:
             bad.append((number, error))
             continue
+        row_names[count - 1] = f"line {number}"
         if not bad:
             yield {**row, "cluster": str(number)}
     if count == 0:
@@ -378,23 +393,24 @@ def _refusal(path: Path, bad: Sequence[tuple[int, HarnessError]], count: int) ->
 def refuse_former(rollouts: manifest.Manifest) -> None:
     """Refuses rollouts of a JSONL file that a former version showed to the model in another way.
 
-    Only what lies where it was can be looked at: the file, and images in its folder.
+    Only what lies where it was can be looked at: the file, images in its folder, and those of the items.
 
     Raises:
-        HarnessError: names the first such line.
+        HarnessError: names the first such line or item.
     """
     entry = rollouts.inputs.get("data")
     if entry is None or "pictures" in rollouts.notes:
         return
+    former = f"{rollouts.folder} was sampled by a former version of dcsft, in which"
     path = (rollouts.folder / entry["path"]).resolve()
     for number, line in _lines(path) if path.is_file() else ():
         reason = differs_in_former(line, Root(path.parent, outside=True))
         if reason is not None:
-            raise HarnessError(
-                f"{rollouts.folder} was sampled by a former version of dcsft, in which {path.name}, line"
-                f" {number}, {reason}",
-                "Sample and label again",
-            )
+            raise HarnessError(f"{former} {path.name}, line {number}, {reason}", "Sample and label again")
+    for table in storage.read(rollouts.folder / ITEMS, ["item_id", "images"], AT_ONCE):
+        for item in table.to_pylist():
+            if any(pictures.differs_in_former(image.get("bytes") or b"") for image in item["images"] or ()):
+                raise HarnessError(f"{former} item {item['item_id']} {SHOWN}", "Sample and label again")
 
 
 def images_sha256(path: Path, image_root: Path | None, outside: bool = False) -> str:

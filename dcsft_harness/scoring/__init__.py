@@ -29,14 +29,7 @@ from dcsft_harness.scoring import boxes, choice, math, open_answer, words
 from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Response, Scorer, Verdict
 
 SCORERS: dict[str, Scorer] = {
-    scorer.name: scorer
-    for scorer in (
-        words.SCORER,
-        boxes.SCORER,
-        choice.SCORER,
-        math.SCORER,
-        open_answer.SCORER,
-    )
+    module.SCORER.name: module.SCORER for module in (words, boxes, choice, math, open_answer)
 }
 
 VERSIONS: dict[str, int] = {name: scorer.version for name, scorer in SCORERS.items()}
@@ -60,6 +53,8 @@ def get_scorer(named: str | Callable[..., Any]) -> Scorer:
     """
     if isinstance(named, Scorer):
         return named
+    if not isinstance(named, str) and not callable(named):
+        raise unknown_name("scorer", str(named), SCORERS)
     if callable(named):
         return _users(named, f"{named.__module__}:{getattr(named, '__qualname__', type(named).__name__)}")
     if named in _FUNCTIONS:

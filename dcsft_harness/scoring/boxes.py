@@ -149,12 +149,8 @@ def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
     if not text.isascii() and any(mark in text for mark in _WIDE):
         text = text.translate(_NARROW)  # one character for one, so that places stay
-    boxed = next(boxes(text), None) if "oxed" in text else None
-    start = text.rfind(f"{{{boxed}") + 1 if boxed else 0
-    if boxed and start > 0:
-        inside = _BARE.fullmatch(text, start, start + len(boxed)) or _CORNERS.search(
-            text, start, start + len(boxed)
-        )
+    for begin, end, _ in boxes(text):
+        inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
         if inside is not None and _finite(text, _groups(inside)):
             return _groups(inside)
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
@@ -220,23 +216,20 @@ def to_pixels(
         HarnessError: for an unknown space, or a size that is missing or not positive.
     """
     width, height = _size("image_size", image_size)
-    if box_space == "pixel":
-        across, down = 1.0, 1.0
-    elif box_space == "norm1000":
-        across, down = width / 1000, height / 1000
-    elif box_space == "resized":
-        if resized_size is None:
-            raise HarnessError(
-                "box_space 'resized' without resized_size (got None)",
-                "Pass the (width, height) that the model's image processor makes of the image",
-            )
-        resized_width, resized_height = _size("resized_size", resized_size)
-        across, down = width / resized_width, height / resized_height
-    else:
+    spaces = {"pixel": (width, height), "norm1000": (1000.0, 1000.0), "resized": resized_size}
+    if box_space not in spaces:
         raise HarnessError(f"unknown box_space {box_space!r}", f"It is one of {', '.join(BOX_SPACES)}")
-    scaled = [value * scale for value, scale in zip(box, (across, down) * 2, strict=True)]
-    limits = (width, height) * 2
-    return [min(max(v, 0.0), limit) for v, limit in zip(scaled, limits, strict=True)] if clip else scaled
+    limits = spaces[box_space]
+    if limits is None:
+        raise HarnessError(
+            "box_space 'resized' without resized_size (got None)",
+            "Pass the (width, height) that the model's image processor makes of the image",
+        )
+    across, down = _size("resized_size", limits)
+    scales = (width / across, height / down) * 2
+    scaled = [value * scale for value, scale in zip(box, scales, strict=True)]
+    ends = (width, height) * 2
+    return [min(max(v, 0.0), end) for v, end in zip(scaled, ends, strict=True)] if clip else scaled
 
 
 def rewritten(response: str, numbers: Sequence[int]) -> str | None:
@@ -290,7 +283,7 @@ def from_pixels(
     return written
 
 
-def _size(name: str, size: tuple[int, int]) -> tuple[float, float]:
+def _size(name: str, size: tuple[float, float]) -> tuple[float, float]:
     if size is None or len(size) != 2 or not all(0 < side < math.inf for side in size):
         raise HarnessError(f"{name} is not two positive numbers: {size!r}", "Give (width, height) in pixels")
     return float(size[0]), float(size[1])

@@ -1,34 +1,30 @@
-r"""Expressions in LaTeX and plain text: parsed by rule, and compared by exact values.
+r"""Expressions in LaTeX and plain text: turned into arithmetic, and compared by exact values.
 
 same(parse(r"\frac{1}{\sqrt{2}}"), parse("√2/2"))      -> True
 same(parse("(x+1)^2"), parse("x^2+2x+1"))              -> True
 same(parse(r"\frac{1}{2006!}"), parse(r"\frac{1}{2004!}")) -> False
 
-Rational arithmetic is exact; roots, π and functions are taken to 60 digits, of which 40 have to agree
-relative to the value. Names stand for a few fixed rational numbers. What would take long has no value:
-depth, length and the size of powers are bounded, so that no text costs more than milliseconds.
+An expression is kept as the source of Python arithmetic, which is walked and never run. Rational arithmetic
+is exact; roots, π and functions are taken to 60 digits, of which 40 have to agree relative to the value.
+Names stand for a few fixed rational numbers. Depth, length and the size of powers are bounded, so that no
+text costs more than milliseconds.
 """
 
+import ast
 import math
+import operator
 import re
-import unicodedata
 import zlib
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from dcsft_harness.scoring.units import unit
+from mpmath.ctx_mp import MPContext
 
-if TYPE_CHECKING:
-    from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
-    from mpmath.ctx_mp_python import mpnumeric  # type: ignore[import-untyped]
+from dcsft_harness.scoring.normalize import COMMANDS, in_signs
 
-    Number: TypeAlias = Fraction | mpnumeric
-
-LONGEST = 600
-"""Characters of one expression."""
-_DEEPEST = 24
+_LONGEST, _DEEPEST = 600, 24
+"""Characters, and pairs of braces one in another, of one expression."""
 _BITS = 40_000
 """Size of the largest exact integer."""
 
@@ -37,541 +33,289 @@ class Unreadable(ValueError):
     """The text is no expression that `parse` knows."""
 
 
-_SIGNS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "·": "*", "×": "*", "⋅": "*",
-    "÷": "/", "⁄": "/",
-    "º": "°", "˚": "°", "∘": "°", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
-    "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", "℃": "°C", "∶": ":",
-    "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "ⁿ": "^{n}", "、": ", ", "，": ", ", "；": "; ",
-    "。": ". ", "％": "%",
-    "⟨": "(", "⟩": ")", "′": "'", "’": "'", "￥": "", "¥": "", "€": "", "£": "", "µ": "μ", "Ω": "Ω",
-    "⟶": "→", "\u200b": "", "\x0c": "\\f", "\x08": "\\b",
-    **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},
-}  # fmt: skip
-_SIGN = re.compile(f"[{''.join(_SIGNS)}]")
-_COMMANDS = {
-    **dict.fromkeys(("times", "cdot", "ast", "centerdot"), "*"), "div": "/", "pi": "π",
-    "infty": "∞", "cup": "∪",
-    **dict.fromkeys(("le", "leq", "leqslant", "leqq"), "≤"),
-    **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), "≥"),
-    **dict.fromkeys(("ne", "neq"), "≠"), **dict.fromkeys(("approx", "thickapprox", "simeq"), "≈"), "lt": "<",
-    "gt": ">", "in": "∈", "pm": "±", "mp": "∓", "angle": "∠", "to": "→", "rightarrow": "→",
-    "longrightarrow": "→",
-    "Omega": "Ω", "mu": "μ", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
-    "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "percent": "%",
-    **dict.fromkeys(("circ", "degree", "textdegree", "degrees"), "°"), "yen": "", "euro": "", "pounds": "",
-    **dict.fromkeys(
-        "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle limits nolimits quad qquad"
-        " hfill newline rm bf it textstyle phantom".split(), " "),
-}  # fmt: skip
-_ESCAPED = {
-    "{": "⦃",
-    "}": "⦄",
+_COMMANDS = COMMANDS | {
+    "ast": "·", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
+    "percent": "%",
+    "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "{": "⦃", "}": "⦄",
     "%": "%",
-    "$": "",
-    "\\": "\n",
-    "#": " ",
-    "&": " ",
-    "_": " ",
-    "|": "|",
-    "!": "",
-}
+    "|": "|", **dict.fromkeys(("circ", "degree", "textdegree"), "°"), **dict.fromkeys("$!", ""),
+}  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ARGUMENT = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 _WORDS = re.compile(rf"\\(?:text[a-z]{{0,6}}|mathrm|mathsf|mathit|unit|mbox|operatorname\*?){_ARGUMENT}")
 _UNWRAPPED = re.compile(
-    rf"\\(?:boxed|fbox|underline|number|num|mathbf|boldsymbol|bm|mathbb|mathcal|textcolor\s*\{{\w*\}}|displaylines"
-    rf"|emph){_ARGUMENT}"
+    rf"\\(?:boxed|fbox|underline|number|num|mathbf|boldsymbol|bm|mathbb|mathcal|textcolor\s*\{{\w*\}}|emph"
+    rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
-_NAMED = re.compile(
-    r"\\(overrightarrow|vec|hat|widehat|bar|tilde|overset\{\\frown\})\s*(?:\{([^{}]*)\}|([A-Za-z]))"
-)
-_OVERLINE = re.compile(r"\\overline\s*\{([A-Z]{2})\}")
+_NAMED = re.compile(r"\\(overrightarrow|vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
-_COLOR = re.compile(r"\\color\s*\{\w*\}")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
-_BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)\s*\.?")
+_BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)\s*\.?|\\color\s*\{\w*\}")
 
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
-    if not text.isascii():
-        text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
-        text = unicodedata.normalize("NFKC", text)
-    elif "\x0c" in text or "\x08" in text:
-        text = text.replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     if "\\" in text:
-        text = _BIG.sub(" ", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text).replace("\\\\", "\n")))
-        text = _COLOR.sub("", text) if "color" in text else text
+        text = _BIG.sub(" ", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)
-        text = _OVERLINE.sub(
-            r"\1", _NAMED.sub(lambda match: f"⟨{match[1][:4]} {match[2] or match[3]}⟩", text)
+        text = _NAMED.sub(lambda match: f"⟨{match[1][:4]} {match[2] or match[3]}⟩", text)
+        text = _COMMAND.sub(
+            lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
-        text = _COMMAND.sub(_command, text)
-    if "{" in text:
-        text = _BRACED_UNIT.sub(lambda match: f"⟦{match[1]}⟧" if unit(match[1]) else match[0], text)
-    text = _PLAIN_NAMES.sub(r"\\\1", text) if _PLAIN_NAMES.search(text) else text
-    text = text.replace("\\pi", "π")
+    text = _BRACED_UNIT.sub(r"⟦\1⟧", text) if "{" in text else text
+    text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
         text = _DEGREE.sub("°", text)
-    return text.replace("{,}", "").replace("~", " ").replace("$\\$", "$")
+    return text.replace("{,}", "").replace("~", " ")
 
 
 def _word(match: "re.Match[str]") -> str:
     inner = match[1].strip(" ~")
-    if not inner:
-        return " "
-    spaced = " " if match[1][:1] in " ~" else ""
+    spaced = " " if not inner or match[1][0] in " ~" else ""
     if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")):
         return f"{spaced}{inner}"  # figures, signs, Euler's number
-    joined = re.sub(r"\s*\b(and|or)\b\s*", r"⟧⟦\1⟧⟦", inner)
+    joined = re.sub(r" *\b(and|or)\b *", r"⟧⟦\1⟧⟦", inner)
     return f"{spaced}⟦{joined}⟧".replace("⟦⟧", " ")
 
 
-def _command(match: "re.Match[str]") -> str:
-    name = match[1]
-    if name in _COMMANDS:
-        return _COMMANDS[name]
-    if not name[0].isalpha():
-        return _ESCAPED.get(name, " ")
-    return match[0]
-
-
-# Trees: ("n", Fraction), ("v", name), (operator, left, right), ("f", function, argument), ("deg", inner).
-Node = tuple[Any, ...]
-
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs".split()
+Node = str
+"""The source of an expression; a name is "v" and its hexadecimal code."""
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt"
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|kappa|lambda|nu|xi|rho|sigma|tau|phi|varphi|chi"
+    "|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|triangle|ell"
 )
-_CONSTANTS = frozenset("πei∞")
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![A-Za-z\d]))?|\.\d+)|\\(?P<command>[A-Za-z]+)"
-    r"|⟦(?P<word>[^⟧]*)⟧|⟨(?P<named>[^⟩]*)⟩|(?P<letter>[A-Za-zα-ωΑ-Ω]'*)|(?P<other>\S))"
-)
-_GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda nu xi rho"
-                   " sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi triangle"
-                   " ell".split())  # fmt: skip
 _PROSE = re.compile(
-    r"(?<![A-Za-z\\])(?:[A-Za-z]*[a-z]{4}|[A-Z][a-z]{2}|(?i:yes|not?|the|and|are|for|get|has|was|can|but|its|our|one"
-    r"|two|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
+    r"(?<![A-Za-z])(?:[A-Za-z]*[a-z]{4}|[A-Z][a-z]{2}|(?i:yes|not?|the|and|are|for|get|has|was|can|but|its|our|one|two"
+    r"|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
 )
+_NO_PROSE = re.compile(rf"\\[A-Za-z]+|⟨[^⟩]*⟩|{_FUNCTIONS}")
+_MIXED = re.compile(r"(?<![\d.^{}\\/])(\d+)(?: *\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+)(?![\d.]))")
+_DIGIT_ABOVE = re.compile(r"\\frac\s*(\d|[a-z])")
+_DIGIT_BELOW = re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-z])")
+_INNERMOST = re.compile(
+    r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|(?:\\sqrt|√)\s*(?:\[([^\[\]{}]*)\])?\s*(?:\{([^{}]*)\}|(\d+|[a-z]))"
+    r"|_\s*\{([^{}]*)\}|(?<!frac)(?<!frac )(?<!\})\{([^{}]*)\}"
+)
+_CALL = re.compile(
+    rf"\\({_FUNCTIONS})\s*(?:_\s*(\d|⟨\d+⟩))?\s*(?:\^\s*\(?(-?\d)\)?)?\s*(?:(?=\()|((?:[\dπ.]|[A-Za-zα-ω](?!\()|\\(?:{_GREEK}))+°?))"
+)
+_TOKEN = re.compile(
+    rf"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![A-Za-z\d]))?|\.\d+)|(?P<call>(?:{_FUNCTIONS}|abs|root)\d*(?:__\d+)?(?=\())"
+    rf"|(?P<name>(?:[∠△]\s*(?:[A-Z\dα-ω]+|\\[a-z]+)|⟦[A-Za-z]⟧|[A-Za-zα-ωΑ-Ωπ∞]'*|⟨[^⟩]*⟩|\\(?:{_GREEK})(?![a-z]))(?:_(?:\w|⟨[^⟩]*⟩))?)"
+    r"|(?P<other>\S))"
+)
+_OTHER = {"·": "*", "×": "*", "*": "*", "/": "/", "+": "+", "-": "-", "^": "**", "(": "(", ")": ")", "[": "(",
+          "]": ")", ",": ",", "!": "**FACTORIAL", "%": "/100", "°": "*DEGREE"}  # fmt: skip
 
 
 @lru_cache(maxsize=8192)
 def parse(text: str) -> Node:
-    """The tree of a `clean` expression, without units, lists and relations.
+    """The source of a `clean` expression, without units, lists and relations.
 
     Raises:
         Unreadable: it is none.
     """
-    if len(text) > LONGEST or text.count("{") + text.count("(") > 80:
+    if len(text) > _LONGEST:
         raise Unreadable("longer than an expression is")
-    plain = re.sub(r"\\[A-Za-z]+|⟨[^⟩]*⟩", " ", text)
-    if _PROSE.search(re.sub("|".join(_FUNCTIONS), " ", plain)):
+    if _PROSE.search(_NO_PROSE.sub(" ", text)):
         raise Unreadable("words")
-    return _Parser(text).whole()
-
-
-class _Parser:
-    """Recursive descent over the tokens of one expression."""
-
-    def __init__(self, text: str) -> None:
-        self._tokens: list[tuple[str, str]] = []
-        for match in _TOKEN.finditer(text):
-            kind = str(match.lastgroup)
-            self._tokens.append((kind, match[kind]))
-        self._at = 0
-        self._depth = 0
-
-    def whole(self) -> Node:
-        tree = self._sum()
-        if self._at < len(self._tokens):
-            raise Unreadable(f"{self._tokens[self._at][1]!r} inside an expression")
-        return tree
-
-    def _peek(self) -> tuple[str, str]:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
-
-    def _take(self, of: str) -> str:
-        kind, token = self._peek()
-        if kind != "other" or token not in of:
-            return ""
-        self._at += 1
-        return token
-
-    def _want(self, token: str) -> None:
-        if not self._take(token):
-            raise Unreadable(f"no {token!r}")
-
-    def _sum(self) -> Node:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise Unreadable("nested too deep")
-        negative = False
-        while sign := self._take("+-"):
-            negative ^= sign == "-"
-        tree = self._product()
-        tree = ("-", ("n", Fraction(0)), tree) if negative else tree
-        while sign := self._take("+-"):
-            tree = (sign, tree, self._signed(self._product))
-        self._depth -= 1
-        return tree
-
-    def _signed(self, read: Callable[[], Node]) -> Node:
-        negative = False
-        while sign := self._take("+-"):
-            negative ^= sign == "-"
-        tree = read()
-        return ("-", ("n", Fraction(0)), tree) if negative else tree
-
-    def _product(self, stop: bool = False) -> Node:
-        tree = self._power()
-        while True:
-            kind, token = self._peek()
-            if kind == "other" and token in "*/" and not stop:
-                self._at += 1
-                tree = (token, tree, self._signed(self._power))
-            elif kind in ("letter", "named", "command", "word") or (kind == "other" and token in "([√π∞∠△"):
-                if stop and (kind == "command" and token in _FUNCTIONS or token in "(["):
-                    return tree
-                if kind == "word" and len(token) > 1:
-                    raise Unreadable(f"the word {token!r}")
-                tree = ("*", tree, self._power())
-            elif kind == "number" and tree[0] not in ("n", "/") and self._tokens[self._at - 1][1] in ")]}":
-                tree = ("*", tree, self._power())
-            else:
-                return tree
-
-    def _power(self) -> Node:
-        tree = self._atom()
-        while True:
-            if self._take("^"):
-                tree = ("^", tree, self._exponent())
-            elif self._take("!"):
-                tree = ("f", "factorial", tree)
-            elif self._take("°"):
-                tree = ("deg", tree)
-            elif self._take("%"):
-                tree = ("/", tree, ("n", Fraction(100)))
-            elif self._take("{"):  # perhaps an empty pair, as in 50{}^\circ
-                if not self._take("}"):
-                    tree = ("*", tree, self._sum())
-                    self._want("}")
-            else:
-                return tree
-
-    def _exponent(self) -> Node:
-        return self._signed(self._group)
-
-    def _group(self) -> Node:
-        """What stands in braces, or one digit, letter or command, as LaTeX takes it; or a number."""
-        if self._take("{"):
-            tree = self._sum()
-            self._want("}")
-            return tree
-        if self._take("("):
-            tree = self._sum()
-            self._want(")")
-            return tree
-        return self._atom()
-
-    def _argument(self) -> Node:
-        r"""What \frac and \sqrt take: braces, else one digit or letter."""
-        kind, token = self._peek()
-        if kind == "number" and len(token) > 1 and token.isdigit():
-            self._tokens[self._at] = (kind, token[1:])
-            return ("n", Fraction(int(token[0])))
-        return self._group()
-
-    def _atom(self) -> Node:
-        kind, token = self._peek()
-        self._at += 1
+    text = _DIGIT_BELOW.sub(r"\1{\2}", _DIGIT_ABOVE.sub(r"\\frac{\1}", _MIXED.sub(_mixed, text)))
+    for _ in range(_DEEPEST):
+        text, count = _INNERMOST.subn(_group, text)
+        if not count:
+            break
+    text = re.sub(r"\|([^|]+)\|", r"abs(\1)", _CALL.sub(_call, text.replace("√", "sqrt")))
+    source, before = "", ""
+    for match in _TOKEN.finditer(text):
+        kind, token = str(match.lastgroup), match[str(match.lastgroup)]
+        if kind == "other" and token not in _OTHER or kind == "number" and before in ("number", "name"):
+            raise Unreadable(f"{token!r} inside an expression")
+        if before in ("number", "name", ")") and (kind != "other" or token in "(["):
+            source += "*"
         if kind == "number":
-            return self._number(token)
-        if kind in ("letter", "named") or (kind == "word" and len(token) == 1):
-            return self._name(token)
-        if kind == "command":
-            return self._call(token)
-        if kind == "other":
-            if token in "([{":
-                tree = self._sum()
-                self._want({"(": ")", "[": "]", "{": "}"}[token])
-                return tree
-            if token == "|":
-                tree = self._sum()
-                self._want("|")
-                return ("f", "abs", tree)
-            if token == "√":
-                return ("f", "sqrt", self._group())
-            if token in "π∞":
-                return ("v", token)
-            if token in "∠△":
-                name = token
-                while self._peek()[0] in ("letter", "number") or self._peek()[1] in _GREEK:
-                    name += self._tokens[self._at][1]
-                    self._at += 1
-                if len(name) > 1:
-                    return ("v", name)
-        raise Unreadable(f"{token or 'the end'!r} where a value is due")
-
-    def _number(self, token: str) -> Node:
-        if len(token) > 400:
-            raise Unreadable("too many digits")
-        whole = ("n", Fraction(token))
-        following = self._tokens[self._at : self._at + 7]
-        if token.isdigit() and [one for _, one in following[:2]] == ["frac", "{"]:  # 2\frac{1}{2}
-            above, below = (following[2][1], following[5][1]) if len(following) == 7 else ("", "")
-            braces = [one for _, one in following[3:5]] + [following[6][1]] if len(following) == 7 else []
-            if braces == ["}", "{", "}"] and above.isdigit() and below.isdigit() and int(above) < int(below):
-                self._at += 7
-                return ("n", whole[1] + Fraction(int(above), int(below)))
-        if token.isdigit() and len(following) >= 3 and following[1][1] == "/":  # 2 1/2
-            above, below = following[0][1], following[2][1]
-            if above.isdigit() and below.isdigit() and int(above) < int(below):
-                self._at += 3
-                return ("n", whole[1] + Fraction(int(above), int(below)))
-        return whole
-
-    def _name(self, name: str) -> Node:
-        if self._take("_"):
-            name += "_" + "".join(map(str, _flat(self._group())))
-        return ("v", name)
-
-    def _call(self, name: str) -> Node:
-        if name == "frac":
-            above = self._argument()
-            return ("/", above, self._argument())
-        if name == "sqrt":
-            if self._take("["):
-                index = self._sum()
-                self._want("]")
-                return ("root", self._argument(), index)
-            return ("f", "sqrt", self._argument())
-        if name in _GREEK:
-            return self._name(name)
-        if name not in _FUNCTIONS:
-            raise Unreadable(f"\\{name}")
-        base: Node | None = None
-        power: Node | None = None
-        if self._take("_"):
-            base = self._argument()
-        if self._take("^"):
-            power = self._exponent()
-        inner = _in_radians(self._product(stop=True))
-        if power == ("-", ("n", Fraction(0)), ("n", Fraction(1))) and name in ("sin", "cos", "tan"):
-            return ("f", f"arc{name}", inner)
-        if base is not None and name == "log":
-            tree: Node = ("/", ("f", "ln", inner), ("f", "ln", base))
+            source += str(Fraction(token)) if "/" not in str(Fraction(token)) else f"({Fraction(token)})"
         else:
-            tree = ("f", "lg" if name == "log" else name, inner)
-        return tree if power is None else ("^", tree, power)
+            source += (
+                "v" + token.replace(" ", "").encode().hex() if kind == "name" else _OTHER.get(token, token)
+            )
+        before = ")" if kind == "other" and token in ")]!%°" else kind
+    try:
+        ast.parse(source, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise Unreadable("no expression") from error
+    return source
 
 
-def _flat(tree: Node) -> list[Any]:
-    return [one for part in tree for one in (_flat(part) if isinstance(part, tuple) else [part])]
+def _mixed(match: "re.Match[str]") -> str:
+    above, below = match[2] or match[4], match[3] or match[5]
+    return f"({match[1]}+{above}/{below})" if int(above) < int(below) else match[0]
 
 
-def _in_radians(tree: Node) -> Node:
-    if tree[0] == "deg":
-        return ("/", ("*", tree[1], ("v", "π")), ("n", Fraction(180)))
-    return tuple(_in_radians(part) if isinstance(part, tuple) else part for part in tree)
+def _group(match: "re.Match[str]") -> str:
+    above, below, index, inner, digit, under, plain = match.groups()
+    if above is not None:
+        return f"(({above})/({below}))"
+    if under is not None:
+        return f"_⟨{under}⟩"
+    if plain is not None:
+        return f"({plain})" if plain.strip() else ""
+    return f"root({inner or digit},{index})" if index else f"sqrt({inner or digit})"
+
+
+def _call(match: "re.Match[str]") -> str:
+    name, base, power, argument = match.groups()
+    name = f"{name}{(base or '').strip('⟨⟩')}"
+    name = f"arc{name}" if power == "-1" else f"{name}__{power}" if power else name
+    return f"{name}({argument})" if argument else name
+
+
+def names(tree: Node) -> frozenset[str]:
+    """The names in an expression, constants left out."""
+    return frozenset(re.findall("v[0-9a-f]+", tree)) - _CONSTANTS.keys()
+
+
+def is_name(tree: Node) -> bool:
+    """Whether an expression is one name and nothing else."""
+    return len(names(tree)) == 1 and re.fullmatch("v[0-9a-f]+", tree) is not None
+
+
+_EXACT = MPContext()  # our own, as mpmath's global one is shared
+_EXACT.dps = 60
+_POINTS = 4
+INFINITE = "v" + "∞".encode().hex()
+_CONSTANTS = {"v" + "π".encode().hex(): +_EXACT.pi, "v65": +_EXACT.e, "v69": _EXACT.mpc(0, 1), INFINITE: None}
+_RENAMED = {"ln": "log", "lg": "log10", "log": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 @lru_cache(maxsize=8192)
-def names(tree: Node) -> frozenset[str]:
-    """The names in an expression, constants left out."""
-    if tree[0] == "v":
-        return frozenset() if tree[1] in _CONSTANTS else frozenset({tree[1]})
-    return frozenset().union(*(names(part) for part in tree if isinstance(part, tuple)))
+def _body(tree: Node) -> ast.expr:
+    return ast.parse(tree, mode="eval").body
 
 
-@lru_cache(maxsize=1)
-def _context() -> "MPContext":  # our own, as mpmath's global one is shared
-    from mpmath.ctx_mp import MPContext
-
-    context = MPContext()
-    context.dps = 60
-    return context
-
-
-_POINTS = 4
-
-
-def _at(name: str, point: int) -> Fraction:
-    seed = zlib.crc32(f"{name}:{point}".encode())
-    value = Fraction(seed % 97 + 3, seed // 97 % 89 + 11)
-    return -value if point == _POINTS - 1 else value
-
-
-def value(tree: Node, point: int = 0) -> "Number":
-    """The value of an expression with its names at one of the fixed points.
+def value(tree: Node, point: int = 0) -> Any:  # noqa: ANN401 - mpmath has no types
+    """The value of an expression, a Fraction or a number of mpmath; its names are at one of the fixed points.
 
     Raises:
         Unreadable: it has none there, or one that is too large.
     """
     try:
-        return _value(tree, point)
-    except (ArithmeticError, ValueError, TypeError) as error:
+        return _value(_body(tree), point, 1)
+    except (ArithmeticError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise Unreadable(str(error)) from error
 
 
-def _value(tree: Node, point: int) -> "Number":
-    kind = tree[0]
-    if kind == "n":
-        return tree[1]
-    if kind == "v":
-        return _named(tree[1], point)
-    if kind == "deg":
-        return _value(tree[1], point)
-    if kind == "f":
-        return _called(tree[1], _value(tree[2], point), point)
-    left, right = _value(tree[1], point), _value(tree[2], point)
-    if kind == "root":
-        return _rooted(left, right)
-    if kind == "^":
+def _value(node: Any, point: int, degree: Any) -> Any:  # noqa: ANN401
+    if isinstance(node, ast.Constant):
+        return Fraction(str(node.value))
+    if isinstance(node, ast.UnaryOp):
+        inner = _value(node.operand, point, degree)
+        return -inner if isinstance(node.op, ast.USub) else inner
+    if isinstance(node, ast.Name):
+        known = Fraction(1) * degree if node.id == "DEGREE" else _CONSTANTS.get(node.id)
+        return _at(node.id, point) if known is None else known
+    if isinstance(node, ast.Call):
+        arguments = [_value(one, point, _EXACT.pi / 180) for one in node.args]
+        return _called(ast.unparse(node.func), arguments, point)
+    left = _value(node.left, point, degree)
+    if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Name) and node.right.id == "FACTORIAL":
+        is_whole = isinstance(left, Fraction) and left.denominator == 1 and 0 <= left <= 3000
+        return Fraction(math.factorial(int(left))) if is_whole else _called("gamma", [left + 1], point)
+    right = _value(node.right, point, degree)
+    if isinstance(node.op, ast.Pow):
         return _raised(left, right)
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        if left.numerator.bit_length() + right.numerator.bit_length() > _BITS:
-            raise Unreadable("too large")
-    else:
+    if not (isinstance(left, Fraction) and isinstance(right, Fraction)):
         left, right = _inexact(left), _inexact(right)
-    if kind == "/":
-        return left / right
-    return left * right if kind == "*" else left + right if kind == "+" else left - right
-
-
-def _inexact(number: "Number") -> "Number":
-    if not isinstance(number, Fraction):
-        return number
-    context = _context()
-    return context.mpf(number.numerator) / context.mpf(number.denominator)
-
-
-def _named(name: str, point: int) -> "Number":
-    context = _context()
-    if name == "π":
-        return +context.pi
-    if name == "e":
-        return +context.e
-    if name == "i":
-        return context.mpc(0, 1)
-    if name == "∞":
-        raise Unreadable("infinite")
-    return _at(name, point)
-
-
-def _called(name: str, argument: "Number", point: int) -> "Number":
-    context = _context()
-    if name == "abs":
-        return abs(argument)
-    if name == "factorial":
-        if isinstance(argument, Fraction) and argument.denominator == 1 and 0 <= argument <= 3000:
-            return Fraction(math.factorial(int(argument)))
-        if abs(argument) > 10**6:
-            raise Unreadable("too large")
-        return context.gamma(_inexact(argument) + 1)
-    if name == "sqrt":
-        if point == _POINTS - 1 and context.re(_inexact(argument)) < 0:
-            raise Unreadable("the root of a negative value")  # √a√b and √(ab) differ there alone
-        return _raised(argument, Fraction(1, 2))
-    if abs(argument) > 10**6:
+    elif left.numerator.bit_length() + right.numerator.bit_length() > _BITS:
         raise Unreadable("too large")
-    function = {"ln": "log", "lg": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(
-        name, name
-    )
-    return getattr(context, function)(_inexact(argument))
+    return _OPERATORS[type(node.op)](left, right)
 
 
-def _rooted(inner: "Number", index: "Number") -> "Number":
-    if not isinstance(index, Fraction) or index.denominator != 1 or not 1 <= index <= 1000:
-        raise Unreadable("the index of a root")
-    if isinstance(inner, Fraction) and inner < 0 and index % 2:
-        return -_raised(-inner, 1 / index)
-    return _raised(inner, 1 / index)
+def _at(name: str, point: int) -> Fraction:
+    if name == INFINITE:
+        raise Unreadable("infinite")
+    seed = zlib.crc32(f"{name}:{point}".encode())
+    number = Fraction(seed % 97 + 3, seed // 97 % 89 + 11)
+    return -number if point == _POINTS - 1 else number
 
 
-def _raised(base: "Number", exponent: "Number") -> "Number":
+def _inexact(number: Any) -> Any:  # noqa: ANN401
+    return _EXACT.mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
+
+
+def _called(name: str, arguments: list[Any], point: int) -> Any:  # noqa: ANN401
+    first, (name, _, power) = arguments[0], name.partition("__")
+    if power:
+        return _raised(_called(name, arguments, point), Fraction(power))
+    if name == "abs":
+        return abs(first)
+    if name == "sqrt":
+        if point == _POINTS - 1 and _EXACT.re(_inexact(first)) < 0:
+            raise Unreadable("the root of a negative value")  # √a√b and √(ab) differ there alone
+        return _raised(first, Fraction(1, 2))
+    if name == "root":
+        is_odd = isinstance(first, Fraction) and first < 0 and arguments[1] % 2
+        return -_raised(-first, 1 / arguments[1]) if is_odd else _raised(first, 1 / arguments[1])
+    if abs(first) > 10**6:
+        raise Unreadable("too large")
+    if name[:3] == "log" and name[3:]:
+        return _EXACT.log(_inexact(first)) / _EXACT.log(int(name[3:]))
+    return getattr(_EXACT, _RENAMED.get(name, name))(_inexact(first))
+
+
+def _raised(base: Any, exponent: Any) -> Any:  # noqa: ANN401
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if exponent.denominator == 1 and abs(exponent) * size <= _BITS:
             return base ** int(exponent)
-        root = _exact_root(base, exponent)
-        if root is not None:
-            return root
-    context = _context()
+        if exponent == Fraction(1, 2) and base >= 0 and size < 4000:
+            above, below = math.isqrt(base.numerator), math.isqrt(base.denominator)
+            if above**2 == base.numerator and below**2 == base.denominator:
+                return Fraction(above, below)
     base, exponent = _inexact(base), _inexact(exponent)
-    if base == 0:
-        raise Unreadable("a power of zero")
-    if abs(exponent) * abs(context.log(abs(base))) > 10**6:
+    if base == 0 or abs(exponent) * abs(_EXACT.log(abs(base))) > 10**6:
         raise Unreadable("too large")
     return base**exponent
 
 
-def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """The square root of a square number; roots of others are taken to 60 digits."""
-    if exponent != Fraction(1, 2) or base < 0 or base.numerator.bit_length() > 4000:
-        return None
-    above, below = math.isqrt(base.numerator), math.isqrt(base.denominator)
-    return Fraction(above, below) if above**2 == base.numerator and below**2 == base.denominator else None
-
-
-def same_value(a: "Number", b: "Number") -> bool:
+def same_value(a: Any, b: Any) -> bool:  # noqa: ANN401
     """Whether two values are one: exactly, or to 40 digits where roots or π are in them."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     a, b = _inexact(a), _inexact(b)
-    if a == b:
-        return True
     size = max(abs(a), abs(b))
-    return bool(abs(a - b) <= size * _context().mpf(10) ** -40) or bool(
-        size < _context().mpf(10) ** -50 and (a == 0 or b == 0)
-    )
+    return bool(abs(a - b) <= size * _EXACT.mpf(10) ** -40 or size < _EXACT.mpf(10) ** -50)
+
+
+def _values(a: Node, b: Node) -> list[tuple[Any, Any]]:
+    """The values of two expressions at the points where both have one."""
+    found = []
+    for point in range(_POINTS if names(a) | names(b) else 1):
+        try:
+            found.append((value(a, point), value(b, point)))
+        except Unreadable:
+            continue
+    return found
 
 
 def same(a: Node, b: Node) -> bool:
     """Whether two expressions have equal values, wherever both have one."""
-    if a == b:
-        return True
-    together = names(a) | names(b)
-    compared = 0
-    for point in range(_POINTS if together else 1):
-        try:
-            values = value(a, point), value(b, point)
-        except Unreadable:
-            continue
-        if not same_value(*values):
-            return False
-        compared += 1
-    return compared > 0
+    found = [] if a == b else _values(a, b)
+    return a == b or bool(found) and all(same_value(*both) for both in found)
 
 
-def proportion(a: Node, b: Node) -> str | None:
-    """How two expressions relate that are constant multiples: "+", "-", "0" if both are zero; else None."""
-    ratios: list[Any] = []
-    zeros = 0
-    for point in range(_POINTS):
-        try:
-            left, right = value(a, point), value(b, point)
-        except Unreadable:
-            continue
-        nothing = [same_value(one, Fraction(0)) or abs(one) < 1e-45 for one in (left, right)]
-        if all(nothing):
-            zeros += 1
-        elif any(nothing):
-            return None
-        else:
-            ratios.append(_inexact(left) / _inexact(right))
-    if not ratios:
-        return "0" if zeros else None
-    if not all(same_value(ratio, ratios[0]) for ratio in ratios):
-        return None
-    context = _context()
-    if abs(context.im(ratios[0])) > 1e-40:
-        return None
-    return "+" if context.re(ratios[0]) > 0 else "-"
+def proportion(a: Node, b: Node) -> int:
+    """How two expressions relate: 1 or -1 for multiples by a positive or negative constant; else 0."""
+    found = _values(a, b)
+    ratios = [_inexact(left) / _inexact(right) for left, right in found if abs(right) > 1e-45]
+    if len(ratios) < max(1, len(found)) or not all(same_value(ratio, ratios[0]) for ratio in ratios):
+        return 0
+    return 0 if _EXACT.im(ratios[0]) or abs(ratios[0]) < 1e-45 else 1 if _EXACT.re(ratios[0]) > 0 else -1

@@ -1,16 +1,14 @@
-r"""What every scorer reads of a response: the answer's part, the last box, the text without markup.
+r"""What every scorer reads of a response: the answer's part, boxes, JSON, the text without markup.
 
     answer_part("<think>A? No.</think> It is <answer>B</answer>")       -> "B"
     last_box("so \boxed{3}, no: \boxed{\frac{1}{2}}")                   -> "\frac{1}{2}"
-    json_answer('{"reason": "blue ice", "answer": "B"}')                -> "B"
+    json_answer('{"reason": "blue ice", "answer": "B"}')                -> ("B", "")
     plain("So it is $\boxed{\text{(B)} \frac{1}{2}}$, **surely**.")     -> "So it is (B) 1/2, surely."
 
-Thoughts end at </think>, </thinking>, </reasoning>, [/THINK], ◁/think▷ (Kimi) or <|end_of_thought|>.
-Answers stand in <answer> or <conclusion> (LLaVA-CoT). GLM's <|begin_of_box|> is a box. All steps are
-linear in the length of the text.
+Thoughts end at </think>, </thinking>, </reasoning>, [/THINK], ◁/think▷ or <|end_of_thought|>. Answers stand
+in <answer> or <conclusion>. GLM's <|begin_of_box|> is a box. All steps are linear in the length of the text.
 """
 
-import html
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -26,8 +24,8 @@ _THOUGHT_END = re.compile(
 )
 _THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
-_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
-_TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3}_of_turn>|(?:start|end)_of_turn>)")
+_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
+_TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3,5}_of_turn>)")
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
@@ -46,20 +44,20 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
 
     Args:
         text: the response.
-        truncated: whether it ran out of tokens. Then only what stands in a closed tag or box is an
-            answer: the part is the content of a closed tag, or the last closed box itself, or "".
+        truncated: whether it ran out of tokens: then only the content of a closed tag, or the last closed
+            box, is an answer; or "".
 
     Returns:
         What follows the last end of thoughts, even where that is nothing; of that, the last block in
         answer tags, unless it is blank. A thought that never ends is read like a truncated response.
     """
-    if "<" in text or "◁" in text or "[THINK]" in text or "[/THINK]" in text:
-        end = _last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
+    if "<" in text or "◁" in text or "THINK]" in text:
+        end = last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
         truncated = truncated or _THOUGHT_START.match(text) is not None
         if "<|begin_of_box|>" in text:
-            text = _GLM_BOX.sub(_as_box, text)
-        tag = _last(_ANSWER, text)
+            text = _GLM_BOX.sub(lambda match: f"\\boxed{{{match[1]}" + "}" * bool(match[2]), text)
+        tag = last(_ANSWER, text)
         if tag:
             closing = re.search(rf"(?i)</{tag[1]}>", text[tag.end() :])
             block = text[tag.end() : tag.end() + closing.start()] if closing else text[tag.end() :]
@@ -67,31 +65,23 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
                 return block
     if not truncated:
         return text
-    boxed = next(boxes(text, closed=True), None)
+    boxed = next((content for *_, content in boxes(text, closed=True)), None)
     return "" if boxed is None else f"\\boxed{{{boxed}}}"
 
 
-def _as_box(match: "re.Match[str]") -> str:
-    return f"\\boxed{{{match[1]}}}" if match[0].endswith("<|end_of_box|>") else f"\\boxed{{{match[1]}"
-
-
-def _last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
+def last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
+    """The last match of a pattern in a text."""
     match = None
     for match in pattern.finditer(text):  # noqa: B007 - the last one is wanted
         pass
     return match
 
 
-def without_tokens(text: str) -> str:
-    """The text without "<s>", "<|im_end|>" and other tokens of chat templates."""
-    return _TOKEN.sub("", text) if "<" in text else text
-
-
-def boxes(text: str, *, closed: bool = False) -> Iterator[str]:
-    r"""The contents of every \boxed{...}, last first; nested braces are respected.
+def boxes(text: str, *, closed: bool = False) -> Iterator[tuple[int, int, str]]:
+    r"""Every \boxed{...}, last first: where its content begins and ends, and the content.
 
     Args:
-        text: a text with its markup.
+        text: a text with its markup; nested braces are respected.
         closed: leave out a box whose last brace is missing.
     """
     start = text.rfind(_BOX)
@@ -100,29 +90,20 @@ def boxes(text: str, *, closed: bool = False) -> Iterator[str]:
         while text[brace : brace + 1] == " ":
             brace += 1
         if text[brace : brace + 1] == "{":
-            end = _closing_brace(text, brace)
-            if end < len(text) and text[end] == "}" or not closed:
-                yield text[brace + 1 : end]
+            depth, end = 1, brace + 1
+            stop = min(len(text), brace + LONGEST_BOX)
+            while end < stop and depth:
+                depth += (text[end] == "{") - (text[end] == "}")
+                end += 1
+            end -= not depth
+            if not depth or not closed:
+                yield brace + 1, end, text[brace + 1 : end]
         start = text.rfind(_BOX, 0, start)
 
 
 def last_box(text: str) -> str | None:
     r"""The content of the last \boxed{...} that is not blank; None without one."""
-    return next(filter(str.strip, boxes(text)), None) if _BOX in text else None
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """Index of the brace that closes the one at start; of an unclosed box, where its content ends."""
-    depth = 0
-    stop = min(len(text), start + LONGEST_BOX)
-    for index in range(start, stop):
-        if text[index] == "{":
-            depth += 1
-        elif text[index] == "}":
-            depth -= 1
-            if depth == 0:
-                return index
-    return stop
+    return next((content for *_, content in boxes(text) if content.strip()), None)
 
 
 def json_answer(text: str) -> tuple[str, str] | None:
@@ -130,123 +111,71 @@ def json_answer(text: str) -> tuple[str, str] | None:
 
     The value is text, or a list as it is written ('["A", "C"]').
     """
-    if '"' not in text and "'" not in text or ":" not in text:
+    if ":" not in text or '"' not in text and "'" not in text:
         return None
-    match = _last(_JSON_KEY, text)
+    match = last(_JSON_KEY, text)
     if match is None:
         return None
     end = text.find("}", match.end())
     return next(filter(None, match.groups())), text[end + 1 :].strip("`]} \n") if end >= 0 else ""
 
 
-# Full-width and typographic characters that mean the same as an ASCII one.
-_SAME = {
-    "（": "(", "）": ")", "【": "[", "】": "]", "：": ":", "；": "; ", "，": ", ", "、": ", ",
-    "。": ". ", "．": ". ", "！": "! ", "？": "? ", "“": '"', "”": '"', "「": '"', "」": '"',
-    "‘": "'", "’": "'", "−": "-", "–": "-", "—": " - ", "•": "-", "⁄": "/", "＝": "=", "％": "%",
-    "º": "°", "˚": "°", "℃": "°C", "²": "^2", "³": "^3", "\u200b": "", "確": "确", "應": "应",
-    "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8",
-    **dict.fromkeys("‐‑‒﹣－", "-"), "＜": "<", "＞": ">", "／": "/", "＋": "+", "⩽": "≤", "⩾": "≥",
-    "該": "该", "選": "选", "項": "项", "為": "为",
+SIGNS = str.maketrans({
+    "【": "[", "】": "]", "；": "; ", "，": ", ", "、": ", ", "。": ". ", "．": ". ", "！": "! ", "？": "? ",
+    "“": '"', "”": '"', "「": '"', "」": '"', "‘": "'", "’": "'", "′": "'", "—": " - ", "•": "-", "⁄": "/",
+    "∶": ":",
+    "º": "°", "˚": "°", "∘": "°", "÷": "/", "⋅": "·", "²": "^2", "³": "^3", "⁴": "^4", "ⁿ": "^n", "½": " 1/2",
+    "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "⩽": "≤", "⩾": "≥",
+    "≦": "≤",
+    "≧": "≥", "\u200b": "", "µ": "μ", "Ω": "Ω", **dict.fromkeys("−–‐‑‒﹣－", "-"),
+    "選": "选", "項": "项", "該": "该", "為": "为", "確": "确", "應": "应",
     **{chr(0x24B6 + i): f"({chr(65 + i)})" for i in range(26)},
-    **{chr(0xFF21 + i): chr(65 + i) for i in range(26)},
-    **{chr(0xFF10 + i): chr(48 + i) for i in range(10)},
+    **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},
+})  # fmt: skip
+"""Typographic and full-width characters in the form that the scorers read; NFKC does the rest."""
+COMMANDS = {
+    "cdot": "·", "times": "×", "div": "/", "pi": "π", "infty": "∞", "pm": "±", "mp": "∓", "cup": "∪",
+    "in": "∈",
+    **dict.fromkeys(("approx", "thickapprox", "simeq"), "≈"), **dict.fromkeys(("ne", "neq"), "≠"),
+    **dict.fromkeys(("le", "leq", "leqslant", "leqq"), "≤"),
+    **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), "≥"),
+    "boxed": " ", "lt": "<", "gt": ">", "Omega": "Ω", "mu": "μ", "angle": "∠", "\\": "\n", "newline": "\n",
+    **dict.fromkeys(("rightarrow", "longrightarrow", "to", "implies", "Rightarrow"), " → "),
+    **dict.fromkeys(
+        "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits quad qquad hfill bf"
+        " rm it small normalsize large Large LARGE huge Huge , ; : ! ( ) [ ]".split(), " "
+    ), " ": " ",
 }  # fmt: skip
-_OTHER_FORM = re.compile(f"[{''.join(_SAME)}]")
-_MATHEMATICAL = re.compile("[\U0001d400-\U0001d7ff]+")
-"""Letters and digits in bold, italics and the like."""
-
+"""What LaTeX commands mean."""
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]{0,200})\}|(\d))\s*(?:\{([^{}]{0,200})\}|(\d))")
 _ROOT = re.compile(r"(?:\\sqrt|√)\s*(?:\{([^{}]{0,200})\}|(\d))")
 _STYLED = re.compile(
-    r"\\(?:text(?!color)[a-z]{0,10}|math[a-z]{2,4}|operatorname|boldsymbol|bold|bm|mbox|fbox)\s*"
-    r"\{([^{}]{0,300})\}"
+    r"\\(?:text(?!color)[a-z]{0,10}|math[a-z]{2,4}|operatorname|boldsymbol|bold|bm|mbox|fbox)\s*\{([^{}]{0,300})\}"
 )
 _DEGREES = re.compile(r"[\^*]?\s?\{?\s?(?:\\circ|\\degree)(?![a-z])\s?\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
-_MEANS = {
-    "cdot": "·", "times": "×", "pi": "π", "approx": "≈", "thickapprox": "≈", "simeq": "≈", "div": "/",
-    "rightarrow": " → ", "Rightarrow": " → ", "to": " → ", "implies": " → ", "boxed": " ",
-    "\\": "\n", "newline": "\n", "infty": "∞", "checkmark": "✓", "pm": "±", "ne": "≠", "neq": "≠",
-    "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "lt": "<", "gt": ">",
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "theta": "θ", "lambda": "λ", "mu": "μ",
-    "rho": "ρ", "phi": "φ", "omega": "ω", "Omega": "Ω",
-    **dict.fromkeys(("underline", "emph", "framebox", "circled", "textcircled"), ""),
-    **dict.fromkeys(("small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"), " "),
-    **dict.fromkeys(("left", "right", "displaystyle", "quad", "qquad", "bf", "rm", *",;:! ()[]"), " "),
-}  # fmt: skip
-_COLOR = re.compile(r"\\(?:color|textcolor|colorbox)\s?\{[^{}]{1,20}\}")
-_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[a-z]{1,20}\*?\}(?:\{[lcr|]{1,20}\})?")
-_EMPHASIS = re.compile(r"\*(?<![\w*)]\*)(?=[^\s*])([^*\n]{1,200})(?<=\S)\*(?![\w*(])")
-_UNDERSCORED = re.compile(r"(?<![\w\\$})])_(?=[^\s_{])([^_\n]{1,200})(?<=\S)_(?!\w)")
-_STRUCK = re.compile(r"~~(?=[^\s~])[^~\n]{1,80}(?<=\S)~~")
-_RATIO = re.compile(r" : (?<=\d : )(?=\d)")
-_HTML = re.compile(
-    r"</?(?:(?P<block>p|(?i:br|div|h[1-6]|hr|li|ul|ol|tr|table|tbody|thead|pre|blockquote|section|html|body"
-    r"|details|summary|choice|option|output|result|response|solution|ans))"
-    r"|[biua]|(?i:em|strong|font|span|code|mark|big|small|center|td|th))"
-    r"(?:\s[a-zA-Z-]{1,20}\s?=\s?[\"'][^<>\n]{0,200})?\s?/?>"
-)
-"""Of HTML what models write; "<B>" is a letter in brackets. A block begins a line."""
-_SUPERSCRIPT = re.compile(r"<sup>\s?([\w°]{1,9})\s?</sup>")
-_ENTITY = re.compile(r"&(nbsp|deg|lt|gt|le|ge|ne|pi|times|quot|radic|#39|amp);")
-_TABLE_RULE = re.compile(r"\n\|?[ :-]{0,100}-[|: -]{1,200}(?=\n|$)")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
 # It begins with all characters that it can begin with, which makes the search several times faster.
-_SENTENCE_END = re.compile(r"[.!?\n;](?:(?<=\n)|(?<=;)(?=\s)|(?<=[.!?])[\"')\]]?(?=\s))")
-
-# A model that goes on writing the next turn or the next question of a made-up prompt.
-_NEXT_TURN = re.compile(
-    r"\n[ \t#>*_]{0,8}(?:Hint|(?:The )?[Qq]uestion(?: is)?|Problem|USER|User|Human|Instruction|Q)"
-    r"[ *_]{0,3}\d{0,3}[ *_]{0,4}:"
-)
-_TURN_END = re.compile(r"<(?:\|(?:im_end|im_start|endoftext|eot_id|eom_id|end)\|>|/s>|end_of_turn>)")
-_ROLE = re.compile(
-    r"\s{0,20}(?:<s>\s?)?(?:<\|[a-z_]{1,20}\|>\s?(?:assistant)?|(?i:assistant)(?=\s?[:\n]))\s?:?\s?"
-)
+_SENTENCE_END = re.compile(r"[.!?\n;。！？；](?:(?<=[\n。！？；])|(?<=;)(?=\s)|(?<=[.!?])[\"')\]]?(?=\s))")
 
 
-def before_run_on(text: str) -> str:
-    """A response up to where the model starts to write a further prompt of its own."""
-    role = _ROLE.match(text)
-    text = (text[role.end() :] if role else text).rstrip("# \n")
-    end = len(text)
-    for mark, pattern in (("<", _TURN_END), (":", _NEXT_TURN)):
-        match = pattern.search(text, 0, end) if mark in text else None
-        end = match.start() if match else end
-    return text[:end] if text[:end].strip() else text
+def in_signs(text: str) -> str:
+    """The text with its signs in ASCII where there are such, no styled or full-width letters."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", text.translate(SIGNS))
 
 
 def plain(text: str) -> str:
     """The text without LaTeX, Markdown, HTML and tokens, in ASCII forms, white space collapsed."""
     if "<" in text and ">" in text:
-        text = without_tokens(text)
-        if "sup>" in text:
-            text = _SUPERSCRIPT.sub(lambda match: match[1] if match[1] == "°" else f"^{match[1]}", text)
-        text = _HTML.sub(lambda match: "\n" if match["block"] else "", text)
-    if "&" in text:
-        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text).replace(" & ", " and ")
-    text = _collapsed(text)
-    if not text.isascii():
-        if len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text):  # characters beyond 65,536
-            text = _MATHEMATICAL.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-        text = _OTHER_FORM.sub(lambda match: _SAME[match[0]], text)
-        text = _ROOT.sub(_root, text) if "√{" in text or "√ " in text else text
-    if "~" in text:
-        text = _STRUCK.sub("", text)
-    if "\\" in text or "{" in text or "~" in text:
+        text = _TOKEN.sub("", text)
+    text = _collapsed(in_signs(text))
+    if "\\" in text or "{" in text or "~" in text or "√" in text:
         text = _without_latex(text)
     text = text.replace("$", "")
-    if "|" in text:
-        text = _TABLE_RULE.sub("", text)
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
-        text = _EMPHASIS.sub(r"\1", text) if "*" in text else text
-        text = _UNDERSCORED.sub(r"\1", text) if "_" in text else text
-    if " : " in text:
-        text = _RATIO.sub(":", text)
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
     return _collapsed(text).strip()
@@ -263,8 +192,7 @@ def _fraction(match: "re.Match[str]") -> str:
     above, below = match[1] or match[2] or "", match[3] or match[4] or ""
     mixed = " " if match.start() and match.string[match.start() - 1].isdigit() else ""
     if not (above.replace("√", "").isalnum() and below.replace("√", "").isalnum()):
-        above = above if above.isdigit() else f"({above})"
-        below = below if below.isdigit() else f"({below})"
+        above, below = (one if one.isdigit() else f"({one})" for one in (above, below))
     return f"{mixed}{above}/{below}"
 
 
@@ -276,17 +204,12 @@ def _root(match: "re.Match[str]") -> str:
 def _without_latex(text: str) -> str:
     if "\\circ" in text or "\\degree" in text:
         text = _DEGREES.sub("°", text)
-    if "\\begin" in text:
-        text = _ENVIRONMENT.sub(" ", text)
-    if "color" in text:
-        text = _COLOR.sub("", text)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
         text = _STYLED.sub(r"\1", text)
         text = _ROOT.sub(_root, text) if "sqrt" in text or "√" in text else text
         text = _FRACTION.sub(_fraction, text) if "frac" in text else text
-    words = _COMMAND.split(text)  # what stands between commands and, at the odd places, their names
-    words[1::2] = [_MEANS.get(name, name) for name in words[1::2]]
-    return "".join(words).replace("{", "").replace("}", "").replace("~", " ")
+    text = _COMMAND.sub(lambda match: COMMANDS.get(match[1], match[1]), text)
+    return text.replace("{", "").replace("}", "").replace("~", " ")
 
 
 def sentences(text: str) -> list[str]:

@@ -134,4 +134,4 @@ def _golds_of_row(solution: object) -> object:
     )
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, version=2)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, version=3)

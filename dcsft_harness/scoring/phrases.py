@@ -36,7 +36,7 @@ _LINK = (
 )
 _TO_LINK = rf"(?:[^.\n:?!]|\.(?=\d)){{0,160}}?{_LINK}"
 _NOUN = (
-    r"(?:option|choice|letter|statement|image|picture|point|number|value|pattern|shape|graph|figure|one|box"
+    r"(?:option|choice|letter|label|statement|image|picture|point|number|value|pattern|shape|graph|figure|one|box"
     r"|match|fit|candidate|part|response|solution|conclusion|verdict|prediction)"
 )
 _DEGREE = (
@@ -68,8 +68,7 @@ PHRASES: tuple[Phrase, ...] = (
     ),
     _row(
         True, "after",
-        "correct right best true final closest only remaining most likely likeliest better appropriate"
-        " suitable false incorrect wrong corresponding matching missing odd", None,
+        "correct right best final only most likely false incorrect corresponding missing", None,
         rf"\w+(?:(?<=most)\s\w+)?\s(?:\w+\s){{0,2}}?{_NOUN}s?\b{_TO_LINK}", "The most likely number is {}.",
     ),
     _row(
@@ -77,10 +76,6 @@ PHRASES: tuple[Phrase, ...] = (
         "choose chose choosing select selecting pick opt go going vote say guess conclude believe lean", None,
         r"(?:choose|chose|choosing|select|selecting|pick|opt for|going with|go with|go for|vote for|say"
         r"|guess(?: is)?|conclude|believe|lean towards?)(?:\sthat)?(?=[\s:])", "I would choose {}.",
-    ),
-    _row(
-        False, "after", "closest nearest equal equivalent", None, r"\w+ to\b",
-        "18, which is closest to option {}.",
     ),
     _row(
         False, "around", "correspond corresponds corresponding align aligns match matches", None,
@@ -110,6 +105,31 @@ PHRASES: tuple[Phrase, ...] = (
     ),
 )  # fmt: skip
 
+LETTER = re.compile(
+    r"[(\[<]([A-J])[)\]>]"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION)s?\s\(?([A-J])\b(?!['’-]\w)\)?"
+    r"|选项?\s?([A-J])(?![A-Za-z0-9])|(?<![A-Za-z0-9])([A-J])\s?选?项"
+)
+"""An option by its letter."""
+DRAWN_LETTER = re.compile(
+    r"\b(?i:image|picture|figure|shape|graph|diagram|pattern|panel|box|point|label(?:l?ed)?|marked)"
+    r"\s(?:with\s|as\s)?\(?([A-J])\b\)?"
+)
+"""A thing in the figure by its letter."""
+_ORDINAL = r"(?:first|second|third|fourth|fifth)"
+PAIR = re.compile(
+    r"(?<![A-Za-z])[(\[]?[A-J][)\]]?(?:(?:,? (?:and|or|nor|&) |, |/| ?(?:和|与|或|、) ?)"
+    r"(?:(?i:option|point|box|picture|image|choice) )?[(\[]?[A-J](?![A-Za-z'’])[)\]]?)+"
+    rf"|\b{_ORDINAL}(?: images?)?(?: \([A-J]\))?"
+    rf"(?:(?:, (?:and |or )?| and | or | nor | to | & )(?:the )?{_ORDINAL}\b(?: images?)?(?: \([A-J]\))?)+"
+)
+"""Several options at once: "A and B", "neither the second nor the third image"."""
+DENIED_OPTION = re.compile(
+    r"(?:\b(?:not|never|neither|nor|without|unlike|than|except|instead of|eliminat\w+|exclud\w+)|n't|不是"
+    r"|不选|不(?:能|应该?|可)?)"
+    r"(?:\s(?:an?|the|in|at|be|that|of|equal to|option|just|only))*[\s\"'(]*$"
+)
+
 CHINESE = re.compile(
     r"(?:答案|选项|选择|正确的?(?:是|选项|答案)|结论|选|答|而是|的是)\]?"
     r"(?:应该|应当|应|选项|答案|就|有)?\s?(?:是|为|选|:)*\s?:?\s?"
@@ -121,11 +141,6 @@ DENIED = re.compile(
     r"[^,;.:]{0,30}$"
 )
 """Before a phrase: what it states is denied."""
-HELD = re.compile(
-    r"\b(?:(?:might|may|could) (?:think|say|seem|argue|assume|believe)|tempt\w*|considered|first thought"
-    r"|whether)\b[^,.;]{0,60}$"
-)
-"""Before a phrase: what one might think."""
 SUPPOSED = re.compile(
     r"^(?:\w+,?\s){0,3}?(?:if|suppose|assuming|when)\b"
     r"(?!.{0,60}\b(?:must|ha[vd]e? to|forced|choose|look|consider|examine|compare|observe))"
@@ -159,14 +174,8 @@ GIVEN_UP = re.compile(
     r"(?:see|view|tell|say|determine|answer|identify|provide|select|choose|conclusively|definitively|confidently"
     r"|be (?:determined|answered))|without (?:\w+ )?(?:more|additional|further)|neither)\b|无法|不能确定"
 )
-NO_ANSWER = re.compile(
-    r"[\s:*\"'(]*(?:none of|neither|not (?:provided|given|listed|possible|available|among|clear)|cannot"
-    r"|can't|impossible|unknown|n/a|insufficient|无法|不能)",
-    re.IGNORECASE,
-)
 REASON = re.compile(
     r",?\s(?:because|since|as|which|due to|based on|given|so|but not|and not|not|where|for|that is|meaning)\b"
-    r"|,\s(?:with|making)\b"
 )
 """Ends what a phrase states; a reason follows."""
 
@@ -175,7 +184,6 @@ REJECTED = re.compile(
     r"(?:(?:does|do|did|is|are|was|can|could|would|should|has|have|will|may)(?:\s?not|n't)\b|cannot\b|can't\b"
     r"|(?:is|are|can be|must be)\s(?:also\s)?(?:in(?:correct|accurate|valid)|wrong|false|eliminated|excluded"
     r"|ruled out|impossible)\b|fails\b)"
-    r"|\s*(?:选项)?(?:是|都)?(?:错误|不正确|不对|错)"
 )
 """Behind an option: it is rejected."""
 NONE_OF = re.compile(r"\bnone of (?:the|these|them|those)\b(?! other)|\bneither\b.{1,80}\bnor\b")

@@ -16,14 +16,12 @@ class Verdict:
 
     Args:
         score: in [0, 1]; 1.0 is right.
-        extracted: the answer found in the response, in the scorer's own form (a letter, a
-            normalised word, a box in original-image pixels, an expression), so that a reader can
-            see what was judged. None: the response states no answer that could be judged. Such a
-            response scores 0 and is counted apart from a wrong one.
+        extracted: the answer that was judged, in the scorer's own form (a letter, a normalised word, a box
+            in original-image pixels, an expression). None: the response states none; it scores 0 and is
+            counted apart from a wrong one.
 
     Raises:
-        ValueError: for a score outside [0, 1], or one above 0 without an answer. Both are faults
-            of a scorer, not of its user.
+        ValueError: a scorer's fault: a score outside [0, 1], or one above 0 without an answer.
     """
 
     score: float
@@ -102,7 +100,6 @@ class Scorer:
         gold: makes a gold of what a row of own data has as solution; raises HarnessError for what is none.
         fields: the keywords of `FIELDS` that it takes beside `answer`.
         check: called with a gold and the fields of its item; raises HarnessError where they do not fit.
-        many: judges several responses to one item at once; None calls `score` for each.
         takes_truncated: whether it takes the keyword `truncated`.
         version: raised with every change that can alter a verdict.
     """
@@ -112,7 +109,6 @@ class Scorer:
     gold: Callable[[object], object] = text_gold
     fields: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
-    many: Callable[..., list[Verdict]] | None = None
     takes_truncated: bool = True
     version: int = 1
 
@@ -135,8 +131,6 @@ class Scorer:
             given: `answer`, and the item's fields.
         """
         cut = list(truncated or [False] * len(responses))
-        if self.many is not None:
-            return self.many(responses, truncated=cut, **given)
         verdicts = []
         for response, is_cut in zip(responses, cut, strict=True):
             more = {"truncated": True} if is_cut and self.takes_truncated else {}

@@ -14,6 +14,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.storage import AT_ONCE, scan
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.sampling import own_data
 from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted
 from dcsft_harness.stages.training import AdapterInputs, start
@@ -173,6 +174,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
         items = _items_of(folder)
     for one in inputs.values():
         manifest.refuse_changed(one)
+    own_data.refuse_former(manifest.read(rollouts))
     found = _responses(rollouts / sampling.ROLLOUTS, items)
     chosen = {item_id: one.pairs(item_id, most, seed) for item_id, one in found.items()}
     chosen = {item_id: pairs for item_id, pairs in chosen.items() if pairs}
@@ -229,14 +231,15 @@ def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any
     from datasets import Value
 
     columns = conversations.features(labelled=False)
-    columns[REJECTED] = Value("string")
+    columns |= {REJECTED: Value("string"), conversations.ROW: Value("string")}
 
     def rows() -> Iterator[dict[str, Any]]:
         for table in storage.read(items, ["item_id", "prompt", "images"], AT_ONCE):
             for item in table.to_pylist():
                 for right, wrong in chosen.get(item["item_id"], ()):
                     row = conversations.conversation({**item, "target": right})
-                    yield {**row, "item_id": item["item_id"], REJECTED: wrong}
+                    name = {conversations.ROW: f"item {item['item_id']}"}
+                    yield {**row, "item_id": item["item_id"], REJECTED: wrong, **name}
 
     return conversations.stored("pairs", columns, rows())
 

@@ -91,11 +91,7 @@ def start(
             if named is not None:
                 manifest.refuse_newer(Path(named))
     if launch is not None:
-        # What is none by default, and was not given, needs no word.
-        fields = type(options).model_fields
-        given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
-        given = {name: value for name, value in given.items() if value is not None or fields[name].default}
-        return launching.train(launch, config, stage.command(given, output, joined=True)[1:], output)
+        return launched(launch, stage, options, output, config)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
@@ -105,6 +101,21 @@ def start(
     if not Path(options.data).is_dir():
         more["source"] = Path(options.data).name if Path(options.data).is_file() else options.data
     return train(resolve(options.model), config, more)
+
+
+def launched(
+    launch: launching.Launch,
+    stage: Stage,
+    options: Settings,
+    output: Path,
+    config: TrainingConfig | None = None,
+) -> Notes:
+    """Runs a stage in the processes of a launch, and waits for them."""
+    # What is none by default, and was not given, needs no word.
+    fields = type(options).model_fields
+    given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
+    given = {name: value for name, value in given.items() if value is not None or fields[name].default}
+    return launching.run(launch, config, stage.command(given, output, joined=True)[1:], output)
 
 
 def conversations(data: str) -> "Path | Dataset":

@@ -7,7 +7,6 @@ that are boxes in original-image pixels; see `rendering.in_space`.
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,8 +20,9 @@ from transformers import PreTrainedConfig, ProcessorMixin
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.curation.conversations import REFUSED
+from dcsft_harness.curation.conversations import REFUSED, ROW
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.chat_template import media_marks
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
 from dcsft_harness.records import MARK
@@ -73,6 +73,7 @@ class Conversations:
         weights: the weight of each conversation in the loss, 0 or above; None if the set has no weights.
         numbers: the set's row number of each conversation, from 0.
         refused: row of the set -> why it cannot be trained on.
+        row_names: what an error calls each row of the set; None where they are known by their numbers.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Conversations:
     weights: list[float] | None
     numbers: list[int]
     refused: dict[int, HarnessError]
+    row_names: list[str] | None = None
 
     def images(self, position: int) -> list[Pillow.Image]:
         """The images of a conversation, RGB, in the form that `dcsft_hf` evaluates."""
@@ -90,7 +92,8 @@ class Conversations:
 
     def where(self, position: int) -> str:
         """A conversation's name in errors: the set and its row."""
-        return f"{self.name}, row {self.numbers[position]}"
+        number = self.numbers[position]
+        return f"{self.name}, {self.row_names[number] if self.row_names else f'row {number}'}"
 
     def without(self, refused: Mapping[int, HarnessError]) -> "Conversations":
         """The set without the conversations at these positions; records them as refused."""
@@ -141,7 +144,7 @@ def read(data: Path | Dataset) -> Conversations:
     return found
 
 
-def examined(data: Path | Dataset) -> Conversations:
+def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
     """Opens a training set and finds the rows that can be trained on, independent of the model.
 
     A row is unusable if it does not end with an answer, has an unreadable image, has different numbers of
@@ -149,14 +152,15 @@ def examined(data: Path | Dataset) -> Conversations:
 
     Args:
         data: a curated set (its rows are under data/), a folder written by `save_to_disk`, or an
-            open `datasets.Dataset`.
+            open `datasets.Dataset`, whose column `ROW` names its rows where it has one.
+        source: what errors call an open data set: the task or file that it was made from.
 
     Raises:
         HarnessError: the set is missing, has changed since it was curated, is empty or lacks a column.
     """
     if not isinstance(data, Dataset):
         manifest.refuse_changed(data)
-    name = "the given data set" if isinstance(data, Dataset) else str(data)
+    name = source or "the given data set" if isinstance(data, Dataset) else str(data)
     found = data if isinstance(data, Dataset) else _open(data)
     missing = [column for column in COLUMNS if column not in found.column_names]
     if missing:
@@ -169,16 +173,18 @@ def examined(data: Path | Dataset) -> Conversations:
             f"{name} has no rows to train on", "Keep other difficulties or label a larger pool"
         )
     # `cast_column` to undecoded images would write a cache file into the set's own folder.
-    source = found.select_columns(list(COLUMNS)).with_format("arrow")
+    rows = found.select_columns(list(COLUMNS)).with_format("arrow")
     boxes = found["box"][:] if "box" in found.column_names else [None] * len(found)
     weights = list(found["weight"]) if "weight" in found.column_names else None
     reasons = found[REFUSED][:] if REFUSED in found.column_names else [None] * len(found)
+    row_names = found[ROW][:] if ROW in found.column_names else None
     turns, numbers, refused = [], [], {}
-    for number, (row, box) in enumerate(zip(_rows(source), boxes, strict=True)):
-        where, images = f"{name}, row {number}", _images(row)
+    for number, (row, box) in enumerate(zip(_rows(rows), boxes, strict=True)):
+        where, images = f"{name}, {row_names[number] if row_names else f'row {number}'}", _images(row)
         try:
-            if reasons[number] is not None:
-                raise HarnessError(f"{where}: {reasons[number]}", "Correct or remove it")
+            if (reason := reasons[number]) is not None:
+                named = reason.partition(f"{row_names[number]}: ")[2] if row_names else ""
+                raise HarnessError(f"{where}: {named or reason}", "Correct or remove it")
             sizes = tuple(_decode(entry, where).size for entry in images)
             one = replace(_split(row["messages"], len(images), where), sizes=sizes)
             one = one if box is None else _boxed(one, box, where)
@@ -192,7 +198,7 @@ def examined(data: Path | Dataset) -> Conversations:
     ids = list(found["item_id"]) if "item_id" in found.column_names else None
     item_ids = ids and [ids[number] for number in numbers]
     weights = weights and [weights[number] for number in numbers]
-    return Conversations(name, turns, source, item_ids, weights, numbers, refused)
+    return Conversations(name, turns, rows, item_ids, weights, numbers, refused, row_names)
 
 
 def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
@@ -346,7 +352,6 @@ NARROW = 32
 LONG = 20
 """It also checks images with at least this ratio of the sides."""
 TEXTS_AT_ONCE = 256
-_MEDIA = re.compile(r"\w*(image|video|vision|audio|boi|eoi|boa|eoa)\w*_(token|tag)(_id|_index)?")
 
 
 def screened(
@@ -389,18 +394,6 @@ def screened(
                 ),
             )
     return conversations.without(refused)
-
-
-def media_marks(processor: ProcessorMixin, config: PreTrainedConfig) -> list[str]:
-    """The tokens that mark images, videos and sounds in a family's prompts, as text."""
-    tokenizer = processor.tokenizer
-    # Ordinary tokens are no marks: a configuration may have default ids that its tokenizer uses differently.
-    known = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
-    named = [(name, value) for holder in (processor, config) for name, value in vars(holder).items()]
-    named += [(name, getattr(tokenizer, name, None)) for name in ("image_token", "video_token")]
-    found = [value for name, value in named if _MEDIA.fullmatch(name)]
-    texts = [tokenizer.convert_ids_to_tokens(one) if type(one) is int else one for one in found]
-    return sorted({text for text in texts if isinstance(text, str) and text in known})
 
 
 def _mark(turns: Turns, marks: Sequence[str]) -> str | None:

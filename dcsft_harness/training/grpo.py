@@ -1,5 +1,6 @@
 """GRPO: a base, prompts and a scoring task in; an adapter or a checkpoint out."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.run import Job, JobOptions, Setup, perform
-from dcsft_harness.training.trainer import Accounted, arguments, managed, quietly
+from dcsft_harness.training.trainer import Accounted, arguments, managed, not_finite, quietly
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, ProcessorMixin
@@ -72,6 +73,13 @@ class Judge:
         text = Response(lmms.filtered(self.task, response), truncated)
         metrics = self.task.process_results(doc, [text])
         return lmms.score_of(self.task, metrics)[0]
+
+    @property
+    def scorers(self) -> dict[str, int]:
+        """Scorer -> version, of those behind the rewards; empty where the task names none."""
+        doc_id = next(iter(self.doc_ids.values()))
+        metrics = self.task.process_results(self.task.eval_docs_no_media[doc_id], [Response("")])
+        return lmms.scorers_of([lmms.Answered(doc_id, [""], metrics)])
 
     @property
     def reads_boxes(self) -> bool:
@@ -367,7 +375,29 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
                 one_an_image(ids, token, len(some or ()))
                 for ids, some in zip(prompt_ids, images, strict=True)
             ]
-        return super()._generate_single_turn(prompt_ids, images, *rest, **named)
+        with self._refusing_infinite():
+            return super()._generate_single_turn(prompt_ids, images, *rest, **named)
+
+    @contextlib.contextmanager
+    def _refusing_infinite(self) -> Iterator[None]:
+        """Stops at logits that are not finite, which torch's sampling refuses or draws nonsense from.
+
+        Raises:
+            HarnessError: names the step and the items.
+        """
+
+        def check(module: object, given: object, logits: torch.Tensor) -> None:
+            if not torch.isfinite(logits).all():
+                value = float(logits[~torch.isfinite(logits)][0])
+                raise not_finite("logit of a completion", value, self.state.global_step + 1, self.items())
+
+        head = self.accelerator.unwrap_model(self.model_wrapped).get_output_embeddings()
+        hook = None if head is None else head.register_forward_hook(check)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's method: draws and scores a batch of completions; counts it once per batch."""
@@ -565,6 +595,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     else:
         check_generation(str(setup.job.model), args)
     coordinates.declare(setup.box_convention(judge.reads_boxes))
+    setup.notes["scorers"] = judge.scorers
 
     def reward(
         completions: Sequence[Any],

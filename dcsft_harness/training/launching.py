@@ -1,6 +1,7 @@
-"""Runs a training command in several processes, through `accelerate launch`.
+"""Runs a command in several processes, through `accelerate launch`.
 
     dcsft train sft ... --num-processes 8 --launch zero3
+    dcsft sample ... --num-processes 8
 
 The processes run the same command without these two options. The original process waits for them and passes
 on their exit status. Whatever can be checked before they start is checked here.
@@ -35,7 +36,7 @@ def shipped() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to distribute a training command over processes.
+    """How to distribute a command over processes.
 
     Attributes:
         processes: the number over all machines; above 1.
@@ -60,7 +61,7 @@ class Launch:
         if ranks.world_size() > 1:
             raise HarnessError(
                 f"--num-processes {processes} inside a launch of {ranks.world_size()} processes",
-                "Leave it out, or start `dcsft train` without `torchrun` or `accelerate launch`",
+                "Leave it out, or start `dcsft` without `torchrun` or `accelerate launch`",
             )
         if processes == 1:
             if plan not in (None, DEFAULT):
@@ -86,14 +87,18 @@ class Launch:
             raise unknown_name("launch", self.plan, shipped())
         return shipped()[self.plan]
 
-    def check(self, config: TrainingConfig) -> "ClusterConfig":
+    def check(self, config: TrainingConfig | None = None) -> "ClusterConfig":
         """Checks the launch before any process starts, and returns the file's content.
+
+        Args:
+            config: of a training; None if nothing is trained.
 
         Raises:
             HarnessError: the file cannot be read, a package or GPUs are missing, or the processes do not
                 divide a batch.
         """
-        config.share(self.processes)
+        if config is not None:
+            config.share(self.processes)
         found = self._read()
         kind = str(getattr(found.distributed_type, "value", found.distributed_type))
         if kind in ("NO", "MULTI_CPU"):
@@ -152,8 +157,14 @@ def sharding() -> str | None:
     return None
 
 
-def train(launch: Launch, config: TrainingConfig, words: list[str], output: Path) -> dict[str, Any]:
-    """Runs a training command in the launch's processes, and waits for them.
+def run(launch: Launch, config: TrainingConfig | None, words: list[str], output: Path) -> dict[str, Any]:
+    """Runs a command in the launch's processes, and waits for them.
+
+    Args:
+        launch: the processes.
+        config: see `Launch.check`.
+        words: the command, without the options of the launch.
+        output: the folder that it writes.
 
     Returns:
         The notes of the resulting artifact.

@@ -25,6 +25,7 @@ from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.checkpoint import skeleton
 from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
 from dcsft_harness.models.resources import Arithmetic
+from dcsft_harness.sampling import own_data
 from dcsft_harness.training import checkpoint, data, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
@@ -332,7 +333,9 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 def _prepare(job: Job) -> Setup:
     dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
     checkpoint.check_intact(base, job.adapter)
-    conversations = training_data.examined(job.data)
+    if isinstance(job.data, Path):
+        _refuse_former(job.data)
+    conversations = training_data.examined(job.data, job.source)
     if not conversations.turns:
         conversations.refuse()
     config = checkpoint.open_config(base)
@@ -355,6 +358,24 @@ def _prepare(job: Job) -> Setup:
     }
     folder, needed = job.output / manifest.UNFINISHED, bytes_needed(job, config, len(conversations.turns))
     return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
+
+
+def _refuse_former(folder: Path) -> None:
+    """Refuses a curated set of rollouts that a former version sampled with other pictures.
+
+    Raises:
+        HarnessError: names the line or item. Sets whose rollouts are no longer in their place pass.
+    """
+    if not (folder / manifest.NAME).is_file():
+        return
+    made = manifest.read(folder)
+    if made.kind != "curated set" or "rollouts" not in made.inputs:
+        return
+    try:
+        rollouts = manifest.read(made.input_folder("rollouts"), "rollouts")
+    except HarnessError:
+        return
+    own_data.refuse_former(rollouts)
 
 
 def _network(

@@ -133,7 +133,7 @@ def _of_task(
             continue
         try:
             described, images = lmms.describe(task, number)
-        except Exception as error:  # noqa: BLE001 - a task's own functions may fail in any way; the page names the reason
+        except Exception as error:  # noqa: BLE001 - any failure of a task's functions is reported
             told = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             refused.append(told)
             continue

@@ -42,7 +42,7 @@ def ask(expression: str) -> str:
     """
     text = expression.strip().rstrip(".").rstrip() if isinstance(expression, str) else ""
     if not text:
-        raise HarnessError(f"the expression {expression!r} has no words", "Mend the row or leave it out")
+        raise HarnessError(f"the expression {expression!r} has no words", "Correct the row or leave it out")
     return PROMPT.format(text)
 
 
@@ -95,7 +95,7 @@ def _refuse_box(box: Sequence[float], width: int, height: int) -> None:
     x1, y1, x2, y2 = box
     if not (x1 < x2 and y1 < y2):
         raise HarnessError(
-            f"the box {list(box)} has no area, or a negative one", "Mend the row: x1 < x2 and y1 < y2"
+            f"the box {list(box)} has no area, or a negative one", "Correct the row: x1 < x2 and y1 < y2"
         )
     inside = max(0.0, min(x2, width) - max(x1, 0)) * max(0.0, min(y2, height) - max(y1, 0))
     # Published boxes exceed their image by a pixel or two; a box in another space exceeds it by half.
@@ -116,7 +116,9 @@ def four(value: object, name: str) -> list[float]:
     if len(numbers) != 4 or not all(
         isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
     ):
-        raise HarnessError(f"{name} is {str(value)[:80]!r}, not four numbers", "Mend the row or leave it out")
+        raise HarnessError(
+            f"{name} is {str(value)[:80]!r}, not four numbers", "Correct the row or leave it out"
+        )
     return [float(n) for n in numbers]
 
 
@@ -226,7 +228,7 @@ def _vlm_r1_fields(data: Mapping[str, Any]) -> tuple[str, str, object]:
         ) from error
     for name, value in (("image", image), ("problem", question)):
         if not isinstance(value, str):
-            raise HarnessError(f"{name} is {str(value)[:80]!r}, not text", "Mend the row or leave it out")
+            raise HarnessError(f"{name} is {str(value)[:80]!r}, not text", "Correct the row or leave it out")
     return image, question.replace("<image>", "").strip(), answer
 
 
@@ -244,7 +246,7 @@ def _vlm_r1_row(opened: Opened, raw: tuple[Files, Any]) -> Row:
     files, data = raw
     image, problem, solution = _vlm_r1_fields(data)
     if not problem:
-        raise HarnessError("the problem has no words", "Mend the row or leave it out")
+        raise HarnessError("the problem has no words", "Correct the row or leave it out")
     size = (data["width"], data["height"]) if {"width", "height"} <= set(data) else None
     box = four(_vlm_r1_box(solution), "solution")
     if size is not None and "normalized_solution" in data:

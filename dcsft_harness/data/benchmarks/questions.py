@@ -22,7 +22,7 @@ from dcsft_harness.errors import HarnessError
 LETTERS = "ABCDEFGHIJ"
 """The letters of options; `choice` allows the same if the options are only in a figure."""
 
-_MEND = "Download the data again; or mend the row, or pass over it: --on-error skip"
+_CORRECT = "Download the data again; or correct the row, or skip it: --on-error skip"
 _LETTER = re.compile(r"[\s(\[（【]*([A-Za-z])[\s)\]）】.:、]*")
 _SEVERAL = re.compile(r"[A-J](?:[\s,;、&]*[A-J])+")
 _AT_LINE = re.compile(r"(?m)^[ \t]*\(?([A-J])\)?[ \t]*[.:、．：)]")
@@ -55,7 +55,7 @@ def joined(text: str) -> list[str]:
         marks.append(mark)
         at = mark[1].end()
     if len(marks) < 2 or marks[0][0] > 0:
-        raise HarnessError(f"the options {text!r} are not of the form 'A. ...; B. ...'", _MEND)
+        raise HarnessError(f"the options {text!r} are not of the form 'A. ...; B. ...'", _CORRECT)
     return [_SPLIT_NAME.sub("", option).strip(" ;\n\t") for option in _between(text, marks)]
 
 
@@ -186,7 +186,7 @@ def letter(answer: str, choices: Sequence[str]) -> str:
     """
     gold = lettered(answer, choices)
     if not isinstance(gold, str):
-        raise HarnessError(f"the answer {answer!r} is more than one option", _MEND)
+        raise HarnessError(f"the answer {answer!r} is more than one option", _CORRECT)
     return gold
 
 
@@ -208,7 +208,7 @@ def _holds(letter: str, choices: Sequence[str]) -> bool:
 
 def _no_option(answer: str, choices: Sequence[str]) -> HarnessError:
     among = f"no option of {list(choices)!r}" if choices else f"none of the letters A to {LETTERS[-1]}"
-    return HarnessError(f"the answer {answer!r} is {among}", _MEND)
+    return HarnessError(f"the answer {answer!r} is {among}", _CORRECT)
 
 
 # Shared by the six reasoning benchmarks: a question's text, images, breakdown parts and row.

@@ -461,7 +461,7 @@ MMMU_OPEN, MMMU_CHOICE = "open", "multiple-choice"
 
 _MMMU_HUB = Hub("lmms-lab-encoder/MMMU", split="validation")
 _MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
-_MMMU_AGAIN = "Download the data again; or mend the row, or pass over it: --on-error skip"
+_MMMU_AGAIN = "Download the data again; or correct the row, or skip it: --on-error skip"
 
 
 def _mmmu_entries(opened: Opened) -> Iterator[Entry]:
