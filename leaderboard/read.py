@@ -212,6 +212,7 @@ def _measured(
         # answer".
         unanswered=None if entry.get("unanswered") is None else scored.silent,
         documents=lambda: _documents(folder, task),
+        unknown=tuple(one for one in entry.get("unknown") or () if isinstance(one, str)),
     )
 
 

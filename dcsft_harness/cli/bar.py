@@ -1,15 +1,21 @@
 """A running stage's progress: a bar with the remaining time on a terminal, one line in a log."""
 
 import contextlib
+import html
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import visible, visible_lines
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Report = Callable[..., None]
 """Called with (done, total), and by name figures to show beside the bar, such as loss=0.41."""
@@ -148,6 +154,58 @@ def say(line: str) -> None:
     click.echo(visible(line), err=True)
 
 
-def show(text: str) -> None:
-    """Prints lines on stdout, made safe as in `say`."""
-    click.echo(visible_lines(text))
+FORMATS = ("table", "markdown")
+"""The output formats of tables: drawn for a terminal, or Markdown."""
+
+
+def show(text: str, form: str | None = None) -> None:
+    """Prints Markdown on stdout, made safe as in `say`.
+
+    Args:
+        text: lines, including tables.
+        form: one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
+    """
+    if form == "markdown" or (form is None and not sys.stdout.isatty()):
+        click.echo(visible_lines(text))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
+    lines: list[str] = []
+    for line in [*text.split("\n"), ""]:
+        if line.startswith("|"):
+            lines.append(line)
+            continue
+        if len(lines) > 2:
+            console.print(_drawn(lines))
+        lines = []
+        console.print(Text(_plain(line)), soft_wrap=True)
+
+
+_CELL = re.compile(r"(?<!\\)\|")
+
+
+def _drawn(lines: Sequence[str]) -> "Table":
+    """A Markdown table drawn for a terminal; its second line sets the alignment of columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[cell.strip() for cell in _CELL.split(line.strip())[1:-1]] for line in lines]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, rule in zip(cells[0], cells[1], strict=True):
+        right = rule.endswith(":") and not rule.startswith(":")
+        # Figures stay on one line; names may take several.
+        table.add_column(Text(_plain(name)), justify="right" if right else "left", overflow="fold")
+    for row in cells[2:]:
+        table.add_row(
+            *(Text(_plain(cell), style="bold" if re.fullmatch(r"\*\*.*\*\*", cell) else "") for cell in row)
+        )
+    return table
+
+
+def _plain(text: str) -> str:
+    """A line of Markdown as plain text, safe to print."""
+    bare = re.sub(r"^(\*\*?)(.*)\1$", r"\2", text)
+    return visible(html.unescape(re.sub(r"\\([\\`*\[\]|~$_])", r"\1", bare)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.curation import conversations, overlap, suspects
+from dcsft_harness.curation import conversations, gallery, overlap, suspects
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.curation.rules import CurationConfig, equal, qualifying, weighed
 from dcsft_harness.errors import HarnessError
@@ -59,6 +59,7 @@ def curate(
     own_data.refuse_former(manifest.read(rollouts, "rollouts"))
     table = records.read_table(labels / LABELS, records.Label)
     manifest.refuse_changed(labels)
+    every = table
     inputs, left_out = {"labels": labels, "rollouts": rollouts}, {"excluded": table.num_rows}
     verdicts: Mapping[str, str] = {}
     if reviewed is not None:
@@ -79,6 +80,7 @@ def curate(
         )
         if suspected is not None:
             left_out["unshown"] = suspects.write_review(draft.folder, rollouts, suspected)
+        draft.notes["figures"] = gallery.write(draft.folder, rollouts, every, chosen)
         draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)

@@ -226,6 +226,17 @@ def difficulties(notes: Mapping[str, Any]) -> str:
     return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
 
 
+def with_paths(notes: Mapping[str, Any], output: Path) -> Notes:
+    """Notes with the paths of the pictures that lie in an artifact, for the one who made it to look at."""
+    return {**notes, "figure_paths": [str(output / name) for name in notes.get("figures", ())]}
+
+
+def figure_paths(notes: Mapping[str, Any]) -> list[str]:
+    """Where the pictures are, for a stage's remarks."""
+    paths = notes.get("figure_paths") or []
+    return [f"see {' and '.join(paths)}"] if paths else []
+
+
 class Registry(MutableMapping[str, Stage]):
     """Verb -> stage, in the order of the data flow; a stage's file is imported when it is asked for."""
 

@@ -5,12 +5,14 @@
     page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
                          of rollouts p0items.js and p0r0.js
     page/pictures/       named by content hash
+    page/downloads/      the board's figures and plots, as files to save
 
 Text from outside (names, prompts, answers, responses) is only in data files, as JSON. The shell forbids
 everything except its own scripts, style and images, and the scripts create text nodes from what they read:
 nothing that a model wrote is ever parsed as markup.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +24,7 @@ from dcsft_harness.leaderboard.page.data import (
     Json,
     Part,
     boards,
+    headline,
     quantiles,
     without_folders,
     write_pools,
@@ -69,6 +72,7 @@ class Source:
         labels: item id -> difficulty.
         samples: the number of items per task to export with images.
         rollouts: folders of rollouts; the same number of items of each is shown.
+        downloads: files that readers can save.
     """
 
     board: Board
@@ -77,6 +81,7 @@ class Source:
     labels: Mapping[str, str]
     samples: int
     rollouts: Sequence[Path] = ()
+    downloads: Sequence[Path] = ()
 
 
 def write_page(folder: Path, source: Source) -> None:
@@ -95,6 +100,9 @@ def write_page(folder: Path, source: Source) -> None:
         write_tasks(data, part, source.labels, exported.shown)
         write_responses(data, part)
     pools = write_pools(data, folder / "pictures", source.rollouts, source.samples)
+    (folder / "downloads").mkdir()
+    for file in source.downloads:
+        shutil.copyfile(file, folder / "downloads" / file.name)
     write_script(data, "board", {**_first(source, exported), "pools": pools})
 
 
@@ -130,6 +138,8 @@ def _first(source: Source, exported: Exported) -> Json:
     document = source.document
     return {
         "boards": boards(document),
+        "headline": headline(document),
+        "downloads": [file.name for file in source.downloads],
         "pictures": [
             [name, len(exported.shown.get(name, {})), without_folders(exported.reasons.get(name, ""))]
             for name in {**exported.shown, **exported.reasons}
