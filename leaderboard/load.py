@@ -54,7 +54,7 @@ def load(
     """Reads folders of results into one board.
 
     Args:
-        results: scores folders, folders of lmms-eval logs, parent folders of these, or single runs as FOLDER/RUN,
+        results: scores folders, folders of lmms-eval logs, parent folders of these, or runs as FOLDER/RUN,
             in the order in which their rows should appear; rows of one folder are in natural order.
             NAME=FOLDER gives the row another name than the folder's.
         baseline: the name of the row, or of the group of seeds, that differences refer to; None for none.

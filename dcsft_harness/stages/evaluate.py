@@ -114,7 +114,7 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """Each task's accuracy; of several rows how many there are."""
+    """Each task's accuracy; for several rows, their number."""
     if "rows" in notes:
         tasks = sorted({task for row in notes["rows"] for task in row["tasks"]})
         return f"{len(notes['rows'])} rows of {', '.join(tasks)}"

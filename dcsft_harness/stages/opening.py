@@ -1,4 +1,4 @@
-"""What the options of a stage name, opened or refused: checkpoints, pools, models, training data.
+"""Opens what a stage's options name, or refuses it: checkpoints, pools, models, training data.
 
 Heavy packages are imported inside.
 """
@@ -28,10 +28,10 @@ def pool(
     skip: bool,
     outside: bool = False,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
-    """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
+    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
 
     Raises:
-        HarnessError: not one of `task` and `data` is given, or what is given cannot be opened.
+        HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
     """
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
@@ -52,10 +52,10 @@ def pool(
 
 
 def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
-    """What opens the model when it is needed: in this process, or in actors of a Ray cluster.
+    """A function that opens the model on first use: in this process, or in actors of a Ray cluster.
 
     Raises:
-        HarnessError: the engine is unknown, is not installed, or has no use for `actors`.
+        HarnessError: the engine is unknown or not installed, or does not support `actors`.
     """
     from dcsft_harness import lmms, ranks
 
@@ -112,7 +112,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
 
 
 def training_data(data: str) -> "Path | Dataset":
-    """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
+    """A curated set's folder unchanged, or a task's documents as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 
     if Path(data).is_dir():
