@@ -67,7 +67,7 @@ class _Samples(NamedTuple):
     """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open.
 
     Attributes:
-        bits: of a sample, where they are fewer than its mode has.
+        bits: bits per sample, if fewer than the mode's.
         inverted: whether zero is white.
         unsigned: whether 32-bit integers, which Pillow reads as signed, are unsigned.
     """
@@ -78,7 +78,7 @@ class _Samples(NamedTuple):
 
     @classmethod
     def of(cls, image: "Image") -> "_Samples":
-        """Of an image as it was opened; the defaults for other formats."""
+        """Of an image as opened; the defaults for other formats."""
         tags = getattr(image, "tag_v2", None) or {}
         bits, signs = tags.get(258), tags.get(339, (1,))
         return cls(12 if bits == (12,) else 16, tags.get(262) == 0, (bits, signs) == ((32,), (1,)))
@@ -87,14 +87,14 @@ class _Samples(NamedTuple):
 def _load(image: "Image", turned: int) -> None:
     """Reads the pixels of a file.
 
-    Pillow maps an uncompressed TIFF file that it opened by its path into memory, with the rows as long as the
-    upright picture's: one that lies on its side is garbled.
+    Pillow memory-maps an uncompressed TIFF file that it opened by path, and assumes the upright image's row
+    length: an image stored on its side is garbled.
     """
     if image.format != "TIFF" or turned not in (5, 6, 7, 8):
         image.load()
         return
     file: Any = image
-    name, file.filename = file.filename, ""  # without which it is read
+    name, file.filename = file.filename, ""  # without it, Pillow reads the file
     try:
         image.load()
     finally:
@@ -187,7 +187,7 @@ def read(content: bytes) -> tuple["Image", bool]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says against a picture file, without the address of an object in memory."""
+    """The reason why an image file cannot be read, without the address of an object in memory."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):

@@ -309,7 +309,7 @@ class Result:
         group: the configuration that it is one seed of, or None.
         number: its position among the given results.
         files: its files, for a log; empty for a scores folder, which is a single input.
-        given: the name that the user gave it, or None.
+        given: the name given by the user, or None.
     """
 
     name: str
@@ -324,7 +324,7 @@ class Result:
     given: str | None = None
 
     def renamed(self, name: str, *, by_user: bool = False) -> "Result":
-        """The same under another name; its group follows the name unless the manifest has one of its own."""
+        """The same under another name; its group follows the name unless the manifest sets one."""
         group = group_of(name) if self.group in (None, group_of(self.name)) else self.group
         origin = replace(self.provenance, name=name)
         return replace(self, name=name, group=group, provenance=origin, given=name if by_user else self.given)
@@ -342,11 +342,11 @@ def group_of(name: str, told: object = None) -> str | None:
 
 
 def said_once(remarks: Iterable[tuple[str, str, str]], rows: int) -> list[str]:
-    """Remarks on rows as sentences, equal ones once for all rows that they concern.
+    """Turns remarks on rows into sentences; equal ones become one for all of their rows.
 
     Args:
-        remarks: a row's name, and the remark behind "Row NAME" and behind "Rows A and B".
-        rows: how many rows there are.
+        remarks: a row's name, and the text after "Row NAME" and after "Rows A and B".
+        rows: the total number of rows.
     """
     found: dict[tuple[str, str], dict[str, None]] = {}
     for name, one, many in remarks:
@@ -432,11 +432,11 @@ _STEP = re.compile(
 
 
 UNNAMED = "run"
-"""What a run is called whose rows are named by their steps alone."""
+"""The name of a run whose rows are named only by their steps."""
 
 
 def step_of(name: str) -> tuple[str, int] | None:
-    """The run and the step that a row's name states: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
+    """The run and the step in a row's name: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
     found = _STEP.fullmatch(name.strip()) if len(name) < 500 else None
     return (f"{found['run']}{found['seed']}".strip() or UNNAMED, int(found["step"])) if found else None
 
@@ -457,15 +457,15 @@ class LeftOut:
 
 
 class Unusable(HarnessError):
-    """A run that cannot be used, with the kind of the reason: see `LeftOut`."""
+    """A run that cannot be used, with the kind of reason: see `LeftOut`."""
 
     def __init__(self, problem: str, remedy: str = "", kind: str = "damaged or incomplete") -> None:
-        """Keeps the kind beside both parts of the message."""
+        """Stores the kind besides both parts of the message."""
         super().__init__(problem, remedy)
         self.kind = kind
 
     def __reduce__(self) -> tuple[type["Unusable"], tuple[str, str, str]]:  # type: ignore[override]
-        """All parts, so that an error stays what it is on its way from another process."""
+        """All parts, so that the error survives pickling to another process."""
         return type(self), (self.problem, self.remedy, self.kind)
 
 

@@ -114,7 +114,7 @@ def build(
     """Writes the leaderboard of some folders of results.
 
     Args:
-        results: as `load` takes them.
+        results: as for `load`.
         output: the leaderboard's folder; must not exist, or be empty.
         baseline: replaces the options' baseline.
         options: how to build it.

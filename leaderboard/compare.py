@@ -193,7 +193,7 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
 
 
 def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
-    """Rows without a mean, and why."""
+    """Rows without a mean, with the reason."""
     for line in lines:
         for column in columns:
             missing = [t.name for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
@@ -204,7 +204,7 @@ def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tupl
 
 
 def _unscored(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
-    """Rows with responses that could not be scored, and how many."""
+    """Rows with responses that could not be scored, and the number of those."""
     for line in lines:
         counts = [
             f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"

@@ -84,7 +84,7 @@ def load(
 
 
 def _with_sides(result: Result, sides: Mapping[str, str]) -> Result:
-    """A result whose tasks that state no distribution have the one that the user gives."""
+    """A result with the user's distributions for tasks that state none."""
     if not any(sides.get(task) for task, part in result.tasks.items() if part.distribution is None):
         return result
     tasks = {
@@ -103,7 +103,7 @@ def _left_out(folder: Path, error: HarnessError) -> LeftOut:
 
 
 def counted(left_out: Sequence[LeftOut], rows: int) -> str:
-    """How many runs were left out, by kind: "31 of 40 left out: 27 other prompts, 4 without samples"."""
+    """The number of runs left out, by kind: "31 of 40 left out: 27 other prompts, 4 without samples"."""
     kinds = Counter(one.kind for one in left_out).most_common()
     said = ", ".join(f"{count} {kind}" for kind, count in kinds)
     return f"{len(left_out)} of {len(left_out) + rows} left out: {said}"
@@ -131,7 +131,7 @@ def named(given: Path) -> tuple[str | None, Path]:
 
 
 def natural(text: object) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by their value: step-90 before step-100."""
+    """A sort key that orders numbers in names by value: step-90 before step-100."""
     return [
         (int(part), "") if part.isdecimal() and part.isascii() else (-1, part)
         for part in re.split(r"(\d{1,18})", str(text))
@@ -146,7 +146,7 @@ def find(place: Path) -> list[Path]:
             FOLDER/RUN, with or without `_results.json`.
 
     Returns:
-        Scores folders, results files of lmms-eval, and samples that have no results file, in natural order;
+        Scores folders, results files of lmms-eval, and samples without a results file, in natural order;
         the place itself if there are none.
     """
     if not place.is_dir():
@@ -204,13 +204,13 @@ def read(place: Path, choices: Choices, shared: Shared) -> Result:
 def read_all(
     results: Sequence[Path], choices: Choices, *, strict: bool, progress: Progress | None = None
 ) -> tuple[list[Result], list[tuple[Path, HarnessError]]]:
-    """Reads everything in and below some folders; each row of what is returned has a name of its own.
+    """Reads all results in some folders and their subfolders; each returned row has a unique name.
 
     Raises:
-        HarnessError: where `strict`, one cannot be read; a name stands for several rows.
+        HarnessError: with `strict`, one cannot be read; several rows have the same name.
     """
     given = list(results)
-    if [str(one) for one in given] == sorted(map(str, given)):  # as a shell's pattern gives them
+    if [str(one) for one in given] == sorted(map(str, given)):  # in the order of a shell's pattern
         given.sort(key=natural)
     places = [(number, *named(one)) for number, one in enumerate(given)]
     runs = [(number, run) for number, _, place in places for run in find(place)]
@@ -221,7 +221,8 @@ def read_all(
     shared, errors = Shared(), list[tuple[Path, HarnessError]]()
     found: dict[int, list[Result]] = {number: [] for number, _, _ in places}
     for done, (number, run) in enumerate(runs, start=1):
-        # What lies below two of the folders is the nearer one's: `build all base=all/first` names one of all.
+        # A run below two of the folders belongs to the nearer one: `build all base=all/first` names one of
+        # all.
         if depth[number] == closest[run.resolve()]:
             try:
                 found[number].append(read(run, choices, shared))
@@ -271,7 +272,7 @@ def _where(result: Result) -> str:
 
 
 def _by_row(results: Sequence[Result]) -> list[list[Result]]:
-    """Runs of one model, with its arguments, on different tasks make one row; earlier runs first."""
+    """Combines runs of one model, with equal arguments, on different tasks into rows; earlier runs first."""
     rows: list[list[Result]] = []
     alike: dict[tuple[str, str, str], list[list[Result]]] = {}
     for result in sorted(results, key=lambda one: (natural(one.provenance.created), natural(_where(one)))):
@@ -287,11 +288,11 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
 
 
 _MACHINE = frozenset(("batch_size", "device", "device_map", "max_batch_size", "gpu_memory_utilization"))
-"""Model arguments that say where and how fast a model runs."""
+"""Model arguments that only decide where and how fast a model runs."""
 
 
 def _arguments(result: Result) -> dict[str, str]:
-    """What a run was called with, those arguments aside that say where and how fast."""
+    """A run's arguments, without those that only decide where and how fast it runs."""
     settings = result.provenance.settings
     said = settings.get("model_args")
     pairs = (
@@ -304,13 +305,13 @@ def _arguments(result: Result) -> dict[str, str]:
         )
     )
     others = {key: settings.get(key) for key in ("model", "limit", "offset", "gen_kwargs", "random_seed")}
-    if not result.files:  # a log's file is named by its time alone
+    if not result.files:  # a log's file name contains only its time
         others["file"] = settings.get("file")
     return {str(k): str(v) for k, v in (*pairs, *others.items()) if v not in (None, "") and k not in _MACHINE}
 
 
 def _identity(result: Result) -> tuple[str, str, str]:
-    """What two runs of one row have in common."""
+    """The shared properties of two runs of one row."""
     own = "" if result.files else result.name
     said = {
         k: v
@@ -321,14 +322,14 @@ def _identity(result: Result) -> tuple[str, str, str]:
 
 
 def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int, Result]:
-    """Rows that would have equal names, with what sets them apart: arguments, else the time, else the folder.
+    """Makes equal row names unique by what distinguishes them: arguments, else the time, else the folder.
 
     Args:
-        free: place given and result, of rows that the user did not name.
+        free: position and result of each row that the user did not name.
         taken: names of other rows.
 
     Returns:
-        The id of a result -> the same under its new name.
+        The id of a result -> the result under its new name.
     """
     places = {id(result): place for place, result in free}
     labels: dict[str, list[list[Result]]] = {}
@@ -363,7 +364,7 @@ def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int
 
 
 def _time(created: str) -> str:
-    """When a run was made, to the second, as it says itself."""
+    """The time of a run, to the second, from its own record."""
     found = re.match(r"(\d{4})-?(\d\d)-?(\d\d)[_T ]?(\d\d):?(\d\d):?(\d\d)", created)
     return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else created
 
@@ -377,7 +378,7 @@ def read_names(file: Path) -> dict[str, str]:
     """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name.
 
     Raises:
-        HarnessError: it cannot be read, or is no such mapping.
+        HarnessError: it cannot be read, or is not such a mapping.
     """
     try:
         found = reading.yaml_file(file)
@@ -394,11 +395,11 @@ def renamed(results: Sequence[Result], names: Mapping[str, str]) -> list[Result]
     """Gives rows their new names.
 
     Args:
-        results: as read.
+        results: the results read so far.
         names: see `read_names`.
 
     Raises:
-        HarnessError: a key is no row and no run.
+        HarnessError: a key matches neither a row nor a run.
     """
     made = list(results)
     for key, name in names.items():
@@ -541,7 +542,7 @@ class _Draft:
 
 
 def _unrecorded(name: str, measured: Measured) -> tuple[str, str, str]:
-    """A row and the remark on what its log does not record, for one row and for several."""
+    """A row and its remark on what the log does not record, for one row and for several."""
     *some, last = measured.unknown
     names = f"{', '.join(some)} and {last}" if some else last
     what = f"not record the {names}, assumed to be as in the other rows"
@@ -594,7 +595,7 @@ _KINDS = (
     (SETTING, "other generation arguments"),
     (SCORER, "another scorer version"),
 )
-"""The beginning of a condition's name -> the kind of a refusal."""
+"""The prefix of a condition's name -> the kind of reason."""
 
 
 def _kind_of(condition: str) -> str:

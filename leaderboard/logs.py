@@ -339,7 +339,7 @@ def is_run(file: Path) -> bool:
 
 
 def input_files(file: Path) -> list[Path]:
-    """The files of one run that a board is made from."""
+    """The files of one run that a board uses."""
     return sorted([file, *samples_of_run(file).values()])
 
 
@@ -367,11 +367,11 @@ def read_run(file: Path, choices: Choices) -> Result:
 _GENERIC = re.compile(
     r"(?:(?:checkpoint|global_step|step|epoch|iter)[-_]?\d+|adapter|merged|final|model|hf|lora)", re.I
 )
-"""Names of folders that identify a model only with the folder above."""
+"""Names of folders that identify a model only together with their parent folder."""
 
 
 def model_label(run: Mapping[str, Any]) -> str:
-    """A row's name by model and adapter: "Qwen2.5-VL-3B-Instruct + sft/checkpoint-90"; "" where unknown."""
+    """A row's name from model and adapter: "Qwen2.5-VL-3B-Instruct + sft/checkpoint-90"; "" if unknown."""
     given = arguments(run)
     model = next((given[key] for key in ("pretrained", "model_version", "model") if given.get(key)), None)
     parts = [
@@ -381,7 +381,7 @@ def model_label(run: Mapping[str, Any]) -> str:
 
 
 def _last(place: str) -> str:
-    """The last name of a path or hub name; with the one above it where it says nothing by itself."""
+    """The last name of a path or hub name; with its parent's name if it does not identify a model."""
     parts = [part for part in re.split(r"[/\\]+", place) if part not in ("", ".", "~")]
     if len(parts) > 1 and _GENERIC.fullmatch(parts[-1]):
         return "/".join(parts[-2:])

@@ -95,7 +95,7 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
         peft_model = PeftModel(model, config, low_cpu_mem_usage=on_meta)
         result = peft_model.load_adapter(adapter, "default", low_cpu_mem_usage=on_meta)
         stored = read_finite(adapter)
-    except KeyError as error:  # PEFT looks modules_to_save up without asking
+    except KeyError as error:  # PEFT reads modules_to_save without a default
         raise _unfit(adapter, base, f"1 module has no weights in it ({str(error.args[0])[:300]})") from error
     except (ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error

@@ -87,7 +87,7 @@ def process(
 
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Turns what a processor raises on a prompt that it cannot take into an error with the item.
+    """Turns a processor's errors on an unsupported prompt into an error with the item.
 
     Raises:
         HarnessError: begins with `name`, the task and document.

@@ -23,7 +23,7 @@ _FULL = 3
 """The child's exit code when memory ran out."""
 _CUT = 200
 _MEDIA = re.compile(r"\w*(image|video|vision|audio|boi|eoi|boa|eoa)\w*_(token|tag)(_id|_index)?")
-"""Attributes of processors and configurations that name a family's marks."""
+"""Attributes of processors and configurations that hold a family's marks."""
 
 
 def check(processor: "ProcessorMixin", name: str) -> None:

@@ -105,9 +105,9 @@ def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
 
 
 def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
-    """Whether prompts have this token for their pictures alone; True where the processor takes no trial.
+    """Whether this token marks only images in prompts; True if the processor supports no trial.
 
-    Some families (Gemma 3) name the token before a picture's own as the processor's mark.
+    Some families (Gemma 3) declare the token before an image's own as the processor's mark.
     """
     words, picture = {"type": "text", "text": "What is this?"}, {"type": "image"}
 
@@ -116,7 +116,7 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
         try:
             text = chat_template.render(processor, asked, "trial", add_generation_prompt=True)
             return list(process(processor, [text], [images])["input_ids"][0].tolist())
-        except Exception:  # noqa: BLE001 - what it does not take is refused elsewhere, with its reason
+        except Exception:  # noqa: BLE001 - unsupported input is refused elsewhere, with its reason
             return None
 
     tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 SCORES_SET = "scores set"
-"""The kind of an artifact that holds scores folders, one per model and step."""
+"""The artifact kind of a set of scores folders, one per model and step."""
 
 
 class Artifact:
@@ -98,7 +98,7 @@ class Scores(Artifact):
     TABLE = "scores.parquet"
 
     def table(self) -> "pa.Table":
-        """Its rows; those of a set of scores have the column `row` besides."""
+        """Its rows; for a set of scores, with the column `row`."""
         if self.manifest.kind != SCORES_SET:
             return super().table()
         import pyarrow as pa

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # A task's document as an item, and its metrics for a response.
 
 LISTED = 20
-"""Items that a refusal lists."""
+"""The most items that an error lists."""
 
 
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
@@ -116,16 +116,16 @@ def refuse_marked(
     items: Iterable[records.Item],
     refused: dict[tuple[str, int], str] | None = None,
 ) -> None:
-    """Refuses items whose text has what a model reads as its own marks of pictures, before any is answered.
+    """Refuses items whose text contains a model's own image marks, before any item is answered.
 
     Args:
-        model: as `open_model` gives it; one that does not name its marks passes.
-        task: as `open_tasks` gives it.
+        model: from `open_model`; a model that does not name its marks passes.
+        task: from `open_tasks`.
         items: of the task.
         refused: filled with (task, doc_id) -> the reason instead.
 
     Raises:
-        HarnessError: lists the first LISTED items, and says how many there are.
+        HarnessError: lists the first LISTED items, and their total number.
     """
     marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]
     named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`

@@ -21,7 +21,7 @@ from dcsft_harness.settings import Settings, option
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
 LISTED = 20
-"""Documents that a refusal lists."""
+"""The most documents that an error lists."""
 INDIFFERENT = (
     "batch_size",
     "memory_gb",
@@ -253,8 +253,8 @@ def read_items(
             has an id that is valid for this position only. None raises.
 
     Raises:
-        HarnessError: two documents are the same item; or images are unreadable, of which the first LISTED
-            documents are listed.
+        HarnessError: two documents are the same item; or images are unreadable (lists the first LISTED
+            documents).
     """
     items: list[records.Item] = []
     failed: list[HarnessError] = []

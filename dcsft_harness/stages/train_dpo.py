@@ -366,8 +366,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
     from dcsft_harness.training.trainer import Accounted
 
     class DpoTrainer(Accounted, trl.DPOTrainer):  # type: ignore[misc]
-        """TRL's DPOTrainer with cost accounting, a stop at a bad loss, and a log of both responses'
-        rewards."""
+        """TRL's DPOTrainer with cost accounting, a stop at a bad loss, and a log of both rewards."""
 
         logged = {
             "rewards/chosen": "reward_chosen",

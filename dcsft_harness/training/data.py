@@ -73,7 +73,7 @@ class Conversations:
         weights: the weight of each conversation in the loss, 0 or above; None if the set has no weights.
         numbers: the set's row number of each conversation, from 0.
         refused: row of the set -> why it cannot be trained on.
-        row_names: what an error calls each row of the set; None where they are known by their numbers.
+        row_names: each row's name in errors; None if errors use row numbers.
     """
 
     name: str
@@ -152,8 +152,8 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
 
     Args:
         data: a curated set (its rows are under data/), a folder written by `save_to_disk`, or an
-            open `datasets.Dataset`, whose column `ROW` names its rows where it has one.
-        source: what errors call an open data set: the task or file that it was made from.
+            open `datasets.Dataset`, whose column `ROW` names its rows, if present.
+        source: an open data set's name in errors: the task or file that it was made from.
 
     Raises:
         HarnessError: the set is missing, has changed since it was curated, is empty or lacks a column.

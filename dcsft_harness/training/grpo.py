@@ -76,7 +76,7 @@ class Judge:
 
     @property
     def scorers(self) -> dict[str, int]:
-        """Scorer -> version, of those behind the rewards; empty where the task names none."""
+        """Scorer -> version, for the rewards; empty if the task names none."""
         doc_id = next(iter(self.doc_ids.values()))
         metrics = self.task.process_results(self.task.eval_docs_no_media[doc_id], [Response("")])
         return lmms.scorers_of([lmms.Answered(doc_id, [""], metrics)])
@@ -380,7 +380,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _refusing_infinite(self) -> Iterator[None]:
-        """Stops at logits that are not finite, which torch's sampling refuses or draws nonsense from.
+        """Stops at logits that are not finite: torch's sampling refuses them or draws arbitrary tokens.
 
         Raises:
             HarnessError: names the step and the items.

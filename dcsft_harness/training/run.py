@@ -361,10 +361,10 @@ def _prepare(job: Job) -> Setup:
 
 
 def _refuse_former(folder: Path) -> None:
-    """Refuses a curated set of rollouts that a former version sampled with other pictures.
+    """Refuses a curated set whose rollouts an older version sampled with other images.
 
     Raises:
-        HarnessError: names the line or item. Sets whose rollouts are no longer in their place pass.
+        HarnessError: names the line or item. Sets whose rollouts have been moved pass.
     """
     if not (folder / manifest.NAME).is_file():
         return

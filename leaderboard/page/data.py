@@ -130,9 +130,9 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def headline(document: Mapping[str, Any]) -> Json:
-    """What a page's title says: the models that were measured, and the day of the latest result or "".
+    """A page's title: the evaluated models, and the day of the latest result or "".
 
-    A model in a folder goes by the name in the model arguments: its hash says nothing to a reader.
+    A model in a folder is named as in the model arguments: its hash means nothing to a reader.
     """
     models: dict[str, None] = {}
     days = []

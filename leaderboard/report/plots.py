@@ -85,7 +85,7 @@ def curves(summary: Summary) -> list[Curve]:
 
 
 def _place(row: Row) -> tuple[Path, float] | None:
-    """A row's run and step: as its training says, else as its scores or its name say; None without a step."""
+    """A row's run and step: from its training, else from its scores or its name; None without a step."""
     for part in row.provenance:
         if part.training is not None and "steps" in part.training.ledger:
             return part.training.folder, part.training.ledger["steps"]
@@ -98,7 +98,7 @@ def _place(row: Row) -> tuple[Path, float] | None:
 
 
 def _common(names: set[str], otherwise: str) -> str:
-    """The name that rows of one run share, their steps aside; rows named by the step alone share none."""
+    """The common name of one run's rows, without steps; rows named only by a step have none."""
     return next(iter(names)) if len(names) == 1 and names != {UNNAMED} else otherwise
 
 
@@ -128,11 +128,11 @@ def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: st
 
 
 FOLLOWED = 5
-"""Most tasks that have a curve over steps, where none is in or out of distribution."""
+"""The most tasks with a curve over steps, if none is in or out of distribution."""
 
 
 def _followed(summary: Summary) -> dict[str, int]:
-    """What curves over steps show -> its column: "ood" and "id", else the first tasks."""
+    """The curves over steps -> their columns: "ood" and "id", else the first tasks."""
     known = {name: index for name in ("ood", "id") if (index := summary.overall(name)) is not None}
     return known or {column.label: at for at, column in enumerate(summary.columns[:FOLLOWED])}
 
@@ -233,7 +233,7 @@ def _legend(axes: "Axes", count: int) -> None:
 
 
 Spot = tuple[int, Line, float, Estimate]
-"""Of a scatter plot: the line's number and the line, x in the axis' unit, and y as a fraction."""
+"""A point of a scatter plot: the line's number and the line, x in the axis' unit, and y as a fraction."""
 
 
 def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:

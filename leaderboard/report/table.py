@@ -107,7 +107,7 @@ def _overall(summary: Summary) -> dict[str, int]:
         return {}
     found = {title: summary.overall(title.lower()) for title in ("ID", "OOD")}
     known = {title: index for title, index in found.items() if index is not None}
-    # Tasks that say neither are compared one by one.
+    # Tasks that state no distribution are compared one by one.
     return known or {column.label: index for index, column in enumerate(summary.columns)}
 
 
