@@ -85,8 +85,10 @@ class Item:
         doc_id: its position in that task's documents; for messages only, never for joins.
         prompt: the user turn's text. Images come before it; otherwise there is a MARK for each.
         answer: the gold answer as text.
-        target: the answer for SFT.
-        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None if the answer is not a box.
+        target: what SFT should teach the model to say.
+        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None where the answer is no box.
+        turns: all turns before the answer, as a JSON list of role and content with a MARK for each picture;
+            None where there is one, of the user.
     """
 
     item_id: str
@@ -96,6 +98,7 @@ class Item:
     answer: str
     target: str
     box: list[float] | None = None
+    turns: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,32 @@ class Score:
     answer: str
     n_tokens: int | None
     cluster: str | None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """One of the K responses to an evaluated item.
+
+    Attributes:
+        task, item_id: the item's.
+        sample_index: 0..K-1.
+        score: 0..1, None where the response could not be scored.
+        extracted: the answer found (JSON where it is not a string), None if none was found.
+        vote: the first extracted answer of the item that its scorer takes as equal to this one.
+        response: the generated text.
+        n_tokens: generated tokens, the end mark included; None where the model reports none.
+        finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
+    """
+
+    task: str
+    item_id: str
+    sample_index: int
+    score: float | None
+    extracted: str | None
+    vote: str | None
+    response: str
+    n_tokens: int | None
     finish_reason: str | None = None
 
 

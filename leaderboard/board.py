@@ -16,6 +16,7 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import NOTE, Ledger
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.leaderboard.sampled import Draws
 from dcsft_harness.training import run_folder
 
 # The provenance of a row: the available manifests behind its scores. Paths are not repeated.
@@ -59,8 +60,9 @@ class Provenance:
         model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
         pixels: pixel limits, None if unknown.
         packages: package -> version.
-        created: an ISO date, "" if unknown.
-        training: the run that made the adapter, if its manifest is available.
+        created: an ISO date, "" where not known.
+        training: the run that made the adapter, where its manifest is at hand.
+        usage: what the evaluation cost, by the names of `LEDGER`; empty where not known.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Provenance:
     packages: Mapping[str, str]
     created: str
     training: Training | None = None
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 class Traced(Protocol):
@@ -98,7 +101,24 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
         raw.get("packages") or {},
         str(raw.get("created", "")),
         _training(found),
+        _usage(found.notes.get(NOTE)),
     )
+
+
+def _usage(told: object) -> dict[str, float]:
+    """The figures of a ledger that are numbers above 0."""
+    table = told if isinstance(told, Mapping) else {}
+    return {
+        name: float(table[name])
+        for name in LEDGER
+        if isinstance(table.get(name), int | float) and table[name] > 0
+    }
+
+
+def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
+    """What the evaluations with K responses per item behind some rows cost together."""
+    parts = [part for row in rows for part in row.provenance if part.settings.get("samples")]
+    return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in LEDGER if parts}
 
 
 def public(value: object) -> object:
@@ -272,13 +292,17 @@ class Measured:
         family: the task's family, or None.
         conditions: what must be equal to compare two rows, by its name in messages.
         item_ids: the items, each once.
-        clusters: each item's cluster, None for an independent item.
-        scores: each item's score in [0, 1], NaN if the response could not be scored.
-        unanswered: scored items without an answer in the response; None if the task does not report answers.
-        documents: the items in the task's numbering, in the order of item_ids; read on demand.
-        unknown: prefixes of the names of conditions that are not recorded, and so refuse nothing.
-        remarks: sentences on figures that do not match the items.
-        renamed: the items' ids in the folder's own tables -> item_ids, if they differ.
+        clusters: each item's cluster, None for an item on its own.
+        scores: each item's score in [0, 1], NaN where the response could not be scored.
+        unanswered: items that were scored, but in whose response no answer was found; None where
+            the task does not report answers.
+        documents: the items as the task numbers them, in the order of item_ids; read when asked for.
+        unknown: beginnings of the names of conditions that are not on record, and so refuse nothing.
+        remarks: sentences on figures that do not agree with the items.
+        renamed: the items' ids in the folder's own tables -> item_ids, where they differ.
+        draws: all responses to the items, where there are K of each.
+        responses: what gives them as a table of `records.Response`, under the ids of the folder's own tables.
+        metric: of K responses, what the scores are: "maj@8"; None for one response per item.
     """
 
     task: str
@@ -293,6 +317,9 @@ class Measured:
     unknown: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     renamed: Mapping[str, str] | None = None
+    draws: Draws | None = None
+    responses: Callable[[], pa.Table] | None = None
+    metric: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +402,8 @@ class Task:
         family: the task's family, or None.
         item_ids: the items that every row was evaluated on, sorted.
         clusters: shape (n,), each item's cluster as a code that is the same across the board's tasks.
-        conditions: what was equal for all rows, by its name in messages.
+        conditions: what was equal for all rows, by the name a message calls it.
+        metric: of K responses per item, what the scores are: "maj@8"; None for one response.
     """
 
     name: str
@@ -384,6 +412,7 @@ class Task:
     item_ids: Sequence[str]
     clusters: NDArray[np.int64]
     conditions: Mapping[str, object] = field(default_factory=dict)
+    metric: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,12 +422,14 @@ class Cell:
     Attributes:
         folder: its scores folder.
         scores: shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored.
-        unanswered: scored items without an answer in the response; None: the task does not report answers.
+        unanswered: scored items in whose response no answer was found; None: the task does not say.
+        draws: all responses to the items, where there are K of each and the metric is avg@k.
     """
 
     folder: Path
     scores: NDArray[np.float64]
     unanswered: int | None
+    draws: Draws | None = None
 
     @property
     def unscored(self) -> int:

@@ -16,7 +16,15 @@ from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
 from dcsft_harness.leaderboard.report.document import FILE, document, text, write_items
 from dcsft_harness.leaderboard.report.plots import draw
-from dcsft_harness.leaderboard.report.table import comparisons_csv, csv_text, latex, report, standings_csv
+from dcsft_harness.leaderboard.report.table import (
+    budgets_csv,
+    comparisons_csv,
+    crossings_csv,
+    csv_text,
+    latex,
+    report,
+    standings_csv,
+)
 from dcsft_harness.leaderboard.summary import Summary, published
 from dcsft_harness.settings import Settings, option
 
@@ -60,6 +68,9 @@ class Options(Settings):
         "A YAML file of rows' names: a row's name or FOLDER/RUN, and its new name.",
         metavar="FILE",
         reads="file",
+    )
+    at_k: int | None = option(
+        None, "Of K responses per item: the k of avg@k, maj@k and pass@k; by default K.", ge=1
     )
     labels: tuple[Path, ...] = option(
         (), "Labels of the evaluated items, for accuracy by difficulty.", repeated=True, reads="artifact"
@@ -138,7 +149,7 @@ def build(
         options.baseline,
         strict=options.strict,
         apart=options.apart,
-        choices=Choices(options.metrics or {}, options.distributions or {}),
+        choices=Choices(options.metrics or {}, options.distributions or {}, options.at_k),
         names=None if options.names is None else read_names(options.names),
         progress=progress,
     )
@@ -170,6 +181,8 @@ def _write(
         "leaderboard.csv": csv_text(summary),
         "comparisons.csv": comparisons_csv(summary),
         "standings.csv": standings_csv(summary),
+        **({"budgets.csv": budgets_csv(summary)} if summary.budgets else {}),
+        **({"crossings.csv": crossings_csv(summary)} if summary.overtakings else {}),
         "leaderboard.tex": latex(summary),
         "leaderboard.json": text(told),
     }.items():

@@ -11,7 +11,8 @@ import numpy as np
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, public, said_once
+from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, public, said_once, usage_of
+from dcsft_harness.leaderboard.sampled import SHOWN, Draws, crossing, curve
 from dcsft_harness.leaderboard.stats import intervals, paired, ranking
 from dcsft_harness.leaderboard.stats.intervals import (
     Codes,
@@ -26,15 +27,18 @@ from dcsft_harness.leaderboard.stats.intervals import (
 from dcsft_harness.leaderboard.stats.paired import holm, paired_test
 from dcsft_harness.leaderboard.summary import (
     Apart,
+    Budget,
     Column,
     Comparison,
     Detectable,
     Entry,
     Front,
     Line,
+    Overtaking,
     Quoted,
     Summary,
     Worst,
+    headline,
     overall,
 )
 from dcsft_harness.records import DIFFICULTIES, Label, read_table
@@ -69,7 +73,7 @@ def summarise(
             side,
             side[0].group if len(side) == 1 and side[0].name in combined else None,
             worst=_worst(side, columns),
-            by_difficulty=by_difficulty(side, board.tasks, labels or {}),
+            by_difficulty=by_difficulty(side, _main_tasks(columns), labels or {}),
         )
         for name, side in sides
     )
@@ -85,7 +89,58 @@ def summarise(
         tuple(quoted),
         tuple(Apart(told(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
         tuple(LeftOut(one.folder, told(one.reason), one.kind) for one in board.left_out),
+        *budgets(columns, lines),
     )
+
+
+def _main_tasks(columns: Sequence[Column]) -> list[Task]:
+    """The tasks of the metric that ranks go by."""
+    return [one.tasks[0] for one in columns if not one.is_mean and one.metric == headline(columns)]
+
+
+def budgets(
+    columns: Sequence[Column], lines: Sequence[Line]
+) -> tuple[tuple[Budget, ...], tuple[Overtaking, ...]]:
+    """Accuracy over k and tokens of each row with K responses per item, and where such curves cross.
+
+    Each is over what stands for OOD, else for ID, else over all tasks; of several seeds, over their mean,
+    with an interval over items alone. Curves are compared with the baseline's; without one, every pair of
+    the first `CURVES` rows is.
+    """
+    sampled = [one for one in columns if one.metric is not None and one.metric.startswith("avg@")]
+    chosen = [overall(sampled, side, sampled[0].metric) for side in ("ood", "id")] if sampled else []
+    places = [at for at in chosen if at is not None]
+    tasks = sampled[places[0]].tasks if places else tuple(one.tasks[0] for one in sampled if not one.is_mean)
+    label = sampled[places[0]].label.rpartition(" ")[0] if places else "all tasks"
+    clusters = [task.clusters for task in tasks]
+    held: dict[str, list[Draws]] = {}
+    for line in lines:
+        cells = [row.cells.get(task.name) for row in line.rows for task in tasks]
+        draws = [cell.draws for cell in cells if cell is not None and cell.draws is not None]
+        if line.group is None and draws and len(draws) == len(cells):
+            held[line.name] = draws
+    found = tuple(
+        Budget(line.name, label, tuple(curve(held[line.name], clusters)), usage_of(line.rows))
+        for line in lines
+        if line.name in held and line.group is None
+    )
+    baseline = next((line.name for line in lines if line.is_baseline and line.name in held), None)
+    pairs = (
+        [(name, baseline) for name in held if name != baseline]
+        if baseline is not None
+        else list(combinations(list(held)[:CURVES], 2))
+    )
+    crossings = []
+    for name, other in pairs:
+        for metric in SHOWN:
+            one = crossing(held[name], held[other], clusters, metric)
+            if one is not None:
+                crossings.append(Overtaking(name, other, label, metric, one))
+    return found, tuple(crossings)
+
+
+CURVES = 12
+"""Without a baseline, the curves of at most this number of rows are compared pair by pair."""
 
 
 def told(reason: str) -> str:
@@ -111,12 +166,14 @@ def _sides(board: Board) -> list[tuple[str, tuple[Row, ...]]]:
 
 def _columns(tasks: Sequence[Task]) -> Iterator[Column]:
     for distribution in ("id", "ood", None):
-        members = tuple(task for task in tasks if task.distribution == distribution)
-        for task in members:
-            yield Column(task.name, distribution, (task,), False)
-        # A single OOD task still gets a mean: rows are compared by that figure.
-        if distribution is not None and len(members) > (distribution == "id"):
-            yield Column(f"{distribution.upper()} mean", distribution, members, True)
+        for metric in dict.fromkeys(task.metric for task in tasks):
+            members = tuple(t for t in tasks if t.distribution == distribution and t.metric == metric)
+            for task in members:
+                yield Column(task.name, distribution, (task,), False, metric)
+            # One OOD task still gets its mean: it is the figure that rows are compared by.
+            if distribution is not None and len(members) > (distribution == "id"):
+                label = f"{distribution.upper()} mean" + ("" if metric is None else f" {metric}")
+                yield Column(label, distribution, members, True, metric)
 
 
 def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Column) -> Entry | None:
@@ -173,7 +230,11 @@ def scores_of(row: Row, column: Column) -> list[Floats]:
 def _worst(side: tuple[Row, ...], columns: Sequence[Column]) -> Worst | None:
     found = []
     for column in columns:
-        if not column.is_mean and all(column.tasks[0].name in row.cells for row in side):
+        if (
+            column.metric == headline(columns)
+            and not column.is_mean
+            and all(column.tasks[0].name in row.cells for row in side)
+        ):
             scores = np.concatenate([scores_of(row, column)[0] for row in side])
             if not np.isnan(scores).all():
                 found.append(Worst(column.label, float(np.nanmean(scores))))
@@ -226,14 +287,15 @@ def comparisons(columns: tuple[Column, ...], lines: Sequence[Line], pairs: int) 
     Seeds that a line combines are not tested on their own.
     """
     tested = [line for line in lines if line.group is None]
-    headline = {overall(columns, "id"), overall(columns, "ood")}
+    metrics = dict.fromkeys(column.metric for column in columns)
+    main = {overall(columns, side, metric) for side in ("id", "ood") for metric in metrics}
     found: list[Comparison] = []
     baseline = next((line for line in lines if line.is_baseline), None)
     if baseline is not None:
         others = [(line, baseline) for line in tested if not line.is_baseline and not _shared(line, baseline)]
-        found += _families("baseline", others, columns, headline)
+        found += _families("baseline", others, columns, main)
     if len(tested) <= pairs:
-        found += _families("pairs", list(combinations(tested, 2)), columns, headline)
+        found += _families("pairs", list(combinations(tested, 2)), columns, main)
     return tuple(found)
 
 
@@ -242,14 +304,20 @@ def _shared(line: Line, other: Line) -> bool:
 
 
 def _families(
-    name: str, pairs: Sequence[tuple[Line, Line]], columns: Sequence[Column], headline: set[int | None]
+    name: str, pairs: Sequence[tuple[Line, Line]], columns: Sequence[Column], main: set[int | None]
 ) -> Iterator[Comparison]:
-    families: dict[str, list[Comparison]] = {name: [], f"{name} by task": []}
+    suffixes = [
+        "" if metric is None else f" {metric}" for metric in dict.fromkeys(one.metric for one in columns)
+    ]
+    families: dict[str, list[Comparison]] = {
+        f"{family}{suffix}": [] for suffix in suffixes for family in (name, f"{name} by task")
+    }
     for line, other in pairs:
         for index, column in enumerate(columns):
-            if index not in headline and column.is_mean:
+            if index not in main and column.is_mean:
                 continue
-            family = name if index in headline else f"{name} by task"
+            family = name if index in main else f"{name} by task"
+            family += "" if column.metric is None else f" {column.metric}"
             one = compare(line, other, index, column, family)
             if one is not None:
                 families[family].append(one)

@@ -36,6 +36,7 @@ from dcsft_harness.leaderboard.board import (
 )
 from dcsft_harness.leaderboard.logs import RESULTS, SAMPLES, Choices, is_run, lost_samples, read_run
 from dcsft_harness.leaderboard.read import Shared, read_result
+from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 Progress = Callable[[int, int], None]
@@ -79,6 +80,7 @@ def load(
         raise errors[0][1] if len(errors) == 1 else nothing_left([_left_out(*one) for one in errors], 0)
     found = [_with_sides(one, choices.distributions) for one in renamed(found, names or {})]
     _refuse_unknown(choices, found)
+    found = expanded(found, choices.at_k)
     board = assemble(found, baseline, strict=strict and not apart, apart=apart)
     return replace(board, left_out=(*(_left_out(*one) for one in errors), *board.left_out))
 
@@ -617,7 +619,7 @@ def _rows(results: Sequence[Result]) -> list[Row]:
             name,
             tuple(result.folder for result in parts),
             {
-                task: Cell(result.folder, measured.scores, measured.unanswered)
+                task: Cell(result.folder, measured.scores, measured.unanswered, measured.draws)
                 for result in parts
                 for task, measured in result.tasks.items()
             },
@@ -668,11 +670,12 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
             one.item_ids,
             np.array([code(*pair) for pair in zip(one.clusters, one.item_ids, strict=True)], dtype=np.int64),
             one.conditions,
+            one.metric,
         )
         for one in measured
     ]
     order = {"id": 0, "ood": 1, None: 2}
-    return tuple(sorted(tasks, key=lambda task: order[task.distribution]))
+    return tuple(sorted(tasks, key=lambda task: (order[task.distribution], place_of(task.metric))))
 
 
 def aligned(reference: Measured, measured: Measured) -> Measured:
@@ -699,6 +702,7 @@ def aligned(reference: Measured, measured: Measured) -> Measured:
         item_ids=reference.item_ids,
         clusters=tuple(measured.clusters[at] for at in order),
         scores=measured.scores[order],
+        draws=None if measured.draws is None else measured.draws.take(order),
         conditions={
             **measured.conditions,
             "prompt hash": json_sha256(list(moved.prompts or ())),

@@ -32,6 +32,7 @@ from dcsft_harness.leaderboard.board import (
     group_of,
     public,
 )
+from dcsft_harness.leaderboard.sampled import draws_of_lists
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
@@ -49,10 +50,12 @@ class Choices:
     Attributes:
         metrics: task -> the metric to use as its score.
         distributions: task -> "id" or "ood".
+        at_k: of K responses per item, the k of the board's columns; None takes K.
     """
 
     metrics: Mapping[str, str]
     distributions: Mapping[str, str]
+    at_k: int | None = None
 
 
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:
@@ -91,6 +94,7 @@ class Samples:
         documents = documents.reordered(order)
         answered = [line.get("answered") for line in kept]
         knows = all(isinstance(value, int | float) for value in answered)
+        draws = None if (found := self._draws(kept)) is None else draws_of_lists(*found)
         return Measured(
             task=self.task,
             distribution=self._distribution(),
@@ -114,7 +118,52 @@ class Samples:
                 *self._unknown_settings(),
             ),
             remarks=tuple(self._remarks(scores, metric)),
+            draws=draws,
+            responses=None if draws is None else self.responses,
         )
+
+    def _draws(
+        self, lines: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[list[float]], list[list[str | None]]] | None:
+        """Scores and votes of K responses per document, as the suite's tasks log them; None without any.
+
+        Raises:
+            HarnessError: documents have other numbers of them, or a score is no fraction.
+        """
+        found = [(line.get("scores"), line.get("votes")) for line in lines]
+        if not all(isinstance(one, list) for pair in found for one in pair):
+            return None
+        sizes = {len(one) for pair in found for one in pair if isinstance(one, list)}
+        values = [[_real(score) for score in scores or []] for scores, _ in found]
+        votes = [[None if vote is None else str(vote) for vote in some or []] for _, some in found]
+        if len(sizes) != 1 or not all(one is not None and 0 <= one <= 1 for some in values for one in some):
+            raise HarnessError(
+                f"{self.path}: scores and votes are not as many fractions and answers in every line", AGAIN
+            )
+        return [[one for one in some if one is not None] for some in values], votes
+
+    def responses(self) -> pa.Table:
+        """The K responses to each document as a table of `records.Response`, read again."""
+        lines = [line for _, line in self._lines()]
+        documents, found = _documents(self.task, lines), self._draws(lines)
+        assert found is not None
+        rows = []
+        for item, line, scores, votes in zip(documents.ids, lines, *found, strict=True):
+            texts, extracted = _all_responses(line), line.get("extracted")
+            for index, (score, vote) in enumerate(zip(scores, votes, strict=True)):
+                said = extracted[index] if isinstance(extracted, list) and index < len(extracted) else vote
+                rows.append(
+                    {
+                        "task": self.task,
+                        "item_id": item,
+                        "sample_index": index,
+                        "score": score,
+                        "extracted": None if said is None else records.as_text(said),
+                        "vote": vote,
+                        "response": texts[index] if index < len(texts) else "",
+                    }
+                )
+        return pa.Table.from_pylist(rows, schema=records.schema(records.Response))
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with self.path.open("rb") as file:
@@ -315,6 +364,13 @@ def _response(line: Mapping[str, Any]) -> str:
     while isinstance(found, list) and found:
         found = found[0]
     return "" if found is None or found == [] else records.as_text(found)
+
+
+def _all_responses(line: Mapping[str, Any]) -> list[str]:
+    found = line.get("filtered_resps", line.get("resps"))
+    while isinstance(found, list) and len(found) == 1 and isinstance(found[0], list):
+        found = found[0]
+    return [records.as_text(one) for one in found] if isinstance(found, list) else []
 
 
 def _tokens(line: Mapping[str, Any]) -> int | None:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import board
 from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
+from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
+from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
 from dcsft_harness.records import (
     CHECKPOINT,
     SCORER,
@@ -110,10 +113,25 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
         items = shared.items(folder / FILE, task, table["item_id"].take(at), table["cluster"].take(at))
         some = _Scored(scores[at][items.order], int(silent[at].sum()))
         tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items, some)
+        if (samples := entry.get("samples")) is not None:
+            read = partial(read_responses, folder / RESPONSES, task)
+            tasks[task] = replace(tasks[task], draws=_draws(found, tasks[task], samples), responses=read)
     model = _model(found)
     group = group_of(name, config.get("group"))
     told = board.of_scores(found, name, model)
     return Result(name, folder, model, tasks, told, lambda: iter([read_columns(folder / FILE)]), group)
+
+
+def _draws(found: manifest.Manifest, measured: Measured, samples: object) -> Draws:
+    path = found.folder / RESPONSES
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise HarnessError(
+            f"{found.folder / manifest.NAME}: samples of {measured.task} is {samples!r}", AGAIN
+        )
+    if path.is_file() and file_sha256(path) != found.files.get(RESPONSES):
+        raise HarnessError(f"{path} is truncated, damaged or changed", AGAIN)
+    table = read_responses(path, measured.task, JUDGED)
+    return draws_of(path, table, measured.item_ids, samples, measured.unanswered is not None)
 
 
 class _Scored(NamedTuple):

@@ -4,13 +4,16 @@ Every output format prints a Summary, so the formats cannot disagree. Published 
 with their source, and never tested against.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal
 
 import yaml
 
 from dcsft_harness.leaderboard.board import LeftOut, Row, Task
+from dcsft_harness.leaderboard.sampled import Crossing, Spent
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.stats.ranking import Rank
 
@@ -102,12 +105,14 @@ class Column:
         distribution: "id", "ood" or None.
         tasks: the task, or the tasks of the mean.
         is_mean: whether it is a mean.
+        metric: of K responses per item, what its values are: "maj@8"; None for one response.
     """
 
     label: str
     distribution: str | None
     tasks: tuple[Task, ...]
     is_mean: bool
+    metric: str | None = None
 
     @property
     def n(self) -> int:
@@ -212,10 +217,11 @@ class Comparison:
     """Two rows in one column.
 
     Attributes:
-        family: the set of tests for the correction: "baseline" (every row against the baseline, on the
-            figures for ID and OOD), "baseline by task", "pairs" or "pairs by task".
-        row: the name of the line that a positive difference favors.
-        other: the name of the line that it is compared with.
+        family: what the correction is over: "baseline" (every row against the baseline, on what stands
+            for ID and OOD), "baseline by task", "pairs" or "pairs by task"; of K responses per item, the same
+            with the metric behind it ("pairs maj@8").
+        row: the name of the line whose advantage a positive difference is.
+        other: the name of the line that it is compared to.
         column: the column's index.
         difference: in [-1, 1], on the items scored in both.
         p: two-sided; None if there is nothing to test.
@@ -235,6 +241,51 @@ class Comparison:
     method: str
     better: int | None
     worse: int | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a row with K responses per item reaches for how many tokens.
+
+    Attributes:
+        row: its name.
+        over: what the accuracies are over: "OOD mean", a task, or "all tasks".
+        points: over k, then over caps on new tokens.
+        usage: what the K responses of all of its tasks cost, by the names of a ledger; empty where not known.
+    """
+
+    row: str
+    over: str
+    points: tuple[Spent, ...]
+    usage: Mapping[str, float]
+
+    def flops(self, point: Spent) -> float | None:
+        """Operations per item at a point: the prompt's and the responses'; None where not known."""
+        usage = self.usage
+        tokens = usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
+        if math.isnan(point.tokens) or not usage.get("flops") or not usage.get("prompts") or not tokens:
+            return None
+        own = usage.get("prompt_tokens", 0) / usage["prompts"] + point.tokens
+        return usage["flops"] * own / tokens
+
+
+@dataclass(frozen=True)
+class Overtaking:
+    """Where two rows' curves over tokens cross.
+
+    Attributes:
+        row: the name of one.
+        other: the name of the other.
+        over: see `Budget`.
+        metric: "avg", "maj" or "pass".
+        crossing: where; `first` says whether `row` is ahead before it.
+    """
+
+    row: str
+    other: str
+    over: str
+    metric: str
+    crossing: Crossing
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +310,9 @@ class Summary:
         ranked_by: the index of the column that decides ranks, or None.
         quoted: published figures, which nothing is tested against.
         apart: further boards, of rows that cannot be compared with these.
-        left_out: folders that could not be used, with reasons.
+        left_out: folders that could not be used, and why.
+        budgets: of rows with K responses per item, accuracy over k and over tokens.
+        overtakings: where those curves cross.
     """
 
     columns: tuple[Column, ...]
@@ -272,17 +325,34 @@ class Summary:
     quoted: tuple[Quoted, ...] = ()
     apart: tuple[Apart, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    overtakings: tuple[Overtaking, ...] = ()
 
     def overall(self, distribution: str) -> int | None:
         """The index of the column for "id" or "ood": its mean, else its only task."""
         return overall(self.columns, distribution)
 
     def tested(self, family: str) -> list[Comparison]:
-        """The comparisons of one family."""
-        return [one for one in self.comparisons if one.family == family]
+        """The comparisons of one family, and of the same with the metrics of K responses."""
+        names = {family, *(f"{family} {one.metric}" for one in self.columns if one.metric is not None)}
+        return [one for one in self.comparisons if one.family in names]
 
 
-def overall(columns: tuple[Column, ...], distribution: str) -> int | None:
-    """The index of the column for "id" or "ood": its mean, else its only task."""
-    found = [i for i, column in enumerate(columns) if column.distribution == distribution]
+def headline(columns: Sequence[Column]) -> str | None:
+    """The metric that ranks and plots go by: that of one response per item where there is one, else avg@k."""
+    return None if any(one.metric is None for one in columns) else columns[0].metric
+
+
+def overall(
+    columns: Sequence[Column], distribution: str, metric: str | None | Literal[True] = True
+) -> int | None:
+    """The index of the column that stands for "id" or "ood": its mean, else its only task.
+
+    Args:
+        columns: a board's.
+        distribution: "id" or "ood".
+        metric: of which metric; True takes the `headline`.
+    """
+    wanted = headline(columns) if metric is True else metric
+    found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == wanted]
     return found[-1] if found else None  # a mean follows its tasks

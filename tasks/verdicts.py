@@ -1,17 +1,20 @@
 """From a scorer's verdict to lmms-eval's metrics: one shape for every task of the suite.
 
-`acc` is the score together with its cluster, in the form of lmms-eval's clustered standard error; `answered`
-is 1 if an answer was found in the response, so that "wrong" and "no answer" stay separate. `extracted`,
-`score` (for `lmms-eval --baseline`) and `scorer` (names and versions) are logged with the sample and not
-aggregated.
+`acc` is the score together with its cluster, as lmms-eval's clustered standard error reads it;
+`answered` is 1 where an answer was found in the response, so that "wrong" and "no answer" stay
+apart. `extracted`, `score` (what `lmms-eval --baseline` compares) and `scorer` (names and versions) are
+logged with the sample and not aggregated; so are `scores` and `votes` of several responses, whose
+`maj_at_k` and `pass_at_k` are aggregated.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from dcsft_harness.coordinates import declared
-from dcsft_harness.scoring import Scorer, Verdict, get_scorer
+from dcsft_harness.scoring import Scorer, Verdict, at_k, get_scorer
 
 Doc = dict[str, Any]
 Judge = Callable[[Doc, str], Verdict]
@@ -62,7 +65,8 @@ def process(
     Returns:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; score: the same mean; answered: share
         in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
-        version.
+        version. Of K > 1 responses besides: maj_at_k and pass_at_k as acc is, at k = K; scores, in [0, 1],
+        and votes, equal texts for answers that the scorer takes as equal and None for no answer.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):
@@ -74,12 +78,33 @@ def process(
     found = [verdict.extracted for verdict in verdicts]
     mean = sum(v.score for v in verdicts) / len(verdicts)
     return {
+        **(
+            _several([verdict.score for verdict in verdicts], behind[0].votes(found), doc)
+            if found[1:]
+            else {}
+        ),
         "acc": part(mean, doc),
         "score": mean,
         "answered": sum(extracted is not None for extracted in found) / len(found),
         "extracted": found[0] if len(found) == 1 else found,
         "scorer": {one.name: one.version for one in behind},
     }
+
+
+def _several(scores: list[float], votes: list[str | None], doc: Doc) -> dict[str, Any]:
+    """The metrics of several responses together, and each one's score and vote."""
+    codes = {vote: at for at, vote in enumerate(dict.fromkeys(vote for vote in votes if vote is not None))}
+    found = at_k.metrics(np.array([scores]), np.array([[codes.get(vote or "", -1) for vote in votes]]))
+    together = {f"{name}_at_k": part(float(found.values[name][0, -1]), doc) for name in ("maj", "pass")}
+    return {**together, "scores": scores, "votes": votes}
+
+
+class KeepAll:
+    """A filter of lmms-eval that keeps all responses of a document; a single one stays a text."""
+
+    def apply(self, resps: Iterable[list[str]], docs: Sequence[Doc]) -> list[str | list[str]]:
+        """Each document's responses, a list of them for K > 1."""
+        return [one if len(one) > 1 else one[0] if one else "" for one in resps]
 
 
 def responses(results: Sequence[Any]) -> list[str]:

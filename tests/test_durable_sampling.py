@@ -167,7 +167,7 @@ class TestOtherSettings:
         def identity(folder):
             settings = {"model": "dcsft_hf", "model_args": f"pretrained={folder}"}
             config = sampling.SamplingConfig()
-            return sampling.identify(task, items, config, settings, {"model": folder})
+            return sampling.identify([task], items, config, settings, {"model": folder})
 
         for name, weights in (("one", "w"), ("moved", "w"), ("trained", "v")):
             (tmp_path / name).mkdir()

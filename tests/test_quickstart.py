@@ -87,7 +87,7 @@ DOCUMENTS = (
     "docs/tutorial.md",
     *(
         f"docs/how-to/{name}.md"
-        for name in ("tasks", "training", "curation", "leaderboards", "paper", "exchange")
+        for name in ("tasks", "training", "curation", "leaderboards", "test-time", "paper", "exchange")
     ),
 )
 """In the order in which they run, all in one folder: later ones use what earlier ones made."""

@@ -116,6 +116,19 @@ class TestALaunch:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
         assert UNFINISHED not in os.listdir(tmp_path / "out")
 
+    def test_evaluates_k_responses_as_one_process_does(self, tmp_path):
+        options = ["--tasks", "dcsft_digits", "--samples", 3, "--limit", 10]
+        command = ["evaluate", "--model-args", DIGITS.format(4), *options]
+        assert main([str(word) for word in [*command, "--output", tmp_path / "one"]]) == 0
+        code, _ = finished(launch([*command, "--output", tmp_path / "two"]))
+        assert code == 0
+        tables = [
+            records.read_table(tmp_path / name / "responses.parquet", records.Response).to_pylist()
+            for name in ("one", "two")
+        ]
+        assert tables[0] == tables[1] and len(tables[0]) == 30
+        assert manifest.read(tmp_path / "two").notes["processes"] == 2
+
     def test_that_is_killed_is_gone_on_with_by_one_process_or_two(self, tmp_path, alone):
         output = tmp_path / "out"
         first = launch(digits(output, batch_size=1))

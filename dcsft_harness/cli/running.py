@@ -213,12 +213,10 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
-    if stage.verb != "compare-cost":
+    if stage.verb not in ("compare-cost", "data inspect"):
         params.append(click.Option(["--output"], type=FOLDER, required=True, help="The folder to write."))
     else:
-        params.append(
-            click.Option(["--output"], type=FOLDER, help="Also write it there, as Markdown, CSV and JSON.")
-        )
+        params.append(click.Option(["--output"], type=FOLDER, help="Also write it there, as files."))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + stage.example)

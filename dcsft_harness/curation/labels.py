@@ -15,6 +15,7 @@ from dcsft_harness.artifacts.storage import scan
 from dcsft_harness.curation import gallery
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
+from dcsft_harness.scoring import at_k
 
 if TYPE_CHECKING:
     from pyarrow import acero
@@ -85,10 +86,18 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
                 "censored": pc.sum(labels["censored"]).as_py() or 0,
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
+                "at_g": _at_g(labels),
                 "scorers": source.notes.get("scorers"),
             }
         )
     return draft.notes
+
+
+def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
+    """What fewer responses per item would have said, see `at_k.of_pool`; None where items stopped early."""
+    if pc.any(labels["censored"]).as_py():
+        return None
+    return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())
 
 
 def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:

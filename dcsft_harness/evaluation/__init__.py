@@ -3,21 +3,28 @@
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dcsft_harness import lmms, ranks, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, unknown
 from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import SamplingConfig, identify, observed, rollout_store
+from dcsft_harness.scoring import at_k
 
 if TYPE_CHECKING:
     from dcsft_harness.lmms.protocols import Generation
 
-SCORES = "scores.parquet"
+SCORES, RESPONSES = "scores.parquet", "responses.parquet"
+DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
+"""Of `SamplingConfig`, what a manifest records of an evaluation of K responses."""
 Spent = tuple[int, int, float | None, str]
 """The cost of a response: prompt tokens, tokens generated, operations if known, and finish reason."""
 
@@ -85,6 +92,168 @@ def evaluate(
             draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
             _write(draft.folder, rows, results)
         return draft.notes
+
+
+def evaluate_samples(
+    model: lmms.Model | Callable[[], lmms.Model],
+    tasks: Mapping[str, lmms.Task],
+    output: Path,
+    name: str,
+    settings: dict[str, Any],
+    config: SamplingConfig,
+    progress: lmms.Progress | None = None,
+    inputs: dict[str, Path] | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
+
+    An interrupted run resumes. An item's score is the mean of its responses'; responses.parquet has each.
+
+    Args:
+        model: as `sampling.sample` takes it.
+        tasks: as `lmms.open_tasks` gives them.
+        output: the folder to write: scores.parquet, responses.parquet, lmms_eval.json and manifest.json.
+        name: the row's name in a leaderboard.
+        settings: what else the manifest records (model name and arguments).
+        config: how to draw; its `samples` is K.
+        progress: called with (items done, items in all).
+        inputs: folders that the model was loaded from, for the manifest.
+        told: further notes for the manifest.
+
+    Returns:
+        The manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
+
+    Raises:
+        HarnessError: an unreadable image, a failed run, an output folder that is occupied, being
+            written or of other settings, or a full disk.
+    """
+    inputs = inputs or {}
+    drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}
+    recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": config.limit, **drawn}
+    with ranks.agreed():
+        rollout_store.refuse_taken(output)
+        items = {task_name: _items(task, config.limit) for task_name, task in tasks.items()}
+        asked = [item for some in items.values() for item in some]
+        deciding = {"stage": "evaluate", **{key: one for key, one in settings.items() if key != "group"}}
+        identity = identify(list(tasks.values()), asked, config, deciding, inputs)
+        for task in tasks.values():
+            lmms.set_generation(task, config.samples, config.generation())
+    meter = Meter()
+    with rollout_store.opened(output, identity, "scores") as store:
+        with ranks.agreed():
+            running = model() if callable(model) else model
+            for task_name, task in tasks.items():
+                lmms.refuse_marked(running, task, items[task_name])
+        with observed(running, asked, store):
+            answered, results = lmms.run(running, tasks, config.limit, progress)
+        peak = max(ranks.gathered(meter.peak_memory_bytes))
+        with ranks.agreed():
+            if ranks.rank() > 0:
+                return {}
+            store.collect()
+            with store.finishing(recorded, inputs) as draft:
+                rows: list[records.Score] = []
+                responses: list[records.Response] = []
+                draft.notes["tasks"] = {}
+                for task_name, task in tasks.items():
+                    some = _responses(task, items[task_name], answered[task_name], store, config.samples)
+                    scores = _of_samples(task, items[task_name], answered[task_name], some)
+                    summary = _summary(task, items[task_name], scores, config.limit)
+                    summary["scorers"] = lmms.scorers_of(answered[task_name])
+                    summary |= {
+                        "samples": config.samples,
+                        "at_k": _at_k(some, summary["unanswered"] is not None),
+                    }
+                    draft.notes["tasks"][task_name] = summary | lmms.generation_settings(running, task)
+                    rows += scores
+                    responses += (one for each in some for one in each)
+                first = [draw for (_, index), draw in store.kept.items() if index == 0]
+                spent = {place: (0, draw.n_tokens, draw.flops, "") for place, draw in store.kept.items()}
+                notes = _ledger(len(rows), spent, store.seconds, peak)
+                notes[NOTE] |= {
+                    "generated": len(responses),
+                    "prompt_tokens": sum(draw.n_prompt_tokens for draw in first),
+                }
+                draft.notes |= {"pixels": pixels(running), "resumed": store.resumed, "damaged": store.damaged}
+                draft.notes |= {"processes": ranks.world_size(), **dict(told or {}), **notes}
+                _write(draft.folder, rows, results)
+                records.write_table(draft.folder / RESPONSES, records.Response, responses)
+            return draft.notes
+
+
+def _responses(
+    task: lmms.Task,
+    items: Sequence[records.Item],
+    answered: Sequence[lmms.Answered],
+    store: rollout_store.RolloutStore,
+    samples: int,
+) -> list[list[records.Response]]:
+    """The K responses to each item of a task, judged.
+
+    Raises:
+        HarnessError: an item got another number of responses than K.
+    """
+    found = []
+    for item, got in zip(items, answered, strict=True):
+        if len(got.responses) != samples:
+            raise HarnessError(
+                f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
+                f" {samples}",
+                "The model or the task's filters drop repeated generations",
+            )
+        doc = task.eval_docs_no_media[item.doc_id]
+        verdicts = lmms.verdicts_of(task, doc, got.responses, got.metrics)
+        rows = []
+        for index, (response, verdict) in enumerate(zip(got.responses, verdicts, strict=True)):
+            draw = store.kept.get((item.item_id, index))
+            spent = (draw.n_tokens, draw.finish_reason) if draw else (None, None)
+            rows.append(records.Response(item.task, item.item_id, index, *verdict, str(response), *spent))
+        found.append(rows)
+    return found
+
+
+def _of_samples(
+    task: lmms.Task,
+    items: Sequence[records.Item],
+    answered: Sequence[lmms.Answered],
+    responses: Sequence[Sequence[records.Response]],
+) -> list[records.Score]:
+    """Each item's row: the mean score, the sum of tokens, and the answer with the most votes."""
+    rows = []
+    for item, got, some in zip(items, answered, responses, strict=True):
+        scored = [one.score for one in some if one.score is not None]
+        votes = Counter(one.vote for one in some if one.vote is not None)
+        # Of equal counts the first drawn comes first.
+        shown = next((one for one in some if votes and one.vote == votes.most_common(1)[0][0]), some[0])
+        tokens = [one.n_tokens for one in some if one.n_tokens is not None]
+        ends = {one.finish_reason for one in some}
+        rows.append(
+            records.Score(
+                task=item.task,
+                item_id=item.item_id,
+                doc_id=item.doc_id,
+                score=sum(scored) / len(scored) if scored else None,
+                extracted=shown.extracted,
+                response=shown.response,
+                answer=item.answer,
+                n_tokens=sum(tokens) if len(tokens) == len(some) else None,
+                cluster=lmms.score_of(task, got.metrics)[2],
+                finish_reason=None if None in ends else "length" if "length" in ends else "stop",
+            )
+        )
+    return rows
+
+
+def _at_k(responses: Sequence[Sequence[records.Response]], has_votes: bool) -> dict[str, Any]:
+    """Metric -> its means over items at k = 1, ..., K."""
+    scores = np.array([[np.nan if one.score is None else one.score for one in some] for some in responses])
+    votes = None
+    if has_votes:
+        known: dict[str | None, int] = {None: -1}
+        words = [known.setdefault(one.vote, len(known) - 1) for some in responses for one in some]
+        items = np.arange(len(responses)).repeat(scores.shape[1])
+        votes = at_k.coded(items, np.array(words)).reshape(scores.shape)
+    return dict(at_k.metrics(scores, votes).means())
 
 
 def _write(folder: Path, rows: Sequence[records.Score], results: Mapping[str, Any]) -> None:

@@ -11,12 +11,14 @@ from dcsft_harness.lmms.documents import (
     refuse_marked,
     score_of,
     stored_images,
+    verdicts_of,
 )
 from dcsft_harness.lmms.protocols import Model, ObservedModel, Task, is_observed
 from dcsft_harness.lmms.running import (
     Answered,
     Progress,
     check_model,
+    checkpoint_argument,
     command_line,
     filtered,
     generation_settings,
@@ -24,7 +26,7 @@ from dcsft_harness.lmms.running import (
     run,
     scorers_of,
 )
-from dcsft_harness.lmms.tasks import make_task, open_tasks, quiet, set_generation, task_index
+from dcsft_harness.lmms.tasks import include, make_task, open_tasks, quiet, set_generation, task_index
 
 __all__ = [
     "Answered",
@@ -33,12 +35,14 @@ __all__ = [
     "Progress",
     "Task",
     "check_model",
+    "checkpoint_argument",
     "command_line",
     "describe",
     "describe_item",
     "describe_without_images",
     "filtered",
     "generation_settings",
+    "include",
     "is_observed",
     "make_task",
     "open_model",
@@ -51,4 +55,5 @@ __all__ = [
     "set_generation",
     "stored_images",
     "task_index",
+    "verdicts_of",
 ]

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,28 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     )
 
 
+def verdicts_of(
+    task: Task, doc: Mapping[str, Any], responses: Sequence[str], metrics: Mapping[str, Any]
+) -> list[tuple[float | None, str | None, str | None]]:
+    """The score, the extracted answer and the vote of each response to one document.
+
+    Args:
+        task: the task.
+        doc: the document.
+        responses: the texts.
+        metrics: what the task's `process_results` made of them together. Our tasks list each response there;
+            others judge each again.
+    """
+    listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
+    if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
+        return [
+            (float(score), None if found is None else records.as_text(found), vote)
+            for score, found, vote in zip(*listed, strict=True)
+        ]
+    verdicts = [score_of(task, task.process_results(doc, [response])) for response in responses]
+    return [(score, extracted, extracted) for score, extracted, _ in verdicts]
+
+
 def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
     """One document of a task as an item, and its images.
 
@@ -80,7 +103,18 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({reason(error)})", "Replace it"
         ) from error
-    return _item(task, doc_id, doc, _prompt(turns), contents), images
+    item = _item(task, doc_id, doc, _prompt(turns), contents)
+    return replace(item, turns=_written([message["role"] for message in messages], turns)), images
+
+
+def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
+    """Turns as `records.Item` has them."""
+    if list(roles) == ["user"]:
+        return None
+    texts = ["".join(records.MARK if p["type"] == "image" else p.get("text", "") for p in t) for t in turns]
+    return json.dumps(
+        [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)], ensure_ascii=False
+    )
 
 
 def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:

@@ -13,7 +13,8 @@ Verdicts, at 5 % of the corrected p-value:
         any, is too small to matter.
     inconclusive: anything else.
 
-Holm's correction is over all of the paper's claims; rules beyond the paper are a family of their own.
+Holm's correction is over all of the paper's claims; rules beyond the paper are a family of their own,
+and so are claims about K responses per item.
 
 Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 """
@@ -32,7 +33,7 @@ from dcsft_harness.evaluation.lineage import added, cost_of
 from dcsft_harness.leaderboard.compare import compare, difference_of_lines
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.stats.paired import holm
-from dcsft_harness.leaderboard.summary import Line, Summary
+from dcsft_harness.leaderboard.summary import Line, Summary, overall
 
 LEVEL = 0.05
 
@@ -54,6 +55,7 @@ class Claim:
         other: the line that it should be ahead of.
         distribution: "id" or "ood".
         test: "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`).
+        metric: of K responses per item, such as "maj@8"; None for one response.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Claim:
     other: str
     distribution: str = "ood"
     test: Test = "superiority"
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Finding:
     test: Test = "superiority"
 
 
+TEST_TIME = "test time"
+"""The source of claims about K responses per item (the paper's RQ4)."""
 CLAIMS = (
     Claim("Table 1", "SFT on medium items generalizes better than on as many hard ones",
           "classification-difficulty", "medium only", "hard only"),
@@ -142,6 +147,21 @@ CLAIMS = (
           "classification-rules", "all but suspects", "SFT-EM", "ood", "match"),
     Claim("beyond", "relabeling half-way beats the first labels",
           "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
+    # Stated before the recipe test-time was run.
+    Claim(TEST_TIME, "SFT-EM's maj@8 is at least SFT's on reasoning",
+          "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "match", "maj@8"),
+    Claim(TEST_TIME, "SFT-EM's avg@8 is at least SFT's on reasoning",
+          "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "match", "avg@8"),
+    Claim(TEST_TIME, "SFT-M's maj@8 is at least GRPO's on reasoning",
+          "reasoning-test-time-8", "SFT-M", "GRPO", "ood", "match", "maj@8"),
+    Claim(TEST_TIME, "GRPO's avg@16 is above that of the cold start that it began from",
+          "reasoning-test-time-16", "GRPO", "cold start", "ood", "superiority", "avg@16"),
+    Claim(TEST_TIME, "GRPO's pass@16 is below that of the cold start: it sharpens",
+          "reasoning-test-time-16", "cold start", "GRPO", "ood", "superiority", "pass@16"),
+    Claim(TEST_TIME, "DPO's pass@16 is below that of the cold start: it sharpens",
+          "reasoning-test-time-16", "cold start", "DPO", "ood", "superiority", "pass@16"),
+    Claim(TEST_TIME, "SFT-EM keeps more of the cold start's pass@16 than GRPO",
+          "reasoning-test-time-16", "SFT-EM", "GRPO", "ood", "superiority", "pass@16"),
 )  # fmt: skip
 
 
@@ -160,12 +180,16 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
     """Tested claims with corrected p-values and verdicts.
 
     Args:
-        found: with `alone` and `value`; the paper's claims and those beyond it are corrected separately.
+        found: with `alone` and `value`; the paper's, those beyond it and those of K responses are corrected
+            apart.
     """
     corrected: dict[int, float] = {}
-    for beyond in (False, True):
+    apart = ("beyond", TEST_TIME)
+    for source in (None, *apart):
         family = [
-            at for at, one in enumerate(found) if (one.source == "beyond") == beyond and one.alone is not None
+            at
+            for at, one in enumerate(found)
+            if (one.source if one.source in apart else None) == source and one.alone is not None
         ]
         alone = [p for at in family if (p := found[at].alone) is not None]
         corrected |= dict(zip(family, holm(alone), strict=True))
@@ -181,7 +205,7 @@ def _tested(boards: Mapping[str, Summary], claim: Claim) -> Finding | None:
     """A claim's difference and uncorrected p-value; None if its lines are not on a board."""
     summary = boards.get(claim.board)
     lines = {} if summary is None else _by_name(summary)
-    index = None if summary is None else summary.overall(claim.distribution)
+    index = None if summary is None else overall(summary.columns, claim.distribution, claim.metric)
     if summary is None or index is None or claim.row not in lines or claim.other not in lines:
         return None
     one, other, column = lines[claim.row], lines[claim.other], summary.columns[index]

@@ -15,6 +15,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load
+from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import markdown_text
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
@@ -29,6 +30,8 @@ PICTURES = {
     "full-parameters": ("id_ood",),
     "rules": ("id_ood",),
     "relabel": ("id_ood",),
+    "test-time-8": ("over_k", "over_tokens"),
+    "test-time-16": ("over_k", "over_caps"),
 }
 """A board's kind, the suffix of its name -> the plots to show."""
 ABOUT = {
@@ -39,6 +42,8 @@ ABOUT = {
     "full-parameters": "Table 5: all parameters trained",
     "rules": "Beyond the paper: bands, weights, suspects",
     "relabel": "Beyond the paper: relabeling half-way",
+    "test-time-8": "Test-time scaling, k = 8: greedy, avg@k, maj@k and pass@k",
+    "test-time-16": "Test-time scaling, k = 16: greedy, avg@k, maj@k and pass@k",
 }
 """A board's kind -> what its section is about."""
 PARADIGMS = {
@@ -125,7 +130,8 @@ def read_boards(run: Path) -> dict[str, Summary]:
         if made.kind != "leaderboard":
             continue
         scores = [made.input_folder(role) for role in made.inputs if role.startswith("scores")]
-        found[folder.name] = summarise(load(scores, made.config["baseline"]), pairs=0)
+        choices = Choices({}, {}, made.config.get("at_k"))
+        found[folder.name] = summarise(load(scores, made.config["baseline"], choices=choices), pairs=0)
     if not found:
         raise HarnessError(f"{run} has no finished leaderboard", "Run a recipe that ends in one")
     return found

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcsft_harness import lmms, pictures, ranks, records
 from dcsft_harness.artifacts import manifest, storage
@@ -15,8 +16,12 @@ from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling import rollout_store
-from dcsft_harness.sampling.pool import DRAWN, Pool
+from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
+
+if TYPE_CHECKING:
+    from dcsft_harness.lmms.protocols import Generation
+    from dcsft_harness.models.requests import Item
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
@@ -116,17 +121,18 @@ def sample(
         items = read_items(task, count, refused if config.on_error == "skip" else None)
         for reason in refused.values():
             _LOG.warning("skipped: %s", reason)
-        identity = identify(task, items, config, settings, inputs or {})
+        identity = identify([task], items, config, settings, inputs or {})
         lmms.set_generation(task, config.samples, config.generation())
     meter = Meter()
     with rollout_store.opened(output, identity) as store:
         with ranks.agreed():
             running = model() if callable(model) else model
         pool = Pool(task, items, config.samples, config.seed, refused)
+        skipped = pool.refused if config.on_error == "skip" else None
+        settled = pool.settled if config.stop_when_labelled else None
         with ranks.agreed():
-            skipped = pool.refused if config.on_error == "skip" else None
             lmms.refuse_marked(running, task, items, skipped)
-        with _observed(running, pool, store, config):
+        with observed(running, items, store, skipped, settled):
             answered, _ = lmms.run(running, {task.config.task: task}, count, progress, media=False)
         for others in ranks.gathered(pool.refused):
             pool.refused.update(others)
@@ -139,7 +145,9 @@ def sample(
                 "scorers": lmms.scorers_of(draws or ()),
                 **lmms.generation_settings(running, task),
             }
-            # Including those that the model refused: this is where an image of prepared data is first opened.
+            if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
+                notes |= {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
+            # Those that the model refused among them: a picture of prepared data is first opened there.
             unanswered = [doc_id for _, doc_id in pool.refused]
             images = lmms.stored_images(task, items, unanswered)
             return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
@@ -164,11 +172,13 @@ def _finished(
         records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
         write_items(draft.folder / ITEMS, pool.items, images)
         draft.notes.update({**pool.notes(rows, store, peak_memory_bytes), **notes})
+        if (why := unsolved(map(vars, rows))) is not None:
+            draft.notes["unsolved"] = why
     return draft.notes
 
 
 def identify(
-    task: lmms.Task,
+    tasks: Sequence[lmms.Task],
     items: Sequence[records.Item],
     config: SamplingConfig,
     settings: Mapping[str, Any],
@@ -180,6 +190,7 @@ def identify(
     """
     given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
     named = {"pretrained": "model", "adapter": "adapter"}
+    generations = [json.dumps(one.config.generation_kwargs, sort_keys=True, default=str) for one in tasks]
     arguments = {
         f"model argument {name}": value
         for name, value in given.items()
@@ -193,9 +204,9 @@ def identify(
             for role, path in sorted(inputs.items())
             if not role.startswith(prepared.ROLE)  # which the items below identify more exactly
         },
-        "task": task.config.task,
-        "task version": str(task.VERSION),
-        "task's generation arguments": json.dumps(task.config.generation_kwargs, sort_keys=True, default=str),
+        "task": ",".join(one.config.task for one in tasks),
+        "task version": ",".join(str(one.VERSION) for one in tasks),
+        "task's generation arguments": " ".join(generations),
         "prompts": json_sha256([item.prompt for item in items])[:16],
         "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
         **{name: value for name, value in config.as_dict().items() if name != "on_error"},
@@ -203,19 +214,27 @@ def identify(
 
 
 @contextlib.contextmanager
-def _observed(
+def observed(
     model: lmms.Model,
-    pool: Pool,
+    items: Sequence[records.Item],
     store: rollout_store.RolloutStore,
-    config: SamplingConfig,
+    refused: MutableMapping[tuple[str, int], str] | None = None,
+    settled: "Callable[[Item, Sequence[Generation]], bool] | None" = None,
 ) -> Iterator[None]:
     """Passes kept responses to the model, and registers the store as its observer, if the model supports it.
 
+    Args:
+        model: what generates.
+        items: what it is asked.
+        store: keeps the responses.
+        refused: collects (task, doc_id) -> why an item gets no response; None stops there.
+        settled: whether an item needs no more samples; None draws all of them.
+
     Raises:
-        HarnessError: the model does not, and an option needs it.
+        HarnessError: it does not, and `refused` or `settled` needs that.
     """
     if not lmms.is_observed(model):
-        if config.stop_when_labelled or config.on_error == "skip":
+        if refused is not None or settled is not None:
             raise HarnessError(
                 f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
                 "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
@@ -223,11 +242,11 @@ def _observed(
         _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
         yield
         return
-    places = {(item.task, item.doc_id): item.item_id for item in pool.items}
+    places = {(item.task, item.doc_id): item.item_id for item in items}
     model.item_ids.update(places)
-    model.kept = pool.generations(store.kept)
-    model.refused = pool.refused if config.on_error == "skip" else None
-    model.settled = pool.settled if config.stop_when_labelled else None
+    model.kept = generations(items, store.kept)
+    model.refused = refused
+    model.settled = settled
     model.on_batch = lambda batch: store.append(
         {"item_id": places[one.task, one.doc_id], **{name: getattr(one, name) for name in DRAWN}}
         for one in batch

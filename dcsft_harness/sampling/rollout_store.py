@@ -1,4 +1,6 @@
-"""An unfinished rollouts folder: locked by one run at a time, its settings compared, resumed, finished.
+"""An unfinished folder of sampled responses: one run's, compared with the settings, resumed, finished.
+
+`dcsft sample` makes rollouts of it, `dcsft evaluate --samples` scores.
 
     rollouts/unfinished/lock            held by the sampling process; released when it dies
     rollouts/unfinished/owner.json      identifies that process
@@ -26,6 +28,8 @@ from dcsft_harness.errors import HarnessError, telling_refusals
 
 LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
+FINISHED = ("rollouts.parquet", "items", "scores.parquet", "responses.parquet", "lmms_eval.json")
+"""What a finished folder holds beside its manifest."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -60,17 +64,18 @@ class RolloutStore:
         damaged: the number of unreadable lines of the shard; their responses are drawn again.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
-        """Reads the saved responses of all ranks; this run must hold the folder's lock.
+    def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
+        """Reads what is kept, whichever rank kept it; the folder must be locked by this run.
 
         Args:
             output: the folder.
             identity: as the folder's own settings, see `opened`.
+            kind: of the artifact that it becomes.
 
         Raises:
             OSError: it cannot be read.
         """
-        self._output, self._folder = output, output / manifest.UNFINISHED
+        self._output, self._folder, self._kind = output, output / manifest.UNFINISHED, kind
         self._started = self._last = time.monotonic()
         self._key = json_sha256([FORMAT, identity]).encode()
         found = {path.name: read_records(path, self._key) for path in sorted(self._folder.glob(SHARDS))}
@@ -170,13 +175,13 @@ class RolloutStore:
                 draft = manifest.Draft(folder)
                 yield draft
                 sources = {role: path.resolve() for role, path in inputs.items()}
-                manifest.seal("rollouts", draft, self._output.resolve(), dict(config), sources, self.seconds)
+                manifest.seal(self._kind, draft, self._output.resolve(), dict(config), sources, self.seconds)
                 disk.move_up(folder, self._output, last=manifest.NAME)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _telling(self) -> contextlib.AbstractContextManager[None]:
-        return telling_refusals("rollouts", self._output, self.told)
+        return telling_refusals(self._kind, self._output, self.told)
 
     @property
     def told(self) -> str:
@@ -190,27 +195,28 @@ class RolloutStore:
 
 
 @contextlib.contextmanager
-def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RolloutStore]:
-    """Locks an output folder for this process and opens its saved responses.
+def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
+    """Takes an output folder for this process and opens what is kept there.
 
     However the block ends, the responses remain; a folder without any is removed.
 
     Args:
         output: a new or empty folder, or one from an interrupted run.
         identity: the settings that decide every response, by name; values are text, numbers or None.
+        kind: of the artifact that it becomes: "rollouts" or "scores".
 
     Raises:
         HarnessError: another process uses the folder, it holds something else or a run with other settings,
             or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
             if ranks.rank() == 0:
                 _take(output, identity, stack)
         own = stack.enter_context(contextlib.ExitStack())
-        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
-            store = _read(output, identity, own)
-        with ranks.agreed(), telling_refusals("rollouts", output, "nothing was changed"):
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+            store = _read(output, identity, own, kind)
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
             store.open()
         try:
             yield store
@@ -242,8 +248,8 @@ def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack
     compare(output / manifest.UNFINISHED, output, identity)
 
 
-def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack) -> RolloutStore:
-    """The saved responses in a folder that rank 0 has locked, as this rank reads it.
+def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack, kind: str) -> RolloutStore:
+    """What is kept in a folder that rank 0 has taken, as this rank finds it.
 
     Raises:
         HarnessError: this rank sees another folder than rank 0, or other settings.
@@ -256,7 +262,7 @@ def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack) 
             )
         own.enter_context(locked(output / manifest.UNFINISHED / f"{LOCK}-{ranks.rank()}", output))
         compare(output / manifest.UNFINISHED, output, identity)
-    return own.enter_context(contextlib.closing(RolloutStore(output, identity)))
+    return own.enter_context(contextlib.closing(RolloutStore(output, identity, kind)))
 
 
 def refuse_taken(output: Path) -> None:
@@ -270,8 +276,8 @@ def refuse_taken(output: Path) -> None:
     if (output / manifest.NAME).is_file() or not (output / manifest.UNFINISHED).is_dir():
         manifest.refuse_occupied(output)
         return
-    # Files that a killed process may already have moved up.
-    strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, "rollouts.parquet", "items"}
+    # What a process that was killed while it finished may have moved up already.
+    strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, *FINISHED}
     if strange:
         raise HarnessError(
             f"--output {output} holds {sorted(strange)[0]} beside its unfinished rollouts",

@@ -574,10 +574,20 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     return NOT_FOUND
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two extracted answers are equal as `math` compares a gold with an answer."""
+    return any(equal(ours, theirs) for ours in _read_once(one) for theirs in _read_once(other))
+
+
+@lru_cache(maxsize=1024)
+def _read_once(text: str) -> list[Answer]:
+    return readings(text)
+
+
 def _gold_of_row(solution: object) -> object:
     gold = text_gold(solution)
     parse_gold(str(gold))
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, version=3)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, version=3)

@@ -22,7 +22,7 @@ from fractions import Fraction
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.choice import choice
 from dcsft_harness.scoring.formulas import Unreadable, value
-from dcsft_harness.scoring.math import Answer, equal, parse_gold, readings, stated
+from dcsft_harness.scoring.math import Answer, equal, parse_gold, readings, same_answer, stated
 from dcsft_harness.scoring.normalize import answer_part, bounded, last_box, plain, sentences
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
@@ -134,4 +134,8 @@ def _golds_of_row(solution: object) -> object:
     )
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, version=3)
+def _same(one: str, other: str) -> bool:
+    return one.lower() == other.lower() or same_answer(one, other)
+
+
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, version=3)

@@ -1,5 +1,6 @@
 """What a scorer is, and what it says of one response."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class Scorer:
         fields: the keywords of `FIELDS` that it takes beside `answer`.
         check: called with a gold and the fields of its item; raises HarnessError where they do not fit.
         takes_truncated: whether it takes the keyword `truncated`.
+        same: whether two extracted answers are one vote; None: where their texts are equal.
         version: raised with every change that can alter a verdict.
     """
 
@@ -110,6 +112,7 @@ class Scorer:
     fields: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
     takes_truncated: bool = True
+    same: Callable[[str, str], bool] | None = None
     version: int = 1
 
     def __call__(self, response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
@@ -136,3 +139,17 @@ class Scorer:
             more = {"truncated": True} if is_cut and self.takes_truncated else {}
             verdicts.append(self.score(response, **given, **more))
         return verdicts
+
+    def votes(self, extracted: Sequence[Extracted]) -> list[str | None]:
+        """The vote of each extracted answer to one item: equal answers vote for the first of them.
+
+        Args:
+            extracted: the answers as verdicts have them; None is no vote.
+        """
+        texts = [one if isinstance(one, str | None) else json.dumps(one) for one in extracted]
+        chosen: dict[str, str] = {}
+        for text in texts:
+            if text is not None and text not in chosen:
+                equal = (other for other in chosen.values() if self.same and self.same(other, text))
+                chosen[text] = next(equal, text)
+        return [None if text is None else chosen[text] for text in texts]

@@ -1,28 +1,39 @@
 """`dcsft evaluate`: Score a checkpoint, item by item: adapter -> scores."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.scoring import ScorerName
-from dcsft_harness.settings import Settings, flag, option
-from dcsft_harness.stages.stage import Notes, Progress, Stage, percent
+from dcsft_harness.settings import flag, option
+from dcsft_harness.stages import opening
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
+
+if TYPE_CHECKING:
+    from dcsft_harness.sampling import SamplingConfig
 
 
-class EvaluateOptions(Settings):
+class EvaluateOptions(opening.OwnTasks, opening.OwnRows, opening.Engine):
     """What to evaluate, and on what."""
 
-    model: str = option(
-        "dcsft_hf", "A checkpoint or adapter; or an lmms-eval model, with --model-args.", reads="checkpoint"
+    SECTION = "Tasks"
+
+    tasks: tuple[str, ...] = option(
+        (), "lmms-eval tasks, groups or tags, comma-separated.", metavar="NAME,...", reads="tasks"
     )
-    model_args: str = option(
-        "", "Its arguments: pretrained=CKPT,adapter=DIR,...", metavar="K=V,...", reads="model_args"
+    data: Path | None = option(
+        None,
+        "Held-out rows of your own, as `dcsft sample` takes them: a task named after the file.",
+        metavar="FILE|DIR",
+        reads="pool",
     )
-    tasks: tuple[str, ...] = option((), "lmms-eval tasks, groups or tags, comma-separated.", reads="tasks")
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "What happens at a row of --data that cannot be used: skip leaves it out and records it."
+    )
     name: str | None = option(None, "The row's name in a leaderboard; by default the output folder's name.")
     group: str | None = option(
         None, "Name shared by all seeds of a configuration; by default as in a name like 'SFT (seed 1)'."
@@ -30,11 +41,10 @@ class EvaluateOptions(Settings):
     limit: int | None = option(None, "Only the first documents of each task.", ge=1)
     responses: Path | None = option(
         None,
-        "Score the responses in this file (JSONL or Parquet) instead of a model's; with --task or --scorer.",
+        "Score the responses in this file (JSONL or Parquet) instead of a model's; with --tasks or --scorer.",
         metavar="FILE",
         reads="file",
     )
-    scorer: ScorerName | None = option(None, "With --responses: how answers are scored, without a task.")
     columns: Mapping[str, str] = option(
         about="With --responses: which column holds item, question, picture, gold, response, model, step or "
         "task.",
@@ -44,6 +54,16 @@ class EvaluateOptions(Settings):
     )
     box_space: Literal["pixel", "norm1000", "resized"] | None = option(
         None, "With --responses: the coordinates of boxes in them."
+    )
+
+    samples: int = option(1, "K, responses per item: avg@k, maj@k and pass@k of every k up to K.", ge=1)
+    temperature: float | None = option(
+        None, "Softmax temperature; by default 0 (greedy) for one response, and 0.9 for several.", ge=0
+    )
+    top_p: float | None = option(None, "Of sampled responses: nucleus mass kept; by default 1.", gt=0, le=1)
+    top_k: int | None = option(None, "Of sampled responses: tokens kept, 0 for all; by default 50.", ge=0)
+    seed: int | None = option(
+        None, "Of sampled responses: decides them, with item and sample index; by default 0."
     )
 
     @field_validator("columns", mode="before")
@@ -59,35 +79,104 @@ class EvaluateOptions(Settings):
             found[field] = column
         return found
 
+    def sampling(self) -> "SamplingConfig | None":
+        """How responses are sampled; None for greedy decoding.
+
+        Raises:
+            HarnessError: several greedy responses are asked for, which are all one; or an option of sampling
+                goes with greedy decoding.
+        """
+        from dcsft_harness.sampling import SamplingConfig
+
+        names = ("temperature", "top_p", "top_k", "seed")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.samples > 1 and self.temperature == 0:
+            raise HarnessError(
+                f"--samples {self.samples} at --temperature 0 are {self.samples} times the same response",
+                "Give a temperature above 0, or one sample",
+            )
+        if self.samples == 1 and not self.temperature:
+            for name in names[1:]:
+                if name in given:
+                    raise HarnessError(
+                        f"{flag(name)} {given[name]} has no effect on a greedy response",
+                        "Give --samples above 1 or --temperature above 0, or leave it out",
+                    )
+            return None
+        return SamplingConfig(samples=self.samples, limit=self.limit, **given)
+
 
 def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
     """Evaluates."""
     if options.responses is not None:
         return _score_responses(options, output, progress)
-    if not options.tasks:
-        raise HarnessError("--tasks is missing", "Name lmms-eval tasks, such as dcsft_digits")
-    for name in ("scorer", "columns", "box_space"):
+    for name in ("columns", "box_space"):
         if getattr(options, name):
             raise HarnessError(f"{flag(name)} is of --responses, which is not given", "Leave it out")
     from dcsft_harness import evaluation, lmms
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.evaluation.subject import as_engine
-    from dcsft_harness.stages import opening
+    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
-        manifest.refuse_occupied(output)
-        model, model_args = as_engine(options.model, options.model_args)
-        opened = lmms.open_tasks(list(options.tasks))
+        sampled = options.sampling()
+        (manifest.refuse_occupied if sampled is None else rollout_store.refuse_taken)(output)
+        lmms.include(options.include_path)
+        model, model_args, where = options.opened()
+        if not options.tasks and options.data is None:
+            raise HarnessError("--tasks and --data are missing", "Give one of them, or both")
+        opened = lmms.open_tasks(list(options.tasks)) if options.tasks else {}
         arguments, inputs = opening.model_arguments(model_args)
         inputs |= prepared.inputs(opened)
-        running = lmms.open_model(model, arguments)
-    settings = {"model": model, "model_args": model_args}
+        described, noted = _add_own(opened, inputs, options)
+        opener = opening.opener(model, arguments, where, options.actors)
+        if sampled is None:
+            running = opener()
+        elif where == "local":
+            lmms.check_model(model, arguments)
+    settings = {"model": model, "model_args": model_args, **described}
     if options.group is not None:
         settings["group"] = options.group
     name = options.name or output.name
-    return evaluation.evaluate(running, opened, output, name, settings, options.limit, progress, inputs)
+    if sampled is not None:
+        return evaluation.evaluate_samples(
+            opener, opened, output, name, settings, sampled, progress, inputs, noted
+        )
+    limit = options.limit
+    return evaluation.evaluate(running, opened, output, name, settings, limit, progress, inputs, noted)
+
+
+def _add_own(
+    opened: dict[str, Any], inputs: dict[str, Path], options: EvaluateOptions
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Adds the user's own rows as a task, and their file to the inputs.
+
+    Returns:
+        What the manifest's configuration and its notes say of them.
+    """
+    if options.data is None:
+        opening.refuse_own(options, "--data")
+        return {}, {}
+    task, described, files = opening.pool(
+        None,
+        options.data,
+        options.scorer,
+        options.image_root,
+        skip=options.on_error == "skip",
+        outside=options.allow_outside_root,
+        keep_unreadable=False,
+    )
+    if task.config.task in opened:
+        raise HarnessError(
+            f"--data {options.data} becomes the task {task.config.task}, which --tasks names too",
+            "Rename the file",
+        )
+    opened[task.config.task] = task
+    inputs.update(files)
+    left_out = getattr(task, "left_out", {})
+    noted = {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
+    return described, noted if left_out else {}
 
 
 def _score_responses(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
@@ -95,6 +184,8 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
     from dcsft_harness.evaluation import responses
 
     assert options.responses is not None
+    if options.data is not None:
+        raise HarnessError(f"--responses and --data {options.data} are both to be scored", "Give one of them")
     if options.model_args or options.model != "dcsft_hf":
         raise HarnessError("--responses and --model both say what answers", "Give one of them")
     if len(options.tasks) > 1:
@@ -114,13 +205,24 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """Each task's accuracy; for several rows, their number."""
+    """Each task's accuracy, of K samples the metrics at K; of several rows how many there are."""
     if "rows" in notes:
         tasks = sorted({task for row in notes["rows"] for task in row["tasks"]})
         return f"{len(notes['rows'])} rows of {', '.join(tasks)}"
-    return ", ".join(
-        f"{name} {percent(task['accuracy'])} (n {task['n']})" for name, task in notes["tasks"].items()
-    )
+    parts = [f"{name} {_figures(task)} (n {task['n']})" for name, task in notes["tasks"].items()]
+    return ", ".join([*parts, *counted(notes, {"left_out": "rows left out"})])
+
+
+def _figures(task: Mapping[str, Any]) -> str:
+    k = task.get("samples")
+    if k is None:
+        return percent(task["accuracy"])
+    shown = [
+        f"{name}@{k} {percent(task['at_k'][name][-1])}"
+        for name in ("avg", "maj", "pass")
+        if name in task["at_k"]
+    ]
+    return " ".join(shown)
 
 
 STAGE = Stage(
@@ -130,7 +232,8 @@ STAGE = Stage(
     summary=summary,
     writes="scores",
     example="""dcsft evaluate --model adapter --tasks dcsft_digits,dcsft_digits_r --output scores
-dcsft evaluate --model dcsft_vllm --model-args pretrained=CKPT --tasks dcsft_digits --output scores
+dcsft evaluate --model adapter --data held-out.jsonl --scorer exact_word --output scores
+dcsft evaluate --model CKPT --engine dcsft_vllm --tasks dcsft_digits --output scores
 dcsft evaluate --responses old.jsonl --task dcsft_digits --output scores
 dcsft evaluate --responses old.jsonl --scorer box_iou --box-space pixel --output scores""",
     prepared=True,

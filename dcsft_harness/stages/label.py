@@ -14,6 +14,7 @@ from dcsft_harness.stages.stage import (
     counted,
     difficulties,
     figure_paths,
+    percent,
     with_paths,
 )
 
@@ -63,6 +64,19 @@ def summary(notes: Mapping[str, Any]) -> str:
     return ", ".join([difficulties(notes), *counted(notes, words)])
 
 
+def at_fewer_samples(notes: Mapping[str, Any]) -> str:
+    """A table for a terminal: pass@g and shares of difficulties at g = 1, 2, 4, ... responses per item."""
+    found = notes.get("at_g")
+    if not found:
+        return ""
+    chosen = sorted({len(found), *(1 << power for power in range(len(found).bit_length()))})
+    lines = [f"{'g':>4} {'pass@g':>8} {'easy':>8} {'medium':>8} {'hard':>8}"]
+    for g in chosen:
+        shares = (found[g - 1][name] for name in ("pass", "easy", "medium", "hard"))
+        lines.append(f"{g:>4} " + " ".join(f"{percent(share):>8}" for share in shares))
+    return "\n".join(["Labels of g of the responses, expected:", *lines, ""])
+
+
 STAGE = Stage(
     verb="label",
     options=LabelOptions,
@@ -71,8 +85,10 @@ STAGE = Stage(
     writes="labels",
     example="""dcsft label rollouts --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
+    about="Prints pass@g of the pool, and what labels of fewer responses would be, over all subsets of g."
+    " Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
     " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
+    show=at_fewer_samples,
     remarks=figure_paths,
     then="dcsft curate {output} --keep easy,medium --output curated",
 )

@@ -203,9 +203,13 @@ class Stage:
 
 
 def _plain(value: object) -> object:
-    """An option's value in the form of the settings: artifacts as paths, model arguments as text."""
+    """An option's value as settings take it: artifacts as paths, and rows in memory as a file of them."""
     if isinstance(value, Artifact):
         return str(value.path)
+    if hasattr(value, "with_format") or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
+        from dcsft_harness.sampling import own_files
+
+        return str(own_files.keep(value))
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value

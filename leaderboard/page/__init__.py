@@ -3,8 +3,8 @@
     page/index.html      from site/index.html.jinja
     page/assets/         site/*.js, site/style.css, and the vendored libraries of site/vendor
     page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
-                         of rollouts p0items.js and p0r0.js
-    page/pictures/       named by content hash
+                         of K responses per item b0t3d17.js; of rollouts p0items.js and p0r0.js
+    page/pictures/       under hashes of what they hold
     page/downloads/      the board's figures and plots, as files to save
 
 Text from outside (names, prompts, answers, responses) is only in data files, as JSON. The shell forbids
@@ -27,6 +27,7 @@ from dcsft_harness.leaderboard.page.data import (
     headline,
     quantiles,
     without_folders,
+    write_draws,
     write_pools,
     write_responses,
     write_script,
@@ -99,6 +100,7 @@ def write_page(folder: Path, source: Source) -> None:
     for part in parts:
         write_tasks(data, part, source.labels, exported.shown)
         write_responses(data, part)
+        write_draws(data, part)
     pools = write_pools(data, folder / "pictures", source.rollouts, source.samples)
     (folder / "downloads").mkdir()
     for file in source.downloads:

@@ -155,11 +155,26 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
         **{key: board[key] for key in ("baseline", "ranked_by", "overall")},
         "remarks": [without_folders(remark) for remark in board["remarks"]],
         "columns": board["columns"],
-        "tasks": [{**task, "conditions": list(task["conditions"].items())} for task in board["tasks"]],
+        "tasks": [
+            {
+                **task,
+                "conditions": list(task["conditions"].items()),
+                "draws": _with_draws(task, board["tasks"]),
+            }
+            for task in board["tasks"]
+        ],
         "rows": [_row(row) for row in board["rows"]],
         "cells": _cells(board["rows"]),
         "comparisons": _comparisons(board["comparisons"]),
     }
+
+
+def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> int | None:
+    """The place of the task whose files hold the K responses behind a metric: that of avg@k."""
+    if task["metric"] is None:
+        return None
+    name, k = task["name"].removesuffix(task["metric"]), task["metric"].partition("@")[2]
+    return next((at for at, one in enumerate(tasks) if one["name"] == f"{name}avg@{k}"), None)
 
 
 def _row(row: Mapping[str, Any]) -> Json:
@@ -333,6 +348,32 @@ def write_responses(folder: Path, part: Part) -> None:
                 "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
             }
             write_script(folder, f"{part.name(number)}r{places[result.name]}", content)
+
+
+def write_draws(folder: Path, part: Part) -> None:
+    """Writes a file for every row and task with K responses per item: all of them, with votes."""
+    places = {line.name: number for number, line in enumerate(part.lines) if not line.is_group}
+    numbered = {task.name: (number, task) for number, task in enumerate(part.tasks)}
+    for result in part.board.results:
+        for name, measured in result.tasks.items():
+            if measured.responses is None or measured.draws is None:
+                continue
+            number, task = numbered[name]
+            table = measured.responses()
+            ids = _flat(table["item_id"])
+            if measured.renamed is not None:
+                old = pc.index_in(ids, value_set=pa.array(measured.renamed.keys(), pa.string()))
+                ids = pa.array(measured.renamed.values(), pa.string()).take(old)
+            items = pc.index_in(ids, value_set=pa.array(task.item_ids, pa.string())).to_numpy()
+            ordered = table.take(np.lexsort([table["sample_index"].to_numpy(), items]))
+            judged = np.array(ordered["score"].to_numpy(), dtype=np.float64)
+            content = {
+                "samples": measured.draws.samples,
+                **{key: pack_texts(_flat(ordered[key])) for key in ("response", "extracted", "vote")},
+                "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
+                "scores": pack_scores([judged]),
+            }
+            write_script(folder, f"{part.name(number)}d{places[result.name]}", content)
 
 
 def _by_task(result: Result) -> Iterator[tuple[str, pa.Table]]:

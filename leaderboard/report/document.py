@@ -14,8 +14,18 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import records
 from dcsft_harness.leaderboard.board import Board, Provenance, Result, Task, Training, cost_of
+from dcsft_harness.leaderboard.report.table import known
 from dcsft_harness.leaderboard.stats.intervals import CONFIDENCE, Estimate
-from dcsft_harness.leaderboard.summary import Column, Comparison, Detectable, Entry, Line, Quoted, Summary
+from dcsft_harness.leaderboard.summary import (
+    Budget,
+    Column,
+    Comparison,
+    Detectable,
+    Entry,
+    Line,
+    Quoted,
+    Summary,
+)
 
 # Summary -> leaderboard.json: every number of a board, in the form of `schema.json`.
 
@@ -76,8 +86,32 @@ def _board(summary: Summary, output: Path) -> Json:
         ],
         "rows": [_line(line, output) for line in summary.lines],
         "comparisons": [_comparison(one, summary.lines) for one in summary.comparisons],
+        "budgets": [_budget(one) for one in summary.budgets],
+        "crossings": [
+            {
+                "row": one.row,
+                "other": one.other,
+                "over": one.over,
+                "metric": one.metric,
+                **one.crossing._asdict(),
+            }
+            for one in summary.overtakings
+        ],
         "remarks": list(summary.remarks),
     }
+
+
+def _budget(one: Budget) -> Json:
+    points = [
+        {
+            **point._asdict(),
+            "tokens": known(point.tokens),
+            "accuracy": _estimate(point.accuracy),
+            "flops": one.flops(point),
+        }
+        for point in one.points
+    ]
+    return {"row": one.row, "over": one.over, "points": points}
 
 
 def _task(task: Task) -> Json:
@@ -88,6 +122,7 @@ def _task(task: Task) -> Json:
         "family": None if task.family is None else str(task.family),
         "n": len(task.item_ids),
         "clusters": groups,
+        "metric": task.metric,
         "conditions": {name: _plain(value) for name, value in task.conditions.items()},
     }
 
@@ -97,6 +132,7 @@ def _column(column: Column, tasks: list[str], found: Detectable | None) -> Json:
         "label": column.label,
         "distribution": column.distribution,
         "is_mean": column.is_mean,
+        "metric": column.metric,
         "tasks": [tasks.index(task.name) for task in column.tasks],
         "n": column.n,
         "minimum_detectable": None

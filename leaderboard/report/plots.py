@@ -4,6 +4,7 @@ Each function draws one plot of a Summary on axes, and returns whether there was
 """
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import visible
 from dcsft_harness.leaderboard.board import UNNAMED, Row, Training, cost_of, step_of
+from dcsft_harness.leaderboard.sampled import Spent
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
 from dcsft_harness.records import DIFFICULTIES
@@ -464,6 +466,56 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     return True
 
 
+def over_k(summary: Summary, axes: "Axes") -> bool:
+    """pass@k, maj@k and avg@k over k, with bands for the 95 % intervals."""
+    axes.set_xlabel("k, responses per item")
+    return _budgets(summary, axes, lambda point: None if point.cap is not None else point.k)
+
+
+def over_tokens(summary: Summary, axes: "Axes") -> bool:
+    """The same over the tokens generated per item."""
+    axes.set_xlabel("generated tokens per item")
+    return _budgets(summary, axes, lambda point: None if point.cap is not None else point.tokens)
+
+
+def over_caps(summary: Summary, axes: "Axes") -> bool:
+    """Accuracy at K responses over a cap on new tokens; a longer response counts as truncated."""
+    axes.set_xlabel("the most new tokens of a response")
+    return _budgets(summary, axes, lambda point: point.cap)
+
+
+STYLES = {"pass": "--", "maj": "-", "avg": ":"}
+"""Metric -> how its curve is drawn."""
+
+
+def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | None]) -> bool:
+    drawn = False
+    for number, budget in enumerate(summary.budgets[:CURVES]):
+        color = COLORS[number % len(COLORS)]
+        for metric, style in STYLES.items():
+            points = [
+                (x, point.accuracy)
+                for point in budget.points
+                if point.metric == metric and (x := place(point)) is not None and math.isfinite(x) and x > 0
+            ]
+            if len(points) < 2:
+                continue
+            drawn = True
+            steps, values = [x for x, _ in points], [100 * one.value for _, one in points]
+            name = f"{label(budget.row)}, {metric}@k"
+            axes.plot(steps, values, style, color=color, label=name, linewidth=1.2)
+            down, up = _bars([one for _, one in points]) or ([], [])
+            low = [value - part for value, part in zip(values, down, strict=True)]
+            high = [value + part for value, part in zip(values, up, strict=True)]
+            axes.fill_between(steps, low, high, color=color, alpha=0.08, linewidth=0)
+    axes.set_xscale("log")
+    _plain_log(axes.xaxis)
+    over = summary.budgets[0].over if summary.budgets else ""
+    axes.set_ylabel(f"{label(over)}, accuracy in %")
+    _legend(axes, int(drawn))
+    return drawn
+
+
 PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
     ("id_ood", "In and out of distribution", id_against_ood),
     ("difficulty", "Accuracy by difficulty", accuracy_by_difficulty),
@@ -472,6 +524,9 @@ PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
     ("hard_ratio", "Hard items in training", hard_ratio),
     ("gradient_norms", "Gradient norms", gradient_norms),
     ("cost", "Cost against accuracy", cost_against_ood),
+    ("over_k", "Accuracy over responses per item", over_k),
+    ("over_tokens", "Accuracy over generated tokens", over_tokens),
+    ("over_caps", "Accuracy over a cap on new tokens", over_caps),
 )
 """File name, title and the function that draws the plot and returns whether there was anything to draw."""
 

@@ -6,6 +6,7 @@ Names of rows and tasks come from outside: they are shown as text, whatever they
 import csv
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -135,7 +136,9 @@ def _body_line(
         entry = line.entries[index]
         cells.append(points(entry.difference) if entry is not None and entry.difference is not None else "")
     tasks = [
-        e for e, column in zip(line.entries, columns, strict=True) if e is not None and not column.is_mean
+        e
+        for e, column in zip(line.entries, columns, strict=True)
+        if e is not None and not column.is_mean and (column.metric or "avg").startswith("avg")
     ]
     unanswered = total([e.unanswered for e in tasks])
     return [*cells, "" if unanswered is None else str(unanswered), str(sum(e.unscored for e in tasks))]
@@ -230,6 +233,46 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return file.getvalue()
 
 
+BUDGET_COLUMNS = (
+    "row", "over", "metric", "k", "cap", "tokens_per_item", "flops_per_item", "accuracy", "low", "high", "n",
+)  # fmt: skip
+CROSSING_COLUMNS = ("row", "other", "over", "metric", "tokens", "low", "high", "share", "first")
+
+
+def budgets_csv(summary: Summary) -> str:
+    """Accuracy over k and over caps as CSV, one line per point, under `BUDGET_COLUMNS`."""
+    return _csv(
+        BUDGET_COLUMNS,
+        (
+            [
+                spreadsheet_text(one.row),
+                spreadsheet_text(one.over),
+                point.metric,
+                point.k,
+                *_blank([point.cap, known(point.tokens), one.flops(point), *point.accuracy]),
+            ]
+            for one in summary.budgets
+            for point in one.points
+        ),
+    )
+
+
+def known(value: float) -> float | None:
+    """A number, None for NaN."""
+    return None if math.isnan(value) else value
+
+
+def crossings_csv(summary: Summary) -> str:
+    """Where curves over tokens cross as CSV, under `CROSSING_COLUMNS`."""
+    return _csv(
+        CROSSING_COLUMNS,
+        (
+            [*map(spreadsheet_text, (one.row, one.other, one.over)), one.metric, *_blank(one.crossing)]
+            for one in summary.overtakings
+        ),
+    )
+
+
 def against(summary: Summary, name: str) -> str:
     """A table for a terminal: a line per task and mean, with the row's and the baseline's accuracy.
 
@@ -314,7 +357,7 @@ def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def _sections(summary: Summary) -> Iterator[str]:
-    makers: tuple[Callable[[Summary], str], ...] = (_standing, _against, _pairs, _sizes, _quoted)
+    makers: tuple[Callable[[Summary], str], ...] = (_standing, _against, _pairs, _sizes, _crossings, _quoted)
     yield from filter(None, (maker(summary) for maker in makers))
 
 
@@ -367,6 +410,33 @@ def _share(found: Estimate | None) -> str:
     if found.low is None or found.high is None:
         return f"{100 * found.value:.1f}"
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _crossings(summary: Summary) -> str:
+    if not summary.overtakings:
+        return ""
+    body = []
+    for one in summary.overtakings:
+        at = one.crossing
+        ahead, behind = (one.row, one.other) if at.first else (one.other, one.row)
+        interval = "" if at.low is None or at.high is None else f" [{at.low:,.0f}, {at.high:,.0f}]"
+        body.append(
+            [
+                f"{one.metric}@k, {markdown_text(one.over)}",
+                markdown_text(ahead),
+                "never" if at.tokens is None else markdown_text(behind),
+                ("" if at.tokens is None else f"{at.tokens:,.0f}") + interval,
+                f"{100 * at.share:.0f} %",
+            ]
+        )
+    notes = (
+        "Accuracy over the tokens generated per item, which grow with k: the row that is ahead with few "
+        "tokens, the one that overtakes it, and where, with its 95 % interval",
+        "share: of the bootstrap draws of items (clusters) in which the curves cross at all; below about "
+        "95 %, whether they cross is not certain",
+    )
+    header = ["", "ahead at first", "overtaken by", "at tokens per item", "share"]
+    return _table("Budgets", header, body, notes)
 
 
 def _against(summary: Summary) -> str:

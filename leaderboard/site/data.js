@@ -2,14 +2,14 @@
 "use strict";
 
 const dcsft = (() => {
-  const NAME = /^(board|b\d+t\d+(items|scores|r\d+)|p\d+(items|r0))$/;
+  const NAME = /^(board|b\d+t\d+(items|scores|[rd]\d+)|p\d+(items|r0))$/;
   const KEPT = 60; // files of responses held at a time
   const held = new Map();
   const waiting = new Map();
 
   function take(name, content) {
     held.set(name, content);
-    const answers = [...held.keys()].filter((key) => /r\d+$/.test(key));
+    const answers = [...held.keys()].filter((key) => /[rd]\d+$/.test(key));
     for (const key of answers.slice(0, Math.max(0, answers.length - KEPT))) held.delete(key);
   }
 

@@ -11,6 +11,7 @@ dcsft.Samples = (() => {
   // One task's items with the responses of up to two rows, decoded once.
   function decoded(board, task, rows, found) {
     const [items, scores, ...answers] = found;
+    const drawn = answers.slice(rows.length).map(draws);
     const n = board.tasks[task].n;
     const column = dcsft.Compare.columnOf(board, task);
     return {
@@ -19,9 +20,36 @@ dcsft.Samples = (() => {
       scores, rows: rows.map((row, at) => ({
         row, name: board.rows[row].name, scores: dcsft.scores(scores, row, n),
         response: dcsft.texts(answers[at].responses), extracted: dcsft.texts(answers[at].extracted),
-        tokens: dcsft.numbers(answers[at].tokens), reports: (cell(board, row, column) || {}).unanswered !== null,
+        tokens: dcsft.numbers(answers[at].tokens), draws: drawn[at], reports: (cell(board, row, column) || {}).unanswered !== null,
       })),
     };
+  }
+
+  // A function from an item's place to its K responses.
+  function draws(packed) {
+    const [response, extracted, vote] = ["response", "extracted", "vote"].map((name) => dcsft.texts(packed[name]));
+    const tokens = dcsft.numbers(packed.tokens);
+    const scores = dcsft.scores(packed.scores, 0, tokens.length);
+    return (i) => [...Array(packed.samples).keys()].map((k) => {
+      const at = i * packed.samples + k;
+      return { response: response(at), extracted: extracted(at), vote: vote(at), tokens: tokens[at], score: scores[at] };
+    });
+  }
+
+  // Answers with their votes, most votes first.
+  function votes(drawn) {
+    const counts = new Map();
+    for (const { vote, score } of drawn) if (vote !== null) counts.set(vote, { count: ((counts.get(vote) || {}).count || 0) + 1, score });
+    return [...counts].sort(([, one], [, other]) => other.count - one.count);
+  }
+
+  function Draws({ drawn }) {
+    const silent = drawn.filter(({ vote }) => vote === null).length;
+    return html`<h5>Votes of ${drawn.length} responses</h5>
+      <ul class="votes">${votes(drawn).map(([vote, { count, score }]) => html`<li key=${vote}>${count} × <${Name} text=${vote} most=${60} /> <${Verdict} score=${score} silent=${false} short /></li>`)}
+        ${silent > 0 && html`<li>${silent} without an answer</li>`}</ul>
+      ${drawn.map((one, k) => html`<details key=${k}><summary>Response ${k + 1}: <${Verdict} score=${one.score} silent=${one.extracted === null} short /> <${Name} text=${one.extracted ?? "no answer"} most=${40} />${one.tokens >= 0 && html` <small>${one.tokens.toLocaleString("en")} tokens</small>`}</summary>
+        <${Long} text=${one.response} label=${`Response ${k + 1}`} /></details>`)}`;
   }
 
   const silent = (row, i) => row.reports && row.extracted(i) === null;
@@ -95,7 +123,8 @@ dcsft.Samples = (() => {
       <p><${Verdict} score=${row.scores[i]} silent=${silent(row, i)} />
         ${row.tokens[i] >= 0 && html` <small>${row.tokens[i].toLocaleString("en")} tokens</small>`}</p>
       <dl><dt>Extracted answer</dt><dd>${row.extracted(i) === null ? html`<span class="none">none</span>` : html`<${Long} text=${row.extracted(i)} label="Extracted answer" />`}</dd>
-        <dt>Response</dt><dd><${Long} text=${row.response(i)} label="Response" /></dd></dl>
+        ${!row.draws && html`<dt>Response</dt><dd><${Long} text=${row.response(i)} label="Response" /></dd>`}</dl>
+      ${row.draws && html`<${Draws} drawn=${row.draws(i)} />`}
     </article>`;
   }
 
@@ -159,7 +188,9 @@ dcsft.Samples = (() => {
     const b = find(state.b) >= 0 && find(state.b) !== a && evaluated(find(state.b), task) ? find(state.b) : -1;
     const rows = b >= 0 ? [a, b] : [a];
     const prefix = `b${state.board}t${task}`;
-    const data = dcsft.useData([`${prefix}items`, `${prefix}scores`, ...rows.map((row) => `${prefix}r${row}`)]);
+    const draws = board.tasks[task].draws;
+    const drawn = draws === null ? [] : rows.map((row) => `b${state.board}t${draws}d${row}`);
+    const data = dcsft.useData([`${prefix}items`, `${prefix}scores`, ...rows.map((row) => `${prefix}r${row}`), ...drawn]);
     return html`<section aria-labelledby="title">
       <h2 id="title">Samples</h2>
       <${Controls} model=${model} board=${board} task=${task} rows=${rows} state=${state} go=${go} />

@@ -1,0 +1,414 @@
+"""K responses per item on a board: columns avg@k, maj@k and pass@k, and accuracy over a budget of tokens.
+
+A result with K responses per item becomes three tasks per task, each with one value per item, so that
+intervals, tests and tables treat them as any other. Greedy results stay in columns of their own. Results of
+another K, temperature or setting are refused as other prompts are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard.stats.intervals import (
+    Codes,
+    Estimate,
+    Floats,
+    accuracy,
+    mean_over_tasks,
+    within_unit,
+)
+from dcsft_harness.records import Response, as_wanted, defaults, readable, schema
+from dcsft_harness.scoring import at_k
+
+if TYPE_CHECKING:
+    from dcsft_harness.leaderboard.board import Measured, Result
+
+FILE = "responses.parquet"
+SHOWN = ("avg", "maj", "pass")
+"""The metrics that have columns, in their order; consistency is in the plots."""
+SAMPLES, SEED = "responses per item", "generation argument seed"
+"""Conditions of a result with K responses: K, which is compared, and the seed, which is not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The K responses to each of a task's items, as arrays of shape (items, K).
+
+    Attributes:
+        scores: in [0, 1], NaN where a response could not be scored.
+        votes: equal numbers for equal answers of an item, -1 for none; None where the task
+            reports no answers.
+        tokens: generated tokens; NaN where they are not known.
+    """
+
+    scores: Floats
+    votes: NDArray[np.int64] | None
+    tokens: Floats
+
+    @property
+    def samples(self) -> int:
+        """K."""
+        return int(self.scores.shape[1])
+
+    @cached_property
+    def metrics(self) -> at_k.Metrics:
+        """All metrics by item and k."""
+        return at_k.metrics(self.scores, self.votes)
+
+    def take(self, order: Sequence[int] | NDArray[np.int64]) -> "Draws":
+        """The same of items in another order."""
+        at = np.asarray(order, dtype=np.int64)
+        return Draws(self.scores[at], None if self.votes is None else self.votes[at], self.tokens[at])
+
+    def cut(self, cap: int) -> "Draws":
+        """What a limit of new tokens would have left: a longer response has no answer and is wrong."""
+        over = self.tokens > cap
+        votes = None if self.votes is None else np.where(over, -1, self.votes)
+        scores = np.where(over & ~np.isnan(self.scores), 0.0, self.scores)
+        return Draws(scores, votes, np.minimum(self.tokens, cap))
+
+
+JUDGED = ("task", "item_id", "sample_index", "score", "vote", "n_tokens")
+"""The columns that metrics are made of: without the texts, which are most of a file."""
+
+
+def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A task's rows of a table of `records.Response`.
+
+    Args:
+        path: the file.
+        task: the task.
+        columns: which columns; None reads all.
+
+    Raises:
+        HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
+    """
+    wanted = [one for one in schema(Response) if columns is None or one.name in columns]
+    with readable(path):
+        defaults(path, Response, pq.ParquetFile(path).schema_arrow.names)
+        table = pq.read_table(path, columns=[one.name for one in wanted], filters=[("task", "=", task)])
+    return pa.table({one.name: as_wanted(path, table[one.name], one) for one in wanted})
+
+
+def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int, has_votes: bool) -> Draws:
+    """The responses to a task's items.
+
+    Args:
+        path: what an error names.
+        table: a task's rows of `records.Response`.
+        item_ids: its items, in the order wanted.
+        samples: K.
+        has_votes: whether the task reports answers.
+
+    Raises:
+        HarnessError: the table lacks a response, or has one more; or a score is no fraction.
+    """
+    task = table["task"][0].as_py() if table.num_rows else "a task"
+    places = pc.index_in(table["item_id"].combine_chunks(), value_set=pa.array(item_ids, pa.string()))
+    index = table["sample_index"].to_numpy()
+    if places.null_count or table.num_rows != len(item_ids) * samples or not (index < samples).all():
+        raise _damaged(
+            path, f"{table.num_rows} responses to {task}, not {samples} for each of {len(item_ids)} items"
+        )
+    at = (places.to_numpy(zero_copy_only=False), index)
+    scores, tokens = (_filled(table[name], at, len(item_ids), samples) for name in ("score", "n_tokens"))
+    seen = np.zeros(scores.shape, dtype=bool)
+    seen[at] = True
+    if not seen.all():
+        raise _damaged(path, f"a response to {task} twice")
+    if ((scores < 0) | (scores > 1)).any():
+        raise _damaged(path, f"a score of {task} outside 0 to 1")
+    votes = None
+    if has_votes:
+        words = table["vote"].combine_chunks().dictionary_encode().indices
+        votes = np.full(scores.shape, -1)
+        votes[at] = at_k.coded(at[0], words.fill_null(-1).to_numpy(zero_copy_only=False))
+    return Draws(scores, votes, tokens)
+
+
+def draws_of_lists(scores: Sequence[Sequence[float]], votes: Sequence[Sequence[str | None]]) -> Draws:
+    """The responses of a log, which has no token counts of each.
+
+    Args:
+        scores: per item, K scores in [0, 1].
+        votes: per item, K votes; None for no answer.
+    """
+    judged = np.array(scores, dtype=np.float64)
+    known: dict[str | None, int] = {None: -1}
+    words = np.array([known.setdefault(vote, len(known) - 1) for some in votes for vote in some])
+    items = np.arange(len(judged)).repeat(judged.shape[1])
+    return Draws(judged, at_k.coded(items, words).reshape(judged.shape), np.full(judged.shape, np.nan))
+
+
+def _filled(column: pa.ChunkedArray, at: tuple[NDArray[np.int64], ...], items: int, samples: int) -> Floats:
+    values = np.full((items, samples), np.nan)
+    values[at] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _damaged(path: Path, what: str) -> HarnessError:
+    return HarnessError(f"{path} holds {what}", "Evaluate this model again")
+
+
+def expanded(results: Sequence["Result"], k: int | None) -> list["Result"]:
+    """The same results with the columns of K responses at k.
+
+    Args:
+        results: as they were read.
+        k: at which k; None takes K.
+
+    Raises:
+        HarnessError: k is None and results have other K than others; or a result with several responses
+            per item has fewer than k of them, or there is none.
+    """
+    found = {
+        part.draws.samples: result
+        for result in results
+        for part in result.tasks.values()
+        if part.draws is not None
+    }
+    if k is None and len(found) > 1:
+        (ours, one), (theirs, other) = list(found.items())[:2]
+        raise HarnessError(
+            f"{one.folder} has {ours} responses per item, {other.folder} {theirs}: they cannot be compared",
+            "Evaluate one of them again with as many --samples, or build two leaderboards",
+        )
+    if k is not None and k > min(found, default=1):
+        few = found[min(found)].folder if found else results[0].folder
+        raise HarnessError(
+            f"--at-k {k} asks for more responses per item than {few} has ({min(found, default=1)})",
+            f"Evaluate with --samples {k} or more, or lower it",
+        )
+    return [_expanded(result, k) for result in results]
+
+
+def place_of(metric: str | None) -> int:
+    """Where a metric's columns stand: behind those of one response per item."""
+    return 0 if metric is None else 1 + SHOWN.index(metric.partition("@")[0])
+
+
+def name_at(task: str, metric: str) -> str:
+    """The column of a task's metric: "dcsft_digits maj@8"."""
+    return f"{task} {metric}"
+
+
+def _expanded(result: "Result", k: int | None) -> "Result":
+    if all(part.draws is None for part in result.tasks.values()):
+        return result
+    tasks: dict[str, Measured] = {}
+    for task, part in result.tasks.items():
+        if part.draws is None:
+            tasks[task] = part
+            continue
+        draws, at = part.draws, k or part.draws.samples
+        conditions = {name: value for name, value in part.conditions.items() if name != SEED}
+        for metric in SHOWN:
+            if metric not in draws.metrics.values:
+                continue
+            named = name_at(task, f"{metric}@{at}")
+            tasks[named] = replace(
+                part,
+                task=named,
+                metric=f"{metric}@{at}",
+                conditions={**conditions, SAMPLES: draws.samples},
+                scores=draws.metrics.values[metric][:, at - 1].copy(),
+                unanswered=part.unanswered if metric == "avg" else 0 if part.unanswered is not None else None,
+                draws=draws if metric == "avg" else None,
+                responses=part.responses if metric == "avg" else None,
+            )
+    return replace(result, tasks=tasks, tables=_tables(result.tables, result.tasks, tasks))
+
+
+def _tables(
+    tables: Callable[[], Iterator[pa.Table]], plain: "Mapping[str, Measured]", named: "Mapping[str, Measured]"
+) -> Callable[[], Iterator[pa.Table]]:
+    """What gives the items' tables with the rows of a task once for each of its metrics."""
+
+    def made() -> Iterator[pa.Table]:
+        for table in tables():
+            names = pc.cast(table["task"], pa.string())
+            for task in pc.unique(names).to_pylist():
+                part = table.filter(pc.equal(names, task))
+                if task not in plain or plain[task].draws is None:
+                    yield part
+                    continue
+                at = pc.index_in(part["item_id"], value_set=pa.array(plain[task].item_ids, pa.string()))
+                order = at.to_numpy()
+                for name, derived in named.items():
+                    if derived.metric is not None and name == name_at(task, derived.metric):
+                        scores = pa.array(derived.scores[order], pa.float64(), from_pandas=True)
+                        label = pa.array([name] * part.num_rows, pa.string()).dictionary_encode()
+                        columns = {"task": label, "score": scores}
+                        yield pa.table({c: columns.get(c, part[c]) for c in part.column_names})
+
+    return made
+
+
+class Spent(NamedTuple):
+    """Accuracy for a budget.
+
+    Attributes:
+        metric: "avg", "maj", "pass" or "consistency".
+        k: responses per item.
+        cap: the most new tokens of a response; None for the run's own limit.
+        tokens: generated tokens per item.
+        accuracy: the mean over items, or over tasks.
+    """
+
+    metric: str
+    k: int
+    cap: int | None
+    tokens: float
+    accuracy: Estimate
+
+
+CAPS = 12
+"""At most this number of caps on new tokens: quantiles of the responses' lengths."""
+
+
+def curve(draws: Sequence[Draws], clusters: Sequence[Codes]) -> list[Spent]:
+    """Accuracy over k, and over caps on new tokens at K, of a row on some tasks.
+
+    Args:
+        draws: per task; of several seeds, all tasks of each seed in turn.
+        clusters: per task, shape (items,).
+    """
+    clusters = [clusters[at % len(clusters)] for at in range(len(draws))]
+    width = min(one.samples for one in draws)
+    found: list[Spent] = []
+    for k in range(1, width + 1):
+        found += _at(draws, clusters, k, None)
+    lengths = np.concatenate([one.tokens.ravel() for one in draws])
+    if not np.isnan(lengths).any() and len(np.unique(lengths)) > 1:
+        wanted = np.unique(np.quantile(lengths, np.linspace(0, 1, CAPS + 1)[1:], method="higher").astype(int))
+        for cap in wanted.tolist():
+            found += _at([one.cut(cap) for one in draws], clusters, width, cap)
+    return found
+
+
+def _at(draws: Sequence[Draws], clusters: Sequence[Codes], k: int, cap: int | None) -> Iterator[Spent]:
+    tokens = k * float(
+        np.mean([np.nanmean(one.tokens) if not np.isnan(one.tokens).all() else np.nan for one in draws])
+    )
+    for metric in at_k.NAMES:
+        if all(metric in one.metrics.values for one in draws):
+            values = [one.metrics.values[metric][:, k - 1] for one in draws]
+            estimate = (
+                accuracy(values[0], clusters[0])
+                if len(draws) == 1
+                else within_unit(mean_over_tasks(values, clusters))
+            )
+            if estimate is not None:
+                yield Spent(metric, k, cap, tokens, estimate)
+
+
+class Crossing(NamedTuple):
+    """Where one row's curve over tokens crosses another's.
+
+    Attributes:
+        tokens: generated tokens per item at the first crossing; None where the curves do not cross.
+        low, high: its 95 % interval over bootstrap draws of clusters in which they cross.
+        share: of the draws in which they cross, in [0, 1].
+        first: whether the first row is ahead before the crossing, or throughout.
+    """
+
+    tokens: float | None
+    low: float | None
+    high: float | None
+    share: float
+    first: bool
+
+
+DRAWS = 1_000
+"""Bootstrap draws of clusters."""
+BINS = 1_000
+"""More clusters than these are drawn in this number of random parts."""
+
+
+def crossing(
+    ours: Sequence[Draws], theirs: Sequence[Draws], clusters: Sequence[Codes], metric: str, seed: int = 0
+) -> Crossing | None:
+    """Where two rows' curves of a metric over tokens cross, both rows' items drawn together.
+
+    Args:
+        ours: per task, one row's responses; of several seeds, all tasks of each seed in turn.
+        theirs: the same of the other, to the same items in the same order.
+        clusters: per task, shape (items,).
+        metric: of `at_k.NAMES`.
+        seed: of the bootstrap.
+
+    Returns:
+        The crossing; None where tokens or the metric are not known, or the curves share no range of tokens.
+    """
+    if any(metric not in one.metrics.values or np.isnan(one.tokens).any() for one in (*ours, *theirs)):
+        return None
+    joined = np.unique(np.concatenate(clusters), return_inverse=True)[1]
+    groups = int(joined.max()) + 1
+    rng = np.random.default_rng(seed)
+    if groups > BINS:  # clusters that are merged at random vary as much, and take less
+        joined, groups = rng.permutation(np.arange(groups) % BINS)[joined], BINS
+    codes = np.split(joined, np.cumsum([len(one) for one in clusters])[:-1])
+    weights = np.vstack([np.ones(groups), rng.multinomial(groups, np.full(groups, 1 / groups), DRAWS)])
+    sides = [_weighed(side, codes, weights, metric) for side in (ours, theirs)]
+    places = [
+        _first_crossing(*(side[0][n] for side in sides), *(side[1][n] for side in sides))
+        for n in range(DRAWS + 1)
+    ]
+    if places[0] is None:
+        return None
+    (at, ahead), drawn = places[0], [one for one in places[1:] if one is not None]
+    crossed = [one[0] for one in drawn if one[0] is not None]
+    low, high = np.quantile(crossed, [0.025, 0.975]).tolist() if crossed else (None, None)
+    return Crossing(at, low, high, len(crossed) / max(len(drawn), 1), ahead)
+
+
+def _weighed(
+    side: Sequence[Draws], codes: Sequence[Codes], weights: Floats, metric: str
+) -> tuple[Floats, Floats]:
+    """A row's tokens and accuracies at every k, each of shape (draws, K), items weighed by their cluster."""
+    width = min(one.samples for one in side)
+    tokens, values = np.zeros((len(weights), width)), np.zeros((len(weights), width))
+    for at, one in enumerate(side):
+        scores = one.metrics.values[metric][:, :width]
+        known = ~np.isnan(scores[:, width - 1])
+        columns = np.column_stack([np.ones(known.sum()), one.tokens[known].mean(axis=1), scores[known]])
+        sums = np.zeros((weights.shape[1], columns.shape[1]))
+        np.add.at(sums, codes[at % len(codes)][known], columns)
+        totals = weights @ sums
+        size = np.maximum(totals[:, :1], 1.0)
+        tokens += totals[:, 1:2] / size * np.arange(1, width + 1) / len(side)
+        values += totals[:, 2:] / size / len(side)
+    return tokens, values
+
+
+def _first_crossing(
+    ours: Floats, theirs: Floats, own: Floats, other: Floats
+) -> tuple[float | None, bool] | None:
+    """Where the first curve's advantage changes its sign, on a logarithmic axis; and its sign before."""
+    low, high = max(ours[0], theirs[0]), min(ours[-1], theirs[-1])
+    if not low < high:
+        return None
+    inside = [x for x in (*ours, *theirs) if low < x < high]
+    grid = np.log(np.unique(np.array([low, *inside, high])))
+    gap = np.interp(grid, np.log(ours), own) - np.interp(grid, np.log(theirs), other)
+    signs = np.sign(np.where(np.abs(gap) < 1e-12, 0.0, gap))
+    known = np.flatnonzero(signs)
+    if not len(known):
+        return None, True
+    ahead = bool(signs[known[0]] > 0)
+    changed = known[signs[known] != signs[known[0]]]
+    if not len(changed):
+        return None, ahead
+    right = int(changed[0])
+    left = int(known[known < right][-1])
+    share = gap[left] / (gap[left] - gap[right])
+    return float(np.exp(grid[left] + share * (grid[right] - grid[left]))), ahead
