@@ -85,10 +85,10 @@ class Item:
         doc_id: its position in that task's documents; for messages only, never for joins.
         prompt: the user turn's text. Images come before it; otherwise there is a MARK for each.
         answer: the gold answer as text.
-        target: what SFT should teach the model to say.
-        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None where the answer is no box.
-        turns: all turns before the answer, as a JSON list of role and content with a MARK for each picture;
-            None where there is one, of the user.
+        target: the answer for SFT.
+        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None if the answer is not a box.
+        turns: all turns before the answer, as a JSON list of role and content with a MARK for each image;
+            None for a single user turn.
     """
 
     item_id: str
@@ -200,9 +200,9 @@ class Response:
         sample_index: 0..K-1.
         score: 0..1, None where the response could not be scored.
         extracted: the answer found (JSON where it is not a string), None if none was found.
-        vote: the first extracted answer of the item that its scorer takes as equal to this one.
+        vote: the first extracted answer of the item that its scorer counts as equal to this one.
         response: the generated text.
-        n_tokens: generated tokens, the end mark included; None where the model reports none.
+        n_tokens: generated tokens, the end mark included; None if the model reports none.
         finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
     """
 

@@ -60,9 +60,9 @@ class Provenance:
         model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
         pixels: pixel limits, None if unknown.
         packages: package -> version.
-        created: an ISO date, "" where not known.
-        training: the run that made the adapter, where its manifest is at hand.
-        usage: what the evaluation cost, by the names of `LEDGER`; empty where not known.
+        created: an ISO date, "" if unknown.
+        training: the run that made the adapter, if its manifest is available.
+        usage: the evaluation's cost, by the names of `LEDGER`; empty if unknown.
     """
 
     folder: Path
@@ -106,7 +106,7 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
 
 
 def _usage(told: object) -> dict[str, float]:
-    """The figures of a ledger that are numbers above 0."""
+    """The positive numbers among the figures of a ledger."""
     table = told if isinstance(told, Mapping) else {}
     return {
         name: float(table[name])
@@ -116,7 +116,7 @@ def _usage(told: object) -> dict[str, float]:
 
 
 def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
-    """What the evaluations with K responses per item behind some rows cost together."""
+    """The total cost of the evaluations with K responses per item behind some rows."""
     parts = [part for row in rows for part in row.provenance if part.settings.get("samples")]
     return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in LEDGER if parts}
 
@@ -292,17 +292,16 @@ class Measured:
         family: the task's family, or None.
         conditions: what must be equal to compare two rows, by its name in messages.
         item_ids: the items, each once.
-        clusters: each item's cluster, None for an item on its own.
-        scores: each item's score in [0, 1], NaN where the response could not be scored.
-        unanswered: items that were scored, but in whose response no answer was found; None where
-            the task does not report answers.
-        documents: the items as the task numbers them, in the order of item_ids; read when asked for.
-        unknown: beginnings of the names of conditions that are not on record, and so refuse nothing.
-        remarks: sentences on figures that do not agree with the items.
-        renamed: the items' ids in the folder's own tables -> item_ids, where they differ.
-        draws: all responses to the items, where there are K of each.
-        responses: what gives them as a table of `records.Response`, under the ids of the folder's own tables.
-        metric: of K responses, what the scores are: "maj@8"; None for one response per item.
+        clusters: each item's cluster, None for an independent item.
+        scores: each item's score in [0, 1], NaN if the response could not be scored.
+        unanswered: scored items without an answer in the response; None if the task does not report answers.
+        documents: the items in the task's numbering, in the order of item_ids; read on demand.
+        unknown: prefixes of the names of conditions that are not recorded, and so refuse nothing.
+        remarks: sentences on figures that do not match the items.
+        renamed: the items' ids in the folder's own tables -> item_ids, if they differ.
+        draws: all responses to the items, if there are K of each.
+        responses: yields them as a table of `records.Response`, under the ids of the folder's own tables.
+        metric: for K responses, the metric of the scores: "maj@8"; None for one response per item.
     """
 
     task: str
@@ -402,8 +401,8 @@ class Task:
         family: the task's family, or None.
         item_ids: the items that every row was evaluated on, sorted.
         clusters: shape (n,), each item's cluster as a code that is the same across the board's tasks.
-        conditions: what was equal for all rows, by the name a message calls it.
-        metric: of K responses per item, what the scores are: "maj@8"; None for one response.
+        conditions: what was equal for all rows, by its name in messages.
+        metric: for K responses per item, the metric of the scores: "maj@8"; None for one response.
     """
 
     name: str
@@ -422,8 +421,8 @@ class Cell:
     Attributes:
         folder: its scores folder.
         scores: shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored.
-        unanswered: scored items in whose response no answer was found; None: the task does not say.
-        draws: all responses to the items, where there are K of each and the metric is avg@k.
+        unanswered: scored items without an answer in the response; None: the task does not report answers.
+        draws: all responses to the items, if there are K of each and the metric is avg@k.
     """
 
     folder: Path

@@ -94,18 +94,18 @@ def summarise(
 
 
 def _main_tasks(columns: Sequence[Column]) -> list[Task]:
-    """The tasks of the metric that ranks go by."""
+    """The tasks with the metric that decides ranks."""
     return [one.tasks[0] for one in columns if not one.is_mean and one.metric == headline(columns)]
 
 
 def budgets(
     columns: Sequence[Column], lines: Sequence[Line]
 ) -> tuple[tuple[Budget, ...], tuple[Overtaking, ...]]:
-    """Accuracy over k and tokens of each row with K responses per item, and where such curves cross.
+    """Accuracy over k and tokens of each row with K responses per item, and the crossings of these curves.
 
-    Each is over what stands for OOD, else for ID, else over all tasks; of several seeds, over their mean,
-    with an interval over items alone. Curves are compared with the baseline's; without one, every pair of
-    the first `CURVES` rows is.
+    Each is over the OOD figure's tasks, else the ID figure's, else all tasks; for several seeds, over their
+    mean, with an interval over items alone. Curves are compared with the baseline's; without one, every pair
+    of the first `CURVES` rows is compared.
     """
     sampled = [one for one in columns if one.metric is not None and one.metric.startswith("avg@")]
     chosen = [overall(sampled, side, sampled[0].metric) for side in ("ood", "id")] if sampled else []
@@ -140,7 +140,7 @@ def budgets(
 
 
 CURVES = 12
-"""Without a baseline, the curves of at most this number of rows are compared pair by pair."""
+"""Without a baseline, the curves of up to this number of rows are compared pair by pair."""
 
 
 def told(reason: str) -> str:
@@ -170,7 +170,7 @@ def _columns(tasks: Sequence[Task]) -> Iterator[Column]:
             members = tuple(t for t in tasks if t.distribution == distribution and t.metric == metric)
             for task in members:
                 yield Column(task.name, distribution, (task,), False, metric)
-            # One OOD task still gets its mean: it is the figure that rows are compared by.
+            # A single OOD task still gets a mean: rows are compared by that figure.
             if distribution is not None and len(members) > (distribution == "id"):
                 label = f"{distribution.upper()} mean" + ("" if metric is None else f" {metric}")
                 yield Column(label, distribution, members, True, metric)

@@ -50,7 +50,7 @@ class Choices:
     Attributes:
         metrics: task -> the metric to use as its score.
         distributions: task -> "id" or "ood".
-        at_k: of K responses per item, the k of the board's columns; None takes K.
+        at_k: for K responses per item, the k of the board's columns; None uses K.
     """
 
     metrics: Mapping[str, str]
@@ -125,10 +125,10 @@ class Samples:
     def _draws(
         self, lines: Sequence[Mapping[str, Any]]
     ) -> tuple[list[list[float]], list[list[str | None]]] | None:
-        """Scores and votes of K responses per document, as the suite's tasks log them; None without any.
+        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing.
 
         Raises:
-            HarnessError: documents have other numbers of them, or a score is no fraction.
+            HarnessError: the number differs among documents, or a score is not a fraction.
         """
         found = [(line.get("scores"), line.get("votes")) for line in lines]
         if not all(isinstance(one, list) for pair in found for one in pair):

@@ -105,7 +105,7 @@ class Column:
         distribution: "id", "ood" or None.
         tasks: the task, or the tasks of the mean.
         is_mean: whether it is a mean.
-        metric: of K responses per item, what its values are: "maj@8"; None for one response.
+        metric: for K responses per item, the metric of its values: "maj@8"; None for one response.
     """
 
     label: str
@@ -217,11 +217,11 @@ class Comparison:
     """Two rows in one column.
 
     Attributes:
-        family: what the correction is over: "baseline" (every row against the baseline, on what stands
-            for ID and OOD), "baseline by task", "pairs" or "pairs by task"; of K responses per item, the same
-            with the metric behind it ("pairs maj@8").
-        row: the name of the line whose advantage a positive difference is.
-        other: the name of the line that it is compared to.
+        family: the set of tests for the correction: "baseline" (every row against the baseline, on the
+            figures for ID and OOD), "baseline by task", "pairs" or "pairs by task"; for K responses per item,
+            the same followed by the metric ("pairs maj@8").
+        row: the name of the line that a positive difference favors.
+        other: the name of the line that it is compared with.
         column: the column's index.
         difference: in [-1, 1], on the items scored in both.
         p: two-sided; None if there is nothing to test.
@@ -245,13 +245,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a row with K responses per item reaches for how many tokens.
+    """The accuracy of a row with K responses per item, against its tokens.
 
     Attributes:
         row: its name.
-        over: what the accuracies are over: "OOD mean", a task, or "all tasks".
+        over: the tasks of the accuracies: "OOD mean", a task, or "all tasks".
         points: over k, then over caps on new tokens.
-        usage: what the K responses of all of its tasks cost, by the names of a ledger; empty where not known.
+        usage: the cost of the K responses of all of its tasks, by the names of a ledger; empty if unknown.
     """
 
     row: str
@@ -260,7 +260,7 @@ class Budget:
     usage: Mapping[str, float]
 
     def flops(self, point: Spent) -> float | None:
-        """Operations per item at a point: the prompt's and the responses'; None where not known."""
+        """Operations per item at a point, for prompt and responses; None if unknown."""
         usage = self.usage
         tokens = usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
         if math.isnan(point.tokens) or not usage.get("flops") or not usage.get("prompts") or not tokens:
@@ -271,14 +271,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Overtaking:
-    """Where two rows' curves over tokens cross.
+    """The crossing of two rows' curves over tokens.
 
     Attributes:
-        row: the name of one.
-        other: the name of the other.
+        row: the name of one row.
+        other: the name of the other row.
         over: see `Budget`.
         metric: "avg", "maj" or "pass".
-        crossing: where; `first` says whether `row` is ahead before it.
+        crossing: the crossing; `first` states whether `row` is ahead before it.
     """
 
     row: str
@@ -310,9 +310,9 @@ class Summary:
         ranked_by: the index of the column that decides ranks, or None.
         quoted: published figures, which nothing is tested against.
         apart: further boards, of rows that cannot be compared with these.
-        left_out: folders that could not be used, and why.
-        budgets: of rows with K responses per item, accuracy over k and over tokens.
-        overtakings: where those curves cross.
+        left_out: folders that could not be used, with reasons.
+        budgets: for rows with K responses per item, accuracy over k and over tokens.
+        overtakings: the crossings of those curves.
     """
 
     columns: tuple[Column, ...]
@@ -333,25 +333,25 @@ class Summary:
         return overall(self.columns, distribution)
 
     def tested(self, family: str) -> list[Comparison]:
-        """The comparisons of one family, and of the same with the metrics of K responses."""
+        """The comparisons of one family, including those with metrics of K responses."""
         names = {family, *(f"{family} {one.metric}" for one in self.columns if one.metric is not None)}
         return [one for one in self.comparisons if one.family in names]
 
 
 def headline(columns: Sequence[Column]) -> str | None:
-    """The metric that ranks and plots go by: that of one response per item where there is one, else avg@k."""
+    """The metric for ranks and plots: that of one response per item if there is one, else avg@k."""
     return None if any(one.metric is None for one in columns) else columns[0].metric
 
 
 def overall(
     columns: Sequence[Column], distribution: str, metric: str | None | Literal[True] = True
 ) -> int | None:
-    """The index of the column that stands for "id" or "ood": its mean, else its only task.
+    """The index of the column for "id" or "ood": its mean, else its only task.
 
     Args:
         columns: a board's.
         distribution: "id" or "ood".
-        metric: of which metric; True takes the `headline`.
+        metric: the metric; True uses the `headline`.
     """
     wanted = headline(columns) if metric is True else metric
     found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == wanted]

@@ -18,7 +18,7 @@ from .weights import few, not_finite, refuse_unfinite
 
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 _INSIDE = "base_model.model."
-"""What PEFT puts before the names of a model's modules."""
+"""PEFT's prefix of the names of a model's modules."""
 
 
 def read_config(adapter: str, base: str) -> PeftConfig:
@@ -116,7 +116,7 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
             result = set_peft_model_state_dict(peft_model, dict(renamed), low_cpu_mem_usage=on_meta)
             missing = sorted(get_peft_model_state_dict(peft_model).keys() - renamed.keys())
             unexpected = result.unexpected_keys
-    except KeyError as error:  # PEFT looks modules_to_save up without asking
+    except KeyError as error:  # PEFT reads modules_to_save without a default
         raise _unfit(adapter, base, f"1 module has no weights in it ({str(error.args[0])[:300]})") from error
     except (ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error
@@ -141,13 +141,13 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
 def _of_today(
     model: PreTrainedModel, config: PeftConfig, stored: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor] | None:
-    """An adapter's tensors by today's names, where an older transformers named the modules of the base.
+    """An adapter's tensors by current names, if an older transformers named the base's modules.
 
-    transformers itself says how it renamed them. The configuration then names the modules that the file has
-    tensors of: a pattern for the old names may match other modules today.
+    transformers itself defines the renamings. The configuration then names the modules that the file has
+    tensors for: a pattern for the old names may match other modules now.
 
     Returns:
-        None where the names are today's, or are not known at all.
+        None if the names are current, or unknown.
     """
     modules = {name for name, _ in model.named_modules()}
     names = {name: name.removeprefix(_INSIDE) for name in stored}

@@ -1,8 +1,8 @@
 """From a scorer's verdict to lmms-eval's metrics: one shape for every task of the suite.
 
-`acc` is the score together with its cluster, as lmms-eval's clustered standard error reads it;
-`answered` is 1 where an answer was found in the response, so that "wrong" and "no answer" stay
-apart. `extracted`, `score` (what `lmms-eval --baseline` compares) and `scorer` (names and versions) are
+`acc` is the score together with its cluster, in the form of lmms-eval's clustered standard error;
+`answered` is 1 if an answer was found in the response, so that "wrong" and "no answer" stay
+separate. `extracted`, `score` (for `lmms-eval --baseline`) and `scorer` (names and versions) are
 logged with the sample and not aggregated; so are `scores` and `votes` of several responses, whose
 `maj_at_k` and `pass_at_k` are aggregated.
 """
@@ -65,8 +65,8 @@ def process(
     Returns:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; score: the same mean; answered: share
         in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
-        version. Of K > 1 responses besides: maj_at_k and pass_at_k as acc is, at k = K; scores, in [0, 1],
-        and votes, equal texts for answers that the scorer takes as equal and None for no answer.
+        version. For K > 1 responses also: maj_at_k and pass_at_k in the form of acc, at k = K; scores, in [0,
+        1], and votes, equal texts for answers that the scorer counts as equal and None for no answer.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):
@@ -103,7 +103,7 @@ class KeepAll:
     """A filter of lmms-eval that keeps all responses of a document; a single one stays a text."""
 
     def apply(self, resps: Iterable[list[str]], docs: Sequence[Doc]) -> list[str | list[str]]:
-        """Each document's responses, a list of them for K > 1."""
+        """Each document's responses, as a list for K > 1."""
         return [one if len(one) > 1 else one[0] if one else "" for one in resps]
 
 

@@ -71,7 +71,7 @@ def json_sha256(value: object) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """The SHA-256 of a folder's configuration, weights and rows, wherever it lies, as hex."""
+    """The SHA-256 of a folder's configuration, weights and rows, independent of its path, as hex."""
     names = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT)
     return json_sha256({str(p.relative_to(folder)): settled_sha256(p) for p in names})
 

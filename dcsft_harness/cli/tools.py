@@ -405,7 +405,7 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
 
 
 def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
-    """What is asked for; everything is refused here that can be before a model is loaded."""
+    """The parsed command; checks everything that can be checked before a model is loaded."""
     from dcsft_harness import lmms
     from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, refuse_baseline
     from dcsft_harness.evaluation.board_folder import open_board

@@ -96,7 +96,7 @@ def curate(
 
 
 def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> HarnessError | None:
-    """The error of an empty choice, with what the responses were like; None where one of them is right."""
+    """The error for an empty choice, with a summary of the responses; None if one of them is right."""
     if pc.any(pc.is_in(labels["difficulty"], value_set=pa.array(["easy", "medium"]))).as_py():
         return None
     names = ("score", "extracted", "finish_reason", "answer", "response")

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 TRAINING = "training"
 """The cache folder of a task's training data, which belongs to no artifact."""
 CONVERSATION = ["prompt", "target", "images"]
-"""What a conversation is made of, of an item's columns."""
+"""The columns of an item that make a conversation."""
 TURNS = "turns"
-"""The column of the turns before the answer, where they are more than one question; see `records.Item`."""
+"""The column of the turns before the answer, if there are several; see `records.Item`."""
 REJECTED = "rejected"
-"""The column of answers that preference training is to avoid."""
+"""The column of rejected answers for preference training."""
 BOX = "box"
 """The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; present if any answer is a box."""
 
@@ -215,11 +215,11 @@ def from_rows(
 ) -> "Dataset":
     """All rows of a user's own file or folder as training data; see `from_task`.
 
-    Rows that cannot be used have the column `REFUSED`, which says why with the row's place in its file.
+    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file.
 
     Args:
         path: see `own_files`.
-        scorer: how an answer is read, and so which answers are boxes; None takes any.
+        scorer: reads the answers, and so decides which are boxes; None accepts any.
         image_root: where relative image paths start; None means the file's own folder.
         outside: whether images may lie outside it.
         pairs: whether each row needs a rejected answer, which becomes the column `REJECTED`.

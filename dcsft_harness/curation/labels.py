@@ -94,7 +94,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
 
 
 def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
-    """What fewer responses per item would have said, see `at_k.of_pool`; None where items stopped early."""
+    """The labels for fewer responses per item, see `at_k.of_pool`; None if items stopped early."""
     if pc.any(labels["censored"]).as_py():
         return None
     return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())

@@ -106,9 +106,9 @@ def overlap(
         tasks: the evaluation tasks, or groups of them.
         output: the folder to write.
         distance: bits that the pHashes of near copies may differ in, 0 to 16.
-        progress: called with (documents read, documents in all).
-        own: opened tasks of a user's own rows, by the names above.
-        files: the files of these, by the same names.
+        progress: called with (documents read, total documents).
+        own: opened tasks of a user's own rows, by their names in `tasks`.
+        files: their files, by the same names.
 
     Returns:
         The manifest's notes: images and items of the pool, items with a shared image, pairs by task.

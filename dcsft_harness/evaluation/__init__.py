@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCORES, RESPONSES = "scores.parquet", "responses.parquet"
 DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
-"""Of `SamplingConfig`, what a manifest records of an evaluation of K responses."""
+"""Settings of `SamplingConfig` that a manifest records for an evaluation of K responses."""
 Spent = tuple[int, int, float | None, str]
 """The cost of a response: prompt tokens, tokens generated, operations if known, and finish reason."""
 
@@ -107,15 +107,16 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
 
-    An interrupted run resumes. An item's score is the mean of its responses'; responses.parquet has each.
+    An interrupted run resumes. An item's score is the mean over its responses; responses.parquet has each
+    one.
 
     Args:
-        model: as `sampling.sample` takes it.
+        model: as for `sampling.sample`.
         tasks: as `lmms.open_tasks` gives them.
         output: the folder to write: scores.parquet, responses.parquet, lmms_eval.json and manifest.json.
         name: the row's name in a leaderboard.
         settings: what else the manifest records (model name and arguments).
-        config: how to draw; its `samples` is K.
+        config: how to sample; its `samples` is K.
         progress: called with (items done, items in all).
         inputs: folders that the model was loaded from, for the manifest.
         told: further notes for the manifest.
@@ -188,7 +189,7 @@ def _responses(
     store: rollout_store.RolloutStore,
     samples: int,
 ) -> list[list[records.Response]]:
-    """The K responses to each item of a task, judged.
+    """The K responses to each item of a task, scored.
 
     Raises:
         HarnessError: an item got another number of responses than K.
@@ -223,7 +224,7 @@ def _of_samples(
     for item, got, some in zip(items, answered, responses, strict=True):
         scored = [one.score for one in some if one.score is not None]
         votes = Counter(one.vote for one in some if one.vote is not None)
-        # Of equal counts the first drawn comes first.
+        # Of equally frequent answers the first drawn one comes first.
         shown = next((one for one in some if votes and one.vote == votes.most_common(1)[0][0]), some[0])
         tokens = [one.n_tokens for one in some if one.n_tokens is not None]
         ends = {one.finish_reason for one in some}

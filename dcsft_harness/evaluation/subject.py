@@ -128,12 +128,12 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
     """The lmms-eval model and its arguments for a checkpoint or adapter.
 
     Args:
-        model: a folder, "digits" or a hub's OWNER/NAME; or, as before there was `engine`, an lmms-eval model.
+        model: a folder, "digits" or a hub's OWNER/NAME; or, as before `engine` existed, an lmms-eval model.
         arguments: further model arguments.
-        engine: the lmms-eval model that loads it; None takes dcsft_hf.
+        engine: the lmms-eval model that loads it; None uses dcsft_hf.
 
     Raises:
-        HarnessError: see `open_subject`; or the arguments name a checkpoint too, or the engine takes none.
+        HarnessError: see `open_subject`; or the arguments also name a checkpoint, or the engine takes none.
     """
     folder = Path(model)
     if engine is not None and engine != model:
@@ -151,12 +151,12 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
 
 
 def _engine_arguments(model: str, arguments: str, engine: str) -> str:
-    """The arguments by which an engine loads a checkpoint or adapter."""
+    """The arguments with which an engine loads a checkpoint or adapter."""
     from dcsft_harness import lmms
     from dcsft_harness.models import MODELS
 
     lmms.check_model(engine, arguments)
-    if model in MODELS and not Path(model).exists():  # the default, or the former spelling
+    if model in MODELS and not Path(model).exists():  # the default, or the old spelling
         return arguments
     given = {part.partition("=")[0] for part in arguments.split(",")}
     name = "pretrained" if engine in MODELS else lmms.checkpoint_argument(engine)

@@ -63,14 +63,14 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
 def verdicts_of(
     task: Task, doc: Mapping[str, Any], responses: Sequence[str], metrics: Mapping[str, Any]
 ) -> list[tuple[float | None, str | None, str | None]]:
-    """The score, the extracted answer and the vote of each response to one document.
+    """The score, extracted answer and vote of each response to one document.
 
     Args:
         task: the task.
         doc: the document.
         responses: the texts.
-        metrics: what the task's `process_results` made of them together. Our tasks list each response there;
-            others judge each again.
+        metrics: the result of the task's `process_results` for all of them. Our tasks list each response
+            there; for other tasks each response is scored again.
     """
     listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
     if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
@@ -108,7 +108,7 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
 
 
 def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
-    """Turns as `records.Item` has them."""
+    """Turns in the format of `records.Item`."""
     if list(roles) == ["user"]:
         return None
     texts = ["".join(records.MARK if p["type"] == "image" else p.get("text", "") for p in t) for t in turns]

@@ -74,7 +74,7 @@ def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
 
 
 def checkpoint_argument(name: str) -> str:
-    """The argument by which a model of lmms-eval takes its checkpoint: mostly `pretrained`.
+    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`.
 
     Raises:
         HarnessError: it is unknown, or has none.
@@ -92,7 +92,7 @@ def checkpoint_argument(name: str) -> str:
 
 @contextlib.contextmanager
 def _simply_asked(model: Model, tasks: Mapping[str, Task]) -> Iterator[None]:
-    """Asks a model that has lmms-eval's simple interface alone as that does: with text and pictures apart."""
+    """Calls a model through lmms-eval's simple interface, its only one: with text and images separate."""
     if not getattr(model, "is_simple", False):
         yield
         return

@@ -121,7 +121,7 @@ def include(folder: Path | None) -> None:
     """Adds a folder of a user's own task YAML for this process; None adds nothing.
 
     Raises:
-        HarnessError: it is no folder with YAML files.
+        HarnessError: the folder has no YAML files.
     """
     if folder is None:
         return
@@ -133,12 +133,12 @@ def include(folder: Path | None) -> None:
 
 
 _INCLUDED: list[Path] = []
-"""Folders of users' own tasks."""
+"""Folders of the users' own tasks."""
 
 
 @cache
 def _indexed(folders: tuple[Path, ...], defaults: bool) -> "TaskManager":
-    """The tasks of some folders, with lmms-eval's own if asked for: read once in a process."""
+    """The tasks of some folders, with lmms-eval's own if requested: read once per process."""
     check_imports()
     from lmms_eval.tasks import TaskManager
 

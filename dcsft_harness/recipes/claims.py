@@ -13,8 +13,8 @@ Verdicts, at 5 % of the corrected p-value:
         any, is too small to matter.
     inconclusive: anything else.
 
-Holm's correction is over all of the paper's claims; rules beyond the paper are a family of their own,
-and so are claims about K responses per item.
+Holm's correction covers all of the paper's claims; rules beyond the paper are a separate family, and so are
+claims about K responses per item.
 
 Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 """
@@ -147,7 +147,7 @@ CLAIMS = (
           "classification-rules", "all but suspects", "SFT-EM", "ood", "match"),
     Claim("beyond", "relabeling half-way beats the first labels",
           "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
-    # Stated before the recipe test-time was run.
+    # Stated before the first run of the recipe test-time.
     Claim(TEST_TIME, "SFT-EM's maj@8 is at least SFT's on reasoning",
           "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "match", "maj@8"),
     Claim(TEST_TIME, "SFT-EM's avg@8 is at least SFT's on reasoning",
@@ -180,8 +180,8 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
     """Tested claims with corrected p-values and verdicts.
 
     Args:
-        found: with `alone` and `value`; the paper's, those beyond it and those of K responses are corrected
-            apart.
+        found: with `alone` and `value`; the paper's claims, those beyond it and those about K responses are
+            corrected separately.
     """
     corrected: dict[int, float] = {}
     apart = ("beyond", TEST_TIME)

@@ -147,7 +147,7 @@ def sample(
             }
             if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
                 notes |= {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
-            # Those that the model refused among them: a picture of prepared data is first opened there.
+            # Including those that the model refused: this is where an image of prepared data is first opened.
             unanswered = [doc_id for _, doc_id in pool.refused]
             images = lmms.stored_images(task, items, unanswered)
             return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
@@ -224,14 +224,14 @@ def observed(
     """Passes kept responses to the model, and registers the store as its observer, if the model supports it.
 
     Args:
-        model: what generates.
-        items: what it is asked.
-        store: keeps the responses.
-        refused: collects (task, doc_id) -> why an item gets no response; None stops there.
+        model: the model.
+        items: the items to answer.
+        store: saves the responses.
+        refused: collects (task, doc_id) -> why an item gets no response; None raises instead.
         settled: whether an item needs no more samples; None draws all of them.
 
     Raises:
-        HarnessError: it does not, and `refused` or `settled` needs that.
+        HarnessError: it does not, and `refused` or `settled` needs it.
     """
     if not lmms.is_observed(model):
         if refused is not None or settled is not None:

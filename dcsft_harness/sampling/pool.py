@@ -20,14 +20,14 @@ Verdict = tuple[float | None, str | None]
 
 
 def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Why no response is right: counts, and the first example; None where one is.
+    """Why no response is right: counts, and the first example; None if one is.
 
     Args:
-        rows: with score, extracted, finish_reason, answer and response, as `records.Rollout` has them.
+        rows: with score, extracted, finish_reason, answer and response, as in `records.Rollout`.
 
     Returns:
-        responses, and of these unanswered (no answer was found), wrong, unscored and truncated (which counts
-        besides); and gold and response of the first that was scored.
+        responses; of these unanswered (no answer found), wrong, unscored and truncated (counted separately);
+        and gold and response of the first scored one.
     """
     found: dict[str, Any] = dict.fromkeys(("responses", "unanswered", "wrong", "unscored", "truncated"), 0)
     for row in rows:
@@ -47,7 +47,7 @@ def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def advice(found: Mapping[str, Any]) -> tuple[str, str]:
-    """What `unsolved` found, as a problem and what to do next."""
+    """The result of `unsolved` as a problem and a remedy."""
     words = {"unanswered": "without an answer", "wrong": "wrong", "unscored": "not scored"}
     parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
     parts += [f"{found['truncated']} of them cut off at the limit of tokens"] if found["truncated"] else []

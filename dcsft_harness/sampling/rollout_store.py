@@ -1,6 +1,6 @@
-"""An unfinished folder of sampled responses: one run's, compared with the settings, resumed, finished.
+"""An unfinished folder of sampled responses: locked by one run at a time, resumed, finished.
 
-`dcsft sample` makes rollouts of it, `dcsft evaluate --samples` scores.
+`dcsft sample` turns it into rollouts, `dcsft evaluate --samples` into scores.
 
     rollouts/unfinished/lock            held by the sampling process; released when it dies
     rollouts/unfinished/owner.json      identifies that process
@@ -29,7 +29,7 @@ from dcsft_harness.errors import HarnessError, telling_refusals
 LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
 FINISHED = ("rollouts.parquet", "items", "scores.parquet", "responses.parquet", "lmms_eval.json")
-"""What a finished folder holds beside its manifest."""
+"""The files of a finished folder besides its manifest."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,12 +65,12 @@ class RolloutStore:
     """
 
     def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
-        """Reads what is kept, whichever rank kept it; the folder must be locked by this run.
+        """Reads the saved responses of all ranks; this run must hold the folder's lock.
 
         Args:
             output: the folder.
             identity: as the folder's own settings, see `opened`.
-            kind: of the artifact that it becomes.
+            kind: the kind of the future artifact.
 
         Raises:
             OSError: it cannot be read.
@@ -196,14 +196,14 @@ class RolloutStore:
 
 @contextlib.contextmanager
 def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
-    """Takes an output folder for this process and opens what is kept there.
+    """Locks an output folder for this process and opens its saved responses.
 
     However the block ends, the responses remain; a folder without any is removed.
 
     Args:
         output: a new or empty folder, or one from an interrupted run.
         identity: the settings that decide every response, by name; values are text, numbers or None.
-        kind: of the artifact that it becomes: "rollouts" or "scores".
+        kind: the kind of the future artifact: "rollouts" or "scores".
 
     Raises:
         HarnessError: another process uses the folder, it holds something else or a run with other settings,
@@ -249,7 +249,7 @@ def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack
 
 
 def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack, kind: str) -> RolloutStore:
-    """What is kept in a folder that rank 0 has taken, as this rank finds it.
+    """The saved responses in a folder that rank 0 has locked, as this rank reads it.
 
     Raises:
         HarnessError: this rank sees another folder than rank 0, or other settings.
@@ -276,7 +276,7 @@ def refuse_taken(output: Path) -> None:
     if (output / manifest.NAME).is_file() or not (output / manifest.UNFINISHED).is_dir():
         manifest.refuse_occupied(output)
         return
-    # What a process that was killed while it finished may have moved up already.
+    # Files that a killed process may already have moved up.
     strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, *FINISHED}
     if strange:
         raise HarnessError(

@@ -23,7 +23,7 @@ ENGINES = ("local", "ray")
 
 
 class OwnRows(Settings):
-    """How rows of a user's own are read."""
+    """How to read a user's own rows."""
 
     SECTION = "Own data"
 
@@ -42,7 +42,7 @@ class OwnRows(Settings):
 
 
 class OwnTasks(Settings):
-    """Where a user's own tasks are."""
+    """The location of a user's own tasks."""
 
     SECTION = "Own data"
 
@@ -52,7 +52,7 @@ class OwnTasks(Settings):
 
 
 class Engine(Settings):
-    """What is loaded, and what loads it."""
+    """What to load, and the engine that loads it."""
 
     SECTION = "Model"
 
@@ -95,14 +95,14 @@ class Engine(Settings):
 
 
 def is_own(data: str | Path) -> bool:
-    """Whether what is named is a file or folder of a user's own rows, and no artifact or task."""
+    """Whether a name is a file or folder of a user's own rows, and not an artifact or task."""
     from dcsft_harness.sampling import own_files
 
     return own_files.is_data(str(data))
 
 
 def refuse_own(options: OwnRows, instead: str) -> None:
-    """Refuses the options of `OwnRows` where they have nothing to say.
+    """Refuses the options of `OwnRows` if they do not apply.
 
     Raises:
         HarnessError: names the option.
@@ -214,7 +214,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
 
 
 def training_data(data: str, options: OwnRows) -> "Path | Dataset":
-    """A curated set's folder as it is, or a task's documents or a user's rows as `messages` and `images`."""
+    """A curated set's folder unchanged, or a task's documents or a user's rows as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 
     if is_own(data) and not (Path(data).is_dir() and _is_training_set(Path(data))):
@@ -234,13 +234,13 @@ def training_data(data: str, options: OwnRows) -> "Path | Dataset":
 
 
 def _is_training_set(folder: Path) -> bool:
-    """Whether a folder has the columns and pictures of a curated set, which trainers read as it is."""
+    """Whether a folder has the columns and images of a curated set, which trainers read directly."""
     from datasets import Dataset, Image, List, load_from_disk
 
     try:
         found = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError):
-        return (folder / "state.json").is_file()  # of which training says more
+        return (folder / "state.json").is_file()  # training explains the problem in more detail
     if not isinstance(found, Dataset) or "messages" not in found.features:
         return False
     images = found.features.get("images")

@@ -203,7 +203,7 @@ class Stage:
 
 
 def _plain(value: object) -> object:
-    """An option's value as settings take it: artifacts as paths, and rows in memory as a file of them."""
+    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file."""
     if isinstance(value, Artifact):
         return str(value.path)
     if hasattr(value, "with_format") or (isinstance(value, list) and value and isinstance(value[0], Mapping)):

@@ -24,7 +24,7 @@ _T = TypeVar("_T", bound=TrainingConfig)
 
 
 class TrainInputs(opening.OwnTasks, opening.OwnRows):
-    """What every training reads, and how it is launched."""
+    """The inputs and the launch of every training stage."""
 
     SECTION = "What to train, and where"
 
@@ -125,7 +125,7 @@ def launched(
 
 
 def conversations(options: TrainInputs) -> "Path | Dataset":
-    """What `--data` names, for supervised training; ranks agree on it."""
+    """The training data that `--data` names, for supervised training; ranks agree on it."""
     with ranks.agreed():
         return opening.training_data(options.data, options)
 

@@ -91,7 +91,7 @@ class Judge:
         return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
 
 
-# What GRPO trains on, with the task that judges it: a pool, a curated set, or rows of your own.
+# The prompts of GRPO, and the task that scores completions: a pool, a curated set, or your own rows.
 
 
 def open_data(
@@ -100,11 +100,11 @@ def open_data(
     """Opens the training prompts that `--data` names.
 
     Args:
-        data: a curated set's folder, whose task is found through the rollouts that it comes from; the
-            name of a task; or a file or folder of a user's own rows.
-        scorer: how answers of such rows are judged.
-        image_root: where their relative image paths start; None means the file's own folder.
-        outside: whether its images may lie outside that.
+        data: a curated set's folder, whose task is found through its rollouts; the name of a task; or a
+            file or folder of a user's own rows.
+        scorer: how to score answers of such rows.
+        image_root: base folder of their relative image paths; None means the file's own folder.
+        outside: whether its images may lie outside that folder.
 
     Returns:
         The folder, or an open `datasets.Dataset`; and the scorer of its items.
@@ -117,7 +117,7 @@ def open_data(
     if path.is_dir() and not own_files.is_data(data):
         return path, _judge_of(path, scorer, image_root, outside)
     if own_files.is_data(data):
-        # Training lists what is unreadable.
+        # Training lists unreadable rows.
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
         if data not in lmms.task_index():
@@ -168,7 +168,7 @@ def _task_of(
 
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
-    """Refuses what only rows of your own need.
+    """Refuses options that only apply to your own rows.
 
     Raises:
         HarnessError: names the option.

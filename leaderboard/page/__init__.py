@@ -4,7 +4,7 @@
     page/assets/         site/*.js, site/style.css, and the vendored libraries of site/vendor
     page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
                          of K responses per item b0t3d17.js; of rollouts p0items.js and p0r0.js
-    page/pictures/       under hashes of what they hold
+    page/pictures/       named by content hash
     page/downloads/      the board's figures and plots, as files to save
 
 Text from outside (names, prompts, answers, responses) is only in data files, as JSON. The shell forbids

@@ -170,7 +170,7 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
 
 
 def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> int | None:
-    """The place of the task whose files hold the K responses behind a metric: that of avg@k."""
+    """The index of the task whose files hold the K responses behind a metric: the task with avg@k."""
     if task["metric"] is None:
         return None
     name, k = task["name"].removesuffix(task["metric"]), task["metric"].partition("@")[2]
@@ -351,7 +351,7 @@ def write_responses(folder: Path, part: Part) -> None:
 
 
 def write_draws(folder: Path, part: Part) -> None:
-    """Writes a file for every row and task with K responses per item: all of them, with votes."""
+    """Writes a file for every row and task with K responses per item: all responses, with votes."""
     places = {line.name: number for number, line in enumerate(part.lines) if not line.is_group}
     numbered = {task.name: (number, task) for number, task in enumerate(part.tasks)}
     for result in part.board.results:

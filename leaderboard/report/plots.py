@@ -485,7 +485,7 @@ def over_caps(summary: Summary, axes: "Axes") -> bool:
 
 
 STYLES = {"pass": "--", "maj": "-", "avg": ":"}
-"""Metric -> how its curve is drawn."""
+"""Metric -> the style of its curve."""
 
 
 def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | None]) -> bool:

@@ -20,9 +20,9 @@ DIGITS = "digits"
 
 
 def resolve(name: str | Path) -> str:
-    """The checkpoint that a name stands for: "digits" is the embedded one; anything else stays.
+    """Resolves a checkpoint's name: "digits" is the embedded one; anything else is returned unchanged.
 
-    The folder of a run that holds nothing but checkpoints stands for the newest of them.
+    The folder of a run that contains only checkpoints resolves to the newest of them.
     """
     if str(name) == DIGITS:
         return str(path())
