@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 
 class CallableModule(ModuleType):
-    """The module of the package `leaderboard`, which has the name of its stage's Python function."""
+    """The module of the package `leaderboard`, which shares its name with its stage's Python function."""
 
     def __call__(self, *results: Any, **options: Any) -> Any:  # noqa: ANN401 - as the stage's options are
         """Builds a leaderboard."""
@@ -36,7 +36,7 @@ class CallableModule(ModuleType):
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable
-    """A stage's function, loaded on first use; it has the name of the stage's file."""
+    """A stage's function, loaded on first use; its name is that of the stage's file."""
     if name == "leaderboard":  # also a package, whose module can be called
         return import_module(f"{__name__}.leaderboard")
     if name in _functions():
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package th
 
 
 def __dir__() -> list[str]:
-    """The stages' functions beside the module's own names."""
+    """The module's own names and the stages' functions."""
     return sorted({*globals(), *_functions()})
 
 

@@ -1,10 +1,10 @@
-"""In which coordinates a model writes boxes, told by the model and read by grounding tasks.
+"""Box coordinates: declared by the model, read by grounding tasks.
 
-Qwen2.5-VL answers in pixels of the image after its processor resized it; Qwen2-VL, Qwen3-VL and
-InternVL answer in thousandths of width and height. A scorer that does not know which is off by
-the resize factor without any error. The model declares its convention when it starts to
-generate; lmms-eval scores in threads of the same process, where tasks read it. It also declares
-when it is opened, as lmms-eval's cache of responses may leave nothing to generate.
+Qwen2.5-VL answers in pixels of the image after its processor resized it; Qwen2-VL, Qwen3-VL and InternVL
+answer in thousandths of width and height. A scorer that assumes the wrong space is off by the resize factor,
+without any error. So the model declares its convention when it starts to generate, and tasks, which lmms-eval
+scores in threads of the same process, read it. It also declares when it is opened, because lmms-eval's
+response cache may leave nothing to generate.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from dcsft_harness.errors import HarnessError, cut
 BoxSpace = Literal["pixel", "resized", "norm1000"]
 
 VARIABLE = "DCSFT_BOX_SPACE"
-"""Says it for families that are not listed here, and for models that declare nothing, as lmms-eval's own:
-"pixel" or "norm1000"."""
+"""Environment variable for families that are not listed here, and for models that declare nothing, such as
+lmms-eval's own: "pixel" or "norm1000"."""
 
 TOLD = "box_space.json"
-"""Where a checkpoint of a run tells what it was taught."""
+"""File in a run's checkpoint that records the coordinates of its training."""
 
 _MEANS = "It is pixel (of the original image) or norm1000 (thousandths of width and height)"
 _NORM1000 = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl")
@@ -36,10 +36,10 @@ class BoxConvention:
     """The coordinates of a model's boxes, and the resize that its images went through.
 
     Attributes:
-        space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000"
-            (thousandths of width and height); None where nothing tells it.
-        factor: pixels that both sides of a resized image are multiples of; None where the
-            processor does not resize by pixel budget.
+        space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000" (thousandths
+            of width and height); None if unknown.
+        factor: pixels that both sides of a resized image are multiples of; None if the processor does not
+            resize by pixel budget.
         min_pixels: least area of a resized image, in pixels.
         max_pixels: largest area of a resized image, in pixels.
     """
@@ -50,13 +50,13 @@ class BoxConvention:
     max_pixels: int | None = None
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """The `(width, height)` that an image of `size` (width, height) has after the resize.
+        """The `(width, height)` of an image of `size` (width, height) after the resize.
 
-        None where the processor does not resize by pixel budget. The arithmetic is
-        transformers' own, with the limits that the model was given.
+        None if the processor does not resize by pixel budget. The arithmetic is transformers' own, with the
+        model's limits.
 
         Raises:
-            ValueError: for sides that differ by more than a factor of 200, as transformers does.
+            ValueError: the sides differ by more than a factor of 200, the limit of transformers.
         """
         if self.factor is None or self.min_pixels is None or self.max_pixels is None:
             return None
@@ -75,12 +75,12 @@ _current: BoxConvention | None = None
 
 
 def box_space(model_type: str) -> BoxSpace | None:
-    """The coordinates that a transformers model type was trained to write boxes in.
+    """The box coordinates that a transformers model type was trained on.
 
-    Of a family that is not listed what `$DCSFT_BOX_SPACE` says, else None.
+    For a family that is not listed, the value of `$DCSFT_BOX_SPACE`, or None.
 
     Raises:
-        HarnessError: the variable says something else.
+        HarnessError: the variable has another value.
     """
     if model_type.startswith(_RESIZED):
         return "resized"
@@ -97,11 +97,11 @@ def _given() -> BoxSpace | None:
 
 
 def taught(*folders: str | Path | None) -> BoxSpace | None:
-    """The coordinates that training taught, by the first of these that tells them.
+    """The coordinates of training, from the first of these folders that records them.
 
     Args:
-        folders: an adapter, a base: artefacts and checkpoints of runs, by their folders, or names of the
-            hub, which tell nothing; None is none.
+        folders: an adapter, a base: artifacts or checkpoints of runs, by folder, or hub names, which record
+            nothing; None is skipped.
 
     Raises:
         HarnessError: a newer version of this package wrote one of them, or a checkpoint's file is damaged.
@@ -133,24 +133,24 @@ def _kept(path: Path) -> str:
 
 
 def tell(folder: Path, space: BoxSpace | None) -> None:
-    """Writes into a run's checkpoint, which has no manifest, the coordinates that were taught, if any."""
+    """Records the coordinates of training, if any, in a run's checkpoint, which has no manifest."""
     if space is not None:
         (folder / TOLD).write_text(json.dumps({"box_space": space}) + "\n", encoding="utf-8")
 
 
 def declare(convention: BoxConvention | None) -> None:
-    """Makes `convention` the one that tasks of this process score with; None forgets what was declared."""
+    """Sets the convention for scoring in this process; None removes it."""
     global _current
     _current = convention
 
 
 def declared() -> BoxConvention:
-    """The convention of the model that was opened or generated last in this process.
+    """The convention of the model that was last opened or generated in this process.
 
-    Of a model that declares no coordinates, what `$DCSFT_BOX_SPACE` says.
+    For a model that declares no coordinates, the value of `$DCSFT_BOX_SPACE`.
 
     Raises:
-        HarnessError: neither is there, or the variable says something else.
+        HarnessError: there is neither, or the variable has another value.
     """
     if _current is not None and _current.space is not None:
         return _current

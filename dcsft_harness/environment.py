@@ -1,4 +1,4 @@
-"""What results and times depend on beside the settings, and where what can be made again is kept."""
+"""What results and times depend on besides the settings, and the cache folder."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ import platformdirs
 
 from dcsft_harness.errors import HarnessError
 
-# What results and times depend on beside the settings: installed packages, and the machine.
+# What results and times depend on besides the settings: installed packages and the machine.
 
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that can change a result, those that are installed."""
+    """Versions of the installed packages that can change a result."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -29,7 +29,7 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """What times depend on: processor, logical cores, Python, and the CUDA device where torch is in use."""
+    """What times depend on: processor, logical cores, Python, and the CUDA device if torch uses one."""
     torch = sys.modules.get("torch")
     return {
         "machine": platform.machine(),
@@ -41,7 +41,7 @@ def hardware() -> dict[str, object]:
 
 
 def processor() -> str:
-    """The processor's model, where Linux tells it; else its kind."""
+    """The processor's model, if Linux reports it; else its kind."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
@@ -54,13 +54,13 @@ TESTED = "pip install -c constraints.txt ."
 
 
 def broken_import(error: BaseException) -> HarnessError | None:
-    """The sentence for a package that is missing, or that does not go with another one that is installed.
+    """The sentence about a package that is missing or conflicts with another installed one.
 
     Args:
         error: any error. Lazy packages wrap an `ImportError` in errors of their own.
 
     Returns:
-        None for all but an `ImportError` from outside this package.
+        None for all except an `ImportError` from outside this package.
     """
     failed = next((one for one in _causes(error) if isinstance(one, ImportError)), None)
     if failed is None or (failed.name or "").split(".")[0] == __package__:
@@ -82,7 +82,7 @@ def broken_import(error: BaseException) -> HarnessError | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+    """An error and its causes."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -90,7 +90,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _importer(error: BaseException) -> str | None:
-    """The package that our own code was importing or calling; None where the error is our code's own."""
+    """The package that our own code was importing or calling; None if the error is our code's own."""
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         package = str(frame.f_globals.get("__name__", "")).split(".")[0]

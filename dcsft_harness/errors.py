@@ -1,4 +1,4 @@
-"""The one exception type of a user's mistake, text from outside made safe to print, and disk errors."""
+"""The exception for user errors and disk errors, and safe printing of text from outside."""
 
 import contextlib
 import errno
@@ -14,11 +14,11 @@ _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
 
 
 _LONGEST = 4000
-"""Characters of a problem or a remedy that are shown."""
+"""The most characters of a problem or a remedy to show."""
 
 
 def visible(text: str) -> str:
-    """Text from outside on one line; control and direction marks are spelled out as their code points."""
+    """Text from outside on one line; control and direction marks are shown as their code points."""
     return "".join(
         char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode()
         for char in text
@@ -31,7 +31,7 @@ def visible_lines(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """A text without its middle where it is too long to be read: a message may quote a whole file."""
+    """Cuts the middle out of a text that is too long to read: a message may quote a whole file."""
     if len(text) <= _LONGEST:
         return text
     half = _LONGEST // 2
@@ -39,7 +39,7 @@ def _cut(text: str) -> str:
 
 
 class HarnessError(Exception):
-    """Something the user can put right; the CLI prints it as one sentence and exits with 1.
+    """An error that the user can fix; the CLI prints it as one sentence and exits with 1.
 
     Args:
         problem: what is wrong, naming the file, row or argument and the value received.
@@ -47,13 +47,13 @@ class HarnessError(Exception):
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        """Keeps both parts; `str()` puts them together."""
+        """Keeps both parts; `str()` joins them."""
         self.problem = _cut(visible(problem)).rstrip(". ")
         self.remedy = _cut(visible(remedy)).rstrip(". ")
         super().__init__(str(self))
 
     def __reduce__(self) -> tuple[type["HarnessError"], tuple[str, str]]:
-        """Both parts, so that an error stays what it is on its way from another process."""
+        """Both parts, so that the error survives pickling to another process."""
         return type(self), (self.problem, self.remedy)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class HarnessError(Exception):
 
 
 def cut(value: object, longest: int = 160) -> str:
-    """A value from outside as text for a message, without its middle where it is long."""
+    """A value from outside as text for a message; the middle of a long one is cut out."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= longest:
         return text
@@ -74,13 +74,13 @@ def cut(value: object, longest: int = 160) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> HarnessError:
-    """The error for a name that nothing answers to, with near matches first.
+    """The error for an unknown name, with near matches first.
 
     Args:
-        kind: what the name should have named, in the singular ("task", "model", "scorer").
+        kind: the kind of thing it should name, in the singular ("task", "model", "scorer").
         name: the name received.
-        known: every name that would have been right.
-        listing: a command that prints them all, when they are too many to print here.
+        known: all valid names.
+        listing: a command that prints them all, if they are too many to print here.
     """
     choices = sorted(known)
     near = [match for match, _, _ in process.extract(name, choices, limit=3, score_cutoff=60)]
@@ -97,7 +97,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
 
 @contextlib.contextmanager
 def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
-    """Makes a `HarnessError` of a disk's refusal; `kept` says in a few words what is on it nevertheless."""
+    """Turns disk errors into `HarnessError`; `kept` states in a few words what is nevertheless saved."""
     try:
         yield
     except Exception as error:
@@ -111,9 +111,9 @@ def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
 
 
 def refusal(error: BaseException | None) -> int | None:
-    """The errno where an error says that a disk takes no more, or not here; None for any other error.
+    """The errno of an error that means the disk is full or not writable; None for any other error.
 
-    `datasets` raises an error of its own from the operating system's, safetensors one with its text.
+    `datasets` wraps the operating system's error, and safetensors has its own with the same text.
     """
     if isinstance(error, OSError):
         return error.errno if error.errno in _REFUSALS else None

@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command alike: its state is saved, one line says so, nothing is left over.
+"""Ctrl-C, SIGTERM and SIGHUP end a command the same way: it saves, prints one line and cleans up.
 
-Job schedulers send SIGTERM before they take a machine back, terminals SIGHUP when they close. Inside
-`deferring` a signal first waits for a place where the work can be saved.
+Job schedulers send SIGTERM before they reclaim a machine, terminals SIGHUP when they close. Inside
+`deferring` a signal first waits for a point where the work can be saved.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 GRACE = 30.0
-"""Seconds that a signal waits at most for a place where the work can be saved."""
+"""The most seconds that a signal waits for a point where the work can be saved."""
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
-        """Keeps the signal."""
+        """Stores the signal."""
         super().__init__()
         self.number = number
 
@@ -34,22 +34,22 @@ _pending: int | None = None
 
 
 def pending() -> int | None:
-    """The signal that waits inside `deferring`, if any."""
+    """The pending signal inside `deferring`, if any."""
     return _pending
 
 
 def raise_pending() -> None:
-    """Ends the command if a signal waits; the work has just been saved.
+    """Ends the command if a signal is pending; call it just after the work has been saved.
 
     Raises:
-        Interrupted: one does.
+        Interrupted: a signal is pending.
     """
     if _pending is not None:
         raise Interrupted(_pending)
 
 
 def install() -> None:
-    """Makes SIGTERM and SIGHUP raise `Interrupted`, unless somebody handles or ignores them."""
+    """Makes SIGTERM and SIGHUP raise `Interrupted`, unless they are already handled or ignored."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:
@@ -75,9 +75,9 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def deferring(seconds: float = GRACE) -> Iterator[None]:
-    """Lets the block see `pending` first; a second signal, or `seconds` later, ends it where it is.
+    """Defers signals to `pending` in the block; a second signal, or `seconds` later, ends it immediately.
 
-    Only signals that raise an exception by now are deferred, and only in the main thread.
+    Only signals that already raise an exception are deferred, and only in the main thread.
     """
     global _pending
     if threading.current_thread() is not threading.main_thread():

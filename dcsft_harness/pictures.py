@@ -1,16 +1,16 @@
-"""How every part of the suite shows a picture: upright, 8-bit RGB, with white behind transparency.
+"""How the whole suite shows an image: upright, 8-bit RGB, with white behind transparency.
 
-Orientation: the EXIF orientation is applied, as `datasets`, TRL and browsers do. Gold boxes are in pixels of
-the upright picture.
+Orientation: the EXIF orientation is applied, as in `datasets`, TRL and browsers. Gold boxes are in pixels of
+the upright image.
 
-Depth: 16-bit pictures are divided by 257, the full range of the type, and 12-bit ones by their own range.
-32-bit integers and floats have no range of their own: values within [0, 1] fill that range, others are
-stretched from the picture's minimum to its maximum. A picture that is not finite, or of one value outside
-[0, 1], has no range and is refused. (Pillow's own conversion clips all of these at 255, which turns them
-white.) Where a TIFF file says that zero is white, they are inverted, as Pillow does with 8 bits alone.
+Depth: 16-bit images are divided by 257, the full range of the type, and 12-bit ones by their own range.
+32-bit integers and floats have no fixed range: values within [0, 1] are scaled by 255; others are stretched
+from the image's minimum to its maximum. An image with values that are not finite, or with a single value
+outside [0, 1], has no range and is refused. (Pillow's own conversion clips all of these at 255, which turns
+them white.) If a TIFF file defines zero as white, they are inverted; Pillow does this only for 8 bits.
 
-Transparency: drawings are often black on a transparent ground, which would turn black as well if the alpha
-channel were dropped. qwen_vl_utils and transformers' own processors put white behind them, too.
+Transparency: drawings are often black on a transparent background, which would turn black as well without the
+alpha channel. qwen_vl_utils and transformers' own processors also put white behind them.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ if TYPE_CHECKING:  # the command line starts without it
 FORMAT = 2
 """Version of what `to_rgb` returns. 2: upright, and 16 and 32 bits are scaled; 1: neither."""
 FILE_BYTES = 1 << 28
-"""The largest picture file that is read, in bytes."""
+"""The largest image file to read, in bytes."""
 _TURNED = range(2, 9)
-"""The EXIF orientations that change a picture."""
+"""The EXIF orientations that change an image."""
 _BROKEN = 0
 
 
 class UnreadableError(ValueError):
-    """A picture file that cannot be read; the message is the reason, without the file's name."""
+    """An image file that cannot be read; the message is the reason, without the file's name."""
 
 
 def to_rgb(image: "Image") -> "Image":
@@ -64,10 +64,10 @@ def to_rgb(image: "Image") -> "Image":
 
 
 class _Samples(NamedTuple):
-    """How a TIFF file stores grey values, which Pillow's modes of 16 and 32 bits leave open.
+    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open.
 
     Attributes:
-        bits: of a sample, where they are fewer than its mode has.
+        bits: bits per sample, if fewer than the mode's.
         inverted: whether zero is white.
         unsigned: whether 32-bit integers, which Pillow reads as signed, are unsigned.
     """
@@ -78,7 +78,7 @@ class _Samples(NamedTuple):
 
     @classmethod
     def of(cls, image: "Image") -> "_Samples":
-        """Of an image as it was opened; the defaults for other formats."""
+        """Of an image as opened; the defaults for other formats."""
         tags = getattr(image, "tag_v2", None) or {}
         bits, signs = tags.get(258), tags.get(339, (1,))
         return cls(12 if bits == (12,) else 16, tags.get(262) == 0, (bits, signs) == ((32,), (1,)))
@@ -87,14 +87,14 @@ class _Samples(NamedTuple):
 def _load(image: "Image", turned: int) -> None:
     """Reads the pixels of a file.
 
-    Pillow maps an uncompressed TIFF file that it opened by its path into memory, with the rows as long as the
-    upright picture's: one that lies on its side is garbled.
+    Pillow memory-maps an uncompressed TIFF file that it opened by path, and assumes the upright image's row
+    length: an image stored on its side is garbled.
     """
     if image.format != "TIFF" or turned not in (5, 6, 7, 8):
         image.load()
         return
     file: Any = image
-    name, file.filename = file.filename, ""  # without which it is read
+    name, file.filename = file.filename, ""  # without it, Pillow reads the file
     try:
         image.load()
     finally:
@@ -102,7 +102,7 @@ def _load(image: "Image", turned: int) -> None:
 
 
 def _scaled(image: "Image", kind: str | None, samples: _Samples) -> "Image":
-    """A grey image of 16 or 32 bits as one of 8; `kind` is the file's format."""
+    """A gray image of 16 or 32 bits as one of 8; `kind` is the file's format."""
     import numpy as np
     from PIL import Image
 
@@ -120,7 +120,7 @@ def _scaled(image: "Image", kind: str | None, samples: _Samples) -> "Image":
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise UnreadableError("its pixels are not all finite numbers")
-    if image.mode == "I" and kind in ("PNG", "PPM"):  # which have 16 bits, at most
+    if image.mode == "I" and kind in ("PNG", "PPM"):  # at most 16 bits
         low, high = 0.0, 65535.0
     elif 0 <= low and high <= 1:
         low, high = 0.0, 1.0
@@ -131,17 +131,17 @@ def _scaled(image: "Image", kind: str | None, samples: _Samples) -> "Image":
 
 
 def is_plain(image: "Image") -> bool:
-    """Whether an image holds just the RGB pixels that `to_rgb` returns."""
+    """Whether an image holds exactly the RGB pixels that `to_rgb` returns."""
     return image.mode == "RGB" and not is_transparent(image) and orientation(image) == 1
 
 
 def is_transparent(image: "Image") -> bool:
-    """Whether an image has an alpha channel, or a color that stands for nothing (of PNG and GIF)."""
+    """Whether an image has an alpha channel, or a transparent color (PNG and GIF)."""
     return "A" in image.getbands() or "transparency" in image.info
 
 
 def orientation(image: "Image") -> int:
-    """An image's EXIF orientation: 1 (upright) to 8; 0 where the EXIF data is damaged, and is ignored."""
+    """An image's EXIF orientation: 1 (upright) to 8; 0 if the EXIF data is damaged, and is ignored."""
     from PIL import ExifTags
 
     try:
@@ -152,12 +152,12 @@ def orientation(image: "Image") -> int:
 
 
 def upright_box(box: Sequence[float], orientation: int, size: tuple[int, int]) -> list[float]:
-    """A box in pixels of a picture as encoded, in pixels of the upright picture.
+    """Converts a box from pixels of an image as encoded to pixels of the upright image.
 
     Args:
         box: [x1, y1, x2, y2].
-        orientation: the picture's EXIF orientation, 1 to 8.
-        size: (width, height) of the upright picture.
+        orientation: the image's EXIF orientation, 1 to 8.
+        size: (width, height) of the upright image.
     """
     x1, y1, x2, y2 = box
     width, height = size
@@ -171,10 +171,10 @@ def upright_box(box: Sequence[float], orientation: int, size: tuple[int, int]) -
 
 
 def read(content: bytes) -> tuple["Image", bool]:
-    """A picture file as `to_rgb` shows it, and whether the file itself holds just these pixels (`is_plain`).
+    """An image file as `to_rgb` shows it, and whether the file holds exactly these pixels (`is_plain`).
 
     Raises:
-        UnreadableError: it is no picture, is damaged or was cut short.
+        UnreadableError: it is not an image, is damaged or truncated.
     """
     from PIL import Image
 
@@ -189,7 +189,7 @@ def read(content: bytes) -> tuple["Image", bool]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says against a picture file, without the address of an object in memory."""
+    """The reason why an image file cannot be read, without the address of an object in memory."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
@@ -198,26 +198,26 @@ def reason(error: Exception) -> str:
 
 
 def differs_in_former(content: bytes) -> bool:
-    """Whether former versions of the suite (`FORMAT` 1) showed other pixels of a picture file."""
+    """Whether older versions of the suite (`FORMAT` 1) showed other pixels of an image file."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:  # Pillow turns TIFF files itself
+        with Image.open(io.BytesIO(content)) as image:  # Pillow rotates TIFF files itself
             return image.mode[0] in "IF" or (image.format != "TIFF" and orientation(image) in _TURNED)
     except Exception:  # noqa: BLE001 - see `read`
         return False
 
 
 def file_bytes(path: Path) -> bytes:
-    """The content of a picture file; anything but a regular file is never opened.
+    """The content of an image file; only regular files are opened.
 
     Raises:
-        UnreadableError: it is not there, is a pipe, device, socket or folder, or exceeds `FILE_BYTES`.
+        UnreadableError: it is missing, is a pipe, device, socket or folder, or exceeds `FILE_BYTES`.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableError("is not a regular file")
-        # A pipe that took the file's place meanwhile would block.
+        # A pipe that replaced the file meanwhile would block.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             content = file.read(FILE_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except FileNotFoundError as error:
@@ -231,7 +231,7 @@ def file_bytes(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def strictly() -> Iterator[None]:
-    """Makes Pillow refuse images that were cut short; lmms-eval makes the whole process accept them."""
+    """Makes Pillow refuse truncated images; lmms-eval makes the whole process accept them."""
     from PIL import ImageFile
 
     before = ImageFile.LOAD_TRUNCATED_IMAGES

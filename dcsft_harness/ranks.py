@@ -1,7 +1,7 @@
-"""This process's place among those of `torchrun` or `accelerate launch`, and what they tell each other.
+"""This process's rank in a launch of `torchrun` or `accelerate launch`, and communication among ranks.
 
-lmms-eval deals a task's documents out to the processes, which it calls ranks, and gathers what they got at
-rank 0. Each loads the whole model. A process of its own is rank 0 of 1, and nothing here does anything then.
+lmms-eval distributes a task's documents over the processes, called ranks, and gathers the results at rank 0.
+Each loads the whole model. A single process is rank 0 of 1, and nothing here does anything then.
 """
 
 import contextlib
@@ -18,43 +18,43 @@ from dcsft_harness.errors import HarnessError
 _T = TypeVar("_T")
 
 PATIENCE = timedelta(days=30)
-"""How long a rank waits for one that has more to do; torch's own half an hour would end a long run."""
+"""How long a rank waits for a slower one; torch's own half hour would end a long run."""
 
 
 WATCHED = "DCSFT_WATCHED"
-"""Set in the environment of processes that `dcsft train --num-processes` started, and waits for."""
+"""Environment variable of processes that `dcsft train --num-processes` started and waits for."""
 ELSEWHERE = 75
-"""The exit code, in such a launch, of a rank that ends because another one did."""
+"""The exit code, in such a launch, of a rank that ends because another one failed."""
 
 
 class FailedElsewhere(HarnessError):
-    """Another rank of the launch was refused something and says so itself; this one only ends."""
+    """Another rank of the launch failed and reports it itself; this one only ends."""
 
 
 class Lost(HarnessError):
-    """Another rank of the launch has ended; it or whoever waits for the launch may say why."""
+    """Another rank of the launch has ended; that rank, or the process that waits, may report why."""
 
 
 def rank() -> int:
-    """This process's number among those of the launch, over all machines."""
+    """This process's number in the launch, over all machines."""
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
 def world_size() -> int:
-    """How many processes the launch has."""
+    """The number of processes in the launch."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def watched() -> bool:
-    """Whether a `dcsft` waits for this launch, and says how it ended."""
+    """Whether a `dcsft` process waits for this launch and reports its result."""
     return WATCHED in os.environ and world_size() > 1
 
 
 def join() -> None:
-    """Meets the other ranks; lmms-eval and accelerate use the process group that is made here.
+    """Joins the other ranks; lmms-eval and accelerate use the process group created here.
 
     Raises:
-        HarnessError: the environment says that there are others, but not how to reach them.
+        HarnessError: the environment names other ranks, but not how to reach them.
     """
     if world_size() == 1:
         return
@@ -77,43 +77,43 @@ def join() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with telling_losses():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-    # The launcher ends the others with this signal where one fails: drafts are removed on the way out.
+    # If one rank fails, the launcher ends the others with this signal: drafts are removed before they exit.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _interrupted)
 
 
 def _interrupted(*_: object) -> None:
-    """Ctrl-C comes from the terminal, and once more from the launcher: while all is being tidied up."""
+    """Ignores a second Ctrl-C, from the launcher, while the first, from the terminal, is being handled."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _end(*_: object) -> None:
-    """Ends this process on the launcher's signal, which may come again while it tidies up."""
+    """Ends this process on the launcher's signal, which may be repeated during cleanup."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(128 + signal.SIGTERM)
 
 
 def ending() -> None:
-    """Lets the launcher's signal be from here on: it would interrupt what packages do on the way out."""
+    """Ignores the launcher's signal from here on: it would interrupt other packages' cleanup."""
     if world_size() > 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def leave() -> None:
-    """Parts from the other ranks when all is done.
+    """Leaves the process group when all is done.
 
-    The group's threads end with its last reference. One that is left when the interpreter ends may abort
-    the process, as it may just be letting go of what the interpreter has to free.
+    The group's threads end with its last reference. A group that still exists at interpreter exit may abort
+    the process, because it may be releasing objects that the interpreter has to free.
     """
     torch = sys.modules.get("torch")
     if world_size() > 1 and torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        gc.collect()  # a model that was spread over the ranks refers to the group, and to itself
+        gc.collect()  # a model distributed over ranks refers to the group, and to itself
 
 
 def gathered(value: _T) -> list[_T]:
-    """What every rank gives here, in their order; each must come here, and waits for the others.
+    """Gathers a value from every rank, in their order; every rank must call it, and waits for the others.
 
     Raises:
         HarnessError: another rank ended.
@@ -130,13 +130,13 @@ def gathered(value: _T) -> list[_T]:
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """Goes on behind the block when every rank has come through it, and nowhere if one has not.
+    """Barrier: continues after the block only if every rank succeeded.
 
-    What several ranks are refused in the same words is said by the first of them. The block must not
-    itself wait for other ranks.
+    If several ranks raise the same error, only the first of them reports it. The block must not itself wait
+    for other ranks.
 
     Raises:
-        HarnessError: this rank was refused something, or (`FailedElsewhere`) another was.
+        HarnessError: the error of this rank, or (`FailedElsewhere`) of another one.
     """
     if world_size() == 1:
         yield
@@ -155,10 +155,10 @@ def agreed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling_losses() -> Iterator[None]:
-    """Makes a `Lost` of what torch says where another rank has ended.
+    """Turns torch's errors about a rank that ended into `Lost`.
 
     Raises:
-        Lost: it has.
+        Lost: a rank has ended.
     """
     try:
         yield

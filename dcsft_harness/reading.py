@@ -1,6 +1,6 @@
-"""JSON and YAML that others wrote, read in bounded time and memory: all of it plain data, or a `ValueError`.
+"""Reads JSON and YAML from outside in bounded time and memory: plain data only, or a `ValueError`.
 
-Callers put the file and the remedy around what the error says.
+Callers add the file and the remedy to the error.
 """
 
 import json
@@ -17,15 +17,15 @@ from pydantic import TypeAdapter, ValidationError
 from dcsft_harness.errors import cut
 
 MOST_JSON = 64 * 2**20
-"""Bytes of a JSON file that are read: a manifest with some hundred thousand files."""
+"""The largest JSON file to read, in bytes: a manifest with some hundred thousand files."""
 MOST_YAML = 2**20
-"""Bytes of a YAML file that are read: a thousand pages of settings."""
+"""The largest YAML file to read, in bytes: a thousand pages of settings."""
 DEEPEST = 64
-"""Levels of lists and mappings inside each other."""
+"""The most levels of nested lists and mappings."""
 MOST_NODES = 20_000
-"""Values in a YAML file, each alias counted with all that it stands for."""
+"""The most values in a YAML file; each alias counts with its whole content."""
 _NUMBER = 100
-"""Characters of a number."""
+"""The most characters of a number."""
 T = TypeVar("T")
 
 
@@ -33,7 +33,7 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
     """The text of a regular file.
 
     Raises:
-        ValueError: it is something else (a pipe may never end), larger than `most` bytes, or not UTF-8.
+        ValueError: it is not a regular file (a pipe may never end), larger than `most` bytes, or not UTF-8.
         OSError: it cannot be read.
     """
     with path.open("rb") if stat.S_ISREG(path.stat().st_mode) else _irregular() as file:
@@ -100,7 +100,7 @@ def json_object(line: str | bytes) -> dict[str, Any]:
 
 
 def _inner(value: object) -> Iterator[object]:
-    """The lists and mappings inside one."""
+    """The lists and mappings inside one value."""
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (one for one in values if isinstance(one, dict | list))
 
@@ -140,12 +140,12 @@ def yaml_file(path: Path) -> Any:  # noqa: ANN401 - YAML's own types
 
 
 def from_yaml(text: str) -> Any:  # noqa: ANN401 - YAML's own types
-    """A YAML text's value: null, booleans, numbers, texts, lists, and mappings with texts as keys.
+    """A YAML text's value: null, booleans, numbers, texts, lists, and mappings with text keys.
 
     Dates are texts, as in YAML 1.2.
 
     Raises:
-        ValueError: it is not YAML, or holds other types, a number that is not finite, a key twice, or more
+        ValueError: it is not YAML, or holds other types, a number that is not finite, a repeated key, or more
             than `MOST_NODES` values or `DEEPEST` levels.
     """
     try:
@@ -156,7 +156,7 @@ def from_yaml(text: str) -> Any:  # noqa: ANN401 - YAML's own types
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, bounded, for plain data alone."""
+    """PyYAML's safe loader, bounded, for plain data only."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
@@ -174,7 +174,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Counts levels and values while the text is read, before anything is made of them."""
+        """Counts levels and values during parsing, before anything is constructed."""
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         alias = self.check_event(yaml.AliasEvent)
         before, self._depth = self._count, self._depth + 1
@@ -190,7 +190,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def parse_node(self, block: bool = False, indentless_sequence: bool = False) -> yaml.Event:
-        """Refuses depth where the next level begins, as composing it would call itself once more."""
+        """Refuses excessive depth at the start of a level: composing it would recurse further."""
         if self._depth > DEEPEST:
             said = f"it is nested deeper than {DEEPEST} levels"
             mark = self.peek_token().start_mark  # type: ignore[no-untyped-call]
@@ -199,7 +199,7 @@ class _Loader(yaml.SafeLoader):
         return event
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuses keys that are no texts, and a second value for a key."""
+        """Refuses keys that are not texts, and repeated keys."""
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         seen: set[str] = set()
         for key in own:
@@ -216,7 +216,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
-    """A finite number of sane length."""
+    """A finite number of bounded length."""
     if len(node.value) > _NUMBER:
         raise yaml.constructor.ConstructorError(
             None, None, f"a number of {len(node.value)} characters", node.start_mark
@@ -241,10 +241,10 @@ for _tag in ("int", "float"):
 
 
 def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
-    """A value as a type describes it; `where` it stands in the file.
+    """A value, validated against a type; `where` is its location in the file.
 
     Raises:
-        ValueError: names the first place that is not as described, and how many others there are.
+        ValueError: names the first wrong location, and the number of others.
     """
     try:
         return kind.validate_python(value)
@@ -259,7 +259,7 @@ def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
 
 
 def _short(value: object) -> str:
-    """A value as a message quotes it."""
+    """A value quoted for a message."""
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
     shown = repr(value[:100] if isinstance(value, str) else value)

@@ -1,4 +1,4 @@
-"""The nouns of the data flow, their columns on disk, and the id that every join goes by."""
+"""The records of the data flow, their columns on disk, and the item id for joins."""
 
 import contextlib
 import hashlib
@@ -22,30 +22,30 @@ Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 
 MARK = "<image>"
-"""Stands for one picture in a text, at its place."""
+"""Marks the position of one image in a text."""
 
 RIGHT = 0.5
-"""A response counts as right from this score on; the suite's scores are 0 or 1."""
+"""The lowest score of a right response; the suite's scores are 0 or 1."""
 
 SCORER = "version of the scorer"
 FROM_CHECKPOINT = "generation_from_checkpoint"
 """Where scores, rollouts and logged token counts record what a checkpoint's generation config applied."""
 CHECKPOINT, SETTING = "checkpoint's generation config", "checkpoint's generation setting"
-"""Conditions of a score, or their beginnings: a scorer's version, and what a checkpoint's generation config
-applied. Scores are compared where all their conditions are equal."""
+"""Conditions of a score, or their prefixes: a scorer's version, and applied settings of a checkpoint's
+generation config. Scores are comparable if all their conditions are equal."""
 
 ROWS_AT_ONCE = 1 << 16
-"""Rows of a table that are written together."""
+"""Rows of a table written together."""
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:
-    """The content id of an item: 32 hex digits of a SHA-256 over what the item is.
+    """The content id of an item: 32 hex digits of a SHA-256 over its content.
 
     Args:
         task: the task's name.
         prompt: the text shown to the model.
         answer: the gold answer as text (JSON where it is not a string).
-        images: the pixels of each image, as `pixels` gives them; of prepared data their `pixel_digest`.
+        images: the pixels of each image, from `pixels`; for prepared data their `pixel_digest`.
     """
     digest = hashlib.sha256()
     for part in (task.encode(), prompt.encode(), answer.encode(), *images):
@@ -55,18 +55,18 @@ def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str
 
 
 def occurrence_id(item_id: str, occurrence: int) -> str:
-    """The id of the same item's further occurrences (from 1) in an evaluation that asks it more than once."""
+    """The id of a repeat (numbered from 1) of the same item in an evaluation."""
     return hashlib.sha256(f"{item_id} {occurrence}".encode()).hexdigest()[:32]
 
 
 def pixels(image: "Image") -> bytes:
-    """The bytes that stand for a PIL image in an item's id: size and pixels as `to_rgb` shows them."""
+    """A PIL image's part of an item's id, in bytes: size and pixels after `to_rgb`."""
     rgb = to_rgb(image)
     return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
 
 
 def pixel_digest(image: "Image") -> bytes:
-    """32 bytes that stand for an image's `pixels`: what a prepared folder keeps of each picture."""
+    """A 32-byte digest of an image's `pixels`: stored per image in a prepared folder."""
     rgb = image if is_plain(image) else to_rgb(image)
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
     digest.update(rgb.tobytes())
@@ -81,12 +81,12 @@ class Item:
         item_id: see `item_id`.
         task: the lmms-eval task it comes from.
         doc_id: its position in that task's documents; for messages only, never for joins.
-        prompt: the user turn's text. Pictures come before it; where they do not, there is a MARK for each.
+        prompt: the user turn's text. Images come before it; otherwise there is a MARK for each.
         answer: the gold answer as text.
-        target: what SFT should teach the model to say.
-        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None where the answer is no box.
-        turns: all turns before the answer, as a JSON list of role and content with a MARK for each picture;
-            None where there is one, of the user.
+        target: the answer for SFT.
+        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None if the answer is not a box.
+        turns: all turns before the answer, as a JSON list of role and content with a MARK for each image;
+            None for a single user turn.
     """
 
     item_id: str
@@ -107,15 +107,15 @@ class Rollout:
         item_id: the item it answers.
         sample_index: 0..G-1.
         response: the generated text.
-        score: 0..1, None where the response could not be scored.
+        score: 0..1, None if the response could not be scored.
         extracted: the answer found in the response (JSON where it is not a string), None if none was.
         n_tokens: generated tokens, the end mark included.
-        finish_reason: "stop" or "length"; "error" where there is no response.
+        finish_reason: "stop" or "length"; "error" if there is no response.
         seed: the run's seed.
         task, prompt, answer: the item's, repeated so that the table can be read alone.
-        censored: whether the item's draws stopped before G because its label was settled: the share
-            of right ones among them estimates nothing.
-        error: why there is no response, None where there is one.
+        censored: whether the item's sampling stopped before G because its label was settled: then the share
+            of right responses is not an estimate.
+        error: why there is no response, None if there is one.
     """
 
     item_id: str
@@ -142,11 +142,11 @@ class Label:
         n: responses that were scored.
         k: responses that were right.
         pass_rate: k / n, in [0, 1]; None if no response could be scored, or the item is censored.
-        low, high: 95 % Jeffreys interval of the pass rate, in [0, 1]; None where that is.
+        low, high: 95 % Jeffreys interval of the pass rate, in [0, 1]; None if the pass rate is.
         difficulty: "easy" (k = n), "hard" (k = 0) or "medium"; None if no response could be scored.
         task: the item's task.
-        censored: whether the draws stopped as soon as the item was sure to be medium: n and k then
-            say when that was, and not how often it is solved.
+        censored: whether sampling stopped as soon as the item was sure to be medium: then n and k count the
+            samples until then, and give no pass rate.
     """
 
     item_id: str
@@ -168,13 +168,13 @@ class Score:
         task: the lmms-eval task.
         item_id: the item.
         doc_id: its position in the task's documents; for messages only.
-        score: 0..1, None where the response could not be scored.
+        score: 0..1, None if the response could not be scored.
         extracted: the answer found (JSON where it is not a string), None if none was found.
         response: the generated text.
         answer: the gold answer as text.
-        n_tokens: generated tokens; None where the model reports none.
-        cluster: items that share a cluster are not independent; None means on its own.
-        finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
+        n_tokens: generated tokens; None if the model reports none.
+        cluster: items that share a cluster are not independent; None means a cluster of its own.
+        finish_reason: "stop", or "length" at the token limit; None if the model does not report it.
     """
 
     task: str
@@ -198,9 +198,9 @@ class Response:
         sample_index: 0..K-1.
         score: 0..1, None where the response could not be scored.
         extracted: the answer found (JSON where it is not a string), None if none was found.
-        vote: the first extracted answer of the item that its scorer takes as equal to this one.
+        vote: the first extracted answer of the item that its scorer counts as equal to this one.
         response: the generated text.
-        n_tokens: generated tokens, the end mark included; None where the model reports none.
+        n_tokens: generated tokens, the end mark included; None if the model reports none.
         finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
     """
 
@@ -244,7 +244,7 @@ def _spell(annotation: object) -> str:
 
 
 def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
-    """Writes records of one class as Parquet, taking some at a time, and returns how many there were."""
+    """Writes records of one class as Parquet, in batches, and returns their number."""
     left, count, shape = iter(rows), 0, schema(record)
     with pq.ParquetWriter(path, shape, compression="zstd") as writer:
         while some := [vars(row) for row in islice(left, ROWS_AT_ONCE)]:
@@ -254,7 +254,7 @@ def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:
 
 
 def read_table(path: Path, record: type) -> pa.Table:
-    """Reads a Parquet table as the columns of a record class, in their types.
+    """Reads a Parquet table as the columns of a record class, converted to their types.
 
     Columns that have a default may be missing.
 
@@ -271,10 +271,10 @@ def read_table(path: Path, record: type) -> pa.Table:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Says of a Parquet file that is read in the block that it is missing or damaged.
+    """Turns errors of reading a Parquet file in the block into a `HarnessError`.
 
     Raises:
-        HarnessError: it is.
+        HarnessError: the file is missing or damaged.
     """
     if not path.is_file():
         raise HarnessError(f"{path} does not exist", "Run the stage that writes it")
@@ -287,7 +287,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Scalar]:
-    """The columns that are not there, and what stands in each cell instead.
+    """The missing columns, with the default value of each.
 
     Raises:
         HarnessError: one of them has no default.
@@ -303,20 +303,20 @@ def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Sca
 
 
 def refuse_empty(path: Path, empty: int, wanted: pa.Field) -> None:
-    """Refuses a column with so many empty cells where none may be.
+    """Refuses a column with empty cells where none may be empty.
 
     Raises:
-        HarnessError: it has some.
+        HarnessError: there are some.
     """
     if empty and not wanted.nullable:
         raise HarnessError(f"{path}: the column {wanted.name!r} has {empty} empty cells", "Fill them in")
 
 
 def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
-    """A column in its record's type: files written by others may hold int for float, say.
+    """A column in its record's type: files from other tools may hold int for float, for example.
 
     Raises:
-        HarnessError: it cannot be had in that type, or has empty cells where none may be.
+        HarnessError: it does not convert to that type, or has empty cells where none may be.
     """
     refuse_empty(path, found.null_count, wanted)
     numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (found.type, wanted.type)]
@@ -330,5 +330,5 @@ def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -
 
 
 def as_text(value: object) -> str:
-    """A gold or extracted answer as text: strings as they are, anything else as JSON."""
+    """A gold or extracted answer as text: strings unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""Settings of stages: pydantic models that a command line, a recipe and Python all fill.
+"""Settings of stages: pydantic models, filled by the command line, recipes or Python.
 
-A field states its name, type, default, range, unit and meaning once. The command line, recipes, the Python
-functions and the documentation are made from that. Values may arrive as text (`1e-5`, `none`, `a,b`), as
-command lines and YAML give them; a wrong one is a `HarnessError` that names the option and the value.
+A field states its name, type, default, range, unit and meaning once; the command line, recipes, the Python
+functions and the documentation are generated from it. Values may arrive as text (`1e-5`, `none`, `a,b`) from
+command lines and YAML; a wrong one is a `HarnessError` that names the option and the value.
 """
 
 import os
@@ -18,7 +18,7 @@ from dcsft_harness.errors import HarnessError, unknown_name
 
 _T = TypeVar("_T", bound="Settings")
 Reads = Literal["artifact", "checkpoint", "file", "pool", "tasks", "model_args"]
-"""What an option may name that a stage reads: see `option`."""
+"""The kinds of things that an option may name: see `option`."""
 
 
 def option(
@@ -37,17 +37,17 @@ def option(
     """A field of a stage's settings.
 
     Args:
-        default: its value where none is given; `...` makes it required.
-        about: its meaning, with the unit and what None stands for.
+        default: its value if none is given; `...` makes it required.
+        about: its meaning, with the unit and the meaning of None.
         positional: whether the command line takes it without a name.
-        repeated: whether a list is given by repeating the option; otherwise with commas.
-        metavar: how help shows the value; the type's name by default.
+        repeated: whether to give a list by repeating the option; otherwise with commas.
+        metavar: its placeholder in help; the type's name by default.
         reads: what it names, for recipes and lineage: an artifact's folder, a checkpoint (folder, hub name
             or "digits"), a file, a pool (task, folder or file), tasks, or model arguments.
-        bare: the value of the option where the command line gives it without one.
-        decides: whether it decides anything of the artifact; a run resumes with others where it does not.
+        bare: the option's value if the command line gives it without one.
+        decides: whether it affects the artifact; a resumed run may change options that do not.
         cli: whether the command line has it.
-        **limits: as `pydantic.Field` takes them.
+        **limits: arguments of `pydantic.Field`.
     """
     extra: dict[str, Any] = {"positional": positional, "repeated": repeated, "metavar": metavar}
     extra |= {"reads": reads, "bare": bare, "decides": decides, "cli": cli}
@@ -57,7 +57,7 @@ def option(
 
 
 def extra(field: FieldInfo, name: str) -> Any:  # noqa: ANN401 - what `option` was given
-    """What `option` was given for a field by one of its names."""
+    """The arguments of `option` for a field, by one of its names."""
     found = field.json_schema_extra
     return found.get(name) if isinstance(found, dict) else None
 
@@ -66,7 +66,7 @@ class Settings(BaseModel):
     """Base of all settings; frozen, and an unknown name is refused with near matches.
 
     Attributes:
-        SECTION: where help lists the options that a class declares first.
+        SECTION: the help section of the options that a class declares first.
     """
 
     SECTION: ClassVar[str] = "Options"
@@ -83,7 +83,7 @@ class Settings(BaseModel):
         """Validates the values.
 
         Raises:
-            HarnessError: names the option, the value and what it may be.
+            HarnessError: names the option, the value and the allowed ones.
         """
         known = type(self).model_fields
         for name in values:
@@ -104,7 +104,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
-        """The settings from a command line's or a recipe's options.
+        """The settings from the options of a command line or recipe.
 
         Raises:
             HarnessError: as `__init__`.
@@ -116,7 +116,7 @@ class Settings(BaseModel):
         return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | values)
 
     def part(self, kind: type[_T]) -> _T:
-        """The settings of a base class among these."""
+        """The settings of a base class of this one."""
         given = self.model_fields_set & kind.model_fields.keys()
         return kind(**{name: getattr(self, name) for name in given})
 
@@ -130,12 +130,12 @@ class Settings(BaseModel):
 
     @classmethod
     def section(cls, name: str) -> str:
-        """The section of an option in help: that of the class which declares it first."""
+        """The section of an option in help: that of the class that declares it first."""
         owner = [one for one in cls.__mro__ if name in one.__dict__.get("__annotations__", {})][-1]
         return str(getattr(owner, "SECTION", Settings.SECTION))
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON-serializable values, as a manifest records them."""
+        """The settings as JSON-serializable values, for a manifest."""
         return self.model_dump(mode="json")
 
 
@@ -145,7 +145,7 @@ def flag(name: str) -> str:
 
 
 def members(kind: object) -> tuple[object, ...]:
-    """The alternatives of a type: of `int | None`, int and NoneType."""
+    """The alternatives of a type: int and NoneType for `int | None`."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
@@ -155,7 +155,7 @@ def is_sequence(kind: object) -> bool:
 
 
 def _read(kind: object, value: object) -> object:
-    """A value as its field takes it, where it arrived as text; a yes or no is never a number."""
+    """Converts a value that arrived as text to its field's type; a yes or no is never a number."""
     kinds = members(kind)
     if isinstance(value, str):
         if type(None) in kinds and value.strip().lower() in {"none", "null"}:
@@ -189,7 +189,7 @@ _NOUNS: tuple[tuple[str, str, str], ...] = (
 
 
 def _refusal(cls: type[Settings], error: ValidationError) -> HarnessError:
-    """The first problem that pydantic found, as one sentence."""
+    """The first problem that pydantic found, in one sentence."""
     found = error.errors(include_url=False, include_context=True)[0]
     kind, where = found["type"], [str(one) for one in found["loc"]]
     name = where[0] if where else ""
@@ -210,7 +210,7 @@ def _refusal(cls: type[Settings], error: ValidationError) -> HarnessError:
 
 
 def get_choices(kind: object) -> list[str]:
-    """The texts that a field's `Literal` allows, of a list's members too; empty for other types."""
+    """The texts that a field's `Literal` allows, also inside a list; empty for other types."""
     found: list[str] = []
     for one in members(kind):
         if get_origin(one) is Literal:
@@ -221,7 +221,7 @@ def get_choices(kind: object) -> list[str]:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value for a message: text as it is, anything else as Python writes it, cut to `limit` characters."""
+    """A value for a message: text unchanged, anything else as its Python repr, cut to `limit` characters."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 

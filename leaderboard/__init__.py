@@ -2,10 +2,10 @@
 
     read.py     one scores folder -> Result, checked
     logs.py     one folder of `lmms-eval --log_samples` -> Results, checked
-    load.py     folders and what is below -> Board: rows and tasks that can be compared, or a refusal
-    board.py    Board: what was read, by row and task, and what manifests say of model, training and cost
+    load.py     folders and their subfolders -> Board: comparable rows and tasks, or an error
+    board.py    Board: the results by row and task, and their manifests' notes on model, training and cost
     compare.py  Board -> Summary: means, differences, tests, ranks, accuracy by difficulty
-    summary.py  Summary: every number of a board, unrounded; and figures that others print
+    summary.py  Summary: every number of a board, unrounded; and published figures
     stats/      intervals, paired tests, several seeds as one row, ranks
     report/     Summary -> Markdown, CSV, LaTeX, plots, JSON (by schema.json), Parquet
     page/       Board and Summary -> a page that opens from disk, and its server
@@ -17,8 +17,8 @@ Example::
     board = load([Path("out/scores-sft"), Path("out/scores-sft-m")], baseline="SFT")
     print(markdown(board))
 
-Accuracies are fractions in [0, 1] everywhere but in the Markdown, which prints percent as the
-paper does (Lu et al., CVPR 2026, arXiv 2602.10815, table 2).
+Accuracies are fractions in [0, 1] everywhere except in the Markdown, which prints percent as in the paper (Lu
+et al., CVPR 2026, arXiv 2602.10815, table 2).
 """
 
 import sys

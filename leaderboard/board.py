@@ -1,4 +1,4 @@
-"""The nouns of a board: rows with their provenance, tasks, cells, what is left out."""
+"""The records of a board: rows with their provenance, tasks, cells, and folders left out."""
 
 import contextlib
 import math
@@ -19,11 +19,11 @@ from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.leaderboard.sampled import Draws
 from dcsft_harness.training import run_folder
 
-# What a row is: the manifests behind its scores, as far as they are at hand. Paths are not repeated.
+# The provenance of a row: the available manifests behind its scores. Paths are not repeated.
 
 LOG = "training_log.jsonl"
 LEDGER = tuple(entry.name for entry in fields(Ledger))
-"""What a ledger counts."""
+"""The entries of a ledger."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -32,12 +32,12 @@ class Training:
     """The run that made an adapter or a checkpoint.
 
     Attributes:
-        folder: the run's, also where a row is one of the checkpoints in it.
+        folder: the run's, even if the row is one of the checkpoints in it.
         kind: "adapter" or "checkpoint".
         settings: its manifest's settings.
-        ledger: what it cost up to the row's step, by the names of `LEDGER`, those that are known.
-        history: one row per step: step, loss, grad_norm, ...; empty where no log is at hand.
-        mix: difficulty -> items of the curated set; empty where that is not at hand.
+        ledger: its known costs up to the row's step, by the names of `LEDGER`.
+        history: one row per step: step, loss, grad_norm, ...; empty if no log is available.
+        mix: difficulty -> items of the curated set; empty if that is not available.
     """
 
     folder: Path
@@ -53,16 +53,16 @@ class Provenance:
     """One folder of results.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         kind: "scores" or "lmms-eval log".
-        name: the row's name that it gives.
+        name: the row's name in its manifest.
         settings: model, model arguments, limit and so on; folders by their last name only.
         model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
-        pixels: pixel limits, None where they are not known.
+        pixels: pixel limits, None if unknown.
         packages: package -> version.
-        created: an ISO date, "" where not known.
-        training: the run that made the adapter, where its manifest is at hand.
-        usage: what the evaluation cost, by the names of `LEDGER`; empty where not known.
+        created: an ISO date, "" if unknown.
+        training: the run that made the adapter, if its manifest is available.
+        usage: the evaluation's cost, by the names of `LEDGER`; empty if unknown.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Provenance:
 
 
 class Traced(Protocol):
-    """Whatever has provenance: a row of a board."""
+    """Anything with provenance: a row of a board."""
 
     @property
     def provenance(self) -> tuple[Provenance, ...]:
@@ -87,7 +87,7 @@ class Traced(Protocol):
 
 
 def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) -> Provenance:
-    """What a scores folder's manifest says."""
+    """The provenance in a scores folder's manifest."""
     raw = reading.json_file(found.folder / manifest.NAME)
     pixels = found.notes.get("pixels")
     settings = {key: public(value) for key, value in found.config.items() if key != "tasks"}
@@ -106,7 +106,7 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
 
 
 def _usage(told: object) -> dict[str, float]:
-    """The figures of a ledger that are numbers above 0."""
+    """The positive numbers among the figures of a ledger."""
     table = told if isinstance(told, Mapping) else {}
     return {
         name: float(table[name])
@@ -116,25 +116,25 @@ def _usage(told: object) -> dict[str, float]:
 
 
 def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
-    """What the evaluations with K responses per item behind some rows cost together."""
+    """The total cost of the evaluations with K responses per item behind some rows."""
     parts = [part for row in rows for part in row.provenance if part.settings.get("samples")]
     return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in LEDGER if parts}
 
 
 def public(value: object) -> object:
-    """A setting without the folders of the machine it comes from: of an absolute path the last name stays."""
+    """A setting without local folders: absolute paths are cut to their last name."""
     if isinstance(value, dict):
         return {str(key): public(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [public(one) for one in value]
     if not isinstance(value, str):
         return value
-    # A path begins the text, or follows `key=` or a separator; drive letters are Windows'.
+    # A path starts the text, or follows `key=` or a separator; drive letters are those of Windows.
     return re.sub(r"(^|[=,;:\s\"'(\[])(?:~|[A-Za-z]:)?[/\\](?:[^/\\,;\s\"')\]]+[/\\])*", r"\1", value)
 
 
 def _training(found: manifest.Manifest) -> Training | None:
-    """The run behind the adapter, else behind the model, if its folder is as the manifest says."""
+    """The run behind the adapter, else behind the model, if its folder matches the manifest."""
     if (told := found.notes.get("checkpoint")) is not None:
         return _told(found.folder, told)
     for role in ("adapter", "model"):
@@ -149,15 +149,15 @@ def _training(found: manifest.Manifest) -> Training | None:
                 return training(folder.parent, int(step[1]))
         except manifest.NewerFormatError:
             raise
-        except (HarnessError, OSError):  # moved or changed since: the scores stand without it
+        except (HarnessError, OSError):  # moved or changed since: the scores remain valid without it
             continue
     return None
 
 
 def _told(folder: Path, told: Mapping[str, Any]) -> Training | None:
-    """The run that a checkpoint was scored out of, by the notes on its scores: it may still be running.
+    """The run of a scored checkpoint, from the notes on its scores; it may still be running.
 
-    Its own manifest and log are read where it has finished and no other run has taken its place.
+    Its own manifest and log are read if it has finished and no other run has replaced it.
     """
     try:
         run, kind = (folder / told["run"]).resolve(), str(told["kind"])
@@ -172,11 +172,11 @@ def _told(folder: Path, told: Mapping[str, Any]) -> Training | None:
 
 
 def training(folder: Path, step: int | None = None) -> Training | None:
-    """The run that made a folder; None where that was no training run.
+    """The run that made a folder; None if that was not a training run.
 
     Args:
         folder: an adapter or a checkpoint with its manifest.
-        step: that of a checkpoint inside it; None for the run's result.
+        step: the step of a checkpoint inside it; None for the run's result.
 
     Raises:
         HarnessError: the folder has no readable manifest.
@@ -188,7 +188,7 @@ def training(folder: Path, step: int | None = None) -> Training | None:
     ledger = _ledger(found)
     if step is not None:
         history = tuple(row for row in history if row["step"] <= step)
-        # The log knows time by step; what else the whole run cost is not this checkpoint's.
+        # The log has time by step; the whole run's other costs are not this checkpoint's.
         ledger = {"steps": float(step)}
         ledger |= {name: history[-1][name] for name in ("seconds",) if history and name in history[-1]}
     settings = {name: public(value) for name, value in found.config.items()}
@@ -196,7 +196,7 @@ def training(folder: Path, step: int | None = None) -> Training | None:
 
 
 def _ledger(found: manifest.Manifest) -> dict[str, float]:
-    """The ledger, or from runs that have none what stands for its entries."""
+    """The ledger; for runs without one, the equivalent notes."""
     notes = found.notes if isinstance(found.notes, dict) else {}
     own = notes.get(NOTE)
     said: Mapping[str, Any] = own if isinstance(own, dict) else {**notes, "seconds": found.seconds}
@@ -205,7 +205,7 @@ def _ledger(found: manifest.Manifest) -> dict[str, float]:
 
 def _figures(said: Mapping[str, Any]) -> dict[str, float]:
     figures = {name: said.get(name) for name in LEDGER}
-    # No arithmetic was estimated where there are 0 operations.
+    # 0 operations mean that none were estimated.
     return {n: float(v) for n, v in figures.items() if _number(v) and (n, v) != ("flops", 0)}  # type: ignore[arg-type]
 
 
@@ -214,14 +214,14 @@ def _number(value: object) -> bool:
 
 
 def _history(path: Path) -> tuple[Mapping[str, float], ...]:
-    """The numbers of a training log's lines; what is no number or no line is left out."""
+    """The numbers in a training log's lines; skips everything else."""
     if not path.is_file():
         return ()
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = reading.from_json(line)
-        except ValueError:  # the line being written when the copy was made
+        except ValueError:  # an incomplete line, being written when the copy was made
             continue
         if isinstance(row, dict) and _number(row.get("step")):
             rows.append({key: float(value) for key, value in row.items() if _number(value)})
@@ -229,7 +229,7 @@ def _history(path: Path) -> tuple[Mapping[str, float], ...]:
 
 
 def _mix(found: manifest.Manifest) -> dict[str, int]:
-    """How many easy, medium and hard items the run's curated set has."""
+    """The numbers of easy, medium and hard items in the run's curated set."""
     try:
         curated = manifest.read(found.input_folder("data"))
     except manifest.NewerFormatError:
@@ -241,10 +241,10 @@ def _mix(found: manifest.Manifest) -> dict[str, int]:
 
 
 def cost_of(rows: Iterable[Traced]) -> dict[str, float] | None:
-    """A row's ledger; of several seeds the mean of each entry that all have. None where not known."""
+    """A row's ledger; for several seeds the mean of each entry that all have. None if unknown."""
     found = []
     for row in rows:
-        # The folders of one row are of one model, so its run is whichever of them names one.
+        # The folders of one row are of one model, so any of them may name its run.
         ledgers = [part.training.ledger for part in row.provenance if part.training is not None]
         found.append(next(filter(None, ledgers), None))
     known = [one for one in found if one is not None]
@@ -254,20 +254,20 @@ def cost_of(rows: Iterable[Traced]) -> dict[str, float] | None:
     return {name: sum(one[name] for one in known) / len(known) for name in shared} or None
 
 
-# The nouns of a board: what was read of each folder, rows and tasks, what is left out.
+# The records of a board: the results in each folder, rows and tasks, and folders left out.
 
 DISTRIBUTIONS = ("id", "ood", None)
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Items as their task numbers them.
+    """Items in their task's numbering.
 
     Attributes:
         ids: the items.
         numbers: each item's position in the task's documents.
         answers: each item's gold, as text.
-        prompts: each item's prompt; None where they are not at hand.
+        prompts: each item's prompt; None if they are not available.
     """
 
     ids: tuple[str, ...]
@@ -288,21 +288,20 @@ class Measured:
 
     Attributes:
         task: the lmms-eval task.
-        distribution: "id", "ood", or None where the task does not say.
+        distribution: "id", "ood", or None if the task does not state it.
         family: the task's family, or None.
-        conditions: what must be equal for two rows to be compared, by the name a message calls it.
+        conditions: what must be equal to compare two rows, by its name in messages.
         item_ids: the items, each once.
-        clusters: each item's cluster, None for an item on its own.
-        scores: each item's score in [0, 1], NaN where the response could not be scored.
-        unanswered: items that were scored, but in whose response no answer was found; None where
-            the task does not report answers.
-        documents: the items as the task numbers them, in the order of item_ids; read when asked for.
-        unknown: beginnings of the names of conditions that are not on record, and so refuse nothing.
-        remarks: sentences on figures that do not agree with the items.
-        renamed: the items' ids in the folder's own tables -> item_ids, where they differ.
-        draws: all responses to the items, where there are K of each.
-        responses: what gives them as a table of `records.Response`, under the ids of the folder's own tables.
-        metric: of K responses, what the scores are: "maj@8"; None for one response per item.
+        clusters: each item's cluster, None for an independent item.
+        scores: each item's score in [0, 1], NaN if the response could not be scored.
+        unanswered: scored items without an answer in the response; None if the task does not report answers.
+        documents: the items in the task's numbering, in the order of item_ids; read on demand.
+        unknown: prefixes of the names of conditions that are not recorded, and so refuse nothing.
+        remarks: sentences on figures that do not match the items.
+        renamed: the items' ids in the folder's own tables -> item_ids, if they differ.
+        draws: all responses to the items, if there are K of each.
+        responses: yields them as a table of `records.Response`, under the ids of the folder's own tables.
+        metric: for K responses, the metric of the scores: "maj@8"; None for one response per item.
     """
 
     task: str
@@ -328,15 +327,15 @@ class Result:
 
     Attributes:
         name: the row's name.
-        folder: where the artefact lies.
+        folder: the artifact's folder.
         model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
-        tasks: task name -> what was measured.
-        provenance: what its manifests say beside.
-        tables: what gives its items as tables of `records.Score`, one or more.
+        tasks: task name -> its results.
+        provenance: further information from its manifests.
+        tables: yields its items as tables of `records.Score`, one or more.
         group: the configuration that it is one seed of, or None.
-        number: its place among what was given.
-        files: the files of a log that it is made from; empty of a scores folder, which is one input.
-        given: the name that the user gave it, or None.
+        number: its position among the given results.
+        files: its files, for a log; empty for a scores folder, which is a single input.
+        given: the name given by the user, or None.
     """
 
     name: str
@@ -351,7 +350,7 @@ class Result:
     given: str | None = None
 
     def renamed(self, name: str, *, by_user: bool = False) -> "Result":
-        """The same under another name; its group follows the name unless the manifest has one of its own."""
+        """The same under another name; its group follows the name unless the manifest sets one."""
         group = group_of(name) if self.group in (None, group_of(self.name)) else self.group
         origin = replace(self.provenance, name=name)
         return replace(self, name=name, group=group, provenance=origin, given=name if by_user else self.given)
@@ -361,7 +360,7 @@ _SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?",
 
 
 def group_of(name: str, told: object = None) -> str | None:
-    """The configuration that a row is one seed of: as told, or by a name like "SFT (seed 1)"."""
+    """The configuration that a row is one seed of: as given, or from a name like "SFT (seed 1)"."""
     if isinstance(told, str) and told.strip():
         return told
     found = _SEED.fullmatch(name.strip()) if len(name) < 500 else None
@@ -369,11 +368,11 @@ def group_of(name: str, told: object = None) -> str | None:
 
 
 def said_once(remarks: Iterable[tuple[str, str, str]], rows: int) -> list[str]:
-    """Remarks on rows as sentences, equal ones once for all rows that they concern.
+    """Turns remarks on rows into sentences; equal ones become one for all of their rows.
 
     Args:
-        remarks: a row's name, and the remark behind "Row NAME" and behind "Rows A and B".
-        rows: how many rows there are.
+        remarks: a row's name, and the text after "Row NAME" and after "Rows A and B".
+        rows: the total number of rows.
     """
     found: dict[tuple[str, str], dict[str, None]] = {}
     for name, one, many in remarks:
@@ -400,10 +399,10 @@ class Task:
         name: the lmms-eval task.
         distribution: "id", "ood" or None.
         family: the task's family, or None.
-        item_ids: the items that every row was measured on, sorted.
+        item_ids: the items that every row was evaluated on, sorted.
         clusters: shape (n,), each item's cluster as a code that is the same across the board's tasks.
-        conditions: what was equal for all rows, by the name a message calls it.
-        metric: of K responses per item, what the scores are: "maj@8"; None for one response.
+        conditions: what was equal for all rows, by its name in messages.
+        metric: for K responses per item, the metric of the scores: "maj@8"; None for one response.
     """
 
     name: str
@@ -420,10 +419,10 @@ class Cell:
     """One row's result on one task.
 
     Attributes:
-        folder: the scores folder that it comes from.
+        folder: its scores folder.
         scores: shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored.
-        unanswered: scored items in whose response no answer was found; None: the task does not say.
-        draws: all responses to the items, where there are K of each and the metric is avg@k.
+        unanswered: scored items without an answer in the response; None: the task does not report answers.
+        draws: all responses to the items, if there are K of each and the metric is avg@k.
     """
 
     folder: Path
@@ -442,8 +441,8 @@ class Row:
     """One evaluated model.
 
     Attributes:
-        name: as given when it was evaluated; unique on the board.
-        folders: its scores folders; several where its tasks were evaluated in several runs.
+        name: its name from the evaluation; unique on the board.
+        folders: its scores folders; several if its tasks were evaluated in several runs.
         cells: task name -> result; a task that was not evaluated is absent.
         group: the configuration that it is one seed of, or None.
         provenance: one per folder.
@@ -463,11 +462,11 @@ _STEP = re.compile(
 
 
 UNNAMED = "run"
-"""What a run is called whose rows are named by their steps alone."""
+"""The name of a run whose rows are named only by their steps."""
 
 
 def step_of(name: str) -> tuple[str, int] | None:
-    """The run and the step that a row's name states: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
+    """The run and the step in a row's name: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
     found = _STEP.fullmatch(name.strip()) if len(name) < 500 else None
     return (f"{found['run']}{found['seed']}".strip() or UNNAMED, int(found["step"])) if found else None
 
@@ -478,8 +477,8 @@ class LeftOut:
 
     Attributes:
         folder: its folder.
-        reason: the sentence that says why, with the remedy.
-        kind: why in a few words that many runs share, such as "other prompts".
+        reason: why, in one sentence, with the remedy.
+        kind: a short reason shared by many runs, such as "other prompts".
     """
 
     folder: Path
@@ -488,25 +487,25 @@ class LeftOut:
 
 
 class Unusable(HarnessError):
-    """A run that cannot be used, with the kind of the reason: see `LeftOut`."""
+    """A run that cannot be used, with the kind of reason: see `LeftOut`."""
 
     def __init__(self, problem: str, remedy: str = "", kind: str = "damaged or incomplete") -> None:
-        """Keeps the kind beside both parts of the message."""
+        """Stores the kind besides both parts of the message."""
         super().__init__(problem, remedy)
         self.kind = kind
 
     def __reduce__(self) -> tuple[type["Unusable"], tuple[str, str, str]]:  # type: ignore[override]
-        """All parts, so that an error stays what it is on its way from another process."""
+        """All parts, so that the error survives pickling to another process."""
         return type(self), (self.problem, self.remedy, self.kind)
 
 
 @dataclass(frozen=True, eq=False)
 class Apart:
-    """Rows that cannot be compared with the board's.
+    """Rows that cannot be compared with the board's rows.
 
     Attributes:
-        reason: what keeps the first of them apart.
-        board: their own.
+        reason: why the first of them cannot be compared.
+        board: a board of these rows.
     """
 
     reason: str
@@ -519,12 +518,12 @@ class Board:
 
     Attributes:
         rows: the baseline first, the others as given.
-        tasks: in-distribution tasks, then out-of-distribution ones, then those that do not say.
-        baseline: the name of the row, or of the group of seeds, that differences are taken to, or None.
+        tasks: in-distribution tasks, then out-of-distribution ones, then those that do not state it.
+        baseline: the name of the row, or of the group of seeds, that differences refer to, or None.
         apart: further rows that these cannot be compared with.
         left_out: folders that could not be used.
-        remarks: sentences on what the results say of themselves.
-        results: what the rows are made from.
+        remarks: sentences on the results.
+        results: the results behind the rows.
     """
 
     rows: tuple[Row, ...]
@@ -539,7 +538,7 @@ class Board:
         """The row of this name.
 
         Raises:
-            HarnessError: there is none; near matches are named.
+            HarnessError: there is none; names near matches.
         """
         for row in self.rows:
             if row.name == name:

@@ -1,4 +1,4 @@
-"""Folders of results -> a leaderboard artefact: Markdown, CSV, LaTeX, JSON, Parquet, plots."""
+"""Folders of results -> a leaderboard artifact: Markdown, CSV, LaTeX, JSON, Parquet, plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class Options(Settings):
         return found
 
     def recorded(self) -> dict[str, Any]:
-        """What the manifest says: whatever is not as it is by default, and the baseline."""
+        """The settings for the manifest: everything that differs from the default, and the baseline."""
         standard = Options(strict=self.strict)
         told = {
             name: value
@@ -125,19 +125,19 @@ def build(
     """Writes the leaderboard of some folders of results.
 
     Args:
-        results: as `load` takes them.
+        results: as for `load`.
         output: the leaderboard's folder; must not exist, or be empty.
-        baseline: as in the options, which it stands for.
-        options: how.
-        progress: called with (runs read, runs in all).
-        alone: whether a board of one row is written where all others had to be left out.
+        baseline: replaces the options' baseline.
+        options: how to build it.
+        progress: called with (runs read, total runs).
+        alone: whether to write a board of one row if all others had to be left out.
 
     Returns:
-        The board and its numbers; `markdown` prints them.
+        The board and its numbers, for `markdown`.
 
     Raises:
         HarnessError: see `load` and `read_labels`; nothing could be compared; or the output is occupied or
-            cannot be written. Nothing is written then.
+            cannot be written. Then nothing is written.
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
     options = options or Options(baseline=baseline, strict=True)
@@ -195,7 +195,7 @@ def _write(
 
 
 def _inputs(board: Board) -> dict[str, Path]:
-    """What the board is made from; the order of the rows is part of the result, so roles carry it."""
+    """The board's inputs; the order of the rows is part of the result, so the roles include it."""
     found: dict[str, Path] = {}
     boards = (board, *(one.board for one in board.apart))
     results = sorted((result for one in boards for result in one.results), key=lambda one: one.number)

@@ -44,7 +44,7 @@ from dcsft_harness.leaderboard.summary import (
 from dcsft_harness.records import DIFFICULTIES, Label, read_table
 
 PAIRS = 20
-"""Up to so many rows, every pair of them is tested."""
+"""Up to this number of rows, every pair is tested."""
 
 
 def summarise(
@@ -56,9 +56,9 @@ def summarise(
     """Computes every number of a board.
 
     Args:
-        board: rows that can be compared, and those kept apart from them.
-        pairs: up to how many rows every pair is tested; the baseline's pairs always are.
-        quoted: figures of others to show beside the board's.
+        board: comparable rows, and those that cannot be compared with them.
+        pairs: the most rows for which every pair is tested; the baseline's pairs always are.
+        quoted: published figures to show beside the board's.
         labels: item id -> difficulty.
     """
     columns = tuple(_columns(board.tasks))
@@ -94,18 +94,18 @@ def summarise(
 
 
 def _main_tasks(columns: Sequence[Column]) -> list[Task]:
-    """The tasks of the metric that ranks go by."""
+    """The tasks with the metric that decides ranks."""
     return [one.tasks[0] for one in columns if not one.is_mean and one.metric == headline(columns)]
 
 
 def budgets(
     columns: Sequence[Column], lines: Sequence[Line]
 ) -> tuple[tuple[Budget, ...], tuple[Overtaking, ...]]:
-    """Accuracy over k and tokens of each row with K responses per item, and where such curves cross.
+    """Accuracy over k and tokens of each row with K responses per item, and the crossings of these curves.
 
-    Each is over what stands for OOD, else for ID, else over all tasks; of several seeds, over their mean,
-    with an interval over items alone. Curves are compared with the baseline's; without one, every pair of
-    the first `CURVES` rows is.
+    Each is over the OOD figure's tasks, else the ID figure's, else all tasks; for several seeds, over their
+    mean, with an interval over items alone. Curves are compared with the baseline's; without one, every pair
+    of the first `CURVES` rows is compared.
     """
     sampled = [one for one in columns if one.metric is not None and one.metric.startswith("avg@")]
     chosen = [overall(sampled, side, sampled[0].metric) for side in ("ood", "id")] if sampled else []
@@ -140,11 +140,11 @@ def budgets(
 
 
 CURVES = 12
-"""Without a baseline, the curves of at most this number of rows are compared pair by pair."""
+"""Without a baseline, the curves of up to this number of rows are compared pair by pair."""
 
 
 def told(reason: str) -> str:
-    """A refusal as a board may repeat it: of absolute paths the last name stays."""
+    """An error as a board may repeat it: absolute paths are cut to their last name."""
     return str(public(reason))
 
 
@@ -160,7 +160,7 @@ def _sides(board: Board) -> list[tuple[str, tuple[Row, ...]]]:
         if len(members) > 1 and members[0] is row and row.group is not None:
             found.append((row.group + (" (seeds)" if row.group in taken else ""), tuple(members)))
         found.append((row.name, (row,)))
-    found.sort(key=lambda line: line[0] != board.baseline)  # stable: the rest stay as given
+    found.sort(key=lambda line: line[0] != board.baseline)  # stable: the others keep the given order
     return found
 
 
@@ -170,7 +170,7 @@ def _columns(tasks: Sequence[Task]) -> Iterator[Column]:
             members = tuple(t for t in tasks if t.distribution == distribution and t.metric == metric)
             for task in members:
                 yield Column(task.name, distribution, (task,), False, metric)
-            # One OOD task still gets its mean: it is the figure that rows are compared by.
+            # A single OOD task still gets a mean: rows are compared by that figure.
             if distribution is not None and len(members) > (distribution == "id"):
                 label = f"{distribution.upper()} mean" + ("" if metric is None else f" {metric}")
                 yield Column(label, distribution, members, True, metric)
@@ -202,7 +202,7 @@ def _accuracy(side: tuple[Row, ...], column: Column, clusters: Sequence[Codes]) 
 
 
 def total(counts: Sequence[int | None]) -> int | None:
-    """The sum of some counts, None if one of them is not known."""
+    """The sum of some counts, None if one of them is unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -216,7 +216,7 @@ def _to_baseline(
         return None
     if len(side) == len(baseline) == 1:
         return difference(scores_of(side[0], column), scores_of(baseline[0], column), clusters)
-    if set(side) & set(baseline):  # a seed against the seeds that it is one of
+    if set(side) & set(baseline):  # a seed against its own group of seeds
         return None
     found = _difference(side, baseline, column)
     return None if found is None else found[0]
@@ -254,7 +254,7 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
 
 
 def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
-    """Rows without a mean, and why."""
+    """Rows without a mean, with the reason."""
     for line in lines:
         for column in columns:
             missing = [t.name for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
@@ -265,7 +265,7 @@ def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tupl
 
 
 def _unscored(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
-    """Rows with responses that could not be scored, and how many."""
+    """Rows with responses that could not be scored, and the number of those."""
     for line in lines:
         counts = [
             f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"
@@ -278,11 +278,11 @@ def _unscored(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tu
 
 
 SOME = 50
-"""Of more rows than so many, the first stand for all where a median over rows is taken."""
+"""With more rows than this, a median over rows is taken over the first ones."""
 
 
 def comparisons(columns: tuple[Column, ...], lines: Sequence[Line], pairs: int) -> tuple[Comparison, ...]:
-    """Tests every line against the baseline, and every pair of lines where they are at most `pairs`.
+    """Tests every line against the baseline, and every pair of lines if there are at most `pairs` lines.
 
     Seeds that a line combines are not tested on their own.
     """
@@ -332,7 +332,7 @@ def _corrected(family: Sequence[Comparison]) -> Iterator[Comparison]:
 
 
 def compare(line: Line, other: Line, index: int, column: Column, family: str) -> Comparison | None:
-    """Tests two lines in one column; None where one of them lacks it."""
+    """Tests two lines in one column; None if one of them lacks it."""
     sides = [_scores(line.rows, column), _scores(other.rows, column)]
     clusters = [task.clusters for task in column.tasks]
     ours, theirs = sides
@@ -356,7 +356,7 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
 def difference_of_lines(
     line: Line, other: Line, column: Column, null: float = 0.0
 ) -> tuple[Estimate, float | None] | None:
-    """The difference of two lines of seeds; seeds are paired where both lines have the same ones.
+    """The difference of two lines of seeds; seeds are paired if both lines have the same ones.
 
     Args:
         line: one of them; at least one combines several seeds.
@@ -365,7 +365,7 @@ def difference_of_lines(
         null: see `intervals.difference_of_seeds`.
 
     Returns:
-        See there; None also where a line lacks the column.
+        See there; also None if a line lacks the column.
     """
     return _difference(line.rows, other.rows, column, null)
 
@@ -382,7 +382,7 @@ def _difference(
 
 
 def _matched(rows: Sequence[Row], others: Sequence[Row]) -> list[Row] | None:
-    """The other line's seeds in this one's order; None where they are not the same seeds."""
+    """The other line's seeds in this one's order; None if they are not the same seeds."""
     found = {_seed(row): row for row in others}
     wanted = [_seed(row) for row in rows]
     if len(rows) < 2 or None in found or len(found) != len(others) or set(wanted) != set(found):
@@ -391,7 +391,7 @@ def _matched(rows: Sequence[Row], others: Sequence[Row]) -> list[Row] | None:
 
 
 def _seed(row: Row) -> str | None:
-    """What a row's name says beside its group's: the seed; None for a row of no group."""
+    """The seed part of a row's name, beyond its group's name; None for a row without a group."""
     return None if row.group is None else row.name.replace(row.group, "", 1).strip()
 
 
@@ -418,13 +418,13 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
     values = [entry.accuracy.value for entry in _entries(singles, index) if entry.accuracy is not None]
     if not values or median(values) in (0.0, 1.0):
         return None
-    # Of a mean over tasks: as many unrelated clusters as all of its tasks have.
+    # For a mean over tasks: as many independent clusters as all of its tasks have.
     size = len(np.unique(np.concatenate([task.clusters for task in column.tasks])))
     return _possible(paired.unpaired(median(values), size), False)
 
 
 def _possible(difference: float, paired: bool) -> Detectable | None:
-    """None where the items are so few that no difference between 0 and 1 is large enough."""
+    """None if there are too few items for any difference between 0 and 1 to be large enough."""
     return Detectable(difference, paired) if difference <= 1 else None
 
 
@@ -442,10 +442,10 @@ def _standard_error(line: Line, baseline: Line, column: Column) -> float | None:
 
 
 def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], int | None]:
-    """The lines with retention, rank and front, and the index of the column that ranks go by.
+    """The lines with retention, rank and front, and the index of the ranking column.
 
-    Ranks go by the OOD figure, by the ID one where there is none, or by the only task. A line that
-    lacks the figure has no rank; seeds that a line combines have none of their own.
+    Ranks use the OOD figure, the ID one if there is none, or the only task. A line that lacks the figure has
+    no rank; neither do seeds that another line combines.
     """
     chosen = [index for index in (overall(columns, "id"), overall(columns, "ood")) if index is not None]
     if not chosen and len(columns) == 1:
@@ -522,7 +522,7 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
     """Item id -> difficulty, from labels folders; items without one are absent.
 
     Raises:
-        HarnessError: a folder holds no labels or has changed, or two give one item different ones.
+        HarnessError: a folder holds no labels or has changed, or two give the same item different ones.
     """
     found: dict[str, str] = {}
     for folder in folders:
@@ -543,12 +543,12 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
 def by_difficulty(
     rows: Sequence[Row], tasks: Sequence[Task], labels: Mapping[str, str]
 ) -> dict[str, Estimate] | None:
-    """The accuracy on the labelled items of each difficulty, over all tasks that a row has.
+    """The accuracy on the labeled items of each difficulty, over all tasks of a row.
 
-    Of several seeds each item counts with their mean score.
+    For several seeds, each item counts with its mean score.
 
     Returns:
-        Difficulty -> estimate, those that have items; None where no item is labelled.
+        Difficulty -> estimate, for those with items; None if no item is labeled.
     """
     shared = [task for task in tasks if all(task.name in row.cells for row in rows)]
     if not labels or not shared:

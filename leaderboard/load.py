@@ -1,8 +1,8 @@
-"""Folders -> Board: each is read, and those that may stand side by side are put together.
+"""Folders -> Board: reads each one and combines those that can be compared.
 
-A row may lack a task; it may not have been measured on another version, prompt, limit, pixel
-budget or set of items than the row above it. Items are matched by item_id, never by position. A log's
-items get the content ids of a scores folder where both asked the same documents.
+Rows may lack a task, but all must have the same version, prompt, limit, pixel budget and set of items. Items
+are matched by item_id, never by position. A log's items get the content ids of a scores folder if both
+evaluated the same documents.
 """
 
 import glob
@@ -55,21 +55,20 @@ def load(
     """Reads folders of results into one board.
 
     Args:
-        results: scores folders, folders of lmms-eval logs, folders above such, or single runs as FOLDER/RUN,
+        results: scores folders, folders of lmms-eval logs, parent folders of these, or runs as FOLDER/RUN,
             in the order in which their rows should appear; rows of one folder are in natural order.
-            NAME=FOLDER names the row otherwise than the folder does.
-        baseline: the name of the row, or of the group of seeds, to take differences to; None for none.
-        strict: whether one folder that cannot be used spoils the board; else it is left out, and the
-            board says so.
+            NAME=FOLDER gives the row another name than the folder's.
+        baseline: the name of the row, or of the group of seeds, that differences refer to; None for none.
+        strict: whether an unusable folder is an error; otherwise it is left out, and the board names it.
         apart: give rows that cannot be compared with the others boards of their own.
-        choices: what logs do not say themselves.
-        names: a row's name or its FOLDER/RUN -> the name that it gets.
-        progress: called with (runs read, runs in all).
+        choices: settings that logs do not record.
+        names: a row's name or its FOLDER/RUN -> the new name.
+        progress: called with (runs read, total runs).
 
     Raises:
-        HarnessError: there are no folders, none can be used, no row has the baseline's name, or a task
-            or metric that is named is unknown; where `strict`, one cannot be read (see `read_result`
-            and `read_run`); where neither `strict` nor `apart`, two cannot be compared.
+        HarnessError: there are no folders, none can be used, no row has the baseline's name, or a named task
+            or metric is unknown; with `strict`, one cannot be read (see `read_result` and `read_run`);
+            without `strict` and `apart`, two cannot be compared.
     """
     if not results:
         raise HarnessError(
@@ -87,7 +86,7 @@ def load(
 
 
 def _with_sides(result: Result, sides: Mapping[str, str]) -> Result:
-    """A result whose tasks that state no distribution have the one that the user gives."""
+    """A result with the user's distributions for tasks that state none."""
     if not any(sides.get(task) for task, part in result.tasks.items() if part.distribution is None):
         return result
     tasks = {
@@ -106,7 +105,7 @@ def _left_out(folder: Path, error: HarnessError) -> LeftOut:
 
 
 def counted(left_out: Sequence[LeftOut], rows: int) -> str:
-    """How many runs were left out, by kind: "31 of 40 left out: 27 other prompts, 4 without samples"."""
+    """The number of runs left out, by kind: "31 of 40 left out: 27 other prompts, 4 without samples"."""
     kinds = Counter(one.kind for one in left_out).most_common()
     said = ", ".join(f"{count} {kind}" for kind, count in kinds)
     return f"{len(left_out)} of {len(left_out) + rows} left out: {said}"
@@ -126,7 +125,7 @@ def nothing_left(left_out: Sequence[LeftOut], runs: int) -> HarnessError:
 
 
 def named(given: Path) -> tuple[str | None, Path]:
-    """The name and the folder in NAME=FOLDER; no name where what is given is a folder as it stands."""
+    """The name and the folder in NAME=FOLDER; no name if the whole value is an existing folder."""
     name, sign, folder = str(given).partition("=")
     if given.exists() or not sign or not name.strip():
         return None, given
@@ -134,7 +133,7 @@ def named(given: Path) -> tuple[str | None, Path]:
 
 
 def natural(text: object) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by their value: step-90 before step-100."""
+    """A sort key that orders numbers in names by value: step-90 before step-100."""
     return [
         (int(part), "") if part.isdecimal() and part.isascii() else (-1, part)
         for part in re.split(r"(\d{1,18})", str(text))
@@ -142,15 +141,15 @@ def natural(text: object) -> list[tuple[int, str]]:
 
 
 def find(place: Path) -> list[Path]:
-    """What of results there is in a folder and below it.
+    """The results in a folder and its subfolders.
 
     Args:
-        place: a scores folder, a folder of lmms-eval's, any folder above some, or one run of lmms-eval as
+        place: a scores folder, a folder of lmms-eval logs, a parent folder, or one run of lmms-eval as
             FOLDER/RUN, with or without `_results.json`.
 
     Returns:
-        Scores folders, results files of lmms-eval, and samples that have no results file, in natural order;
-        the place itself where there is nothing.
+        Scores folders, results files of lmms-eval, and samples without a results file, in natural order;
+        the place itself if there are none.
     """
     if not place.is_dir():
         file = place.with_name(place.name + RESULTS)
@@ -178,16 +177,16 @@ def find(place: Path) -> list[Path]:
 
 
 def _kind(folder: Path) -> object:
-    """The kind of the artifact in a folder; None where its manifest.json is another package's."""
+    """The kind of the artifact in a folder; None if its manifest.json is another package's."""
     try:
         found = reading.json_file(folder / manifest.NAME)
     except (OSError, ValueError):
-        return "scores"  # damaged: reading it says how
+        return "scores"  # damaged: reading it raises the error
     return found.get("artefact") if isinstance(found, dict) else None
 
 
 def read(place: Path, choices: Choices, shared: Shared) -> Result:
-    """Reads a scores folder or one run of lmms-eval, as `find` gives them.
+    """Reads a scores folder or one run of lmms-eval, from `find`.
 
     Raises:
         HarnessError: it is neither, or cannot be used.
@@ -207,13 +206,13 @@ def read(place: Path, choices: Choices, shared: Shared) -> Result:
 def read_all(
     results: Sequence[Path], choices: Choices, *, strict: bool, progress: Progress | None = None
 ) -> tuple[list[Result], list[tuple[Path, HarnessError]]]:
-    """Reads everything in and below some folders; each row of what is returned has a name of its own.
+    """Reads all results in some folders and their subfolders; each returned row has a unique name.
 
     Raises:
-        HarnessError: where `strict`, one cannot be read; a name stands for several rows.
+        HarnessError: with `strict`, one cannot be read; several rows have the same name.
     """
     given = list(results)
-    if [str(one) for one in given] == sorted(map(str, given)):  # as a shell's pattern gives them
+    if [str(one) for one in given] == sorted(map(str, given)):  # in the order of a shell's pattern
         given.sort(key=natural)
     places = [(number, *named(one)) for number, one in enumerate(given)]
     runs = [(number, run) for number, _, place in places for run in find(place)]
@@ -224,7 +223,8 @@ def read_all(
     shared, errors = Shared(), list[tuple[Path, HarnessError]]()
     found: dict[int, list[Result]] = {number: [] for number, _, _ in places}
     for done, (number, run) in enumerate(runs, start=1):
-        # What lies below two of the folders is the nearer one's: `build all base=all/first` names one of all.
+        # A run below two of the folders belongs to the nearer one: `build all base=all/first` names one of
+        # all.
         if depth[number] == closest[run.resolve()]:
             try:
                 found[number].append(read(run, choices, shared))
@@ -274,7 +274,7 @@ def _where(result: Result) -> str:
 
 
 def _by_row(results: Sequence[Result]) -> list[list[Result]]:
-    """Runs of one model, with its arguments, on different tasks make one row; earlier runs first."""
+    """Combines runs of one model, with equal arguments, on different tasks into rows; earlier runs first."""
     rows: list[list[Result]] = []
     alike: dict[tuple[str, str, str], list[list[Result]]] = {}
     for result in sorted(results, key=lambda one: (natural(one.provenance.created), natural(_where(one)))):
@@ -290,11 +290,11 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
 
 
 _MACHINE = frozenset(("batch_size", "device", "device_map", "max_batch_size", "gpu_memory_utilization"))
-"""Model arguments that say where and how fast a model runs."""
+"""Model arguments that only decide where and how fast a model runs."""
 
 
 def _arguments(result: Result) -> dict[str, str]:
-    """What a run was called with, those arguments aside that say where and how fast."""
+    """A run's arguments, without those that only decide where and how fast it runs."""
     settings = result.provenance.settings
     said = settings.get("model_args")
     pairs = (
@@ -307,13 +307,13 @@ def _arguments(result: Result) -> dict[str, str]:
         )
     )
     others = {key: settings.get(key) for key in ("model", "limit", "offset", "gen_kwargs", "random_seed")}
-    if not result.files:  # a log's file is named by its time alone
+    if not result.files:  # a log's file name contains only its time
         others["file"] = settings.get("file")
     return {str(k): str(v) for k, v in (*pairs, *others.items()) if v not in (None, "") and k not in _MACHINE}
 
 
 def _identity(result: Result) -> tuple[str, str, str]:
-    """What two runs of one row have in common."""
+    """The shared properties of two runs of one row."""
     own = "" if result.files else result.name
     said = {
         k: v
@@ -324,14 +324,14 @@ def _identity(result: Result) -> tuple[str, str, str]:
 
 
 def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int, Result]:
-    """Rows that would have equal names, with what sets them apart: arguments, else the time, else the folder.
+    """Makes equal row names unique by what distinguishes them: arguments, else the time, else the folder.
 
     Args:
-        free: place given and result, of rows that the user did not name.
+        free: position and result of each row that the user did not name.
         taken: names of other rows.
 
     Returns:
-        The id of a result -> the same under its new name.
+        The id of a result -> the result under its new name.
     """
     places = {id(result): place for place, result in free}
     labels: dict[str, list[list[Result]]] = {}
@@ -366,7 +366,7 @@ def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int
 
 
 def _time(created: str) -> str:
-    """When a run was made, to the second, as it says itself."""
+    """The time of a run, to the second, from its own record."""
     found = re.match(r"(\d{4})-?(\d\d)-?(\d\d)[_T ]?(\d\d):?(\d\d):?(\d\d)", created)
     return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else created
 
@@ -380,7 +380,7 @@ def read_names(file: Path) -> dict[str, str]:
     """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name.
 
     Raises:
-        HarnessError: it cannot be read, or is no such mapping.
+        HarnessError: it cannot be read, or is not such a mapping.
     """
     try:
         found = reading.yaml_file(file)
@@ -397,11 +397,11 @@ def renamed(results: Sequence[Result], names: Mapping[str, str]) -> list[Result]
     """Gives rows their new names.
 
     Args:
-        results: as read.
+        results: the results read so far.
         names: see `read_names`.
 
     Raises:
-        HarnessError: a key is no row and no run.
+        HarnessError: a key matches neither a row nor a run.
     """
     made = list(results)
     for key, name in names.items():
@@ -432,16 +432,16 @@ SEPARATE = "Evaluate one of them again under the conditions of the other, or bui
 def assemble(
     results: Sequence[Result], baseline: str | None = None, *, strict: bool = True, apart: bool = False
 ) -> Board:
-    """Puts results together.
+    """Combines results into a board.
 
     Args:
         results: in the order in which their rows should appear.
-        baseline: the name of the row, or of the group of seeds, to take differences to.
-        strict: refuse the whole board where a result does not fit; else that result is left out.
+        baseline: the name of the row, or of the group of seeds, that differences refer to.
+        strict: refuse the whole board if a result does not fit; otherwise that result is left out.
         apart: give results that do not fit boards of their own instead.
 
     Raises:
-        HarnessError: no row has the baseline's name; or, where `strict`, two results cannot be compared.
+        HarnessError: no row has the baseline's name; or, with `strict`, two results cannot be compared.
     """
     first = _Draft("")
     drafts, left_out = [first], []
@@ -468,7 +468,7 @@ def assemble(
 
 
 def _is_log(result: Result) -> bool:
-    """Logs come after scores: their items take the content ids that scores have."""
+    """Puts logs after scores: their items get the content ids of the scores."""
     return result.provenance.kind != "scores"
 
 
@@ -477,7 +477,7 @@ def _folders_of(results: Sequence[Result], name: str) -> set[Path]:
 
 
 class _Draft:
-    """Results that can be compared, as they come in."""
+    """Comparable results, added one by one."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -486,7 +486,7 @@ class _Draft:
         self.renamed: dict[str, Mapping[str, str]] = {}
 
     def take(self, result: Result) -> HarnessError | None:
-        """Takes a result in, or says why not."""
+        """Adds a result, or returns why it does not fit."""
         tasks: dict[str, Measured] = {}
         try:
             for other in self.results:
@@ -509,7 +509,7 @@ class _Draft:
         return None
 
     def _sharing(self, reference: Measured, measured: Measured) -> Measured:
-        """The same part with the reference's own items: hundreds of rows need not hold equal ones each."""
+        """The same part with the reference's own items: hundreds of rows then share them in memory."""
         renamed = measured.renamed
         if renamed is not None and renamed == self.renamed.setdefault(measured.task, renamed):
             renamed = self.renamed[measured.task]
@@ -522,10 +522,10 @@ class _Draft:
         )
 
     def board(self, baseline: str | None) -> Board:
-        """What has come in, in the order in which it was given."""
+        """The added results, in the order in which they were given."""
         self.results.sort(key=lambda result: result.number)
         rows = _rows(self.results)
-        rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the rest stay as given
+        rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the others stay
         tasks = {task: None for result in self.results for task in result.tasks}
         parts = [(result.name, part) for result in self.results for part in result.tasks.values()]
         unrecorded = [_unrecorded(name, part) for name, part in parts if part.unknown]
@@ -544,7 +544,7 @@ class _Draft:
 
 
 def _unrecorded(name: str, measured: Measured) -> tuple[str, str, str]:
-    """A row and the remark on what its log does not record, for one row and for several."""
+    """A row and its remark on what the log does not record, for one row and for several."""
     *some, last = measured.unknown
     names = f"{', '.join(some)} and {last}" if some else last
     what = f"not record the {names}, assumed to be as in the other rows"
@@ -572,7 +572,7 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
         return
     ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
     theirs_of = dict(zip(measured.item_ids, measured.clusters, strict=True))
-    # The item sets' hashes agree by now; the pairing below needs the items themselves to.
+    # The hashes of the item sets are equal here; the pairing below needs equal items.
     if strangers := sorted(ours_of.keys() ^ theirs_of.keys()):
         raise Unusable(
             f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of("item set")
@@ -597,7 +597,7 @@ _KINDS = (
     (SETTING, "other generation arguments"),
     (SCORER, "another scorer version"),
 )
-"""The beginning of a condition's name -> the kind of a refusal."""
+"""The prefix of a condition's name -> the kind of reason."""
 
 
 def _kind_of(condition: str) -> str:
@@ -659,7 +659,7 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
     codes: dict[tuple[str, str], int] = {}
 
     def code(cluster: str | None, item: str) -> int:
-        # An item on its own must not fall in with a cluster that happens to bear its id.
+        # An independent item must not share a cluster whose name happens to equal its id.
         return codes.setdefault(("item", item) if cluster is None else ("cluster", cluster), len(codes))
 
     tasks = [
@@ -679,11 +679,11 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
 
 
 def aligned(reference: Measured, measured: Measured) -> Measured:
-    """A log's part with the reference's item ids, or as it is where they cannot be shown to be the same.
+    """A log's part with the reference's item ids, or unchanged if they may not be the same items.
 
-    The log knows no image. Two parts are of the same items if they have the same document numbers and,
-    number by number, the same gold; the hash of the prompts, in the order of the reference's ids, is
-    compared with the other conditions afterwards.
+    The log does not record images. Two parts have the same items if they have the same document numbers and,
+    number by number, the same gold. The hash of the prompts, in the order of the reference's ids, is compared
+    with the other conditions afterward.
     """
     theirs = measured.documents() if measured.item_ids != reference.item_ids else None
     if theirs is None or theirs.prompts is None:
@@ -714,7 +714,7 @@ def aligned(reference: Measured, measured: Measured) -> Measured:
 
 
 def _same(one: str, other: str) -> bool:
-    """Golds may be the same JSON in another spelling."""
+    """Whether golds are equal, also as the same JSON in another spelling."""
     if one == other:
         return True
     try:

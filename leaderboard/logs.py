@@ -1,12 +1,12 @@
 """Folders of plain `lmms-eval --log_samples` -> Results, checked against their own results file.
 
-What upstream's logs do not have, and what follows here:
+Limitations of upstream's logs, and their consequences:
 
-- `doc_hash` is the hash of "null" for every document, so it identifies nothing. An item is told by
-  task, document number, prompt and gold. Against a `dcsft evaluate` row of the same task, documents
-  are matched by number if golds and prompts agree one by one; then the item's content id holds.
+- `doc_hash` is the hash of "null" for every document, so it identifies nothing. Task, document number, prompt
+  and gold identify an item. Against a `dcsft evaluate` row of the same task, documents are matched by number
+  if golds and prompts agree one by one; then the item's content id applies.
 - Pixel limits that are not among the model arguments are unknown, not equal.
-- A failed run exits with 0 and leaves a log behind: documents are counted.
+- A failed run exits with 0 and leaves a log behind, so documents are counted.
 """
 
 import math
@@ -39,18 +39,18 @@ NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
 STANDING = frozenset(
     ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input")
 )
-"""Keys of a sample's line that are no metric."""
+"""Keys of a sample's line that are not metrics."""
 AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user says of logs that do not say it themselves.
+    """User settings for logs that do not record them.
 
     Attributes:
-        metrics: task -> the metric that is its score.
+        metrics: task -> the metric to use as its score.
         distributions: task -> "id" or "ood".
-        at_k: of K responses per item, the k of the board's columns; None takes K.
+        at_k: for K responses per item, the k of the board's columns; None uses K.
     """
 
     metrics: Mapping[str, str]
@@ -70,7 +70,7 @@ class Samples:
     """One task's samples."""
 
     def __init__(self, file: Path, run: dict[str, Any], task: str, samples: Path, choices: Choices) -> None:
-        """Takes the results file, what it holds, the task and its samples' file."""
+        """Stores the results file, its content, the task and its samples' file."""
         self.file, self.run, self.task, self.path, self.choices = file, run, task, samples, choices
         self.config = (run.get("configs") or {}).get(task) or {}
         metadata = self.config.get("metadata")
@@ -80,8 +80,8 @@ class Samples:
         """Reads and checks the samples.
 
         Raises:
-            HarnessError: a line is damaged, a document is missing or twice, no metric can be told to be
-                the score, or a score is no fraction.
+            HarnessError: a line is damaged, a document is missing or occurs twice, no metric can be
+                identified as the score, or a score is not a fraction.
         """
         lines = list(self._lines())
         self._count(lines)
@@ -125,10 +125,10 @@ class Samples:
     def _draws(
         self, lines: Sequence[Mapping[str, Any]]
     ) -> tuple[list[list[float]], list[list[str | None]]] | None:
-        """Scores and votes of K responses per document, as the suite's tasks log them; None without any.
+        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing.
 
         Raises:
-            HarnessError: documents have other numbers of them, or a score is no fraction.
+            HarnessError: the number differs among documents, or a score is not a fraction.
         """
         found = [(line.get("scores"), line.get("votes")) for line in lines]
         if not all(isinstance(one, list) for pair in found for one in pair):
@@ -320,7 +320,7 @@ class Samples:
         }
 
     def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401
-        """Where the results file quotes a figure that does not follow from the samples."""
+        """Figures in the results file that do not follow from the samples."""
         scored = scores[~np.isnan(scores)]
         for key, quoted in self.run["results"][self.task].items():
             figure = None if isinstance(quoted, bool) else _real(quoted)
@@ -359,7 +359,7 @@ class Samples:
 
 
 def _real(value: object) -> float | None:
-    """A number as a float, infinite where it is too large for one; None of anything else."""
+    """A number as a float, infinite if it is too large for one; None for anything else."""
     try:
         return float(value) if isinstance(value, bool | int | float) else None
     except OverflowError:
@@ -367,7 +367,7 @@ def _real(value: object) -> float | None:
 
 
 def _encodable(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The same with a question mark for each lone surrogate: a model may have written half a letter."""
+    """Replaces lone surrogates with question marks: a model may have written half a character."""
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode("utf-8")
     if isinstance(value, list):
@@ -415,7 +415,7 @@ def _tokens(line: Mapping[str, Any]) -> int | None:
 
 
 def _count(value: object) -> int | None:
-    """A whole number that a table can hold; None of anything else."""
+    """A whole number that fits a table; None for anything else."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return int(value) if whole and 0 <= value < 1 << 53 else None  # type: ignore[operator, call-overload]
 
@@ -424,17 +424,17 @@ RESULTS, SAMPLES = "_results.json", "_samples_"
 
 
 def is_run(file: Path) -> bool:
-    """Whether a file is named as lmms-eval's results of one run."""
+    """Whether a file has the name of an lmms-eval results file of one run."""
     return file.name.endswith(RESULTS)
 
 
 def input_files(file: Path) -> list[Path]:
-    """The files of one run that a board is made from."""
+    """The files of one run that a board uses."""
     return sorted([file, *samples_of_run(file).values()])
 
 
 def lost_samples(files: Sequence[Path]) -> list[Path]:
-    """Samples among the files of one folder that have no results file beside them."""
+    """Samples files in one folder without a results file."""
     runs = [file.name.removesuffix(RESULTS) + SAMPLES for file in files if is_run(file)]
     samples = [file for file in files if SAMPLES in file.name and file.suffix == ".jsonl"]
     return sorted(file for file in samples if not file.name.startswith(tuple(runs)))
@@ -444,11 +444,11 @@ def read_run(file: Path, choices: Choices) -> Result:
     """Reads one run, named by its model and adapter.
 
     Args:
-        file: its results file; the samples lie beside it.
-        choices: what the logs do not say.
+        file: its results file, in the folder of its samples.
+        choices: settings that logs do not record.
 
     Raises:
-        HarnessError: a file is missing, truncated or not what it says it is; see `read.read_result`.
+        HarnessError: a file is missing, truncated or inconsistent; see `read.read_result`.
     """
     run = _load(file)
     return _result(file, run, model_label(run) or file.parent.name, choices)
@@ -457,11 +457,11 @@ def read_run(file: Path, choices: Choices) -> Result:
 _GENERIC = re.compile(
     r"(?:(?:checkpoint|global_step|step|epoch|iter)[-_]?\d+|adapter|merged|final|model|hf|lora)", re.I
 )
-"""Names of folders that identify a model only with the folder above."""
+"""Names of folders that identify a model only together with their parent folder."""
 
 
 def model_label(run: Mapping[str, Any]) -> str:
-    """A row's name by model and adapter: "Qwen2.5-VL-3B-Instruct + sft/checkpoint-90"; "" where unknown."""
+    """A row's name from model and adapter: "Qwen2.5-VL-3B-Instruct + sft/checkpoint-90"; "" if unknown."""
     given = arguments(run)
     model = next((given[key] for key in ("pretrained", "model_version", "model") if given.get(key)), None)
     parts = [
@@ -471,7 +471,7 @@ def model_label(run: Mapping[str, Any]) -> str:
 
 
 def _last(place: str) -> str:
-    """The last name of a path or hub name; with the one above it where it says nothing by itself."""
+    """The last name of a path or hub name; with its parent's name if it does not identify a model."""
     parts = [part for part in re.split(r"[/\\]+", place) if part not in ("", ".", "~")]
     if len(parts) > 1 and _GENERIC.fullmatch(parts[-1]):
         return "/".join(parts[-2:])
@@ -492,7 +492,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """What has to be a table in a results file, where it is there at all."""
+    """The tables of a results file, if present."""
     for task, entry in run["results"].items():
         yield f"the result of {task}", entry
     for name in ("configs", "config", "versions", "n-samples", "n-shot"):
@@ -506,7 +506,7 @@ def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def samples_of_run(file: Path) -> dict[str, Path]:
-    """Task -> the file of its samples that belongs to a results file."""
+    """Task -> its samples' file, for one results file."""
     prefix = file.name.removesuffix(RESULTS) + SAMPLES
     return {
         path.name.removeprefix(prefix).removesuffix(".jsonl"): path

@@ -1,4 +1,4 @@
-"""One scores folder -> Result: what was measured, under which conditions, checked item by item."""
+"""One scores folder -> Result: scores and their conditions, checked item by item."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ AGAIN = "Evaluate this model again"
 
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """A task's items as a table has them, and in the order of their ids."""
+    """A task's items in a table's order, and in the order of their ids."""
 
     raw_ids: pa.ChunkedArray
     raw_clusters: pa.ChunkedArray
@@ -51,7 +51,7 @@ class _Items:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Items that several folders have in the same order are held once: hundreds of rows share them."""
+    """Holds items that several folders have in the same order once: hundreds of rows share them."""
 
     known: dict[str, list[_Items]] = field(default_factory=dict)
 
@@ -70,12 +70,12 @@ class Shared:
             if first == second:
                 raise HarnessError(f"{path}: {task} has the item {first} twice", AGAIN)
         made = _Items(ids, clusters, order, ordered, tuple(clusters.take(order).to_pylist()))
-        self.known[task] = [*self.known[task][-3:], made]  # a few orders; not one for each folder
+        self.known[task] = [*self.known[task][-3:], made]  # a few orders, not one per folder
         return made
 
 
 def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
-    """Whether two columns hold the same texts, whatever their dictionaries."""
+    """Whether two columns hold the same texts, even with different dictionaries."""
     return bool(one.equals(other)) or bool(one.cast(pa.string()).equals(other.cast(pa.string())))
 
 
@@ -83,13 +83,13 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
     """Reads a scores folder and checks it against its own manifest.
 
     Args:
-        folder: an artefact of the kind "scores".
-        name: the row's name; None takes the manifest's.
-        shared: items of folders read before.
+        folder: an artifact of the kind "scores".
+        name: the row's name; None uses the manifest's.
+        shared: items of folders read earlier.
 
     Raises:
-        HarnessError: it is no such artefact; a file is missing, truncated or changed; a score is
-            NaN or outside [0, 1]; an item occurs twice; the manifest and the items disagree.
+        HarnessError: it is not such an artifact; a file is missing, truncated or changed; a score is NaN or
+            outside [0, 1]; an item occurs twice; the manifest and the items disagree.
     """
     found = manifest.read(folder, "scores")
     config = found.config if isinstance(found.config, dict) else {}
@@ -105,7 +105,7 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
         one, other = (FILE, manifest.NAME) if strangers[0] in places else (manifest.NAME, FILE)
         raise HarnessError(f"{folder}: {one} has the task {strangers[0]!r}, {other} does not", AGAIN)
     scores = _scores(folder, table)
-    # An unscored response has no extracted answer either; it is counted apart, not here.
+    # An unscored response has no extracted answer either; it is counted as unscored, not here.
     silent = np.asarray(table["extracted"].is_null()) & ~np.isnan(scores)
     tasks = {}
     for task, entry in declared.items():
@@ -135,14 +135,14 @@ def _draws(found: manifest.Manifest, measured: Measured, samples: object) -> Dra
 
 
 class _Scored(NamedTuple):
-    """A task's scores, in the order of its items' ids, and how many of them have no answer."""
+    """A task's scores, in the order of its items' ids, and the number of them without an answer."""
 
     scores: NDArray[np.float64]
     silent: int
 
 
 def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
-    """Task -> the rows of the table that are its."""
+    """Task -> its rows in the table."""
     column = table["task"].combine_chunks()
     codes = np.asarray(column.indices)
     names = column.dictionary.to_pylist()
@@ -150,7 +150,7 @@ def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
 
 
 def _model(found: manifest.Manifest) -> dict[str, object]:
-    """What was evaluated: folders by their hash, hub names as the model arguments give them."""
+    """The evaluated weights: folders by their hash, hub names as in the model arguments."""
     model: dict[str, object] = {f"the {role}": entry["sha256"] for role, entry in found.inputs.items()}
     for argument in str(found.config.get("model_args", "")).split(","):
         key, _, value = argument.partition("=")
@@ -167,7 +167,7 @@ def _usable(found: manifest.Manifest, name: object) -> str:
         )
     try:
         name.encode()
-    except UnicodeEncodeError as error:  # a lone surrogate could not be written to any table
+    except UnicodeEncodeError as error:  # no table could store a lone surrogate
         raise HarnessError(
             f"{found.folder / manifest.NAME}: the name {name!r} is not valid Unicode", AGAIN
         ) from error
@@ -176,7 +176,7 @@ def _usable(found: manifest.Manifest, name: object) -> str:
 
 def _table(found: manifest.Manifest) -> pa.Table:
     path = found.folder / FILE
-    # By hash first: a changed file may still be readable Parquet, and a damaged one need not be.
+    # By hash first: a changed file may still be readable Parquet, and a damaged one may not.
     if path.is_file() and file_sha256(path) != found.files.get(FILE):
         raise HarnessError(
             f"{path} is truncated, damaged or changed: it is not the file that its manifest was written for",
@@ -186,11 +186,11 @@ def _table(found: manifest.Manifest) -> pa.Table:
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a scores table, each in one piece; texts as dictionaries, which reads 3 times as fast.
+    """Columns of a scores table, each as one chunk; texts as dictionaries, which reads 3 times as fast.
 
     Args:
         path: the file.
-        names: which; None reads all of `records.Score`.
+        names: the columns; None reads all of `records.Score`.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
@@ -229,7 +229,8 @@ def _measured(
         item_ids=items.ids,
         clusters=items.clusters,
         scores=scored.scores,
-        # Tasks of others extract nothing: without the manifest's word, null does not mean "no answer".
+        # Other packages' tasks extract nothing: unless the manifest states it, null does not mean "no
+        # answer".
         unanswered=None if entry.get("unanswered") is None else scored.silent,
         documents=lambda: _documents(folder, task),
         unknown=tuple(one for one in entry.get("unknown") or () if isinstance(one, str)),
@@ -244,7 +245,7 @@ def _documents(folder: Path, task: str) -> Documents:
 
 
 def _scores(folder: Path, table: pa.Table) -> NDArray[np.float64]:
-    """All scores, NaN where a response could not be scored."""
+    """All scores, NaN if a response could not be scored."""
     column = table["score"].combine_chunks()
     values = np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     wrong = ~((values >= 0) & (values <= 1)) & np.asarray(column.is_valid())
@@ -258,7 +259,7 @@ def _scores(folder: Path, table: pa.Table) -> NDArray[np.float64]:
 
 
 def _agree(folder: Path, task: str, entry: dict[str, Any], scores: NDArray[np.float64]) -> None:
-    """Holds the manifest's counts and accuracy against the items: one lost on the way shows here."""
+    """Checks the manifest's counts and accuracy against the items, which reveals lost items."""
     path = folder / manifest.NAME
     scored = scores[~np.isnan(scores)]
     counts = (entry.get("n"), entry.get("unscored"))
@@ -291,7 +292,7 @@ def _distribution(folder: Path, task: str, entry: dict[str, Any]) -> str | None:
 
 
 def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) -> dict[str, object]:
-    """Flat, causes before effects: the limit decides the items, the prompts are part of what an item is."""
+    """Flattened, causes before effects: the limit decides the items, and prompts are part of an item."""
     needed = ("version", "prompt_sha256", "generation", "limit", "items_sha256")
     if absent := [key for key in needed if key not in entry]:
         raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} lack {absent[0]!r}", AGAIN)
@@ -301,7 +302,7 @@ def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) 
     scorers, checkpoint = (entry.get(key) or {} for key in ("scorers", "generation_from_checkpoint"))
     if not isinstance(scorers, dict) or not isinstance(checkpoint, dict):
         raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are no tables", AGAIN)
-    # A limit of null is the processor's own, as is no limit at all.
+    # A limit of null is the processor's own; so is a missing limit.
     budget = {key: value for key, value in (pixels or {}).items() if value is not None}
     return {
         "task version": entry["version"],

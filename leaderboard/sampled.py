@@ -1,8 +1,8 @@
 """K responses per item on a board: columns avg@k, maj@k and pass@k, and accuracy over a budget of tokens.
 
 A result with K responses per item becomes three tasks per task, each with one value per item, so that
-intervals, tests and tables treat them as any other. Greedy results stay in columns of their own. Results of
-another K, temperature or setting are refused as other prompts are.
+intervals, tests and tables treat them like any other. Greedy results keep their own columns. Results with
+another K, temperature or setting are refused, like those with other prompts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FILE = "responses.parquet"
 SHOWN = ("avg", "maj", "pass")
-"""The metrics that have columns, in their order; consistency is in the plots."""
+"""The metrics with columns, in their order; consistency is only in the plots."""
 SAMPLES, SEED = "responses per item", "generation argument seed"
 """Conditions of a result with K responses: K, which is compared, and the seed, which is not."""
 
@@ -44,10 +44,9 @@ class Draws:
     """The K responses to each of a task's items, as arrays of shape (items, K).
 
     Attributes:
-        scores: in [0, 1], NaN where a response could not be scored.
-        votes: equal numbers for equal answers of an item, -1 for none; None where the task
-            reports no answers.
-        tokens: generated tokens; NaN where they are not known.
+        scores: in [0, 1], NaN if a response could not be scored.
+        votes: equal numbers for equal answers of an item, -1 for none; None if the task reports no answers.
+        tokens: generated tokens; NaN if unknown.
     """
 
     scores: Floats
@@ -65,12 +64,12 @@ class Draws:
         return at_k.metrics(self.scores, self.votes)
 
     def take(self, order: Sequence[int] | NDArray[np.int64]) -> "Draws":
-        """The same of items in another order."""
+        """The same with the items in another order."""
         at = np.asarray(order, dtype=np.int64)
         return Draws(self.scores[at], None if self.votes is None else self.votes[at], self.tokens[at])
 
     def cut(self, cap: int) -> "Draws":
-        """What a limit of new tokens would have left: a longer response has no answer and is wrong."""
+        """The effect of a limit on new tokens: a longer response has no answer and is wrong."""
         over = self.tokens > cap
         votes = None if self.votes is None else np.where(over, -1, self.votes)
         scores = np.where(over & ~np.isnan(self.scores), 0.0, self.scores)
@@ -78,7 +77,7 @@ class Draws:
 
 
 JUDGED = ("task", "item_id", "sample_index", "score", "vote", "n_tokens")
-"""The columns that metrics are made of: without the texts, which are most of a file."""
+"""The columns that metrics need: without the texts, which are most of a file."""
 
 
 def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -87,7 +86,7 @@ def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) 
     Args:
         path: the file.
         task: the task.
-        columns: which columns; None reads all.
+        columns: the columns; None reads all.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
@@ -103,14 +102,14 @@ def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int,
     """The responses to a task's items.
 
     Args:
-        path: what an error names.
+        path: its name in errors.
         table: a task's rows of `records.Response`.
-        item_ids: its items, in the order wanted.
+        item_ids: its items, in the requested order.
         samples: K.
         has_votes: whether the task reports answers.
 
     Raises:
-        HarnessError: the table lacks a response, or has one more; or a score is no fraction.
+        HarnessError: the table lacks a response, or has too many; or a score is not a fraction.
     """
     task = table["task"][0].as_py() if table.num_rows else "a task"
     places = pc.index_in(table["item_id"].combine_chunks(), value_set=pa.array(item_ids, pa.string()))
@@ -136,7 +135,7 @@ def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int,
 
 
 def draws_of_lists(scores: Sequence[Sequence[float]], votes: Sequence[Sequence[str | None]]) -> Draws:
-    """The responses of a log, which has no token counts of each.
+    """The responses of a log, which has no token counts per response.
 
     Args:
         scores: per item, K scores in [0, 1].
@@ -163,12 +162,12 @@ def expanded(results: Sequence["Result"], k: int | None) -> list["Result"]:
     """The same results with the columns of K responses at k.
 
     Args:
-        results: as they were read.
-        k: at which k; None takes K.
+        results: as read.
+        k: the k of the columns; None uses K.
 
     Raises:
-        HarnessError: k is None and results have other K than others; or a result with several responses
-            per item has fewer than k of them, or there is none.
+        HarnessError: k is None and results differ in K; or a result with several responses per item has fewer
+            than k of them, or there is none.
     """
     found = {
         part.draws.samples: result
@@ -192,7 +191,7 @@ def expanded(results: Sequence["Result"], k: int | None) -> list["Result"]:
 
 
 def place_of(metric: str | None) -> int:
-    """Where a metric's columns stand: behind those of one response per item."""
+    """The position of a metric's columns: after those of one response per item."""
     return 0 if metric is None else 1 + SHOWN.index(metric.partition("@")[0])
 
 
@@ -231,7 +230,7 @@ def _expanded(result: "Result", k: int | None) -> "Result":
 def _tables(
     tables: Callable[[], Iterator[pa.Table]], plain: "Mapping[str, Measured]", named: "Mapping[str, Measured]"
 ) -> Callable[[], Iterator[pa.Table]]:
-    """What gives the items' tables with the rows of a task once for each of its metrics."""
+    """A function that returns the items' tables, with a task's rows repeated for each of its metrics."""
 
     def made() -> Iterator[pa.Table]:
         for table in tables():
@@ -254,7 +253,7 @@ def _tables(
 
 
 class Spent(NamedTuple):
-    """Accuracy for a budget.
+    """Accuracy at a budget.
 
     Attributes:
         metric: "avg", "maj", "pass" or "consistency".
@@ -272,14 +271,14 @@ class Spent(NamedTuple):
 
 
 CAPS = 12
-"""At most this number of caps on new tokens: quantiles of the responses' lengths."""
+"""The most caps on new tokens: quantiles of the responses' lengths."""
 
 
 def curve(draws: Sequence[Draws], clusters: Sequence[Codes]) -> list[Spent]:
     """Accuracy over k, and over caps on new tokens at K, of a row on some tasks.
 
     Args:
-        draws: per task; of several seeds, all tasks of each seed in turn.
+        draws: per task; for several seeds, all tasks of each seed in turn.
         clusters: per task, shape (items,).
     """
     clusters = [clusters[at % len(clusters)] for at in range(len(draws))]
@@ -312,12 +311,12 @@ def _at(draws: Sequence[Draws], clusters: Sequence[Codes], k: int, cap: int | No
 
 
 class Crossing(NamedTuple):
-    """Where one row's curve over tokens crosses another's.
+    """The crossing of two rows' curves over tokens.
 
     Attributes:
-        tokens: generated tokens per item at the first crossing; None where the curves do not cross.
+        tokens: generated tokens per item at the first crossing; None if the curves do not cross.
         low, high: its 95 % interval over bootstrap draws of clusters in which they cross.
-        share: of the draws in which they cross, in [0, 1].
+        share: the share of draws in which they cross, in [0, 1].
         first: whether the first row is ahead before the crossing, or throughout.
     """
 
@@ -329,32 +328,32 @@ class Crossing(NamedTuple):
 
 
 DRAWS = 1_000
-"""Bootstrap draws of clusters."""
+"""The number of bootstrap draws of clusters."""
 BINS = 1_000
-"""More clusters than these are drawn in this number of random parts."""
+"""More clusters than this are merged at random into this number of groups."""
 
 
 def crossing(
     ours: Sequence[Draws], theirs: Sequence[Draws], clusters: Sequence[Codes], metric: str, seed: int = 0
 ) -> Crossing | None:
-    """Where two rows' curves of a metric over tokens cross, both rows' items drawn together.
+    """The crossing of two rows' curves of a metric over tokens, with both rows' items drawn together.
 
     Args:
-        ours: per task, one row's responses; of several seeds, all tasks of each seed in turn.
-        theirs: the same of the other, to the same items in the same order.
+        ours: per task, one row's responses; for several seeds, all tasks of each seed in turn.
+        theirs: the other row's, to the same items in the same order.
         clusters: per task, shape (items,).
         metric: of `at_k.NAMES`.
         seed: of the bootstrap.
 
     Returns:
-        The crossing; None where tokens or the metric are not known, or the curves share no range of tokens.
+        The crossing; None if tokens or the metric are unknown, or the curves share no range of tokens.
     """
     if any(metric not in one.metrics.values or np.isnan(one.tokens).any() for one in (*ours, *theirs)):
         return None
     joined = np.unique(np.concatenate(clusters), return_inverse=True)[1]
     groups = int(joined.max()) + 1
     rng = np.random.default_rng(seed)
-    if groups > BINS:  # clusters that are merged at random vary as much, and take less
+    if groups > BINS:  # random groups have the same variance, and cost less
         joined, groups = rng.permutation(np.arange(groups) % BINS)[joined], BINS
     codes = np.split(joined, np.cumsum([len(one) for one in clusters])[:-1])
     weights = np.vstack([np.ones(groups), rng.multinomial(groups, np.full(groups, 1 / groups), DRAWS)])
@@ -374,7 +373,7 @@ def crossing(
 def _weighed(
     side: Sequence[Draws], codes: Sequence[Codes], weights: Floats, metric: str
 ) -> tuple[Floats, Floats]:
-    """A row's tokens and accuracies at every k, each of shape (draws, K), items weighed by their cluster."""
+    """A row's tokens and accuracies at every k, each of shape (draws, K), items weighted by their cluster."""
     width = min(one.samples for one in side)
     tokens, values = np.zeros((len(weights), width)), np.zeros((len(weights), width))
     for at, one in enumerate(side):
@@ -393,7 +392,7 @@ def _weighed(
 def _first_crossing(
     ours: Floats, theirs: Floats, own: Floats, other: Floats
 ) -> tuple[float | None, bool] | None:
-    """Where the first curve's advantage changes its sign, on a logarithmic axis; and its sign before."""
+    """Where the first curve's advantage changes sign, on a logarithmic axis; and its sign before that."""
     low, high = max(ours[0], theirs[0]), min(ours[-1], theirs[-1])
     if not low < high:
         return None

@@ -1,7 +1,7 @@
-"""The nouns of a finished board: every number of its outputs, unrounded, and the remarks under it.
+"""The records of a finished board: every number of its outputs, unrounded, and its remarks.
 
-Whatever prints a board prints a Summary, so that no two of its forms can disagree. Figures that others
-print are quoted beside it with their source, and never tested against.
+Every output format prints a Summary, so the formats cannot disagree. Published figures are quoted beside it
+with their source, and never tested against.
 """
 
 import math
@@ -20,16 +20,16 @@ from dcsft_harness.leaderboard.stats.ranking import Rank
 
 @dataclass(frozen=True)
 class Quoted:
-    """One row as printed elsewhere.
+    """One row of a published table.
 
     Attributes:
-        name: as its source calls it.
-        model: which was trained.
-        setting: how.
-        source: where it is printed.
-        read: how the figures came here.
+        name: its name in the source.
+        model: the trained model.
+        setting: the training method.
+        source: the publication.
+        read: how the figures were obtained.
         cells: task -> accuracy in [0, 1], as printed.
-        mean_over: the tasks that the printed mean is over; empty where no mean is quoted.
+        mean_over: the tasks in the printed mean; empty if no mean is quoted.
         mean: the printed mean, in [0, 1], or None.
         places: decimals of the figures as printed in percent.
     """
@@ -46,14 +46,14 @@ class Quoted:
 
     @property
     def recomputed(self) -> float | None:
-        """The mean of the printed cells, None where one is missing."""
+        """The mean of the printed cells, None if one is missing."""
         if not self.mean_over or any(task not in self.cells for task in self.mean_over):
             return None
         return sum(self.cells[task] for task in self.mean_over) / len(self.mean_over)
 
     @property
     def follows(self) -> bool | None:
-        """Whether the printed mean follows from the printed cells; None where that cannot be told.
+        """Whether the printed mean follows from the printed cells; None if that cannot be checked.
 
         Cells and mean are rounded (by half a unit each), so they may differ by one unit.
         """
@@ -64,7 +64,7 @@ class Quoted:
 
     @property
     def remark(self) -> str | None:
-        """A sentence on a mean that does not follow from its cells."""
+        """A sentence about a mean that does not follow from its cells."""
         found = self.recomputed
         if self.follows is not False or self.mean is None or found is None:
             return None
@@ -103,9 +103,9 @@ class Column:
     Attributes:
         label: the task's name, "ID mean" or "OOD mean".
         distribution: "id", "ood" or None.
-        tasks: the task, or those that the mean is over.
+        tasks: the task, or the tasks of the mean.
         is_mean: whether it is a mean.
-        metric: of K responses per item, what its values are: "maj@8"; None for one response.
+        metric: for K responses per item, the metric of its values: "maj@8"; None for one response.
     """
 
     label: str
@@ -116,19 +116,19 @@ class Column:
 
     @property
     def n(self) -> int:
-        """Items, of all its tasks together."""
+        """The number of items of all its tasks."""
         return sum(len(task.item_ids) for task in self.tasks)
 
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest true difference that a test at 5 % finds in 4 of 5 repetitions.
+    """The smallest true difference that a test at 5 % detects in 4 of 5 repetitions.
 
     Attributes:
         difference: in [0, 1].
-        paired: whether it rests on the board's own comparisons to the baseline (the median standard
-            error of the paired differences); else it is that of two unrelated rows of the board's
-            median accuracy.
+        paired: whether it is based on the board's own comparisons to the baseline (the median standard error
+            of the paired differences); otherwise it assumes two unrelated rows with the board's median
+            accuracy.
     """
 
     difference: float
@@ -137,15 +137,15 @@ class Detectable:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row has in one column.
+    """One row's result in one column.
 
     Attributes:
-        n: scored items, which the accuracy is over; of all tasks of a mean together.
+        n: scored items, which the accuracy is over; for a mean, those of all tasks together.
         unscored: further items, whose response could not be scored.
-        unanswered: scored items in whose response no answer was found; they count as wrong. None
-            where a task does not report answers.
-        accuracy: in [0, 1]; None where it cannot be given.
-        difference: to the baseline, on the items scored in both; None where it cannot be given.
+        unanswered: scored items without an answer in the response; they count as wrong. None if a task does
+            not report answers.
+        accuracy: in [0, 1]; None if it cannot be computed.
+        difference: to the baseline, on the items scored in both; None if it cannot be computed.
         deviation: the standard deviation of the seeds' accuracies; None for a single row.
     """
 
@@ -167,11 +167,11 @@ class Worst:
 
 @dataclass(frozen=True)
 class Front:
-    """A row's place by ID and OOD accuracy together.
+    """A row's position by ID and OOD accuracy together.
 
     Attributes:
         on: no other row is as good in both and better in one.
-        share: of the bootstrap's draws in which that holds, in [0, 1].
+        share: the share of bootstrap draws in which that holds, in [0, 1].
     """
 
     on: bool
@@ -184,15 +184,15 @@ class Line:
 
     Attributes:
         name: the row's name, or that of the seeds' group.
-        is_baseline: whether differences are taken to it.
-        entries: one per column; None where a task that the column needs was not evaluated.
+        is_baseline: whether differences refer to it.
+        entries: one per column; None if a task that the column needs was not evaluated.
         rows: the row, or the seeds' rows.
         group: the group that a single row is a seed of, if the board combines it.
-        retention: OOD mean over ID mean; None where there is no such pair.
-        worst: None where nothing was scored.
-        rank: by `Summary.ranked_by`; None for a seed's own row, and where the figure is missing.
-        front: None where rank is, or where there is no ID or no OOD figure.
-        by_difficulty: difficulty -> accuracy on the items that labels give it; None without labels.
+        retention: OOD mean over ID mean; None if there is no such pair.
+        worst: None if nothing was scored.
+        rank: by `Summary.ranked_by`; None for a seed's own row, and if the figure is missing.
+        front: None if rank is, or if there is no ID or no OOD figure.
+        by_difficulty: difficulty -> accuracy on the items with that label; None without labels.
     """
 
     name: str
@@ -217,17 +217,17 @@ class Comparison:
     """Two rows in one column.
 
     Attributes:
-        family: what the correction is over: "baseline" (every row against the baseline, on what stands
-            for ID and OOD), "baseline by task", "pairs" or "pairs by task"; of K responses per item, the same
-            with the metric behind it ("pairs maj@8").
-        row: the name of the line whose advantage a positive difference is.
-        other: the name of the line that it is compared to.
+        family: the set of tests for the correction: "baseline" (every row against the baseline, on the
+            figures for ID and OOD), "baseline by task", "pairs" or "pairs by task"; for K responses per item,
+            the same followed by the metric ("pairs maj@8").
+        row: the name of the line that a positive difference favors.
+        other: the name of the line that it is compared with.
         column: the column's index.
         difference: in [-1, 1], on the items scored in both.
-        p: two-sided; None where there is nothing to test.
+        p: two-sided; None if there is nothing to test.
         p_holm: the same, corrected over the family.
         method: the test.
-        better: items on which `row` scores higher; None where seeds are combined.
+        better: items on which `row` scores higher; None if seeds are combined.
         worse: items on which it scores lower.
     """
 
@@ -245,13 +245,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a row with K responses per item reaches for how many tokens.
+    """The accuracy of a row with K responses per item, against its tokens.
 
     Attributes:
         row: its name.
-        over: what the accuracies are over: "OOD mean", a task, or "all tasks".
+        over: the tasks of the accuracies: "OOD mean", a task, or "all tasks".
         points: over k, then over caps on new tokens.
-        usage: what the K responses of all of its tasks cost, by the names of a ledger; empty where not known.
+        usage: the cost of the K responses of all of its tasks, by the names of a ledger; empty if unknown.
     """
 
     row: str
@@ -260,7 +260,7 @@ class Budget:
     usage: Mapping[str, float]
 
     def flops(self, point: Spent) -> float | None:
-        """Operations per item at a point: the prompt's and the responses'; None where not known."""
+        """Operations per item at a point, for prompt and responses; None if unknown."""
         usage = self.usage
         tokens = usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
         if math.isnan(point.tokens) or not usage.get("flops") or not usage.get("prompts") or not tokens:
@@ -271,14 +271,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Overtaking:
-    """Where two rows' curves over tokens cross.
+    """The crossing of two rows' curves over tokens.
 
     Attributes:
-        row: the name of one.
-        other: the name of the other.
+        row: the name of one row.
+        other: the name of the other row.
         over: see `Budget`.
         metric: "avg", "maj" or "pass".
-        crossing: where; `first` says whether `row` is ahead before it.
+        crossing: the crossing; `first` states whether `row` is ahead before it.
     """
 
     row: str
@@ -306,13 +306,13 @@ class Summary:
         baseline: the baseline's name, or None.
         remarks: sentences on blank cells and items left out.
         detectable: per column.
-        comparisons: to the baseline, and of all pairs where they are few enough.
-        ranked_by: the index of the column that ranks go by, or None.
-        quoted: figures of others, which nothing is tested against.
+        comparisons: to the baseline, and of all pairs if there are few enough rows.
+        ranked_by: the index of the column that decides ranks, or None.
+        quoted: published figures, which nothing is tested against.
         apart: further boards, of rows that cannot be compared with these.
-        left_out: folders that could not be used, and why.
-        budgets: of rows with K responses per item, accuracy over k and over tokens.
-        overtakings: where those curves cross.
+        left_out: folders that could not be used, with reasons.
+        budgets: for rows with K responses per item, accuracy over k and over tokens.
+        overtakings: the crossings of those curves.
     """
 
     columns: tuple[Column, ...]
@@ -329,29 +329,29 @@ class Summary:
     overtakings: tuple[Overtaking, ...] = ()
 
     def overall(self, distribution: str) -> int | None:
-        """The index of the column that stands for "id" or "ood": its mean, else its only task."""
+        """The index of the column for "id" or "ood": its mean, else its only task."""
         return overall(self.columns, distribution)
 
     def tested(self, family: str) -> list[Comparison]:
-        """The comparisons of one family, and of the same with the metrics of K responses."""
+        """The comparisons of one family, including those with metrics of K responses."""
         names = {family, *(f"{family} {one.metric}" for one in self.columns if one.metric is not None)}
         return [one for one in self.comparisons if one.family in names]
 
 
 def headline(columns: Sequence[Column]) -> str | None:
-    """The metric that ranks and plots go by: that of one response per item where there is one, else avg@k."""
+    """The metric for ranks and plots: that of one response per item if there is one, else avg@k."""
     return None if any(one.metric is None for one in columns) else columns[0].metric
 
 
 def overall(
     columns: Sequence[Column], distribution: str, metric: str | None | Literal[True] = True
 ) -> int | None:
-    """The index of the column that stands for "id" or "ood": its mean, else its only task.
+    """The index of the column for "id" or "ood": its mean, else its only task.
 
     Args:
         columns: a board's.
         distribution: "id" or "ood".
-        metric: of which metric; True takes the `headline`.
+        metric: the metric; True uses the `headline`.
     """
     wanted = headline(columns) if metric is True else metric
     found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == wanted]

@@ -1,4 +1,4 @@
-"""Puts a PEFT adapter on a base model, whole or not at all."""
+"""Attaches a PEFT adapter to a base model: completely, or with an error."""
 
 import math
 import re
@@ -19,19 +19,19 @@ from .weights import few, not_finite, refuse_unfinite
 
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 _INSIDE = "base_model.model."
-"""What PEFT puts before the names of a model's modules."""
+"""PEFT's prefix of the names of a model's modules."""
 
 
 def read_config(adapter: str, base: str) -> PeftConfig:
-    """The adapter's configuration, if the folder is one that can be attached.
+    """The adapter's configuration, if the adapter can be attached.
 
     Args:
         adapter: the PEFT folder.
         base: the base checkpoint, for errors.
 
     Raises:
-        HarnessError: where a file is missing or unreadable, or the adapter is a prompt (which
-            is not part of any module of the base).
+        HarnessError: a file is missing or unreadable, or the adapter is a prompt, which is not part of any
+            module of the base.
     """
     folder = Path(adapter)
     if (folder / PICKLED).is_file() and not (folder / WEIGHTS).is_file():
@@ -60,7 +60,7 @@ def read_config(adapter: str, base: str) -> PeftConfig:
 
 
 def _refuse_scale(adapter: str, config: PeftConfig) -> None:
-    """Refuses factors that make an adapter nothing, or make nothing finite.
+    """Refuses scaling factors that cancel the adapter or make its output infinite.
 
     Raises:
         HarnessError: names the setting and its value.
@@ -80,8 +80,7 @@ def _refuse_scale(adapter: str, config: PeftConfig) -> None:
 def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
     """Adds the adapter's modules to `model`, in place and unmerged.
 
-    The same call on a model of the `meta` device tells, without any weights of the base,
-    whether the adapter fits.
+    On the `meta` device the same call checks whether the adapter fits, without the base's weights.
 
     Args:
         model: a transformers model on any device.
@@ -92,8 +91,8 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
         `model`, whose forward pass now goes through the adapter.
 
     Raises:
-        HarnessError: where modules are missing, unexpected or of another shape, or a tensor of
-            the file is not found in the model afterwards.
+        HarnessError: modules are missing, unexpected or of another shape, or a tensor of the file is not in
+            the model afterward.
     """
     return wrap(model, adapter, base).get_base_model()
 
@@ -119,7 +118,7 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
             result = set_peft_model_state_dict(peft_model, dict(renamed), low_cpu_mem_usage=on_meta)
             missing = sorted(get_peft_model_state_dict(peft_model).keys() - renamed.keys())
             unexpected = result.unexpected_keys
-    except KeyError as error:  # PEFT looks modules_to_save up without asking
+    except KeyError as error:  # PEFT reads modules_to_save without a default
         raise _unfit(adapter, base, f"1 module has no weights in it ({str(error.args[0])[:300]})") from error
     except (ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error
@@ -144,13 +143,13 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
 def _of_today(
     model: PreTrainedModel, config: PeftConfig, stored: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor] | None:
-    """An adapter's tensors by today's names, where an older transformers named the modules of the base.
+    """An adapter's tensors by current names, if an older transformers named the base's modules.
 
-    transformers itself says how it renamed them. The configuration then names the modules that the file has
-    tensors of: a pattern for the old names may match other modules today.
+    transformers itself defines the renamings. The configuration then names the modules that the file has
+    tensors for: a pattern for the old names may match other modules now.
 
     Returns:
-        None where the names are today's, or are not known at all.
+        None if the names are current, or unknown.
     """
     modules = {name for name, _ in model.named_modules()}
     names = {name: name.removeprefix(_INSIDE) for name in stored}
@@ -191,10 +190,10 @@ def read_finite(adapter: str) -> dict[str, torch.Tensor]:
 
 
 def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
-    """Names of file tensors whose values are nowhere in the model.
+    """Names of tensors in the file whose values are not in the model.
 
-    Names are compared first; PEFT renames those of adapters that an older transformers wrote,
-    so a tensor counts as found under any name too.
+    Names are compared first. PEFT renames tensors of adapters that an older transformers wrote, so a tensor
+    also counts as found under another name.
     """
     inside = get_peft_model_state_dict(peft_model)
     return [
@@ -206,7 +205,7 @@ def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
 
 
 def _same(stored: torch.Tensor, inside: torch.Tensor) -> bool:
-    """Whether a tensor arrived unchanged, up to the type that the model keeps it in."""
+    """Whether a tensor arrived unchanged, up to rounding to the model's dtype."""
     if stored.shape != inside.shape:
         return False
     return torch.equal(stored.to(inside.dtype), inside.cpu())

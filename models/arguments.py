@@ -1,8 +1,8 @@
-"""Values and generation arguments as lmms-eval hands them over: each is honored or refused by name.
+"""Model and generation arguments from lmms-eval: each one is applied or refused by name.
 
-lmms-eval hands each request a free dictionary (`generation_kwargs` of the task, `--gen_kwargs`
-of the command line). Models that pick what they know from it and drop the rest publish numbers
-under settings that were never used; a `GenerationArguments` holds all of it or is not made.
+lmms-eval passes a free dictionary with each request (`generation_kwargs` of the task, `--gen_kwargs` on the
+command line). Models that ignore unknown entries publish scores under settings that were never used.
+`GenerationArguments` applies every entry or raises.
 """
 
 import logging
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
-# Reading values the way lmms-eval hands them over: numbers and booleans may arrive as text.
+# lmms-eval passes values as they are: numbers and booleans may arrive as text.
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 
 def is_unset(value: object) -> bool:
-    """Whether a value means "not given": None, or the text that a command line makes of it."""
+    """Whether a value means "not given": None, or its text form on a command line."""
     return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})
 
 
 def as_int(name: str, value: object, low: int) -> int:
-    """A whole number of at least `low`; `name` is what an error calls it.
+    """A whole number of at least `low`; errors call it `name`.
 
     Raises:
         HarnessError: for anything else, booleans included.
@@ -36,7 +36,7 @@ def as_int(name: str, value: object, low: int) -> int:
 
 
 def as_float(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number in `[low, high]`; `name` is what an error calls it.
+    """A finite number in `[low, high]`; errors call it `name`.
 
     Raises:
         HarnessError: for anything else, booleans included.
@@ -54,7 +54,7 @@ def as_float(name: str, value: object, low: float, high: float = math.inf) -> fl
 
 
 def as_bool(name: str, value: object) -> bool:
-    """True or False, also as text in any case; `name` is what an error calls it.
+    """True or False, also as text in any case; errors call it `name`.
 
     Raises:
         HarnessError: for anything else.
@@ -82,18 +82,18 @@ def as_dtype(name: str, value: object) -> str:
 
 
 def whole_from(low: int) -> Callable[[str, object], int]:
-    """`as_int` with that least value."""
+    """`as_int` with this minimum."""
     return lambda name, value: as_int(name, value, low)
 
 
-# Generation arguments: every one that a task can set is honoured here or refused by name.
+# Generation arguments: every one that a task can set is applied here or refused by name.
 
 _LOG = logging.getLogger(__name__)
 
 DEFAULT_MAX_NEW_TOKENS = 1024
-"""Tokens a response may have where the task sets no limit: there is no neutral value for it."""
+"""Token limit of a response where the task sets none: no value would be neutral."""
 
-# lmms-eval writes this into every task whose YAML sets no `until`; honoured, it would end every
+# lmms-eval writes this into every task whose YAML sets no `until`. Applied literally, it would end every
 # chain of thought at its first blank line.
 _FILLED_IN_UNTIL = ("\n\n",)
 
@@ -116,7 +116,7 @@ _NAMES = {
     "skip_special_tokens": "skip_special_tokens",
     "use_cache": "use_cache",
 }
-"""The argument names that are honoured, and the one that each is read as."""
+"""Supported argument names, each with its canonical name."""
 
 _NEUTRAL_ONLY: dict[str, object] = {
     "num_beams": 1,
@@ -138,7 +138,7 @@ _NEUTRAL_ONLY: dict[str, object] = {
     "image_aspect_ratio": "original",
     "visual_cot": False,
 }
-"""Arguments accepted only at the value at which they change nothing."""
+"""Arguments accepted only at the value that changes nothing."""
 
 CHECKPOINT_SETTINGS = (
     "do_sample",
@@ -150,7 +150,7 @@ CHECKPOINT_SETTINGS = (
     "min_new_tokens",
     "max_new_tokens",
 )
-"""What `generation_config=checkpoint` takes from a checkpoint's generation config."""
+"""Settings that `generation_config=checkpoint` reads from a checkpoint's generation config."""
 _OF_SAMPLING = ("top_p", "top_k", "min_p")
 _WITHOUT_EFFECT = frozenset(
     (
@@ -183,7 +183,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
 
 @dataclass(frozen=True)
 class GenerationArguments:
-    """How responses to one request are generated; hashable, so that equal requests batch together.
+    """How to generate responses to one request; hashable, so that equal requests share a batch.
 
     Attributes:
         max_new_tokens: most tokens of a response, the end token included.
@@ -214,7 +214,7 @@ class GenerationArguments:
 
     @property
     def greedy(self) -> bool:
-        """Whether every response to a prompt is the same one."""
+        """Whether all responses to a prompt are identical."""
         return self.temperature == 0.0
 
     @classmethod
@@ -223,16 +223,16 @@ class GenerationArguments:
     ) -> "GenerationArguments":
         r"""Reads a request's `generation_kwargs`.
 
-        `do_sample: true` without a temperature samples at 1, a temperature above 0 without
-        `do_sample` samples, and a temperature of 0 is greedy. An `until` of exactly one blank
-        line is what lmms-eval fills in where a task sets none, and counts as unset, with a
-        warning; a task that wants it writes `stop: ["\n\n"]`.
+        `do_sample: true` without a temperature samples at 1, a temperature above 0 without `do_sample`
+        samples, and a temperature of 0 is greedy. lmms-eval fills in an `until` of exactly one blank line
+        where a task sets none, so that value counts as unset, with a warning; a task that wants it writes
+        `stop: ["\n\n"]`.
 
         Args:
             given: argument name to value; None and "None" mean unset.
             task: the task's name, for errors.
-            checkpoint: settings for what the request leaves unset, as `checkpoint_settings` returns them;
-                those of sampling apply to requests that sample, and `do_sample` to those that do not say.
+            checkpoint: settings for what the request leaves unset, from `checkpoint_settings`. Sampling
+                settings apply to requests that sample; `do_sample` applies to requests that do not set it.
 
         Raises:
             HarnessError: for an unknown or unsupported argument, a value out of range, two
@@ -255,7 +255,7 @@ class GenerationArguments:
 
 
 def _read(given: Mapping[str, object]) -> dict[str, object]:
-    """Argument name to checked value, synonyms folded together, unset ones left out."""
+    """Argument name to checked value; synonyms are merged and unset values left out."""
     values: dict[str, object] = {}
     for name, value in given.items():
         if name in _NEUTRAL_ONLY:
@@ -295,9 +295,8 @@ def checkpoint_settings(
 ) -> dict[str, object]:
     """Reads the settings of a checkpoint's `generation_config.json`.
 
-    Token ids and what changes no token (caches, outputs, speculative decoding) are left out, as are names
-    that transformers does not know. `max_length` counts less than any limit of new tokens, and there always
-    is one.
+    Token ids, names unknown to transformers and settings that change no token (caches, outputs, speculative
+    decoding) are left out. So is `max_length`: it yields to any limit on new tokens, and there is always one.
 
     Args:
         found: the settings that the file names.

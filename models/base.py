@@ -1,4 +1,4 @@
-"""What the suite's models share: the way through a request list, its cache, what watches and steers it."""
+"""The shared base of the suite's models: request list, response cache, progress and stopping."""
 
 import logging
 import sys
@@ -27,21 +27,21 @@ from . import MODELS
 from .arguments import GenerationArguments, is_unset
 from .requests import Asked, Drawing, Item, Settled, plan
 
-# lmms-eval's response cache (`--use_cache`), keyed by what our models really are.
+# The key of lmms-eval's response cache (`--use_cache`) includes the content of our models.
 #
-# lmms-eval's keys hold the model arguments as they are written: an adapter that was trained again in the same
-# folder would get its predecessor's answers. With one of our models they also hold the content of every file
-# that decides a response, this package's version, and how it shows pictures.
+# lmms-eval's keys hold the model arguments as text: a retrained adapter in the same folder would get its
+# predecessor's answers. For our models the key also holds the content of every file that decides a response,
+# this package's version, and how it shows images.
 
 _TEXTS = (".jinja", ".txt", ".model")
-"""Endings of a checkpoint's files beside configuration and weights that decide its prompts."""
+"""Suffixes of other checkpoint files (not configuration or weights) that decide its prompts."""
 _LOG = logging.getLogger(__name__)
 
 
 def key_by_content() -> None:
-    """Has lmms-eval's cache tell our models by their content, from now on; a second call changes nothing.
+    """Makes lmms-eval's cache key our models by content; a second call changes nothing.
 
-    lmms-eval makes a cache after it has made the model, which is when this is called.
+    lmms-eval creates its cache after it has created the model, which is when this is called.
     """
     from lmms_eval.caching.response_cache import ResponseCache
 
@@ -65,7 +65,7 @@ def key_by_content() -> None:
 
 
 def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
-    """A hash of what decides the responses of a model of ours beside its arguments' text."""
+    """A hash of everything besides the argument text that decides a model's responses."""
     from lmms_eval.utils import simple_parse_args_string
 
     given = simple_parse_args_string(model_args) if isinstance(model_args, str) else dict(model_args or {})
@@ -75,7 +75,7 @@ def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
         if read is not None and value is not None:
             parts[name] = read(str(value))
     if given.get("generation_config") == "checkpoint":
-        # A request that names no temperature may then sample, which lmms-eval takes for greedy.
+        # A request without a temperature may then sample, which lmms-eval takes for greedy.
         parts["seed"] = torch.initial_seed()
     if given.get("base_url") is not None:
         _LOG.warning("--use_cache: what weights a server has is unknown; its answers are not used again")
@@ -84,7 +84,7 @@ def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
 
 
 def _checkpoint(name: str) -> object:
-    """The content of a checkpoint's or adapter's folder; of a hub name the commit that is at hand."""
+    """The content of a checkpoint or adapter folder; for a hub name, the cached commit."""
     folder = Path(name)
     if folder.is_dir():
         texts = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _TEXTS)
@@ -107,20 +107,20 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "system_prompt": _file,
     "answers": _file,
 }
-"""Model arguments that name files -> what is read of them."""
+"""Model arguments that name files -> what to hash of them."""
 
 
-# What the suite's models share: the way through a request list, and what watches and steers it.
+# The shared base of the suite's models: request list, progress and stopping.
 
 Answered = tuple[Asked, list[Generation]]
-"""What was asked, and a response for each of its sample indices; none where the item is refused."""
+"""The item, and a response per sample index; none if the item was refused."""
 
 _SEEDS = 1 << 62
-"""Seeds of draws are below this; torch's are 64 bits."""
+"""Upper bound of draw seeds; torch's are 64 bits."""
 
 
 def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
-    """Refuses grounding tasks now, and not when hours of answers are scored, if nothing tells coordinates."""
+    """Refuses grounding tasks before generation, not after it, if the box coordinates are unknown."""
     from dcsft_harness.lmms.tasks import grounding
 
     if grounding() & {request.task_name for request in requests}:
@@ -128,7 +128,7 @@ def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
 
 
 class UnavailableError(HarnessError):
-    """What generates is gone, so that no item is to blame and none is skipped for it."""
+    """The engine is gone: no item is to blame, and none is skipped."""
 
 
 @dataclass
@@ -148,30 +148,30 @@ class Counts(TokenCounts):  # type: ignore[misc]
 
 
 class ObservedModel(lmms):  # type: ignore[misc]
-    """A chat model that answers items in batches and reports each batch as it is finished.
+    """A chat model that answers items in batches and reports each finished batch.
 
     Attributes:
-        item_ids: (task, doc_id) to the content id that names an item across runs; draws are
-            keyed with it. A model derives its own key for items that are missing here.
-        kept: (task, doc_id, sample_index) to a response that an earlier run drew; it is
-            returned and not drawn again, nor reported.
+        item_ids: (task, doc_id) to the content id that names an item across runs and keys its draws. A model
+            derives its own key for items that are missing here.
+        kept: (task, doc_id, sample_index) to a response from an earlier run; it is returned and neither
+            redrawn nor reported.
         on_batch: called with the responses of each batch before the next one begins.
-        on_progress: called with (items done, items in all); None shows a bar on a terminal.
-        settled: asked between rounds whether an item needs no more samples; responses that are
-            not drawn come back empty. None draws all samples at once.
-        refused: (task, doc_id) to the reason why an item gets no response; items that are in it
-            are not asked, and those that `_answer` refuses are added. None raises instead.
-        seed: the seed that draws are keyed with where a task sets none.
+        on_progress: called with (items done, total items); None shows a bar on a terminal.
+        settled: called between rounds; returns whether an item needs no more samples. Responses that are not
+            drawn come back empty. None draws all samples at once.
+        refused: (task, doc_id) to the reason why an item gets no response; these items are not sent to the
+            model, and those that `_answer` refuses are added. None raises instead.
+        seed: the seed of draws where a task sets none.
         batch_size: most items answered at once.
-        media_marks: texts in a prompt that the model reads as its own marks of pictures, videos and sounds.
-        checkpoint_generation: settings that the checkpoint's generation config gives to requests that leave
-            them unset; empty unless `generation_config=checkpoint`.
+        media_marks: texts in a prompt that the model reads as its own marks of images, videos and sounds.
+        checkpoint_generation: settings from the checkpoint's generation config for requests that leave them
+            unset; empty unless `generation_config=checkpoint`.
     """
 
     is_simple = False
 
     def __init__(self) -> None:
-        """A model with no observers, no content ids and nothing kept."""
+        """A model without observers, content ids or kept responses."""
         super().__init__()
         key_by_content()
         self.item_ids: dict[tuple[str, int], str] = {}
@@ -189,10 +189,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, object] | None = None
     ) -> "ObservedModel":
-        """A model by its arguments as text.
+        """Creates a model from its arguments as text.
 
-        lmms-eval gives further arguments when it evaluates (batch size, device) and has seeded torch with its
-        `--seed` before: that is then the seed of draws, unless the arguments name one.
+        When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
+        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one.
 
         Args:
             arg_string: `key=value,key=value`.
@@ -215,16 +215,16 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return getattr(getattr(self, "settings", None), "generation_config", "neutral") == "checkpoint"
 
     def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
-        """All generation settings that a request of these arguments is answered with, by name."""
+        """All generation settings that apply to a request with these arguments, by name."""
         return asdict(GenerationArguments.parse(given or {}, task, self.checkpoint_generation))
 
     def generation_from_checkpoint(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
-        """The part of `generation_in_force` that would be another without the checkpoint's settings."""
+        """The settings of `generation_in_force` that come from the checkpoint."""
         without = asdict(GenerationArguments.parse(given or {}, task))
         return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
-        """The responses to items with equal generation arguments, for models that go batch by batch.
+        """The responses to items with equal generation arguments, for models that answer in batches.
 
         Returns:
             per item, one `Generation` per sample index, in the item's order.
@@ -280,15 +280,15 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return {index: self.kept[place] for index, place in places.items() if place in self.kept}
 
     def _next(self, drawing: Drawing) -> Item | None:
-        """What is still to be drawn for an item."""
+        """The samples of an item that remain to be drawn."""
         if self.refused is not None and (drawing.item.task, drawing.item.doc_id) in self.refused:
             return None
         return drawing.next(self.settled)
 
     def _draw(self, waiting: list[Asked]) -> Iterator[int]:
-        """Draws what is missing and yields how many items are finished so far.
+        """Draws what is missing and yields the number of finished items so far.
 
-        Items that are not settled yet go back to the front of the queue, which new items fill up.
+        Unsettled items return to the front of the queue, and new items fill it up.
         """
         finished = 0
         for queue in self._queues(waiting):
@@ -299,10 +299,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
                 yield finished
 
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
-        """Takes items from a queue and yields them with their responses, some at a time.
+        """Takes items from a queue and yields finished ones with their responses, in groups.
 
-        What is yielded is on the disk when the iteration goes on, and unsettled items are back at
-        the front of the queue. Here it goes batch by batch through `_answer`.
+        By the time the iteration resumes, yielded responses are on disk and unsettled items are back at the
+        front of the queue. This implementation answers one batch at a time through `_answer`.
         """
         while queue:
             batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
@@ -310,14 +310,14 @@ class ObservedModel(lmms):  # type: ignore[misc]
             yield list(zip(batch, answered, strict=True))
 
     def _queues(self, waiting: list[Asked]) -> Iterable[deque[Asked]]:
-        """Items with equal generation arguments together: a batch has but one set."""
+        """Groups items by generation arguments: a batch has only one set."""
         groups: dict[GenerationArguments, deque[Asked]] = {}
         for asked in waiting:
             groups.setdefault(asked[1].arguments, deque()).append(asked)
         return groups.values()
 
     def _finish(self, answered: list[Answered]) -> list[Asked]:
-        """Reports some items; returns those that go on, with what they go on with."""
+        """Reports finished items; returns the unsettled ones with their next samples."""
         new: list[Generation] = []
         for (drawing, _), generations in answered:
             drawing.have.update({one.sample_index: one for one in generations})
@@ -329,10 +329,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return [(drawing, left) for (drawing, _), _ in answered if (left := self._next(drawing)) is not None]
 
     def answer(self, items: list[Item]) -> list[list[Generation]]:
-        """The responses to items with equal generation arguments, which go nowhere else.
+        """The responses to items with equal generation arguments, without reporting them.
 
         Raises:
-            HarnessError: an item is refused and `refused` does not collect them.
+            HarnessError: an item is refused and `refused` is None.
         """
         queue = deque((Drawing(item), item) for item in items)
         drawings = [drawing for drawing, _ in queue]
@@ -342,7 +342,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return [found[id(drawing)] for drawing in drawings]
 
     def _answer_or_refuse(self, items: list[Item]) -> list[list[Generation]]:
-        """`_answer`, with no responses for the items that it refuses where `refused` collects them."""
+        """`_answer`, with empty responses for refused items if `refused` collects them."""
         try:
             return self._answer(items)
         except HarnessError as error:
@@ -354,14 +354,14 @@ class ObservedModel(lmms):  # type: ignore[misc]
             return [[]]
 
     def _refuse(self, item: Item, error: HarnessError) -> None:
-        """Adds an item to `refused`, or raises where nothing collects them."""
+        """Adds an item to `refused`, or raises if `refused` is None."""
         if self.refused is None:
             raise error
         _LOG.warning("skipped: %s", error)
         self.refused[item.task, item.doc_id] = str(error)
 
     def _progress(self, total: int) -> tuple[Callable[[int, int], None], Callable[[], None]]:
-        """What to call after each batch and at the end."""
+        """The observers to call after each batch and at the end."""
         if self.on_progress is not None:
             return self.on_progress, lambda: None
         bar: tqdm = tqdm(total=total, disable=self.rank != 0 or not sys.stderr.isatty(), unit="item")
@@ -372,7 +372,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         raise NotImplementedError(f"{type(self).__name__} answers `output_type: generate_until` tasks only")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not supported: a document is one exchange."""
+        """Not supported: these models answer single-turn documents."""
         raise NotImplementedError(
             f"{type(self).__name__} answers `output_type: generate_until` tasks only, one round per document"
         )

@@ -1,9 +1,8 @@
-"""Prompts of different lengths and image sizes as one batch of a model, and their sizes.
+"""Batches of prompts with different lengths and image sizes, and prompt sizes in tokens.
 
-Each prompt goes through the processor alone, so its features cannot depend on its neighbours,
-and a row can be repeated without knowing how a model lays images out. Where the features of
-several prompts joined are not what the processor makes of all of them at once, which is what
-`generate` sees in its documentation's examples, the processor makes the batch.
+The processor sees one prompt at a time, so features cannot depend on other prompts in the batch, and a row
+can be repeated without knowing how a model lays images out. If joined features differ from what the processor
+returns for all prompts at once (the call in `generate`'s documentation), the processor makes the batch.
 """
 
 import contextlib
@@ -23,28 +22,29 @@ from dcsft_harness.errors import HarnessError
 
 from .chat_template import render
 
-# Prompts of different lengths and image sizes as one batch of a model.
+# Batches of prompts with different lengths and image sizes.
 
 _LOG = logging.getLogger(__name__)
 
 Features = Mapping[str, Tensor]
-"""What a processor made of one prompt, batch dimension of one (or images first) included."""
+"""A processor's output for one prompt, with a batch dimension of one (or images first)."""
 
 Way = Literal["joined", "processed", "single"]
-"""How a batch is made: features of single prompts joined; by the processor, of all prompts; of one prompt."""
+"""How to make a batch: join single prompts' features, process all prompts at once, or one prompt per
+batch."""
 
-# What processors raise on prompts that they cannot take, and tensors on shapes that do not go together.
+# What processors raise on prompts that they cannot process, and tensors on mismatched shapes.
 _REFUSALS = (ValueError, TypeError, LookupError, AttributeError, StopIteration, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt that is ready to generate from.
+    """A prompt that is ready for generation.
 
     Attributes:
         name: the task and document, for errors.
-        key: what the item is, for its draws.
-        features: what the processor made of it alone.
+        key: the item's key, for its draws.
+        features: the processor's output for this prompt alone.
         text: the rendered chat.
         images: its images in order.
     """
@@ -57,22 +57,22 @@ class Prepared:
 
     @property
     def tokens(self) -> int:
-        """Tokens of its prompt, images included."""
+        """Tokens of the prompt, images included."""
         return int(self.features["input_ids"].shape[1])
 
 
 def process(
     processor: ProcessorMixin, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]
 ) -> Features:
-    """What a processor makes of rendered chats, padded on the left, labels left out.
+    """A processor's output for rendered chats, left-padded, without labels.
 
     Args:
         processor: the checkpoint's.
-        texts: the chats. A template that writes the first token itself does not get a second one.
-        images: those of each chat; of all of them or of none.
+        texts: the chats. If a template writes the first token itself, the tokenizer adds no second one.
+        images: the images of each chat; every chat has some, or none has.
 
     Raises:
-        ValueError: or another of `_REFUSALS`: it cannot take them.
+        ValueError: or another of `_REFUSALS`: the processor cannot process them.
     """
     given: dict[str, Any] = {"images": [list(some) for some in images]} if any(images) else {}
     if len(texts) > 1:
@@ -81,13 +81,13 @@ def process(
     if bos and texts[0].startswith(bos):
         given["add_special_tokens"] = False
     made = dict(processor(text=list(texts), return_tensors="pt", **given))
-    # PaliGemma's processor makes labels of every prompt, which a model would compute a loss from.
+    # PaliGemma's processor adds labels to every prompt, from which the model would compute a loss.
     return {name: value for name, value in made.items() if name != "labels"}
 
 
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Turns what a processor raises on a prompt that it cannot take into an error with the item.
+    """Turns a processor's errors on an unsupported prompt into an error with the item.
 
     Raises:
         HarnessError: begins with `name`, the task and document.
@@ -107,11 +107,11 @@ def refusals(name: str) -> Iterator[None]:
 
 
 class Batcher:
-    """Makes batches for a model, in the way that was found to be right for its processor.
+    """Makes batches for a model by the method that its processor was found to support.
 
     Attributes:
-        way: how; `trials` are what it was found on.
-        trials: short chats with pictures of several sizes; empty where the processor takes none.
+        way: the method; found by trying it on `trials`.
+        trials: short chats with images of several sizes; empty if the processor takes none.
     """
 
     def __init__(self, processor: ProcessorMixin, pad_token: int) -> None:
@@ -125,7 +125,7 @@ class Batcher:
         self.image_names: Collection[str] = processor.image_processor.model_input_names
         self.trials = self._prepared(_TRIALS)
         self.way: Way = "joined"
-        pairs = self._prepared(_PAIRS)  # which not every processor takes
+        pairs = self._prepared(_PAIRS)  # which some processors do not support
         if not self._joins(self.trials) or (pairs and not self._joins([*self.trials, *pairs])):
             self.way = "processed"
             _LOG.info(
@@ -134,7 +134,7 @@ class Batcher:
             )
 
     def separate(self, reason: str) -> None:
-        """One prompt at a time from now on, and a word about it."""
+        """Switches to one prompt per batch, with a warning."""
         self.way = "single"
         _LOG.warning(
             "%s: prompts go through the model one by one, which is slower (%s).",
@@ -154,7 +154,7 @@ class Batcher:
         return collate([row.features for row in rows], self._pad, self.image_names)
 
     def _joins(self, rows: Sequence[Prepared]) -> bool:
-        """Whether features, joined, are what the processor makes of all of them at once."""
+        """Whether joined features equal what the processor returns for all prompts at once."""
         if len(rows) < 2:
             return True
         try:
@@ -165,7 +165,7 @@ class Batcher:
         return joined.keys() == whole.keys() and all(_alike(joined[name], whole[name]) for name in whole)
 
     def _prepared(self, chats: Sequence[tuple[list[tuple[int, int]], str]]) -> list[Prepared]:
-        """Those of the chats that the processor takes."""
+        """The chats that the processor accepts."""
         made = []
         for number, (sizes, text) in enumerate(chats):
             images = tuple(_noise(size, number) for size in sizes)
@@ -185,19 +185,19 @@ _TRIALS = (
     ([(150, 60)], "How many boxes are there? Count them one by one and write the number alone."),
     ([(60, 200)], "Is it left or right of the other one, and why is that so?"),
 )
-"""Sides of the pictures in pixels, and the question: all unlike in tokens, tiles and patches."""
+"""Image sides in pixels, and the question: they differ in tokens, tiles and patches."""
 
 _PAIRS = (([(48, 96), (120, 120)], "Which of the two is larger?"),)
 
 
 def _noise(size: tuple[int, int], seed: int) -> Image.Image:
-    """A picture that no other one can stand in for."""
+    """An image that no other one can be mistaken for."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Equal, up to rounding of pixels."""
+    """Whether the features are equal, up to rounding of pixels."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return torch.allclose(one, other, atol=1e-4) if one.is_floating_point() else torch.equal(one, other)
@@ -212,10 +212,9 @@ def follows_tokens(name: str, features: Features, image_names: Collection[str]) 
 def collate(rows: Sequence[Features], pad_token: int, image_names: Collection[str]) -> dict[str, Tensor]:
     """One batch, token features padded on the left, everything else joined in order.
 
-    Image features are joined along their first dimension, which is rows, images or patches,
-    whatever the model family uses: all of them are consecutive by prompt. Where their other
-    dimensions differ (tiles of an image, sides of a tile) they grow by zeros at the end, as
-    the processors themselves pad.
+    Image features are joined along their first dimension: rows, images or patches, depending on the model
+    family, but always consecutive by prompt. Where other dimensions differ (tiles of an image, sides of a
+    tile) they are zero-padded at the end, as the processors themselves pad.
 
     Args:
         rows: features of one prompt each, with equal names.
@@ -247,12 +246,12 @@ def _grow(parts: list[Tensor]) -> list[Tensor]:
         missing = [
             extra for want, have in zip(target, part.shape[1:], strict=True) for extra in (want - have, 0)
         ]
-        # `pad` counts dimensions from the last one, two numbers (before, after) for each.
+        # `pad` counts dimensions from the last one, with two numbers (before, after) for each.
         grown.append(functional.pad(part, missing[::-1]) if any(missing) else part)
     return grown
 
 
-# How many tokens a prompt has once its images are in it, without processing the images.
+# Prompt length in tokens, images included, without processing the images.
 
 
 def tokenize(processor: ProcessorMixin, text: str) -> list[int]:
@@ -271,7 +270,7 @@ def count_tokens(processor: ProcessorMixin, text: str, tokens: list[int], images
     Args:
         processor: the checkpoint's, with its pixel limits.
         text: the rendered prompt.
-        tokens: the same as token ids, one placeholder an image.
+        tokens: its token ids, with one placeholder per image.
         images: its images.
     """
     if not images:

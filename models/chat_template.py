@@ -1,6 +1,6 @@
-"""A checkpoint's chat template: tried once under limits, then rendered with its errors named.
+"""A checkpoint's chat template: first tried under limits, then rendered with clear errors.
 
-Run as a script it is the child process in which a template is tried: that one imports jinja2 alone.
+Run as a script, this file is the child process that tries a template; it imports only jinja2.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 SECONDS, BYTES = 5, 1 << 30
 """Processor time and memory of the trial; a published template takes milliseconds."""
 _WAIT = 120.0
-"""Seconds of wall-clock time after which the trial is given up, on a machine that is busy."""
+"""Wall-clock limit of the trial in seconds, generous for a busy machine."""
 _FULL = 3
-"""The child's exit code where memory was not enough."""
+"""The child's exit code when memory ran out."""
 _CUT = 200
 _MEDIA = re.compile(r"\w*(image|video|vision|audio|boi|eoi|boa|eoa)\w*_(token|tag)(_id|_index)?")
-"""Attributes of processors and configurations that name a family's marks."""
+"""Attributes of processors and configurations that hold a family's marks."""
 
 
 def check(processor: "ProcessorMixin", name: str) -> None:
-    """Tries a chat template under limits of time and memory, then renders a chat with a picture.
+    """Tries a chat template under limits of time and memory, then renders a chat with an image.
 
     jinja2's sandbox bounds a single `range`, not nested loops or repeated text.
 
@@ -36,7 +36,7 @@ def check(processor: "ProcessorMixin", name: str) -> None:
         name: the checkpoint, for the error.
 
     Raises:
-        HarnessError: the template does not end, needs more memory than any should, or is broken.
+        HarnessError: the template does not end, needs too much memory, or is broken.
     """
     from dcsft_harness.errors import HarnessError
 
@@ -92,7 +92,7 @@ def media_marks(processor: "ProcessorMixin", config: "PreTrainedConfig") -> list
 
 @lru_cache(maxsize=64)
 def _ends(template: str) -> bool:
-    """Whether the trial ends by itself; whatever else is wrong shows when the template is rendered here."""
+    """Whether the trial ends by itself; other errors show when the template is rendered here."""
     try:
         tried = subprocess.run(
             [sys.executable, "-I", __file__],
@@ -140,7 +140,7 @@ def _try(template: str) -> None:
 
 
 def _child() -> int:
-    """Reads a template and tries it; `_FULL` where memory was not enough."""
+    """Reads a template and tries it; exits with `_FULL` if memory runs out."""
     import resource
 
     for kind, limit in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, BYTES)):
@@ -150,7 +150,7 @@ def _child() -> int:
         _try(json.load(sys.stdin))  # noqa: TID251
     except MemoryError:
         return _FULL
-    except Exception:  # shown where the template is rendered with all that transformers gives it
+    except Exception:  # reported when the template is rendered with transformers' full context
         return 0
     return 0
 

@@ -53,8 +53,8 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     """The checkpoint's configuration.
 
     Raises:
-        HarnessError: where there is none, or the model does not turn images and text into text; or a newer
-            version of this package wrote it or the adapter.
+        HarnessError: there is none, the model does not turn images and text into text, or a newer version of
+            this package wrote the checkpoint or the adapter.
     """
     name = settings.pretrained
     for folder in filter(None, (name, settings.adapter)):
@@ -86,7 +86,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
 
 
 def open_processor(settings: ModelSettings) -> ProcessorMixin:
-    """The checkpoint's processor, with the pixel limits asked for.
+    """The checkpoint's processor, with the requested pixel limits.
 
     Raises:
         HarnessError: see `saved_processor` and `check_mark`; or it has no such limits.
@@ -99,7 +99,7 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
 
 
 def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
-    """Refuses a configuration that marks pictures with another token than the processor does.
+    """Refuses a configuration whose image token differs from the processor's.
 
     Raises:
         HarnessError: names both.
@@ -124,9 +124,9 @@ def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
 
 
 def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
-    """Whether prompts have this token for their pictures alone; True where the processor takes no trial.
+    """Whether this token marks only images in prompts; True if the processor supports no trial.
 
-    Some families (Gemma 3) name the token before a picture's own as the processor's mark.
+    Some families (Gemma 3) declare the token before an image's own as the processor's mark.
     """
     words, picture = {"type": "text", "text": "What is this?"}, {"type": "image"}
 
@@ -135,7 +135,7 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
         try:
             text = chat_template.render(processor, asked, "trial", add_generation_prompt=True)
             return list(process(processor, [text], [images])["input_ids"][0].tolist())
-        except Exception:  # noqa: BLE001 - what it does not take is refused elsewhere, with its reason
+        except Exception:  # noqa: BLE001 - unsupported input is refused elsewhere, with its reason
             return None
 
     tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])
@@ -147,7 +147,7 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
 
 
 def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
-    """A checkpoint's processor as it was saved; tried on a chat with a picture.
+    """A checkpoint's processor as saved, tried on a chat with an image.
 
     Args:
         name: a folder or hub name.
@@ -181,7 +181,7 @@ def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixi
 
 
 def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool) -> None:
-    """Refuses an image processor that cannot process any picture, such as one with a patch size of 0."""
+    """Refuses an image processor that cannot process any image, such as one with a patch size of 0."""
     if _failure(processor) is None:
         return
     saved = processor.image_processor
@@ -198,20 +198,20 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
 
 
 def _remedy(name: str, otherwise: str, *files: str) -> str:
-    """What to do about settings that cannot be used, by the names of the files that a checkpoint has."""
+    """The remedy for unusable settings, with the names of the checkpoint's files."""
     folder = weights.files_of(name)
     found = [file for file in files if folder is not None and (folder / file).is_file()]
     return f"Correct its {' or '.join(found)}, or copy the checkpoint again" if found else otherwise
 
 
 def _failure(processor: ProcessorMixin) -> Exception | None:
-    """What processing a small picture raises, or an error that names values that are not finite."""
+    """The error that processing a small image raises, or one that names values that are not finite."""
     try:
         made = processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
         for key, value in made.items():
             if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{key} is not finite")
-    except Exception as error:  # whatever its arithmetic runs into
+    except Exception as error:  # any error of the processor's arithmetic
         return error
     return None
 
@@ -239,7 +239,7 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
 
 
 def _check_tokens(found: GenerationConfig) -> None:
-    """Refuses special tokens that are no ids.
+    """Refuses special tokens that are not ids.
 
     Raises:
         ValueError: names the first.
@@ -255,15 +255,16 @@ def _check_tokens(found: GenerationConfig) -> None:
 def convention(
     config: PreTrainedConfig, processor: ProcessorMixin, given: BoxSpace | None = None
 ) -> BoxConvention:
-    """The coordinates that the model writes boxes in, with the limits in force.
+    """The model's box coordinates, under the pixel limits in force.
 
     Args:
-        config: tells the family, whose coordinates these are unless others are given.
-        processor: tells the limits.
+        config: names the model family, whose coordinates are the default.
+        processor: has the pixel limits.
         given: the coordinates of a checkpoint that was trained to write others than its family.
 
     Raises:
-        HarnessError: they are those of a resized image, and the processor does not resize by pixels.
+        HarnessError: the coordinates are those of a resized image, and the processor does not resize by
+            pixels.
     """
     limits, images = limits_in_force(processor), processor.image_processor
     space = given or box_space(config.model_type)
@@ -278,11 +279,10 @@ def convention(
 
 
 def check_intact(settings: ModelSettings) -> None:
-    """Refuses a base or adapter with files that are not those that its manifest was written for.
+    """Refuses a base or adapter whose files differ from its manifest.
 
-    Files are hashed once a process, by the first rank; while a file keeps its size and times its hash is
-    remembered. Checkpoints that a run kept are looked up in the run's manifest. Folders without a manifest
-    pass.
+    The first rank hashes the files, once per process, and remembers a hash while a file keeps its size and
+    times. A run's saved checkpoints are looked up in the run's manifest. Folders without a manifest pass.
 
     Raises:
         HarnessError: names the file; or the adapter was trained on another base.
@@ -353,7 +353,7 @@ def check_base(adapter: str, base: str) -> None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a manifest is another package's, some of which write files of that name."""
+    """Whether a manifest belongs to another package, some of which write files of that name."""
     try:
         found = reading.json_file(path)
     except (OSError, ValueError):
@@ -413,12 +413,12 @@ def open_weights(
     trust_remote_code: bool = False,
     **options: Any,  # noqa: ANN401 - of from_pretrained
 ) -> PreTrainedModel:
-    """The one way in which this suite reads a checkpoint's weights: all of them, and finite.
+    """The only function in this suite that reads a checkpoint's weights: all of them, and finite.
 
     Args:
         name: a folder or hub name.
         dtype: the type to load into; "auto" is that of the configuration.
-        device: where to; None leaves them where transformers puts them.
+        device: where to load; None leaves them where transformers puts them.
         trust_remote_code: whether code inside the checkpoint may run.
         options: further ones of `from_pretrained`.
 

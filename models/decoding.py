@@ -1,4 +1,4 @@
-"""How tokens are drawn: noise by content, one step's choice, and a whole call of `generate`."""
+"""How tokens are drawn: content-keyed noise, one decoding step, and a whole call of `generate`."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ from .arguments import GenerationArguments, checkpoint_settings
 from .settings import ModelSettings
 from .shared_prefix import Prompts
 
-# Sampling by content: noise that is a function of what is sampled, not of when.
+# Content-keyed sampling: the noise is a function of what is sampled, not of when.
 #
 # Adding an independent Gumbel draw to each logit and taking the largest is an exact draw from their softmax
 # (the Gumbel-max trick). Here the draw of a token is a hash of (seed, item, sample index, step, token id), so
@@ -49,11 +49,11 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def row_key(seed: int, item_key: str, sample_index: int) -> int:
-    """The int64 that a row's whole stream hangs on.
+    """The int64 key of a row's random stream.
 
     Args:
         seed: the run's seed.
-        item_key: what the item is, as text (its content hash).
+        item_key: the item's content hash, as text.
         sample_index: which of the item's responses, from 0.
     """
     digest = hashlib.sha256(f"{seed}\0{sample_index}\0{item_key}".encode()).digest()
@@ -77,7 +77,7 @@ def uniforms(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Ten
 
     Args:
         row_keys: int64, any shape that broadcasts with `tokens`.
-        step: tokens that the row has generated before this one; a tensor is shaped as `row_keys`.
+        step: tokens that the row has generated so far; a tensor is shaped as `row_keys`.
         tokens: int64 token ids.
     """
     offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
@@ -100,8 +100,8 @@ def noisy(
     Args:
         scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
         row_keys: int64 `(rows,)`.
-        step: tokens that the rows have generated before this one, also as int64 `(rows,)`.
-        sparse: whether most tokens are ruled out; then noise is drawn for the others alone.
+        step: tokens that the rows have generated so far, also as int64 `(rows,)`.
+        sparse: whether most tokens are ruled out; then only the others get noise.
 
     Returns:
         float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
@@ -124,8 +124,8 @@ class KeyedGumbel:
         Args:
             row_keys: one key per row of the batch, from `row_key`.
             prompt_length: columns of the batch before the first generated token.
-            sparse: whether the processors before this one rule most tokens out; then noise is
-                drawn for the remaining ones alone.
+            sparse: whether the processors before this one rule most tokens out; then only the remaining ones
+                get noise.
         """
         self._keys = torch.tensor(row_keys, dtype=torch.int64)
         self._prompt_length = prompt_length
@@ -145,14 +145,14 @@ class KeyedGumbel:
         return noisy(scores, self._keys, input_ids.shape[1] - self._prompt_length, self._sparse)
 
 
-# One call of transformers' `generate` for a batch of rows, and what each row came to.
+# One call of transformers' `generate` for a batch of rows, and each row's response.
 
 
 def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
-    """What the checkpoint's generation config applies under `generation_config=checkpoint`; else nothing.
+    """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
 
     Raises:
-        HarnessError: the file cannot be read, or sets what cannot be applied.
+        HarnessError: the file cannot be read, or has a setting that cannot be applied.
     """
     if settings.generation_config != "checkpoint":
         return {}
@@ -173,14 +173,14 @@ def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
 
 
 NOT_FINITE = -1
-"""In place of a token: the row's logits are not finite, so that none could be chosen."""
+"""Replaces a token: the row's logits are not finite, so none could be chosen."""
 
 
 class NotFiniteError(Exception):
     """Logits are not finite.
 
     Attributes:
-        places: whose: rows of a batch, items of one, or tickets, as the raising function says.
+        places: rows of a batch, items of a batch, or tickets, depending on the raising function.
     """
 
     def __init__(self, places: Iterable[int]) -> None:
@@ -296,7 +296,7 @@ class StopTexts:
 
 
 class FiniteLogits:
-    """A logits processor that changes nothing, and notes where a row's logits stop being finite.
+    """A logits processor that changes nothing and records where a row's logits stop being finite.
 
     Attributes:
         first: int64 `(rows,)` on the logits' device, tokens generated before; -1 while they are finite.
@@ -308,7 +308,7 @@ class FiniteLogits:
         self.first: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores as they are; nothing waits for the device."""
+        """The scores unchanged; never waits for the device."""
         bad = ~scores.amax(-1).isfinite()
         if self.first is None:
             self.first = torch.full_like(bad, -1, dtype=torch.int64)
@@ -323,7 +323,7 @@ class FiniteLogits:
 
 
 def warpers(arguments: GenerationArguments) -> list[Any]:
-    """What a sampled distribution goes through, in the order of transformers' own sampling."""
+    """The warpers of a sampled distribution, in the order of transformers' own sampling."""
     chain: list[Any] = [TemperatureLogitsWarper(arguments.temperature)]
     if arguments.top_k > 0:
         chain.append(TopKLogitsWarper(arguments.top_k))
@@ -337,8 +337,8 @@ def warpers(arguments: GenerationArguments) -> list[Any]:
 class RepetitionPenalty:
     """transformers' repetition penalty, prompt tokens included, for a padded batch.
 
-    transformers' own counts a short prompt's padding as a token of it, and the padding token is often one
-    that ends a response: rows would depend on what they are batched with.
+    transformers' own processor counts a short prompt's padding as its token, and the padding token often ends
+    responses: rows would depend on the rest of their batch.
     """
 
     def __init__(self, penalty: float, attention_mask: Tensor) -> None:
@@ -363,7 +363,7 @@ class RepetitionPenalty:
 def processors(
     arguments: GenerationArguments, row_keys: list[int], prompt_length: int, attention_mask: Tensor
 ) -> list[Any]:
-    """The logits processors behind `generate`'s own: the penalty, and what makes search keyed sampling."""
+    """The logits processors after `generate`'s own: the penalty, and keyed sampling noise."""
     penalties: list[Any] = []
     if arguments.repetition_penalty != 1.0:
         penalties.append(RepetitionPenalty(arguments.repetition_penalty, attention_mask))
@@ -374,7 +374,7 @@ def processors(
 
 
 def _config(tokens: SpecialTokens, arguments: GenerationArguments) -> GenerationConfig:
-    """What `generate` does by itself: search greedily, up to a length."""
+    """The generation config for `generate` itself: greedy search up to a length."""
     config = tokens.neutral_config()
     config.update(
         do_sample=False,
@@ -438,7 +438,7 @@ def completion(
     arguments: GenerationArguments,
     stopped_at: int | None,
 ) -> Completion:
-    """One row's tokens (padding behind its end included) as a response."""
+    """One row's tokens (trailing padding included) as a response."""
     end = next((at for at, token in enumerate(row) if token in eos), None)
     ended = end is not None and (stopped_at is None or end < stopped_at)
     content = row[:end] if ended else row[:stopped_at]
@@ -450,7 +450,7 @@ def completion(
     return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
 
 
-# One step's logits in, one token a row out: penalty, least length, warpers, keyed noise.
+# One step's logits in, one token per row out: penalty, least length, warpers, keyed noise.
 
 # Elements of one block of scores that noise is drawn for: int64 and float64 temporaries of a
 # large batch and vocabulary would otherwise exceed the model's own memory.
@@ -458,7 +458,7 @@ _BLOCK = 1 << 24
 
 
 class Draw:
-    """Chooses the next token of every row of a batch that shrinks and grows.
+    """Chooses the next token of every row in a batch of changing size.
 
     The same arithmetic, in the same order, as the logits processors of `decoding.complete`.
     """
@@ -471,7 +471,7 @@ class Draw:
         prompts: Prompts,
         item_of_row: Tensor,
     ) -> None:
-        """A draw for rows that have no tokens yet.
+        """A draw for rows without tokens.
 
         Args:
             arguments: how tokens are chosen.
@@ -506,17 +506,17 @@ class Draw:
         self._steps = self._steps + 1
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)
-        # Read with the tokens, so that looking costs no wait for the device.
+        # Read together with the tokens, so that the check costs no wait for the device.
         return tokens.masked_fill(~likeliest.isfinite(), NOT_FINITE)
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drops all rows but those of int64 `rows`, and takes their order."""
+        """Keeps only the rows in int64 `rows`, in that order."""
         self._keys, self._steps = self._keys[rows], self._steps[rows]
         if self._seen is not None:
             self._seen = self._seen[rows]
 
     def append(self, other: "Draw") -> None:
-        """Puts the rows of another draw with the same arguments behind these."""
+        """Appends the rows of another draw with the same arguments."""
         self._keys = torch.cat((self._keys, other._keys))
         self._steps = torch.cat((self._steps, other._steps))
         if self._seen is not None and other._seen is not None:
@@ -542,7 +542,7 @@ class Draw:
         if kept is None:
             noised = noisy(self._warped(scores), keys, steps, sparse=len(self._warpers) > 1)
             return noised.argmax(-1), scores.amax(-1)
-        # Everything behind top-k works on k columns; their token ids key the noise.
+        # Everything after top-k works on k columns; their token ids key the noise.
         values, tokens = kept
         largest = values[:, 0]
         for warper in self._warpers[2:]:
@@ -567,9 +567,9 @@ class Draw:
 
 
 def _tokens_of(prompts: Prompts) -> Tensor:
-    """Bool `(items, vocabulary)`: which tokens each prompt has."""
+    """Bool `(items, vocabulary)`: the tokens of each prompt."""
     shape = (len(prompts), prompts.logits.shape[1])
     counts = torch.zeros(shape, dtype=torch.int32, device=prompts.tokens.device)
-    # Padding is no token of the prompt, though a token id stands there.
+    # Padding is not part of the prompt, though it has a token id.
     counts.scatter_add_(1, prompts.tokens, (prompts.attention_mask != 0).int())
     return counts > 0

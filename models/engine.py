@@ -1,4 +1,4 @@
-"""A loaded model: whether it suits shared prompts, what runs on it together, what fits through it."""
+"""A loaded model: trial of shared prompts, items in flight, batches, prefills and memory."""
 
 import gc
 import logging
@@ -27,7 +27,7 @@ from .decoding import (
 from .resources import Footprint, Size, free_bytes, out_of_memory
 from .shared_prefix import Decoder, Prompts, UnsuitedModelError, joined, prefill
 
-# Whether a model decodes batches, and behind shared prompts, as it does one prompt by itself: tried.
+# Tries whether batched and shared-prompt decoding match a single prompt decoded by itself.
 
 # Largest difference of two logits, in standard deviations of the logits. Rounding stays well
 # below; a missing position offset, window or cap is of the order of one.
@@ -35,16 +35,16 @@ _TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 _HALF_TOLERANCE = 0.3
 
 
-# What models run into that prepare their inputs or attend in a way of their own.
+# Errors from models that prepare inputs or compute attention in their own way.
 _FAILURES = (AttributeError, TypeError, LookupError, ValueError, RuntimeError)
 
 
 class Alone(NamedTuple):
-    """What a model makes of one prompt by itself.
+    """A model's output for one prompt alone.
 
     Attributes:
-        token: int64 `(1,)`, the likeliest first token but an end.
-        logits: float32 `(2, vocabulary)`, for the first token and for the one behind it.
+        token: int64 `(1,)`, the likeliest first token that does not end the response.
+        logits: float32 `(2, vocabulary)`, for the first and the second token.
     """
 
     token: Tensor
@@ -53,7 +53,7 @@ class Alone(NamedTuple):
 
 @torch.inference_mode()
 def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone | str:
-    """Two tokens by `generate`; why there are none of a model that cannot take the prompt.
+    """Two tokens from `generate`, or the reason why the model cannot process the prompt.
 
     Args:
         model: a transformers model, in evaluation mode.
@@ -75,12 +75,12 @@ def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone | str:
 def apart(
     model: PreTrainedModel, together: Callable[[], dict[str, Tensor]], singly: Sequence[Alone]
 ) -> str | None:
-    """Why prompts cannot go through `generate` together; None where they can.
+    """Why prompts cannot be batched in `generate`; None if they can.
 
     Args:
         model: a transformers model, in evaluation mode.
-        together: makes inputs of all prompts as one batch, on the model's device.
-        singly: what the model makes of each of them by itself.
+        together: makes one batch of all prompts, on the model's device.
+        singly: the model's output for each prompt alone.
 
     Raises:
         RuntimeError: it is out of memory.
@@ -92,7 +92,7 @@ def apart(
             raise
         return f"{type(error).__name__}: {error}"
     for row, one in enumerate(singly):
-        # Behind another first token, as where two are equally likely, logits are others.
+        # After a different first token, as where two are equally likely, logits differ.
         steps = 2 if int(tokens[row]) == int(one.token) else 1
         if (reason := _difference(model, logits[:steps, row], one.logits[:steps])) is not None:
             return f"{reason} in a batch"
@@ -103,17 +103,17 @@ def apart(
 def objection(
     model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone] | None = None
 ) -> str | None:
-    """Why the samples of items cannot share their prompts in this model; None where they can.
+    """Why the samples of an item cannot share its prompt in this model; None if they can.
 
     Two tokens are decoded both ways and their logits compared.
 
     Args:
         model: a transformers model, in evaluation mode.
         batch: inputs of one prompt or several, on the model's device.
-        singly: what the model makes of each by itself; None computes it, of one.
+        singly: the model's output for each prompt alone; None computes it, for a single prompt.
 
     Raises:
-        HarnessError: the model does not take the prompt at all.
+        HarnessError: the model does not accept the prompt at all.
         RuntimeError: it is out of memory.
     """
     if not model._can_set_attn_implementation():
@@ -144,7 +144,7 @@ def objection(
 
 
 def _difference(model: PreTrainedModel, found: Tensor, wanted: Tensor) -> str | None:
-    """How far logits are apart, if by more than rounding."""
+    """How far logits differ, if by more than rounding."""
     difference = float((found.float() - wanted).abs().max() / wanted.std())
     if difference <= _TOLERANCE.get(model.dtype, _HALF_TOLERANCE):
         return None
@@ -152,37 +152,37 @@ def _difference(model: PreTrainedModel, found: Tensor, wanted: Tensor) -> str | 
 
 
 def _by_generate(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The likeliest first tokens but an end, `(rows,)`, and both steps' logits, `(2, rows, vocabulary)`."""
+    """The likeliest non-end first tokens, `(rows,)`, and both steps' logits, `(2, rows, vocabulary)`."""
     config = GenerationConfig(do_sample=False, pad_token_id=0, max_new_tokens=2, min_new_tokens=2)
     config.update(output_logits=True, return_dict_in_generate=True)
     output = model.generate(**batch, generation_config=config)
     return output.sequences[:, -2], torch.stack([step.float() for step in output.logits[:2]])
 
 
-# Items in flight: admitted behind their prompts, drawn together, handed back as they end.
+# Continuous batching: prefill new items, decode active rows together, return finished items.
 
-# Rows that have ended are dropped once they are this share: a few idle ones cost less than moving others.
+# Finished rows are dropped once they reach this share: a few idle ones cost less than moving others.
 _IDLE_ROWS = 1 / 32
 
-# A run of steps ends once this share of its rows has: then others may be admitted, and what has ended
-# is handed back. Fewer at a time make more cohorts, each with an attention of its own.
+# Decoding pauses once this share of rows has finished: then others may be admitted, and finished items are
+# returned. A smaller share makes more cohorts, each with its own attention call.
 _TURNOVER = 1 / 2
 
-# In place of the ticket of an item whose prompt has gone on to another cohort.
+# Replaces the ticket of an item whose prompt has moved to another cohort.
 _MOVED = -1
 
 
 @dataclass
 class Row:
-    """One response on its way.
+    """One response in progress.
 
     Attributes:
-        ticket: whose it is.
-        key: what its draws are keyed with.
-        limit: tokens that it may have.
-        tokens: those that it has.
-        stopped_at: how many there were when it reached a stop text.
-        ended: whether it gets no more.
+        ticket: its item's ticket.
+        key: the key of its draws.
+        limit: the most tokens that it may have.
+        tokens: its tokens so far.
+        stopped_at: its length when it reached a stop text.
+        ended: whether it is finished.
     """
 
     ticket: int
@@ -195,10 +195,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An item that is admitted.
+    """An item to admit.
 
     Attributes:
-        ticket: what it is called; not in flight yet.
+        ticket: identifies the item; no other item in flight has it.
         row_keys: the keys of its rows' draws (`decoding.row_key`).
     """
 
@@ -207,10 +207,10 @@ class Arrival:
 
 
 class RunningItems:
-    """The rows that one model draws with one set of arguments.
+    """The rows that one model decodes with one set of arguments.
 
     Attributes:
-        held: tickets of items that have ended, whose prompts are kept for further rows.
+        held: tickets of finished items whose prompts are kept for further rows.
     """
 
     def __init__(
@@ -221,14 +221,14 @@ class RunningItems:
         arguments: GenerationArguments,
         hold: bool,
     ) -> None:
-        """Nothing in flight.
+        """Starts with nothing in flight.
 
         Args:
             model: a transformers model, in evaluation mode.
             tokenizer: its tokenizer.
             tokens: its special tokens, the stop texts' included.
             arguments: how to generate.
-            hold: whether the prompts of items that end are kept until `release`.
+            hold: whether to keep the prompts of finished items until `release`.
         """
         self._tokenizer, self._arguments, self._hold = tokenizer, arguments, hold
         self._eos, self._ends = tokens.eos, frozenset(tokens.eos)
@@ -247,7 +247,7 @@ class RunningItems:
         return len(self._rows)
 
     def prompts_of(self, tickets: Collection[int]) -> list[tuple[list[int], Prompts]]:
-        """Copies of the held prompts of some items, which are held no more, with their tickets."""
+        """Releases the prompts of some held items; returns copies, with their tickets."""
         wanted, found = set(tickets), []
         for cohort, mine in zip(self._decoder.cohorts, self._tickets, strict=True):
             items = [at for at, ticket in enumerate(mine) if ticket in wanted and ticket in self.held]
@@ -270,7 +270,8 @@ class RunningItems:
             parts: their prompts, in the same order; taken over.
 
         Raises:
-            NotFiniteError: names the items whose logits are not finite, by ticket; this flight is over.
+            NotFiniteError: names the items whose logits are not finite, by ticket; no further call may
+                follow.
         """
         prompts = joined(parts)
         samples = [len(one.row_keys) for one in arrivals]
@@ -296,10 +297,10 @@ class RunningItems:
 
     @torch.inference_mode()
     def run(self) -> list[tuple[int, list[Completion]]]:
-        """Draws until a share of the rows has ended.
+        """Decodes until a share of the rows has finished.
 
         Returns:
-            The items that have ended, by ticket, with a completion for each of their rows.
+            The finished items, by ticket, with a completion for each of their rows.
 
         Raises:
             NotFiniteError: as `admit`.
@@ -322,7 +323,7 @@ class RunningItems:
         return found
 
     def release(self, tickets: Iterable[int]) -> None:
-        """Gives up the prompts of items that need no more rows."""
+        """Drops the prompts of items that need no more rows."""
         self.held -= set(tickets)
         self._tidy()
 
@@ -333,7 +334,7 @@ class RunningItems:
         ]
 
     def _keep(self, places: list[int]) -> None:
-        """Drops all rows but those at `places`."""
+        """Keeps only the rows at `places`."""
         if len(places) == len(self._rows):
             return
         order = self._decoder.keep(places)
@@ -348,7 +349,7 @@ class RunningItems:
             self._tidy()
 
     def _tidy(self) -> None:
-        """Drops prompts that nothing continues any more."""
+        """Drops prompts without remaining rows."""
         cohorts, tickets = [], []
         for cohort, mine in zip(self._decoder.cohorts, self._tickets, strict=True):
             kept = [at for at, ticket in enumerate(mine) if ticket in self.held]
@@ -360,7 +361,7 @@ class RunningItems:
 
 
 def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
-    """Adds a token to each row that has not ended; returns how many end with it.
+    """Adds a token to each unfinished row; returns the number of rows that finish with it.
 
     Raises:
         NotFiniteError: the logits of some are not finite; names their tickets.
@@ -382,7 +383,7 @@ def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], sto
     return ended
 
 
-# A loaded model and what fits through it: batches, prefills, memory, the way without shared prompts.
+# A loaded model: batches, prefills, memory, and decoding without shared prompts.
 
 _LOG = logging.getLogger(__name__)
 
@@ -392,7 +393,7 @@ class Engine:
 
     Attributes:
         shares_prompts: whether the samples of an item share one prefill; None until tried.
-        way: how several prompts become one batch, one of `batching.Way`; tried with the former.
+        way: how to batch several prompts, one of `batching.Way`; tried together with `shares_prompts`.
     """
 
     def __init__(
@@ -402,13 +403,13 @@ class Engine:
         tokens: SpecialTokens,
         memory_gb: float | None = None,
     ) -> None:
-        """An engine that has generated nothing.
+        """An unused engine.
 
         Args:
             model: a transformers model, in evaluation mode, whose own generation config is neutral.
             processor: the checkpoint's.
             tokens: its special tokens.
-            memory_gb: what a batch may take beside the weights, in 10^9 bytes; None looks what is free.
+            memory_gb: memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
         """
         self._model, self._tokens = model, tokens
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
@@ -425,11 +426,11 @@ class Engine:
 
     @property
     def way(self) -> Way:
-        """How several prompts become one batch."""
+        """How to batch several prompts."""
         return self._batcher.way
 
     def shares(self, one: Prepared, rows: int, arguments: GenerationArguments) -> bool:
-        """Whether prompts are shared, tried on trials and an item the first time, as is how batches are made.
+        """Whether prompts are shared; the first call tries sharing and batching on trials and an item.
 
         Raises:
             HarnessError: the item does not fit in memory by itself.
@@ -448,7 +449,7 @@ class Engine:
         return bool(self.shares_prompts) and arguments.use_cache
 
     def _try(self, one: Prepared) -> str | None:
-        """Decides how batches are made; returns why prompts cannot be shared, None where they can."""
+        """Decides how to make batches; returns why prompts cannot be shared, None if they can."""
         trials: list[tuple[Prepared, Alone]] = []
         for row in self._batcher.trials:
             made = alone(self._model, self._batch([row]))
@@ -467,7 +468,7 @@ class Engine:
         return reason or objection(self._model, self._batch([one]))
 
     def give_up(self, reason: str) -> None:
-        """No sharing from now on, and a word about it."""
+        """Turns prompt sharing off, with a warning."""
         self.shares_prompts = False
         _LOG.warning(
             "%s: every sample goes through vision tower and prompt by itself, which is slower but draws the "
@@ -477,16 +478,16 @@ class Engine:
         )
 
     def allowed(self) -> float:
-        """Bytes that what is in flight may take; to be asked while nothing is."""
+        """Bytes that items in flight may take; call it only while nothing is in flight."""
         return min(self._budget, free_bytes(self._model.device)) if self._look else self._budget
 
     def needed(self, sizes: Sequence[Size], arguments: GenerationArguments) -> float:
-        """Bytes that items take, beside the weights."""
+        """Bytes that items take, besides the weights."""
         shares = bool(self.shares_prompts) and arguments.use_cache
         return self._footprint.bytes(sizes, arguments.max_new_tokens, shares)
 
     def size(self, one: Prepared, rows: int) -> Size:
-        """What an item's memory goes by."""
+        """The quantities that determine an item's memory."""
         images = sum(
             tensor.numel()
             for name, tensor in one.features.items()
@@ -495,7 +496,7 @@ class Engine:
         return Size(one.tokens, images, rows)
 
     def shrink(self, sizes: Sequence[Size], arguments: GenerationArguments) -> None:
-        """Half of what just did not fit, from now on; frees what it left."""
+        """Lowers the memory limit to half of what just did not fit, and frees what it left."""
         self._budget = min(self._budget, self.needed(sizes, arguments) / 2)
         _LOG.warning("Out of memory with %d items at once; going on with half as many.", len(sizes))
         gc.collect()
@@ -514,16 +515,16 @@ class Engine:
         )
 
     def prefill(self, items: Sequence[Prepared]) -> list[Prompts]:
-        """The prompts of neighbours, a slice at a time; all of them with features of the same names."""
+        """Prefills prompts in slices of consecutive ones; all have features of the same names."""
         return [prefill(self._model, self._batch(part)) for part in self._slices(items)]
 
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
     ) -> list[list[Completion]]:
-        """One completion per item and key, each with a prefill of its own.
+        """One completion per item and key, each with its own prefill.
 
         Raises:
-            NotFiniteError: names the items whose logits are not finite, by their place.
+            NotFiniteError: names the items whose logits are not finite, by position.
         """
         rows = [one for one, keys in zip(items, row_keys, strict=True) for _ in keys]
         owners = [place for place, keys in enumerate(row_keys) for _ in keys]
@@ -544,7 +545,7 @@ class Engine:
         return [[next(left) for _ in keys] for keys in row_keys]
 
     def _slices(self, items: Sequence[Prepared]) -> list[list[Prepared]]:
-        """Neighbours that prefill together."""
+        """Consecutive prompts that share a prefill."""
         slices: list[list[Prepared]] = []
         longest = 0
         for one in items:
@@ -558,7 +559,7 @@ class Engine:
         return slices
 
     def _batch(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
-        """The rows as one batch where the model is, pixels in the model's type."""
+        """The rows as one batch on the model's device, pixels in the model's dtype."""
         return {
             name: tensor.to(self._model.device, self._model.dtype if tensor.is_floating_point() else None)
             for name, tensor in self._batcher.batch(rows).items()

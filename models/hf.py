@@ -40,20 +40,19 @@ class DcsftHF(ObservedModel):
 
         lmms-eval --model dcsft_hf --model_args pretrained=CKPT,adapter=FOLDER,batch_size=8 ...
 
-    The arguments are the fields of `settings.ModelSettings`. All of them are checked, the
-    adapter against the base's modules included, before any weights are loaded.
+    The arguments are the fields of `settings.ModelSettings`. All are checked before any weights are loaded;
+    so is whether the adapter fits the base's modules.
 
-    Generation follows the request and nothing else (`arguments.GenerationArguments`): unset
-    arguments are neutral (greedy, no penalty, everything kept, at most
-    `arguments.DEFAULT_MAX_NEW_TOKENS` tokens), and the sampling settings, penalties and
-    suppressed tokens in the checkpoint's `generation_config.json` are not used. Only its token
-    ids are: a response ends at any end token that the tokenizer or that file names. With
-    `generation_config=checkpoint` its penalties and sampling settings apply to what a request leaves
-    unset, and a setting that cannot be applied is refused.
+    Only the request decides generation (`arguments.GenerationArguments`): unset arguments are neutral
+    (greedy, no penalty, everything kept, at most `arguments.DEFAULT_MAX_NEW_TOKENS` tokens). Sampling
+    settings, penalties and suppressed tokens in the checkpoint's `generation_config.json` are not used; its
+    token ids are: a response ends at any end token that the tokenizer or that file names. With
+    `generation_config=checkpoint` its penalties and sampling settings apply to what a request leaves unset,
+    and a setting that cannot be applied is refused.
 
-    Sampled responses are keyed by content: the draw for a token is a function of (seed, item,
-    sample index, step, token), so batch size, order and number of processes do not change it,
-    and torch's global generator is neither read nor advanced.
+    Sampled responses are keyed by content: the draw for a token is a function of (seed, item, sample index,
+    step, token). Batch size, order and number of processes do not change it, and torch's global generator is
+    neither read nor advanced.
 
     Attributes:
         keep_loaded: whether weights stay in memory when lmms-eval calls `clean` after a run;
@@ -104,9 +103,9 @@ class DcsftHF(ObservedModel):
         return self.processor.tokenizer
 
     def clean(self) -> None:
-        """Frees the weights, as lmms-eval asks for after a run, unless `keep_loaded`."""
+        """Frees the weights unless `keep_loaded`; lmms-eval calls it after a run."""
         if not self.keep_loaded:
-            self.__dict__.pop("_engine", None)  # it holds on to the weights
+            self.__dict__.pop("_engine", None)  # it holds a reference to the weights
             super().clean()
 
     def _load(self) -> None:
@@ -123,7 +122,7 @@ class DcsftHF(ObservedModel):
         )
 
     def _arithmetic(self) -> Arithmetic | None:
-        """What a token costs; None for an architecture whose weights cannot be told apart."""
+        """The cost of a token; None for an architecture whose weights cannot be classified."""
         try:
             return Arithmetic(self._model)
         except (AttributeError, NotImplementedError) as error:
@@ -137,7 +136,7 @@ class DcsftHF(ObservedModel):
         arguments = queue[0][1].arguments
         samples = 1 if arguments.greedy else max(len(drawing.item.sample_indices) for drawing, _ in queue)
         prompt_tokens: dict[int, int] = {}
-        unpaid: dict[int, float] = {}  # prompts that have gone through the model for nobody yet
+        unpaid: dict[int, float] = {}  # prefill operations not yet charged to an item
 
         def prepare(asked: Asked) -> Prepared:
             prepared = self._prepare(asked[1])
@@ -169,7 +168,7 @@ class DcsftHF(ObservedModel):
             yield answered
 
     def _prepare(self, item: Item) -> Prepared:
-        """Decodes and processes an item, once for all of its responses."""
+        """Loads and processes an item, once for all of its responses."""
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
@@ -190,13 +189,13 @@ class DcsftHF(ObservedModel):
     def _generations(
         self, item: Item, prompt_tokens: int, prompt_flops: float, completions: list[Completion]
     ) -> list[Generation]:
-        """What the observers see of an item; nothing of one that is refused.
+        """What the observers see of an item; empty if it was refused.
 
         Args:
-            item: what was asked.
-            prompt_tokens: of its prompt.
-            prompt_flops: what one response has to bear of its prompt's operations.
-            completions: one a sample index, or none.
+            item: the request.
+            prompt_tokens: tokens of its prompt.
+            prompt_flops: the share of prefill operations that one response accounts for.
+            completions: one per sample index, or none.
         """
         costs = self._costs
         return [

@@ -1,4 +1,4 @@
-"""A base and its adapter as one checkpoint on disk, compared with the two of them on real inputs."""
+"""A base and its adapter as one checkpoint on disk, compared with the original pair on real inputs."""
 
 import ctypes
 import gc
@@ -26,19 +26,19 @@ from .batching import Features
 from .checkpoint import GENERATION, open_weights
 from .weights import few, files_of, weight_files
 
-# What two models make of the same real inputs, and how far they are apart.
+# Outputs of two models on the same inputs, and how far they differ.
 
 POSITIONS = 256
-"""Positions of a prompt that are compared, its last ones: those of a large vocabulary fill memory soon."""
+"""Compared positions of a prompt, from its end: logits of a large vocabulary fill memory quickly."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of one prompt.
+    """A model's output for one prompt.
 
     Attributes:
-        logits: of its last positions, `(positions, vocabulary)`, float32, on the CPU.
-        answer: the token ids of its greedy answer; None where it was not asked for.
+        logits: of the last positions, `(positions, vocabulary)`, float32, on the CPU.
+        answer: the token ids of the greedy answer; None if not requested.
     """
 
     logits: Tensor
@@ -56,10 +56,10 @@ class Parity:
         in_deviations: the same in standard deviations of the prompt's logits.
         typical: root mean square of the differences, in the same deviations, where it is largest.
         effect: largest difference that the adapter itself makes to the base, in the same deviations.
-        same_argmax: share of positions at which both find the same token likeliest, in [0, 1].
-        same_answers: prompts that both answer alike by greedy decoding; None where that was not asked for.
+        same_argmax: share of positions at which both have the same likeliest token, in [0, 1].
+        same_answers: prompts with the same greedy answer from both; None if not requested.
         modules: adapted module -> whether its weights differ from the base's in the merged checkpoint.
-        rounded_away: modules among them whose update is no zero, but too small for the base's type.
+        rounded_away: modules among them whose nonzero update is too small for the base's dtype.
     """
 
     prompts: int
@@ -82,8 +82,8 @@ def read_outputs(
 
     Args:
         model: in evaluation mode, on any device.
-        features: what the processor made of the prompt.
-        generation: names the special tokens and the longest answer; None asks for no answer.
+        features: the processor's output for the prompt.
+        generation: sets the special tokens and the longest answer; None skips the answer.
     """
     inputs = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
@@ -103,12 +103,12 @@ def compare_outputs(
     modules: Mapping[str, bool],
     rounded_away: tuple[str, ...],
 ) -> Parity:
-    """Puts readings of the same prompts side by side.
+    """Compares outputs for the same prompts.
 
     Args:
-        wanted: of the base with the adapter.
-        found: of the merged model.
-        plain: of the base alone.
+        wanted: outputs of the base with the adapter.
+        found: outputs of the merged model.
+        plain: outputs of the base alone.
         modules: see `Parity`.
         rounded_away: see `Parity`.
     """
@@ -138,12 +138,12 @@ def _typical(one: Reading, other: Reading) -> Tensor:
 
 
 def _most(values: list[Tensor]) -> float:
-    """The largest; not a number where one of them is none, which `max` might lose."""
+    """The largest value; NaN if any value is NaN, which `max` might drop."""
     return float(torch.stack(values).max())
 
 
 def adapted(peft_model: PeftModel) -> dict[str, torch.nn.Module]:
-    """Name in the base -> the module that an adapter has put in its place, outermost ones only."""
+    """Name in the base -> the adapter's replacement module, outermost ones only."""
     found: dict[str, torch.nn.Module] = {}
     for name, module in peft_model.get_base_model().named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
@@ -153,7 +153,7 @@ def adapted(peft_model: PeftModel) -> dict[str, torch.nn.Module]:
 
 
 def digest(module: torch.nn.Module) -> str:
-    """A hash of a module's weights, of the base's where an adapter is on it."""
+    """A hash of a module's weights; of the base's weights if an adapter wraps it."""
     if isinstance(module, BaseTunerLayer):
         module = module.get_base_layer()
     elif isinstance(module, AuxiliaryTrainingWrapper):
@@ -165,7 +165,7 @@ def digest(module: torch.nn.Module) -> str:
 
 
 def moves(module: torch.nn.Module) -> bool:
-    """Whether an adapter's module is sure to change its base's weights: a LoRA whose factors are no zeros."""
+    """Whether an adapter's module is sure to change its base's weights: a LoRA with nonzero factors."""
     if not isinstance(module, LoraLayer):
         return False
     first = [*module.lora_A.values(), *module.lora_embedding_A.values()]
@@ -178,12 +178,12 @@ def _any(factor: torch.nn.Module | Tensor) -> bool:
 
 
 TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-"""Largest difference of two logits, in standard deviations of the logits: rounding of merged weights
-stays well below, while a module that was left out or merged twice is of the order of one."""
+"""Largest difference of two logits, in standard deviations of the logits: rounding of merged weights stays
+well below, while a missing or doubly merged module is on the order of one."""
 
 HALF_TOLERANCE = 0.1
-"""Likewise for types of half the width, of the differences' root mean square: two of bfloat16's large
-logits are apart by a quarter of a deviation as soon as they round to neighbours."""
+"""Likewise for half-precision types, of the differences' root mean square: two of bfloat16's large logits
+differ by a quarter of a deviation when they round to adjacent values."""
 
 _SHARD = "5GB"
 _STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -198,23 +198,23 @@ def merge(
     device: torch.device | str = "cpu",
     generation: GenerationConfig | None = None,
 ) -> Parity:
-    """Writes a checkpoint that does by itself what the base does with the adapter.
+    """Writes one checkpoint that behaves like the base with the adapter.
 
-    The weights are merged in the type that the base is stored in, and written as safetensors with the
-    processor, the tokenizer, the chat template and the generation config beside them. They are then read
-    again, so that what is compared is what an engine will load. One model is in memory at a time.
+    The weights are merged in the base's stored dtype and written as safetensors, with the processor, the
+    tokenizer, the chat template and the generation config. They are then read back, so the comparison covers
+    what an engine will load. Only one model is in memory at a time.
 
     Args:
         pretrained: the base.
         adapter: the PEFT folder.
         folder: an empty folder.
-        probes: what the processor made of each of the prompts to compare on.
+        probes: the processor's output for each prompt to compare on.
         trust_remote_code: whether code inside the base may run.
         device: where the models run.
         generation: for greedy answers; None compares logits alone.
 
     Raises:
-        HarnessError: the adapter does not fit, or the merged model answers otherwise.
+        HarnessError: the adapter does not fit, or the merged model answers differently.
         OSError: the folder cannot be written.
         SafetensorError: likewise.
     """
@@ -255,8 +255,8 @@ def merge(
 def _give_back() -> None:
     """Returns freed memory to the system: glibc keeps that of tensors below 32 MB for itself.
 
-    Measured on 1.4 GB of weights: 2.7 GB at the peak without it, the second model beside the ruins of the
-    first, and 1.5 GB with it.
+    Measured on 1.4 GB of weights: a peak of 2.7 GB without it, because the first model's memory is not
+    returned before the second loads, and 1.5 GB with it.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
@@ -265,12 +265,12 @@ def _give_back() -> None:
 
 
 def tolerance(dtype: torch.dtype | None) -> float:
-    """How far apart, in standard deviations, a merge in this type may bring logits: see the constants."""
+    """How far a merge in this dtype may move logits, in standard deviations: see the constants."""
     return HALF_TOLERANCE if dtype is None else TOLERANCE.get(dtype, HALF_TOLERANCE)
 
 
 def stored_dtype(checkpoint: str) -> torch.dtype | None:
-    """The floating type that most of a checkpoint's weights are stored in; None where it cannot be seen."""
+    """The floating-point dtype of most of a checkpoint's stored weights; None if it cannot be determined."""
     found: Counter[str] = Counter()
     for path in weight_files(checkpoint):
         with safe_open(path, "pt") as file:
@@ -282,7 +282,7 @@ def stored_dtype(checkpoint: str) -> torch.dtype | None:
 
 
 def _load(checkpoint: str, trust_remote_code: bool, device: torch.device | str) -> PreTrainedModel:
-    # "auto" believes the configuration, which may name another type than that of the weights.
+    # "auto" trusts the configuration, which may name another dtype than the weights have.
     dtype = stored_dtype(checkpoint) or "auto"
     return open_weights(checkpoint, dtype, device, trust_remote_code).eval()
 
@@ -290,8 +290,8 @@ def _load(checkpoint: str, trust_remote_code: bool, device: torch.device | str) 
 def _merged(peft_model: PeftModel) -> PreTrainedModel:
     """The base with the adapter in its weights.
 
-    An adapter on a tied embedding or output layer changes one of two layers that share their weights,
-    so they are parted first.
+    An adapter on a tied embedding or output layer changes one of two layers that share weights, so the layers
+    are untied first.
     """
     base = peft_model.get_base_model()
     names = adapted(peft_model)
@@ -313,7 +313,7 @@ def _digests(model: PreTrainedModel, names: Sequence[str] | dict[str, str]) -> d
 
 
 def _save(model: PreTrainedModel, pretrained: str, folder: Path, trust_remote_code: bool) -> None:
-    """Weights, configuration and processor; the generation config goes along as it is, traps included."""
+    """Weights, configuration and processor; the generation config is copied as it is."""
     model.generation_config = GenerationConfig()  # transformers refuses to save some published ones
     model.save_pretrained(folder, max_shard_size=_SHARD)
     AutoProcessor.from_pretrained(pretrained, trust_remote_code=trust_remote_code).save_pretrained(folder)
@@ -325,7 +325,7 @@ def _save(model: PreTrainedModel, pretrained: str, folder: Path, trust_remote_co
 
 
 def unlike(adapter: str, pretrained: str, why: str) -> HarnessError:
-    """The error for a merge that does not do what the adapter does."""
+    """The error for a merge that does not behave like the adapter."""
     return HarnessError(
         f"adapter {adapter} cannot be merged into {pretrained}: {why}",
         "Use dcsft_hf, which runs it unmerged",

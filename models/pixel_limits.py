@@ -1,10 +1,9 @@
-"""Pixel limits of image processors: set, and read back from what a processor makes of pictures.
+"""Pixel limits of image processors: set, and verified on processed images.
 
 transformers keeps the least and the largest area of a resized image in `size`, under the names
-`shortest_edge` and `longest_edge`, and older configurations keep them as `min_pixels` and
-`max_pixels`, beside `size` or inside it. Which of these a processor goes by depends on its class,
-and a setting that it does not go by changes nothing and raises nothing. So none of them is
-believed: pictures go through the processor and the sizes that come out are compared.
+`shortest_edge` and `longest_edge`. Older configurations keep them as `min_pixels` and `max_pixels`, beside
+`size` or inside it. A processor's class decides which of these it uses; it ignores the others without an
+error. So this module trusts none of them: it processes test images and compares the resulting sizes.
 """
 
 import warnings
@@ -19,9 +18,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from dcsft_harness.errors import HarnessError
 
 _LARGEST = 1 << 21
-"""Most pixels of a test picture: 2 million take a tenth of a second."""
+"""Most pixels of a test image: 2 million take a tenth of a second."""
 
-# What processors raise on a `size` or a picture that is not theirs.
+# What processors raise on an unsupported `size` or image.
 _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, LookupError, ZeroDivisionError, RuntimeError)
 
 
@@ -37,7 +36,7 @@ class _Rule(NamedTuple):
 
     Attributes:
         factor: pixels that both sides of a resized image are multiples of.
-        frames: what an area in `size` counts an image as: 1, or the frames of a video's patch.
+        frames: how `size` counts an image's area: 1, or the frames of a video's patch.
     """
 
     factor: int
@@ -45,9 +44,9 @@ class _Rule(NamedTuple):
 
 
 def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
-    """The limits that a processor resizes images by; None for one that resizes by other rules.
+    """The limits that a processor resizes images by; None if it does not resize by area.
 
-    Its test pictures have up to `_LARGEST` pixels; a larger limit is read from its settings.
+    Test images have up to `_LARGEST` pixels; a larger limit is read from the processor's settings.
     """
     images = processor.image_processor
     rule = _rule(images)
@@ -62,21 +61,21 @@ def set_limits(
     high: int | None,
     trust_remote_code: bool = False,
 ) -> PixelLimits | None:
-    """Gives a checkpoint's processor pixel limits, whichever way its configuration states them.
+    """Sets pixel limits on a checkpoint's processor, whichever way its configuration states them.
 
     Args:
-        processor: as it was opened; its image processor is replaced.
-        name: the checkpoint that it is from.
+        processor: as opened; its image processor is replaced.
+        name: its checkpoint.
         low: `min_pixels`; None keeps its own.
         high: `max_pixels`; None keeps its own.
         trust_remote_code: whether code inside the checkpoint may run.
 
     Returns:
-        The limits in force, as pictures showed them; None for a processor that resizes by other rules.
+        The limits in force, as measured on images; None if the processor does not resize by area.
 
     Raises:
-        HarnessError: limits were asked for that the processor does not have or does not go by, or
-            they contradict those that it keeps.
+        HarnessError: the processor lacks or ignores the requested limits, or they contradict those that it
+            keeps.
     """
     images = processor.image_processor
     rule = _rule(images)
@@ -118,7 +117,7 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 
     Args:
         processor: with the limits that `set_limits` gave it.
-        name: the checkpoint that it is from.
+        name: its checkpoint.
         trust_remote_code: whether code inside the checkpoint may run.
 
     Returns:
@@ -133,7 +132,7 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 
 
 def resizes_like_qwen(processor: ProcessorMixin) -> bool:
-    """Whether `conventions.BoxConvention.resized_size` holds for narrow pictures, too."""
+    """Whether `conventions.BoxConvention.resized_size` also holds for narrow images."""
     images = processor.image_processor
     rule, limits = _rule(images), limits_in_force(processor)
     if rule is None or limits is None:
@@ -143,7 +142,7 @@ def resizes_like_qwen(processor: ProcessorMixin) -> bool:
 
 
 def _rule(images: BaseImageProcessor) -> _Rule | None:
-    """How `size` is read, tried on small pictures; None where it holds no areas."""
+    """How `size` is read, tried on small images; None if it holds no areas."""
     patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
     if not isinstance(patch, int) or not isinstance(merge, int) or patch < 1 or merge < 1:
         return None
@@ -159,12 +158,12 @@ def _rule(images: BaseImageProcessor) -> _Rule | None:
 
 
 def _size(rule: _Rule, limits: PixelLimits) -> dict[str, int]:
-    """Limits as transformers 5 takes them: two areas that it calls edges."""
+    """Limits in the form of transformers 5: two areas under the names of edges."""
     return {"shortest_edge": limits.low * rule.frames, "longest_edge": limits.high * rule.frames}
 
 
 def _settings(images: BaseImageProcessor, rule: _Rule, limits: PixelLimits) -> dict[str, Any]:
-    """What makes a processor from a configuration that may state other limits, in any form."""
+    """Creates a processor from a configuration that may state other limits, in any form."""
     declared = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
     own = {"min_pixels": limits.low, "max_pixels": limits.high} if "max_pixels" in declared else {}
     # Limits at the top level of a configuration win over `size`, and over those only the same names.
@@ -177,7 +176,7 @@ def _has_edges(images: BaseImageProcessor) -> bool:
 
 
 def _stated(images: BaseImageProcessor, rule: _Rule) -> PixelLimits | None:
-    """The limits that a processor's settings state; by its class where they state none."""
+    """The limits in a processor's settings, or its class's defaults."""
     size, usual = getattr(images, "size", None), getattr(type(images), "size", None) or {}
     found = []
     for edge, pixels in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
@@ -189,7 +188,7 @@ def _stated(images: BaseImageProcessor, rule: _Rule) -> PixelLimits | None:
 
 
 def _obeys(images: BaseImageProcessor, rule: _Rule, limits: PixelLimits) -> bool:
-    """Whether pictures above and below the limits come out of a plain call as they should."""
+    """Whether images above and below the limits get the right size from a plain call."""
     above = min(2 * limits.high, _LARGEST)
     below = max(limits.low // 2, rule.factor**2)
     pictures = [_shape(area, rule.factor) for area in (above, below)]
@@ -197,13 +196,13 @@ def _obeys(images: BaseImageProcessor, rule: _Rule, limits: PixelLimits) -> bool
 
 
 def _shape(area: int, factor: int) -> tuple[int, int]:
-    """(width, height) of a picture of about 3:2 and at most that area, but no narrower than a factor."""
+    """(width, height) of an image of about 3:2 and at most that area, but no narrower than a factor."""
     height = max(factor, int((area / 1.5) ** 0.5))
     return max(factor, area // height), height
 
 
 def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
-    """(width, height) that a picture has after the resize; None where the processor does not say."""
+    """(width, height) of an image after the resize; None if the processor does not report it."""
     with _quiet():
         try:
             made = images(Image.new("RGB", picture), return_tensors="pt", **given)
@@ -221,7 +220,7 @@ def _expected(picture: tuple[int, int], rule: _Rule, limits: PixelLimits) -> tup
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps a processor's warnings about test pictures from the user."""
+    """Hides a processor's warnings about test images from the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

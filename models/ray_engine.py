@@ -18,14 +18,14 @@ from dcsft_harness.lmms.protocols import Generation
 from .base import ObservedModel
 from .requests import Asked, Item, Messages, read_prompt
 
-# A Ray cluster: reached or started, its slots counted, and what it says of failures in one sentence.
+# A Ray cluster: connect or start, count slots, and turn its failures into one-sentence errors.
 
 RETRIES = 3
-"""How often a chunk is answered again whose actor dies; a chunk that kills each of them is an error."""
+"""Retries of a chunk whose actor dies; a chunk that kills every actor is an error."""
 
 
 def check(actors: int | None) -> None:
-    """Refuses what cannot be spread, without starting anything.
+    """Refuses what cannot run on Ray, without starting anything.
 
     Raises:
         HarnessError: Ray is not installed, or the number of actors is out of range.
@@ -40,12 +40,12 @@ def connect() -> bool:
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine.
 
     Returns:
-        Whether the cluster is this process's own to end.
+        Whether this process started the cluster and must shut it down.
 
     Raises:
-        HarnessError: the one that is named cannot be reached.
+        HarnessError: the named cluster cannot be reached.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start to its developers
     import ray
 
     if ray.is_initialized():
@@ -67,10 +67,10 @@ def connect() -> bool:
 
 
 def _knock(address: str) -> None:
-    """Finds out in seconds that nobody answers at HOST:PORT, where Ray itself tries for minutes.
+    """Finds out in seconds that HOST:PORT does not answer, where Ray itself tries for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: it does not answer.
     """
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "/" not in host:
@@ -78,11 +78,11 @@ def _knock(address: str) -> None:
 
 
 def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
-    """What one actor takes of the cluster, and how many actors there are to be.
+    """The resources of one actor, and the number of actors.
 
     Args:
-        actors: how many are asked for; None takes every slot.
-        on_cpu: whether to leave GPUs alone.
+        actors: the number requested; None takes every slot.
+        on_cpu: whether to use no GPUs.
 
     Raises:
         HarnessError: the cluster has fewer slots than that.
@@ -102,10 +102,10 @@ def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
 
 @contextlib.contextmanager
 def telling_failures() -> Iterator[None]:
-    """Raises an actor's own errors as they were there, and says in a sentence that actors die.
+    """Raises an actor's own errors unchanged, and reports dead actors in one sentence.
 
     Raises:
-        HarnessError: a model refused something, or one chunk cost the lives of several actors.
+        HarnessError: a model refused something, or one chunk killed several actors.
     """
     from ray.exceptions import RayActorError, RayTaskError
 
@@ -122,35 +122,35 @@ def telling_failures() -> Iterator[None]:
 
 # A model in many processes of a Ray cluster, as one lmms-eval model: `dcsft sample --engine ray`.
 #
-# Each actor holds the whole model. The driver reads the documents, hands chunks of items to actors that are
-# free (Ray's `ActorPool`), and reports what comes back as `ObservedModel` does, so that it is kept at once.
-# Ray itself starts an actor anew that died, and has it answer its chunk again. Draws are keyed by content, so
-# which actor draws what, and how often, changes nothing.
+# Each actor holds the whole model. The driver reads the documents, sends chunks of items to free actors
+# (Ray's `ActorPool`), and reports results as `ObservedModel` does, so they are saved immediately. Ray
+# restarts an actor that died and retries its chunk. Draws are keyed by content, so it does not matter which
+# actor draws what, or how often.
 
 
 @dataclass(frozen=True)
 class Given:
-    """A document's messages, in place of the task's function, which stays with the driver."""
+    """A document's messages; replaces the task's function, which stays with the driver."""
 
     messages: Messages
 
     def __call__(self, _: object) -> Messages:
-        """The messages, whatever the document."""
+        """The messages, for any document."""
         return self.messages
 
 
 class _Anywhere(dict[str, Any]):
-    """The documents of an actor, which has none: each `Given` brings its messages along."""
+    """An actor's documents: none, because each `Given` carries its messages."""
 
     def __missing__(self, _: object) -> "_Anywhere":
         return self
 
 
 class Answerer:
-    """What an actor runs: one model, loaded when it is first needed and so again after a restart."""
+    """What an actor runs: one model, loaded on first use and again after a restart."""
 
     def __init__(self, name: str, arguments: str) -> None:
-        """Remembers what to load.
+        """Stores what to load.
 
         Args:
             name: the model's, as `lmms.open_model` takes it.
@@ -186,10 +186,10 @@ class Answerer:
         """Answers one chunk.
 
         Args:
-            number: the chunk's, handed back.
+            number: the chunk's number, returned with the result.
             items: with equal generation arguments.
             item_ids: the content ids of the items.
-            skip: whether items that the model refuses are returned with the reason, and not raised.
+            skip: whether to return refused items with the reason instead of raising.
 
         Returns:
             The number, the responses of each item, and the refused items.
@@ -205,7 +205,7 @@ class SpreadModel(ObservedModel):
     """A model of this suite whose items are answered by actors.
 
     Attributes:
-        processes: how many actors there are.
+        processes: the number of actors.
     """
 
     def __init__(self, name: str, arguments: str, actors: int | None = None) -> None:
@@ -214,7 +214,7 @@ class SpreadModel(ObservedModel):
         Args:
             name: the model's, as `lmms.open_model` takes it.
             arguments: its `key=value,key=value`.
-            actors: how many; None has one for each GPU or, without GPUs, for each CPU slot.
+            actors: the number of actors; None uses one per GPU or, without GPUs, one per CPU slot.
 
         Raises:
             HarnessError: the cluster cannot be reached or is too small, or the model does not load.
@@ -243,7 +243,7 @@ class SpreadModel(ObservedModel):
         raise NotImplementedError("actors answer the items of this model")
 
     def _draw(self, waiting: list[Asked]) -> Iterator[int]:
-        """Draws what is missing, chunk by chunk as actors get free; yields how many items are finished."""
+        """Draws missing samples as actors become free; yields the number of finished items."""
         from ray.util import ActorPool
 
         pool, finished = ActorPool(self._actors), 0
@@ -252,7 +252,7 @@ class SpreadModel(ObservedModel):
             underway: dict[int, list[Asked]] = {}
             sent = 0
             while queue or underway:
-                # One chunk waits for each actor, so that none waits for the driver to read images.
+                # One chunk waits per actor, so that no actor waits for the driver to read images.
                 while queue and len(underway) < 2 * self.processes:
                     underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
                     pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
@@ -288,7 +288,7 @@ class SpreadModel(ObservedModel):
         answered: list[list[Generation]],
         refused: Mapping[tuple[str, int], str],
     ) -> list[list[Generation]]:
-        """The responses of each item of a batch, none for those that were refused on either side."""
+        """The responses of each item of a batch; none for those refused by the driver or an actor."""
         if self.refused is not None:
             self.refused.update(refused)
         by_place = {(some[0].task, some[0].doc_id): some for some in answered if some}

@@ -1,8 +1,8 @@
-"""From lmms-eval's request list to items: their prompts, and which samples are drawn next.
+"""Turns lmms-eval's request list into items, reads their prompts, and selects the next samples.
 
-lmms-eval asks for G responses by repeating a request G times in one list. The repeats share
-everything up to the first drawn token, so they are one item here, and the position of a repeat
-among its siblings is its sample index.
+lmms-eval asks for G responses by repeating a request G times in one list. The repeats share everything up to
+the first drawn token, so here they are one item. The position of a repeat among its copies is its sample
+index.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from dcsft_harness.pictures import UnreadableError, file_bytes, reason, strictly
 
 from .arguments import GenerationArguments
 
-# From lmms-eval's request list to items: what is asked once, and how many responses it needs.
+# From lmms-eval's request list to items: one prompt each, with the number of responses it needs.
 
 Messages = list[dict[str, Any]]
 
@@ -55,8 +55,8 @@ class Item:
 def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None = None) -> list[Item]:
     """The items behind a request list, in order of first appearance.
 
-    Requests that lmms-eval adds to even out ranks (`__padding_only__`) are left out: their
-    responses are never read, and no collective of ours waits for them.
+    Requests that lmms-eval adds to even out ranks (`__padding_only__`) are left out: nothing reads their
+    responses, and none of our collectives waits for them.
 
     Args:
         requests: as lmms-eval hands them over.
@@ -83,7 +83,7 @@ def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None =
     return list(items.values())
 
 
-# From a document of a task to the prompt text and images that a processor takes.
+# From a task's document to the prompt text and images for a processor.
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -107,7 +107,7 @@ class Prompt:
 
 
 def content_key(text: str, images: Sequence[Image.Image]) -> str:
-    """A hash of the rendered prompt and its pixels, for items that have no content id."""
+    """A hash of the rendered prompt and its pixels, for items without a content id."""
     digest = hashlib.sha256(text.encode())
     for image in images:
         digest.update(f"\0{image.size}\0".encode())
@@ -194,10 +194,10 @@ def _decode(source: object) -> Image.Image:
 
 
 def _read(read: Callable[[], _T], where: str) -> _T:
-    """Reads strictly first, so that an image that was cut short does not pass unnoticed.
+    """Reads strictly first, so that a truncated image is noticed.
 
-    lmms-eval tells Pillow, for the whole process, to fill the missing part of such an image
-    with grey. Published scores include them, so they are kept, but named.
+    lmms-eval makes Pillow fill the missing part of such an image with gray, for the whole process. Published
+    scores include these images, so they are used, with a warning.
     """
     try:
         with strictly():
@@ -209,20 +209,20 @@ def _read(read: Callable[[], _T], where: str) -> _T:
     return result
 
 
-# Which samples of an item are drawn next: none that is kept, and none once the answer is settled.
+# The next samples of an item: none that is kept, and none once its label is settled.
 
 Settled = Callable[[Item, Sequence[Generation]], bool]
-"""Whether an item needs no more samples than the first ones, which it is called with in order."""
+"""Whether an item needs no more samples than those so far; called with them in order."""
 
 FIRST_ROUND = 2
 """Samples of the first round: the fewest that can differ."""
 
 
 def goals(samples: int) -> list[int]:
-    """After how many samples it is asked whether an item is settled: 2, 4, 8 and so on, and all.
+    """Sample counts after which to check whether an item is settled: 2, 4, 8 and so on, then all.
 
-    Doubling draws fewer than twice the samples needed, in at most log2(G) rounds. The numbers
-    depend on G alone, so that a run that was interrupted stops where an undisturbed one does.
+    Doubling draws fewer than twice the samples needed, in at most log2(G) rounds. The counts depend only on
+    G, so an interrupted run stops at the same count as an uninterrupted one.
     """
     found = []
     goal = FIRST_ROUND
@@ -234,18 +234,18 @@ def goals(samples: int) -> list[int]:
 
 @dataclass
 class Drawing:
-    """An item on its way.
+    """An item in progress.
 
     Attributes:
-        item: with all the samples asked for.
-        have: sample index to response, of those that are there.
+        item: with all the requested samples.
+        have: sample index to response, for samples already drawn.
     """
 
     item: Item
     have: dict[int, Generation] = field(default_factory=dict)
 
     def next(self, settled: Settled | None) -> Item | None:
-        """What is to be drawn next, as an item with those samples; None where that is nothing.
+        """What to draw next, as an item with those samples; None if nothing is left.
 
         Args:
             settled: None draws all samples at once.
@@ -269,4 +269,4 @@ class Drawing:
 
 
 Asked = tuple[Drawing, Item]
-"""An item on its way, and the part of it that is drawn next."""
+"""An item in progress, and the part of it to draw next."""

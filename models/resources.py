@@ -1,4 +1,4 @@
-"""Where a model runs and what its work takes: the device, memory, operations."""
+"""Where a model runs and what it costs: device, memory, operations."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ class Placement:
         device: the device of this process.
         rank: number of this process among all, over all machines.
         world_size: how many processes there are.
-        accelerator: accelerate's view of the same, which lmms-eval's own collectives go
-            through; None in a single process, where lmms-eval makes its own.
+        accelerator: accelerate's view of the same, for lmms-eval's own collectives; None in a single process,
+            where lmms-eval makes its own.
     """
 
     device: torch.device
@@ -40,7 +40,7 @@ class Placement:
 
 
 def check_device(name: str | None) -> torch.device:
-    """The device of a name; CUDA where there is any and None is asked for.
+    """The device of a name; None selects CUDA if available.
 
     Raises:
         HarnessError: for a name that torch does not know or a device that is not there.
@@ -79,25 +79,25 @@ def place(name: str | None) -> Placement:
     return Placement(device, accelerator.process_index, accelerator.num_processes, accelerator)
 
 
-# What a batch takes in memory: an estimate, what is free, and what running out looks like.
+# The memory of a batch: an estimate, what is free, and how to recognize running out.
 
-# The estimate knows no fragmentation and no workspaces, and the CPU's memory is shared with
-# whatever else runs, where asking for too much ends the process instead of raising an error.
+# The estimate ignores fragmentation and workspaces. Other programs share the CPU's memory, where asking for
+# too much ends the process instead of raising an error.
 _SHARE = {"cuda": 0.8, "cpu": 0.5}
 
-# Prompt tokens, padding included, that go through the model together. On a CPU more of them fall
-# out of its caches: a fifth slower at twice as many. A GPU is busy with these, and more would
-# only need more memory at once.
+# Prompt tokens, padding included, that go through the model together. On a CPU, twice as many run a fifth
+# slower, because they no longer fit its caches. A GPU is busy with these; more would only need more memory at
+# once.
 _SLICE_TOKENS = {"cuda": 16384, "cpu": 1200}
 
-# Tensors of a decoder or vision layer that are alive at once, in widths of the layer and of its
-# feed-forward part.
+# Tensors of a decoder or vision layer that exist at the same time, in multiples of the layer's width and of
+# its feed-forward width.
 _STREAMS, _INNER_STREAMS = 8, 3
 
 
 @dataclass(frozen=True)
 class Size:
-    """What memory goes by, for one item.
+    """What determines the memory of one item.
 
     Attributes:
         tokens: prompt and image tokens.
@@ -112,12 +112,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a model takes for a batch, beside its weights.
+    """Bytes that a model needs for a batch, besides its weights.
 
     Attributes:
         cached: keys and values of a token, over all layers.
         activation: what a prompt token needs while a layer computes.
-        image_value: what the vision tower needs for each number that it is given.
+        image_value: what the vision tower needs for each input number.
         score: attention scores of a new token, for each token before it, over a layer's heads.
         choice: choosing a row's next token, over the vocabulary.
         slice_tokens: prompt tokens that go through the model together where prompts are shared.
@@ -148,7 +148,7 @@ class Footprint:
         )
 
     def bytes(self, sizes: Sequence[Size], new_tokens: int, shared: bool) -> float:
-        """What a batch takes.
+        """The bytes of a batch.
 
         Args:
             sizes: its items.
@@ -160,7 +160,7 @@ class Footprint:
         prompts = longest * (len(sizes) if shared else rows)
         images = sum(size.image_values * (1 if shared else size.rows) for size in sizes)
         together = min(prompts, max(self.slice_tokens, longest)) if shared else prompts
-        # A growing buffer is there twice while it is copied.
+        # A growing buffer exists twice while it is copied.
         own = rows * (2 * new_tokens * self.cached + longest * self.score + self.choice)
         prefill = together * self.activation + images * self.image_value * together / prompts
         return prompts * self.cached + prefill + own
@@ -179,7 +179,7 @@ def _image_bytes(config: PreTrainedConfig | None, number: int) -> float:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that a batch may take on a device now."""
+    """Memory now available for a batch on a device."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _SHARE["cuda"] * (torch.cuda.mem_get_info(device)[0] + cached)
@@ -187,7 +187,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def _container_bytes() -> float:
-    """What the container's limit leaves, where there is one."""
+    """What the container's memory limit leaves, if there is one."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text())
@@ -203,18 +203,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in known)
 
 
-# Floating-point operations of a model's weights, estimated from how many there are and what trains.
+# Floating-point operations of a model, estimated from the number of its weights and which of them train.
 
 Inputs = Mapping[str, Any]
 
 
 class Arithmetic:
-    """What a token and an image patch cost.
+    """The cost of a token and of an image patch.
 
-    A product with n weights is 2n operations in the forward pass; the backward pass repeats that for the
-    activations' gradient, and once more for each weight that trains. Left out: the attention of tokens
-    to each other, activation checkpointing, padding, and everything that is no product. The aligner is
-    counted with the vision tower, by patches.
+    A product with n weights is 2n operations in the forward pass; the backward pass adds as many for the
+    activations' gradient, and as many again for each weight that trains. Not counted: attention between
+    tokens, activation checkpointing, padding, and everything that is not a matrix product. The aligner counts
+    as part of the vision tower, by patches.
     """
 
     def __init__(self, model: "PreTrainedModel | PeftModel") -> None:
@@ -241,22 +241,22 @@ class Arithmetic:
                 self.trained_vision += trained
 
     def forward(self, tokens: float, patches: float) -> float:
-        """One forward pass over so many tokens (those of images included) and image patches."""
+        """One forward pass over this number of tokens (image tokens included) and image patches."""
         return 2.0 * (self.language * tokens + self.vision * patches)
 
     def training(self, tokens: float, patches: float) -> float:
-        """One forward and backward pass; without a weight that trains, the tower has no backward pass."""
+        """One forward and backward pass; without trainable weights, the tower has no backward pass."""
         backward = (self.language + self.trained_language) * tokens
         if self.trained_vision:
             backward += (self.vision + self.trained_vision) * patches
         return self.forward(tokens, patches) + 2.0 * backward
 
     def patches(self, inputs: Inputs) -> int:
-        """How many image patches a processor's output has."""
+        """The number of image patches in a processor's output."""
         pixels = inputs.get("pixel_values")
         if not isinstance(pixels, Tensor):
             return 0
-        if pixels.dim() == 2:  # one row a patch, as Qwen's processors give them
+        if pixels.dim() == 2:  # one row per patch, as Qwen's processors return them
             return int(pixels.shape[0])
         if isinstance(self.patch, int):
             return int(pixels[..., 0, :, :].numel() // self.patch**2)

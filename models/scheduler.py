@@ -1,4 +1,4 @@
-"""A queue of items through a model: admitted as memory and rows become free, handed back as they end."""
+"""Runs a queue of items through a model: admits as memory and rows become free, returns finished items."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -15,15 +15,15 @@ from .resources import Size, out_of_memory
 from .shared_prefix import Prompts, UnsuitedModelError
 
 Done = tuple[Asked, list[Completion]]
-"""What was asked, and a completion for each sample index; none where the item was refused."""
+"""The item, and a completion for each sample index; none if the item was refused."""
 
-# Prompts of one cohort are padded to one length: longer ones than this many times the shortest
-# make a cohort of their own.
+# Prompts of one cohort are padded to one length. Prompts longer than the shortest by more than this factor
+# form a cohort of their own.
 _SPREAD = 1.5
 
 
 def not_finite(name: str) -> HarnessError:
-    """The error of an item that the model has no finite logits for."""
+    """The error for an item for which the model has no finite logits."""
     return HarnessError(
         f"{name}: the model's logits are not finite (NaN or infinity)",
         "Its weights or their type are at fault: try dtype=float32, or a checkpoint that did not diverge",
@@ -31,7 +31,7 @@ def not_finite(name: str) -> HarnessError:
 
 
 class Scheduler:
-    """One pass over a queue, with equal generation arguments throughout."""
+    """One pass over a queue, with the same generation arguments throughout."""
 
     def __init__(
         self,
@@ -43,29 +43,29 @@ class Scheduler:
         rows: int,
         hold: bool,
     ) -> None:
-        """Nothing admitted yet.
+        """Starts with nothing admitted.
 
         Args:
             engine: the model.
-            queue: what is asked; items that get further rows are put back at its front between
-                two steps of the iteration. Not empty.
+            queue: the items, not empty; items that need further rows are put back at its front between two
+                steps of the iteration.
             prepare: decodes and processes an item; may raise `HarnessError`.
             refuse: takes an item that cannot be answered, or raises.
-            seed: what draws are keyed with.
+            seed: the seed of draws.
             rows: most rows in flight, unless an item has more by itself.
-            hold: whether prompts are kept for further rows until it shows that there are none.
+            hold: whether to keep prompts for further rows until the item needs none.
         """
         self._engine, self._queue, self._prepare, self._refuse = engine, queue, prepare, refuse
         self._arguments: GenerationArguments = queue[0][1].arguments
         self._seed, self._most, self._hold = seed, rows, hold
         self._ready: dict[int, Prepared] = {}  # prepared and not admitted
         self._aboard: dict[int, tuple[Asked, Size]] = {}
-        self._known: dict[int, tuple[Prepared, Size]] = {}  # of held prompts, without their features
+        self._known: dict[int, tuple[Prepared, Size]] = {}  # held prompts, without their features
         self._flight = engine.flight(self._arguments, hold)
         self._allowed = engine.allowed()
 
     def __iter__(self) -> Iterator[list[Done]]:
-        """Items as they end, some at a time; all that have ended before others are admitted.
+        """Yields finished items in groups; all finished items come before others are admitted.
 
         Raises:
             HarnessError: for an item that is refused, unless `refuse` takes it.
@@ -82,12 +82,12 @@ class Scheduler:
                 self._flight.release(self._flight.held - self._waiting())
 
     def _waiting(self) -> set[int]:
-        """Held items that are asked again; they are at the front of the queue."""
+        """Held items with further samples to draw; they are at the front of the queue."""
         held = self._flight.held
         return {id(asked[0]) for asked in islice(self._queue, len(held)) if id(asked[0]) in held}
 
     def _next(self, refused: list[Done]) -> list[tuple[Asked, Prepared, Size]]:
-        """What is admitted now, taken from the queue; what is refused on the way is added to `refused`."""
+        """Takes the items to admit now from the queue; adds refused ones to `refused`."""
         if not self._aboard:
             self._allowed = self._engine.allowed()
         coming: list[tuple[Asked, Prepared, Size]] = []
@@ -112,7 +112,7 @@ class Scheduler:
         return coming
 
     def _described(self, asked: Asked) -> tuple[Prepared, Size]:
-        """An item with what it takes; without features where its prompt is held."""
+        """An item with its memory needs; without features if its prompt is held."""
         ticket, rows = id(asked[0]), 1 if self._arguments.greedy else len(asked[1].sample_indices)
         if ticket in self._flight.held:
             prepared, size = self._known[ticket]
@@ -124,7 +124,7 @@ class Scheduler:
         return prepared, self._engine.size(prepared, rows)
 
     def _advance(self, coming: list[tuple[Asked, Prepared, Size]]) -> list[Done]:
-        """Admits items and draws on; where memory runs out, what is aboard goes back into the queue."""
+        """Admits items and continues decoding; if memory runs out, active items return to the queue."""
         for asked, _, size in coming:
             self._aboard[id(asked[0])] = (asked, size)
         failure: BaseException
@@ -143,7 +143,7 @@ class Scheduler:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            # Without its traceback, which holds on to the batch's tensors.
+            # Without its traceback, which keeps the batch's tensors alive.
             failure = error.with_traceback(None)
         return self._out_of_memory(coming, failure)
 
@@ -164,7 +164,7 @@ class Scheduler:
         return []
 
     def _without(self, tickets: Collection[int]) -> list[Done]:
-        """Refuses items whose logits are not finite; the others aboard are drawn again, to the same end."""
+        """Refuses items whose logits are not finite; redraws the other active items, with the same result."""
         bad = [asked for ticket, (asked, _) in self._aboard.items() if ticket in tickets]
         for asked in bad:
             del self._aboard[id(asked[0])]
@@ -174,7 +174,7 @@ class Scheduler:
         return [(asked, []) for asked in bad]
 
     def _back(self) -> list[Size]:
-        """Everything aboard to the front of the queue; its draws are keyed, so they come out the same."""
+        """Moves all active items to the front of the queue; keyed draws give the same responses again."""
         sizes = [size for _, size in self._aboard.values()]
         self._queue.extendleft(reversed([asked for asked, _ in self._aboard.values()]))
         self._aboard.clear()
@@ -182,7 +182,7 @@ class Scheduler:
         return sizes
 
     def _admit(self, coming: list[tuple[Asked, Prepared, Size]]) -> None:
-        """New items and items that get further rows, together where their prompts are about as long."""
+        """New items and items that get further rows, grouped by similar prompt length."""
         arrivals: dict[int, Arrival] = {}
         for asked, prepared, size in coming:
             ticket = id(asked[0])
@@ -206,7 +206,7 @@ class Scheduler:
             )
 
     def _prefilled(self, new: list[tuple[int, Prepared]]) -> list[tuple[list[int], Prompts]]:
-        """Prompts that go through the model now, with their tickets; neighbours in length together."""
+        """Prompts to prefill now, with their tickets, grouped by length."""
         found = []
 
         def names(one: tuple[int, Prepared]) -> tuple[str, ...]:
@@ -244,7 +244,7 @@ class Scheduler:
         return done
 
     def _landed(self, ticket: int, completions: list[Completion]) -> Done:
-        """A greedy completion is that of every sample."""
+        """Uses one greedy completion for every sample."""
         asked, _ = self._aboard.pop(ticket)
         copies = len(asked[1].sample_indices) if self._arguments.greedy else 1
         return asked, completions * copies

@@ -13,11 +13,11 @@ from .arguments import as_bool, as_dtype, as_float, as_int, as_text, is_unset, w
 # The arguments of `dcsft_hf`, read and checked before anything is loaded.
 
 AUTO_BATCH_SIZE = 64
-"""Items at once where memory alone should decide: more gain no speed, and a batch is what a crash loses."""
+"""The `auto` batch size where memory alone should decide: more is no faster, and a crash loses a batch."""
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 GENERATION_CONFIGS = ("neutral", "checkpoint")
-"""Where settings come from that a request leaves unset."""
+"""The source of settings that a request leaves unset."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class ModelSettings:
             transformers.
         batch_size: most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches
             are smaller where memory asks for it.
-        memory_gb: what a batch may take beside the weights, in 10^9 bytes; None looks what is free.
+        memory_gb: memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
-        box_space: the coordinates that it writes boxes in, one of `conventions.BoxSpace`; None is its
-            family's, or what its manifest says that it was taught. A checkpoint that was trained elsewhere,
-            on boxes in another space, needs it.
+        box_space: the coordinates that it writes boxes in, one of `conventions.BoxSpace`; None uses those in
+            its manifest or its family's. Set it for a checkpoint that was trained elsewhere on boxes in
+            another space.
         trust_remote_code: whether code inside the checkpoint may run.
         generation_config: one of `GENERATION_CONFIGS`: "checkpoint" applies the penalties and sampling
             settings of the checkpoint's `generation_config.json` to requests that leave them unset.
-        seed: seed of sampled responses; where lmms-eval opens the model, its `--seed` if unset.
+        seed: seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model.
         system_prompt: text, or a file of it, put before every chat that has no system message.
     """
 
@@ -63,7 +63,7 @@ class ModelSettings:
     system_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks what a single field cannot.
+        """Checks combinations of fields.
 
         Raises:
             HarnessError: for contradictory pixel limits.
@@ -75,7 +75,7 @@ class ModelSettings:
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> "ModelSettings":
-        """Reads model arguments as lmms-eval hands them over, text and unset values included.
+        """Reads model arguments as lmms-eval passes them, as text and with unset values.
 
         Raises:
             HarnessError: for an unknown argument, a missing `pretrained` or a value out of range.
@@ -142,7 +142,7 @@ _HF_READERS: dict[str, Callable[[str, object], object]] = {
 # The arguments of `dcsft_vllm`, read and checked before vLLM is imported.
 
 BATCH_SIZE = 256
-"""Items at once by default: vLLM schedules them itself, and a batch is what a crash loses."""
+"""The default batch size: vLLM schedules items itself, and a crash loses a batch."""
 _LOCAL = (
     "adapter",
     "merge_adapter",
@@ -154,29 +154,29 @@ _LOCAL = (
     "max_num_seqs",
     "enforce_eager",
 )
-"""What the one who starts a server decides."""
+"""Arguments that only the server's own command line can set."""
 _REMOTE = ("served_model_name", "attempts", "timeout")
 
 
 @dataclass(frozen=True)
 class VLLMSettings:
-    """What to serve and how.
+    """What to serve, and how.
 
     Attributes:
         pretrained: a checkpoint folder or hub name; with `base_url`, what the server serves.
-        adapter: a PEFT folder: a LoRA request where vLLM serves its modules, else merged.
-        merge_adapter: whether to merge it in any case: for checkpoints that vLLM takes no LoRA
-            requests for, and because merged weights are faster.
+        adapter: a PEFT folder: sent as a LoRA request if vLLM can serve its modules, else merged.
+        merge_adapter: whether to merge in any case: for checkpoints without LoRA support in vLLM, and because
+            merged weights are faster.
         dtype: weights' type, one of `arguments.DTYPES`; None is vLLM's "auto".
-        batch_size: most items handed over at once; "auto" is `BATCH_SIZE`. With `base_url`, also
-            the most requests on their way.
+        batch_size: most items submitted at once; "auto" is `BATCH_SIZE`. With `base_url`, also the most
+            concurrent requests.
         max_model_len: most tokens of prompt and response; None is the longest prompt of the first
             request list and its response.
         max_images: most images of a prompt; None is the most in the first request list.
         gpu_memory_utilization: share of the device's memory, in (0, 1]; None is vLLM's default.
         tensor_parallel_size: devices that share the weights.
         max_num_seqs: most responses decoded at once; None is vLLM's default.
-        enforce_eager: whether to leave out compilation, which takes minutes and pays off later.
+        enforce_eager: whether to skip compilation, which takes minutes and pays off later.
         min_pixels: least area of a resized image, in pixels; None keeps the processor's.
         max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
         box_space: the coordinates that it writes boxes in; see `ModelSettings`.
@@ -184,11 +184,11 @@ class VLLMSettings:
         generation_config: whether the checkpoint's generation settings apply; see `ModelSettings`.
         seed: seed of sampled responses.
         system_prompt: text, or a file of it, put before every chat that has no system message.
-        base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`; its key, if it
-            has one, is read from OPENAI_API_KEY, as arguments are written into manifests. A server
-            on a CPU needs `--no-enable-chunked-prefill`, or it dies of the first long batch.
-        served_model_name: the server's name of the model; None takes the only one that it has.
-        attempts: how often a request is tried while the server cannot be reached or is overloaded.
+        base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has
+            one, is read from OPENAI_API_KEY, because arguments are written into manifests. A server on a CPU
+            needs `--no-enable-chunked-prefill`; without it the first long batch crashes it.
+        served_model_name: the server's name for the model; None uses the only model it serves.
+        attempts: the number of tries of a request while the server cannot be reached or is overloaded.
         timeout: seconds until a request without an answer counts as failed.
     """
 
@@ -216,7 +216,7 @@ class VLLMSettings:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        """Checks what a single field cannot.
+        """Checks combinations of fields.
 
         Raises:
             HarnessError: for contradictory pixel limits, arguments of an engine beside a
@@ -244,7 +244,7 @@ class VLLMSettings:
         return HarnessError(f"{name}: with base_url, the server decides", remedy)
 
     def checkpoint(self) -> ModelSettings:
-        """What `checkpoint.open_config` and its neighbours take."""
+        """The arguments of `checkpoint.open_config` and related functions."""
         return ModelSettings(
             pretrained=self.pretrained,
             adapter=self.adapter,
@@ -258,7 +258,7 @@ class VLLMSettings:
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> "VLLMSettings":
-        """Reads model arguments as lmms-eval hands them over, text and unset values included.
+        """Reads model arguments as lmms-eval passes them, as text and with unset values.
 
         Raises:
             HarnessError: for an unknown argument, a missing `pretrained` or a value out of range.
@@ -266,7 +266,7 @@ class VLLMSettings:
         for name in given:
             if name not in {*_VLLM_READERS, "device"}:
                 raise unknown_name("model argument", name, _VLLM_READERS)
-        # lmms-eval hands on --device whatever the model is.
+        # lmms-eval passes --device on to every model.
         if not is_unset(given.get("device")):
             raise HarnessError(
                 f"device={given['device']!r}: vLLM runs on what it was built for",

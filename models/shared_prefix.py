@@ -1,4 +1,4 @@
-"""Prompts go through the model once; the rows behind them decode together."""
+"""Prefills each prompt once; the rows that share it decode together."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-# Prompts go through the model once; what they leave is kept per item.
+# Prefills prompts once and keeps their keys and values per item.
 
 
 class UnsuitedModelError(Exception):
@@ -20,14 +20,14 @@ class UnsuitedModelError(Exception):
 
 @dataclass
 class Prompts:
-    """What the prompts of some items left, padded on the left to one length.
+    """The prefilled prompts of some items, padded on the left to one length.
 
     Attributes:
         keys: per layer `(items, kv_heads, prompt, width)`; `values` likewise.
         values: see `keys`.
         logits: `(items, vocabulary)` for the first token.
-        positions: the last prompt token's position, `(..., items, 1)` with as many axes in
-            front as the model's position ids have.
+        positions: the last prompt token's position, `(..., items, 1)`; leading axes as in the model's
+            position ids.
         tokens: int64 `(items, prompt)`.
         attention_mask: int64 `(items, prompt)`, 0 at padding.
     """
@@ -40,16 +40,16 @@ class Prompts:
     attention_mask: Tensor
 
     def __len__(self) -> int:
-        """How many items."""
+        """The number of items."""
         return len(self.tokens)
 
     @property
     def longest(self) -> int:
-        """Tokens of a prompt, padding included."""
+        """The length of a prompt in tokens, padding included."""
         return self.tokens.shape[1]
 
     def select(self, items: Tensor) -> "Prompts":
-        """Copies of those of int64 `items`."""
+        """A copy with the prompts of int64 `items`."""
         return Prompts(
             [keys.index_select(0, items) for keys in self.keys],
             [values.index_select(0, items) for values in self.values],
@@ -61,11 +61,11 @@ class Prompts:
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:
-    """Several prompts as one, in order; the parts are empty afterwards."""
+    """Joins prompts in order; empties the parts."""
     if len(parts) == 1:
         return parts[0]
     longest = max(part.longest for part in parts)
-    # Freed layer by layer: all of them would be there twice otherwise.
+    # Freed layer by layer: otherwise all layers would exist twice.
     keys = [_taken([part.keys for part in parts], at, longest) for at in range(len(parts[0].keys))]
     values = [_taken([part.values for part in parts], at, longest) for at in range(len(parts[0].values))]
     return Prompts(
@@ -79,7 +79,7 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
 
 
 def _taken(states: Sequence[list[Tensor]], layer: int, longest: int) -> Tensor:
-    """One layer's states of several prompts, which lose theirs."""
+    """Joins one layer's states of several prompts, and removes them from the parts."""
     found = torch.cat([_padded(one[layer], longest, -2) for one in states])
     for one in states:
         one[layer] = found[:0]
@@ -94,14 +94,14 @@ def _padded(part: Tensor, longest: int, axis: int) -> Tensor:
 
 @torch.inference_mode()
 def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
-    """Runs vision tower and prompts once, prepared as `generate` prepares its first step.
+    """Runs vision tower and prompts once, with inputs prepared as for the first step of `generate`.
 
     Args:
         model: a transformers model, in evaluation mode.
         batch: model inputs, left-padded, on the model's device.
 
     Raises:
-        UnsuitedModelError: where a layer keeps something else than all keys and values.
+        UnsuitedModelError: a layer's cache is not the full keys and values.
     """
     features = dict(batch)
     tokens, mask = features.pop("input_ids"), features.pop("attention_mask")
@@ -111,7 +111,7 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
     inputs = model.prepare_inputs_for_generation(
         tokens,
         past_key_values=cache,
-        # Without a mask attention takes its faster causal form.
+        # Without a mask, attention takes its faster causal form.
         attention_mask=None if bool(mask.all()) else mask,
         position_ids=positions,
         is_first_iteration=True,
@@ -134,22 +134,22 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
     )
 
 
-# Items that were admitted together and the rows that continue them: prompts kept once, one attention.
+# Items that were admitted together and their rows: each prompt is kept once, with one attention call.
 #
 # Copying a prompt's keys and values for each of G samples costs G times its memory, and every decoding step
 # reads all copies. Here a step attends in two parts under one softmax: the queries of an item's rows, side by
-# side, over the item's prompt, and each row's query over the row's own tokens. The rows of a cohort are of
-# one age, so their own tokens need no padding.
+# side, over the item's prompt, and each row's query over the row's own tokens. The rows of a cohort have the
+# same length, so their own tokens need no padding.
 
-# Short answers are the rule in labelling; every page that a buffer touches has to be zeroed first.
+# Labeling mostly gets short answers, and every page of a buffer has to be zeroed before use.
 _FIRST_CAPACITY = 8
 
-# Prompts of finished items are dropped once this share of them is finished: dropping copies the rest.
+# Finished items' prompts are dropped once they reach this share: dropping copies the rest.
 _IDLE_ITEMS = 0.25
 
 
 class OwnTokens:
-    """One layer's keys and values of what the rows have generated.
+    """One layer's keys and values of the generated tokens.
 
     Attributes:
         keys: buffer `(rows, kv_heads, capacity, width)`; `values` likewise.
@@ -158,7 +158,7 @@ class OwnTokens:
     """
 
     def __init__(self) -> None:
-        """No tokens."""
+        """Starts without tokens."""
         self.keys = self.values = torch.empty(0)
         self.length = 0
 
@@ -203,15 +203,15 @@ def _grown(buffer: Tensor) -> Tensor:
 
 
 class PrefixGroup:
-    """Prompts and the rows behind them.
+    """Prompts and the rows that continue them.
 
     Attributes:
-        prompts: what they continue.
-        rows: how many.
+        prompts: the prefilled prompts.
+        rows: the number of rows.
     """
 
     def __init__(self, prompts: Prompts, samples: Sequence[int]) -> None:
-        """Rows without tokens.
+        """Starts with rows without tokens.
 
         Args:
             prompts: of the items; taken over.
@@ -231,7 +231,7 @@ class PrefixGroup:
         """
         self.item_of_row, self.rows, self._items = item_of_row, len(item_of_row), len(self.prompts)
         padded = (self.prompts.attention_mask == 0)[:, None, None, :]
-        # (items, 1, 1, prompt); None spares a pass over the scores where nothing is padded.
+        # (items, 1, 1, prompt); None skips a pass over the scores if nothing is padded.
         self._padding = padded if bool(padded.any()) else None
         counts = torch.bincount(item_of_row, minlength=self._items)
         self._widest = int(counts.max())
@@ -241,7 +241,7 @@ class PrefixGroup:
         self._place = torch.empty_like(item_of_row)
         rank = torch.arange(self.rows, device=item_of_row.device) - first[by_item]
         self._place[order] = by_item * self._widest + rank
-        # Places without a row repeat row 0, whose results there are not read.
+        # Places without a row repeat row 0; their results are not read.
         self._row_at = torch.zeros(self._items * self._widest, dtype=torch.int64, device=order.device)
         self._row_at[self._place] = torch.arange(self.rows, device=order.device)
         self._full = bool((self._place == torch.arange(self.rows, device=order.device)).all()) and (
@@ -249,12 +249,12 @@ class PrefixGroup:
         )
 
     def keep(self, places: Sequence[int]) -> list[int]:
-        """Drops all rows but those at `places`, ascending; a prompt stays while its cohort does.
+        """Keeps only the rows at `places`, ascending; prompts stay until the cohort is dropped.
 
-        Only as many rows are copied as fill the gaps.
+        Copies only as many rows as it takes to fill the gaps.
 
         Returns:
-            The old place of each row that is left, in their new order.
+            The old place of each remaining row, in the new order.
         """
         count = len(places)
         order = list(range(count))
@@ -272,10 +272,10 @@ class PrefixGroup:
         return order
 
     def drop_idle(self, kept: Sequence[int]) -> list[int] | None:
-        """Drops the prompts of items that have neither rows nor a place in `kept`, once they are many.
+        """Drops the prompts of items without rows that are not in `kept`, once there are enough of them.
 
         Returns:
-            The old numbers of the items that are left; None where none is dropped.
+            The old numbers of the remaining items; None if none is dropped.
         """
         needed = sorted({*self.item_of_row.tolist(), *kept})
         if not needed or len(needed) > (1 - _IDLE_ITEMS) * self._items:
@@ -286,10 +286,10 @@ class PrefixGroup:
         return needed
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Attention of one new token a row.
+        """Attention of one new token per row.
 
         Args:
-            layer: which.
+            layer: the layer's index.
             query: `(rows, heads, 1, width)`.
             key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
             value: see `key`.
@@ -324,7 +324,7 @@ class PrefixGroup:
         return grid.transpose(1, 2).reshape(self._items, kv_heads, self._widest * group, last)
 
     def _to_rows(self, grid: Tensor, rows: int) -> Tensor:
-        """The way back from `_to_grid`."""
+        """The inverse of `_to_grid`."""
         _, kv_heads, together, last = grid.shape
         group = together // self._widest
         split = grid.view(self._items, kv_heads, self._widest, group, last).transpose(1, 2)
@@ -332,16 +332,16 @@ class PrefixGroup:
         return flat if self._full else flat.index_select(0, self._place)
 
 
-# Rows behind shared prompts go through the model together, one token at a time.
+# Rows with shared prompts go through the model together, one token at a time.
 
 _NAME = "dcsft_shared_prompt"
 
-# What attention functions are given by layers whose scores are not plain scaled products.
+# Arguments to attention functions from layers whose scores are not plain scaled products.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
 
 
 class _Passing(CacheLayerMixin):  # type: ignore[misc]
-    """A cache layer that hands states on: the cohorts keep them, each its own."""
+    """A cache layer that only passes states through: each cohort keeps its own."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to prepare."""
@@ -349,7 +349,7 @@ class _Passing(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """The states as they come."""
+        """The states unchanged."""
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -369,7 +369,7 @@ class Decoder:
     """The rows in flight, in the order of their cohorts."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """No rows.
+        """Starts without rows.
 
         Args:
             model: a transformers model, in evaluation mode, that prefills the prompts.
@@ -379,7 +379,7 @@ class Decoder:
         self._positions: Tensor | None = None
 
     def admit(self, prompts: Prompts, samples: Sequence[int]) -> Tensor:
-        """Adds a cohort's rows behind the others.
+        """Appends a cohort's rows.
 
         Args:
             prompts: of its items; taken over.
@@ -397,9 +397,9 @@ class Decoder:
         return prompts.logits[cohort.item_of_row]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Feeds int64 `(rows,)` tokens and gives the logits `(rows, vocabulary)` behind them.
+        """Feeds int64 `(rows,)` tokens and returns the next logits, `(rows, vocabulary)`.
 
-        To be called while `attending`.
+        Call it inside `attending`.
 
         Raises:
             UnsuitedModelError: where prompts cannot be shared.
@@ -418,10 +418,10 @@ class Decoder:
         return logits
 
     def keep(self, places: Sequence[int]) -> list[int]:
-        """Drops all rows but those at `places`, ascending; cohorts stay until `forget`.
+        """Keeps only the rows at `places`, ascending; cohorts stay until `forget`.
 
         Returns:
-            The old place of each row that is left, in their new order.
+            The old place of each remaining row, in the new order.
         """
         order: list[int] = []
         start = 0
@@ -440,7 +440,7 @@ class Decoder:
 
     @contextmanager
     def attending(self) -> Iterator[None]:
-        """While it lasts, the model's decoder attends through the cohorts."""
+        """Context manager: the model's decoder attends through the cohorts."""
         configs = {
             id(module.config): module.config
             for module in self._model.get_decoder().modules()
@@ -449,7 +449,7 @@ class Decoder:
         before = {key: config._attn_implementation_internal for key, config in configs.items()}
         ALL_ATTENTION_FUNCTIONS.register(_NAME, self._attend)
         try:
-            # The property of that name would switch sub-configurations too.
+            # The property of that name would also switch sub-configurations.
             for config in configs.values():
                 config._attn_implementation_internal = _NAME
             yield
@@ -467,22 +467,22 @@ class Decoder:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """Attention of one new token a row, called by the model's own layers.
+        """Attention of one new token per row, called by the model's own layers.
 
         Args:
-            module: the attention layer; its `layer_idx` says which.
+            module: the attention layer, with its `layer_idx`.
             query: `(rows, heads, 1, width)`.
             key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
             value: see `key`.
             attention_mask: unused; padding is known from the prompts.
             scaling: factor of the scores; None is one over the root of the width.
-            **kwargs: refused where they change scores.
+            **kwargs: refused if they change scores.
 
         Returns:
             `(rows, 1, heads, width)`, and no weights.
 
         Raises:
-            UnsuitedModelError: for several tokens a row, or scores that are not plain products.
+            UnsuitedModelError: several tokens per row, or scores that are not plain products.
         """
         refused = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
         if refused or query.shape[2] != 1 or key.shape[2] != 1:

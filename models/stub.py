@@ -1,10 +1,10 @@
-"""`dcsft_stub`: a scripted model, for tests of everything around a model.
+"""`dcsft_stub`: a scripted model, for tests of everything except the model.
 
     lmms-eval --model dcsft_stub --model_args answers=FILE.jsonl,default=TEXT --tasks TASK
 
 A line of the file is `{"task": T, "doc_id": N, "responses": [...]}` or
-`{"prompt": TEXT, "responses": [...]}`. Sample index i gets response i, from the first again
-after the last.
+`{"prompt": TEXT, "responses": [...]}`. Sample index i gets response i, starting again from the first after
+the last.
 """
 
 import time
@@ -26,7 +26,7 @@ from .requests import Item
 
 @dataclass(frozen=True)
 class Question:
-    """What a scripted answer may depend on.
+    """The inputs of a scripted answer.
 
     Attributes:
         task: the lmms-eval task's name.
@@ -48,7 +48,7 @@ Answers = Callable[[Question], str | None]
 
 
 class DcsftStub(ObservedModel):
-    """A model whose responses are written down beforehand.
+    """A model with prewritten responses.
 
     Tokens are whitespace-separated words, plus one for the end. Generation arguments are
     checked like `dcsft_hf`'s, and responses cut at stop texts; a response of more than
@@ -70,14 +70,14 @@ class DcsftStub(ObservedModel):
         """Reads the script.
 
         Args:
-            answers: a function, or a JSON Lines file as the module describes it.
+            answers: a function, or a JSON Lines file in the module's format.
             default: the response where `answers` has none; None makes that an error.
             batch_size: items answered before observers are called.
             delay: seconds that a batch takes, for tests of what happens meanwhile.
             seed: recorded in every `Generation`; nothing is drawn.
             device: accepted because lmms-eval passes it on; unused.
-            pretrained: the checkpoint that it stands for; unused.
-            adapter: the adapter that it stands for; unused.
+            pretrained: the checkpoint that it imitates; unused.
+            adapter: the adapter that it imitates; unused.
             **unknown: refused.
 
         Raises:
@@ -123,10 +123,10 @@ class DcsftStub(ObservedModel):
 
 
 def _script(answers: str | Path | Answers | None) -> Answers:
-    """The answers as a function.
+    """The script as a function.
 
     Raises:
-        HarnessError: where the file is missing or a line is not of either form.
+        HarnessError: the file is missing or a line has neither form.
     """
     if answers is None or (isinstance(answers, str) and is_unset(answers)):
         return lambda question: None
@@ -155,7 +155,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _row(line: str, where: str) -> tuple[object, list[str]]:
-    """One line of a script: what it answers, and the responses."""
+    """One line of a script: the item that it answers, and the responses."""
     try:
         row = reading.json_object(line)
         key: object = row["prompt"] if "prompt" in row else (row["task"], row["doc_id"])

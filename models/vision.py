@@ -1,4 +1,4 @@
-"""A vision tower in fewer calls: patches as matrix products, attention by length."""
+"""Faster vision towers: patch embeddings as matrix products, attention grouped by length."""
 
 import inspect
 
@@ -12,12 +12,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def embed_by_product(model: nn.Module) -> int:
-    """Lets patch embeddings that are given whole patches run as matrix products, in place.
+    """Makes patch embeddings of whole patches run as matrix products, in place.
 
-    Vision towers that get `(patches, channels, frames, height, width)` write the embedding as a
-    convolution that moves over nothing. Kernels for it are several times slower than the
-    product, a quarter of a small model's prefill. Weights, and so checkpoints and adapters, stay
-    as they are; results differ by rounding.
+    Vision towers that get `(patches, channels, frames, height, width)` write the embedding as a convolution
+    with a single position. Its kernels are several times slower than the product and take a quarter of a
+    small model's prefill. Weights stay as they are, and so do checkpoints and adapters; results differ by
+    rounding.
 
     Returns:
         The modules changed.
@@ -54,21 +54,21 @@ class _Product:
         return product[..., None, None, None]
 
 
-# Attention within images and windows of one length, all of them in one call.
+# Attention within images and windows, one call for all of the same length.
 #
 # Vision towers that pack their images into one sequence attend within each image, and some within each window
-# of an image. Without FlashAttention transformers goes through these segments one by one, in every layer: at
-# a thousand image tokens that is dozens of small calls an image and layer.
+# of an image. Without FlashAttention, transformers runs these segments one by one in every layer: for a
+# thousand image tokens that is dozens of small calls per image and layer.
 
-# Vision towers hand their segments over, instead of splitting by them, where the name has "flash".
+# Vision towers pass their segments on, instead of splitting by them, if the name contains "flash".
 _NAME = "dcsft_flash_like_sdpa"
 
 
 def attend_by_length(model: nn.Module) -> int:
-    """Lets packed vision attention run on all segments of a length at once, in place.
+    """Makes packed vision attention run on all segments of the same length at once, in place.
 
-    Results differ from one call a segment by rounding. Left alone are towers that attend by
-    something else than `sdpa`, and modules that are not told where segments end.
+    Results differ from one call per segment by rounding. Towers whose attention is not `sdpa`, and modules
+    without segment ends among their arguments, are left unchanged.
 
     Returns:
         The attention modules changed.
@@ -90,13 +90,13 @@ def _takes_segments(module: nn.Module) -> bool:
     )
 
 
-# Segment ends -> positions of the segments of each length. The layers of a tower get the same
-# tensors, and reading them waits for the device.
+# Segment ends -> positions of the segments of each length. All layers of a tower get the same tensors, and
+# reading them waits for the device.
 _POSITIONS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def _positions(ends: Tensor) -> list[Tensor | int]:
-    """What attends together: the length where all segments have one, else positions by length.
+    """Segments grouped by length: the length if all are equal, else positions by length.
 
     Args:
         ends: `(segments + 1,)`, increasing from 0.
@@ -145,7 +145,7 @@ def _attend(
         scaling: factor of the scores; None is one over the root of the width.
         dropout: share of weights dropped.
         cu_seq_lens_q: `(segments + 1,)`, where segments end.
-        **kwargs: what else flash attention is told.
+        **kwargs: flash attention's other arguments.
 
     Returns:
         `(1, tokens, heads, width)`, and no weights.

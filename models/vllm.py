@@ -51,11 +51,11 @@ from .vllm_backends import (
 )
 from .weights import check_stored
 
-# How an adapter reaches vLLM: as it is where vLLM serves its modules, else merged.
+# How an adapter reaches vLLM: unmerged if vLLM serves its modules, else merged.
 
 _LOG = logging.getLogger(__name__)
 
-# Ways to begin a LoRA that leave the base's weights as they are.
+# LoRA initializations that leave the base's weights unchanged.
 _PLAIN_STARTS = (True, False, None, "gaussian")
 
 _OPTIONS = (
@@ -70,23 +70,23 @@ _OPTIONS = (
     "use_qalora",
     "alora_invocation_tokens",
 )
-"""Options of PEFT's LoRA that one version of vLLM or another ignores or refuses."""
+"""Options of PEFT's LoRA that some vLLM versions ignore or refuse."""
 
 
 class Adapted:
     """A base with or without an adapter, as vLLM can load it.
 
     Attributes:
-        rank: of the adapter, where it goes on as a LoRA request; else None.
+        rank: the adapter's, if it is sent as a LoRA request; else None.
     """
 
     def __init__(self, settings: ModelSettings, config: PreTrainedConfig, always_merge: bool) -> None:
-        """Looks at the adapter; nothing is merged yet.
+        """Reads the adapter; merges nothing yet.
 
         Args:
             settings: the base, and its adapter if it has one.
             config: the base's.
-            always_merge: whether to merge what could be served.
+            always_merge: whether to merge even an adapter that could be served.
 
         Raises:
             HarnessError: the adapter does not fit the base.
@@ -97,13 +97,13 @@ class Adapted:
         self._merged: tempfile.TemporaryDirectory[str] | None = None
 
     def checkpoint(self, features: Callable[[], Features]) -> str:
-        """The base, or its merge with the adapter, which is made on first use.
+        """The base, or its merge with the adapter, created on first use.
 
         Args:
-            features: gives what the processor makes of a prompt, which the merge is compared on.
+            features: returns the processor's output for a prompt, on which the merge is compared.
 
         Raises:
-            HarnessError: the merge does not do what the adapter does.
+            HarnessError: the merge does not behave like the adapter.
         """
         settings = self._settings
         if settings.adapter is None or self.rank is not None:
@@ -113,7 +113,7 @@ class Adapted:
         return self._merged.name
 
     def _merge(self, adapter: str, features: Features) -> "tempfile.TemporaryDirectory[str]":
-        """A folder of its own, which the end of the process removes at the latest."""
+        """A temporary folder, removed at process exit at the latest."""
         settings = self._settings
         folder = tempfile.TemporaryDirectory(prefix="dcsft_merged_")
         try:
@@ -141,9 +141,9 @@ class Adapted:
 def served_rank(settings: ModelSettings, config: PreTrainedConfig) -> int | None:
     """The rank with which vLLM can serve `settings.adapter` as a LoRA request; None where it must be merged.
 
-    vLLM serves plain LoRA on linear layers of the language model. It ignores some of PEFT's
-    options and leaves out modules elsewhere, the vision tower's among them, so whatever is not
-    certain is merged.
+    vLLM serves plain LoRA on linear layers of the language model. It ignores some of PEFT's options and skips
+    modules elsewhere, such as the vision tower's. So every adapter that is not certain to be served is
+    merged.
 
     Raises:
         HarnessError: the adapter does not fit the base.
@@ -167,7 +167,7 @@ def served_rank(settings: ModelSettings, config: PreTrainedConfig) -> int | None
 
 
 def _plain(adapter: PeftConfig) -> bool:
-    """Whether an adapter is LoRA without any of its options."""
+    """Whether an adapter is plain LoRA, without options."""
     if str(getattr(adapter.peft_type, "value", adapter.peft_type)) != "LORA" or adapter.r > SERVED_RANKS[-1]:
         return False
     return (
@@ -177,7 +177,7 @@ def _plain(adapter: PeftConfig) -> bool:
     )
 
 
-# From the token ids of a response to its text, count and finish reason, as `dcsft_hf` has them.
+# From a response's token ids to its text, count and finish reason, by the same rules as `dcsft_hf`.
 
 
 def completion_of(
@@ -187,15 +187,15 @@ def completion_of(
 
     Args:
         tokenizer: the checkpoint's.
-        row: generated token ids, the end token included; what an engine generated behind a stop
-            text or an end token is left out.
+        row: generated token ids, the end token included; tokens after a stop text or an end token are
+            dropped.
         end: token ids that end a response.
         arguments: the stop texts, and whether special tokens are text.
     """
     whole = completion(tokenizer, row, end, arguments, None)
     if not arguments.stop or not _contains_stop(tokenizer, row, arguments):
         return whole
-    # Which token completed the stop text is found in the way that dcsft_hf finds it, one by one.
+    # The token that completed the stop text is found as dcsft_hf finds it, one token at a time.
     stops = StopTexts(tokenizer, arguments, end, 1)
     reached = next((at for at in range(1, len(row) + 1) if stops.reached(row[:at])), None)
     return completion(tokenizer, row, end, arguments, reached)
@@ -212,10 +212,10 @@ def _contains_stop(
 
 @dataclass(frozen=True)
 class Asking:
-    """An item that is ready to draw from.
+    """An item that is ready for generation.
 
     Attributes:
-        draws: neighbouring samples of it.
+        draws: runs of consecutive samples.
         size: tokens of prompt and images together.
     """
 
@@ -228,20 +228,17 @@ class DcsftVLLM(ObservedModel):
 
         lmms-eval --model dcsft_vllm --model_args pretrained=CKPT,adapter=FOLDER --batch_size auto ...
 
-    The arguments are the fields of `settings.VLLMSettings`. They and the adapter's fit are
-    checked at once; the engine is opened when the first requests are there, because their
-    prompts say how much room it needs.
+    The arguments are the fields of `settings.VLLMSettings`. They and the adapter's fit are checked at once;
+    the engine is opened with the first requests, because their prompts determine its limits.
 
-    Generation follows the request and nothing else, as with `dcsft_hf`, and responses are made
-    from token ids by the same code, so texts, counts and finish reasons mean the same. What
-    vLLM cannot honour is refused (`vllm_backends.check`).
+    As with `dcsft_hf`, only the request decides generation, and the same code turns token ids into responses:
+    texts, counts and finish reasons mean the same. What vLLM cannot apply is refused (`vllm_backends.check`).
 
-    A sample's seed is a function of (seed, item, sample index), and vLLM draws from a generator
-    of the sample's own: order, batch size, rounds and restarts do not change which random
-    numbers it gets. What vLLM does not promise is that a prompt's logits are the same to the
-    last bit whatever it is batched with, so where two tokens are within rounding of each other
-    another batch may choose the other one; float32 makes that rare, half precision does not.
-    The draws are not those of `dcsft_hf`, though their distribution is.
+    A sample's seed is a function of (seed, item, sample index), and vLLM gives each sample its own generator:
+    order, batch size, rounds and restarts do not change its random numbers. vLLM does not promise
+    bit-identical logits in different batches. Where two tokens are within rounding of each other, another
+    batch may choose the other one; this is rare in float32, but not in half precision. The draws differ from
+    those of `dcsft_hf`; their distribution does not.
 
     Attributes:
         keep_loaded: whether the engine stays open when lmms-eval calls `clean` after a run;
@@ -302,7 +299,7 @@ class DcsftVLLM(ObservedModel):
         return self.processor.tokenizer
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answers lmms-eval's requests, in their order, in an engine that has room for all of them.
+        """Answers lmms-eval's requests, in their order, in an engine that is large enough for all of them.
 
         Raises:
             HarnessError: for an unsupported generation argument, an unreadable document, or a
@@ -320,7 +317,7 @@ class DcsftVLLM(ObservedModel):
         return all((item.task, item.doc_id, index) in self.kept for index in item.sample_indices)
 
     def clean(self) -> None:
-        """Closes the engine, as lmms-eval asks for after a run, unless `keep_loaded`."""
+        """Closes the engine unless `keep_loaded`; lmms-eval calls it after a run."""
         if not self.keep_loaded:
             self._close()
             self._adapted.remove()
@@ -332,7 +329,7 @@ class DcsftVLLM(ObservedModel):
             self._backend = None
 
     def _open(self, items: list[Item]) -> None:
-        """Opens the engine, or another one where the present one is too small."""
+        """Opens the engine, or a larger one if the current one is too small."""
         limits = self._needed(items)
         if self._backend is not None and self._limits is not None:
             if limits.tokens <= self._limits.tokens and limits.images <= self._limits.images:
@@ -348,7 +345,7 @@ class DcsftVLLM(ObservedModel):
         self._limits = limits
 
     def _first_features(self, items: list[Item]) -> Features:
-        """What the processor makes of the first prompt that can be read."""
+        """The processor's output for the first readable prompt."""
         for item in items:
             try:
                 prompt, text = self._render(item)
@@ -362,7 +359,7 @@ class DcsftVLLM(ObservedModel):
         )
 
     def _needed(self, items: list[Item]) -> Limits:
-        """The user's limits; for those that are not given, what the prompts take."""
+        """The user's limits; the prompts' maximum where none is given."""
         tokens, images = self.settings.max_model_len, self.settings.max_images
         if tokens is not None and images is not None:
             return Limits(tokens, images)
@@ -373,7 +370,7 @@ class DcsftVLLM(ObservedModel):
         return Limits(longest if tokens is None else tokens, most if images is None else images)
 
     def _measured(self, item: Item) -> tuple[int, int] | None:
-        """Tokens of an item's prompt and longest response, and its images; None where it is refused later."""
+        """Tokens of an item's prompt and longest response, and its images; None if it will be refused."""
         try:
             prompt, text = self._render(item)
             with refusals(f"task {item.task!r}, doc_id {item.doc_id}"):
@@ -421,10 +418,10 @@ class DcsftVLLM(ObservedModel):
         return Asking(draws, size)
 
     def _check_limits(self, asked: Asking, drawn: Sequence[Drawn]) -> None:
-        """Compares the tokens that vLLM made of a prompt with those that the pixel limits given make of it.
+        """Compares vLLM's token count of a prompt with the count under the given pixel limits.
 
         Raises:
-            UnavailableError: vLLM resizes images by other limits, so that every item is concerned.
+            UnavailableError: vLLM resizes images by other limits, which affects every item.
         """
         if self._size is None or not drawn or drawn[0].n_prompt_tokens == asked.size:
             return
@@ -436,7 +433,7 @@ class DcsftVLLM(ObservedModel):
         )
 
     def _check_room(self, name: str, size: int, prompt: Prompt, item: Item) -> None:
-        """Refuses a prompt that leaves no room for its response.
+        """Refuses a prompt that is too long for its response.
 
         Raises:
             HarnessError: naming the limit.

@@ -1,4 +1,4 @@
-"""vLLM's offline engine and a running `vllm serve`, for `dcsft_vllm`: what they are asked for."""
+"""vLLM's offline engine and a running `vllm serve`, for `dcsft_vllm`."""
 
 import base64
 import importlib.util
@@ -23,23 +23,23 @@ from .decoding import row_key
 from .requests import Prompt
 from .settings import VLLMSettings
 
-# What `dcsft_vllm` asks an engine or a server for, and what it gets.
+# Requests from `dcsft_vllm` to an engine or a server, and the results.
 
-# vLLM raises a temperature between 0 and this one to it.
+# vLLM raises any temperature between 0 and this value to this value.
 _LEAST_TEMPERATURE = 0.01
 _SEEDS = 1 << 62
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A prompt and neighbouring samples of it.
+    """A prompt and a run of consecutive samples of it.
 
     Attributes:
         name: the task and document, for errors.
         prompt: the chat, and its images.
-        tokens: the rendered prompt's token ids, one placeholder an image.
-        n: how many samples.
-        seed: of the first sample, counting up from there; None where nothing is random.
+        tokens: the rendered prompt's token ids, one placeholder per image.
+        n: the number of samples.
+        seed: of the first sample, counting up from there; None for greedy decoding.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came of a `Draw`.
+    """The result of a `Draw`.
 
     Attributes:
         n_prompt_tokens: tokens of prompt and images together.
@@ -63,7 +63,7 @@ class Drawn:
 
 
 class Backend(Protocol):
-    """vLLM, in this process's care or behind an address."""
+    """vLLM, in this process or behind a URL."""
 
     def draw(
         self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
@@ -77,15 +77,15 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Gives back what it holds; it draws no more."""
+        """Releases its resources; it cannot be used afterward."""
 
 
 def sample_seed(seed: int, item_key: str, sample_index: int) -> int:
     """The seed of a sample, below 2**63.
 
-    vLLM gives the i-th of a request's n samples the request's seed plus i. Seeds of an item
-    count up with the sample index, so a sample has the same one whichever request it is part of:
-    the whole draw's, a round's or the rest of an interrupted run's.
+    vLLM gives the i-th of a request's n samples the request's seed plus i. Seeds of an item count up with the
+    sample index, so a sample has the same seed in any request: the full draw, one round, or the rest of an
+    interrupted run.
 
     Args:
         seed: the run's seed.
@@ -96,7 +96,7 @@ def sample_seed(seed: int, item_key: str, sample_index: int) -> int:
 
 
 def neighbours(indices: Sequence[int]) -> list[list[int]]:
-    """Ascending sample indices as runs that count up by one."""
+    """Ascending sample indices as runs of consecutive ones."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][-1] + 1:
@@ -107,12 +107,12 @@ def neighbours(indices: Sequence[int]) -> list[list[int]]:
 
 
 def sampling(draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -> dict[str, Any]:
-    """Generation arguments under the names that vLLM has for them, every one with a default included.
+    """Generation arguments under vLLM's names, with a value for every one that has a default.
 
-    Nothing is left to defaults, which vLLM takes from the checkpoint's generation config.
+    vLLM would take missing ones from the checkpoint's generation config.
 
     Args:
-        draw: what is drawn.
+        draw: the prompt and its samples.
         arguments: as `check` accepts them.
         end: token ids that end a response.
     """
@@ -129,7 +129,7 @@ def sampling(draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -
         "frequency_penalty": 0.0,
         "presence_penalty": 0.0,
         "max_tokens": arguments.max_new_tokens,
-        # vLLM looks for stop texts behind the least length only; `completion` cuts at earlier ones too.
+        # vLLM looks for stop texts only after the least length; `completion` also cuts at earlier ones.
         "min_tokens": arguments.min_new_tokens,
         "stop": list(arguments.stop),
         "stop_token_ids": list(end),
@@ -138,7 +138,7 @@ def sampling(draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -
 
 
 def check(arguments: GenerationArguments, task: str) -> None:
-    """Refuses what vLLM would not honour as it is defined.
+    """Refuses arguments that vLLM would not apply as defined.
 
     Raises:
         HarnessError: naming the argument and the task.
@@ -165,7 +165,7 @@ def check(arguments: GenerationArguments, task: str) -> None:
         )
 
 
-# vLLM's own offline engine, for `dcsft_vllm`; vLLM is imported when it is opened.
+# vLLM's offline engine, for `dcsft_vllm`; vLLM is imported when the engine is opened.
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,10 @@ class Limits:
 
 
 def require_vllm() -> None:
-    """Says that vLLM is missing, without importing it.
+    """Reports a missing vLLM, without importing it.
 
     Raises:
-        HarnessError: it is.
+        HarnessError: it is missing.
     """
     if importlib.util.find_spec("vllm") is None:
         raise HarnessError(
@@ -196,10 +196,10 @@ def require_vllm() -> None:
 
 
 class OfflineEngine:
-    """A checkpoint in an `LLM` of this process's own.
+    """A checkpoint in vLLM's `LLM`, in this process.
 
     Attributes:
-        limits: what it was opened for.
+        limits: the limits that it was opened with.
     """
 
     def __init__(
@@ -217,13 +217,13 @@ class OfflineEngine:
             settings: how to run.
             limits: what to reserve memory for.
             sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
-            adapter_rank: rank of `settings.adapter`, which goes on as a LoRA request; None for none.
+            adapter_rank: rank of `settings.adapter` if it is sent as a LoRA request; else None.
 
         Raises:
             HarnessError: vLLM is missing or refuses the checkpoint or an argument.
         """
         require_vllm()
-        # Standard output is the command's; vLLM's messages would go there.
+        # Standard output belongs to the command; vLLM would write its messages there.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         from vllm import LLM
         from vllm.lora.request import LoRARequest
@@ -254,7 +254,7 @@ class OfflineEngine:
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        # The text is made from the tokens, as dcsft_hf makes it; vLLM needs it for stop texts alone.
+        # The text is made from the tokens, as in dcsft_hf; vLLM itself needs it only for stop texts.
         extra = {"detokenize": bool(arguments.stop)}
         try:
             params = [SamplingParams(**sampling(one, arguments, end), **extra) for one in draws]
@@ -288,7 +288,7 @@ class OfflineEngine:
 
 
 def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | None) -> dict[str, Any]:
-    """`LLM`'s arguments; what is unset is left to vLLM."""
+    """`LLM`'s arguments; unset ones keep vLLM's defaults."""
     chosen = {
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "tensor_parallel_size": settings.tensor_parallel_size,
@@ -299,7 +299,7 @@ def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | Non
         "dtype": settings.dtype or "auto",
         "enable_prefix_caching": True,
         "enforce_eager": settings.enforce_eager,
-        # The checkpoint's own sampling settings are not the task's.
+        # The task does not use the checkpoint's own sampling settings.
         "generation_config": "vllm",
         "limit_mm_per_prompt": {"image": limits.images, "video": 0},
         "max_model_len": limits.tokens,
@@ -310,10 +310,10 @@ def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | Non
 
 
 def _for_this_platform() -> dict[str, Any]:
-    """What vLLM needs where it runs on processors alone.
+    """Settings that vLLM needs on a CPU.
 
-    A prompt that is prefilled in several steps draws a token at each and takes all but the last
-    one back, which torch's generators can do on a GPU only: on a CPU the engine dies of it.
+    A prompt that is prefilled in several steps draws a token at each and takes all but the last one back.
+    torch's generators can do that only on a GPU; on a CPU the engine crashes.
     """
     from vllm.platforms import current_platform
 
@@ -321,7 +321,7 @@ def _for_this_platform() -> dict[str, Any]:
 
 
 def _refusals(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """What vLLM raises for what it does not take, and others; some versions have their own classes for it."""
+    """The errors that vLLM raises for unsupported input; some versions have their own classes."""
     try:
         from vllm.exceptions import VLLMError
     except ImportError:
@@ -337,16 +337,16 @@ def _prompt(draw: Draw) -> dict[str, Any]:
 
 
 def _served_rank(rank: int) -> int:
-    """The least of the ranks that vLLM reserves memory for."""
+    """The smallest LoRA rank that vLLM reserves memory for."""
     return next(served for served in SERVED_RANKS if served >= rank)
 
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM takes as the largest LoRA rank."""
+"""Values that vLLM accepts as the largest LoRA rank."""
 
 
 def _engine_line(error: Exception) -> str:
-    """The first line of a message that may run over many."""
+    """The first line of a message that may have many."""
     return str(error).strip().split("\n")[0][:300] or type(error).__name__
 
 
@@ -357,8 +357,8 @@ _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-"""Seconds before the second try of a request, and the most between two; it doubles in between."""
-# Parameters that are the API's own; the others are vLLM's additions to it.
+"""Delay in seconds before the first retry of a request, and its maximum; it doubles in between."""
+# Parameters of the API itself; the others are vLLM's extensions.
 _STANDARD = (
     "n",
     "seed",
@@ -382,7 +382,7 @@ class Server:
         """Connects.
 
         Args:
-            settings: the address, and how patient to be.
+            settings: the address, timeout and number of attempts.
             sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
 
         Raises:
@@ -392,7 +392,7 @@ class Server:
         self._url, self._attempts = settings.base_url, settings.attempts
         self._at_once = settings.batch_size
         self._extra = {} if sizes is None else {"mm_processor_kwargs": {"size": sizes}}
-        # The client's own retries are off: these say what they wait for, and for how long.
+        # The client's own retries are off: ours report what they wait for, and for how long.
         self._client = openai.OpenAI(
             base_url=settings.base_url,
             api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"),
@@ -402,7 +402,7 @@ class Server:
         self.served = self._find(settings.served_model_name)
 
     def _find(self, wanted: str | None) -> str:
-        """The name to ask for."""
+        """The model name to request."""
         names = [
             str(model.id) for model in self._patiently("the list of models", self._client.models.list).data
         ]
@@ -422,7 +422,7 @@ class Server:
         """Generates for all draws, as many at once as a batch has items.
 
         Raises:
-            HarnessError: the server refuses a request, or stays out of reach.
+            HarnessError: the server refuses a request, or cannot be reached.
         """
         with ThreadPoolExecutor(max_workers=min(self._at_once, max(1, len(draws)))) as pool:
             futures = [pool.submit(self._draw, one, arguments, end) for one in draws]
@@ -433,7 +433,7 @@ class Server:
                 raise
 
     def close(self) -> None:
-        """Closes the connections; the server runs on."""
+        """Closes the connections; the server keeps running."""
         self._client.close()
 
     def _draw(self, draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -> Drawn:
@@ -453,7 +453,7 @@ class Server:
         return self._read(draw, answer)
 
     def _read(self, draw: Draw, answer: ChatCompletion) -> Drawn:
-        """Token ids of an answer; counting and cutting goes by them, as with every engine."""
+        """Token ids of an answer, for counting and cutting as with every engine."""
         prompt = getattr(answer, "prompt_token_ids", None)
         rows = [
             getattr(choice, "token_ids", None) for choice in sorted(answer.choices, key=lambda one: one.index)
@@ -467,10 +467,10 @@ class Server:
         return Drawn(len(prompt), [list(row) for row in rows if row is not None])
 
     def _patiently(self, what: str, request: Callable[[], _T]) -> _T:
-        """A request's answer, after as many tries as allowed.
+        """The response to a request, after at most the allowed number of tries.
 
         Raises:
-            HarnessError: it is refused, or the tries are used up.
+            HarnessError: the request is refused, or all tries failed.
         """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),
@@ -496,7 +496,7 @@ class Server:
 
 
 def _announce(what: str, state: tenacity.RetryCallState) -> None:
-    """Says that a request is tried again."""
+    """Reports a retry."""
     if state.outcome is not None and state.next_action is not None:
         trouble, wait = _server_line(state.outcome.exception()), state.next_action.sleep
         _LOG.warning("%s: %s; trying again in %.1f s", what, trouble, wait)
@@ -510,7 +510,7 @@ def _passing(error: BaseException) -> bool:
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The chat as the API takes it, images as data URLs."""
+    """The chat in the API's format, images as data URLs."""
     images = iter(prompt.images)
     return [
         {
@@ -527,12 +527,12 @@ def _messages(prompt: Prompt) -> list[dict[str, Any]]:
 
 
 def _data_url(image: Image.Image) -> str:
-    """A PNG, which loses nothing."""
+    """A PNG, which is lossless."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _server_line(error: BaseException | None) -> str:
-    """The first line of a message that may run over many."""
+    """The first line of a message that may have many."""
     return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Whether stored weights are those of their model: whole files, every tensor, right shapes, finite values."""
+"""Checks stored weights against their model: whole files, all tensors, right shapes, finite values."""
 
 import contextlib
 import re
@@ -20,15 +20,15 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _COPY_AGAIN = "Copy or download it again"
 _COUNTS = re.compile(r"(num_\w*|n_|encoder_|decoder_)?layers|n_layer|(\w+_)?depth|(num_|n_)\w*experts")
-"""Settings whose value is a number of modules: each of those is built, and holds a tensor at least."""
+"""Settings whose value is a number of modules; each module is built and has at least one tensor."""
 _MANY = 1_000
-"""Modules that are built in seconds, more than any published model has of a kind."""
+"""The most modules of a kind, more than any published model has; they are built in seconds."""
 _NAMED = 3
-"""Tensors that an error names."""
+"""The number of tensors that an error names."""
 
 
 def files_of(checkpoint: str) -> Path | None:
-    """The folder with a checkpoint's files, of a hub name in the cache; None where it is not there."""
+    """The folder with a checkpoint's files; for a hub name, in the cache, or None if it is not there."""
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     try:
@@ -39,10 +39,10 @@ def files_of(checkpoint: str) -> Path | None:
 
 
 def weight_files(checkpoint: str) -> list[Path]:
-    """The safetensors files that hold a checkpoint's weights; none of a hub name not in the cache.
+    """The safetensors files of a checkpoint's weights; empty for a hub name outside the cache.
 
     Raises:
-        HarnessError: a folder has no weights, pickled ones alone, or an index with a missing file.
+        HarnessError: a folder has no weights, only pickled ones, or an index with a missing file.
     """
     folder = files_of(checkpoint)
     if folder is None:
@@ -52,7 +52,7 @@ def weight_files(checkpoint: str) -> list[Path]:
     if (folder / INDEX).is_file():
         return _indexed(folder)
     if not Path(checkpoint).is_dir():
-        return []  # the cache has the configuration alone so far
+        return []  # so far the cache has only the configuration
     for pattern in _PICKLES:
         if pickled := sorted(folder.glob(pattern)):
             raise HarnessError(
@@ -99,9 +99,9 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def refuse_absurd(checkpoint: str) -> None:
-    """Refuses a configuration that asks for more layers or experts than there can be.
+    """Refuses a configuration with more layers or experts than possible.
 
-    Building those modules could take hours and all memory, before the weights show that they are not there.
+    Building those modules could take hours and all memory before the weights turn out to be missing.
 
     Raises:
         HarnessError: names the setting; or the configuration is not JSON, or the weights are damaged.
@@ -123,7 +123,7 @@ def refuse_absurd(checkpoint: str) -> None:
 
 
 def _counts(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The settings of a configuration that are numbers of modules, parts included."""
+    """The settings of a configuration that are numbers of modules, sub-configurations included."""
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             yield from _counts(value, f"{prefix}{name}.")
@@ -135,7 +135,7 @@ def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
     """Compares the names and shapes of stored weights with the model's; no weights are read.
 
     transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and
-    buffers count as they do when it is used. Takes 0.1 s.
+    buffers count as in real use. Takes 0.1 s.
 
     Args:
         checkpoint: a folder or hub name.
@@ -162,12 +162,12 @@ def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
 def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
     """Refuses a checkpoint whose tensors are not exactly the model's.
 
-    Tied weights are stored once, and integer buffers (position ids) follow from the configuration: both
-    may be absent.
+    Tied weights are stored once, and integer buffers (position ids) follow from the configuration: both may
+    be missing.
 
     Args:
         checkpoint: for the error.
-        model: what was loaded, on any device.
+        model: the loaded model, on any device.
         info: what `from_pretrained` returns with `output_loading_info`.
 
     Raises:
@@ -209,7 +209,7 @@ def check_finite(checkpoint: str, model: PreTrainedModel) -> None:
 
 
 def check_stored(checkpoint: str) -> None:
-    """`check_finite` on stored weights, for engines that load them by themselves.
+    """`check_finite` on stored weights, for engines that load weights themselves.
 
     Raises:
         HarnessError: names the first few tensors that are not finite, or a damaged file.
@@ -254,10 +254,10 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def _largest(tensor: Tensor) -> Tensor:
-    """The largest magnitude, a float32 scalar on the tensor's device; NaN where there is one.
+    """The largest magnitude, a float32 scalar on the tensor's device; NaN if any value is NaN.
 
-    `aminmax` makes a single pass without temporaries: 7 to 17 GB/s on two cores, where `isfinite` takes
-    0.2 to 0.4.
+    `aminmax` makes a single pass without temporaries: 7 to 17 GB/s on two cores, against 0.2 to 0.4 with
+    `isfinite`.
     """
     if tensor.element_size() == 1:  # 8-bit floats have no arithmetic
         tensor = tensor.to(torch.float16)
@@ -266,13 +266,13 @@ def _largest(tensor: Tensor) -> Tensor:
 
 
 def few(names: Sequence[str]) -> str:
-    """The first names, for an error."""
+    """The first few names, for an error."""
     return f"({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
 
 
 @contextlib.contextmanager
 def refusals(checkpoint: str) -> Iterator[None]:
-    """Turns whatever a damaged checkpoint makes transformers raise into a `HarnessError`.
+    """Turns any error that a damaged checkpoint causes in transformers into a `HarnessError`.
 
     Raises:
         HarnessError: naming the checkpoint.
@@ -291,7 +291,7 @@ def refusals(checkpoint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Keeps transformers' progress bars and loading reports off the terminal, which has the command's."""
+    """Hides transformers' progress bars and loading reports: the terminal shows the command's own."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -304,6 +304,6 @@ def silent() -> Iterator[None]:
 
 
 def error_line(error: BaseException) -> str:
-    """The first line of a message that may run over many; with the second where the first announces it."""
+    """The first line of a message that may have many; with the second if the first announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]

@@ -1,4 +1,4 @@
-"""lmms-eval task files and the functions that they name. `path()` is what `--include_path` takes."""
+"""lmms-eval task files and their functions. `path()` is the value for `--include_path`."""
 
 from importlib.resources import files
 from pathlib import Path

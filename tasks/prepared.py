@@ -1,4 +1,4 @@
-"""What the YAML files of the prepared benchmarks name: the rows of a task, and their pictures."""
+"""Functions of the prepared benchmarks' YAML files: the rows of a task, and their images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def load(placeholder: "Dataset") -> "Dataset":
-    """The prepared rows of the task that the placeholder row of `index.json` names."""
+    """The prepared rows of the task named by the placeholder row of `index.json`."""
     return prepared.load(placeholder[0]["set"])
 
 
 def visual(doc: Doc) -> list[Any]:
-    """The document's pictures as RGB, in the order of the prompt; what is transparent is white."""
+    """The document's images as RGB, in the order of the prompt; transparency becomes white."""
     return [prepared.picture(doc["source"], index) for index in doc["images"]]

@@ -1,8 +1,8 @@
 """From a scorer's verdict to lmms-eval's metrics: one shape for every task of the suite.
 
-`acc` is the score together with its cluster, as lmms-eval's clustered standard error reads it;
-`answered` is 1 where an answer was found in the response, so that "wrong" and "no answer" stay
-apart. `extracted`, `score` (what `lmms-eval --baseline` compares) and `scorer` (names and versions) are
+`acc` is the score together with its cluster, in the form of lmms-eval's clustered standard error;
+`answered` is 1 if an answer was found in the response, so that "wrong" and "no answer" stay
+separate. `extracted`, `score` (for `lmms-eval --baseline`) and `scorer` (names and versions) are
 logged with the sample and not aggregated; so are `scores` and `votes` of several responses, whose
 `maj_at_k` and `pass_at_k` are aggregated.
 """
@@ -30,9 +30,9 @@ def judge_all(scorer: str | Scorer, doc: Doc, texts: Sequence[str]) -> list[Verd
 
     Args:
         scorer: a scorer, or its name.
-        doc: has answer (the gold, as JSON), and what the scorer takes beside it: width and height in
-            pixels for "image_size", choices for "choices".
-        texts: what the model wrote; a text with a true attribute `truncated` ran out of tokens.
+        doc: has answer (the gold, as JSON), and the scorer's other inputs: width and height in pixels for
+            "image_size", choices for "choices".
+        texts: the responses; a text with a true attribute `truncated` reached the token limit.
     """
     known = get_scorer(scorer)
     given: dict[str, Any] = {"answer": reading.from_json(doc["answer"])}
@@ -57,16 +57,16 @@ def process(
     """The metrics of one document.
 
     Args:
-        scorer: a scorer or its name; or a function of document and response, where rows differ in it.
+        scorer: a scorer or its name; or a function of document and response, if rows need different scorers.
         doc: see `judge_all`; its cluster column names documents that are not independent.
-        results: what lmms-eval hands to `process_results`: responses, or one list of G of them.
+        results: lmms-eval's argument of `process_results`: responses, or one list of G of them.
         named: the scorers behind a function, by name.
 
     Returns:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; score: the same mean; answered: share
         in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
-        version. Of K > 1 responses besides: maj_at_k and pass_at_k as acc is, at k = K; scores, in [0, 1],
-        and votes, equal texts for answers that the scorer takes as equal and None for no answer.
+        version. For K > 1 responses also: maj_at_k and pass_at_k in the form of acc, at k = K; scores, in [0,
+        1], and votes, equal texts for answers that the scorer counts as equal and None for no answer.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):
@@ -103,12 +103,12 @@ class KeepAll:
     """A filter of lmms-eval that keeps all responses of a document; a single one stays a text."""
 
     def apply(self, resps: Iterable[list[str]], docs: Sequence[Doc]) -> list[str | list[str]]:
-        """Each document's responses, a list of them for K > 1."""
+        """Each document's responses, as a list for K > 1."""
         return [one if len(one) > 1 else one[0] if one else "" for one in resps]
 
 
 def responses(results: Sequence[Any]) -> list[str]:
-    """The texts among what lmms-eval hands to `process_results`: responses, or one list of G of them."""
+    """The texts in lmms-eval's argument of `process_results`: responses, or one list of G of them."""
     texts: list[str] = []
     for result in results:
         texts.extend(result if isinstance(result, list) else [result])
@@ -116,7 +116,7 @@ def responses(results: Sequence[Any]) -> list[str]:
 
 
 def part(score: float, doc: Doc, inside: bool = True) -> dict[str, Any]:
-    """A document's entry in a metric that `mean_score` aggregates; it does not count where not `inside`.
+    """A document's entry in a metric that `mean_score` aggregates; it does not count unless `inside`.
 
     lmms-eval counts documents by the entries of one metric, so every document has one in each.
     """
@@ -124,6 +124,6 @@ def part(score: float, doc: Doc, inside: bool = True) -> dict[str, Any]:
 
 
 def mean_score(items: Sequence[dict[str, Any]]) -> float:
-    """The mean of the `score` entries, in [0, 1]; NaN where no document counts, as --limit may have it."""
+    """The mean of the `score` entries, in [0, 1]; NaN if no document counts, which --limit may cause."""
     scores = [item["score"] for item in items if "score" in item]
     return float(sum(scores) / len(scores)) if scores else float("nan")

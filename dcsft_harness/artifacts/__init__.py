@@ -1,4 +1,4 @@
-"""What the stages' Python functions return: finished artifacts, with their notes and tables."""
+"""Return values of the stages' Python functions: finished artifacts, with their notes and tables."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 SCORES_SET = "scores set"
-"""The kind of an artifact that holds scores folders, one per model and step."""
+"""The artifact kind of a set of scores folders, one per model and step."""
 
 
 class Artifact:
@@ -26,15 +26,15 @@ class Artifact:
     TABLE = ""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Names a folder; its manifest is read when it is asked for."""
+        """An artifact in this folder; its manifest is read on first use."""
         self.path = Path(path)
 
     def __fspath__(self) -> str:
-        """The folder, so that an artifact goes wherever a path does."""
+        """The folder, so that an artifact can be used as a path."""
         return str(self.path)
 
     def __repr__(self) -> str:
-        """As it would be written in Python."""
+        """The Python expression for it."""
         return f"{type(self).__name__}({str(self.path)!r})"
 
     @property
@@ -48,14 +48,14 @@ class Artifact:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What its manifest notes: counts, accuracy, cost."""
+        """Its manifest's notes: counts, accuracy, cost."""
         return self.manifest.notes
 
     def table(self) -> "pa.Table | Dataset":
         """Its rows, as a `pyarrow.Table`; a curated set's as a `datasets.Dataset`.
 
         Raises:
-            HarnessError: it has none, as weights have none.
+            HarnessError: it has none (weights have no rows).
         """
         if not self.TABLE:
             raise HarnessError(
@@ -98,7 +98,7 @@ class Scores(Artifact):
     TABLE = "scores.parquet"
 
     def table(self) -> "pa.Table":
-        """Its rows; those of a set of scores have the column `row` besides."""
+        """Its rows; for a set of scores, with the column `row`."""
         if self.manifest.kind != SCORES_SET:
             return super().table()
         import pyarrow as pa
@@ -111,7 +111,7 @@ class Scores(Artifact):
 
 
 class Leaderboard(Artifact):
-    """A compared set of scores; its table has one row per item and row of the board."""
+    """A leaderboard; its table has one row per item and board row."""
 
     TABLE = "items.parquet"
 
@@ -126,4 +126,4 @@ KINDS: dict[str, type[Artifact]] = {
     SCORES_SET: Scores,
     "leaderboard": Leaderboard,
 }
-"""What a stage writes -> the class of what its function returns."""
+"""Artifact kind -> the class that a stage's function returns."""

@@ -1,4 +1,4 @@
-"""Files that survive a power cut: written durably, appended record by record, and hashed."""
+"""Files that survive a power cut: durable writes, append-only record files, and hashes."""
 
 import contextlib
 import hashlib
@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# Writing that a power cut does not undo: when these return, the disk has it.
+# Durable writes: when these functions return, the data is on disk.
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file, or knows a folder's entries: without that, a new file may vanish."""
+    """Flushes a file or a folder's entries to disk: without that, a new file may be lost."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole, or leaves the one that was there."""
+    """Writes a file atomically: on failure the old one remains."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     sync(new)
@@ -34,12 +34,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def move_up(folder: Path, target: Path, last: str) -> None:
-    """Moves a folder's entries into another folder, over those of the same name.
+    """Moves a folder's entries into another folder, replacing those of the same name.
 
     Args:
-        folder: where they are; empty afterwards.
-        target: where they go, on the same file system.
-        last: the entry that moves when all others have.
+        folder: the source; empty afterward.
+        target: the destination, on the same file system.
+        last: the entry to move after all others.
     """
     for path in [folder, *folder.rglob("*")]:
         sync(path)
@@ -52,11 +52,11 @@ def move_up(folder: Path, target: Path, last: str) -> None:
     sync(target)
 
 
-# The SHA-256 of what decides a result: of files, of values, of folders without a manifest.
+# The SHA-256 of files, of values, and of folders without a manifest.
 
 _CONTENT = frozenset({".json", ".safetensors", ".arrow", ".parquet"})
 _SETTLED = 60.0
-"""Seconds after which a file that has not changed since counts as written."""
+"""Seconds without a change after which a file counts as written."""
 
 
 def file_sha256(path: Path) -> str:
@@ -71,15 +71,15 @@ def json_sha256(value: object) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """The SHA-256 of a folder's configuration, weights and rows, wherever it lies, as hex."""
+    """The SHA-256 of a folder's configuration, weights and rows, independent of its path, as hex."""
     names = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT)
     return json_sha256({str(p.relative_to(folder)): settled_sha256(p) for p in names})
 
 
 def settled_sha256(path: Path) -> str:
-    """A file's hash, computed once while its size and times stay: a large base is read many times."""
+    """A file's hash, cached while its size and times stay the same: a large base is hashed many times."""
     told = path.stat()
-    # A file that was written just now may be written again within what the clock of its disk can tell.
+    # A file that was just written may change again without a new timestamp, within the clock's resolution.
     if time.time() - told.st_mtime < _SETTLED:
         return file_sha256(path)
     return _remembered_sha256(path.resolve(), told.st_size, told.st_mtime_ns, told.st_ino)
@@ -90,11 +90,11 @@ def _remembered_sha256(path: Path, *_: int) -> str:
     return file_sha256(path)
 
 
-# An append-only file of records, one JSON object a line, from which only what was written whole is read.
+# An append-only file of records, one JSON object per line; only complete records are read.
 #
 # A line is `{"sum": CHECKSUM, "record": {...}}`. The checksum covers the record's bytes and is keyed with the
-# run that wrote it, so a record that was cut, overwritten, mixed with another or comes from another run is
-# known for what it is.
+# run that wrote it. This detects records that are truncated, overwritten, mixed with another, or from another
+# run.
 
 _HEAD, _MIDDLE, _TAIL = b'{"sum":"', b'","record":', b"}\n"
 _DIGITS = 16
@@ -102,13 +102,13 @@ _DIGITS = 16
 
 @dataclass
 class Found:
-    """What a shard holds.
+    """The content of a shard.
 
     Attributes:
-        records: the whole ones, in order.
-        damaged: numbers of the lines that are no record of this run, from 1.
-        whole_bytes: length of the file up to the end of its last whole line.
-        torn_bytes: what follows it: a record whose writing was cut short.
+        records: the complete ones, in order.
+        damaged: numbers of the lines that are not a record of this run, from 1.
+        whole_bytes: length of the file up to the end of its last complete line.
+        torn_bytes: length of the truncated record after it.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -121,8 +121,8 @@ def encode_record(record: Mapping[str, Any], key: bytes) -> bytes:
     """A record as a line.
 
     Args:
-        record: JSON-serialisable.
-        key: what stands for the run, at most 64 bytes.
+        record: JSON-serializable.
+        key: identifies the run, at most 64 bytes.
     """
     payload = json.dumps(record).encode()
     return _HEAD + _checksum_of(payload, key) + _MIDDLE + payload + _TAIL
@@ -133,7 +133,7 @@ def _checksum_of(payload: bytes, key: bytes) -> bytes:
 
 
 def _decode_record(line: bytes, key: bytes) -> dict[str, Any] | None:
-    """The record in a line, None where the line is damaged."""
+    """The record in a line; None if the line is damaged."""
     start = len(_HEAD) + _DIGITS
     if not (line.startswith(_HEAD) and line[start:].startswith(_MIDDLE) and line.endswith(_TAIL)):
         return None
@@ -171,10 +171,10 @@ def read_records(path: Path, key: bytes, start: int = 0) -> Found:
 
 
 class Journal:
-    """A shard open for appending; each append is on the disk when it returns."""
+    """A shard open for appending; each append is on disk when it returns."""
 
     def __init__(self, path: Path, key: bytes, whole_bytes: int) -> None:
-        """Opens or creates the file and cuts off what follows its last whole line.
+        """Opens or creates the file and truncates it after its last complete line.
 
         Args:
             path: the file.
@@ -195,10 +195,10 @@ class Journal:
             raise
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Writes records and waits until the disk has them.
+        """Appends records durably.
 
         Raises:
-            OSError: the disk takes no more; the file is as it was before.
+            OSError: the disk is full or fails; the file is as it was before.
         """
         left = memoryview(b"".join(encode_record(record, self._key) for record in records))
         size = self._size + len(left)
@@ -207,7 +207,7 @@ class Journal:
                 left = left[os.write(self._file, left) :]
             os.fsync(self._file)
         except OSError:
-            with contextlib.suppress(OSError):  # the next reader cuts it off where this cannot be done
+            with contextlib.suppress(OSError):  # if this fails, the next reader truncates it
                 os.ftruncate(self._file, self._size)
             raise
         self._size = size

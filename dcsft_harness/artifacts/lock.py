@@ -1,4 +1,4 @@
-"""One run at a time in a folder: whose it is, and the settings that it can be gone on with."""
+"""One run at a time in a folder: the lock, its owner, and the settings that a resumed run must share."""
 
 import contextlib
 import json
@@ -22,29 +22,29 @@ _ITEMS = (
     " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
 )
 _SKEW = 60.0
-"""Seconds by which the clocks of processes and of files may differ."""
+"""Largest difference in seconds between the clocks of processes and of files."""
 
 
 _GRANTED: ContextVar[frozenset[Path]] = ContextVar("locks granted", default=frozenset())
-"""Locks that a stage holds for what it calls, which may take each of them once."""
+"""Locks held by a stage that the functions it calls may each take once."""
 
 
 class _Lock(FileLock):
-    """A class of its own: lmms-eval makes plain file locks reentrant, which would let a second run in."""
+    """A separate class: lmms-eval makes plain file locks reentrant, which would let a second run in."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, output: Path, option: str = "--output", patience: float = 0) -> Iterator[None]:
-    """Holds a lock, which the operating system takes back from a process that dies.
+    """Holds a lock; the operating system releases it if the process dies.
 
     Args:
-        path: the lock's file; the folder that it is in may say in `OWNER` whose it is.
-        output: what an error calls the thing that is locked.
-        option: the option that names it.
-        patience: seconds to wait for another process that holds it.
+        path: the lock's file; `OWNER` in its folder may name the owner.
+        output: the locked thing's name in errors.
+        option: the option that sets it.
+        patience: seconds to wait for another process to release it.
 
     Raises:
-        HarnessError: another process holds it; says which.
+        HarnessError: another process holds it; names that process.
     """
     place = path.resolve()
     if place in _GRANTED.get():
@@ -53,7 +53,7 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
         return
     try:
         with _Lock(path, timeout=patience):
-            if not path.exists():  # whoever held it has finished and removed its folder
+            if not path.exists():  # the holder has finished and removed its folder
                 raise Timeout(str(path))
             yield
     except Timeout as error:
@@ -65,7 +65,7 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
 
 @contextlib.contextmanager
 def granted(path: Path) -> Iterator[None]:
-    """Lets what is called in the block take a lock that this caller holds."""
+    """Allows functions called in the block to take a lock that this caller holds."""
     with _granting(_GRANTED.get() | {path.resolve()}):
         yield
 
@@ -80,13 +80,13 @@ def _granting(paths: frozenset[Path]) -> Iterator[None]:
 
 
 def sign(folder: Path) -> None:
-    """Writes down that the folder's lock is this process's."""
+    """Records this process as the owner of the folder's lock."""
     me = {"pid": os.getpid(), "host": socket.gethostname()}
     (folder / OWNER).write_text(json.dumps(me) + "\n", encoding="utf-8")
 
 
 def owner(path: Path) -> str:
-    """Who holds a lock, in words."""
+    """The owner of a lock, in words."""
     try:
         found = reading.json_file(path)
         here = found["host"] == socket.gethostname()
@@ -96,7 +96,7 @@ def owner(path: Path) -> str:
 
 
 def at_work(path: Path) -> bool | None:
-    """Whether the process that signed the file still runs; None where that cannot be told from here."""
+    """Whether the process that signed the file still runs; None if this machine cannot determine it."""
     try:
         found = reading.json_file(path)
         pid, host, signed = int(found["pid"]), found["host"], path.stat().st_mtime
@@ -106,7 +106,7 @@ def at_work(path: Path) -> bool | None:
         return None
     try:
         process = psutil.Process(pid)
-        # Numbers are given again: a process that began after the signature is not the one that signed.
+        # Process ids are reused: a process that began after the signature is not the signer.
         return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= signed + _SKEW)
     except psutil.NoSuchProcess:
         return False
@@ -115,19 +115,19 @@ def at_work(path: Path) -> bool | None:
 
 
 def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
-    """Writes a new run's settings, or compares those of the run that is there.
+    """Writes a new run's settings, or compares them with those of the existing run.
 
     Args:
-        folder: where they stand, in the output folder.
+        folder: the settings' folder, inside the output folder.
         output: the output folder.
-        identity: what decides every response, by name.
+        identity: the settings that decide every response, by name.
 
     Raises:
         HarnessError: they differ, or cannot be read.
     """
     path = folder / RUN
     if not path.is_file():
-        # A shard that lost its settings is read if it is this run's, and else damaged: its key tells.
+        # A shard without settings is read if its key matches this run; otherwise it counts as damaged.
         disk.write_text(path, json.dumps(identity, indent=2) + "\n")
         for above in (output, output.resolve().parent):
             disk.sync(above)

@@ -1,4 +1,4 @@
-"""What every artefact on disk carries, and how one is written: whole, or not at all."""
+"""Manifests: the record beside every artifact on disk, and atomic writing of artifacts."""
 
 import contextlib
 import json
@@ -23,21 +23,21 @@ from dcsft_harness.errors import HarnessError, telling_refusals
 
 NAME = "manifest.json"
 CARD = "README.md"
-"""An artefact's card, the one file that no manifest has a hash of: it says again what the manifest says,
-and is written anew when scores are known. With its hash in it the manifest would change then, and what
-was made from the artefact would no longer find it."""
+"""An artifact's card, the one file without a hash in a manifest: it repeats the manifest's content and is
+rewritten when scores are known. A hash of it would change the manifest, and artifacts made from this one
+would no longer find it."""
 UNFINISHED = "unfinished"
-"""The folder inside an output folder that holds what an interrupted run goes on from."""
+"""The folder inside an output folder with the state of an interrupted run."""
 _FINISH = "Rerun the same command to finish it"
 _READERS = 4
-"""Files that are hashed at once: a large checkpoint's shards, which take about 2 s a gigabyte each."""
+"""Files hashed in parallel: a large checkpoint's shards, which take about 2 s per gigabyte each."""
 FORMAT = 1
 """The manifest format that this version writes, and the newest that it reads."""
 
 
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
-"""The verb and options that the artifact being written answers to; a stage sets it."""
+"""The verb and options of the artifact being written; a stage sets it."""
 
 
 class NewerFormatError(HarnessError):
@@ -46,11 +46,11 @@ class NewerFormatError(HarnessError):
 
 @dataclass
 class Draft:
-    """An artefact being written.
+    """An artifact being written.
 
     Attributes:
-        folder: where its files go; it becomes the output folder when the draft is complete.
-        notes: what the finished manifest says beside the standing fields (counts, tokens, model).
+        folder: the folder for its files; it becomes the output folder when the draft is complete.
+        notes: the finished manifest's notes (counts, tokens, model).
     """
 
     folder: Path
@@ -59,20 +59,20 @@ class Draft:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished artefact's manifest.
+    """A finished artifact's manifest.
 
     Attributes:
-        folder: where the artefact lies.
+        folder: the artifact's folder.
         kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores",
             "leaderboard" or "cost comparison".
-        config: the settings it was made with.
+        config: its settings.
         inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
         notes: counts, tokens, model fingerprints and the like.
         files: file name -> SHA-256, of all but the manifest and `CARD`.
         key: SHA-256 of kind, config and inputs: equal keys mean the same work.
         seconds: wall-clock time the stage took.
         packages: versions of the packages that it was made with.
-        hardware: what it was made on.
+        hardware: the hardware that it was made on.
         created: when it was finished, an ISO date.
         call: the verb and the options that decide the artifact; empty in older artifacts.
     """
@@ -91,7 +91,7 @@ class Manifest:
     call: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
-        """The folder of one input, found again relative to this artefact.
+        """The folder of one input, relative to this artifact.
 
         Raises:
             HarnessError: there is no such input, or it has moved or changed since.
@@ -109,10 +109,10 @@ class Manifest:
 
 
 class _Part(dict[str, Any]):
-    """A table of a manifest, which says what it lacks."""
+    """A table of a manifest, whose errors name missing entries."""
 
     def __init__(self, path: Path, name: str, entries: Mapping[str, Any]) -> None:
-        """Takes the manifest's file, the table's name there, and the table."""
+        """Stores the manifest's file, the table's name there, and the table."""
         super().__init__(entries)
         self._place = path, name
 
@@ -121,12 +121,12 @@ class _Part(dict[str, Any]):
         raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artefact again")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What pickling and copying make it of."""
+        """The arguments to restore it from, for pickling and copying."""
         return type(self), (*self._place, dict(self))
 
 
 def _inside(name: str) -> str:
-    """A file's name, which no manifest may use to have files elsewhere read."""
+    """A file's name, without a path, so that no manifest can make us read files elsewhere."""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise ValueError(f"{name[:100]!r} is no file of this folder")
     return name
@@ -145,20 +145,20 @@ _Table = dict[str, Any]
 
 
 class _Shaped(BaseModel):
-    """A table of a manifest: what is named here has that type where it is there, and anything may join it."""
+    """A table of a manifest: the keys listed here have these types if present; other keys are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
 class _Input(_Shaped):
-    """An input, by its place and hash."""
+    """An input, by path and hash."""
 
     path: _Place
     sha256: str
 
 
 class _Config(_Shaped):
-    """The settings that others than their own stage read."""
+    """The settings that other stages read."""
 
     model: str | None = None
     model_args: str | None = None
@@ -218,16 +218,16 @@ _NOTES: dict[str, TypeAdapter[Any]] = {
     "scores": TypeAdapter(_Scores),
     "prepared data": TypeAdapter(_Prepared),
 }
-"""Kind -> notes that mean something else in other kinds."""
+"""Kind -> notes with another meaning in other kinds."""
 
 
 def key_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    """The key of the artefact that these settings and inputs would make."""
+    """The key of an artifact with these settings and inputs."""
     return json_sha256({"kind": kind, "config": dict(config), "inputs": _fingerprints(inputs)})
 
 
 def fingerprint(path: Path) -> str:
-    """The hash that stands for an input: its manifest's, or that of its configuration and weights.
+    """An input's hash: of its manifest, or of its configuration and weights.
 
     Raises:
         NewerFormatError: a newer version wrote it.
@@ -239,7 +239,7 @@ def fingerprint(path: Path) -> str:
 
 
 def relative(path: Path, output: Path) -> str:
-    """Where a path lies, seen from an output folder: an artefact may move together with its inputs."""
+    """A path relative to an output folder, so that an artifact can move together with its inputs."""
     return os.path.relpath(path.resolve(), output.resolve())
 
 
@@ -248,11 +248,11 @@ def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
 
 
 def read(folder: Path, kind: str | None = None) -> Manifest:
-    """Reads an artefact's manifest.
+    """Reads an artifact's manifest.
 
     Args:
-        folder: the artefact.
-        kind: what it must be; None accepts anything.
+        folder: the artifact.
+        kind: the required kind; None accepts any.
 
     Raises:
         HarnessError: it is missing, unreadable or of another kind.
@@ -265,7 +265,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         raise HarnessError(f"{folder} is not {wanted}: it has no {NAME}", "Check the path")
     try:
         data = reading.json_file(path)
-        # Before its shape, which a newer format may have changed; other packages write files of this name.
+        # Before its shape, which a newer format may have changed; other packages also write files of this
+        # name.
         if isinstance(data, dict) and "artefact" in data and "format" in data:
             _refuse_newer(path, data["format"])
         reading.shaped(_SHAPE, data)
@@ -297,7 +298,7 @@ def _refuse_newer(path: Path, found: object) -> None:
 
     Raises:
         NewerFormatError: it is newer.
-        ValueError: it is no format number.
+        ValueError: not a format number.
     """
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
@@ -310,7 +311,7 @@ def _refuse_newer(path: Path, found: object) -> None:
 
 
 def refuse_newer(folder: Path) -> None:
-    """Refuses a folder whose manifest has a newer format; other folders pass, with or without a manifest.
+    """Refuses a folder whose manifest has a newer format; other folders pass, even without a manifest.
 
     Raises:
         HarnessError: it is newer.
@@ -325,7 +326,7 @@ def refuse_newer(folder: Path) -> None:
 
 
 def is_current(folder: Path, key: str) -> bool:
-    """Whether a folder holds exactly this work, with every file as it was written.
+    """Whether a folder holds exactly this work, with unchanged files.
 
     Raises:
         NewerFormatError: a newer version wrote it.
@@ -340,7 +341,7 @@ def is_current(folder: Path, key: str) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder holds a finished artefact with every file as it was written.
+    """Whether a folder holds a finished artifact with unchanged files.
 
     Raises:
         NewerFormatError: a newer version wrote it.
@@ -354,11 +355,11 @@ def is_intact(folder: Path) -> bool:
 
 
 def refuse_changed(folder: Path, *names: str) -> None:
-    """Refuses an artefact with files that are no longer what its manifest says, which others would go by.
+    """Refuses an artifact with files that differ from its manifest.
 
     Args:
-        folder: an artefact, or any folder without a manifest.
-        names: the files to look at; none means all.
+        folder: an artifact, or any folder without a manifest.
+        names: the files to check; empty means all.
 
     Raises:
         HarnessError: names the first of them.
@@ -374,7 +375,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
 
 
 def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
-    """The files of an artefact that are gone or have changed, of all but the card or of those named.
+    """The missing or changed files of an artifact: of the named ones, or of all but the card.
 
     Raises:
         HarnessError: it has no readable manifest.
@@ -389,7 +390,7 @@ def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
 
 
 def refuse_occupied(output: Path) -> None:
-    """Refuses an output folder that holds something already.
+    """Refuses an output folder that is not empty.
 
     Raises:
         HarnessError: the folder holds another run, or files that dcsft did not write.
@@ -411,7 +412,7 @@ def refuse_occupied(output: Path) -> None:
 
 
 def _moved(output: Path) -> list[str]:
-    """What a process that was killed while it moved its draft's files up may have moved already."""
+    """Files that a killed process may already have moved from its draft to the output folder."""
     try:
         names = [str(name) for name in reading.json_file(output / UNFINISHED / MOVING)]
         return [name for name in names if name != ".." and Path(name).name == name]  # they are removed
@@ -420,12 +421,12 @@ def _moved(output: Path) -> list[str]:
 
 
 def unfinished(output: Path) -> bool:
-    """Whether a folder holds a run that can be resumed; drafts that a killed process left cannot."""
+    """Whether a folder holds a run that can be resumed; drafts of a killed process cannot."""
     return (output / UNFINISHED / lock.RUN).is_file()
 
 
 def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest | None:
-    """The artifact in a folder if it is what a stage's call makes: the same settings, inputs unchanged.
+    """The artifact in a folder if a stage's call would make the same: equal settings, unchanged inputs.
 
     Args:
         output: the folder.
@@ -433,7 +434,7 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         defaults: the options' defaults, for options that are newer than the artifact.
 
     Returns:
-        None where the folder holds no finished artifact.
+        None if the folder holds no finished artifact.
 
     Raises:
         HarnessError: it holds another artifact; names the differences.
@@ -470,10 +471,10 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 
 @contextlib.contextmanager
 def taken(output: Path) -> Iterator[Path]:
-    """Holds an output folder's lock; a folder that is left without a result or a run to resume is removed.
+    """Holds an output folder's lock; afterward removes the folder if it has no result and no run to resume.
 
     Yields:
-        The folder inside it for what is unfinished.
+        The folder inside it for unfinished work.
 
     Raises:
         HarnessError: another process holds it, or it cannot be written.
@@ -507,17 +508,17 @@ def writing(
     inputs: Mapping[str, Path] | None = None,
     finish: Callable[..., object] | None = None,
 ) -> Iterator[Draft]:
-    """Writes an artefact beside its final place and moves it there once it is complete.
+    """Writes an artifact beside its final place and moves it there once it is complete.
 
-    Whatever goes wrong inside the block, the output folder is not created.
+    If the block fails, the output folder is not created.
 
     Args:
         kind: what is being written.
         output: the final folder; must not exist, or be empty.
-        config: the settings, JSON-serialisable.
+        config: the settings, JSON-serializable.
         inputs: role -> folder or file that the work reads.
-        finish: called with the folder once its manifest is written, before it is moved, and by name with the
-            `place` that it is moved to: for `CARD`.
+        finish: called with the folder once its manifest is written, before the move, and with the final
+            folder as the keyword `place`: for `CARD`.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.
@@ -528,7 +529,7 @@ def writing(
         refuse_newer(path)
     started = time.monotonic()
     with telling_refusals(kind, output, "nothing half-written was kept"), taken(output) as folder:
-        refuse_occupied(output)  # a process that finished meanwhile has let go of the lock
+        refuse_occupied(output)  # a process that finished meanwhile has released the lock
         for left in [*folder.glob("draft-*"), *(output / name for name in _moved(output))]:
             # By a killed process, which may have been moving a draft's files up.
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -538,7 +539,7 @@ def writing(
         seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
         if finish is not None:
             finish(draft.folder, place=output.resolve())
-        refuse_occupied(output)  # by files that somebody put there meanwhile
+        refuse_occupied(output)  # by files that somebody else put there meanwhile
         names = sorted(path.name for path in draft.folder.iterdir())
         disk.write_text(folder / MOVING, json.dumps(names))
         disk.move_up(draft.folder, output, last=NAME)
@@ -547,9 +548,9 @@ def writing(
 def seal(
     kind: str, draft: Draft, output: Path, config: dict[str, Any], sources: dict[str, Path], seconds: float
 ) -> None:
-    """Writes a draft's manifest, which makes its folder an artefact.
+    """Writes a draft's manifest, which makes its folder an artifact.
 
-    `output` is where the folder will lie: inputs are named relative to it. Its other files exist already.
+    `output` is the final folder: inputs are named relative to it. The other files exist already.
     """
     prints = _fingerprints(sources)
     files = sorted(p for p in draft.folder.rglob("*") if p.is_file() and p != draft.folder / CARD)

@@ -1,4 +1,4 @@
-"""Tables and dataset folders of any size, with little of them in memory."""
+"""Tables and dataset folders of any size, in bounded memory."""
 
 import contextlib
 import io
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from pyarrow import acero
 
 
-# Folders as `datasets` saves them, written and read with little of them in memory.
+# Folders in the format of `datasets`, written and read in bounded memory.
 #
-# `Dataset.from_list` holds every image, `Dataset.from_generator` writes everything twice and hashes what the
-# generator sees, and reading single rows takes longer than copying them.
+# `Dataset.from_list` holds every image in memory, `Dataset.from_generator` writes everything twice and hashes
+# the generator's state, and reading single rows takes longer than copying them.
 
 DATA, STATE, SPLITS = "data-00000-of-00001.arrow", "state.json", "dataset_dict.json"
 IMAGES = "images"
-"""The column of a row's images, which every one of these folders has."""
+"""The column of a row's images, present in all of these folders."""
 ROWS = 1000
-"""Most rows of one batch in the file, as `datasets` writes them."""
+"""The most rows of a batch in the file, as in `datasets`."""
 BYTES = 1 << 25
-"""Bytes of images and texts after which a batch is written even if it has fewer rows."""
+"""Bytes of images and texts after which a batch is written even with fewer rows."""
 
 
 class Writer:
-    """Takes a folder's rows; made by `writing`."""
+    """A writer of a folder's rows; created by `writing`."""
 
     def __init__(self, features: "Features", file: pa.RecordBatchStreamWriter) -> None:
         """A writer of rows with these columns into this file."""
         self._features, self._file = features, file
 
     def table(self, rows: pa.Table) -> None:
-        """Writes rows whose columns are as they are stored: images as structs of bytes and path."""
+        """Writes rows with columns in storage format: images as structs of bytes and path."""
         for some in _pieces(rows.cast(self._features.arrow_schema)):
             self._file.write_table(embedded(some), ROWS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes rows as a data set gives them, with PIL images, which are encoded."""
+        """Writes rows in a data set's format, with PIL images, which are encoded."""
         batch: list[Mapping[str, Any]] = []
         size = 0
         for row in rows:
@@ -68,15 +68,15 @@ class Writer:
 
 
 def png(image: "Image") -> dict[str, Any]:
-    """A picture as it is stored: a PNG file of its RGB pixels, whatever file it came from."""
+    """An image in storage format: a PNG file of its RGB pixels, whatever its original format."""
     file = io.BytesIO()
-    # A quarter of the time of Pillow's own level, for a quarter more bytes.
+    # A quarter of the time of Pillow's default level, for a quarter more bytes.
     to_rgb(image).save(file, "PNG", compress_level=1)
     return {"bytes": file.getvalue(), "path": None}
 
 
 def embedded(rows: pa.Table) -> pa.Table:
-    """Rows with the contents of image files that they only name."""
+    """Rows with the contents of image files that they only reference."""
     if _is_embedded(rows):
         return rows
     from datasets.table import embed_table_storage
@@ -85,7 +85,7 @@ def embedded(rows: pa.Table) -> pa.Table:
 
 
 def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
-    """Rows in pieces of about BYTES, files that they only name included, which are read piece by piece."""
+    """Splits rows into pieces of about BYTES, referenced files included, and reads those per piece."""
     if _is_embedded(rows):
         yield rows
         return
@@ -103,7 +103,7 @@ def _is_embedded(rows: pa.Table) -> bool:
 
 
 def _size(value: object) -> int:
-    """About how many bytes a row takes, with the picture files that it only names."""
+    """The approximate bytes of a row, referenced image files included."""
     if isinstance(value, Mapping):
         named = value.get("path") if value.get("bytes", "") is None else None
         with contextlib.suppress(OSError):
@@ -116,14 +116,14 @@ def _size(value: object) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path, features: "Features") -> Iterator[Writer]:
-    """Writes a folder that `datasets.load_from_disk` reads, whose bytes depend on its rows alone.
+    """Writes a folder for `datasets.load_from_disk`, whose bytes depend only on its rows.
 
     Raises:
-        OSError: the disk takes no more.
+        OSError: the disk is full or fails.
     """
     from datasets import Dataset
 
-    # `datasets` writes down what a folder of no rows has beside them; the rows are put to it.
+    # `datasets` writes an empty folder with its metadata files; the rows are then added.
     Dataset(features.arrow_schema.empty_table()).save_to_disk(str(folder))
     with (
         pa.OSFile(str(folder / DATA), "wb") as file,
@@ -132,25 +132,25 @@ def writing(folder: Path, features: "Features") -> Iterator[Writer]:
         yield Writer(features, stream)
     state = reading.json_file(folder / STATE)
     state["_data_files"] = [{"filename": DATA}]
-    # What `datasets` names its caches by.
+    # The key of `datasets`' caches.
     state["_fingerprint"] = file_sha256(folder / DATA)[:16]
     (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
-    """Reads a folder from front to back, images as structs of bytes and path.
+    """Reads a folder sequentially, images as structs of bytes and path.
 
     Args:
-        folder: as `datasets` saves it.
-        columns: those that are wanted.
-        size: after how many bytes a table is yielded.
+        folder: in the format of `datasets`.
+        columns: the requested columns.
+        size: the bytes after which a table is yielded.
 
     Raises:
-        HarnessError: it is no such folder, is damaged, or lacks a column.
+        HarnessError: it is not such a folder, is damaged, or lacks a column.
     """
     for path in files(folder):
         try:
-            # Read and not mapped: mapped pages count as this process's memory until the end.
+            # Read, not mapped: mapped pages count as this process's memory until the end.
             with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
                 for name in columns:
                     if name not in stream.schema.names:
@@ -162,19 +162,19 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
 
 
 def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """Some columns of a batch; if they are a small part of it, without the memory of the others.
+    """Some columns of a batch; copied if they are a small part of it, to free the memory of the others.
 
-    Arrow reads a batch into one buffer, which any of its columns holds: texts would hold all pictures.
+    Arrow reads a batch into one buffer that every column keeps alive: texts would keep all images in memory.
     """
     found = batch.select(columns)
     return found if 2 * found.nbytes > batch.nbytes else found.take(pa.array(np.arange(found.num_rows)))
 
 
 def names(folder: Path) -> list[str]:
-    """The columns of a folder that `datasets` saved.
+    """The columns of a folder in the format of `datasets`.
 
     Raises:
-        HarnessError: it is no such folder, or is damaged.
+        HarnessError: it is not such a folder, or is damaged.
     """
     path = files(folder)[0]
     try:
@@ -187,7 +187,7 @@ def names(folder: Path) -> list[str]:
 
 
 def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Batches put together until they have so many bytes."""
+    """Joins batches up to this number of bytes."""
     held: list[pa.RecordBatch] = []
     total = 0
     for batch in batches:
@@ -204,7 +204,7 @@ def files(folder: Path) -> list[Path]:
     """The Arrow files of a folder, in order of their rows.
 
     Raises:
-        HarnessError: `datasets` has not saved it.
+        HarnessError: the folder is not in the format of `datasets`.
     """
     try:
         state = reading.json_file(folder / STATE)
@@ -254,26 +254,26 @@ def load(folder: Path) -> "Dataset | DatasetDict":
         raise _not_saved(folder, error) from error
 
 
-# Parquet tables of any size, checked as `records.read_table` checks them, and read bit by bit.
+# Parquet tables of any size, checked like `records.read_table` and read in chunks.
 
 ROWS_AT_ONCE = 1 << 15
-"""Rows that are read together."""
+"""Rows per chunk."""
 TEXTS_AT_ONCE = 1 << 10
-"""Rows of a column of texts, which may be long, that are read together."""
+"""Rows per chunk for a column of texts, which may be long."""
 BUFFER = 1 << 20
-"""Bytes of a column that are read together; without it, a row group's whole column is, of any size."""
+"""Bytes of a column per read; without this limit Arrow reads a row group's whole column, of any size."""
 
 
 def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
-    """A plan that reads columns of a Parquet table bit by bit, for tables that memory does not hold.
+    """A query plan that reads columns of a Parquet table in chunks, for tables larger than memory.
 
-    What `records.read_table` refuses is refused before the plan is made, except damaged pages: run the
-    plan under `records.readable`. Those of columns that nothing has to be known of are never read.
+    It makes the checks of `records.read_table` before it returns the plan, except for damaged pages: run the
+    plan under `records.readable`. It never reads pages of columns that need no check.
 
     Args:
         path: the file.
-        record: the class whose table it is; the columns come in its types.
-        names: the columns that are needed, in the plan's order.
+        record: the table's record class; the columns get its types.
+        names: the required columns, in the plan's order.
 
     Raises:
         HarnessError: see `records.read_table`.
@@ -286,7 +286,7 @@ def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
         for column in records.schema(record):
             if column.name not in defaults and _doubtful(file, column):
                 _check(path, file, column)
-    # Neither whole row groups nor many batches ahead are kept: the plan's memory is its results'.
+    # The plan reads no whole row groups and few batches ahead: its memory is that of its results.
     options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER)
     form = ds.ParquetFileFormat(default_fragment_scan_options=options)
     found = ds.dataset(path, format=form)
@@ -305,7 +305,7 @@ def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
 
 
 def _doubtful(file: pq.ParquetFile, wanted: pa.Field) -> bool:
-    """Whether a column has to be read to know that it is of a type, with no empty cell that may not be."""
+    """Whether the column must be read to check its type and its empty cells."""
     found = file.schema_arrow.field(wanted.name)
     if found.type != wanted.type:
         return True
@@ -318,7 +318,7 @@ def _doubtful(file: pq.ParquetFile, wanted: pa.Field) -> bool:
 
 
 def _check(path: Path, file: pq.ParquetFile, wanted: pa.Field) -> None:
-    """Reads a column to see whether it can be had in its record's type, and whether a cell is empty."""
+    """Reads a column to check whether it converts to its record's type, and whether a cell is empty."""
     empty = 0
     rows = ROWS_AT_ONCE if wanted.type != pa.string() else TEXTS_AT_ONCE
     for batch in file.iter_batches(rows, columns=[wanted.name]):
@@ -327,28 +327,28 @@ def _check(path: Path, file: pq.ParquetFile, wanted: pa.Field) -> None:
     records.refuse_empty(path, empty, wanted)
 
 
-# Tables of any size into another order of their rows, with little of them in memory.
+# Reorders tables of any size in bounded memory.
 
 PLACE = "place"
-"""The column that says where a row goes, from 0."""
+"""The column with a row's new position, from 0."""
 AT_ONCE = 1 << 26
-"""Bytes of rows that are held together; a few times as much is taken while they are moved."""
+"""Bytes of rows held at a time; moving them takes a few times as much."""
 
 
 def reordered(tables: Iterable[pa.Table], rows: int, size: int, scratch: Path) -> Iterator[pa.Table]:
-    """Yields rows in order of their places, read once from front to back.
+    """Yields rows in order of their positions; reads the input once, sequentially.
 
-    Each table is sorted and written to a scratch file in sections, one for each stretch of places, and a
-    stretch is put together from its sections: no row is sought on the disk.
+    Each table is sorted and written to a scratch file in sections, one per range of positions. A range is
+    then assembled from its sections, so the disk never seeks single rows.
 
     Args:
         tables: with the column `PLACE`, of int64; about AT_ONCE bytes each.
-        rows: how many rows they have together; each place below that is there once.
-        size: about how many bytes they have together.
-        scratch: a file that may be created and is removed again.
+        rows: their total number; each position below it occurs once.
+        size: their approximate total bytes.
+        scratch: a file to create, removed again afterward.
 
     Yields:
-        Tables of consecutive places, of about AT_ONCE bytes.
+        Tables of consecutive positions, of about AT_ONCE bytes.
     """
     stretch = max(1, rows * AT_ONCE // max(size, 1))
     if stretch >= rows:
@@ -364,7 +364,7 @@ def reordered(tables: Iterable[pa.Table], rows: int, size: int, scratch: Path) -
 
 
 def _split(tables: Iterable[pa.Table], stretch: int, scratch: Path) -> dict[int, list[int]]:
-    """Writes the sections; returns stretch -> the numbers of its sections in the file."""
+    """Writes the sections; returns range -> the numbers of its sections in the file."""
     sections: dict[int, list[int]] = {}
     written = 0
     with contextlib.ExitStack() as stack:
@@ -384,6 +384,6 @@ def _split(tables: Iterable[pa.Table], stretch: int, scratch: Path) -> dict[int,
 
 
 def _sorted(table: pa.Table) -> pa.Table:
-    """A table in order of its places, in one piece."""
+    """A table in order of its positions, as a single chunk."""
     whole, places = table.combine_chunks(), table[PLACE].to_numpy()
     return whole if (places[1:] > places[:-1]).all() else whole.take(pc.sort_indices(table[PLACE]))

@@ -1,4 +1,4 @@
-"""What a stage has cost: steps, prompts, tokens, arithmetic, time, memory; a note of its manifest."""
+"""The cost of a stage: steps, prompts, tokens, operations, time and memory, as a note of its manifest."""
 
 import contextlib
 import resource
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 NOTE = "ledger"
 """The note of a manifest that holds a ledger."""
 UNKNOWN = "ledger_unknown"
-"""The note that says which of its figures are not known, and are 0 there: name -> why."""
+"""The note on unknown figures, which are 0 in the ledger: name -> reason."""
 
 
 @dataclass
 class Ledger:
-    """What a training run, or the sampling of a pool, has cost so far.
+    """The cost of a training run, or of sampling a pool, so far.
 
     Attributes:
         steps: optimizer steps.
-        prompts: prompts that were answered or trained on, each time that one was.
-        generated: responses that were drawn.
-        prompt_tokens: tokens of prompts and images that went through the model, padding left out; in
-            training once for each response that was trained on.
-        completion_tokens: tokens of responses, those learned or those drawn.
-        flops: floating-point operations of the weights' products, estimated (see `training.flops`); 0
-            where they were not.
-        seconds: wall-clock time, that of interrupted parts up to their last checkpoint included.
-        peak_memory_bytes: the most memory that was held: of a CUDA device where one was used, else of
-            the process. Sampling knows that of the process that finished alone.
+        prompts: prompts answered or trained on; repeats count.
+        generated: responses drawn.
+        prompt_tokens: tokens of prompts and images that went through the model, without padding; in training,
+            once for each response trained on.
+        completion_tokens: tokens of responses, trained on or drawn.
+        flops: floating-point operations of the matrix products, estimated (see `training.flops`); 0 if not
+            estimated.
+        seconds: wall-clock time, including interrupted parts up to their last checkpoint.
+        peak_memory_bytes: peak memory: of the CUDA device if one was used, else of the process. For sampling,
+            only that of the process that finished.
     """
 
     steps: int = 0
@@ -46,17 +46,17 @@ class Ledger:
     peak_memory_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures by name, as JSON-serialisable values."""
+        """The figures by name, as JSON-serializable values."""
         return asdict(self)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """A ledger from what `as_dict` gave; figures that a later version added are 0."""
+        """A ledger from the values of `as_dict`; figures that a later version added are 0."""
         known = {item.name for item in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def __add__(self, other: "Ledger") -> "Ledger":
-        """Two costs one after the other; the peak is the larger one."""
+        """The sum of two costs; the peak is the larger one."""
         ours, theirs = self.as_dict(), other.as_dict()
         total = Ledger(**{name: ours[name] + theirs[name] for name in ours})
         total.peak_memory_bytes = max(self.peak_memory_bytes, other.peak_memory_bytes)
@@ -64,10 +64,10 @@ class Ledger:
 
 
 def unknown(operations: Sequence[float | None]) -> dict[str, str]:
-    """Which figures of drawing are not known, and why.
+    """The unknown figures of sampling, with reasons.
 
     Args:
-        operations: those of each response; none where the model reported no responses.
+        operations: of each response; empty if the model reported no responses.
     """
     found = {}
     if not operations:
@@ -78,24 +78,24 @@ def unknown(operations: Sequence[float | None]) -> dict[str, str]:
 
 
 class Meter:
-    """Measures wall-clock time and peak memory from when it is made."""
+    """Measures wall-clock time and peak memory from its creation."""
 
     def __init__(self) -> None:
-        """Starts the clock, and forgets earlier peaks where the system can."""
+        """Starts the clock, and resets earlier peaks if the system can."""
         self._started = time.monotonic()
-        with contextlib.suppress(OSError):  # Linux alone, and not in every container
+        with contextlib.suppress(OSError):  # only on Linux, and not in every container
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         if (cuda := _cuda()) is not None:
             cuda.reset_peak_memory_stats()
 
     @property
     def seconds(self) -> float:
-        """Since it was made."""
+        """Seconds since its creation."""
         return time.monotonic() - self._started
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Of the CUDA device where there is one, else of the process."""
+        """Of the CUDA device if there is one, else of the process."""
         if (cuda := _cuda()) is not None:
             return int(cuda.max_memory_allocated())
         with contextlib.suppress(OSError, StopIteration):

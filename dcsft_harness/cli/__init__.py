@@ -21,15 +21,15 @@ from dcsft_harness.stages import STAGES
 
 
 class Flow(click.Group):
-    """Commands of stages, made when they are asked for, beside others, in the order of the data flow."""
+    """The stages' commands, created on first use, and other commands, in the order of the data flow."""
 
     def __init__(self, first: str = "", **given: Any) -> None:  # noqa: ANN401 - click's own
-        """A group; `first` is the first word of the verbs in it, empty for the program itself."""
+        """A group; `first` is the first word of its verbs, empty for the program itself."""
         super().__init__(**given)
         self._first = first
 
     def _verbs(self) -> dict[str, str]:
-        """Command name -> verb of the stages that stand in this group themselves."""
+        """Command name -> verb, for the stages in this group itself."""
         start = f"{self._first} " if self._first else ""
         return {
             verb.removeprefix(start): verb
@@ -38,12 +38,12 @@ class Flow(click.Group):
         }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, the data flow's first."""
+        """Names, in the order of the data flow."""
         names = {**dict.fromkeys(self._verbs()), **dict.fromkeys(self.commands)}
         return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by its name."""
+        """A command by name."""
         if cmd_name in self._verbs():
             from dcsft_harness.cli.running import command_of
 
@@ -92,7 +92,7 @@ GROUPS: dict[str, tuple[str, tuple[click.Command, ...]]] = {
     "data": ("Look at your own rows, prepare the paper's benchmarks, find overlap.", (running.prepare,)),
     "digits": ("The embedded digits suite's base checkpoint.", (tools.digits_path,)),
 }
-"""First word of two-word verbs -> help, and the commands in it that are no stages."""
+"""First word of two-word verbs -> help, and its other commands, which are not stages."""
 
 for name, (about, others) in GROUPS.items():
     dcsft.add_command(Flow(name, name=name, help=about, commands={str(one.name): one for one in others}))
@@ -106,14 +106,14 @@ INTERRUPTED = "interrupted; finished work is saved. Rerun the same command to re
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0 is done, 1 refused or failed, 2 misused; 130, 143 and 129 are ended by Ctrl-C, SIGTERM and SIGHUP.
+    0: done; 1: refused or failed; 2: wrong usage; 130, 143 and 129: ended by Ctrl-C, SIGTERM and SIGHUP.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] != ["lmms-eval"]:
         _calm()
         interrupts.install()
     try:
-        # click returns the code of `Context.exit`; of a command, what that returns, which is None.
+        # click returns the code of `Context.exit`, or the command's return value, which is None.
         code = dcsft.main(args=arguments, prog_name="dcsft", standalone_mode=False) or 0
         ranks.leave()
         return code
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bar.say(f"dcsft: {_sentence(error)}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        cause = error.__cause__ or error  # click makes an Abort of it
+        cause = error.__cause__ or error  # click turns it into an Abort
         number = cause.number if isinstance(cause, interrupts.Interrupted) else signal.SIGINT
         if ranks.rank() == 0 and not ranks.watched():
             bar.say(f"dcsft: {INTERRUPTED}")
@@ -152,9 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sentence(error: click.ClickException) -> str:
-    """What click refuses, in the form of our own refusals: the problem, then the remedy."""
+    """A click usage error in the form of our own errors: the problem, then the remedy."""
     said = error.format_message().strip()
-    # click puts its suggestions in brackets after the full stop where there are several.
+    # click puts several suggestions in brackets after the full stop.
     said = re.sub(r"\((Did you mean .*\?)\)$", r"\1", said)
     said = said[:1].lower() + said[1:] + ("" if said.endswith((".", "?")) else ".")
     context = getattr(error, "ctx", None)
@@ -163,11 +163,11 @@ def _sentence(error: click.ClickException) -> str:
 
 
 def _calm() -> None:
-    """One voice on the terminal: ours. Set before any of these packages is imported."""
+    """Silences other packages on the terminal. Called before any of them is imported."""
     for name, value in {
         "TQDM_DISABLE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_VERBOSITY": "error",  # else six lines for each file that an unreachable hub is asked for
+        "HF_HUB_VERBOSITY": "error",  # else it prints six lines per file when the hub is unreachable
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -179,7 +179,7 @@ def _calm() -> None:
         os.environ.setdefault(name, value)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Visible())
-    if "datasets" in sys.modules:  # a caller in this process has it, which read the variable long ago
+    if "datasets" in sys.modules:  # already imported in this process, where it read the variable long ago
         sys.modules["datasets"].disable_progress_bars()
     if not sys.warnoptions:
         import warnings
@@ -188,14 +188,14 @@ def _calm() -> None:
 
 
 class _Visible(logging.Formatter):
-    """Log records as text: they quote names, responses and other packages' errors."""
+    """Log records as safe text: they quote names, responses and other packages' errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible_lines(super().format(record))
 
 
 def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an error that is nobody's sentence, as the interpreter would, with what it quotes as text."""
+    """Prints an unexpected error like the interpreter, with quoted content made safe."""
     for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
         bar.say(line)
 

@@ -1,4 +1,4 @@
-"""What a stage shows while it runs: a bar with the time left on a terminal, one line in a log."""
+"""A running stage's progress: a bar with the remaining time on a terminal, one line in a log."""
 
 import contextlib
 import html
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = Callable[..., None]
-"""Takes (done, in all), and by name figures to show beside the bar, such as loss=0.41."""
+"""Called with (done, total), and by name figures to show beside the bar, such as loss=0.41."""
 
 
 DOING = {
@@ -38,10 +38,10 @@ SILENCE = 30.0
 
 @contextlib.contextmanager
 def stage(title: str, shown: bool = True) -> Iterator[Report]:
-    """Shows a stage's progress on stderr, if it is `shown`; the report takes (done, in all).
+    """Shows a stage's progress on stderr, if it is `shown`; the yielded callback takes (done, total).
 
-    A stage loads until its first report, and saves after its last one. Without a terminal the progress is
-    one line every `SILENCE` seconds.
+    A stage is loading until its first report, and saving after its last one. Without a terminal it prints one
+    line every `SILENCE` seconds.
     """
     if not shown or ranks.rank() > 0:
         yield lambda done, total, **figures: None
@@ -99,7 +99,7 @@ def _lines(title: str) -> Iterator[Report]:
 
 
 class _State:
-    """How far a stage is, in words."""
+    """A stage's progress, in words."""
 
     def __init__(self, title: str) -> None:
         self.clock = Clock()
@@ -126,17 +126,17 @@ class _State:
 
 
 def _duration(seconds: float) -> str:
-    """A time as one reads it: "40 s", "12 min", "3.5 h"."""
+    """A time in readable units: "40 s", "12 min", "3.5 h"."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Clock:
-    """Seconds since it was made, for a stage's closing line."""
+    """Seconds since its creation, for a stage's closing line."""
 
     def __init__(self) -> None:
-        """Starts it."""
+        """Starts the clock."""
         self._started = time.monotonic()
 
     def __str__(self) -> str:
@@ -145,24 +145,24 @@ class Clock:
 
 
 def closing(title: str, said: str, clock: Clock, output: object) -> None:
-    """The one line that a finished stage leaves."""
+    """Prints a finished stage's closing line."""
     say(f"{title}: {said} ({clock}) -> {output}")
 
 
 def say(line: str) -> None:
-    """Prints one line on stderr; names in it come from outside, and terminals obey control characters."""
+    """Prints one line on stderr, with control characters made safe: names in it come from outside."""
     click.echo(visible(line), err=True)
 
 
 FORMATS = ("table", "markdown")
-"""How tables are printed: drawn for a terminal, or as Markdown."""
+"""The output formats of tables: drawn for a terminal, or Markdown."""
 
 
 def show(text: str, form: str | None = None) -> None:
-    """Prints Markdown on stdout, each line as `say` does.
+    """Prints Markdown on stdout, made safe as in `say`.
 
     Args:
-        text: lines, some of which may be tables.
+        text: lines, including tables.
         form: one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
     """
     if form == "markdown" or (form is None and not sys.stdout.isatty()):
@@ -187,7 +187,7 @@ _CELL = re.compile(r"(?<!\\)\|")
 
 
 def _drawn(lines: Sequence[str]) -> "Table":
-    """A Markdown table as one for a terminal; its second line says how columns are aligned."""
+    """A Markdown table drawn for a terminal; its second line sets the alignment of columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -206,6 +206,6 @@ def _drawn(lines: Sequence[str]) -> "Table":
 
 
 def _plain(text: str) -> str:
-    """Markdown of a line as what it says, safe to print."""
+    """A line of Markdown as plain text, safe to print."""
     bare = re.sub(r"^(\*\*?)(.*)\1$", r"\2", text)
     return visible(html.unescape(re.sub(r"\\([\\`*\[\]|~$_])", r"\1", bare)))

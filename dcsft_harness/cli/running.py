@@ -1,4 +1,4 @@
-"""Commands made from stages, and what they share: the data root, pushing, options, closing lines."""
+"""Commands of stages, and what commands share: the data root, uploads, options, closing lines."""
 
 import contextlib
 import shlex
@@ -16,7 +16,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import extra, flag, get_choices, is_sequence, members, shown
 from dcsft_harness.stages import DONE, STAGES, Stage
 
-# `dcsft data`: published benchmarks and pools into the folders that tasks read.
+# `dcsft data`: prepares published benchmarks and pools as the folders that tasks read.
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -35,7 +35,7 @@ ROOT: dict[str, Any] = {
     "help": "The folder of prepared data; default: $DCSFT_DATA, or data/ in the cache folder.",
 }
 data_root = click.option("--data-root", **ROOT)
-"""The option of every command that reads prepared data."""
+"""The data option of every command that reads prepared data."""
 
 
 @click.command()
@@ -84,7 +84,7 @@ def _said(notes: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-# `dcsft card` and `push`, and uploads by other commands.
+# `dcsft card` and `push`, and uploads after other commands.
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[No
     """Checks before the block that an upload can succeed, and uploads after it.
 
     Raises:
-        HarnessError: it cannot, or `private` is given without a repository.
+        HarnessError: it cannot succeed, or `private` is given without a repository.
     """
     if private and repo is None:
         raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
@@ -155,20 +155,20 @@ def push_folder(folder: Path, repo: str, private: bool) -> None:
 hub_commands = (card, push)
 
 
-# Commands made from stages: their options, their progress bar and their closing line.
+# Commands of stages: their options, progress bar and closing line.
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a stage and reports it.
+    """Runs a stage and prints its closing line.
 
     Returns:
         The artifact's notes.
     """
     stage = STAGES[verb]
     clock = bar.Clock()
-    # The first process of a launch shows the bar; this one waits for it and reports its end.
+    # In a launch, the first process shows the bar; this one waits for it and reports the result.
     launches = options.get("num_processes") not in (None, 1, "1")
     with bar.stage(verb, shown=not launches) as report:
         notes = stage(output, report, **options)
@@ -178,14 +178,14 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
 
 
 FIRST = ("Required", "Options", "Model and pool", "What to train, and where")
-"""Sections of help that stand before the others."""
+"""Sections of help that come before the others."""
 
 
 class StageCommand(click.Command):
-    """A stage's command: its options stand in sections, those that must be given first."""
+    """A stage's command: help lists its options by section, required ones first."""
 
     def __init__(self, *given: Any, stage: Stage, **more: Any) -> None:  # noqa: ANN401 - click's own
-        """A command of a stage."""
+        """The command of a stage."""
         super().__init__(*given, **more)
         self.stage = stage
 
@@ -203,14 +203,14 @@ class StageCommand(click.Command):
         return {name: found[name] for name in order if found[name]}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the sections."""
+        """Writes the sections of options."""
         for name, some in self.sections(ctx).items():
             with formatter.section(name):
                 formatter.write_dl([record for one in some if (record := one.get_help_record(ctx))])
 
 
 def command_of(verb: str) -> click.Command:
-    """The command of a stage, under the last word of its verb."""
+    """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
     if stage.verb not in ("compare-cost", "data inspect"):
@@ -241,7 +241,7 @@ def _arguments(stage: Stage) -> list[click.Parameter]:
 
 
 def _options(stage: Stage) -> list[click.Parameter]:
-    """Options by field, those that must be given first."""
+    """Options by field, required ones first."""
     required: list[click.Parameter] = []
     others: list[click.Parameter] = []
     for name, field in stage.options.model_fields.items():
@@ -280,7 +280,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def completing(names: Callable[[], Iterable[str]], files: bool = False) -> Complete:
-    """Completion by names, after the last comma; with files where an option takes them too."""
+    """Shell completion of names after the last comma; with files if the option accepts them too."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before, comma, last = incomplete.rpartition(",")
@@ -298,7 +298,7 @@ def task_names() -> list[str]:
 
 
 def _completing(name: str, field: FieldInfo) -> Complete | None:
-    """How an option's values are completed by the shell; None leaves it to click."""
+    """The shell completion of an option's values; None leaves it to click."""
     if name == "scorer":
         from dcsft_harness.scoring import SCORERS
 
@@ -322,7 +322,7 @@ def _metavar(kind: object) -> str:
 
 
 def _further(stage: Stage) -> list[click.Parameter]:
-    """The options that are not the stage's own."""
+    """The command's options that are not the stage's own."""
     found: list[click.Parameter] = []
     if stage.passes:
         found += [
@@ -387,7 +387,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Name and value of a `--set NAME=VALUE`.
+    """Splits a `--set NAME=VALUE` into name and value.
 
     Raises:
         HarnessError: there is no name or no equals sign.
@@ -401,7 +401,7 @@ def assignment(text: str) -> tuple[str, str]:
 def _with_passed(
     stage: Stage, options: dict[str, Any], config: Path | None, passed: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The options that were set, over those of a file; and what is passed on to TRL."""
+    """The options from the command line, over those of a file; and the arguments passed on to TRL."""
     from dcsft_harness import reading
 
     ours: dict[str, Any] = {}

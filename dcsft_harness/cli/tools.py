@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dcsft_harness.evaluation.subject import Subject
 
 
-# Running a recipe from the command line: its stages, skipped ones, the tables.
+# `dcsft run`: stages, skipped stages and tables on the terminal.
 
 
 def run_recipe(
@@ -305,7 +305,7 @@ SUITES = ("digits", "classification", "grounding", "reasoning", "paper")
 
 
 class _Terminal:
-    """Reports on stderr what happens to a board."""
+    """Prints a board's events on stderr."""
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -405,7 +405,7 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
 
 
 def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
-    """What is asked for; everything is refused here that can be before a model is loaded."""
+    """The parsed command; checks everything that can be checked before a model is loaded."""
     from dcsft_harness import lmms
     from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, refuse_baseline
     from dcsft_harness.evaluation.board_folder import open_board
@@ -444,13 +444,13 @@ class _Call:
     """One call of the command.
 
     Attributes:
-        board: where to.
-        settings: on what, and how.
-        subject: what CKPT names.
+        board: the board to write to.
+        settings: the suite and settings.
+        subject: the weights that CKPT names.
         name: its row.
         watched: the run that --watch names.
-        built: the leaderboard as it was made last.
-        clock: since the last row.
+        built: the latest leaderboard.
+        clock: time since the last row.
     """
 
     board: "BoardFolder"
@@ -466,7 +466,7 @@ class _Call:
         from dcsft_harness.evaluation.autoeval import score, watch
 
         if self.subject is not None:
-            # --group is the run's where there is one: CKPT is what it is compared with.
+            # With --watch, --group belongs to the run; CKPT is what the run is compared with.
             settings = self.settings if self.watched is None else replace(self.settings, group=None)
             row = score(self.board, self.name, lambda _: self.subject, settings, SHOW)
             assert row is not None
@@ -475,7 +475,7 @@ class _Call:
             yield from watch(self.board, self.watched, self.settings, SHOW)
 
     def show_row(self, row: "Row") -> None:
-        """Makes the leaderboard with a row, and prints the row against the baseline."""
+        """Rebuilds the leaderboard with a row, and prints the row against the baseline."""
         from dcsft_harness.evaluation.autoeval import build, told
 
         if not row.made:
@@ -493,10 +493,10 @@ class _Call:
 
 
 def _named(given: str, name: str | None) -> tuple[str, str]:
-    """The row's name and the path in NAME=PATH, or in a path and what --name says.
+    """The row's name and the path, from NAME=PATH, or from a path and --name.
 
     Raises:
-        HarnessError: both say a name.
+        HarnessError: both give a name.
     """
     from dcsft_harness.leaderboard.load import named
 

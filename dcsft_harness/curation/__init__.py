@@ -1,4 +1,4 @@
-"""labels -> curated set: the items to train on, in the format that trainers read."""
+"""labels -> curated set: the items to train on, in a format that trainers read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,27 +31,27 @@ def curate(
 ) -> dict[str, Any]:
     """Draws the items to train on and writes them as a `datasets` folder.
 
-    The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image,
-    and the assistant's target), images, item_id, difficulty and pass_rate (empty where sampling stopped
-    once the label was settled): the convention that TRL, ms-swift and LLaMA-Factory read. Where answers are
-    boxes there is box ([x1, y1, x2, y2] in original-image pixels), where weights are asked for weight
-    (float64, mean 1). Chosen items and their order depend on content and seed
-    alone. With `config.suspect`, suspects.jsonl lies beside it, see `suspects.write_review`.
+    The folder's data/ has the columns messages (a user turn that begins with one "<image>" per image, and the
+    assistant's target), images, item_id, difficulty and pass_rate (empty if sampling stopped once the label
+    was settled): the format that TRL, ms-swift and LLaMA-Factory read. If answers are boxes there is box
+    ([x1, y1, x2, y2] in original-image pixels), and with weights there is weight (float64, mean 1). The
+    chosen items and their order depend only on content and seed. With `config.suspect`, suspects.jsonl is
+    written too, see `suspects.write_review`.
 
     Args:
-        labels: what `labels.label` wrote.
+        labels: a folder from `labels.label`.
         output: the folder to write.
         config: which items to keep.
-        exclude: what `overlap.overlap` wrote of the same pool: its items are left out.
+        exclude: a folder from `overlap.overlap` for the same pool: its items are left out.
         reviewed: suspects with a verdict, see `suspects.read_review`.
 
     Returns:
-        The manifest's notes: items, how many of each difficulty, and how many were left out for what.
+        The manifest's notes: items, the number of each difficulty, and the numbers left out by reason.
 
     Raises:
-        HarnessError: not a labels folder, labels or items that were changed later, another pool's overlap, a
+        HarnessError: not a labels folder, labels or items that changed later, another pool's overlap, a
             reviewed file that does not fit, items without a pass rate where one is needed, too few items, or
-            nothing left.
+            no item left.
     """
     manifest.refuse_occupied(output)
     if exclude is not None:
@@ -96,7 +96,7 @@ def curate(
 
 
 def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> HarnessError | None:
-    """The error of an empty choice, with what the responses were like; None where one of them is right."""
+    """The error for an empty choice, with a summary of the responses; None if one of them is right."""
     if pc.any(pc.is_in(labels["difficulty"], value_set=pa.array(["easy", "medium"]))).as_py():
         return None
     names = ("score", "extracted", "finish_reason", "answer", "response")
@@ -110,7 +110,7 @@ def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> Harness
 
 
 def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:
-    """How many labelled items lie outside the band, and how many of those within have a weight of 0."""
+    """The number of labeled items outside the band, and of those inside it with a weight of 0."""
     qualify, weights = qualifying(labels, config), weighed(labels, config)
     labelled = int(pc.count(labels["difficulty"]).as_py())
     return {
@@ -120,7 +120,7 @@ def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:
 
 
 def _mix(chosen: pa.Table) -> dict[str, int]:
-    """How many of the chosen items have each difficulty."""
+    """The number of chosen items of each difficulty."""
     return {name: int(equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES}
 
 
@@ -131,12 +131,12 @@ def _without_suspects(
     verdicts: Mapping[str, str],
     left_out: dict[str, int],
 ) -> tuple[pa.Table, pa.Table | None]:
-    """Label rows without what was dropped in review and what is suspected; and the suspects.
+    """Label rows without suspects and without items dropped in review; and the suspects.
 
     Args:
         labels: rows of `records.Label`.
-        rollouts: what they were made of.
-        config: says whether and from which share on to suspect.
+        rollouts: the rollouts of the labels.
+        config: whether to look for suspects, and the threshold.
         verdicts: item_id -> "keep" or "drop".
         left_out: gets the counts dropped, suspects and unjudged.
     """
@@ -155,7 +155,7 @@ def _without_suspects(
 
 
 def _without(labels: pa.Table, ids: pa.StringArray) -> pa.Table:
-    """Label rows of other items than these."""
+    """Label rows without these items."""
     return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=ids)))
 
 
@@ -166,7 +166,7 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
         HarnessError: a difficulty has fewer items than asked for, or nothing qualifies.
     """
     ids, names = labels["item_id"].combine_chunks(), labels["difficulty"]
-    rows = pc.sort_indices(ids).to_numpy()  # the draw does not depend on the order of the labels
+    rows = pc.sort_indices(ids).to_numpy()  # independent of the order of the labels
     _refuse_doubles(ids.take(rows))
     weights = weighed(labels, config)
     fit = qualifying(labels, config) & (weights > 0)
@@ -184,7 +184,7 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
     rng = np.random.Generator(np.random.PCG64(config.seed))
     drawn = [_draw(rng, kept, plain, "+".join(config.keep) or "fitting")]
     for name, number in mixed.items():
-        beside = by_name[name][~fit[by_name[name]]]  # a band may hold some of a difficulty
+        beside = by_name[name][~fit[by_name[name]]]  # a band may hold part of a difficulty
         drawn.append(_draw(rng, beside, number, name))
     order = rng.permutation(np.concatenate(drawn))
     chosen = labels.take(order).combine_chunks()
@@ -194,14 +194,14 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
 
 
 def _refuse_doubles(ids: pa.StringArray) -> None:
-    """Refuses labels, in order of their ids, that hold an item twice: joins go by its id."""
+    """Refuses labels, sorted by id, that hold an item twice: joins use the id."""
     doubled = ids[1:].filter(pc.equal(ids[1:], ids[:-1]))
     if len(doubled):
         raise HarnessError(f"the labels hold item {doubled[0]} twice", "Remove one of them")
 
 
 def _draw(rng: np.random.Generator, rows: NDArray[np.int64], number: int, name: str) -> NDArray[np.int64]:
-    """`number` of the rows, which are in order of their ids."""
+    """A seeded draw of `number` rows, which are sorted by id."""
     if number > len(rows):
         raise HarnessError(
             f"{number} {name} items are asked for, the labels have {len(rows)}", "Lower --size or --mix"

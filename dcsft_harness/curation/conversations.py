@@ -1,4 +1,4 @@
-"""Items as what trainers read: conversations with their images, and what their labels say."""
+"""Items as training conversations: messages with images, and their labels."""
 
 import os
 import shutil
@@ -26,38 +26,38 @@ if TYPE_CHECKING:
     from dcsft_harness.lmms import Task
 
 TRAINING = "training"
-"""The folder in the cache that holds training data which is a task's and no artefact."""
+"""The cache folder of a task's training data, which belongs to no artifact."""
 CONVERSATION = ["prompt", "target", "images"]
-"""What a conversation is made of, of an item's columns."""
+"""The columns of an item that make a conversation."""
 TURNS = "turns"
-"""The column of the turns before the answer, where they are more than one question; see `records.Item`."""
+"""The column of the turns before the answer, if there are several; see `records.Item`."""
 REJECTED = "rejected"
-"""The column of answers that preference training is to avoid."""
+"""The column of rejected answers for preference training."""
 BOX = "box"
-"""The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; there where any answer is a box."""
+"""The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; present if any answer is a box."""
 
 
 REFUSED = "refused"
-"""The column that says why a task's row cannot be trained on; there where any cannot."""
+"""The column with the reason why a task's row cannot be trained on; present if there is any such row."""
 ROW = "row_name"
-"""The column with what errors call a row of data that is no curated set: "line 3", "doc_id 7"."""
+"""The column with each row's name in errors, for data that is not a curated set: "line 3", "doc_id 7"."""
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
-    """Writes chosen items, in their order, with what their labels say.
+    """Writes chosen items, in their order, with their labels.
 
     Args:
         folder: the folder to write.
         items: the rollouts' items.
-        chosen: the label rows; with the column weight where items are weighted.
+        chosen: the label rows; with the column weight if items are weighted.
 
     Raises:
-        HarnessError: the items lack one of them, hold one twice, have an empty cell, or a prompt has another
-            number of marks than images.
+        HarnessError: an item is missing, occurs twice, has an empty cell, or its prompt has another number of
+            image marks than images.
     """
     boxed = _has_boxes(items)
     columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
-    told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which are not in the labels
+    told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which the labels lack
     wanted = [*CONVERSATION, BOX] if boxed else CONVERSATION
     if TURNS in storage.names(items):
         wanted = [*wanted, TURNS]
@@ -74,30 +74,30 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
 
 
 def _has_boxes(items: Path) -> bool:
-    """Whether the answer of any item is a box; rollouts of former versions do not say."""
+    """Whether any item's answer is a box; rollouts of older versions do not record it."""
     if BOX not in storage.names(items):
         return False
     return any(table[BOX].null_count < table.num_rows for table in storage.read(items, [BOX], AT_ONCE))
 
 
 def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterator[pa.Table]:
-    """The items with these ids as they lie on disk, and where each goes.
+    """The items with these ids in storage order, with their positions.
 
     Args:
-        items: a rollouts' items.
-        wanted: the ids, none twice.
-        names: the columns that are wanted.
+        items: the items of rollouts.
+        wanted: the ids, each once.
+        names: the requested columns.
 
     Yields:
         Tables of the columns and of PLACE, an item's position in `wanted`.
 
     Raises:
-        HarnessError: one is not there, or twice, or has an empty cell.
+        HarnessError: an item is missing, occurs twice, or has an empty cell.
     """
     ids, seen = wanted.combine_chunks(), np.zeros(len(wanted), bool)
     for table in storage.read(items, list(dict.fromkeys(["item_id", *names])), AT_ONCE):
         there = table["item_id"].combine_chunks()
-        # Looking for what is wanted among these takes a fourth of the time of looking for these among that.
+        # Looking up the wanted ids here takes a fourth of the time of the reverse lookup.
         found = pc.index_in(ids, value_set=there)
         places, at = np.flatnonzero(found.is_valid()), found.drop_null()
         rest = there.take(np.setdiff1d(np.arange(len(there)), at, assume_unique=True))
@@ -117,7 +117,7 @@ def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterat
 
 
 def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """The columns messages and images of items, as `conversation` makes them of one."""
+    """The columns messages and images of items; `conversation` makes those of one item."""
     images, prompts, targets = (items[name].combine_chunks() for name in ("images", "prompt", "target"))
     count = pc.list_value_length(images)
     marks = pa.array([MARK * number for number in range((pc.max(count).as_py() or 0) + 1)])
@@ -138,7 +138,7 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
 
 
 def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
-    """Refuses items whose prompt has another number of marks than images.
+    """Refuses items whose prompt has another number of image marks than images.
 
     Raises:
         HarnessError: names the first one.
@@ -162,7 +162,7 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
     """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
 
     Raises:
-        HarnessError: the prompt has another number of marks than images.
+        HarnessError: the prompt has another number of image marks than images.
     """
     prompt, images = item["prompt"], len(item["images"])
     if MARK in prompt and prompt.count(MARK) != images:
@@ -177,10 +177,10 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_task(task: "Task") -> "Dataset":
-    """All documents of a task as training data, in the columns of a curated set; nothing is labelled.
+    """All documents of a task as training data, in the columns of a curated set; without labels.
 
-    See `stored`. The column `ROW` names each row. Where images cannot be read there is the column `REFUSED`,
-    which says why; such a row has no images.
+    See `stored`. The column `ROW` names each row. If images cannot be read, the column `REFUSED` gives the
+    reason, and the row has no images.
 
     Raises:
         HarnessError: duplicate items, or a full disk.
@@ -214,11 +214,11 @@ def from_rows(
 ) -> "Dataset":
     """All rows of a user's own file or folder as training data; see `from_task`.
 
-    Rows that cannot be used have the column `REFUSED`, which says why with the row's place in its file.
+    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file.
 
     Args:
         path: see `own_files`.
-        scorer: how an answer is read, and so which answers are boxes; None takes any.
+        scorer: reads the answers, and so decides which are boxes; None accepts any.
         image_root: where relative image paths start; None means the file's own folder.
         outside: whether images may lie outside it.
         pairs: whether each row needs a rejected answer, which becomes the column `REJECTED`.
@@ -254,13 +254,13 @@ def from_rows(
 
 
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":
-    """Training data that is no artifact's, as an open data set.
+    """Training data that belongs to no artifact, as an open data set.
 
-    It is mapped from a folder of its own below `TRAINING` in the cache, which goes with it, or at the latest
-    with this process; only one that is killed leaves it there.
+    It is mapped from its own folder below `TRAINING` in the cache. The folder is removed with the data set,
+    or at process exit at the latest; only a killed process leaves it behind.
 
     Args:
-        name: what the folder's name begins with.
+        name: prefix of the folder's name.
         columns: its `datasets.Features`.
         rows: values by column; read once.
 
@@ -287,7 +287,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
 
 
 def _remove(folder: Path, process: int) -> None:
-    """Removes a folder, if this is the process that made it and not one forked from it."""
+    """Removes a folder, but only in the process that created it, not in a fork."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -297,7 +297,7 @@ def features(
 ) -> "Features":
     """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
 
-    With `refused`, that of a task's rows that cannot be trained on.
+    With `refused`, also the column for a task's rows that cannot be trained on.
     """
     from datasets import Features, Image, List, Value
 

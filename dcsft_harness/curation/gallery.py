@@ -1,4 +1,4 @@
-"""Labels as pictures: a histogram of pass rates by class, and items of each class with their responses."""
+"""Images of labels: a histogram of pass rates by class, and items of each class with their responses."""
 
 import contextlib
 from collections.abc import Sequence
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 
 HISTOGRAM, PAGE, PICTURES = "difficulty.png", "gallery.md", "gallery"
 SHOWN = 3
-"""Items of each class in the gallery."""
+"""The number of items of each class in the gallery."""
 _ITEMS, _ROWS = 2_000, 500_000
-"""The gallery's items are among the first of the pool, and their responses among the first rows."""
+"""The gallery only reads the first items of the pool, and the first rows of responses."""
 _COLORS = {"easy": "#56B4E9", "medium": "#E69F00", "hard": "#D55E00"}
 _BINS = 20
-"""Bars of a histogram of more different pass rates than that."""
+"""The number of bars if there are more distinct pass rates than this."""
 _LONGEST = 1500
-"""Characters of a text in the gallery."""
+"""The most characters of a text in the gallery."""
 
 
 def write(folder: Path, rollouts: Path, labels: pa.Table, chosen: pa.Table | None = None) -> list[str]:
     """Writes the histogram and the gallery.
 
     Args:
-        folder: where they go.
-        rollouts: what the labels were made from.
+        folder: the folder to write to.
+        rollouts: the rollouts of the labels.
         labels: rows of `records.Label`.
-        chosen: those of a curated set, with the same columns; the gallery shows these then.
+        chosen: rows of a curated set, with the same columns; then the gallery shows these.
 
     Returns:
-        The files' names. There is no gallery of rollouts without items.
+        The files' names. Without items, there is no gallery.
     """
     parts = [("pool", labels)] if chosen is None else [("before", labels), ("after curation", chosen)]
     _draw(folder / HISTOGRAM, parts)
     made = [HISTOGRAM]
-    with contextlib.suppress(HarnessError):  # of items that cannot be read: the labels do not need them
+    with contextlib.suppress(HarnessError):  # items may be unreadable: the labels do not need them
         if _write_page(folder, rollouts, labels if chosen is None else chosen):
             made.append(PAGE)
     return made
@@ -77,7 +77,7 @@ def _histogram(axes: "Axes", title: str, table: pa.Table) -> None:
     width = min(0.1, 0.8 * float(gaps.min())) if len(gaps) else 0.1
     bottom = np.zeros(len(centers))
     for kind, (rates, counts) in counted.items():
-        # Of all rated items; those whose draws stopped early have a class and no pass rate.
+        # Of all rated items; items whose sampling stopped early have a class but no pass rate.
         places = (
             np.minimum(rates * _BINS, _BINS - 1).astype(int) if binned else np.searchsorted(values, rates)
         )
@@ -97,14 +97,14 @@ def _histogram(axes: "Axes", title: str, table: pa.Table) -> None:
 
 
 def _rates(table: pa.Table, kind: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The different pass rates of a class, and how many items have each."""
+    """The distinct pass rates of a class, and the number of items with each."""
     rates = table["pass_rate"].filter(pc.fill_null(pc.equal(table["difficulty"], kind), False)).drop_null()
     counts = pc.value_counts(rates)  # ten million rates have few values, and sorting them takes seconds
     return counts.field("values").to_numpy().astype(np.float64), counts.field("counts").to_numpy()
 
 
 def _write_page(folder: Path, rollouts: Path, labels: pa.Table) -> bool:
-    """Writes the gallery; False where the rollouts have no items or none of these is near their beginning."""
+    """Writes the gallery; False if the rollouts have no items, or none near their beginning."""
     if not (rollouts / ITEMS).is_dir():
         return False
     rows = _near(rollouts / ITEMS, labels)
@@ -126,7 +126,7 @@ def _write_page(folder: Path, rollouts: Path, labels: pa.Table) -> bool:
 
 
 def _near(items: Path, labels: pa.Table) -> list[dict[str, Any]]:
-    """Items of each class among the pool's first; of medium ones those with a pass rate near a half."""
+    """Items of each class among the pool's first ones; medium ones with a pass rate near one half."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in records.DIFFICULTIES}
     seen = 0
     wanted = {kind: min(SHOWN, _count(labels, kind)) for kind in found}
@@ -153,7 +153,7 @@ def _count(labels: pa.Table, kind: str) -> int:
 
 
 def _shown(row: pa.Table) -> dict[str, Any]:
-    """An item's texts, and the names and contents of its pictures."""
+    """An item's texts, and the names and contents of its images."""
     (one,) = storage.embedded(row).to_pylist()
     try:
         files = suspects.picture_files(PICTURES, one["item_id"], one[storage.IMAGES])
@@ -163,7 +163,7 @@ def _shown(row: pa.Table) -> dict[str, Any]:
 
 
 def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str, float | None]]]:
-    """Each item's responses with their scores, in order, as far as they are among the first rows."""
+    """Each item's responses with their scores, in order, as far as they are in the first rows."""
     found: dict[str, list[tuple[int, str, float | None]]] = {}
     seen, wanted = 0, pa.array(ids, pa.string())
     names = ["item_id", "sample_index", "response", "score"]
@@ -181,7 +181,7 @@ def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str,
 
 
 def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -> str:
-    """One item; texts are indented, so that nothing in them is taken for Markdown."""
+    """One item; texts are indented, so that none is read as Markdown."""
     parts = [f"\n### {row['k']} of {row['n']} right, {row['item_id']}\n"]
     parts += [f"![{name}]({name})\n" for name, _ in row["files"]]
     texts = [("Prompt", row["prompt"]), ("Gold", row["answer"])]

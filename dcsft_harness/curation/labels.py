@@ -1,4 +1,4 @@
-"""rollouts -> labels: how often each item was solved, what that makes it, and how sure that is."""
+"""rollouts -> labels: each item's pass rate, difficulty and confidence interval."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 LABELS = "labels.parquet"
 RIGHT = records.RIGHT
 COUNTED = ("item_id", "task", "score", "sample_index", "censored")
-"""The columns of rollouts that labels are made of."""
+"""The columns of rollouts that labels need."""
 WORD = 32
-"""Sample indices whose presence is noted in one number; a power of two."""
+"""Sample indices recorded in one bit mask; a power of two."""
 
 
 def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) -> tuple[Any, Any]:
     """The equal-tailed Jeffreys interval of a binomial proportion.
 
-    Beta(k + 1/2, n - k + 1/2) quantiles, with the lower end 0 at k = 0 and the upper end 1 at k = n
-    (Brown, Cai and DasGupta, Statistical Science 2001, section 4.1). statsmodels' `proportion_confint` leaves
-    those two ends inside; elsewhere it is the same.
+    Beta(k + 1/2, n - k + 1/2) quantiles, with the lower end 0 at k = 0 and the upper end 1 at k = n (Brown,
+    Cai and DasGupta, Statistical Science 2001, section 4.1). statsmodels' `proportion_confint` does not
+    adjust those two ends; elsewhere it gives the same values.
 
     Args:
         k: successes, array of shape (items,).
         n: trials, same shape, each at least 1.
-        level: coverage aimed at, in (0, 1).
+        level: nominal coverage, in (0, 1).
 
     Returns:
         Lower and upper ends in [0, 1], float64 arrays of the same shape.
     """
-    from scipy.special import betaincinv  # what scipy.stats.beta.ppf is, without half a second of imports
+    from scipy.special import betaincinv  # what scipy.stats.beta.ppf calls, without half a second of imports
 
     tail = (1 - level) / 2
     low = np.where(k == 0, 0.0, betaincinv(k + 0.5, n - k + 0.5, tail))
@@ -56,15 +56,15 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
 
     An item is easy if all its scored responses are right, hard if none is, medium otherwise (paper,
     section 4). Responses that could not be scored do not count; an item with none scored has no label.
-    An item whose draws stopped once it was settled has the label of the full draw, and no pass rate.
+    An item whose sampling stopped once it was settled has the label of the full draw, and no pass rate.
 
     Returns:
-        The manifest's notes: items, and how many are easy, medium, hard, unlabelled and censored; the
-        scorers by name and version, None where the rollouts name none.
+        The manifest's notes: items, and the numbers of easy, medium, hard, unlabeled and censored ones; the
+        scorers by name and version, None if the rollouts name none.
 
     Raises:
         HarnessError: not a rollouts folder, duplicate samples, items with unequal numbers of samples, or
-            responses that were changed since they were drawn.
+            responses that changed after sampling.
     """
     manifest.refuse_occupied(output)
     source = manifest.read(rollouts, "rollouts")
@@ -94,7 +94,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
 
 
 def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
-    """What fewer responses per item would have said, see `at_k.of_pool`; None where items stopped early."""
+    """The labels for fewer responses per item, see `at_k.of_pool`; None if items stopped early."""
     if pc.any(labels["censored"]).as_py():
         return None
     return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())
@@ -104,21 +104,21 @@ def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:
     """Counts scored and right responses per item.
 
     Args:
-        rows: a table with the columns `COUNTED`, or a plan that reads them; only the counts are kept.
-        source: what an error calls it.
+        rows: a table with the columns `COUNTED`, or a plan that reads them; only the counts stay in memory.
+        source: its name in errors.
 
     Returns:
         Columns item_id, task, n (scored), k (right), rows (samples), censored, in order of item_id.
 
     Raises:
-        HarnessError: an item has a sample twice, or fewer samples than another item and is not
-            censored, or is censored and not settled.
+        HarnessError: an item has a sample twice, or fewer samples than another item without being censored,
+            or is censored but not settled.
     """
     from pyarrow import acero
 
     if isinstance(rows, pa.Table):
         rows = acero.Declaration("table_source", acero.TableSourceNodeOptions(rows))
-    # One thread: each would keep counts of its own for nearly every item.
+    # One thread: each would keep its own counts for nearly every item.
     parts = acero.Declaration.from_sequence([rows, *_counting()]).to_table(use_threads=False)
     if parts.num_rows == 0:
         raise HarnessError(f"{source} holds no rollouts", "Sample the pool again")
@@ -128,11 +128,11 @@ def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:
 
 
 def _counting() -> list[Any]:
-    """The steps from rows to counts per item and word, a word being WORD sample indices.
+    """The query from rows to counts per item and word; a word is WORD sample indices.
 
-    A word's sum of 2 ** (index % WORD) tells whether its n indices differ: n powers of two add up to a
-    number with n binary ones if they do, and with fewer if they do not, as two equal ones carry. That takes
-    one number an item, where a set of the indices would take one a row.
+    A word's sum of 2 ** (index % WORD) shows whether its n indices are distinct: the sum of n distinct powers
+    of two has n binary ones, and equal ones carry, which leaves fewer. That takes one number per item, where
+    a set of the indices would take one per row.
     """
     from pyarrow import acero
 
@@ -160,7 +160,7 @@ def _counting() -> list[Any]:
 
 
 def _whole(parts: pa.Table) -> pa.Table:
-    """Counts per item, in order, from those per item and word."""
+    """Sorted counts per item, from those per item and word."""
     bits = np.unpackbits(parts["bits"].to_numpy().view(np.uint8)).reshape(parts.num_rows, -1)
     parts = parts.append_column("distinct", pa.array(bits.sum(axis=1, dtype=np.int64)))
     if pc.any(pc.not_equal(parts["word"], 0)).as_py():
@@ -174,7 +174,7 @@ def _whole(parts: pa.Table) -> pa.Table:
 
 
 def _refuse_unfit(grouped: pa.Table, source: Path) -> None:
-    """Raises what `count` says that it raises."""
+    """Raises the errors of `count`."""
     doubled = grouped.filter(pc.not_equal(grouped["rows"], grouped["distinct"]))
     if doubled.num_rows:
         raise HarnessError(
@@ -202,7 +202,7 @@ def _labels(grouped: pa.Table) -> pa.Table:
     k = pc.fill_null(grouped["k"], 0).to_numpy()
     scored, censored = n > 0, grouped["censored"].to_numpy()
     rated = scored & ~censored
-    # There are few different counts, and an interval takes long.
+    # There are few distinct counts, and an interval takes long.
     top = int(n.max()) + 1
     pairs, which = np.unique(np.maximum(n, 1) * top + k, return_inverse=True)
     low, high = (ends[which] for ends in jeffreys(pairs % top, pairs // top))

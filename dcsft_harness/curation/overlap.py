@@ -1,8 +1,8 @@
-"""Training images that reappear in evaluation sets: exactly, pixel by pixel, or nearly, by perceptual hash.
+"""Training images that reappear in evaluation sets: exact copies by pixels, near copies by perceptual hash.
 
-A model that was trained on an image has seen what an evaluation asks about, whatever it asks. Near copies are
-found by the 64-bit pHash of the library imagehash: the same picture in another size or compression is a
-few bits away, another picture about 32. Crops, mirror images and heavy edits are not found.
+A model trained on an image has seen the evaluation's image, whatever the question. The 64-bit pHash of the
+library imagehash finds near copies: the same image in another size or compression differs by a few bits,
+another image by about 32. Crops, mirror images and heavy edits are not found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 KIND = "overlap"
 PAIRS, ITEMS = "pairs.parquet", "items.parquet"
 DISTANCE = 4
-"""Bits that two pHashes may differ in; chance brings two pictures' that close once in 10^13 pairs."""
+"""Bits that two pHashes may differ in; chance brings two images that close once in 10^13 pairs."""
 _BITS = 64
 _BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image of the pool and one of an evaluation set that are the same, or nearly so.
+    """A pair of equal or nearly equal images: one of the pool and one of an evaluation set.
 
     Attributes:
-        pool_image: the name of the pool's image; where it has none, that of its document.
+        pool_image: the name of the pool's image, or of its document if it has none.
         task: the evaluation task.
-        image: the name of its image.
+        image: the name of the evaluation image.
         kind: "exact" (equal size and pixels) or "near".
         distance: bits in which the pHashes differ, 0 to `_BITS`.
     """
@@ -53,15 +53,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Shared:
-    """An item of the pool and such an image of it; the items are what is left out of a curated set.
+    """A pool item with a shared image; curated sets leave such items out.
 
-    An item has a row for each of its images that is shared, in their order.
+    An item has one row per shared image, in their order.
 
     Attributes:
         item_id: the item.
         pool_image: its image.
         kind: "exact" if any pair of that image is, else "near".
-        tasks: the evaluation tasks that have the image, separated by commas.
+        tasks: the evaluation tasks with the image, separated by commas.
     """
 
     item_id: str
@@ -75,10 +75,10 @@ class Images:
     """The images of a task, each once.
 
     Attributes:
-        names: of each image, as published; "document 7, image 0" where it has no name.
-        digests: of each image, a hash of its size and pixels.
-        hashes: of each image, its pHash as a uint64, array of shape (images,).
-        items: of each item, its id and the positions of its images.
+        names: each image's published name; "document 7, image 0" if it has none.
+        digests: each image's hash of size and pixels.
+        hashes: each image's pHash as a uint64, array of shape (images,).
+        items: each item's id and the positions of its images.
     """
 
     names: list[str]
@@ -96,22 +96,22 @@ def overlap(
     own: Mapping[str, lmms.Task] | None = None,
     files: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
-    """Compares a pool's images with those of evaluation sets and writes what they share.
+    """Compares a pool's images with those of evaluation sets and writes the shared ones.
 
-    The folder holds pairs.parquet (`Pair`), items.parquet (`Shared`; what `curate --exclude` leaves out)
-    and manifest.json.
+    The folder holds pairs.parquet (`Pair`), items.parquet (`Shared`; the items for `curate --exclude`) and
+    manifest.json.
 
     Args:
-        pool: the task that is trained on.
-        tasks: the tasks, or groups of them, that are evaluated.
+        pool: the training task.
+        tasks: the evaluation tasks, or groups of them.
         output: the folder to write.
         distance: bits that the pHashes of near copies may differ in, 0 to 16.
-        progress: called with (documents read, documents in all).
-        own: opened tasks of a user's own rows, by the names above.
-        files: the files of these, by the same names.
+        progress: called with (documents read, total documents).
+        own: opened tasks of a user's own rows, by their names in `tasks`.
+        files: their files, by the same names.
 
     Returns:
-        The manifest's notes: images and items of the pool, items that share an image, pairs by task.
+        The manifest's notes: images and items of the pool, items with a shared image, pairs by task.
 
     Raises:
         HarnessError: a task does not load, an image is unreadable, or the output is occupied.
@@ -178,12 +178,12 @@ class _Counter:
 
 
 def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = True) -> Images:
-    """Every image of a task, hashed; one that many documents show is hashed once where it has a name.
+    """Every image of a task, hashed; a named image that several documents share is hashed once.
 
     Args:
         task: an lmms-eval task.
-        counter: told of each document.
-        items: whether items are wanted too; without them, documents whose images are known are not opened.
+        counter: called with each document.
+        items: whether to collect items too; if not, documents with known images are not opened.
     """
     found = Images([], [], np.zeros(0, np.uint64), [])
     hashes: list[int] = []
@@ -211,7 +211,7 @@ def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = 
 
 
 def _names(doc: Mapping[str, Any]) -> list[str]:
-    """The names of a document's images, as they were published; none where it does not have prepared ones."""
+    """The published names of a document's images; empty unless it has prepared ones."""
     places = doc.get("images")
     if "source" not in doc or not isinstance(places, list):
         return []
@@ -227,7 +227,7 @@ def perceptual_hash(image: "Image") -> int:
 
 
 def compare(pool: Images, task: str, other: Images, distance: int) -> list[Pair]:
-    """The pairs of equal and of nearly equal images, by distance and then in the pool's order."""
+    """The pairs of equal and nearly equal images, by distance and then in the pool's order."""
     pairs = []
     for start in range(0, len(pool.names), _BLOCK):
         block = pool.hashes[start : start + _BLOCK, None]
@@ -255,15 +255,15 @@ def _shared(pool: Images, pairs: Sequence[Pair]) -> list[Shared]:
 
 
 def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
-    """Label rows without the items that share an image with an evaluation set.
+    """Label rows without items whose image is also in an evaluation set.
 
     Args:
         labels: rows of `records.Label`.
-        folder: what `overlap` wrote.
-        task: the pool that the labels are of.
+        folder: a folder from `overlap`.
+        task: the pool of the labels.
 
     Raises:
-        HarnessError: the folder is of another pool, has changed, or is no overlap folder.
+        HarnessError: the folder is of another pool, has changed, or is not an overlap folder.
     """
     found = manifest.read(folder, KIND)
     if found.config["pool"] != task:

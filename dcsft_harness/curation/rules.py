@@ -1,4 +1,4 @@
-"""What a curated set is to be: which items qualify, how many are drawn, and what each of them weighs."""
+"""The rules of a curated set: the items that qualify, the number to draw, and their weights."""
 
 import math
 import re
@@ -94,7 +94,7 @@ class CurationConfig(Settings):
         return self
 
     def asked(self) -> str:
-        """What an item has to be to be kept, as the end of "no item ..."."""
+        """The condition for keeping an item, as the end of "no item ..."."""
         what = " or ".join(self.keep)
         if self.band:
             what = f"solved in a share from {self.band[0]:g} to {self.band[1]:g} of its samples"
@@ -105,7 +105,7 @@ def parse_mix(texts: Sequence[str]) -> dict[str, float]:
     """Reads `name=share` options.
 
     Raises:
-        HarnessError: not of that form.
+        HarnessError: not in that form.
     """
     mix: dict[str, float] = {}
     for text in texts:
@@ -138,10 +138,10 @@ def parse_band(given: object) -> tuple[float, float]:
 
 
 def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
-    """Which label rows --keep, --band or neither lets in.
+    """The label rows that --keep, --band or neither selects.
 
     Raises:
-        HarnessError: a labelled item has no pass rate, and a band or weights need one.
+        HarnessError: a labeled item has no pass rate, and a band or weights need one.
     """
     labelled: NDArray[np.bool_] = np.array(pc.is_valid(labels["difficulty"]))
     if config.band or config.weight:
@@ -154,7 +154,7 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
                 "Sample the pool again without --stop-when-labelled, or use --keep alone",
             )
     if config.band:
-        # Both k / n and an end as it is written are rounded to the nearest double, so equal ones are equal.
+        # Both k / n and a parsed end are rounded to the nearest double, so equal values stay equal.
         low, high = config.band
         rate = pc.fill_null(labels["pass_rate"], -1.0).to_numpy()
         labelled &= (low <= rate) & (rate <= high)
@@ -164,7 +164,7 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
 
 
 def weighed(labels: pa.Table, config: CurationConfig) -> NDArray[np.float64]:
-    """Label rows' weights before they are normalised, 1 if none are asked for; unlabelled rows have any."""
+    """Label rows' weights before normalization, 1 without weighting; arbitrary for unlabeled rows."""
     if config.weight is None:
         return np.ones(labels.num_rows)
     n, k = labels["n"].to_numpy(), labels["k"].to_numpy()
@@ -172,7 +172,7 @@ def weighed(labels: pa.Table, config: CurationConfig) -> NDArray[np.float64]:
 
 
 def equal(names: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
-    """Where a column is this name; an empty cell is none."""
+    """Where a column equals this name; an empty cell does not."""
     found: NDArray[np.bool_] = pc.fill_null(pc.equal(names, name), False).to_numpy()
     return found
 

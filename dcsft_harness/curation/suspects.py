@@ -1,4 +1,4 @@
-"""Likely wrong labels: found among items that were never solved, and reviewed by a person."""
+"""Likely wrong labels: found among never-solved items, and reviewed by a person."""
 
 import io
 import json
@@ -25,19 +25,19 @@ from dcsft_harness.errors import HarnessError, cut, visible_lines
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.scoring.boxes import iou
 
-# Items that were never solved and confidently answered otherwise, in one voice: likely wrong labels.
+# Never-solved items whose samples agree on another answer: likely wrong labels.
 
 ANSWERED = 4
-"""Samples with an answer that an item needs before it can be suspected."""
+"""Samples with an answer that an item needs to be checked."""
 OVERLAP = 0.5
-"""Boxes with this IoU are one voice: what makes a box right makes two of them the same."""
+"""Boxes with at least this IoU agree: the same threshold that makes a box right."""
 COLUMNS = pa.schema(
     [("item_id", pa.string()), ("voice", pa.string()), ("share", pa.float64()), ("samples", pa.int64())]
 )
 
 _FLOAT = r"-?\d+\.\d+(?:e[+-]?\d+)?"
 _BOX = pattern(rf"\[{', '.join([_FLOAT] * 4)}\]")
-"""How `records.as_text` spells the floats of an extracted box."""
+"""The spelling of floats in an extracted box, from `records.as_text`."""
 _SAMPLES = pa.schema(
     [
         ("score", pa.float64()),
@@ -52,22 +52,22 @@ _ITEMS_AT_ONCE = 1 << 14
 def find(hard: pa.Table, rollouts: Path, threshold: float) -> tuple[pa.Table, int]:
     """The suspects among never-solved items.
 
-    An item is suspected if at least ANSWERED of its samples state an answer, and the share of its samples
-    that state the same one is at least the threshold. Samples without an answer, or without a score,
-    count against. Memory holds the extracted answers of these items alone.
+    An item is suspected if at least ANSWERED of its samples state an answer, and the share of all its samples
+    that state the same one is at least the threshold. Samples without an answer or a score count against it.
+    Only the extracted answers of these items are held in memory.
 
     Args:
-        hard: label rows of items that were never solved.
-        rollouts: the folder that they were made of.
+        hard: label rows of never-solved items.
+        rollouts: the rollouts of the labels.
         threshold: a share, in (0.5, 1].
 
     Returns:
-        A table with `COLUMNS`: voice as the first sample that has it spells it, share of the samples in
-        [threshold, 1], samples as a count; by falling share and then item_id. And how many items could
-        not be judged, for too few answers.
+        A table with `COLUMNS`: voice, spelled as in the first sample with it, share of the samples in
+        [threshold, 1], samples as a count; by falling share and then item_id. And the number of items with
+        too few answers to be checked.
 
     Raises:
-        HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples at all.
+        HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples.
     """
     ids = hard["item_id"].combine_chunks()
     places: list[int] = []
@@ -96,23 +96,22 @@ def find(hard: pa.Table, rollouts: Path, threshold: float) -> tuple[pa.Table, in
 
 
 def one_voice(answers: Sequence[str]) -> tuple[str, int]:
-    """The answer that most agree with, as the first of them spells it, and how many do.
+    """The most common answer, in its first spelling, and its count.
 
-    Texts agree if they differ in case and white space alone: extracted answers are in their scorer's own
-    normal form already. Where all are boxes, the voice is their medoid: the box that most have an IoU of
-    at least OVERLAP with, of several the one with the largest sum of IoUs. A box without area agrees with
-    none.
+    Texts agree if they differ only in case and white space: extracted answers are already in their scorer's
+    normal form. If all are boxes, the result is their medoid: the box with an IoU of at least OVERLAP with
+    the most others; of several, the one with the largest sum of IoUs. A box without area agrees with none.
 
     Args:
-        answers: extracted answers as rollouts hold them, at least one.
+        answers: extracted answers in the rollouts' format, at least one.
 
     Returns:
-        The answer, and a count from 1 to their number; 0 where every one is a box without area.
+        The answer, and a count from 1 to their number; 0 if all are boxes without area.
     """
     if all(map(_BOX.fullmatch, answers)):
         return _medoid(answers)
     forms = [" ".join(answer.split()).casefold() for answer in answers]
-    # Of several that are equally frequent the least, so that the order of samples decides nothing.
+    # Of several equally frequent ones, the smallest, so that the order of samples decides nothing.
     form, times = min(Counter(forms).items(), key=lambda pair: (-pair[1], pair[0]))
     return answers[forms.index(form)], times
 
@@ -129,7 +128,7 @@ def _medoid(answers: Sequence[str]) -> tuple[str, int]:
 
 
 def _answers(path: Path, ids: pa.StringArray) -> tuple[NDArray[np.int64], Iterator[list[str]]]:
-    """How many samples each item has, and the answers that its scored samples state, in their order.
+    """The number of samples of each item, and the answers of its scored samples, in their order.
 
     Raises:
         HarnessError: one has no samples, or the file is damaged.
@@ -145,7 +144,7 @@ def _answers(path: Path, ids: pa.StringArray) -> tuple[NDArray[np.int64], Iterat
 
 
 def _split(said: pa.ChunkedArray, counts: NDArray[np.int64]) -> Iterator[list[str]]:
-    """The answers of each item, of rows that lie item by item; a part of them at a time as Python's own."""
+    """Groups consecutive rows by item into lists of answers; converts only one part to Python at a time."""
     start = 0
     for first in range(0, len(counts), _ITEMS_AT_ONCE):
         some = counts[first : first + _ITEMS_AT_ONCE].tolist()
@@ -156,15 +155,15 @@ def _split(said: pa.ChunkedArray, counts: NDArray[np.int64]) -> Iterator[list[st
 
 
 def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rollouts of some items, read bit by bit.
+    """The rollouts of some items, read in chunks.
 
     Args:
         path: the table of rollouts.
         ids: the items.
-        names: the columns that are wanted.
+        names: the requested columns.
 
     Yields:
-        The columns, and PLACE: where an item is in `ids`, int64; in the table's order.
+        The columns, and PLACE: an item's position in `ids`, int64; in the table's order.
 
     Raises:
         HarnessError: see `storage.scan`.
@@ -182,29 +181,29 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterato
         yield from acero.Declaration.from_sequence(plan).to_reader(use_threads=False)
 
 
-# Suspects for a person to look at, and that person's verdicts: suspects.jsonl beside a curated set.
+# Suspects for a person to review, and that person's verdicts: suspects.jsonl beside a curated set.
 
 SUSPECTS, PAGE, PICTURES = "suspects.jsonl", "suspects.md", "suspects"
 PICTURED = 1000
-"""Suspects that get a place on the page and their pictures beside it, those of the largest share first."""
+"""The number of suspects on the page, with images, those with the largest share first."""
 KEEP, DROP = "keep", "drop"
 
 
 def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
-    """Writes suspects.jsonl, one line a suspect; and of the first ones a page with pictures, suspects.md.
+    """Writes suspects.jsonl, one line per suspect, and a page with the first ones' images, suspects.md.
 
-    A line has item_id, doc_id, task, prompt, gold (the answer that counted as right), voice, share,
-    samples, responses (all of them, in order), images (files relative to the folder; empty after the first
-    PICTURED suspects, whose pictures are in the rollouts' items) and verdict, which is null: a reviewer
-    writes "keep" or "drop" there, and `read` takes the file.
+    A line has item_id, doc_id, task, prompt, gold (the answer that counted as right), voice, share, samples,
+    responses (all of them, in order), images (files relative to the folder; empty after the first PICTURED
+    suspects, whose images are in the rollouts' items) and verdict, which is null. A reviewer replaces it with
+    "keep" or "drop", and `read` reads the file.
 
     Args:
         folder: the curated set's.
-        rollouts: what the suspects were found in.
-        suspected: as `suspects.find` gives them.
+        rollouts: the rollouts of the suspects.
+        suspected: the table from `suspects.find`.
 
     Returns:
-        How many suspects came too late for the page, and so have no pictures beside it.
+        The number of suspects that are not on the page and have no images beside it.
 
     Raises:
         HarnessError: the rollouts' items lack one of them.
@@ -228,7 +227,7 @@ verdicts into suspects.jsonl, and give that file to `dcsft curate --reviewed`.
 
 
 def _entry(number: int, line: dict[str, Any]) -> str:
-    """A suspect's place on the page; texts are indented, so that nothing in them is taken for Markdown."""
+    """A suspect's section of the page; texts are indented, so that none is read as Markdown."""
     share = f"{line['share']:.0%} of {line['samples']} samples"
     texts = {"Prompt": line["prompt"], "Gold": line["gold"], f"Voice, {share}": line["voice"]}
     parts = [f"\n## {number}: document {line['doc_id']}, {line['item_id']}\n"]
@@ -238,14 +237,14 @@ def _entry(number: int, line: dict[str, Any]) -> str:
 
 
 def _lines(folder: Path, rollouts: Path, suspected: pa.Table) -> Iterator[dict[str, Any]]:
-    """What is told of each suspect, in order; the first ones' pictures are written."""
+    """The record of each suspect, in order; writes the first ones' images."""
     count, ids = suspected.num_rows, suspected["item_id"]
     if count == 0:
         return
     path = rollouts / ROLLOUTS
     size = _size(path, int(pc.sum(suspected["samples"]).as_py()))
     said = samples_of(path, ids.combine_chunks(), ["sample_index", "response"])
-    # Equal counts and sizes: both come in the same stretches of suspects.
+    # Equal counts and sizes: both come in the same batches of suspects.
     described = reordered(_items(folder, rollouts / ITEMS, ids), count, size, folder / ".items")
     answered = reordered(storage.tables(said, AT_ONCE), count, size, folder / ".responses")
     done = 0
@@ -261,7 +260,7 @@ def _lines(folder: Path, rollouts: Path, suspected: pa.Table) -> Iterator[dict[s
 
 
 def _size(path: Path, wanted: int) -> int:
-    """About how many bytes so many rows of the rollouts take with their items' texts."""
+    """The approximate bytes of this number of rollout rows with their items' texts."""
     with records.readable(path), pq.ParquetFile(path) as file:
         groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
         columns = [group.column(number) for group in groups for number in range(group.num_columns)]
@@ -270,7 +269,7 @@ def _size(path: Path, wanted: int) -> int:
 
 
 def _items(folder: Path, items: Path, ids: pa.ChunkedArray) -> Iterator[pa.Table]:
-    """The items with the names of their pictures' files, in the order of the rollouts; see `placed`."""
+    """The items with the names of their image files, in the order of the rollouts; see `placed`."""
     images = storage.IMAGES
     for table in placed(items, ids, ["item_id", "doc_id", "task", "prompt", "answer", images]):
         files = dict(_pictures(folder, table.filter(pc.less(table[PLACE], PICTURED))))
@@ -280,7 +279,7 @@ def _items(folder: Path, items: Path, ids: pa.ChunkedArray) -> Iterator[pa.Table
 
 
 def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[str, list[str]]]:
-    """Writes the pictures of items as they are stored; gives item_id and the files' names."""
+    """Writes the stored images of items; yields item_id and the files' names."""
     for row in storage.embedded(rows).to_pylist():
         files = picture_files(PICTURES, row["item_id"], row[storage.IMAGES])
         for name, content in files:
@@ -290,7 +289,7 @@ def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[str, list[str]]]:
 
 
 def picture_files(within: str, item_id: str, images: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
-    """The names, inside a folder, and contents of an item's pictures as they are stored."""
+    """Names, inside a folder, and contents of an item's stored images."""
     from PIL import Image
 
     files = []
@@ -302,15 +301,15 @@ def picture_files(within: str, item_id: str, images: Iterable[Mapping[str, Any]]
 
 
 def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
-    """A reviewer's verdicts by item_id: "keep" or "drop"; lines whose verdict is empty give none.
+    """A reviewer's verdicts by item_id: "keep" or "drop"; lines with an empty verdict are skipped.
 
     Args:
-        path: JSONL whose lines have item_id and verdict; other keys are not looked at.
+        path: JSONL whose lines have item_id and verdict; other keys are ignored.
         known: the ids of the labels.
 
     Raises:
-        HarnessError: the file is missing or malformed, has another verdict, an item twice, or one that
-            is not in the labels; names the line.
+        HarnessError: the file is missing or malformed, has another verdict, an item twice, or one that is not
+            in the labels; names the line.
     """
     if not path.is_file():
         raise HarnessError(f"--reviewed {path} does not exist", "Give a suspects.jsonl with verdicts")

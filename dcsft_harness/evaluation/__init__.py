@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 SCORES, RESPONSES = "scores.parquet", "responses.parquet"
 DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
-"""Of `SamplingConfig`, what a manifest records of an evaluation of K responses."""
+"""Settings of `SamplingConfig` that a manifest records for an evaluation of K responses."""
 Spent = tuple[int, int, float | None, str]
-"""Of a response: prompt tokens, tokens generated, operations where they are known, and why it ended."""
+"""The cost of a response: prompt tokens, tokens generated, operations if known, and finish reason."""
 
 
 def evaluate(
@@ -43,19 +43,19 @@ def evaluate(
     """Evaluates one checkpoint and writes a scores folder.
 
     Args:
-        model: as `lmms.open_model` gives it.
-        tasks: as `lmms.open_tasks` gives them.
+        model: from `lmms.open_model`.
+        tasks: from `lmms.open_tasks`.
         output: the folder to write: scores.parquet, lmms_eval.json and manifest.json.
         name: the row's name in a leaderboard.
-        settings: what else the manifest records (model name and arguments).
+        settings: further settings for the manifest (model name and arguments).
         limit: evaluate only the first documents of each task; None evaluates all.
-        progress: called with (items done, items in all).
+        progress: called with (items done, total items).
         inputs: folders that the model was loaded from, for the manifest.
         told: further notes for the manifest.
 
     Returns:
         The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
-        several processes the artefact is written by rank 0 alone, and the others return nothing.
+        several processes only rank 0 writes the artifact, and the others return nothing.
 
     Raises:
         HarnessError: an unreadable image, a failed run, or an occupied output folder.
@@ -107,15 +107,16 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
 
-    An interrupted run resumes. An item's score is the mean of its responses'; responses.parquet has each.
+    An interrupted run resumes. An item's score is the mean over its responses; responses.parquet has each
+    one.
 
     Args:
-        model: as `sampling.sample` takes it.
+        model: as for `sampling.sample`.
         tasks: as `lmms.open_tasks` gives them.
         output: the folder to write: scores.parquet, responses.parquet, lmms_eval.json and manifest.json.
         name: the row's name in a leaderboard.
         settings: what else the manifest records (model name and arguments).
-        config: how to draw; its `samples` is K.
+        config: how to sample; its `samples` is K.
         progress: called with (items done, items in all).
         inputs: folders that the model was loaded from, for the manifest.
         told: further notes for the manifest.
@@ -188,7 +189,7 @@ def _responses(
     store: rollout_store.RolloutStore,
     samples: int,
 ) -> list[list[records.Response]]:
-    """The K responses to each item of a task, judged.
+    """The K responses to each item of a task, scored.
 
     Raises:
         HarnessError: an item got another number of responses than K.
@@ -223,7 +224,7 @@ def _of_samples(
     for item, got, some in zip(items, answered, responses, strict=True):
         scored = [one.score for one in some if one.score is not None]
         votes = Counter(one.vote for one in some if one.vote is not None)
-        # Of equal counts the first drawn comes first.
+        # Of equally frequent answers the first drawn one comes first.
         shown = next((one for one in some if votes and one.vote == votes.most_common(1)[0][0]), some[0])
         tokens = [one.n_tokens for one in some if one.n_tokens is not None]
         ends = {one.finish_reason for one in some}
@@ -266,9 +267,9 @@ def _followed(
     model: lmms.Model,
     items: Mapping[str, Sequence[records.Item]],
 ) -> dict[tuple[str, int], Spent]:
-    """Tells a model of ours its items' ids; (task, doc_id) -> what a response cost fills as it goes on.
+    """Passes item ids to a model of ours; returns (task, doc_id) -> costs, filled during the evaluation.
 
-    Of other models it stays empty.
+    For other models it stays empty.
     """
     spent: dict[tuple[str, int], Spent] = {}
     if lmms.is_observed(model):
@@ -285,7 +286,7 @@ def _spent(generation: "Generation") -> Spent:
 def _ledger(
     answered: int, spent: Mapping[tuple[str, int], Spent], seconds: float, peak_memory_bytes: int
 ) -> dict[str, Any]:
-    """The notes on what an evaluation cost, from the loaded model to the last score."""
+    """The notes on an evaluation's cost, from the loaded model to the last score."""
     operations = [one[2] for one in spent.values()]
     ledger = Ledger(
         prompts=answered,
@@ -300,9 +301,9 @@ def _ledger(
 
 
 def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:
-    """A task's documents as items, the first `limit` of them, without images: all may not fit into memory.
+    """A task's documents as items, the first `limit` of them, without images, which may exceed memory.
 
-    Published sets ask some items twice, and their figures count both: each further one has an id of its own.
+    Published sets repeat some items, and their scores count both: each repeat gets its own id.
     """
     items, seen = [], Counter[str]()
     for doc_id in range(len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))):
@@ -368,7 +369,7 @@ def _summary(
 
 
 def pixels(model: lmms.Model) -> dict[str, int | None] | None:
-    """A model's pixel limits by name; None where it does not tell."""
+    """A model's pixel limits by name; None if it does not report them."""
     convention = getattr(model, "box_convention", None)
     if convention is None:
         return None

@@ -1,11 +1,10 @@
-"""checkpoint -> scores of a suite -> a row of a board that is kept up to date.
+"""checkpoint -> scores on a suite -> a row of a continuously updated board.
 
 A board's folder::
 
-    board.json                   the board's settings, and results from elsewhere
-    results/NAME/TASK/           scores, as `dcsft evaluate` writes them
-    results/NAME/unfinished/     only while NAME is scored: lock, owner, the checkpoint's files
-    leaderboard/                 made anew from all results after every row
+    results/NAME/TASK/           scores from `dcsft evaluate`
+    results/NAME/unfinished/     only while NAME is being scored: lock, owner, the checkpoint's files
+    leaderboard/                 rebuilt from all results after every row
 """
 
 import shutil
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from dcsft_harness.leaderboard import Board, Built
 
 
-# What a checkpoint is scored on, and how.
+# The tasks and settings of scoring.
 
 SUITES = {
     "digits": "dcsft_digits_all",
@@ -44,7 +43,7 @@ SUITES = {
 }
 """Suite -> the group of its tasks."""
 SUBJECT = ("pretrained", "adapter")
-"""Model arguments that say what is scored."""
+"""Model arguments that name the checkpoint."""
 INDIFFERENT = (
     *("batch_size", "device", "memory_gb", "gpu_memory_utilization", "tensor_parallel_size"),
     *("max_num_seqs", "max_model_len", "attempts", "timeout"),
@@ -59,20 +58,20 @@ def as_pairs(model_args: str) -> dict[str, str]:
 
 
 def decisive(model_args: str) -> dict[str, str]:
-    """Those of the model arguments that decide responses, beside what is scored."""
+    """The model arguments that decide responses, without those that name the checkpoint."""
     return {k: v for k, v in as_pairs(model_args).items() if k not in (*SUBJECT, *INDIFFERENT)}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How checkpoints are scored.
+    """How to score checkpoints.
 
     Attributes:
         suite: a name of `SUITES`, or tasks separated by commas.
         model: an lmms-eval model.
-        model_args: its arguments, but for those of `SUBJECT`.
-        limit: only the first documents of each task; None takes all.
-        group: the configuration that the row is one seed of.
+        model_args: its arguments, without those of `SUBJECT`.
+        limit: only the first documents of each task; None uses all.
+        group: the configuration of which the row is one seed.
     """
 
     suite: str
@@ -88,10 +87,10 @@ class Settings:
         return [task for name in names for task in members(name.strip())]
 
     def check(self) -> None:
-        """Refuses what could not score, without loading anything.
+        """Refuses unusable settings, without loading anything.
 
         Raises:
-            HarnessError: a name, value or model argument is unknown, out of range or not to be given here.
+            HarnessError: a name, value or model argument is unknown, out of range or not allowed here.
         """
         if self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
@@ -112,12 +111,12 @@ class Settings:
                 )
 
     def recorded(self, model_args: str) -> dict[str, Any]:
-        """What a result's manifest says of it, with the whole of the model arguments."""
+        """The settings in a result's manifest, with all model arguments."""
         named = {} if self.group is None else {"group": self.group}
         return {"model": self.model, "model_args": model_args, **named}
 
     def differing(self, config: dict[str, Any]) -> list[str]:
-        """In what an earlier result was measured otherwise, as "option: then -> now"."""
+        """The settings in which an earlier result differs, as "option: then -> now"."""
         ours: dict[str, Any] = {"model": self.model, "limit": self.limit}
         theirs: dict[str, Any] = {name: config.get(name) for name in ours}
         ours |= decisive(self.model_args)
@@ -130,29 +129,29 @@ class Settings:
         ]
 
 
-# One checkpoint -> one row: what has no result yet is evaluated, and the leaderboard is made anew.
+# One checkpoint -> one row: missing results are evaluated, and the leaderboard is rebuilt.
 
 Make = Callable[[Path], Subject | None]
-"""What gives the subject, once its row is this process's; called with a folder for files of its own."""
+"""Opens the subject, once this process owns its row; called with a folder for its files."""
 
 
 class Show(Protocol):
-    """What is told while a board grows."""
+    """Reports progress while a board grows."""
 
     def say(self, text: str) -> None:
-        """Tells something in a sentence."""
+        """Reports an event in one sentence."""
 
     def stage(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Shows progress; gives what takes (done, in all)."""
+        """Shows progress; yields a callback for (done, total)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was done for a row.
+    """The work done for a row.
 
     Attributes:
         name: its name.
-        kept: tasks that had a result already.
+        kept: tasks that already had a result.
         made: tasks that were evaluated.
     """
 
@@ -162,7 +161,7 @@ class Row:
 
 
 def standing(board: BoardFolder) -> "Board | None":
-    """The rows that a board has; None where it has no results."""
+    """The rows of a board; None if it has no results."""
     from dcsft_harness.leaderboard import load
 
     results = board.results()
@@ -170,21 +169,21 @@ def standing(board: BoardFolder) -> "Board | None":
 
 
 def names_of(found: "Board | None") -> list[str]:
-    """Its rows and groups of seeds, those that stand apart included."""
+    """Its rows and groups of seeds, including those in tables of their own."""
     boards = [] if found is None else [found, *(one.board for one in found.apart)]
     rows = (row for one in boards for row in one.rows)
     return list(dict.fromkeys(name for row in rows for name in (row.name, row.group) if name))
 
 
 def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
-    """Refuses a baseline that is no row and will be none.
+    """Refuses a baseline that is not and will not become a row.
 
     Args:
         board: the board.
         coming: rows and groups that will be on it.
 
     Raises:
-        HarnessError: names those that there are.
+        HarnessError: names the existing ones.
     """
     known = [*names_of(standing(board)), *filter(None, coming)]
     if board.baseline is not None and board.baseline not in known:
@@ -192,23 +191,23 @@ def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
 
 
 def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: Show) -> Row | None:
-    """Evaluates a checkpoint on each task of the suite that it has no intact result of.
+    """Evaluates a checkpoint on each task of the suite without an intact result.
 
-    What is done is kept task by task, whatever ends the work. The leaderboard is not touched; see `build`.
+    Results are kept task by task, however the work ends. The leaderboard is not touched; see `build`.
 
     Args:
-        board: where to.
+        board: the board to write to.
         name: the row.
-        make: gives the subject; where that gives None, nothing is done.
-        settings: on what, and how.
-        show: what is told meanwhile.
+        make: opens the subject; if it returns None, nothing is done.
+        settings: the suite and settings.
+        show: receives progress and events.
 
     Returns:
         What was kept and made; None without a subject.
 
     Raises:
-        HarnessError: the name is another checkpoint's, the row could not be compared with those of the
-            board, data is not prepared, or the evaluation fails.
+        HarnessError: the name belongs to another checkpoint, the row could not be compared with the board's
+            rows, data is not prepared, or the evaluation fails.
     """
     with board.claimed(name) as place:
         subject = make(place)
@@ -238,7 +237,7 @@ def _kept(
     """The intact results of a row, by task; damaged ones are removed.
 
     Raises:
-        HarnessError: they are another checkpoint's, or were measured otherwise than is asked for.
+        HarnessError: they are another checkpoint's, or were measured with other settings.
     """
     kept: dict[str, manifest.Manifest] = {}
     hashes = subject.hashes() if board.tasks_of(name) else {}
@@ -260,7 +259,7 @@ def _kept(
 
 
 def _hashes(found: manifest.Manifest) -> dict[str, str]:
-    """Role -> what tells the weights that were scored, as `Subject.hashes`."""
+    """Role -> the identity of the scored weights, as in `Subject.hashes`."""
     named = dict(part.partition("=")[::2] for part in str(found.config["model_args"]).split(","))
     roles: dict[str, str] = {
         role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
@@ -269,7 +268,7 @@ def _hashes(found: manifest.Manifest) -> dict[str, str]:
 
 
 def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:
-    """Refuses to go on with a row under other settings than it was begun with."""
+    """Refuses to continue a row with other settings than it was started with."""
     differing = settings.differing(found.config)
     scorers = found.notes["tasks"][found.folder.name].get("scorers", {})
     differing += [
@@ -288,7 +287,7 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> 
 
 
 def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
-    """Refuses a name that a result from elsewhere has."""
+    """Refuses a name that a result from elsewhere already has."""
     home = board.of(name).resolve()
     boards = [] if found is None else [found, *(one.board for one in found.apart)]
     for row in (row for one in boards for row in one.rows if row.name == name):
@@ -299,7 +298,7 @@ def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
 
 
 def _planned(task: lmms.Task, limit: int | None) -> dict[str, object]:
-    """What a result will have been measured under, as far as it is known before; named as on a board."""
+    """A result's measurement conditions, as far as they are known beforehand; named as on a board."""
     given = task.config.generation_kwargs or {}
     generation = {f"generation argument {key}": value for key, value in given.items()}
     scorers = {f"{SCORER} {name}": version for name, version in VERSIONS.items()}
@@ -307,10 +306,10 @@ def _planned(task: lmms.Task, limit: int | None) -> dict[str, object]:
 
 
 def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
-    """Refuses to measure what could not be compared with the rows that are there.
+    """Refuses measurements that could not be compared with the existing rows.
 
     Raises:
-        HarnessError: says in what it would differ.
+        HarnessError: names the differences.
     """
     for condition, ours in planned.items():
         if condition in standing_ and standing_[condition] != ours:
@@ -323,7 +322,7 @@ def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[s
 
 @dataclass(frozen=True)
 class _Work:
-    """What is evaluated, and where to: see `score`."""
+    """The evaluation of one row: see `score`."""
 
     home: Path
     subject: Subject
@@ -350,7 +349,7 @@ class _Work:
 
 
 def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
-    """Evaluates task by task, so that one that is done stays whatever happens to the next."""
+    """Evaluates task by task, so that a finished result survives a later failure."""
     name, origin, model = work.home.name, work.subject.origin, None
     recorded = work.settings.recorded(work.arguments)
     try:
@@ -369,7 +368,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
                     work.subject.inputs() | prepared.inputs([task]),
                     {} if origin is None else {"checkpoint": origin.told(output)},
                 )
-            if not hasattr(model, "keep_loaded"):  # lmms-eval has taken its weights away
+            if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights
                 model = None
     finally:
         if model is not None:
@@ -379,10 +378,10 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
 
 
 def build(board: BoardFolder, show: Show) -> "Built":
-    """Makes a board's leaderboard from all its results, and puts it in place of the one that is there.
+    """Rebuilds a board's leaderboard from all its results, and replaces the existing one.
 
     Raises:
-        HarnessError: it cannot be made; the one that is there stays.
+        HarnessError: it cannot be built; the existing one stays.
     """
     from dcsft_harness.leaderboard import Options
     from dcsft_harness.leaderboard import build as make
@@ -390,7 +389,7 @@ def build(board: BoardFolder, show: Show) -> "Built":
     with board.changing(), show.stage("leaderboard build") as report:
         board.save()
         known = names_of(standing(board))
-        baseline = board.baseline if board.baseline in known else None  # which may be a row to come
+        baseline = board.baseline if board.baseline in known else None  # which may be a future row
         new = board.folder / f".{board.leaderboard.name}.new"
         shutil.rmtree(new, ignore_errors=True)
         try:
@@ -403,12 +402,12 @@ def build(board: BoardFolder, show: Show) -> "Built":
 
 
 def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
-    """A row against the baseline: task by task as a table, and in a few words.
+    """A row against the baseline: task by task as a table, and as a short summary.
 
-    Tasks that stand apart are in a table of their own, with the reason.
+    Tasks that cannot be compared are in a table of their own, with the reason.
 
     Raises:
-        HarnessError: results of the row could not be used.
+        HarnessError: results of the row cannot be used.
     """
     from dcsft_harness.leaderboard.report.table import against, brief
 
@@ -426,7 +425,7 @@ def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     return "\n".join(tables), "; ".join(brief(part, name) + (" (apart)" if why else "") for part, why in has)
 
 
-# A training run -> a row for each of its checkpoints, as they are written, and one for what it ends with.
+# A training run -> a row for each of its checkpoints, as they are written, and one for its result.
 
 
 @dataclass(frozen=True)
@@ -434,11 +433,11 @@ class Watched:
     """A run to watch.
 
     Attributes:
-        folder: its output folder; need not be there yet.
-        name: the row of what it ends with; those of its checkpoints say their step too.
-        base: the base of its adapters, if not where the run says.
-        every: seconds between two looks.
-        stay: whether to wait for the run to be gone on with when its process has ended.
+        folder: its output folder; need not exist yet.
+        name: the row of its result; rows of its checkpoints add their step.
+        base: the base of its adapters, if not the one recorded by the run.
+        every: seconds between two checks.
+        stay: whether to wait for the run to be resumed after its process has ended.
     """
 
     folder: Path
@@ -460,16 +459,16 @@ def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) 
     """Scores a run's complete checkpoints until it has ended.
 
     Args:
-        board: where to.
+        board: the board to write to.
         watched: the run.
-        settings: on what, and how.
-        show: what is told meanwhile.
+        settings: the suite and settings.
+        show: receives progress and events.
 
     Yields:
-        Each row as soon as its results are there; the leaderboard is not made anew.
+        Each row as soon as its results are there; the leaderboard is not rebuilt.
 
     Raises:
-        HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or makes place for
+        HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or is replaced by
             another one.
     """
     watching = _Watching(board, watched, settings, show)
@@ -491,12 +490,12 @@ def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) 
 
 @dataclass
 class _Watching:
-    """What is known of a run from earlier looks at it.
+    """The state of a run from earlier checks.
 
     Attributes:
         done: steps that were scored, or cannot be.
-        said: sentences that were told, each once.
-        identity: which run it is; "" until it has begun.
+        said: sentences already reported.
+        identity: identifies the run; "" until it has begun.
     """
 
     board: BoardFolder
@@ -508,13 +507,13 @@ class _Watching:
     identity: str = ""
 
     def once(self, text: str) -> None:
-        """Tells something that has not been told."""
+        """Reports a sentence, unless it has been reported before."""
         if text not in self.said:
             self.said.add(text)
             self.show.say(text)
 
     def refuse(self, state: subject.State) -> None:
-        """Refuses a run that is not the one that the board has rows of, or that was begun with."""
+        """Refuses a run other than the one that the board has rows of, or that the watch began with."""
         unfinished = self.watched.folder / manifest.UNFINISHED / RUN
         if not state.begun or (state.finished is None and not unfinished.is_file()):
             return
@@ -542,9 +541,9 @@ class _Watching:
             )
 
     def due(self, state: subject.State) -> Path | None:
-        """The first checkpoint that is to be scored now.
+        """The next checkpoint to score.
 
-        What a run ends with has the weights of its last checkpoint: that one is left to it.
+        A run's result has the weights of its last checkpoint, so that checkpoint is skipped.
         """
         ends = state.finished is not None or state.running is not False
         for path in state.checkpoints:
@@ -554,7 +553,7 @@ class _Watching:
         return None
 
     def take(self, state: subject.State, path: Path) -> Row | None:
-        """Scores a checkpoint; one that is gone before it is read is told."""
+        """Scores a checkpoint; reports one that is removed before it is read."""
         step, folder = run_folder.step_of(path), self.watched.folder
         name = at_step(self.watched.name, step)
 
@@ -571,14 +570,14 @@ class _Watching:
             self.show.say(str(error))
             return None
         if row is None and (folder / manifest.NAME).is_file():
-            return None  # what finishes may keep its checkpoints, at another place: they are looked for there
+            return None  # a finishing run may keep its checkpoints elsewhere; they are looked for there
         self.done.add(step)
         if row is None:
             self.show.say(f"{path} was removed before it was read: {_KEEP}")
         return row
 
     def tell_missing(self, state: subject.State) -> None:
-        """Tells which steps' checkpoints were written and removed between two looks."""
+        """Reports the steps whose checkpoints were written and removed between two checks."""
         if state.save_steps is None:
             return
         here = {run_folder.step_of(path) for path in state.checkpoints} | self.done
@@ -593,17 +592,17 @@ class _Watching:
             self.show.say(f"{self.watched.folder} has no checkpoint of {steps} any more: {_KEEP}")
 
     def final(self) -> Row:
-        """Scores what the run has ended with."""
+        """Scores the run's result."""
         subject = open_subject(str(self.watched.folder), self.watched.base)
         row = score(self.board, self.watched.name, lambda _: subject, self.settings, self.show)
         assert row is not None
         return row
 
     def over(self, state: subject.State) -> bool:
-        """Whether there is nothing more to wait for; tells what is waited for.
+        """Whether there is nothing more to wait for; otherwise reports what is awaited.
 
         Raises:
-            HarnessError: the run has ended without leaving anything.
+            HarnessError: the run has ended without a result.
         """
         folder, stays = self.watched.folder, self.watched.stay
         if not state.begun:

@@ -1,4 +1,4 @@
-"""A board's folder: results under the names of their rows, and a leaderboard made from all of them."""
+"""A board's folder: results by row name, and a leaderboard built from all of them."""
 
 import contextlib
 import json
@@ -16,20 +16,20 @@ from dcsft_harness.errors import HarnessError
 
 STATE, RESULTS, LEADERBOARD, LOCK = "board.json", "results", "leaderboard", "lock"
 PATIENCE = 900.0
-"""Seconds to wait while another process makes the leaderboard."""
+"""Seconds to wait while another process builds the leaderboard."""
 LONGEST = 150
-"""Characters of a row's name, which is a folder's too."""
+"""The longest name of a row in characters; it is also a folder's name."""
 
 
 @dataclass
 class BoardFolder:
-    """A board on disk; made by `open_board`.
+    """A board on disk; created by `open_board`.
 
     Attributes:
-        folder: where it is.
-        baseline: the row, or group of seeds, that differences are taken to.
+        folder: its folder.
+        baseline: the row, or group of seeds, that differences refer to.
         apart: whether rows that cannot be compared get tables of their own.
-        given: results from elsewhere, relative to the folder, with NAME= where they were given one.
+        given: results from elsewhere, relative to the folder, with NAME= if they were given a name.
     """
 
     folder: Path
@@ -39,14 +39,14 @@ class BoardFolder:
 
     @property
     def leaderboard(self) -> Path:
-        """Where the leaderboard is made."""
+        """The leaderboard's folder."""
         return self.folder / LEADERBOARD
 
     def of(self, name: str) -> Path:
-        """Where the results of a row are.
+        """The folder of a row's results.
 
         Raises:
-            HarnessError: no folder can have that name.
+            HarnessError: the name cannot be a folder's.
         """
         plain = name.strip() == name and name.isprintable() and not name.startswith(".")
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
@@ -57,7 +57,7 @@ class BoardFolder:
         return self.folder / RESULTS / name
 
     def names(self) -> list[str]:
-        """Rows that have results here, in the order of their runs and of the steps in these."""
+        """Rows with results here, in the order of their runs and of the steps within a run."""
         rows = {}
         for folder in sorted((self.folder / RESULTS).glob("*")):
             if found := [manifest.read(path) for path in self.tasks_of(folder.name)]:
@@ -73,7 +73,7 @@ class BoardFolder:
         return sorted(path.parent for path in (self.folder / RESULTS / name).glob(f"*/{manifest.NAME}"))
 
     def results(self) -> list[Path]:
-        """What the leaderboard is made from: results from elsewhere first."""
+        """The leaderboard's inputs: results from elsewhere first."""
         elsewhere = []
         for one in self.given:
             name, sign_, place = one.rpartition("=")
@@ -82,10 +82,10 @@ class BoardFolder:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[Path]:
-        """Takes a row's results for this process; gives the folder for what is needed meanwhile.
+        """Locks a row's results for this process; yields a folder for temporary files.
 
         Raises:
-            HarnessError: another process scores under that name.
+            HarnessError: another process is scoring under that name.
         """
         home = self.of(name)
         made = [path for path in (self.folder, home.parent, home) if not path.exists()]
@@ -94,7 +94,7 @@ class BoardFolder:
         with locked(unfinished / LOCK, home, "the row"):
             try:
                 sign(unfinished)
-                for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # by a process that was killed
+                for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
                     shutil.rmtree(left)
                 yield unfinished
             finally:
@@ -105,18 +105,18 @@ class BoardFolder:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Keeps other processes from making the leaderboard, and waits for one that does."""
+        """Locks the leaderboard, after waiting for another process that builds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / f".{LOCK}", self.folder, "--board", PATIENCE):
             yield
 
     def save(self) -> None:
-        """Writes the settings down for the next call."""
+        """Saves the settings for the next call."""
         told = {"baseline": self.baseline, "apart": self.apart, "results": self.given}
         disk.write_text(self.folder / STATE, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
     def replace_leaderboard(self, new: Path) -> None:
-        """Puts a finished leaderboard in place of the one that is there."""
+        """Replaces the existing leaderboard with a finished one."""
         old = self.folder / f".{LEADERBOARD}.old"
         shutil.rmtree(old, ignore_errors=True)
         try:
@@ -130,7 +130,7 @@ class BoardFolder:
 
 
 def _place(name: str, found: Sequence[manifest.Manifest]) -> tuple[str, float, str, str]:
-    """A row's run (itself, without one), its step, when it was begun, and its name."""
+    """A row's run (the row itself if there is none), its step, its start time, and its name."""
     told = found[0].notes.get("checkpoint")
     home = found[0].folder.resolve()
     created = min(one.created for one in found)
@@ -144,12 +144,12 @@ def _place(name: str, found: Sequence[manifest.Manifest]) -> tuple[str, float, s
 def open_board(
     folder: Path, baseline: str | None = None, apart: bool = False, given: Sequence[Path] = ()
 ) -> BoardFolder:
-    """A new board, or one with what it remembers, to which the arguments are added. Writes nothing.
+    """A new board, or an existing one with its saved settings; the arguments are added. Writes nothing.
 
     Args:
-        folder: where it is or will be.
-        baseline: see `BoardFolder`; None keeps what the board has.
-        apart: see `BoardFolder`; once asked for, it stays.
+        folder: its folder, existing or not.
+        baseline: see `BoardFolder`; None keeps the board's.
+        apart: see `BoardFolder`; once set, it stays.
         given: further results from elsewhere, NAME=FOLDER or FOLDER.
 
     Raises:

@@ -1,6 +1,7 @@
-"""Training runs -> what each has cost, labels included, and what they reach for the same cost.
+"""Training runs -> the cost of each, labels included, and their accuracies at equal cost.
 
-Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations counted, seconds and bytes measured.
+Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are counted, seconds and bytes
+measured.
 """
 
 import csv
@@ -24,10 +25,10 @@ from dcsft_harness.training.run_folder import checkpoints, step_of
 from . import lineage
 from .lineage import FIGURES, UNITS, Cost, Run, added, cost_of
 
-# Scores folders -> accuracies of what was evaluated, found by content and not by name.
+# Scores folders -> accuracies of the evaluated weights, matched by content and not by name.
 
 CONDITIONS = ("version", "limit", "items_sha256", "prompt_sha256", "generation")
-"""What must be equal where two accuracies on a task are to be compared."""
+"""Conditions that must be equal to compare two accuracies on a task."""
 UNRECORDED = ("scorers", "generation_from_checkpoint")
 """Further conditions, which scores of the first edition do not record."""
 DISTRIBUTIONS = ("id", "ood")
@@ -35,14 +36,14 @@ DISTRIBUTIONS = ("id", "ood")
 
 @dataclass
 class Scores:
-    """What some scores folders say.
+    """The content of several scores folders.
 
     Attributes:
         by_subject: hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes.
         settings: the same hash -> the configuration of the evaluation.
         folders: the same hash -> the folders.
-        tasks: task -> the notes of the folder that had it first.
-        remarks: accuracies that cannot be compared, and why.
+        tasks: task -> the notes of the first folder with it.
+        remarks: accuracies that cannot be compared, with reasons.
     """
 
     by_subject: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class Scores:
     remarks: list[str] = field(default_factory=list)
 
     def mean(self, subject: str, distribution: str) -> float | None:
-        """The unweighted mean accuracy over all tasks of a distribution; None where one of them lacks."""
+        """The unweighted mean accuracy over all tasks of a distribution; None if one of them is missing."""
         wanted = [name for name, notes in self.tasks.items() if notes.get("distribution") == distribution]
         have = self.by_subject.get(subject, {})
         found = [have[name].get("accuracy") if name in have else None for name in wanted]
@@ -67,7 +68,8 @@ class Scores:
         """Reads one folder.
 
         Raises:
-            HarnessError: it holds no scores, or a task of something that another folder has scored.
+            HarnessError: it holds no scores, or another folder has scores of the same weights on the same
+                task.
         """
         found = manifest.read(folder, "scores")
         inputs = found.inputs
@@ -108,11 +110,11 @@ def read_scores(folders: Sequence[Path]) -> Scores:
 
 
 def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """One of `UNRECORDED`; a scorer's first version counts as no record of it."""
+    """One of `UNRECORDED`; a scorer's first version counts as not recorded."""
     return {name: value for name, value in (notes.get(key) or {}).items() if (key, value) != ("scorers", 1)}
 
 
-# Runs -> where each stood when the cheapest of them had ended: at equal samples, tokens and time.
+# Compares runs at equal samples, tokens and time: those of the cheapest run at its end.
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,10 @@ class Standing:
 
     Attributes:
         unit: "samples", "tokens" or "seconds".
-        budget: how much of it the cheapest run took, labels included.
-        run: whose standing it is.
-        step: the step that it had come to; None where none can be told.
-        folder: the run, or its newest kept checkpoint within the budget; None where there is none.
+        budget: the total of the cheapest run, labels included.
+        run: the run.
+        step: its last step within the budget; None if unknown.
+        folder: the run, or its newest kept checkpoint within the budget; None if there is none.
         spent: what it had spent by then, labels included.
         said: why there is no folder.
     """
@@ -139,7 +141,7 @@ class Standing:
 
     @property
     def checkpoint(self) -> str | None:
-        """The name of the checkpoint inside the run; None for its end, or where there is none."""
+        """The checkpoint's name inside the run; None for the run's end, or if there is none."""
         if self.folder is None or self.folder == self.run.made.folder:
             return None
         return self.folder.name
@@ -149,8 +151,8 @@ def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
     """Every run at the smallest total among them, in each unit that at least two runs know.
 
     Args:
-        runs: what is compared.
-        shared: hashes of the cold starts that all of them began with, which no total has.
+        runs: the compared runs.
+        shared: hashes of the cold starts that all of them began with, which no total includes.
     """
     found = []
     for unit in UNITS:
@@ -239,7 +241,7 @@ def scaled(value: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as one reads it: 4.2 s, 3 min 20 s, 5 h 12 min, 2 d 3 h."""
+    """A time in readable units: 4.2 s, 3 min 20 s, 5 h 12 min, 2 d 3 h."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -250,7 +252,7 @@ def duration(seconds: float) -> str:
 
 
 def human(figure: str, value: float) -> str:
-    """A figure of a ledger, or a unit of a budget, in units that one reads."""
+    """A figure of a ledger, or a unit of a budget, in readable units."""
     if figure == "seconds":
         return duration(value)
     if figure == "flops":
@@ -261,7 +263,7 @@ def human(figure: str, value: float) -> str:
 
 
 def parts(run: Run, found: "Comparison") -> dict[str, Cost]:
-    """What a row is made of: its parts by name, those that it lacks left out."""
+    """The parts of a row by name; missing ones are left out."""
     shared = frozenset(found.shared)
     labelling, earlier = run.labelling, run.earlier
     cold = [one for digest, one in run.cold.items() if digest not in shared]
@@ -274,7 +276,7 @@ def parts(run: Run, found: "Comparison") -> dict[str, Cost]:
 
 
 def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
-    """A row's total over that of the baseline; None where one is not known, or is 0."""
+    """A row's total over that of the baseline; None if one is unknown, or is 0."""
     shared = frozenset(found.shared)
     ours, theirs = run.total(shared), found.baseline.total(shared)
     result: dict[str, float | None] = {}
@@ -285,7 +287,7 @@ def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
 
 
 def markdown(found: "Comparison") -> str:
-    """The comparison as Markdown that also reads as plain text."""
+    """The comparison as Markdown that is also readable as plain text."""
     sections = [_costs(found)]
     if found.standings:
         sections.append(_equal(found))
@@ -381,7 +383,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_dict(found: "Comparison") -> dict[str, Any]:
-    """The comparison as JSON has it: raw units, None where nothing is known."""
+    """The comparison in JSON form: raw units, None if nothing is known."""
     return {
         "baseline": found.baseline.name,
         "runs": [_run_as_dict(run, found) for run in found.runs],
@@ -419,7 +421,7 @@ def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
 
 
 def csv_text(found: "Comparison") -> str:
-    """One line a run: every part's figures in raw units, ratios and means; a blank is not known."""
+    """One line per run: every part's figures in raw units, ratios and means; blank if unknown."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     columns = [f"{part}_{figure}" for part in PARTS for figure in FIGURES]
@@ -438,7 +440,7 @@ def csv_text(found: "Comparison") -> str:
     return file.getvalue()
 
 
-# Folders -> a cost comparison: Markdown, CSV and JSON of it, and its manifest.
+# Folders -> a cost comparison in Markdown, CSV and JSON, with its manifest.
 
 
 @dataclass(frozen=True)
@@ -447,12 +449,12 @@ class Comparison:
 
     Attributes:
         runs: in the order given.
-        baseline: the run that ratios are taken to.
-        shared: hash -> a cold start that every run began with; in no total.
-        scores: what was evaluated.
+        baseline: the run that ratios refer to.
+        shared: hash -> a cold start that every run began with; not in any total.
+        scores: the evaluations.
         standings: the runs at equal samples, tokens and time.
-        remarks: what to know before two rows are compared.
-        digests: hashes of folders that have been looked at; those of large checkpoints take long.
+        remarks: caveats about comparing rows.
+        digests: cached hashes of folders; those of large checkpoints take long.
     """
 
     runs: tuple[Run, ...]
@@ -464,19 +466,19 @@ class Comparison:
     digests: dict[Path, str] = field(default_factory=dict)
 
     def digest(self, folder: Path) -> str:
-        """The hash by which an evaluation's manifest names a folder."""
+        """A folder's hash in an evaluation's manifest."""
         if folder not in self.digests:
             self.digests[folder] = manifest.fingerprint(folder)
         return self.digests[folder]
 
     def commands(self) -> list[str]:
-        """What would have to be evaluated for the accuracies that are missing at equal budgets, each once."""
+        """The missing evaluations at equal budgets, each once."""
         missing = (one for one in self.standings if one.folder is not None)
         found = (command(one, self.scores) for one in missing if self.means(one.folder) is None)
         return list(dict.fromkeys(text for text in found if text is not None))
 
     def means(self, folder: Path | None) -> dict[str, float | None] | None:
-        """The accuracies of a run or of one of its checkpoints; None where no scores are of exactly it."""
+        """The accuracies of a run or of one of its checkpoints; None if there are no scores of exactly it."""
         if folder is None or not self.scores.by_subject:
             return None
         subject = self.digest(folder)
@@ -486,12 +488,12 @@ class Comparison:
 def compare(
     artefacts: Sequence[Path], scores: Sequence[Path] = (), baseline: str | None = None
 ) -> Comparison:
-    """Reads runs and what they were made from.
+    """Reads runs and their inputs.
 
     Args:
         artefacts: adapters and checkpoints of `dcsft train`, in the order of their rows.
         scores: scores folders of these, or of checkpoints inside them.
-        baseline: name or folder of the run that ratios are taken to; None takes the first.
+        baseline: name or folder of the run that ratios refer to; None uses the first.
 
     Raises:
         HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
@@ -519,7 +521,7 @@ def build(
     scores: Sequence[Path] = (),
     baseline: str | None = None,
 ) -> Comparison:
-    """Compares, and writes costs.md, costs.csv and costs.json where there is an output folder.
+    """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder.
 
     Raises:
         HarnessError: see `compare`; or the output is occupied or cannot be written.
@@ -543,7 +545,7 @@ def build(
 
 
 def _names(artefacts: Sequence[Path]) -> list[str]:
-    """Folder names, or whole paths where two folders have one name."""
+    """Folder names, or whole paths if two folders have the same name."""
     twice = [path for path, times in Counter(path.resolve() for path in artefacts).items() if times > 1]
     if twice:
         raise HarnessError(f"{twice[0]} is given twice", "Name each run once")
@@ -552,7 +554,7 @@ def _names(artefacts: Sequence[Path]) -> list[str]:
 
 
 def _unused(made: Comparison) -> Iterator[str]:
-    """Scores that are of none of the runs, their checkpoints or their cold start."""
+    """Scores of none of the runs, their checkpoints or their cold start."""
     if not made.scores.by_subject:
         return
     known = set(made.shared)
@@ -565,7 +567,7 @@ def _unused(made: Comparison) -> Iterator[str]:
 
 
 def _differences(runs: Sequence[Run]) -> Iterator[str]:
-    """What the rows were not made alike on."""
+    """The settings in which the rows differ."""
     machines = _differing((run.name, _machine(one)) for run in runs for one in run.contributors())
     if machines:
         yield f"times are not comparable: {'; '.join(machines)}"
@@ -579,7 +581,7 @@ def _machine(one: Manifest) -> dict[str, Any]:
 
 
 def _differing(told: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Each name whose values differ, with who has which."""
+    """Each name whose values differ, with the rows of each value."""
     whose: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     pairs = list(told)
     names = dict.fromkeys(name for _, values in pairs for name in values)

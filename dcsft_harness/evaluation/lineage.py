@@ -1,4 +1,4 @@
-"""One adapter or checkpoint -> Run: what its training cost, and what it was made from cost."""
+"""One adapter or checkpoint -> Run: the cost of its training and of its inputs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,31 +11,31 @@ from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger
 from dcsft_harness.errors import HarnessError
 
-# A cost: the figures of a ledger, and which of them are a lower bound.
+# A cost: the figures of a ledger; some may be lower bounds.
 
 FIGURES = tuple(item.name for item in fields(Ledger))
 UNITS = ("samples", "tokens", "seconds")
-"""What runs are held against each other by; the columns of a training log."""
+"""Units for comparing runs; the columns of a training log."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What something cost.
+    """The cost of something.
 
     Attributes:
-        values: figure of `FIGURES` -> how much of it is known; a figure of which nothing is known is absent.
-        partial: figures of which more was spent than is known.
+        values: figure of `FIGURES` -> its known amount; unknown figures are absent.
+        partial: figures whose known amount is only a lower bound.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
 
     def exact(self, figure: str) -> float | None:
-        """A figure, None where not all of it is known."""
+        """A figure; None unless all of it is known."""
         return None if figure in self.partial else self.values.get(figure)
 
     def spent(self, unit: str) -> float | None:
-        """How much of a unit of `UNITS`; samples are responses drawn, or prompts where none were."""
+        """The known amount of a unit of `UNITS`; samples are responses drawn, or prompts if none were."""
         if unit == "seconds":
             return self.exact("seconds")
         if unit == "samples":
@@ -44,7 +44,7 @@ class Cost:
         return None if prompt is None or completion is None else prompt + completion
 
     def as_dict(self) -> dict[str, float | None]:
-        """The figures as JSON has them; None where nothing is known."""
+        """The figures in JSON form; None if unknown."""
         return {figure: self.values.get(figure) for figure in FIGURES}
 
 
@@ -52,7 +52,7 @@ UNKNOWN_COST = Cost(partial=frozenset(FIGURES))
 
 
 def added(costs: Iterable[Cost]) -> Cost:
-    """Costs one after the other; the peak is the largest one."""
+    """The sum of costs; the peak is the largest one."""
     values: dict[str, float] = {}
     partial: set[str] = set()
     for cost in costs:
@@ -64,7 +64,7 @@ def added(costs: Iterable[Cost]) -> Cost:
 
 
 def cost_of(found: Manifest) -> Cost:
-    """What making an artefact cost, as its ledger says; or, without one, as older notes do."""
+    """The cost of making an artifact, from its ledger or, without one, from older notes."""
     notes: Mapping[str, Any] = found.notes
     ledger = notes.get(NOTE)
     if not isinstance(ledger, dict):
@@ -96,25 +96,25 @@ LOG = "training_log.jsonl"
 TRAINED = ("adapter", "checkpoint")
 COLD = "cold-start"
 METHODS = {COLD: "cold start"}
-"""Methods whose name is no abbreviation; others are written in capitals."""
+"""Methods whose name is not an abbreviation; others are capitalized."""
 _ROLES = {
     "adapter": ("data", "rollouts", "model", "adapter"),
     "checkpoint": ("data", "rollouts", "model", "adapter"),
     "rollouts": ("model", "adapter"),
     "labels": ("rollouts",),
 }
-"""Which inputs of an artefact may have cost something, by its kind."""
+"""The inputs of an artifact that may have a cost, by its kind."""
 _INDIFFERENT = ("keep", "size", "seed")
 
 
 @dataclass
 class Lineage:
-    """What an artefact was made from.
+    """The inputs of an artifact.
 
     Attributes:
-        found: hash of a manifest -> that manifest; each artefact once, however often it was used.
-        lost: what was to be followed and is not there.
-        remarks: what was not followed, and why.
+        found: hash of a manifest -> that manifest; each artifact once, however often it was used.
+        lost: missing inputs.
+        remarks: inputs that were not followed, with reasons.
     """
 
     found: dict[str, Manifest] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Lineage:
     remarks: list[str] = field(default_factory=list)
 
     def follow(self, made: Manifest) -> None:
-        """Adds what an artefact was made from, and what that was made from."""
+        """Adds an artifact's inputs, and the inputs of those."""
         for role in _ROLES.get(made.kind, ()):
             if role in made.inputs:
                 self._input(made, role)
@@ -154,8 +154,8 @@ class Lineage:
             self.follow(one)
 
     def _plain(self, made: Manifest, role: str, place: Path, digest: str) -> None:
-        """An input that `dcsft` did not make: a published base, or data of one's own."""
-        if role == "model":  # hashing a large one takes minutes, and it has no ledger whichever it is
+        """An input that `dcsft` did not make: a published base, or your own data."""
+        if role == "model":  # hashing a large one takes minutes, and neither kind has a ledger
             return
         if manifest.fingerprint(place) != digest:
             self.lost.append(f"the {role} that {made.folder} was made from has changed: {place}")
@@ -164,7 +164,7 @@ class Lineage:
 
 
 def selective(config: Mapping[str, Any]) -> bool:
-    """Whether labels decided which items a curated set has, or how much they count."""
+    """Whether labels decided the items of a curated set, or their weights."""
     others = (value for name, value in config.items() if name not in _INDIFFERENT)
     return not set(config.get("keep", ())) >= set(records.DIFFICULTIES) or any(others)
 
@@ -177,13 +177,13 @@ class Run:
         name: its row's name.
         made: its manifest.
         method: "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on.
-        training: what training itself cost.
-        labelling: the rollouts that its labels came from, each once.
-        earlier: trainings before it that are no cold start: the adapter gone on from, and those that
-            labels were drawn with.
+        training: the cost of training itself.
+        labelling: the rollouts of its labels, each once.
+        earlier: earlier trainings other than cold starts: of the adapter that it continued, and of those that
+            sampled for its labels.
         cold: hash -> a cold start that it began with.
-        lost: inputs that are not where they were, whose cost is unknown.
-        remarks: what else to know of the row.
+        lost: missing inputs, whose cost is unknown.
+        remarks: further remarks on the row.
         history: the rows of its training log; empty where there is none.
     """
 
@@ -199,7 +199,7 @@ class Run:
     history: tuple[Mapping[str, Any], ...]
 
     def before(self, shared: frozenset[str]) -> Cost:
-        """What it cost before its own training began; cold starts that all runs share left out."""
+        """The cost before its own training began; without cold starts that all runs share."""
         return added(self._parts(shared))
 
     def _parts(self, shared: frozenset[str]) -> list[Cost]:
@@ -208,24 +208,24 @@ class Run:
         return [*parts, *([UNKNOWN_COST] if self.lost else [])]
 
     def spent_before(self, unit: str, shared: frozenset[str]) -> float | None:
-        """How much of a unit of `UNITS` it took before its own training; None where that is not known."""
+        """The amount of a unit of `UNITS` before its own training; None if unknown."""
         return summed([part.spent(unit) for part in self._parts(shared)])
 
     def spent(self, unit: str, shared: frozenset[str]) -> float | None:
-        """How much of a unit it took in all."""
+        """The total amount of a unit."""
         return summed([self.spent_before(unit, shared), self.training.spent(unit)])
 
     def total(self, shared: frozenset[str]) -> Cost:
-        """All that it cost; see `before`."""
+        """The total cost; see `before`."""
         return added([self.before(shared), self.training])
 
     def contributors(self) -> tuple[Manifest, ...]:
-        """Every artefact whose cost is in the row."""
+        """Every artifact whose cost is in the row."""
         return (self.made, *self.labelling, *self.earlier)
 
 
 def summed(values: Sequence[float | None]) -> float | None:
-    """A sum, None where one of its parts is."""
+    """A sum; None if one of its parts is."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 
@@ -234,11 +234,11 @@ def read(folder: Path, name: str) -> Run:
     """Reads a run.
 
     Args:
-        folder: an adapter or checkpoint that `dcsft train` wrote.
+        folder: an adapter or checkpoint from `dcsft train`.
         name: its row's name.
 
     Raises:
-        HarnessError: it is none, or its log is damaged. Inputs that are gone are told in the run instead.
+        HarnessError: it is neither, or its log is damaged. Missing inputs are listed in the run instead.
     """
     made = manifest.read(folder)
     if made.kind in TRAINED and not _trained(made):

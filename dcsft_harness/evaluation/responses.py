@@ -1,18 +1,18 @@
-"""Responses generated elsewhere -> scores: a file's rows, scored by a task or by a scorer.
+"""Responses from other tools -> scores: a file's rows, scored by a task or by a scorer.
 
-A row is one response. Its fields, each under the first of these names that the file has:
+A row is one response. Each of its fields is read from the first of these columns in the file:
 
-    item       item, item_id, doc_id           which item of a task
-    question   question, prompt, problem       the text that was asked
-    picture    picture, image, image_name      the picture's name; several as a list
+    item       item, item_id, doc_id           the item of a task
+    question   question, prompt, problem       the text of the prompt
+    picture    picture, image, image_name      the image's name; several as a list
     gold       gold, answer, solution, target  the gold answer
-    response   response, prediction, output    what the model wrote; null where it wrote nothing
-    model      model, checkpoint               which model wrote it
+    response   response, prediction, output    the model's response; null if there is none
+    model      model, checkpoint               the model's name
     step       step, global_step               training steps of that model; null for none
-    task       task, set, dataset              the task, where one file holds several
+    task       task, set, dataset              the task, if one file holds several
 
-and, where the scorer needs them, `choices`, `width` and `height` (pixels), `cluster`, `finish_reason`. Rows
-of one model and step are a row of a leaderboard.
+and, if the scorer needs them, `choices`, `width` and `height` (pixels), `cluster`, `finish_reason`. Rows with
+the same model and step are one row of a leaderboard.
 """
 
 import gzip
@@ -45,11 +45,11 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "global_step"),
     "task": ("task", "set", "dataset"),
 }
-"""Field -> the columns that may hold it, the first that is there."""
+"""Field -> its possible columns, in order of preference."""
 LISTED = 20
 """Bad rows that a refusal lists."""
 _NO_LIMIT = (1e9, 1e9)
-"""The size of an image whose size is unknown: boxes in its pixels are not clipped."""
+"""The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
 _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
 """Conditions of scores that a file of responses does not record."""
 
@@ -59,9 +59,9 @@ class Given:
     """One row of the file.
 
     Attributes:
-        number: its line, or its place in a table, from 1.
-        fields: by the names of `FIELDS`; those that the row has.
-        row: all that it has.
+        number: its line, or its position in a table, from 1.
+        fields: its fields, by the names of `FIELDS`.
+        row: all of its columns.
     """
 
     number: int
@@ -83,12 +83,12 @@ Judge = Callable[[Given], Scored]
 
 @dataclass(frozen=True)
 class Judging:
-    """How a file is scored.
+    """How to score a file.
 
     Attributes:
-        score: what scores a row.
-        task: the opened task, None where a scorer alone judges.
-        items: how many items every model has to have; None where any will do.
+        score: scores a row.
+        task: the opened task, None for a scorer alone.
+        items: the number of items that every model must have; None if any number will do.
     """
 
     score: Judge
@@ -113,24 +113,24 @@ def evaluate(
 
     Args:
         file: JSONL, JSONL.gz or Parquet; see the module.
-        output: the folder to write. Of several models or steps it holds one scores folder each, which a
+        output: the folder to write. For several models or steps it holds one scores folder each, which a
             leaderboard reads as rows.
-        name: the row's name; of several rows, the run's, which plots over steps show. By default the model's
-            and the file's.
-        task: the lmms-eval task that the items are of; None goes by `scorer`.
-        scorer: as `scoring.get_scorer` takes it; None goes by `task`.
-        columns: field -> the column that holds it, where it has another name than in `FIELDS`.
-        box_space: the coordinates of the boxes in the responses; needed by scorers of boxes.
+        name: the row's name; for several rows, the run's, for plots over steps. By default the names of the
+            model and the file.
+        task: the lmms-eval task of the items; None uses `scorer`.
+        scorer: a value for `scoring.get_scorer`; None uses `task`.
+        columns: field -> its column, if the name is not in `FIELDS`.
+        box_space: the coordinates of the boxes in the responses; needed by box scorers.
         limit: only the first documents of the task.
         group: the configuration that a single row is a seed of.
-        progress: called with (responses scored, responses in all).
+        progress: called with (responses scored, total responses).
 
     Returns:
-        The manifest's notes: `tasks` of a single row; `rows` of several, with their tasks.
+        The manifest's notes: `tasks` for a single row; `rows` for several, with their tasks.
 
     Raises:
-        HarnessError: the file cannot be read; rows lack a field, or their gold cannot be scored, of which the
-            first LISTED are listed; models answered different items; the output is occupied.
+        HarnessError: the file cannot be read; rows lack a field, or their gold cannot be scored (lists the
+            first LISTED); models answered different items; the output is occupied.
     """
     manifest.refuse_occupied(output)
     given = _read(file, columns or {})
@@ -162,7 +162,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1.
 
     Raises:
-        HarnessError: the file is missing or no such file; a line is not JSON.
+        HarnessError: the file is missing or of another format; a line is not JSON.
     """
     if not file.is_file():
         raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
@@ -265,7 +265,7 @@ def _text(value: object, field: str) -> str:
 
 
 def _response(one: Given) -> Response | None:
-    """The response; None where there is none."""
+    """The response; None if there is none."""
     text = one.fields.get("response")
     if text is None:
         return None
@@ -303,7 +303,7 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
             if "resized_size" in judge.fields:
                 given["resized_size"] = one.row.get("resized_size")
         text = _response(one)
-        verdict = judge("" if text is None else text, **given)  # a gold that cannot be scored is refused
+        verdict = judge("" if text is None else text, **given)  # refuses a gold that cannot be scored
         identity = [each.encode() for each in named]
         item = records.item_id(task, question, records.as_text(answer), identity)
         cluster = one.row.get("cluster") or (named[0] if named else None)
@@ -414,7 +414,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
 
 
 def _plain(text: str) -> str:
-    """A text without marks of pictures, and with single spaces."""
+    """A text without image marks, and with single spaces."""
     return " ".join(text.replace(records.MARK, " ").split())
 
 
@@ -429,7 +429,7 @@ class _Run:
     task: lmms.Task | None
 
     def settings(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Its notes for the manifest."""
         tasks = sorted({one.score.task for one in self.rows})
         at = {} if self.step is None else {"run": self.run, "step": self.step}
         return {"name": self.name, **at, "tasks": tasks}
@@ -523,7 +523,7 @@ def _step(file: Path, one: Given) -> int | None:
 
 
 def _counted(rows: Sequence[Scored]) -> list[Scored]:
-    """The rows with ids of their own: a set may ask an item twice, which counts twice, in one cluster."""
+    """The rows with unique ids: a set may repeat an item, which then counts twice, in one cluster."""
     seen = Counter[str]()
     times = Counter(one.score.item_id for one in rows)
     made = []
@@ -547,21 +547,22 @@ def rollouts_of_logs(
     scorer: str | None = None,
     box_space: str | None = None,
 ) -> None:
-    """Writes rollouts from a run of `lmms-eval -n G --log_samples`: each response scored on its own.
+    """Writes rollouts from a run of `lmms-eval -n G --log_samples`; scores each response separately.
 
-    lmms-eval logs all G responses of a document, with `--reasoning_tags none` or where a task keeps them, but
-    the score of the first alone.
+    lmms-eval logs all G responses of a document with `--reasoning_tags none`, or if the task keeps them, but
+    only the score of the first one.
 
     Args:
         place: the folder of one run, or FOLDER/RUN.
-        output: the rollouts' folder. With a task it also holds the items and their pictures.
-        task: which of the run's tasks, where it has several.
-        scorer: what scores the responses against the logged gold; None asks the task itself.
+        output: the rollouts' folder. With a task it also holds the items and their images.
+        task: one of the run's tasks, if it has several.
+        scorer: scores the responses against the logged gold; None uses the task itself.
         box_space: as in `evaluate`.
 
     Raises:
-        HarnessError: there is not one run, or not one task; a document has one response, or another number of
-            them than others; the log is not of this task's documents; a response cannot be scored.
+        HarnessError: there is not exactly one run or task; a document has a single response, or another
+            number than other documents; the log does not match this task's documents; a response cannot be
+            scored.
     """
     file, samples, name = _one_log(place, task)
     inputs = {"results": file, "samples": samples}
@@ -573,7 +574,7 @@ def rollouts_of_logs(
     counts = Counter(map(len, texts))
     if len(counts) != 1 or next(iter(counts)) < 2:
         said = ", ".join(f"{number} documents with {count}" for count, number in sorted(counts.items()))
-        # lmms-eval takes reasoning out of the first response, and then logs that one alone.
+        # lmms-eval removes reasoning from the first response, and then logs only that one.
         drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
         raise HarnessError(
             f"{samples} has {said} responses each",
@@ -617,7 +618,7 @@ def rollouts_of_logs(
 
 
 def _repeats(file: Path, task: str) -> int:
-    """How many responses a run drew per document, as its results file says."""
+    """A run's number of responses per document, from its results file."""
     try:
         found = reading.json_file(file)["configs"][task]["repeats"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -626,12 +627,12 @@ def _repeats(file: Path, task: str) -> int:
 
 
 def holds_logs(place: Path) -> bool:
-    """Whether a place is a run of lmms-eval, or a folder with some in it."""
+    """Whether a path is a run of lmms-eval, or a folder that contains runs."""
     return any(is_run(file) and file.is_file() for file in find(place))
 
 
 def _one_log(place: Path, task: str | None) -> tuple[Path, Path, str]:
-    """The results file, the samples and the task of the one run that a place holds."""
+    """The results file, the samples and the task of the only run at a path."""
     runs = [file for file in find(place) if is_run(file) and file.is_file()]
     if len(runs) != 1:
         named = ", ".join(str(file) for file in runs[:5]) or "none"
@@ -652,12 +653,12 @@ def _one_log(place: Path, task: str | None) -> tuple[Path, Path, str]:
 
 
 def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dict[str, Any]:
-    """The fields of one response of a log; the documents of a known task go by their numbers."""
+    """The fields of one response of a log; the documents of a known task are found by number."""
     if known:
         return {"item": row.get("doc_id"), "response": text}
     return {"question": row.get("input"), "gold": row.get("target"), "response": text, "task": task}
 
 
 def _flat(found: object) -> list[object]:
-    """Responses in the lists that lmms-eval puts them in."""
+    """Responses in lmms-eval's list format."""
     return [text for one in found for text in _flat(one)] if isinstance(found, list) else [found]

@@ -1,4 +1,4 @@
-"""What is scored: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
+"""What to score: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from dcsft_harness.data.digits import DIGITS, resolve
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import merging, run_folder
 
-# What is scored: an adapter on its base, or a whole checkpoint.
+# What to score: an adapter on its base, or a whole checkpoint.
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where in a training run a checkpoint was written.
+    """The position of a checkpoint in its training run.
 
     Attributes:
         run: the run's output folder.
-        kind: "adapter" or "checkpoint", which the run makes.
-        step: after which step.
+        kind: "adapter" or "checkpoint", the kind of the run's result.
+        step: the step after which it was written.
         identity: see `run_folder.identity`.
-        ledger: what the run had cost by then, as far as that is known.
+        ledger: the run's cost at that step, as far as it is known.
     """
 
     run: Path
@@ -35,7 +35,7 @@ class Origin:
     ledger: Mapping[str, Any] = field(default_factory=dict)
 
     def told(self, output: Path) -> dict[str, Any]:
-        """What a result in `output` notes of it."""
+        """Its record in the notes of a result in `output`."""
         return {
             "run": manifest.relative(self.run, output),
             "kind": self.kind,
@@ -52,7 +52,7 @@ class Subject:
     Attributes:
         pretrained: a whole checkpoint, or the adapter's base: a folder or a hub name.
         adapter: a PEFT folder; None for a whole checkpoint.
-        origin: the run that they are a checkpoint of; None for what a run ended with, or no run's.
+        origin: their run, if they are a checkpoint inside one; None otherwise.
     """
 
     pretrained: str
@@ -60,10 +60,10 @@ class Subject:
     origin: Origin | None = None
 
     def arguments(self, further: str) -> str:
-        """The model arguments that load it.
+        """The model arguments to load it.
 
         Raises:
-            HarnessError: a path has a comma, which separates arguments.
+            HarnessError: a path contains a comma, which separates arguments.
         """
         named = {"pretrained": self.pretrained, "adapter": self.adapter}
         for value in named.values():
@@ -75,26 +75,26 @@ class Subject:
         return ",".join([*parts, *([further] if further else [])])
 
     def inputs(self) -> dict[str, Path]:
-        """Role -> folder, as a manifest records them; a hub's checkpoint has none."""
+        """Role -> folder, for a manifest; a hub's checkpoint has none."""
         found = {"model": Path(self.pretrained)} if Path(self.pretrained).is_dir() else {}
         return found | ({} if self.adapter is None else {"adapter": self.adapter})
 
     def hashes(self) -> dict[str, str]:
-        """Role -> what a manifest would tell its weights by: a hash, or a hub's name."""
+        """Role -> the identity of its weights in a manifest: a hash, or a hub's name."""
         found = {role: manifest.fingerprint(path) for role, path in self.inputs().items()}
         return {"model": self.pretrained, **found}
 
 
 def open_subject(given: str, base: str | None) -> Subject:
-    """What a path or name stands for.
+    """Opens the weights that a path or name refers to.
 
     Args:
         given: a folder, "digits", or a hub name of a whole checkpoint.
         base: an adapter's base, if not the one that it was trained on.
 
     Raises:
-        HarnessError: it is neither adapter nor checkpoint, has changed since it was written, or the base
-            is not found or not wanted.
+        HarnessError: it is neither adapter nor checkpoint, has changed since it was written, or the base is
+            not found or not allowed.
     """
     folder = Path(resolve(given))
     if not folder.is_dir():
@@ -128,12 +128,12 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
     """The lmms-eval model and its arguments for a checkpoint or adapter.
 
     Args:
-        model: a folder, "digits" or a hub's OWNER/NAME; or, as before there was `engine`, an lmms-eval model.
+        model: a folder, "digits" or a hub's OWNER/NAME; or, as before `engine` existed, an lmms-eval model.
         arguments: further model arguments.
-        engine: the lmms-eval model that loads it; None takes dcsft_hf.
+        engine: the lmms-eval model that loads it; None uses dcsft_hf.
 
     Raises:
-        HarnessError: see `open_subject`; or the arguments name a checkpoint too, or the engine takes none.
+        HarnessError: see `open_subject`; or the arguments also name a checkpoint, or the engine takes none.
     """
     folder = Path(model)
     if engine is not None and engine != model:
@@ -151,12 +151,12 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
 
 
 def _engine_arguments(model: str, arguments: str, engine: str) -> str:
-    """The arguments by which an engine loads a checkpoint or adapter."""
+    """The arguments with which an engine loads a checkpoint or adapter."""
     from dcsft_harness import lmms
     from dcsft_harness.models import MODELS
 
     lmms.check_model(engine, arguments)
-    if model in MODELS and not Path(model).exists():  # the default, or the former spelling
+    if model in MODELS and not Path(model).exists():  # the default, or the old spelling
         return arguments
     given = {part.partition("=")[0] for part in arguments.split(",")}
     name = "pretrained" if engine in MODELS else lmms.checkpoint_argument(engine)
@@ -182,7 +182,7 @@ def _refuse_base(given: str, base: str | None) -> None:
 
 
 def _refuse_other(given: str, folder: Path) -> None:
-    """Says what a folder is that holds no weights."""
+    """Describes a folder without weights."""
     if (folder / manifest.UNFINISHED).is_dir():
         raise HarnessError(
             f"CKPT {given} holds an unfinished run", f"Score its checkpoints with `--watch {given}`"
@@ -196,7 +196,7 @@ def _refuse_other(given: str, folder: Path) -> None:
 
 
 def written_in(folder: Path) -> Origin | None:
-    """The finished run that a folder is a checkpoint in; None where there is none."""
+    """The finished run that a folder is a checkpoint in; None if there is none."""
     step, run = run_folder.step_of(folder), folder.resolve().parent
     if not step or not (run / manifest.NAME).is_file():
         return None
@@ -206,28 +206,28 @@ def written_in(folder: Path) -> Origin | None:
     return Origin(run, made.kind, step, run_folder.identity(run))
 
 
-# A training run seen from outside: its complete checkpoints, and whether it goes on.
+# A training run seen from outside: its complete checkpoints, and whether it is running.
 
 TRAINED = ("adapter", "checkpoint")
 TRAINER = "trainer_state.json"
 
 
 class Divided(HarnessError):
-    """A checkpoint whose weights lie in parts."""
+    """A checkpoint whose weights are split into parts."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A run at one moment.
+    """The state of a run.
 
     Attributes:
         begun: whether its folder holds anything.
-        finished: the manifest of what it made; None where it has not finished.
+        finished: the manifest of its result; None if it has not finished.
         checkpoints: the complete ones, by step.
-        running: whether its process is at work; None where that cannot be told.
-        owner: which process that is, in words.
-        save_steps: steps between checkpoints; None where not known.
-        steps: those of the whole run; None where not known.
+        running: whether its process is at work; None if unknown.
+        owner: that process, in words.
+        save_steps: steps between checkpoints; None if unknown.
+        steps: the steps of the whole run; None if unknown.
     """
 
     begun: bool
@@ -240,7 +240,7 @@ class State:
 
     @property
     def last(self) -> int:
-        """The newest complete checkpoint's step, or the finished run's; 0 where there is none."""
+        """The newest complete checkpoint's step, or the finished run's; 0 if there is none."""
         if self.finished is not None and self.steps:
             return self.steps
         return run_folder.step_of(self.checkpoints[-1]) if self.checkpoints else 0
@@ -250,14 +250,14 @@ def look(run: Path) -> State:
     """A run's state.
 
     Raises:
-        HarnessError: the folder is not one that `dcsft train` writes.
+        HarnessError: the folder is not one from `dcsft train`.
     """
     folder = run / manifest.UNFINISHED
     if (run / manifest.NAME).is_file():
         return _finished(run)
     if not folder.is_dir():
         if run.is_file() or (run.is_dir() and any(run.iterdir())):
-            if (run / manifest.NAME).is_file():  # it finished this moment
+            if (run / manifest.NAME).is_file():  # it finished at this moment
                 return _finished(run)
             raise HarnessError(
                 f"--watch {run} is no output folder of `dcsft train`: it has no {manifest.NAME} and no "
@@ -291,7 +291,7 @@ def _refuse_sampling(run: Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """A JSON object; nothing where the file is gone or being written."""
+    """A JSON object; empty if the file is gone or being written."""
     try:
         return dict(reading.json_file(path))
     except (OSError, ValueError, TypeError):
@@ -303,7 +303,7 @@ def _whole(value: object) -> int | None:
 
 
 def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subject | None:
-    """A checkpoint of a run that has not finished, under a name that the run does not take away.
+    """A checkpoint of an unfinished run, linked under a second name so that the run cannot remove it.
 
     Args:
         run: the run's output folder.
@@ -312,11 +312,11 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
         base: an adapter's base, if not the one that its configuration names.
 
     Returns:
-        None where the run has removed it before all of it was taken, or has finished meanwhile.
+        None if the run has removed it before it was linked completely, or has finished meanwhile.
 
     Raises:
         Divided: it holds no weights that can be loaded.
-        HarnessError: the base is not the run's, or the disk takes no more.
+        HarnessError: the base is not the run's, or the disk is full.
     """
     settings = _read(run / manifest.UNFINISHED / lock.RUN)
     ledger = _read(checkpoint / run_folder.COMPLETE).get("ledger")
@@ -340,27 +340,27 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
 
 
 def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
-    """Gives a checkpoint a second name; returns which run's it is, or None where not all of it was there."""
+    """Links a checkpoint under a second name; returns its run's identity, or None if it was incomplete."""
     complete = checkpoint / run_folder.COMPLETE
     try:
         identity = run_folder.identity(run)
         run_folder.link(checkpoint, target)
-    except (OSError, HarnessError) as error:  # shutil.Error, of several files, is an OSError too
+    except (OSError, HarnessError) as error:  # shutil.Error, for several files, is an OSError too
         if complete.is_file() and not (run / manifest.NAME).is_file():
             raise HarnessError(
                 f"{checkpoint} cannot be given a second name at {target}: {error}",
                 "Name a --board on the run's own disk, or free some space",
             ) from error
         return None
-    # The mark goes before anything else of a checkpoint, and the manifest comes before all of them go.
+    # A run removes a checkpoint's mark first, and writes its manifest before it removes all of them.
     return identity if complete.is_file() and not (run / manifest.NAME).is_file() else None
 
 
 def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | None) -> str:
-    """The base that a run trains an adapter of.
+    """The base whose adapter a run trains.
 
     Raises:
-        HarnessError: it is not where the adapter's configuration says, or is another one.
+        HarnessError: it is not where the adapter's configuration says, or has changed.
     """
     found = merging.find_base(adapter, None, None if base is None else resolve(base)).name
     wanted = settings.get("content of model")

@@ -1,7 +1,7 @@
-"""The core's one door to lmms-eval: its tasks, its models and its runs, through the Python API.
+"""The core's only access to lmms-eval: its tasks, models and runs, through the Python API.
 
-lmms-eval's own command line exits with 0 whatever happens; here an unknown name, a task that does
-not load or a run that fails is a `HarnessError`, raised before a model is loaded where possible.
+lmms-eval's own command line always exits with 0; here an unknown name, a task that does not load or a run
+that fails is a `HarnessError`, raised before a model is loaded where possible.
 """
 
 from dcsft_harness.lmms.documents import (

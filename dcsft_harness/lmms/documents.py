@@ -1,4 +1,4 @@
-"""What a document of a task is, as an item with its images, and what its metrics say of a response."""
+"""A task's document as an item with its images, and its metrics for a response."""
 
 import io
 import json
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 
-# What a document of a task is, as an item, and what its metrics say of a response.
+# A task's document as an item, and its metrics for a response.
 
 LISTED = 20
-"""Items that a refusal lists."""
+"""The most items that an error lists."""
 
 
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
-    """The score, the extracted answer and the cluster in what `process_results` returned.
+    """The score, the extracted answer and the cluster in the result of `process_results`.
 
-    Our tasks return `acc` as {"score", "cluster"}. For others: the metric that `score_key` names, or
-    the only number there is.
+    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, or the
+    only number there is.
 
     Raises:
-        HarnessError: no metric can be told to be the score.
+        HarnessError: no metric can be identified as the score.
     """
     key = str(task.get_config("score_key") or "score")
     numbers = {}
@@ -63,14 +63,14 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
 def verdicts_of(
     task: Task, doc: Mapping[str, Any], responses: Sequence[str], metrics: Mapping[str, Any]
 ) -> list[tuple[float | None, str | None, str | None]]:
-    """The score, the extracted answer and the vote of each response to one document.
+    """The score, extracted answer and vote of each response to one document.
 
     Args:
         task: the task.
         doc: the document.
         responses: the texts.
-        metrics: what the task's `process_results` made of them together. Our tasks list each response there;
-            others judge each again.
+        metrics: the result of the task's `process_results` for all of them. Our tasks list each response
+            there; for other tasks each response is scored again.
     """
     listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
     if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
@@ -97,7 +97,7 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         turns = [_parts(message["content"]) for message in messages]
         parts = [part for turn in turns for part in turn]
         images = [part["url"] for part in parts if part["type"] == "image"]
-        # Pictures that a task opened by path are read here and not before.
+        # Images that a task opened by path are first read here.
         contents = [_content(image) for image in images]
     except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(
@@ -108,7 +108,7 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
 
 
 def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
-    """Turns as `records.Item` has them."""
+    """Turns in the format of `records.Item`."""
     if list(roles) == ["user"]:
         return None
     texts = ["".join(records.MARK if p["type"] == "image" else p.get("text", "") for p in t) for t in turns]
@@ -118,10 +118,10 @@ def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]])
 
 
 def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """The text of messages; with a mark at each picture's place, unless all come before the text.
+    """The text of messages; with a mark at each image's position, unless all images come first.
 
-    A task's own text may contain marks that stand for no picture. Then every picture has a mark too, so that
-    the numbers of marks and pictures differ.
+    A task's own text may contain marks without an image. Then every image gets a mark too, so that the
+    numbers of marks and images differ.
     """
     kinds = [part["type"] for turn in turns for part in turn]
     texts = [part["text"] for turn in turns for part in turn if part["type"] == "text"]
@@ -135,7 +135,7 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def describe_item(task: Task, doc_id: int) -> records.Item:
-    """The item of `describe` alone; of prepared data no picture is decoded.
+    """The item of `describe` alone; images of prepared data are not decoded.
 
     Raises:
         HarnessError: an image cannot be read; names task and document.
@@ -150,16 +150,16 @@ def refuse_marked(
     items: Iterable[records.Item],
     refused: dict[tuple[str, int], str] | None = None,
 ) -> None:
-    """Refuses items whose text has what a model reads as its own marks of pictures, before any is answered.
+    """Refuses items whose text contains a model's own image marks, before any item is answered.
 
     Args:
-        model: as `open_model` gives it; one that does not name its marks passes.
-        task: as `open_tasks` gives it.
+        model: from `open_model`; a model that does not name its marks passes.
+        task: from `open_tasks`.
         items: of the task.
         refused: filled with (task, doc_id) -> the reason instead.
 
     Raises:
-        HarnessError: lists the first LISTED items, and says how many there are.
+        HarnessError: lists the first LISTED items, and their total number.
     """
     marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]
     named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`
@@ -183,13 +183,13 @@ def refuse_marked(
 
 
 def _content(image: "Image") -> bytes:
-    """What stands for an image in its item's id."""
+    """An image's part of its item's id."""
     kept = image.info.get(prepared.DIGEST)
     return kept if isinstance(kept, bytes) else records.pixels(image)
 
 
 def describe_without_images(task: Task, doc_id: int) -> records.Item:
-    """A document whose images cannot be read: no content tells its id, so its position has to."""
+    """A document with unreadable images: its id depends on its position instead of its content."""
     doc = task.eval_docs_no_media[doc_id]
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
@@ -202,14 +202,14 @@ def _item(
     column = metadata.get("answer_column")
     gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
-    if own := metadata.get("id_column"):  # a benchmark may ask the same twice: MathVerse's versions do
+    if own := metadata.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
         contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))
 
 
 def _box(gold: object) -> list[float] | None:
-    """The gold, if it is four numbers: no scorer but that of boxes takes a list of numbers."""
+    """The gold, if it is four numbers: only the box scorer takes a list of numbers."""
     if not isinstance(gold, list) or len(gold) != 4 or not all(type(side) in (int, float) for side in gold):
         return None
     return [float(side) for side in gold]
@@ -219,7 +219,7 @@ def _parts(content: str | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
-# The images of a pool's items as rollouts keep them, read one item at a time.
+# The images of a pool's items in storage format, read one item at a time.
 
 
 def stored_images(
@@ -227,19 +227,19 @@ def stored_images(
     items: Iterable[records.Item],
     refused: Collection[int] = (),
 ) -> Iterator[list[dict[str, Any]]]:
-    """The images of each item as `datasets` stores them, read one item at a time.
+    """The images of each item in the format of `datasets`, read one item at a time.
 
-    A file stays as it is where it holds just the RGB pixels that the task shows: one in the document itself,
-    if its files are the item's images, all of them and unchanged, or one that the task opened by its path.
+    A file is stored unchanged if it holds exactly the RGB pixels that the task shows: either the document's
+    own file, if the document's files are all of the item's images, or one that the task opened by its path.
     Other images become PNG files.
 
     Args:
-        task: as `harness.open_tasks` gives it.
-        items: its items, as `describe` or `describe_item` gave them.
-        refused: doc_ids of items that have no responses: what cannot be read of their images is left out.
+        task: from `harness.open_tasks`.
+        items: its items, from `describe` or `describe_item`.
+        refused: doc_ids of items without responses: their unreadable images are left out.
 
     Raises:
-        HarnessError: an image cannot be read, or is another than when the item was described.
+        HarnessError: an image cannot be read, or has changed since the item was described.
     """
     held, known_by = _held_files(task.eval_docs)
     for item in items:
@@ -273,7 +273,7 @@ def _is_of(item: records.Item, contents: list[bytes]) -> bool:
 def _held_files(
     docs: Documents,
 ) -> tuple[Callable[[int], list[dict[str, Any]]], Callable[["PillowImage"], bytes]]:
-    """What gives the image files that a document holds, by doc_id, and what an item's id knows each by."""
+    """A function from doc_id to a document's image files, and each image's part of the item's id."""
     from datasets import Dataset, Image, List, Value
 
     if not isinstance(docs, Dataset):
@@ -282,7 +282,7 @@ def _held_files(
         return lambda doc_id: _published_files(docs[doc_id]), records.pixel_digest
     listed = {name: kind.feature for name, kind in docs.features.items() if isinstance(kind, List)}
     names = [name for name, kind in {**docs.features, **listed}.items() if isinstance(kind, Image)]
-    files = docs.select_columns(names).with_format("arrow")  # where images stay encoded
+    files = docs.select_columns(names).with_format("arrow")  # if images stay encoded
 
     def held(doc_id: int) -> list[dict[str, Any]]:
         rows = files[doc_id : doc_id + 1].to_pylist()
@@ -300,7 +300,7 @@ def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _picture(file: Mapping[str, Any]) -> "PillowImage | None":
-    """The picture in a file, None where the file holds anything but upright RGB pixels."""
+    """The image in a file; None unless the file holds exactly upright RGB pixels."""
     from PIL import Image
 
     try:
@@ -312,7 +312,7 @@ def _picture(file: Mapping[str, Any]) -> "PillowImage | None":
 
 
 def _opened_file(image: "PillowImage") -> dict[str, Any] | None:
-    """The file that a task opened, None where it has no path or shows something else."""
+    """The file that a task opened; None if it has no path or differs from the image shown."""
     try:
         file = {"bytes": file_bytes(Path(getattr(image, "filename", "") or "")), "path": None}
     except UnreadableError:

@@ -1,4 +1,4 @@
-"""What lmms-eval hands over and gets back, as far as the suite uses it: lmms-eval itself is not typed."""
+"""The part of lmms-eval's interface that the suite uses, as types: lmms-eval itself is not typed."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dcsft_harness.coordinates import BoxConvention
 
 
-# One finished response, as the observers of a model see it.
+# One finished response, as a model's observers see it.
 
 FinishReason = Literal["stop", "length"]
 
@@ -25,9 +25,9 @@ class Generation:
         n_prompt_tokens: tokens of prompt and images together.
         n_tokens: tokens generated, the end token (or those of the stop text) included.
         finish_reason: "stop" at an end token or stop text, "length" at the token limit.
-        seed: the seed that the draw was keyed with.
-        flops: floating-point operations that it took, estimated, with its share of its item's prompt; None
-            where the model does not say what a token costs.
+        seed: the seed of the draw.
+        flops: its estimated floating-point operations, with its share of its item's prompt; None if the model
+            does not report what a token costs.
     """
 
     task: str
@@ -47,14 +47,14 @@ def cut_at(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     return (text[: min(found)], True) if found else (text, False)
 
 
-# What lmms-eval hands over, as far as the suite uses it: lmms-eval itself is not typed.
+# The part of lmms-eval's interface that the suite uses: lmms-eval itself is not typed.
 
 
 class Documents(Protocol):
     """A task's documents: a `datasets.Dataset`, or a list of dictionaries."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of documents."""
         ...
 
     def __getitem__(self, doc_id: int, /) -> Mapping[str, Any]:
@@ -63,7 +63,7 @@ class Documents(Protocol):
 
 
 class TaskConfig(Protocol):
-    """What a task's YAML file says.
+    """The content of a task's YAML file.
 
     Attributes:
         task: the task's name.
@@ -88,12 +88,12 @@ class Task(Protocol):
 
     @property
     def config(self) -> TaskConfig:
-        """What its YAML file says."""
+        """The content of its YAML file."""
         ...
 
     @property
     def eval_docs(self) -> Documents:
-        """Its documents, images decoded when one is read."""
+        """Its documents; images are decoded on reading."""
         ...
 
     @property
@@ -102,7 +102,7 @@ class Task(Protocol):
         ...
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """A document as the messages that a model gets."""
+        """A document as messages for a model."""
         ...
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> object:
@@ -114,15 +114,15 @@ class Task(Protocol):
         ...
 
     def process_results(self, doc: Mapping[str, Any], results: list[str]) -> Mapping[str, Any]:
-        """Metric -> what it says of the responses to a document."""
+        """Metric -> its result for the responses to a document."""
         ...
 
     def aggregation(self) -> Mapping[str, Callable[..., object]]:
-        """Metric -> what makes one number of all documents'."""
+        """Metric -> the function that aggregates all documents."""
         ...
 
     def get_config(self, key: str) -> object:
-        """An entry of its configuration; None where there is none."""
+        """An entry of its configuration; None if it is missing."""
         ...
 
     def set_config(self, key: str, value: object, update: bool = False) -> None:
@@ -140,7 +140,7 @@ class Model(Protocol):
 
     @property
     def world_size(self) -> int:
-        """How many processes a launch has."""
+        """The number of processes of a launch."""
         ...
 
     def generate_until(self, requests: Sequence[Any]) -> Sequence[object]:
@@ -148,12 +148,12 @@ class Model(Protocol):
         ...
 
     def clean(self) -> None:
-        """Frees the memory that it takes."""
+        """Frees its memory."""
         ...
 
 
 class ObservedModel(Model, Protocol):
-    """A model of this suite, which reports what it answers: see `models.base.ObservedModel`."""
+    """A model of this suite, which reports its responses: see `models.base.ObservedModel`."""
 
     item_ids: MutableMapping[tuple[str, int], str]
     kept: Mapping[tuple[str, int, int], "Generation"]
@@ -164,18 +164,18 @@ class ObservedModel(Model, Protocol):
 
     @property
     def box_convention(self) -> "BoxConvention":
-        """The coordinates that it writes boxes in."""
+        """The coordinates of its boxes."""
         ...
 
     def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
-        """All generation settings that a request is answered with, by name."""
+        """All generation settings that apply to a request, by name."""
         ...
 
     def generation_from_checkpoint(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
-        """Those of them that the checkpoint sets."""
+        """The settings among them that the checkpoint sets."""
         ...
 
 
 def is_observed(model: Model) -> TypeGuard[ObservedModel]:
-    """Whether a model is one of this suite, or of a plugin that does as those do."""
+    """Whether a model belongs to this suite, or to a plugin with the same interface."""
     return hasattr(model, "item_ids") and hasattr(model, "kept")

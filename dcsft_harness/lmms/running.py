@@ -27,17 +27,17 @@ from dcsft_harness.tasks import path as task_path
 # Models by name, and one run of lmms-eval's evaluator over opened tasks.
 
 Progress = Callable[[int, int], None]
-"""Called with (items done, items in all)."""
+"""Called with (items done, total items)."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What one document got from a run.
+    """A run's result for one document.
 
     Attributes:
         doc_id: its position in the task's documents.
         responses: the generated texts, one or G.
-        metrics: what the task's `process_results` made of them together.
+        metrics: the result of the task's `process_results` for all of them.
     """
 
     doc_id: int
@@ -74,7 +74,7 @@ def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
 
 
 def checkpoint_argument(name: str) -> str:
-    """The argument by which a model of lmms-eval takes its checkpoint: mostly `pretrained`.
+    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`.
 
     Raises:
         HarnessError: it is unknown, or has none.
@@ -92,7 +92,7 @@ def checkpoint_argument(name: str) -> str:
 
 @contextlib.contextmanager
 def _simply_asked(model: Model, tasks: Mapping[str, Task]) -> Iterator[None]:
-    """Asks a model that has lmms-eval's simple interface alone as that does: with text and pictures apart."""
+    """Calls a model through lmms-eval's simple interface, its only one: with text and images separate."""
     if not getattr(model, "is_simple", False):
         yield
         return
@@ -135,25 +135,25 @@ def run(
     """Runs tasks through lmms-eval's `simple_evaluate`.
 
     Args:
-        model: as `open_model` gives it.
-        tasks: as `open_tasks` gives them.
+        model: from `open_model`.
+        tasks: from `open_tasks`.
         limit: only the first documents of each task; None runs all.
-        progress: called with (items done, items in all).
+        progress: called with (items done, total items).
         media: whether `process_results` gets documents with their images, which are then read again.
 
     Returns:
-        Task name -> what each document got, in order of doc_id; and lmms-eval's own results. In a launch
-        of several processes lmms-eval gathers all of it at rank 0, and the others get nothing.
+        Task name -> results per document, in order of doc_id; and lmms-eval's own results. In a launch of
+        several processes lmms-eval gathers all of it at rank 0, and the others return nothing.
 
     Raises:
-        HarnessError: lmms-eval returned nothing, or fewer documents than were asked for; or
-            another rank ended; or boxes are asked of a model whose coordinates nothing tells.
+        HarnessError: lmms-eval returned nothing, or fewer documents than expected; or another rank ended; or
+            a box task is given a model with unknown coordinates.
     """
     from lmms_eval.evaluator import simple_evaluate
 
-    coordinates.declare(getattr(model, "box_convention", None))  # not that of a model that ran before
+    coordinates.declare(getattr(model, "box_convention", None))  # not that of an earlier model
     if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
-        coordinates.declared()  # told now, and not after hours of generating
+        coordinates.declared()  # refused now, not after hours of generation
     if is_observed(model):
         model.on_progress = progress
     with (
@@ -170,7 +170,7 @@ def run(
             log_samples=True,
             bootstrap_iters=0,
             process_docs_parallel=1,
-            # Through the group of `ranks.join`; a model need not bring an Accelerator of its own.
+            # Uses the group of `ranks.join`; a model need not have its own Accelerator.
             distributed_executor_backend="torchrun" if ranks.world_size() > 1 else "accelerate",
             cli_args=None if media else argparse.Namespace(process_with_media=False),
         )
@@ -188,7 +188,7 @@ def run(
 
 @contextlib.contextmanager
 def _no_upstream_bars() -> Iterator[None]:
-    """Silences the bar that lmms-eval shows whatever the terminal and tqdm's environment say."""
+    """Hides the bar that lmms-eval shows even without a terminal and against tqdm's environment."""
     from lmms_eval import evaluator
 
     original = evaluator.tqdm
@@ -200,7 +200,7 @@ def _no_upstream_bars() -> Iterator[None]:
 
 
 def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
-    """Scorer -> version, of those that scored a task's documents; empty where the task names none."""
+    """Scorer -> version, for those that scored a task's documents; empty if the task names none."""
     found: dict[str, int] = {}
     for one in answered:
         scorers = one.metrics.get("scorer")
@@ -209,7 +209,7 @@ def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
 
 
 def generation_settings(model: Model, task: Task) -> dict[str, Any]:
-    """The generation settings in force and those of them that came from the checkpoint; empty if unknown."""
+    """The generation settings in force and those of them from the checkpoint; empty if unknown."""
     if not is_observed(model):
         return {}
     asked = task.config.generation_kwargs, task.config.task
@@ -232,7 +232,7 @@ def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]
 
 
 def filtered(task: Task, response: str) -> str:
-    """A response as lmms-eval hands it to the task's scorer: without reasoning, where the task says so."""
+    """A response as lmms-eval passes it to the task's scorer: without reasoning, if the task sets that."""
     from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
     from lmms_eval.filters.transformation import StripThinkingFilter
 
@@ -242,14 +242,14 @@ def filtered(task: Task, response: str) -> str:
     return response if tags is None else str(strip_reasoning_tags(response, tags))
 
 
-# lmms-eval's own command line, with the suite's tasks included and an honest exit code.
+# lmms-eval's own command line, with the suite's tasks and a correct exit code.
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """Runs lmms-eval's own command line with the suite's tasks included, and an honest exit code.
+    """Runs lmms-eval's own command line with the suite's tasks and a correct exit code.
 
     Args:
-        arguments: as they would follow `lmms-eval`.
+        arguments: the arguments after `lmms-eval`.
 
     Returns:
         0 if every evaluation finished, 1 if one failed.
@@ -295,10 +295,10 @@ def command_line(arguments: Sequence[str]) -> int:
 
 
 def _differences(results: object) -> list[str]:
-    """What `--baseline` found for the suite's tasks, one sentence each.
+    """The `--baseline` comparison of the suite's tasks, one sentence each.
 
     Upstream's column "Diff" subtracts the baseline's percent from the metric, which is a fraction in these
-    tasks: it is left empty, and the difference is the middle of the interval beside it.
+    tasks. So that column stays empty; the difference is the middle of the interval beside it.
     """
     found = results[0] if isinstance(results, tuple) and results else None
     sentences = []
@@ -315,10 +315,10 @@ def _differences(results: object) -> list[str]:
 
 
 def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
-    """Refuses to ask boxes of a model whose coordinates nothing tells, before it generates for hours.
+    """Refuses box tasks for a model with unknown coordinates, before it generates for hours.
 
     Raises:
-        HarnessError: says how to tell them.
+        HarnessError: with the ways to declare them.
     """
     from lmms_eval.models import MODEL_REGISTRY_V2, get_model
 
@@ -330,7 +330,7 @@ def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
 
 
 def _failure(args: argparse.Namespace, error: Exception) -> HarnessError:
-    """Why upstream's run failed, in one sentence: it prints a traceback and a list of every name."""
+    """The cause of a failed upstream run, in one sentence: it prints a traceback and a list of every name."""
     from lmms_eval.models import MODEL_REGISTRY_V2
 
     if isinstance(error, HarnessError):

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from lmms_eval.tasks import TaskManager
 
 
-# The suite's tasks as a table, read from the YAML files alone: no lmms-eval import, no data.
+# The suite's tasks as a table, read only from the YAML files: no lmms-eval import, no data.
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that reads `!function` as the name that follows it."""
+    """A safe loader that reads `!function` as the name after it."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
@@ -44,13 +44,13 @@ def listing() -> list[dict[str, Any]]:
 
 
 def grounding() -> set[str]:
-    """The tasks that boxes are asked in."""
+    """The tasks whose answers are boxes."""
     return {row["task"] for row in listing() if row["family"] == "grounding"}
 
 
 @cache
 def groups() -> dict[str, list[str]]:
-    """The suite's groups by name, each with its tasks; a group in a group stands for its own."""
+    """The suite's groups by name, each with its tasks; nested groups are expanded."""
     found: dict[str, list[str]] = {}
     for file in sorted(path().rglob("*.yaml")):
         config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - ours
@@ -60,7 +60,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
-    """The tasks that a name stands for: a group's, or the task itself."""
+    """The tasks of a name: a group's, or the task itself."""
     known = groups() if known is None else known
     if name not in known:
         return [name]
@@ -71,26 +71,26 @@ def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
 
 
 def quiet() -> None:
-    """Keeps lmms-eval's log and the bars of `datasets` off the terminal; errors still show."""
+    """Hides lmms-eval's log and the bars of `datasets`; errors still show."""
     from datasets import disable_progress_bars
     from loguru import logger
 
-    # Also where `datasets` was imported before the command line could set its environment variable.
+    # Also if `datasets` was imported before the command line could set its environment variable.
     disable_progress_bars()
     logger.remove()
     logger.add(_print_visible, level="ERROR", format="{message}")
 
 
 def _print_visible(message: str) -> None:
-    """Prints a log record; it may quote anything."""
+    """Prints a log record safely; it may quote anything."""
     print(visible_lines(message.rstrip("\n")), file=sys.stderr)
 
 
 def check_imports() -> None:
-    """Imports what lmms-eval imports of others' internals when it evaluates, before a model is loaded.
+    """Imports the internals of other packages that lmms-eval uses in evaluation, before a model is loaded.
 
     Raises:
-        ImportError: a package that is installed here has moved them.
+        ImportError: an installed package has moved them.
     """
     from lmms_eval import evaluator
 
@@ -108,7 +108,7 @@ def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
 
 
 def manager(names: Iterable[str] = ()) -> "TaskManager":
-    """What lmms-eval finds tasks with: the suite's, and lmms-eval's own if one of the names needs them."""
+    """lmms-eval's task finder: for the suite's tasks, and lmms-eval's own if a name needs them."""
     quiet()
     folders = (*_INCLUDED, task_path())
     ours = _indexed(folders, False)
@@ -121,7 +121,7 @@ def include(folder: Path | None) -> None:
     """Adds a folder of a user's own task YAML for this process; None adds nothing.
 
     Raises:
-        HarnessError: it is no folder with YAML files.
+        HarnessError: the folder has no YAML files.
     """
     if folder is None:
         return
@@ -133,12 +133,12 @@ def include(folder: Path | None) -> None:
 
 
 _INCLUDED: list[Path] = []
-"""Folders of users' own tasks."""
+"""Folders of the users' own tasks."""
 
 
 @cache
 def _indexed(folders: tuple[Path, ...], defaults: bool) -> "TaskManager":
-    """The tasks of some folders, with lmms-eval's own if asked for: read once in a process."""
+    """The tasks of some folders, with lmms-eval's own if requested: read once per process."""
     check_imports()
     from lmms_eval.tasks import TaskManager
 
@@ -182,7 +182,7 @@ def refuse_unprepared(names: Iterable[str]) -> None:
     """Refuses tasks whose data is not prepared; lmms-eval would try to load them five times first.
 
     Raises:
-        HarnessError: says of each what prepares it.
+        HarnessError: with the command that prepares each one.
     """
     refused: dict[str, HarnessError] = {}
     for task in dict.fromkeys(task for name in names for task in members(name)):
@@ -202,7 +202,7 @@ def refuse_unprepared(names: Iterable[str]) -> None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What lmms-eval's retry wrapper hides."""
+    """The cause that lmms-eval's retry wrapper hides."""
     attempt = getattr(error, "last_attempt", None)
     inner = attempt.exception() if attempt is not None else None
     return inner or error
@@ -219,7 +219,7 @@ def _leaves(loaded: Mapping[Any, Any]) -> dict[str, Task]:
 
 
 def make_task(config: Mapping[str, Any]) -> Task:
-    """A chat task from a configuration, as the YAML file would give it."""
+    """A chat task from a configuration in the form of its YAML file."""
     from lmms_eval.api.task import ConfigurableMessagesTask
 
     quiet()
@@ -228,7 +228,7 @@ def make_task(config: Mapping[str, Any]) -> Task:
 
 
 def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) -> None:
-    """Asks a task for G responses per document and hands all of them to its scorer.
+    """Requests G responses per document from a task and passes all of them to its scorer.
 
     `repeats` alone keeps one of the G; the `take_first_k` filter keeps them all.
     """
@@ -239,20 +239,20 @@ def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) ->
     task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
 
 
-# Whether tasks load, and what is missing where they do not: no model, no network, no image decoded.
+# Whether tasks load, and what is missing if they do not: no model, no network, no image decoded.
 
 COLUMNS = ("prompt", "answer", "target", "cluster")
-"""What every document of the suite's tasks has."""
+"""The fields of every document of the suite's tasks."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a task.
+    """The state of a task.
 
     Attributes:
         task: its name.
-        state: "present" if it loads, "absent" if its data is yet to be prepared, else "broken".
-        said: its documents, or what is missing and how to get it.
+        state: "present" if it loads, "absent" if its data is not prepared yet, else "broken".
+        said: its number of documents, or what is missing and how to get it.
     """
 
     task: str
@@ -292,7 +292,7 @@ def _present(task: str, loaded: Task) -> str:
 
 
 def _of_the_data(found: Manifest, published: int | None) -> str:
-    """What a reader of the figures should know of prepared data, where it is not all that was published."""
+    """A remark on prepared data that is not all of the published data."""
     of_all = "a part of what was published" if published is None else f"of {published:,} published rows"
     parts = [of_all if found.config["any_count"] else ""]
     parts += [str(found.notes.get("chosen", ""))]

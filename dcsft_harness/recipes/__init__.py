@@ -1,1 +1,1 @@
-"""Recipes: chains of stages as YAML files, and what runs them."""
+"""Recipes: chains of stages as YAML files, and their runner."""

@@ -1,11 +1,11 @@
-"""Runs a recipe, each stage in turn, or says what it would run, read and take.
+"""Runs a recipe, each stage in turn, or prints its plan: commands, inputs and estimates.
 
-A stage's key is a hash of its verb, its options, the package's version, the manifests of the stages that
-it refers to, and the contents of other files and folders that its options name, with the images that a
-JSONL file of one's own names. A stage is skipped where the key that its folder was made with is the same,
-and every file in it is as it was written; so an interrupted recipe goes on, and an edited one redoes what
-changed. A sampling stage that was interrupted goes on from the responses that it kept, and a training stage
-from its last checkpoint, unless its key has changed since.
+A stage's key is a hash of its verb, its options, the package's version, the manifests of the stages that it
+refers to, and the contents of other files and folders that its options name, with the images that your own
+JSONL file names. A stage is skipped if its folder was made with the same key and all files in it are
+unchanged; so an interrupted recipe resumes, and an edited one redoes what changed. An interrupted sampling
+stage resumes from its saved responses, and a training stage from its last checkpoint, unless its key has
+changed since.
 """
 
 import json
@@ -28,7 +28,7 @@ from dcsft_harness.sampling import own_data, own_files, rollout_store
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
-# What a recipe's stages would take, from the assumptions that its scale states.
+# The estimated cost of a recipe's stages, from the assumptions of its scale.
 #
 # `assume` of a scale, for one machine: device, devices what and how many gigabytes memory of one; 0 leaves
 # memory out language, vision weights in products: of the language model (with its output layer) and of the
@@ -49,7 +49,7 @@ class Estimate(NamedTuple):
     memory: float
 
     def __str__(self) -> str:
-        """Both in units that one can read."""
+        """Both in readable units."""
         minutes = self.seconds / 60
         time = (
             f"{minutes / 60:.1f} h"
@@ -63,7 +63,7 @@ class Estimate(NamedTuple):
 
 
 def estimates(recipe: Recipe) -> dict[str, Estimate]:
-    """Stage name -> its estimate, for the stages that take more than moments."""
+    """Stage name -> its estimate, for stages that take more than moments."""
     if "assume" not in recipe.variables:
         return {}
     found = {}
@@ -84,7 +84,7 @@ def estimates(recipe: Recipe) -> dict[str, Estimate]:
 
 
 def estimated(recipe: Recipe) -> list[str]:
-    """The closing lines: the sum, and what it assumes."""
+    """The closing lines: the sum, and its assumptions."""
     found = estimates(recipe)
     if not found:
         return []
@@ -132,7 +132,7 @@ def _evaluating(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float,
 
 
 def _length(stage: Stage, tokens: Numbers) -> tuple[float, float]:
-    """Optimizer steps, and samples in each; the trainer's defaults where the stage says nothing."""
+    """Optimizer steps, and samples in each; the trainer's defaults if the stage sets none."""
     kind: Any = {"train sft": SftConfig, "train grpo": GrpoConfig}.get(stage.verb, ColdStartConfig)
     options = stage.options
     defaults = {name: field.default for name, field in kind.model_fields.items()}
@@ -148,10 +148,10 @@ def _training(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, f
     full = bool(options.get("full")) or stage.verb == "train cold-start"
     steps, batch = _length(stage, tokens)
     length = tokens["prompt"] + tokens["answer"]
-    # Forward, gradient of activations, recomputed activations; and the weights' gradient where all train.
+    # Forward, gradient of activations, recomputed activations; and the weights' gradient if all train.
     passes = 4.0 if full else 3.0
     seconds = steps * batch * passes * _forward(assumed, length, tokens["patches"])
-    # bfloat16 weights on each device; of full training, float32 weights, gradients and moments are shared.
+    # bfloat16 weights on each device; in full training, float32 weights, gradients and moments are sharded.
     weights = 16 * _weights(assumed) / assumed["devices"] if full else 2 * _weights(assumed)
     memory = weights + (options.get("micro_batch_size") or batch / assumed["devices"]) * length * 3e6
     return seconds, memory
@@ -162,7 +162,7 @@ def _reinforcing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float
     steps, batch = _length(stage, tokens)
     length = tokens["prompt"] + tokens["answer"]
     drawn = steps * batch * tokens["answer"] / assumed["trained"]
-    # The prefill of the draws, and the reference's log-probabilities.
+    # Prefill for sampling, and the reference's log-probabilities.
     return seconds + drawn + 2 * steps * batch * _forward(assumed, length, tokens["patches"]), memory
 
 
@@ -175,7 +175,7 @@ _RULES: dict[str, Callable[[Stage, Numbers, Numbers], tuple[float, float]]] = {
 }
 
 
-# What a recipe would do: every command as one could type it, and what it reads and costs.
+# The plan of a recipe: every command as it could be typed, with its inputs and costs.
 
 
 def command(stage: Stage, output: Path) -> list[str]:
@@ -187,7 +187,7 @@ def _estimates(recipe: Recipe) -> dict[str, Estimate]:
     """The stages' estimates.
 
     Raises:
-        HarnessError: the recipe's assumptions are not what `estimate` goes by.
+        HarnessError: the recipe's assumptions are not in the form that `estimate` needs.
     """
     try:
         return estimates(recipe)
@@ -199,7 +199,7 @@ def _estimates(recipe: Recipe) -> dict[str, Estimate]:
 
 
 def described(recipe: Recipe, output: Path) -> str:
-    """A recipe's commands in order, with an estimate of time and memory where the scale has assumptions."""
+    """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
     lines, known = [], _estimates(recipe)
     for stage in recipe.stages:
         reads = ", ".join(str(output / name) for name in stage.references()) or "nothing made before"
@@ -211,7 +211,7 @@ def described(recipe: Recipe, output: Path) -> str:
     return "\n".join(map(visible, [*lines, *estimated(recipe)]))
 
 
-# Runs a recipe: each stage in turn, skipping what is done and still valid.
+# Runs a recipe: each stage in turn, skipping stages that are done and still valid.
 
 _T = TypeVar("_T")
 
@@ -219,7 +219,7 @@ STATE = "recipe.json"
 
 
 def key(stage: Stage, output: Path) -> str:
-    """The stage's key; see the module's opening."""
+    """The stage's key; see the module's docstring."""
     from dcsft_harness.data.digits.suite import VERSION
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
@@ -234,7 +234,7 @@ def key(stage: Stage, output: Path) -> str:
 
 
 def _tasks(stage: Stage) -> list[str]:
-    """The tasks that a stage names, whose data may be prepared."""
+    """The tasks in a stage's options, whose data may be prepared."""
     named: list[Any] = []
     for _, value, kind in STAGES[stage.verb].reading(stage.options):
         if kind in ("pool", "tasks"):
@@ -243,7 +243,7 @@ def _tasks(stage: Stage) -> list[str]:
 
 
 def _brought(stage: Stage) -> list[str]:
-    """Files and folders that the options name and no stage made: one's own data, or a checkpoint."""
+    """Files and folders in the options that no stage made: your own data, or a checkpoint."""
     texts: list[str] = []
     for _, value, kind in STAGES[stage.verb].reading(stage.options):
         if kind == "model_args":
@@ -259,16 +259,16 @@ def run(
     perform: Callable[[str, Path, dict[str, Any]], _T],
     skip: Callable[[str], None],
 ) -> _T | None:
-    """Runs the stages that are not done.
+    """Runs the unfinished stages.
 
     Args:
-        recipe: as `load` gives it.
+        recipe: from `load`.
         output: the folder that holds a folder for each stage.
         perform: called with (verb, folder, options) for each stage to run; returns its notes.
-        skip: called with the name of each stage that is done already.
+        skip: called with the name of each finished stage.
 
     Returns:
-        What `perform` returned for the last stage; None if that one was skipped.
+        The result of `perform` for the last stage; None if that one was skipped.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
@@ -283,7 +283,7 @@ def run(
             notes = None
             continue
         _clear(folder, same)
-        # Before it is done: what a killed process has made, whole or in part, is known by the key too.
+        # Saved first, so that output of a killed process, complete or not, is identified by the key too.
         state["stages"][stage.name] = wanted
         _save(state, output)
         options = filled(dict(stage.options), output)
@@ -292,10 +292,10 @@ def run(
 
 
 def _clear(folder: Path, same: bool) -> None:
-    """Removes what a stage made before, unless it is the unfinished part of the same work.
+    """Removes a stage's earlier output, unless it is the unfinished part of the same work.
 
     Raises:
-        HarnessError: another process is at work in the folder.
+        HarnessError: another process is working in the folder.
     """
     if (folder / manifest.NAME).is_file():
         shutil.rmtree(folder)

@@ -1,20 +1,20 @@
-"""The paper's claims, stated before they are run, and each tested on a run of its recipes.
+"""The paper's claims, stated beforehand, each tested on a run of its recipes.
 
-A claim of superiority says that one line of a board is ahead of another; it is tested two-sided against no
+A claim of superiority states that one line of a board is ahead of another; it is tested two-sided against no
 difference. "Matches or beats" is a claim of non-inferiority: it is tested one-sided against a deficit of
 `MARGIN`. A claim about other figures (gradient norms, shares, costs) compares one number per seed, by a t
-test over seeds. Seeds are paired, as those of one number share cold start and labels. One seed decides
-nothing: its result has no p-value.
+test over seeds. Seeds are paired, because those of one number share cold start and labels. A single seed
+gives no p-value and decides nothing.
 
 Verdicts, at 5 % of the corrected p-value:
     supported: significant and in favor.
     contradicted: significant and against; of a match, significantly worse by more than the margin.
     not supported: a claim of superiority whose 95 % interval ends below the margin: the effect, if there is
         any, is too small to matter.
-    inconclusive: anything else; the run cannot tell.
+    inconclusive: anything else.
 
-Holm's correction is over all of the paper's claims; rules beyond the paper are a family of their own,
-and so are claims about K responses per item.
+Holm's correction covers all of the paper's claims; rules beyond the paper are a separate family, and so are
+claims about K responses per item.
 
 Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 """
@@ -47,11 +47,11 @@ Test = Literal["superiority", "match"]
 class Claim:
     """A line of a board should be ahead of another, or match it.
 
-    Attributes:
-        source: the paper's table or figure; "beyond" for a rule that the paper does not have.
-        said: the claim, as one sentence.
-        board: the leaderboard's folder in the run.
-        row: the line that should be ahead.
+    source: the paper's table or figure; "beyond" for a rule that is not in the paper.
+    said: the claim, as one sentence.
+    board: the leaderboard's folder in the run.
+    row: the line that should be ahead.
+    other: the line that it is compared with.
         other: the line that it should be ahead of.
         distribution: "id" or "ood".
         test: "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`).
@@ -74,9 +74,9 @@ class Finding:
 
     Attributes:
         source, said: those of the claim.
-        verdict: see the module's opening.
+        verdict: see the module's docstring.
         value: the tested figure, in `unit`; positive in favor of the claim.
-        p: Holm-corrected over the claims of its family; None where nothing is tested.
+        p: Holm-corrected over the claims of its family; None if nothing is tested.
         unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
         seeds: the number of seeds behind it.
         alone: the uncorrected p-value.
@@ -147,7 +147,7 @@ CLAIMS = (
           "classification-rules", "all but suspects", "SFT-EM", "ood", "match"),
     Claim("beyond", "relabeling half-way beats the first labels",
           "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
-    # Stated before the recipe test-time was run.
+    # Stated before the first run of the recipe test-time.
     Claim(TEST_TIME, "SFT-EM's maj@8 is at least SFT's on reasoning",
           "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "match", "maj@8"),
     Claim(TEST_TIME, "SFT-EM's avg@8 is at least SFT's on reasoning",
@@ -180,8 +180,8 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
     """Tested claims with corrected p-values and verdicts.
 
     Args:
-        found: with `alone` and `value`; the paper's, those beyond it and those of K responses are corrected
-            apart.
+        found: with `alone` and `value`; the paper's claims, those beyond it and those about K responses are
+            corrected separately.
     """
     corrected: dict[int, float] = {}
     apart = ("beyond", TEST_TIME)
@@ -202,7 +202,7 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
 
 
 def _tested(boards: Mapping[str, Summary], claim: Claim) -> Finding | None:
-    """A claim's difference and uncorrected p-value; None where its lines are not on a board."""
+    """A claim's difference and uncorrected p-value; None if its lines are not on a board."""
     summary = boards.get(claim.board)
     lines = {} if summary is None else _by_name(summary)
     index = None if summary is None else overall(summary.columns, claim.distribution, claim.metric)
@@ -226,7 +226,7 @@ def _tested(boards: Mapping[str, Summary], claim: Claim) -> Finding | None:
 
 
 def _by_name(summary: Summary) -> dict[str, Line]:
-    """Lines by name; a single seed also goes by the name of its configuration."""
+    """Lines by name; a single seed is also listed under the name of its configuration."""
     alone = [line for line in summary.lines if line.group is None]
     named = {line.name: line for line in alone}
     for line in alone:
@@ -281,7 +281,7 @@ Figure = Callable[[Line, int], float | None]
 
 
 def by_seed(lines: Sequence[Line], name: str, figure: Figure) -> dict[str, float]:
-    """A figure of each seed of a line: the seed's row -> its value; empty where the line is missing."""
+    """A figure of each seed of a line: the seed's row -> its value; empty if the line is missing."""
     line = next((line for line in lines if line.name == name), None)
     if line is None:
         return {}
@@ -331,7 +331,7 @@ def _norm(line: Line, number: int) -> float | None:
 
 
 def _cost(unit: str) -> Figure:
-    """What a run cost, its labels included; None where a part of that is not known."""
+    """A run's cost, labels included; None if a part of it is unknown."""
 
     def figure(line: Line, number: int) -> float | None:
         trainings = [part.training for part in line.rows[number].provenance if part.training is not None]
@@ -339,7 +339,7 @@ def _cost(unit: str) -> Figure:
             return None
         try:
             run = lineage.read(trainings[0].folder, line.name)
-        except HarnessError:  # merged, or made by something else: what it cost is not known
+        except HarnessError:  # merged, or made by another tool: its cost is unknown
             return None
         total = added([run.training, *map(cost_of, run.labelling)])
         return None if unit in total.partial else total.values.get(unit)

@@ -1,4 +1,4 @@
-"""A recipe file: read, put to a scale, spread over seeds and variants, as a chain of stages.
+"""A recipe file: read at a scale, expanded over seeds and variants into a chain of stages.
 
     name: toy
     about: What is compared, after which table of the paper.
@@ -16,13 +16,13 @@
         labels: "@labels-${seed}"        # the folder of an earlier stage
         keep: ${keep}                    # a value that is one variable keeps its type
       - stage: cold-${seed}
-        when: ${cold}                    # leave the stage out where this is null;
-        otherwise: ${model}              # what `@cold-0` then stands for
+        when: ${cold}                    # leave the stage out if this is null;
+        otherwise: ${model}              # then `@cold-0` refers to this
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
 Stages under `first` come before those of included recipes.
 
-`@name` stands for the folder of an earlier stage, and an entry `@name-*` of a list for those of all earlier
+`@name` refers to the folder of an earlier stage, and an entry `@name-*` of a list to those of all earlier
 stages of such names.
 """
 
@@ -47,12 +47,12 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _LOOK = "Look at a shipped recipe"
 SCALES = ("digits", "paper")
 EMBEDDED = "digits"
-"""The embedded checkpoint's name as a model."""
+"""The embedded checkpoint's name, as a model."""
 MOST_STAGES = 10_000
 MOST_VALUES = 1_000_000
-"""Values of all stages of a chain together, variables included."""
+"""The most values of all stages of a chain together, variables included."""
 _LONGEST = 100_000
-"""Characters of a text with its variables filled in."""
+"""The most characters of a text with its variables filled in."""
 
 Variables = Mapping[str, Any]
 
@@ -64,8 +64,8 @@ class Stage:
     Attributes:
         name: also the folder's name inside the recipe's output.
         verb: a key of `stages.STAGES`.
-        options: its options; `@name` inside a text stands for an earlier stage's folder.
-        variables: what the recipe's variables were for it.
+        options: its options; `@name` inside a text refers to an earlier stage's folder.
+        variables: the values of the recipe's variables for it.
     """
 
     name: str
@@ -83,10 +83,10 @@ class Recipe:
     """A chain of stages.
 
     Attributes:
-        name: the recipe's name, or those of several with a plus sign between.
+        name: the recipe's name, or several names joined by plus signs.
         about: what it compares.
-        stages: in the order in which they run.
-        scale: what it is put to; None for one without scales.
+        stages: in execution order.
+        scale: its scale; None for a recipe without scales.
         variables: the scale's values.
     """
 
@@ -98,7 +98,7 @@ class Recipe:
 
 
 class _Entry(BaseModel):
-    """A stage as it is written; what is not named here is its options."""
+    """A stage as written; keys that are not listed here are its options."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     stage: str
@@ -109,7 +109,7 @@ class _Entry(BaseModel):
 
 
 class _Written(BaseModel):
-    """A recipe file's keys and what they may hold."""
+    """A recipe file's keys and their types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str = ""
@@ -127,7 +127,7 @@ _WRITTEN = TypeAdapter(_Written)
 
 @dataclass(frozen=True)
 class _File:
-    """A recipe file as it stands, with those that it includes in front."""
+    """A recipe file as written, with the included ones first."""
 
     path: Path
     name: str
@@ -154,14 +154,14 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
 
     Args:
         names: one or several; stages that they share run once.
-        scale: "digits" or "paper"; without effect on a recipe that has no scales. None stands for "digits",
-            or for "paper" where a model other than the embedded one is set.
-        given: variables to set, as text or as YAML has them: those of the scale, or those of its families of
-            data (model, pool, tasks, ...). A pool makes the user's own data the one family.
+        scale: "digits" or "paper"; no effect on a recipe without scales. None means "digits", or "paper" if a
+            model other than the embedded one is set.
+        given: variables to set, as text or as YAML values: those of the scale, or those of its families of
+            data (model, pool, tasks, ...). With a pool, the user's own data is the only family.
 
     Raises:
-        HarnessError: unknown name, scale or variable to set, not YAML, an unknown verb or variable, a later
-            stage referred to, two different stages of one name.
+        HarnessError: unknown name, scale or variable to set, not YAML, an unknown verb or variable, a
+            reference to a later stage, two different stages of the same name.
     """
     if scale not in (None, *SCALES):
         raise unknown_name("scale", str(scale), SCALES)
@@ -194,7 +194,7 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
 
 
 def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File:
-    """Reads a recipe and those that it includes, each once; `known` are those that were read before."""
+    """Reads a recipe and the ones it includes, each once; `known` holds those read before."""
     if name in known:
         return known[name]
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped().get(name)
@@ -225,7 +225,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
         *(entry for one in included for entry in one.entries),
         *(data.get("stages") or []),
     ]
-    # A recipe that comes in by several ways has its entries once: else their number doubles at each level.
+    # A recipe that is included several times adds its entries once: else their number doubles at each level.
     distinct = {id(entry): entry for entry in entries}
     known[name] = _File(
         path,
@@ -240,12 +240,12 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
 
 
 def _joined(values: Iterable[Variables]) -> dict[str, Any]:
-    """Variables of several files; a later one's count."""
+    """Variables of several files; later ones win."""
     return {name: value for one in values for name, value in one.items()}
 
 
 def _scaled(recipe: _File, scale: str, given: Variables) -> Variables:
-    """The variables at a scale, which may name each other, with those that were set."""
+    """The variables at a scale, which may refer to each other, with the given ones."""
     if recipe.scales and scale not in recipe.scales:
         raise unknown_name(f"scale of recipe {recipe.name}:", scale, recipe.scales)
     values = _set(recipe, {**recipe.variables, **recipe.scales.get(scale, {})}, given)
@@ -257,10 +257,10 @@ OWN = "own"
 
 
 def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
-    """A scale's variables with those that were set.
+    """A scale's variables with the given ones.
 
     Raises:
-        HarnessError: the recipe has no such variable, or lacks what a pool needs beside it.
+        HarnessError: the recipe has no such variable, or lacks one that a pool needs.
     """
     if "size" in given and (sizes := values.get("sizes")):
         if given["size"] not in sizes:
@@ -287,7 +287,7 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
 
 
 def _own(own: Variables, pool: str) -> dict[str, Any]:
-    """What follows from a pool of the user's own, a file or a task, for its family.
+    """The variables of the user's own family that follow from a pool, a file or a task.
 
     Raises:
         HarnessError: a file without a scorer, or nothing to evaluate on.
@@ -309,7 +309,7 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
 
 
 def _typed(value: object, former: object) -> object:
-    """A variable's new value: text as YAML reads it, with commas where a list stood before."""
+    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list."""
     if not isinstance(value, str):
         return value
     parts = [reading.from_yaml(part) for part in value.split(",")]
@@ -327,7 +327,7 @@ def _gpus() -> int | None:
 def _expand(
     recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str], replaced: dict[str, str]
 ) -> Iterator[Stage]:
-    """The stages that an entry stands for; `replaced` says what stands for those that were left out."""
+    """The stages of an entry; `replaced` maps omitted stages to their replacements."""
     options = dict(entry)
     when, otherwise = options.pop("when", True), options.pop("otherwise", None)
     name, verb = str(options.pop("stage")), str(options.pop("verb"))
@@ -347,7 +347,7 @@ def _expand(
 
 
 def _replaced(value: object, replaced: Mapping[str, str]) -> object:
-    """A value with references to stages that were left out replaced by what stands for them."""
+    """A value with references to omitted stages replaced."""
     if isinstance(value, list):
         return [_replaced(one, replaced) for one in value]
     if not isinstance(value, str):
@@ -356,10 +356,10 @@ def _replaced(value: object, replaced: Mapping[str, str]) -> object:
 
 
 def _spent(recipe: _File, stage: Stage, left: int) -> int:
-    """How many values the stages behind this one may still have.
+    """The number of values that later stages may still have.
 
     Raises:
-        HarnessError: it has more than were left.
+        HarnessError: the limit is exceeded.
     """
     waiting: list[Any] = [stage.options, stage.variables]
     while waiting:
@@ -377,7 +377,7 @@ def _spent(recipe: _File, stage: Stage, left: int) -> int:
 
 
 def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables]:
-    """Every combination of the values of `each`; a value that is a mapping gives several variables.
+    """Every combination of the values of `each`; a value that is a mapping sets several variables.
 
     Raises:
         HarnessError: it is not a mapping of lists.
@@ -459,7 +459,7 @@ def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> o
 
 
 def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
-    """Adds a stage to the chain, checked; one that is there already must be the same."""
+    """Adds a checked stage to the chain; an existing one of that name must be equal."""
     from dcsft_harness.stages import STAGES
 
     path = recipe.path

@@ -33,7 +33,7 @@ PICTURES = {
     "test-time-8": ("over_k", "over_tokens"),
     "test-time-16": ("over_k", "over_caps"),
 }
-"""A board's kind, which its name ends with -> the plots to show."""
+"""A board's kind, the suffix of its name -> the plots to show."""
 ABOUT = {
     "difficulty": "Table 1 and Figure 6: as many easy, medium or hard items",
     "paradigms": "SFT, GRPO, SFT-M and SFT-EM",
@@ -57,7 +57,7 @@ PARADIGMS = {
 
 
 def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
-    """Writes the page, with pictures and figures in a folder of the same name beside it.
+    """Writes the page, with images and figures in a folder of the same name beside it.
 
     Args:
         runs: output folders of `dcsft run`, of one scale.
@@ -67,8 +67,8 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
         The number of boards, and of claims by verdict.
 
     Raises:
-        HarnessError: a folder is no recipe's or has no finished board, or two have a board of one name; or
-            the pictures' folder holds other files.
+        HarnessError: a folder is not a recipe's or has no finished board, two boards have the same name, or
+            the images' folder holds other files.
     """
     where: dict[str, Path] = {}
     boards: dict[str, Summary] = {}
@@ -92,10 +92,10 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
 
 
 def _pictures(page: Path) -> Path:
-    """An empty folder for a page's pictures and figures; those of an older page are removed.
+    """An empty folder for a page's images and figures; removes those of an older page.
 
     Raises:
-        HarnessError: it would be the page itself, or it holds what no page has.
+        HarnessError: it would be the page itself, or it holds files that do not belong to a page.
     """
     folder = page.with_suffix("")
     if folder == page:
@@ -115,7 +115,7 @@ def _pictures(page: Path) -> Path:
 
 
 def read_boards(run: Path) -> dict[str, Summary]:
-    """The finished leaderboards in a recipe's folder, made anew from the scores that they name.
+    """The finished leaderboards in a recipe's folder, rebuilt from their scores.
 
     Raises:
         HarnessError: see `write`.
@@ -138,7 +138,7 @@ def read_boards(run: Path) -> dict[str, Summary]:
 
 
 def _state(run: Path) -> dict[str, Any]:
-    """What `dcsft run` has written into its output folder.
+    """The recipe's record that `dcsft run` writes into its output folder.
 
     Raises:
         HarnessError: it cannot be read.
@@ -242,10 +242,10 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
 
 
 def _costs(folder: Path) -> str:
-    """A cost comparison, its headings one level down."""
+    """A cost comparison, with its headings one level down."""
     text = (folder / COSTS).read_text(encoding="utf-8")
     lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
-    # Readers do not have the folders of the machine that made it.
+    # Readers do not have the original machine's folders.
     lines = [line.replace(f"{folder.parent}/", "") for line in lines]
     return "\n".join([f"## Figure 4: cost ({folder.name.partition('-')[0]})\n", *lines, ""])
 

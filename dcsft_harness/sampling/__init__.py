@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
 LISTED = 20
-"""Documents that a refusal lists."""
+"""The most documents that an error lists."""
 INDIFFERENT = (
     "batch_size",
     "memory_gb",
@@ -36,7 +36,7 @@ INDIFFERENT = (
     "max_num_seqs",
     "gpu_memory_utilization",
 )
-"""Model arguments that change no response, so that a run may go on with others."""
+"""Model arguments that do not change responses, so that a resumed run may change them."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -90,27 +90,27 @@ def sample(
 ) -> dict[str, Any]:
     """Draws and scores G responses for every item of a pool and writes a rollouts folder.
 
-    A model of this suite has every batch on the disk before it begins the next one, and a run that was
-    interrupted goes on from there: see `rollout_store`. Other models answer all items or none.
+    Models of this suite save each batch before they begin the next one, and rerunning the same command
+    resumes an interrupted run: see `rollout_store`. Other models answer all items or none.
 
     Args:
-        model: as `lmms.open_model` gives it; or a function without arguments that gives one, which is
-            called once all that can be refused without it has been.
-        task: as `lmms.open_tasks` gives it.
+        model: from `lmms.open_model`; or a function without arguments that returns one, which is called once
+            all checks that do not need it have passed.
+        task: from `lmms.open_tasks`.
         output: the folder to write: rollouts.parquet, items/ (a `datasets` folder with the images)
             and manifest.json.
-        config: how to draw.
-        settings: what else the manifest records (model name and arguments).
-        progress: called with (items done, items in all).
-        inputs: folders that the model was loaded from, and files that the pool was, for the manifest.
+        config: how to sample.
+        settings: further settings for the manifest (model name and arguments).
+        progress: called with (items done, total items).
+        inputs: folders of the model and files of the pool, for the manifest.
 
     Returns:
-        The manifest's notes: items, responses, accuracy, tokens. In a launch of several processes the
-        artefact is written by rank 0 alone, and the others return nothing.
+        The manifest's notes: items, responses, accuracy, tokens. In a launch of several processes only rank 0
+        writes the artifact, and the others return nothing.
 
     Raises:
-        HarnessError: duplicate items, an unreadable image, an output folder that is occupied, being
-            written or of other settings, or a full disk.
+        HarnessError: duplicate items, an unreadable image, an output folder that is occupied, in use or from
+            other settings, or a full disk.
     """
     refused: dict[int, str] = {}
     recorded = {**settings, "task": task.config.task, **config.as_dict()}
@@ -147,7 +147,7 @@ def sample(
             }
             if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
                 notes |= {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
-            # Those that the model refused among them: a picture of prepared data is first opened there.
+            # Including those that the model refused: this is where an image of prepared data is first opened.
             unanswered = [doc_id for _, doc_id in pool.refused]
             images = lmms.stored_images(task, items, unanswered)
             return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
@@ -163,7 +163,7 @@ def _finished(
     notes: Mapping[str, Any],
     peak_memory_bytes: int,
 ) -> dict[str, Any]:
-    """Makes the artefact where lmms-eval has gathered the answers, at rank 0; nothing elsewhere."""
+    """Writes the artifact at rank 0, where lmms-eval has gathered the responses; does nothing elsewhere."""
     if answered is None:
         return {}
     store.collect()
@@ -184,10 +184,9 @@ def identify(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Path],
 ) -> dict[str, Any]:
-    """What decides every response of a run, by name: a run goes on only from one that is equal in all of it.
+    """Everything that decides a run's responses, by name: a run can only resume one with equal values.
 
-    Weights and data are known by their content, wherever they lie; how many items are answered at once
-    decides nothing.
+    Weights and data are identified by content, independent of their paths. The batch size is not included.
     """
     given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
     named = {"pretrained": "model", "adapter": "adapter"}
@@ -203,7 +202,7 @@ def identify(
         **{
             f"content of {role}": manifest.fingerprint(path)[:16]
             for role, path in sorted(inputs.items())
-            if not role.startswith(prepared.ROLE)  # which the items below tell more exactly
+            if not role.startswith(prepared.ROLE)  # which the items below identify more exactly
         },
         "task": ",".join(one.config.task for one in tasks),
         "task version": ",".join(str(one.VERSION) for one in tasks),
@@ -222,17 +221,17 @@ def observed(
     refused: MutableMapping[tuple[str, int], str] | None = None,
     settled: "Callable[[Item, Sequence[Generation]], bool] | None" = None,
 ) -> Iterator[None]:
-    """Gives the model what is kept, and has the store watch it, where it lets itself be watched.
+    """Passes kept responses to the model, and registers the store as its observer, if the model supports it.
 
     Args:
-        model: what generates.
-        items: what it is asked.
-        store: keeps the responses.
-        refused: collects (task, doc_id) -> why an item gets no response; None stops there.
+        model: the model.
+        items: the items to answer.
+        store: saves the responses.
+        refused: collects (task, doc_id) -> why an item gets no response; None raises instead.
         settled: whether an item needs no more samples; None draws all of them.
 
     Raises:
-        HarnessError: it does not, and `refused` or `settled` needs that.
+        HarnessError: it does not, and `refused` or `settled` needs it.
     """
     if not lmms.is_observed(model):
         if refused is not None or settled is not None:
@@ -267,14 +266,14 @@ def read_items(
     """The first `count` documents of a task as items; `lmms.stored_images` reads their images again.
 
     Args:
-        task: as `lmms.open_tasks` gives it.
-        count: how many.
+        task: from `lmms.open_tasks`.
+        count: the number of documents.
         refused: filled with doc_id -> the reason for each item whose image cannot be read; such an item
-            has an id that holds for this position alone. None raises.
+            has an id that is valid for this position only. None raises.
 
     Raises:
-        HarnessError: two documents are the same item; or images are unreadable, of which the first LISTED
-            documents are listed.
+        HarnessError: two documents are the same item; or images are unreadable (lists the first LISTED
+            documents).
     """
     items: list[records.Item] = []
     failed: list[HarnessError] = []
@@ -318,7 +317,7 @@ def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Se
     Args:
         folder: the folder to write.
         items: the items.
-        images: those of each, as PIL images or as `datasets` stores them; taken one item at a time.
+        images: the images of each, as PIL images or in the format of `datasets`; read one item at a time.
     """
     from datasets import Features, Image, List, Value
 

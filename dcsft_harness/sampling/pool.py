@@ -1,4 +1,4 @@
-"""The items that a run samples, and what its responses come to: verdicts, rows and counts."""
+"""The items of a sampling run, and what is made of their responses: verdicts, rows and counts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from dcsft_harness.models.requests import Item
 
 DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed", "flops")
-"""What a model's `Generation` and a kept `Draw` have in common."""
+"""The common part of a model's `Generation` and a kept `Draw`."""
 
 Verdict = tuple[float | None, str | None]
-"""Score in [0, 1], None where there is none; and the extracted answer."""
+"""Score in [0, 1], None if there is none; and the extracted answer."""
 
 
 def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Why no response is right: counts, and the first example; None where one is.
+    """Why no response is right: counts, and the first example; None if one is.
 
     Args:
-        rows: with score, extracted, finish_reason, answer and response, as `records.Rollout` has them.
+        rows: with score, extracted, finish_reason, answer and response, as in `records.Rollout`.
 
     Returns:
-        responses, and of these unanswered (no answer was found), wrong, unscored and truncated (which counts
-        besides); and gold and response of the first that was scored.
+        responses; of these unanswered (no answer found), wrong, unscored and truncated (counted separately);
+        and gold and response of the first scored one.
     """
     found: dict[str, Any] = dict.fromkeys(("responses", "unanswered", "wrong", "unscored", "truncated"), 0)
     for row in rows:
@@ -47,7 +47,7 @@ def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def advice(found: Mapping[str, Any]) -> tuple[str, str]:
-    """What `unsolved` found, as a problem and what to do next."""
+    """The result of `unsolved` as a problem and a remedy."""
     words = {"unanswered": "without an answer", "wrong": "wrong", "unscored": "not scored"}
     parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
     parts += [f"{found['truncated']} of them cut off at the limit of tokens"] if found["truncated"] else []
@@ -87,7 +87,7 @@ def generations(
 
 
 class Pool:
-    """The items of a run and how they are judged.
+    """The items of a run and their scoring.
 
     Attributes:
         items: in order of the task's documents.
@@ -105,7 +105,7 @@ class Pool:
         """A run's pool.
 
         Args:
-            task: as `lmms.open_tasks` gives it.
+            task: from `lmms.open_tasks`.
             items: its documents.
             samples: G.
             seed: the run's.
@@ -116,14 +116,14 @@ class Pool:
         self._verdicts: dict[tuple[int, str], Verdict] = {}
 
     def settled(self, item: "Item", generations: Sequence["Generation"]) -> bool:
-        """Whether an item is medium whatever comes: one response is right and one wrong."""
+        """Whether the label can no longer change: one response is right and one wrong, so it is medium."""
         scores = [
             self._verdict(item.doc_id, lmms.filtered(self._task, one.response))[0] for one in generations
         ]
         return len({score >= records.RIGHT for score in scores if score is not None}) == 2
 
     def _verdict(self, doc_id: int, response: str) -> Verdict:
-        """What the task says of a response; each is judged once, in a round or at the end."""
+        """The task's score of a response; each response is scored once, during a round or at the end."""
         if (doc_id, response) not in self._verdicts:
             doc = self._task.eval_docs_no_media[doc_id]
             score, extracted, _ = lmms.score_of(self._task, self._task.process_results(doc, [response]))
@@ -131,11 +131,11 @@ class Pool:
         return self._verdicts[doc_id, response]
 
     def rows(self, answered: Sequence[lmms.Answered], store: RolloutStore) -> list[records.Rollout]:
-        """Every response as a row, judged by the task; and a row with the reason for each that is refused.
+        """Every response as a row, scored by the task; and a row with the reason for each refused item.
 
         Args:
-            answered: what lmms-eval returned, one entry an item, in their order.
-            store: the responses as they are kept, with their counts; empty for a model that reports none.
+            answered: lmms-eval's responses, one entry per item, in their order.
+            store: the kept responses, with their counts; empty for a model that reports none.
 
         Raises:
             HarnessError: an item got another number of responses than G, or no item got any.
@@ -160,7 +160,7 @@ class Pool:
     ) -> list[records.Rollout]:
         reason = self.refused.get((item.task, item.doc_id))
         draws = [store.kept.get((item.item_id, index)) for index in range(self._samples)]
-        # A response that lmms-eval has and the store has not is the blank of one that was not drawn.
+        # A response in lmms-eval's list but not in the store is a placeholder for one that was not drawn.
         drawn = [draw is not None or not store.kept for draw in draws]
         rows = []
         for index, (response, draw) in enumerate(zip(responses, draws, strict=True)):
@@ -189,7 +189,7 @@ class Pool:
     def notes(
         self, rows: Sequence[records.Rollout], store: RolloutStore, peak_memory_bytes: int
     ) -> dict[str, Any]:
-        """What the manifest says of a run's rows, and what they cost."""
+        """The manifest's notes on a run's rows and their cost."""
         drawn = [row for row in rows if row.error is None]
         scored = [row.score for row in drawn if row.score is not None]
         censored = len({row.item_id for row in rows if row.censored})
@@ -213,7 +213,7 @@ class Pool:
             "skipped": len(self.refused),
             "unscored": len(drawn) - len(scored),
             "unanswered": sum(row.extracted is None for row in drawn),
-            # Items that stop as soon as they are mixed leave too few right ones, or too many.
+            # Items that stop once they are mixed bias the share of right responses.
             "accuracy": sum(scored) / len(scored) if scored and not censored else None,
             "prompt_tokens": ledger.prompt_tokens,
             "generated_tokens": ledger.completion_tokens,

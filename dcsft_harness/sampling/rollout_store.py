@@ -1,14 +1,14 @@
-"""An unfinished folder of sampled responses: one run's, compared with the settings, resumed, finished.
+"""An unfinished folder of sampled responses: locked by one run at a time, resumed, finished.
 
-`dcsft sample` makes rollouts of it, `dcsft evaluate --samples` scores.
+`dcsft sample` turns it into rollouts, `dcsft evaluate --samples` into scores.
 
-    rollouts/unfinished/lock            held by the process that samples; lets go when that dies
-    rollouts/unfinished/owner.json      which process that is
+    rollouts/unfinished/lock            held by the sampling process; released when it dies
+    rollouts/unfinished/owner.json      identifies that process
     rollouts/unfinished/run.json        the settings that decide every response
     rollouts/unfinished/shard-0.jsonl   the responses so far, see `shard`
-    rollouts/unfinished/shard-1.jsonl   and those of rank 1 in a launch of several, which holds lock-1
+    rollouts/unfinished/shard-1.jsonl   and those of rank 1 in a launch, which holds lock-1
 
-A folder is an artefact from the moment its manifest is in place, and not before; `unfinished/` goes last.
+A folder becomes an artifact when its manifest is in place; `unfinished/` is removed last.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from dcsft_harness.errors import HarnessError, telling_refusals
 LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
 FINISHED = ("rollouts.parquet", "items", "scores.parquet", "responses.parquet", "lmms_eval.json")
-"""What a finished folder holds beside its manifest."""
+"""The files of a finished folder besides its manifest."""
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One response as it is kept until the run is finished; scores are made then.
+    """One response as saved until the run is finished; scores are computed then.
 
     Attributes:
         item_id, sample_index, response, n_tokens, finish_reason, seed: see `records.Rollout`.
@@ -56,21 +56,21 @@ class Draw:
 
 
 class RolloutStore:
-    """The responses of one run, on disk; made by `opened`.
+    """The saved responses of one run; created by `opened`.
 
     Attributes:
-        kept: (item_id, sample_index) -> the response, of this process and of those before it.
-        resumed: how many of them those before it had kept.
-        damaged: how many lines of the shard were unreadable; their responses are drawn again.
+        kept: (item_id, sample_index) -> the response, of this process and of earlier ones.
+        resumed: the number of those from earlier processes.
+        damaged: the number of unreadable lines of the shard; their responses are drawn again.
     """
 
     def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
-        """Reads what is kept, whichever rank kept it; the folder must be locked by this run.
+        """Reads the saved responses of all ranks; this run must hold the folder's lock.
 
         Args:
             output: the folder.
             identity: as the folder's own settings, see `opened`.
-            kind: of the artifact that it becomes.
+            kind: the kind of the future artifact.
 
         Raises:
             OSError: it cannot be read.
@@ -88,7 +88,7 @@ class RolloutStore:
             Draw(**record) for one in found.values() for record in one.records
         )
         self.resumed = len(self.kept)
-        # Ranks draw at the same time, so the longest of them says how long it took.
+        # Ranks draw at the same time, so the longest time counts.
         times = [sum(record["seconds"] for record in one.records) for one in found.values()]
         self._before = max(times, default=0)
         self._ends = {name: one.whole_bytes for name, one in found.items()}
@@ -96,7 +96,7 @@ class RolloutStore:
         self._shard: Journal | None = None
 
     def open(self) -> None:
-        """Opens this rank's own shard, once every rank has read what is kept.
+        """Opens this rank's own shard, once every rank has read the saved responses.
 
         Raises:
             OSError: it cannot be written.
@@ -104,7 +104,7 @@ class RolloutStore:
         self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0))
 
     def collect(self) -> None:
-        """Adds what other ranks have kept meanwhile; they must be done."""
+        """Adds the responses that other ranks have saved meanwhile; they must be done."""
         others = (path for path in sorted(self._folder.glob(SHARDS)) if path.name != self._own)
         for path in others:
             for record in read_records(path, self._key, self._ends.get(path.name, 0)).records:
@@ -112,7 +112,7 @@ class RolloutStore:
                 self.kept[draw.item_id, draw.sample_index] = draw
 
     def _without_contradictions(self, draws: Iterable[Draw]) -> dict[tuple[str, int], Draw]:
-        """Draws by item and sample; one that stands there twice, with two texts, is not kept."""
+        """Draws by item and sample; a sample that occurs twice with different texts is not kept."""
         kept: dict[tuple[str, int], Draw] = {}
         disputed: set[tuple[str, int]] = set()
         for draw in draws:
@@ -125,7 +125,7 @@ class RolloutStore:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time that the run has taken, that of the processes before this one included."""
+        """The run's wall-clock time, including earlier processes."""
         return self._before + time.monotonic() - self._started
 
     @property
@@ -138,13 +138,13 @@ class RolloutStore:
         self._last = time.monotonic()
 
     def append(self, batch: Iterable[Mapping[str, Any]]) -> None:
-        """Keeps a finished batch: on the disk when this returns.
+        """Saves a finished batch; it is on disk when this returns.
 
         Args:
-            batch: `Draw`'s fields without the seconds.
+            batch: `Draw`'s fields, without seconds.
 
         Raises:
-            HarnessError: the disk takes no more; says how many responses are kept.
+            HarnessError: the disk is full; gives the number of saved responses.
         """
         rows = list(batch)
         now = time.monotonic()
@@ -158,14 +158,14 @@ class RolloutStore:
 
     @contextlib.contextmanager
     def finishing(self, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[manifest.Draft]:
-        """Makes the finished artefact: the block fills the draft's folder, then it takes this one's place.
+        """Finishes the artifact: the block fills the draft's folder, which then replaces this one.
 
         Args:
             config: the settings that the manifest records.
             inputs: role -> folder or file that the work read.
 
         Raises:
-            HarnessError: the disk takes no more; every response is still kept.
+            HarnessError: the disk is full; every response stays saved.
         """
         folder = self._folder / "draft"
         with self._telling():
@@ -185,7 +185,7 @@ class RolloutStore:
 
     @property
     def told(self) -> str:
-        """What an error says of what is kept."""
+        """The part of an error about the saved responses."""
         return f"{len(self.kept)} responses are kept, and the same command goes on from them"
 
     def close(self) -> None:
@@ -196,18 +196,18 @@ class RolloutStore:
 
 @contextlib.contextmanager
 def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
-    """Takes an output folder for this process and opens what is kept there.
+    """Locks an output folder for this process and opens its saved responses.
 
-    Whatever ends the block, the responses stay; a folder without any is removed again.
+    However the block ends, the responses remain; a folder without any is removed.
 
     Args:
-        output: a new or empty folder, or one that an interrupted run left.
+        output: a new or empty folder, or one from an interrupted run.
         identity: the settings that decide every response, by name; values are text, numbers or None.
-        kind: of the artifact that it becomes: "rollouts" or "scores".
+        kind: the kind of the future artifact: "rollouts" or "scores".
 
     Raises:
-        HarnessError: another process has the folder, it holds something else or a run with other
-            settings, or it cannot be written.
+        HarnessError: another process uses the folder, it holds something else or a run with other settings,
+            or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
         with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
@@ -225,12 +225,12 @@ def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") ->
                 raise
             remedy = f"{error.remedy}; {store.told}" if error.remedy else store.told.capitalize()
             raise type(error)(error.problem, remedy) from error
-        with ranks.agreed():  # nobody has a file open when rank 0 tidies up
+        with ranks.agreed():  # no rank has a file open when rank 0 cleans up
             own.close()
 
 
 def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
-    """Takes a folder for this run and writes or compares its settings.
+    """Locks a folder for this run, and writes or compares its settings.
 
     Raises:
         HarnessError: see `opened`.
@@ -240,19 +240,19 @@ def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(folder / LOCK, output))
     for other in sorted(folder.glob(f"{LOCK}-*")):
-        with locked(other, output):  # which a rank may hold that outlived its rank 0
+        with locked(other, output):  # which a rank may still hold after its rank 0 has ended
             pass
-    refuse_taken(output)  # a process that finished meanwhile has let go of the lock
+    refuse_taken(output)  # a process that finished meanwhile has released the lock
     stack.callback(_tidy, output, there)
     sign(folder)
     compare(output / manifest.UNFINISHED, output, identity)
 
 
 def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack, kind: str) -> RolloutStore:
-    """What is kept in a folder that rank 0 has taken, as this rank finds it.
+    """The saved responses in a folder that rank 0 has locked, as this rank reads it.
 
     Raises:
-        HarnessError: this rank has another folder before it than rank 0, or other settings.
+        HarnessError: this rank sees another folder than rank 0, or other settings.
     """
     if ranks.rank() > 0:
         if not (output / manifest.UNFINISHED / RUN).is_file():
@@ -266,17 +266,17 @@ def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack, 
 
 
 def refuse_taken(output: Path) -> None:
-    """Refuses an output folder in which a run can neither begin nor go on.
+    """Refuses an output folder in which a run can neither begin nor resume.
 
     Raises:
-        HarnessError: it holds a finished run, or files that are no unfinished run's.
+        HarnessError: it holds a finished run, or other files.
     """
     if (output / manifest.NAME).is_file():
         _tidy(output, there=True)  # a process may have been killed between the manifest and this
     if (output / manifest.NAME).is_file() or not (output / manifest.UNFINISHED).is_dir():
         manifest.refuse_occupied(output)
         return
-    # What a process that was killed while it finished may have moved up already.
+    # Files that a killed process may already have moved up.
     strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, *FINISHED}
     if strange:
         raise HarnessError(
@@ -286,7 +286,7 @@ def refuse_taken(output: Path) -> None:
 
 
 def _tidy(output: Path, there: bool) -> None:
-    """Removes what a finished run worked with, or a run without a response; and the folder if it is new."""
+    """Removes a finished run's working files, or a run without a response; also the folder if it is new."""
     folder, finished = output / manifest.UNFINISHED, (output / manifest.NAME).is_file()
     if finished or not any(path.stat().st_size for path in folder.glob(SHARDS)):
         shutil.rmtree(folder, ignore_errors=True)
@@ -299,7 +299,7 @@ def discard(output: Path) -> None:
     """Removes an unfinished run.
 
     Raises:
-        HarnessError: a process is at work on it.
+        HarnessError: a process is working on it.
     """
     with locked(output / manifest.UNFINISHED / LOCK, output):
         shutil.rmtree(output)

@@ -1,4 +1,4 @@
-"""The arrows of the data flow, one file each; `STAGES` has them by verb."""
+"""The stages of the data flow, one file each; `STAGES` has them by verb."""
 
 from pathlib import Path
 

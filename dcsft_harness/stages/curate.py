@@ -37,7 +37,7 @@ def run(options: CurateOptions, output: Path, progress: Progress | None) -> Note
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """How many items of each difficulty there are, and why others were left out."""
+    """The number of items of each difficulty, and the reasons why others were left out."""
     words = {
         "unlabelled": "of the pool unlabelled",
         "excluded": "excluded for an image that is evaluated",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FILE = "rows.json"
 _TEXT = 2000
-"""Characters of a text that are shown."""
+"""The most characters of a text to show."""
 
 
 class InspectOptions(opening.OwnRows):
@@ -43,7 +43,7 @@ class InspectOptions(opening.OwnRows):
 
 
 def run(options: InspectOptions, output: Path | None, progress: Progress | None) -> Notes:
-    """Looks at the rows; without an output nothing is written."""
+    """Shows the rows; writes nothing without an output."""
     from dcsft_harness.sampling import own_data, own_files
     from dcsft_harness.scoring import get_scorer
 
@@ -85,7 +85,7 @@ def _described(
     processor: "ProcessorMixin | None",
     options: InspectOptions,
 ) -> dict[str, Any]:
-    """What is shown of a row."""
+    """The displayed content of a row."""
     from dcsft_harness.curation.conversations import conversation
 
     *turns, answer = conversation(row)["messages"]
@@ -107,7 +107,7 @@ def _described(
 
 
 def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What a picture is in its file, and what is shown of it."""
+    """An image's stored format, and how it is shown."""
     from PIL import Image
 
     from dcsft_harness import pictures
@@ -124,7 +124,7 @@ def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _verdict(row: Mapping[str, Any], scorer: "Scorer") -> dict[str, Any]:
-    """What the scorer says of the row's own target as a response."""
+    """The score of the row's own target as a response."""
     fields = {"choices": row["choices"], "image_size": (row["width"], row["height"]), "box_space": "pixel"}
     given = {name: value for name, value in fields.items() if name in scorer.fields}
     verdict = scorer(row["target"], answer=reading.from_json(row["answer"]), **given)
@@ -134,7 +134,7 @@ def _verdict(row: Mapping[str, Any], scorer: "Scorer") -> dict[str, Any]:
 def _rendered(
     turns: list[dict[str, str]], row: Mapping[str, Any], processor: "ProcessorMixin", model: str
 ) -> dict[str, Any]:
-    """The prompt as the model's template writes it, and its tokens."""
+    """The prompt as rendered by the model's template, and its tokens."""
     from dcsft_harness import pictures
     from dcsft_harness.models import chat_template
     from dcsft_harness.models.batching import count_tokens, tokenize
@@ -196,12 +196,12 @@ def _block(text: str) -> list[str]:
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """How many rows there are, and how many cannot be used."""
+    """The number of rows, and of unusable ones."""
     return f"{notes['count']} rows, {notes['refused']} of which cannot be used"
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """What is to be done about the rows."""
+    """The remedy for unusable rows."""
     said = [summary(notes)]
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:

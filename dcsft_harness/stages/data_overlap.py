@@ -60,7 +60,7 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """How many items share an image, and how many pairs each task has."""
+    """The number of items that share an image, and the number of pairs per task."""
     shared = f"{notes['shared_items']} of {notes['items']} items of {notes['pool']} share an image"
     tasks = (f"{name} {one['exact']} exact, {one['near']} near" for name, one in notes["tasks"].items())
     return f"{shared}; pairs: {'; '.join(tasks)}"

@@ -80,11 +80,11 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnRows, opening.Engine):
         return found
 
     def sampling(self) -> "SamplingConfig | None":
-        """How responses are sampled; None for greedy decoding.
+        """How to sample responses; None for greedy decoding.
 
         Raises:
-            HarnessError: several greedy responses are asked for, which are all one; or an option of sampling
-                goes with greedy decoding.
+            HarnessError: several greedy responses are requested, which would be identical; or a sampling
+                option is given with greedy decoding.
         """
         from dcsft_harness.sampling import SamplingConfig
 
@@ -153,7 +153,7 @@ def _add_own(
     """Adds the user's own rows as a task, and their file to the inputs.
 
     Returns:
-        What the manifest's configuration and its notes say of them.
+        Their entries for the manifest's configuration, and their notes.
     """
     if options.data is None:
         opening.refuse_own(options, "--data")
@@ -205,7 +205,7 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """Each task's accuracy, of K samples the metrics at K; of several rows how many there are."""
+    """Each task's accuracy, or the metrics at K for K samples; for several rows, their number."""
     if "rows" in notes:
         tasks = sorted({task for row in notes["rows"] for task in row["tasks"]})
         return f"{len(notes['rows'])} rows of {', '.join(tasks)}"

@@ -30,7 +30,7 @@ class LeaderboardOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _one_side(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """`id` and `ood` together are `distributions`."""
+        """Combines `id` and `ood` into `distributions`."""
         given = dict(values)
         found = dict(given.get("distributions") or {})
         for side in ("id", "ood"):
@@ -42,7 +42,7 @@ class LeaderboardOptions(Options):
         return {**given, "distributions": found}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings, what the file of names holds, and how many runs there are."""
+        """The settings, the content of the file of names, and the number of runs."""
         from dcsft_harness.leaderboard.load import find, named, read_names
 
         runs = sum(len(find(named(one)[1])) for one in self.results)
@@ -74,13 +74,13 @@ def run(options: LeaderboardOptions, output: Path, progress: Progress | None) ->
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """How many rows there are, and how many folders were left out."""
+    """The number of rows, and of folders left out."""
     left = len(notes["left_out"])
     return f"{notes['rows']} rows" + (f", {left} left out" if left else "")
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """What was left out: the counts by kind, and one reason of each kind."""
+    """The folders left out: the counts by kind, and one reason of each kind."""
     if not notes["left_out"]:
         return []
     more = len(notes["left_out"]) > len(notes["examples"])

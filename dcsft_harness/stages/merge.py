@@ -10,7 +10,7 @@ from dcsft_harness.training.merging import MergeConfig
 
 
 class MergeOptions(MergeConfig):
-    """What to merge, and how the result is checked."""
+    """What to merge, and how to check the result."""
 
     adapter: Path = option(about="The adapter.", positional=True, reads="artifact")
     base: str | None = option(
@@ -31,7 +31,7 @@ def run(options: MergeOptions, output: Path, progress: Progress | None) -> Notes
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """What was merged by part, and how near the merged model comes to what it replaces."""
+    """The merged modules by part, and how close the merged model is to the base with the adapter."""
     parts = ", ".join(
         f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
     )

@@ -1,4 +1,4 @@
-"""What the options of a stage name, opened or refused: checkpoints, pools, models, training data.
+"""Opens what a stage's options name, or refuses it: checkpoints, pools, models, training data.
 
 Heavy packages are imported inside.
 """
@@ -23,7 +23,7 @@ ENGINES = ("local", "ray")
 
 
 class OwnRows(Settings):
-    """How rows of a user's own are read."""
+    """How to read a user's own rows."""
 
     SECTION = "Own data"
 
@@ -42,7 +42,7 @@ class OwnRows(Settings):
 
 
 class OwnTasks(Settings):
-    """Where a user's own tasks are."""
+    """The location of a user's own tasks."""
 
     SECTION = "Own data"
 
@@ -52,7 +52,7 @@ class OwnTasks(Settings):
 
 
 class Engine(Settings):
-    """What is loaded, and what loads it."""
+    """What to load, and the engine that loads it."""
 
     SECTION = "Model"
 
@@ -95,14 +95,14 @@ class Engine(Settings):
 
 
 def is_own(data: str | Path) -> bool:
-    """Whether what is named is a file or folder of a user's own rows, and no artifact or task."""
+    """Whether a name is a file or folder of a user's own rows, and not an artifact or task."""
     from dcsft_harness.sampling import own_files
 
     return own_files.is_data(str(data))
 
 
 def refuse_own(options: OwnRows, instead: str) -> None:
-    """Refuses the options of `OwnRows` where they have nothing to say.
+    """Refuses the options of `OwnRows` if they do not apply.
 
     Raises:
         HarnessError: names the option.
@@ -130,10 +130,10 @@ def pool(
     outside: bool = False,
     keep_unreadable: bool = True,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
-    """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
+    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
 
     Raises:
-        HarnessError: not one of `task` and `data` is given, or what is given cannot be opened.
+        HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
     """
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
@@ -154,10 +154,10 @@ def pool(
 
 
 def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
-    """What opens the model when it is needed: in this process, or in actors of a Ray cluster.
+    """A function that opens the model on first use: in this process, or in actors of a Ray cluster.
 
     Raises:
-        HarnessError: the engine is unknown, is not installed, or has no use for `actors`.
+        HarnessError: the engine is unknown or not installed, or does not support `actors`.
     """
     from dcsft_harness import lmms, ranks
 
@@ -214,7 +214,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
 
 
 def training_data(data: str, options: OwnRows) -> "Path | Dataset":
-    """A curated set's folder as it is, or a task's documents or a user's rows as `messages` and `images`."""
+    """A curated set's folder unchanged, or a task's documents or a user's rows as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 
     if is_own(data) and not (Path(data).is_dir() and _is_training_set(Path(data))):

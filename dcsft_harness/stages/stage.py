@@ -1,12 +1,12 @@
-"""The stage record: everything the project knows of one arrow of the data flow, and the registry of them.
+"""The stage record, which describes one stage of the data flow completely, and the registry of stages.
 
-One file of this folder holds one stage, as `STAGE`. Its docstring begins with the verb in backquotes and what
-the stage does, so that `dcsft --help` lists it without importing it:
+Each file of this folder defines one stage, as `STAGE`. Its docstring begins with the verb in backquotes and a
+summary of the stage, so that `dcsft --help` lists it without importing it:
 
     '''`dcsft label`: Label every item easy, medium or hard.'''
 
 The command line, recipes, dry runs, the Python functions, the documentation's option tables and cost reports
-are made from the registry. A new stage is one new file.
+are generated from the registry. A new stage is one new file.
 """
 
 import contextlib
@@ -28,25 +28,25 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, extra, flag
 
 DONE = "already_done"
-"""The note of a stage whose output was finished before, by the same call."""
+"""The note of a stage whose output was already finished by the same call."""
 Progress = Callable[..., None]
-"""Called with (units done, units in all), and figures to show by name; a unit is an item or a step."""
+"""Called with (units done, total units), and figures to show by name; a unit is an item or a step."""
 Notes = dict[str, Any]
-"""What a finished artifact's manifest notes: counts, tokens, accuracy."""
+"""The notes of a finished artifact's manifest: counts, tokens, accuracy."""
 
 
 def no_remarks(notes: Mapping[str, Any]) -> list[str]:
-    """What a stage has to add that has nothing to add; a lambda could not be pickled."""
+    """The default for stages without extra output; a lambda could not be pickled."""
     return []
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One arrow of the data flow.
+    """One stage of the data flow.
 
     Attributes:
         verb: as on the command line and in recipes: "train sft".
-        options: its options; every stage takes `output` besides.
+        options: its options, besides `output`, which every stage takes.
         run: (options, output, progress) -> notes; imports heavy packages inside.
         summary: notes -> its closing line.
         writes: the kind of artifact that it makes.
@@ -56,9 +56,9 @@ class Stage:
             None for stages that take moments.
         prepared: whether it reads data that `dcsft data prepare` made.
         pushes: whether the command line can upload the result to a model hub.
-        passes: what the command line's `--set NAME=VALUE` are arguments of, with the field `extra`; else "".
-        show: notes -> what the command line prints on stdout behind the closing line.
-        remarks: notes -> what it prints on stderr behind that.
+        passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
+        show: notes -> text for stdout after the closing line.
+        remarks: notes -> text for stderr after that.
         then: the command that usually follows, with {output} for the artifact's folder; "" for none.
     """
 
@@ -83,10 +83,10 @@ class Stage:
         progress: Progress | None = None,
         **options: Any,  # noqa: ANN401 - the options' own types
     ) -> Notes:
-        """Checks the options and runs the stage, unless its output is what these options make already.
+        """Checks the options and runs the stage, unless its output already is what these options make.
 
         Returns:
-            The artifact's notes; with `DONE` where nothing was left to do.
+            The artifact's notes; with `DONE` if nothing was left to do.
 
         Raises:
             HarnessError: an option is unknown or out of range, the output is another run's or another
@@ -111,18 +111,18 @@ class Stage:
                 raise problem from error
 
     def _defaults(self) -> dict[str, object]:
-        """The options' defaults, as `Settings.as_dict` gives them."""
+        """The options' defaults, from `Settings.as_dict`."""
         fields = self.options.model_fields
         values = {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
         return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
 
     @property
     def name(self) -> str:
-        """The Python function's name, which is the file's."""
+        """The Python function's name: the file's."""
         return self.run.__module__.rpartition(".")[2]
 
     def as_function(self) -> Callable[..., Artifact]:
-        """The Python function: options by name, what the command line takes without a name first."""
+        """The Python function: options by name, after those that the command line takes without a name."""
         first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
         if "model" in self.options.model_fields and not first:
             first = ["model"]
@@ -163,13 +163,13 @@ class Stage:
         return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
 
     def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-        """Name, value and kind (see `settings.Reads`) of the given options that name what the stage reads."""
+        """Name, value and kind (see `settings.Reads`) of the given options that name the stage's inputs."""
         for name, one in self.options.model_fields.items():
             if extra(one, "reads") and options.get(name) is not None:
                 yield name, options[name], extra(one, "reads")
 
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
-        """The command line of this stage with these options, in words; `dcsft` in front.
+        """The command line of this stage with these options, as words that start with `dcsft`.
 
         Args:
             options: values by name, as a recipe has them.
@@ -203,7 +203,7 @@ class Stage:
 
 
 def _plain(value: object) -> object:
-    """An option's value as settings take it: artifacts as paths, and rows in memory as a file of them."""
+    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file."""
     if isinstance(value, Artifact):
         return str(value.path)
     if hasattr(value, "with_format") or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
@@ -216,33 +216,33 @@ def _plain(value: object) -> object:
 
 
 def percent(value: float | None) -> str:
-    """A share in [0, 1] as a closing line shows it."""
+    """A share in [0, 1] for a closing line."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def counted(notes: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
-    """The counts among some notes that are not zero, with their words."""
+    """The nonzero counts among some notes, with their words."""
     return [f"{notes[name]} {text}" for name, text in words.items() if notes.get(name)]
 
 
 def difficulties(notes: Mapping[str, Any]) -> str:
-    """How many items of each difficulty there are."""
+    """The number of items of each difficulty."""
     return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
 
 
 def with_paths(notes: Mapping[str, Any], output: Path) -> Notes:
-    """Notes with the paths of the pictures that lie in an artifact, for the one who made it to look at."""
+    """Notes with the paths of images in an artifact, for its author to check."""
     return {**notes, "figure_paths": [str(output / name) for name in notes.get("figures", ())]}
 
 
 def figure_paths(notes: Mapping[str, Any]) -> list[str]:
-    """Where the pictures are, for a stage's remarks."""
+    """The images' locations, for a stage's remarks."""
     paths = notes.get("figure_paths") or []
     return [f"see {' and '.join(paths)}"] if paths else []
 
 
 class Registry(MutableMapping[str, Stage]):
-    """Verb -> stage, in the order of the data flow; a stage's file is imported when it is asked for."""
+    """Verb -> stage, in the order of the data flow; a stage's file is imported on first use."""
 
     def __init__(self, folder: Path, package: str) -> None:
         """Finds the stages' files.
@@ -270,7 +270,7 @@ class Registry(MutableMapping[str, Stage]):
             self._about[verb], self._modules[verb] = about, module
 
     def about(self, verb: str) -> str:
-        """One sentence on a stage, without importing it."""
+        """A one-sentence description of a stage, without importing it."""
         return self._about[verb]
 
     def __getitem__(self, verb: str) -> Stage:
@@ -285,12 +285,12 @@ class Registry(MutableMapping[str, Stage]):
         return self._stages[verb]
 
     def __setitem__(self, verb: str, stage: Stage) -> None:
-        """Puts a stage in the place of another, or beside them."""
+        """Adds a stage, or replaces one."""
         self._stages[verb] = stage
         self._about.setdefault(verb, "")
 
     def __delitem__(self, verb: str) -> None:
-        """Forgets a stage."""
+        """Removes a stage."""
         del self._about[verb]
         self._stages.pop(verb, None)
 
@@ -299,7 +299,7 @@ class Registry(MutableMapping[str, Stage]):
         return iter(self._about)
 
     def __len__(self) -> int:
-        """How many stages there are."""
+        """The number of stages."""
         return len(self._about)
 
 
@@ -308,7 +308,7 @@ _FLOW = ("digits pretrain", "train cold-start", "sample", "label", "data", "cura
 
 
 def _place(verb: str) -> int:
-    """Where a verb stands in the data flow."""
+    """A verb's position in the data flow."""
     for wanted in (verb, verb.partition(" ")[0]):
         if wanted in _FLOW:
             return _FLOW.index(wanted)

@@ -27,7 +27,7 @@ LOSSES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down"
     " discopop sft sigmoid_norm"
 ).split()
-"""What TRL takes as `loss_type`; it looks at the first step."""
+"""TRL's values of `loss_type`; TRL checks them only at the first step."""
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 MANAGED: Mapping[str, Any] = {
     "max_length": None,
@@ -48,7 +48,7 @@ class DpoConfig(AdapterConfig):
     max_steps: int | None = option(
         600, "Optimizer steps, repeating the data as often as needed; instead of epochs.", ge=1
     )
-    # The loss compares likelihoods under two models, which dropout blurs; TRL leaves it out, too.
+    # The loss compares likelihoods under two models, which dropout would blur; TRL turns it off, too.
     lora_dropout: float = option(0.0, "Share of their inputs dropped in training, in [0, 1).", ge=0, lt=1)
     beta: float = option(
         0.1, "How strongly the model is held to the one that training begins with, above 0.", gt=0
@@ -59,7 +59,7 @@ class DpoConfig(AdapterConfig):
 
     @property
     def has_reference(self) -> bool:
-        """Whether the loss compares with the model that training begins with."""
+        """Whether the loss compares with the initial model."""
         return True
 
     @model_validator(mode="after")
@@ -84,11 +84,11 @@ class DpoOptions(DpoConfig, AdapterInputs):
 
 @dataclass
 class Responses:
-    """The responses of an item that pairs are made of.
+    """The responses of an item, for making pairs.
 
     Attributes:
         right, wrong: distinct texts, in order of their first appearance.
-        truncated, unscored: how many responses were left out.
+        truncated, unscored: the numbers of responses left out.
     """
 
     right: dict[str, None] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Responses:
     unscored: int = 0
 
     def add(self, text: str, score: float | None, finish_reason: str) -> None:
-        """Takes a response; one that was cut off, or has no score, is neither right nor wrong."""
+        """Adds a response; one that is truncated or unscored is neither right nor wrong."""
         if score is None:
             self.unscored += 1
         elif finish_reason == "length":
@@ -108,18 +108,18 @@ class Responses:
     def pairs(self, item_id: str, most: int, seed: int) -> list[tuple[str, str]]:
         """Pairs of a right and a wrong text, no two equal.
 
-        The order is that of hashes, so that it depends on neither the responses' order nor other items. The
-        first pairs have no text in common as long as there are others.
+        Pairs are ordered by hash, independent of the responses' order and of other items. The first pairs
+        share no text as long as possible.
 
         Args:
             item_id: the item.
-            most: how many are wanted at most.
-            seed: decides which, of more.
+            most: the largest number of pairs.
+            seed: decides which ones, if there are more.
         """
         right, wrong = (_shuffled(texts, item_id, seed) for texts in (self.right, self.wrong))
         if not right or not wrong:
             return []
-        # Along the diagonals of the table of all pairs: after so many steps one would be met again.
+        # Along the diagonals of the table of all pairs: after this number of steps a pair would repeat.
         turn = math.lcm(len(right), len(wrong))
         return [
             (right[number % len(right)], wrong[(number + number // turn) % len(wrong)])
@@ -165,13 +165,13 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
     """The pairs of a rollouts folder, or of a curated set's items.
 
     Args:
-        folder: either.
-        most: pairs of an item at most.
-        seed: decides which, of more.
+        folder: either of them.
+        most: the largest number of pairs per item.
+        seed: decides which ones, if there are more.
 
     Returns:
         A `datasets.Dataset` with the columns of a curated set, whose answers are the chosen texts, and with
-        REJECTED; the folders that it comes from, by role; and counts of items, pairs and what was left out.
+        REJECTED; its source folders, by role; and counts of items, pairs and responses left out.
 
     Raises:
         HarnessError: neither rollouts nor a curated set, changed since they were made, weighted, or without
@@ -221,7 +221,7 @@ def _items_of(folder: Path) -> set[str]:
     """The items of a curated set.
 
     Raises:
-        HarnessError: they are weighted, which DPO has no use for.
+        HarnessError: they are weighted, which DPO does not support.
     """
     rows = folder / curation.DATA
     if "weight" in storage.names(rows):
@@ -233,7 +233,7 @@ def _items_of(folder: Path) -> set[str]:
 
 
 def _responses(path: Path, items: set[str] | None) -> dict[str, Responses]:
-    """What a table of rollouts has of each item, or of each of these."""
+    """The responses of each item, or of each of these, from a rollouts table."""
     found: dict[str, Responses] = {}
     with records.readable(path):
         for batch in scan(path, records.Rollout, _READ).to_reader(use_threads=False):
@@ -322,7 +322,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
-    """Refuses a loss that TRL would refuse with the weights in memory.
+    """Refuses a loss that TRL would refuse only after loading the weights.
 
     Raises:
         HarnessError: names the argument.
@@ -348,13 +348,13 @@ def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
 
 
 def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN401 - Setup
-    """Refuses a family of which TRL's collator cannot make a batch.
+    """Refuses model families that TRL's collator does not support.
 
-    TRL writes prompt and responses side by side, and lengthens those of the processor's marks of tokens whose
-    names it knows.
+    TRL concatenates prompt and response, and extends those of the processor's per-token masks whose names it
+    knows.
 
     Raises:
-        HarnessError: the collator fails, or a mark of tokens has another length than the tokens.
+        HarnessError: the collator fails, or a per-token mask differs in length from the tokens.
     """
     from torch import Tensor
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
@@ -385,7 +385,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
     from dcsft_harness.training.trainer import Accounted
 
     class DpoTrainer(Accounted, trl.DPOTrainer):  # type: ignore[misc]
-        """TRL's DPOTrainer that counts, stops at a bad loss, and logs the rewards of both responses."""
+        """TRL's DPOTrainer with cost accounting, a stop at a bad loss, and a log of both rewards."""
 
         logged = {
             "rewards/chosen": "reward_chosen",
@@ -415,7 +415,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
             """One forward and backward pass over a micro-batch, and a forward pass of the reference.
 
             Raises:
-                HarnessError: the loss is not finite; the weights are still those of the last step.
+                HarnessError: the loss is not finite; the weights are those of the last step.
             """
             if self._counted_at != self.state.global_step:
                 self._counted_at, self._rows = self.state.global_step, []
@@ -441,7 +441,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """What other trainings say, and how many pairs there were and responses were left out."""
+    """The usual closing line of a training, with the numbers of pairs and of responses left out."""
     pairs = notes["pairs"]
     left = counted(pairs, {"truncated": "truncated", "unscored": "unscored"})
     parts = [
@@ -455,7 +455,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 def estimate(
     options: Mapping[str, Any], machine: Mapping[str, float], tokens: Mapping[str, float]
 ) -> tuple[float, float]:
-    """Seconds, and bytes on one device: both responses pass forward and backward, and forward once more."""
+    """Seconds, and bytes on one device: both responses pass forward and backward, and forward again."""
 
     def value(name: str) -> float:
         return float(options.get(name) or DpoConfig.model_fields[name].default or 0)
@@ -468,7 +468,7 @@ def estimate(
     forward = 2 * (machine["language"] * length + machine["vision"] * tokens["patches"])
     work = steps * batch * 2 * (5.0 if full else 4.0) * forward
     weights = machine["language"] + machine["vision"]
-    # The reference of an adapter is the model without it, and that of full training another model.
+    # The reference of an adapter is the model without it; that of full training is another model.
     kept = 16 * weights / machine["devices"] + 4 * weights if full else 2 * weights
     micro = float(options.get("micro_batch_size") or batch / machine["devices"])
     return work / (machine["flops"] * machine["devices"]), kept + 2 * micro * length * 3e6

@@ -1,4 +1,4 @@
-"""What training stages share: their inputs, and how one is launched; each method's own file is in `stages`.
+"""Shared by training stages: their inputs and their launch; each method's own file is in `stages`.
 
 Imports neither torch nor TRL.
 """
@@ -24,7 +24,7 @@ _T = TypeVar("_T", bound=TrainingConfig)
 
 
 class TrainInputs(opening.OwnTasks, opening.OwnRows):
-    """What every training reads, and how it is launched."""
+    """The inputs and the launch of every training stage."""
 
     SECTION = "What to train, and where"
 
@@ -52,7 +52,7 @@ class TrainInputs(opening.OwnTasks, opening.OwnRows):
 
 
 class AdapterInputs(TrainInputs):
-    """What a training reads that can continue an adapter."""
+    """The inputs of a training that can continue an adapter."""
 
     adapter: Path | None = option(
         None, "An adapter of the model to train further, instead of a new one.", reads="artifact"
@@ -72,9 +72,9 @@ def start(
     Args:
         stage: the method.
         options: its options.
-        kind: the part of them that is the method's configuration.
+        kind: the settings class of the method's configuration, a part of the options.
         output: the folder to write.
-        progress: called with (steps done, steps in all), and loss and gradient norm by name.
+        progress: called with (steps done, total steps), and loss and gradient norm by name.
         train: called with the base, the configuration and `Job`'s further arguments.
 
     Returns:
@@ -117,7 +117,7 @@ def launched(
     config: TrainingConfig | None = None,
 ) -> Notes:
     """Runs a stage in the processes of a launch, and waits for them."""
-    # What is none by default, and was not given, needs no word.
+    # Options that are None by default and were not given need no word.
     fields = type(options).model_fields
     given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
     given = {name: value for name, value in given.items() if value is not None or fields[name].default}
@@ -125,13 +125,13 @@ def launched(
 
 
 def conversations(options: TrainInputs) -> "Path | Dataset":
-    """What `--data` names, for supervised training; ranks agree on it."""
+    """The training data that `--data` names, for supervised training; ranks agree on it."""
     with ranks.agreed():
         return opening.training_data(options.data, options)
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """Steps, loss or completions, and what was trained."""
+    """Steps, loss or completions, and the number of trained parameters."""
     sampled = notes["ledger"]["generated"]
     parts = [
         f"{notes['steps']} steps",
@@ -146,7 +146,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
-    """The pixel limits of training and evaluation where they differ."""
+    """The pixel limits of training and evaluation, if they differ."""
     trained, evaluated = notes.get("pixel_limits"), notes.get("evaluation_pixel_limits")
     if not trained or not evaluated or trained == evaluated:
         return []

@@ -1,4 +1,4 @@
-"""The README.md of an adapter or checkpoint: what it is, what it comes from, how to use it."""
+"""The README.md of an adapter or checkpoint: what it is, where it comes from, how to use it."""
 
 import html
 import json
@@ -18,7 +18,7 @@ from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
 
-# Names and settings that others chose, as a card may show them: as text, and without where they lie.
+# Names and settings of other people as a card may show them: as plain text, without local paths.
 
 _MARKS = re.compile(r"([\\`*_\[\]|~#$!])")
 _SECRET = re.compile(r"token|hub_token|.*(api_key|password|secret)")
@@ -27,9 +27,9 @@ _WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\.\.\\")
 
 
 def escaped(value: object) -> str:
-    """A value as Markdown that shows it as text, on one line: no markup, no table cell, no HTML.
+    """A value as plain text in Markdown, on one line: no markup, no table cells, no HTML.
 
-    Numbers have six digits, as many as anything that was measured.
+    Numbers have six digits.
     """
     if isinstance(value, float):
         value = f"{value:.6g}"
@@ -45,9 +45,9 @@ def placeless(value: str) -> str: ...
 @overload
 def placeless(value: object) -> object: ...
 def placeless(value: object) -> object:
-    """A value whose paths are cut to their last name, however deep they stand, and whose secrets are out.
+    """A value with nested paths cut to their last name and secrets removed.
 
-    Paths that begin at a root, a home or above the folder would tell the names of users and machines.
+    Absolute paths, and paths from a home or a parent folder, would reveal names of users and machines.
     """
     if isinstance(value, Mapping):
         return {
@@ -60,7 +60,7 @@ def placeless(value: object) -> object:
 
 
 def last_name(text: str) -> str:
-    """The last name of a path that says where something lies; any other text as it is."""
+    """The last name of a local path; any other text unchanged."""
     if not _PLACED.match(text.strip()):
         return text
     path = PureWindowsPath(text) if _WINDOWS.match(text.strip()) else PurePosixPath(text)
@@ -74,19 +74,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
-# What an artefact comes from, read back through the manifests that lead to it.
+# The inputs of an artifact, read back through the manifests that lead to it.
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One thing that an artefact was made from, directly or not.
+    """One direct or indirect input of an artifact.
 
     Attributes:
-        role: what it was to what was made from it: "data", "labels", "model", ...
-        name: its folder's or file's own name.
-        sha256: its hash, as it was when it was used.
-        made: its manifest; None where it has none, is gone or has changed since.
-        said: why there is no manifest; empty where there is one.
+        role: its role in what was made from it: "data", "labels", "model", ...
+        name: the name of its folder or file.
+        sha256: its hash when it was used.
+        made: its manifest; None if it has none, is gone or has changed since.
+        said: why there is no manifest; empty if there is one.
     """
 
     role: str
@@ -97,7 +97,7 @@ class Origin:
 
 
 def walk(artefact: manifest.Manifest) -> Iterator[Origin]:
-    """Everything that leads to an artefact, nearest first, each thing once; what is gone is named too."""
+    """All inputs of an artifact, nearest first, each one once; missing ones are named too."""
     seen: set[str] = set()
     waiting = [artefact]
     while waiting:
@@ -112,13 +112,13 @@ def walk(artefact: manifest.Manifest) -> Iterator[Origin]:
 
 
 def parent(artefact: manifest.Manifest, role: str) -> manifest.Manifest | None:
-    """The manifest of one input; None where there is no such input, or it is not there as it was."""
+    """The manifest of one input; None if the input does not exist or has changed."""
     entry = artefact.inputs.get(role)
     return _origin(role, artefact.folder / entry["path"], entry["sha256"]).made if entry else None
 
 
 def hub_base(artefact: manifest.Manifest) -> str | None:
-    """The hub name that an artefact's base goes back to, through checkpoints made here; None if unknown."""
+    """The hub name of an artifact's original base, traced through checkpoints made here; None if unknown."""
     current: manifest.Manifest | None = artefact
     while current is not None:
         name = current.config.get("model")
@@ -129,7 +129,7 @@ def hub_base(artefact: manifest.Manifest) -> str | None:
 
 
 def base_folder(artefact: manifest.Manifest) -> Path | None:
-    """The folder of the base at the beginning, where it was a folder and is still there."""
+    """The folder of the original base, if it was a folder and still exists."""
     current: manifest.Manifest | None = artefact
     folder = None
     while current is not None and "model" in current.inputs:
@@ -162,7 +162,7 @@ def _origin_name(folder: Path) -> str:
 
 
 def origin_summary(made: manifest.Manifest) -> str:
-    """What an artefact holds, in one line."""
+    """An artifact's kind and content, in one line."""
     notes: dict[str, Any] = made.notes
     if made.kind in ("labels", "curated set"):
         mix = ", ".join(f"{notes[name]} {name}" for name in ("easy", "medium", "hard") if name in notes)
@@ -182,7 +182,7 @@ def origin_summary(made: manifest.Manifest) -> str:
     return ", ".join(f"{name} {value:.6g}" for name, value in list(counts.items())[:6])
 
 
-# What folders of scores say of an artefact and of its base.
+# Scores of an artifact and of its base, from folders of `dcsft evaluate`.
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,12 @@ class Scored:
 
     Attributes:
         task: an lmms-eval task.
-        distribution: "id" or "ood", in or out of the training distribution; None where the task does not say.
-        of_base: whether it is the base's, to compare with.
-        accuracy: in [0, 1]; None where no item was scored.
+        distribution: "id" or "ood", in or out of the training distribution; None if the task does not state
+            it.
+        of_base: whether it is the base's accuracy, for comparison.
+        accuracy: in [0, 1]; None if no item was scored.
         n: items scored.
-        limit: the run was limited to the first so many items; None where all were asked.
+        limit: the number of items that the run was limited to; None if all were evaluated.
     """
 
     task: str
@@ -210,7 +211,7 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
     """The accuracies in folders of `dcsft evaluate`, by task, the base's first.
 
     Raises:
-        HarnessError: a folder has no scores, or those of another model, or a task stands in two of them.
+        HarnessError: a folder has no scores, or those of another model, or two folders have the same task.
     """
     found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
     for folder in folders:
@@ -232,10 +233,10 @@ def _scored(task: str, of_base: bool, said: dict[str, Any]) -> Scored:
 
 
 def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
-    """Whether scores are of the artefact's base, and not of the artefact.
+    """Whether scores are of the artifact's base, and not of the artifact.
 
     Raises:
-        HarnessError: they are of neither, or do not say.
+        HarnessError: they are of neither, or do not name their model.
     """
     own = file_sha256(made.folder / manifest.NAME)
     base = made.inputs.get("model", {}).get("sha256")
@@ -258,14 +259,14 @@ _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledge
 
 
 def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) -> None:
-    """Writes the card of a finished artefact into its folder.
+    """Writes the card of a finished artifact into its folder.
 
-    Nothing else of the artefact changes: its manifest has no hash of the card (`manifest.CARD`).
+    Nothing else of the artifact changes: its manifest has no hash of the card (`manifest.CARD`).
 
     Args:
         folder: an adapter or a checkpoint with its manifest.
-        scores: folders of `dcsft evaluate`, of this artefact or of its base.
-        place: where the folder will lie, if not where it is: its manifest names inputs relative to that.
+        scores: folders of `dcsft evaluate`, of this artifact or of its base.
+        place: the folder's final place, if it will move: its manifest names inputs relative to that.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, or scores of another model.
@@ -280,13 +281,13 @@ def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) 
 
 
 def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
-    """The card of an artefact, with the hub's metadata in front.
+    """The card of an artifact, starting with the hub's metadata.
 
     Args:
-        made: the artefact's manifest; inputs that are gone or have changed since are said to be.
-        scored: what is known of its accuracy and of its base's.
+        made: the artifact's manifest; the card marks inputs that are gone or have changed.
+        scored: known accuracies of the artifact and of its base.
     """
-    # What was trained, where this is a merge of it; an adapter that is made from one went on from it.
+    # For a merge, the manifest of what was trained; an adapter made from another one continued its training.
     source = (_is_merge(made) and parent(made, "adapter")) or made
     sections = [
         *_opening(made, source),
@@ -327,7 +328,7 @@ def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardDat
         library_name="peft" if adapter else "transformers",
         pipeline_tag="image-text-to-text",
         tags=["dcsft", "vision-language", *(["lora"] if adapter else [])],
-        # The folder's name may be any text, and the hub asks for a name where there are results.
+        # The folder's name may be any text, and the hub requires a name for results.
         model_name=made.folder.resolve().name if results else None,
         eval_results=results or None,
         **more,
@@ -343,7 +344,7 @@ def _is_repo(name: str) -> bool:
 
 
 def _licence(made: manifest.Manifest) -> dict[str, str]:
-    """The base's licence as its own card gives it, if that card is on this machine."""
+    """The base's license according to its own card, if that card is on this machine."""
     folder, base = base_folder(made), hub_base(made)
     path: object = folder / manifest.CARD if folder is not None else None
     if base is not None and _is_repo(base):
@@ -390,7 +391,7 @@ def _name(path: object) -> str:
 
 
 def _data(made: manifest.Manifest) -> list[str]:
-    """Everything that the artefact comes from, with its hash."""
+    """All inputs of the artifact, with their hashes."""
     rows: list[tuple[object, ...]] = []
     for one in walk(made):
         holds = placeless(origin_summary(one.made)) if one.made is not None else one.said

@@ -1,4 +1,4 @@
-"""Opens the base that is trained, and says which of its layers get a LoRA adapter."""
+"""Opens the base to train, and selects the layers that get a LoRA adapter."""
 
 import contextlib
 import re
@@ -24,19 +24,19 @@ from dcsft_harness.models.weights import check_stored
 from dcsft_harness.training.config import AdapterConfig
 from dcsft_harness.training.launching import sharding
 
-# Which linear layers get a LoRA adapter, and which part of the model each belongs to.
+# The linear layers that get a LoRA adapter, and the part of the model that each belongs to.
 
 Part = Literal["language", "vision", "aligner"]
 
-# What transformers' models call the layers between vision tower and language model.
+# The names that transformers' models give the layers between vision tower and language model.
 _ALIGNER = re.compile(r"merger|connector|projector|projection|aligner|resampler|embed_vision")
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
-    """Every linear layer but the output layer: module name -> part of the model.
+    """Every linear layer except the output layer: module name -> part of the model.
 
     Raises:
-        HarnessError: the language model inside cannot be told from the rest.
+        HarnessError: the model has no identifiable language model.
     """
     decoder = model.get_decoder()
     if decoder is model:
@@ -48,7 +48,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
     head = model.get_output_embeddings()
     found: dict[str, Part] = {}
     for name, module in model.named_modules():
-        # TRL computes the loss from the output layer's weights directly, past any adapter on it.
+        # TRL computes the loss from the output layer's weights directly, which would bypass an adapter on it.
         if isinstance(module, torch.nn.Linear) and module is not head:
             is_language = id(module) in language
             found[name] = "language" if is_language else "aligner" if _ALIGNER.search(name) else "vision"
@@ -59,7 +59,7 @@ def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
     """The layers that `AdapterConfig.lora_target` chooses.
 
     Raises:
-        HarnessError: it chooses none.
+        HarnessError: no layer matches.
     """
     wanted: dict[str, set[Part]] = {
         "all": {"language", "vision", "aligner"},
@@ -82,7 +82,7 @@ def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
 
 
 def adapted(model: PeftModel) -> dict[str, Part]:
-    """The layers that an adapter is on already."""
+    """The layers that already have an adapter."""
     inner = model.get_base_model()
     layers = linear_layers(inner)
     return {
@@ -93,20 +93,20 @@ def adapted(model: PeftModel) -> dict[str, Part]:
 
 
 def count_by_part(chosen: dict[str, Part]) -> dict[str, int]:
-    """How many layers of each part, all three named."""
+    """The number of layers of each part, for all three parts."""
     found = Counter(chosen.values())
     return {part: found[part] for part in ("language", "vision", "aligner")}
 
 
 def lora_shape(adapter: str, base: str) -> dict[str, object]:
-    """The LoRA settings that an adapter brings, by the names of `AdapterConfig`; None where it has none."""
+    """An adapter's LoRA settings, by the names of `AdapterConfig`; None if there is none."""
     found = read_config(adapter, base)
     names = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
     return {ours: getattr(found, theirs, None) for ours, theirs in names.items()} | {"lora_target": None}
 
 
 def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
-    """Refuses LoRA settings that an adapter which is gone on with has not.
+    """Refuses LoRA settings that differ from those of the adapter to continue.
 
     Raises:
         HarnessError: names the setting.
@@ -132,7 +132,7 @@ def lora_config(config: AdapterConfig, chosen: dict[str, Part]) -> LoraConfig:
     )
 
 
-# Opens the base that is trained: configuration, processor with its pixel limits, weights.
+# Opens the base to train: configuration, processor with its pixel limits, weights.
 
 
 def open_config(model: str) -> PreTrainedConfig:
@@ -141,7 +141,7 @@ def open_config(model: str) -> PreTrainedConfig:
 
 
 def open_processor(model: str) -> ProcessorMixin:
-    """The base's processor as it was saved; see `models.checkpoint.saved_processor`, `check_mark`."""
+    """The base's processor as saved; see `models.checkpoint.saved_processor`, `check_mark`."""
     processor = models.saved_processor(model)
     models.check_mark(processor, ModelSettings(model))
     return processor
@@ -153,18 +153,18 @@ def open_generation(model: str) -> GenerationConfig:
 
 
 def check_intact(model: str, adapter: Path | None) -> None:
-    """Refuses what has changed under its manifest; see `models.checkpoint.check_intact`."""
+    """Refuses a base or adapter that differs from its manifest; see `models.checkpoint.check_intact`."""
     models.check_intact(ModelSettings(model, None if adapter is None else str(adapter)))
 
 
 def check_weights(model: str, config: PreTrainedConfig) -> None:
-    """Refuses a base without all of its weights, before any are read.
+    """Refuses a base with missing weights, before any are read.
 
-    Where a launch shards them, no rank has a whole model to look at, and the files are read instead.
+    If a launch shards the weights, no rank has a whole model to check, so the files are checked instead.
 
     Raises:
-        HarnessError: files are damaged, tensors are missing, unexpected or of another shape, or, where a
-            launch shards them, not finite.
+        HarnessError: files are damaged, or tensors are missing, unexpected, of another shape or, if a launch
+            shards them, not finite.
     """
     models.check_weights(ModelSettings(model), config)
     if sharding() is not None and ranks.rank() == 0:
@@ -172,13 +172,13 @@ def check_weights(model: str, config: PreTrainedConfig) -> None:
 
 
 def compute_dtype(asked: str) -> torch.dtype:
-    """The type that forward passes compute in.
+    """The dtype of forward passes.
 
     Raises:
         HarnessError: bfloat16 on a CUDA device that lacks it.
     """
     cuda = torch.cuda.is_available()
-    # Older devices compute bfloat16 by way of float32, slower than that.
+    # Older devices emulate bfloat16 through float32, which is slower than float32 itself.
     able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
     if asked == "auto":
         return torch.bfloat16 if cuda and able else torch.float32
@@ -188,7 +188,7 @@ def compute_dtype(asked: str) -> torch.dtype:
 
 
 def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The base's weights in `dtype`; transformers 5 would otherwise take the type they were saved in.
+    """The base's weights in `dtype`; transformers 5 would otherwise use their stored dtype.
 
     Raises:
         HarnessError: see `models.checkpoint.open_weights`.
@@ -197,7 +197,7 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
-    """Gives a saved checkpoint's weights another type, file by file; others stay as they are."""
+    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors."""
     for path in sorted(folder.glob("model*.safetensors")):
         weights = {
             name: weight.to(dtype) if weight.is_floating_point() else weight
@@ -207,7 +207,7 @@ def recast(folder: Path, dtype: torch.dtype) -> None:
 
 
 def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None = None) -> BoxConvention:
-    """In which coordinates the model writes boxes, under the limits of training.
+    """The coordinates in which the model writes boxes, under the limits of training.
 
     Raises:
         HarnessError: `given` are those of a resized image, and the processor does not resize by pixels.
@@ -222,17 +222,17 @@ def check_adapter(adapter: str, base: str) -> None:
     No weights of the base are read.
 
     Raises:
-        HarnessError: says which.
+        HarnessError: with the reason.
     """
     read_config(adapter, base)
     models.check_adapter(ModelSettings(base, adapter), open_config(base))
 
 
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """Puts an adapter on its base so that it can be trained further.
+    """Attaches an adapter to its base for further training.
 
     Raises:
-        HarnessError: the folder is none, or does not fit the base.
+        HarnessError: the folder is not an adapter, or does not fit the base.
     """
     model = wrap(network, adapter, base)
     model.peft_config["default"].inference_mode = False
@@ -242,7 +242,7 @@ def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
 
 @contextlib.contextmanager
 def no_bars() -> Iterator[None]:
-    """Keeps transformers' own progress bars off the terminal, which has the command's."""
+    """Hides transformers' own progress bars: the terminal shows the command's."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -50,14 +50,14 @@ _OWN: dict[str, str] = {
     "max_new_tokens": "Give --max-completion-length",
 }  # fmt: skip
 OWN = {name: remedy for names, remedy in _OWN.items() for name in names.split()}
-"""Arguments of TRL and transformers, also of former versions, that are ours by another name -> what to give
-instead. `extra` may have neither them nor the names of our own options."""
+"""Arguments of TRL and transformers, including former names, that we set under another name -> what to use
+instead. `extra` accepts neither these nor the names of our own options."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "max_length", "num_return_sequences")
-"""What `generation_kwargs` may not have: GRPO's own options."""
+"""Names that `generation_kwargs` refuses: GRPO's own options."""
 
 
 class TrainingConfig(Settings):
-    """What all training runs share. Names that TRL has too mean what they mean there."""
+    """The settings of all training runs. Names shared with TRL have TRL's meaning."""
 
     SECTION = "Training"
 
@@ -80,7 +80,7 @@ class TrainingConfig(Settings):
     warmup_ratio: float = option(
         0.1, "Share of the steps in which the learning rate rises from 0, in [0, 1).", ge=0, lt=1
     )
-    # Cosine, like the two values below, is what the paper's scripts leave to ms-swift's defaults.
+    # Cosine and the two values below are defaults of ms-swift, which the paper's scripts do not override.
     lr_scheduler_type: str = option("cosine", "Shape of the learning rate after the warm-up.")
     weight_decay: float = option(0.1, "AdamW's weight decay.", ge=0)
     adam_beta2: float = option(0.95, "AdamW's decay of the second moment, in [0, 1).", ge=0, lt=1)
@@ -95,7 +95,7 @@ class TrainingConfig(Settings):
     min_pixels: int | None = option(
         None, "Least area of a resized image, in pixels; by default the processor's.", ge=1
     )
-    # The paper's scripts train with 802,816, and recipes at its scale say so.
+    # The paper's scripts train with 802,816, and recipes at its scale set that value.
     max_pixels: int | None = option(
         None,
         "Largest area of a resized image, in pixels; by default the processor's, which evaluation uses.",
@@ -132,7 +132,7 @@ class TrainingConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Giving one of `max_steps` and `epochs` takes back the other's default."""
+        """Removes the default of `epochs` if `max_steps` is given, and the other way round."""
         given = dict(values)
         for one, other in EITHER:
             if given.get(one) is not None:
@@ -141,7 +141,7 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _check_extra(self) -> Self:
-        # No value is repeated: hub_token is one of the names.
+        # The error repeats no value: hub_token is one of the names.
         own = {name: f"Give {flag(name)}" for name in type(self).model_fields} | OWN
         for name in self.extra:
             if (remedy := own.get(str(name).replace("-", "_"))) is not None:
@@ -182,19 +182,19 @@ class TrainingConfig(Settings):
 
     @property
     def samples_per_row(self) -> int:
-        """Samples, as `batch_size` counts them, that a row of the training set gives in an epoch."""
+        """Samples, as `batch_size` counts them, per row of the training set and epoch."""
         return 1
 
     @property
     def has_reference(self) -> bool:
-        """Whether the loss compares with the model that training begins with, which is kept then."""
+        """Whether the loss compares with the initial model, which is then kept."""
         return False
 
     def share(self, processes: int) -> tuple[int, int]:
-        """What a process of a launch does for one optimizer step.
+        """The work of one process of a launch per optimizer step.
 
         Returns:
-            Samples per forward pass, and how many passes are accumulated.
+            Samples per forward pass, and the number of accumulated passes.
 
         Raises:
             HarnessError: the processes cannot share a batch evenly.
@@ -282,7 +282,7 @@ class GrpoConfig(AdapterConfig):
 
     @property
     def has_reference(self) -> bool:
-        """Whether the divergence has a weight."""
+        """Whether the divergence term has a nonzero weight."""
         return self.beta > 0
 
     @model_validator(mode="after")

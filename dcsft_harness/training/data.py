@@ -1,8 +1,8 @@
-"""Reads training conversations and checks every one of them before a model is loaded.
+"""Reads training conversations and checks all of them before a model is loaded.
 
-The format is that of TRL, ms-swift and LLaMA-Factory: a column `messages` of role and content,
-where "<image>" in a user's content stands for the next picture of the column `images`. A column `box`
-says which answers are boxes in original-image pixels; see `rendering.in_space`.
+The format is that of TRL, ms-swift and LLaMA-Factory: a column `messages` of role and content, where each
+"<image>" in a user's content refers to the next image of the column `images`. A column `box` marks answers
+that are boxes in original-image pixels; see `rendering.in_space`.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from dcsft_harness.scoring.boxes import parse_box
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
 LISTED = 20
-"""Rows that a refusal of a set lists."""
+"""The most rows that an error about a set lists."""
 
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
@@ -42,11 +42,10 @@ class Turns:
 
     Attributes:
         prompt: the messages before the answer, images as placeholders.
-        answer: the text of the assistant's last turn, which is what is learned.
-        images: how many pictures the prompt has.
-        box: what the answer states as [x1, y1, x2, y2] in pixels of the first picture; None for other
-            answers.
-        sizes: (width, height) of each picture, pixels.
+        answer: the text of the assistant's last turn, which the model learns.
+        images: the number of images in the prompt.
+        box: the answer's [x1, y1, x2, y2] in pixels of the first image; None for other answers.
+        sizes: (width, height) of each image, pixels.
     """
 
     prompt: list[dict[str, Any]]
@@ -57,23 +56,23 @@ class Turns:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(width, height) of the first picture, pixels; None without pictures."""
+        """(width, height) of the first image, pixels; None without images."""
         return self.sizes[0] if self.sizes else None
 
 
 @dataclass(frozen=True)
 class Conversations:
-    """A checked training set: the rows that can be trained on, and why others cannot.
+    """A checked training set: the usable rows, and why others are refused.
 
     Attributes:
         name: the folder, for errors.
         turns: the conversations, in order of the rows.
-        source: all rows in Arrow's format, so that images come undecoded.
-        item_ids: content ids, one per conversation; None where the set has none.
-        weights: how much each conversation counts, 0 or above; None where the set has no weights.
-        numbers: the row of the set that each conversation is, from 0.
+        source: all rows in Arrow's format, with undecoded images.
+        item_ids: content ids, one per conversation; None if the set has none.
+        weights: the weight of each conversation in the loss, 0 or above; None if the set has no weights.
+        numbers: the set's row number of each conversation, from 0.
         refused: row of the set -> why it cannot be trained on.
-        row_names: what an error calls each row of the set; None where they are known by their numbers.
+        row_names: each row's name in errors; None if errors use row numbers.
     """
 
     name: str
@@ -86,17 +85,17 @@ class Conversations:
     row_names: list[str] | None = None
 
     def images(self, position: int) -> list[Pillow.Image]:
-        """The pictures of a conversation, RGB, as `dcsft_hf` shows them to the model in evaluation."""
+        """The images of a conversation, RGB, in the form that `dcsft_hf` evaluates."""
         entries = _images(self.source[self.numbers[position]].to_pylist()[0])
         return [_decode(entry, self.where(position)) for entry in entries]
 
     def where(self, position: int) -> str:
-        """What an error calls a conversation: the set and its row."""
+        """A conversation's name in errors: the set and its row."""
         number = self.numbers[position]
         return f"{self.name}, {self.row_names[number] if self.row_names else f'row {number}'}"
 
     def without(self, refused: Mapping[int, HarnessError]) -> "Conversations":
-        """The set without the conversations at these positions, which are refused for these reasons."""
+        """The set without the conversations at these positions; records them as refused."""
         if not refused:
             return self
         kept = [position for position in range(len(self.turns)) if position not in refused]
@@ -110,13 +109,13 @@ class Conversations:
         )
 
     def refuse(self, skip: bool = False) -> None:
-        """Refuses a set with rows that cannot be trained on.
+        """Refuses a set with unusable rows.
 
         Args:
-            skip: leave them out instead, as long as others stay.
+            skip: leave them out instead, as long as other rows remain.
 
         Raises:
-            HarnessError: lists the first LISTED of them with their reasons, and says how many there are.
+            HarnessError: lists the first LISTED of them with their reasons, and the total number.
         """
         if not self.refused or (skip and self.turns):
             return
@@ -134,7 +133,7 @@ class Conversations:
 
 
 def read(data: Path | Dataset) -> Conversations:
-    """Opens a training set and checks all of its rows, pictures included; see `examined`.
+    """Opens a training set and checks all of its rows, images included; see `examined`.
 
     Raises:
         HarnessError: the set cannot be opened, or some of its rows cannot be trained on.
@@ -145,15 +144,15 @@ def read(data: Path | Dataset) -> Conversations:
 
 
 def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
-    """Opens a training set and finds which of its rows can be trained on, whatever the model.
+    """Opens a training set and finds the rows that can be trained on, independent of the model.
 
-    A row cannot if it has no answer at its end, an unreadable picture, another number of pictures than
-    placeholders, another box in its column `box` than in its answer, or a weight that is none.
+    A row is unusable if it does not end with an answer, has an unreadable image, has different numbers of
+    images and placeholders, has another box in its column `box` than in its answer, or has an invalid weight.
 
     Args:
         data: a curated set (its rows are under data/), a folder written by `save_to_disk`, or an
-            open `datasets.Dataset`, whose column `ROW` names its rows where it has one.
-        source: what errors call an open data set: the task or file that it was made from.
+            open `datasets.Dataset`, whose column `ROW` names its rows, if present.
+        source: an open data set's name in errors: the task or file that it was made from.
 
     Raises:
         HarnessError: the set is missing, has changed since it was curated, is empty or lacks a column.
@@ -202,7 +201,7 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
 
 
 def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
-    """A conversation with the box that its answer states."""
+    """A conversation, with the box of its answer."""
     stated = parse_box(turns.answer)
     if not isinstance(box, list) or not all(isinstance(end, int | float) for end in box):
         raise HarnessError(
@@ -236,7 +235,7 @@ def _check_weight(weight: object, where: str) -> None:
 
 
 def digest(data: Dataset) -> str:
-    """A hash of the texts, pictures and weights of an open set, which has no folder with a manifest."""
+    """A hash of the texts, images and weights of an open set, which has no folder with a manifest."""
     rows = [
         [row["messages"], [hashlib.sha256(entry["bytes"] or b"").hexdigest() for entry in _images(row)]]
         for row in _rows(data.select_columns(list(COLUMNS)).with_format("arrow"))
@@ -251,7 +250,7 @@ def _rows(source: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _images(row: Mapping[str, Any]) -> list[Any]:
-    """A row's pictures as they are stored; a missing list means none."""
+    """A row's images as stored; a missing list means none."""
     return row["images"] or []
 
 
@@ -329,7 +328,7 @@ def _decode(entry: object, where: str) -> Pillow.Image:
     """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it.
 
     Raises:
-        HarnessError: it is missing, damaged or cut short.
+        HarnessError: it is missing, damaged or truncated.
     """
     try:
         if not isinstance(entry, Mapping) or not (entry.get("bytes") or entry.get("path")):
@@ -341,16 +340,16 @@ def _decode(entry: object, where: str) -> Pillow.Image:
         ) from error
 
 
-# Rows of a training set against the rules of the base's processor, before any weights are read.
+# Checks a training set's rows against the base's processor, before any weights are read.
 #
-# The processor itself takes 20 to 60 ms per megapixel, minutes for a large set, so it only sees what is
-# unusual: each narrow or long picture size once, as a blank picture, and one row for each number of pictures.
-# Other sizes go through its own arithmetic, texts through the tokenizer.
+# The processor takes 20 to 60 ms per megapixel, minutes for a large set. So it only processes unusual input:
+# each narrow or long image size once, as a blank image, and one row per number of images. Other sizes use the
+# processor's own size arithmetic, and texts use the tokenizer.
 
 NARROW = 32
-"""A picture with a side below this is shown to the processor itself, pixels."""
+"""The processor itself checks images with a side below this, in pixels."""
 LONG = 20
-"""So is one whose sides have at least this ratio."""
+"""It also checks images with at least this ratio of the sides."""
 TEXTS_AT_ONCE = 256
 
 
@@ -361,17 +360,17 @@ def screened(
     config: PreTrainedConfig,
     completion: int = 0,
 ) -> Conversations:
-    """The set without rows that the processor or the base refuses; they are in `refused` then.
+    """The set without rows that the processor or the base refuses; those are added to `refused`.
 
-    A row is refused if its text states one of the family's own marks of pictures, if the processor does not
-    take the size of one of its pictures, or if it has more tokens than the base has positions for.
+    A row is refused if its text contains an image token of the model family, if the processor does not
+    support the size of one of its images, or if it has more tokens than the base has positions.
 
     Args:
         conversations: the set.
-        texts: what each conversation is to the tokenizer, marks of pictures included.
+        texts: the tokenizer's input for each conversation, image tokens included.
         processor: the base's, with the pixel limits of training.
         config: the base's configuration.
-        completion: tokens that a row may have beside its text.
+        completion: tokens that a row may have besides its text.
     """
     refused: dict[int, HarnessError] = {}
     marks, sizes = media_marks(processor, config), _Sizes(processor)
@@ -397,7 +396,7 @@ def screened(
 
 
 def _mark(turns: Turns, marks: Sequence[str]) -> str | None:
-    """What is wrong with a conversation whose texts state a mark of pictures."""
+    """The error for a conversation whose text contains an image token."""
     texts = [part.get("text", "") for message in turns.prompt for part in message["content"]]
     for mark in marks:
         if any(mark in text for text in texts):
@@ -408,7 +407,7 @@ def _mark(turns: Turns, marks: Sequence[str]) -> str | None:
 
 
 class _Sizes:
-    """Picture sizes that a processor takes, and the tokens that it makes of them; each is looked at once."""
+    """Supported image sizes of a processor, and their token counts; each size is checked once."""
 
     def __init__(self, processor: ProcessorMixin) -> None:
         self._processor = processor
@@ -416,7 +415,7 @@ class _Sizes:
         self._refusal = cache(self._refused)
 
     def refusal(self, sizes: Sequence[tuple[int, int]]) -> str | None:
-        """What the processor says against one of these (width, height); None if it takes all."""
+        """The processor's error for one of these (width, height); None if all are supported."""
         return next((said for said in map(self._refusal, sizes) if said is not None), None)
 
     def _refused(self, size: tuple[int, int]) -> str | None:
@@ -432,7 +431,7 @@ class _Sizes:
         return None
 
     def _tokens(self, size: tuple[int, int]) -> int:
-        """Tokens of a picture; 0 where the processor does not tell without one."""
+        """Tokens of an image; 0 if the processor cannot count them without one."""
         try:
             told: Any = self._processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
             return int(told["num_image_tokens"][0])
@@ -443,7 +442,7 @@ class _Sizes:
 def _lengths(
     turns: Sequence[Turns], texts: Sequence[str], processor: ProcessorMixin, sizes: _Sizes
 ) -> list[int]:
-    """Tokens of each conversation, its pictures' included."""
+    """Tokens of each conversation, image tokens included."""
     counts: list[int] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = list(texts[start : start + TEXTS_AT_ONCE])
@@ -460,7 +459,7 @@ def _refused_whole(
     processor: ProcessorMixin,
     refused: dict[int, HarnessError],
 ) -> dict[int, HarnessError]:
-    """Rows that the processor refuses as a whole: one for each number of pictures, all if that one is."""
+    """Rows that the processor refuses as a whole: one is tried per number of images; if it fails, all are."""
     kinds: dict[int, list[int]] = {}
     for position, turns in enumerate(conversations.turns):
         if position not in refused:

@@ -1,4 +1,4 @@
-"""GRPO: a base, prompts and the task that judges completions in; an adapter or a checkpoint out."""
+"""GRPO: a base, prompts and a scoring task in; an adapter or a checkpoint out."""
 
 import contextlib
 import inspect
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from trl.trainer.utils import RepeatSampler
 
 
-# The reward of reinforcement learning: what the task's own scorer says of a completion.
+# The reward of reinforcement learning: the task's own score of a completion.
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What the task's own scorer says of a completion, as in labelling and evaluation.
+    """The task's own scorer, as in labeling and evaluation.
 
     Attributes:
         task: an lmms-eval task.
@@ -58,7 +58,7 @@ class Judge:
         Args:
             item_id: the item.
             response: the text.
-            truncated: whether it ran out of tokens.
+            truncated: whether it reached the token limit.
 
         Raises:
             HarnessError: the task has no such item.
@@ -75,14 +75,14 @@ class Judge:
 
     @property
     def scorers(self) -> dict[str, int]:
-        """Scorer -> version, of those behind the rewards; empty where the task names none."""
+        """Scorer -> version, for the rewards; empty if the task names none."""
         doc_id = next(iter(self.doc_ids.values()))
         metrics = self.task.process_results(self.task.eval_docs_no_media[doc_id], [Response("")])
         return lmms.scorers_of([lmms.Answered(doc_id, [""], metrics)])
 
     @property
     def reads_boxes(self) -> bool:
-        """Whether the scorer reads boxes, in the coordinates that the model is declared to write."""
+        """Whether the scorer reads boxes, in the model's declared coordinates."""
         return (self.task.config.metadata or {}).get("family") == "grounding"
 
     @property
@@ -91,33 +91,33 @@ class Judge:
         return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
 
 
-# What GRPO trains on, with the task that judges it: a pool, a curated set, or rows of your own.
+# The prompts of GRPO, and the task that scores completions: a pool, a curated set, or your own rows.
 
 
 def open_data(
     data: str, scorer: str | None, image_root: Path | None, outside: bool = False
 ) -> tuple[Any, Judge]:
-    """Opens training prompts by what `--data` names.
+    """Opens the training prompts that `--data` names.
 
     Args:
-        data: a curated set's folder, whose task is found through the rollouts that it comes from; the
-            name of a task; or a file or folder of a user's own rows.
-        scorer: how answers of such rows are judged.
-        image_root: where their relative image paths start; None means the file's own folder.
-        outside: whether its images may lie outside that.
+        data: a curated set's folder, whose task is found through its rollouts; the name of a task; or a
+            file or folder of a user's own rows.
+        scorer: how to score answers of such rows.
+        image_root: base folder of their relative image paths; None means the file's own folder.
+        outside: whether its images may lie outside that folder.
 
     Returns:
-        The folder, or an open `datasets.Dataset`; and the judge of its items.
+        The folder, or an open `datasets.Dataset`; and the scorer of its items.
 
     Raises:
-        HarnessError: it cannot be opened, its task is another than when it was sampled, or a scorer or
-            images are named for a task, which has its own.
+        HarnessError: it cannot be opened, its task has changed since sampling, or a scorer or images are
+            given for a task, which has its own.
     """
     path = Path(data)
     if path.is_dir() and not own_files.is_data(data):
         return path, _judge_of(path, scorer, image_root, outside)
     if own_files.is_data(data):
-        # Training lists what is unreadable.
+        # Training lists unreadable rows.
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
         if data not in lmms.task_index():
@@ -166,7 +166,7 @@ def _task_of(
 
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
-    """Refuses what only rows of your own need.
+    """Refuses options that only apply to your own rows.
 
     Raises:
         HarnessError: names the option.
@@ -182,16 +182,16 @@ def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outs
         )
 
 
-# What GRPO refuses before any weights are read: prompts, arguments, a vLLM that could not draw for it.
+# Checks before any weights are read: prompts, arguments, and whether vLLM can generate for the trainer.
 
 VLLM_MODES = ("colocate", "server")
 
 
 def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
-    """Refuses a set that the task does not judge, that has weights, or that is too small for a batch.
+    """Refuses a set that the task cannot score, that has weights, or that is smaller than a batch.
 
     Raises:
-        HarnessError: says which.
+        HarnessError: with the reason.
     """
     strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
     if strange:
@@ -214,10 +214,10 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
 
 
 def check_generation(model: str, args: "GRPOConfig") -> None:
-    """Refuses settings of the base's generation config that would apply to completions unseen.
+    """Refuses settings of the base's generation config that would silently apply to completions.
 
-    TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes what it leaves
-    unset from the base.
+    TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes the others from
+    the base.
 
     Raises:
         HarnessError: names the setting.
@@ -233,13 +233,13 @@ def check_generation(model: str, args: "GRPOConfig") -> None:
 
 
 def check_processor(setup: Setup) -> None:
-    """Refuses a family that TRL's GRPO cannot show pictures.
+    """Refuses model families whose images TRL's GRPO does not support.
 
-    TRL passes on features of the names that it knows, and takes a row of pixels for a tile of an image
-    where there are more rows than images.
+    TRL passes on only the features whose names it knows. If there are more rows of pixels than images, it
+    takes each row for a tile of an image.
 
     Raises:
-        HarnessError: says what TRL does not take.
+        HarnessError: names what TRL does not support.
     """
     if trouble := _trouble(setup.processor):
         raise HarnessError(
@@ -249,7 +249,7 @@ def check_processor(setup: Setup) -> None:
 
 
 def _trouble(processor: "ProcessorMixin") -> str | None:
-    """What TRL does not take of a processor; None where it takes all."""
+    """What TRL does not support of a processor; None if it supports all of it."""
     import trl
 
     trials = Batcher(processor, processor.tokenizer.pad_token_id).trials
@@ -271,7 +271,7 @@ def _trouble(processor: "ProcessorMixin") -> str | None:
 
 
 def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
-    """Whether an image processor says how many tiles it makes, in the way that TRL asks."""
+    """Whether an image processor reports its number of tiles through the method that TRL calls."""
     try:
         made = images(images=list(trial.images), crop_to_patches=True, return_tensors="pt")
     except (TypeError, ValueError):
@@ -280,10 +280,10 @@ def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
 
 
 def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
-    """Refuses checkpoints between steps that learn from the same draws: a resumed run would draw anew there.
+    """Refuses checkpoints between steps that share completions: a resumed run would redraw them.
 
     Raises:
-        HarnessError: says which steps would do.
+        HarnessError: with the steps that would work.
     """
     passes = args.steps_per_generation * args.num_iterations
     steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
@@ -297,11 +297,11 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
 
 
 def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
-    """Refuses what TRL would only notice with the weights in memory, or not at all.
+    """Refuses what TRL would notice only after loading the weights, or not at all.
 
     Raises:
-        HarnessError: vLLM is missing, its mode is unknown, processes do not divide, or images would reach
-            it in another size than the trainer's.
+        HarnessError: vLLM is missing, its mode is unknown, the processes do not divide, or vLLM would get
+            images in another size than the trainer.
     """
     if args.vllm_mode not in VLLM_MODES:
         raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
@@ -326,9 +326,9 @@ def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
 
 
 class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer that counts, stops at the first bad loss, and logs how groups come out.
+    """TRL's GRPOTrainer with cost accounting, a stop at the first bad loss, and a log of group outcomes.
 
-    Its log has the mean reward, the divergence `kl` (nats a token), the completions' mean length (tokens),
+    Its log has the mean reward, the divergence `kl` (nats per token), the completions' mean length (tokens),
     and the shares of prompts by their group's outcome.
     """
 
@@ -350,7 +350,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         """One forward and backward pass over a micro-batch of completions.
 
         Raises:
-            HarnessError: the loss is not finite; the weights are still those of the last step.
+            HarnessError: the loss is not finite; the weights are those of the last step.
         """
         loss = super().training_step(model, inputs, *rest, **named)
         self.refuse_infinite(loss)
@@ -367,7 +367,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         *rest: object,
         **named: object,
     ) -> object:
-        """TRL's; a vLLM in this process gets one token an image, as it writes out the others itself."""
+        """TRL's prompt for vLLM in this process: one token per image, because vLLM expands it itself."""
         if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
             token = self.processing_class.image_token_id
             prompt_ids = [
@@ -379,7 +379,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _refusing_infinite(self) -> Iterator[None]:
-        """Stops at logits that are not finite, which torch's sampling refuses or draws nonsense from.
+        """Stops at logits that are not finite: torch's sampling refuses them or draws arbitrary tokens.
 
         Raises:
             HarnessError: names the step and the items.
@@ -399,7 +399,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
                 hook.remove()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's: draws and judges a batch of completions; counted here, as a batch is drawn once."""
+        """TRL's method: draws and scores a batch of completions; counts it once per batch."""
         self._rows = [example["row"] for example in inputs]
         made: dict[str, Any] = super()._generate_and_score_completions(inputs)
         prompt = int(made["prompt_mask"].sum())
@@ -407,7 +407,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         flops = 0.0
         if (costs := self.account.costs) is not None:
             tokens, patches = prompt + completion, costs.patches(made)
-            # Drawing is one forward pass, the reference's log-probabilities and the old ones are others.
+            # Drawing is one forward pass; the reference's log-probabilities and the old ones take one each.
             extra = (made.get("ref_per_token_logps") is not None) + (
                 made.get("old_per_token_logps") is not None
             )
@@ -424,7 +424,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         return made
 
     def _calculate_rewards(self, *given: object) -> torch.Tensor:
-        """TRL's, for the groups of all processes; the shares of groups by outcome are logged."""
+        """TRL's advantages, over the groups of all processes; logs the shares of groups by outcome."""
         rewards: torch.Tensor = super()._calculate_rewards(*given)
         for name, share in outcomes(rewards[:, 0].view(-1, self.num_generations)).items():
             self._metrics["train"][name].append(share)
@@ -432,10 +432,10 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
 
 class _Order(torch.utils.data.Sampler[int]):
-    """TRL's sampler, with an order that an epoch's number decides.
+    """TRL's sampler, with an order that depends on the epoch's number.
 
-    Its own generator goes on from epoch to epoch, so that a run that is gone on with in its second epoch
-    would see the first one's order again.
+    TRL's generator keeps its state from epoch to epoch, so a run that resumes in its second epoch would
+    repeat the first one's order.
     """
 
     def __init__(self, inner: "RepeatSampler", seed: int, epoch: Callable[[], int]) -> None:
@@ -454,8 +454,8 @@ def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
     """Token ids in which each run of `token` is a single one.
 
     Raises:
-        HarnessError: there are other than `images` runs, as of a model that lays an image out in tiles: what
-            vLLM would write out again could not be told.
+        HarnessError: the number of runs is not `images`, as for a model that splits an image into tiles:
+            vLLM's expansion of the tokens would be ambiguous.
     """
     made = [found for at, found in enumerate(ids) if found != token or at == 0 or ids[at - 1] != token]
     if made.count(token) != images:
@@ -468,7 +468,7 @@ def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
 
 
 def outcomes(rewards: torch.Tensor) -> dict[str, float]:
-    """Shares of prompts by how their group came out.
+    """Shares of prompts by their group's outcome.
 
     Args:
         rewards: shape (prompts, G), in [0, 1]; NaN for a completion that could not be scored.
@@ -505,19 +505,19 @@ def train_grpo(
 ) -> dict[str, Any]:
     """Trains by GRPO and writes an adapter, or with `config.full` a checkpoint.
 
-    Completions are drawn anew for each step by transformers, or by vLLM with TRL's own arguments
-    `use_vllm` and `vllm_mode` in `config.extra`. The trainer gets prompts and images, and no answer.
+    For each step, transformers draws new completions; so does vLLM, with TRL's arguments `use_vllm` and
+    `vllm_mode` in `config.extra`. The trainer gets prompts and images, but no answers.
 
     Args:
         model: the base, a folder or a hub name.
         data: a curated set or an open data set, with item ids.
-        judge: the task that the items come from.
+        judge: the task that the items come from, which scores completions.
         output: the folder to write; must not exist, or be empty.
-        config: the settings; the paper's where left out.
+        config: the settings; the paper's by default.
         more: `Job`'s adapter, inputs and progress.
 
     Returns:
-        The manifest's notes: steps, ledger, last loss, shares of groups and so on.
+        The manifest's notes: steps, ledger, last loss, shares of groups, and more.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
@@ -527,10 +527,10 @@ def train_grpo(
 
 
 def prompts(conversations: Conversations) -> Dataset:
-    """The training set as GRPOTrainer reads it: prompt (messages), images and row; no answer.
+    """The training set in GRPOTrainer's format: prompt (messages), images and row; no answer.
 
     Raises:
-        HarnessError: the set has no item ids, by which completions are judged.
+        HarnessError: the set has no item ids, which scoring needs.
     """
     if conversations.item_ids is None:
         raise HarnessError(
@@ -548,7 +548,7 @@ def prompts(conversations: Conversations) -> Dataset:
 
 
 def _screen(setup: Setup, longest: int) -> None:
-    """Skips or refuses prompts that template, processor or base do not take; see `Setup.screen`."""
+    """Skips or refuses prompts that template, processor or base do not support; see `Setup.screen`."""
     conversations = setup.conversations
     texts: list[str] = []
     refused: dict[int, HarnessError] = {}
@@ -577,8 +577,8 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
     check_processor(setup)
-    # TRL pads prompts on the left, and what it takes from the processor anew is padded by this alone:
-    # which tokens are images would otherwise be said of other ones.
+    # TRL pads prompts on the left. It pads what it processes again by this setting alone, and would otherwise
+    # misplace the image tokens.
     setup.processor.tokenizer.padding_side = "left"
     longest = config.max_completion_length or judge.longest
     _screen(setup, longest)

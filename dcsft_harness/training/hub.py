@@ -1,4 +1,4 @@
-"""artefact -> model hub: what is checked before the work begins, and the upload when it is done."""
+"""artifact -> model hub: checks before the work begins, and the upload when it is done."""
 
 import json
 import os
@@ -18,23 +18,23 @@ KINDS = ("adapter", "checkpoint")
 _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
 _CHECKPOINT = "checkpoint-"
-"""How the folders of a run's earlier steps begin, which stay here."""
+"""Prefix of the folders of a run's earlier steps, which are not uploaded."""
 _CURVES = "runs"
-"""TensorBoard's files, which have this machine's name in theirs; they stay here too."""
+"""TensorBoard's files, whose names contain this machine's name; not uploaded either."""
 _CLIENTS = ("httpx", "requests")
 _ORIGINS = ("base_model_name_or_path", "_name_or_path")
-"""What in the configurations of PEFT and transformers may say where something lies on this machine."""
+"""Entries in configurations of PEFT and transformers that may contain local paths."""
 
 
 def check(repo: str) -> None:
-    """Makes sure that an upload can be expected to work, before anything else is done.
+    """Checks whether an upload can succeed, before anything else is done.
 
     Args:
         repo: "name", or "owner/name".
 
     Raises:
-        HarnessError: the name is none, the hub is switched off, cannot be reached, or knows no token of
-            this user.
+        HarnessError: the name is invalid, the hub is switched off or cannot be reached, or the user has no
+            valid token.
     """
     import huggingface_hub
     from huggingface_hub import HfApi
@@ -64,12 +64,12 @@ def check(repo: str) -> None:
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Uploads a finished adapter or checkpoint, its card included.
 
-    Checkpoints of a run's earlier steps stay here. Paths of this machine in the uploaded copies of JSON
-    files are cut to their last name; the folder itself stays as it is.
+    Checkpoints of a run's earlier steps are not uploaded. In the uploaded copies of JSON files, local paths
+    are cut to their last name; the folder itself does not change.
 
     Args:
-        folder: the artefact.
-        repo: "name", or "owner/name"; created if there is none.
+        folder: the artifact.
+        repo: "name", or "owner/name"; created if it does not exist.
         private: whether a new repository is private.
 
     Returns:
@@ -90,7 +90,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
 
 
 def refuse_unfit(folder: Path) -> None:
-    """Refuses what is not to be uploaded.
+    """Refuses a folder that must not be uploaded.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, files have changed since it was written, or
@@ -104,11 +104,11 @@ def refuse_unfit(folder: Path) -> None:
 
 
 def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
-    """Refuses weights that others could not use.
+    """Refuses weights that nobody could use.
 
     Raises:
-        HarnessError: tensors are missing, unexpected, of another shape or not finite. Without its base at
-            hand an adapter's names and shapes are not compared.
+        HarnessError: tensors are missing, unexpected, of another shape or not finite. If an adapter's base is
+            not on this machine, names and shapes are not compared.
     """
     from dcsft_harness.models import adapters, checkpoint, weights
     from dcsft_harness.models.settings import ModelSettings
@@ -130,7 +130,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
 
 @contextmanager
 def _told(repo: str) -> Iterator[None]:
-    """Makes a sentence of what the hub or the network answers."""
+    """Turns an error of the hub or the network into one sentence."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -156,7 +156,7 @@ def _told(repo: str) -> Iterator[None]:
 
 @contextmanager
 def _copy(folder: Path) -> Iterator[str]:
-    """A folder of links to the artefact's files, with those that name places rewritten."""
+    """A folder of links to the artifact's files, with local paths removed from configurations."""
     with tempfile.TemporaryDirectory(prefix="dcsft_push_") as copy:
         rewritten = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

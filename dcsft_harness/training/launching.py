@@ -1,10 +1,10 @@
-"""Starts a command again in several processes, through `accelerate launch`.
+"""Runs a command in several processes, through `accelerate launch`.
 
     dcsft train sft ... --num-processes 8 --launch zero3
     dcsft sample ... --num-processes 8
 
-The processes are the same command without these two options; the one that was called waits for them and
-passes on how they end. What can be refused before they start is refused here.
+The processes run the same command without these two options. The original process waits for them and passes
+on their exit status. Whatever can be checked before they start is checked here.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ def shipped() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a command is spread over processes.
+    """How to distribute a command over processes.
 
     Attributes:
-        processes: how many, over all machines; above 1.
-        plan: a name of `shipped()`, or a configuration file of accelerate's.
+        processes: the number over all machines; above 1.
+        plan: a name of `shipped()`, or one of accelerate's configuration files.
     """
 
     processes: int
@@ -48,11 +48,11 @@ class Launch:
 
     @classmethod
     def read(cls, processes: int | None, plan: str | None) -> "Launch | None":
-        """The launch that the options `num_processes` and `launch` ask for; None for this process alone.
+        """The launch for the options `num_processes` and `launch`; None for a single process.
 
         Raises:
-            HarnessError: a value is out of range, they contradict each other, or this process already is
-                one of a launch.
+            HarnessError: a value is out of range, the options contradict each other, or this process already
+                belongs to a launch.
         """
         if processes is None and plan is None:
             return None
@@ -88,10 +88,10 @@ class Launch:
         return shipped()[self.plan]
 
     def check(self, config: TrainingConfig | None = None) -> "ClusterConfig":
-        """Refuses what could not run, before any process is started, and returns the file's content.
+        """Checks the launch before any process starts, and returns the file's content.
 
         Args:
-            config: of a training; None where nothing is trained.
+            config: of a training; None if nothing is trained.
 
         Raises:
             HarnessError: the file cannot be read, a package or GPUs are missing, or the processes do not
@@ -149,7 +149,7 @@ class Launch:
 
 
 def sharding() -> str | None:
-    """How the launch that this process is one of divides the model; None where each has a whole one."""
+    """How the current launch divides the model; None if each process has a whole one."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         return f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -158,7 +158,7 @@ def sharding() -> str | None:
 
 
 def run(launch: Launch, config: TrainingConfig | None, words: list[str], output: Path) -> dict[str, Any]:
-    """Runs a command in the processes of a launch, and waits for them.
+    """Runs a command in the launch's processes, and waits for them.
 
     Args:
         launch: the processes.
@@ -167,11 +167,11 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
         output: the folder that it writes.
 
     Returns:
-        The notes of the artefact that they made.
+        The notes of the resulting artifact.
 
     Raises:
-        HarnessError: the launch cannot be made, or a process of it failed: as `FailedElsewhere` where it
-            has said why itself.
+        HarnessError: the launch failed, or one of its processes did: `FailedElsewhere` if that process has
+            already reported why.
         KeyboardInterrupt: they were interrupted.
     """
     found = launch.check(config)
@@ -180,7 +180,7 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
 
 
 def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[str]:
-    """What `accelerate launch` is called with."""
+    """The command line of `accelerate launch`."""
     import torch
 
     given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]
@@ -211,7 +211,7 @@ def _start(given: list[str]) -> None:
 
 
 def _tell(codes: Mapping[int, int], error: Exception) -> None:
-    """Raises what the exit codes of a launch come to, by rank in the order in which they ended.
+    """Raises the error that a launch's exit codes mean, by rank in the order in which they ended.
 
     Raises:
         HarnessError: a process was killed.
@@ -232,7 +232,7 @@ def _tell(codes: Mapping[int, int], error: Exception) -> None:
 
 @contextlib.contextmanager
 def _watching() -> Iterator[None]:
-    """Keeps the launcher's own words off the terminal, and puts back what it changes in this process."""
+    """Hides the launcher's own messages, and restores what it changes in this process."""
     import logging
 
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]

@@ -1,4 +1,4 @@
-"""adapter -> checkpoint: one model that does by itself what the base does with the adapter."""
+"""adapter -> checkpoint: one model that behaves like the base with the adapter."""
 
 import json
 import shutil
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from dcsft_harness.models.settings import ModelSettings
 
 
-# Real prompts with pictures, as a model gets them: what two models are compared on.
+# Real prompts with images, on which two models are compared.
 
 STAND_IN = "dcsft_digits"
-"""The task whose items stand in where an adapter's own training set is not at hand."""
+"""The task whose items are used when an adapter's own training set is not available."""
 
 
 class Probes(NamedTuple):
     """Real inputs of a model.
 
     Attributes:
-        source: the set that they are from.
-        features: what the processor made of each prompt.
+        source: the set that they come from.
+        features: the processor's output for each prompt.
     """
 
     source: str
@@ -45,13 +45,13 @@ def read_probes(
     generation: "GenerationConfig",
     count: int,
 ) -> Probes:
-    """Prompts of the set that an adapter was trained on, evenly spread over it.
+    """Prompts from an adapter's training set, evenly spaced.
 
     Args:
-        made: the adapter's manifest; None of one that has none.
-        processor: what the prompts go through.
-        generation: names the end marks.
-        count: how many, if the set has as many.
+        made: the adapter's manifest; None if it has none.
+        processor: processes the prompts.
+        generation: has the end tokens.
+        count: the number of prompts, if the set has that many.
 
     Raises:
         HarnessError: a row of the training set cannot be read.
@@ -89,7 +89,7 @@ def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
 
 
 def _digits() -> "Dataset":
-    """The stand-in's items in the columns of a curated set."""
+    """The substitute task's items in the columns of a curated set."""
     from datasets import Dataset
 
     from dcsft_harness.curation.conversations import conversation, features
@@ -109,7 +109,7 @@ _ADAPTER = "adapter_config.json"
 
 
 class MergeConfig(Settings):
-    """How a merge is compared with the adapter that it replaces."""
+    """How to compare a merge with the adapter that it replaces."""
 
     prompts: int = option(4, "Real prompts to compare the two models on.", ge=1)
     max_new_tokens: int = option(32, "Longest greedy answer compared, in tokens.", ge=1)
@@ -117,11 +117,11 @@ class MergeConfig(Settings):
 
 
 class Base(NamedTuple):
-    """What an adapter goes on.
+    """The base of an adapter.
 
     Attributes:
         name: a folder or hub name.
-        trained_on: whether it is the base that the adapter's manifest records; None where nothing tells.
+        trained_on: whether it is the base in the adapter's manifest; None if that is unknown.
     """
 
     name: str
@@ -134,7 +134,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     Args:
         adapter: a PEFT folder, written by `dcsft train` or by PEFT alone.
         output: the checkpoint's folder; must not exist, or be empty.
-        base: the base's folder or hub name; None takes the one that the adapter was trained on.
+        base: the base's folder or hub name; None uses the one that the adapter was trained on.
         config: what to compare on.
 
     Returns:
@@ -142,7 +142,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
 
     Raises:
         HarnessError: not an adapter, another base than it was trained on, shapes that do not fit, weights
-            that are not finite, too little space, or a merged model that answers otherwise.
+            that are not finite, too little space, or a merged model that answers differently.
     """
     manifest.refuse_occupied(output)
     made = _open(adapter)
@@ -182,7 +182,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         draft.notes.update(
             base=found.name, trained_on=found.trained_on, dtype=str(kind).removeprefix("torch.")
         )
-        if space:  # which the merged checkpoint writes, too
+        if space:  # which the merged checkpoint includes
             draft.notes["box_space"] = space
         draft.notes.update(_by_part(told, parts))
         draft.notes["parity"] = _report(told, real.source) | {"tolerance": engine.tolerance(kind)}
@@ -193,10 +193,10 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
 
 
 def _open(adapter: Path) -> manifest.Manifest | None:
-    """The adapter's manifest; None of one that PEFT alone wrote.
+    """The adapter's manifest; None if PEFT alone wrote the adapter.
 
     Raises:
-        HarnessError: it is no adapter, or has changed since it was written.
+        HarnessError: the folder is not an adapter, or has changed since it was written.
     """
     if not adapter.is_dir():
         raise HarnessError(f"adapter {adapter} does not exist", "Check the path")
@@ -213,11 +213,10 @@ def _open(adapter: Path) -> manifest.Manifest | None:
 
 
 def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -> Base:
-    """The base to merge into: as given, else the adapter's own.
+    """The base to merge into: the given one, else the adapter's own.
 
     Raises:
-        HarnessError: the base that the adapter was trained on is not where it was, has changed, or is
-            not recorded.
+        HarnessError: the adapter's base is missing, has changed, or is not recorded.
     """
     if base is not None:
         return Base(base, _is_own(made, base))
@@ -248,7 +247,7 @@ def _is_own(made: manifest.Manifest | None, base: str) -> bool | None:
 
 
 def _pixels(made: manifest.Manifest | None) -> dict[str, Any]:
-    """The pixel limits that the adapter was trained with."""
+    """The pixel limits of the adapter's training."""
     limits = (made.notes.get("pixel_limits") if made is not None else None) or {}
     return {f"{name}_pixels": limits[end] for name, end in (("min", "low"), ("max", "high")) if end in limits}
 
@@ -256,9 +255,9 @@ def _pixels(made: manifest.Manifest | None) -> dict[str, Any]:
 def _prepared(
     settings: "ModelSettings", config: MergeConfig
 ) -> tuple[dict[str, str], "ProcessorMixin", "GenerationConfig"]:
-    """The part that each of the base's modules belongs to, its processor, and how it ends greedy answers.
+    """The part of each of the base's modules, its processor, and its generation settings.
 
-    All of it is known without the base's weights, and so is whether the adapter fits.
+    All of it is known without the base's weights; so is whether the adapter fits.
 
     Raises:
         HarnessError: the base cannot be opened, is quantized, or the adapter does not fit it.
@@ -289,7 +288,7 @@ def _prepared(
 
 
 def _parts(config: "PreTrainedConfig") -> dict[str, str]:
-    """Module name -> "language", "vision" or "aligner", of a model without weights."""
+    """Module name -> "language", "vision" or "aligner", for a model without weights."""
     from dcsft_harness.models.checkpoint import skeleton
     from dcsft_harness.training.checkpoint import linear_layers
 
@@ -304,7 +303,7 @@ def _parts(config: "PreTrainedConfig") -> dict[str, str]:
 
 
 def _refuse_small_disk(files: Path | None, output: Path) -> None:
-    """Refuses a disk that has no room for weights as large as the base's, before they are loaded."""
+    """Refuses a disk without room for weights as large as the base's, before they are loaded."""
     if files is None:
         return
     wanted = sum(path.stat().st_size for path in files.glob("model*.safetensors"))
@@ -318,7 +317,7 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
 
 
 def _by_part(told: "Parity", parts: Mapping[str, str]) -> dict[str, Any]:
-    """How many modules of each part were adapted, how many of them changed, and which did not."""
+    """The number of adapted modules of each part, the number that changed, and the names of the others."""
     adapted, changed = Counter[str](), Counter[str]()
     for name, moved in told.modules.items():
         adapted[parts[name]] += 1

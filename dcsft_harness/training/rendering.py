@@ -1,8 +1,8 @@
-"""Conversations as text, the way evaluation writes them, split into prompt and completion.
+"""Conversations as text, in the form of evaluation, split into prompt and completion.
 
-TRL would render the chat template itself, once per sample and step. It would also put the loss on
-what a template writes after the end mark (Qwen's newline), which no model is ever asked to
-generate. Rendered here once, prompt and completion go to TRL as plain text.
+TRL would render the chat template itself, once per sample and step. It would also include in the loss what a
+template writes after the end mark (Qwen's newline), which no model ever has to generate. So conversations are
+rendered here once, and TRL gets prompt and completion as plain text.
 """
 
 import math
@@ -21,11 +21,11 @@ from dcsft_harness.training.data import Conversations, Turns
 
 
 class Rendered(NamedTuple):
-    """What one sample is made of.
+    """The text of one sample.
 
     Attributes:
-        prompt: everything before the answer, the same text that evaluation gives to the model.
-        completion: the answer and its end mark; the loss is on all of it and on nothing else.
+        prompt: everything before the answer, the same text as in evaluation.
+        completion: the answer and its end mark; the loss covers exactly this.
     """
 
     prompt: str
@@ -34,11 +34,11 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """A checkpoint's way of writing conversations.
+    """A checkpoint's template for conversations.
 
     Attributes:
         processor: its processor, chat template and tokenizer included.
-        stops: end marks that generation stops at, as text.
+        stops: end marks that stop generation, as text.
     """
 
     processor: ProcessorMixin
@@ -49,7 +49,7 @@ class Template:
         """A checkpoint's template with its end marks: the tokenizer's and those of its generation config.
 
         Raises:
-            HarnessError: it has none, so that no answer could ever end.
+            HarnessError: there is none, so no answer could ever end.
         """
         tokenizer = processor.tokenizer
         ids = getattr(generation, "eos_token_id", None)
@@ -66,8 +66,8 @@ class Template:
         """A conversation as text.
 
         Raises:
-            HarnessError: the template writes an answer's beginning otherwise than it asks for one, so
-                that training would show the model other prompts than evaluation.
+            HarnessError: the template begins an answer differently than its generation prompt, so the prompts
+                of training and evaluation would differ.
         """
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
         prompt = render(self.processor, turns.prompt, where, add_generation_prompt=True)
@@ -80,7 +80,7 @@ class Template:
         return Rendered(self._with_bos(prompt), self._ended(whole[len(prompt) :]))
 
     def _with_bos(self, prompt: str) -> str:
-        """The prompt with the first token that a tokenizer adds in evaluation; TRL tells it to add none."""
+        """The prompt with the first token that the tokenizer adds in evaluation; in TRL it adds none."""
         tokenizer = self.processor.tokenizer
         bos = tokenizer.bos_token
         if not bos or prompt.startswith(bos) or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
@@ -88,13 +88,13 @@ class Template:
         return str(bos) + prompt
 
     def _ended(self, completion: str) -> str:
-        """The completion up to its end mark, or with one where the template writes none."""
+        """The completion up to its end mark, which is added if the template writes none."""
         ends = [completion.rfind(mark) + len(mark) for mark in self.stops if mark in completion]
         return completion[: max(ends)] if ends else completion + self.stops[0]
 
 
 class _Rows:
-    """Adds the pictures to rows when TRL asks for them, so that a large set is never in memory at once."""
+    """Adds the images to rows when TRL asks for them, so that a large set is never in memory at once."""
 
     def __init__(self, conversations: Conversations) -> None:
         self._conversations = conversations
@@ -106,20 +106,21 @@ class _Rows:
 
 
 def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: bool = False) -> Turns:
-    """A conversation whose answer states its box in the coordinates that the model writes.
+    """A conversation with the answer's box in the model's own coordinates.
 
-    Sets hold boxes in original-image pixels, whoever reads them. A Qwen2.5-VL that is taught those
-    learns to be off by the resize factor, and a model that writes thousandths unlearns what it knows.
+    Sets hold boxes in original-image pixels, for any model. A Qwen2.5-VL trained on those learns to be off by
+    the resize factor, and a model that writes thousandths unlearns its own space.
 
     Args:
         turns: the conversation.
-        convention: the coordinates that the model is taught.
-        where: what an error calls the row.
-        truncated: whether original pixels lose their decimals; otherwise the answer's stay.
+        convention: the coordinates of the training targets.
+        where: the row's name in errors.
+        truncated: whether boxes in original pixels are cut to whole numbers; otherwise the answer keeps its
+            decimals.
 
     Raises:
-        HarnessError: the sides of the picture differ by more than the processor takes, the box cannot be
-            replaced in the answer's text, or loses its area with its decimals.
+        HarnessError: the image's sides differ by more than the processor supports, the box cannot be replaced
+            in the answer's text, or the box without decimals has no area.
     """
     if turns.box is None or turns.size is None:
         return turns
@@ -139,7 +140,7 @@ def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: boo
 
 
 def _truncated(turns: Turns, box: Sequence[float], where: str) -> Turns:
-    """A conversation whose answer states its box without decimals."""
+    """A conversation whose answer has its box without decimals."""
     numbers = [math.trunc(end) for end in box]
     if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
         raise HarnessError(
@@ -150,7 +151,7 @@ def _truncated(turns: Turns, box: Sequence[float], where: str) -> Turns:
 
 
 def _stating(turns: Turns, numbers: Sequence[int], where: str) -> Turns:
-    """A conversation whose answer states these numbers in place of its box."""
+    """A conversation whose answer has these numbers as its box."""
     answer = rewritten(turns.answer, numbers)
     if answer is None:
         raise HarnessError(
@@ -162,7 +163,7 @@ def _stating(turns: Turns, numbers: Sequence[int], where: str) -> Turns:
 def rendered(
     conversations: Conversations, template: Template, convention: BoxConvention, truncated: bool = False
 ) -> tuple[Conversations, list[Rendered]]:
-    """The conversations that can be written, and their texts; others are in `refused` then."""
+    """The conversations that can be rendered, and their texts; others are added to `refused`."""
     texts: list[Rendered] = []
     refused: dict[int, HarnessError] = {}
     for position, turns in enumerate(conversations.turns):
@@ -175,7 +176,7 @@ def rendered(
 
 
 def samples(conversations: Conversations, rendered: Sequence[Rendered]) -> Dataset:
-    """The training set as TRL's collator for pictures reads it: prompt, completion, images and row."""
+    """The training set in the format of TRL's vision collator: prompt, completion, images and row."""
     columns = {
         "prompt": [sample.prompt for sample in rendered],
         "completion": [sample.completion for sample in rendered],

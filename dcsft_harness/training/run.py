@@ -1,4 +1,4 @@
-"""One training run, whichever trainer does it: its job, disk space, training and artifact."""
+"""One training run, with any trainer: its job, disk space, training and artifact."""
 
 import contextlib
 import math
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-# What is to be trained, what of it an artefact records, and what a trainer is made from.
+# A training job, the part of it that an artifact records, and the inputs of a trainer.
 
 
 class JobOptions(TypedDict, total=False):
-    """What a method's function takes beside base, data, output and settings: see `Job`."""
+    """Further arguments of a method's function: see `Job`."""
 
     adapter: Path | None
     inputs: Mapping[str, Path]
@@ -52,7 +52,7 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained.
+    """A training job.
 
     Attributes:
         method: the verb's last word: "sft".
@@ -60,10 +60,10 @@ class Job:
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the folder to write.
         config: the settings.
-        adapter: an adapter to go on training; None begins with a new one.
-        inputs: further artefacts to record, role -> folder.
+        adapter: an adapter to train further; None begins with a new one.
+        inputs: further artifacts to record, role -> folder.
         progress: called after each step.
-        source: what an open data set was made from: a task's name or a file.
+        source: the source of an open data set: a task's name or a file.
         settings: further settings that decide the result, by name.
     """
 
@@ -80,12 +80,12 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """The artefact that it makes."""
+        """The kind of the resulting artifact."""
         adapts = isinstance(self.config, AdapterConfig) and not self.config.full
         return "adapter" if adapts else "checkpoint"
 
     def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
-        """The settings and the inputs that the manifest records; names stand for what has no folder."""
+        """The settings and inputs that the manifest records; inputs without a folder are recorded by name."""
         settings = {"method": self.method, **self.config.as_dict(), **self.settings}
         if self.adapter is not None:
             settings |= checkpoint.lora_shape(str(self.adapter), str(self.model))
@@ -103,7 +103,7 @@ class Job:
         return settings, sources
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result, by name: a run goes on only from one that is equal in all of it."""
+        """The settings that decide the result, by name: a run can only resume from one with equal values."""
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
         kept = {name: value for name, value in settings.items() if name not in run_folder.INDIFFERENT}
@@ -113,19 +113,19 @@ class Job:
 
 @dataclass
 class Setup:
-    """What a trainer is made from.
+    """The inputs of a trainer.
 
     Attributes:
-        job: what is to be trained.
+        job: the training job.
         folder: the trainer's output folder.
         conversations: the checked training set.
         processor: the base's, with the pixel limits of training.
         limits: those limits; None for a processor without.
-        dtype: what forward passes compute in.
-        room: bytes that the run may have on the disk at a time.
-        network: the weights to train; set when everything that can be refused without them has been.
-        peft_config: the new adapter to put on them; None for none, or one that is on them already.
-        notes: what the manifest will say.
+        dtype: the dtype of forward passes.
+        room: the most bytes that the run may have on disk at a time.
+        network: the weights to train; set after all checks that do not need them.
+        peft_config: the new adapter to attach; None if there is none, or it is already attached.
+        notes: the manifest's notes.
     """
 
     job: Job
@@ -140,15 +140,15 @@ class Setup:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
-        """Skips or refuses rows that cannot be trained on: the last check before weights are read.
+        """Skips or refuses unusable rows: the last check before weights are read.
 
         Args:
-            conversations: the set that was rendered.
+            conversations: the rendered set.
             texts: a text per conversation, see `data.screened`.
-            completion: tokens that a row may have beside its text.
+            completion: tokens that a row may have besides its text.
 
         Raises:
-            HarnessError: rows are refused, and are not to be skipped, or are all of them.
+            HarnessError: rows are refused, and skipping is off or would leave none.
         """
         found = data.screened(
             conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
@@ -160,15 +160,15 @@ class Setup:
             self.notes["skipped"] = {"count": len(found.refused), "rows": sorted(found.refused)}
 
     def left_out(self) -> dict[str, str]:
-        """The rows that were skipped, as a part of what decides the result; empty without any."""
+        """The skipped rows, as part of the settings that decide the result; empty without any."""
         refused = self.conversations.refused
         return {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
 
     def box_convention(self, has_boxes: bool) -> BoxConvention:
-        """The coordinates that boxes are taught or judged in; noted where they decide anything.
+        """The coordinates in which boxes are trained or scored; recorded if the data has boxes.
 
         Raises:
-            HarnessError: there are boxes, and nothing tells their coordinates.
+            HarnessError: there are boxes, and their coordinates are unknown.
         """
         job = self.job
         space = job.config.box_space or coordinates.taught(job.adapter, job.model)
@@ -183,45 +183,45 @@ class Setup:
         return convention
 
 
-# Whether the disk can hold what a run writes, told before any weights are read.
+# Whether the disk can hold a run's files, checked before any weights are read.
 
 _FLOAT32 = torch.float32.itemsize
 _STATE = 3
-"""A checkpoint has the weights that train and AdamW's two moments of them, all in float32."""
+"""A checkpoint has the trained weights and their two AdamW moments, all in float32."""
 
 
 def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
-    """Bytes that a run's checkpoints and what it ends with may have on the disk at a time.
+    """The most bytes that a run's checkpoints and result may have on disk at a time.
 
     Args:
         job: what is to be trained.
-        base: the base's configuration. Its number of weights follows from it, so that neither its files
-            nor a network are asked; to build its modules without weights takes 0.1 s at 72 billion.
+        base: the base's configuration. It determines the number of weights without files or network; building
+            its modules without weights takes 0.1 s at 72 billion.
         rows: items of the training set.
 
     Raises:
-        HarnessError: `lora_target` chooses none of the base's layers.
+        HarnessError: `lora_target` matches none of the base's layers.
     """
     state = (_STATE if _keeps_moments(job) else 1) + _is_with_reference(job)
     return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
 
 
 def check_disk(job: Job, needed: int) -> None:
-    """Refuses a disk that cannot hold what a run writes.
+    """Refuses a disk that cannot hold a run's files.
 
     Args:
-        job: what is to be trained; its output folder exists.
-        needed: what it writes, in bytes.
+        job: the training job; its output folder exists.
+        needed: the size of its files, in bytes.
 
     Raises:
-        HarnessError: says what is needed.
+        HarnessError: names the space needed.
     """
-    # A run that is gone on with has some of that on the disk already.
+    # A resumed run already has some of that on disk.
     for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
         needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
     disk = shutil.disk_usage(job.output)
     free = disk.free
-    if free >= needed or not disk.total:  # some network file systems tell nothing
+    if free >= needed or not disk.total:  # some network file systems report nothing
         return
     written = job.config.save_steps is not None
     what = "the adapter" if job.kind == "adapter" else "all parameters"
@@ -233,10 +233,10 @@ def check_disk(job: Job, needed: int) -> None:
 
 
 def trained(job: Job, base: PreTrainedConfig) -> int:
-    """How many weights train: a new adapter's, those of one that is gone on with, or all of the base's.
+    """The number of trained weights: of a new adapter, of the adapter to continue, or of the whole base.
 
     Raises:
-        HarnessError: `lora_target` chooses none of the base's layers.
+        HarnessError: `lora_target` matches none of the base's layers.
     """
     if not isinstance(job.config, AdapterConfig) or job.config.full:
         return sum(weight.numel() for weight in skeleton(base).parameters())
@@ -255,11 +255,11 @@ def _keeps_moments(job: Job) -> bool:
 
 
 def _checkpoints(job: Job, rows: int) -> int:
-    """The most checkpoints that lie on the disk at a time."""
+    """The most checkpoints on disk at a time."""
     config = job.config
     if config.save_steps is None:
         return 0
-    # One more than stays, as a new one is whole before the oldest goes.
+    # One more than are kept, because a new one is complete before the oldest is removed.
     most = (config.keep or 1) + 1
     samples = rows * config.samples_per_row
     steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
@@ -267,38 +267,38 @@ def _checkpoints(job: Job, rows: int) -> int:
 
 
 def _is_with_reference(job: Job) -> bool:
-    """Whether checkpoints hold a second adapter: the reference, a copy of the one that training continues."""
+    """Whether checkpoints hold a second adapter: the reference, a copy of the adapter to continue."""
     return job.config.has_reference and job.adapter is not None
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:
-    """Bytes a weight of what the run ends with."""
+    """Bytes per weight of a run's result."""
     if sharding() is not None:
         return 2 * _FLOAT32  # gathered in one place, copied to its own
     return _FLOAT32 if job.kind == "adapter" else (base.dtype or torch.float32).itemsize
 
 
 def _size(number: float) -> str:
-    """Bytes as one reads them."""
+    """Bytes in readable units."""
     number /= 2**20
     return f"{number / 1024:.1f} GiB" if number >= 1024 else f"{number:.1f} MiB"
 
 
-# One training run, whichever trainer does it: checked, resumed, accounted for, sealed as an artefact.
+# One training run, with any trainer: checks, resuming, cost accounting, and the finished artifact.
 
 LOG = "training_log.jsonl"
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 Make = Callable[[Setup], Callable[[], Any]]
-"""Checks a trainer's arguments, and returns what makes the trainer once the weights are there."""
+"""Checks a trainer's arguments, and returns a function that creates the trainer from loaded weights."""
 
 
 def perform(job: Job, make: Make) -> dict[str, Any]:
-    """Trains and writes the artefact.
+    """Trains and writes the artifact.
 
     Returns:
-        The manifest's notes; at other ranks than 0 nothing.
+        The manifest's notes; empty at ranks other than 0.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
@@ -361,10 +361,10 @@ def _prepare(job: Job) -> Setup:
 
 
 def _refuse_former(folder: Path) -> None:
-    """Refuses a curated set of rollouts that a former version sampled with other pictures.
+    """Refuses a curated set whose rollouts an older version sampled with other images.
 
     Raises:
-        HarnessError: names the line or item. Sets whose rollouts are no longer in their place pass.
+        HarnessError: names the line or item. Sets whose rollouts have been moved pass.
     """
     if not (folder / manifest.NAME).is_file():
         return
@@ -381,9 +381,9 @@ def _refuse_former(folder: Path) -> None:
 def _network(
     job: Job, dtype: torch.dtype, notes: dict[str, Any], last: Path | None
 ) -> tuple[PreTrainedModel | PeftModel, LoraConfig | None]:
-    """The weights to train, and the adapter to put on them; notes which layers get one.
+    """The weights to train, and the adapter to attach; records which layers get one.
 
-    All parameters come from the checkpoint that the run goes on from, an adapter's are read by the trainer.
+    To resume, all parameters come from the checkpoint; the trainer reads those of an adapter.
     """
     base, config = str(job.model), job.config
     if not isinstance(config, AdapterConfig) or config.full:
@@ -391,9 +391,9 @@ def _network(
             raise HarnessError(
                 f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that"
             )
-        # bfloat16 weights would swallow updates of a learning rate like 1e-5.
+        # bfloat16 weights would lose updates of a learning rate like 1e-5 to rounding.
         network = checkpoint.load_model(str(last or base), torch.float32)
-        # Where a trainer finds the model that training began with, which divergence is measured from.
+        # Where a trainer finds the initial model, the reference of the divergence.
         network.config._name_or_path = base
         return network, None
     network = checkpoint.load_model(base, dtype)
@@ -407,9 +407,9 @@ def _network(
 
 
 def _companions(setup: Setup) -> Callable[[Path], None]:
-    """What puts beside a checkpoint's weights all that they are used with.
+    """Returns a function that adds the other files of a checkpoint to its weights.
 
-    The processor is the base's: the pixel limits of training are not its own.
+    The processor is the base's, without the pixel limits of training.
     """
 
     def complete(folder: Path) -> None:
@@ -421,7 +421,7 @@ def _companions(setup: Setup) -> Callable[[Path], None]:
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
     try:
-        # Ranks could stop at different steps, so several of them end at once.
+        # Ranks could stop at different steps, so a launch ends at once.
         saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
         with ranks.telling_losses(), checkpoint.no_bars(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -447,7 +447,7 @@ def _finish(
     settings, sources = job.recorded()
     notes = setup.notes | _measured(trainer, account)
     sharded = getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False)
-    if sharded:  # every rank gives its part
+    if sharded:  # every rank contributes its part
         trainer.save_model(str(setup.folder / "whole"))
     with ranks.agreed():
         if ranks.rank() > 0:
@@ -481,11 +481,11 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
 
 
 def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> None:
-    """Writes an adapter alone, or a whole checkpoint in its base's type.
+    """Writes an adapter alone, or a whole checkpoint in its base's dtype.
 
     Raises:
-        OSError: the disk is full; safetensors says so in a type of its own, which `manifest.writing`
-            could not tell from a fault in the weights.
+        OSError: the disk is full; safetensors has its own error for this, which `manifest.writing` could not
+            distinguish from a fault in the weights.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     try:
@@ -504,7 +504,7 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
             raise
         raise OSError(int(number[1]), str(error)) from error
     if not isinstance(model, PeftModel):
-        # The processor as it came: the pixel limits of training are not those of evaluation.
+        # The base's own processor: the pixel limits of training are not those of evaluation.
         checkpoint.open_processor(base).save_pretrained(folder)
 
 

@@ -1,11 +1,11 @@
-"""An unfinished training run's folder: one launch's at a time, gone on with, finished.
+"""An unfinished training run's folder: locked by one launch at a time, resumed, finished.
 
-    adapter/unfinished/lock                           held by the process that trains
-    adapter/unfinished/owner.json, run.json           which one, and the settings that decide the result
-    adapter/unfinished/checkpoint-200/                what the trainer saved after step 200
-    adapter/unfinished/checkpoint-200/complete.json   written when all of that is on the disk
+    adapter/unfinished/lock                           held by the training process
+    adapter/unfinished/owner.json, run.json           that process, and the settings that decide the result
+    adapter/unfinished/checkpoint-200/                the trainer's files after step 200
+    adapter/unfinished/checkpoint-200/complete.json   written when all of those are on disk
 
-A checkpoint without `complete.json` was cut short, and is not gone on from.
+A checkpoint without `complete.json` is incomplete and cannot be resumed.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ INDIFFERENT = ("save_steps", "keep", "on_error")
 _FILES, _END = "files", 2**20
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
-"""Where transformers has TensorBoard write, below the trainer's folder."""
+"""TensorBoard's folder below the trainer's folder, set by transformers."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESUMING = ("optimizer*", "scheduler.pt", "rng_state*", "training_args.bin", "trainer_state.json", COMPLETE)
-"""What only an interrupted run needs of a checkpoint, by pattern."""
+"""Files of a checkpoint that only an interrupted run needs, by pattern."""
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint's folder is named by."""
+    """The step in the name of a checkpoint's folder."""
     found = _CHECKPOINT.fullmatch(checkpoint.name)
     return int(found[1]) if found else 0
 
@@ -51,14 +51,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def identity(output: Path) -> str:
-    """A hash of what decides a run's weights: the same while it runs and when it has finished.
+    """A hash of what decides a run's weights: the same while it runs and after it has finished.
 
     Raises:
-        HarnessError: the folder holds no run, or one whose settings cannot be read.
+        HarnessError: the folder has no run, or one with unreadable settings.
     """
     path, told = output / manifest.UNFINISHED / RUN, None
     if not (output / manifest.NAME).is_file():
-        with contextlib.suppress(FileNotFoundError):  # it may finish this moment
+        with contextlib.suppress(FileNotFoundError):  # it may finish at this moment
             try:
                 told = dict(reading.json_file(path))
             except (ValueError, TypeError) as error:
@@ -71,10 +71,10 @@ def identity(output: Path) -> str:
 
 
 class RunFolder:
-    """The folder of a run that this process has; made by `opened`."""
+    """The folder of this process's run; created by `opened`."""
 
     def __init__(self, output: Path) -> None:
-        """Takes the output folder; its `unfinished/` is the trainer's own."""
+        """Uses the output folder; its `unfinished/` belongs to the trainer."""
         self._output = output
         self.folder = output / manifest.UNFINISHED
 
@@ -84,12 +84,12 @@ class RunFolder:
         return next(reversed(checkpoints(self.folder)), None)
 
     def complete(self, step: int, told: Mapping[str, Any], keep: int) -> None:
-        """Marks the checkpoint of a step as complete, once the disk has it, and drops the oldest ones.
+        """Marks the checkpoint of a step as complete, once it is on disk, and removes the oldest ones.
 
         Args:
             step: the step.
-            told: what going on needs beside the trainer's own files.
-            keep: how many stay.
+            told: state to resume from, besides the trainer's own files.
+            keep: the number of checkpoints to keep.
         """
         folder = self.folder / f"checkpoint-{step}"
         for path in (folder, *folder.rglob("*")):
@@ -97,11 +97,11 @@ class RunFolder:
         kept = {_FILES: _samples(folder), **told}
         disk.write_text(folder / COMPLETE, json.dumps(kept) + "\n")
         for old in checkpoints(self.folder)[:-keep]:
-            (old / COMPLETE).unlink()  # first, so that a half-removed one is never gone on from
+            (old / COMPLETE).unlink()  # first, so that a half-removed one is never resumed
             shutil.rmtree(old)
 
     def told(self) -> dict[str, Any]:
-        """What the newest complete checkpoint was marked with.
+        """The state stored with the newest complete checkpoint.
 
         Raises:
             HarnessError: it cannot be read, or the checkpoint's files have changed since.
@@ -123,9 +123,10 @@ class RunFolder:
     def finishing(
         self, kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path], seconds: float, keep: int
     ) -> Iterator[manifest.Draft]:
-        """Makes the finished artefact: the block fills the draft's folder, then it takes this one's place.
+        """Finishes the artifact: the block fills the draft's folder, which then replaces this one.
 
-        The newest `keep` checkpoints go with it, without what only an interrupted run needs; and curves.
+        The newest `keep` checkpoints, without the files that only an interrupted run needs, and the curves
+        move too.
         """
         folder = self.folder / "draft"
         try:
@@ -134,7 +135,7 @@ class RunFolder:
             draft = manifest.Draft(folder)
             yield draft
             for checkpoint in checkpoints(self.folder)[::-1][:keep]:
-                # Not moved: a process that is killed here goes on from the last one.
+                # Copied, not moved: a process that is killed here can still resume from the last one.
                 link(checkpoint, folder / checkpoint.name)
             if (self.folder / CURVES).is_dir():
                 shutil.copytree(self.folder / CURVES, folder / CURVES)
@@ -161,13 +162,13 @@ def _samples(checkpoint: Path) -> dict[str, str]:
 
 
 def link(checkpoint: Path, target: Path) -> None:
-    """Gives what loading a checkpoint needs a second name, under which it outlives the first."""
+    """Links the files that loading a checkpoint needs under a second name, so that they outlive the first."""
     skip = shutil.ignore_patterns(*_RESUMING)
     shutil.copytree(checkpoint, target, ignore=skip, copy_function=_linked)
 
 
 def _linked(source: str, target: str) -> None:
-    """A second name for a file, or a copy where the file system has no such thing."""
+    """A hard link to a file, or a copy if the file system has none."""
     try:
         os.link(source, target)
     except OSError:
@@ -176,17 +177,17 @@ def _linked(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def opened(output: Path, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
-    """Takes an output folder for this launch.
+    """Opens an output folder for this launch.
 
-    Whatever ends the block, complete checkpoints stay; a folder without any is removed again.
+    However the block ends, complete checkpoints remain; a folder without any is removed.
 
     Args:
-        output: a new or empty folder, or one that an interrupted run left: its newest complete checkpoint,
-            where there is one, is where training resumes.
-        identity: the settings that decide the result, by name; values are JSON's.
+        output: a new or empty folder, or one from an interrupted run; training resumes from its newest
+            complete checkpoint, if there is one.
+        identity: the settings that decide the result, by name; JSON values.
 
     Raises:
-        HarnessError: another process has the folder, or it holds something else or a run with other settings.
+        HarnessError: another process uses the folder, or it has other files or a run with other settings.
     """
     run = RunFolder(output)
     with contextlib.ExitStack() as stack:
@@ -218,19 +219,19 @@ def _take(run: RunFolder, output: Path, identity: Mapping[str, Any], stack: cont
     there = output.is_dir()
     run.folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(run.folder / LOCK, output))
-    refuse_taken(output)  # a process that finished meanwhile has let go of the lock
+    refuse_taken(output)  # a process that finished meanwhile has released the lock
     stack.callback(_tidy, run, output, there)
     sign(run.folder)
     if run.last is None:
-        (run.folder / RUN).unlink(missing_ok=True)  # of a run that had nothing to go on from
+        (run.folder / RUN).unlink(missing_ok=True)  # of a run without a checkpoint to resume from
     compare(run.folder, output, identity)
     for path in run.folder.glob("checkpoint-*"):
         if path not in checkpoints(run.folder):
-            shutil.rmtree(path)  # cut short
+            shutil.rmtree(path)  # incomplete
 
 
 def _tidy(run: RunFolder, output: Path, there: bool) -> None:
-    """Removes what a finished run worked with, or a run without a checkpoint; and the folder if it is new."""
+    """Removes a finished run's working files, or a run without a checkpoint; also the folder if it is new."""
     finished = (output / manifest.NAME).is_file()
     if finished or run.last is None:
         shutil.rmtree(run.folder, ignore_errors=True)

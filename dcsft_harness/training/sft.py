@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 
-# How the processes of a launch share the rows of a training set: each row once an epoch, as one would.
+# How the processes of a launch share a training set: each row once per epoch, as in a single process.
 #
-# accelerate fills up an epoch's last batch with rows from its beginning, so that all processes get equally
-# many. Here its rows are shared out as they are, and a process that has none left for a forward pass makes it
-# over a row whose loss is left out: all of them meet in each backward pass.
+# accelerate fills up an epoch's last batch with rows from its beginning, so that all processes get the same
+# number. Here no row is repeated: a process without rows left for a forward pass runs it over a row whose
+# loss is masked, so that all processes meet in each backward pass.
 
 FILLING = -1
-"""What stands for the row's number in a sample that is not learned from."""
+"""Replaces the row's number in a sample that is excluded from the loss."""
 
 
 class Shares(BatchSampler):
     """The rows of one process's forward passes.
 
     Attributes:
-        sampler: gives the rows of all processes, in the same order in each.
-        batch_size: rows in a forward pass; the last of an epoch may have fewer.
+        sampler: yields the rows of all processes, in the same order in each.
+        batch_size: rows in a forward pass; the last one of an epoch may have fewer.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Shares(BatchSampler):
         processes: int,
         drop_last: bool,
     ) -> None:
-        """Takes what `batch_size`, `accumulated` passes and the number of processes make a batch of."""
+        """Computes the batch from `batch_size`, `accumulated` passes and the number of processes."""
         super().__init__(sampler, batch_size, drop_last)
         self._accumulated, self._rank, self._processes = accumulated, rank, processes
         self._batch = batch_size * accumulated * processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Lists of rows; a negative number -1 - row fills the place of one that is not there."""
+        """Lists of rows; a negative number -1 - row fills a missing place."""
         batch: list[int] = []
         for row in self.sampler:
             batch.append(row)
@@ -69,12 +69,12 @@ class Shares(BatchSampler):
             yield from self._passes(batch)
 
     def __len__(self) -> int:
-        """Forward passes of an epoch, equally many in each process."""
+        """Forward passes of an epoch, the same number in each process."""
         whole, rest = divmod(len(self.sampler), self._batch)  # type: ignore[arg-type]
         return whole * self._accumulated + (0 if self.drop_last else self._needed(rest))
 
     def _needed(self, rows: int) -> int:
-        """Forward passes that a batch takes the process with the largest share."""
+        """Forward passes per batch in the process with the largest share."""
         return math.ceil(math.ceil(rows / self._processes) / self.batch_size)
 
     def _passes(self, batch: list[int]) -> Iterator[list[int]]:
@@ -85,25 +85,25 @@ class Shares(BatchSampler):
 
 
 class Filled(MapDataset[dict[str, Any]]):
-    """A training set that answers to the numbers of `Shares`.
+    """A training set indexed by the numbers of `Shares`.
 
     Attributes:
-        total_dataset_length: what accelerate takes the rows of an epoch's last batch from that it would
-            leave out of figures as doubled; there are none here.
+        total_dataset_length: accelerate uses it to drop repeated rows of an epoch's last batch from metrics;
+            there are none here.
     """
 
     total_dataset_length = 0
 
     def __init__(self, rows: "Rows") -> None:
-        """Takes the set."""
+        """Wraps the set."""
         self._rows = rows
 
     def __len__(self) -> int:
-        """Its rows."""
+        """The number of its rows."""
         return len(self._rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """A row; one that fills a place has the number `FILLING`."""
+        """A row; a filling row has the number `FILLING`."""
         if number >= 0:
             return dict(self._rows[number])
         return {**self._rows[-1 - number], "row": FILLING}
@@ -111,25 +111,25 @@ class Filled(MapDataset[dict[str, Any]]):
 
 ROWS = "rows"
 SHARED_ORDERS = ("random", "sequential")
-"""TRL's orders of the rows that the processes of a launch have in common."""
+"""TRL's sampling strategies whose order all processes of a launch share."""
 
 
 class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer that counts, stops at a bad loss, and weighs samples where they have weights."""
+    """TRL's SFTTrainer with cost accounting, a stop at a bad loss, and sample weights."""
 
     def __init__(self, weights: Sequence[float] | None, **given: object) -> None:
-        """Takes SFTTrainer's arguments, and a weight for each row of the training set."""
+        """Accepts SFTTrainer's arguments, and a weight for each row of the training set."""
         super().__init__(**given)
         self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
         self._counted_at = -1
-        # transformers says False for most vision-language models (their own loss ignores the count), and
-        # an accumulated batch would then weigh micro-batches alike, however many tokens each has. The
-        # loss here is TRL's, which divides by the tokens of the whole batch once it is told them.
+        # transformers sets False for most vision-language models (their own loss ignores the count), and an
+        # accumulated batch would then weigh micro-batches equally, whatever their number of tokens. The loss
+        # here is TRL's, which divides by the tokens of the whole batch if it gets their count.
         self.model_accepts_loss_kwargs = True
         self.data_collator: Any = _WithRows(self.data_collator)
 
     def get_train_dataloader(self) -> "DataLoader[Any]":
-        """The trainer's; in a launch, of this process's share of each batch."""
+        """The trainer's data loader; in a launch, of this process's share of each batch."""
         loader: DataLoader[Any] = super().get_train_dataloader()
         processes, args = self.accelerator.num_processes, self.args
         if processes == 1:
@@ -152,7 +152,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,
         )
-        # As one process's: the order is that of the seed and the epoch's number.
+        # As in a single process: the seed and the epoch's number decide the order.
         shared: DataLoader[Any] = prepare_data_loader(
             own,
             self.accelerator.device,
@@ -173,7 +173,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         """One forward and backward pass over a micro-batch.
 
         Raises:
-            HarnessError: the loss is not finite; the weights are still those of the last step.
+            HarnessError: the loss is not finite; the weights are those of the last step.
         """
         if self._counted_at != self.state.global_step:
             self._counted_at, self._rows = self.state.global_step, []
@@ -202,10 +202,10 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
-        """TRL's loss; with weights, each token's counts by its sample's.
+        """TRL's loss; with weights, each token has its sample's weight.
 
-        The sum over tokens is divided by their number, not by their weights' sum: weights have mean 1 over
-        the whole set, so that a batch of light samples moves the model less.
+        The sum over tokens is divided by their number, not by the sum of their weights: weights have mean 1
+        over the whole set, so a batch of light samples moves the model less.
         """
         rows = inputs.pop(ROWS, None)
         if self._weights is None or rows is None:
@@ -221,7 +221,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
 
 
 class _WithRows:
-    """A collator that also passes on which rows of the set a batch is made of."""
+    """A collator that also passes on the set's row numbers of a batch."""
 
     def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         self._inner = inner
@@ -246,11 +246,11 @@ def train_sft(
         model: the base, a folder or a hub name; recorded in adapter_config.json as given.
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the folder to write; must not exist, or be empty.
-        config: the settings; the paper's where left out.
+        config: the settings; the paper's by default.
         more: `Job`'s adapter, inputs and progress.
 
     Returns:
-        The manifest's notes: steps, ledger, last loss, layers adapted and so on.
+        The manifest's notes: steps, ledger, last loss, adapted layers, and more.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
@@ -267,13 +267,13 @@ def train_cold_start(
 ) -> dict[str, Any]:
     """Trains all parameters and writes a checkpoint with processor, tokenizer and chat template.
 
-    Weights are kept in float32 while training and saved in the base's type.
+    Weights are kept in float32 during training and saved in the base's dtype.
 
     Args:
         model: the base, a folder or a hub name.
         data: a curated set, a folder written by `save_to_disk`, or an open data set.
         output: the checkpoint's folder; must not exist, or be empty.
-        config: the settings; the paper's where left out.
+        config: the settings; the paper's by default.
         more: `Job`'s inputs and progress.
 
     Returns:
@@ -326,14 +326,14 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
 
 
 def check_processor(setup: Setup, method: str) -> None:
-    """Refuses a family whose processor does not make an answer's tokens of an answer, as TRL has it do.
+    """Refuses a family whose processor changes an answer's tokens when TRL passes the answer alone.
 
     Args:
         setup: the run.
-        method: what an error calls the method.
+        method: the method's name in errors.
 
     Raises:
-        HarnessError: it takes no text without a picture, or adds tokens that answers would begin with.
+        HarnessError: the processor takes no text without an image, or adds tokens in front of an answer.
     """
     processor, text = setup.processor, "B"
     problem = f"TRL's {method} does not take {setup.job.model}: its {type(processor).__name__}"

@@ -1,4 +1,4 @@
-"""TRL's trainers with every argument that matters set on purpose, and an account of what they did."""
+"""TRL's trainers with every important argument set on purpose, and an account of each run."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.training.config import TrainingConfig
 from dcsft_harness.training.run_folder import RunFolder
 
-# What a run has cost and measured, step by step, through interruptions.
+# Costs and measurements of a run, step by step, across interruptions.
 
 LOGGED = {
     "loss": "loss",
@@ -30,11 +30,11 @@ LOGGED = {
     "learning_rate": "learning_rate",
     "entropy": "entropy",
 }
-"""TRL's name of a figure of every method -> the name that it has in the log."""
+"""TRL's name of a metric of every method -> its name in the log."""
 
 
 COUNTED = ("prompts", "generated", "prompt_tokens", "completion_tokens", "flops")
-"""The figures that each process of a launch counts for itself."""
+"""The metrics that each process of a launch counts for itself."""
 Sum = Callable[[list[float]], list[float]]
 
 
@@ -42,12 +42,11 @@ class Account:
     """A run's ledger and history.
 
     Attributes:
-        ledger: what it has cost.
-        history: one row a step: step, loss (nats), grad_norm (before clipping), learning_rate, and the
-            method's own figures. With each, what the run had cost by then: samples, tokens (prompt and
-            completion), seconds.
-        logged: TRL's name of a figure -> the name that it has in the log; a trainer adds its method's.
-        costs: what a token costs; set when the model is there.
+        ledger: its costs.
+        history: one row per step: step, loss (nats), grad_norm (before clipping), learning_rate, the method's
+            own metrics, and the run's costs so far: samples, tokens (prompt and completion), seconds.
+        logged: TRL's name of a metric -> its name in the log; a trainer adds its method's.
+        costs: the cost of a token; set once the model is loaded.
     """
 
     def __init__(self) -> None:
@@ -60,32 +59,32 @@ class Account:
         self._counted = dict.fromkeys(COUNTED, 0.0)
 
     def resume(self, told: Mapping[str, Any]) -> None:
-        """Goes on from what `told` gave, with the costs up to then."""
+        """Continues from the values that `told` returned, costs included."""
         self.ledger = Ledger.read(told["ledger"])
         self.history = list(told["history"])
         self._before = self.ledger.seconds
 
     def told(self) -> dict[str, Any]:
-        """The figures so far, as a checkpoint keeps them."""
+        """The metrics and costs so far, as stored in a checkpoint."""
         self.measure()
         return {"ledger": self.ledger.as_dict(), "history": self.history}
 
     def measure(self) -> None:
-        """Brings time and memory in the ledger up to date."""
+        """Updates time and memory in the ledger."""
         self.ledger.seconds = round(self._before + self._meter.seconds, 3)
         self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, self._meter.peak_memory_bytes)
 
     def count(self, **more: float) -> None:
-        """Adds to figures of `COUNTED` what this process did."""
+        """Adds this process's work to the metrics of `COUNTED`."""
         for name, value in more.items():
             self._counted[name] += value
 
     def step(self, number: int, logs: Mapping[str, Any], over_processes: Sum) -> dict[str, float | None]:
-        """Adds a step's figures and returns them; `over_processes` sums what each has counted."""
+        """Adds a step's metrics and returns them; `over_processes` sums the counts of all processes."""
         self.ledger.steps = number
         for name, more in zip(COUNTED, over_processes(list(self._counted.values())), strict=True):
             now = getattr(self.ledger, name) + more
-            # A prompt of GRPO may come in parts, from the processes that have its group.
+            # A prompt of GRPO may be split among the processes that have its group.
             setattr(self.ledger, name, now if name == "flops" else round(now))
         self._counted = dict.fromkeys(COUNTED, 0.0)
         row: dict[str, float | None] = {"step": number}
@@ -109,18 +108,18 @@ class Account:
 
 MIXED = "ACCELERATE_MIXED_PRECISION"
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with (steps done, steps in all, {"loss": ..., "grad_norm": ...})."""
+"""Called after each step with (steps done, total steps, {"loss": ..., "grad_norm": ...})."""
 
 
 def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[str, Any]:
-    """TRL's arguments that our settings decide, or whose change would break what we promise.
+    """TRL's arguments that our settings decide, or that our guarantees depend on.
 
     Raises:
         HarnessError: the launch's processes do not divide a batch.
     """
     micro, accumulated = config.share(ranks.world_size())
     if MIXED in os.environ:
-        # Set by `accelerate launch`, and stronger than `bf16` below where that is false.
+        # Set by `accelerate launch`; it overrides `bf16` below if that is false.
         os.environ[MIXED] = "bf16" if dtype == torch.bfloat16 else "no"
     return {
         "output_dir": str(output),
@@ -135,17 +134,17 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         "adam_beta2": config.adam_beta2,
         "seed": config.seed,
         "use_cpu": not torch.cuda.is_available(),  # else bf16 on a CPU is refused
-        # TRL switches bf16 on unless told otherwise, on a CPU too.
+        # TRL switches bf16 on by default, on a CPU too.
         "bf16": dtype == torch.bfloat16,
-        # The rows are made by a transform whose columns the trainer does not know.
+        # A transform makes the rows, with columns that the trainer does not know.
         "remove_unused_columns": False,
-        # True would log the average of earlier losses in place of one that is not a number.
+        # True would log the average of earlier losses instead of a NaN.
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
         "logging_strategy": "steps",
         "save_strategy": "no" if config.save_steps is None else "steps",
         "save_steps": config.save_steps or 500,
-        # A run that is gone on with needs the optimizer's state, and the place in the data's order.
+        # A resumed run needs the optimizer's state, and the position in the data's order.
         "save_only_model": False,
         "save_total_limit": None,
         "ignore_data_skip": False,
@@ -157,7 +156,7 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
 
 
 SFT_MANAGED: Mapping[str, Any] = {
-    # TRL cuts samples at 1,024 tokens: through the image tokens of a large picture, or the answer.
+    # TRL truncates samples at 1,024 tokens, inside a large image's tokens or the answer.
     "max_length": None,
     "completion_only_loss": True,
     "packing": False,
@@ -170,12 +169,12 @@ def arguments(
     extra: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401 - TRL's
-    """TRL's arguments of a run.
+    """TRL's arguments for a run.
 
     Args:
         kind: `trl.SFTConfig` or another method's.
         ours: what the harness sets.
-        extra: what the user adds, and may not change of those.
+        extra: the user's arguments; they may not change `ours`.
         defaults: the method's own defaults, which `extra` may change.
 
     Raises:
@@ -199,7 +198,7 @@ def arguments(
         "report_to": "none",
         "log_level": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
-        # Rows without an image leave the vision tower out, and some towers leave their last layer out.
+        # Rows without an image skip the vision tower, and some towers skip their last layer.
         "ddp_find_unused_parameters": True,
     }
     try:
@@ -218,10 +217,10 @@ def arguments(
 
 
 def _numbered(name: str, kind: object, value: object) -> object:
-    """A number that arrived as text, as YAML reads 1e-5; anything else as it is.
+    """A number that arrived as text, as YAML reads 1e-5; anything else unchanged.
 
     Raises:
-        HarnessError: the argument takes numbers alone, and this is none.
+        HarnessError: the argument must be a number, and this is none.
     """
     kinds = get_args(kind) or (kind,)
     if not isinstance(value, str) or str in kinds or not {int, float} & set(kinds):
@@ -234,7 +233,7 @@ def _numbered(name: str, kind: object, value: object) -> object:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that transformers does not know or that are not installed, before weights are read.
+    """Refuses trackers that are not installed or unknown to transformers, before weights are read.
 
     Raises:
         HarnessError: names the tracker.
@@ -253,19 +252,19 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps TRL's and PEFT's use of names that transformers renamed off the user's terminal."""
+    """Hides warnings about TRL's and PEFT's use of names that transformers renamed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 class Accounted:
-    """What every method adds to TRL's trainer: it counts, names the items of a bad step, and tells no hub.
+    """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub.
 
     Attributes:
-        logged: TRL's names of the method's own figures -> their names in the log.
-        account: what the run has cost so far, and its figures by step.
-        item_ids: content ids by row of the training set, or what else names its rows.
+        logged: TRL's names of the method's own metrics -> their names in the log.
+        account: the run's costs so far, and its metrics by step.
+        item_ids: content ids by row of the training set, or other names of its rows.
     """
 
     logged: Mapping[str, str] = {}
@@ -273,7 +272,7 @@ class Accounted:
     item_ids: Sequence[str]
 
     def bind(self, account: Account, item_ids: Sequence[str]) -> None:
-        """Takes the account to keep; called before training."""
+        """Sets the account; called before training."""
         self.account, self.item_ids = account, item_ids
         account.logged = {**account.logged, **self.logged}
         self._rows: list[int] = []
@@ -281,11 +280,11 @@ class Accounted:
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
 
     def items(self) -> list[str]:
-        """The items of the batch at hand: their ids, or their rows where they have none."""
+        """The items of the current batch: their ids, or their rows if they have none."""
         return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def refuse_infinite(self, loss: torch.Tensor) -> None:
-        """Stops at a loss that is not a number; the weights are still those of the last step.
+        """Stops at a loss that is not finite; the weights are those of the last step.
 
         Raises:
             HarnessError: names the step and the items.
@@ -297,24 +296,24 @@ class Accounted:
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        """Reads the weights of the checkpoint that is gone on from; all parameters have been read already.
+        """Reads the weights of the checkpoint to resume; with full training, they have been read already.
 
-        transformers loads a file by the names that modules have in memory, without insisting on any, and
-        Qwen2.5-VL's weights are saved under others: its language model would stay as it began.
+        transformers loads a file by the modules' names in memory and ignores missing ones, and Qwen2.5-VL's
+        weights are saved under other names: its language model would keep its initial weights.
         """
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # type: ignore[attr-defined]
         if isinstance(self.model, PeftModel) or sharded:  # type: ignore[attr-defined]
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
 
     def create_model_card(self, *given: object, **named: object) -> None:
-        """TRL writes a card into the output folder with each checkpoint; ours is written at the end."""
+        """Does nothing: TRL would write a card with each checkpoint; ours is written at the end."""
 
     def _send_telemetry(self) -> None:
-        """TRL tells the hub about every run unless an environment variable is set; this suite does not."""
+        """Does nothing: TRL would report every run to the hub unless an environment variable is set."""
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Keeps each step's figures, passes them on, and marks checkpoints as complete."""
+    """Records each step's metrics, passes them on, and marks checkpoints as complete."""
 
     def __init__(
         self,
@@ -324,7 +323,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         progress: Progress | None,
         finish: Callable[[Path], None],
     ) -> None:
-        """Takes the trainer to watch, where its checkpoints go, and what completes the files of one."""
+        """Takes the trainer to watch, its checkpoint folder, and the function that completes a checkpoint."""
         self._trainer, self._run, self._keep = trainer, run, keep or 1
         self._progress, self._finish = progress, finish
 
@@ -336,7 +335,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         logs: Mapping[str, float] | None = None,
         **more: object,
     ) -> None:
-        """Called by the trainer after each step, and once more at the end with totals."""
+        """Called by the trainer after each step, and again at the end with totals."""
         if not logs or "loss" not in logs:
             return
         norm = float(logs.get("grad_norm", 0.0))
@@ -352,7 +351,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self._progress(state.global_step, state.max_steps, shown)
 
     def _sum(self, values: list[float]) -> list[float]:
-        """Figures of this process, summed over those of the launch."""
+        """Metrics of this process, summed over the launch."""
         if ranks.world_size() == 1:
             return values
         accelerator = self._trainer.accelerator  # type: ignore[attr-defined]
@@ -362,7 +361,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> TrainerControl:
-        """Called by the trainer after each step; where a signal waits, the step is saved first."""
+        """Called by the trainer after each step; saves the step first if a signal is pending."""
         if interrupts.pending() is not None:
             control.should_save = True
         return control
@@ -370,7 +369,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> None:
-        """Called when the trainer has written a checkpoint's files; each rank has some of its own."""
+        """Called when the trainer has written a checkpoint's files; each rank writes some of them."""
         ranks.gathered(None)
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
@@ -379,11 +378,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class Diverged(HarnessError):
-    """A loss or a gradient is not a number."""
+    """A loss or a gradient is not finite."""
 
 
 def not_finite(what: str, value: float, step: int, items: Sequence[str]) -> Diverged:
-    """The error for a figure that training cannot go on from."""
+    """The error for a metric with which training cannot continue."""
     named = ", ".join(items[:16]) + (f" and {len(items) - 16} more" if len(items) > 16 else "")
     return Diverged(
         f"the {what} of step {step} is {value}: training diverged at the items {named}",

@@ -4,12 +4,12 @@
     page/assets/         site/*.js, site/style.css, and the vendored libraries of site/vendor
     page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
                          of K responses per item b0t3d17.js; of rollouts p0items.js and p0r0.js
-    page/pictures/       under hashes of what they hold
+    page/pictures/       named by content hash
     page/downloads/      the board's figures and plots, as files to save
 
-What comes from outside (names, prompts, answers, responses) is in data files alone, as JSON. The shell
-forbids everything but its own scripts, style and pictures, and the scripts make text nodes of what they
-read: nothing that a model wrote is ever parsed as markup.
+Text from outside (names, prompts, answers, responses) is only in data files, as JSON. The shell forbids
+everything except its own scripts, style and images, and the scripts create text nodes from what they read:
+nothing that a model wrote is ever parsed as markup.
 """
 
 import shutil
@@ -54,7 +54,7 @@ SCRIPTS = (
     "pool.js",
     "main.js",
 )
-"""In the order in which the shell loads them."""
+"""In the shell's loading order."""
 NOTICES = ("vendored.json", "LICENSE-preact.txt", "LICENSE-htm.txt", "LICENSE-table-core.txt")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; "
@@ -64,15 +64,15 @@ POLICY = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a page is made from.
+    """The content of a page.
 
     Attributes:
         board: as loaded.
         summary: its numbers.
-        document: those as leaderboard.json has them.
+        document: its numbers in the form of leaderboard.json.
         labels: item id -> difficulty.
-        samples: how many items of each task have their pictures exported.
-        rollouts: folders of rollouts of which so many items are shown too.
+        samples: the number of items per task to export with images.
+        rollouts: folders of rollouts; the same number of items of each is shown.
         downloads: files that readers can save.
     """
 
@@ -89,8 +89,8 @@ def write_page(folder: Path, source: Source) -> None:
     """Writes a page.
 
     Args:
-        folder: where it goes; must not exist.
-        source: what is on it.
+        folder: the folder to write; must not exist.
+        source: the content.
     """
     data = folder / "data"
     data.mkdir(parents=True)

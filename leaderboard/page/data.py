@@ -1,7 +1,7 @@
 """A board -> data files of its page: figures, items, answers and pools, packed as JavaScript.
 
-Names come from outside. A key like "__proto__" would not be a key in a JavaScript literal, so whatever
-is named becomes a list of pairs.
+Names come from outside. A key like "__proto__" would not be a key in a JavaScript literal, so mappings from
+names become lists of pairs.
 """
 
 import base64
@@ -33,27 +33,27 @@ from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 # Columns of a board's items as JavaScript files that a page reads from disk, without a server.
 #
-# A page opened by file:// may not fetch its neighbours, but it may load them as scripts: each file is one
+# A page opened by file:// may not fetch files beside it, but it may load them as scripts: each file is one
 # call, `dcsft.take(name, content)`, with content as JSON that cannot end a script element. Whole numbers are
 # packed: little-endian, of the smallest width that leaves the largest value free for "none".
 
 Json = dict[str, Any]
 WIDTHS = ((1, "<u1"), (2, "<u2"), (4, "<u4"))
-"""Bytes a number, and numpy's name for it."""
+"""Bytes per number, and numpy's name for the type."""
 QUARTERS = 3
-"""Up to so many different scores, four items share a byte."""
+"""Up to this number of distinct scores, four items share a byte."""
 _ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 def script(name: str, content: Json) -> bytes:
-    """One data file: a call that hands over its content. Lone surrogates become question marks."""
+    """One data file: a call with its content. Lone surrogates become question marks."""
     said = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return f'dcsft.take("{name}",{escaped(said)});\n'.encode("utf-8", errors="replace")
 
 
 def escaped(said: str) -> str:
     """JSON without the characters that could end a script element or a line of JavaScript."""
-    for mark, instead in _ESCAPES.items():  # `translate` looks at one letter after another
+    for mark, instead in _ESCAPES.items():  # `translate` is slower, one character at a time
         said = said.replace(mark, instead)
     return said
 
@@ -72,7 +72,7 @@ def pack_numbers(values: NDArray[np.int64]) -> Json:
 
 
 def pack_texts(column: pa.Array | Sequence[str | None]) -> Json:
-    """Texts, shape (n,), as {"v": the different ones, "c": their numbers}."""
+    """Texts, shape (n,), as {"v": the distinct ones, "c": their numbers}."""
     array = column if isinstance(column, pa.Array) else pa.array(column, pa.string())
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
@@ -86,8 +86,8 @@ def pack_texts(column: pa.Array | Sequence[str | None]) -> Json:
 def pack_scores(rows: Sequence[NDArray[np.float64] | None]) -> Json:
     """All rows' scores of a task's items, each shape (n,), as {"v": values, "w", "r": [base64]}.
 
-    A score is its place among the values, the largest number of the width one that is missing; of width
-    0.25 four items share a byte, the first in its lowest bits. A row without the task is null.
+    A score is its index among the values; the largest number of the width means missing. With width 0.25,
+    four items share a byte, the first in its lowest bits. A row without the task is null.
     """
     some = [np.unique(row[~np.isnan(row)]) for row in rows if row is not None]
     values = np.unique(np.concatenate(some)) if some else np.zeros(0)
@@ -112,16 +112,16 @@ def _packed(row: NDArray[np.float64], values: NDArray[np.float64], width: float)
     return base64.b64encode(packed.tobytes()).decode("ascii")
 
 
-# A board -> data files of its page: its figures, every task's items, and what every row answered.
+# A board -> data files of its page: its figures, every task's items, and every row's answers.
 
 DIGITS = 7
-"""Significant digits of what a page shows rounded anyway; leaderboard.json has all of them."""
+"""Significant digits of figures that a page shows rounded anyway; leaderboard.json has all of them."""
 DEGREES = (*range(1, 31), 35, 40, 50, 60, 80, 100, 150, 200, 400, 1000, 10_000, 1_000_000)
 _ESTIMATE = ("value", "low", "high", "n")
 
 
 def boards(document: Mapping[str, Any]) -> list[Json]:
-    """The board and those kept apart, as columns."""
+    """The board, and the rows that cannot be compared with it, as columns."""
     apart = [(without_folders(one["reason"]), one["board"]) for one in document["apart"]]
     return [_board(reason, board) for reason, board in [(None, document), *apart]]
 
@@ -130,9 +130,9 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def headline(document: Mapping[str, Any]) -> Json:
-    """What a page's title says: the models that were measured, and the day of the latest result or "".
+    """A page's title: the evaluated models, and the day of the latest result or "".
 
-    A model in a folder goes by the name in the model arguments: its hash says nothing to a reader.
+    A model in a folder is named as in the model arguments: its hash means nothing to a reader.
     """
     models: dict[str, None] = {}
     days = []
@@ -170,7 +170,7 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
 
 
 def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> int | None:
-    """The place of the task whose files hold the K responses behind a metric: that of avg@k."""
+    """The index of the task whose files hold the K responses behind a metric: the task with avg@k."""
     if task["metric"] is None:
         return None
     name, k = task["name"].removesuffix(task["metric"]), task["metric"].partition("@")[2]
@@ -190,7 +190,7 @@ def _row(row: Mapping[str, Any]) -> Json:
 
 
 def _details(part: Mapping[str, Any]) -> list[list[str]]:
-    """What a row was made from, as pairs of a name and a text."""
+    """A row's provenance, as pairs of a name and a text."""
     pairs = [("made by", part["kind"]), ("created", part["created"]), *part["model"].items()]
     pairs += [(f"setting {key}", value) for key, value in part["settings"].items()]
     training = part["training"]
@@ -201,7 +201,7 @@ def _details(part: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> Json:
-    """Row by row, one entry a column; null where a row lacks it."""
+    """One entry per column for each row; null if a row lacks it."""
     cells = [cell or {} for row in rows for cell in row["cells"]]
     found: Json = {key: [cell.get(key) for cell in cells] for key in ("n", "unscored", "unanswered")}
     found["deviation"] = [rounded(cell.get("seed_deviation")) for cell in cells]
@@ -235,7 +235,7 @@ def rounded(value: float | None) -> float | None:
 
 
 def quantiles(degrees: Iterable[int] = DEGREES) -> list[list[float]]:
-    """Student's t at 97.5 % as [1 / degrees of freedom, quantile], for intervals that a page works out."""
+    """Student's t at 97.5 % as [1 / degrees of freedom, quantile], for intervals that a page computes."""
     from scipy.special import stdtrit
 
     return [[1 / d, float(stdtrit(d, 0.975))] for d in degrees]
@@ -245,7 +245,7 @@ _FOLDERS = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\
 
 
 def without_folders(text: str) -> str:
-    """A sentence in which absolute paths are cut to their last part: a page is passed on to others."""
+    """A sentence with absolute paths cut to their last name: pages are passed on to others."""
     return _FOLDERS.sub("", text)
 
 
@@ -257,7 +257,7 @@ class Part:
     """One board of a page.
 
     Attributes:
-        number: 0: the board's own rows; 1, ...: those kept apart.
+        number: 0: the board's own rows; 1, ...: rows that cannot be compared with them.
         board: as loaded.
         tasks: its tasks, in the order of leaderboard.json.
         lines: its lines, in that order.
@@ -269,20 +269,20 @@ class Part:
     lines: Sequence[Line]
 
     def name(self, task: int) -> str:
-        """How the data files of a task begin."""
+        """Prefix of the names of a task's data files."""
         return f"b{self.number}t{task}"
 
 
 def write_tasks(
     folder: Path, part: Part, labels: Mapping[str, str], shown: Mapping[str, Mapping[str, Shown]]
 ) -> None:
-    """Writes two files a task: its items, and the scores of all rows.
+    """Writes two files per task: its items, and the scores of all rows.
 
     Args:
-        folder: where data files go.
+        folder: the folder for data files.
         part: the board.
         labels: item id -> difficulty.
-        shown: task -> item id -> what is shown of it beside the responses.
+        shown: task -> item id -> the item's content to show beside the responses.
     """
     for number, task in enumerate(part.tasks):
         write_script(
@@ -351,7 +351,7 @@ def write_responses(folder: Path, part: Part) -> None:
 
 
 def write_draws(folder: Path, part: Part) -> None:
-    """Writes a file for every row and task with K responses per item: all of them, with votes."""
+    """Writes a file for every row and task with K responses per item: all responses, with votes."""
     places = {line.name: number for number, line in enumerate(part.lines) if not line.is_group}
     numbered = {task.name: (number, task) for number, task in enumerate(part.tasks)}
     for result in part.board.results:
@@ -392,7 +392,7 @@ def _by_task(result: Result) -> Iterator[tuple[str, pa.Table]]:
 
 
 class _Orders:
-    """Where a table's rows have a task's items; hundreds of tables have them in one order."""
+    """The positions of a task's items in a table's rows; cached, because most tables have the same order."""
 
     def __init__(self) -> None:
         self.known: dict[str, tuple[pa.ChunkedArray, NDArray[np.int64]]] = {}
@@ -415,7 +415,7 @@ def _tokens(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(_flat(column).fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-# Rollouts of pools on a board's page: some items with all of their responses, as they were judged.
+# Rollouts of pools on a board's page: some items with all of their responses and scores.
 
 _COLUMNS = ("item_id", "sample_index", "response", "score", "extracted", "n_tokens")
 
@@ -424,13 +424,13 @@ def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: i
     """Writes two files for each folder of rollouts: its items, and their responses one item after another.
 
     Args:
-        data: where data files go.
-        pictures: where pictures go.
+        data: the folder for data files.
+        pictures: the folder for images.
         rollouts: folders of `dcsft sample`.
-        samples: items of each; ids are hashes, so the first of them are a random draw.
+        samples: items of each; ids are hashes, so the first ones are a random draw.
 
     Returns:
-        For each what the page calls it, and its counts.
+        For each, its name on the page and its counts.
 
     Raises:
         HarnessError: a folder holds no rollouts, they have changed, or they cannot be read.
@@ -486,7 +486,7 @@ def _drawn(path: Path, ids: Sequence[str]) -> pa.Table:
 
 
 def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
-    """Where each item's responses begin and the last one's end; and all scores, NaN where there is none.
+    """The offsets of each item's responses, and the end of the last one's; and all scores, NaN if missing.
 
     Raises:
         HarnessError: an item has no response.
@@ -500,7 +500,7 @@ def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
 
 
 def _difficulties(judged: Floats, starts: Ints) -> Ints:
-    """What `dcsft label` makes of the responses: easy, medium, hard as 0, 1, 2; -1 where none is scored."""
+    """The labels that `dcsft label` would give: easy, medium, hard as 0, 1, 2; -1 if nothing is scored."""
     kinds = []
     for begin, end in zip(starts, starts[1:], strict=False):
         scored = judged[begin:end][~np.isnan(judged[begin:end])]

@@ -1,8 +1,8 @@
-"""Pictures and prompts of evaluated items, for a board's page: scores folders hold neither.
+"""Images and prompts of evaluated items, for a board's page: scores folders hold neither.
 
-A task that can be opened is asked for some of its documents again. What it shows is held against the
-item's content id, so that no picture stands beside another item's answers. Pictures are drawn anew from
-their pixels: nothing else that a file held (EXIF, comments, profiles) goes with them.
+Some documents are read again from tasks that can be opened. Each is checked against the item's content id, so
+that no image is shown with another item's answers. Images are re-encoded from their pixels: nothing else in a
+file (EXIF, comments, profiles) is copied.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from dcsft_harness.lmms import Task
 
 SIDE = 512
-"""The longest side of a stored picture, in pixels."""
+"""The longest side of a stored image, in pixels."""
 SMALL = 96
-"""Up to this side pictures are stored without loss: they are drawings or glyphs, and cost little."""
+"""Images up to this side are stored losslessly: they are drawings or glyphs, and small."""
 AGAIN = 8
-"""How often an evaluation may ask the same item for it to be told by its content."""
+"""The most repeats of an item in an evaluation that are identified by content."""
 
 
 class Picture(NamedTuple):
-    """One stored picture.
+    """One stored image.
 
     Attributes:
-        file: its name in the folder of pictures, a hash of what it holds.
+        file: its name in the images' folder, a hash of its content.
         width: of the upright original, in pixels; boxes are in these.
         height: likewise.
     """
@@ -46,11 +46,11 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of an item.
+    """The content of an item to show.
 
     Attributes:
         prompt: the text that the model saw.
-        pictures: in the order in which the model saw them.
+        pictures: in the order shown to the model.
     """
 
     prompt: str
@@ -59,11 +59,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Exported:
-    """What is shown of some tasks' items.
+    """The content of some tasks' items to show.
 
     Attributes:
-        shown: task -> item id -> what is shown.
-        reasons: task -> why not all that was asked for is.
+        shown: task -> item id -> its content.
+        reasons: task -> why it is incomplete.
     """
 
     shown: Mapping[str, Mapping[str, Shown]]
@@ -76,13 +76,14 @@ def export(
     samples: int,
     open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
 ) -> Exported:
-    """Writes the pictures of up to so many items of each task.
+    """Writes the images of up to `samples` items of each task.
 
     Args:
-        folder: where pictures go; made if there are any.
-        documents: task -> what gives its items. Ids are hashes, so the first of them are a random draw.
-        samples: items a task.
-        open_tasks: what opens tasks by name; None: lmms-eval.
+        folder: the folder for images; created if there are any.
+        documents: task -> a function that returns its items. Ids are hashes, so the first ones are a random
+            draw.
+        samples: items per task.
+        open_tasks: opens tasks by name; None: lmms-eval.
     """
     shown: dict[str, Mapping[str, Shown]] = {}
     reasons: dict[str, str] = {}
@@ -132,7 +133,7 @@ def _of_task(
             continue
         try:
             described, images = lmms.describe(task, number)
-        except Exception as error:  # noqa: BLE001 - a task's own functions may fail in any way; it is told
+        except Exception as error:  # noqa: BLE001 - any failure of a task's functions is reported
             told = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             refused.append(told)
             continue
@@ -148,7 +149,7 @@ def _ids(item: str) -> list[str]:
 
 
 def store(folder: Path, image: "Image") -> Picture:
-    """Writes a picture's pixels as WebP, its longest side at most `SIDE`, under a hash of what it holds."""
+    """Writes an image's pixels as WebP, its longest side at most `SIDE`; the name is a content hash."""
     rgb = to_rgb(image)
     width, height = rgb.size
     rgb.thumbnail((SIDE, SIDE))
@@ -162,7 +163,7 @@ def store(folder: Path, image: "Image") -> Picture:
 
 
 def _bare(rgb: "Image") -> "Image":
-    """The same pixels in an image that carries nothing else."""
+    """The same pixels in an image without metadata."""
     from PIL.Image import frombytes
 
     return frombytes("RGB", rgb.size, rgb.tobytes())

@@ -1,4 +1,4 @@
-"""A leaderboard's page over http, for this machine alone."""
+"""Serves a leaderboard's page over http, for this machine only."""
 
 import contextlib
 import logging
@@ -34,37 +34,37 @@ TYPES = {
     ".json": "application/json",
     ".txt": "text/plain; charset=utf-8",
 }
-"""What is served; a file of any other kind is not there."""
+"""The served file types; other files are not found."""
 LIMITS = {
     "threads": 4,
     "connection_limit": 100,
-    "channel_timeout": 10,  # seconds without a whole request or a byte sent
-    "cleanup_interval": 1,  # seconds between looks at the connections
+    "channel_timeout": 10,  # seconds without a complete request or a byte sent
+    "cleanup_interval": 1,  # seconds between checks of the connections
     "max_request_header_size": 16 * 1024,
     "max_request_body_size": 1,
 }
-"""waitress's settings: what clients may take of this machine."""
+"""waitress's settings: limits on what clients may use of this machine."""
 LIFETIME = 600
-"""Seconds after which a connection is closed whatever it does; browsers open another."""
+"""Seconds after which any connection is closed; browsers open another."""
 
 
 @contextlib.contextmanager
 def server(folder: Path, port: int = 0) -> "Iterator[TcpWSGIServer]":
-    """A server of a page, bound to the loopback address alone; `run` serves until Ctrl-C.
+    """A server of a page, bound only to the loopback address; `run` serves until Ctrl-C.
 
     Args:
         folder: a leaderboard, or its page.
-        port: where; 0 takes a free one, which the server's `effective_port` is then.
+        port: the port; 0 uses a free one, given by the server's `effective_port`.
 
     Raises:
-        HarnessError: there is no page, or the port cannot be had.
+        HarnessError: there is no page, or the port is not available.
     """
     page = folder / FOLDER if (folder / FOLDER / INDEX).is_file() else folder
     if not (page / INDEX).is_file() or not (page / "data" / "board.js").is_file():
         raise HarnessError(
             f"{folder} holds no page", "Name a folder of `dcsft leaderboard build`, made without --no-page"
         )
-    # It logs paths that are asked for. They may hold anything, and terminals obey some of it.
+    # It logs requested paths. They may contain control characters, which terminals obey.
     logging.getLogger("waitress").setLevel(logging.CRITICAL + 1)
     try:
         running = create_server(
@@ -81,16 +81,16 @@ def server(folder: Path, port: int = 0) -> "Iterator[TcpWSGIServer]":
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection whose time runs out where waitress's own would not.
+    """A connection with time limits that waitress itself lacks.
 
-    One that sends a request byte by byte is as idle as one that sends nothing, none lives longer than
-    `LIFETIME`, and requests are not sent ahead of answers.
+    A client that sends a request byte by byte counts as idle, no connection lives longer than `LIFETIME`, and
+    requests may not be sent before the previous response.
     """
 
     last_activity: float
 
     def handle_read(self) -> None:
-        """Counts bytes as activity at the end of a request only."""
+        """Counts bytes as activity only at the end of a request."""
         before = self.last_activity
         super().handle_read()
         if self.request is not None:
@@ -107,14 +107,14 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return taken
 
     def writable(self) -> bool:
-        """Asked about each second; ends what is too old."""
+        """Called every second; closes old connections."""
         if time.time() - self.creation_time > LIFETIME:
             self.will_close = True
         return bool(super().writable())
 
 
 class _Pages:
-    """GET and HEAD of the page's files: no listing, nothing outside the folder, not through a link either."""
+    """GET and HEAD of the page's files: no listing, nothing outside the folder, not even through a link."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -123,7 +123,7 @@ class _Pages:
         method = environ["REQUEST_METHOD"]
         if method not in ("GET", "HEAD"):
             return self._refuse(start, HTTPStatus.NOT_IMPLEMENTED)
-        # A name that resolves to this machine is not enough: a page elsewhere could rebind its own to it.
+        # A name that resolves to this machine is not enough: another site could rebind its name to it.
         host = environ.get("HTTP_HOST", "").rsplit(":", 1)[0]
         found = self._file(environ.get("PATH_INFO", "")) if host in (HOST, "localhost") else None
         if found is None:
@@ -145,9 +145,9 @@ class _Pages:
         return [said.encode("ascii")]
 
     def _file(self, given: str) -> Path | None:
-        """The file that is asked for; None where there is none to be had."""
+        """The requested file; None if it is not available."""
         try:
-            asked = given.encode("latin-1").decode("utf-8")  # WSGI hands bytes over as latin-1
+            asked = given.encode("latin-1").decode("utf-8")  # WSGI passes bytes as latin-1
         except UnicodeError:
             return None
         asked = INDEX if asked == "/" else asked.lstrip("/")

@@ -1,1 +1,1 @@
-"""What a Summary is written as: tables, plots, JSON, Parquet."""
+"""The output formats of a Summary: tables, plots, JSON, Parquet."""

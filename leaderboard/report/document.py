@@ -27,7 +27,7 @@ from dcsft_harness.leaderboard.summary import (
     Summary,
 )
 
-# Summary -> leaderboard.json: every number of a board, in the shape of `schema.json`.
+# Summary -> leaderboard.json: every number of a board, in the form of `schema.json`.
 
 FORMAT = 1
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
     Args:
         summary: the board's numbers.
-        output: where the file will lie: folders are named relative to it.
+        output: the file's final folder: folders are named relative to it.
         more: further entries of the schema: `plots`, `items`.
     """
     return {
@@ -63,7 +63,7 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
 
 def text(found: Json) -> str:
-    """A document as JSON that every parser reads: no NaN, and nothing that ends a script element."""
+    """A document as JSON that every parser reads: no NaN, and nothing that could end a script element."""
     said = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     for mark in ("<", ">", "&", "\u2028", "\u2029"):
         said = said.replace(mark, f"\\u{ord(mark):04x}")
@@ -236,7 +236,7 @@ def _quoted(one: Quoted) -> Json:
 
 
 def _relative(folder: Path, output: Path) -> str:
-    """A folder seen from the board, or its name where they share no folder but the root."""
+    """A folder relative to the board, or its name if they share no folder except the root."""
     here, there = folder.resolve(), output.resolve()
     try:
         shared = Path(os.path.commonpath([here, there]))
@@ -246,7 +246,7 @@ def _relative(folder: Path, output: Path) -> str:
 
 
 def _plain(value: object) -> object:
-    """A value as JSON has it; what JSON has no word for becomes text."""
+    """A value in JSON form; what JSON cannot represent becomes text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -262,7 +262,7 @@ FILE = "items.parquet"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
-        pa.field("board", pa.int16(), nullable=False),  # 0: the board's own rows; 1, ...: those kept apart
+        pa.field("board", pa.int16(), nullable=False),  # 0: the board's own rows; 1, ...: incomparable ones
         pa.field("row", _TEXT, nullable=False),
         pa.field("task", _TEXT, nullable=False),
         pa.field("distribution", _TEXT),
@@ -286,7 +286,7 @@ def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = Non
         labels: item id -> difficulty.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
     """
     difficulties = None
     if labels:
@@ -298,7 +298,7 @@ def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = Non
         SCHEMA,
         compression="zstd",
         use_dictionary=texts,  # ids are all different
-        write_statistics=False,  # of no use to readers of whole rows, and half of the time
+        write_statistics=False,  # useless to readers of whole rows, and takes half of the time
         store_schema=False,  # readers get texts as texts
     ) as writer:
         for number, one in enumerate((board, *(apart.board for apart in board.apart))):
@@ -341,13 +341,13 @@ def _as(column: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | p
 
 
 def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.Array:
-    """What stands for each value, as a dictionary; null where nothing does."""
+    """Maps each value, as a dictionary array; null if it has no counterpart."""
     values = values.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)
-    if pa.types.is_dictionary(values.type):  # a few different values: looked up once each
+    if pa.types.is_dictionary(values.type):  # few distinct values: each is looked up once
         found = known[1].take(pc.index_in(values.dictionary, value_set=known[0]))
-        # The writer takes no dictionary with a null in it, and writes unlike bytes for one with doubles.
+        # The writer accepts no dictionary with a null in it, and duplicates in one would change the bytes.
         different = found.drop_null().unique()
         places = pc.index_in(found, value_set=different)
         return pa.DictionaryArray.from_arrays(places.take(values.indices), different)
@@ -355,7 +355,7 @@ def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.
 
 
 def _renamed(result: Result, table: pa.Table) -> pa.ChunkedArray:
-    """The items' ids on the board: a log's items may have taken those of scores."""
+    """The items' ids on the board: a log's items may have the ids of a scores folder."""
     ids = table["item_id"]
     for measured in result.tasks.values():
         if measured.renamed is not None:

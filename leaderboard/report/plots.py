@@ -1,6 +1,6 @@
-"""Summary -> plots, PNG and SVG: those whose data is there.
+"""Summary -> plots, PNG and SVG, for the available data.
 
-One function a plot draws a Summary on axes, and says whether there was anything to draw.
+Each function draws one plot of a Summary on axes, and returns whether there was anything to draw.
 """
 
 import logging
@@ -29,13 +29,13 @@ Ends = list[list[float]] | None
 
 
 class Point(NamedTuple):
-    """An accuracy after some steps; all in [0, 1] but the step.
+    """An accuracy after a number of steps; all in [0, 1] except the step.
 
     Attributes:
         step: steps of training.
-        value: the accuracy; of several seeds their mean.
-        low: where its 95 % interval begins; of several seeds the lowest one's accuracy.
-        high: where the interval ends, or the highest seed's accuracy.
+        value: the accuracy; for several seeds their mean.
+        low: lower end of its 95 % interval; for several seeds the lowest seed's accuracy.
+        high: upper end of the interval, or the highest seed's accuracy.
     """
 
     step: float
@@ -49,8 +49,8 @@ class Curve:
     """A run, or the runs of several seeds.
 
     Attributes:
-        name: what its rows are called, their steps aside.
-        seeds: how many runs; above 1 the points are means with the seeds' range.
+        name: the name of its rows, without their steps.
+        seeds: the number of runs; above 1 the points are means with the seeds' range.
         points: "ood" and "id", else tasks, those that have two points or more, by step.
     """
 
@@ -62,8 +62,8 @@ class Curve:
 def curves(summary: Summary) -> list[Curve]:
     """All curves of two steps or more: those of several seeds first, then those of runs not all in them.
 
-    A line is a point of several seeds if it combines runs of one length. Only lines of the same runs make a
-    curve, so that no step is one of other seeds than the next.
+    A line is a point of several seeds if it combines runs of one length. Only lines of the same runs form a
+    curve, so that all of its steps have the same seeds.
     """
     combined: dict[frozenset[Path], list[tuple[float, Line]]] = {}
     single: dict[Path, list[tuple[float, Line]]] = {}
@@ -87,7 +87,7 @@ def curves(summary: Summary) -> list[Curve]:
 
 
 def _place(row: Row) -> tuple[Path, float] | None:
-    """A row's run and step: as its training says, else as its scores or its name say; None without a step."""
+    """A row's run and step: from its training, else from its scores or its name; None without a step."""
     for part in row.provenance:
         if part.training is not None and "steps" in part.training.ledger:
             return part.training.folder, part.training.ledger["steps"]
@@ -100,7 +100,7 @@ def _place(row: Row) -> tuple[Path, float] | None:
 
 
 def _common(names: set[str], otherwise: str) -> str:
-    """The name that rows of one run share, their steps aside; rows named by the step alone share none."""
+    """The common name of one run's rows, without steps; rows named only by a step have none."""
     return next(iter(names)) if len(names) == 1 and names != {UNNAMED} else otherwise
 
 
@@ -115,7 +115,7 @@ def _steps(points: Sequence[tuple[float, Line]]) -> set[float]:
 
 
 def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: str, seeds: int) -> Curve:
-    """The curve of some lines; `otherwise` is its name where they differ in more than their steps."""
+    """The curve of some lines; `otherwise` is its name if they differ in more than their steps."""
     names = {_run_name(line) for _, line in points}
     found = {}
     for name, index in _followed(summary).items():
@@ -130,11 +130,11 @@ def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: st
 
 
 FOLLOWED = 5
-"""Most tasks that have a curve over steps, where none is in or out of distribution."""
+"""The most tasks with a curve over steps, if none is in or out of distribution."""
 
 
 def _followed(summary: Summary) -> dict[str, int]:
-    """What curves over steps show -> its column: "ood" and "id", else the first tasks."""
+    """The curves over steps -> their columns: "ood" and "id", else the first tasks."""
     known = {name: index for name in ("ood", "id") if (index := summary.overall(name)) is not None}
     return known or {column.label: at for at, column in enumerate(summary.columns[:FOLLOWED])}
 
@@ -156,19 +156,19 @@ def _accuracy_in(line: Line, index: int) -> Estimate | None:
     return None if entry is None else entry.accuracy
 
 
-# Okabe and Ito's colors, which the color-blind can distinguish; black last.
+# The colors of Okabe and Ito, which color-blind readers can distinguish; black last.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 LABELLED = 14
-"""Up to so many rows every one is named in a plot; of more, those on the Pareto front."""
+"""Up to this number of rows a plot names every one; beyond it, only those on the Pareto front."""
 MARKED = 12
-"""Curves of more points have a band for their intervals, not bars."""
+"""Curves with more points than this show intervals as a band, not bars."""
 CURVES = 12
-"""Most curves in one plot."""
+"""The most curves in one plot."""
 
 
 def label(name: str) -> str:
-    """A name as a plot shows it: on one line, and not without end."""
+    """A name for a plot: on one line, and cut if long."""
     shown = visible(name)
     return shown if len(shown) <= 32 else f"{shown[:31]}…"
 
@@ -178,12 +178,12 @@ def _main(summary: Summary) -> list[Line]:
 
 
 def _numbered(summary: Summary) -> list[tuple[int, Line]]:
-    """The lines with the number that gives each its color and marker, the same in all plots."""
+    """The lines with their numbers, which decide color and marker in all plots."""
     return list(enumerate(_main(summary)))
 
 
 def _results(summary: Summary) -> list[Line]:
-    """The lines without earlier checkpoints of a run of which a later one is there."""
+    """The lines without checkpoints whose run has a later one on the board."""
     last: dict[Path, float] = {}
     for line in _main(summary):
         for run in _runs(line):
@@ -200,7 +200,7 @@ def _runs(line: Line) -> list[Training]:
 
 
 def _plain_log(axis: "Axis") -> None:
-    """Ticks of a logarithmic axis as numbers: matplotlib's own are markup, which is switched off."""
+    """Ticks of a logarithmic axis as plain numbers: matplotlib's own are markup, which is turned off."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -235,7 +235,7 @@ def _legend(axes: "Axes", count: int) -> None:
 
 
 Spot = tuple[int, Line, float, Estimate]
-"""Of a scatter plot: the line's number and the line, x in the axis' unit, and y as a fraction."""
+"""A point of a scatter plot: the line's number and the line, x in the axis' unit, and y as a fraction."""
 
 
 def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:
@@ -270,7 +270,7 @@ def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:
 
 
 def id_against_ood(summary: Summary, axes: "Axes") -> bool:
-    """OOD against ID accuracy with both intervals; a line joins the Pareto front."""
+    """OOD against ID accuracy with both intervals; a line connects the Pareto front."""
     own, ood = summary.overall("id"), summary.overall("ood")
     points = [(n, line, _accuracy(line, own), _accuracy(line, ood)) for n, line in _numbered(summary)]
     known = [(n, line, x, y) for n, line, x, y in points if x is not None and y is not None]
@@ -322,7 +322,7 @@ def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
 
 
 def label_mix(summary: Summary, axes: "Axes") -> bool:
-    """The share of easy, medium and hard items that each row was trained on."""
+    """The share of easy, medium and hard items in each row's training data."""
     known = [(line, mix) for line in _results(summary) if (mix := _mix(line)) and sum(mix.values())][
         : 2 * CURVES
     ]
@@ -348,10 +348,10 @@ def _mix(line: Line) -> dict[str, int]:
 
 
 def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
-    """ID and OOD accuracy of the checkpoints of training runs, by step; its end may be a seed's row.
+    """ID and OOD accuracy of the checkpoints of training runs, by step; the last point may be a seed's row.
 
-    A run has the intervals of its accuracies; seeds of one configuration have their mean, and a band from
-    the lowest of them to the highest.
+    A single run has the intervals of its accuracies; several seeds have their mean, and a band from the
+    lowest to the highest.
     """
     found = [curve for curve in curves(summary) if curve.points][:CURVES]
     baseline = next((line for line in summary.lines if line.is_baseline), None)
@@ -424,7 +424,7 @@ def hard_ratio(summary: Summary, axes: "Axes") -> bool:
 
 
 def gradient_norms(summary: Summary, axes: "Axes") -> bool:
-    """The gradient norm of each training step, one curve a run."""
+    """The gradient norm of each training step, one curve per run."""
     norms: dict[Path, tuple[str, list[tuple[float, float]]]] = {}
     for line in _results(summary):
         for row in line.rows:
@@ -445,7 +445,7 @@ def gradient_norms(summary: Summary, axes: "Axes") -> bool:
 
 
 def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
-    """OOD accuracy against what training cost: operations where all rows have them, else seconds."""
+    """OOD accuracy against training cost: operations if all rows have them, else seconds."""
     index = summary.overall("ood") if summary.overall("ood") is not None else summary.overall("id")
     costs = [(n, line, cost) for n, line in _numbered(summary) if (cost := cost_of(line.rows))]
     rows = [(n, line, cost, a) for n, line, cost in costs if (a := _accuracy(line, index))]
@@ -485,7 +485,7 @@ def over_caps(summary: Summary, axes: "Axes") -> bool:
 
 
 STYLES = {"pass": "--", "maj": "-", "avg": ":"}
-"""Metric -> how its curve is drawn."""
+"""Metric -> the style of its curve."""
 
 
 def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | None]) -> bool:
@@ -528,15 +528,15 @@ PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
     ("over_tokens", "Accuracy over generated tokens", over_tokens),
     ("over_caps", "Accuracy over a cap on new tokens", over_caps),
 )
-"""File name, title and the function that draws it and says whether there was anything to draw."""
+"""File name, title and the function that draws the plot and returns whether there was anything to draw."""
 
 
 def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
-    """Draws what a board has data for.
+    """Draws the plots that a board has data for.
 
     Args:
         summary: the board's numbers.
-        folder: where `plots/` goes.
+        folder: the parent of `plots/`.
 
     Returns:
         Title and files (PNG, SVG), relative to the folder.
@@ -549,7 +549,7 @@ def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
                 (folder / "plots").mkdir(exist_ok=True)
                 files = [f"plots/{name}.{kind}" for kind in ("png", "svg")]
                 axes.set_title(title, loc="left", fontsize=11)
-                # No date, and ids by a fixed salt: equal boards make equal files.
+                # No date, and ids with a fixed salt: equal boards make equal files.
                 figure.savefig(folder / files[0], dpi=144, metadata={"Software": None})
                 figure.savefig(folder / files[1], metadata={"Date": None, "Creator": None})
                 _without_comments(folder / files[1])
@@ -560,14 +560,14 @@ def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
 
 @contextmanager
 def _style() -> Iterator[Any]:
-    """Matplotlib without a display, set up so that no name is read as markup."""
+    """Matplotlib without a display, configured so that no name is read as markup."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a name may have letters that the font lacks
-    settings: dict[Any, object] = {  # keys: matplotlib lists all it has as a type
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a name may have characters that the font lacks
+    settings: dict[Any, object] = {  # keys: matplotlib types their names as a closed list
         "text.parse_math": False,
         "text.usetex": False,
         "svg.hashsalt": "dcsft",
@@ -585,6 +585,6 @@ def _style() -> Iterator[Any]:
 
 
 def _without_comments(svg: Path) -> None:
-    """Takes out the comments in which matplotlib repeats every text, names among them."""
+    """Removes the comments in which matplotlib repeats every text, names included."""
     text = svg.read_text(encoding="utf-8")
     svg.write_text(re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL), encoding="utf-8")

@@ -25,13 +25,13 @@ CSV_COLUMNS = (
     "accuracy", "low", "high", "diff", "diff_low", "diff_high",
 )  # fmt: skip
 # An underscore inside a word ("sft_m") is no markup, and stays readable as it is.
-# Where a cell of a spreadsheet may begin: also behind a semicolon, which separates cells in some countries.
+# Where a spreadsheet cell may start: also after a semicolon, which separates cells in some countries.
 _FORMULA = re.compile(r"(^|;)(?=\s*[=+\-@＝＋－＠])")
 _MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def markdown(board: Board | Summary) -> str:
-    """The board as a Markdown table that also reads as plain text.
+    """The board as a Markdown table that is also readable as plain text.
 
     Accuracies are percent with two decimals, differences percentage points with their 95 %
     interval; the best of each column is bold; the last line has each task's n.
@@ -57,9 +57,9 @@ def markdown(board: Board | Summary) -> str:
 def csv_text(board: Board | Summary) -> str:
     """The board as CSV: one line per row and column of the table, under `CSV_COLUMNS`.
 
-    Accuracies and differences are fractions, unrounded. n counts the items that the accuracy is
-    over, without the unscored ones. A blank is a value that does not exist: the task was not
-    evaluated or does not report answers, there is no baseline, or no interval can be given.
+    Accuracies and differences are fractions, unrounded. n counts the scored items, which the accuracy is
+    over. A blank is a value that does not exist: the task was not evaluated or does not report answers, there
+    is no baseline, or no interval can be computed.
     """
     summary = summarise(board) if isinstance(board, Board) else board
     file = io.StringIO()
@@ -79,7 +79,7 @@ def csv_text(board: Board | Summary) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """A name as Markdown that renders as that name: no markup, HTML or table cell comes of it."""
+    """A name as Markdown that renders as that name, without markup, HTML or table cells."""
     return _MARKUP.sub(r"\\\1", html.escape(visible(text), quote=False))
 
 
@@ -108,7 +108,7 @@ def _overall(summary: Summary) -> dict[str, int]:
         return {}
     found = {title: summary.overall(title.lower()) for title in ("ID", "OOD")}
     known = {title: index for title, index in found.items() if index is not None}
-    # Tasks that say neither are compared one by one.
+    # Tasks that state no distribution are compared one by one.
     return known or {column.label: index for index, column in enumerate(summary.columns)}
 
 
@@ -119,7 +119,7 @@ def _heading(column: Column) -> str:
 
 
 def _best(summary: Summary, index: int) -> str | None:
-    """The best accuracy as printed, so that rows which print the same are bold alike; None if all do."""
+    """The best accuracy as printed: all rows with that printed value are bold; None if all rows have it."""
     entries = [line.entries[index] for line in summary.lines]
     found = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
     return percent(max(found)) if len(set(map(percent, found))) > 1 else None
@@ -166,7 +166,7 @@ def percent(fraction: float) -> str:
 
 
 def points(estimate: Estimate) -> str:
-    """Percentage points, signed; "z" keeps a rounded zero from printing as -0.00."""
+    """Percentage points with a sign; "z" keeps a rounded zero from printing as -0.00."""
     shown = f"{100 * estimate.value:+z.2f}"
     if estimate.low is None or estimate.high is None:
         return shown
@@ -276,12 +276,12 @@ def crossings_csv(summary: Summary) -> str:
 def against(summary: Summary, name: str) -> str:
     """A table for a terminal: a line per task and mean, with the row's and the baseline's accuracy.
 
-    Accuracies are percent, differences percentage points, paired by item, with 95 % intervals; a blank is
-    what was not evaluated or cannot be given.
+    Accuracies are percent, differences percentage points, paired by item, with 95 % intervals; a blank means
+    not evaluated or not computable.
 
     Args:
-        summary: has the row.
-        name: the row's; of several lines of that name the single row's is taken.
+        summary: the numbers of a board with the row.
+        name: the row's name; of several lines of that name, the single row's is used.
     """
     line = min((one for one in summary.lines if one.name == name), key=lambda one: one.is_group)
     baseline = next((one for one in summary.lines if one.is_baseline), None)
@@ -302,7 +302,7 @@ def against(summary: Summary, name: str) -> str:
 
 
 def brief(summary: Summary, name: str) -> str:
-    """The row in a few words: its ID and OOD accuracy, with the differences to the baseline."""
+    """A one-line summary of the row: its ID and OOD accuracy, with the differences to the baseline."""
     line = min((one for one in summary.lines if one.name == name), key=lambda one: one.is_group)
     parts = []
     for title in ("ID", "OOD"):
@@ -328,10 +328,10 @@ def _percent(estimate: Estimate | None) -> str:
     return "" if estimate is None else percent(estimate.value)
 
 
-# Summary -> leaderboard.md: the table, and what stands behind it.
+# Summary -> leaderboard.md: the table, and its details.
 
 SHOWN = 60
-"""Up to so many rows a section lists; leaderboard.json and the CSV files have them all."""
+"""The most rows that a section lists; leaderboard.json and the CSV files have all of them."""
 
 
 def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
@@ -525,7 +525,7 @@ _SPECIAL = {
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
     # Else two or three in a row become a dash, and ?` and !` Spanish marks.
     "-": "{-}", "?": "{?}", "!": "{!}", "'": "{'}", ",": "{,}",
-    # Else an optional argument of the \\ before them.
+    # Else it is read as an optional argument of the \\ before it.
     "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
 _HEAD = r"""% \usepackage{booktabs} \usepackage[table]{xcolor} \usepackage[T1]{fontenc}
@@ -536,7 +536,7 @@ _LETTERS = r"""% Letters that pdfLaTeX lacks: there as code points, else as they
 \ifdefined\directlua\providecommand{\dcsftletter}[2]{#2}\fi
 \providecommand{\dcsftletter}[2]{\texttt{U+#1}}%
 """
-# What pdfLaTeX prints by itself with the encoding T1.
+# The characters that pdfLaTeX prints with the encoding T1.
 _KNOWN = frozenset(
     {chr(code) for code in (*range(32, 127), *range(0xA1, 0x180))}
     - set("\u0126\u0127\u0138\u013f\u0140\u0149\u0166\u0167\u017f")
@@ -547,8 +547,8 @@ _KNOWN = frozenset(
 def latex(summary: Summary) -> str:
     """The board as a tabular, to be input into a table.
 
-    Names are shown as text, whatever they contain. Quoted figures stand under a rule of their own,
-    in italics with their source as a comment, and are never best.
+    Names are shown as text, whatever they contain. Quoted figures are below a rule, in italics with their
+    source as a comment, and are never best.
     """
     columns = summary.columns
     spec = "l" + "".join(_column_spec(column) for column in columns)
@@ -567,7 +567,7 @@ def latex(summary: Summary) -> str:
 
 
 def escape(text: str) -> str:
-    """A name as LaTeX that prints as that name and does nothing else."""
+    """A name as LaTeX that prints as that name and has no other effect."""
     return "".join(_SPECIAL.get(char, char if char in _KNOWN else _letter(char)) for char in visible(text))
 
 
@@ -598,7 +598,7 @@ def _measured(summary: Summary) -> Iterator[str]:
 
 
 def _marks(lines: Sequence[Line], index: int) -> tuple[str | None, str | None]:
-    """Best and second accuracy as printed, so that rows which print the same are marked alike."""
+    """Best and second-best accuracy as printed, so that rows with the same printed value are marked alike."""
     entries = [line.entries[index] for line in lines]
     found = {percent(e.accuracy.value) for e in entries if e is not None and e.accuracy is not None}
     ranked = sorted(found, key=float, reverse=True)

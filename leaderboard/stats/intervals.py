@@ -1,11 +1,11 @@
 """Intervals: of accuracies, of means over tasks and seeds, and of paired differences.
 
-All intervals are two-sided at 95 %. A value of NaN is an item that could not be scored: it is
-left out, never taken for wrong.
+All intervals are two-sided at 95 %. NaN marks an item that could not be scored: it is left out, never counted
+as wrong.
 
-Wilson's interval is statsmodels', quantiles are scipy's. Ours is the cluster-robust mean over tasks:
+Wilson's interval comes from statsmodels, quantiles from scipy. The cluster-robust mean over tasks is ours:
 statsmodels has it as a regression on task indicators, which fits a model for every cell of a board of
-hundreds of rows. The sums here are the same figures (the tests compare them) in one pass over the items.
+hundreds of rows. The sums here give the same values (the tests compare them) in one pass over the items.
 
 Sources: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
 (1927); Cameron and Miller, "A practitioner's guide to cluster-robust inference", Journal of Human
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Intervals: of an accuracy, of a mean over tasks, and of paired differences of either.
+# Intervals of an accuracy, of a mean over tasks, and of paired differences of either.
 
 CONFIDENCE = 0.95
 Floats = NDArray[np.float64]
@@ -34,9 +34,9 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: the mean, in the unit of the values.
-        low: lower end of the interval; None where the data cannot tell how sure the mean is.
+        low: lower end of the interval; None if the data cannot determine the uncertainty.
         high: upper end; None together with low.
-        n: how many items it rests on, over all tasks.
+        n: the number of items, over all tasks.
     """
 
     value: float
@@ -48,17 +48,17 @@ class Estimate(NamedTuple):
 def accuracy(scores: Floats, clusters: Codes) -> Estimate | None:
     """The mean score of one task, with an interval inside [0, 1].
 
-    Wilson's interval for right-or-wrong scores of independent items. It would be too narrow for
-    items that share clusters and has no meaning for partial credit: there the interval is
-    `mean_over_tasks`'s, cut to [0, 1]. Where clustered items are all right or all wrong, that
-    one would have no width: then the clusters are Wilson's observations.
+    Wilson's interval for right-or-wrong scores of independent items. It would be too narrow for items that
+    share clusters and is undefined for partial credit: there the interval is that of `mean_over_tasks`, cut
+    to [0, 1]. If clustered items are all right or all wrong, that one would have no width: then the clusters
+    are Wilson's observations.
 
     Args:
-        scores: shape (n,), in [0, 1], NaN where a response could not be scored.
+        scores: shape (n,), in [0, 1], NaN if a response could not be scored.
         clusters: shape (n,), equal codes for items that are not independent.
 
     Returns:
-        The estimate, or None where no item was scored.
+        The estimate, or None if no item was scored.
     """
     scored = ~np.isnan(scores)
     values, codes = scores[scored], clusters[scored]
@@ -92,7 +92,7 @@ def difference(
 ) -> Estimate | None:
     """The difference of two rows' unweighted means over tasks, paired by item.
 
-    Only items scored in both rows count, so that both means are over the same items.
+    Only items scored in both rows count, so both means are over the same items.
 
     Args:
         scores: per task, shape (n,).
@@ -100,8 +100,8 @@ def difference(
         clusters: per task, shape (n,).
 
     Returns:
-        The estimate, in [-1, 1] but with an interval that may reach beyond; None where a task has
-        no item scored in both.
+        The estimate, in [-1, 1] although its interval may reach further; None if a task has no item scored in
+        both.
     """
     return mean_over_tasks([ours - theirs for ours, theirs in zip(scores, baseline, strict=True)], clusters)
 
@@ -126,9 +126,9 @@ def mean_over_tasks(values: Sequence[Floats], clusters: Sequence[Codes]) -> Esti
         clusters: per task, shape (n_t,); equal codes are one cluster, across tasks too.
 
     Returns:
-        The estimate; None where a task has no value. The interval is None with fewer than two
-        clusters, with no task of two items, and where no cluster deviates from its task's mean (two
-        rows that agree on every item are not thereby shown to be equal).
+        The estimate; None if a task has no value. The interval is None with fewer than two clusters, without
+        a task of two items, and if no cluster deviates from its task's mean (two rows that agree on every
+        item are not thereby shown to be equal).
     """
     found = spread(values, clusters)
     if found is None:
@@ -137,13 +137,13 @@ def mean_over_tasks(values: Sequence[Floats], clusters: Sequence[Codes]) -> Esti
 
 
 class Spread(NamedTuple):
-    """A mean over tasks and how far it may be off.
+    """A mean over tasks and its uncertainty.
 
     Attributes:
         value: the mean, in the unit of the values.
-        variance: of that mean; None where the data cannot tell.
+        variance: of that mean; None if the data cannot determine it.
         degrees: degrees of freedom of the variance: clusters - 1.
-        n: how many items it rests on, over all tasks.
+        n: the number of items, over all tasks.
     """
 
     value: float
@@ -162,10 +162,10 @@ def spread(values: Sequence[Floats], clusters: Sequence[Codes]) -> Spread | None
 
 
 def contributions(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[float, Floats, int] | None:
-    """The mean over tasks, what each cluster contributes to its error, and the number of items.
+    """The mean over tasks, the contributions of each cluster to its error, and the number of items.
 
     The contributions are (x_i - mean_t) / (T n_t) summed by cluster, in the order of the clusters'
-    codes; they sum to 0. None where a task has no value.
+    codes; they sum to 0. None if a task has no value.
     """
     kept = [~np.isnan(task) for task in values]
     if not values or not all(mask.any() for mask in kept):
@@ -184,29 +184,29 @@ def by_cluster(values: Floats, codes: Codes) -> Floats:
     low = int(codes.min())
     if (
         int(codes.max()) - low > 8 * len(codes) + 64
-    ):  # sparse codes: counting them would take a table too large
+    ):  # sparse codes: counting them would need too large a table
         codes, low = np.unique(codes, return_inverse=True)[1], 0
     present = np.bincount(codes - low) > 0
     return np.asarray(np.bincount(codes - low, weights=values)[present], dtype=np.float64)
 
 
 def sandwich(sums: Floats, n: int, tasks: int) -> float | None:
-    """The variance by the formula of `mean_over_tasks`; None where the data have none to give.
+    """The variance by the formula of `mean_over_tasks`; None if the data cannot determine it.
 
     Args:
         sums: shape (G,), each cluster's contribution.
         n: items.
-        tasks: tasks that the mean is over.
+        tasks: the number of tasks in the mean.
     """
     groups = len(sums)
-    # Rounding leaves residues of 1e-17 where every item has the same value.
+    # Rounding leaves residues of 1e-17 if every item has the same value.
     if groups < 2 or n == tasks or np.abs(sums).max() < 1e-12 / n:
         return None
     return groups / (groups - 1) * (n - 1) / (n - tasks) * float(sums @ sums)
 
 
 def interval(value: float, variance: float | None, degrees: float, n: int) -> Estimate:
-    """The t interval of a value; without ends where its variance is not known."""
+    """The t interval of a value; without ends if its variance is unknown."""
     if variance is None:
         return Estimate(value, None, None, n)
     margin = _t_quantile(degrees) * math.sqrt(variance)
@@ -214,7 +214,7 @@ def interval(value: float, variance: float | None, degrees: float, n: int) -> Es
 
 
 def _t_quantile(degrees: float) -> float:
-    from scipy.special import stdtrit  # as scipy.stats.t.ppf, a hundred times faster on scalars
+    from scipy.special import stdtrit  # equal to scipy.stats.t.ppf, a hundred times faster on scalars
 
     return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
@@ -226,7 +226,7 @@ def within_unit(estimate: Estimate | None) -> Estimate | None:
     return estimate._replace(low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
 
-# Several seeds of one configuration as one row: the seed is a random effect beside the items.
+# Several seeds of one configuration as one row: the seed is a random effect, like the items.
 #
 # Seed s answers item i with y_si = mean + a_s + b_i + e_si. The mean over S seeds is off by the items' part,
 # the cluster-robust variance of the seeds' average, and by the seeds' part, the variance of the seeds' means
@@ -246,14 +246,14 @@ def within_unit(estimate: Estimate | None) -> Estimate | None:
 
 
 class Part(NamedTuple):
-    """One side of a comparison: the seeds' mean, and what is needed to say how sure it is.
+    """One side of a comparison: the seeds' mean, and the parts of its variance.
 
     Attributes:
         value: mean over seeds of the mean over tasks.
-        sums: shape (G,), what each cluster contributes to the error of the seeds' average.
+        sums: shape (G,), each cluster's contribution to the error of the seeds' average.
         between: the seeds' part of the variance; its degrees are seeds - 1.
-        shared: what is taken off the items' part.
-        seeds: how many.
+        shared: the amount to subtract from the items' part.
+        seeds: the number of seeds.
         n: items, over all tasks.
         deviation: standard deviation of the seeds' values; None for one seed.
     """
@@ -271,12 +271,12 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
     """Combines the seeds of a configuration.
 
     Args:
-        seeds: seed -> task -> shape (n,), in [0, 1], or differences in [-1, 1]. An item that one of them
-            could not be scored on is left out of all, so that the seeds' means are over the same items.
+        seeds: seed -> task -> shape (n,), in [0, 1], or differences in [-1, 1]. An item that could not be
+            scored for one of them is left out of all, so that the seeds' means are over the same items.
         clusters: per task, shape (n,).
 
     Returns:
-        None where a task has no item that was scored with every seed.
+        None if a task has no item that was scored with every seed.
     """
     found = [contributions(tasks, clusters) for tasks in scored_by_all(seeds)]
     known = [one for one in found if one is not None]
@@ -294,13 +294,13 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
 
 
 def scored_by_all(seeds: Sequence[Sequence[Floats]]) -> list[list[Floats]]:
-    """The same scores, NaN in all seeds where one of them has none; seed -> task -> shape (n,)."""
+    """The same scores, NaN in all seeds if one of them has none; seed -> task -> shape (n,)."""
     gone = [np.isnan(np.stack(task)).any(axis=0) for task in zip(*seeds, strict=True)]
     return [[np.where(mask, np.nan, task) for task, mask in zip(s, gone, strict=True)] for s in seeds]
 
 
 def mean_of_seeds(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Estimate | None:
-    """The mean over seeds with an interval for another seed and another draw of items."""
+    """The mean over seeds, with an interval for another seed and another draw of items."""
     one = part(seeds, clusters)
     return None if one is None else _Error(one.sums, [one], one.n, len(clusters)).estimate(one.value)
 
@@ -317,18 +317,18 @@ def difference_of_seeds(
     The p-value is the level at which the interval would just reach `null`.
 
     Args:
-        seeds: seed -> task -> shape (n,); one seed is a row on its own, of which nothing is known
-            beyond that seed.
+        seeds: seed -> task -> shape (n,); a single seed is a row by itself, and nothing is known about
+            other seeds.
         others: the other configuration's, over the same items.
         clusters: per task, shape (n,).
-        paired: whether seed s of both share their random parts (cold start, labels, order of the data), as
-            seeds of one number do: the seeds' differences are then one sample, which is narrower where what
-            they share matters, and right also where it does not.
+        paired: whether seed s of both shares its random parts (cold start, labels, order of the data), as
+            seeds of the same number do. Then the seeds' differences are one sample: the interval is narrower
+            if the shared parts matter, and still valid if they do not.
         null: the difference that p tests against; the negative of a margin tests non-inferiority.
 
     Returns:
-        The estimate and the p-value (None where there is no interval); None where a task has no
-        item that was scored with every seed of both.
+        The estimate and the p-value (None if there is no interval); None if a task has no item that was
+        scored with every seed of both.
 
     Raises:
         ValueError: paired, with unequal numbers of seeds.

@@ -1,13 +1,12 @@
-"""Tests of paired differences, and the correction for having made several of them.
+"""Tests of paired differences, and the correction for multiple tests.
 
-All tests are two-sided. Under the null hypothesis either row could have given either response, so
-the sign of each cluster's difference is a coin toss (Fisher's randomisation test for pairs): with
-right-or-wrong items on their own that is the exact McNemar test, with clusters each of them is
-tossed as one.
+All tests are two-sided. Under the null hypothesis either row could have given either response, so the sign of
+each cluster's difference is a coin toss (Fisher's randomization test for pairs). For independent
+right-or-wrong items that is the exact McNemar test; with clusters, each one is tossed as a whole.
 
-McNemar's test, Holm's correction and the power of a z test are statsmodels'. Ours are the sign flips of
-clusters: scipy's `permutation_test` counts 2^14 patterns in 0.2 s, which takes 0.5 ms here, and has no exact
-p-value for hundreds of clusters, which here is a convolution.
+McNemar's test, Holm's correction and the power of a z test come from statsmodels. The sign flips of clusters
+are ours: scipy's `permutation_test` counts 2^14 patterns in 0.2 s, which takes 0.5 ms here, and has no exact
+p-value for hundreds of clusters, which is a convolution here.
 
 Sources: McNemar, Psychometrika 12 (1947); Fisher, The Design of Experiments (1935), section 21;
 Holm, Scandinavian Journal of Statistics 6 (1979); Phipson and Smyth, "Permutation p-values should
@@ -27,19 +26,19 @@ from numpy.typing import NDArray
 from dcsft_harness.leaderboard.stats.intervals import Codes, Floats, by_cluster
 
 DRAWS = 20_000
-"""Random sign patterns where counting all of them is out of reach."""
+"""Random sign patterns if counting all of them is infeasible."""
 PARTS = 10
-"""So many times as many are drawn where few of them exceed what was observed."""
+"""Factor on the number of draws if few of them exceed the observed sum."""
 SHARED = 24
-"""Up to so many different sizes go by draws that all tests share; 3 MB each."""
+"""Up to this number of distinct sizes, all tests share the same draws; 3 MB each."""
 ENUMERATED = 16
-"""Up to so many differing clusters all 2^k sign patterns are counted."""
+"""Up to this number of differing clusters, all 2^k sign patterns are counted."""
 LATTICE = 1 << 18
-"""Up to so many steps of a common unit the null distribution is computed exactly."""
+"""Up to this number of steps of a common unit, the null distribution is computed exactly."""
 
 
 class Tested(NamedTuple):
-    """What a test found.
+    """The result of a test.
 
     Attributes:
         p: the p-value, in (0, 1].
@@ -60,13 +59,13 @@ def paired_test(
     """Tests whether two rows differ in their unweighted mean over tasks.
 
     Args:
-        scores: per task, shape (n,), in [0, 1], NaN where a response could not be scored.
+        scores: per task, shape (n,), in [0, 1], NaN if a response could not be scored.
         others: per task, the other row's scores of the same items in the same order.
         clusters: per task, shape (n,), equal codes for items that are not independent.
-        seed: of the random sign patterns, where they are needed.
+        seed: of the random sign patterns, if they are needed.
 
     Returns:
-        The test over the items scored in both; None where a task has none.
+        The test over the items scored in both; None if a task has none.
     """
     pairs = [ours - theirs for ours, theirs in zip(scores, others, strict=True)]
     kept = [~np.isnan(pair) for pair in pairs]
@@ -92,11 +91,11 @@ def _alone(codes: Codes) -> bool:
 
 @lru_cache(maxsize=4096)
 def mcnemar(better: int, worse: int) -> float:
-    """McNemar's exact test: the two-sided binomial one on the items that differ.
+    """McNemar's exact test: the two-sided binomial test on the items that differ.
 
     Args:
-        better: items that only the first row has right.
-        worse: items that only the second has right.
+        better: items that are right only in the first row.
+        worse: items that are right only in the second row.
     """
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
@@ -104,12 +103,12 @@ def mcnemar(better: int, worse: int) -> float:
 
 
 def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
-    """The probability that random signs give a sum as far from 0 as the one observed.
+    """The probability that random signs give a sum as far from 0 as the observed one.
 
-    Exact where the clusters' sums are whole multiples of a common unit (right-or-wrong items of
-    tasks of one size: their distribution is a convolution of binomial ones) or are few; else by
-    seeded draws, where the observed pattern counts as one of them, so that p is never 0. Where Hoeffding's
-    bound, 2 exp(-sum^2 / (2 * sum of squares)), is below all that draws can tell, it stands for p.
+    Exact if the clusters' sums are multiples of a common unit (right-or-wrong items of tasks of one size:
+    their distribution is a convolution of binomial ones) or are few; else from seeded draws, where the
+    observed pattern counts as one of them, so that p is never 0. If Hoeffding's bound, 2 exp(-sum^2 / (2 *
+    sum of squares)), is below the resolution of the draws, p is the bound.
 
     Args:
         sums: shape (G,), each cluster's difference.
@@ -135,7 +134,7 @@ def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
 
 
 def _on_lattice(sizes: Floats) -> NDArray[np.int64] | None:
-    """The sizes in steps of a common unit, None where they have none or it is too fine."""
+    """The sizes in steps of a common unit; None if there is none or it is too small."""
     least = float(sizes.min())
     for part in range(1, 25):
         steps = sizes / least * part
@@ -186,14 +185,14 @@ def _all_patterns(sizes: Floats) -> Floats:
 
 
 def _bound(sizes: Floats, threshold: float) -> float:
-    """At most what P(|sum of random signs| >= threshold) is, by Hoeffding's inequality; never 0."""
+    """An upper bound of P(|sum of random signs| >= threshold), by Hoeffding's inequality; never 0."""
     return max(2 * math.exp(-(max(0.0, threshold) ** 2) / (2 * float(sizes @ sizes))), sys.float_info.min)
 
 
 def _drawn(sizes: Floats, threshold: float, seed: int) -> tuple[float, str]:
     drawn = _Drawn(sizes, seed)
     exceeding, parts = drawn.exceeding(0, threshold), 1
-    if exceeding < 100:  # too few to tell a small p-value from a smaller one
+    if exceeding < 100:  # too few to resolve small p-values
         exceeding += sum(drawn.exceeding(part, threshold) for part in range(1, PARTS))
         parts = PARTS
     return (exceeding + 1) / (parts * DRAWS + 1), f"sign flips, {parts * DRAWS} draws"
@@ -202,7 +201,7 @@ def _drawn(sizes: Floats, threshold: float, seed: int) -> tuple[float, str]:
 class _Drawn:
     """Sums of some sizes under random signs, `DRAWS` at a time.
 
-    Sums of equal sizes are binomial, so that a draw costs as much as there are different sizes.
+    Sums of equal sizes are binomial, so the cost of a draw is the number of distinct sizes.
     """
 
     def __init__(self, sizes: Floats, seed: int) -> None:
@@ -219,7 +218,7 @@ class _Drawn:
             self.binomial.append((kind * (2.0 * heads - count), np.cumsum(binom.pmf(heads, count, 0.5)[:-1])))
 
     def exceeding(self, part: int, threshold: float) -> int:
-        """How many of the patterns of one part give a sum of at least the threshold, either way."""
+        """The number of patterns of one part whose sum is at least the threshold in absolute value."""
         return int((np.abs(self.sums(part)) >= threshold).sum())
 
     def sums(self, part: int) -> Floats:
@@ -241,9 +240,9 @@ class _Drawn:
 
 @lru_cache(maxsize=SHARED * PARTS)
 def _uniform(seed: int, part: int, number: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Numbers from 0 to 1, shape (DRAWS,), in rising order, and where each of them was drawn.
+    """Sorted numbers from 0 to 1, shape (DRAWS,), and the draw of each.
 
-    All tests of a board go by the same ones, so that they are sorted once for hundreds of tests.
+    All tests of a board share them, so they are sorted once for hundreds of tests.
     """
     values = np.random.default_rng((seed, part, number)).random(DRAWS)
     places = np.argsort(values)
@@ -251,7 +250,7 @@ def _uniform(seed: int, part: int, number: int) -> tuple[Floats, NDArray[np.int6
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: at most alpha of families have one below alpha by chance.
+    """Holm's adjusted p-values: at most a share alpha of families has one below alpha by chance.
 
     Args:
         p_values: of one family, in any order.
@@ -271,7 +270,7 @@ POWER = 0.8
 
 @cache
 def _standard_errors() -> float:
-    """The true difference, in standard errors, that a two-sided z test at `ALPHA` finds with `POWER`.
+    """The true difference, in standard errors, that a two-sided z test at `ALPHA` detects with `POWER`.
 
     The root of statsmodels' power function: its own `solve_power` stops 3e-8 from it.
     """
@@ -282,7 +281,7 @@ def _standard_errors() -> float:
 
 
 def detectable(standard_error: float) -> float:
-    """The difference that is found in 4 of 5 repetitions of a test at 5 %.
+    """The difference that 4 of 5 repetitions of a test at 5 % detect.
 
     Args:
         standard_error: of the difference, in the unit of the result.
@@ -291,9 +290,9 @@ def detectable(standard_error: float) -> float:
 
 
 def unpaired(accuracy: float, n: int) -> float:
-    """The detectable difference of two rows whose right answers have nothing to do with each other.
+    """The detectable difference of two rows whose right answers are unrelated.
 
-    Pairing helps as far as two rows get the same items right; this is what holds without it.
+    Pairing helps to the extent that two rows get the same items right; this is the value without it.
 
     Args:
         accuracy: of both, in [0, 1].

@@ -1,11 +1,11 @@
-"""Rank, Pareto front and retention, with what another draw of items and seeds would do to them.
+"""Rank, Pareto front and retention, with their variation over other draws of items and seeds.
 
-One bootstrap serves both: clusters are drawn with replacement, the same ones for all rows and both
-means (rows are paired), and a row of several seeds draws among these too. Efron and Tibshirani, An
-Introduction to the Bootstrap (1993); ranks: Goldstein and Spiegelhalter, JRSS A 159 (1996).
+One bootstrap serves all: clusters are drawn with replacement, the same ones for all rows and both means (rows
+are paired), and a row of several seeds also draws among these. Efron and Tibshirani, An Introduction to the
+Bootstrap (1993); ranks: Goldstein and Spiegelhalter, JRSS A 159 (1996).
 
-Ranks are scipy's `rankdata`. Its `bootstrap` draws observations one by one, without clusters that several
-rows and tasks share, so that the draws are ours.
+Ranks come from scipy's `rankdata`. Its `bootstrap` draws single observations, without clusters that several
+rows and tasks share, so the draws are ours.
 """
 
 import math
@@ -30,13 +30,13 @@ AT_ONCE = 50
 
 
 class Rank(NamedTuple):
-    """A place among the rows.
+    """A rank among the rows.
 
     Attributes:
-        rank: 1 is best; rows of one accuracy share the better place.
+        rank: 1 is best; rows with equal accuracy share the better rank.
         low: 2.5th percentile of the rank over the bootstrap's draws.
         high: 97.5th percentile.
-        of: how many rows were ranked.
+        of: the number of ranked rows.
     """
 
     rank: int
@@ -46,14 +46,14 @@ class Rank(NamedTuple):
 
 
 def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArray[np.float32]) -> None:
-    """What each of the board's clusters contributes to the error of the mean over tasks.
+    """Each cluster's contribution to the error of the mean over tasks, for all of the board's clusters.
 
-    Like `statistics.contributions`, but with a place for every cluster.
+    Like `statistics.contributions`, but with an entry for every cluster.
 
     Args:
-        values: per task, shape (n_t,), NaN for items to leave out; each has one that stays.
+        values: per task, shape (n_t,), NaN for items to leave out; each has at least one value.
         clusters: per task, shape (n_t,).
-        into: shape (G,), zeros, which become the contributions.
+        into: shape (G,), zeros, filled with the contributions.
     """
     for task, codes in zip(values, clusters, strict=True):
         kept = ~np.isnan(task)
@@ -66,14 +66,14 @@ def bootstrap(
 ) -> Floats:
     """The rows' means in each draw, shape (draws, rows, M).
 
-    To first order a draw that takes cluster g w_g times changes a mean by sum_g w_g * contribution_g.
-    Of S seeds S - 1 are drawn: their mean then varies as much as the seeds' variance says it does.
+    To first order a draw that takes cluster g w_g times changes a mean by sum_g w_g * contribution_g. Of S
+    seeds S - 1 are drawn: then the variance of their mean matches the seeds' variance.
 
     Args:
         values: per row, shape (S, M): M means of each of its seeds, in [0, 1].
-        sums: shape (sum of S * M, G), what each cluster contributes to each of them.
+        sums: shape (sum of S * M, G), each cluster's contribution to each of them.
         seed: of the draws.
-        draws: how many.
+        draws: the number of draws.
     """
     rng = np.random.default_rng(seed)
     size, means = sums.shape[1], values[0].shape[1]
@@ -105,7 +105,7 @@ def ranks(values: Floats, draws: Floats) -> list[Rank]:
     """
     from scipy.stats import rankdata
 
-    # float32 sums: rows that tie must not be told apart by their rounding.
+    # float32 sums: rounding must not break ties between rows.
     places = rankdata(-np.round(draws, 7), method="min", axis=1)
     low, high = np.percentile(places, [2.5, 97.5], axis=0, method="nearest")
     own = rankdata(-np.round(values, 12), method="min")
@@ -116,7 +116,7 @@ def ranks(values: Floats, draws: Floats) -> list[Rank]:
 
 
 def front(points: Floats) -> NDArray[np.bool_]:
-    """Which points are on the Pareto front: none is as good in both coordinates and better in one.
+    """The points on the Pareto front: none is as good in both coordinates and better in one.
 
     Args:
         points: shape (rows, 2), higher is better.
@@ -125,7 +125,7 @@ def front(points: Floats) -> NDArray[np.bool_]:
     first, second = points[order, 0], points[order, 1]
     best_before = np.concatenate([[-np.inf], np.maximum.accumulate(second)[:-1]])
     kept = second > best_before
-    for i in range(1, len(kept)):  # a point's twin is as good as itself
+    for i in range(1, len(kept)):  # a duplicate of a point is as good as the point
         if first[i] == first[i - 1] and second[i] == second[i - 1]:
             kept[i] = kept[i - 1]
     found = np.empty(len(points), dtype=bool)
@@ -134,7 +134,7 @@ def front(points: Floats) -> NDArray[np.bool_]:
 
 
 def front_shares(draws: Floats) -> Floats:
-    """In what share of the draws each row is on the front; draws: shape (draws, rows, 2)."""
+    """The share of draws in which each row is on the front; draws: shape (draws, rows, 2)."""
     shares: Floats = np.mean([front(np.round(points, 7)) for points in draws], axis=0)
     return shares
 
@@ -155,7 +155,7 @@ def retention(
         ood_clusters: per OOD task, shape (n,).
 
     Returns:
-        None where a task has no item that was scored with every seed, or a seed's ID mean is 0.
+        None if a task has no item that was scored with every seed, or a seed's ID mean is 0.
     """
     made = []
     for tasks, others in zip(scored_by_all(own), scored_by_all(ood), strict=True):

@@ -1,4 +1,4 @@
-"""What the classification tasks' YAML files name: the score, and apart by classes seen in training or not."""
+"""Functions of the classification tasks' YAML files: the score, also by classes seen in training or not."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ def process_word(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_word_by_class(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """The same; acc_seen counts classes that the training pool has, acc_unseen the others."""
+    """The same; acc_seen counts classes in the training pool, acc_unseen the others."""
     metrics = process_word(doc, results)
     score = metrics["acc"]["score"]
     return {

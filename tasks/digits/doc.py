@@ -1,4 +1,4 @@
-"""What the digits tasks' YAML files name: loading, the conversation's image and the score."""
+"""Functions of the digits tasks' YAML files: loading, the conversation's image and the score."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load(placeholder: "Dataset") -> "Dataset":
-    """The set that the placeholder row of `index.json` names, drawn on first use."""
+    """The set named by the placeholder row of `index.json`, drawn on first use."""
     return suite.load(placeholder[0]["set"])
 
 
@@ -27,7 +27,7 @@ def process_word(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores boxes with `box_iou` at 0.5, in the coordinates that the running model declares."""
+    """Scores boxes with `box_iou` at 0.5, in the running model's declared coordinates."""
     return process("box_iou", doc, results)
 
 

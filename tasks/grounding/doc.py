@@ -1,18 +1,18 @@
-"""What the grounding tasks' YAML files name: our accuracy and IoU, and the published evaluations' metrics.
+"""Functions of the grounding tasks' YAML files: our accuracy and IoU, and the published evaluations' metrics.
 
 `acc` is `box_iou`: plain IoU >= 0.5 of the box cut to the image; `iou` is the mean of that IoU. The others
 are the published rules, none of which cuts a box to the image:
 
-- `vlm_r1_acc`: VLM-R1's evaluation, IoU > 0.5 with its inclusive intersection, boxes brought from the model's
-  coordinates to the image's.
+- `vlm_r1_acc`: VLM-R1's evaluation, IoU > 0.5 with its inclusive intersection, boxes converted from the
+  model's coordinates to the image's.
 - `dc_sft_acc`: the paper's, IoU >= 0.5 with the same intersection, on the numbers as the model wrote them.
-- Ref-L4's evaluator (Chen et al., 2024), in 32-bit numbers as there: `acc_50`, `acc_75` and `acc_90` count
-  IoU > t; `macc` is the mean over t of 0.50, 0.55 ... 0.95; small, medium and large are by the square root of
-  the box's published width times height (below 128 pixels, to 256, above); class level is the mean over
-  categories of each one's own mean, COCO's categories having been mapped to Objects365's. `clipped_acc_50`
-  and its neighbors are the same of boxes cut to the image.
+- Ref-L4's evaluator (Chen et al., 2024), in 32-bit numbers like the original: `acc_50`, `acc_75` and `acc_90`
+  count IoU > t; `macc` is the mean over t of 0.50, 0.55 ... 0.95; small, medium and large depend on the
+  square root of the box's published width times height (below 128 pixels, to 256, above); class level is the
+  mean over categories of each one's own mean, with COCO's categories mapped to Objects365's. `clipped_acc_50`
+  and related metrics are the same for boxes cut to the image.
 
-What a response states is read by `parse_box` for all of them.
+All of them read a response's box with `parse_box`.
 """
 
 import math
@@ -35,7 +35,7 @@ Overlap = Callable[[Sequence[float], Sequence[float]], float]
 
 
 def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores boxes with `box_iou` at 0.5, in the coordinates that the model declares; see the module."""
+    """Scores boxes with `box_iou` at 0.5, in the model's declared coordinates; see the module."""
     metrics = process("box_iou", doc, results)
     clipped = _overlaps(doc, results, iou)
     judged = _overlaps(doc, results, inclusive_iou, clip=False)
@@ -67,7 +67,7 @@ def process_ref_l4(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     for name in SIZES:
         metrics[f"acc_{name}"] = part(share[0.5], doc, name == size)
         metrics[f"macc_{name}"] = part(mean, doc, name == size)
-    # Without a `score`: lmms-eval's standard errors are those of a mean over documents, which these are not.
+    # Without a `score`: lmms-eval's standard errors are for a mean over documents, which these are not.
     metrics["acc_class"] = {"value": share[0.5], "class": doc["category"]}
     metrics["macc_class"] = {"value": mean, "class": doc["category"]}
     return metrics
@@ -82,9 +82,9 @@ def mean_over_classes(items: Sequence[dict[str, Any]]) -> float:
 
 
 def inclusive_iou(box: Sequence[float], gold: Sequence[float]) -> float:
-    """The overlap that VLM-R1 and the paper compute: one pixel is added to each side of the intersection.
+    """The overlap in VLM-R1 and the paper: one pixel is added to each side of the intersection.
 
-    The lower right corners are moved in by one first, so that it is the plain IoU of boxes that share two
+    The lower right corners are first moved in by one, so that it is the plain IoU of boxes that share two
     pixels or more on each side.
     """
     left, top = max(box[0], gold[0]), max(box[1], gold[1])
@@ -97,14 +97,14 @@ def inclusive_iou(box: Sequence[float], gold: Sequence[float]) -> float:
 def _overlaps(
     doc: Doc, results: Sequence[Any], overlap: Overlap, clip: bool = True, convert: bool = True
 ) -> list[float]:
-    """The overlap of each response's box with the gold; 0 where there is no box.
+    """The overlap of each response's box with the gold; 0 if there is no box.
 
     Args:
         doc: the document.
-        results: what lmms-eval hands to `process_results`.
-        overlap: of a box and the gold.
+        results: lmms-eval's argument of `process_results`.
+        overlap: a function of a box and the gold.
         clip: whether boxes are cut to the image.
-        convert: whether boxes are brought from the model's coordinates to the image's.
+        convert: whether boxes are converted from the model's coordinates to the image's.
     """
     gold = reading.from_json(doc["answer"])
     size, convention = (doc["width"], doc["height"]), declared()
@@ -119,7 +119,7 @@ def _overlaps(
 
 
 def _shares(overlaps: Sequence[float]) -> dict[float, float]:
-    """Threshold -> share of the overlaps above it, compared in 32 bits as Ref-L4's evaluator does."""
+    """Threshold -> share of the overlaps above it, compared in 32 bits like Ref-L4's evaluator."""
     found = np.asarray(overlaps, dtype=np.float32)
     return {threshold: float((found > np.float32(threshold)).mean()) for threshold in THRESHOLDS}
 

@@ -1,7 +1,7 @@
-"""What the reasoning tasks' YAML files name: the conversation, and the score with the parts beside it.
+"""Functions of the reasoning tasks' YAML files: the conversation, and the score with its breakdown.
 
-The instruction after the question is the task's (`lmms_eval_specific_kwargs`), not the data's: the paper
-does not print the ones that it used.
+The instruction after the question belongs to the task (`lmms_eval_specific_kwargs`), not the data: the paper
+does not print its instructions.
 """
 
 import json
@@ -23,7 +23,7 @@ PARTS: dict[str, Sequence[str]] = {
     "dcsft_mmmu": reasoning.MMMU_PARTS,
     "dcsft_wemath": reasoning.WEMATH_PARTS,
 }
-"""Source -> the parts that have a metric `acc_PART`."""
+"""Source -> its breakdown parts, each with a metric `acc_PART`."""
 
 FOUR_DIMENSIONAL = (
     "wemath_strict",
@@ -46,7 +46,7 @@ def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -
 
 
 def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """The user turn, each picture where "<image 2>" first names it; later namings stay text."""
+    """The user turn, each image where "<image 2>" first names it; later mentions stay text."""
     waiting = dict(zip(doc["numbers"], visual(doc), strict=True))
     asked = text(doc, lmms_eval_specific_kwargs)
     content: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = Non
     for piece in re.split(r"(<image \d+>)", asked):
         mark = reasoning.MMMU_MARK.fullmatch(piece)
         picture = waiting.pop(int(mark[1]), None) if mark else None
-        if picture is None:  # text, or a picture that was shown before
+        if picture is None:  # text, or an image that was shown before
             written += piece
             continue
         content += [*_written(written), {"type": "image", "url": picture}]
@@ -85,7 +85,7 @@ def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores letters with `choice`, and what the open rows state by `open_answer`."""
+    """Scores letters with `choice`, and open rows with `open_answer`."""
     open_row = doc["question_type"] == reasoning.MMMU_OPEN
     if open_row:
         return _with_parts(process("open_answer", doc, results), doc)
@@ -93,13 +93,13 @@ def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_mmmu_mc(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """The same for the multiple-choice rows alone, without the two parts that tell them from the others."""
+    """The same for the multiple-choice rows only, without the two parts that separate them from open rows."""
     metrics = process_mmmu(doc, results)
     return {name: value for name, value in metrics.items() if name not in ("acc_multiple_choice", "acc_open")}
 
 
 def process_wemath(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """The same as `process_choice`, and the row's place in its problem for the four-dimensional scores."""
+    """The same as `process_choice`, and the row's role in its problem for the four-dimensional scores."""
     metrics = process_choice(doc, results)
     place = {
         "problem": doc["problem"],

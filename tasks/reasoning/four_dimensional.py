@@ -1,16 +1,16 @@
 """We-Math's four-dimensional scores (Qiao et al., ACL 2025, section 3.2; `evaluation/` of its repository).
 
-A problem is asked as a whole and step by step, and falls into one of four:
+A problem is asked as a whole and step by step, and is one of four kinds:
 
     IK  insufficient knowledge     a step is wrong, the whole is wrong
-    IG  inadequate generalisation  every step is right, the whole is wrong
+    IG  inadequate generalization  every step is right, the whole is wrong
     CM  complete mastery           every step is right, the whole is right    (loose: any step is right)
-    RM  rote memorisation          a step is wrong, the whole is right        (loose: every step is wrong)
+    RM  rote memorization          a step is wrong, the whole is right        (loose: every step is wrong)
 
     score = (N - IG / 2 - RM - IK) / N        rate of RM = RM / (CM + RM), of the others: share of N
 
-N counts the problems whose rows were all asked (525 in a full run; fewer under --limit). Whatever cannot be
-computed from none is NaN.
+N counts the problems whose rows were all asked (525 in a full run; fewer under --limit). Values that would be
+computed from no problem are NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ NAN = float("nan")
 
 
 class Count(NamedTuple):
-    """How many problems there are, and of each kind."""
+    """The number of problems, in total and of each kind."""
 
     problems: int
     ik: int
@@ -37,7 +37,7 @@ class Count(NamedTuple):
 
 
 def count(items: Sequence[Item]) -> Count:
-    """The kinds of the problems whose rows are all there."""
+    """The kinds of the problems whose rows are all present."""
     problems: dict[str, dict[str, bool]] = {}
     steps: dict[str, int] = {}
     for item in items:
@@ -71,7 +71,7 @@ def strict(items: Sequence[Item]) -> float:
 
 
 def loose(items: Sequence[Item]) -> float:
-    """The loose score: a whole that is right is rote only where every step is wrong."""
+    """The loose score: a right whole is rote only if every step is wrong."""
     counts = count(items)
     return _score(counts, counts.rm_loose)
 
@@ -105,13 +105,13 @@ def complete_mastery_loose(items: Sequence[Item]) -> float:
 
 
 def rote_memorisation_strict(items: Sequence[Item]) -> float:
-    """The strict rate of RM among the wholes that are right, in [0, 1]; NaN where none is."""
+    """The strict rate of RM among the right wholes, in [0, 1]; NaN if there is none."""
     counts = count(items)
     return _share(counts.rm_strict, counts.cm_strict + counts.rm_strict)
 
 
 def rote_memorisation_loose(items: Sequence[Item]) -> float:
-    """The loose rate of RM among the wholes that are right, in [0, 1]; NaN where none is."""
+    """The loose rate of RM among the right wholes, in [0, 1]; NaN if there is none."""
     counts = count(items)
     return _share(counts.rm_loose, counts.cm_loose + counts.rm_loose)
 

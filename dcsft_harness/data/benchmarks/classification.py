@@ -1,4 +1,4 @@
-"""ImageNet, ImageNet-R and ImageNet-A: one image, one word; and their training pool."""
+"""ImageNet, ImageNet-R and ImageNet-A: one image, one word; and the training pool."""
 
 import csv
 import hashlib
@@ -16,19 +16,19 @@ from dcsft_harness.data.benchmarks.questions import content_name
 from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, read_file, read_text
 from dcsft_harness.errors import HarnessError
 
-# The classes that the paper's classification sets name: a word each, and how often each occurs.
+# The classes of the paper's classification sets: one word each, with their numbers of images.
 
 
 class ImageClass(NamedTuple):
-    """A class of ImageNet, as the paper asks for it.
+    """A class of ImageNet, as used in the paper.
 
     Attributes:
-        wnid: its WordNet id ("n01498041"), which is the name of its folder.
+        wnid: its WordNet id ("n01498041"), the name of its folder.
         word: the answer, case kept ("Chihuahua").
         label: its index among ImageNet's 1,000 classes.
         trained: whether it is one of the 100 classes of pool, cold start and validation.
-        renditions: its images in ImageNet-R, 0 where the paper does not use it.
-        adversarial: its images in ImageNet-A, 0 where the paper does not use it.
+        renditions: the number of its images in ImageNet-R, 0 if the paper does not use it.
+        adversarial: the number of its images in ImageNet-A, 0 if the paper does not use it.
     """
 
     wnid: str
@@ -65,16 +65,16 @@ def trained() -> dict[str, ImageClass]:
     return {wnid: some for wnid, some in class_table().items() if some.trained}
 
 
-# ImageNet, ImageNet-R and ImageNet-A as the paper asks them: one image, one word.
+# ImageNet, ImageNet-R and ImageNet-A in the paper's form: one image, one word.
 #
-# The classes are the paper's (section 4; the released data files): a class takes part if its WordNet synset
-# has a single lemma of one word. The images of -R and -A are all that the published sets have of them.
+# The classes are the paper's (section 4; the released data files): a class is used if its WordNet synset has
+# a single lemma of one word. All published images of -R and -A for these classes are used.
 
 PROMPT = "Please provide the object name in the image. Output the answer using one word."
-"""The paper's, for all its classification files."""
+"""The paper's prompt, for all its classification files."""
 
 COLUMNS = {"class": "string", "seen": "bool"}
-"""wnid; whether the class is one of the 100 that the pool has."""
+"""wnid; whether the class is one of the pool's 100."""
 
 VAL = Hub("ILSVRC/imagenet-1k", split="validation", gated=True)
 RENDITIONS = Hub("axiong/imagenet-r", split="test", config="test")
@@ -89,8 +89,8 @@ def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row
     """The row that asks what an image shows.
 
     Args:
-        opened: takes the image.
-        raw: its class, its name (unique in the set) and what reads its bytes.
+        opened: receives the image.
+        raw: its class, its name (unique in the set) and a function that reads its bytes.
     """
     some, name, read = raw
     data = read()
@@ -98,7 +98,7 @@ def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row
         "prompt": PROMPT,
         "answer": json.dumps(some.word),
         "target": some.word,
-        # Not its name, which is another one in a folder than on the hub: results of both can be compared.
+        # Not its file name, which differs between folder and hub: results of both must be comparable.
         "cluster": content_name(data),
         "images": [opened.pictures.add(name, lambda: data).index],
         "class": some.wnid,
@@ -107,7 +107,7 @@ def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row
 
 
 def below(folder: Path, *names: str) -> Path:
-    """The first of some folders below another that is there, else that folder itself."""
+    """The first existing folder of some below another one, else that one itself."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
@@ -117,7 +117,7 @@ def class_folders(
     """Each class and its image files, sorted by name.
 
     Raises:
-        HarnessError: folders are not there, and not any number of rows is enough.
+        HarnessError: folders are missing, and the whole set is required.
     """
     all_of_them = list(wanted)
     missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
@@ -150,7 +150,7 @@ def _foldered(opened: Opened, folder: Path, wanted: Iterable[ImageClass]) -> Ite
 
 
 def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
-    """Validation images that lie in one folder, by the list of their classes."""
+    """Validation images in one folder, with the list of their classes."""
     opened.inputs[solution.name] = solution
     wanted = trained()
     for line in read_text(solution).splitlines()[1:]:
@@ -161,7 +161,7 @@ def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
 
 
 def _labelled(opened: Opened, by_label: dict[int, ImageClass]) -> Iterator[Entry]:
-    """Validation images from the hub, by the numbers of their classes."""
+    """Validation images from the hub, with the numbers of their classes."""
     named: set[str] = set()
     number = 0
     for table in downloads.tables(opened, VAL, ("image", "label")):
@@ -169,16 +169,16 @@ def _labelled(opened: Opened, by_label: dict[int, ImageClass]) -> Iterator[Entry
         for where, raw in downloads.entries(table, ("image", "label"), ("label", list(by_label))):
             name = (raw["image"].get("path") if isinstance(raw["image"], dict) else None) or str(number)
             some = by_label[raw["label"]]
-            name = f"{some.wnid}/{number if name in named else name}"  # a copy of the set may name all alike
+            name = f"{some.wnid}/{number if name in named else name}"  # copies of the set may repeat it
             named.add(name.partition("/")[2])
             number += 1
             yield Entry(where, (some, name, downloads.image_bytes(raw["image"])))
 
 
 def _refuse_other_labels(table: downloads.Table, by_label: dict[int, ImageClass]) -> None:
-    """Refuses labels in another order than ImageNet's, as a copy of a part of the set may have them.
+    """Refuses labels in another order than ImageNet's, as in a copy of a part of the set.
 
-    Names are a class's synonyms or its wnid; where there are none, nothing tells the order.
+    Names are a class's synonyms or its wnid; without names the order cannot be checked.
     """
     names = getattr(table.features["label"], "names", None) or []
     if not names or all(name.isdigit() for name in names):
@@ -239,7 +239,7 @@ def _adversarial(opened: Opened) -> Iterator[Entry]:
 
 
 def _label_names(table: downloads.Table) -> list[str]:
-    """The wnids that ImageNet-A's labels stand for, which are the names of its ClassLabel column."""
+    """The wnids of ImageNet-A's labels: the names in its ClassLabel column."""
     names: list[str] = getattr(table.features["label"], "names", None) or []
     if not all(name.startswith("n") and name[1:].isdigit() for name in names) or not names:
         raise HarnessError(
@@ -290,11 +290,11 @@ SOURCES = (
 
 # The paper's classification pool (96 images of each class) and cold start (4), from ImageNet's train folder.
 #
-# Which images they are stands in two files of the paper's release, imagenet_left_sft and imagenet_cold_sft.
-# Without them 100 images of each class are drawn, by name alone, so that the two tasks share none.
+# Two files of the paper's release list these images: imagenet_left_sft and imagenet_cold_sft. Without them
+# 100 images of each class are drawn by name alone, disjoint between the two tasks.
 
 TRAIN_LISTS = {"dcsft_imagenet_pool": "imagenet_left_sft", "dcsft_imagenet_cold": "imagenet_cold_sft"}
-"""Task -> the stem of the file of the paper's release that lists its images."""
+"""Task -> the stem of the release file that lists its images."""
 TRAIN_EACH = {"dcsft_imagenet_pool": 96, "dcsft_imagenet_cold": 4}
 TRAIN_SEED = 2602
 _WNID = re.compile(r"(?:^|/)(n\d{8})/")
@@ -363,10 +363,10 @@ def _train_row(
 
 
 def _named(data: Mapping[str, Any]) -> tuple[ImageClass, str]:
-    """The class and file name of a listed row, in either format; the word that it gives is that class's.
+    """The class and file name of a listed row, in either format; its answer must be that class's word.
 
     Raises:
-        HarnessError: the row has no image or answer, or they are of no class or of two.
+        HarnessError: the row has no image or answer, or they match no class, or two.
     """
     try:
         image = data["images"][0] if "images" in data else data["image"]
@@ -399,9 +399,9 @@ def _drawn(opened: Opened, folder: Path, task: str) -> Iterator[Entry]:
 
 
 def split(names: Iterable[str]) -> tuple[set[str], set[str]]:
-    """The file names of a class that are drawn for the cold start and for the pool; no name is in both.
+    """A class's file names for the cold start and for the pool, drawn without overlap.
 
-    A name's place follows from the name and the seed, whatever else is in the folder.
+    A name's position depends only on the name and the seed, not on the rest of the folder.
     """
     ranked = sorted(names, key=lambda name: hashlib.sha256(f"{TRAIN_SEED} {name}".encode()).digest())
     cold, pool = TRAIN_EACH["dcsft_imagenet_cold"], TRAIN_EACH["dcsft_imagenet_pool"]

@@ -1,4 +1,4 @@
-"""Published files and rows, from the hub or wherever their user unpacked them."""
+"""Published files and rows, from the hub or from a user's folder."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
-# Files of a data set by name, wherever its user unpacked them: in folders, or still in their archives.
+# Finds a data set's files by name in a user's folder: unpacked, or still in their archives.
 
 _CHUNK = 2**20
 _SPACE = re.compile(r"\s*")
@@ -24,22 +24,22 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
 
 
 class Files:
-    """The files below a folder, and those in the zip archives that lie in it."""
+    """The files below a folder, and those in its zip archives."""
 
     def __init__(self, root: Path) -> None:
-        """Looks at nothing yet."""
+        """Reads nothing yet."""
         self.root = root
         self._archives: list[tuple[Path, zipfile.ZipFile, dict[str, list[str]]]] | None = None
 
     def image(self, name: str, *folders: str) -> Callable[[], bytes]:
-        """What reads an image.
+        """Returns a function that reads an image.
 
         Args:
-            name: its path as the annotations give it ("train2014/COCO_train2014_000000000009.jpg").
-            folders: where its users unpack it to, below the root.
+            name: its path in the annotations ("train2014/COCO_train2014_000000000009.jpg").
+            folders: where users unpack it, below the root.
 
         Raises, when it is called:
-            HarnessError: the image is nowhere, or cannot be read.
+            HarnessError: the image is missing, or cannot be read.
         """
         base = PurePosixPath(name).name
         places = [
@@ -64,7 +64,7 @@ class Files:
         return read
 
     def find(self, *names: str) -> tuple[Path, str | None] | None:
-        """The first file of some names: in the root, in a folder of it, or (with its name there) in a zip."""
+        """The first existing file of some names: in the root, in one of its folders, or in a zip."""
         for name in names:
             for place in (self.root / name, *sorted(self.root.glob(f"*/{name}"))):
                 if place.is_file():
@@ -76,12 +76,12 @@ class Files:
         return None
 
     def _packed(self, name: str) -> tuple[Path, zipfile.ZipFile, str] | None:
-        """The archive that has a file of this name, or else of this base name, and the file's path in it.
+        """The archive with a file of this path, or else of this base name, and the file's path in it.
 
-        What lies in an archive may be named from a folder of the archive's own name on.
+        Paths may begin with a folder that has the archive's own name.
 
         Raises:
-            HarnessError: several files are named so, and they are not the same.
+            HarnessError: several files match, with different contents.
         """
         if self._archives is None:
             self._archives = []
@@ -109,7 +109,7 @@ class Files:
 
 @contextmanager
 def telling_damage(path: Path) -> Iterator[None]:
-    """Makes a `HarnessError` of an archive that is cut short or damaged, or may not be read."""
+    """Turns errors of a truncated, damaged or unreadable archive into `HarnessError`."""
     try:
         yield
     except PermissionError as error:
@@ -121,10 +121,10 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar archive in its order, as (path in it, bytes), read once from front to back.
+    """The files of a tar archive in its order, as (path in it, bytes), read sequentially.
 
     Raises:
-        HarnessError: the archive is damaged, or ends too early.
+        HarnessError: the archive is damaged or truncated.
     """
     with telling_damage(path), tarfile.open(path, "r|*") as archive:
         for member in archive:
@@ -135,13 +135,13 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON list or of a JSON Lines file, one at a time, with the place of each.
+    """The objects of a JSON list or a JSON Lines file, one at a time, each with its position.
 
     Args:
-        found: as `Files.find` gives it.
+        found: from `Files.find`.
 
     Raises:
-        HarnessError: it is not JSON, or ends too early.
+        HarnessError: it is not JSON, or is truncated.
     """
     path, member = found
     name = str(path) if member is None else f"{path}: {member}"
@@ -158,7 +158,7 @@ def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
 
 
 def _values(file: TextIO) -> Iterator[Any]:
-    """JSON values one after another, whether or not they stand in brackets with commas between them."""
+    """Consecutive JSON values, either separated by commas in a list or without brackets."""
     decoder, text, at, listed = json.JSONDecoder(), file.read(_CHUNK), 0, False
     at = _next(text, 0)
     if text[at : at + 1] == "[":
@@ -172,7 +172,7 @@ def _values(file: TextIO) -> Iterator[Any]:
         try:
             value, at = decoder.raw_decode(text, at)
         except ValueError:
-            # The value may go on in the next piece of the file.
+            # The value may continue in the next chunk of the file.
             more = file.read(_CHUNK)
             if not more and not listed and not text[at:].strip():
                 return
@@ -184,19 +184,19 @@ def _values(file: TextIO) -> Iterator[Any]:
 
 
 def _next(text: str, at: int) -> int:
-    """The place of the first character from `at` that is no white space."""
+    """The position of the first non-blank character from `at`."""
     match = _SPACE.match(text, at)
     return match.end() if match else at
 
 
-# Published rows from the hub, or from what was downloaded of it: a Parquet folder, or a `datasets` folder.
+# Published rows from the hub, or from a download of it: a Parquet folder, or a `datasets` folder.
 #
-# Pictures stay encoded: a column of type Image gives {"bytes": ..., "path": ...}.
+# Images stay encoded: a column of type Image gives {"bytes": ..., "path": ...}.
 
 Only = tuple[str, Sequence[Any]] | None
 
 _BATCH = 32
-"""Rows read at once: with pictures of a megabyte this is what reading costs in memory."""
+"""Rows read at once: with images of a megabyte this determines the memory of reading."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class Table:
     """One file or split of published rows.
 
     Attributes:
-        name: what messages call it.
-        features: the `datasets.Features`, ClassLabel names among them.
+        name: its name in messages.
+        features: the `datasets.Features`, with ClassLabel names.
         batches: its rows as Arrow tables of a few rows each.
     """
 
@@ -215,16 +215,16 @@ class Table:
 
 
 def rows(opened: Opened, hub: Hub, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
-    """Every published row, in order; its raw form is a dictionary of the columns, and no others.
+    """Every published row, in order; its raw form is a dictionary with only the requested columns.
 
     Args:
-        opened: what is being read.
-        hub: where it is published.
-        columns: those that are read; each must be there.
-        only: a column and the values of it that count; other rows are passed over unread.
+        opened: the source being read.
+        hub: its location on the hub.
+        columns: the columns to read, all required.
+        only: a column and its accepted values; other rows are skipped without reading their images.
 
     Raises:
-        HarnessError: the data cannot be had, a file is damaged, or a column is missing.
+        HarnessError: the data is not available, a file is damaged, or a column is missing.
     """
     for table in tables(opened, hub, columns):
         yield from entries(table, columns, only)
@@ -247,7 +247,7 @@ def entries(table: Table, columns: Sequence[str], only: Only = None) -> Iterator
 
 
 def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
-    """The files or configurations that the rows come in; see `rows`."""
+    """The files or configurations of the rows; see `rows`."""
     found = _from_hub(opened, hub) if opened.folder is None else _from_folder(opened, opened.folder, hub)
     for table in found:
         missing = [name for name in columns if name not in table.features]
@@ -270,16 +270,16 @@ def _from_hub(opened: Opened, hub: Hub) -> Iterator[Table]:
     for config in configs:
         try:
             data = load_dataset(hub.path, config, split=hub.split)
-        except Exception as error:  # noqa: BLE001 - the hub's client has a dozen kinds of refusal
+        except Exception as error:  # noqa: BLE001 - the hub's client raises a dozen kinds of errors
             raise _unreachable(hub, error) from error
         name = f"{hub.path}{f' ({config})' if config else ''}, split {hub.split}"
         yield Table(name, data.features, data.with_format("arrow").iter(batch_size=_BATCH))
 
 
 def _shards(hub: Hub) -> Path | None:
-    """A split's Parquet files, downloaded without the other splits', which `load_dataset` would fetch too.
+    """Downloads a split's Parquet files; `load_dataset` would fetch those of the other splits too.
 
-    None where the repository has no such files or cannot be asked: `load_dataset` then tries its own ways.
+    None if the repository has none or cannot be reached: then `load_dataset` tries its own methods.
     """
     from huggingface_hub import snapshot_download
 
@@ -287,7 +287,7 @@ def _shards(hub: Hub) -> Path | None:
     patterns = [f"*{split}-*.parquet", f"*{split}.parquet", f"*{split}/*.parquet"]
     try:
         folder = Path(snapshot_download(hub.path, repo_type="dataset", allow_patterns=patterns))
-    except Exception:  # noqa: BLE001 - told by `load_dataset`, if that fails too
+    except Exception:  # noqa: BLE001 - reported by `load_dataset` if that fails too
         return None
     return folder if parquet_files(folder, hub) else None
 
@@ -296,7 +296,7 @@ def fetch(hub: Hub) -> Path:
     """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
 
     Raises:
-        HarnessError: they cannot be had.
+        HarnessError: they are not available.
     """
     from huggingface_hub import snapshot_download
 
@@ -387,7 +387,7 @@ def _parquet(path: Path) -> Table:
     from datasets import Features
 
     try:
-        # Else pyarrow keeps all that it has read: a whole row group, or with pre_buffer the whole file.
+        # Otherwise pyarrow keeps all that it has read: a whole row group, or with pre_buffer the whole file.
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
         features = Features.from_arrow_schema(file.schema_arrow)
     except (OSError, pa.ArrowException) as error:
@@ -414,7 +414,7 @@ def holds_tables(folder: Path) -> bool:
 
 
 def image_bytes(image: object) -> Callable[[], bytes]:
-    """Reads the bytes of an undecoded Image column.
+    """Returns a function that reads the bytes of an undecoded Image column.
 
     Raises, when it is called:
         HarnessError: the column holds no bytes.

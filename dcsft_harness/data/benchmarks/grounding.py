@@ -1,7 +1,7 @@
 """RefCOCO, LISA-Grounding and Ref-L4: one expression, one box, in pixels of the upright image.
 
 Published boxes are in pixels of the file as encoded: annotation tools and the published evaluations ignore
-the EXIF orientation. Where a file has one, its boxes are turned with it.
+the EXIF orientation. If a file has one, its boxes are rotated with it.
 """
 
 import ast
@@ -25,20 +25,20 @@ from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import upright_box
 
-# What every grounding benchmark shares: one expression, one box, in pixels of the upright image.
+# Shared by all grounding benchmarks: one expression, one box, in pixels of the upright image.
 
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
-"""VLM-R1's, in whose form the paper has its grounding data (`problem` of rec_jsons_processed)."""
+"""VLM-R1's prompt, which the paper's grounding data uses (`problem` of rec_jsons_processed)."""
 
 COLUMNS = {"width": "int64", "height": "int64"}
-"""The image's, in pixels."""
+"""Size of the image, in pixels."""
 
 
 def ask(expression: str) -> str:
     """The prompt for an expression.
 
     Raises:
-        HarnessError: it has no words.
+        HarnessError: the expression has no words.
     """
     text = expression.strip().rstrip(".").rstrip() if isinstance(expression, str) else ""
     if not text:
@@ -57,16 +57,16 @@ def box_row(
     """The row that asks for a box.
 
     Args:
-        opened: takes the image.
+        opened: receives the image.
         name: the image's, unique in the set; rows that share it are one cluster.
-        read: gives its bytes.
-        prompt: what is asked.
+        read: returns its bytes.
+        prompt: the question.
         box: the gold [x1, y1, x2, y2], pixels of the image as encoded.
-        size: (width, height) that the annotation gives the image; None where it gives none. Where only the
-            upright image has this size, the box is in its pixels.
+        size: (width, height) of the image in the annotation; None if missing. If only the upright image has
+            this size, the box is in its pixels.
 
     Raises:
-        HarnessError: the box has no area or does not lie in the image, or the image has another size.
+        HarnessError: the box has no area or is not inside the image, or the image has another size.
     """
     picture = opened.pictures.add(name, read)
     width, height = picture.width, picture.height
@@ -91,14 +91,14 @@ def box_row(
 
 
 def _refuse_box(box: Sequence[float], width: int, height: int) -> None:
-    """Refuses what is no box of the image: corners in another order, no area, most of it outside."""
+    """Refuses an invalid box: corners in the wrong order, no area, mostly outside the image."""
     x1, y1, x2, y2 = box
     if not (x1 < x2 and y1 < y2):
         raise HarnessError(
             f"the box {list(box)} has no area, or a negative one", "Correct the row: x1 < x2 and y1 < y2"
         )
     inside = max(0.0, min(x2, width) - max(x1, 0)) * max(0.0, min(y2, height) - max(y1, 0))
-    # Published boxes leave their image by a pixel or two; a box of another space leaves it by half.
+    # Published boxes exceed their image by a pixel or two; a box in another space exceeds it by half.
     if inside < 0.5 * (x2 - x1) * (y2 - y1):
         raise HarnessError(
             f"most of the box {list(box)} is outside its image of {width} x {height} pixels",
@@ -110,7 +110,7 @@ def four(value: object, name: str) -> list[float]:
     """Four finite numbers.
 
     Raises:
-        HarnessError: it is something else; names the column.
+        HarnessError: the value is something else; names the column.
     """
     numbers = list(value) if isinstance(value, list | tuple) else []
     if len(numbers) != 4 or not all(
@@ -130,17 +130,17 @@ def from_xywh(box: Sequence[float]) -> list[float]:
 
 # RefCOCO's validation and training expressions and LISA-Grounding, as VLM-R1 published them (omlab/VLM-R1).
 #
-# Its files come as JSON lists (`problem`, `solution`) or as the JSON Lines that its trainer reads
-# (`conversations`). A solution is [x1, y1, x2, y2] in pixels of the original image; for RefCOCO the lower
-# right corner is one pixel further than COCO's, which is kept as published (and is what the paper trains on).
+# Its files are JSON lists (`problem`, `solution`) or the JSON Lines that its trainer reads (`conversations`).
+# A solution is [x1, y1, x2, y2] in pixels of the original image. For RefCOCO the lower right corner is one
+# pixel further than COCO's; this is kept as published (and is what the paper trains on).
 
 VLM_R1_HUB = "omlab/VLM-R1"
 OTHER = "rec_jsons_internvl"
-"""The stem of the archive that has files of the same names with boxes from 0 to 1000."""
+"""The stem of the archive that has the same file names, with boxes from 0 to 1000."""
 ANNOTATIONS, COCO, LISA = "rec_jsons_processed.zip", "train2014.zip", "lisa_test.zip"
 TRAIN = ("refcoco_train.jsonl", "refcoco_train.json")
 COLD, POOL = 400, 9_600
-"""Rows of the paper's 10,000 that train the cold start, and the others."""
+"""Row counts of the paper's 10,000: the cold start, and the others."""
 VLM_R1_SEED = 2602
 _FOLDERS = ("train2014", "images", "coco", "coco/train2014", "lisa_test", "lisa-test", "lisa")
 
@@ -152,7 +152,7 @@ def _files(opened: Opened, hub: Hub) -> Files:
 
 
 def _annotations(opened: Opened, files: Files, names: tuple[str, ...]) -> tuple[Path, str | None]:
-    # Those in pixels come first where both archives lie together.
+    # Files in pixels come first if both archives are in the same folder.
     found = files.find(*(f"{Path(ANNOTATIONS).stem}/{name}" for name in names), *names)
     if found is None:
         raise HarnessError(
@@ -175,7 +175,7 @@ def _every(opened: Opened, hub: Hub, names: tuple[str, ...]) -> Iterator[Entry]:
 
 
 def _drawn(opened: Opened, hub: Hub, cold: bool) -> Iterator[Entry]:
-    """The training rows of one of the two splits, drawn by their content, whatever their order.
+    """The training rows of one of the two splits, drawn by content and independent of their order.
 
     The first pass keeps 10,000 digests, the second reads the rows again.
     """
@@ -199,7 +199,7 @@ def _drawn(opened: Opened, hub: Hub, cold: bool) -> Iterator[Entry]:
     wanted = set(ranks[:COLD] if cold else ranks[COLD:])
     for where, data in json_rows(found):
         if (rank := _rank(data)) in wanted:
-            wanted.discard(rank)  # the same row again, of which there are some, is one item
+            wanted.discard(rank)  # some rows occur twice; a repeat is the same item
             yield Entry(where, (files, data))
 
 
@@ -208,12 +208,12 @@ def _rank(data: Mapping[str, Any]) -> int:
         image, problem, solution = _vlm_r1_fields(data)
         what = [image, problem, four(_vlm_r1_box(solution), "solution")]
     except HarnessError:
-        what = [str(data)]  # told when it is its turn
+        what = [str(data)]  # reported when the row is read
     return int.from_bytes(hashlib.sha256(f"{VLM_R1_SEED} {json.dumps(what)}".encode()).digest()[:8], "big")
 
 
 def _vlm_r1_fields(data: Mapping[str, Any]) -> tuple[str, str, object]:
-    """Image, problem and solution of a row in either form."""
+    """Image, problem and solution of a row in either format."""
     try:
         if "conversations" in data:
             question, answer = (turn["value"] for turn in data["conversations"])
@@ -255,7 +255,7 @@ def _vlm_r1_row(opened: Opened, raw: tuple[Files, Any]) -> Row:
 
 
 def _refuse_thousandths(box: Sequence[float], thousandths: Sequence[float], size: tuple[int, int]) -> None:
-    """Refuses a solution that is not in pixels, where the row tells it in thousandths as well."""
+    """Refuses a solution that is not in pixels, if the row also states it in thousandths."""
     scaled = [1000 * value / size[at % 2] for at, value in enumerate(box)]
     same, apart = (max(abs(a - b) for a, b in zip(one, thousandths, strict=True)) for one in (box, scaled))
     if same <= 1 and apart > 10:
@@ -316,7 +316,7 @@ VLM_R1_SOURCES = (
 )
 
 
-# RefCOCO's testA and testB from lmms-lab's rows, one object each, with all expressions for it.
+# RefCOCO's testA and testB from lmms-lab's rows: one object per row, with all of its expressions.
 #
 #     dcsft_refcoco_testa: 1,975 objects (people), dcsft_refcoco_testb: 1,810 objects (everything else)
 #
@@ -343,12 +343,12 @@ def _refcoco_entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
 
 def _refcoco_row(opened: Opened, raw: tuple[dict[str, Any], str, dict[str, str]]) -> Row:
     data, expression, named = raw
-    # COCO_train2014_000000581857_16.jpg is the 16th object of an image that other rows have too.
+    # COCO_train2014_000000581857_16.jpg is the 16th object of an image that occurs in other rows too.
     name = re.sub(r"^(COCO_\w+?_\d{12})_\d+(?=\.)", r"\1", text(data, "file_name"))
     box = from_xywh(four(data["bbox"], "bbox"))
     picture = downloads.image_bytes(data["image"])()
     content = content_name(picture)
-    if named.setdefault(name, content) != content:  # a copy of the set may name all alike
+    if named.setdefault(name, content) != content:  # a copy of the set may give all the same name
         name = f"{name} ({content})"
     return box_row(opened, name, lambda: picture, ask(expression), box)
 
@@ -373,8 +373,8 @@ REFCOCO_SOURCES = tuple(_refcoco_source(split) for split in OBJECTS)
 
 # Ref-L4 (Chen et al., 2024): long expressions for boxes in COCO and Objects365 images.
 #
-# The rows are in two Parquet files without images. The images are in one archive, which is read once from
-# front to back, so that it need not be unpacked.
+# The rows are in two Parquet files without images. The images are in one archive, which is read once,
+# sequentially, so it need not be unpacked.
 
 REF_L4 = "JierunChen/Ref-L4"
 ARCHIVE = "images.tar.gz"
@@ -394,7 +394,7 @@ def categories() -> dict[str, str]:
 
 
 class _Rows:
-    """All published rows as Arrow, and which of them ask about an image."""
+    """All published rows as Arrow, and a mask of those that ask about an image."""
 
     def __init__(self, opened: Opened) -> None:
         import pyarrow as pa
@@ -414,7 +414,7 @@ class _Rows:
         self._table: Any = pa.concat_tables(parts).combine_chunks() if parts else None  # None: no rows
 
     def entries(self, name: str, read: Callable[[], bytes]) -> Iterator[Entry]:
-        """The rows of an image, which `read` reads."""
+        """The rows of an image, which `read` loads."""
         for at in self.by_file[name]:
             start, file, split = next(known for known in reversed(self._starts) if known[0] <= at)
             raw = self._table.slice(at, 1).to_pylist()[0]
@@ -485,7 +485,7 @@ REF_L4_SOURCES = (
             **COLUMNS,
             "category": "string",
             "split": "string",
-            # As published: of the corners' differences some are on another side of a size class's limit.
+            # As published: some differences of the corners fall on the other side of a size class's limit.
             "box_width": "float64",
             "box_height": "float64",
         },

@@ -1,4 +1,4 @@
-"""published files or hub rows -> prepared folder: streamed, checked, shuffled, whole or not at all."""
+"""published files or hub rows -> prepared folder: streamed, checked, shuffled, and written atomically."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 SEED = 2602
-"""Decides the order of the rows: the published ones come class by class, and --limit should see many."""
+"""Seed of the row order: published rows come class by class, and --limit should cover many classes."""
 SKIPPED = "skipped.jsonl"
 _SAID = 3
 _AGAIN = "Download the data again, or leave the row out: --on-error skip"
@@ -37,22 +37,24 @@ def prepare(
 ) -> dict[str, Any]:
     """Makes a task's prepared folder in `prepared.root`.
 
-    It holds rows/ (a `datasets` folder without pictures), images.arrow (the pictures as published, each
-    once), skipped.jsonl (where rows were skipped, and why) and manifest.json.
+    It holds rows/ (a `datasets` folder without images), images.arrow (the images as published, each once),
+    skipped.jsonl (skipped rows with reasons, if any) and manifest.json.
 
     Args:
-        task: a benchmark task of the suite; a task that asks a part of another's rows prepares that one's.
+        task: a benchmark task of the suite; for a task on a subset of another task's rows, the other is
+            prepared.
         folder: the published files; None loads from the hub.
-        on_error: "stop" at a row that cannot be used, or "skip" it, which the manifest records.
-        any_count: takes a part of the published rows; recorded.
+        on_error: "stop" at an unusable row, or "skip" it, which the manifest records.
+        any_count: accept a part of the published rows; recorded.
         progress: called with (rows made, rows published).
-        say: called with what the user should know at once.
+        say: called with messages to show immediately.
 
     Returns:
-        The manifest's notes: rows, images, skipped, values of the column that is counted.
+        The manifest's notes: rows, images, skipped, values of the counted column.
 
     Raises:
-        HarnessError: the data cannot be had, a row cannot be used, rows are missing, the folder is occupied.
+        HarnessError: the data is not available, a row is unusable, rows are missing, or the folder is
+            occupied.
     """
     source = prepared.source_of(task)
     output = prepared.folder_of(task)
@@ -96,7 +98,7 @@ def _refuse(source: Source, folder: Path | None, output: Path) -> None:
 
 
 class _Making:
-    """One source on its way to a prepared folder, and what was counted on it."""
+    """One source being prepared, and the counts so far."""
 
     def __init__(
         self, source: Source, opened: Opened, album: Album, skip: bool, progress: Progress | None
@@ -110,7 +112,7 @@ class _Making:
         self._seen: dict[str, str] = {}
 
     def write(self, folder: Path) -> None:
-        """Writes the rows in their seeded order, and what was skipped."""
+        """Writes the rows in their seeded order, and the skipped ones."""
         from datasets import Dataset, disable_progress_bars
 
         disable_progress_bars()
@@ -131,7 +133,7 @@ class _Making:
             (folder / SKIPPED).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def notes(self) -> dict[str, Any]:
-        """What the manifest says of the rows, and of what they were read from."""
+        """The manifest's notes on the rows and their source."""
         notes = {
             "rows": self.rows,
             "skipped": len(self.skipped),
@@ -161,7 +163,7 @@ class _Making:
             yield row
 
     def _doubled(self, entry: Entry, row: Row) -> bool:
-        """Whether the row is an earlier one again, where that counts."""
+        """Whether the row repeats an earlier one, if the source counts repeats once."""
         if not self.source.distinct:
             return False
         key = json_sha256([row[name] for name in ("prompt", "answer", "images")])
@@ -175,7 +177,7 @@ class _Making:
         try:
             return self.source.row(self.opened, entry.raw)
         except (HarnessError, TypeError, AttributeError, KeyError, ValueError) as cause:
-            # Whatever a value of another type does in the code that reads it.
+            # A value of another type may raise any error in the code that reads it.
             error = cause if isinstance(cause, HarnessError) else HarnessError(_odd(cause), _AGAIN)
             placed = HarnessError(f"{entry.where}: {error.problem}", error.remedy)
             if not self.skip:
@@ -191,7 +193,7 @@ def _odd(cause: Exception) -> str:
 
 
 def _together(rows: "Dataset", column: str | None) -> "Dataset":
-    """The rows with equal values of a column side by side, where the first of them stood."""
+    """Moves rows with equal values of a column next to the first of them."""
     if column is None:
         return rows
     first: dict[str, int] = {}
@@ -215,7 +217,7 @@ def _features(source: Source) -> "Features":
 
 
 def _check_counts(source: Source, making: _Making, any_count: bool) -> None:
-    """Refuses other numbers of rows than were published, in all or of a value that is counted; names them."""
+    """Refuses row counts that differ from the published ones, in total or per value, by name."""
     found = making.rows + len(making.skipped)
     if any_count or source.count is None:
         return

@@ -1,4 +1,4 @@
-"""Prepared folders: which source each has, where it is, its rows and its pictures."""
+"""Prepared folders: their sources, locations, rows and images."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# Every source by the task that it is for, and the tasks that ask a part of one.
+# The source of every task, and the tasks on a subset of another task's rows.
 
 _CLASSIFICATION = (*classification.SOURCES, *classification.TRAIN_SOURCES)
 _GROUNDING = (*grounding.VLM_R1_SOURCES, *grounding.REFCOCO_SOURCES, *grounding.REF_L4_SOURCES)
@@ -42,7 +42,7 @@ def source_of(task: str) -> Source:
     """The source whose prepared folder a task reads.
 
     Raises:
-        HarnessError: the task is none of the suite's benchmarks.
+        HarnessError: the task is not one of the suite's benchmarks.
     """
     name = VIEWS[task].of if task in VIEWS else task
     if name not in SOURCES:
@@ -56,17 +56,17 @@ def has_source(task: str) -> bool:
 
 
 def published(task: str) -> int | None:
-    """How many rows of a task's were published; None where that could not be verified."""
+    """The published number of a task's rows; None if it could not be verified."""
     return VIEWS[task].count if task in VIEWS else source_of(task).count
 
 
-# The pictures of a prepared folder: each written once, as published, however many rows or names it has.
+# The images of a prepared folder: each stored once, as published, for any number of rows or names.
 
 STORED = 3
-"""Version of the file of pictures and of how they are shown; a prepared folder of another version is prepared
-again. 3: upright, 16 bits scaled to 8 (`pictures.to_rgb`); 2: with digests."""
+"""Version of the image file's format and of image conversion; a prepared folder of another version is
+prepared again. 3: upright, 16 bits scaled to 8 (`pictures.to_rgb`); 2: with digests."""
 _FLUSH = 16 * 2**20
-"""Bytes of pictures kept before they are written."""
+"""Bytes of images kept in memory before they are written."""
 
 
 class AlbumWriter:
@@ -99,17 +99,17 @@ class AlbumWriter:
         self._rows, self._bytes = [], 0
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
+        """Writes the remaining rows and closes the file."""
         self._flush()
         self._stream.close()
         self._sink.close()
 
 
 class Album:
-    """Collects pictures by name and content; those of a row that turns out to be bad are forgotten again."""
+    """Collects images by name and content; drops those of a row that turns out to be bad."""
 
     def __init__(self, path: Path) -> None:
-        """Begins the file of pictures."""
+        """Opens the image file."""
         from datasets import Features, Image, Value
 
         number = Value("int64")
@@ -117,7 +117,7 @@ class Album:
         features = Features({**columns, "digest": Value("binary")})
         self._writer = AlbumWriter(path, features)
         self._known: dict[str, Picture] = {}
-        self._new: dict[str, tuple[bytes, bytes]] = {}  # what is encoded, and its pixels' digest
+        self._new: dict[str, tuple[bytes, bytes]] = {}  # encoded bytes, and the digest of their pixels
         self._named: list[str] = []
         self._by_content: dict[bytes, Picture] = {}
         self.content = hashlib.sha256()
@@ -138,7 +138,7 @@ class Album:
         return self._known[name]
 
     def keep(self) -> None:
-        """Writes the pictures that came with the row just made."""
+        """Writes the new images of the current row."""
         for name, (data, digest) in self._new.items():
             image = {"bytes": data, "path": Path(name).name}
             known = self._known[name]
@@ -148,7 +148,7 @@ class Album:
         self._new, self._named = {}, []
 
     def forget(self) -> None:
-        """Leaves out the pictures that came with the row just made."""
+        """Drops the new images of the current row."""
         for name in self._named:
             del self._known[name]
         for data, _ in self._new.values():
@@ -156,13 +156,13 @@ class Album:
         self._new, self._named = {}, []
 
     def close(self) -> int:
-        """Finishes the file; returns how many pictures it has."""
+        """Finishes the file; returns the number of images."""
         self._writer.close()
         return self._writer.count
 
 
 def _decoded(name: str, data: bytes) -> tuple[Any, int]:
-    """An encoded picture as it is shown, all of its pixels read, and its EXIF orientation."""
+    """Decodes an encoded image completely; returns it as shown, and its EXIF orientation."""
     from PIL import Image
 
     try:
@@ -176,38 +176,38 @@ def _decoded(name: str, data: bytes) -> tuple[Any, int]:
         return picture, pictures.orientation(image)
 
 
-# Prepared folders: where they are, and reading their rows and pictures.
+# Prepared folders: their locations, and reading their rows and images.
 
 KIND = "prepared data"
 ROWS = "rows"
 ALBUM = "images.arrow"
 VARIABLE = "DCSFT_DATA"
 ROLE = "data of "
-"""Begins the role of prepared data among an artefact's inputs."""
+"""Prefix of the role of prepared data among an artifact's inputs."""
 DIGEST = "records.pixel_digest"
-"""Where `picture` writes down, in a picture's `info`, what stands for its pixels in an item's id."""
+"""Key in an image's `info` where `picture` stores the image's part of an item's id."""
 _UNOPENED = ContextVar("unopened", default=False)
 
 
 def root() -> Path:
-    """Where prepared folders are: `$DCSFT_DATA`, else data/ in the suite's cache folder."""
+    """The parent of prepared folders: `$DCSFT_DATA`, else data/ in the suite's cache folder."""
     given = os.environ.get(VARIABLE)
     return Path(given) if given else environment.cache_root() / "data"
 
 
 def use(folder: Path | None) -> None:
-    """Makes a folder the `root` of this process and of those that it starts; None changes nothing."""
+    """Sets `root` for this process and its child processes; None changes nothing."""
     if folder is not None:
         os.environ[VARIABLE] = str(folder.resolve())
 
 
 def folder_of(task: str) -> Path:
-    """The folder that a task's data is prepared in, whether or not it exists."""
+    """The folder for a task's prepared data, whether or not it exists."""
     return root() / source_of(task).task
 
 
 def exists(task: str) -> bool:
-    """Whether a task's data is prepared, in whichever version."""
+    """Whether a task's data is prepared, in any version."""
     return (folder_of(task) / manifest.NAME).is_file()
 
 
@@ -215,7 +215,7 @@ def describe(task: str) -> manifest.Manifest:
     """The manifest of a task's prepared folder.
 
     Raises:
-        HarnessError: it is not there, or was prepared by another version of the suite.
+        HarnessError: it is missing, or was prepared by another version of the suite.
     """
     source, folder = source_of(task), folder_of(task)
     if not exists(task):
@@ -241,15 +241,15 @@ def describe(task: str) -> manifest.Manifest:
 
 
 def inputs(tasks: Iterable[str]) -> dict[str, Path]:
-    """Role -> the prepared folder of each task that reads one, as inputs of an artefact."""
+    """Role -> the prepared folder of each task that reads one, as inputs of an artifact."""
     return {f"{ROLE}{task}": folder_of(task) for task in tasks if has_source(task) and exists(task)}
 
 
 def told(task: str) -> dict[str, Any] | None:
-    """What a result should say of a task's prepared data; None where it reads none.
+    """A result's note on a task's prepared data; None if the task reads none.
 
-    Rows prepared and published, rows skipped, and how rows were chosen where the paper's are not known. Of
-    a task that asks a part of a source's rows: of that part; skipped is None where that cannot be told.
+    Rows prepared and published, rows skipped, and how rows were chosen if the paper's choice is unknown. For
+    a task on a subset of a source's rows, the counts are those of the subset; skipped is None if unknown.
     """
     if not (has_source(task) and exists(task)):
         return None
@@ -258,17 +258,17 @@ def told(task: str) -> dict[str, Any] | None:
     rows, published, skipped = found.notes["rows"], found.config["published"], found.notes["skipped"]
     if view is not None:
         rows, published = len(load(task)), view.count
-        # All rows were found, unless any number of them was enough: what is not there was skipped.
+        # All rows were found, unless a part was accepted: missing ones were skipped.
         told = None if published is None or found.config["any_count"] else published - rows
         skipped = skipped and told
     return {"rows": rows, "published": published, "skipped": skipped, "chosen": found.notes.get("chosen")}
 
 
 def load(task: str) -> "Dataset":
-    """A task's rows as a `datasets.Dataset`, in the order in which they are asked.
+    """A task's rows as a `datasets.Dataset`, in the order of evaluation.
 
-    Columns: those of `source.STANDING`, the source's own, and `source`, by which `picture` finds the
-    pictures. No column holds an image, so that reading rows is cheap.
+    Columns: those of `source.STANDING`, the source's own, and `source`, which `picture` needs to find the
+        images. No column holds an image, so reading rows is cheap.
 
     Raises:
         HarnessError: the data is not prepared.
@@ -290,7 +290,7 @@ def _album(path: Path, changed: int) -> "Dataset":  # `changed` keys the cache
 
 
 def album(task: str) -> "Dataset":
-    """The pictures of a prepared folder, mapped from the disk: columns name, image, width, height, digest."""
+    """The images of a prepared folder, memory-mapped: columns name, image, width, height, digest."""
     path = folder_of(task) / ALBUM
     return _album(path, path.stat().st_mtime_ns)
 
@@ -302,10 +302,10 @@ def _digests(path: Path, changed: int) -> list[bytes]:
 
 
 def picture(task: str, index: int) -> "Image":
-    """One picture as `pictures.to_rgb` shows it; boxes are in its pixels. Within `unopened` a stand-in.
+    """One image as `pictures.to_rgb` shows it; boxes are in its pixels. Inside `unopened`, a placeholder.
 
     Raises:
-        HarnessError: it is not the one that was prepared.
+        HarnessError: it is not the image that was prepared.
     """
     from PIL import Image
 
@@ -333,7 +333,7 @@ def _verified(task: str, index: int, digest: bytes) -> "Image":
 
 @contextlib.contextmanager
 def unopened() -> Iterator[None]:
-    """Spares decoding pictures where only what they are is wanted: `picture` gives stand-ins."""
+    """Skips decoding where only an image's identity is needed: `picture` returns placeholders."""
     token = _UNOPENED.set(True)
     try:
         yield
@@ -342,10 +342,10 @@ def unopened() -> Iterator[None]:
 
 
 def name(task: str, index: int) -> str:
-    """One picture's name in what was published."""
+    """One image's published name."""
     return str(album(task)[index : index + 1]["name"][0].as_py())
 
 
 def encoded(task: str, index: int) -> bytes:
-    """One picture's bytes as published."""
+    """One image's published bytes."""
     return bytes(album(task)[index : index + 1]["image"][0]["bytes"].as_py())

@@ -1,4 +1,4 @@
-"""Questions, options and golds, in the forms in which reasoning benchmarks publish them."""
+"""Questions, options and gold answers, in the formats of published reasoning benchmarks."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ from dcsft_harness.data.benchmarks import downloads
 from dcsft_harness.data.benchmarks.source import Opened, Row
 from dcsft_harness.errors import HarnessError
 
-# Options and golds of multiple-choice questions, in the forms in which benchmarks publish them.
+# Options and gold answers of multiple-choice questions, in the formats of published benchmarks.
 #
 #     joined("A. 45° B. 60° ;C. 120°; D. No correct answer") -> ["45°", "60°", "120°", "No correct answer"]
 #     inside("... is ()\nChoices:\nA:40°\nB:60°") -> ["40°", "60°"]
 #     lettered("(C)", ["1", "2", "3"]) -> "C"
 #
-# A list of options is in order, A first; a letter that is left out has an empty text.
+# A list of options is in order, A first; a skipped letter has an empty text.
 
 LETTERS = "ABCDEFGHIJ"
-"""The letters that options may have; `choice` allows the same where the options are only in a figure."""
+"""The letters of options; `choice` allows the same if the options are only in a figure."""
 
 _CORRECT = "Download the data again; or correct the row, or skip it: --on-error skip"
 _LETTER = re.compile(r"[\s(\[（【]*([A-Za-z])[\s)\]）】.:、]*")
@@ -28,7 +28,7 @@ _SEVERAL = re.compile(r"[A-J](?:[\s,;、&]*[A-J])+")
 _AT_LINE = re.compile(r"(?m)^[ \t]*\(?([A-J])\)?[ \t]*[.:、．：)]")
 _LINE = re.compile(r"\s*\n[^\n]+")
 _USUAL = 4
-"""Options that most questions have."""
+"""The options of most questions."""
 _SPLIT_NAME = re.compile(r";(?=[A-Z]\.)")
 
 
@@ -40,8 +40,8 @@ def listed(choices: Sequence[str]) -> str:
 def joined(text: str) -> list[str]:
     """Options in one string, joined by ";" (We-Math).
 
-    The separator also stands before every "X." inside an option ("∠AB;E.;" is "∠ABE."), between "①; ③",
-    and is missing here and there ("A. 4 B. 3 C. 2 ;D. 1").
+    The separator also occurs before every "X." inside an option ("∠AB;E.;" is "∠ABE."), and between "①; ③",
+    and is sometimes missing ("A. 4 B. 3 C. 2 ;D. 1").
 
     Raises:
         HarnessError: there are fewer than two options.
@@ -60,7 +60,7 @@ def joined(text: str) -> list[str]:
 
 
 def _next(text: str, at: int, index: int) -> tuple[int, re.Match[str]] | None:
-    """Where the next option begins: that of the letter, after a ";" or else a space; or of a later letter."""
+    """The start of the next option: of this letter, after a ";" or else a space; or of a later letter."""
     tries = [(index, ";"), (index, r"\s"), *((later, ";") for later in range(index + 1, len(LETTERS)))]
     for which, before in tries:
         found = _opening(LETTERS[which], before).search(text, at)
@@ -71,14 +71,14 @@ def _next(text: str, at: int, index: int) -> tuple[int, re.Match[str]] | None:
 
 @lru_cache(maxsize=64)
 def _opening(letter: str, before: str) -> re.Pattern[str]:
-    # What is no option has the next ";" at once: "∠AB;E.; B. ..."
+    # Text that is not an option has the next ";" immediately: "∠AB;E.; B. ..."
     return re.compile(rf"(?:^|(?<={before}))\s*{letter}\s*[.．:：、)](?=\s*[^;\s])")
 
 
 def inside(question: str) -> list[str]:
-    """Options that stand inside a question, each on its line, all on one or some on each; none where unclear.
+    """Options inside a question, one or several per line; empty if unclear.
 
-    The last run of them counts: a question may name a point "A." before.
+    The last list counts: a question may mention a point "A." before it.
     """
     marks = [(LETTERS.index(match[1]), match) for match in _AT_LINE.finditer(question)]
     runs: list[list[tuple[int, re.Match[str]]]] = []
@@ -100,13 +100,13 @@ def inside(question: str) -> list[str]:
 
 
 def _blank(text: str, at: int) -> int:
-    """Where the next blank line begins, or else the text ends."""
+    """The start of the next blank line, or else the end of the text."""
     end = text.find("\n\n", at)
     return len(text) if end < 0 else end
 
 
 def _goes_on(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
-    """Marks and those of the letters that follow, before `end`, wherever white space is before them."""
+    """The marks of consecutive letters before `end`, each preceded by white space."""
     found = list(marks)
     for index in range(len(marks), len(LETTERS)):
         match = _inline(LETTERS[index]).search(text, found[-1][1].end() if found else 0, end)
@@ -127,7 +127,7 @@ def _begins(line: str, index: int) -> bool:
 
 
 def _on_lines(question: str) -> list[str]:
-    """Options of which some share a line: of the last line that has A and B, and of the lines after it."""
+    """Options of which some share a line: on the last line with both A and B, and on the lines after it."""
     text = question.strip()
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     for at in reversed(starts):
@@ -145,7 +145,7 @@ def _on_lines(question: str) -> list[str]:
 
 
 def _between(text: str, marks: Sequence[tuple[int, re.Match[str]]]) -> list[str]:
-    """The texts between marks, by the marks' indices; empty where there is none."""
+    """The texts between marks, by the marks' indices; empty if there is none."""
     found = [""] * (marks[-1][0] + 1)
     ends = [match.start() for _, match in marks[1:]] + [len(text)]
     for (index, match), end in zip(marks, ends, strict=True):
@@ -154,17 +154,17 @@ def _between(text: str, marks: Sequence[tuple[int, re.Match[str]]]) -> list[str]
 
 
 def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
-    r"""A gold that is a letter, bare or in brackets, or else an option's text.
+    r"""The letter of a gold answer that is a letter, bare or in brackets, or an option's text.
 
     Args:
         answer: as published: "B", "(B)", "False"; or several letters, "C\nD".
         choices: the options; empty where they are only in the figure.
 
     Returns:
-        The letter. Several where the gold is several: no response that states one option is right then.
+        The letter. Several if the gold has several: then no response that states one option is right.
 
     Raises:
-        HarnessError: the gold is no option.
+        HarnessError: the gold is not an option.
     """
     bare = _LETTER.fullmatch(answer)
     if bare and _holds(bare[1].upper(), choices):
@@ -179,10 +179,10 @@ def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str:
-    """The same, where the gold has to be one option.
+    """As `letter`, but the gold must be one option.
 
     Raises:
-        HarnessError: the gold is no option, or several.
+        HarnessError: the gold is not an option, or is several.
     """
     gold = lettered(answer, choices)
     if not isinstance(gold, str):
@@ -191,10 +191,10 @@ def letter(answer: str, choices: Sequence[str]) -> str:
 
 
 def worded(answer: str, choices: Sequence[str]) -> str:
-    """A gold that is an option's text (MathVista), as its letter: the first one, if texts are the same.
+    """The letter of a gold answer that is an option's text (MathVista): the first one, if texts are equal.
 
     Raises:
-        HarnessError: the gold is no option.
+        HarnessError: the gold is not an option.
     """
     if answer not in choices:
         raise _no_option(answer, choices)
@@ -211,22 +211,22 @@ def _no_option(answer: str, choices: Sequence[str]) -> HarnessError:
     return HarnessError(f"the answer {answer!r} is {among}", _CORRECT)
 
 
-# What the six reasoning benchmarks share: a question's text, pictures, the parts it counts in, its row.
+# Shared by the six reasoning benchmarks: a question's text, images, breakdown parts and row.
 
 COLUMNS: dict[str, Any] = {"id": "string", "choices": ["string"], "parts": ["string"]}
-"""The benchmark's own id of the question; the options' texts, A first, none where they are only in the
-figure; the parts of the benchmark that the row counts in ("subject_algebra"), each a metric `acc_PART`."""
+"""The benchmark's own id of the question; the options' texts, A first, empty if they are only in the figure;
+the row's breakdown parts ("subject_algebra"), each with a metric `acc_PART`."""
 
 FREE_FORM = "rows that are not multiple choice, which the paper does not ask"
 SEVERAL = "golds of several letters, which no response that states one option matches"
 BEYOND = "golds beyond the options that could be read, judged by letters alone"
 """Names of notes in the manifest."""
 _SAID = 3
-"""Rows that are told at once; all are counted."""
+"""The most rows that are reported immediately; all are counted."""
 
 
 def text(raw: Mapping[str, Any], column: str) -> str:
-    """A column that must hold text, without outer white space.
+    """A column that must hold text, stripped.
 
     Raises:
         HarnessError: it is missing or blank; names the column and the value.
@@ -240,7 +240,7 @@ def text(raw: Mapping[str, Any], column: str) -> str:
 
 
 def texts(raw: Mapping[str, Any], column: str) -> list[str]:
-    """A column that holds a list of texts, or nothing.
+    """A column that must hold a list of texts, or nothing.
 
     Raises:
         HarnessError: it holds something else; names the column and the value.
@@ -256,10 +256,10 @@ def texts(raw: Mapping[str, Any], column: str) -> list[str]:
 
 
 def add_picture(opened: Opened, image: object) -> tuple[str, int]:
-    """Adds the picture in an undecoded Image column.
+    """Adds the image in an undecoded Image column.
 
     Returns:
-        Its name, which is the same for the same bytes, and its row in the album.
+        Its name, which depends only on the bytes, and its row in the album.
 
     Raises:
         HarnessError: there is none, or it cannot be read.
@@ -270,16 +270,16 @@ def add_picture(opened: Opened, image: object) -> tuple[str, int]:
 
 
 def content_name(data: bytes) -> str:
-    """A picture's name: 24 hex digits of its bytes' SHA-256."""
+    """An image's name: 24 hex digits of its bytes' SHA-256."""
     return hashlib.sha256(data).hexdigest()[:24]
 
 
 def linked(rows: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
-    """Rows that share a name or a picture, also by way of others: name -> the first name of its cluster.
+    """Clusters rows that share a name or an image, transitively: name -> the first name of its cluster.
 
     Args:
-        rows: a name each (a problem's, where its rows are one cluster anyway), and what undecoded Image
-            columns hold; what holds no picture links nothing.
+        rows: a name each (a problem's name, if its rows form one cluster anyway), and the values of undecoded
+            Image columns; values without an image link nothing.
     """
     first: dict[str, str] = {}
     leader: dict[str, str] = {}
@@ -305,13 +305,13 @@ def slug(value: object) -> str:
 
 
 def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, object]]) -> list[str]:
-    """The parts that a row counts in, which are those that the task has a metric for.
+    """The breakdown parts of a row: those that the task has a metric for.
 
-    A value that the published set did not have when the metrics were listed is noted in the manifest, and
-    said once: its rows count in the whole.
+    A value that the published set did not have when the metrics were listed is noted in the manifest and
+    reported once: its rows count only in the total.
 
     Args:
-        opened: takes the notes.
+        opened: collects the notes.
         known: the parts with a metric.
         pairs: kind of part and value ("subject", "algebra"); the kind may be empty.
     """
@@ -329,12 +329,12 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
 
 
 def count(opened: Opened, note: str) -> None:
-    """Adds one to a count that the manifest will carry."""
+    """Adds one to a count in the manifest's notes."""
     opened.notes[note] = opened.notes.get(note, 0) + 1
 
 
 def prompt(question: str, choices: Sequence[str]) -> str:
-    """A question and its options as lines below it; none where the question lists them itself."""
+    """A question with its options as lines below it; without them if the question lists them itself."""
     return f"{question}\n{listed(choices)}" if any(choices) else question
 
 
@@ -351,10 +351,10 @@ def row(
 
     Args:
         id: the benchmark's own.
-        prompt: question and options, without an instruction: that is the task's.
+        prompt: question and options, without an instruction, which the task adds.
         answer: the gold letter, or several.
         choices: the options' texts.
-        cluster: rows that are not independent share it.
+        cluster: shared by rows that are not independent.
         images: rows of the album, in order of the prompt.
 
     Raises:
@@ -369,7 +369,7 @@ def row(
         "prompt": prompt,
         "answer": json.dumps(answer),
         "target": answer if isinstance(answer, str) else ", ".join(answer),
-        # The scorer takes no empty text for an option: an empty response would state it.
+        # The scorer takes no empty option text: an empty response would match it.
         "choices": [text or f"(no option {letter})" for letter, text in zip(LETTERS, choices, strict=False)],
         "cluster": cluster,
         "images": list(images),
@@ -379,13 +379,13 @@ def row(
 def inline_gold(
     opened: Opened, id: object, answer: str, choices: Sequence[str]
 ) -> tuple[str | list[str], list[str]]:
-    """The gold of a question that lists its options itself, and the options as far as they could be read.
+    """The gold of a question that lists its options itself, and the options that could be read.
 
-    Where the gold is a letter beyond those that were read, the list was not read to its end: the row then
-    has no option texts, and is judged by letters alone. Both this and golds of several letters are noted.
+    A gold letter beyond the options read means that the list was not read to its end: then the row has no
+    option texts, and is scored by letters alone. Both this case and golds with several letters are noted.
 
     Raises:
-        HarnessError: the gold is no option.
+        HarnessError: the gold is not an option.
     """
     try:
         gold = lettered(answer, choices)

@@ -15,8 +15,8 @@ from dcsft_harness.scoring import SCORERS
 
 # MathVerse's multiple-choice problems (testmini; Zhang et al., ECCV 2024): each in five versions.
 #
-# The versions move the question from the text into the picture. In Vision Only it is all in the picture: the
-# model is shown no text of it, and the options that its response is judged by come from `question_for_eval`.
+# The versions move the question from the text into the image. In Vision Only it is entirely in the image: the
+# model sees no text of it, and the options for scoring come from `question_for_eval`.
 
 MATHVERSE_VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
 MATHVERSE_SUBJECTS = ("Functions", "Plane Geometry", "Solid Geometry")
@@ -26,7 +26,7 @@ MATHVERSE_PARTS = (
 )
 MATHVERSE_CHOICE = "multi-choice"
 MATHVERSE_DRAWN = "Answer the question that is in the image."
-"""The prompt where the question is only in the picture."""
+"""The prompt if the question is only in the image."""
 
 _MATHVERSE_HUB = Hub("AI4Math/MathVerse", split="testmini", config="testmini")
 
@@ -88,8 +88,8 @@ MATHVERSE_SOURCES = (
 
 # MATH-Vision's multiple-choice questions (test split; Wang et al., NeurIPS 2024).
 #
-# Five options each; in a quarter of the rows they are only drawn, and their texts are the letters. Tokens
-# "<image1>" stand where a picture was; the hub has one merged picture a row.
+# Each has five options; in a quarter of the rows they are only drawn, and their texts are the letters. Tokens
+# "<image1>" mark the positions of images; the hub has one merged image per row.
 
 MATHVISION_SUBJECTS = (
     "algebra", "analytic geometry", "arithmetic", "combinatorial geometry", "combinatorics", "counting",
@@ -136,9 +136,9 @@ def _mathvision_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
 
 
 def mathvision_asked(question: str, choices: list[str]) -> str:
-    """The question without its token, if it has one: that is the row's picture.
+    """The question without its token, if it has only one: that is the row's image.
 
-    Where there are several, in the question or its options, they name parts of the merged picture and stay.
+    If there are several, in the question or its options, they name parts of the merged image and stay.
     """
     tokens = len(_TOKEN.findall(question)) + sum(len(_TOKEN.findall(choice)) for choice in choices)
     return _TOKEN.sub("", question).strip() if tokens == 1 else question
@@ -186,7 +186,7 @@ MATHVISTA_FIELDS: dict[str, tuple[str, ...]] = {
         "TheoremQA", "UniGeo", "VQA-AS", "VQA-RAD", "VQA2.0",
     ),
 }  # fmt: skip
-"""The metadata by which the authors' evaluation reports, and its values among the multiple-choice rows."""
+"""The metadata keys that the authors' evaluation reports, with their values in the multiple-choice rows."""
 MATHVISTA_PARTS = tuple(
     f"{field}_{questions.slug(value)}" for field, values in MATHVISTA_FIELDS.items() for value in values
 )
@@ -250,8 +250,8 @@ MATHVISTA_SOURCES = (
 # MMK12 (Meng et al., MM-Eureka, 2025): 2,000 multiple-choice test questions, 15,616 fill-in training ones.
 #
 # The test questions list their options themselves, as lines. The paper trained on 6,800 of the training
-# questions whose GLM-4.5 solution was verified, 400 of them for the cold start. Which they were, and the
-# solutions, is not published: pool and cold start here are a draw of our own, by a hash of the question's id,
+# questions whose GLM-4.5 solution was verified, 400 of them for the cold start. Neither that selection nor
+# the solutions are published: pool and cold start here are our own draw, by a hash of the question's id,
 # among the questions whose gold `math` can verify.
 
 MMK12_SUBJECTS = {
@@ -260,12 +260,12 @@ MMK12_SUBJECTS = {
     "chemistry": ("chem", "化学"),
     "biology": ("bio", "生物"),
 }
-"""Subject -> how its name begins in the data."""
+"""Subject -> the prefix of its name in the data."""
 MMK12_PARTS = tuple(f"subject_{subject}" for subject in MMK12_SUBJECTS)
 
 MMK12_TRAINING = 15_616
 MMK12_DRAWN, COLD = 6_800, 400
-"""Questions in pool and cold start together, and in the cold start (section 6.2)."""
+"""Number of questions in pool and cold start together, and in the cold start (section 6.2)."""
 MMK12_SEED = 2602
 
 _MMK12_TEST = Hub("FanqingM/MMK12", split="test")
@@ -312,17 +312,17 @@ def _drawn_entries(opened: Opened, cold: bool) -> Iterator[Entry]:
 
 
 def _training(opened: Opened, columns: tuple[str, ...]) -> Iterator[Entry]:
-    """The training rows; with a column `solution`, where the user has added one."""
+    """The training rows; with a column `solution` if the user has added one."""
     for table in downloads.tables(opened, _MMK12_TRAIN, columns):
         more = ("solution",) if "solution" in table.features else ()
         yield from downloads.entries(table, (*columns, *more))
 
 
 def _draw(opened: Opened, cold: bool) -> set[int]:
-    """The positions of the rows that are drawn; the manifest tells how.
+    """The positions of the drawn rows; the manifest records how they were drawn.
 
     Raises:
-        HarnessError: the split has another number of rows than were published.
+        HarnessError: the number of rows in the split differs from the published one.
     """
     texts = [raw for _, raw in _training(opened, ("id", "answer"))]
     if len(texts) != MMK12_TRAINING and not opened.any_count:
@@ -365,12 +365,12 @@ def _verifies(raw: Mapping[str, Any]) -> bool:
         return False
     try:
         return SCORERS["math"](_target(raw), answer=raw["answer"].strip()).score == 1.0
-    except HarnessError:  # the gold is no mathematics
+    except HarnessError:  # the gold is not mathematics
         return False
 
 
 def _target(raw: Mapping[str, Any]) -> str:
-    """What SFT trains on: the user's solution, else the gold in a box."""
+    """The target of SFT: the user's solution, else the gold in a box."""
     solution = raw.get("solution")
     if isinstance(solution, str) and solution.strip():
         return solution.strip()
@@ -428,10 +428,10 @@ MMK12_SOURCES = (
 
 # MMMU's validation questions (Yue et al., CVPR 2024): 847 multiple-choice ones and 53 open ones.
 #
-# Options are the text of a Python list. A row has up to seven pictures; "<image 2>" marks the place of the
-# second, in the question or as an option. As in lmms-eval, only pictures that the text names are shown:
-# others belong to the explanation of the answer (Pharmacy_4, Pharmacy_22). Open rows have golds, of which any
-# one is right, and no options.
+# Options are the text of a Python list. A row has up to seven images; "<image 2>" marks the position of the
+# second, in the question or as an option. As in lmms-eval, only images that the text names are shown: others
+# belong to the explanation of the answer (Pharmacy_4, Pharmacy_22). Open rows have several golds, any one of
+# which is right, and no options.
 
 MMMU_DISCIPLINES: dict[str, tuple[str, ...]] = {
     "art and design": ("Art", "Art_Theory", "Design", "Music"),
@@ -456,7 +456,7 @@ MMMU_PARTS = (
     *(f"subject_{questions.slug(one)}" for subjects in MMMU_DISCIPLINES.values() for one in subjects),
 )
 MMMU_MARK = re.compile(r"<image (\d+)>")
-"""Where a picture belongs in the text."""
+"""The position of an image in the text."""
 MMMU_OPEN, MMMU_CHOICE = "open", "multiple-choice"
 
 _MMMU_HUB = Hub("lmms-lab-encoder/MMMU", split="validation")
@@ -505,10 +505,10 @@ def _mmmu_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
 
 
 def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
-    """The numbers of the pictures that the text names, in its order, each once.
+    """The numbers of the images that the text names, in its order, each once.
 
     Raises:
-        HarnessError: the text names a picture that the row does not have.
+        HarnessError: the text names an image that the row does not have.
     """
     named = list(dict.fromkeys(int(number) for number in MMMU_MARK.findall(prompt)))
     for number in named:
@@ -558,10 +558,11 @@ MMMU_VIEWS = (
 )
 
 
-# We-Math (testmini; Qiao et al., ACL 2025): problems of two or three steps, and each step asked by itself.
+# We-Math (testmini; Qiao et al., ACL 2025): problems of two or three steps, and each step as its own
+# question.
 #
 # A problem ("ID") is three or four rows about the same drawing: the steps and the whole ("key"). Both columns
-# use the same kind of name: the problem "2steps_2" has a row with the key "2steps_1".
+# use the same naming scheme: the problem "2steps_2" has a row with the key "2steps_1".
 
 WEMATH_KEYS = {
     "2steps_1": 360, "2steps_2": 360, "2steps_multi": 360,
@@ -570,7 +571,7 @@ WEMATH_KEYS = {
 """Rows of each key."""
 WEMATH_PARTS = ("one_step", "two_steps", "three_steps")
 WEMATH_WHOLE = "multi"
-"""The step that a problem's row about all of it has."""
+"""The step value of a problem's row about the whole."""
 
 _WEMATH_HUB = Hub("We-Math/We-Math", split="testmini")
 

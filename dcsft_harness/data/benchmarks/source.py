@@ -1,4 +1,4 @@
-"""What the suite knows of one published data set, and what reading it goes through."""
+"""The description of a published data set, and the interface for reading it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ STANDING = {
     "cluster": "string",
     "images": ["int64"],
 }
-"""What every prepared row has: the prompt; the gold in the scorer's own form, as JSON; the gold as SFT
-teaches it; the name that rows share which are not independent; the pictures, as rows of the album."""
+"""Columns of every prepared row: the prompt; the gold in the scorer's own form, as JSON; the gold as SFT
+target; the cluster name, shared by rows that are not independent; the images, as rows of the album."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the album that a prepared folder keeps beside its rows.
+    """An image of the album in a prepared folder.
 
     Attributes:
         index: its row in the album, from 0; what a task row's `images` holds.
@@ -38,26 +38,26 @@ class Picture:
 
 
 class Pictures(Protocol):
-    """Where a source puts the pictures of the row that it is making."""
+    """Collects the images of the row that a source is making."""
 
     def add(self, name: str, read: Callable[[], bytes]) -> Picture:
-        """The picture of that name; `read` gives its encoded bytes and is called for a new name alone.
+        """The image of that name; `read` returns its encoded bytes and is called only for a new name.
 
         Raises:
-            HarnessError: the bytes are no image, or one that was cut short; names it.
+            HarnessError: the bytes are not an image, or a truncated one; names it.
         """
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where `datasets.load_dataset` finds a source.
+    """A source's location for `datasets.load_dataset`.
 
     Attributes:
         path: the hub id ("axiong/imagenet-r").
         split: the split with the rows.
-        config: the configuration; None is the default one. A tuple: all of them, one after another.
+        config: the configuration; None is the default one. A tuple means all of them, in order.
         gated: whether its terms have to be accepted on the hub first.
-        files: files that `load_dataset` does not read; with them, `split` is not loaded.
+        files: files that `load_dataset` does not read; if set, `split` is not loaded.
     """
 
     path: str
@@ -69,15 +69,15 @@ class Hub:
 
 @dataclass
 class Opened:
-    """A source that is being read.
+    """A source being read.
 
     Attributes:
-        folder: what `--source` named; None reads from the hub.
-        pictures: takes the pictures of the row that is being made.
-        any_count: whether a part of the published rows is enough.
-        inputs: files read as a whole, by what they are: their hashes go into the manifest.
-        notes: what else the manifest shall say of how the rows came about.
-        say: tells the user something that they should know now.
+        folder: the value of `--source`; None reads from the hub.
+        pictures: collects the images of the current row.
+        any_count: whether a part of the published rows is accepted.
+        inputs: files that are read completely, by role: the manifest records their hashes.
+        notes: further notes for the manifest on how the rows were made.
+        say: shows the user a message immediately.
     """
 
     folder: Path | None
@@ -89,11 +89,11 @@ class Opened:
 
 
 class Entry(NamedTuple):
-    """One thing that becomes a row.
+    """One raw entry that becomes a row.
 
     Attributes:
-        where: what a message calls it ("test-00000.parquet, row 17").
-        raw: whatever the source's `row` takes.
+        where: its location for messages ("test-00000.parquet, row 17").
+        raw: the argument of the source's `row`.
     """
 
     where: str
@@ -104,7 +104,7 @@ def read_file(path: Path) -> Callable[[], bytes]:
     """Reads a file when it is called.
 
     Raises, then:
-        HarnessError: the file is not there, or cannot be read.
+        HarnessError: the file is missing, or cannot be read.
     """
 
     def read() -> bytes:
@@ -120,7 +120,7 @@ def read_file(path: Path) -> Callable[[], bytes]:
 
 
 def read_text(path: Path) -> str:
-    """A small text file as a whole, with or without a byte order mark.
+    """A small text file, with or without a byte order mark.
 
     Raises:
         HarnessError: it cannot be read, or is not UTF-8.
@@ -135,27 +135,27 @@ def read_text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """One published data set and how its rows become a task's.
+    """One published data set, and how its rows become a task's.
 
     Attributes:
-        task: the task that it is for; also the name of its prepared folder.
-        version: raised when rows change, so that a folder prepared before is prepared again.
-        changed: what this version does and the one before did not, for the message that refuses folders.
-        count: published rows; None where that could not be verified.
-        columns: the task's own columns beside `STANDING`: name -> `datasets` type ("string", "int64",
+        task: its task; also the name of its prepared folder.
+        version: increased when rows change, so that older prepared folders are prepared again.
+        changed: what is new in this version, for the error about older folders.
+        count: published rows; None if that could not be verified.
+        columns: the task's own columns besides `STANDING`: name -> `datasets` type ("string", "int64",
             ["string"] for a list). Columns that the row leaves out are empty.
-        entries: what there is to read, streamed in the source's own order.
-        row: an entry as a task's row; None leaves it out because the task does not ask it. Its `images`
-            are the `Picture.index` of each; width and height are the row's own business.
-            Raises HarnessError without the place, which is added.
-        hub: where `load_dataset` gets it; None if it cannot.
-        needs: what `--source` must hold, in a line.
+        entries: streams the raw entries in the source's own order.
+        row: turns an entry into a task's row; None skips an entry that the task does not use. Its `images`
+            are the `Picture.index` of each; `row` itself sets width and height. Raises HarnessError without
+            the location, which the caller adds.
+        hub: its location for `load_dataset`; None if it is not there.
+        needs: the required content of `--source`, in a line.
         get: how to get that, in a line.
-        distinct: whether equal items are one: in what is trained on, joins go by content, while an
-            evaluation has as many rows as were published.
-        tally: a column, and how many rows each of its values has; a shortfall is named by it.
-        together: a column: rows with the same value stand side by side in the seeded order, so that
-            --limit has whole groups of them.
+        distinct: whether equal items count once: training joins by content, while an evaluation has as many
+            rows as were published.
+        tally: a column, and the row count of each of its values; errors about missing rows name the value.
+        together: a column: rows with the same value stay adjacent in the seeded order, so that --limit has
+            whole groups of them.
     """
 
     task: str
@@ -179,13 +179,13 @@ class Source:
 
 @dataclass(frozen=True)
 class View:
-    """A task that asks some rows of another's source.
+    """A task on a subset of another source's rows.
 
     Attributes:
         task: the task.
-        of: the source's task, which is what gets prepared.
+        of: the source's task, whose data is prepared.
         column: the column that decides.
-        values: the values that it asks.
+        values: the included values.
         count: published rows.
     """
 

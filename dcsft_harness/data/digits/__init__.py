@@ -1,8 +1,8 @@
-"""The embedded digits suite: real digits, three task families and a real, tiny checkpoint.
+"""The embedded digits suite: real digits, three task families and a tiny but real checkpoint.
 
-The digits are the UCI optical recognition set (1,797 handwritten digits, 8x8, 0..16) that ships
-inside scikit-learn, so nothing is downloaded. Every image is drawn from real digits by a seeded
-generator; the splits are disjoint in the real digits, not only in the drawings.
+The digits are the UCI optical recognition set (1,797 handwritten digits, 8x8, 0..16) that ships with
+scikit-learn, so nothing is downloaded. A seeded generator draws every image from real digits; the splits are
+disjoint in the real digits, not only in the drawings.
 """
 
 import logging
@@ -11,18 +11,18 @@ from pathlib import Path
 
 from dcsft_harness.errors import HarnessError
 
-# The embedded base checkpoint: its folder in the installed package, and the name that stands for it.
+# The embedded base checkpoint: its folder in the installed package, and its name.
 
 _LOG = logging.getLogger(__name__)
 _HOLDS = ("config.json", "adapter_config.json", "manifest.json")
 DIGITS = "digits"
-"""The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
+"""The embedded checkpoint's name, accepted wherever a checkpoint is."""
 
 
 def resolve(name: str | Path) -> str:
-    """The checkpoint that a name stands for: "digits" is the embedded one; anything else stays.
+    """Resolves a checkpoint's name: "digits" is the embedded one; anything else is returned unchanged.
 
-    The folder of a run that holds nothing but checkpoints stands for the newest of them.
+    The folder of a run that contains only checkpoints resolves to the newest of them.
     """
     if str(name) == DIGITS:
         return str(path())

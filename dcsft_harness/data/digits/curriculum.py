@@ -1,4 +1,4 @@
-"""What pre-training sees: its settings, and endless seeded examples, easy ones first."""
+"""The pre-training curriculum: its settings, and endless seeded examples, easy ones first."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dcsft_harness.data.digits.drawing import Digits
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, option
 
-# What pre-training sees: endless seeded examples of the three families, easy ones first.
+# Pre-training data: endless seeded examples of the three families, easy ones first.
 
 CLASS_PROMPT = "Please provide the digit name in the image. Output the answer using one word."
 """The suite's counterpart of the paper's classification prompt."""
@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One stretch of pre-training.
+    """One phase of pre-training.
 
     Attributes:
         until: the share of all steps at which it ends.
@@ -58,7 +58,7 @@ PHASES = (
     Phase(0.35, (0.20, 0.38, 0.20, 0.22), 1, 2),
     Phase(1.00, (0.17, 0.23, 0.35, 0.25), 2, 3),
 )
-"""One digit at a time until its name, colour, place and box are known; then which of two or three."""
+"""One digit at a time until its name, color, place and box are learned; then one of two or three."""
 
 
 def phase(progress: float) -> Phase:
@@ -67,9 +67,9 @@ def phase(progress: float) -> Phase:
 
 
 def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
-    """A digit and its name: clean ones first; a twentieth are renditions once the basics are in.
+    """A digit and its name: clean ones first; later, a twentieth are renditions.
 
-    Without the clean start the loss stays where guessing puts it: 3,900 steps did not leave it.
+    Without the clean start the loss stays at chance level: 3,900 steps did not leave it.
     """
     index = int(rng.integers(len(digits.values)))
     digit = digits.images[index]
@@ -109,7 +109,7 @@ def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Exam
 
 
 def adding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
-    """A sum with its worked answer, one of its options, or one of its digits; a few drawn as renditions."""
+    """A sum with its worked answer, one of its options, or one of its digits; a few are renditions."""
     style = str(rng.choice(list(drawing.STYLES))) if progress > 0.3 and rng.uniform() < 0.05 else None
     question = scenes.QUESTION if rng.uniform() < 0.85 else str(rng.choice(scenes.OTHER_QUESTIONS))
     drawn = scenes.draw_sum(digits, rng, style, question)
@@ -136,8 +136,8 @@ def batch(
         rng: the only source of randomness.
         progress: share of the steps already taken, 0..1.
         size: number of examples; see `PHASES` for the mix.
-        families: the ones to draw, some of `FAMILIES` in their order; each keeps its weight against the
-            others, and where none has a turn yet all have the same.
+        families: the families to draw, some of `FAMILIES` in their order, with their relative weights; if all
+            weights are still 0, they are equal.
     """
     mix = dict(zip(FAMILIES, phase(progress).mix, strict=True))
     weights = np.array([mix[name] for name in families])
@@ -148,7 +148,7 @@ def batch(
 
 
 def thousandths(example: Example) -> Example:
-    """The example with the boxes of its answer in thousandths of the picture's width and height."""
+    """The example with its answer's boxes in thousandths of the image's width and height."""
 
     def scaled(found: re.Match[str]) -> str:
         sides = (example.image.width, example.image.height) * 2
@@ -159,7 +159,7 @@ def thousandths(example: Example) -> Example:
 
 
 def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:
-    """Text to fit the tokenizer: prompts and answers of every family, and every pixel number."""
+    """Text for training the tokenizer: prompts and answers of every family, and every pixel number."""
     lines: list[str] = []
     for _ in range(1500):
         scene = scenes.draw_scene(digits, rng, 3)
@@ -178,7 +178,7 @@ def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:
 
 
 class PretrainConfig(Settings):
-    """How a base checkpoint is made; the defaults are the embedded one's."""
+    """How to make a base checkpoint; the defaults are the embedded one's."""
 
     steps: int = option(8000, "Optimizer steps; the curriculum spreads over them.", ge=1)
     batch_size: int = option(32, "Examples per step.", ge=1)

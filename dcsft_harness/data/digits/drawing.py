@@ -1,4 +1,4 @@
-"""Real 8x8 digits: their splits, and how they are drawn as color pictures in several styles."""
+"""Real 8x8 digits: their splits, and color images of them in several styles."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-# Which real digit belongs to which split: pre-training, cold start, pool or evaluation.
+# The split of each real digit: pre-training, cold start, pool or evaluation.
 
 SIZES = {"pretrain": 500, "cold": 100, "pool": 400, "eval": 300, "adversarial": 497}
-"""Real digits per split; together all 1,797. "adversarial" is what the filter chooses from."""
+"""Real digits per split; together all 1,797. The filter chooses from "adversarial"."""
 
 SPLIT_SEED = 2602
 
@@ -41,7 +41,7 @@ def _all() -> Digits:
 
 @cache
 def split(name: str) -> Digits:
-    """The real digits of one split; no digit is in two.
+    """The real digits of one split; splits are disjoint.
 
     Args:
         name: a key of `SIZES`.
@@ -61,9 +61,9 @@ def split(name: str) -> Digits:
 def adversarial() -> Digits:
     """The digits of the "adversarial" split that a reference classifier gets wrong.
 
-    ImageNet-A was made this way (Hendrycks et al., 2021): natural images, kept where a reference
-    classifier fails. The references here are Gaussian naive Bayes and the nearest class mean, fitted
-    to the pre-training split; a digit stays if either is wrong.
+    ImageNet-A was made this way (Hendrycks et al., 2021): natural images that a reference classifier gets
+    wrong. The references here are Gaussian naive Bayes and the nearest class mean, fitted to the pre-training
+    split; a digit is kept if either is wrong.
     """
     from sklearn.naive_bayes import GaussianNB
 
@@ -77,12 +77,12 @@ def adversarial() -> Digits:
     return Digits(candidates.images[wrong], candidates.values[wrong], candidates.ids[wrong])
 
 
-# Real 8x8 digits drawn as colour pictures: the plain style, and renditions in other styles.
+# Real 8x8 digits as color images: the plain style, and renditions in other styles.
 
 Mask = NDArray[np.float32]
-"""Ink of one digit at picture resolution: float32 (size, size) in [0, 1]."""
+"""Ink of one digit at image resolution: float32 (size, size) in [0, 1]."""
 Canvas = NDArray[np.float32]
-"""A picture being drawn: float32 (height, width, 3) in [0, 1]."""
+"""An image being drawn: float32 (height, width, 3) in [0, 1]."""
 
 PALETTE = {
     "red": (0.90, 0.16, 0.16),
@@ -92,10 +92,10 @@ PALETTE = {
     "pink": (0.96, 0.42, 0.80),
     "white": (0.96, 0.96, 0.96),
 }
-"""The colours that grounding expressions name."""
+"""The colors that grounding expressions name."""
 
 SIDE = 56
-"""Pixels per side of a classification picture: four Qwen2.5-VL image tokens."""
+"""Pixels per side of a classification image: four Qwen2.5-VL image tokens."""
 
 
 def enlarge(digit: NDArray[np.float32], size: int, angle: float = 0.0) -> Mask:
@@ -116,7 +116,7 @@ def enlarge(digit: NDArray[np.float32], size: int, angle: float = 0.0) -> Mask:
 
 
 def ink_box(mask: Mask, x: int, y: int) -> tuple[int, int, int, int]:
-    """The tight box of a mask whose top left corner lies at (x, y) in the picture."""
+    """The tight box of a mask whose top left corner is at (x, y) in the image."""
     rows, columns = np.nonzero(mask.max(1) > 0.4)[0], np.nonzero(mask.max(0) > 0.4)[0]
     return (int(x + columns[0]), int(y + rows[0]), int(x + columns[-1] + 1), int(y + rows[-1] + 1))
 
@@ -132,7 +132,7 @@ def stamp(canvas: Canvas, mask: Mask, colour: tuple[float, float, float], x: int
 
 
 def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False) -> Canvas:
-    """A background: a random colour with a linear shade across it."""
+    """A background: a random color with a linear gradient."""
     base = rng.uniform(0.0, 0.28 if dark else 1.0, 3)
     slope = rng.uniform(-0.12, 0.12, 2)
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * slope[0]
@@ -144,7 +144,7 @@ def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False
 
 
 def faded(canvas: Canvas, colour: str, severity: float) -> tuple[float, float, float]:
-    """A colour of `PALETTE` moved towards a canvas's mean: not at all at severity 0, three fifths at 1."""
+    """A color of `PALETTE` blended with a canvas's mean: not at all at severity 0, three fifths at 1."""
     paper = canvas.mean((0, 1))
     red, green, blue = paper + (np.asarray(PALETTE[colour]) - paper) * max(0.0, 1 - 0.6 * severity)
     return float(red), float(green), float(blue)
@@ -172,7 +172,7 @@ def _place(rng: np.random.Generator, digit: NDArray[np.float32]) -> tuple[Mask, 
 
 
 def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float) -> Image.Image:
-    """The plain style: one digit in one colour, spoiled more or less.
+    """The plain style: one digit in one color, more or less degraded.
 
     Args:
         digit: float32 (8, 8) in [0, 1].
@@ -189,7 +189,7 @@ def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float)
 
 
 def clean(digit: NDArray[np.float32], rng: np.random.Generator) -> Image.Image:
-    """White ink on a dark ground, large and hardly turned: what pre-training begins with."""
+    """White ink on a dark background, large and hardly rotated: pre-training begins with these."""
     canvas = ground(rng, SIDE, SIDE, dark=True)
     size = int(rng.integers(42, 51))
     mask = enlarge(digit, size, float(rng.uniform(-8, 8)))
@@ -253,7 +253,7 @@ STYLES: dict[str, Callable[[Mask, np.random.Generator], Mask]] = {
     "hatch": _hatch,
     "mosaic": _mosaic,
 }
-"""The rendition styles, as ImageNet-R's art, sketch, mosaic and so on are to photographs."""
+"""The rendition styles, the counterparts of ImageNet-R's art, sketch, mosaic and so on."""
 
 
 def rendition(

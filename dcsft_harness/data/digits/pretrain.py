@@ -1,4 +1,4 @@
-"""Makes a base checkpoint from nothing: a blank one, its tokenizer and its training."""
+"""Makes a base checkpoint from scratch: a blank one, its tokenizer and its training."""
 
 import math
 import time
@@ -34,14 +34,14 @@ IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 ARCHITECTURES = ("qwen2_5_vl", "qwen3_vl")
-"""What can be made, by transformers' model types; the first is what the embedded checkpoint is."""
+"""The supported architectures, by transformers' model types; the embedded checkpoint has the first."""
 SPECIAL = [END_OF_TEXT, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD]
 VOCABULARY = 768
 PATCH, MERGE = 14, 2
 INIT_STD = 0.05
 ROPE_THETA = 10.0
-"""Base of the language model's rotary angles. Pictures here are at most four tokens wide: with the usual
-10,000, neighbouring columns would differ by a few thousandths of a radian, too little to tell them apart."""
+"""Base of the language model's rotary angles. Images here are at most four tokens wide: with the usual
+10,000, adjacent columns would differ by a few thousandths of a radian, too little to distinguish them."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -52,7 +52,7 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen2.5-VL's dialogue layout, without its default system message."""
+"""Qwen2.5-VL's chat format, without its default system message."""
 
 
 def blank_tokenizer(corpus: Iterable[str]) -> "PreTrainedTokenizerFast":
@@ -86,8 +86,8 @@ def blank_processor(
 ) -> "ProcessorMixin":
     """The architecture's processor around a tokenizer, with pixel limits from one token up to 802,816.
 
-    Both have Qwen2-VL's image processor. Published Qwen3-VL checkpoints have patches of 16 pixels and
-    another normalisation; both are settings, and are here as in Qwen2.5-VL: no picture needs resizing.
+    Both use Qwen2-VL's image processor. Published Qwen3-VL checkpoints have patches of 16 pixels and another
+    normalization; both are settings, and are as in Qwen2.5-VL here: no image needs resizing.
     """
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen3VLProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
@@ -112,7 +112,8 @@ def blank_model(tokens: "PreTrainedTokenizerFast", architecture: str = ARCHITECT
 
     ids = {name: tokens.convert_tokens_to_ids(name) for name in SPECIAL}
     config = {"qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}[architecture](len(tokens), ids)
-    # 0.02, the default, suits wide layers; at width 96 to 128 it delays the first descent several-fold.
+    # 0.02, the default, suits wide layers; at width 96 to 128 it delays the first drop of the loss
+    # several-fold.
     config.text_config.initializer_range = config.vision_config.initializer_range = INIT_STD
     config.initializer_range = INIT_STD
     made = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration, "qwen3_vl": Qwen3VLForConditionalGeneration}
@@ -136,7 +137,7 @@ def _qwen2_5_vl(vocabulary: int, ids: dict[str, int]) -> "PreTrainedConfig":
 def _qwen3_vl(vocabulary: int, ids: dict[str, int]) -> "PreTrainedConfig":
     from transformers import Qwen3VLConfig
 
-    # Frequencies go to time, rows and columns in turn, so that sections beyond a third would be cut.
+    # Frequencies go to time, rows and columns in turn, which would cut sections beyond a third.
     rotary = {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
     positions = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
     return Qwen3VLConfig(
@@ -184,20 +185,20 @@ def _marks(ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-# Makes a base checkpoint from nothing, the embedded one or another: tokenizer, curriculum and training.
+# Makes a base checkpoint from scratch, the embedded one or another: tokenizer, curriculum and training.
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def patches(image: Image.Image) -> NDArray[np.float32]:
-    """What `pretrain.blank_processor` makes of a picture that needs no resizing, in a tenth of the time.
+    """Same output as `pretrain.blank_processor` for an image that needs no resizing, in a tenth of the time.
 
     Args:
         image: RGB, both sides multiples of 28 pixels.
 
     Returns:
-        float32 array (patches, 1176): 2x2 neighbours together, each (channel, frame, row, column).
+        float32 array (patches, 1176): 2x2 adjacent patches together, each (channel, frame, row, column).
     """
     pixels = (np.asarray(image, dtype=np.float32) / 255.0 - MEAN) / STD
     rows, columns = image.height // PATCH, image.width // PATCH
@@ -208,7 +209,7 @@ def patches(image: Image.Image) -> NDArray[np.float32]:
 
 
 def collate(examples: list[Example], tokens: "PreTrainedTokenizerBase") -> dict[str, torch.Tensor]:
-    """Model inputs of a batch: right padded, labels on the answers and their end mark only."""
+    """Model inputs of a batch: right-padded, with labels only on the answers and their end mark."""
     pad, image_id = tokens.pad_token_id, tokens.convert_tokens_to_ids(IMAGE_PAD)
     rows: list[tuple[list[int], int]] = []
     for example in examples:
@@ -240,7 +241,7 @@ def collate(examples: list[Example], tokens: "PreTrainedTokenizerBase") -> dict[
 
 
 def schedule(step: int, steps: int) -> float:
-    """The factor on every learning rate: a warm-up over 100 steps, then a cosine to a fiftieth."""
+    """The factor on every learning rate: a warm-up over 100 steps, then a cosine decay to a fiftieth."""
     if step < 100:
         return (step + 1) / 100
     share = (step - 100) / max(1, steps - 100)
@@ -250,8 +251,8 @@ def schedule(step: int, steps: int) -> float:
 def optimizers(model: torch.nn.Module, peak: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings, patches, norms and biases.
 
-    With AdamW alone, 500 steps on scenes of one digit leave their questions where guessing puts them
-    (0.91 nats a token, against 0.68).
+    With AdamW alone, 500 steps on scenes of one digit leave the loss on their questions at chance level (0.91
+    nats per token, against 0.68).
 
     Args:
         model: the network.
@@ -275,7 +276,7 @@ def train(
 
     Args:
         config: the settings. With the same number of threads a run repeats exactly.
-        report: called with (steps done, steps in all).
+        report: called with (steps done, total steps).
 
     Returns:
         The model, its processor, and the mean loss per answer token of each family over the last
@@ -323,7 +324,7 @@ def _losses(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.
 def pretrain(
     output: Path, config: PretrainConfig, report: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Makes a base checkpoint and writes it as an artefact.
+    """Makes a base checkpoint and writes it as an artifact.
 
     Returns:
         The manifest's notes: parameters, seconds and the last losses by family.

@@ -1,4 +1,4 @@
-"""Pictures of several digits: scenes with expressions that point at one, and sums."""
+"""Images of several digits: scenes with expressions that refer to one, and sums."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,21 +9,21 @@ from PIL import Image
 from dcsft_harness.data.digits import drawing
 from dcsft_harness.data.digits.drawing import Digits
 
-# Grounding: pictures with one to three digits, and expressions that point at one of them.
+# Grounding: images with one to three digits, and expressions that refer to one of them.
 
 SCENE_SIDE = 84
 """Pixels per side of a scene: nine Qwen2.5-VL image tokens, and a multiple of 28, so never resized."""
 
 CELL = 28
-"""A digit stands inside one cell of this many pixels, the area of one image token. Digits that share a
-token keep a model this small from telling which colour lies where: it stayed at guessing."""
+"""A digit lies inside one cell of this many pixels, the area of one image token. If digits share a token, a
+model this small cannot learn which color lies where: it stayed at chance level."""
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """VLM-R1's wording for referring expressions, which the paper's grounding data uses."""
 
 
 class Thing(NamedTuple):
-    """One digit of a scene: its value 0..9, colour name and box `[x1, y1, x2, y2]` in pixels."""
+    """One digit of a scene: its value 0..9, color name and box `[x1, y1, x2, y2]` in pixels."""
 
     value: int
     colour: str
@@ -31,7 +31,7 @@ class Thing(NamedTuple):
 
     @property
     def middle(self) -> tuple[float, float]:
-        """The centre (x, y) of the box in pixels."""
+        """The center (x, y) of the box in pixels."""
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
     @property
@@ -41,7 +41,7 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A picture, the digits in it, and the positions of those digits in scikit-learn's file."""
+    """An image, the digits in it, and the positions of those digits in scikit-learn's file."""
 
     image: Image.Image
     things: tuple[Thing, ...]
@@ -49,13 +49,13 @@ class Scene(NamedTuple):
 
 
 def draw_scene(digits: Digits, rng: np.random.Generator, count: int, severity: float = 0.0) -> Scene:
-    """A scene of digits of different values and colours, each inside a `CELL` of its own.
+    """A scene of digits of different values and colors, each inside its own `CELL`.
 
     Args:
         digits: the real digits to draw from.
         rng: the only source of randomness.
         count: digits in the scene.
-        severity: 0 (bright ink, little noise; what pre-training sees) to 1 and above (faint and noisy).
+        severity: 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
     """
     while True:
         chosen = rng.permutation(len(digits.values))[:count]
@@ -100,7 +100,7 @@ _SIZES: dict[str, tuple[Callable[[Thing], float], float]] = {
 
 
 def short(scene: Scene, rng: np.random.Generator) -> Expression:
-    """A short expression, as in RefCOCO: by colour, size, place, name, or colour and name."""
+    """A short expression, as in RefCOCO: by color, size, place, name, or color and name."""
     kind = rng.choice(["colour", "place", "size", "name", "both"], p=[0.3, 0.25, 0.15, 0.2, 0.1])
     if kind == "place":
         words, (key, margin) = list(_PLACES.items())[int(rng.integers(len(_PLACES)))]
@@ -119,7 +119,7 @@ def short(scene: Scene, rng: np.random.Generator) -> Expression:
 
 
 def long(scene: Scene, rng: np.random.Generator) -> Expression:
-    """A longer relational expression, as in Ref-L4: the thing by its place relative to another."""
+    """A longer relational expression, as in Ref-L4: the digit by its place relative to another."""
     first, second = (scene.things[i] for i in rng.permutation(len(scene.things))[:2])
     across, down = first.middle[0] - second.middle[0], first.middle[1] - second.middle[1]
     if abs(across) >= abs(down):
@@ -156,9 +156,9 @@ def where(thing: Thing) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator, boxes: bool) -> str:
-    """Every digit of a scene by colour, name, and place or box, in any order; for pre-training alone.
+    """Every digit of a scene by color, name, and place or box, in any order; only for pre-training.
 
-    Whichever attribute comes first, the next word follows from it and the picture: this teaches which
+    Each attribute determines the next word together with the image, whichever comes first: this teaches which
     attributes belong together before a question asks for it across a distance.
     """
     lines = []
@@ -174,10 +174,10 @@ def caption(scene: Scene, rng: np.random.Generator, boxes: bool) -> str:
 
 
 def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A question about one digit of a scene and its answer in a word or two; pre-training alone asks them.
+    """A question about one digit of a scene and its answer in a word or two; only for pre-training.
 
-    A box is four numbers that mostly say where within its surroundings a digit lies, so an example of
-    grounding says little about which digit was meant; the answers here say nothing else.
+    A box is four numbers that mostly encode a digit's position within its surroundings, so a grounding
+    example carries little information about which digit was meant; the answers here carry nothing else.
     """
     thing = scene.things[int(rng.integers(len(scene.things)))]
     place = where(thing)
@@ -201,14 +201,14 @@ EXPRESSIONS: dict[str, Callable[[Scene, np.random.Generator], Expression]] = {
 }
 
 
-# Sums: two digits in a picture and a question about them.
+# Sums: two digits in an image and a question about them.
 #
-# Pre-training answers with the sum and the letter of the option that has it. The base reads digits and adds,
-# but names letters by chance (23.7 % of four), so the suite's tasks ask for the number. Their prompts keep
-# the options, without which the base does not add at all.
+# Pre-training answers with the sum and the letter of the matching option. The base reads digits and adds, but
+# names letters by chance (23.7 % of four), so the suite's tasks ask for the number. Their prompts keep the
+# options, without which the base does not add at all.
 
 SUM_SIDE = 56
-"""Pixels per side of each digit's half of the picture, which is as large as a classification picture."""
+"""Pixels per side of each digit's half of the image, which is as large as a classification image."""
 LETTERS = "ABCD"
 QUESTION = "What is the sum of the two digits?"
 OTHER_QUESTIONS = (
@@ -225,8 +225,8 @@ class Sum(NamedTuple):
         prompt: the question and its options, one per line.
         choices: the options' texts, in order.
         answer: the letter of the right option.
-        solution: what pre-training teaches, "5 + 6 = 11 (B)".
-        equation: the solution without the letter, "5 + 6 = 11"; what the tasks teach.
+        solution: the target of pre-training, "5 + 6 = 11 (B)".
+        equation: the solution without the letter, "5 + 6 = 11"; the target of the tasks.
         values: the two digits, left and right.
         ids: the positions of the two digits in scikit-learn's file.
     """
@@ -254,8 +254,8 @@ def draw_sum(
         digits: the real digits to draw from.
         rng: the only source of randomness.
         style: a key of `drawing.STYLES`; None is the plain style.
-        question: what is asked above the options.
-        severity: 0 (bright ink, little noise; what pre-training sees) to 1 and above (faint and noisy).
+        question: the text above the options.
+        severity: 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
     """
     left, right = (int(i) for i in rng.integers(len(digits.values), size=2))
     plain = drawing.ground(rng, SUM_SIDE, 2 * SUM_SIDE, dark=True)
@@ -279,7 +279,7 @@ def draw_sum(
 
 
 def lookup(drawn: Sum, rng: np.random.Generator) -> tuple[str, str]:
-    """A question that asks for one option's letter by its text, the options first; for pre-training alone."""
+    """A question that asks for one option's letter by its text, the options first; only for pre-training."""
     place = int(rng.integers(len(LETTERS)))
     lines = [f"{name}. {text}" for name, text in zip(LETTERS, drawn.choices, strict=True)]
     return "\n".join([*lines, f"Which option is {drawn.choices[place]}?"]), LETTERS[place]

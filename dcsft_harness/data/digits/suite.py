@@ -1,7 +1,7 @@
 """The suite's task sets: drawn once into the user's cache, then loaded from there.
 
-Every row is drawn from its own generator, keyed by the set and the row's number, so a set does not
-change when another one does. Sets of different splits share no real digit.
+Every row has its own generator, keyed by the set and the row's number, so a set does not change when another
+one does. Sets of different splits share no real digit.
 """
 
 import json
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VERSION = 3
-"""Raised whenever a drawing, prompt or gold changes, so that no cache and no result mixes two versions."""
+"""Increased whenever a drawing, prompt or gold changes, so that no cache or result mixes two versions."""
 
 SPOILT = {"plain": (0.56, 1.40), "rendition": (0.95, 1.95), "ground": (0.1, 1.25), "reason": (0.4, 1.4)}
-"""Ranges of the drawings' severity, so that each difficulty is a tenth of the pools at least."""
+"""Severity ranges of the drawings, so that each difficulty is at least a tenth of the pools."""
 
 Row = dict[str, Any]
 
@@ -109,16 +109,16 @@ SETS: dict[str, Callable[[str], Iterator[Row]]] = {
 
 
 def cache_folder() -> Path:
-    """Where drawn sets are kept."""
+    """The folder of drawn sets."""
     return environment.cache_root() / f"digits-v{VERSION}"
 
 
 def load(name: str) -> "Dataset":
     """One set as a `datasets.Dataset`, drawn on first use.
 
-    Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a
-    number as text), target (what SFT teaches), choices (empty: no set asks for letters), width and
-    height in pixels, cluster (rows that share a real digit share it), kind (style or expression).
+    Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a number as
+        text), target (for SFT), choices (empty: no set asks for letters), width and height in pixels, cluster
+        (shared by rows with the same real digit), kind (style or expression).
 
     Args:
         name: a key of `SETS`.
