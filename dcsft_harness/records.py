@@ -87,6 +87,8 @@ class Item:
         answer: the gold answer as text.
         target: what SFT should teach the model to say.
         box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None where the answer is no box.
+        turns: all turns before the answer, as a JSON list of role and content with a MARK for each picture;
+            None where there is one, of the user.
     """
 
     item_id: str
@@ -96,6 +98,7 @@ class Item:
     answer: str
     target: str
     box: list[float] | None = None
+    turns: str | None = None
 
 
 @dataclass(frozen=True)

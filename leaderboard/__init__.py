@@ -2,7 +2,7 @@
 
     read.py     one scores folder -> Result, checked
     logs.py     one folder of `lmms-eval --log_samples` -> Results, checked
-    load.py     folders -> Board: rows and tasks that can be compared, or a refusal
+    load.py     folders and what is below -> Board: rows and tasks that can be compared, or a refusal
     board.py    Board: what was read, by row and task, and what manifests say of model, training and cost
     compare.py  Board -> Summary: means, differences, tests, ranks, accuracy by difficulty
     summary.py  Summary: every number of a board, unrounded; and figures that others print

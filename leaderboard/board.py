@@ -335,6 +335,8 @@ class Result:
         tables: what gives its items as tables of `records.Score`, one or more.
         group: the configuration that it is one seed of, or None.
         number: its place among what was given.
+        files: the files of a log that it is made from; empty of a scores folder, which is one input.
+        given: the name that the user gave it, or None.
     """
 
     name: str
@@ -345,6 +347,14 @@ class Result:
     tables: Callable[[], Iterator[pa.Table]]
     group: str | None = None
     number: int = 0
+    files: tuple[Path, ...] = ()
+    given: str | None = None
+
+    def renamed(self, name: str, *, by_user: bool = False) -> "Result":
+        """The same under another name; its group follows the name unless the manifest has one of its own."""
+        group = group_of(name) if self.group in (None, group_of(self.name)) else self.group
+        origin = replace(self.provenance, name=name)
+        return replace(self, name=name, group=group, provenance=origin, given=name if by_user else self.given)
 
 
 _SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?", re.IGNORECASE)
@@ -356,6 +366,30 @@ def group_of(name: str, told: object = None) -> str | None:
         return told
     found = _SEED.fullmatch(name.strip()) if len(name) < 500 else None
     return found["group"] if found else None
+
+
+def said_once(remarks: Iterable[tuple[str, str, str]], rows: int) -> list[str]:
+    """Remarks on rows as sentences, equal ones once for all rows that they concern.
+
+    Args:
+        remarks: a row's name, and the remark behind "Row NAME" and behind "Rows A and B".
+        rows: how many rows there are.
+    """
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for name, one, many in remarks:
+        found.setdefault((one, many), {})[name] = None
+    said = []
+    for (one, many), names in found.items():
+        shown = list(names)
+        if len(shown) == 1:
+            said.append(f"Row {shown[0]}{one}")
+        elif len(shown) == rows:
+            said.append(f"All {rows} rows{many}")
+        elif len(shown) <= 3:
+            said.append(f"Rows {', '.join(shown[:-1])} and {shown[-1]}{many}")
+        else:
+            said.append(f"{len(shown)} rows ({shown[0]}, {shown[1]}, ... {shown[-1]}){many}")
+    return said
 
 
 @dataclass(frozen=True, eq=False)
@@ -422,17 +456,48 @@ class Row:
     provenance: tuple[Provenance, ...] = ()
 
 
+_STEP = re.compile(
+    r"(?P<run>.*?)(?:^|[\s_/@(-]+)(?:(?:at\s+)?(?:global_)?step|checkpoint|@)[\s_=-]*(?P<step>\d{1,12})(?P<seed>(?:[\s,_(-]+seed.*)?)",
+    re.IGNORECASE,
+)
+
+
+UNNAMED = "run"
+"""What a run is called whose rows are named by their steps alone."""
+
+
+def step_of(name: str) -> tuple[str, int] | None:
+    """The run and the step that a row's name states: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
+    found = _STEP.fullmatch(name.strip()) if len(name) < 500 else None
+    return (f"{found['run']}{found['seed']}".strip() or UNNAMED, int(found["step"])) if found else None
+
+
 @dataclass(frozen=True)
 class LeftOut:
-    """A folder that could not be used.
+    """A run that could not be used.
 
     Attributes:
-        folder: the folder.
+        folder: its folder.
         reason: the sentence that says why, with the remedy.
+        kind: why in a few words that many runs share, such as "other prompts".
     """
 
     folder: Path
     reason: str
+    kind: str = "damaged or incomplete"
+
+
+class Unusable(HarnessError):
+    """A run that cannot be used, with the kind of the reason: see `LeftOut`."""
+
+    def __init__(self, problem: str, remedy: str = "", kind: str = "damaged or incomplete") -> None:
+        """Keeps the kind beside both parts of the message."""
+        super().__init__(problem, remedy)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type["Unusable"], tuple[str, str, str]]:  # type: ignore[override]
+        """All parts, so that an error stays what it is on its way from another process."""
+        return type(self), (self.problem, self.remedy, self.kind)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
-from dcsft_harness.leaderboard.load import Progress, load, named
-from dcsft_harness.leaderboard.logs import Choices, input_files, is_log
+from dcsft_harness.leaderboard.load import Progress, load, nothing_left, read_names
+from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
 from dcsft_harness.leaderboard.report.document import FILE, document, text, write_items
 from dcsft_harness.leaderboard.report.plots import draw
@@ -61,7 +61,13 @@ class Options(Settings):
         default_factory=dict,
     )
     distributions: Mapping[str, Literal["id", "ood"]] = option(
-        about="Task -> id or ood, for logs that do not state it.", default_factory=dict, cli=False
+        about="Task -> id or ood, for results that do not state it.", default_factory=dict, cli=False
+    )
+    names: Path | None = option(
+        None,
+        "A YAML file of rows' names: a row's name or FOLDER/RUN, and its new name.",
+        metavar="FILE",
+        reads="file",
     )
     at_k: int | None = option(
         None, "Of K responses per item: the k of avg@k, maj@k and pass@k; by default K.", ge=1
@@ -101,7 +107,7 @@ class Options(Settings):
         told = {
             name: value
             for name in Options.model_fields
-            if name not in ("labels", "strict", "rollouts")
+            if name not in ("labels", "strict", "rollouts", "names")
             and (value := getattr(self, name)) not in ({}, getattr(standard, name))
         }
         return {"baseline": self.baseline, **told}
@@ -113,23 +119,25 @@ def build(
     baseline: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    *,
+    alone: bool = True,
 ) -> Built:
     """Writes the leaderboard of some folders of results.
 
     Args:
-        results: scores folders and folders of lmms-eval logs, in the order in which their rows should
-            appear; NAME=FOLDER gives the row another name.
+        results: as `load` takes them.
         output: the leaderboard's folder; must not exist, or be empty.
         baseline: as in the options, which it stands for.
         options: how.
-        progress: called with (folders read, folders in all).
+        progress: called with (runs read, runs in all).
+        alone: whether a board of one row is written where all others had to be left out.
 
     Returns:
         The board and its numbers; `markdown` prints them.
 
     Raises:
-        HarnessError: see `load` and `read_labels`; or the output is occupied or cannot be written.
-            Nothing is written then.
+        HarnessError: see `load` and `read_labels`; nothing could be compared; or the output is occupied or
+            cannot be written. Nothing is written then.
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
     options = options or Options(baseline=baseline, strict=True)
@@ -142,10 +150,13 @@ def build(
         strict=options.strict,
         apart=options.apart,
         choices=Choices(options.metrics or {}, options.distributions or {}, options.at_k),
+        names=None if options.names is None else read_names(options.names),
         progress=progress,
     )
+    if not alone and board.left_out and len(board.rows) < 2:
+        raise nothing_left(board.left_out, len(board.results))
     summary = summarise(board, options.pairs, published() if options.published else (), labels)
-    inputs = _inputs(results, board)
+    inputs = _inputs(board)
     for kind, folders in (("labels", options.labels), ("rollouts", options.rollouts)):
         inputs |= {f"{kind} {number}": folder for number, folder in enumerate(folders, start=1)}
     with manifest.writing("leaderboard", output, options.recorded(), inputs) as draft:
@@ -177,20 +188,21 @@ def _write(
     }.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
     if options.page:
-        write_page(folder / FOLDER, Source(board, summary, told, labels, options.samples, options.rollouts))
+        saved = ["leaderboard.csv", "comparisons.csv", "leaderboard.json", *(files[0] for _, files in plots)]
+        downloads = [folder / name for name in saved]
+        source = Source(board, summary, told, labels, options.samples, options.rollouts, downloads)
+        write_page(folder / FOLDER, source)
 
 
-def _inputs(results: Sequence[Path], board: Board) -> dict[str, Path]:
+def _inputs(board: Board) -> dict[str, Path]:
     """What the board is made from; the order of the rows is part of the result, so roles carry it."""
-    left_out = {one.folder for one in board.left_out}
     found: dict[str, Path] = {}
-    for number, given in enumerate(results, start=1):
-        name, folder = named(given)
-        if folder in left_out:
-            continue
-        role = f"scores {number}" + ("" if name is None else f" ({name})")
-        if is_log(folder):
-            found |= {f"{role}: {file.relative_to(folder)}": file for file in input_files(folder)}
+    boards = (board, *(one.board for one in board.apart))
+    results = sorted((result for one in boards for result in one.results), key=lambda one: one.number)
+    for number, result in enumerate(results, start=1):
+        role = f"scores {number}" + ("" if result.given is None else f" ({result.given})")
+        if result.files:
+            found |= {f"{role}: {file.name}": file for file in result.files}
         else:
-            found[role] = folder
+            found[role] = result.folder
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, public, usage_of
+from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, public, said_once, usage_of
 from dcsft_harness.leaderboard.sampled import SHOWN, Draws, crossing, curve
 from dcsft_harness.leaderboard.stats import intervals, paired, ranking
 from dcsft_harness.leaderboard.stats.intervals import (
@@ -88,7 +88,7 @@ def summarise(
         ranked_by,
         tuple(quoted),
         tuple(Apart(told(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
-        tuple(LeftOut(one.folder, told(one.reason)) for one in board.left_out),
+        tuple(LeftOut(one.folder, told(one.reason), one.kind) for one in board.left_out),
         *budgets(columns, lines),
     )
 
@@ -242,25 +242,8 @@ def _worst(side: tuple[Row, ...], columns: Sequence[Column]) -> Worst | None:
 
 
 def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str]:
-    for line in lines:
-        for column in columns:
-            missing = [t.name for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
-            if column.is_mean and missing:
-                yield (
-                    f"Row {line.name} has no {column.label}: it was not evaluated on {', '.join(missing)}, "
-                    "and a mean is never taken over fewer tasks"
-                )
-    for line in lines:
-        counts = [
-            f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"
-            for column, entry in zip(columns, line.entries, strict=True)
-            if entry is not None and entry.unscored and not column.is_mean and not line.is_group
-        ]
-        if counts:
-            yield (
-                f"Row {line.name}: {', '.join(counts)} could not be scored; they are left out, not counted "
-                "as wrong"
-            )
+    yield from said_once(_blanks(columns, lines), len(lines))
+    yield from said_once(_unscored(columns, lines), len(lines))
     estimates = [e.difference for line in lines for e in line.entries if e is not None]
     if any(estimate is not None and estimate.low is None for estimate in estimates):
         yield "A difference has no interval where it does not vary between items or clusters"
@@ -268,6 +251,30 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
         if line.is_group:
             names = ", ".join(row.name for row in line.rows)
             yield f"{line.name} combines {len(line.rows)} seeds ({names}), the seed being a random effect"
+
+
+def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
+    """Rows without a mean, and why."""
+    for line in lines:
+        for column in columns:
+            missing = [t.name for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
+            if column.is_mean and missing:
+                why = f"not evaluated on {', '.join(missing)}, and a mean is never taken over fewer tasks"
+                what = f"no {column.label}"
+                yield line.name, f" has {what}: it was {why}", f" have {what}: they were {why}"
+
+
+def _unscored(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
+    """Rows with responses that could not be scored, and how many."""
+    for line in lines:
+        counts = [
+            f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"
+            for column, entry in zip(columns, line.entries, strict=True)
+            if entry is not None and entry.unscored and not column.is_mean and not line.is_group
+        ]
+        if counts:
+            what = f"{', '.join(counts)} could not be scored; they are left out, not counted as wrong"
+            yield line.name, f": {what}", f": {what} (each)"
 
 
 SOME = 50

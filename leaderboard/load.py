@@ -5,17 +5,22 @@ budget or set of items than the row above it. Items are matched by item_id, neve
 items get the content ids of a scores folder where both asked the same documents.
 """
 
+import glob
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcsft_harness.artifacts import manifest
+from dcsft_harness import reading
+from dcsft_harness.artifacts import SCORES_SET, manifest
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.leaderboard.board import (
     Apart,
     Board,
@@ -26,11 +31,13 @@ from dcsft_harness.leaderboard.board import (
     Result,
     Row,
     Task,
+    Unusable,
+    said_once,
 )
-from dcsft_harness.leaderboard.logs import SAMPLES, Choices, is_log, read_logs
+from dcsft_harness.leaderboard.logs import RESULTS, SAMPLES, Choices, is_run, lost_samples, read_run
 from dcsft_harness.leaderboard.read import Shared, read_result
 from dcsft_harness.leaderboard.sampled import expanded, place_of
-from dcsft_harness.records import SCORER
+from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 Progress = Callable[[int, int], None]
 
@@ -42,49 +49,80 @@ def load(
     strict: bool = True,
     apart: bool = False,
     choices: Choices | None = None,
+    names: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Board:
     """Reads folders of results into one board.
 
     Args:
-        results: scores folders and folders of lmms-eval logs, in the order in which their rows should
-            appear; NAME=FOLDER names the row otherwise than the folder does.
+        results: scores folders, folders of lmms-eval logs, folders above such, or single runs as FOLDER/RUN,
+            in the order in which their rows should appear; rows of one folder are in natural order.
+            NAME=FOLDER names the row otherwise than the folder does.
         baseline: the name of the row, or of the group of seeds, to take differences to; None for none.
         strict: whether one folder that cannot be used spoils the board; else it is left out, and the
             board says so.
         apart: give rows that cannot be compared with the others boards of their own.
         choices: what logs do not say themselves.
-        progress: called with (folders read, folders in all).
+        names: a row's name or its FOLDER/RUN -> the name that it gets.
+        progress: called with (runs read, runs in all).
 
     Raises:
         HarnessError: there are no folders, none can be used, no row has the baseline's name, or a task
             or metric that is named is unknown; where `strict`, one cannot be read (see `read_result`
-            and `read_logs`); where neither `strict` nor `apart`, two cannot be compared.
+            and `read_run`); where neither `strict` nor `apart`, two cannot be compared.
     """
     if not results:
         raise HarnessError(
             "no scores folders were given", "Name at least one folder made by `dcsft evaluate`"
         )
-    choices, shared = choices or Choices({}, {}), Shared()
-    found: list[Result] = []
-    errors: list[tuple[Path, HarnessError]] = []
-    for number, given in enumerate(results, start=1):
-        name, folder = named(given)
-        try:
-            found += read(folder, name, choices, shared)
-        except HarnessError as error:
-            if strict:
-                raise
-            errors.append((folder, error))
-        if progress is not None:
-            progress(number, len(results))
+    choices = choices or Choices({}, {})
+    found, errors = read_all(results, choices, strict=strict, progress=progress)
     if not found:
-        raise errors[0][1]
+        raise errors[0][1] if len(errors) == 1 else nothing_left([_left_out(*one) for one in errors], 0)
+    found = [_with_sides(one, choices.distributions) for one in renamed(found, names or {})]
     _refuse_unknown(choices, found)
     found = expanded(found, choices.at_k)
     board = assemble(found, baseline, strict=strict and not apart, apart=apart)
-    unread = tuple(LeftOut(folder, str(error)) for folder, error in errors)
-    return replace(board, left_out=(*unread, *board.left_out))
+    return replace(board, left_out=(*(_left_out(*one) for one in errors), *board.left_out))
+
+
+def _with_sides(result: Result, sides: Mapping[str, str]) -> Result:
+    """A result whose tasks that state no distribution have the one that the user gives."""
+    if not any(sides.get(task) for task, part in result.tasks.items() if part.distribution is None):
+        return result
+    tasks = {
+        task: part
+        if part.distribution is not None or task not in sides
+        else replace(
+            part, distribution=sides[task], conditions={**part.conditions, "distribution": sides[task]}
+        )
+        for task, part in result.tasks.items()
+    }
+    return replace(result, tasks=tasks)
+
+
+def _left_out(folder: Path, error: HarnessError) -> LeftOut:
+    return LeftOut(folder, str(error), error.kind if isinstance(error, Unusable) else LeftOut.kind)
+
+
+def counted(left_out: Sequence[LeftOut], rows: int) -> str:
+    """How many runs were left out, by kind: "31 of 40 left out: 27 other prompts, 4 without samples"."""
+    kinds = Counter(one.kind for one in left_out).most_common()
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds)
+    return f"{len(left_out)} of {len(left_out) + rows} left out: {said}"
+
+
+def examples(left_out: Sequence[LeftOut]) -> list[str]:
+    """One reason per kind, the most frequent kind first."""
+    first = {one.kind: one.reason for one in reversed(left_out)}
+    return [first[kind] for kind, _ in Counter(one.kind for one in left_out).most_common()]
+
+
+def nothing_left(left_out: Sequence[LeftOut], runs: int) -> HarnessError:
+    """The error of a board on which nothing can be compared."""
+    return HarnessError(
+        f"nothing could be compared: {counted(left_out, runs)}. Such as: {' '.join(examples(left_out))}"
+    )
 
 
 def named(given: Path) -> tuple[str | None, Path]:
@@ -95,23 +133,290 @@ def named(given: Path) -> tuple[str | None, Path]:
     return name, Path(folder)
 
 
-def read(folder: Path, name: str | None, choices: Choices, shared: Shared) -> list[Result]:
-    """Reads one folder, of whichever kind.
+def natural(text: object) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by their value: step-90 before step-100."""
+    return [
+        (int(part), "") if part.isdecimal() and part.isascii() else (-1, part)
+        for part in re.split(r"(\d{1,18})", str(text))
+    ]
+
+
+def find(place: Path) -> list[Path]:
+    """What of results there is in a folder and below it.
+
+    Args:
+        place: a scores folder, a folder of lmms-eval's, any folder above some, or one run of lmms-eval as
+            FOLDER/RUN, with or without `_results.json`.
+
+    Returns:
+        Scores folders, results files of lmms-eval, and samples that have no results file, in natural order;
+        the place itself where there is nothing.
+    """
+    if not place.is_dir():
+        file = place.with_name(place.name + RESULTS)
+        runs = (
+            [place]
+            if place.is_file()
+            else [file]
+            if file.is_file()
+            else list(place.parent.glob(f"*/{glob.escape(file.name)}") if place.parent.is_dir() else ())
+        )
+        return runs or [place]
+    found: list[Path] = []
+    for folder, inner, names in os.walk(place):
+        here = Path(folder)
+        kind = _kind(here) if manifest.NAME in names else None
+        if kind is not None and kind != SCORES_SET:  # no results lie in artifacts of other kinds
+            found += [here] if kind == "scores" or here == place else []
+            inner.clear()
+            continue
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        files = [here / name for name in names if is_run(Path(name)) or SAMPLES in name]
+        found += [file for file in files if is_run(file)]
+        found += lost_samples(files)
+    return sorted(found, key=lambda one: natural(one.relative_to(place))) or [place]
+
+
+def _kind(folder: Path) -> object:
+    """The kind of the artifact in a folder; None where its manifest.json is another package's."""
+    try:
+        found = reading.json_file(folder / manifest.NAME)
+    except (OSError, ValueError):
+        return "scores"  # damaged: reading it says how
+    return found.get("artefact") if isinstance(found, dict) else None
+
+
+def read(place: Path, choices: Choices, shared: Shared) -> Result:
+    """Reads a scores folder or one run of lmms-eval, as `find` gives them.
 
     Raises:
         HarnessError: it is neither, or cannot be used.
     """
-    if is_log(folder):
-        return read_logs(folder, name, choices)
-    if not (folder / manifest.NAME).is_file() and folder.is_dir():
-        lost = sorted([*folder.glob(f"*{SAMPLES}*.jsonl"), *folder.glob(f"*/*{SAMPLES}*.jsonl")])
-        if lost:
+    if is_run(place) and place.is_file():
+        return read_run(place, choices)
+    if place.is_file() and SAMPLES in place.name:
+        raise Unusable(
+            f"{place} has no results file of lmms-eval beside it: the run did not finish, or that file was "
+            "not copied",
+            "Run the evaluation again, or copy its *_results.json too",
+            "without a results file",
+        )
+    return read_result(place, None, shared)
+
+
+def read_all(
+    results: Sequence[Path], choices: Choices, *, strict: bool, progress: Progress | None = None
+) -> tuple[list[Result], list[tuple[Path, HarnessError]]]:
+    """Reads everything in and below some folders; each row of what is returned has a name of its own.
+
+    Raises:
+        HarnessError: where `strict`, one cannot be read; a name stands for several rows.
+    """
+    given = list(results)
+    if [str(one) for one in given] == sorted(map(str, given)):  # as a shell's pattern gives them
+        given.sort(key=natural)
+    places = [(number, *named(one)) for number, one in enumerate(given)]
+    runs = [(number, run) for number, _, place in places for run in find(place)]
+    depth = {number: len(place.resolve().parts) for number, _, place in places}
+    closest: dict[Path, int] = {}
+    for number, run in runs:
+        closest[run.resolve()] = max(closest.get(run.resolve(), 0), depth[number])
+    shared, errors = Shared(), list[tuple[Path, HarnessError]]()
+    found: dict[int, list[Result]] = {number: [] for number, _, _ in places}
+    for done, (number, run) in enumerate(runs, start=1):
+        # What lies below two of the folders is the nearer one's: `build all base=all/first` names one of all.
+        if depth[number] == closest[run.resolve()]:
+            try:
+                found[number].append(read(run, choices, shared))
+            except HarnessError as error:
+                if strict:
+                    raise
+                errors.append((run, error))
+        if progress is not None:
+            progress(done, len(runs))
+    fixed: list[Result] = []
+    free: list[tuple[Path, Result]] = []
+    order: list[Result] = []
+    for number, name, place in places:
+        mine = found[number]
+        rows = _by_row(mine)
+        if name is not None and len(rows) > 1:
+            runs_of = cut(", ".join(_where(row[0]) for row in rows), 400)
             raise HarnessError(
-                f"{lost[0]} has no results file of lmms-eval beside it: the run did not finish, or that "
-                "file was not copied",
-                "Run the evaluation again, or copy its *_results.json too",
+                f"{name}={place} names {len(rows)} rows: {runs_of}",
+                "Name each with NAME=FOLDER/RUN, or all with --names FILE",
             )
-    return [read_result(folder, name, shared)]
+        direct = place.is_dir() and all(place in (one.folder, one.folder.parent) for one in mine)
+        if name is not None:
+            mine = [one.renamed(name, by_user=True) for one in mine]
+        elif len(rows) == 1 and direct and mine[0].files:
+            mine = [one.renamed(place.resolve().name) for one in mine]
+        elif not (len(mine) == 1 and mine[0].folder == place and not mine[0].files):
+            free += [(place, one) for one in mine]
+            order += mine
+            continue
+        fixed += mine
+        order += mine
+    again = _set_apart(free, {one.name for one in fixed})
+    order = [again.get(id(one), one) for one in order]
+    spans = [len(found[number]) for number, _, _ in places]
+    made: list[Result] = []
+    for span in spans:
+        part, order = order[:span], order[span:]
+        made += sorted(part, key=lambda one: natural(one.name)) if len(part) > 1 else part
+    return made, errors
+
+
+def _where(result: Result) -> str:
+    """A run as FOLDER/RUN."""
+    file = result.provenance.settings.get("file")
+    return str(result.folder / str(file).removesuffix(RESULTS) if file else result.folder)
+
+
+def _by_row(results: Sequence[Result]) -> list[list[Result]]:
+    """Runs of one model, with its arguments, on different tasks make one row; earlier runs first."""
+    rows: list[list[Result]] = []
+    alike: dict[tuple[str, str, str], list[list[Result]]] = {}
+    for result in sorted(results, key=lambda one: (natural(one.provenance.created), natural(_where(one)))):
+        known = alike.setdefault(_identity(result), [])
+        for row in known:
+            if not any(one.tasks.keys() & result.tasks.keys() for one in row):
+                row.append(result)
+                break
+        else:
+            known.append([result])
+            rows.append(known[-1])
+    return rows
+
+
+_MACHINE = frozenset(("batch_size", "device", "device_map", "max_batch_size", "gpu_memory_utilization"))
+"""Model arguments that say where and how fast a model runs."""
+
+
+def _arguments(result: Result) -> dict[str, str]:
+    """What a run was called with, those arguments aside that say where and how fast."""
+    settings = result.provenance.settings
+    said = settings.get("model_args")
+    pairs = (
+        said.items()
+        if isinstance(said, dict)
+        else (
+            (key, value)
+            for key, _, value in (part.partition("=") for part in str(said or "").split(","))
+            if key
+        )
+    )
+    others = {key: settings.get(key) for key in ("model", "limit", "offset", "gen_kwargs", "random_seed")}
+    if not result.files:  # a log's file is named by its time alone
+        others["file"] = settings.get("file")
+    return {str(k): str(v) for k, v in (*pairs, *others.items()) if v not in (None, "") and k not in _MACHINE}
+
+
+def _identity(result: Result) -> tuple[str, str, str]:
+    """What two runs of one row have in common."""
+    own = "" if result.files else result.name
+    said = {
+        k: v
+        for k, v in _arguments(result).items()
+        if k not in ("limit", "offset", "gen_kwargs", "random_seed")
+    }
+    return own, json.dumps(dict(result.model), sort_keys=True, default=str), json.dumps(said, sort_keys=True)
+
+
+def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int, Result]:
+    """Rows that would have equal names, with what sets them apart: arguments, else the time, else the folder.
+
+    Args:
+        free: place given and result, of rows that the user did not name.
+        taken: names of other rows.
+
+    Returns:
+        The id of a result -> the same under its new name.
+    """
+    places = {id(result): place for place, result in free}
+    labels: dict[str, list[list[Result]]] = {}
+    for row in _by_row([result for _, result in free]):
+        labels.setdefault(row[0].name, []).append(row)
+    made: dict[int, Result] = {}
+    for name, rows in labels.items():
+        if len(rows) + (name in taken) < 2:
+            continue
+        arguments = [_arguments(row[0]) for row in rows]
+        keys = [
+            key
+            for key in dict.fromkeys(k for one in arguments for k in one)
+            if len({a.get(key) for a in arguments}) > 1
+        ]
+        ways = (
+            [", ".join(f"{key}={one.get(key, 'unset')}" for key in keys) for one in arguments],
+            [_time(row[0].provenance.created) for row in rows],
+            [_relative(row[0], places[id(row[0])]) for row in rows],
+        )
+        texts = [name] * len(rows)
+        for way in ways:
+            many = Counter([*texts, *taken])
+            if len(set(way)) > 1 or name in taken:
+                texts = [
+                    f"{text} ({cut(said, 80)})" if many[text] > 1 and said else text
+                    for text, said in zip(texts, way, strict=True)
+                ]
+        for row, text in zip(rows, texts, strict=True):
+            made |= {id(one): one.renamed(text) for one in row}
+    return made
+
+
+def _time(created: str) -> str:
+    """When a run was made, to the second, as it says itself."""
+    found = re.match(r"(\d{4})-?(\d\d)-?(\d\d)[_T ]?(\d\d):?(\d\d):?(\d\d)", created)
+    return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else created
+
+
+def _relative(result: Result, place: Path) -> str:
+    folder = result.folder
+    return folder.relative_to(place).as_posix() if folder.is_relative_to(place) else folder.name
+
+
+def read_names(file: Path) -> dict[str, str]:
+    """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name.
+
+    Raises:
+        HarnessError: it cannot be read, or is no such mapping.
+    """
+    try:
+        found = reading.yaml_file(file)
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"--names {file} cannot be read: {error}", "Fix the file") from error
+    if not isinstance(found, dict) or not all(isinstance(v, str) and v.strip() for v in found.values()):
+        raise HarnessError(
+            f"--names {file} is no mapping of names", "Write one line per row: 'old name: new name'"
+        )
+    return {str(key): value for key, value in found.items()}
+
+
+def renamed(results: Sequence[Result], names: Mapping[str, str]) -> list[Result]:
+    """Gives rows their new names.
+
+    Args:
+        results: as read.
+        names: see `read_names`.
+
+    Raises:
+        HarnessError: a key is no row and no run.
+    """
+    made = list(results)
+    for key, name in names.items():
+        path = Path(key)
+        chosen = [
+            at
+            for at, one in enumerate(results)
+            if key == one.name
+            or path.absolute() in (one.folder.absolute(), Path(_where(one)).absolute(), *one.files)
+        ]
+        if not chosen:
+            raise unknown_name("row or run of --names", key, [one.name for one in results])
+        for at in chosen:
+            made[at] = results[at].renamed(name, by_user=True)
+    return made
 
 
 def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
@@ -151,7 +456,7 @@ def assemble(
         elif strict:
             raise refusal
         else:
-            left_out.append(LeftOut(result.folder, str(refusal)))
+            left_out.append(_left_out(result.folder, refusal))
     boards = [draft.board(baseline) for draft in drafts]
     names = list(dict.fromkeys(name for row in boards[0].rows for name in (row.name, row.group) if name))
     if baseline is not None and baseline not in names:
@@ -222,28 +527,28 @@ class _Draft:
         rows = _rows(self.results)
         rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the rest stay as given
         tasks = {task: None for result in self.results for task in result.tasks}
+        parts = [(result.name, part) for result in self.results for part in result.tasks.values()]
+        unrecorded = [_unrecorded(name, part) for name, part in parts if part.unknown]
         remarks = [
-            remark
-            for result in self.results
-            for measured in result.tasks.values()
-            for remark in (*measured.remarks, *_unrecorded(result, measured))
+            *dict.fromkeys(remark for _, part in parts for remark in part.remarks),
+            *said_once(unrecorded, len(rows)),
         ]
         names = [row.name for row in rows] + [row.group for row in rows]
         return Board(
             tuple(rows),
             _tasks(self.first[task][1] for task in tasks),
             baseline if baseline in names else None,
-            remarks=tuple(dict.fromkeys(remarks)),
+            remarks=tuple(remarks),
             results=tuple(self.results),
         )
 
 
-def _unrecorded(result: Result, measured: Measured) -> Iterator[str]:
-    if measured.unknown:
-        yield (
-            f"Row {result.name}: its log does not record the {' and the '.join(measured.unknown)}; that they "
-            "are those of the other rows is taken on trust"
-        )
+def _unrecorded(name: str, measured: Measured) -> tuple[str, str, str]:
+    """A row and the remark on what its log does not record, for one row and for several."""
+    *some, last = measured.unknown
+    names = f"{', '.join(some)} and {last}" if some else last
+    what = f"not record the {names}, assumed to be as in the other rows"
+    return name, f": its log does {what}", f": the logs do {what}"
 
 
 def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, measured: Measured) -> None:
@@ -260,20 +565,43 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
         ours = reference.conditions.get(condition, unset)
         theirs = measured.conditions.get(condition, unset)
         if ours != theirs:
-            raise HarnessError(f"{where}: {condition} {_short(ours)} and {_short(theirs)}", SEPARATE)
+            raise Unusable(
+                f"{where}: {condition} {_short(ours)} and {_short(theirs)}", SEPARATE, _kind_of(condition)
+            )
     if reference.item_ids is measured.item_ids and reference.clusters is measured.clusters:
         return
     ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
     theirs_of = dict(zip(measured.item_ids, measured.clusters, strict=True))
     # The item sets' hashes agree by now; the pairing below needs the items themselves to.
     if strangers := sorted(ours_of.keys() ^ theirs_of.keys()):
-        raise HarnessError(f"{where}: only one of them has the item {strangers[0]}", SEPARATE)
+        raise Unusable(
+            f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of("item set")
+        )
     for item, cluster in ours_of.items():
         if cluster != theirs_of[item]:
-            raise HarnessError(
+            raise Unusable(
                 f"{where}: item {item} is in cluster {_short(cluster)} and {_short(theirs_of[item])}",
                 SEPARATE,
+                "other clusters",
             )
+
+
+_KINDS = (
+    ("prompt hash", "other prompts"),
+    ("item set", "other items"),
+    ("task version", "another task version"),
+    ("limit", "another limit"),
+    ("pixel limit", "other pixel limits"),
+    ("generation argument", "other generation arguments"),
+    (CHECKPOINT, "other generation arguments"),
+    (SETTING, "other generation arguments"),
+    (SCORER, "another scorer version"),
+)
+"""The beginning of a condition's name -> the kind of a refusal."""
+
+
+def _kind_of(condition: str) -> str:
+    return next((kind for start, kind in _KINDS if condition.startswith(start)), f"another {condition}")
 
 
 def _short(value: object) -> str:
@@ -307,16 +635,18 @@ def _refuse_clash(other: Result, result: Result) -> None:
     if twice := [task for task in result.tasks if task in other.tasks]:
         task = twice[0]
         ours, theirs = (_mean(r.tasks[task].scores) for r in (other, result))
-        raise HarnessError(
+        raise Unusable(
             f"{where} and both have {task} (accuracy {ours} and {theirs})",
-            "Leave one out, or evaluate one again under another name",
+            "Leave one out, or name one with NAME=FOLDER",
+            "named as another row",
         )
     for role in {**other.model, **result.model}:
         ours, theirs = (_short(r.model.get(role, "unset")) for r in (other, result))
         if ours != theirs:
-            raise HarnessError(
+            raise Unusable(
                 f"{where} but were not made from the same model: {role} was {ours} and {theirs}",
-                "Evaluate one of them again under another name",
+                "Name one of them with NAME=FOLDER",
+                "named as another row",
             )
 
 

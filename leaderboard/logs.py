@@ -9,8 +9,8 @@ What upstream's logs do not have, and what follows here:
 - A failed run exits with 0 and leaves a log behind: documents are counted.
 """
 
-import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 
 from dcsft_harness import reading, records
-from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.leaderboard.board import (
@@ -29,6 +28,7 @@ from dcsft_harness.leaderboard.board import (
     Measured,
     Provenance,
     Result,
+    Unusable,
     group_of,
     public,
 )
@@ -389,43 +389,59 @@ def _count(value: object) -> int | None:
 RESULTS, SAMPLES = "_results.json", "_samples_"
 
 
-def is_log(folder: Path) -> bool:
-    """Whether a folder holds lmms-eval's results, itself or in folders of its models."""
-    return not (folder / manifest.NAME).is_file() and any(_results_files(folder))
+def is_run(file: Path) -> bool:
+    """Whether a file is named as lmms-eval's results of one run."""
+    return file.name.endswith(RESULTS)
 
 
-def _results_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted([*folder.glob(f"*{RESULTS}"), *folder.glob(f"*/*{RESULTS}")])
+def input_files(file: Path) -> list[Path]:
+    """The files of one run that a board is made from."""
+    return sorted([file, *samples_of_run(file).values()])
 
 
-def input_files(folder: Path) -> list[Path]:
-    """The files of a log that a board is made from."""
-    found = _results_files(folder)
-    return sorted([*found, *(sample for file in found for sample in _samples(file).values())])
+def lost_samples(files: Sequence[Path]) -> list[Path]:
+    """Samples among the files of one folder that have no results file beside them."""
+    runs = [file.name.removesuffix(RESULTS) + SAMPLES for file in files if is_run(file)]
+    samples = [file for file in files if SAMPLES in file.name and file.suffix == ".jsonl"]
+    return sorted(file for file in samples if not file.name.startswith(tuple(runs)))
 
 
-def read_logs(folder: Path, name: str | None, choices: Choices) -> list[Result]:
-    """Reads every run that a folder holds.
+def read_run(file: Path, choices: Choices) -> Result:
+    """Reads one run, named by its model and adapter.
 
     Args:
-        folder: an `--output_path`, or the folder of one model in it.
-        name: the row's name; None takes the folder's where all runs are of one model, else the models'.
+        file: its results file; the samples lie beside it.
         choices: what the logs do not say.
 
     Raises:
         HarnessError: a file is missing, truncated or not what it says it is; see `read.read_result`.
     """
-    runs = [(file, _load(file)) for file in _results_files(folder)]
-    models = {json.dumps(_model(run), sort_keys=True) for _, run in runs}
-    found = []
-    for file, run in runs:
-        own = run.get("model_name_sanitized") or file.parent.name
-        found.append(
-            _result(file, run, name or (folder.resolve().name if len(models) == 1 else str(own)), choices)
-        )
-    return found
+    run = _load(file)
+    return _result(file, run, model_label(run) or file.parent.name, choices)
+
+
+_GENERIC = re.compile(
+    r"(?:(?:checkpoint|global_step|step|epoch|iter)[-_]?\d+|adapter|merged|final|model|hf|lora)", re.I
+)
+"""Names of folders that identify a model only with the folder above."""
+
+
+def model_label(run: Mapping[str, Any]) -> str:
+    """A row's name by model and adapter: "Qwen2.5-VL-3B-Instruct + sft/checkpoint-90"; "" where unknown."""
+    given = arguments(run)
+    model = next((given[key] for key in ("pretrained", "model_version", "model") if given.get(key)), None)
+    parts = [
+        part for part in (model, given.get("adapter") or given.get("peft") or given.get("lora_path")) if part
+    ]
+    return " + ".join(map(_last, parts)) or str(run.get("model_name_sanitized") or "")
+
+
+def _last(place: str) -> str:
+    """The last name of a path or hub name; with the one above it where it says nothing by itself."""
+    parts = [part for part in re.split(r"[/\\]+", place) if part not in ("", ".", "~")]
+    if len(parts) > 1 and _GENERIC.fullmatch(parts[-1]):
+        return "/".join(parts[-2:])
+    return parts[-1] if parts else place
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -455,7 +471,7 @@ def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             yield f"generation_kwargs of {task}", config["generation_kwargs"]
 
 
-def _samples(file: Path) -> dict[str, Path]:
+def samples_of_run(file: Path) -> dict[str, Path]:
     """Task -> the file of its samples that belongs to a results file."""
     prefix = file.name.removesuffix(RESULTS) + SAMPLES
     return {
@@ -475,7 +491,7 @@ def _model(run: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Result:
-    samples, counts = _samples(file), run.get("n-samples") or {}
+    samples, counts = samples_of_run(file), run.get("n-samples") or {}
     configs = run.get("configs") or {}
     measured = [task for task in run["results"] if task in configs or task in counts or task in samples]
     for task in samples:
@@ -485,7 +501,9 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
     for task in measured:
         if task not in samples:
             wanted = f"{file.name.removesuffix(RESULTS)}{SAMPLES}{task}.jsonl"
-            raise HarnessError(f"{file} has {task} without samples: {wanted} is not beside it", AGAIN)
+            raise Unusable(
+                f"{file} has {task} without samples: {wanted} is not beside it", AGAIN, "without samples"
+            )
         logs.append(Samples(file, run, task, samples[task], choices))
     tasks = {log.task: log.measured() for log in logs}
     if not tasks:
@@ -502,7 +520,14 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         str(run.get("date") or ""),
     )
     return Result(
-        name, file.parent, model, tasks, told, lambda: (log.table() for log in logs), group_of(name)
+        name,
+        file.parent,
+        model,
+        tasks,
+        told,
+        lambda: (log.table() for log in logs),
+        group_of(name),
+        files=tuple(input_files(file)),
     )
 
 

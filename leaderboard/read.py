@@ -229,6 +229,7 @@ def _measured(
         # Tasks of others extract nothing: without the manifest's word, null does not mean "no answer".
         unanswered=None if entry.get("unanswered") is None else scored.silent,
         documents=lambda: _documents(folder, task),
+        unknown=tuple(one for one in entry.get("unknown") or () if isinstance(one, str)),
     )
 
 

@@ -1,19 +1,24 @@
 """Puts a PEFT adapter on a base model, whole or not at all."""
 
 import math
+import re
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from dcsft_harness.errors import HarnessError
 
 from .weights import few, not_finite, refuse_unfinite
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+_INSIDE = "base_model.model."
+"""What PEFT puts before the names of a model's modules."""
 
 
 def read_config(adapter: str, base: str) -> PeftConfig:
@@ -28,6 +33,14 @@ def read_config(adapter: str, base: str) -> PeftConfig:
             is not part of any module of the base).
     """
     folder = Path(adapter)
+    if (folder / PICKLED).is_file() and not (folder / WEIGHTS).is_file():
+        raise HarnessError(
+            f"adapter {adapter} holds {PICKLED}, a pickle file, which can run code when it is opened, and no"
+            f" {WEIGHTS}",
+            "If you trust it, convert it once; with weights_only torch runs no code of it: python -c 'import"
+            f' sys, torch, safetensors.torch as s; d = sys.argv[1]; s.save_file(torch.load(d + "/{PICKLED}",'
+            f' weights_only=True, map_location="cpu"), d + "/{WEIGHTS}")\' {adapter}',
+        )
     for name in ("adapter_config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise HarnessError(
@@ -93,22 +106,30 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     config.inference_mode = True
     on_meta = next(model.parameters()).is_meta
     try:
-        peft_model = PeftModel(model, config, low_cpu_mem_usage=on_meta)
-        result = peft_model.load_adapter(adapter, "default", low_cpu_mem_usage=on_meta)
         stored = read_finite(adapter)
+        renamed = _of_today(model, config, stored)
+        peft_model = PeftModel(model, config, low_cpu_mem_usage=on_meta)
+        if renamed is None:
+            result = peft_model.load_adapter(adapter, "default", low_cpu_mem_usage=on_meta)
+            missing, unexpected = result.missing_keys, result.unexpected_keys
+        else:
+            stored = renamed
+            result = set_peft_model_state_dict(peft_model, dict(renamed), low_cpu_mem_usage=on_meta)
+            missing = sorted(get_peft_model_state_dict(peft_model).keys() - renamed.keys())
+            unexpected = result.unexpected_keys
     except KeyError as error:  # PEFT looks modules_to_save up without asking
         raise _unfit(adapter, base, f"1 module has no weights in it ({str(error.args[0])[:300]})") from error
     except (ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise _unfit(adapter, base, " ".join(str(error).split())[:300]) from error
-    if result.missing_keys or result.unexpected_keys:
+    if missing or unexpected:
         raise _unfit(
             adapter,
             base,
             ", ".join(
                 f"{len(names)} {problem} {few(names)}"
                 for names, problem in (
-                    (result.missing_keys, "modules have no weights in it"),
-                    (result.unexpected_keys, "of its weights have no module"),
+                    (missing, "modules have no weights in it"),
+                    (unexpected, "of its weights have no module"),
                 )
                 if names
             ),
@@ -116,6 +137,43 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     if not on_meta and (lost := _lost(peft_model, stored)):
         raise _unfit(adapter, base, f"{len(lost)} of its tensors did not go in {few(lost)}")
     return peft_model
+
+
+def _of_today(
+    model: PreTrainedModel, config: PeftConfig, stored: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor] | None:
+    """An adapter's tensors by today's names, where an older transformers named the modules of the base.
+
+    transformers itself says how it renamed them. The configuration then names the modules that the file has
+    tensors of: a pattern for the old names may match other modules today.
+
+    Returns:
+        None where the names are today's, or are not known at all.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    names = {name: name.removeprefix(_INSIDE) for name in stored}
+    parts = {
+        name: re.split(r"\.(?=lora_|bias$|weight$|base_layer)", inner)[0] for name, inner in names.items()
+    }
+    if modules.issuperset(parts.values()):
+        return None
+    renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+
+    def renamed(name: str) -> str:
+        return str(rename_source_key(name, renamings, [])[0])
+
+    today = {name: renamed(part) for name, part in parts.items()}
+    if not modules.issuperset(today.values()):
+        return None
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        given = getattr(config, pattern, None)
+        if given:
+            setattr(config, pattern, {renamed(name): value for name, value in given.items()})
+    config.target_modules = sorted(set(today.values()))
+    return {
+        f"{_INSIDE}{today[name]}{inner.removeprefix(parts[name])}": stored[name]
+        for name, inner in names.items()
+    }
 
 
 def read_finite(adapter: str) -> dict[str, torch.Tensor]:

@@ -26,6 +26,9 @@ def labelled(folder, kinds=KINDS, **more):
     return folder / "labels"
 
 
+LEFT = ["data", "difficulty.png", "gallery", "gallery.md", "manifest.json"]
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return labelled(tmp_path_factory.mktemp("source"))
@@ -96,7 +99,7 @@ def test_nothing_is_written_into_what_is_read(source, tmp_path):
 
 def test_nothing_but_the_set_is_left_in_its_folder(source, tmp_path):
     curated(source, tmp_path / "out", "easy")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == LEFT
 
 
 def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
@@ -111,7 +114,7 @@ def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
     )
     assert curated(source, tmp_path / "pieces", "easy", "medium", **config).to_list() == whole.to_list()
     assert len(pieces) > 3
-    assert sorted(path.name for path in (tmp_path / "pieces").iterdir()) == ["data", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "pieces").iterdir()) == LEFT
 
 
 class TestItems:

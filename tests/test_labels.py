@@ -1,19 +1,25 @@
 """rollouts -> labels -> curated set, on tables made by hand."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.curation import CurationConfig, choose
+from dcsft_harness.cli import main
+from dcsft_harness.curation import CurationConfig, choose, gallery, labels
 from dcsft_harness.curation.labels import _labels, count, jeffreys, label
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
+
+from . import artefacts
 
 
 def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:
@@ -122,3 +128,62 @@ def test_an_empty_curated_set_and_too_large_a_size_are_refused():
 def test_settings_that_make_no_sense_are_refused_by_name(arguments, said):
     with pytest.raises(HarnessError, match=said):
         CurationConfig(**arguments)
+
+
+class TestPictures:
+    """What `label` and `curate` show of a pool."""
+
+    @pytest.fixture
+    def made(self, tmp_path, capsys):
+        kinds = [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
+        artefacts.rollouts(tmp_path / "rollouts", kinds, with_items=True)
+        for verb, more in (("label", ("rollouts",)), ("curate", ("labels", "--keep", "easy,medium"))):
+            output = "labels" if verb == "label" else "curated"
+            given = [str(tmp_path / one) if one in ("rollouts", "labels") else one for one in more]
+            assert main([verb, *given, "--output", str(tmp_path / output)]) == 0
+        return tmp_path, capsys.readouterr().err
+
+    def test_their_paths_are_printed(self, made):
+        folder, said = made
+        for name in ("labels", "curated"):
+            for file in ("difficulty.png", "gallery.md"):
+                assert str(folder / name / file) in said and (folder / name / file).is_file()
+
+    def test_the_gallery_has_items_of_each_class_with_their_responses(self, made):
+        folder, _ = made
+        text = (folder / "labels" / "gallery.md").read_text()
+        assert text.index("## easy") < text.index("## medium") < text.index("## hard")
+        assert text.count("2 of 2 right") == 2 and text.count("1 of 2 right") == 2
+        assert text.count("Response 1, right") == 4 and text.count("Response 2, wrong") == 3
+        pictures = re.findall(r"!\[.*?\]\((gallery/.*?)\)", text)
+        assert len(pictures) == 5
+        for name in pictures:
+            with Image.open(folder / "labels" / name) as picture:
+                picture.load()
+        assert "## hard" not in (folder / "curated" / "gallery.md").read_text()
+
+    def test_the_histogram_is_a_picture_of_both_sides(self, made):
+        folder, _ = made
+        with Image.open(folder / "labels" / "difficulty.png") as one:
+            with Image.open(folder / "curated" / "difficulty.png") as two:
+                assert two.width > 1.5 * one.width
+
+    @pytest.mark.parametrize("samples", [2, 8, 64])
+    def test_bars_hold_every_rated_item_once(self, samples):
+        from matplotlib.figure import Figure
+
+        rng = np.random.default_rng(0)
+        k = rng.integers(0, samples + 1, 500)
+        kinds = np.where(k == 0, "hard", np.where(k == samples, "easy", "medium"))
+        rates = pa.array(k / samples, mask=np.arange(500) < 20)
+        axes = Figure().add_subplot()
+        gallery._histogram(axes, "pool", pa.table({"pass_rate": rates, "difficulty": kinds}))
+        assert sum(bar.get_height() for bar in axes.patches) == 480
+        assert "20 without a rate" in axes.get_title(loc="left")
+        for kind, bars in zip(("easy", "medium", "hard"), axes.containers, strict=True):
+            assert sum(bar.get_height() for bar in bars) == (kinds[20:] == kind).sum()
+
+    def test_rollouts_without_items_have_a_histogram_alone(self, tmp_path):
+        artefacts.rollouts(tmp_path / "rollouts", [[1.0, 1.0], [0.0, 1.0]])
+        notes = labels.label(tmp_path / "rollouts", tmp_path / "labels")
+        assert notes["figures"] == ["difficulty.png"]

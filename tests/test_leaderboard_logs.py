@@ -5,7 +5,9 @@ import math
 
 import pytest
 
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarise
 from dcsft_harness.leaderboard.load import named
@@ -63,13 +65,13 @@ class TestVersionsAndSettings:
         assert "checkpoint's generation config 'unset' and 'applied'" in refusal([neutral, applied[0]])
         board = load(applied)
         assert len(board.rows) == 2
-        assert "the checkpoint's generation setting" in " ".join(board.remarks)
+        assert "and checkpoint's generation setting" in " ".join(board.remarks)
 
     def test_what_lmms_evals_own_models_applied_is_unknown_and_said(self, tmp_path):
         board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
         assert len(board.rows) == 2
         (said,) = [one for one in board.remarks if "theirs" in one]
-        assert "the checkpoint's generation config and the checkpoint's generation setting" in said
+        assert "checkpoint's generation config and checkpoint's generation setting" in said
         assert not any("generation" in one for one in board.remarks if one != said)
 
 
@@ -357,3 +359,152 @@ class TestBadFoldersAmongGoodOnes:
         assert {(one.row, one.other) for one in summary.tested("baseline")} == {("cold", "SFT")}
         assert summary.lines[3].rank.of == 2 and summary.lines[1].rank is None
         assert json.dumps(markdown(summary))
+
+
+class TestOldFolders:
+    """Results of weeks of work, as they lie on a disk."""
+
+    def run(self, *arguments):
+        return main(["leaderboard", "build", *map(str, arguments), "--no-page", "--no-plots"])
+
+    def logged(self, folder, date, scores, model_args, **more):
+        tasks = {ID: [line(n, float(score)) for n, score in enumerate(scores)]}
+        return log_folder(folder, tasks, date=date, model_args=model_args, **more)
+
+    def names(self, *folders, **more):
+        return [row.name for row in load([*map(type(folders[0]), folders)], **more).rows]
+
+    def test_several_runs_of_one_output_path_are_rows_by_model_and_adapter(self, tmp_path):
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=Qwen/VL-3B,batch_size=4")
+        self.logged(tmp_path / "out", "20261102_100000", [1, 1], "pretrained=Qwen/VL-3B,adapter=/x/sft")
+        self.logged(tmp_path / "out", "20261103_100000", [0, 0], "pretrained=/runs/sft/checkpoint-90")
+        board = load([tmp_path / "out"])
+        found = {row.name: row.cells[ID].scores.mean() for row in board.rows}
+        assert found == {"VL-3B": 0.5, "VL-3B + sft": 1.0, "sft/checkpoint-90": 0.0} and not board.left_out
+
+    def test_equal_names_are_parted_by_arguments_then_by_time(self, tmp_path):
+        for date, pixels in (("20261101_100000", 10), ("20261102_100000", 20)):
+            arguments = f"pretrained=VL,max_pixels={pixels}"
+            self.logged(tmp_path / "out", date, [1, 0], arguments)
+        assert self.names(tmp_path / "out", strict=False, apart=True) == ["VL (max_pixels=10)"]
+        for date in ("20261101_100000", "20261102_100000"):
+            self.logged(tmp_path / "same", date, [1, 0], "pretrained=VL,device=cuda:" + date[7])
+        assert self.names(tmp_path / "same") == ["VL (2026-11-01 10:00:00)", "VL (2026-11-02 10:00:00)"]
+
+    def test_a_parent_is_searched_and_its_rows_sort_naturally(self, tmp_path):
+        for step in (100, 90, 10):
+            self.logged(
+                tmp_path / "all" / f"out-{step}", "20261101_100000", [1, 0], f"pretrained=a/step-{step}"
+            )
+        for step in (20, 9):
+            scores_folder(tmp_path / "all" / "ours" / f"tuned-{step}", f"tuned-{step}", {OOD_R: [1, 0]})
+        (tmp_path / "all" / ".cache").mkdir()
+        self.logged(tmp_path / "all" / ".cache" / "x", "1", [1, 0], "pretrained=hidden")
+        found = self.names(tmp_path / "all")
+        assert found == ["a/step-10", "a/step-90", "a/step-100", "tuned-9", "tuned-20"]
+        assert self.names(*sorted((tmp_path / "all").glob("out-*"))) == ["out-10", "out-90", "out-100"]
+
+    def test_a_folder_given_beside_its_parent_is_one_row(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("first", "second"):
+            self.logged(tmp_path / "all" / name, "20261101_100000", [1, 0], f"pretrained={name}-model")
+        kind = type(tmp_path)
+        found = [row.name for row in load([kind("all"), kind("base=all/first")], "base").rows]
+        assert found == ["base", "second-model"]
+
+    def test_scores_of_one_name_below_a_parent_are_parted_by_folder(self, tmp_path):
+        for name, scores in (("a", [1, 0]), ("b", [0, 0])):
+            scores_folder(tmp_path / "all" / name / "scores", "scores", {ID: scores})
+        found = load([tmp_path / "all"]).rows
+        assert len({row.name for row in found}) == 2 and all("scores" in row.name for row in found)
+
+    @pytest.mark.parametrize(
+        "run", ["20261102_100000", "org__tiny/20261102_100000", "org__tiny/20261102_100000_results.json"]
+    )
+    def test_a_name_for_one_run(self, tmp_path, monkeypatch, run):
+        monkeypatch.chdir(tmp_path)
+        for date, scores in (("20261101_100000", [1, 0]), ("20261102_100000", [1, 1])):
+            self.logged(tmp_path / "out", date, scores, "pretrained=VL")
+        board = load([type(tmp_path)(f"second=out/{run}"), type(tmp_path)("out")])
+        assert {row.name: row.cells[ID].scores.mean() for row in board.rows} == {"second": 1.0, "out": 0.5}
+        assert "names 2 rows: out/org__tiny/20261101_100000, " in refusal([type(tmp_path)("x=out")])
+
+    def test_a_file_of_names(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=VL")
+        self.logged(tmp_path / "out", "20261102_100000", [1, 1], "pretrained=VL,adapter=sft")
+        file = tmp_path / "names.yaml"
+        file.write_text("VL: base\nout/org__tiny/20261102_100000: SFT (seed 1)\n")
+        assert self.run("out", "--names", file, "--baseline", "base", "--output", "board") == 0
+        assert manifest.read(tmp_path / "board").notes["rows"] == ["base", "SFT (seed 1)"]
+        file.write_text("VL: basis\n")
+        assert self.run("out", "--names", file, "--baseline", "base", "--output", "board") == 1
+        assert "of another run: names: " in capsys.readouterr().err
+        file.write_text("VM: base\n")
+        assert self.run("out", "--names", file, "--output", "other") == 1
+        assert "unknown row or run of --names 'VM'" in capsys.readouterr().err
+
+    def test_refusals_are_grouped(self, tmp_path, capsys):
+        for n in range(9):
+            self.logged(tmp_path / "all" / f"good-{n}", "1", [1, 0], f"pretrained=good-{n}")
+        for n in range(27):
+            tasks = {ID: [line(i, 1.0, prompt="Another question?") for i in range(2)]}
+            log_folder(tmp_path / "all" / f"p-{n}", tasks, model_args=f"pretrained=p-{n}")
+        for n in range(4):
+            folder = self.logged(tmp_path / "all" / f"s-{n}", "1", [1, 0], f"pretrained=s-{n}")
+            samples_file(folder).unlink()
+        assert self.run(tmp_path / "all", "--output", tmp_path / "board") == 0
+        said = capsys.readouterr().err
+        assert "31 of 40 left out: 27 other prompts, 4 without samples" in said
+        assert said.count("such as") == 2 and len(said.splitlines()) < 8
+        assert (tmp_path / "board" / "leaderboard.md").read_text().count("without samples") == 4
+
+    def test_nothing_to_compare_is_an_error(self, tmp_path, capsys):
+        self.logged(tmp_path / "all" / "a", "1", [1, 0], "pretrained=a")
+        log_folder(tmp_path / "all" / "b", {ID: [line(0, 1.0, prompt="Other?")]}, model_args="pretrained=b")
+        assert self.run(tmp_path / "all", "--output", tmp_path / "board") == 1
+        said = capsys.readouterr().err
+        assert "nothing could be compared: 1 of 2 left out: 1 other" in said
+        assert not (tmp_path / "board").exists()
+        assert self.run(tmp_path / "all", "--apart", "--output", tmp_path / "board") == 0
+
+    def test_one_run_without_samples_does_not_block_its_folder(self, tmp_path):
+        for date, scores in (("20261101_100000", [1, 0]), ("20261102_100000", [1, 1])):
+            self.logged(tmp_path / "out", date, scores, f"pretrained=m{date[7]}")
+        next((tmp_path / "out").rglob("20261101*_samples_*")).unlink()
+        board = load([tmp_path / "out"], strict=False)
+        assert [row.cells[ID].scores.mean() for row in board.rows] == [1.0]
+        assert [one.kind for one in board.left_out] == ["without samples"]
+
+    def test_samples_without_results_are_named(self, tmp_path):
+        for date in ("20261101_100000", "20261102_100000"):
+            self.logged(tmp_path / "out", date, [1, 0], f"pretrained=m{date[7]}")
+        next((tmp_path / "out").rglob("20261101*_results.json")).unlink()
+        board = load([tmp_path / "out"], strict=False)
+        assert len(board.rows) == 1 and board.left_out[0].kind == "without a results file"
+
+    def test_a_new_run_in_a_folder_is_not_already_done(self, tmp_path, capsys):
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=a")
+        again = (tmp_path / "out", "--output", tmp_path / "board")
+        assert self.run(*again) == 0 and self.run(*again) == 0
+        assert "already done" in capsys.readouterr().err
+        self.logged(tmp_path / "out", "20261102_100000", [1, 0], "pretrained=b")
+        assert self.run(*again) == 1
+        assert "already holds leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
+
+    def test_equal_remarks_are_said_once(self, tmp_path):
+        for n in range(36):
+            self.logged(tmp_path / "all" / f"step-{n}", "1", [1, 0], f"pretrained=run/step-{n}")
+        text = markdown(load([tmp_path / "all"]))
+        (said,) = [row for row in text.splitlines() if "do not record" in row]
+        assert said.startswith("- All 36 rows: the logs do not record")
+        scores_folder(tmp_path / "one", "part", {OOD_R: [1, 0]})
+        text = markdown(load([tmp_path / "all", tmp_path / "one"]))
+        (said,) = [row for row in text.splitlines() if "do not record" in row]
+        assert said.startswith("- 36 rows (run/step-0, run/step-1, ... run/step-35): the logs do not")
+
+    def test_differences_of_tasks_that_say_no_distribution_are_in_the_table(self, tmp_path):
+        for name, scores in (("base", [1, 0, 0]), ("tuned", [1, 1, 1])):
+            self.logged(tmp_path / name, "1", scores, f"pretrained={name}")
+        text = markdown(load([tmp_path / "base", tmp_path / "tuned"], "base"))
+        assert f" {ID} vs base |" in text and "+66.67" in text

@@ -21,6 +21,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, load, schema, summarise
+from dcsft_harness.leaderboard.board import step_of
 from dcsft_harness.leaderboard.compare import read_labels
 from dcsft_harness.leaderboard.report import plots
 from dcsft_harness.leaderboard.report.plots import curves
@@ -28,7 +29,7 @@ from dcsft_harness.leaderboard.report.table import escape, latex, report
 from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
 
-from .board_fixtures import adapter, curated, labels, study
+from .board_fixtures import adapter, answers, curated, labels, study
 from .lmms_eval_logs import line, log_folder
 from .test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 from .test_leaderboard_names import HOSTILE
@@ -151,6 +152,50 @@ class TestStudy:
             scores = {ID: [1, 0] * 9}
             made.append(scores_folder(tmp_path / name, name, scores, inputs={"adapter": run}))
         assert curves(summarise(load(made))) == []
+
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [
+            ("step-90", ("run", 90)),
+            ("step 100", ("run", 100)),
+            ("sft/checkpoint-90", ("sft", 90)),
+            ("VL-3B + sft/checkpoint-20", ("VL-3B + sft", 20)),
+            ("SFT @10", ("SFT", 10)),
+            ("SFT at step 20 (seed 1)", ("SFT (seed 1)", 20)),
+            ("global_step_40", ("run", 40)),
+            ("SFT (seed 1)", None),
+            ("Qwen2.5-VL-3B", None),
+            ("footstep 5", None),
+        ],
+    )
+    def test_the_step_in_a_name(self, name, found):
+        assert step_of(name) == found
+
+    def test_checkpoints_of_one_run_are_one_path(self, tmp_path):
+        rng = np.random.default_rng(0)
+        half = {ID: answers(rng, 40, 0.5), OOD_R: answers(rng, 40, 0.5)}
+        made = [scores_folder(tmp_path / "base", "base", half)]
+        for step in range(10, 370, 10):
+            tasks = {ID: answers(rng, 40, 0.7), OOD_R: answers(rng, 40, 0.6)}
+            made.append(scores_folder(tmp_path / f"s{step}", f"tuned/step-{step}", tasks))
+        summary = summarise(load(made, "base"))
+        (curve,) = curves(summary)
+        assert curve.name == "tuned" and [p.step for p in curve.points["ood"]] == list(range(10, 370, 10))
+        axes = Figure().add_subplot()
+        assert plots.id_against_ood(summary, axes)
+        _, labels = axes.get_legend_handles_labels()
+        assert "tuned, steps 10 to 360" in labels and "base" in labels and len(labels) <= 3
+        (path,) = [one for one in axes.get_lines() if one.get_label().startswith("tuned")]
+        assert len(path.get_xdata()) == 36
+        axes = Figure().add_subplot()
+        assert plots.performance_over_steps(summary, axes)
+        _, labels = axes.get_legend_handles_labels()
+        assert labels == ["tuned, OOD", "base, OOD", "tuned, ID", "base, ID"]
+
+    def test_curves_of_tasks_that_say_no_distribution(self, tmp_path):
+        made = [scores_folder(tmp_path / f"{n}", f"step-{n}", {"other": [1, 0, n > 1]}) for n in (1, 2, 3)]
+        (curve,) = curves(summarise(load(made)))
+        assert list(curve.points) == ["other"] and len(curve.points["other"]) == 3
 
     def test_plots_are_pictures(self, board):
         for plot in read(board[1])["plots"]:
@@ -365,12 +410,28 @@ class TestCommand:
     def test_a_bad_folder_is_named_and_strict_fails(self, tmp_path, capsys):
         good = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
         bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, 50.0]})
-        assert self.run(good, bad, "--output", tmp_path / "board") == 0
+        also = scores_folder(tmp_path / "b", "b", {ID: [1, 1]})
+        assert self.run(good, also, bad, "--output", tmp_path / "board") == 0
         told = capsys.readouterr()
-        assert "1 left out" in told.err and "has the score 50.0" in told.err and "bad" not in told.out
+        assert "1 left out" in told.err and "1 of 3 left out: 1 damaged or incomplete" in told.err
+        assert "has the score 50.0" in told.err and "bad" not in told.out
         assert manifest.read(tmp_path / "board").notes["left_out"]
         assert self.run(good, bad, "--strict", "--output", tmp_path / "strict") == 1
         assert not (tmp_path / "strict").exists()
+
+    def test_the_table_is_markdown_or_drawn(self, tmp_path, capsys):
+        rows = [
+            scores_folder(tmp_path / n, f"{n} | *x*\x1b[1m", {ID: s})
+            for n, s in (("a", [1, 0]), ("b", [1, 1]))
+        ]
+        assert self.run(*rows, "--output", tmp_path / "plain", "--no-page") == 0
+        said = capsys.readouterr().out
+        assert self.run(*rows, "--output", tmp_path / "md", "--format", "markdown", "--no-page") == 0
+        assert capsys.readouterr().out == said and said.count("|--") >= 1
+        assert self.run(*rows, "--output", tmp_path / "drawn", "--format", "table", "--no-page") == 0
+        drawn = capsys.readouterr().out
+        assert "|:" not in drawn and "100.00" in drawn and "**" not in drawn
+        assert "a | *x*\\x1b[1m" in drawn and "\x1b[1m" not in drawn
 
     def test_metrics_and_distributions_of_tasks_of_others(self, tmp_path, capsys):
         def other(n, score):

@@ -164,17 +164,33 @@ BAD = {
     "a solution that is no text": (old(solution={"is": 1}), "line 2: the solution is dict, not text"),
     "a solution that is yes or no": (old(solution=True), "line 2: the solution is bool, not text"),
     "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
-    "no messages": (new(messages=None), "line 2: `messages` has no user turn"),
-    # Earlier turns would be left out of the prompt in silence.
-    "two turns": (
-        new(messages=turns("a", "b", "c", "d")),
-        "line 2: `messages` has the turns user, assistant",
+    "no messages": (new(messages=None), "line 2: no `problem` and no `messages`"),
+    "no user": (new(messages=turns("a", "b")[1:]), "line 2: `messages` has no user turn"),
+    "a tool": (
+        new(messages=[{"role": "tool", "content": "?"}, *turns("a", "b")]),
+        "line 2: .* unknown role 'tool'",
+    ),
+    "a video": (
+        new(messages=[{"role": "user", "content": [{"type": "video"}]}, turns("a", "b")[1]]),
+        "line 2: `messages` has content of type 'video'",
+    ),
+    "pictures in two places": (
+        new(
+            messages=[
+                {"role": "user", "content": [{"type": "image", "path": "a.png"}]},
+                turns("a", "b")[1],
+            ]
+        ),
+        "line 2: both `messages` and `images` name pictures",
     ),
     "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
     "a folder": (old(image="images"), "line 2: image .*images is not a regular file"),
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
     "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
-    "an image that is no path": (old(image={"bytes": ""}), "line 2: an image is dict, not a path"),
+    "an image that is no path": (
+        old(image={"bytes": ""}),
+        "line 2: an image is a mapping of bytes, without bytes or path",
+    ),
     "a placeholder too many": (new(images=[]), "line 2: 1 <image> marks for 0 images"),
     "the same again": (new(), "line 2: the same item as line 1"),
 }
@@ -338,14 +354,21 @@ HOSTILE_LINES = {
             ("a note", '{"problem": "?", "solution": "goose", "note": {"weight": *}}'),
         )
     },
-    "a data URL": (old(image="data:image/png;base64," + "A" * 180_000), r"image data:image/png.* is no path"),
+    "a data URL": (
+        old(image="data:image/png;base64," + "A" * 180_000),
+        r"image data:image/png.* cannot be read",
+    ),
+    "base64 that is none": (
+        old(image="data:image/png;base64," + "?" * 180_000),
+        "image .* is not valid base64",
+    ),
     "a path of 180 kB": (old(image="a" * 180_000), "image .*a+.* cannot be read"),
     "a path with a NUL": (old(image="a\0.png"), "image .* cannot be read .*null"),
     "a key of 180 kB": ({"k" * 180_000: 1}, "no `problem`.*kkk"),
     "a solution of 180 kB": (old(solution=["x" * 180_000]), "the solution is list"),
     "a role of 180 kB": (
         {"messages": [*turns("?", "goose"), {"role": "r" * 180_000}]},
-        "has the turns user, assistant, rrr",
+        "a turn of the unknown role 'rrr",
     ),
     "bytes of 180 kB": (b"\xff" * 180_000, "not JSON"),
 }
@@ -359,9 +382,10 @@ class TestHostileRows:
         text = line if isinstance(line, str | bytes) else json.dumps(line)
         path = file(folder, old())
         path.write_bytes(path.read_bytes() + b"\n" + (text if isinstance(text, bytes) else text.encode()))
-        if skip and "image" in str(said):  # recorded, where others are malformed
+        if skip:
             task = own_data.open_file(path, "exact_word", None, skip=True)
-            (message,) = task.unreadable.values()
+            (message,) = [*task.unreadable.values(), *task.left_out.values()]
+            assert len(task.eval_docs) == 1 + len(task.unreadable)
         else:
             with pytest.raises(HarnessError) as error:
                 own_data.open_file(path, "exact_word", None, skip=skip)

@@ -77,7 +77,9 @@ class TestPacking:
 class TestFiles:
     def test_what_is_there(self, built):
         _, folder = built
-        assert {one.name for one in (folder / "page").iterdir()} == {"index.html", "assets", "data"}
+        assert {one.name for one in (folder / "page").iterdir()} == {
+            "index.html", "assets", "data", "downloads"
+        }  # fmt: skip
         scripts = re.findall(r'<script src="([^"]+)"></script>', (folder / "page/index.html").read_text())
         assert [Path(name).name for name in page.SCRIPTS] == [Path(name).name for name in scripts]
         assert all((folder / "page" / name).is_file() for name in scripts)

@@ -97,7 +97,7 @@ def column(page, label):
         text.split("\n")[0].strip() for text in page.locator("thead tr:last-child th").all_inner_texts()
     ]
     at = next(n for n, text in enumerate(headers) if text.startswith(label))
-    return [float(text) for text in page.locator(f"tbody tr > :nth-child({at + 1})").all_inner_texts()]
+    return [float(text) for text in page.locator(f"tbody tr > :nth-child({at + 1}) .value").all_inner_texts()]
 
 
 class TestBoard:
@@ -117,7 +117,7 @@ class TestBoard:
         everything = page.locator("tbody tr").count()
         page.get_by_label("Row name contains").fill("sft")
         until(page, "document.querySelectorAll('tbody tr').length === 2")
-        assert names(page) == ["SFT", "SFT-EM"]
+        assert names(page) == ["SFT-EM", "SFT"]  # by rank
         page.get_by_label("Row name contains").fill("no such row")
         page.get_by_text("No row matches.").wait_for()
         page.get_by_label("Row name contains").fill("")
@@ -126,6 +126,51 @@ class TestBoard:
         page.get_by_label("Out of distribution").uncheck()
         assert page.get_by_role("columnheader", name="Out of distribution").count() == 0
         assert page.get_by_role("columnheader", name=SHIFTED).count() == 0
+
+    def test_it_loads_by_rank_with_intervals(self, visit, page_folder):
+        page, told = visit(), json.loads((page_folder.parent / "leaderboard.json").read_text())
+        ranks = [row["rank"] for row in told["rows"] if row["rank"]]
+        shown = page.locator("td[data-field=rank]").all_inner_texts()
+        found = [int(text.split()[0]) for text in shown if text != "–"]
+        assert found == sorted(found) and len(found) == len(ranks)
+        assert page.locator("th[aria-sort=descending]").inner_text().startswith("Rank")
+        cell = told["rows"][0]["cells"][0]["accuracy"]
+        said = page.locator("td[data-row='0'][data-column='0'] .interval").inner_text()
+        assert said == f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+        page.get_by_label("95 % intervals").uncheck()
+        until(page, "!document.querySelector('.interval')")
+        assert "intervals=0" in page.url
+
+    def test_shading_is_significance_after_holm(self, visit, page_folder):
+        page, told = visit(), json.loads((page_folder.parent / "leaderboard.json").read_text())
+        base = next(n for n, row in enumerate(told["rows"]) if row["is_baseline"])
+        wanted = {
+            (one["row"], one["column"]): "better" if one["difference"]["value"] > 0 else "worse"
+            for one in told["comparisons"]
+            if one["family"].startswith("baseline") and one["other"] == base and one["p_holm"] < 0.05
+        }
+        cells = page.locator("td[data-column].better, td[data-column].worse").evaluate_all(
+            "all => all.map((one) => [+one.dataset.row, +one.dataset.column, one.matches('.better')])"
+        )
+        assert wanted and {(r, c): "better" if up else "worse" for r, c, up in cells} == wanted
+        legend = page.get_by_label("Legend").inner_text()
+        assert "▲ better than base" in legend and "p < 0.05" in legend and "95 % interval" in legend
+
+    def test_the_title_has_the_models_and_the_day(self, visit, page_folder):
+        page, told = visit(), json.loads((page_folder.parent / "leaderboard.json").read_text())
+        day = max(part["created"] for row in told["rows"] for part in row["provenance"])[:10]
+        assert page.title().startswith("Board · Leaderboard · ") and page.title().endswith(day)
+        assert f"{len(told['rows'])} rows" in page.locator(".title").inner_text()
+
+    def test_the_figures_and_plots_can_be_saved(self, visit, page_folder):
+        links = visit().locator(".downloads a")
+        names = links.all_inner_texts()
+        assert {"leaderboard.csv", "comparisons.csv", "leaderboard.json"} <= set(names)
+        for name, link in zip(names, links.all(), strict=True):
+            assert link.get_attribute("href") == f"downloads/{name}"
+            saved, made = page_folder / "downloads" / name, page_folder.parent / name
+            made = made if made.is_file() else page_folder.parent / "plots" / name
+            assert saved.read_bytes() == made.read_bytes()
 
     def test_seeds_can_be_seen_combined(self, visit):
         page = visit("#rows=seeds")
@@ -150,7 +195,8 @@ class TestBoard:
     def test_differences_to_the_baseline(self, visit):
         page = visit()
         page.get_by_label("Show", exact=True).select_option("difference")
-        assert page.locator("tbody tr", has_text="base").first.locator("td.mean").first.inner_text() == "–"
+        base = page.locator("tbody tr", has_text="base").first
+        assert base.locator("td.mean .value").first.inner_text() == "–"
         assert any("+" in text for text in page.locator("td[data-column]").all_inner_texts())
 
 
@@ -446,6 +492,14 @@ class TestEveryone:
                 break
         press("Enter")
         page.get_by_role("heading", name="Document").wait_for()
+
+    def test_a_comparisons_figures_are_all_seen_at_390_pixels(self, visit):
+        page = visit(COMPARE, width=390, height=844, has_touch=True, is_mobile=True)
+        cells = page.locator("table.compare tbody td")
+        edges = cells.evaluate_all("all => all.map((one) => one.getBoundingClientRect().right)")
+        assert edges and max(edges) <= 390
+        widths = cells.evaluate_all("all => all.map((one) => one.scrollWidth - one.clientWidth)")
+        assert max(widths) <= 0
 
     def test_it_fits_a_phone(self, visit):
         for address in ("", COMPARE, SAMPLES):

@@ -119,13 +119,3 @@ print(time.process_time() - start, {"torch", "pydantic", "numpy"} & set(sys.modu
         for _ in range(3)
     )
     assert float(seconds) < 0.3 and found.strip() == "set()"
-
-
-@pytest.mark.parametrize("verb", ["train sft", "train cold-start"])
-def test_supervised_training_says_what_to_do_with_a_file(verb, tmp_path):
-    (tmp_path / "mine.jsonl").write_text("{}\n")
-    with pytest.raises(
-        HarnessError, match="mine.jsonl is a file, .* Sample, label and curate the file first"
-    ):
-        STAGES[verb](tmp_path / "out", model="digits", data=str(tmp_path / "mine.jsonl"))
-    assert not (tmp_path / "out").exists()

@@ -164,7 +164,9 @@ class TestSuspects:
 
     def test_are_not_looked_for_unless_that_is_asked_for(self, source, tmp_path):
         curation.curate(source, tmp_path / "out", CurationConfig(keep=("hard",)))
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            "data", "difficulty.png", "gallery", "gallery.md", "manifest.json"
+        ]  # fmt: skip
 
     def test_need_enough_samples_of_an_item(self, tmp_path):
         source = answered(tmp_path, {0: ([0.0] * 3, ["swan"] * 3)})
@@ -254,7 +256,8 @@ class TestTheReviewFile:
         assert curate(mixed, tmp_path / "pieces") == whole
         assert len(stretches) == 8  # each of four suspects, items and responses
         names = {path.name for path in (tmp_path / "pieces").iterdir()}
-        assert names == {"data", "manifest.json", "suspects", "suspects.jsonl", "suspects.md"}
+        pictures = {"difficulty.png", "gallery", "gallery.md"}
+        assert names == {"data", "manifest.json", "suspects", "suspects.jsonl", "suspects.md"} | pictures
 
     def test_lists_all_and_shows_the_first_and_says_so(self, source, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("dcsft_harness.curation.suspects.PICTURED", 2)

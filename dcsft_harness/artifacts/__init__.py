@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+SCORES_SET = "scores set"
+"""The kind of an artifact that holds scores folders, one per model and step."""
+
+
 class Artifact:
     """A finished artifact's folder.
 
@@ -93,6 +97,18 @@ class Scores(Artifact):
 
     TABLE = "scores.parquet"
 
+    def table(self) -> "pa.Table":
+        """Its rows; those of a set of scores have the column `row` besides."""
+        if self.manifest.kind != SCORES_SET:
+            return super().table()
+        import pyarrow as pa
+
+        parts = []
+        for row in self.notes["rows"]:
+            part = Scores(self.path / row["folder"]).table()
+            parts.append(part.append_column("row", pa.repeat(row["name"], part.num_rows)))
+        return pa.concat_tables(parts)
+
 
 class Leaderboard(Artifact):
     """A compared set of scores; its table has one row per item and row of the board."""
@@ -107,6 +123,7 @@ KINDS: dict[str, type[Artifact]] = {
     "adapter": Checkpoint,
     "checkpoint": Checkpoint,
     "scores": Scores,
+    SCORES_SET: Scores,
     "leaderboard": Leaderboard,
 }
 """What a stage writes -> the class of what its function returns."""

@@ -54,6 +54,7 @@ def move_up(folder: Path, target: Path, last: str) -> None:
 
 # The SHA-256 of what decides a result: of files, of values, of folders without a manifest.
 
+_CONTENT = frozenset({".json", ".safetensors", ".arrow", ".parquet"})
 _SETTLED = 60.0
 """Seconds after which a file that has not changed since counts as written."""
 
@@ -70,8 +71,8 @@ def json_sha256(value: object) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """The SHA-256 of a folder's configuration and weights, wherever it lies, as hex."""
-    names = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors"})
+    """The SHA-256 of a folder's configuration, weights and rows, wherever it lies, as hex."""
+    names = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT)
     return json_sha256({str(p.relative_to(folder)): settled_sha256(p) for p in names})
 
 

@@ -89,7 +89,7 @@ def dcsft() -> None:
 GROUPS: dict[str, tuple[str, tuple[click.Command, ...]]] = {
     "train": ("Train with TRL and PEFT: curated set -> adapter.", ()),
     "leaderboard": ("Compare checkpoints: scores -> leaderboard.", (tools.serve,)),
-    "data": ("The paper's benchmarks: prepare them, find overlap.", (running.prepare,)),
+    "data": ("Look at your own rows, prepare the paper's benchmarks, find overlap.", (running.prepare,)),
     "digits": ("The embedded digits suite's base checkpoint.", (tools.digits_path,)),
 }
 """First word of two-word verbs -> help, and the commands in it that are no stages."""

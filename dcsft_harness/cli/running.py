@@ -213,12 +213,10 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, under the last word of its verb."""
     stage = STAGES[verb]
     params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
-    if stage.verb != "compare-cost":
+    if stage.verb not in ("compare-cost", "data inspect"):
         params.append(click.Option(["--output"], type=FOLDER, required=True, help="The folder to write."))
     else:
-        params.append(
-            click.Option(["--output"], type=FOLDER, help="Also write it there, as Markdown, CSV and JSON.")
-        )
+        params.append(click.Option(["--output"], type=FOLDER, help="Also write it there, as files."))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + stage.example)
@@ -251,8 +249,8 @@ def _options(stage: Stage) -> list[click.Parameter]:
             continue
         kinds, text = members(field.annotation), field.description or ""
         names = [flag(name), name]
-        if name == "metrics":
-            names.insert(0, "--metric")
+        if name in ("metrics", "tasks", "columns"):
+            names.insert(0, flag(name)[:-1])
         if bool in kinds:
             if field.default:
                 names[0] = f"{flag(name)}/--no-{name}"
@@ -340,6 +338,14 @@ def _further(stage: Stage) -> list[click.Parameter]:
                 help="A YAML file of these options, as in a recipe, and of TRL's arguments by TRL's names.",
             ),
         ]
+    if stage.show is not None:
+        found.append(
+            click.Option(
+                ["--format", "form"],
+                type=click.Choice(bar.FORMATS),
+                help="How the table is printed; by default drawn on a terminal, and Markdown elsewhere.",
+            )
+        )
     if stage.pushes:
         found += [
             click.Option(["--push-to-hub"], metavar="REPO", help="Upload the result to this repository."),
@@ -357,6 +363,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         config: Path | None = None,
         push_to_hub: str | None = None,
         private: bool = False,
+        form: str | None = None,
         **options: Any,  # noqa: ANN401 - click hands over what the options say
     ) -> None:
         given = {name: value for name, value in options.items() if value is not None and value != ()}
@@ -370,7 +377,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         if DONE in notes:
             return
         if stage.show is not None:
-            bar.show(stage.show(notes))
+            bar.show(stage.show(notes), form)
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
         if stage.then and output is not None and ranks.rank() == 0 and not ranks.watched():

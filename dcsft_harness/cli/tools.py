@@ -321,7 +321,12 @@ SHOW = _Terminal()
 
 @click.command()
 @click.argument("ckpt", required=False)
-@click.option("--suite", type=click.Choice(SUITES), required=True, help="The tasks to score on.")
+@click.option(
+    "--suite",
+    metavar="|".join((*SUITES, "TASK,...")),
+    required=True,
+    help="The tasks to score on: a suite's, or lmms-eval tasks by name.",
+)
 @click.option("--board", type=FOLDER, required=True, help="The board's folder, new or existing.")
 @click.option(
     "--watch",
@@ -348,7 +353,19 @@ SHOW = _Terminal()
 @click.option(
     "--apart", is_flag=True, help="Show rows that cannot be compared in separate tables; remembered."
 )
-@click.option("--model", default="dcsft_hf", show_default=True, help="An lmms-eval model.")
+@click.option(
+    "--engine",
+    "--model",
+    "model",
+    default="dcsft_hf",
+    show_default=True,
+    help="What runs CKPT: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
+)
+@click.option(
+    "--include-path",
+    type=FOLDER,
+    help="A folder of your own task YAML; --suite may then name its tasks.",
+)
 @click.option(
     "--model-args", default="", metavar="K=V,...", help="The model's arguments: batch_size=8,device=cuda:1"
 )
@@ -389,12 +406,14 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
 
 def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
     """What is asked for; everything is refused here that can be before a model is loaded."""
+    from dcsft_harness import lmms
     from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, refuse_baseline
     from dcsft_harness.evaluation.board_folder import open_board
     from dcsft_harness.evaluation.subject import open_subject
     from dcsft_harness.leaderboard.board import group_of
     from dcsft_harness.lmms.tasks import refuse_unprepared
 
+    lmms.include(options["include_path"])
     settings = Settings(*(options[name] for name in ("suite", "model", "model_args", "limit", "group")))
     settings.check()
     given = [Path(one) for one in options["results"]]

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.curation import conversations, overlap, suspects
+from dcsft_harness.artifacts.storage import scan
+from dcsft_harness.curation import conversations, gallery, overlap, suspects
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.curation.rules import CurationConfig, equal, qualifying, weighed
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sampling import ITEMS, own_data
+from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_data
+from dcsft_harness.sampling.pool import advice, unsolved
 
 DATA = "data"
 
@@ -59,6 +61,7 @@ def curate(
     own_data.refuse_former(manifest.read(rollouts, "rollouts"))
     table = records.read_table(labels / LABELS, records.Label)
     manifest.refuse_changed(labels)
+    every = table
     inputs, left_out = {"labels": labels, "rollouts": rollouts}, {"excluded": table.num_rows}
     verdicts: Mapping[str, str] = {}
     if reviewed is not None:
@@ -70,7 +73,13 @@ def curate(
     left_out["excluded"] -= table.num_rows
     table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)
     left_out |= _left_by_rules(table, config)
-    chosen = choose(table, config)
+    try:
+        chosen = choose(table, config)
+    except HarnessError as error:
+        explained = _explained(error, table, rollouts)
+        if explained is None:
+            raise
+        raise explained from error
     settings = config.as_dict()
     with manifest.writing("curated set", output, settings, inputs) as draft:
         conversations.write(draft.folder / DATA, rollouts / ITEMS, chosen)
@@ -79,10 +88,25 @@ def curate(
         )
         if suspected is not None:
             left_out["unshown"] = suspects.write_review(draft.folder, rollouts, suspected)
+        draft.notes["figures"] = gallery.write(draft.folder, rollouts, every, chosen)
         draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)
     return draft.notes
+
+
+def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> HarnessError | None:
+    """The error of an empty choice, with what the responses were like; None where one of them is right."""
+    if pc.any(pc.is_in(labels["difficulty"], value_set=pa.array(["easy", "medium"]))).as_py():
+        return None
+    names = ("score", "extracted", "finish_reason", "answer", "response")
+    with records.readable(rollouts / ROLLOUTS):
+        batches = scan(rollouts / ROLLOUTS, records.Rollout, names).to_reader(use_threads=False)
+        found = unsolved(row for batch in batches for row in batch.to_pylist())
+    if found is None:
+        return None
+    problem, remedy = advice(found)
+    return HarnessError(f"{error.problem}; {problem}", remedy)
 
 
 def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:

@@ -1,11 +1,13 @@
 """Items as what trainers read: conversations with their images, and what their labels say."""
 
+import json
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,10 @@ TRAINING = "training"
 """The folder in the cache that holds training data which is a task's and no artefact."""
 CONVERSATION = ["prompt", "target", "images"]
 """What a conversation is made of, of an item's columns."""
+TURNS = "turns"
+"""The column of the turns before the answer, where they are more than one question; see `records.Item`."""
+REJECTED = "rejected"
+"""The column of answers that preference training is to avoid."""
 BOX = "box"
 """The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; there where any answer is a box."""
 
@@ -54,6 +60,8 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
     told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which are not in the labels
     wanted = [*CONVERSATION, BOX] if boxed else CONVERSATION
+    if TURNS in storage.names(items):
+        wanted = [*wanted, TURNS]
     size = sum(path.stat().st_size for path in storage.files(items))
     scratch = folder.with_name(".scratch")
     done = 0
@@ -100,7 +108,7 @@ def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterat
             raise HarnessError(f"{items} holds item {doubled[0]} twice", "Remove one of them")
         rows = table.select(names).combine_chunks().take(at)
         for name in names:
-            if name != BOX and rows[name].null_count:
+            if name not in (BOX, TURNS) and rows[name].null_count:
                 raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
         seen[places] = True
         yield rows.append_column(PLACE, pa.array(places))
@@ -116,6 +124,13 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
     marks = pa.array([MARK * number for number in range((pc.max(count).as_py() or 0) + 1)])
     in_front = pc.binary_join_element_wise(marks.take(count), prompts, "")
     asked = pc.if_else(pc.match_substring(prompts, MARK), prompts, in_front)
+    if TURNS in items.column_names and items[TURNS].null_count < len(items):
+        rows = items.select(["prompt", "target", TURNS]).to_pylist()
+        made = [
+            conversation({**row, "images": [None] * number})["messages"]
+            for row, number in zip(rows, count.to_pylist(), strict=True)
+        ]
+        return pa.array(made, pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))), images
     turns = np.arange(2 * len(items)).reshape(2, -1).T.ravel()  # question, answer, question, ...
     content = pa.concat_arrays([asked, targets]).take(turns)
     roles = pa.array(["user", "assistant"]).take(np.arange(len(turns)) % 2)
@@ -152,12 +167,12 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
     """
     prompt, images = item["prompt"], len(item["images"])
     if MARK in prompt and prompt.count(MARK) != images:
-        raise _unmatched(item["item_id"], prompt.count(MARK), images)
+        raise _unmatched(str(item.get("item_id")), prompt.count(MARK), images)
+    turns = [{"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt}]
+    if item.get(TURNS):
+        turns = json.loads(item[TURNS])
     return {
-        "messages": [
-            {"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt},
-            {"role": "assistant", "content": item["target"]},
-        ],
+        "messages": [*turns, {"role": "assistant", "content": item["target"]}],
         "images": item["images"],
     }
 
@@ -179,16 +194,64 @@ def from_task(task: "Task") -> "Dataset":
     refused: dict[int, str] = {}
     items = read_items(task, len(task.eval_docs), refused)
     boxed = any(item.box is not None for item in items)
-    columns = features(boxed=boxed, labelled=False, refused=bool(refused))
+    left_out: Mapping[str, str] = getattr(task, "left_out", {})  # see `own_data.open_file`
+    columns = features(boxed=boxed, labelled=False, refused=bool(refused or left_out))
     columns = Features(columns | {ROW: Value("string")})
-    named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`
+    named: Mapping[int, str] = getattr(task, "row_names", {})
+    blank: dict[str, Any] = {"messages": [], "images": [], "item_id": "", BOX: None}
+    without = (blank | {ROW: where, REFUSED: why.rstrip(".")} for where, why in left_out.items())
     rows = (
         conversation({**asdict(item), "images": images})
         | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
         | {ROW: named.get(item.doc_id, f"doc_id {item.doc_id}")}
         for item, images in zip(items, stored_images(task, items, refused), strict=True)
     )
-    return stored(task.config.task, columns, ({name: row[name] for name in columns} for row in rows))
+    made = ({name: row[name] for name in columns} for row in chain(rows, without))
+    return stored(task.config.task, columns, made)
+
+
+def from_rows(
+    path: Path, scorer: str | None, image_root: Path | None, outside: bool = False, pairs: bool = False
+) -> "Dataset":
+    """All rows of a user's own file or folder as training data; see `from_task`.
+
+    Rows that cannot be used have the column `REFUSED`, which says why with the row's place in its file.
+
+    Args:
+        path: see `own_files`.
+        scorer: how an answer is read, and so which answers are boxes; None takes any.
+        image_root: where relative image paths start; None means the file's own folder.
+        outside: whether images may lie outside it.
+        pairs: whether each row needs a rejected answer, which becomes the column `REJECTED`.
+
+    Raises:
+        HarnessError: an unknown scorer, a file that cannot be read or has no rows, or a full disk.
+    """
+    from datasets import Features, Value
+
+    from dcsft_harness.sampling import own_data, own_files
+    from dcsft_harness.scoring import get_scorer
+
+    judge = own_data.ANY if scorer is None else get_scorer(scorer)
+    boxed = "box_space" in judge.fields
+    columns = features(boxed=boxed, labelled=False, refused=True)
+    columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
+
+    def rows() -> Iterator[dict[str, Any]]:
+        root = own_data.Root(image_root or path.parent, outside)
+        for where, row, reason in own_data.examined(path, judge, root):
+            if reason is None and pairs and row is not None and row[REJECTED] is None:
+                reason = HarnessError("no `rejected` answer", "Add one to each row")
+            if row is None or reason is not None:
+                blank: dict[str, Any] = {"messages": [], "images": [], BOX: None, "item_id": "", REJECTED: ""}
+                yield blank | {ROW: where, REFUSED: str(reason).rstrip(".")}
+                continue
+            box = json.loads(row["answer"]) if boxed else None
+            more = {"item_id": row["item_id"], BOX: box, REFUSED: None, REJECTED: row[REJECTED], ROW: where}
+            yield conversation(row) | more
+
+    made = ({name: row[name] for name in columns} for row in rows())
+    return stored(own_files.name_of(path), columns, made)
 
 
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
+from dcsft_harness.curation import gallery
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scoring import at_k
@@ -73,6 +74,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
     manifest.refuse_changed(rollouts, ROLLOUTS)
     with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
+        draft.notes["figures"] = gallery.write(draft.folder, rollouts, labels)
         mix: dict[str, int] = {
             name: pc.sum(pc.equal(labels["difficulty"], name)).as_py() or 0 for name in records.DIFFICULTIES
         }

@@ -93,6 +93,8 @@ def overlap(
     output: Path,
     distance: int = DISTANCE,
     progress: lmms.Progress | None = None,
+    own: Mapping[str, lmms.Task] | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Compares a pool's images with those of evaluation sets and writes what they share.
 
@@ -105,6 +107,8 @@ def overlap(
         output: the folder to write.
         distance: bits that the pHashes of near copies may differ in, 0 to 16.
         progress: called with (documents read, documents in all).
+        own: opened tasks of a user's own rows, by the names above.
+        files: the files of these, by the same names.
 
     Returns:
         The manifest's notes: images and items of the pool, items that share an image, pairs by task.
@@ -117,15 +121,24 @@ def overlap(
         raise HarnessError(
             f"--distance {distance} is out of range", "It is 0 to 16 bits; unrelated images have 32"
         )
-    ours = lmms.open_tasks([pool])
+    own = own or {}
+    ours = {own[pool].config.task: own[pool]} if pool in own else lmms.open_tasks([pool])
     if len(ours) != 1:
         raise HarnessError(f"{pool} stands for {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
-    others = lmms.open_tasks(list(tasks))
+    named = [name for name in tasks if name not in own]
+    others = lmms.open_tasks(named) if named else {}
+    for task in (own[name] for name in tasks if name in own):
+        if task.config.task in others:
+            raise HarnessError(f"two evaluation sets are named {task.config.task}", "Rename the file")
+        others[task.config.task] = task
+    given, pool = pool, next(iter(ours))
     if pool in others:
         raise HarnessError(f"{pool} is compared with itself", "Name evaluation tasks after the pool")
     counter = _Counter([ours[pool], *others.values()], progress)
     config = {"pool": pool, "tasks": sorted(others), "distance": distance, "hash": "pHash, 64 bits"}
-    with manifest.writing(KIND, output, config, prepared.inputs([pool, *others])) as draft:
+    inputs = prepared.inputs([pool, *others])
+    inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in (files or {}).items()}
+    with manifest.writing(KIND, output, config, inputs) as draft:
         mine = read_images(ours[pool], counter)
         pairs: list[Pair] = []
         for name, task in others.items():

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from json import loads
 from math import fsum
@@ -282,17 +282,24 @@ def _items(folder: Path, items: Path, ids: pa.ChunkedArray) -> Iterator[pa.Table
 
 def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[str, list[str]]]:
     """Writes the pictures of items as they are stored; gives item_id and the files' names."""
+    for row in storage.embedded(rows).to_pylist():
+        files = picture_files(PICTURES, row["item_id"], row[storage.IMAGES])
+        for name, content in files:
+            (folder / PICTURES).mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        yield row["item_id"], [name for name, _ in files]
+
+
+def picture_files(within: str, item_id: str, images: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
+    """The names, inside a folder, and contents of an item's pictures as they are stored."""
     from PIL import Image
 
-    for row in storage.embedded(rows).to_pylist():
-        names = []
-        for number, image in enumerate(row[storage.IMAGES]):
-            with Image.open(io.BytesIO(image["bytes"])) as opened:
-                kind = str(opened.format).lower()
-            names.append(f"{PICTURES}/{row['item_id']}{f'-{number}' if number else ''}.{kind}")
-            (folder / PICTURES).mkdir(exist_ok=True)
-            (folder / names[-1]).write_bytes(image["bytes"])
-        yield row["item_id"], names
+    files = []
+    for number, image in enumerate(images):
+        with Image.open(io.BytesIO(image["bytes"])) as opened:
+            kind = str(opened.format).lower()
+        files.append((f"{within}/{item_id}{f'-{number}' if number else ''}.{kind}", image["bytes"]))
+    return files
 
 
 def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:

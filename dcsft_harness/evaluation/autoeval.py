@@ -68,7 +68,7 @@ class Settings:
     """How checkpoints are scored.
 
     Attributes:
-        suite: a name of `SUITES`.
+        suite: a name of `SUITES`, or tasks separated by commas.
         model: an lmms-eval model.
         model_args: its arguments, but for those of `SUBJECT`.
         limit: only the first documents of each task; None takes all.
@@ -84,7 +84,8 @@ class Settings:
     @property
     def tasks(self) -> list[str]:
         """The suite's tasks."""
-        return list(members(SUITES[self.suite]))
+        names = [SUITES[self.suite]] if self.suite in SUITES else self.suite.split(",")
+        return [task for name in names for task in members(name.strip())]
 
     def check(self) -> None:
         """Refuses what could not score, without loading anything.
@@ -93,7 +94,13 @@ class Settings:
             HarnessError: a name, value or model argument is unknown, out of range or not to be given here.
         """
         if self.suite not in SUITES:
-            raise unknown_name("suite", self.suite, SUITES)
+            names = [name.strip() for name in self.suite.split(",")]
+            known = lmms.task_index(names)
+            for name in names:
+                if name not in known:
+                    raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")
+                if members(name) == [name] and known[name].get("type") not in ("task", "python_task"):
+                    raise HarnessError(f"--suite {name} is a group", "Name its tasks, separated by commas")
         if self.limit is not None and self.limit < 1:
             raise HarnessError(f"--limit {self.limit} is out of range", "It must be at least 1")
         lmms.check_model(self.model, self.model_args)

@@ -124,29 +124,56 @@ def open_subject(given: str, base: str | None) -> Subject:
     return Subject(merging.find_base(folder, made, named).name, folder, origin)
 
 
-def as_engine(model: str, arguments: str) -> tuple[str, str]:
-    """The lmms-eval model and its arguments where `--model` may name a checkpoint or adapter instead.
+def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[str, str]:
+    """The lmms-eval model and its arguments for a checkpoint or adapter.
 
     Args:
-        model: an lmms-eval model; or a folder, "digits" or a hub's OWNER/NAME, which dcsft_hf loads.
+        model: a folder, "digits" or a hub's OWNER/NAME; or, as before there was `engine`, an lmms-eval model.
         arguments: further model arguments.
+        engine: the lmms-eval model that loads it; None takes dcsft_hf.
 
     Raises:
-        HarnessError: see `open_subject`; or the arguments name a checkpoint too.
+        HarnessError: see `open_subject`; or the arguments name a checkpoint too, or the engine takes none.
     """
     folder = Path(model)
-    if (
-        model != DIGITS
-        and "/" not in model
-        and not (folder / ADAPTER).is_file()
-        and not (folder / MODEL).is_file()
-    ):
+    if engine is not None and engine != model:
+        return engine, _engine_arguments(model, arguments, engine)
+    from dcsft_harness.models import MODELS
+
+    is_folder = folder.is_dir() and model not in MODELS
+    if model != DIGITS and "/" not in model and not is_folder:
         return model, arguments
     if any(part.partition("=")[0] in ("pretrained", "adapter") for part in arguments.split(",")):
         raise HarnessError(
             f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
         )
     return "dcsft_hf", open_subject(model, None).arguments(arguments)
+
+
+def _engine_arguments(model: str, arguments: str, engine: str) -> str:
+    """The arguments by which an engine loads a checkpoint or adapter."""
+    from dcsft_harness import lmms
+    from dcsft_harness.models import MODELS
+
+    lmms.check_model(engine, arguments)
+    if model in MODELS and not Path(model).exists():  # the default, or the former spelling
+        return arguments
+    given = {part.partition("=")[0] for part in arguments.split(",")}
+    name = "pretrained" if engine in MODELS else lmms.checkpoint_argument(engine)
+    if given & {name, "pretrained", "adapter"}:
+        raise HarnessError(
+            f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
+        )
+    if engine in MODELS:
+        return open_subject(model, None).arguments(arguments)
+    known = Path(model).exists() or model == DIGITS
+    subject = open_subject(model, None) if known else Subject(model)
+    if subject.adapter is not None:
+        raise HarnessError(
+            f"--engine {engine} takes no adapter, and {model} is one",
+            f"Merge it with `dcsft merge {model} --output DIR`, or use --engine dcsft_hf or dcsft_vllm",
+        )
+    return subject.arguments(arguments).replace("pretrained=", f"{name}=", 1)
 
 
 def _refuse_base(given: str, base: str | None) -> None:

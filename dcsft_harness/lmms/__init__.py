@@ -18,6 +18,7 @@ from dcsft_harness.lmms.running import (
     Answered,
     Progress,
     check_model,
+    checkpoint_argument,
     command_line,
     filtered,
     generation_settings,
@@ -25,7 +26,7 @@ from dcsft_harness.lmms.running import (
     run,
     scorers_of,
 )
-from dcsft_harness.lmms.tasks import make_task, open_tasks, quiet, set_generation, task_index
+from dcsft_harness.lmms.tasks import include, make_task, open_tasks, quiet, set_generation, task_index
 
 __all__ = [
     "Answered",
@@ -34,12 +35,14 @@ __all__ = [
     "Progress",
     "Task",
     "check_model",
+    "checkpoint_argument",
     "command_line",
     "describe",
     "describe_item",
     "describe_without_images",
     "filtered",
     "generation_settings",
+    "include",
     "is_observed",
     "make_task",
     "open_model",

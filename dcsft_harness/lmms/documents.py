@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,18 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({reason(error)})", "Replace it"
         ) from error
-    return _item(task, doc_id, doc, _prompt(turns), contents), images
+    item = _item(task, doc_id, doc, _prompt(turns), contents)
+    return replace(item, turns=_written([message["role"] for message in messages], turns)), images
+
+
+def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
+    """Turns as `records.Item` has them."""
+    if list(roles) == ["user"]:
+        return None
+    texts = ["".join(records.MARK if p["type"] == "image" else p.get("text", "") for p in t) for t in turns]
+    return json.dumps(
+        [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)], ensure_ascii=False
+    )
 
 
 def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:

@@ -2,14 +2,16 @@
 
 import argparse
 import contextlib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from dcsft_harness import coordinates, ranks
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.lmms.protocols import Model, Task, is_observed
 from dcsft_harness.lmms.tasks import (
     check_imports,
@@ -54,10 +56,55 @@ def open_model(name: str, arguments: str) -> Model:
         HarnessError: the name is unknown or the arguments are malformed.
     """
     check_model(name, arguments)
+    try:
+        model: Model = _class_of(name).create_from_arg_string(arguments)
+    except (TypeError, AssertionError, KeyError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise HarnessError(
+            f"model {name} cannot be opened with {arguments!r}: {type(error).__name__}: {cut(said, 300)}",
+            "Check --model-args: these are the arguments of its class",
+        ) from error
+    return model
+
+
+def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
     from lmms_eval.models import get_model
 
-    model: Model = get_model(name).create_from_arg_string(arguments)
-    return model
+    return get_model(name)
+
+
+def checkpoint_argument(name: str) -> str:
+    """The argument by which a model of lmms-eval takes its checkpoint: mostly `pretrained`.
+
+    Raises:
+        HarnessError: it is unknown, or has none.
+    """
+    check_model(name, "")
+    known = inspect.signature(_class_of(name).__init__).parameters
+    for argument in ("pretrained", "model_version", "model_name", "model"):
+        if argument in known:
+            return argument
+    raise HarnessError(
+        f"--engine {name} has no argument for a checkpoint; it takes {cut(', '.join(known))}",
+        "Leave --model out, and say in --model-args what to load",
+    )
+
+
+@contextlib.contextmanager
+def _simply_asked(model: Model, tasks: Mapping[str, Task]) -> Iterator[None]:
+    """Asks a model that has lmms-eval's simple interface alone as that does: with text and pictures apart."""
+    if not getattr(model, "is_simple", False):
+        yield
+        return
+    from lmms_eval.api.task import ConfigurableTask
+
+    for task in tasks.values():
+        vars(task)["construct_requests"] = MethodType(ConfigurableTask.construct_requests, task)
+    try:
+        yield
+    finally:
+        for task in tasks.values():
+            del vars(task)["construct_requests"]
 
 
 def check_model(name: str, arguments: str) -> None:
@@ -109,7 +156,12 @@ def run(
         coordinates.declared()  # told now, and not after hours of generating
     if is_observed(model):
         model.on_progress = progress
-    with contextlib.redirect_stdout(sys.stderr), _no_upstream_bars(), ranks.telling_losses():
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        _no_upstream_bars(),
+        ranks.telling_losses(),
+        _simply_asked(model, tasks),
+    ):
         results = simple_evaluate(
             model=model,
             tasks=list(tasks.values()),

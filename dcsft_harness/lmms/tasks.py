@@ -110,19 +110,39 @@ def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
 def manager(names: Iterable[str] = ()) -> "TaskManager":
     """What lmms-eval finds tasks with: the suite's, and lmms-eval's own if one of the names needs them."""
     quiet()
-    ours = _indexed(task_path(), False)
+    folders = (*_INCLUDED, task_path())
+    ours = _indexed(folders, False)
     if all(name in ours.task_index for name in names):
         return ours
-    return _indexed(task_path(), True)
+    return _indexed(folders, True)
+
+
+def include(folder: Path | None) -> None:
+    """Adds a folder of a user's own task YAML for this process; None adds nothing.
+
+    Raises:
+        HarnessError: it is no folder with YAML files.
+    """
+    if folder is None:
+        return
+    if not any(folder.rglob("*.yaml")):
+        problem = "has no YAML files" if folder.is_dir() else "is not a folder"
+        raise HarnessError(f"--include-path {folder} {problem}", "Give the folder of your tasks' YAML files")
+    if folder.resolve() not in _INCLUDED:
+        _INCLUDED.append(folder.resolve())
+
+
+_INCLUDED: list[Path] = []
+"""Folders of users' own tasks."""
 
 
 @cache
-def _indexed(folder: Path, defaults: bool) -> "TaskManager":
-    """The tasks of a folder, with lmms-eval's own if asked for: read once in a process."""
+def _indexed(folders: tuple[Path, ...], defaults: bool) -> "TaskManager":
+    """The tasks of some folders, with lmms-eval's own if asked for: read once in a process."""
     check_imports()
     from lmms_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(folder), include_defaults=defaults)
+    return TaskManager(include_path=list(map(str, folders)), include_defaults=defaults)
 
 
 def open_tasks(names: Sequence[str]) -> dict[str, Task]:

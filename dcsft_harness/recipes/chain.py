@@ -24,7 +24,7 @@ from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, refusal, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
-from dcsft_harness.sampling import own_data, rollout_store
+from dcsft_harness.sampling import own_data, own_files, rollout_store
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -225,7 +225,7 @@ def key(stage: Stage, output: Path) -> str:
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
     brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage)}
     data = Path(str(stage.options.get("data")))
-    if data.is_file():
+    if own_files.is_data(str(data)):
         root = stage.options.get("image_root")
         outside = bool(stage.options.get("allow_outside_root"))
         brought["the images"] = own_data.images_sha256(data, None if root is None else Path(root), outside)

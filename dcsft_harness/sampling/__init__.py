@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling import rollout_store
-from dcsft_harness.sampling.pool import DRAWN, Pool, generations
+from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def sample(
                 "scorers": lmms.scorers_of(draws or ()),
                 **lmms.generation_settings(running, task),
             }
+            if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
+                notes |= {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
             # Those that the model refused among them: a picture of prepared data is first opened there.
             unanswered = [doc_id for _, doc_id in pool.refused]
             images = lmms.stored_images(task, items, unanswered)
@@ -169,6 +172,8 @@ def _finished(
         records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
         write_items(draft.folder / ITEMS, pool.items, images)
         draft.notes.update({**pool.notes(rows, store, peak_memory_bytes), **notes})
+        if (why := unsolved(map(vars, rows))) is not None:
+            draft.notes["unsolved"] = why
     return draft.notes
 
 

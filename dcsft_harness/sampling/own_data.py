@@ -1,9 +1,19 @@
-"""A user's own JSONL as a pool: read, checked row by row, and made an lmms-eval task on the fly."""
+"""Rows of a user's own as a pool: read in any shape, checked to the last field, made a task on the fly.
+
+Shapes: `problem` (or `question`, `prompt`) with `solution` (or `answer`, `completion`); `messages` with texts
+or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`. Conversations may
+have a system turn and several turns; the last answer is the target, and the gold where no `solution` or
+`answer` stands beside it. Pictures are in `image` or `images`, or in content parts: a path, a data URL,
+bytes, or a mapping with one of these. `own_files` says which files and folders are read.
+"""
 
 import atexit
+import base64
+import binascii
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -18,19 +28,49 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.storage import AT_ONCE
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.pictures import to_rgb
-from dcsft_harness.records import MARK, json_object
-from dcsft_harness.sampling import ITEMS
+from dcsft_harness.records import MARK
+from dcsft_harness.sampling import ITEMS, own_files
+from dcsft_harness.sampling.own_files import ANSWERS, CONVERSATIONS, QUESTIONS, REJECTED
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
+from dcsft_harness.scoring.verdict import NOT_FOUND
 
-# A line of a user's own JSONL as a row of its task: read in either format, and checked to the last field.
-#
-# The formats are those of the paper's release: `problem`, `solution`, `image`; and `messages`, `images`.
-
+_ROLES = {
+    **{"user": "user", "human": "user"},
+    **{"assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"},
+    **{"system": "system", "developer": "system"},
+}
+_HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
+"""Where a mapping has its picture, first come first."""
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 SHOWN = "had an image that was not upright, or whose 16 or 32 bits were not scaled"
 """How former versions showed an image in another way."""
+_REMEDY = (
+    "A row needs a question and its solution (problem, solution, image), or a conversation (messages, images)"
+)
+
+Turn = dict[str, str]
+"""A turn: `role` (system, user or assistant) and `content`, a text with a MARK where each picture belongs."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a row holds, whatever its shape.
+
+    Attributes:
+        turns: all before the answer, in order; at least one is the user's.
+        target: what supervised training teaches the model to say.
+        solution: the gold as the row has it.
+        images: the pictures in order of their marks, as the row has them.
+        rejected: the answer that preference training is to avoid; None where the row has none.
+    """
+
+    turns: list[Turn]
+    target: Any
+    solution: Any
+    images: list[Any]
+    rejected: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,17 +85,24 @@ class Root:
     folder: Path
     outside: bool = False
 
-    def read(self, name: object) -> bytes:
-        """The content of an image file.
+    def read(self, entry: object) -> bytes:
+        """The content of an image file, or of one that the row itself holds.
 
         Raises:
             HarnessError: it is refused, or cannot be read.
         """
-        if not isinstance(name, str):
-            raise HarnessError(f"an image is {type(name).__name__}, not a path", "Give paths as strings")
-        if re.match(r"(data|https?):", name):
-            raise HarnessError(f"image {cut(name)} is no path", "Save it as a file and name that")
-        path = self.folder / name
+        inner = held(entry)
+        if isinstance(inner, bytes):
+            if len(inner) > pictures.FILE_BYTES:
+                raise HarnessError(
+                    f"an embedded image is larger than {pictures.FILE_BYTES >> 20} MiB", "Make it smaller"
+                )
+            return inner
+        if inner.startswith("data:"):
+            return _of_url(inner)
+        if re.match(r"https?:", inner):
+            raise HarnessError(f"image {cut(inner)} is no path", "Save it as a file and name that")
+        path = self.folder / inner.removeprefix("file://")
         try:
             place, folder = path.resolve(), self.folder.resolve()
             if not self.outside and not place.is_relative_to(folder):
@@ -71,51 +118,101 @@ class Root:
                 f"image {cut(str(path))} {reason}", "Check --image-root, or replace the file"
             ) from error
 
+    def name(self, entry: object) -> str:
+        """What a message calls an image."""
+        inner = held(entry)
+        if isinstance(inner, bytes):
+            return f"an embedded image of {len(inner):,} bytes"
+        return f"image {cut(inner if inner.startswith('data:') else str(self.folder / inner))}"
 
-def checked(line: bytes, scorer: Scorer, root: Root) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
-    """A row of the task, its pictures, and what is wrong with them: it has none then.
+
+def held(entry: object) -> str | bytes:
+    """The path, data URL or bytes that an image of a row is.
 
     Raises:
-        HarnessError: anything else is wrong with it. Messages do not name the file and line.
+        HarnessError: it is something else.
     """
-    try:
-        data = json_object(line)
-    except ValueError as error:
-        raise HarnessError(str(error), "Correct or remove the line") from error
-    prompt, solution, images = _fields(data)
-    if _listed(data.get("image")) and _listed(data.get("images")):
-        raise HarnessError("both `image` and `images` name pictures", "Name all of them in `images`")
-    marks = prompt.count(MARK)
-    if marks != len(images) and (marks, len(images)) != (0, 1):  # a single image goes in front
+    if isinstance(entry, Mapping):
+        for name in _HOLDS:
+            if entry.get(name):
+                inner = held(entry[name])
+                return f"data:;base64,{inner}" if name == "base64" and isinstance(inner, str) else inner
         raise HarnessError(
-            f"{marks} {MARK} marks for {len(images)} images",
-            f"Write one {MARK} into the question where each image belongs",
+            f"an image is a mapping of {cut(', '.join(map(str, entry))) or 'nothing'}, without bytes or path",
+            f"Give it one of {', '.join(_HOLDS)}",
         )
-    in_front = _IN_FRONT.sub("", prompt)
-    prompt = (prompt if MARK in in_front else in_front).strip()
+    if not isinstance(entry, str | bytes):
+        raise HarnessError(
+            f"an image is {type(entry).__name__}, not a path",
+            "Give paths as strings, data URLs, or mappings with bytes or path",
+        )
+    return entry
+
+
+def _of_url(url: str) -> bytes:
+    """What a data URL holds.
+
+    Raises:
+        HarnessError: it is not in base64, or too large.
+    """
+    head, _, text = url.partition(",")
+    if not head.endswith(";base64"):
+        raise HarnessError(f"image {cut(url)} is a data URL that is not in base64", "Encode it in base64")
+    if len(text) > pictures.FILE_BYTES // 3 * 4:
+        raise HarnessError(
+            f"image {cut(url)} is larger than {pictures.FILE_BYTES >> 20} MiB", "Make it smaller"
+        )
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise HarnessError(f"image {cut(url)} is not valid base64 ({error})", "Encode it again") from error
+
+
+def checked(
+    data: Mapping[str, Any], scorer: Scorer | None, root: Root
+) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
+    """A row of the task, its pictures, and what is wrong with them: it has none then.
+
+    Args:
+        data: the row.
+        scorer: how its answer is read and judged; None takes any answer that has words.
+        root: where its images are.
+
+    Raises:
+        HarnessError: anything else is wrong with it. Messages do not name the file and row.
+    """
+    found = exchange(data)
+    turns, images = _marked(found.turns, len(found.images)), found.images
+    prompt = _prompt(turns)
     if not prompt.replace(MARK, "").strip():
         raise HarnessError("the question has no words", "Correct or remove the row")
-    if "image_size" in scorer.fields and not images:
+    if scorer is not None and "image_size" in scorer.fields and not images:
         raise HarnessError(f"no image, whose size the scorer {scorer.name} needs", "Add `image` to the row")
     reason = None
     try:
-        found = [_image(name, root) for name in images]
+        shown = [_image(entry, root) for entry in images]
     except HarnessError as error:
-        found, reason = [], error
-    first = found[0][0] if found else None
-    gold = _gold(solution, scorer)
+        shown, reason = [], error
+    first = shown[0][0] if shown else None
+    target = found.target if isinstance(found.target, str) else json.dumps(found.target)
+    gold = target if scorer is None else _gold(found.solution, scorer)
+    if not target.strip():
+        raise HarnessError("the answer is empty", "Correct or remove the row")
     row = {
         "prompt": prompt,
+        "turns": None if [turn["role"] for turn in turns] == ["user"] else json.dumps(turns),
         "answer": json.dumps(gold),
-        "target": solution if isinstance(solution, str) else json.dumps(solution),
-        "images": [stored for _, stored in found],
-        "choices": _choices(data, prompt) if "choices" in scorer.fields else [],
+        "target": target,
+        "images": [stored for _, stored, _ in shown],
+        "choices": _choices(data, prompt) if scorer is not None and "choices" in scorer.fields else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
+        "rejected": found.rejected,
+        "originals": [content for _, _, content in shown],
     }
-    if reason is None:
+    if reason is None and scorer is not None:
         _refuse_gold(scorer, row)
-    return row, [picture for picture, _ in found], reason
+    return row, [picture for picture, _, _ in shown], reason
 
 
 def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
@@ -123,83 +220,239 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
     fields = {"choices": row["choices"], "image_size": (row["width"], row["height"])}
     given = {name: value for name, value in fields.items() if name in scorer.fields}
     gold = json.loads(row["answer"])
-    try:
-        if scorer.check is not None:
-            scorer.check(gold, **given)
-        # Golds of boxes are in pixels, whatever a model that is yet to be opened writes.
-        scorer("", answer=gold, **given)
-    except HarnessError as error:
-        raise HarnessError(error.problem, error.remedy) from error
+    if scorer.check is not None:
+        scorer.check(gold, **given)
+    # Golds of boxes are in pixels, whatever a model that is yet to be opened writes.
+    scorer("", answer=gold, **given)
 
 
-def differs_in_former(line: bytes, root: Root) -> str | None:
+def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
+    """Turns with a mark for each picture, white space around them removed.
+
+    A single picture without a mark belongs in front of the user's first turn. The marks of a question alone
+    are left out where all of them are in front.
+
+    Raises:
+        HarnessError: the numbers of marks and pictures differ.
+    """
+    marks = sum(turn["content"].count(MARK) for turn in turns)
+    if marks != images and (marks, images) != (0, 1):
+        raise HarnessError(
+            f"{marks} {MARK} marks for {images} images",
+            f"Write one {MARK} into the question where each image belongs",
+        )
+    if [turn["role"] for turn in turns] == ["user"]:
+        prompt = turns[0]["content"]
+        in_front = _IN_FRONT.sub("", prompt)
+        return [{"role": "user", "content": (prompt if MARK in in_front else in_front).strip()}]
+    placed = [{**turn, "content": turn["content"].strip()} for turn in turns]
+    if marks < images:
+        first = next(turn for turn in placed if turn["role"] == "user")
+        first["content"] = MARK + first["content"]
+    return placed
+
+
+def _prompt(turns: Sequence[Turn]) -> str:
+    """The text of turns as an item has it; with marks unless all pictures come first."""
+    joined = "\n".join(turn["content"] for turn in turns)
+    in_front = _IN_FRONT.sub("", joined)
+    return joined if MARK in in_front else in_front
+
+
+def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
     """How former versions showed a row in another way; None if they did not, or that is not known."""
     try:
-        data = json_object(line)
-        if "messages" in data and image_names(data) != _listed(data.get("images", [])):
+        images = image_entries(data)
+        if "messages" in data and images != _listed(data.get("images", [])):
             return "had no image, as `image` was not read beside `messages`"
-        if MARK in _IN_FRONT.sub("", _fields(data)[0]):
+        if MARK in _IN_FRONT.sub("", exchange(data).turns[0]["content"]):
             return f"had its images before the text, and not at their {MARK} marks"
-        if any(pictures.differs_in_former(root.read(name)) for name in image_names(data)):
+        if any(pictures.differs_in_former(root.read(name)) for name in images):
             return SHOWN
     except (HarnessError, ValueError):
         pass
     return None
 
 
-def image_names(data: Mapping[str, Any]) -> list[Any]:
-    """The names of a row's images, of `image` or `images`; whether they are paths is not looked at."""
-    return _listed(data.get("images")) or _listed(data.get("image"))
+def image_entries(data: Mapping[str, Any]) -> list[Any]:
+    """A row's images as it has them; whether they can be read is not looked at."""
+    try:
+        return exchange(data).images
+    except HarnessError:
+        return _listed(data.get("images")) or _listed(data.get("image"))
 
 
 def _listed(images: object) -> list[Any]:
-    """One name or several as a list; null is none."""
+    """One image or several as a list; null is none. Cells of tables hold lists as JSON."""
+    images = _unpacked(images)
     return images if isinstance(images, list) else [] if images is None else [images]
 
 
-def _fields(data: Mapping[str, Any]) -> tuple[str, Any, list[Any]]:
-    """Prompt, solution and image names of a row in either format."""
-    if "messages" in data:
-        question, answer = _turns(data["messages"])
-        return question, answer, image_names(data)
-    for name in ("problem", "solution"):
-        if data.get(name) is None:
-            raise HarnessError(
-                f"no `{name}` and no `messages`; it has {cut(', '.join(sorted(data))) or 'nothing'}",
-                "A row needs problem, solution and image, or messages and images",
-            )
-    if not isinstance(data["problem"], str):
-        kind = type(data["problem"]).__name__
-        raise HarnessError(f"`problem` is {kind}, not text", "Correct or remove the row")
-    return data["problem"], data["solution"], image_names(data)
+def _unpacked(value: object) -> object:
+    """A list that a table's cell holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        from dcsft_harness import reading
+
+        try:
+            return reading.from_json(value)
+        except ValueError:
+            return value
+    return value
 
 
-def _turns(messages: object) -> tuple[str, str]:
-    """The question and the answer of a conversation of one turn each; more would be dropped in silence."""
-    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
-    said = []
-    for role in ("user", "assistant"):
-        texts = [turn.get("content") for turn in turns if turn.get("role") == role]
-        if not texts or not isinstance(texts[0], str):
-            raise HarnessError(f"`messages` has no {role} turn with text", "Correct or remove the row")
-        said.append(texts[0])
-    if len(turns) != 2:
-        roles = ", ".join(str(turn.get("role")) for turn in turns)
+def exchange(data: Mapping[str, Any]) -> Exchange:
+    """What a row holds.
+
+    Raises:
+        HarnessError: it has none of the shapes, or a part of another type.
+    """
+    given = {name: value for name, value in data.items() if value is not None}
+    talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
+    known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
+    asked = next((name for name in known if name in given), None)
+    if asked is None:
+        missing = f"no `{QUESTIONS[0]}` and no `messages`"
+        if any(name in given for name in ANSWERS):
+            missing = f"no `{QUESTIONS[0]}`, `question` or `messages`"
+        raise HarnessError(f"{missing}; it has {cut(', '.join(sorted(given))) or 'nothing'}", _REMEDY)
+    parts: list[Any] = []
+    turns = _turns(asked, given[asked], parts, asked not in QUESTIONS)
+    if isinstance(given.get("system"), str) and given["system"].strip() and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": given["system"]})
+    answer, gold = _answers(given, turns, asked)
+    if turns and turns[-1]["role"] == "assistant":
         raise HarnessError(
-            f"`messages` has the turns {roles}", "An item is one user turn and one assistant turn"
+            f"`{asked}` ends with the assistant's turn, and another answer is beside it",
+            "Keep one of them",
         )
-    return said[0], said[1]
+    if not any(turn["role"] == "user" for turn in turns):
+        raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
+    if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
+        raise HarnessError(f"an assistant's turn has {MARK}", "Only users show pictures: correct the row")
+    named = [_listed(given.get(name)) for name in ("images", "image")]
+    if sum(map(bool, [*named, parts])) > 1:
+        both = "`image` and `images`" if all(named) else "`messages` and `images`"
+        raise HarnessError(f"both {both} name pictures", "Name all of them in `images`")
+    rejected = next((_said(name, given[name]) for name in REJECTED if name in given), None)
+    if not isinstance(rejected, str | None):
+        raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
+    return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected)
 
 
-def _image(name: object, root: Root) -> tuple[Any, dict[str, Any]]:
-    """A picture as it is shown (`pictures.to_rgb`), and what is stored: the file if it holds just that."""
-    content = root.read(name)
+def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[Any, Any]:
+    """The target and the gold; takes the last answer from the turns."""
+    beside = next((given[name] for name in ("solution", "answer") if name in given), None)
+    if (
+        asked not in QUESTIONS
+        and turns[-1]["role"] == "assistant"
+        and ("chosen" not in given or asked == "chosen")
+    ):
+        answer = turns.pop()["content"]
+        return answer, answer if beside is None else beside
+    if "chosen" in given:
+        answer = _said("chosen", given["chosen"])
+        return answer, answer if beside is None else beside
+    if beside is not None:
+        return beside, beside
+    if "completion" in given:
+        answer = _said("completion", given["completion"])
+        return answer, answer
+    if asked not in QUESTIONS:
+        raise HarnessError(f"`{asked}` has no assistant turn at its end", "Add the answer, or `solution`")
+    raise HarnessError(
+        f"no `solution`, `answer` or `completion`; it has {cut(', '.join(sorted(given)))}", _REMEDY
+    )
+
+
+def _said(name: str, value: object) -> Any:  # noqa: ANN401 - an answer of any type
+    """An answer that may be a text, a turn, or turns that end with it."""
+    value = _unpacked(value)
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
+        return value
+    turns = _turns(name, value, [], True)
+    if turns[-1]["role"] != "assistant":
+        raise HarnessError(f"`{name}` has no assistant turn at its end", "Add the answer")
+    return turns[-1]["content"]
+
+
+def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Turn]:
+    """Turns; pictures that content parts hold are added to `images`.
+
+    Args:
+        name: the column.
+        value: a text, which is the user's, or a list of turns.
+        images: gets the pictures.
+        wanted: whether it must be a list.
+
+    Raises:
+        HarnessError: it is neither, or a turn has no known role or no text.
+    """
+    unpacked = _unpacked(value)
+    if isinstance(unpacked, list) and (wanted or all(isinstance(one, Mapping) for one in unpacked)):
+        value = unpacked
+    elif isinstance(value, str) and not wanted:
+        return [{"role": "user", "content": value}]
+    else:
+        raise HarnessError(f"`{name}` is {type(value).__name__}, not text", "Correct or remove the row")
+    if not value:
+        raise HarnessError(f"`{name}` has no user turn", "Correct or remove the row")
+    turns = []
+    for turn in value:
+        if not isinstance(turn, Mapping):
+            raise HarnessError(f"`{name}` has a turn that is {type(turn).__name__}", "Write role and content")
+        role = turn.get("role") if turn.get("role") is not None else turn.get("from")
+        content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+        if not isinstance(role, str) or role not in _ROLES:
+            raise HarnessError(
+                f"`{name}` has a turn of the unknown role {cut(repr(role))}", "Use system, user and assistant"
+            )
+        known = _ROLES[role]
+        turns.append({"role": known, "content": _content(f"`{name}`", known, content, images)})
+    return turns
+
+
+def _content(where: str, role: str, content: object, images: list[Any]) -> str:
+    """A turn's content as text with marks."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        raise HarnessError(
+            f"{where} has no {role} turn with text: its content is {type(content).__name__}",
+            "Correct or remove the row",
+        )
+    texts = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind in ("image", "image_url"):
+            if role == "assistant":
+                raise HarnessError(f"{where}: the assistant's turn has a picture", "Only users show pictures")
+            picture = {name: part[name] for name in _HOLDS if part.get(name)}
+            images += [picture] if picture else []
+            texts.append(MARK)
+        elif isinstance(part, Mapping) and kind in ("text", None) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            raise HarnessError(
+                f"{where} has content of type {cut(repr(kind))}", "Only texts and images can be shown"
+            )
+    return "".join(texts)
+
+
+def _image(entry: object, root: Root) -> tuple[Any, dict[str, Any], bytes]:
+    """A picture as it is shown, what is stored (its file, if that holds just this), and its file."""
+    content = root.read(entry)
     try:
         picture, plain = pictures.read(content)
     except pictures.UnreadableError as error:
-        path = cut(str(root.folder / str(name)))
-        raise HarnessError(f"image {path} cannot be read ({error})", "Replace the file") from error
-    return picture, {"bytes": content, "path": None} if plain else storage.png(picture)
+        raise HarnessError(f"{root.name(entry)} cannot be read ({error})", "Replace the file") from error
+    return picture, {"bytes": content, "path": None} if plain else storage.png(picture), content
 
 
 def _gold(solution: object, scorer: Scorer) -> object:
@@ -210,7 +463,8 @@ def _gold(solution: object, scorer: Scorer) -> object:
 
 def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
     """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
-    given = data.get("choices", data.get("options"))
+    given = _unpacked(data.get("choices"))
+    given = _unpacked(data.get("options")) if given is None else given
     if isinstance(given, list) and given:
         for text in given:
             if isinstance(text, bool) or not isinstance(text, str | int | float):
@@ -230,27 +484,36 @@ def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
     return found
 
 
+_LOG = logging.getLogger(__name__)
 LISTED = 20
 """Bad rows that a refusal lists."""
+ANY = Scorer("none", lambda response, **given: NOT_FOUND, gold=records.as_text)
+"""Stands where nothing judges responses: supervised training takes any answer."""
 
 
 def open_file(
-    path: Path, scorer: str | None, image_root: Path | None, skip: bool = False, outside: bool = False
+    path: Path,
+    scorer: str | Scorer | None,
+    image_root: Path | None,
+    skip: bool = False,
+    outside: bool = False,
+    keep_unreadable: bool = True,
 ) -> lmms.Task:
-    """Reads a JSONL file and returns it as a chat task.
+    """Reads a file or folder of rows and returns it as a chat task.
 
     Args:
-        path: one JSON object a line.
+        path: see `own_files`.
         scorer: how answers are judged: a key of `scoring.SCORERS`, or "package.module:function".
         image_root: where relative image paths start; None means the file's own folder.
-        skip: whether a row with an unreadable image becomes a document without one; the task's
-            `unreadable` then says why, by doc_id. Otherwise it is an error. The task's `row_names` are the
-            lines, by doc_id.
+        skip: whether rows that cannot be used are left out; the task's `left_out` then says why, by row.
+            Otherwise they are an error. The task's `row_names` are the rows' places, by doc_id.
         outside: whether images may lie outside the image root.
+        keep_unreadable: with `skip`, whether a row with an unreadable image stays, as a document without one;
+            the task's `unreadable` then says why, by doc_id.
 
     Raises:
         HarnessError: an unknown scorer; or malformed rows, unreadable images or duplicate rows, of which
-            the first LISTED are listed.
+            the first LISTED are listed; or no row is left.
     """
     if scorer is None:
         raise HarnessError(
@@ -262,7 +525,7 @@ def open_file(
     unreadable: dict[int, str] = {}
     row_names: dict[int, str] = {}
     text, number = Value("string"), Value("int64")
-    names = ("prompt", "answer", "target", "cluster")
+    names = ("prompt", "turns", "answer", "target", "cluster")
     features = Features(
         {
             **dict.fromkeys(names, text),
@@ -272,19 +535,85 @@ def open_file(
             "height": number,
         }
     )
+
+    bad: list[tuple[str, HarnessError]] = []
+
+    def documents() -> Iterator[dict[str, Any]]:
+        total = count = 0
+        for where, row, reason in examined(path, judge, Root(image_root or path.parent, outside)):
+            total += 1
+            if row is None or (reason is not None and not (skip and keep_unreadable)):
+                assert reason is not None
+                bad.append((where, reason))
+                continue
+            if bad and not skip:
+                continue
+            if reason is not None:
+                unreadable[count] = str(_placed(path, where, reason))
+            row_names[count] = where
+            count += 1
+            yield {name: row.get(name) for name in features} | {"cluster": where.split()[1]}
+        if bad and not (skip and count):
+            raise refusal(path, bad, total)
+
     folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
     with contextlib.ExitStack() as undoing:
         undoing.callback(shutil.rmtree, folder, ignore_errors=True)
         DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
         with storage.writing(folder / "test", features) as writer:
-            root = Root(image_root or path.parent, outside)
-            writer.rows(_rows(path, judge, root, skip, unreadable, row_names))
+            writer.rows(documents())
         undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    task = lmms.make_task(_config(path.stem, judge, folder))
-    vars(task)["unreadable"] = unreadable
-    vars(task)["row_names"] = row_names
+    task = lmms.make_task(_config(own_files.name_of(path), judge, folder))
+    left_out = {where: str(_placed(path, where, error)) for where, error in bad}
+    vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
+    if left_out:
+        _LOG.warning("%s", notice(path, left_out))
     return task
+
+
+def notice(path: Path, left_out: Mapping[str, str]) -> str:
+    """What is said of rows that were left out: the first LISTED, and how many there are."""
+    listed = [reason.removeprefix(f"{path}, ") for reason in list(left_out.values())[:LISTED]]
+    more = f" And {len(left_out) - LISTED} more." if len(left_out) > LISTED else ""
+    return f"{path}: {len(left_out)} rows are left out: {' '.join(listed)}{more}"
+
+
+def examined(
+    path: Path, scorer: Scorer, root: Root
+) -> Iterator[tuple[str, dict[str, Any] | None, HarnessError | None]]:
+    """The rows of a file or folder, in its order, with what is wrong with each.
+
+    Yields:
+        What an error calls the row; the row of the task, with its `item_id`, or None where it cannot be
+        used; and what is wrong with it. A row with an unreadable image is there, without any.
+
+    Raises:
+        HarnessError: the file cannot be read, or has no rows.
+    """
+    seen: dict[str, str] = {}
+    name, where = own_files.name_of(path), None
+    for where, data in own_files.rows(path):
+        try:
+            if isinstance(data, HarnessError):
+                raise data
+            row, pictures, reason = checked(data, None if scorer is ANY else scorer, root)
+            if reason is None:
+                answer = records.as_text(json.loads(row["answer"]))
+                key = records.item_id(name, row["prompt"], answer, list(map(records.pixels, pictures)))
+                row["item_id"] = key
+                first = seen.setdefault(key if row["rejected"] is None else key + row["rejected"], where)
+                if first != where:
+                    raise HarnessError(
+                        f"the same item as {first} (same prompt, answer and image)",
+                        "Remove one of them; joins go by content",
+                    )
+        except HarnessError as error:
+            yield where, None, error
+            continue
+        yield where, row, reason
+    if where is None:
+        raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
 
 
 def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
@@ -306,83 +635,35 @@ def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
         "metric_list": [{"metric": "acc", "aggregation": mean_score, "higher_is_better": True}],
         "score_key": "score",
         "cluster_key": "cluster",
-        "metadata": {"version": 1, "answer_column": "answer", **family},
+        "metadata": {"version": 1, "answer_column": "answer", "distribution": "id", **family},
     }
 
 
 def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The user turn, each picture at its mark; without marks they come first."""
-    prompt, images = doc["prompt"], [{"type": "image", "url": to_rgb(image)} for image in doc["images"]]
-    if records.MARK not in prompt:
-        return [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
-    content: list[dict[str, Any]] = []
-    for number, text in enumerate(prompt.split(records.MARK)):
-        content += images[number - 1 : number] if number else []
-        content += [{"type": "text", "text": text}] if text else []
-    return [{"role": "user", "content": content}]
+    """The turns, each picture at its mark; without marks they come first."""
+    images = [{"type": "image", "url": to_rgb(image)} for image in doc["images"]]
+    turns = json.loads(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
+    if not any(records.MARK in turn["content"] for turn in turns):
+        turns[0]["content"] = records.MARK * len(images) + turns[0]["content"]
+    shown, messages = iter(images), []
+    for turn in turns:
+        content: list[dict[str, Any]] = []
+        for number, text in enumerate(turn["content"].split(records.MARK)):
+            content += [next(shown)] if number else []
+            content += [{"type": "text", "text": text}] if text else []
+        messages.append({"role": turn["role"], "content": content})
+    return messages
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, by number."""
-    if not path.is_file():
-        raise HarnessError(f"--data {path} does not exist", "Check the path")
-    with path.open("rb") as file:
-        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+def _placed(path: Path, where: str, error: HarnessError) -> HarnessError:
+    return HarnessError(f"{path}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400))
 
 
-def _rows(
-    path: Path,
-    scorer: Scorer,
-    root: Root,
-    skip: bool,
-    unreadable: dict[int, str],
-    row_names: dict[int, str],
-) -> Iterator[dict[str, Any]]:
-    """The rows of the task, one at a time; `unreadable` and `row_names` are filled as `open_file` says.
-
-    Raises:
-        HarnessError: see `open_file`; after the last line, so that all bad rows are known.
-    """
-    seen: dict[bytes, int] = {}
-    bad: list[tuple[int, HarnessError]] = []
-    count = 0
-    for number, line in _lines(path):
-        count += 1
-        try:
-            row, pictures, reason = checked(line, scorer, root)
-            if reason is not None and not skip:
-                raise reason
-            if reason is not None:
-                unreadable[count - 1] = str(_placed(path, number, reason))
-            else:
-                key = records.item_id("", row["prompt"], row["answer"], list(map(records.pixels, pictures)))
-                first = seen.setdefault(bytes.fromhex(key), number)
-                if first != number:
-                    raise HarnessError(
-                        f"the same item as line {first} (same prompt, answer and image)",
-                        "Remove one of them; joins go by content",
-                    )
-        except HarnessError as error:
-            bad.append((number, error))
-            continue
-        row_names[count - 1] = f"line {number}"
-        if not bad:
-            yield {**row, "cluster": str(number)}
-    if count == 0:
-        raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
-    if bad:
-        raise _refusal(path, bad, count)
-
-
-def _placed(path: Path, number: int, error: HarnessError) -> HarnessError:
-    return HarnessError(f"{path}, line {number}: {cut(error.problem, 400)}", cut(error.remedy, 400))
-
-
-def _refusal(path: Path, bad: Sequence[tuple[int, HarnessError]], count: int) -> HarnessError:
-    """The error that lists bad rows."""
+def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> HarnessError:
+    """The error that lists bad rows, among `count` rows in all."""
     if len(bad) == 1:
         return _placed(path, *bad[0])
-    listed = [f"line {number}: {cut(error.problem)}" for number, error in bad[:LISTED]]
+    listed = [f"{where}: {cut(error.problem)}" for where, error in bad[:LISTED]]
     listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
     remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
     return HarnessError(
@@ -403,10 +684,11 @@ def refuse_former(rollouts: manifest.Manifest) -> None:
         return
     former = f"{rollouts.folder} was sampled by a former version of dcsft, in which"
     path = (rollouts.folder / entry["path"]).resolve()
-    for number, line in _lines(path) if path.is_file() else ():
-        reason = differs_in_former(line, Root(path.parent, outside=True))
+    for where, data in own_files.rows(path) if path.is_file() else ():
+        root = Root(path.parent, outside=True)
+        reason = None if isinstance(data, HarnessError) else differs_in_former(data, root)
         if reason is not None:
-            raise HarnessError(f"{former} {path.name}, line {number}, {reason}", "Sample and label again")
+            raise HarnessError(f"{former} {path.name}, {where}, {reason}", "Sample and label again")
     for table in storage.read(rollouts.folder / ITEMS, ["item_id", "images"], AT_ONCE):
         for item in table.to_pylist():
             if any(pictures.differs_in_former(image.get("bytes") or b"") for image in item["images"] or ()):
@@ -414,18 +696,17 @@ def refuse_former(rollouts: manifest.Manifest) -> None:
 
 
 def images_sha256(path: Path, image_root: Path | None, outside: bool = False) -> str:
-    """A hash of the contents of every image that a JSONL file names.
+    """A hash of the contents of every image that the rows of a file name or hold.
 
     Rows that cannot be read and images that are refused count as they are: the error comes when the file is
     opened.
     """
     root = Root(image_root or path.parent, outside)
     found: list[str | None] = []
-    for _, line in _lines(path):
-        with contextlib.suppress(ValueError):
-            for name in image_names(records.json_object(line)):
-                try:
-                    found.append(hashlib.sha256(root.read(name)).hexdigest())
-                except HarnessError:
-                    found.append(None)
+    for _, data in own_files.rows(path):
+        for entry in [] if isinstance(data, HarnessError) else image_entries(data):
+            try:
+                found.append(hashlib.sha256(root.read(entry)).hexdigest())
+            except HarnessError:
+                found.append(None)
     return json_sha256(found)

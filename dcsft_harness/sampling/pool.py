@@ -1,11 +1,11 @@
 """The items that a run samples, and what its responses come to: verdicts, rows and counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import lmms, records
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, unknown
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling.rollout_store import Draw, RolloutStore
 
 if TYPE_CHECKING:
@@ -32,6 +32,58 @@ def generations(
         fields = {name: getattr(draw, name) for name in DRAWN}
         found[item.task, item.doc_id, index] = Generation(task=item.task, doc_id=item.doc_id, **fields)
     return found
+
+
+def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Why no response is right: counts, and the first example; None where one is.
+
+    Args:
+        rows: with score, extracted, finish_reason, answer and response, as `records.Rollout` has them.
+
+    Returns:
+        responses, and of these unanswered (no answer was found), wrong, unscored and truncated (which counts
+        besides); and gold and response of the first that was scored.
+    """
+    found: dict[str, Any] = dict.fromkeys(("responses", "unanswered", "wrong", "unscored", "truncated"), 0)
+    for row in rows:
+        if row["finish_reason"] == "error":
+            continue
+        found["responses"] += 1
+        found["truncated"] += row["finish_reason"] == "length"
+        if row["score"] is None:
+            found["unscored"] += 1
+            continue
+        if row["score"] > 0:
+            return None
+        found["unanswered" if row["extracted"] is None else "wrong"] += 1
+        found.setdefault("gold", row["answer"])
+        found.setdefault("response", row["response"])
+    return found if "gold" in found else None
+
+
+def advice(found: Mapping[str, Any]) -> tuple[str, str]:
+    """What `unsolved` found, as a problem and what to do next."""
+    words = {"unanswered": "without an answer", "wrong": "wrong", "unscored": "not scored"}
+    parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
+    parts += [f"{found['truncated']} of them cut off at the limit of tokens"] if found["truncated"] else []
+    gold, response = cut(repr(found["gold"]), 200), cut(repr(found["response"]), 400)
+    problem = (
+        f"none of {found['responses']} responses is right: {', '.join(parts)}. The first: gold {gold},"
+        f" response {response}"
+    )
+    if 2 * found["truncated"] >= found["responses"]:
+        return problem, "Raise --max-new-tokens"
+    if 2 * found["unanswered"] >= found["responses"]:
+        return problem, (
+            "Say in the question how to answer, name the --scorer that reads such responses, or teach the"
+            " form first with `dcsft train cold-start` on a few rows; `dcsft data inspect` shows what the"
+            " model sees"
+        )
+    return problem, (
+        "If the responses are right, name another --scorer; `dcsft data inspect` shows prompt and gold. If"
+        " they are wrong, the rows are too hard for this model: begin with `dcsft train cold-start`, a larger"
+        " model, or easier rows"
+    )
 
 
 class Pool:

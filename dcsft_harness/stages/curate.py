@@ -6,7 +6,15 @@ from typing import Any
 
 from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.settings import option
-from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, difficulties
+from dcsft_harness.stages.stage import (
+    Notes,
+    Progress,
+    Stage,
+    counted,
+    difficulties,
+    figure_paths,
+    with_paths,
+)
 
 
 class CurateOptions(CurationConfig):
@@ -24,7 +32,8 @@ def run(options: CurateOptions, output: Path, progress: Progress | None) -> Note
     from dcsft_harness import curation
 
     config = options.part(CurationConfig)
-    return curation.curate(options.labels, output, config, options.exclude, options.reviewed)
+    notes = curation.curate(options.labels, output, config, options.exclude, options.reviewed)
+    return with_paths(notes, output)
 
 
 def summary(notes: Mapping[str, Any]) -> str:
@@ -54,5 +63,6 @@ dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curat
 dcsft curate labels --band 0.1,0.9 --output curated
 dcsft curate labels --weight "p(1-p)" --output curated
 dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated""",
+    remarks=figure_paths,
     then="dcsft train sft --model CKPT --data {output} --output adapter",
 )

@@ -2,25 +2,61 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dcsft_harness.settings import Settings, option
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import option
+from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
+if TYPE_CHECKING:
+    from dcsft_harness.lmms import Task
 
-class OverlapOptions(Settings):
+
+class OverlapOptions(opening.OwnTasks, opening.OwnRows):
     """What to compare."""
 
-    pool: str = option(about="The pool, a task.", positional=True, reads="pool")
-    tasks: tuple[str, ...] = option(about="Evaluation tasks.", positional=True, reads="tasks", min_length=1)
+    pool: str = option(about="The pool: a task, or a file of your own rows.", positional=True, reads="pool")
+    tasks: tuple[str, ...] = option(
+        about="Evaluation tasks, or files of your own held-out rows.",
+        positional=True,
+        reads="tasks",
+        min_length=1,
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "What happens at a row of your own that cannot be used: skip leaves it out."
+    )
     distance: int = option(4, "Bits that near copies' hashes may differ in.", ge=0, le=16)
 
 
 def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Notes:
     """Compares."""
+    from dcsft_harness import lmms
     from dcsft_harness.curation import overlap
 
-    return overlap.overlap(options.pool, list(options.tasks), output, options.distance, progress)
+    lmms.include(options.include_path)
+    own = [name for name in (options.pool, *options.tasks) if opening.is_own(name)]
+    if not own:
+        opening.refuse_own(options, "files of your own rows")
+    files = {name: Path(name) for name in own}
+    if options.pool in own and options.scorer is None:
+        raise HarnessError(
+            f"{options.pool} needs --scorer: how its answers are read is a part of its items' ids",
+            "Give the one that it is sampled with",
+        )
+
+    def read(name: str) -> "Task":
+        from dcsft_harness.sampling import own_data
+
+        scorer = options.scorer if name == options.pool else own_data.ANY
+        root, outside = options.image_root, options.allow_outside_root
+        skip = options.on_error == "skip"
+        return own_data.open_file(files[name], scorer, root, skip, outside, keep_unreadable=False)
+
+    opened = {name: read(name) for name in own}
+    return overlap.overlap(
+        options.pool, list(options.tasks), output, options.distance, progress, opened, files
+    )
 
 
 def summary(notes: Mapping[str, Any]) -> str:
@@ -37,6 +73,7 @@ STAGE = Stage(
     summary=summary,
     writes="overlap",
     example="""dcsft data overlap dcsft_refcoco_pool dcsft_ref_l4 dcsft_lisa --output overlap
-dcsft curate labels --keep easy,medium --exclude overlap --output curated""",
+dcsft curate labels --keep easy,medium --exclude overlap --output curated
+dcsft data overlap mine.jsonl held-out.jsonl --scorer exact_word --output overlap""",
     prepared=True,
 )

@@ -1,30 +1,38 @@
 """`dcsft evaluate`: Score a checkpoint, item by item: adapter -> scores."""
 
 from collections.abc import Mapping
-from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import Settings, flag, option
-from dcsft_harness.stages.stage import Notes, Progress, Stage, percent
+from dcsft_harness.settings import flag, option
+from dcsft_harness.stages import opening
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
 if TYPE_CHECKING:
     from dcsft_harness.sampling import SamplingConfig
 
 
-class EvaluateOptions(Settings):
+class EvaluateOptions(opening.OwnTasks, opening.OwnRows, opening.Engine):
     """What to evaluate, and on what."""
 
-    model: str = option(
-        "dcsft_hf", "A checkpoint or adapter; or an lmms-eval model, with --model-args.", reads="checkpoint"
-    )
-    model_args: str = option(
-        "", "Its arguments: pretrained=CKPT,adapter=DIR,...", metavar="K=V,...", reads="model_args"
-    )
+    SECTION = "Tasks"
+
     tasks: tuple[str, ...] = option(
-        about="lmms-eval tasks, groups or tags, comma-separated.", reads="tasks", min_length=1
+        (), "lmms-eval tasks, groups or tags, comma-separated.", metavar="NAME,...", reads="tasks"
+    )
+    data: Path | None = option(
+        None,
+        "Held-out rows of your own, as `dcsft sample` takes them: a task named after the file.",
+        metavar="FILE|DIR",
+        reads="pool",
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "What happens at a row of --data that cannot be used: skip leaves it out and records it."
     )
     name: str | None = option(None, "The row's name in a leaderboard; by default the output folder's name.")
     group: str | None = option(
@@ -40,6 +48,35 @@ class EvaluateOptions(Settings):
     seed: int | None = option(
         None, "Of sampled responses: decides them, with item and sample index; by default 0."
     )
+    responses: Path | None = option(
+        None,
+        "Score the responses in this file (JSONL or Parquet) instead of a model's; with --tasks or --scorer.",
+        metavar="FILE",
+        reads="file",
+    )
+    columns: Mapping[str, str] = option(
+        about="With --responses: which column holds item, question, picture, gold, response, model, step or "
+        "task.",
+        metavar="FIELD=COLUMN",
+        repeated=True,
+        default_factory=dict,
+    )
+    box_space: Literal["pixel", "norm1000", "resized"] | None = option(
+        None, "With --responses: the coordinates of boxes in them."
+    )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _read_columns(cls, given: object) -> object:
+        if not isinstance(given, list | tuple):
+            return given or {}
+        found = {}
+        for one in given:
+            field, sign, column = str(one).partition("=")
+            if not (field and sign and column):
+                raise HarnessError(f"--column {one} is not of the form FIELD=COLUMN", "As in gold=solution")
+            found[field] = column
+        return found
 
     def sampling(self) -> "SamplingConfig | None":
         """How responses are sampled; None for greedy decoding.
@@ -70,37 +107,109 @@ class EvaluateOptions(Settings):
 
 def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
     """Evaluates."""
+    if options.responses is not None:
+        return _score_responses(options, output, progress)
+    for name in ("columns", "box_space"):
+        if getattr(options, name):
+            raise HarnessError(f"{flag(name)} is of --responses, which is not given", "Leave it out")
     from dcsft_harness import evaluation, lmms
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.evaluation.subject import as_engine
     from dcsft_harness.sampling import rollout_store
-    from dcsft_harness.stages import opening
 
     ranks.join()
     with ranks.agreed():
         sampled = options.sampling()
         (manifest.refuse_occupied if sampled is None else rollout_store.refuse_taken)(output)
-        model, model_args = as_engine(options.model, options.model_args)
-        opened = lmms.open_tasks(list(options.tasks))
+        lmms.include(options.include_path)
+        model, model_args, where = options.opened()
+        if not options.tasks and options.data is None:
+            raise HarnessError("--tasks and --data are missing", "Give one of them, or both")
+        opened = lmms.open_tasks(list(options.tasks)) if options.tasks else {}
         arguments, inputs = opening.model_arguments(model_args)
         inputs |= prepared.inputs(opened)
+        described, noted = _add_own(opened, inputs, options)
         lmms.check_model(model, arguments)
-        opener = partial(lmms.open_model, model, arguments)
+        opener = opening.opener(model, arguments, where, options.actors)
         running = None if sampled is not None else opener()
-    settings = {"model": model, "model_args": model_args}
+    settings = {"model": model, "model_args": model_args, **described}
     if options.group is not None:
         settings["group"] = options.group
     name = options.name or output.name
     if sampled is not None:
-        return evaluation.evaluate_samples(opener, opened, output, name, settings, sampled, progress, inputs)
+        given = opened, output, name, settings, sampled, progress, inputs, noted
+        return evaluation.evaluate_samples(opener, *given)
     assert running is not None
-    return evaluation.evaluate(running, opened, output, name, settings, options.limit, progress, inputs)
+    limit = options.limit
+    return evaluation.evaluate(running, opened, output, name, settings, limit, progress, inputs, noted)
+
+
+def _add_own(
+    opened: dict[str, Any], inputs: dict[str, Path], options: EvaluateOptions
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Adds the user's own rows as a task, and their file to the inputs.
+
+    Returns:
+        What the manifest's configuration and its notes say of them.
+    """
+    if options.data is None:
+        opening.refuse_own(options, "--data")
+        return {}, {}
+    task, described, files = opening.pool(
+        None,
+        options.data,
+        options.scorer,
+        options.image_root,
+        skip=options.on_error == "skip",
+        outside=options.allow_outside_root,
+        keep_unreadable=False,
+    )
+    if task.config.task in opened:
+        raise HarnessError(
+            f"--data {options.data} becomes the task {task.config.task}, which --tasks names too",
+            "Rename the file",
+        )
+    opened[task.config.task] = task
+    inputs.update(files)
+    left_out = getattr(task, "left_out", {})
+    noted = {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
+    return described, noted if left_out else {}
+
+
+def _score_responses(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
+    """Scores the responses of a file."""
+    from dcsft_harness.evaluation import responses
+
+    assert options.responses is not None
+    if options.data is not None:
+        raise HarnessError(f"--responses and --data {options.data} are both to be scored", "Give one of them")
+    if options.sampling() is not None:
+        raise HarnessError("--responses are given, and --samples draws new ones", "Give one of them")
+    if options.model_args or options.model != "dcsft_hf":
+        raise HarnessError("--responses and --model both say what answers", "Give one of them")
+    if len(options.tasks) > 1:
+        raise HarnessError("--responses is scored by one task at a time", "Name one, or a scorer")
+    return responses.evaluate(
+        options.responses,
+        output,
+        name=options.name,
+        task=options.tasks[0] if options.tasks else None,
+        scorer=options.scorer,
+        columns=options.columns,
+        box_space=options.box_space,
+        limit=options.limit,
+        group=options.group,
+        progress=progress,
+    )
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """Each task's accuracy; of K samples, the metrics at K."""
-    return ", ".join(f"{name} {_figures(task)} (n {task['n']})" for name, task in notes["tasks"].items())
+    """Each task's accuracy, of K samples the metrics at K; of several rows how many there are."""
+    if "rows" in notes:
+        tasks = sorted({task for row in notes["rows"] for task in row["tasks"]})
+        return f"{len(notes['rows'])} rows of {', '.join(tasks)}"
+    parts = [f"{name} {_figures(task)} (n {task['n']})" for name, task in notes["tasks"].items()]
+    return ", ".join([*parts, *counted(notes, {"left_out": "rows left out"})])
 
 
 def _figures(task: Mapping[str, Any]) -> str:
@@ -122,7 +231,10 @@ STAGE = Stage(
     summary=summary,
     writes="scores",
     example="""dcsft evaluate --model adapter --tasks dcsft_digits,dcsft_digits_r --output scores
-dcsft evaluate --model dcsft_vllm --model-args pretrained=CKPT --tasks dcsft_digits --output scores""",
+dcsft evaluate --model adapter --data held-out.jsonl --scorer exact_word --output scores
+dcsft evaluate --model CKPT --engine dcsft_vllm --tasks dcsft_digits --output scores
+dcsft evaluate --responses old.jsonl --task dcsft_digits --output scores
+dcsft evaluate --responses old.jsonl --scorer box_iou --box-space pixel --output scores""",
     prepared=True,
     then="dcsft leaderboard build {output} OTHER-SCORES... --output board",
 )

@@ -2,23 +2,60 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import Settings, option
-from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, difficulties, percent
+from dcsft_harness.stages.stage import (
+    Notes,
+    Progress,
+    Stage,
+    counted,
+    difficulties,
+    figure_paths,
+    percent,
+    with_paths,
+)
 
 
 class LabelOptions(Settings):
     """What to label."""
 
-    rollouts: Path = option(about="The rollouts.", positional=True, reads="artifact")
+    rollouts: Path = option(
+        about="The rollouts; or one run of `lmms-eval -n G --log_samples`, as FOLDER or FOLDER/RUN.",
+        positional=True,
+        reads="artifact",
+    )
+    task: str | None = option(None, "Of a log with several tasks: the one to label.")
+    scorer: ScorerName | None = option(
+        None, "Of a log: score responses with this against the logged gold; by default the task scores them."
+    )
+    box_space: Literal["pixel", "norm1000", "resized"] | None = option(
+        None, "Of a log: the coordinates of boxes in the responses."
+    )
 
 
 def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes:
     """Labels."""
+    from dcsft_harness.artifacts import manifest
     from dcsft_harness.curation import labels
 
-    return labels.label(options.rollouts, output)
+    given = options.task, options.scorer, options.box_space
+    rollouts, logged = options.rollouts, False
+    if not (rollouts / manifest.NAME).is_file():
+        from dcsft_harness.evaluation import responses
+
+        logged = responses.holds_logs(rollouts)
+    if logged:
+        rollouts = output.with_name(f"{output.name}-rollouts")
+        responses.rollouts_of_logs(options.rollouts, rollouts, *given)
+    elif any(given):
+        raise HarnessError(
+            f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
+            "Leave them out, or check the path",
+        )
+    return with_paths(labels.label(rollouts, output), output)
 
 
 def summary(notes: Mapping[str, Any]) -> str:
@@ -46,8 +83,12 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="labels",
-    about="Prints pass@g of the pool, and what labels of fewer responses would be, over all subsets of g.",
-    example="dcsft label rollouts --output labels",
+    example="""dcsft label rollouts --output labels
+dcsft label lmms-eval-output --output labels""",
+    about="Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
+    " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts."
+    " Prints pass@g of the pool, and what labels of fewer responses would be, over all subsets of g.",
+    remarks=figure_paths,
     show=at_fewer_samples,
     then="dcsft curate {output} --keep easy,medium --output curated",
 )

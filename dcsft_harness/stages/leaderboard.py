@@ -16,13 +16,16 @@ class LeaderboardOptions(Options):
     """What to compare, and how."""
 
     results: tuple[Path, ...] = option(
-        about="Folders of `dcsft evaluate` and of `lmms-eval --log_samples`; NAME=FOLDER names the row.",
+        about="Folders of `dcsft evaluate` and of `lmms-eval --log_samples`, or folders above them; "
+        "NAME=FOLDER or NAME=FOLDER/RUN names the row.",
         positional=True,
         reads="artifact",
         min_length=1,
     )
-    id: tuple[str, ...] = option((), "Tasks of others that are in distribution.", metavar="TASK,...")
-    ood: tuple[str, ...] = option((), "Tasks of others that are out of distribution.", metavar="TASK,...")
+    id: tuple[str, ...] = option(
+        (), "In-distribution tasks whose results do not state it.", metavar="TASK,..."
+    )
+    ood: tuple[str, ...] = option((), "Out-of-distribution tasks likewise.", metavar="TASK,...")
 
     @model_validator(mode="before")
     @classmethod
@@ -38,6 +41,14 @@ class LeaderboardOptions(Options):
                     raise HarnessError(f"--id and --ood both name {task}", "Name it in one of them")
         return {**given, "distributions": found}
 
+    def deciding(self) -> dict[str, Any]:
+        """The settings, what the file of names holds, and how many runs there are."""
+        from dcsft_harness.leaderboard.load import find, named, read_names
+
+        runs = sum(len(find(named(one)[1])) for one in self.results)
+        found = super().deciding() | ({} if runs == len(self.results) else {"runs": runs})
+        return found if self.names is None else found | {"names": read_names(self.names)}
+
     @field_validator("results", mode="before")
     @classmethod
     def _as_list(cls, given: object) -> object:
@@ -47,12 +58,18 @@ class LeaderboardOptions(Options):
 def run(options: LeaderboardOptions, output: Path, progress: Progress | None) -> Notes:
     """Compares."""
     from dcsft_harness.leaderboard import build, markdown
+    from dcsft_harness.leaderboard.load import counted, examples
 
-    built = build(list(options.results), output, options=options.part(Options), progress=progress)
+    built = build(
+        list(options.results), output, options=options.part(Options), progress=progress, alone=False
+    )
+    left_out, runs = built.board.left_out, len(built.board.results)
     return {
         "table": markdown(built.summary),
         "rows": len(built.board.rows),
-        "left_out": [one.reason for one in built.board.left_out],  # with their paths
+        "left_out": [one.reason for one in left_out],  # with their paths
+        "counted": counted(left_out, runs) if left_out else "",
+        "examples": examples(left_out),
     }
 
 
@@ -60,6 +77,15 @@ def summary(notes: Mapping[str, Any]) -> str:
     """How many rows there are, and how many folders were left out."""
     left = len(notes["left_out"])
     return f"{notes['rows']} rows" + (f", {left} left out" if left else "")
+
+
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """What was left out: the counts by kind, and one reason of each kind."""
+    if not notes["left_out"]:
+        return []
+    more = len(notes["left_out"]) > len(notes["examples"])
+    where = ["leaderboard.md lists every run that was left out, with its reason"] if more else []
+    return [notes["counted"], *(f"such as: {reason}" for reason in notes["examples"]), *where]
 
 
 STAGE = Stage(
@@ -70,6 +96,6 @@ STAGE = Stage(
     writes="leaderboard",
     example="dcsft leaderboard build base SFT=out/logs --baseline base --output board",
     show=lambda notes: str(notes["table"]),
-    remarks=lambda notes: [f"left out: {reason}" for reason in notes["left_out"]],
+    remarks=remarks,
     then="dcsft leaderboard serve {output}",
 )

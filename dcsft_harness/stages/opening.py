@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.scoring import ScorerName
+from dcsft_harness.settings import Settings, flag, option
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,6 +22,105 @@ ENGINES = ("local", "ray")
 """Where sampling runs: in this process or those of its launch, or on a Ray cluster."""
 
 
+class OwnRows(Settings):
+    """How rows of a user's own are read."""
+
+    SECTION = "Own data"
+
+    scorer: ScorerName | None = option(
+        None,
+        "With rows of your own: how answers are judged: exact_word, box_iou, choice, math, open_answer, or"
+        " your package.module:function.",
+    )
+    image_root: Path | None = option(
+        None, "With rows of your own: where relative image paths start, by default their file's folder."
+    )
+    allow_outside_root: bool = option(
+        False,
+        "With rows of your own: images may also lie outside the image root: absolute paths, .., links.",
+    )
+
+
+class OwnTasks(Settings):
+    """Where a user's own tasks are."""
+
+    SECTION = "Own data"
+
+    include_path: Path | None = option(
+        None, "A folder of your own task YAML, beside the suite's and lmms-eval's tasks.", metavar="DIR"
+    )
+
+
+class Engine(Settings):
+    """What is loaded, and what loads it."""
+
+    SECTION = "Model"
+
+    model: str = option(
+        "dcsft_hf",
+        "A checkpoint or adapter: a folder, a hub's OWNER/NAME, or digits. An lmms-eval model, whose"
+        " --model-args name the checkpoint, works as before.",
+        metavar="CKPT",
+        reads="checkpoint",
+    )
+    model_args: str = option(
+        "", "Further arguments of the engine: batch_size=8,...", metavar="K=V,...", reads="model_args"
+    )
+    engine: str = option(
+        "local",
+        "What runs it: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
+        " actors of the cluster of RAY_ADDRESS, or of one on this machine.",
+        metavar="NAME",
+    )
+    actors: int | None = option(
+        None,
+        "With --engine ray: how many; by default one per GPU, or per CPU without GPUs. With dcsft_vllm,"
+        " that many actors of a cluster run it.",
+        ge=1,
+    )
+
+    def opened(self) -> tuple[str, str, str]:
+        """The lmms-eval model, its arguments, and where it runs: one of `ENGINES`.
+
+        Raises:
+            HarnessError: see `subject.as_engine`.
+        """
+        from dcsft_harness.evaluation.subject import as_engine
+
+        where = self.engine if self.engine in ENGINES else "local"
+        named = None if self.engine in ENGINES else self.engine
+        if self.actors is not None and named is not None:
+            where = "ray"
+        return *as_engine(self.model, self.model_args, named), where
+
+
+def is_own(data: str | Path) -> bool:
+    """Whether what is named is a file or folder of a user's own rows, and no artifact or task."""
+    from dcsft_harness.sampling import own_files
+
+    return own_files.is_data(str(data))
+
+
+def refuse_own(options: OwnRows, instead: str) -> None:
+    """Refuses the options of `OwnRows` where they have nothing to say.
+
+    Raises:
+        HarnessError: names the option.
+    """
+    for name in OwnRows.model_fields:
+        if getattr(options, name):
+            value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
+            raise HarnessError(f"{flag(name)}{value} goes with {instead}", "Leave it out")
+
+
+def own_training_rows(data: str, options: OwnRows, pairs: bool = False) -> "Dataset":
+    """A user's own rows as training data; see `conversations.from_rows`."""
+    from dcsft_harness.curation import conversations
+
+    root, outside = options.image_root, options.allow_outside_root
+    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs)
+
+
 def pool(
     task: str | None,
     data: str | Path | None,
@@ -27,6 +128,7 @@ def pool(
     image_root: str | Path | None,
     skip: bool,
     outside: bool = False,
+    keep_unreadable: bool = True,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, what the manifest says of it, and the file that it was.
 
@@ -46,7 +148,7 @@ def pool(
             raise HarnessError("--allow-outside-root goes with --data", "A --task brings its own images")
         return _single(lmms.open_tasks([str(task)]), str(task)), {}, {}
     path, root = Path(data), None if image_root is None else Path(image_root)
-    pool = own_data.open_file(path, scorer, root, skip=skip, outside=outside)
+    pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable)
     described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root, outside)}
     return pool, described, {"data": path}
 
@@ -111,10 +213,13 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     return ",".join(parts), inputs
 
 
-def training_data(data: str) -> "Path | Dataset":
-    """A curated set's folder as it is, or a task's documents as `messages` and `images`."""
+def training_data(data: str, options: OwnRows) -> "Path | Dataset":
+    """A curated set's folder as it is, or a task's documents or a user's rows as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 
+    if is_own(data) and not (Path(data).is_dir() and _is_training_set(Path(data))):
+        return own_training_rows(data, options)
+    refuse_own(options, "rows of your own")
     if Path(data).is_dir():
         manifest.refuse_newer(Path(data))
         if (Path(data) / manifest.UNFINISHED).is_dir():
@@ -123,11 +228,20 @@ def training_data(data: str) -> "Path | Dataset":
     from dcsft_harness import lmms
     from dcsft_harness.curation import conversations
 
-    if Path(data).is_file():
-        raise HarnessError(
-            f"--data {data} is a file, and supervised training takes a curated set's folder or a task",
-            "Sample, label and curate the file first",
-        )
     if data not in lmms.task_index():
         raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
     return conversations.from_task(_single(lmms.open_tasks([data]), data))
+
+
+def _is_training_set(folder: Path) -> bool:
+    """Whether a folder has the columns and pictures of a curated set, which trainers read as it is."""
+    from datasets import Dataset, Image, List, load_from_disk
+
+    try:
+        found = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return (folder / "state.json").is_file()  # of which training says more
+    if not isinstance(found, Dataset) or "messages" not in found.features:
+        return False
+    images = found.features.get("images")
+    return images is None or (isinstance(images, List) and isinstance(images.feature, Image))

@@ -2,44 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dcsft_harness import ranks
 from dcsft_harness.sampling import SamplingConfig
-from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
 
-class SampleOptions(SamplingConfig):
+class SampleOptions(SamplingConfig, opening.OwnTasks, opening.OwnRows, opening.Engine):
     """What to sample from, and how."""
 
-    SECTION = "Model and pool"
+    SECTION = "Pool"
 
-    model: str = option(
-        "dcsft_hf", "A checkpoint or adapter; or an lmms-eval model, with --model-args.", reads="checkpoint"
-    )
-    model_args: str = option(
-        "", "Its arguments: pretrained=CKPT,adapter=DIR,...", metavar="K=V,...", reads="model_args"
-    )
     task: str | None = option(None, "The pool: any lmms-eval task.", reads="pool")
-    data: Path | None = option(None, "Or a JSONL file of your own.", reads="pool")
-    scorer: ScorerName | None = option(
-        None, "With --data: exact_word, box_iou, choice, math, open_answer, or your package.module:function."
-    )
-    image_root: Path | None = option(
-        None, "With --data: where relative image paths start, by default its folder."
-    )
-    allow_outside_root: bool = option(
-        False, "With --data: images may also lie outside the image root: absolute paths, .., links."
-    )
-    engine: Literal["local", "ray"] = option(
-        "local",
-        "Where sampling runs: ray is in actors of the cluster of RAY_ADDRESS, or of one on this machine.",
-    )
-    actors: int | None = option(
-        None, "With --engine ray: how many; by default one per GPU, or per CPU without GPUs.", ge=1
+    data: Path | None = option(
+        None,
+        "Or rows of your own: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
+        metavar="FILE|DIR",
+        reads="pool",
     )
 
 
@@ -47,14 +29,14 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
     """Samples, or resumes an interrupted run."""
     from dcsft_harness import lmms, sampling
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.evaluation.subject import as_engine
     from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
         rollout_store.refuse_taken(output)
         config = options.part(SamplingConfig)
-        model, model_args = as_engine(options.model, options.model_args)
+        lmms.include(options.include_path)
+        model, model_args, where = options.opened()
         pool, described, files = opening.pool(
             options.task,
             options.data,
@@ -65,7 +47,7 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
         )
         arguments, folders = opening.model_arguments(model_args)
         lmms.check_model(model, arguments)
-        opener = opening.opener(model, arguments, options.engine, options.actors)
+        opener = opening.opener(model, arguments, where, options.actors)
         folders |= prepared.inputs([pool.config.task])
     settings = {"model": model, "model_args": model_args, **described}
     return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
@@ -79,10 +61,20 @@ def summary(notes: Mapping[str, Any]) -> str:
     words = {
         "saved": "not needed, their items' labels being settled",
         "skipped": "items skipped",
+        "left_out": "rows left out",
         "resumed": "from the interrupted run",
         "damaged": "damaged and sampled again",
     }
     return ", ".join([*parts, *counted(notes, words)])
+
+
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """Why no response was right, and what to do next."""
+    if "unsolved" not in notes:
+        return []
+    from dcsft_harness.sampling.pool import advice
+
+    return ["{}. {}.".format(*advice(notes["unsolved"]))]
 
 
 STAGE = Stage(
@@ -90,10 +82,12 @@ STAGE = Stage(
     options=SampleOptions,
     run=run,
     summary=summary,
+    remarks=remarks,
     writes="rollouts",
     about="Responses are saved as they finish. Rerun the same command to resume.",
     example="""dcsft sample --model digits --task dcsft_digits_pool --output rollouts
-dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollouts""",
+dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollouts
+dcsft sample --model CKPT --engine dcsft_vllm --task dcsft_digits_pool --output rollouts""",
     prepared=True,
     then="dcsft label {output} --output labels",
 )

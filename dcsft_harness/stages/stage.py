@@ -203,9 +203,13 @@ class Stage:
 
 
 def _plain(value: object) -> object:
-    """An option's value as settings take it: artifacts as paths, model arguments in a dictionary as text."""
+    """An option's value as settings take it: artifacts as paths, and rows in memory as a file of them."""
     if isinstance(value, Artifact):
         return str(value.path)
+    if hasattr(value, "with_format") or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
+        from dcsft_harness.sampling import own_files
+
+        return str(own_files.keep(value))
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value
@@ -224,6 +228,17 @@ def counted(notes: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
 def difficulties(notes: Mapping[str, Any]) -> str:
     """How many items of each difficulty there are."""
     return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
+
+
+def with_paths(notes: Mapping[str, Any], output: Path) -> Notes:
+    """Notes with the paths of the pictures that lie in an artifact, for the one who made it to look at."""
+    return {**notes, "figure_paths": [str(output / name) for name in notes.get("figures", ())]}
+
+
+def figure_paths(notes: Mapping[str, Any]) -> list[str]:
+    """Where the pictures are, for a stage's remarks."""
+    paths = notes.get("figure_paths") or []
+    return [f"see {' and '.join(paths)}"] if paths else []
 
 
 class Registry(MutableMapping[str, Stage]):

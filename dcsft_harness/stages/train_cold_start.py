@@ -16,7 +16,7 @@ def run(options: ColdStartOptions, output: Path, progress: Progress | None) -> N
     """Trains."""
 
     def train(base: str, config: ColdStartConfig, more: dict[str, Any]) -> Notes:
-        rows = conversations(options.data)
+        rows = conversations(options)
         from dcsft_harness.training.sft import train_cold_start
 
         return train_cold_start(base, rows, output, config, **more)

@@ -16,12 +16,13 @@ from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.sampling import own_data
 from dcsft_harness.settings import option
+from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted
 from dcsft_harness.stages.training import AdapterInputs, start
 from dcsft_harness.stages.training import summary as trained
 from dcsft_harness.training.config import AdapterConfig
 
-REJECTED = "rejected"
+REJECTED = conversations.REJECTED
 LOSSES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down"
     " discopop sft sigmoid_norm"
@@ -74,8 +75,9 @@ class DpoOptions(DpoConfig, AdapterInputs):
     """What to train on, and how."""
 
     data: str = option(
-        about="Rollouts, or a curated set, whose rollouts of its own items are used.",
-        metavar="DIR",
+        about="Rollouts; a curated set, whose rollouts of its own items are used; or a file of your own whose"
+        " rows have a chosen and a rejected answer.",
+        metavar="DIR|FILE",
         reads="artifact",
     )
 
@@ -136,12 +138,27 @@ def run(options: DpoOptions, output: Path, progress: Progress | None) -> Notes:
         from dcsft_harness.training.run import Job, perform
 
         with ranks.agreed():
-            rows, inputs, counts = open_pairs(Path(options.data), config.pairs_per_item, config.seed)
+            if opening.is_own(options.data):
+                rows, inputs, counts = _own_pairs(options)
+            else:
+                opening.refuse_own(options, "rows of your own")
+                rows, inputs, counts = open_pairs(Path(options.data), config.pairs_per_item, config.seed)
         more["source"] = Path(options.data).resolve().name
         job = Job("dpo", base, rows, output, config, inputs=inputs, **more)
         return perform(job, lambda setup: _make(setup, rows, counts))
 
     return start(STAGE, options, DpoConfig, output, progress, train)
+
+
+def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int]]:
+    """The pairs of a user's own rows; see `open_pairs`."""
+    rows = opening.own_training_rows(options.data, options, pairs=True)
+    count = sum(reason is None for reason in rows[conversations.REFUSED])
+    return (
+        rows,
+        {},
+        {"items": count, "items_with_pairs": count, "pairs": count, "truncated": 0, "unscored": 0},
+    )
 
 
 def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path], dict[str, int]]:
@@ -234,7 +251,9 @@ def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any
     columns |= {REJECTED: Value("string"), conversations.ROW: Value("string")}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for table in storage.read(items, ["item_id", "prompt", "images"], AT_ONCE):
+        names = ["item_id", "prompt", "images"]
+        names += [conversations.TURNS] if conversations.TURNS in storage.names(items) else []
+        for table in storage.read(items, names, AT_ONCE):
             for item in table.to_pylist():
                 for right, wrong in chosen.get(item["item_id"], ()):
                     row = conversations.conversation({**item, "target": right})

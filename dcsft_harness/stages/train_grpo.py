@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
-from dcsft_harness.scoring import ScorerName
-from dcsft_harness.settings import option
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.stages.training import AdapterInputs, start, summary
 from dcsft_harness.training.config import GrpoConfig
@@ -13,14 +11,6 @@ from dcsft_harness.training.config import GrpoConfig
 
 class GrpoOptions(GrpoConfig, AdapterInputs):
     """What to train on, and how."""
-
-    SECTION = "Own data"
-
-    scorer: ScorerName | None = option(None, "How answers of a JSONL --data are scored.")
-    image_root: Path | None = option(None, "Where relative image paths of a JSONL --data start.")
-    allow_outside_root: bool = option(
-        False, "Its images may also lie outside the image root: absolute paths, .., links."
-    )
 
 
 def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
@@ -45,8 +35,8 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="adapter",
-    about="--data is a curated set, a task, or a JSONL file. transformers samples the completions, or vLLM"
-    " with `--set use_vllm=true` and TRL's `vllm_mode` (colocate or server).",
+    about="--data is a curated set, a task, or a file or folder of your own rows. transformers samples the"
+    " completions, or vLLM with `--set use_vllm=true` and TRL's `vllm_mode` (colocate or server).",
     example="dcsft train grpo --model cold --data dcsft_digits_pool --max-steps 100 --output rl",
     pushes=True,
     passes="trl.GRPOConfig",

@@ -16,7 +16,7 @@ def run(options: SftOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
 
     def train(base: str, config: SftConfig, more: dict[str, Any]) -> Notes:
-        rows = conversations(options.data)
+        rows = conversations(options)
         from dcsft_harness.training.sft import train_sft
 
         return train_sft(base, rows, output, config, **more)

@@ -23,7 +23,7 @@ LAUNCH = ("num_processes", "launch")
 _T = TypeVar("_T", bound=TrainingConfig)
 
 
-class TrainInputs(Settings):
+class TrainInputs(opening.OwnTasks, opening.OwnRows):
     """What every training reads, and how it is launched."""
 
     SECTION = "What to train, and where"
@@ -32,7 +32,9 @@ class TrainInputs(Settings):
         about="The checkpoint to train; digits is the embedded one.", metavar="CKPT", reads="checkpoint"
     )
     data: str = option(
-        about="A curated set's folder, or a task whose documents to use.", metavar="DATA", reads="pool"
+        about="A curated set's folder, a task whose documents to use, or a file or folder of your own rows.",
+        metavar="DATA",
+        reads="pool",
     )
     num_processes: int | None = option(
         None, "Number of processes, one per GPU, started by `accelerate launch`.", ge=1, decides=False
@@ -84,6 +86,10 @@ def start(
     launch = launching.Launch.read(options.num_processes, options.launch)
     ranks.join()
     with ranks.agreed():
+        if options.include_path is not None:
+            from dcsft_harness import lmms
+
+            lmms.include(options.include_path)
         if not manifest.unfinished(output):
             manifest.refuse_occupied(output)
         config = options.part(kind)
@@ -98,8 +104,8 @@ def start(
             progress(step, total, **figures)
 
     more: dict[str, Any] = {"adapter": getattr(options, "adapter", None), "progress": report}
-    if not Path(options.data).is_dir():
-        more["source"] = Path(options.data).name if Path(options.data).is_file() else options.data
+    if opening.is_own(options.data) or not Path(options.data).is_dir():
+        more["source"] = Path(options.data).name if Path(options.data).exists() else options.data
     return train(resolve(options.model), config, more)
 
 
@@ -118,10 +124,10 @@ def launched(
     return launching.run(launch, config, stage.command(given, output, joined=True)[1:], output)
 
 
-def conversations(data: str) -> "Path | Dataset":
-    """A curated set's folder, or a task's documents, for supervised training; ranks agree on it."""
+def conversations(options: TrainInputs) -> "Path | Dataset":
+    """What `--data` names, for supervised training; ranks agree on it."""
     with ranks.agreed():
-        return opening.training_data(data)
+        return opening.training_data(options.data, options)
 
 
 def summary(notes: Mapping[str, Any]) -> str:

@@ -16,7 +16,6 @@ from transformers import GenerationConfig
 
 from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.arguments import checkpoint_settings
@@ -24,7 +23,7 @@ from dcsft_harness.models.batching import Batcher, Prepared
 from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.pixel_limits import limits_in_force
-from dcsft_harness.sampling import ITEMS, own_data
+from dcsft_harness.sampling import ITEMS, own_data, own_files
 from dcsft_harness.scoring import Response
 from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
@@ -92,7 +91,7 @@ class Judge:
         return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
 
 
-# What GRPO trains on, with the task that judges it: a pool, a curated set, or a JSONL file of one's own.
+# What GRPO trains on, with the task that judges it: a pool, a curated set, or rows of your own.
 
 
 def open_data(
@@ -102,9 +101,9 @@ def open_data(
 
     Args:
         data: a curated set's folder, whose task is found through the rollouts that it comes from; the
-            name of a task; or a JSONL file.
-        scorer: how answers of a JSONL file are judged.
-        image_root: where relative image paths of a JSONL file start; None means its own folder.
+            name of a task; or a file or folder of a user's own rows.
+        scorer: how answers of such rows are judged.
+        image_root: where their relative image paths start; None means the file's own folder.
         outside: whether its images may lie outside that.
 
     Returns:
@@ -115,9 +114,9 @@ def open_data(
             images are named for a task, which has its own.
     """
     path = Path(data)
-    if path.is_dir():
+    if path.is_dir() and not own_files.is_data(data):
         return path, _judge_of(path, scorer, image_root, outside)
-    if path.is_file():
+    if own_files.is_data(data):
         # Training lists what is unreadable.
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
@@ -158,7 +157,7 @@ def _task_of(
     if "data" in rollouts.inputs:
         entry = rollouts.inputs["data"]
         path = (rollouts.folder / entry["path"]).resolve()
-        if not path.is_file() or file_sha256(path) != entry["sha256"]:
+        if not path.exists() or manifest.fingerprint(path) != entry["sha256"]:
             raise HarnessError(
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )
@@ -169,17 +168,19 @@ def _task_of(
 
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
-    """Refuses what only a JSONL file needs.
+    """Refuses what only rows of your own need.
 
     Raises:
         HarnessError: names the option.
     """
     for option, value in (("--scorer", scorer), ("--image-root", image_root)):
         if value is not None:
-            raise HarnessError(f"{option} {value} goes with a JSONL file", f"The task {task} brings its own")
+            raise HarnessError(
+                f"{option} {value} goes with rows of your own", f"The task {task} brings its own"
+            )
     if outside:
         raise HarnessError(
-            "--allow-outside-root goes with a JSONL file", f"The task {task} brings its own images"
+            "--allow-outside-root goes with rows of your own", f"The task {task} brings its own images"
         )
 
 

@@ -5,12 +5,14 @@
     page/data/           board.js, and by board b, task t and row r: b0t3items.js, b0t3scores.js, b0t3r17.js;
                          of K responses per item b0t3d17.js; of rollouts p0items.js and p0r0.js
     page/pictures/       under hashes of what they hold
+    page/downloads/      the board's figures and plots, as files to save
 
 What comes from outside (names, prompts, answers, responses) is in data files alone, as JSON. The shell
 forbids everything but its own scripts, style and pictures, and the scripts make text nodes of what they
 read: nothing that a model wrote is ever parsed as markup.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +24,7 @@ from dcsft_harness.leaderboard.page.data import (
     Json,
     Part,
     boards,
+    headline,
     quantiles,
     without_folders,
     write_draws,
@@ -70,6 +73,7 @@ class Source:
         labels: item id -> difficulty.
         samples: how many items of each task have their pictures exported.
         rollouts: folders of rollouts of which so many items are shown too.
+        downloads: files that readers can save.
     """
 
     board: Board
@@ -78,6 +82,7 @@ class Source:
     labels: Mapping[str, str]
     samples: int
     rollouts: Sequence[Path] = ()
+    downloads: Sequence[Path] = ()
 
 
 def write_page(folder: Path, source: Source) -> None:
@@ -97,6 +102,9 @@ def write_page(folder: Path, source: Source) -> None:
         write_responses(data, part)
         write_draws(data, part)
     pools = write_pools(data, folder / "pictures", source.rollouts, source.samples)
+    (folder / "downloads").mkdir()
+    for file in source.downloads:
+        shutil.copyfile(file, folder / "downloads" / file.name)
     write_script(data, "board", {**_first(source, exported), "pools": pools})
 
 
@@ -132,6 +140,8 @@ def _first(source: Source, exported: Exported) -> Json:
     document = source.document
     return {
         "boards": boards(document),
+        "headline": headline(document),
+        "downloads": [file.name for file in source.downloads],
         "pictures": [
             [name, len(exported.shown.get(name, {})), without_folders(exported.reasons.get(name, ""))]
             for name in {**exported.shown, **exported.reasons}

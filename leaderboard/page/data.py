@@ -126,6 +126,29 @@ def boards(document: Mapping[str, Any]) -> list[Json]:
     return [_board(reason, board) for reason, board in [(None, document), *apart]]
 
 
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def headline(document: Mapping[str, Any]) -> Json:
+    """What a page's title says: the models that were measured, and the day of the latest result or "".
+
+    A model in a folder goes by the name in the model arguments: its hash says nothing to a reader.
+    """
+    models: dict[str, None] = {}
+    days = []
+    for row in document["rows"]:
+        for part in row["provenance"]:
+            days.append(str(part["created"])[:10])
+            settings = part["settings"]
+            given = dict(re.findall(r"(\w+)=([^,]+)", str(settings.get("model_args") or "")))
+            known = (part["model"].get("the model"), given.get("pretrained"), settings.get("run"))
+            found = next((str(one) for one in known if one and not _HASH.fullmatch(str(one))), None)
+            if found is not None:
+                models[without_folders(found)] = None
+    dated = [day for day in days if re.fullmatch(r"\d{4}-\d\d-\d\d", day)]
+    return {"models": list(models), "date": max(dated, default="")}
+
+
 def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
     return {
         "reason": reason,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import visible
-from dcsft_harness.leaderboard.board import Row, Training, cost_of
+from dcsft_harness.leaderboard.board import UNNAMED, Row, Training, cost_of, step_of
 from dcsft_harness.leaderboard.sampled import Spent
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
@@ -27,12 +27,9 @@ if TYPE_CHECKING:
 Ends = list[list[float]] | None
 """Distances to an interval's ends, below and above, as errorbar takes them."""
 
-_AT_STEP = re.compile(r"\s(?:@\s?|at step\s)\d+(?!\w)")
-"""What a checkpoint's row has in its name beside its run's."""
-
 
 class Point(NamedTuple):
-    """An accuracy after so many steps; all in [0, 1] but the step.
+    """An accuracy after some steps; all in [0, 1] but the step.
 
     Attributes:
         step: steps of training.
@@ -54,7 +51,7 @@ class Curve:
     Attributes:
         name: what its rows are called, their steps aside.
         seeds: how many runs; above 1 the points are means with the seeds' range.
-        points: "ood" and "id", those that have two points or more, by step.
+        points: "ood" and "id", else tasks, those that have two points or more, by step.
     """
 
     name: str
@@ -71,17 +68,15 @@ def curves(summary: Summary) -> list[Curve]:
     combined: dict[frozenset[Path], list[tuple[float, Line]]] = {}
     single: dict[Path, list[tuple[float, Line]]] = {}
     for line in summary.lines:
-        runs = [_run(row) for row in line.rows]
-        steps = {run.ledger.get("steps") for run in runs if run is not None}
-        step = next(iter(steps)) if len(steps) == 1 and None not in runs else None
-        folders = frozenset(run.folder for run in runs if run is not None)
-        if step is None or len(folders) < len(runs):
+        places = [_place(row) for row in line.rows]
+        known = [place for place in places if place is not None]
+        folders = frozenset(folder for folder, _ in known)
+        if len({step for _, step in known}) != 1 or len(folders) < len(places):
             continue
         if line.is_group:
-            combined.setdefault(folders, []).append((step, line))
+            combined.setdefault(folders, []).append((known[0][1], line))
         else:
-            (folder,) = folders
-            single.setdefault(folder, []).append((step, line))
+            single.setdefault(known[0][0], []).append((known[0][1], line))
     combined = {runs: points for runs, points in combined.items() if len(_steps(points)) > 1}
     shown = {(run, step) for runs, points in combined.items() for run in runs for step in _steps(points)}
     found = [_curve(summary, points, points[-1][1].name, len(runs)) for runs, points in combined.items()]
@@ -91,8 +86,28 @@ def curves(summary: Summary) -> list[Curve]:
     return found
 
 
-def _run(row: Row) -> Training | None:
-    return next((part.training for part in row.provenance if part.training is not None), None)
+def _place(row: Row) -> tuple[Path, float] | None:
+    """A row's run and step: as its training says, else as its scores or its name say; None without a step."""
+    for part in row.provenance:
+        if part.training is not None and "steps" in part.training.ledger:
+            return part.training.folder, part.training.ledger["steps"]
+    for part in row.provenance:
+        run, step = part.settings.get("run"), part.settings.get("step")
+        if isinstance(run, str) and isinstance(step, int):
+            return Path(run), float(step)
+    named = step_of(row.name)
+    return None if named is None else (Path(named[0]), float(named[1]))
+
+
+def _common(names: set[str], otherwise: str) -> str:
+    """The name that rows of one run share, their steps aside; rows named by the step alone share none."""
+    return next(iter(names)) if len(names) == 1 and names != {UNNAMED} else otherwise
+
+
+def _run_name(line: Line) -> str:
+    """A row's name without its step."""
+    found = step_of(line.name)
+    return line.name if found is None else found[0]
 
 
 def _steps(points: Sequence[tuple[float, Line]]) -> set[float]:
@@ -101,18 +116,27 @@ def _steps(points: Sequence[tuple[float, Line]]) -> set[float]:
 
 def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: str, seeds: int) -> Curve:
     """The curve of some lines; `otherwise` is its name where they differ in more than their steps."""
-    names = {_AT_STEP.sub("", line.name) for _, line in points}
+    names = {_run_name(line) for _, line in points}
     found = {}
-    for distribution in ("ood", "id"):
-        index = summary.overall(distribution)
+    for name, index in _followed(summary).items():
         known = [
             point
             for step, line in sorted(points, key=lambda one: one[0])
-            if index is not None and (point := _curve_point(summary, step, line, index)) is not None
+            if (point := _curve_point(summary, step, line, index)) is not None
         ]
         if len(known) > 1:
-            found[distribution] = known
-    return Curve(names.pop() if len(names) == 1 else otherwise, seeds, found)
+            found[name] = known
+    return Curve(_common(names, otherwise), seeds, found)
+
+
+FOLLOWED = 5
+"""Most tasks that have a curve over steps, where none is in or out of distribution."""
+
+
+def _followed(summary: Summary) -> dict[str, int]:
+    """What curves over steps show -> its column: "ood" and "id", else the first tasks."""
+    known = {name: index for name in ("ood", "id") if (index := summary.overall(name)) is not None}
+    return known or {column.label: at for at, column in enumerate(summary.columns[:FOLLOWED])}
 
 
 def _curve_point(summary: Summary, step: float, line: Line, index: int) -> Point | None:
@@ -132,13 +156,15 @@ def _accuracy_in(line: Line, index: int) -> Estimate | None:
     return None if entry is None else entry.accuracy
 
 
-# Okabe and Ito's colours, told apart by the colour-blind; black last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colors, which the color-blind can distinguish; black last.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 LABELLED = 14
 """Up to so many rows every one is named in a plot; of more, those on the Pareto front."""
+MARKED = 12
+"""Curves of more points have a band for their intervals, not bars."""
 CURVES = 12
-"""So many curves at most in one plot."""
+"""Most curves in one plot."""
 
 
 def label(name: str) -> str:
@@ -152,7 +178,7 @@ def _main(summary: Summary) -> list[Line]:
 
 
 def _numbered(summary: Summary) -> list[tuple[int, Line]]:
-    """The lines with the number that gives each its colour and marker, the same in all plots."""
+    """The lines with the number that gives each its color and marker, the same in all plots."""
     return list(enumerate(_main(summary)))
 
 
@@ -198,7 +224,7 @@ def _point(
     axes: "Axes", number: int, x: float, y: float, named: str | None, xerr: Ends = None, yerr: Ends = None
 ) -> None:
     axes.errorbar(
-        [x], [y], fmt=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)], label=named,
+        [x], [y], fmt=MARKERS[number % len(MARKERS)], color=COLORS[number % len(COLORS)], label=named,
         markersize=6, elinewidth=1, capsize=2, alpha=0.9, xerr=xerr, yerr=yerr,
     )  # fmt: skip
 
@@ -206,6 +232,41 @@ def _point(
 def _legend(axes: "Axes", count: int) -> None:
     if count:
         axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+
+
+Spot = tuple[int, Line, float, Estimate]
+"""Of a scatter plot: the line's number and the line, x in the axis' unit, and y as a fraction."""
+
+
+def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:
+    """Draws the checkpoints of each run as one path, from its first step to its last; returns their lines."""
+    runs: dict[Path, list[tuple[float, Spot]]] = {}
+    for spot in spots:
+        places = [_place(row) for row in spot[1].rows]
+        if len(places) == 1 and places[0] is not None:
+            runs.setdefault(places[0][0], []).append((places[0][1], spot))
+    drawn: set[Line] = set()
+    for run, some in runs.items():
+        if len({step for step, _ in some}) < 3:
+            continue
+        some.sort(key=lambda one: one[0])
+        names = {_run_name(line) for _, (_, line, _, _) in some}
+        name, color = (
+            label(names.pop() if len(names) == 1 else run.name),
+            COLORS[some[0][1][0] % len(COLORS)],
+        )
+        ends = f"steps {some[0][0]:.0f} to {some[-1][0]:.0f}"
+        axes.plot(
+            [x for _, (_, _, x, _) in some], [100 * y.value for _, (_, _, _, y) in some], "-o",
+            color=color, markersize=3, linewidth=1, alpha=0.8, label=f"{name}, {ends}",
+        )  # fmt: skip
+        for step, (_, _, x, y) in (some[0], some[-1]):
+            axes.annotate(
+                f"{step:.0f}", (x, 100 * y.value), textcoords="offset points", xytext=(4, 4), fontsize=8,
+                color=color,
+            )  # fmt: skip
+        drawn |= {line for _, (_, line, _, _) in some}
+    return drawn
 
 
 def id_against_ood(summary: Summary, axes: "Axes") -> bool:
@@ -225,13 +286,15 @@ def id_against_ood(summary: Summary, axes: "Axes") -> bool:
             zorder=0,
             label="Pareto front",
         )
+    paths = _draw_paths(axes, [(number, line, 100 * x.value, y) for number, line, x, y in known])
+    known = [one for one in known if one[1] not in paths]
     many = len(known) > LABELLED
     for number, line, x, y in known:
         named = None if many and not (line.front and line.front.on) else label(line.name)
         _point(axes, number, 100 * x.value, 100 * y.value, named, xerr=_bars([x]), yerr=_bars([y]))
     axes.set_xlabel(f"{label(summary.columns[own or 0].label)}, accuracy in %")
     axes.set_ylabel(f"{label(summary.columns[ood or 0].label)}, accuracy in %")
-    _legend(axes, len(known))
+    _legend(axes, len(known) + len(paths))
     return True
 
 
@@ -266,9 +329,9 @@ def label_mix(summary: Summary, axes: "Axes") -> bool:
     if not known:
         return False
     left = [0.0] * len(known)
-    for kind, colour in zip(DIFFICULTIES, ("#56B4E9", "#E69F00", "#D55E00"), strict=True):
+    for kind, color in zip(DIFFICULTIES, ("#56B4E9", "#E69F00", "#D55E00"), strict=True):
         shares = [100 * mix.get(kind, 0) / sum(mix.values()) for _, mix in known]
-        axes.barh(range(len(known)), shares, left=left, color=colour, label=kind, height=0.7)
+        axes.barh(range(len(known)), shares, left=left, color=color, label=kind, height=0.7)
         left = [start + share for start, share in zip(left, shares, strict=True)]
     totals = [f"{label(line.name)} ({sum(mix.values()):,})" for line, mix in known]
     axes.set_yticks(range(len(known)), totals)
@@ -291,18 +354,25 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
     the lowest of them to the highest.
     """
     found = [curve for curve in curves(summary) if curve.points][:CURVES]
+    baseline = next((line for line in summary.lines if line.is_baseline), None)
+    drawn = set()
     for number, curve in enumerate(found):
-        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         name = label(curve.name) + (f" ({curve.seeds} seeds)" if curve.seeds > 1 else "")
-        for distribution, points in curve.points.items():
+        for place, (column, points) in enumerate(curve.points.items()):
+            # A single run has a color per task, several runs have one each.
+            at = place if len(found) == 1 else number
+            color, marker = COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]
             steps, values, low, high = (
                 [part * scale for part in parts]
                 for parts, scale in zip(zip(*points, strict=True), (1, 100, 100, 100), strict=True)
             )
-            style = "-" if distribution == "ood" else ":"
-            named = f"{name}, {distribution.upper()}"
-            if curve.seeds > 1:
-                axes.plot(steps, values, style, label=named, color=color, marker=marker)
+            style = ":" if column == "id" else "-"
+            named = f"{name}, {column.upper() if column in ('id', 'ood') else label(column)}"
+            if curve.seeds > 1 or len(points) > MARKED:
+                axes.plot(
+                    steps, values, style, label=named, color=color, marker=marker,
+                    markersize=6 if len(points) <= MARKED else 3,
+                )  # fmt: skip
                 axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
             else:
                 ends = _bars([Estimate(p.value, p.low, p.high, 0) for p in points])
@@ -310,6 +380,15 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
                     steps, values, yerr=ends, fmt=style, label=named, capsize=2, elinewidth=1,
                     color=color, marker=marker,
                 )  # fmt: skip
+            level = None if baseline is None else _accuracy_in(baseline, _followed(summary)[column])
+            if baseline is not None and level is not None and (column, at) not in drawn:
+                drawn.add((column, at))
+                alone = all(_place(row) is None for row in baseline.rows)
+                if alone and (len(found) == 1 or number == 0):
+                    axes.axhline(
+                        100 * level.value, color=color if len(found) == 1 else "0.5", linewidth=1,
+                        linestyle="--", label=f"{label(baseline.name)}, {named.rpartition(', ')[2]}",
+                    )  # fmt: skip
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("training steps")
     axes.set_ylabel("accuracy in %")
@@ -335,7 +414,7 @@ def hard_ratio(summary: Summary, axes: "Axes") -> bool:
             axes.errorbar(
                 [100 * share for share, _ in known], [100 * a.value for _, a in known],
                 yerr=_bars([a for _, a in known]), linestyle=joined, marker=MARKERS[number],
-                color=COLOURS[number], capsize=2, elinewidth=1,
+                color=COLORS[number], capsize=2, elinewidth=1,
                 label=label(summary.columns[index or 0].label),
             )  # fmt: skip
     axes.set_xlabel("hard items in the curated set in %")
@@ -354,8 +433,8 @@ def gradient_norms(summary: Summary, axes: "Axes") -> bool:
                 if steps:
                     norms.setdefault(run.folder, (row.name, steps))
     for number, (name, steps) in enumerate(list(norms.values())[:CURVES]):
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(*zip(*steps, strict=True), color=colour, linewidth=1.1, label=label(name))
+        color = COLORS[number % len(COLORS)]
+        axes.plot(*zip(*steps, strict=True), color=color, linewidth=1.1, label=label(name))
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm before clipping")
     if norms and all(norm > 0 for _, steps in norms.values() for _, norm in steps):
@@ -374,6 +453,8 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     known = [(n, line, cost[unit], a) for n, line, cost, a in rows if cost.get(unit, 0) > 0]
     if len(known) < 2:
         return False
+    paths = _draw_paths(axes, known)
+    known = [one for one in known if one[1] not in paths]
     for number, line, spent, a in known:
         many = len(known) > LABELLED and not (line.front and line.front.on)
         _point(axes, number, spent, 100 * a.value, None if many else label(line.name), yerr=_bars([a]))
@@ -381,7 +462,7 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     _plain_log(axes.xaxis)
     axes.set_xlabel("floating-point operations of training" if unit == "flops" else "seconds of training")
     axes.set_ylabel(f"{label(summary.columns[index or 0].label)}, accuracy in %")
-    _legend(axes, len(known))
+    _legend(axes, len(known) + len(paths))
     return True
 
 
@@ -410,7 +491,7 @@ STYLES = {"pass": "--", "maj": "-", "avg": ":"}
 def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | None]) -> bool:
     drawn = False
     for number, budget in enumerate(summary.budgets[:CURVES]):
-        color = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         for metric, style in STYLES.items():
             points = [
                 (x, point.accuracy)

@@ -38,7 +38,7 @@ def markdown(board: Board | Summary) -> str:
     """
     summary = summarise(board) if isinstance(board, Board) else board
     overall = _overall(summary)
-    differences = [f"{title} vs {markdown_text(str(summary.baseline))}" for title in overall]
+    differences = [markdown_text(f"{title} vs {summary.baseline}") for title in overall]
     header = ["", *map(_heading, summary.columns), *differences, "unanswered", "unscored"]
     best = [_best(summary, index) for index in range(len(summary.columns))]
     body = [_body_line(line, summary.columns, best, list(overall.values())) for line in summary.lines]
@@ -107,7 +107,9 @@ def _overall(summary: Summary) -> dict[str, int]:
     if summary.baseline is None:
         return {}
     found = {title: summary.overall(title.lower()) for title in ("ID", "OOD")}
-    return {title: index for title, index in found.items() if index is not None}
+    known = {title: index for title, index in found.items() if index is not None}
+    # Tasks that say neither are compared one by one.
+    return known or {column.label: index for index, column in enumerate(summary.columns)}
 
 
 def _heading(column: Column) -> str:
@@ -146,7 +148,10 @@ def _footnotes(summary: Summary, overall: Mapping[str, int]) -> Iterator[str]:
     yield "Accuracy in percent, the best of each column in bold; means are unweighted; *n*: items of a task"
     yield "unanswered: no answer was found, counted as wrong; unscored: could not be scored, left out"
     if overall:
-        titles, baseline = " and ".join(overall), markdown_text(str(summary.baseline))
+        titles, baseline = (
+            markdown_text(" and ".join(overall) if len(overall) < 3 else "Task"),
+            markdown_text(str(summary.baseline)),
+        )
         yield (
             f"{titles} vs {baseline}: difference of the mean (of the accuracy, where there is one task) in "
             "percentage points, paired by item, with its 95 % interval (cluster-robust)"

@@ -52,13 +52,41 @@ dcsft.Board = (() => {
     });
   }
 
+  // What the board is sorted by: as chosen, else by rank, else as its rows were given.
+  function order(state, known) {
+    if (known.includes(state.sort)) return { sort: state.sort, dir: state.dir };
+    return { sort: state.sort === "given" || !known.includes("rank") ? "" : "rank", dir: "desc" };
+  }
+
+  // A column against the baseline, else against its best row: "better" or "worse" where the test, corrected
+  // by Holm, is below 5 %; "best" and, where there is no baseline, "even" with it; "" where nothing was tested.
+  function judged(model, board, data) {
+    const test = model.tested(board);
+    const baseline = board.rows.findIndex((row) => row.is_baseline);
+    return board.columns.map((_, column) => {
+      const known = data.filter(({ at }) => cell(board, at, column) && cell(board, at, column).accuracy);
+      const value = ({ at }) => cell(board, at, column).accuracy.value;
+      const best = known.reduce((top, one) => (top === null || value(one) > value(top) ? one : top), null);
+      const against = baseline >= 0 ? baseline : best ? best.at : -1;
+      const found = new Map();
+      for (const { at } of known) {
+        const one = at === against || against < 0 ? null : test(at, against, column);
+        if (!one || one.holm === null) continue;
+        if (one.holm < 0.05) found.set(at, one.value > 0 ? "better" : "worse");
+        else if (baseline < 0) found.set(at, "even");
+      }
+      return found;
+    });
+  }
+
   function useTable(board, state, data) {
     const { createTable, getCoreRowModel, getSortedRowModel, getPaginationRowModel } = TableCore;
     const columns = preactHooks.useMemo(() => definitions(board), [board]);
     const known = columns.flatMap((one) => (one.columns ? one.columns.map((inner) => inner.id) : [one.id]));
     const groups = state.groups.split(",");
     const hidden = columns.filter((one) => one.columns && !groups.includes(one.id)).flatMap((one) => one.columns);
-    const sorting = known.includes(state.sort) ? [{ id: state.sort, desc: state.dir !== "asc" }] : [];
+    const { sort, dir } = order(state, known);
+    const sorting = sort ? [{ id: sort, desc: dir !== "asc" }] : [];
     const options = {
       data, columns, renderFallbackValue: null, onStateChange() {}, enableSortingRemoval: false,
       getCoreRowModel: getCoreRowModel(), getSortedRowModel: getSortedRowModel(),
@@ -111,7 +139,9 @@ dcsft.Board = (() => {
     return entry.worst_task ? [percent(entry.worst_task.accuracy), `on ${plain(entry.worst_task.task)}`] : null;
   }
 
-  function Cells({ model, board, row, columns, state, best, pick, chosen }) {
+  const SIGNS = { better: ["▲", "better"], worse: ["▼", "worse"] };
+
+  function Cells({ board, row, columns, state, best, verdicts, pick, chosen }) {
     const { at, entry } = row.original;
     const name = plain(entry.name, 60);
     const mark = ["Baseline", entry.is_baseline], front = ["On the ID and OOD front", entry.pareto && entry.pareto.on];
@@ -129,15 +159,22 @@ dcsft.Board = (() => {
         const place = { tabindex: "-1", "data-r": row.index, "data-c": i + 2, "data-row": at };
         if (meta.field) {
           const said = standing(entry, meta.field);
-          return html`<td ...${place} data-field=${meta.field}>${said ? said[0] : "–"}</td>`;
+          const range = meta.field === "rank" && entry.rank && state.intervals === "1" ? `[${entry.rank.low}, ${entry.rank.high}]` : "";
+          return html`<td ...${place} data-field=${meta.field}>${said ? said[0] : "–"}${range && html` <small class="interval">${range}</small>`}</td>`;
         }
         const value = row.original.shown[meta.column];
         const scale = best[meta.column];
-        const shade = value === undefined || scale.high === scale.low ? 0 : (value - scale.low) / (scale.high - scale.low);
         const shown = state.value === "difference" ? points(value) : percent(value);
         const top = value !== undefined && scale.high > scale.low && shown === scale.shown;
-        return html`<td ...${place} data-column=${meta.column} class=${meta.mean ? "mean" : ""} style=${{ "--shade": shade.toFixed(2) }}>
-          ${top ? html`<strong>${shown}</strong>` : shown}
+        const verdict = verdicts[meta.column].get(at) || "";
+        const found = cell(board, at, meta.column);
+        const estimate = found && (state.value === "difference" ? found.difference : found.accuracy);
+        const format = state.value === "difference" ? points : percent;
+        const range = state.intervals === "1" && estimate && estimate.low !== null ? interval(estimate.low, estimate.high, format) : "";
+        return html`<td ...${place} data-column=${meta.column} class=${`${meta.mean ? "mean" : ""} ${verdict}`}>
+          ${SIGNS[verdict] && html`<span class="sign"><span aria-hidden="true">${SIGNS[verdict][0]}</span><span class="hidden">${SIGNS[verdict][1]}</span></span>`}
+          <span class="value">${top ? html`<strong>${shown}</strong>` : shown}</span>
+          ${range && html`<small class="interval">${range}</small>`}
         </td>`;
       })}
     </tr>`;
@@ -171,7 +208,8 @@ dcsft.Board = (() => {
     };
   }
 
-  function Header({ table, state, go }) {
+  function Header({ table, state: given, go }) {
+    const state = { ...given, ...order(given, table.getAllLeafColumns().map(({ id }) => id)) };
     const sorted = (id) => (state.sort === id ? (state.dir === "asc" ? "ascending" : "descending") : "none");
     const sort = (id) => {
       const first = id === "name" ? "asc" : "desc";
@@ -225,9 +263,23 @@ dcsft.Board = (() => {
         ["accuracy", "Accuracy in %"], ["difference", `Points against ${plain(board.baseline, 30)}`],
       ]} />`}
       <fieldset><legend>Columns</legend>
+        <label><input type="checkbox" checked=${state.intervals === "1"} onChange=${() => go({ intervals: state.intervals === "1" ? "0" : "1" })} /> 95 % intervals</label>
         ${there.map(([key, said]) => html`<label key=${key}><input type="checkbox" checked=${on.includes(key)} onChange=${() => toggle(key)} /> ${said}</label>`)}
       </fieldset>
     </form>`;
+  }
+
+  function Legend({ board, verdicts }) {
+    const kinds = new Set(verdicts.flatMap((column) => [...column.values()]));
+    const against = board.baseline !== null ? plain(board.baseline, 40) : "the column's best row";
+    const keys = [["better", "▲ better than"], ["worse", "▼ worse than"]].filter(([kind]) => kinds.has(kind));
+    return html`<p class="legend" aria-label="Legend">
+      ${keys.map(([kind, said]) => html`<span key=${kind} class=${`swatch ${kind}`}>${said} <bdi>${against}</bdi></span>`)}
+      <span>${kinds.size
+        ? "Shaded where the paired test, after Holm's correction, has p < 0.05; unshaded: not significant."
+        : "No shading: no two of these rows were tested, or they differ nowhere."}</span>
+      <span><strong>Underlined</strong>: highest of its column.</span> <span>[low, high]: 95 % interval.</span>
+    </p>`;
   }
 
   return function Board({ model, board, state, go, link }) {
@@ -237,6 +289,7 @@ dcsft.Board = (() => {
     const at = preactHooks.useRef([-1, -1]);
     const arrows = useArrows(body, at);
     const best = preactHooks.useMemo(() => scales(board, data, state), [board, data, state.value]);
+    const verdicts = preactHooks.useMemo(() => judged(model, board, data), [model, board, data]);
     const columns = table.getVisibleLeafColumns().filter(({ id }) => id !== "name");
     const pick = (name) => {
       const { a, b } = dcsft.route.read(location.hash);
@@ -259,13 +312,14 @@ dcsft.Board = (() => {
     return html`<section aria-labelledby="title">
       <h2 id="title" class="hidden">Board</h2>
       <${Controls} board=${board} state=${state} go=${go} />
+      <${Legend} board=${board} verdicts=${verdicts} />
       <div class="scroll board">
         <table role="grid" ref=${body} aria-label="Accuracy by row and task" aria-rowcount=${data.length}
           onKeyDown=${arrows} onMouseOver=${describe} onFocusIn=${describe} onMouseOut=${dcsft.tip.leave} onFocusOut=${dcsft.tip.leave}>
           <${Header} table=${table} state=${state} go=${go} />
           <tbody>
-            ${table.getRowModel().rows.map((row) => html`<${Cells} key=${row.original.at} model=${model} board=${board} row=${row}
-              columns=${columns} state=${state} best=${best} pick=${pick} chosen=${[state.a, state.b].includes(row.original.entry.name)} />`)}
+            ${table.getRowModel().rows.map((row) => html`<${Cells} key=${row.original.at} board=${board} row=${row}
+              columns=${columns} state=${state} best=${best} verdicts=${verdicts} pick=${pick} chosen=${[state.a, state.b].includes(row.original.entry.name)} />`)}
           </tbody>
         </table>
         ${!data.length && html`<p class="none" role="status">No row matches.</p>`}

@@ -74,13 +74,13 @@ dcsft.Compare = (() => {
         const one = found[at];
         return html`<tr key=${at} class=${column.is_mean ? "mean" : ""}>
           <th scope="row"><${Name} text=${column.label} /> <small>n = ${(one ? one.n : column.n).toLocaleString("en")}</small></th>
-          <td>${side(a, at)}</td><td>${side(b, at)}</td>
+          <td data-label=${plain(names[0], 40)}>${side(a, at)}</td><td data-label=${plain(names[1], 40)}>${side(b, at)}</td>
           ${one
-            ? html`<td><strong>${points(one.value, 2)}</strong> ${interval(one.low, one.high, (x) => points(x, 2))}</td>
+            ? html`<td class="difference" data-label="Difference in points"><strong>${points(one.value, 2)}</strong> ${interval(one.low, one.high, (x) => points(x, 2))}</td>
                 <td class="wide"><${Bar} found=${one} most=${most} /></td>
-                <td>${count(column, "better", one.better)}</td><td>${count(column, "worse", one.worse)}</td>
-                <td title=${one.method || "not tested"}>${chance(one.p)}</td><td>${chance(one.holm)}</td>`
-            : html`<td colspan="6" class="none">not the same items in both</td>`}
+                <td data-label="Items better">${count(column, "better", one.better)}</td><td data-label="Items worse">${count(column, "worse", one.worse)}</td>
+                <td data-label="p" title=${one.method || "not tested"}>${chance(one.p)}</td><td data-label="p, Holm">${chance(one.holm)}</td>`
+            : html`<td colspan="6" class="none difference">not the same items in both</td>`}
         </tr>`;
       })}</tbody>
     </table></div>

@@ -43,10 +43,24 @@
     </section>`;
   }
 
+  // "12 rows · Qwen2.5-VL-7B and 2 more models · 2026-11-28"
+  function summary({ headline, boards }) {
+    const [first, ...more] = headline.models.map((one) => plain(one, 60));
+    const models = first === undefined ? "" : more.length ? `${first} and ${more.length} more models` : first;
+    const rows = boards.reduce((total, board) => total + board.rows.length, 0);
+    return [`${rows.toLocaleString("en")} rows`, models, headline.date].filter(Boolean).join(" · ");
+  }
+
+  function Downloads({ files }) {
+    if (!files.length) return null;
+    return html`<p class="downloads">Download ${files.map((name) => html`<a key=${name} href=${`downloads/${name}`} download>${name}</a>`)}</p>`;
+  }
+
   function Below({ model, board }) {
     const remarks = (some) => html`<ul>${some.map((one) => html`<li><${Name} text=${one} most=${2000} /></li>`)}</ul>`;
     const left = (some) => html`<dl>${some.map(([folder, reason]) => html`<dt><${Name} text=${folder} /></dt><dd><${Name} text=${reason} most=${2000} /></dd>`)}</dl>`;
     return html`<div class="below">
+      <${Downloads} files=${model.downloads} />
       ${model.left_out.length > 0 && html`<section aria-labelledby="left"><h3 id="left">Left out</h3>
         <${Some} all=${model.left_out} most=${FEW} what="folders" draw=${left} /></section>`}
       ${board.remarks.length > 0 && html`<section aria-labelledby="remarks"><h3 id="remarks">Remarks</h3>
@@ -65,8 +79,8 @@
     }, [found && found[0]]);
     const shown = VIEWS.find(([key]) => key === state.view) || VIEWS[0];
     preactHooks.useEffect(() => {
-      document.title = `${shown[1]} · Leaderboard`;
-    }, [shown]);
+      document.title = [shown[1], "Leaderboard", model && summary(model)].filter(Boolean).join(" · ");
+    }, [shown, model]);
     if (!model) return html`<main><${Waiting} error=${error} /></main>`;
     const at = clamp(state.board, model.boards.length - 1);
     const board = model.boards[at];
@@ -79,7 +93,7 @@
         document.getElementById("main").focus();
       }}>Skip to the content</a>
       <header>
-        <h1>Leaderboard</h1>
+        <div class="title"><h1>Leaderboard</h1><p>${summary(model)}</p></div>
         <nav aria-label="Views">${VIEWS.map(([key, said]) => html`<a key=${key} href=${link({ view: key, page: "0" })} aria-current=${shown[0] === key ? "page" : undefined}>${said}</a>`)}</nav>
         ${model.boards.length > 1 && html`<${Pick} label="Rows that can be compared" value=${String(at)} onPick=${(next) => go({ board: next, a: "", b: "", task: "", item: "", page: "0" })}
           options=${model.boards.map((one, number) => [String(number), number ? `apart ${number}: ${plain(one.rows[0].name, 30)}` : "the board"])} />`}

@@ -5,7 +5,7 @@ dcsft.route = (() => {
   const DEFAULTS = {
     view: "board", board: "0", q: "", rows: "all", groups: "id,ood,other,standing", value: "accuracy",
     sort: "", dir: "", page: "0", a: "", b: "", task: "", changed: "", verdict: "all", difficulty: "all",
-    differ: "all", find: "", item: "", boxes: "1",
+    differ: "all", find: "", item: "", boxes: "1", intervals: "1",
   };
 
   function read(hash) {

@@ -5,6 +5,7 @@ inside scikit-learn, so nothing is downloaded. Every image is drawn from real di
 generator; the splits are disjoint in the real digits, not only in the drawings.
 """
 
+import logging
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,13 +13,32 @@ from dcsft_harness.errors import HarnessError
 
 # The embedded base checkpoint: its folder in the installed package, and the name that stands for it.
 
+_LOG = logging.getLogger(__name__)
+_HOLDS = ("config.json", "adapter_config.json", "manifest.json")
 DIGITS = "digits"
 """The name that stands for the embedded checkpoint wherever a checkpoint is asked for."""
 
 
 def resolve(name: str | Path) -> str:
-    """The checkpoint that a name stands for: "digits" is the embedded one; anything else stays."""
-    return str(path()) if str(name) == DIGITS else str(name)
+    """The checkpoint that a name stands for: "digits" is the embedded one; anything else stays.
+
+    The folder of a run that holds nothing but checkpoints stands for the newest of them.
+    """
+    if str(name) == DIGITS:
+        return str(path())
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in _HOLDS):
+        steps = [(one.name.rpartition("-")[2], one) for one in folder.glob("checkpoint-*")]
+        found = [
+            int(step)
+            for step, one in steps
+            if step.isdecimal() and any((one / file).is_file() for file in _HOLDS[:2])
+        ]
+        if found:
+            newest = folder / f"checkpoint-{max(found)}"
+            _LOG.warning("%s stands for its newest checkpoint, %s", folder, newest.name)
+            return str(newest)
+    return str(name)
 
 
 def path() -> Path:

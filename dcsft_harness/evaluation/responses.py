@@ -1,0 +1,663 @@
+"""Responses generated elsewhere -> scores: a file's rows, scored by a task or by a scorer.
+
+A row is one response. Its fields, each under the first of these names that the file has:
+
+    item       item, item_id, doc_id           which item of a task
+    question   question, prompt, problem       the text that was asked
+    picture    picture, image, image_name      the picture's name; several as a list
+    gold       gold, answer, solution, target  the gold answer
+    response   response, prediction, output    what the model wrote; null where it wrote nothing
+    model      model, checkpoint               which model wrote it
+    step       step, global_step               training steps of that model; null for none
+    task       task, set, dataset              the task, where one file holds several
+
+and, where the scorer needs them, `choices`, `width` and `height` (pixels), `cluster`, `finish_reason`. Rows
+of one model and step are a row of a leaderboard.
+"""
+
+import gzip
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import coordinates, lmms, pictures, reading, records
+from dcsft_harness.artifacts import SCORES_SET, manifest
+from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.leaderboard.load import find
+from dcsft_harness.leaderboard.logs import is_run, samples_of_run
+from dcsft_harness.records import CHECKPOINT, SETTING, Score
+from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
+from dcsft_harness.scoring import Scorer, get_scorer
+from dcsft_harness.scoring.verdict import Response
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "item": ("item", "item_id", "doc_id"),
+    "question": ("question", "prompt", "problem"),
+    "picture": ("picture", "image", "image_name", "images"),
+    "gold": ("gold", "answer", "solution", "target"),
+    "response": ("response", "prediction", "output"),
+    "model": ("model", "checkpoint", "model_name"),
+    "step": ("step", "global_step"),
+    "task": ("task", "set", "dataset"),
+}
+"""Field -> the columns that may hold it, the first that is there."""
+LISTED = 20
+"""Bad rows that a refusal lists."""
+_NO_LIMIT = (1e9, 1e9)
+"""The size of an image whose size is unknown: boxes in its pixels are not clipped."""
+_UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
+"""Conditions of scores that a file of responses does not record."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """One row of the file.
+
+    Attributes:
+        number: its line, or its place in a table, from 1.
+        fields: by the names of `FIELDS`; those that the row has.
+        row: all that it has.
+    """
+
+    number: int
+    fields: Mapping[str, Any]
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A response with its score, and the prompt of its item."""
+
+    score: Score
+    prompt: str
+    scorers: Mapping[str, int]
+
+
+Judge = Callable[[Given], Scored]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a file is scored.
+
+    Attributes:
+        score: what scores a row.
+        task: the opened task, None where a scorer alone judges.
+        items: how many items every model has to have; None where any will do.
+    """
+
+    score: Judge
+    task: lmms.Task | None = None
+    items: int | None = None
+
+
+def evaluate(
+    file: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    task: str | None = None,
+    scorer: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    box_space: str | None = None,
+    limit: int | None = None,
+    group: str | None = None,
+    progress: lmms.Progress | None = None,
+) -> dict[str, Any]:
+    """Scores the responses of a file and writes them as scores: one folder, or one per model and step.
+
+    Args:
+        file: JSONL, JSONL.gz or Parquet; see the module.
+        output: the folder to write. Of several models or steps it holds one scores folder each, which a
+            leaderboard reads as rows.
+        name: the row's name; of several rows, the run's, which plots over steps show. By default the model's
+            and the file's.
+        task: the lmms-eval task that the items are of; None goes by `scorer`.
+        scorer: as `scoring.get_scorer` takes it; None goes by `task`.
+        columns: field -> the column that holds it, where it has another name than in `FIELDS`.
+        box_space: the coordinates of the boxes in the responses; needed by scorers of boxes.
+        limit: only the first documents of the task.
+        group: the configuration that a single row is a seed of.
+        progress: called with (responses scored, responses in all).
+
+    Returns:
+        The manifest's notes: `tasks` of a single row; `rows` of several, with their tasks.
+
+    Raises:
+        HarnessError: the file cannot be read; rows lack a field, or their gold cannot be scored, of which the
+            first LISTED are listed; models answered different items; the output is occupied.
+    """
+    manifest.refuse_occupied(output)
+    given = _read(file, columns or {})
+    judging = _judging(file, task, scorer, box_space, limit)
+    rows = _judged(file, given, judging.score, progress)
+    runs = _runs(file, given, rows, name, judging)
+    inputs = {"responses": file}
+    settings = {"model": "responses", "model_args": "", "limit": limit, "file": file.name}
+    settings |= {"scorer": scorer} if scorer else {}
+    settings |= {"group": group} if group else {}
+    if len(runs) == 1:
+        (run,) = runs
+        with manifest.writing("scores", output, settings | run.settings(), inputs) as draft:
+            draft.notes |= run.write(draft.folder, limit)
+        return draft.notes
+    with manifest.writing(SCORES_SET, output, settings, inputs) as draft:
+        draft.notes["rows"] = []
+        for number, run in enumerate(runs, start=1):
+            folder = f"{number:03}-{re.sub(r'[^A-Za-z0-9.-]+', '-', run.name).strip('-.')[:60] or 'row'}"
+            inner = manifest.Draft(draft.folder / folder)
+            inner.folder.mkdir()
+            inner.notes |= run.write(inner.folder, limit)
+            manifest.seal("scores", inner, output.resolve() / folder, settings | run.settings(), inputs, 0.0)
+            draft.notes["rows"].append({"name": run.name, "folder": folder, "tasks": inner.notes["tasks"]})
+    return draft.notes
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1.
+
+    Raises:
+        HarnessError: the file is missing or no such file; a line is not JSON.
+    """
+    if not file.is_file():
+        raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with records.readable(file):
+            number = 0
+            for batch in pq.ParquetFile(file).iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        return
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    try:
+                        yield number, records.json_object(line)
+                    except ValueError as error:
+                        raise HarnessError(f"{file}, line {number}: {error}", "Correct the line") from error
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise HarnessError(f"{file} is truncated or damaged ({error})", "Copy it again") from error
+
+
+def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
+    for field in columns:
+        if field not in FIELDS:
+            raise unknown_name("field of --column", field, FIELDS)
+    found: list[Given] = []
+    for number, row in lines_of(file):
+        fields = {}
+        for field, names in FIELDS.items():
+            for column in (columns[field],) if field in columns else names:
+                if column in row:
+                    fields[field] = row[column]
+                    break
+        found.append(Given(number, fields, row))
+    if not found:
+        raise HarnessError(f"{file} holds no rows", "Write one JSON object per response")
+    for field in ("response", *columns):
+        if not any(field in one.fields for one in found):
+            wanted = columns.get(field) or ", ".join(FIELDS[field])
+            raise HarnessError(
+                f"{file}: no row has a {field} ({wanted}); the first has {cut(', '.join(found[0].row))}",
+                f"Name its column with --column {field}=NAME",
+            )
+    return found
+
+
+def _judged(file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Progress | None) -> list[Scored]:
+    rows, bad = [], []
+    for done, one in enumerate(given, start=1):
+        try:
+            rows.append(judge(one))
+        except HarnessError as error:
+            bad.append((one.number, error))
+        if progress is not None and (done % 500 == 0 or done == len(given)):
+            progress(done, len(given))
+    if bad:
+        listed = [f"row {number}: {cut(error.problem)}" for number, error in bad[:LISTED]]
+        listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+        remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
+        raise HarnessError(
+            f"{file}: {len(bad)} of {len(given)} rows cannot be scored: {'; '.join(listed)}",
+            "; ".join(remedies[:3]),
+        )
+    return rows
+
+
+def _judging(
+    file: Path, task: str | None, scorer: str | None, box_space: str | None, limit: int | None
+) -> Judging:
+    if (task is None) == (scorer is None):
+        raise HarnessError(
+            "--responses needs one of --task and --scorer",
+            "Name the lmms-eval task that the items are of, or the scorer that judges them",
+        )
+    if scorer is not None:
+        judge = get_scorer(scorer)
+        if "box_space" in judge.fields and box_space is None:
+            raise HarnessError(
+                f"--scorer {scorer} needs --box-space",
+                "Say in which coordinates the responses' boxes are: pixel, norm1000 or resized",
+            )
+        if limit is not None:
+            raise HarnessError("--limit is of tasks, and --scorer names none", "Leave it out")
+        return Judging(_by_scorer(judge, file, box_space))
+    assert task is not None
+    return _by_task(task, box_space, limit)
+
+
+def _text(value: object, field: str) -> str:
+    if value is None or value == "":
+        raise HarnessError(
+            f"no {field}", f"Give every row one, or name its column with --column {field}=NAME"
+        )
+    return records.as_text(value)
+
+
+def _response(one: Given) -> Response | None:
+    """The response; None where there is none."""
+    text = one.fields.get("response")
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise HarnessError(f"the response is {type(text).__name__}, not text", "Give one response per row")
+    return Response(text, one.row.get("finish_reason") == "length")
+
+
+def _pictures(one: Given) -> list[str]:
+    named = one.fields.get("picture")
+    return [records.as_text(name) for name in (named if isinstance(named, list) else [named]) if name]
+
+
+def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
+    name = file.name.partition(".")[0]
+
+    def score(one: Given) -> Scored:
+        question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
+        if gold is None:
+            raise HarnessError("no gold", "Give every row one, or name its column with --column gold=NAME")
+        answer = judge.gold(gold)
+        task, named = str(one.fields.get("task") or name), _pictures(one)
+        given: dict[str, Any] = {"answer": answer}
+        if "choices" in judge.fields:
+            choices = one.row.get("choices", one.row.get("options"))
+            if not isinstance(choices, list) or not choices:
+                raise HarnessError(
+                    f"no choices, which {judge.name} needs", "Give `choices` as a list of texts"
+                )
+            given["choices"] = [str(choice) for choice in choices]
+        if "image_size" in judge.fields:
+            given["image_size"] = _size(one, box_space)
+        if "box_space" in judge.fields:
+            given["box_space"] = box_space
+            if "resized_size" in judge.fields:
+                given["resized_size"] = one.row.get("resized_size")
+        text = _response(one)
+        verdict = judge("" if text is None else text, **given)  # a gold that cannot be scored is refused
+        identity = [each.encode() for each in named]
+        item = records.item_id(task, question, records.as_text(answer), identity)
+        cluster = one.row.get("cluster") or (named[0] if named else None)
+        missing = text is None
+        extracted = None if missing or verdict.extracted is None else records.as_text(verdict.extracted)
+        return Scored(
+            Score(
+                task=task,
+                item_id=item,
+                doc_id=-1,
+                score=None if missing else verdict.score,
+                extracted=extracted,
+                response=text or "",
+                answer=records.as_text(answer),
+                n_tokens=_count(one.row.get("n_tokens")),
+                cluster=None if cluster is None else str(cluster),
+                finish_reason=_reason(one),
+            ),
+            question,
+            {judge.name: judge.version},
+        )
+
+    return score
+
+
+def _size(one: Given, box_space: str | None) -> tuple[float, float]:
+    sides = one.row.get("image_size") or (one.row.get("width"), one.row.get("height"))
+    if isinstance(sides, list | tuple) and len(sides) == 2 and all(isinstance(s, int | float) for s in sides):
+        return float(sides[0]), float(sides[1])
+    if box_space != "pixel":
+        raise HarnessError(
+            f"no image size, which boxes in {box_space} coordinates need",
+            "Give `width` and `height` in pixels",
+        )
+    return _NO_LIMIT
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _reason(one: Given) -> str | None:
+    found = one.row.get("finish_reason")
+    return found if isinstance(found, str) else None
+
+
+def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
+    opened = lmms.open_tasks([name])
+    if len(opened) != 1:
+        raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
+    ((task_name, task),) = opened.items()
+    if box_space is not None:
+        if box_space not in ("pixel", "norm1000"):
+            raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
+        coordinates.declare(coordinates.BoxConvention(box_space))  # type: ignore[arg-type]
+    count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+    items = [lmms.describe_item(task, number) for number in range(count)]
+    by_id = {item.item_id: item for item in items}
+    by_text: dict[tuple[str, str], list[records.Item]] = {}
+    for item in items:
+        by_text.setdefault((_plain(item.prompt), _plain(item.answer)), []).append(item)
+        if item.target != item.answer:
+            by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
+
+    def found(one: Given) -> records.Item:
+        key = one.fields.get("item")
+        if isinstance(key, str) and key in by_id:
+            return by_id[key]
+        if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < count:
+            return items[key]
+        if key is not None:
+            raise HarnessError(f"{task_name} has no item {cut(repr(key), 60)}", "Give item_id or doc_id")
+        question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
+        near = by_text.get((_plain(question), _plain(records.as_text(gold))), [])
+        if len(near) != 1:
+            what = "no item" if not near else f"{len(near)} items"
+            raise HarnessError(
+                f"{task_name} has {what} of the question {cut(repr(question), 80)} and the gold "
+                f"{cut(repr(gold), 40)}",
+                "Give `item`: its item_id, or its doc_id as a number",
+            )
+        return near[0]
+
+    def score(one: Given) -> Scored:
+        item, text = found(one), _response(one)
+        value, extracted, cluster, scorers = None, None, None, {}
+        if text is not None:
+            shown = Response(lmms.filtered(task, text), text.truncated)
+            metrics = task.process_results(task.eval_docs[item.doc_id], [shown])
+            value, extracted, cluster = lmms.score_of(task, metrics)
+            named = metrics.get("scorer")
+            scorers = dict(named) if isinstance(named, Mapping) else {}
+        made = Score(
+            task=task_name,
+            item_id=item.item_id,
+            doc_id=item.doc_id,
+            score=value,
+            extracted=extracted,
+            response=text or "",
+            answer=item.answer,
+            n_tokens=_count(one.row.get("n_tokens")),
+            cluster=cluster,
+            finish_reason=_reason(one),
+        )
+        return Scored(made, item.prompt, scorers)
+
+    return Judging(score, task, count)
+
+
+def _plain(text: str) -> str:
+    """A text without marks of pictures, and with single spaces."""
+    return " ".join(text.replace(records.MARK, " ").split())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The responses of one model at one step."""
+
+    name: str
+    run: str
+    step: int | None
+    rows: Sequence[Scored]
+    task: lmms.Task | None
+
+    def settings(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        tasks = sorted({one.score.task for one in self.rows})
+        at = {} if self.step is None else {"run": self.run, "step": self.step}
+        return {"name": self.name, **at, "tasks": tasks}
+
+    def write(self, folder: Path, limit: int | None) -> dict[str, Any]:
+        """Writes the table, and returns the notes."""
+        rows = [one.score for one in self.rows]
+        records.write_table(folder / "scores.parquet", Score, rows)
+        tasks: dict[str, list[Scored]] = {}
+        for one in self.rows:
+            tasks.setdefault(one.score.task, []).append(one)
+        return {
+            "tasks": {name: _summary(self.task, some, limit) for name, some in tasks.items()},
+            "pixels": None,
+        }
+
+
+def _summary(task: lmms.Task | None, rows: Sequence[Scored], limit: int | None) -> dict[str, Any]:
+    scored = [one.score.score for one in rows if one.score.score is not None]
+    ordered = sorted(rows, key=lambda one: one.score.item_id)
+    scorers: dict[str, int] = {}
+    for one in rows:
+        scorers |= one.scorers
+    metadata = task.config.metadata if task is not None and isinstance(task.config.metadata, dict) else {}
+    knows = task is None or "answered" in task.aggregation()
+    return {
+        "version": 1 if task is None else task.VERSION,
+        "distribution": metadata.get("distribution"),
+        "family": metadata.get("family"),
+        "n": len(scored),
+        "accuracy": sum(scored) / len(scored) if scored else None,
+        "unanswered": sum(o.score.extracted is None and o.score.score is not None for o in rows)
+        if knows
+        else None,
+        "unscored": len(rows) - len(scored),
+        "limit": limit,
+        "generation": {},
+        "unknown": list(_UNKNOWN),
+        "scorers": dict(sorted(scorers.items())),
+        "prompt_sha256": json_sha256([one.prompt for one in ordered]),
+        "items_sha256": json_sha256([one.score.item_id for one in ordered]),
+    }
+
+
+def _runs(
+    file: Path, given: Sequence[Given], rows: Sequence[Scored], name: str | None, judging: Judging
+) -> list[_Run]:
+    """The rows by model and step, in order of the file."""
+    kept: dict[tuple[str | None, int | None], list[Scored]] = {}
+    for one, row in zip(given, rows, strict=True):
+        model = one.fields.get("model")
+        key = None if model is None else str(model), _step(file, one)
+        kept.setdefault(key, []).append(row)
+    run = name or file.name.partition(".")[0]
+    made = []
+    for (model, step), some in kept.items():
+        own = _named(model, step, name if len(kept) == 1 or model is None else None, run)
+        made.append(_Run(own, run, step, _counted(some), judging.task))
+    twice = [one for one, count in Counter(run.name for run in made).items() if count > 1]
+    if twice:
+        raise HarnessError(
+            f"{file}: two models are both named {twice[0]!r}", "Name models by `model` and `step`"
+        )
+    for one_run in () if judging.items is None else made:
+        have = len({one.score.item_id for one in one_run.rows})
+        if have != judging.items or len(one_run.rows) != have:
+            raise HarnessError(
+                f"{file}: {one_run.name} has {len(one_run.rows)} responses to {have} of its task's "
+                f"{judging.items} items",
+                "Give one response per item; --limit N scores the first N documents alone",
+            )
+    return made
+
+
+def _named(model: str | None, step: int | None, name: str | None, run: str) -> str:
+    if name is not None and step is None:
+        return name
+    own = name or model or run
+    if step is None or re.search(rf"(?<!\d){step}(?!\d)", own):
+        return own
+    return f"{own} @{step}"
+
+
+def _step(file: Path, one: Given) -> int | None:
+    step = one.fields.get("step")
+    if step is None or (isinstance(step, float) and math.isnan(step)):
+        return None
+    if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step) or step < 0:
+        raise HarnessError(f"{file}, row {one.number}: step is {cut(repr(step), 60)}", "Give a whole number")
+    return int(step)
+
+
+def _counted(rows: Sequence[Scored]) -> list[Scored]:
+    """The rows with ids of their own: a set may ask an item twice, which counts twice, in one cluster."""
+    seen = Counter[str]()
+    times = Counter(one.score.item_id for one in rows)
+    made = []
+    for number, one in enumerate(rows):
+        values = dict(vars(one.score))
+        item, again = one.score.item_id, seen[one.score.item_id]
+        seen[item] += 1
+        values["doc_id"] = number if one.score.doc_id < 0 else one.score.doc_id
+        if times[item] > 1:
+            values["cluster"] = values["cluster"] or item
+        if again:
+            values["item_id"] = records.occurrence_id(item, again)
+        made.append(Scored(Score(**values), one.prompt, one.scorers))
+    return made
+
+
+def rollouts_of_logs(
+    place: Path,
+    output: Path,
+    task: str | None = None,
+    scorer: str | None = None,
+    box_space: str | None = None,
+) -> None:
+    """Writes rollouts from a run of `lmms-eval -n G --log_samples`: each response scored on its own.
+
+    lmms-eval logs all G responses of a document, with `--reasoning_tags none` or where a task keeps them, but
+    the score of the first alone.
+
+    Args:
+        place: the folder of one run, or FOLDER/RUN.
+        output: the rollouts' folder. With a task it also holds the items and their pictures.
+        task: which of the run's tasks, where it has several.
+        scorer: what scores the responses against the logged gold; None asks the task itself.
+        box_space: as in `evaluate`.
+
+    Raises:
+        HarnessError: there is not one run, or not one task; a document has one response, or another number of
+            them than others; the log is not of this task's documents; a response cannot be scored.
+    """
+    file, samples, name = _one_log(place, task)
+    inputs = {"results": file, "samples": samples}
+    config = {"task": name, "scorer": scorer, "box_space": box_space}
+    if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
+        return
+    rows = [row for _, row in lines_of(samples)]
+    texts = [_flat(row.get("resps")) for row in rows]
+    counts = Counter(map(len, texts))
+    if len(counts) != 1 or next(iter(counts)) < 2:
+        said = ", ".join(f"{number} documents with {count}" for count, number in sorted(counts.items()))
+        # lmms-eval takes reasoning out of the first response, and then logs that one alone.
+        drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
+        raise HarnessError(
+            f"{samples} has {said} responses each",
+            "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
+            if drawn_more
+            else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
+        )
+    if scorer is None:
+        judging = _by_task(name, box_space, None)
+    else:
+        judging = _judging(samples, None, scorer, box_space, None)
+    given = [
+        Given(number, _logged(row, text, name, judging.task is not None), {})
+        for number, (row, some) in enumerate(zip(rows, texts, strict=True), start=1)
+        for text in some
+    ]
+    judged = _judged(samples, given, judging.score, None)
+    size = next(iter(counts))
+    drawn = [
+        records.Rollout(
+            item_id=one.score.item_id,
+            sample_index=at % size,
+            response=one.score.response,
+            score=one.score.score,
+            extracted=one.score.extracted,
+            n_tokens=0,
+            finish_reason="stop",
+            seed=0,
+            task=name,
+            prompt=one.prompt,
+            answer=one.score.answer,
+        )
+        for at, one in enumerate(judged)
+    ]
+    with manifest.writing("rollouts", output, config, inputs) as draft:
+        records.write_table(draft.folder / ROLLOUTS, records.Rollout, drawn)
+        if judging.task is not None:
+            found = [lmms.describe(judging.task, row["doc_id"]) for row in rows]
+            write_items(draft.folder / ITEMS, [item for item, _ in found], (images for _, images in found))
+        draft.notes |= {"items": len(rows), "responses": len(drawn), "pictures": pictures.FORMAT}
+
+
+def _repeats(file: Path, task: str) -> int:
+    """How many responses a run drew per document, as its results file says."""
+    try:
+        found = reading.json_file(file)["configs"][task]["repeats"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def holds_logs(place: Path) -> bool:
+    """Whether a place is a run of lmms-eval, or a folder with some in it."""
+    return any(is_run(file) and file.is_file() for file in find(place))
+
+
+def _one_log(place: Path, task: str | None) -> tuple[Path, Path, str]:
+    """The results file, the samples and the task of the one run that a place holds."""
+    runs = [file for file in find(place) if is_run(file) and file.is_file()]
+    if len(runs) != 1:
+        named = ", ".join(str(file) for file in runs[:5]) or "none"
+        raise HarnessError(
+            f"{place} holds {len(runs)} runs of lmms-eval ({named})",
+            "Name rollouts, or one run as FOLDER/RUN",
+        )
+    samples = samples_of_run(runs[0])
+    if task is not None and task not in samples:
+        raise unknown_name("task of the log", task, samples)
+    if not samples or (task is None and len(samples) > 1):
+        raise HarnessError(
+            f"{runs[0]} has samples of {len(samples)} tasks: {', '.join(samples) or 'none'}",
+            "Name one with --task" if samples else "Run the evaluation again with --log_samples",
+        )
+    name = task or next(iter(samples))
+    return runs[0], samples[name], name
+
+
+def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dict[str, Any]:
+    """The fields of one response of a log; the documents of a known task go by their numbers."""
+    if known:
+        return {"item": row.get("doc_id"), "response": text}
+    return {"question": row.get("input"), "gold": row.get("target"), "response": text, "task": task}
+
+
+def _flat(found: object) -> list[object]:
+    """Responses in the lists that lmms-eval puts them in."""
+    return [text for one in found for text in _flat(one)] if isinstance(found, list) else [found]

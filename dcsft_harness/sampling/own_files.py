@@ -1,0 +1,345 @@
+"""Rows of a user's own data, whatever file or folder holds them: JSON, tables, `datasets` folders, memory.
+
+Everything is read row by row and in bounded memory. What is wrong with a row is an error in its place, so
+that its reader can list all of them.
+"""
+
+import base64
+import codecs
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcsft_harness import environment, pictures, records
+from dcsft_harness.errors import HarnessError, cut
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+QUESTIONS = ("problem", "question", "prompt")
+ANSWERS = ("solution", "answer", "completion")
+CONVERSATIONS = ("messages", "conversations")
+REJECTED = ("rejected", "rejected_response")
+COLUMNS = (
+    *(*QUESTIONS, *ANSWERS, *CONVERSATIONS, *REJECTED),
+    *("chosen", "system", "image", "images", "choices", "options"),
+)
+"""What is read of a row."""
+KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder that `datasets` saved"
+MOST_ROW = 1 << 28
+"""Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
+_AT_ONCE = 64
+_PIECE = 1 << 20
+
+Row = tuple[str, "dict[str, Any] | HarnessError"]
+"""What an error calls a row ("line 3", "row 3", from 1), and the row, or what is wrong with it."""
+
+
+def name_of(path: Path) -> str:
+    """The name of the task that a file or folder becomes: its own, without endings."""
+    name = path.name.removesuffix(".gz") if path.is_file() else path.name
+    return Path(name).stem if path.is_file() else name
+
+
+def is_data(named: str) -> bool:
+    """Whether a name is that of a file, or of a folder that `datasets` saved and no stage of ours did."""
+    path = Path(named)
+    return path.is_file() or (path.is_dir() and not (path / "manifest.json").is_file() and _holds(path))
+
+
+def _holds(folder: Path) -> bool:
+    saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return saved or any(folder.glob("*.parquet"))
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of a file or folder, in their order.
+
+    Raises:
+        HarnessError: it does not exist or cannot be read on.
+    """
+    if path.is_dir():
+        yield from _of_folder(path)
+        return
+    if not path.is_file():
+        problem = "is not a regular file" if path.exists() else "does not exist"
+        raise HarnessError(f"--data {path} {problem}", "Check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if head[:4] == b"PAR1":
+            yield from _numbered(_of_parquet(path))
+        elif path.suffix == ".arrow":
+            from datasets import Dataset
+
+            yield from _numbered(_of_dataset(Dataset.from_file(str(path)), path))
+        else:
+            packed = head[:2] == b"\x1f\x8b"
+            ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+            with gzip.open(path) if packed else path.open("rb") as opened:
+                yield from _of_text(path, opened, ending)  # type: ignore[arg-type]
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise HarnessError(f"{path} cannot be read: {cut(said)}", f"Give {KINDS}") from error
+
+
+def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
+    if ending in (".csv", ".tsv"):
+        yield from _of_table(path, file, "\t" if ending == ".tsv" else ",")
+        return
+    buffered = io.BufferedReader(file, _PIECE)  # type: ignore[type-var]
+    if ending == ".json" and not _begins_with_a_row(buffered.peek(_PIECE)[:_PIECE]):
+        yield from _numbered(_of_json(buffered))
+        return
+    for number, line in _lines(buffered):
+        yield f"line {number}", _json_row(line)
+
+
+def _begins_with_a_row(head: bytes) -> bool:
+    """Whether a text's first line is a whole JSON object."""
+    line = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
+    if not line.startswith(b"{"):
+        return False
+    try:
+        records.json_object(line)
+    except ValueError:
+        return len(line) == len(head)  # a row of more than a piece
+    return True
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, by number; of those that are too long the beginning, which is no JSON."""
+    number = 0
+    while line := file.readline(MOST_ROW + 1):
+        number += 1
+        if len(line) > MOST_ROW:
+            while (rest := file.readline(_PIECE)) and not rest.endswith(b"\n"):
+                pass
+        if line.strip():
+            yield number, line
+
+
+def _json_row(line: bytes) -> dict[str, Any] | HarnessError:
+    if len(line) > MOST_ROW:
+        return HarnessError(
+            f"it is longer than {MOST_ROW >> 20} MiB", "Save its pictures as files and name them"
+        )
+    try:
+        return records.json_object(line)
+    except ValueError as error:
+        return HarnessError(str(error), "Correct or remove the line")
+
+
+def _of_json(file: IO[bytes]) -> Iterator[dict[str, Any] | HarnessError]:
+    """The members of a JSON list, or values one after another; read one at a time."""
+    # Numbers stay texts here: each value is read again, with the limits of a row.
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    reader = codecs.getreader("utf-8-sig")(file)
+    text, at, ended, listed = "", 0, False, None
+    while True:
+        while at < len(text) and (text[at].isspace() or (listed and text[at] == ",")):
+            at += 1
+        if listed is None and at < len(text):
+            listed = text[at] == "["
+            at += listed
+            continue
+        if listed and at < len(text) and text[at] == "]":
+            return
+        try:
+            if at == len(text):
+                raise ValueError("it ends too early" if listed else "")
+            end = decoder.raw_decode(text, at)[1]
+        except RecursionError:
+            yield HarnessError("not JSON (nested too deep)", "Correct the file; rows behind it are not read")
+            return
+        except ValueError as error:
+            if not ended and len(text) - at <= MOST_ROW:
+                text, at = text[at:], 0
+                try:
+                    more = reader.read(max(_PIECE, len(text)))
+                except UnicodeDecodeError as wrong:
+                    yield HarnessError(f"not JSON ({cut(str(wrong))})", "Save the file as UTF-8")
+                    return
+                text, ended = text + more, not more
+                continue
+            if str(error):
+                yield HarnessError(
+                    f"not JSON ({cut(str(error))})", "Correct the file; rows behind it are not read"
+                )
+            return
+        yield _json_row(text[at:end].encode("utf-8", "surrogatepass"))
+        at = end
+
+
+def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
+    """The rows of a CSV or TSV file; an empty cell is none."""
+    before = csv.field_size_limit(MOST_ROW)
+    try:
+        reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter)
+        _refuse_columns(path, reader.fieldnames or ())
+        for number, row in enumerate(reader, 1):
+            if None in row:
+                yield f"row {number}", HarnessError("more cells than columns", "Quote cells that hold commas")
+                continue
+            yield f"row {number}", {name: cell for name, cell in row.items() if cell}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path} cannot be read: {cut(str(error))}", "Save it as UTF-8") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
+    with pq.ParquetFile(path) as file:
+        wanted = _refuse_columns(path, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
+            yield from _of_batch(batch)
+
+
+def _of_folder(path: Path) -> Iterator[Row]:
+    """The rows of a folder that `datasets` saved, of a curated set, or of Parquet files."""
+    if (path / "manifest.json").is_file() and (path / "data" / "state.json").is_file():
+        path = path / "data"
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        from datasets import Dataset, load_from_disk
+
+        try:
+            found = load_from_disk(str(path))
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise HarnessError(
+                f"{path} cannot be read: {cut(str(error).splitlines()[0])}", "Save it again"
+            ) from error
+        if not isinstance(found, Dataset) and len(found) != 1:
+            raise HarnessError(
+                f"{path} holds the splits {', '.join(found)}",
+                f"Name one of them: {path / next(iter(found), 'train')}",
+            )
+        one = found if isinstance(found, Dataset) else next(iter(found.values()))
+        yield from _numbered(_of_dataset(one, path))
+        return
+    files = sorted(path.glob("*.parquet"))
+    if not files:
+        raise HarnessError(f"{path} is a folder without rows", f"Give {KINDS}")
+    try:
+        yield from _numbered(row for file in files for row in _of_parquet(file))
+    except (OSError, pa.ArrowException) as error:
+        raise HarnessError(f"{path} cannot be read: {cut(str(error).splitlines()[0])}") from error
+
+
+def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:
+    wanted = _refuse_columns(where, found.column_names)
+    for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
+        for batch in table.to_batches():
+            yield from _of_batch(batch)
+
+
+def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
+    """The columns that are read.
+
+    Raises:
+        HarnessError: there is none.
+    """
+    there = list(names)
+    wanted = [name for name in COLUMNS if name in there]
+    if not wanted:
+        raise HarnessError(
+            f"{where} has none of the columns that rows are read from; it has"
+            f" {cut(', '.join(map(str, there))) or 'nothing'}",
+            "Rename its columns to problem, solution and image, or to messages and images",
+        )
+    return wanted
+
+
+def _of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
+    for number in range(batch.num_rows):
+        try:
+            row = batch.slice(number, 1).to_pylist()[0]
+        except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
+            yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
+            continue
+        yield {name: _whole(value) for name, value in row.items()}
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 - Arrow's own types
+    """A cell with whole numbers as such: a column holds 4 as 4.0 where any of its rows has a fraction."""
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return value
+
+
+def _numbered(found: Iterable[dict[str, Any] | HarnessError]) -> Iterator[Row]:
+    yield from ((f"row {number}", row) for number, row in enumerate(found, 1))
+
+
+def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mappings
+    """Rows in memory as a file, named by its content, so that the same rows are the same file again.
+
+    It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool.
+
+    Args:
+        given: a `datasets.Dataset`, or a list of dictionaries, whose pictures may be PIL images.
+
+    Raises:
+        HarnessError: a value is none that JSON, bytes or pictures can hold.
+    """
+    above = environment.cache_root() / "own"
+    above.mkdir(parents=True, exist_ok=True)
+    from_dataset = hasattr(given, "with_format")
+    source = (row for _, row in _numbered(_of_dataset(given, "the data set"))) if from_dataset else given
+    handle, name = tempfile.mkstemp(dir=above)
+    try:
+        digest = hashlib.sha256()
+        with os.fdopen(handle, "wb") as file:
+            for number, row in enumerate(source, 1):
+                if isinstance(row, HarnessError):
+                    raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                line = _json_line(row, number)
+                digest.update(line)
+                file.write(line)
+        kept = above / digest.hexdigest()[:32] / "data.jsonl"
+        kept.parent.mkdir(exist_ok=True)
+        os.replace(name, kept)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    return kept
+
+
+def _json_line(row: Mapping[str, Any], number: int) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise HarnessError(
+            f"the data set, row {number}: {cut(str(error))}", "Give texts, numbers, lists and pictures"
+        ) from error
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no form for
+    """A picture or bytes as a data URL, and numpy's values as Python's."""
+    from PIL import Image
+
+    if isinstance(value, Image.Image):
+        file = io.BytesIO()
+        pictures.to_rgb(value).save(file, "PNG", compress_level=1)
+        value = file.getvalue()
+    if isinstance(value, bytes):
+        return f"data:;base64,{base64.b64encode(value).decode()}"
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a value is {type(value).__name__}")

@@ -1,0 +1,226 @@
+"""`dcsft data inspect`: Show the first rows of your own data as a model will see them."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.records import MARK, RIGHT
+from dcsft_harness.settings import option
+from dcsft_harness.stages import opening
+from dcsft_harness.stages.stage import Notes, Progress, Stage
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+    from dcsft_harness.sampling.own_data import Root
+    from dcsft_harness.scoring import Scorer
+
+FILE = "rows.json"
+_TEXT = 2000
+"""Characters of a text that are shown."""
+
+
+class InspectOptions(opening.OwnRows):
+    """What to look at."""
+
+    data: Path = option(
+        about="The rows: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
+        positional=True,
+        reads="pool",
+    )
+    rows: int = option(3, "How many of the first rows to show; all are checked.", ge=1, le=100)
+    model: str | None = option(
+        None,
+        "A checkpoint or adapter: shows each prompt as its own template writes it, and counts tokens.",
+        metavar="CKPT",
+        reads="checkpoint",
+    )
+
+
+def run(options: InspectOptions, output: Path | None, progress: Progress | None) -> Notes:
+    """Looks at the rows; without an output nothing is written."""
+    from dcsft_harness.sampling import own_data, own_files
+    from dcsft_harness.scoring import get_scorer
+
+    judge = own_data.ANY if options.scorer is None else get_scorer(options.scorer)
+    root = own_data.Root(options.image_root or options.data.parent, options.allow_outside_root)
+    processor = None if options.model is None else _processor(options.model)
+    shown: list[dict[str, Any]] = []
+    bad: list[tuple[str, HarnessError]] = []
+    count = 0
+    for where, row, reason in own_data.examined(options.data, judge, root):
+        count += 1
+        if reason is not None:
+            bad.append((where, reason))
+        elif row is not None and len(shown) < options.rows:
+            shown.append({"row": where, **_described(row, judge, root, processor, options)})
+    refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
+    notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
+    notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
+    if output is not None:
+        with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
+            text = json.dumps(notes, indent=2, ensure_ascii=False)
+            (draft.folder / FILE).write_text(text + "\n", encoding="utf-8")
+            draft.notes |= notes
+    return notes
+
+
+def _processor(model: str) -> "ProcessorMixin":
+    from dcsft_harness.evaluation.subject import open_subject
+    from dcsft_harness.models.checkpoint import open_processor
+    from dcsft_harness.models.settings import ModelSettings
+
+    return open_processor(ModelSettings(pretrained=open_subject(model, None).pretrained))
+
+
+def _described(
+    row: Mapping[str, Any],
+    scorer: "Scorer",
+    root: "Root",
+    processor: "ProcessorMixin | None",
+    options: InspectOptions,
+) -> dict[str, Any]:
+    """What is shown of a row."""
+    from dcsft_harness.curation.conversations import conversation
+
+    *turns, answer = conversation(row)["messages"]
+    found: dict[str, Any] = {
+        "item_id": row["item_id"],
+        "pictures": [_picture(row, number) for number in range(len(row["images"]))],
+        "turns": turns,
+        "target": answer["content"],
+    }
+    if row["rejected"] is not None:
+        found["rejected"] = row["rejected"]
+    if options.scorer is not None:
+        found["gold"] = json.loads(row["answer"])
+        found |= {"choices": row["choices"]} if row["choices"] else {}
+        found["verdict"] = _verdict(row, scorer)
+    if processor is not None:
+        found |= _rendered(turns, row, processor, str(options.model))
+    return found
+
+
+def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What a picture is in its file, and what is shown of it."""
+    from PIL import Image
+
+    from dcsft_harness import pictures
+
+    with Image.open(io.BytesIO(row["originals"][number])) as image:
+        shown = pictures.read(row["originals"][number])[0]
+        return {
+            "format": image.format,
+            "size": list(image.size),
+            "mode": image.mode,
+            "orientation": pictures.orientation(image),
+            "shown": list(shown.size),
+        }
+
+
+def _verdict(row: Mapping[str, Any], scorer: "Scorer") -> dict[str, Any]:
+    """What the scorer says of the row's own target as a response."""
+    fields = {"choices": row["choices"], "image_size": (row["width"], row["height"]), "box_space": "pixel"}
+    given = {name: value for name, value in fields.items() if name in scorer.fields}
+    verdict = scorer(row["target"], answer=json.loads(row["answer"]), **given)
+    return {"score": verdict.score, "extracted": verdict.extracted}
+
+
+def _rendered(
+    turns: list[dict[str, str]], row: Mapping[str, Any], processor: "ProcessorMixin", model: str
+) -> dict[str, Any]:
+    """The prompt as the model's template writes it, and its tokens."""
+    from dcsft_harness import pictures
+    from dcsft_harness.models import chat_template
+    from dcsft_harness.models.batching import count_tokens, tokenize
+
+    messages = []
+    for turn in turns:
+        content: list[dict[str, str]] = []
+        for number, text in enumerate(turn["content"].split(MARK)):
+            content += [{"type": "image"}] if number else []
+            content += [{"type": "text", "text": text}] if text else []
+        messages.append({"role": turn["role"], "content": content})
+    text = chat_template.render(processor, messages, f"model {model}", add_generation_prompt=True)
+    tokens = tokenize(processor, text)
+    images = [pictures.read(content)[0] for content in row["originals"]]
+    whole = count_tokens(processor, text, tokens, images)
+    return {"prompt": text, "tokens": whole, "image_tokens": whole - len(tokens) + len(images)}
+
+
+def show(notes: Mapping[str, Any]) -> str:
+    """The rows as text."""
+    parts = [_shown(row) for row in notes["rows"]]
+    if notes["refused"]:
+        listed = [f"  {row['row']}: {cut(row['reason'], 300)}" for row in notes["refused_rows"]]
+        more = notes["refused"] - len(listed)
+        listed += [f"  and {more} more"] if more else []
+        parts.append("\n".join([f"{notes['refused']} rows cannot be used:", *listed]))
+    return "\n\n".join(parts)
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    lines = [f"{row['row']} (item {row['item_id']})"]
+    for number, one in enumerate(row["pictures"], 1):
+        size, shown = ("{} x {}".format(*one[name]) for name in ("size", "shown"))
+        turned = "" if one["orientation"] == 1 else f", orientation {one['orientation']}"
+        changed = "" if (shown, one["mode"]) == (size, "RGB") else f", shown as {shown} RGB"
+        kind = f"{one['format']}, {size} pixels, mode {one['mode']}"
+        lines.append(f"  picture {number}: {kind}{turned}{changed}")
+    if "prompt" in row:
+        lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them of pictures")
+        lines += _block(row["prompt"])
+    else:
+        for turn in row["turns"]:
+            lines += [f"  {turn['role']}:", *_block(turn["content"])]
+    lines += ["  target:", *_block(row["target"])]
+    if "rejected" in row:
+        lines += ["  rejected:", *_block(row["rejected"])]
+    if "verdict" in row:
+        said, gold = row["verdict"], json.dumps(row["gold"], ensure_ascii=False)
+        judged = "right" if said["score"] >= RIGHT else "wrong"
+        judged = "no answer is found" if said["extracted"] is None else judged
+        read = "" if said["extracted"] is None else f", read as {cut(repr(said['extracted']), 300)}"
+        lines.append(f"  gold: {cut(gold, 300)}")
+        lines.append(f"  the target as a response: {judged}, score {said['score']:g}{read}")
+    return "\n".join(lines)
+
+
+def _block(text: str) -> list[str]:
+    return [f"    | {line}" for line in visible_lines(cut(text, _TEXT)).split("\n")]
+
+
+def summary(notes: Mapping[str, Any]) -> str:
+    """How many rows there are, and how many cannot be used."""
+    return f"{notes['count']} rows, {notes['refused']} of which cannot be used"
+
+
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """What is to be done about the rows."""
+    said = [summary(notes)]
+    wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
+    if wrong:
+        said.append(
+            f"{notes['scorer']} does not find the row's own target right in {', '.join(wrong)}: name another"
+            " --scorer, or put the final answer into <answer> tags"
+        )
+    return said
+
+
+STAGE = Stage(
+    verb="data inspect",
+    options=InspectOptions,
+    run=run,
+    summary=summary,
+    writes="inspection",
+    about="Every row is checked, and those that cannot be used are listed with the reason. The scorer judges"
+    " each row's own target as a response.",
+    example="""dcsft data inspect mine.jsonl
+dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
+    show=show,
+    remarks=remarks,
+)

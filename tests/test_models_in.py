@@ -1,0 +1,259 @@
+"""Models as people have them: any lmms-eval class, old adapters, run folders, own task files."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from lmms_eval.api.model import lmms as Lmms
+from lmms_eval.models import MODEL_REGISTRY_V2
+from lmms_eval.models.registry_v2 import ModelManifest
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from dcsft_harness import lmms, records, stages
+from dcsft_harness.cli import main
+from dcsft_harness.data.digits import resolve
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation.subject import as_engine, open_subject
+from dcsft_harness.models import adapters
+from dcsft_harness.models.stub import DcsftStub
+
+
+class Simple(Lmms):
+    """A model as most of lmms-eval's: asked with a text, and with a function that gives the pictures."""
+
+    def __init__(self, pretrained="nothing", says="", batch_size=1):
+        super().__init__()
+        self.pretrained, self.says, self.seen = pretrained, says, []
+
+    def generate_until(self, requests):
+        answers = []
+        for context, arguments, doc_to_visual, doc_id, task, split in (one.args for one in requests):
+            pictures = doc_to_visual(self.task_dict[task][split][doc_id])
+            assert isinstance(arguments, dict) and all(picture.mode == "RGB" for picture in pictures)
+            self.seen.append((context, len(pictures)))
+            answers.append(self.says or context)
+        return answers
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError
+
+    generate_until_multi_round = loglikelihood
+
+
+class Odd(Simple):
+    """One that takes no checkpoint."""
+
+    def __init__(self, says="x"):
+        super().__init__(says=says)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    lmms.task_index()
+    for name, kind in (("own_simple", Simple), ("own_odd", Odd)):
+        path = f"{__name__}.{kind.__name__}"
+        MODEL_REGISTRY_V2.register_manifest(ModelManifest(name, simple_class_path=path), overwrite=True)
+
+
+@pytest.fixture
+def own_rows(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"problem": "Say goose", "solution": "goose"}, {"problem": "Say swan", "solution": "swan"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+class TestSimpleClasses:
+    def test_sample_and_evaluate_ask_them_as_lmms_eval_does(self, own_rows, tmp_path):
+        options = {
+            "engine": "own_simple",
+            "model_args": "says=goose",
+            "data": own_rows,
+            "scorer": "exact_word",
+        }
+        notes = stages.STAGES["sample"](tmp_path / "rollouts", samples=3, **options)
+        assert (notes["responses"], notes["accuracy"]) == (6, 0.5)
+        notes = stages.STAGES["evaluate"](tmp_path / "scores", **options)
+        assert notes["tasks"]["mine"]["accuracy"] == 0.5
+
+    def test_pictures_come_apart_from_the_text(self):
+        (task,) = lmms.open_tasks(["dcsft_digits"]).values()
+        model = Simple(says="seven")
+        lmms.run(model, {"dcsft_digits": task}, 2)
+        assert [pictures for _, pictures in model.seen] == [1, 1]
+        assert "construct_requests" not in vars(task)
+        # A chat model gets messages of the same task afterwards.
+        stub = DcsftStub(answers=lambda question: "seven")
+        assert len(lmms.run(stub, {"dcsft_digits": task}, 2)[0]["dcsft_digits"]) == 2
+
+    def test_arguments_that_its_class_does_not_take_are_a_sentence(self, own_rows, tmp_path, capsys):
+        given = [
+            "--engine=own_simple",
+            "--model-args=colour=red",
+            f"--data={own_rows}",
+            "--scorer=exact_word",
+        ]
+        assert main(["evaluate", *given, f"--output={tmp_path / 'out'}"]) == 1
+        said = capsys.readouterr().err
+        assert "model own_simple cannot be opened with 'colour=red': TypeError" in said
+        assert "Traceback" not in said
+
+
+ENGINES = {
+    # (model, model_args, engine) -> the lmms-eval model and its arguments; BASE is digits' folder
+    ("digits", "", None): ("dcsft_hf", "pretrained=BASE"),
+    ("digits", "batch_size=4", "dcsft_hf"): ("dcsft_hf", "pretrained=BASE,batch_size=4"),
+    ("digits", "", "dcsft_vllm"): ("dcsft_vllm", "pretrained=BASE"),
+    ("owner/name", "", "dcsft_vllm"): ("dcsft_vllm", "pretrained=owner/name"),
+    ("digits", "", "own_simple"): ("own_simple", "pretrained=BASE"),
+    ("owner/name", "says=x", "own_simple"): ("own_simple", "pretrained=owner/name,says=x"),
+    ("dcsft_hf", "says=x", "own_simple"): ("own_simple", "says=x"),
+    # As before there was --engine.
+    ("dcsft_hf", "pretrained=cold", None): ("dcsft_hf", "pretrained=cold"),
+    ("dcsft_vllm", "pretrained=cold", None): ("dcsft_vllm", "pretrained=cold"),
+    ("own_simple", "says=x", None): ("own_simple", "says=x"),
+}
+
+
+class TestEngines:
+    @pytest.mark.parametrize("given", ENGINES)
+    def test_load_what_model_names(self, given):
+        name, arguments = ENGINES[given]
+        assert as_engine(*given) == (name, arguments.replace("BASE", resolve("digits")))
+
+    def test_refusals(self, tmp_path):
+        with pytest.raises(HarnessError, match="both name weights"):
+            as_engine("digits", "pretrained=x", "dcsft_vllm")
+        with pytest.raises(HarnessError, match="unknown model 'dcsft_vlm'. Did you mean dcsft_vllm"):
+            as_engine("digits", "", "dcsft_vlm")
+        with pytest.raises(HarnessError, match="--engine own_odd has no argument for a checkpoint"):
+            as_engine("digits", "", "own_odd")
+
+    def test_an_adapter_goes_with_our_engines_alone(self, lora):
+        name, arguments = as_engine(str(lora), "", "dcsft_vllm")
+        assert (name, arguments) == ("dcsft_vllm", f"pretrained={resolve('digits')},adapter={lora}")
+        with pytest.raises(HarnessError, match=r"own_simple takes no adapter.*Merge it with `dcsft merge"):
+            as_engine(str(lora), "", "own_simple")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return AutoModelForImageTextToText.from_pretrained(resolve("digits"))
+
+
+@pytest.fixture
+def lora(tmp_path):
+    """An adapter on language and vision layers, as PEFT saves it today."""
+    torch.manual_seed(0)
+    base = AutoModelForImageTextToText.from_pretrained(resolve("digits"))
+    config = LoraConfig(r=2, target_modules=["q_proj", "qkv"], init_lora_weights=False, alpha_pattern={})
+    peft = get_peft_model(base, config)
+    peft.save_pretrained(tmp_path / "lora")
+    return tmp_path / "lora"
+
+
+def logits(adapter):
+    base = AutoModelForImageTextToText.from_pretrained(resolve("digits"))
+    model = base if adapter is None else adapters.attach(base, str(adapter), "digits")
+    with torch.no_grad():
+        return model(input_ids=torch.arange(5, 15)[None]).logits
+
+
+class TestAdapters:
+    def test_names_from_before_transformers_4_52_are_todays(self, lora, tmp_path):
+        old = tmp_path / "old"
+        shutil.copytree(lora, old)
+        tensors = {
+            name.replace("model.model.language_model.", "model.model.").replace(
+                "model.model.visual", "model.visual"
+            ): one
+            for name, one in load_file(lora / adapters.WEIGHTS).items()
+        }
+        assert any(".model.visual." in name for name in tensors)
+        assert not any("language_model" in name for name in tensors)
+        save_file(tensors, old / adapters.WEIGHTS)
+        config = json.loads((old / "adapter_config.json").read_text())
+        # A pattern that matched the language model alone before matches the vision tower, too.
+        config["target_modules"] = "^(model|visual).*(q_proj|qkv|gate_proj)$"
+        (old / "adapter_config.json").write_text(json.dumps(config))
+        assert torch.equal(logits(old), logits(lora))
+        assert not torch.equal(logits(old), logits(None))
+
+    def test_names_that_nothing_explains_are_refused(self, lora):
+        tensors = {
+            name.replace("q_proj", "p_proj"): one for name, one in load_file(lora / adapters.WEIGHTS).items()
+        }
+        save_file(tensors, lora / adapters.WEIGHTS)
+        with pytest.raises(HarnessError, match="does not fit"):
+            logits(lora)
+
+    def test_a_pickled_one_is_refused_with_a_safe_conversion(self, lora, capsys, tmp_path):
+        torch.save(load_file(lora / adapters.WEIGHTS), lora / adapters.PICKLED)
+        (lora / adapters.WEIGHTS).unlink()
+        with pytest.raises(HarnessError, match="a pickle file, which can run code") as error:
+            adapters.read_config(str(lora), "digits")
+        assert "weights_only=True" in str(error.value) and str(lora) in str(error.value)
+
+
+class TestRunFolders:
+    def test_stand_for_their_newest_checkpoint(self, lora, tmp_path):
+        run = tmp_path / "run"
+        for step in (5, 90, 100):
+            shutil.copytree(lora, run / f"checkpoint-{step}")
+        (run / "checkpoint-110").mkdir()  # not written yet
+        assert resolve(str(run)) == str(run / "checkpoint-100")
+        assert open_subject(str(run), None).adapter == run / "checkpoint-100"
+        assert as_engine(str(run), "")[1].endswith(f"adapter={run / 'checkpoint-100'}")
+
+    def test_one_that_holds_weights_stands_for_itself(self, lora):
+        shutil.copytree(lora, lora / "checkpoint-5")
+        assert resolve(str(lora)) == str(lora)
+
+
+TASK = """
+task: own_yaml_task
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {file}}}
+test_split: test
+output_type: generate_until
+doc_to_text: question
+doc_to_target: answer
+generation_kwargs: {{max_new_tokens: 8}}
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
+class TestOwnTasks:
+    def test_are_found_by_include_path(self, tmp_path, monkeypatch, capsys):
+        folder = tmp_path / "tasks"
+        folder.mkdir()
+        (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
+        (folder / "own.yaml").write_text(TASK.format(file=tmp_path / "rows.json"))
+        given = ["evaluate", "--model=dcsft_stub", "--model-args=default=goose", "--tasks=own_yaml_task"]
+        assert main([*given, f"--output={tmp_path / 'none'}"]) == 1
+        assert "unknown task 'own_yaml_task'" in capsys.readouterr().err
+        assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'scores'}"]) == 0
+        (row,) = records.read_table(tmp_path / "scores" / "scores.parquet", records.Score).to_pylist()
+        assert (row["task"], row["score"]) == ("own_yaml_task", 1.0)
+        notes = stages.STAGES["sample"](
+            tmp_path / "rollouts",
+            model="dcsft_stub",
+            model_args="default=goose",
+            task="own_yaml_task",
+            samples=2,
+            include_path=folder,
+        )
+        assert notes["responses"] == 2
+
+    def test_a_folder_without_tasks_is_refused(self, tmp_path):
+        with pytest.raises(HarnessError, match="has no YAML files"):
+            lmms.include(tmp_path)
+        with pytest.raises(HarnessError, match="is not a folder"):
+            lmms.include(tmp_path / "none")

@@ -1,0 +1,679 @@
+"""Rows of one's own in every format and shape, read by every verb: the same rows are the same items."""
+
+import base64
+import csv
+import gzip
+import json
+import re
+import shutil
+
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
+from PIL import Image as Pillow
+
+from dcsft_harness import records, sampling, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.curation import overlap
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import own_data, own_files, pool
+from dcsft_harness.stages import opening
+from dcsft_harness.stages.train_dpo import DpoOptions
+from dcsft_harness.stages.train_sft import SftOptions
+from dcsft_harness.training import data as training_data
+from dcsft_harness.training import grpo
+
+QUESTIONS = ("<image>Which bird?", "Same <image> and <image>?", "1 + 1, as a word?", "<image>Colors: [1, 2]?")
+ANSWERS = ("goose", "no", "two", "3")
+NAMES = (["0.png"], ["0.png", "1.jpg"], [], ["1.jpg"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two pictures: a grey PNG, and a JPEG that is to be turned."""
+    place = tmp_path_factory.mktemp("rows")
+    Pillow.effect_noise((40, 30), 50).save(place / "0.png")
+    turned = Pillow.Exif()
+    turned[274] = 6
+    Pillow.effect_noise((48, 32), 60).convert("RGB").save(place / "1.jpg", exif=turned)
+    return place
+
+
+def url(path):
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def plain(question="problem", answer="solution", image="images", entry=lambda path: path.name, folder=None):
+    """Rows of a question, an answer and pictures, in these columns."""
+    rows = []
+    for asked, said, names in zip(QUESTIONS, ANSWERS, NAMES, strict=True):
+        entries = [entry(folder / name) for name in names]
+        rows.append({question: asked, answer: said} | ({image: entries} if entries else {}))
+    return rows
+
+
+def parts(text, entries):
+    """A text with marks as content parts, with pictures where the marks are."""
+    waiting, found = list(entries), []
+    for number, piece in enumerate(text.split("<image>")):
+        found += [waiting.pop(0)] if number else []
+        found += [{"type": "text", "text": piece}] if piece else []
+    return found
+
+
+def talks(part, folder, role="role", content="content", names=("user", "assistant")):
+    """Messages, each picture as `part` makes it; with "images" beside where that gives placeholders."""
+    rows = []
+    for asked, said, pictures in zip(QUESTIONS, ANSWERS, NAMES, strict=True):
+        made = asked if part is None else parts(asked, [part(folder / name) for name in pictures])
+        rows.append(
+            {"messages": [{role: names[0], content: made}, {role: names[1], content: said}]}
+            | ({"images": pictures} if part is None else {})
+        )
+    return rows
+
+
+def lines(rows):
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def jsonl(make):
+    def write(place, folder):
+        (place / "data.jsonl").write_text(lines(make(folder)))
+        return place / "data.jsonl"
+
+    return write
+
+
+def gz(place, folder):
+    (place / "data.jsonl.gz").write_bytes(gzip.compress(lines(plain(folder=folder)).encode()))
+    return place / "data.jsonl.gz"
+
+
+def listed(place, folder):
+    (place / "data.json").write_text(json.dumps(plain(folder=folder), indent=1))
+    return place / "data.json"
+
+
+def lines_in_json(place, folder):
+    (place / "data.json").write_text(lines(plain(folder=folder)))
+    return place / "data.json"
+
+
+def objects_in_json(place, folder):
+    (place / "data.json").write_text("\n".join(json.dumps(row, indent=2) for row in plain(folder=folder)))
+    return place / "data.json"
+
+
+def table(ending, delimiter):
+    def write(place, folder):
+        with (place / f"data.{ending}").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ("question", "answer", "images"), delimiter=delimiter)
+            writer.writeheader()
+            for row in plain("question", "answer", folder=folder):
+                writer.writerow({**row, "images": json.dumps(row["images"]) if "images" in row else ""})
+        return place / f"data.{ending}"
+
+    return write
+
+
+def stored(path):
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+def dataset(folder, question="problem", answer="solution"):
+    """With pictures as `datasets` has them: bytes inside."""
+    rows = plain(question, answer, entry=stored, folder=folder)
+    text = Value("string")
+    rows = [{"images": [], **row} for row in rows]
+    return Dataset.from_list(rows, Features({question: text, answer: text, "images": List(Image())}))
+
+
+def parquet(place, folder):
+    dataset(folder).to_parquet(place / "data.parquet")
+    return place / "data.parquet"
+
+
+def parquet_of_paths(place, folder):
+    rows = [{"images": [], **row} for row in plain(folder=folder)]
+    Dataset.from_list(rows).to_parquet(place / "data.parquet")
+    return place / "data.parquet"
+
+
+def parquet_of_messages(place, folder):
+    rows = talks(lambda path: {"type": "image", "bytes": path.read_bytes()}, folder)
+    for row in rows:  # Arrow has one type for a column
+        content = row["messages"][1]["content"]
+        row["messages"][1]["content"] = [{"type": "text", "text": content}]
+    Dataset.from_list(rows).to_parquet(place / "data.parquet")
+    return place / "data.parquet"
+
+
+def saved(place, folder):
+    dataset(folder).save_to_disk(place / "data")
+    return place / "data"
+
+
+def saved_messages(place, folder):
+    Dataset.from_list(talks(None, folder)).save_to_disk(place / "data")
+    return place / "data"
+
+
+def saved_split(place, folder):
+    DatasetDict({"train": dataset(folder, "question", "answer")}).save_to_disk(place / "data")
+    return place / "data"
+
+
+def shards(place, folder):
+    (place / "data").mkdir()
+    for number in range(2):
+        dataset(folder).shard(2, number, contiguous=True).to_parquet(place / "data" / f"{number}.parquet")
+    return place / "data"
+
+
+def arrow(place, folder):
+    dataset(folder).save_to_disk(place / "saved")
+    shutil.copy(place / "saved" / "data-00000-of-00001.arrow", place / "data.arrow")
+    return place / "data.arrow"
+
+
+def in_memory(place, folder):
+    return own_files.keep(dataset(folder))
+
+
+def dictionaries(place, folder):
+    return own_files.keep(plain(entry=Pillow.open, folder=folder))
+
+
+def prompts_of(folder):
+    return [
+        {"prompt": row["messages"][:1], "completion": row["messages"][1:], "images": row["images"]}
+        for row in talks(None, folder)
+    ]
+
+
+def graded(folder):
+    """A question as messages, and its gold beside them."""
+    return [
+        {**row, "messages": row["messages"][:1], "solution": row["messages"][1]["content"]}
+        for row in talks(None, folder)
+    ]
+
+
+def sharegpt(folder):
+    rows = talks(None, folder, "from", "value", ("human", "gpt"))
+    return [{"conversations": row["messages"], "images": row["images"]} for row in rows]
+
+
+def single(folder):
+    """`image` where there is one picture; a mark need not be there."""
+    rows = plain(folder=folder)
+    return [
+        {**row, "problem": row["problem"].removeprefix("<image>"), "images": None, "image": row["images"][0]}
+        if len(row.get("images", ())) == 1
+        else row
+        for row in rows
+    ]
+
+
+FORMATS = {
+    "jsonl": jsonl(lambda folder: plain(folder=folder)),
+    "question and answer": jsonl(lambda folder: plain("question", "answer", folder=folder)),
+    "prompt and completion": jsonl(lambda folder: plain("prompt", "completion", folder=folder)),
+    "one image": jsonl(single),
+    "data URLs": jsonl(lambda folder: plain(entry=url, folder=folder)),
+    "paths in mappings": jsonl(lambda folder: plain(entry=lambda p: {"path": p.name}, folder=folder)),
+    "file URLs": jsonl(lambda folder: plain(entry=lambda p: f"file://{p}", folder=folder)),
+    "base64 in mappings": jsonl(
+        lambda folder: plain(
+            entry=lambda p: {"base64": base64.b64encode(p.read_bytes()).decode()}, folder=folder
+        )
+    ),
+    "jsonl.gz": gz,
+    "a list in json": listed,
+    "lines in json": lines_in_json,
+    "objects in json": objects_in_json,
+    "csv": table("csv", ","),
+    "tsv": table("tsv", "\t"),
+    "parquet of bytes": parquet,
+    "parquet of paths": parquet_of_paths,
+    "parquet of messages": parquet_of_messages,
+    "parquet in a folder": shards,
+    "arrow": arrow,
+    "saved": saved,
+    "saved messages": saved_messages,
+    "saved splits": saved_split,
+    "datasets.Dataset": in_memory,
+    "dictionaries": dictionaries,
+    "messages": jsonl(lambda folder: talks(None, folder)),
+    "content parts": jsonl(lambda folder: talks(lambda path: {"type": "image", "image": path.name}, folder)),
+    "image_url": jsonl(
+        lambda folder: talks(lambda p: {"type": "image_url", "image_url": {"url": url(p)}}, folder)
+    ),
+    "placeholders": jsonl(
+        lambda folder: [
+            {**row, "images": names}
+            for row, names in zip(talks(lambda path: {"type": "image"}, folder), NAMES, strict=True)
+        ]
+    ),
+    "ShareGPT": jsonl(sharegpt),
+    "conversational prompt": jsonl(prompts_of),
+    "messages and solution": jsonl(graded),
+}
+
+
+@pytest.fixture(scope="module")
+def wanted(folder, tmp_path_factory):
+    path = FORMATS["jsonl"](tmp_path_factory.mktemp("wanted"), folder)
+    task = own_data.open_file(path, "exact_word", folder)
+    items = sampling.read_items(task, 4)
+    assert [item.prompt for item in items] == ["Which bird?", QUESTIONS[1], QUESTIONS[2], "Colors: [1, 2]?"]
+    assert [item.answer for item in items] == list(ANSWERS)
+    assert items[3].turns is None
+    return [item.item_id for item in items]
+
+
+STUB = {"model": "dcsft_stub", "model_args": "default=goose", "scorer": "exact_word"}
+
+
+def by_sample(path, folder, out):
+    stages.STAGES["sample"](out, samples=1, **STUB, data=path, image_root=folder)
+    return load_from_disk(str(out / sampling.ITEMS))["item_id"][:]
+
+
+def by_evaluate(path, folder, out):
+    stages.STAGES["evaluate"](out, **STUB, data=path, image_root=folder)
+    return records.read_table(out / "scores.parquet", records.Score)["item_id"].to_pylist()
+
+
+def by_sft(path, folder, out):
+    options = SftOptions(model="digits", data=str(path), image_root=folder)
+    found = training_data.read(opening.training_data(str(path), options))
+    images = [[picture.size for picture in found.images(number)] for number in range(len(found.turns))]
+    assert images == [[(40, 30)], [(40, 30), (32, 48)], [], [(32, 48)]]
+    return found.item_ids
+
+
+def by_grpo(path, folder, out):
+    rows, judge = grpo.open_data(str(path), "exact_word", folder)
+    assert training_data.read(rows).item_ids == rows["item_id"][:]
+    return rows["item_id"][:]
+
+
+def by_overlap(path, folder, out):
+    held = path.with_name("held" + "".join(path.suffixes))
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, held)
+    stages.STAGES["data overlap"](
+        out, pool=str(path), tasks=[str(held)], scorer="exact_word", image_root=folder
+    )
+    found = records.read_table(out / overlap.ITEMS, overlap.Shared)["item_id"].to_pylist()
+    return list(dict.fromkeys(found))
+
+
+VERBS = {
+    "sample": by_sample,
+    "evaluate": by_evaluate,
+    "train sft": by_sft,
+    "train grpo": by_grpo,
+    "data overlap": by_overlap,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_verb_reads_every_format_as_the_same_items(tmp_path, folder, wanted, kind, verb):
+    path = FORMATS[kind](tmp_path, folder)
+    found = VERBS[verb](path, folder, tmp_path / "out")
+    shown = wanted if verb != "data overlap" else [wanted[number] for number in (0, 1, 3)]
+    assert sorted(found) == sorted(shown)
+
+
+TALK = [
+    {"role": "system", "content": "Answer in one word."},
+    {"role": "user", "content": "<image>Is it a bird?"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "user", "content": "Which one?"},
+]
+GIVEN = {"role": "assistant", "content": "goose"}
+ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
+TALKS = {
+    "messages": {"messages": [*TALK, GIVEN], "images": ["0.png"]},
+    "a mark left out": {
+        "messages": [TALK[0], {"role": "user", "content": "Is it a bird?"}, *TALK[2:], GIVEN],
+        "image": "0.png",
+    },
+    "content parts": {
+        "messages": [
+            {**turn, "content": parts(turn["content"], [{"type": "image", "path": "0.png"}])}
+            for turn in [*TALK, GIVEN]
+        ]
+    },
+    "ShareGPT with a system column": {
+        "system": TALK[0]["content"],
+        "conversations": [
+            {"from": ROLES[turn["role"]], "value": turn["content"]} for turn in [*TALK[1:], GIVEN]
+        ],
+        "image": "0.png",
+    },
+    "prompt and completion": {"prompt": TALK, "completion": [GIVEN], "image": "0.png"},
+    "prompt and answer": {"prompt": TALK, "answer": "goose", "images": ["0.png"]},
+    "messages in a cell": {"messages": json.dumps([*TALK, GIVEN]), "images": "0.png"},
+    "Arrow's nulls": {
+        "messages": [
+            {"role": turn["role"], "content": turn["content"], "from": None, "value": None}
+            for turn in [*TALK, GIVEN]
+        ],
+        "images": ["0.png"],
+        "problem": None,
+    },
+}
+
+
+class TestConversations:
+    @pytest.mark.parametrize("kind", TALKS)
+    def test_every_shape_shows_the_model_the_same_turns(self, tmp_path, folder, kind):
+        path = tmp_path / "data.jsonl"
+        path.write_text(lines([TALKS[kind]]))
+        task = own_data.open_file(path, "exact_word", folder)
+        shown = [
+            (turn["role"], [part.get("text", part["type"]) for part in turn["content"]])
+            for turn in task.doc_to_messages(task.eval_docs[0])
+        ]
+        assert shown == [
+            ("system", ["Answer in one word."]),
+            ("user", ["image", "Is it a bird?"]),
+            ("assistant", ["yes"]),
+            ("user", ["Which one?"]),
+        ]
+        (item,) = sampling.read_items(task, 1)
+        assert item.prompt == "Answer in one word.\n<image>Is it a bird?\nyes\nWhich one?"
+        assert json.loads(item.turns) == TALK
+        assert (item.answer, item.target) == ("goose", "goose")
+
+    def test_training_and_curated_sets_keep_them(self, tmp_path, folder):
+        path = folder / "talks.jsonl"
+        path.write_text(
+            lines([TALKS["messages"], {"problem": "Which?", "solution": "goose", "image": "1.jpg"}])
+        )
+        for rows in (
+            opening.training_data(str(path), SftOptions(model="digits", data=str(path))),
+            grpo.open_data(str(path), "exact_word", None)[0],
+        ):
+            assert [row["messages"] for row in rows] == [
+                [*TALK, GIVEN],
+                [{"role": "user", "content": "<image>Which?"}, GIVEN],
+            ]
+        options = STUB | {"data": path, "samples": 2}
+        stages.STAGES["sample"](tmp_path / "rollouts", **options)
+        stages.STAGES["label"](tmp_path / "labels", rollouts=tmp_path / "rollouts")
+        stages.STAGES["curate"](tmp_path / "curated", labels=tmp_path / "labels", keep=("easy",))
+        curated = training_data.read(tmp_path / "curated")
+        asked = sorted([[turn["role"] for turn in turns.prompt] for turns in curated.turns])
+        assert asked == [["system", "user", "assistant", "user"], ["user"]]
+        judged = grpo.open_data(str(tmp_path / "curated"), None, None)[1]
+        assert judged is not None
+
+    def test_the_gold_beside_a_conversation_counts_and_its_last_turn_is_the_target(self, tmp_path):
+        path = tmp_path / "data.jsonl"
+        said = {"role": "assistant", "content": "It honks, so it is a goose."}
+        path.write_text(
+            lines([{"messages": [{"role": "user", "content": "Which?"}, said], "answer": "goose"}])
+        )
+        (item,) = sampling.read_items(own_data.open_file(path, "exact_word", None), 1)
+        assert (item.answer, item.target) == ("goose", said["content"])
+
+
+ASKED = {"role": "user", "content": "<image>Which?"}
+BETTER, WORSE = ({"role": "assistant", "content": text} for text in ("goose", "swan"))
+PAIRS = {
+    "TRL": {"prompt": "<image>Which?", "chosen": "goose", "rejected": "swan"},
+    "TRL's conversations": {"prompt": [ASKED], "chosen": [BETTER], "rejected": [WORSE]},
+    "without a prompt": {"chosen": [ASKED, BETTER], "rejected": [ASKED, WORSE]},
+    "ms-swift": {"messages": [ASKED, BETTER], "rejected_response": "swan"},
+    "LLaMA-Factory": {
+        "conversations": [{"from": "human", "value": "<image>Which?"}],
+        "chosen": {"from": "gpt", "value": "goose"},
+        "rejected": {"from": "gpt", "value": "swan"},
+    },
+    "question and answer": {"question": "<image>Which?", "answer": "goose", "rejected": "swan"},
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_pairs_of_every_shape_are_the_same(tmp_path, folder, kind):
+    path = tmp_path / "data.jsonl"
+    path.write_text(lines([PAIRS[kind] | {"images": ["0.png"]}]))
+    options = DpoOptions(model="digits", data=str(path), image_root=folder)
+    (row,) = opening.own_training_rows(str(path), options, pairs=True)
+    assert (row["messages"], row["rejected"], row["refused"]) == ([ASKED, BETTER], "swan", None)
+
+
+FINE = {"problem": "Which bird?", "solution": "goose", "rejected": "swan"}
+BAD = (
+    *("{no", {"problem": "no answer?"}, {"problem": "lost", "solution": "a", "image": "9.png"}),
+    *({"messages": [{"role": "tool", "content": "?"}]}, FINE, FINE),
+)
+
+
+class TestBadRows:
+    @pytest.fixture
+    def bad(self, tmp_path):
+        path = tmp_path / "mine.jsonl"
+        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in BAD))
+        return path
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "sample --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
+            "evaluate --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
+            "train sft --model=digits --max-steps=1 --data FILE",
+            "train cold-start --model=digits --max-steps=1 --data FILE",
+            "train grpo --model=digits --scorer=exact_word --max-steps=1 --data FILE",
+            "train dpo --model=digits --max-steps=1 --data FILE",
+            "data overlap --scorer=exact_word FILE dcsft_digits",
+        ],
+        ids=lambda words: words.partition(" --")[0],
+    )
+    def test_all_are_listed_at_once(self, bad, tmp_path, capsys, words):
+        given = [str(bad) if word == "FILE" else word for word in words.split()]
+        assert main([*given, f"--output={tmp_path / 'out'}"]) == 1
+        said = capsys.readouterr().err
+        assert "5 of 6 rows" in said
+        for row in (1, 2, 3, 4, 6):
+            assert f"line {row}: " in said, row
+        assert not (tmp_path / "out").exists()
+
+    def test_sampling_and_evaluation_leave_them_out_by_an_option(self, bad, tmp_path, capsys):
+        skip = STUB | {"data": bad, "on_error": "skip"}
+        notes = stages.STAGES["sample"](tmp_path / "rollouts", samples=1, **skip)
+        # An item whose picture cannot be read is recorded as not scored; what is no item cannot be.
+        assert (notes["items"], notes["skipped"], notes["left_out"]) == (2, 1, 4)
+        assert sorted(notes["left_out_rows"]) == ["line 1", "line 2", "line 4", "line 6"]
+        notes = stages.STAGES["evaluate"](tmp_path / "scores", **skip)
+        assert (notes["tasks"]["mine"]["n"], notes["left_out"]) == (1, 5)
+        assert "the same item as line 5" in notes["left_out_rows"]["line 6"]
+
+    def test_training_reads_the_others(self, bad):
+        rows = opening.training_data(str(bad), SftOptions(model="digits", data=str(bad)))
+        found = training_data.examined(rows, "mine.jsonl")
+        assert (len(found.turns), len(found.refused)) == (1, 5)
+        assert found.where(0) == "mine.jsonl, line 5"
+        assert found.refused[2].problem.startswith("mine.jsonl, line 3: image ")
+        rows, judge = grpo.open_data(str(bad), "exact_word", None)
+        found = training_data.examined(rows)
+        assert (len(found.turns), len(found.refused)) == (1, 5)
+
+    def test_a_file_of_bad_rows_alone_is_refused(self, bad):
+        bad.write_text("{no\n{no")
+        with pytest.raises(HarnessError, match="2 of 2 rows cannot be used"):
+            own_data.open_file(bad, "exact_word", None, skip=True)
+
+
+class TestHostileFiles:
+    def test_a_list_that_ends_too_early_keeps_the_rows_before(self, tmp_path):
+        path = tmp_path / "data.json"
+        path.write_text('[{"problem": "?", "solution": "a"}, {"problem": "?"')
+        assert [where for where, _ in own_files.rows(path)] == ["row 1", "row 2"]
+        assert "not JSON" in str(list(own_files.rows(path))[1][1])
+
+    @pytest.mark.parametrize("depth", [100, 100_000])
+    def test_depth_is_bounded_in_lists(self, tmp_path, depth):
+        path = tmp_path / "data.json"
+        path.write_text('[{"problem": ' + "[" * depth + "]" * depth + "}]")
+        ((_, error),) = own_files.rows(path)
+        assert "nested" in str(error)
+
+    def test_a_long_line_is_not_read_whole(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(own_files, "MOST_ROW", 1000)
+        path = tmp_path / "data.jsonl.gz"
+        long = json.dumps({"problem": "x" * 5_000_000, "solution": "a"})
+        path.write_bytes(gzip.compress(f"{long}\n{lines(plain(folder=tmp_path)[2:3])}".encode()))
+        (first, error), (second, row) = own_files.rows(path)
+        assert (first, second, row["solution"]) == ("line 1", "line 2", "two")
+        assert "longer than" in str(error)
+
+    def test_a_large_list_is_read_in_pieces(self, tmp_path):
+        path = tmp_path / "data.json"
+        rows = [{"problem": f"{number} " + "y" * 5000, "solution": "é"} for number in range(700)]
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        assert [row for _, row in own_files.rows(path)] == rows
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("data.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "cannot be read"),
+            ("data.parquet", b"PAR1 and nothing more", "cannot be read"),
+            ("data.csv", b"a,b\n1,2\n", "none of the columns .* it has a, b"),
+            ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
+            ("data.arrow", b"no arrow", "cannot be read"),
+        ],
+    )
+    def test_damaged_ones_are_refused_in_a_sentence(self, tmp_path, name, content, said):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(HarnessError, match=said):
+            own_data.open_file(tmp_path / name, "exact_word", None)
+
+    def test_several_splits_are_named(self, tmp_path, folder):
+        DatasetDict({"train": dataset(folder), "test": dataset(folder)}).save_to_disk(tmp_path / "data")
+        with pytest.raises(HarnessError, match="holds the splits train, test"):
+            own_data.open_file(tmp_path / "data", "exact_word", None)
+        assert len(own_data.open_file(tmp_path / "data" / "test", "exact_word", None).eval_docs) == 4
+
+    def test_paths_inside_tables_stay_in_the_root(self, tmp_path, folder):
+        rows = [{"problem": "?", "solution": "a", "image": {"bytes": None, "path": str(folder / "0.png")}}]
+        Dataset.from_list(rows).to_parquet(tmp_path / "data.parquet")
+        with pytest.raises(HarnessError, match=r"data\.parquet, row 1: image .* is outside"):
+            own_data.open_file(tmp_path / "data.parquet", "exact_word", None)
+
+
+def test_rows_in_memory_are_taken_in_python(tmp_path, folder):
+    import dcsft_harness as dcsft
+
+    options = {"model_args": "default=goose", "scorer": "exact_word"}
+    pictures = plain(entry=Pillow.open, folder=folder)
+    for number, rows in enumerate((dataset(folder), pictures)):
+        first, again = (
+            dcsft.sample("dcsft_stub", data=rows, samples=1, output=tmp_path / str(number), **options)
+            for _ in range(2)
+        )
+        assert first.notes["items"] == 4
+        assert again.notes == first.notes
+    scores = dcsft.evaluate("dcsft_stub", data=pictures, output=tmp_path / "scores", **options)
+    assert scores.notes["tasks"]["data"]["accuracy"] == 0.25
+
+
+class TestNothingSolved:
+    """Sampling and curation say why no response is right, and what to do next."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "mine.jsonl"
+        path.write_text(lines([{"problem": "Which bird?", "solution": "goose"}]))
+        return path
+
+    @pytest.mark.parametrize(
+        ("response", "said", "remedy"),
+        [
+            ("swan", "none of 2 responses is right: 2 wrong", "name another --scorer"),
+            ("...", "none of 2 responses is right: 2 without an answer", "Say in the question how to answer"),
+        ],
+    )
+    def test_counts_and_the_first_example(self, path, tmp_path, capsys, response, said, remedy):
+        model = ["--model=dcsft_stub", f"--model-args=default={response}", "--scorer=exact_word"]
+        rollouts, labels = tmp_path / "rollouts", tmp_path / "labels"
+        assert main(["sample", *model, f"--data={path}", "--samples=2", f"--output={rollouts}"]) == 0
+        shown = capsys.readouterr().err
+        assert said in shown and remedy in shown
+        assert f"gold 'goose', response '{response}'" in shown
+        assert main(["label", str(rollouts), f"--output={labels}"]) == 0
+        capsys.readouterr()
+        assert main(["curate", str(labels), "--keep=easy,medium", f"--output={tmp_path / 'set'}"]) == 1
+        shown = capsys.readouterr().err
+        assert "0 easy, 0 medium, 1 hard" in shown and said in shown and remedy in shown
+
+    def test_responses_that_were_cut_off_are_counted(self):
+        row = {
+            "score": 0.0,
+            "extracted": None,
+            "finish_reason": "length",
+            "answer": "a",
+            "response": "Let me",
+        }
+        problem, remedy = pool.advice(pool.unsolved([row, row]))
+        assert "2 of them cut off at the limit of tokens" in problem
+        assert remedy == "Raise --max-new-tokens"
+
+    def test_a_run_with_a_right_response_says_nothing(self, path, tmp_path):
+        notes = stages.STAGES["sample"](tmp_path / "out", samples=1, **STUB, data=path)
+        assert "unsolved" not in notes and stages.STAGES["sample"].remarks(notes) == []
+
+
+class TestInspect:
+    def test_pictures_prompt_tokens_target_and_verdict(self, folder, capsys):
+        path = folder / "inspected.jsonl"
+        said = {"role": "assistant", "content": "It is a large bird that I do not know."}
+        talk = {"messages": [*TALK[:2], said], "answer": "goose", "image": "1.jpg"}
+        path.write_text(lines([talk, {"problem": "lost", "solution": "a", "image": "9.png"}]))
+        assert main(["data", "inspect", str(path), "--scorer=exact_word", "--model=digits"]) == 0
+        shown, remarks = capsys.readouterr()
+        assert "picture 1: JPEG, 48 x 32 pixels, mode RGB, orientation 6, shown as 32 x 48 RGB" in shown
+        assert "<|im_start|>system\n    | Answer in one word." in shown
+        assert "<|vision_start|><|image_pad|><|vision_end|>Is it a bird?" in shown
+        tokens, of_pictures = map(
+            int, re.findall(r"prompt: (\d+) tokens, (\d+) of them of pictures", shown)[0]
+        )
+        assert 0 < of_pictures < tokens
+        assert "the target as a response: wrong, score 0" in shown
+        assert "1 rows cannot be used:\n  line 2: image " in shown
+        assert "2 rows, 1 of which cannot be used" in remarks
+        assert "does not find the row's own target right in line 1" in remarks
+
+    def test_without_a_model_only_the_rows(self, folder, tmp_path):
+        path = FORMATS["saved"](tmp_path, folder)
+        notes = stages.STAGES["data inspect"](tmp_path / "out", data=path, rows=2)
+        assert [row["row"] for row in notes["rows"]] == ["row 1", "row 2"]
+        assert notes["rows"][0]["turns"] == [{"role": "user", "content": "<image>Which bird?"}]
+        assert "prompt" not in notes["rows"][0] and notes["count"] == 4
+        assert json.loads((tmp_path / "out" / "rows.json").read_text())["rows"] == notes["rows"]
+
+
+@pytest.mark.slow
+class TestTraining:
+    """Each method trains a step on own rows."""
+
+    @pytest.fixture
+    def path(self, folder):
+        path = folder / "trained.jsonl"
+        rows = [{**row, "rejected": "swan"} for row in plain("prompt", "completion", folder=folder)]
+        path.write_text(lines([*rows, TALKS["messages"] | {"rejected_response": "swan"}, {"problem": "bad"}]))
+        return path
+
+    @pytest.mark.parametrize("method", ["sft", "cold-start", "dpo", "grpo"])
+    def test_by_every_method(self, path, tmp_path, method, capsys):
+        more = ["--max-steps=1", "--batch-size=2", "--on-error=skip"]
+        more += ["--scorer=exact_word", "--num-generations=2"] if method == "grpo" else []
+        given = ["train", method, "--model=digits", f"--data={path}", *more]
+        assert main([*given, f"--output={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+        notes = manifest.read(tmp_path / "out").notes
+        assert notes["skipped"]["count"] == 1
