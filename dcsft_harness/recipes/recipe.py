@@ -303,8 +303,12 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     found: dict[str, Any] = {"file": pool, "task": None} if as_file else {"file": None, "task": pool}
     found["test_scorer"] = None if own["test"] is None else own["scorer"]
     found["scorer"] = own["scorer"] if as_file else None
-    if own.get("num_processes") == "all":
-        found["num_processes"] = _gpus()
+    found["tasks"] = own["tasks"] or None
+    for name in ("num_processes", "sampling_processes"):
+        if own.get(name) == "all":
+            found[name] = _gpus()
+    if own.get("engine") == "dcsft_vllm":  # which is one process per engine
+        found["sampling_processes"] = None
     return found
 
 

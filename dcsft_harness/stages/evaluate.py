@@ -113,6 +113,9 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
     for name in ("columns", "box_space"):
         if getattr(options, name):
             raise HarnessError(f"{flag(name)} is of --responses, which is not given", "Leave it out")
+    launched = options.launched(STAGE, output)
+    if launched is not None:
+        return launched
     from dcsft_harness import evaluation, lmms
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from dcsft_harness.lmms import Model, Task
+    from dcsft_harness.stages.stage import Notes, Stage
+    from dcsft_harness.training.config import TrainingConfig
+    from dcsft_harness.training.launching import Launch
 
+LAUNCH = ("num_processes", "launch")
+"""The options that the processes of a launch are started without."""
 ENGINES = ("local", "ray")
 """Where sampling runs: in this process or those of its launch, or on a Ray cluster."""
 
@@ -79,6 +84,31 @@ class Engine(Settings):
         ge=1,
     )
 
+    num_processes: int | None = option(
+        None,
+        "Number of processes, one per GPU, started by `accelerate launch`, which share the items.",
+        ge=1,
+        decides=False,
+    )
+
+    def launched(self, stage: "Stage", output: Path) -> "Notes | None":
+        """What the stage comes to in its own processes, waited for; None where this process runs it.
+
+        Raises:
+            HarnessError: processes are asked for that cannot be started, or one of them failed.
+        """
+        if self.num_processes is None:
+            return None
+        from dcsft_harness.training.launching import Launch
+
+        if self.engine == "ray" or self.actors is not None:
+            raise HarnessError(
+                f"--num-processes {self.num_processes} and Ray's actors both divide the items",
+                "Give one of them",
+            )
+        launch = Launch.read(self.num_processes, None)
+        return None if launch is None else launched(launch, stage, self, output)
+
     def opened(self) -> tuple[str, str, str]:
         """The lmms-eval model, its arguments, and where it runs: one of `ENGINES`.
 
@@ -92,6 +122,23 @@ class Engine(Settings):
         if self.actors is not None and named is not None:
             where = "ray"
         return *as_engine(self.model, self.model_args, named), where
+
+
+def launched(
+    launch: "Launch",
+    stage: "Stage",
+    options: Settings,
+    output: Path,
+    config: "TrainingConfig | None" = None,
+) -> "Notes":
+    """Runs a stage in the processes of a launch, and waits for them."""
+    # Options that are None by default and were not given need no word.
+    fields = type(options).model_fields
+    given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
+    given = {name: value for name, value in given.items() if value is not None or fields[name].default}
+    from dcsft_harness.training import launching
+
+    return launching.run(launch, config, stage.command(given, output, joined=True)[1:], output)
 
 
 def is_own(data: str | Path) -> bool:

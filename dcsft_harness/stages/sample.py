@@ -27,6 +27,9 @@ class SampleOptions(SamplingConfig, opening.OwnTasks, opening.OwnRows, opening.E
 
 def run(options: SampleOptions, output: Path, progress: Progress | None) -> Notes:
     """Samples, or resumes an interrupted run."""
+    launched = options.launched(STAGE, output)
+    if launched is not None:
+        return launched
     from dcsft_harness import lmms, sampling
     from dcsft_harness.data.benchmarks import prepared
     from dcsft_harness.sampling import rollout_store

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.digits import resolve
-from dcsft_harness.settings import Settings, option
+from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.training import launching
@@ -19,7 +19,6 @@ from dcsft_harness.training.config import TrainingConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LAUNCH = ("num_processes", "launch")
 _T = TypeVar("_T", bound=TrainingConfig)
 
 
@@ -97,7 +96,7 @@ def start(
             if named is not None:
                 manifest.refuse_newer(Path(named))
     if launch is not None:
-        return launched(launch, stage, options, output, config)
+        return opening.launched(launch, stage, options, output, config)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
@@ -107,21 +106,6 @@ def start(
     if opening.is_own(options.data) or not Path(options.data).is_dir():
         more["source"] = Path(options.data).name if Path(options.data).exists() else options.data
     return train(resolve(options.model), config, more)
-
-
-def launched(
-    launch: launching.Launch,
-    stage: Stage,
-    options: Settings,
-    output: Path,
-    config: TrainingConfig | None = None,
-) -> Notes:
-    """Runs a stage in the processes of a launch, and waits for them."""
-    # Options that are None by default and were not given need no word.
-    fields = type(options).model_fields
-    given = {name: getattr(options, name) for name in options.model_fields_set - {*LAUNCH}}
-    given = {name: value for name, value in given.items() if value is not None or fields[name].default}
-    return launching.run(launch, config, stage.command(given, output, joined=True)[1:], output)
 
 
 def conversations(options: TrainInputs) -> "Path | Dataset":

@@ -234,7 +234,7 @@ def test_a_users_pool_and_model_take_the_place_of_the_papers(tmp_path):
     found = own(tmp_path, tasks="dcsft_mathvista,dcsft_mmmu")
     stages = {stage.name: stage for stage in found.stages}
     assert found.scale == "paper"
-    assert "own-cold-0" not in stages and len(stages) == 17
+    assert "own-cold-0" not in stages and len(stages) == 15
     assert stages["own-rollouts-0"].options["data"] == str(tmp_path / "mine.jsonl")
     assert stages["own-rollouts-0"].options["model_args"].startswith("pretrained=some/model,")
     assert stages["own-em-0"].options["model"] == "some/model"

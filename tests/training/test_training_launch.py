@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -494,3 +495,27 @@ class TestHowALaunchEnded:
         assert main(words) == ranks.ELSEWHERE
         assert capsys.readouterr().err == ""
         assert json.dumps(ranks.watched()) == "true"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "table", "options"),
+    [
+        ("sample", "rollouts", ["--task", "dcsft_digits_pool", "--samples", "2"]),
+        ("evaluate", "scores", ["--tasks", "dcsft_digits,dcsft_digits_r"]),
+    ],
+)
+def test_sampling_and_evaluation_share_their_items_among_processes(verb, table, options, tmp_path):
+    for count in ("1", "2"):
+        given = [verb, "--model", "digits", *options, "--limit", "7", "--num-processes", count]
+        assert main([*given, "--output", str(tmp_path / count)]) == 0
+    one, two = (pq.read_table(tmp_path / count / f"{table}.parquet").to_pylist() for count in ("1", "2"))
+    assert one == two and len(one) == 14
+    again = [verb, "--model", "digits", *options, "--limit", "7", "--output", str(tmp_path / "2")]
+    assert main(again) == 0  # the number of processes decides nothing: it is done already
+
+
+def test_processes_and_actors_are_not_both_asked_for(tmp_path, capsys):
+    given = ["--task", "dcsft_digits_pool", "--num-processes", "2", "--engine", "ray"]
+    assert main(["sample", "--model", "digits", *given, "--output", str(tmp_path / "out")]) == 1
+    assert "--num-processes 2 and Ray's actors both divide the items" in capsys.readouterr().err
