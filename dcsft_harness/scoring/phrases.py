@@ -138,7 +138,7 @@ CHINESE = re.compile(
 
 DENIED = re.compile(
     r"(?:\b(?:not|never|no|neither|nor|less|least|cannot|unlikely|hardly|without|nothing|none)|n't)\b"
-    r"[^,;.:]{0,30}$"
+    r"[^,;.:]{0,30}$|(?:不|并非)[是选为]?\s?$"
 )
 """Before a phrase: what it states is denied."""
 SUPPOSED = re.compile(
@@ -165,7 +165,7 @@ ASIDE_KEYS = (
 """What a clause sets its option against."""
 CONTRAST = re.compile(
     r"(?i)\b(?:on the other hand|in contrast|by contrast|however|conversely|while|whereas|different|differs?"
-    r"|not|less|too|cannot|neither|nor|fails?|lacks?|unrelated|other)\b|n't\b"
+    r"|not|less|too|cannot|neither|nor|fails?|lacks?|unrelated|other)\b|n't\b|不是|不选|并非|不对|不正确"
 )
 """In a last sentence: it rejects rather than chooses."""
 GIVEN_UP = re.compile(

@@ -58,7 +58,7 @@ def test_a_new_file_is_a_command(toy, capsys):
     assert main(["--help"]) == 0
     assert "Write a greeting." in capsys.readouterr().out
     assert main(["toy", "--help"]) == 0
-    assert "--times INTEGER     How often.  [default: 1]" in capsys.readouterr().out
+    assert "--times INTEGER  How often.  [default: 1]" in capsys.readouterr().out
     assert main(["toy", "world", "--times", "2", "--output", str(toy / "out")]) == 0
     assert "toy: 2 greetings" in capsys.readouterr().err
     assert main(["toy", "world", "--times", "0", "--output", str(toy / "zero")]) == 1

@@ -1,5 +1,6 @@
 """GRPO through TRL: prompts without answers, the task's scorer as reward, groups told apart, resumed."""
 
+import contextlib
 import json
 import re
 import types
@@ -244,6 +245,7 @@ def test_a_vllm_of_the_trainers_own_writes_out_image_tokens_itself(monkeypatch, 
     trainer = object.__new__(grpo.GrpoTrainer)
     trainer.use_vllm, trainer.vllm_mode = vllm, mode
     trainer.processing_class = types.SimpleNamespace(image_token_id=5)
+    trainer._refusing_infinite = contextlib.nullcontext
     prompts_given = [[1, 5, 5, 5, 2, 5, 5, 3], [4]]
     assert trainer._generate_single_turn(prompts_given, images, {}, 2) == (given, images, {}, 2)
     assert prompts_given == [[1, 5, 5, 5, 2, 5, 5, 3], [4]]

@@ -462,7 +462,7 @@ class TestWhatIsStarted:
 
 def test_a_value_that_is_no_yaml_is_refused(capsys):
     assert main(["train", "sft", "--model=m", "--data=d", "--output=o", "--set", "optim_args=[1"]) == 1
-    assert "dcsft: --set 'optim_args=[1': its value is not valid YAML (" in capsys.readouterr().err
+    assert "dcsft: --set optim_args=[1: its value is not valid YAML (" in capsys.readouterr().err
 
 
 class TestHowALaunchEnded:
