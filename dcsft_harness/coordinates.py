@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from dcsft_harness.errors import HarnessError
+from dcsft_harness import reading
+from dcsft_harness.errors import HarnessError, cut
 
 BoxSpace = Literal["pixel", "resized", "norm1000"]
 
@@ -103,7 +104,7 @@ def taught(*folders: str | Path | None) -> BoxSpace | None:
             nothing; None is skipped.
 
     Raises:
-        HarnessError: a newer version of this package wrote one of them.
+        HarnessError: a newer version of this package wrote one of them, or a checkpoint's file is damaged.
     """
     from dcsft_harness.artifacts import manifest
 
@@ -114,11 +115,21 @@ def taught(*folders: str | Path | None) -> BoxSpace | None:
             with contextlib.suppress(HarnessError):  # another package's file of that name
                 told = manifest.read(Path(folder)).notes.get("box_space")
         elif folder is not None and (Path(folder) / TOLD).is_file():
-            with contextlib.suppress(ValueError, AttributeError):
-                told = json.loads((Path(folder) / TOLD).read_text(encoding="utf-8")).get("box_space")
+            told = _kept(Path(folder) / TOLD)
         if told in get_args(BoxSpace):
             return cast(BoxSpace, told)
     return None
+
+
+def _kept(path: Path) -> str:
+    try:
+        found = reading.json_file(path)["box_space"]
+        if found not in get_args(BoxSpace):
+            raise ValueError(f"box_space is {cut(repr(found), 60)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{path} cannot be read ({type(error).__name__}: {error})"
+        raise HarnessError(problem, f"Copy it again. {_MEANS}, or resized") from error
+    return str(found)
 
 
 def tell(folder: Path, space: BoxSpace | None) -> None:

@@ -180,6 +180,8 @@ def read(content: bytes) -> tuple["Image", bool]:
 
     try:
         with strictly(), Image.open(io.BytesIO(content)) as image:
+            if image.format == "EPS":
+                raise UnreadableError("is PostScript, a program: Pillow has Ghostscript run it")
             plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
             return to_rgb(image), plain
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files

@@ -14,6 +14,8 @@ from typing import Any, Never, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from dcsft_harness.errors import cut
+
 MOST_JSON = 64 * 2**20
 """The largest JSON file to read, in bytes: a manifest with some hundred thousand files."""
 MOST_YAML = 2**20
@@ -50,28 +52,86 @@ def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON'
     return from_json(read_text(path, most))
 
 
-def from_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON's own types
-    """A JSON text's value.
+def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> Any:  # noqa: ANN401 - JSON's
+    """A JSON text's value; the one place that reads JSON from outside.
+
+    Args:
+        text: the JSON; bytes are UTF-8.
+        finite: refuses numbers beyond float64, NaN and infinity included.
+        halves: accepts texts with half of a surrogate pair, which cannot be written as UTF-8.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `DEEPEST`.
     """
     try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
+        value = (
+            json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_integer)  # noqa: TID251
+            if finite
+            else json.loads(text)  # noqa: TID251 - bounded here
+        )
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     level = [value]
     for _ in range(DEEPEST):
         level = [inner for one in level for inner in _inner(one)]
         if not level:
-            return value
-    raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+            break
+    else:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    # Only an escape makes such a text of UTF-8.
+    if not halves and ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # type: ignore[operator]
+        _refuse_halves(value)
+    return value
+
+
+def json_object(line: str | bytes) -> dict[str, Any]:
+    """A line of JSONL from outside: an object of finite numbers and whole texts.
+
+    Raises:
+        ValueError: it is something else, or not UTF-8.
+    """
+    try:
+        found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({cut(str(error))})") from error
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 def _inner(value: object) -> Iterator[object]:
     """The lists and mappings inside one value."""
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (one for one in values if isinstance(one, dict | list))
+
+
+def _refuse_halves(value: object) -> None:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [part for pair in one.items() for part in pair]
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, str) and not one.isascii():
+            try:
+                one.encode()
+            except UnicodeEncodeError as error:
+                code = f"\\u{ord(one[error.start]):04x}"
+                raise ValueError(f"{code}, half of a surrogate pair, is no text") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{cut(text, 60)} is not a finite number")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 300:  # float64 ends at 309 digits, and Python refuses to read 4,300
+        raise ValueError(f"{cut(text, 60)} is a number of {len(text.lstrip('-'))} digits")
+    return int(text)
 
 
 def yaml_file(path: Path) -> Any:  # noqa: ANN401 - YAML's own types
@@ -89,7 +149,7 @@ def from_yaml(text: str) -> Any:  # noqa: ANN401 - YAML's own types
             than `MOST_NODES` values or `DEEPEST` levels.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # noqa: TID251 - a SafeLoader
     except yaml.YAMLError as error:
         said = str(error).replace(' in "<unicode string>",', " at")  # over several lines
         raise ValueError(" ".join(said.split())) from error

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import islice
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import is_plain, to_rgb
 
 if TYPE_CHECKING:
@@ -29,12 +28,11 @@ RIGHT = 0.5
 """The lowest score of a right response; the suite's scores are 0 or 1."""
 
 SCORER = "version of the scorer"
+FROM_CHECKPOINT = "generation_from_checkpoint"
+"""Where scores, rollouts and logged token counts record what a checkpoint's generation config applied."""
 CHECKPOINT, SETTING = "checkpoint's generation config", "checkpoint's generation setting"
 """Conditions of a score, or their prefixes: a scorer's version, and applied settings of a checkpoint's
 generation config. Scores are comparable if all their conditions are equal."""
-
-_NESTED = 64
-_DEEP = f"not JSON (nested deeper than {_NESTED} levels)"
 
 ROWS_AT_ONCE = 1 << 16
 """Rows of a table written together."""
@@ -329,54 +327,6 @@ def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -
         f"{path}: the column {wanted.name!r} holds {found.type}, not {wanted.type}",
         "Check that it was written by this stage",
     )
-
-
-def json_object(line: bytes) -> dict[str, Any]:
-    """A line of JSONL from outside.
-
-    Raises:
-        ValueError: it is not UTF-8 or JSON, not an object, nested deeper than `_NESTED`, or has a number
-            beyond float64 (NaN and infinity included) or a string that is not Unicode text.
-    """
-    try:
-        found = json.loads(
-            line.decode("utf-8-sig"), parse_constant=_number, parse_float=_number, parse_int=_integer
-        )
-    except RecursionError:
-        raise ValueError(_DEEP) from None
-    except ValueError as error:
-        raise ValueError(f"not JSON ({cut(str(error))})") from error
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    waiting: list[tuple[Any, int]] = [(found, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if depth > _NESTED:
-            raise ValueError(_DEEP)
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                code = f"\\u{ord(value[error.start]):04x}"
-                raise ValueError(f"not JSON ({code}, half of a surrogate pair, is no text)") from error
-        elif isinstance(value, dict):
-            waiting += [(one, depth + 1) for pair in value.items() for one in pair]
-        elif isinstance(value, list):
-            waiting += [(one, depth + 1) for one in value]
-    return found
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{cut(text, 60)} is not a finite number")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text) > 300:  # float64 ends at 309 digits, and Python refuses to read 4,300
-        raise ValueError(f"{cut(text, 60)} is a number of {len(text.lstrip('-'))} digits")
-    return int(text)
 
 
 def as_text(value: object) -> str:

@@ -718,6 +718,6 @@ def _same(one: str, other: str) -> bool:
     if one == other:
         return True
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return bool(reading.from_json(one) == reading.from_json(other))
     except ValueError:
         return False

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.leaderboard.board import (
     DISTRIBUTIONS,
     Documents,
@@ -33,7 +33,7 @@ from dcsft_harness.leaderboard.board import (
     public,
 )
 from dcsft_harness.leaderboard.sampled import draws_of_lists
-from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
+from dcsft_harness.records import CHECKPOINT, FROM_CHECKPOINT, SCORER, SETTING
 
 NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
 STANDING = frozenset(
@@ -115,7 +115,7 @@ class Samples:
                     for name in ("max_pixels", "min_pixels")
                     if not _whole(arguments(self.run).get(name))
                 ),
-                *self._unknown_settings(),
+                *self._unknown_settings(kept),
             ),
             remarks=tuple(self._remarks(scores, metric)),
             draws=draws,
@@ -169,7 +169,7 @@ class Samples:
         with self.path.open("rb") as file:
             for number, text in enumerate(file, start=1):
                 try:
-                    line = reading.from_json(text.decode("utf-8"))
+                    line = reading.from_json(text.decode("utf-8"), halves=True)
                     if b"\\ud" in text.lower():
                         line = _encodable(line)
                     if not isinstance(line, dict) or not isinstance(line.get("doc_id"), int):
@@ -249,14 +249,48 @@ class Samples:
         told = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
         return told if told in DISTRIBUTIONS else None
 
-    def _unknown_settings(self) -> tuple[str, ...]:
+    def _unknown_settings(self, lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         """Conditions on the checkpoint's own settings that the log does not record."""
         if not str((self.run.get("config") or {}).get("model")).startswith("dcsft_"):
             return CHECKPOINT, SETTING
-        return (SETTING,) if self._from_checkpoint() else ()
+        return (SETTING,) if self._from_checkpoint() and self._applied(lines) is None else ()
+
+    def _applied(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object] | None:
+        """What the checkpoint's generation config applied; None where a line does not record it.
+
+        Our models record it with the token counts, which lmms-eval leaves out of answers from its cache.
+
+        Raises:
+            HarnessError: lines differ.
+        """
+        first: dict[str, object] | None = None
+        for line in lines:
+            counts = line.get("token_counts")
+            found = counts[0] if isinstance(counts, list) and counts else None
+            found = found.get(FROM_CHECKPOINT) if isinstance(found, dict) else None
+            if not isinstance(found, dict):
+                return None
+            first = found if first is None else first
+            if found != first:
+                raise HarnessError(
+                    f"{self.path}: the checkpoint's generation settings are {cut(first)} in one line and "
+                    f"{cut(found)} in another",
+                    AGAIN,
+                )
+        return first
 
     def _from_checkpoint(self) -> bool:
         return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
+
+    def _checkpoint_conditions(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+        """The same conditions as scores of `dcsft evaluate` have."""
+        if not self._from_checkpoint():
+            return {}
+        found = self._applied(lines)
+        if found is None:
+            return {CHECKPOINT: "applied"}
+        settings = {f"{SETTING} {name}": value for name, value in sorted(found.items())}
+        return {**settings, **({CHECKPOINT: "applied"} if found else {})}
 
     def _conditions(self, documents: Documents, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         scorers: dict[str, object] = {}
@@ -277,7 +311,7 @@ class Samples:
                 for name in ("max_pixels", "min_pixels")
                 if _whole(said := arguments(self.run).get(name))
             },
-            **({CHECKPOINT: "applied"} if self._from_checkpoint() else {}),
+            **self._checkpoint_conditions(lines),
             **({"examples in the prompt": shots} if shots else {}),
             **({"first document": config["offset"]} if config.get("offset") else {}),
             **({"system prompt": run} if (run := self.run.get("system_instruction_sha")) else {}),

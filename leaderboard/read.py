@@ -198,10 +198,13 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     wanted = [one for one in schema(Score) if names is None or one.name in names]
     with readable(path):
         file = pq.ParquetFile(path, read_dictionary=TEXTS)
-        defaults(path, Score, file.schema_arrow.names)
+        filling = defaults(path, Score, file.schema_arrow.names)
         read = file.read(columns=[one.name for one in wanted]).unify_dictionaries()
     columns = {}
     for want in wanted:
+        if want.name in filling:  # written before there was such a column
+            columns[want.name] = pa.chunked_array([pa.repeat(filling[want.name], read.num_rows)])
+            continue
         column = read[want.name]
         if pa.types.is_dictionary(column.type) and column.type.value_type == want.type:
             refuse_empty(path, column.null_count, want)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 
 from .weights import few, not_finite, refuse_unfinite
@@ -48,8 +49,9 @@ def read_config(adapter: str, base: str) -> PeftConfig:
                 "Give the folder that save_pretrained of a PEFT model wrote",
             )
     try:
+        reading.json_file(folder / "adapter_config.json")
         config = PeftConfig.from_pretrained(adapter)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unfit(adapter, base, f"its adapter_config.json cannot be read ({error})") from error
     if config.is_prompt_learning:
         raise _unfit(adapter, base, f"{config.peft_type} adapters are not supported")

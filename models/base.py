@@ -5,7 +5,7 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
 
 from . import MODELS
@@ -130,6 +131,22 @@ class UnavailableError(HarnessError):
     """The engine is gone: no item is to blame, and none is skipped."""
 
 
+@dataclass
+class Counts(TokenCounts):  # type: ignore[misc]
+    """Token counts as lmms-eval logs them, which also record what the checkpoint's generation config applied.
+
+    Attributes:
+        from_checkpoint: setting -> value; None where the generation config is not used.
+    """
+
+    from_checkpoint: dict[str, object] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The log's entry."""
+        more = {} if self.from_checkpoint is None else {FROM_CHECKPOINT: self.from_checkpoint}
+        return {**super().to_dict(), **more}
+
+
 class ObservedModel(lmms):  # type: ignore[misc]
     """A chat model that answers items in batches and reports each finished batch.
 
@@ -192,6 +209,11 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """The coordinates that this model writes boxes in."""
         return PIXEL
 
+    @property
+    def uses_checkpoint_generation(self) -> bool:
+        """Whether the model argument `generation_config` is "checkpoint"."""
+        return getattr(getattr(self, "settings", None), "generation_config", "neutral") == "checkpoint"
+
     def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
         """All generation settings that apply to a request with these arguments, by name."""
         return asdict(GenerationArguments.parse(given or {}, task, self.checkpoint_generation))
@@ -229,13 +251,29 @@ class ObservedModel(lmms):  # type: ignore[misc]
             progress(done + finished, len(drawings))
         close()
         results = [GenerationResult("", TokenCounts(0, 0)) for _ in requests]
+        applied = self._applied_to(requests)
         for drawing in drawings:
             for position, index in zip(drawing.item.positions, drawing.item.sample_indices, strict=True):
                 if (one := drawing.have.get(index)) is not None:
-                    counts = TokenCounts(one.n_prompt_tokens, one.n_tokens)
+                    counts = Counts(one.n_prompt_tokens, one.n_tokens, from_checkpoint=applied(position))
                     text = Response(one.response, truncated=one.finish_reason == "length")
                     results[position] = GenerationResult(text, counts)
         return results
+
+    def _applied_to(self, requests: Sequence[Instance]) -> Callable[[int], dict[str, object] | None]:
+        """What the checkpoint's settings add to a request, by its position; None where they are not used."""
+        found: dict[tuple[str, str], dict[str, object]] = {}
+
+        def applied(position: int) -> dict[str, object] | None:
+            if not self.uses_checkpoint_generation:
+                return None
+            _, _, given, _, task, _ = requests[position].args
+            written = (task, repr(given))
+            if written not in found:
+                found[written] = self.generation_from_checkpoint(given, task)
+            return found[written]
+
+        return applied
 
     def _kept_of(self, item: Item) -> dict[int, Generation]:
         places = {index: (item.task, item.doc_id, index) for index in item.sample_indices}

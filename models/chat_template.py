@@ -147,7 +147,7 @@ def _child() -> int:
         with contextlib.suppress(ValueError, OSError):  # not every system bounds memory
             resource.setrlimit(kind, (limit, limit))
     try:
-        _try(json.load(sys.stdin))
+        _try(json.load(sys.stdin))  # noqa: TID251
     except MemoryError:
         return _FULL
     except Exception:  # reported when the template is rendered with transformers' full context

@@ -1,6 +1,5 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.coordinates import BoxConvention, BoxSpace, box_space
+from dcsft_harness.coordinates import TOLD, BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
@@ -33,6 +32,21 @@ from .vision import attend_by_length, embed_by_product
 
 GENERATION = "generation_config.json"
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+_DECIDING = (
+    *(
+        "*.safetensors",
+        "*.index.json",
+        "*.bin",
+        "*.jinja",
+        "config.json",
+        "adapter_config.json",
+        GENERATION,
+        TOLD,
+    ),
+    *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),
+)
+"""Names of files that decide what a model answers, as patterns."""
 
 
 def open_config(settings: ModelSettings) -> PreTrainedConfig:
@@ -47,8 +61,13 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
         manifest.refuse_newer(Path(folder))
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise HarnessError(f"model {name} cannot be opened: no such folder", "Give a checkpoint folder")
-    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
-        raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")
+    if (Path(name) / "adapter_config.json").is_file():
+        if not (Path(name) / "config.json").is_file():
+            raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")
+        raise HarnessError(
+            f"model {name} holds a base and an adapter, which transformers would put on it unasked",
+            "Keep the adapter in a folder of its own, and name it with adapter=",
+        )
     weights.refuse_absurd(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
@@ -203,12 +222,14 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
     Raises:
         HarnessError: its file cannot be read.
     """
+    folder = weights.files_of(settings.pretrained)
     try:
+        if folder is not None and (folder / GENERATION).is_file():
+            reading.json_file(folder / GENERATION)
         found = GenerationConfig.from_pretrained(settings.pretrained)
         _check_tokens(found)
         return found
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        folder = weights.files_of(settings.pretrained)
         if folder is not None and (folder / GENERATION).is_file():
             raise HarnessError(
                 f"{folder / GENERATION} cannot be read ({weights.error_line(error)})",
@@ -264,26 +285,78 @@ def check_intact(settings: ModelSettings) -> None:
     times. A run's saved checkpoints are looked up in the run's manifest. Folders without a manifest pass.
 
     Raises:
-        HarnessError: names the file.
+        HarnessError: names the file; or the adapter was trained on another base.
     """
     if ranks.rank() > 0:
         return
-    for folder in (Path(name) for name in (settings.pretrained, settings.adapter) if name is not None):
-        run = folder.resolve().parent
-        if (folder / manifest.NAME).is_file():
-            if not _is_foreign(folder / manifest.NAME):
-                manifest.refuse_changed(folder)
-        elif folder.name.startswith("checkpoint-") and (run / manifest.NAME).is_file():
-            inside = [name for name in manifest.read(run).files if name.startswith(f"{folder.name}/")]
-            if inside:
-                manifest.refuse_changed(run, *inside)
+    check_files(settings.pretrained)
+    if settings.adapter is not None:
+        check_files(settings.adapter)
+        check_base(settings.adapter, settings.pretrained)
+
+
+def check_files(name: str) -> None:
+    """`check_intact` for one folder; a hub name passes.
+
+    Raises:
+        HarnessError: names a file that is gone, has changed or was added.
+    """
+    run, inside = _manifest_of(Path(name))
+    if run is not None:
+        files = [file for file in manifest.read(run).files if file.startswith(inside)]
+        manifest.refuse_changed(run, *files)
+        _refuse_added(Path(name), {file.removeprefix(inside).split("/")[0] for file in files})
+
+
+def _manifest_of(folder: Path) -> tuple[Path | None, str]:
+    """The folder whose manifest lists a checkpoint's files, and how their names begin there."""
+    run = folder.resolve().parent
+    if (folder / manifest.NAME).is_file():
+        return (None, "") if _is_foreign(folder / manifest.NAME) else (folder, "")
+    if folder.name.startswith("checkpoint-") and (run / manifest.NAME).is_file():
+        inside = f"{folder.name}/"
+        if any(name.startswith(inside) for name in manifest.read(run).files):
+            return run, inside
+    return None, ""
+
+
+def _refuse_added(folder: Path, known: set[str]) -> None:
+    """Refuses files that transformers or PEFT would read and the manifest does not list."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in known and any(path.match(pattern) for pattern in _DECIDING):
+            raise HarnessError(
+                f"{path} was added later: {manifest.NAME} beside it does not list it",
+                f"Remove it, or remove {manifest.NAME} to use the files as they are",
+            )
+
+
+def check_base(adapter: str, base: str) -> None:
+    """Refuses an adapter whose manifest, or that of its run, records another base.
+
+    Raises:
+        HarnessError: names both.
+    """
+    run, _ = _manifest_of(Path(adapter))
+    if run is None:
+        return
+    made = manifest.read(run)
+    known, named = made.inputs.get("model"), made.config.get("model")
+    folder = Path(base).is_dir()
+    if known is not None and folder and manifest.fingerprint(Path(base)) != known["sha256"]:
+        named = known["path"]
+    elif named is None or folder or named == base:
+        return
+    raise HarnessError(
+        f"adapter {adapter} was trained on {named}, and {base} is not it or has changed since",
+        f"Give the base that it was trained on, or remove the adapter's {manifest.NAME} to use it as it is",
+    )
 
 
 def _is_foreign(path: Path) -> bool:
     """Whether a manifest belongs to another package, some of which write files of that name."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError):
+        found = reading.json_file(path)
+    except (OSError, ValueError):
         return False  # ours, and damaged: an error
     return not isinstance(found, dict) or "artefact" not in found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from transformers import PreTrainedTokenizerBase
 
 from dcsft_harness.coordinates import BoxConvention, declare, taught
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.resources import Arithmetic
 
@@ -79,6 +80,7 @@ class DcsftHF(ObservedModel):
         self.media_marks = media_marks(self.processor, config)
         space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
         self._convention = convention(config, self.processor, space)
+        self._room = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
         placement = place(self.settings.device)
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
@@ -172,6 +174,12 @@ class DcsftHF(ObservedModel):
         text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
         with refusals(name):
             features = process(self.processor, [text], [prompt.images])
+        size = features["input_ids"].shape[-1]
+        if 0 < self._room < size:
+            raise HarnessError(
+                f"{name}: a prompt of {size} tokens, and the model takes {self._room}",
+                "Shorten its text, or lower max_pixels",
+            )
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
         return Prepared(name, key, features, text, tuple(prompt.images))
 

@@ -7,7 +7,6 @@ A line of the file is `{"task": T, "doc_id": N, "responses": [...]}` or
 the last.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from dcsft_harness import reading
 from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.lmms.protocols import Generation, cut_at
@@ -40,6 +40,9 @@ class Question:
     sample_index: int
     prompt: str
 
+
+_MOST = 2**30
+"""Bytes of a script that are read."""
 
 Answers = Callable[[Question], str | None]
 
@@ -132,7 +135,7 @@ def _script(answers: str | Path | Answers | None) -> Answers:
     table: dict[object, list[str]] = {}
     if not Path(answers).is_file():
         raise HarnessError(f"answers={answers}: there is no such file", "Give a JSON Lines file")
-    for number, line in enumerate(Path(answers).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(Path(answers)), 1):
         if line.strip():
             key, responses = _row(line, f"{answers}, line {number}")
             table[key] = responses
@@ -144,10 +147,17 @@ def _script(answers: str | Path | Answers | None) -> Answers:
     return look_up
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return reading.read_text(path, _MOST).split("\n")
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"answers={path} cannot be read ({error})", "Give a JSON Lines file") from error
+
+
 def _row(line: str, where: str) -> tuple[object, list[str]]:
     """One line of a script: the item that it answers, and the responses."""
     try:
-        row = json.loads(line)
+        row = reading.json_object(line)
         key: object = row["prompt"] if "prompt" in row else (row["task"], row["doc_id"])
         responses = row["responses"]
     except (ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,6 @@
 """Checks stored weights against their model: whole files, all tensors, right shapes, finite values."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -65,8 +65,8 @@ def weight_files(checkpoint: str) -> list[Path]:
 def _indexed(folder: Path) -> list[Path]:
     path = folder / INDEX
     try:
-        names = sorted({str(name) for name in json.loads(path.read_text("utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted({str(name) for name in reading.json_file(path)["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HarnessError(f"{path} is not a safetensors index ({error!r})", _COPY_AGAIN) from error
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
@@ -111,8 +111,8 @@ def refuse_absurd(checkpoint: str) -> None:
     if path is None or not path.is_file():
         return
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = reading.json_file(path)
+    except (OSError, ValueError) as error:
         raise HarnessError(f"{path} is not JSON ({error_line(error)})", _COPY_AGAIN) from error
     has_weights = any((path.parent / name).is_file() for name in (SINGLE, INDEX))
     stored = len(read_shapes(weight_files(checkpoint))) if has_weights else 0

@@ -7,12 +7,12 @@ logged with the sample and not aggregated; so are `scores` and `votes` of severa
 `maj_at_k` and `pass_at_k` are aggregated.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from dcsft_harness import reading
 from dcsft_harness.coordinates import declared
 from dcsft_harness.scoring import Scorer, Verdict, at_k, get_scorer
 
@@ -35,7 +35,7 @@ def judge_all(scorer: str | Scorer, doc: Doc, texts: Sequence[str]) -> list[Verd
         texts: the responses; a text with a true attribute `truncated` reached the token limit.
     """
     known = get_scorer(scorer)
-    given: dict[str, Any] = {"answer": json.loads(doc["answer"])}
+    given: dict[str, Any] = {"answer": reading.from_json(doc["answer"])}
     if "choices" in known.fields:
         given["choices"] = doc["choices"]
     if "image_size" in known.fields:

@@ -257,6 +257,14 @@ def test_an_adapter_whose_factor_is_no_number_or_nothing_is_refused(
     refused(verb, base, adapter, f"lora_alpha is {alpha!r}", monkeypatch, capsys)
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "5", "{", "\0"])
+@pytest.mark.parametrize("verb", [sample, sft, merge, push], ids=lambda verb: verb.__name__)
+def test_a_damaged_adapter_config_is_refused(verb, content, sound, tmp_path, monkeypatch, capsys):
+    base, adapter = copied(sound, tmp_path)
+    (adapter / "adapter_config.json").write_text(content)
+    refused(verb, base, adapter, "adapter_config.json cannot be read", monkeypatch, capsys)
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "refused"),
     [
@@ -414,6 +422,18 @@ DAMAGE = {
     "generation settings that are cut short": (
         lambda base: (base / "generation_config.json").write_text('{"eos_token_id": '),
         "generation_config.json cannot be read",
+    ),
+    "generation settings of 100,000 levels": (
+        lambda base: (base / "generation_config.json").write_text("[" * 100_000),
+        "generation_config.json cannot be read .nested deeper|cannot be loaded .maximum recursion",
+    ),
+    "a configuration of 100,000 levels": (
+        lambda base: (base / "config.json").write_text("[" * 100_000),
+        "config.json is not JSON .nested deeper than 64 levels",
+    ),
+    "a processor of 100,000 levels": (
+        lambda base: (base / "processor_config.json").write_text("[" * 100_000),
+        "has no usable processor",
     ),
     "an end that is no token": (
         lambda base: setting(base, "eos_token_id", "end", "generation_config.json"),
@@ -621,6 +641,67 @@ def test_a_checkpoint_that_a_run_kept_is_looked_up_in_the_runs_manifest(sound, t
     refused(
         evaluate, base, run / "checkpoint-2", "checkpoint-2/adapter_model.*is not what", monkeypatch, capsys
     )
+
+
+ADDED = [
+    "generation_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+]
+
+
+@pytest.mark.parametrize("name", [*ADDED, "box_space.json", "additional_chat_templates"])
+@pytest.mark.parametrize("verb", [sample, sample_vllm, sft, merge], ids=lambda verb: verb.__name__)
+def test_a_file_that_joins_a_checkpoint_later_is_refused(name, verb, sound, tmp_path, monkeypatch, capsys):
+    shutil.copytree(sound / "set", tmp_path / "set")
+    shutil.copytree(sound / "adapter", tmp_path / "adapter")
+    shutil.copytree(sound / "base", tmp_path / "plain")
+    (tmp_path / "plain" / name).unlink(missing_ok=True)
+    base = sealed("checkpoint", tmp_path / "plain", tmp_path / "base")
+    (base / "notes.json").write_text("{}")  # nothing reads it
+    if "." in name:
+        (base / name).write_text("{}")
+    else:
+        (base / name).mkdir()
+    message = f"{re.escape(str(base / name))} was added later"
+    refused(verb, base, None, message, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("verb", [sample, sample_vllm, sft, merge, lmms_eval], ids=lambda verb: verb.__name__)
+def test_a_base_that_holds_an_adapter_too_is_refused(verb, sound, tmp_path, monkeypatch, capsys):
+    """transformers puts such an adapter on the base unasked."""
+    base, _ = copied(sound, tmp_path)
+    for path in (tmp_path / "adapter").iterdir():
+        if path.name.startswith("adapter_"):
+            shutil.copy(path, base)
+    refused(verb, base, None, "base holds a base and an adapter", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoint-2"])
+@pytest.mark.parametrize("sealing", [True, False])
+@pytest.mark.parametrize("verb", [*(verb for verb in ADAPTED if verb not in (push, merge))])
+def test_an_adapter_on_another_base_than_it_was_trained_on_is_refused(
+    verb, sealing, place, sound, tmp_path, monkeypatch, capsys
+):
+    """The base was trained again in its place, or its weights were replaced where it has no manifest."""
+    base, _ = copied(sound, tmp_path)
+    if sealing:
+        base = sealed("checkpoint", sound / "base", tmp_path / "sealed")
+        shutil.copytree(sound / "set", tmp_path / "set", dirs_exist_ok=True)
+    with manifest.writing("adapter", tmp_path / "run", {}, {"model": base}) as draft:
+        for folder in ("", "checkpoint-2"):
+            shutil.copytree(sound / "adapter", draft.folder / folder, dirs_exist_ok=True)
+    if sealing:
+        shutil.rmtree(base)
+        sealed("checkpoint", sound / "base", base)
+        path = base / manifest.NAME
+        path.write_text(path.read_text().replace('"seconds"', '"again": 1, "seconds"'))
+    else:
+        swapped(base / BASE_FILE)
+    adapter = tmp_path / "run" / place
+    message = f"adapter {re.escape(str(adapter))} was trained on \\.\\./.*has changed since"
+    refused(verb, base, adapter, message, monkeypatch, capsys)
 
 
 def test_a_file_is_hashed_once_a_process_while_it_stays_as_it_is(sound, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Folders for `datasets` and their rows in another order, in pieces far smaller than the whole."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.artifacts import storage
+from dcsft_harness import sampling
+from dcsft_harness.artifacts import CuratedSet, manifest, storage
+from dcsft_harness.artifacts.disk import file_sha256
+from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 
-from .artefacts import picture
+from .artefacts import picture, rollouts
 
 FEATURES = Features({"name": Value("string"), "images": List(Image())})
 
@@ -123,6 +127,110 @@ def test_folders_that_cannot_be_read_are_named(tmp_path):
     data.unlink()
     with pytest.raises(HarnessError, match=r"some/data-.*arrow cannot be read"):
         list(storage.read(folder, ["name"], 1))
+
+
+def named(folder, name):
+    """A folder whose state names a file."""
+    path = folder / storage.STATE
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "_data_files": [{"filename": name}]}))
+
+
+ELSEWHERE = [
+    "../other/data-00000-of-00001.arrow",
+    "{}/other/data-00000-of-00001.arrow",
+    "..",
+    "",
+    "a\0b",
+    5,
+    None,
+]
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize(
+    "reader", ["files", "names", "read", "load", "split", "curated set", "training", "label"]
+)
+def test_a_folder_names_no_files_elsewhere(reader, name, tmp_path, capsys):
+    written(tmp_path / "other", rows())
+    folder = written(tmp_path / "splits" / "some", rows())
+    named(folder, name.format(tmp_path) if isinstance(name, str) else name)
+    if reader == "training":
+        command = [
+            "train",
+            "sft",
+            "--model",
+            "digits",
+            "--data",
+            str(folder),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    if reader == "label":
+        rollouts(tmp_path / "rollouts", ["easy", "hard"], with_items=True)
+        named(tmp_path / "rollouts" / sampling.ITEMS, name)
+        path = tmp_path / "rollouts" / manifest.NAME
+        data = json.loads(path.read_text())
+        state = f"{sampling.ITEMS}/{storage.STATE}"
+        data["files"][state] = file_sha256(tmp_path / "rollouts" / state)
+        path.write_text(json.dumps(data))
+        assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+        capsys.readouterr()
+        command = ["curate", str(tmp_path / "labels"), "--keep", "easy", "--output", str(tmp_path / "out")]
+    if reader in ("training", "label"):
+        capsys.readouterr()
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert "is no file of this folder" in said and len(said.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+        return
+    if reader == "curated set":
+        shutil.copytree(folder, tmp_path / "set" / "data")
+    if reader == "split":
+        (tmp_path / "splits" / storage.SPLITS).write_text(json.dumps({"splits": ["some"]}))
+    calls = {
+        "files": lambda: storage.files(folder),
+        "names": lambda: storage.names(folder),
+        "read": lambda: list(storage.read(folder, ["name"], 1)),
+        "load": lambda: storage.load(folder),
+        "split": lambda: storage.load(tmp_path / "splits"),
+        "curated set": lambda: CuratedSet(tmp_path / "set").table(),
+    }
+    with pytest.raises(HarnessError, match="is no file of this folder"):
+        calls[reader]()
+
+
+def test_splits_name_no_folders_elsewhere(tmp_path):
+    written(tmp_path / "other", rows())
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / storage.SPLITS).write_text(json.dumps({"splits": ["../other"]}))
+    with pytest.raises(HarnessError, match=r"'?\.\./other'? is no file of this folder"):
+        storage.load(tmp_path / "splits")
+
+
+@pytest.mark.parametrize("file", [storage.STATE, "dataset_info.json", storage.SPLITS])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", '{"splits": 5}', "[" * 100_000, '{"a": ' * 70 + "1" + "}" * 70]
+)
+def test_a_damaged_folder_is_one_sentence(file, content, tmp_path):
+    folder = written(tmp_path / "some", rows())
+    (folder / file).write_text(content)
+    with pytest.raises(HarnessError, match="some is not a folder that `datasets` saved") as told:
+        storage.load(folder)
+    assert len(str(told.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["../precious", "{}/precious", "..", "unfinished/../../precious"])
+def test_what_a_killed_process_moved_is_in_the_folder_alone(name, tmp_path):
+    """What a killed process left is removed: names of it may not lead out of the folder."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "data").write_text("mine")
+    left = tmp_path / "out" / manifest.UNFINISHED
+    left.mkdir(parents=True)
+    (left / manifest.MOVING).write_text(json.dumps([name.format(tmp_path)]))
+    with manifest.writing("labels", tmp_path / "out", {}) as draft:
+        (draft.folder / "a").write_text("a")
+    assert (tmp_path / "precious" / "data").read_text() == "mine"
 
 
 @given(data=st.data(), count=st.integers(1, 40), at_once=st.sampled_from([1, 50, 200, 10_000]))

@@ -59,6 +59,15 @@ def costs(tmp_path, name):
     return [adapter(tmp_path / name, data), adapter(tmp_path / "other", data)]
 
 
+def methods(tmp_path, name):
+    folder = adapter(tmp_path / "a", curated(tmp_path / "data", 1, 1, 1))
+    path = folder / "manifest.json"
+    found = json.loads(path.read_text())
+    found["config"]["method"] = name
+    path.write_text(json.dumps(found))
+    return folder
+
+
 def rows(tmp_path, name, **changes):
     row = {"problem": "Which?", "solution": "goose", "image": f"{name}.png", **changes}
     return file(tmp_path / "mine.jsonl", json.dumps(row))
@@ -107,10 +116,13 @@ VERBS = {
     "baseline": lambda tmp, name: ["leaderboard", "build", scores(tmp, "x"), "--baseline", name],
     "costs": lambda tmp, name: ["compare-cost", *costs(tmp, name)],
     "card": lambda tmp, name: ["card", changed(rollouts(tmp / "a", ["easy"]), artefact=name)],
+    "costs of a method": lambda tmp, name: ["compare-cost", methods(tmp, name)],
     "merge": lambda tmp, name: ["merge", tmp / name],
     "results": lambda tmp, name: ["results", tmp / name],
     "served": lambda tmp, name: ["leaderboard", "serve", tmp / name],
 }  # fmt: skip
+TEXTS = (".md", ".csv", ".tex", ".txt")
+"""Files that people read in a terminal."""
 WITHOUT_OUTPUT = {"usage", "checked task", "prepared task", "card", "served", "costs"}
 
 
@@ -130,6 +142,11 @@ def test_nothing_from_outside_reaches_the_terminal_raw(tmp_path, capsys, monkeyp
         assert not raw, (name, said)
         assert not [line for line in said.split("\n") if line.lstrip().startswith("FORGED")], (name, said)
         assert said, name
+        for path in [path for path in folder.rglob("output*") if path.suffix in TEXTS and path.is_file()] + [
+            path for path in folder.glob("output.md/**/*") if path.suffix in TEXTS
+        ]:
+            raw = {letter for letter in path.read_text() if not (letter.isprintable() or letter in "\n\t")}
+            assert not raw, (name, path)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -227,6 +227,17 @@ class TestRecords:
         self.scores(tmp_path / "nothing", plain, "checkpoint")
         assert len(load_board([tmp_path / "without", tmp_path / "nothing"]).rows) == 2
 
+    def test_logs_of_lmms_eval_and_the_leaderboard(self, tmp_path, copied):
+        folders = {"more": copied(repetition_penalty=1.3), "less": copied(repetition_penalty=1.1)}
+        for name, folder in folders.items():
+            arguments = f"pretrained={folder},device=cpu,generation_config=checkpoint"
+            words = ["--model", "dcsft_hf", "--model_args", arguments, "--tasks", self.TASK, "--limit", "2"]
+            assert lmms.command_line([*words, "--log_samples", "--output_path", str(tmp_path / name)]) == 0
+        with pytest.raises(HarnessError, match=r"generation setting repetition_penalty 1.3 and 1.1"):
+            load_board([tmp_path / "more", tmp_path / "less"])
+        self.scores(tmp_path / "scores", folders["more"], "checkpoint")
+        assert "repetition_penalty" not in str(load_board([tmp_path / "more", tmp_path / "scores"]).remarks)
+
     def test_rollouts_and_their_resume(self, tmp_path, copied):
         folder = copied(**QWEN)
 

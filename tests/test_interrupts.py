@@ -64,6 +64,21 @@ def test_an_ignored_signal_stays_ignored(handlers):
         assert interrupts.pending() is None
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_in_a_destructor_is_not_lost(handlers, monkeypatch, number):
+    """Python drops what `__del__` raises."""
+    monkeypatch.setattr(sys, "unraisablehook", interrupts._again)
+
+    class Object:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            time.sleep(0)
+
+    with pytest.raises(KeyboardInterrupt):
+        Object()
+        time.sleep(10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_run(tmp_path, number, code):

@@ -67,6 +67,28 @@ class TestVersionsAndSettings:
         assert len(board.rows) == 2
         assert "and checkpoint's generation setting" in " ".join(board.remarks)
 
+    def counts(self, **applied):
+        counts = {"input_tokens": 38, "output_tokens": 2, "generation_from_checkpoint": applied}
+        return {"arguments": ",generation_config=checkpoint", "token_counts": [counts]}
+
+    def test_what_the_checkpoint_applied_is_a_condition_where_the_log_records_it(self, tmp_path):
+        neutral = self.log(tmp_path / "neutral")
+        nothing = self.log(tmp_path / "nothing", **self.counts())
+        more = self.log(tmp_path / "more", **self.counts(repetition_penalty=1.05))
+        same = self.log(tmp_path / "same", **self.counts(repetition_penalty=1.05))
+        other = self.log(tmp_path / "other", **self.counts(repetition_penalty=1.2))
+        unrecorded = self.log(tmp_path / "unrecorded", arguments=",generation_config=checkpoint")
+        for one, two in ((neutral, nothing), (more, same)):
+            board = load([one, two])
+            assert len(board.rows) == 2 and not any("generation" in one for one in board.remarks)
+        assert "setting repetition_penalty 1.05 and 1.2" in refusal([more, other])
+        assert "setting repetition_penalty 1.05 and 'unset'" in refusal([more, neutral])
+        assert "generation setting" in " ".join(load([more, unrecorded]).remarks)
+        path = next(more.rglob("*_samples_*"))
+        path.write_text(path.read_text().replace("1.05", "1.3", 1))
+        said = refusal([more])
+        assert "in one line and" in said and "{'repetition_penalty': 1.3}" in said
+
     def test_what_lmms_evals_own_models_applied_is_unknown_and_said(self, tmp_path):
         board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
         assert len(board.rows) == 2

@@ -4,14 +4,16 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import environment
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.cli import main
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
 
 from .artefacts import small_disk
@@ -381,3 +383,74 @@ def test_a_newer_artifact_is_never_taken_for_an_unfinished_or_damaged_one(tmp_pa
     for look in (manifest.is_intact, lambda one: manifest.is_current(one, "key"), manifest.fingerprint):
         with pytest.raises(manifest.NewerFormatError):
             look(folder)
+
+
+FIRST = Path(__file__).parent / "fixtures" / "first_edition"
+"""Artifacts that the first edition's last commit wrote: six responses to three items of the digits pool."""
+
+
+@pytest.fixture
+def first_edition(tmp_path):
+    """A copy of them, where they find the embedded base as they did when they were made."""
+    place = tmp_path / "tests" / "fixtures" / "first_edition"
+    shutil.copytree(FIRST, place)
+    base = tmp_path / "dcsft_harness" / "data" / "digits"
+    base.mkdir(parents=True)
+    (base / "base").symlink_to(digits.path())
+    return place
+
+
+FIRST_READERS = {
+    "label": ["label", "rollouts", "--output", "out"],
+    "curate": ["curate", "labels", "--keep", "easy,medium,hard", "--output", "out"],
+    "leaderboard": ["leaderboard", "build", "scores", "--output", "out"],
+    "costs": ["compare-cost", "adapter", "--scores", "scores", "--output", "out"],
+    "card": ["card", "adapter", "--scores", "scores"],
+}
+_TRAIN = ["--model", "BASE", "--max-steps", "1", "--batch-size", "2", "--output", "out"]
+_ADAPTED = ["--model-args", "pretrained=BASE,adapter=adapter", "--limit", "2", "--output", "out"]
+FIRST_ENGINES = {
+    "sft": ["train", "sft", *_TRAIN, "--data", "curated", "--adapter", "adapter"],
+    "grpo": ["train", "grpo", *_TRAIN, "--data", "curated", "--num-generations", "2"],
+    "dpo": ["train", "dpo", *_TRAIN, "--data", "rollouts"],
+    "merge": ["merge", "adapter", "--prompts", "2", "--output", "out"],
+    "evaluate": ["evaluate", "--tasks", "dcsft_digits", *_ADAPTED],
+    "sample": ["sample", "--task", "dcsft_digits_pool", "--samples", "2", *_ADAPTED],
+}
+
+
+@pytest.mark.parametrize(
+    "verb", [*FIRST_READERS, *(pytest.param(verb, marks=pytest.mark.slow) for verb in FIRST_ENGINES)]
+)
+def test_artifacts_of_the_first_edition_still_open(verb, first_edition, monkeypatch, capsys):
+    monkeypatch.chdir(first_edition)
+    base = "../../../dcsft_harness/data/digits/base"
+    command = {**FIRST_READERS, **FIRST_ENGINES}[verb]
+    code = main([word.replace("BASE", base) for word in command])
+    said = capsys.readouterr()
+    if verb == "dpo":  # its items were easy or hard, as are two samples of most
+        assert code == 1 and "none of 3 items has both a right and a wrong response" in said.err
+        return
+    assert code == 0, said.err
+    if verb == "label":
+        assert "3 items: 1 easy, 0 medium, 2 hard" in said.out + said.err
+        ours, theirs = (pq.read_table(Path(name) / "labels.parquet") for name in ("out", "labels"))
+        for column in theirs.column_names:
+            assert ours[column].to_pylist() == theirs[column].to_pylist()
+    if verb == "curate":
+        ours, theirs = (storage.load(Path(name) / "data") for name in ("out", "curated"))
+        assert ours["messages"][:] == theirs["messages"][:]
+        assert [images[0].tobytes() for images in ours["images"][:]] == [
+            images[0].tobytes() for images in theirs["images"][:]
+        ]
+    if verb == "leaderboard":
+        assert "100.00" in said.out
+
+
+def test_artifacts_of_the_first_edition_are_as_they_were_written(first_edition):
+    kinds = {"rollouts": "rollouts", "labels": "labels", "curated": "curated set", "adapter": "adapter"}
+    for name, kind in {**kinds, "scores": "scores"}.items():
+        found = manifest.read(first_edition / name)
+        assert found.kind == kind and manifest.is_intact(first_edition / name)
+        for role in found.inputs:
+            assert found.input_folder(role).is_dir()

@@ -274,3 +274,15 @@ def test_other_request_types_say_what_is_supported():
     for method in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(NotImplementedError, match="generate_until"):
             method([])
+
+
+def test_a_prompt_longer_than_the_model_takes_is_refused_by_its_item():
+    model = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu", batch_size=2)
+    docs = [{**documents()[0], "text": "goose " * 5000}, documents()[1]]
+    requests = requests_for(model, docs, {"max_new_tokens": 2})
+    with pytest.raises(
+        HarnessError, match=r"task 'tiny', doc_id 0: a prompt of \d+ tokens, and the model takes 4096"
+    ):
+        model.generate_until(requests)
+    model.refused = {}
+    assert [bool(one.text) for one in model.generate_until(requests)] == [False, True]

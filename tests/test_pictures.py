@@ -598,3 +598,10 @@ def test_what_former_rollouts_became_is_refused_in_every_verb(verb, place, tmp_p
     with pytest.raises(HarnessError, match=said):
         stage(out, **given)
     assert not out.exists()
+
+
+def test_postscript_is_refused_without_ghostscript():
+    """Pillow would have Ghostscript run the program that an EPS file is."""
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(pictures.UnreadableError, match="is PostScript, a program"):
+        pictures.read(content)

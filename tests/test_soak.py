@@ -8,8 +8,11 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import time
+from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import lmms, records, sampling, stages
@@ -119,3 +122,137 @@ def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, 
     if not (output / manifest.NAME).is_file():
         stages.STAGES["sample"](output, **options)
     assert rows(output) == expected
+
+
+RECIPE = """
+name: short
+about: The chain on a few items.
+stages:
+  - {stage: rollouts, verb: sample, model_args: "pretrained=digits,batch_size=4", task: dcsft_digits_pool,
+     samples: 2, limit: 12}
+  - {stage: labels, verb: label, rollouts: "@rollouts"}
+  - {stage: curated, verb: curate, labels: "@labels", keep: [easy, medium, hard]}
+  - {stage: sft, verb: train sft, model: digits, data: "@curated", learning_rate: 1.0e-3, batch_size: 4,
+     max_steps: 6, save_steps: 2}
+  - {stage: after, verb: evaluate, model_args: "pretrained=digits,adapter=@sft,batch_size=4",
+     tasks: [dcsft_digits], limit: 8}
+  - {stage: board, verb: leaderboard build, results: ["@after"]}
+"""
+SIGNALS = int(os.environ.get("DCSFT_SIGNALS", "6"))
+ENDS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGKILL: -9}
+TIMED = (
+    "created",
+    "seconds",
+    "generation_seconds",
+    "seconds_per_step",
+    "peak_memory_bytes",
+    "hardware",
+    "started",
+    "finished",
+)
+
+
+COMMAND = """
+import os, sys
+from dcsft_harness import cli
+said = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(said, 1)
+os.dup2(said, 2)
+sys.argv = ["dcsft", *sys.argv[2:]]
+cli.entry()
+"""
+"""`dcsft`, whose output goes into a file, in a process that cannot import this one."""
+
+
+def untimed(value):
+    """A value of JSON without times, and without hashes, which the hashed files' times change."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if k not in (*TIMED, "sha256", "key", "files")}
+    return [untimed(one) for one in value] if isinstance(value, list) else value
+
+
+def contents(run):
+    """File -> what it holds of the work: no times, and Parquet's rows in their order of items."""
+    found = {}
+    for path in sorted(path for path in run.rglob("*") if path.is_file()):
+        name = str(path.relative_to(run))
+        if path.suffix == ".parquet":
+            rows = pq.read_table(path).to_pylist()
+            found[name] = sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+        elif path.name == manifest.NAME or path.suffix == ".jsonl":
+            found[name] = [untimed(json.loads(line.replace(str(run), "RUN"))) for line in _values(path)]
+        elif path.suffix in (".arrow", ".safetensors"):
+            found[name] = path.read_bytes()
+        else:  # cards and boards state times
+            found[name] = None
+    return found
+
+
+def _values(path):
+    text = path.read_text()
+    return text.splitlines() if path.suffix == ".jsonl" else [text]
+
+
+def left_in(cache):
+    """Training data and the like that a process of this machine made for itself."""
+    return sorted(str(path.relative_to(cache)) for path in cache.rglob("*") if "dcsft_" not in str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_signals_at_any_moment_of_a_chain_change_nothing(tmp_path, monkeypatch):
+    """`DCSFT_SIGNALS=100` sends a hundred; the same command again, until it is done."""
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["dcsft_harness.cli", "dcsft_harness.training.sft", "dcsft_harness.models.hf", "lmms_eval.evaluator"]
+    )
+    recipe, moment = tmp_path / "short.yaml", random.Random(SEED)
+    recipe.write_text(RECIPE)
+
+    def started(output):
+        output.parent.mkdir(exist_ok=True)
+        words = ["-", str(output.parent / "said"), "run", str(recipe), "--output", str(output)]
+        running = context.Process(target=exec, args=(f"import sys; sys.argv = {words!r}\n{COMMAND}", {}))
+        running.start()
+        return running
+
+    whole = tmp_path / "whole" / "run"
+    running = started(whole)
+    running.join()
+    assert running.exitcode == 0, (whole.parent / "said").read_text()[-2000:]
+    begun = time.monotonic()
+    again = started(tmp_path / "warm" / "run")
+    again.join()
+    seconds, wanted = time.monotonic() - begun, contents(whole)
+    found = contents(tmp_path / "warm" / "run")
+    assert not [(found.get(name), wanted[name]) for name in wanted if found.get(name) != wanted[name]]
+    sent, rounds, codes = 0, 0, Counter()
+    while sent < SIGNALS:
+        cut = tmp_path / f"cut-{rounds}" / "run"
+        for _ in range(200):
+            running = started(cut)
+            running.join(moment.uniform(0, seconds if sent % 2 else seconds / 3) if sent < SIGNALS else None)
+            number = moment.choice(list(ENDS))
+            if running.is_alive():
+                os.kill(running.pid, number)
+                running.join(120)
+                assert not running.is_alive(), f"{number} does not end it"
+                if running.exitcode != 0:
+                    said = (cut.parent / "said").read_text()[-3000:]
+                    assert running.exitcode in (ENDS[number], -number), (number, running.exitcode, said)
+                    sent, codes[number.name] = sent + 1, codes[number.name] + 1
+            if running.exitcode == 0:
+                break
+        assert running.exitcode == 0
+        found = contents(cut)
+        assert found.keys() == wanted.keys()
+        differing = {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
+        assert not differing, str(differing)[:3000]
+        assert "Traceback" not in (cut.parent / "said").read_text()
+        rounds += 1
+    print(f"{sent} signals ({dict(codes)}) in {rounds} chains of {seconds:.0f} s")
+    assert left_in(tmp_path / "cache") == []
+    assert [path.name for path in (tmp_path / "scratch").iterdir() if "dcsft" in path.name] == []

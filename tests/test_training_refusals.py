@@ -260,8 +260,8 @@ def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
     del told["inputs"]["model"]
     told["config"]["model"] = "someone/base"
     (tmp_path / "first" / "manifest.json").write_text(json.dumps(told))
-    with pytest.raises(HarnessError, match="first was trained on someone/base and not on someone/else"):
-        checkpoint.check_adapter(str(tmp_path / "first"), "someone/else")
+    with pytest.raises(HarnessError, match="first was trained on someone/base, and someone/else is not"):
+        checkpoint.check_intact("someone/else", tmp_path / "first")
 
 
 def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):

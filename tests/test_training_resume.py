@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,29 @@ def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811
     seen = []
     sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]))
     assert seen == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "scheduler.pt", "rng_state.pth"],
+)
+def test_a_checkpoint_with_changed_files_is_not_resumed(base, tmp_path, name):  # noqa: F811
+    rows, output = conversations(6), tmp_path / "out"
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+    last = output / "unfinished" / "checkpoint-4"
+    if name == "scheduler.pt":
+        (last / name).unlink()
+    else:
+        content = bytearray((last / name).read_bytes())
+        content[-1] ^= 1
+        (last / name).write_bytes(content)
+    with pytest.raises(
+        HarnessError, match=rf"checkpoint-4/{name} is not what was saved.*Remove .*checkpoint-4"
+    ):
+        sft.train_sft(base, rows, output, CONFIG)
+    shutil.rmtree(last)
+    assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
 
 
 def test_without_a_checkpoint_nothing_stays_and_the_same_command_begins_anew(base, tmp_path):  # noqa: F811

@@ -83,9 +83,9 @@ class CuratedSet(Artifact):
 
     def table(self) -> "Dataset":
         """Its rows, as a `datasets.Dataset`."""
-        from datasets import load_from_disk
+        from dcsft_harness.artifacts import storage
 
-        return load_from_disk(str(self.path / "data"))
+        return storage.load(self.path / "data")
 
 
 class Checkpoint(Artifact):

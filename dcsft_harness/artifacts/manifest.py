@@ -414,7 +414,8 @@ def refuse_occupied(output: Path) -> None:
 def _moved(output: Path) -> list[str]:
     """Files that a killed process may already have moved from its draft to the output folder."""
     try:
-        return [str(name) for name in json.loads((output / UNFINISHED / MOVING).read_text(encoding="utf-8"))]
+        names = [str(name) for name in reading.json_file(output / UNFINISHED / MOVING)]
+        return [name for name in names if name != ".." and Path(name).name == name]  # they are removed
     except (OSError, ValueError, TypeError):
         return []
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts.disk import file_sha256
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.pictures import to_rgb
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, DatasetDict, Features
     from PIL.Image import Image
     from pyarrow import acero
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # `Dataset.from_list` holds every image in memory, `Dataset.from_generator` writes everything twice and hashes
 # the generator's state, and reading single rows takes longer than copying them.
 
-DATA, STATE = "data-00000-of-00001.arrow", "state.json"
+DATA, STATE, SPLITS = "data-00000-of-00001.arrow", "state.json", "dataset_dict.json"
 IMAGES = "images"
 """The column of a row's images, present in all of these folders."""
 ROWS = 1000
@@ -130,7 +130,7 @@ def writing(folder: Path, features: "Features") -> Iterator[Writer]:
         pa.ipc.new_stream(file, features.arrow_schema) as stream,
     ):
         yield Writer(features, stream)
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    state = reading.json_file(folder / STATE)
     state["_data_files"] = [{"filename": DATA}]
     # The key of `datasets`' caches.
     state["_fingerprint"] = file_sha256(folder / DATA)[:16]
@@ -208,11 +208,50 @@ def files(folder: Path) -> list[Path]:
     """
     try:
         state = reading.json_file(folder / STATE)
-        return [folder / str(entry["filename"]) for entry in state["_data_files"]]
+        return [folder / _plain(entry["filename"]) for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HarnessError(
-            f"{folder} is not a folder that `datasets` saved: {error!r}", "Make the artefact again"
-        ) from error
+        raise _not_saved(folder, error) from error
+
+
+def _plain(name: object) -> str:
+    """The name of a file in this folder, which no folder may use to have files elsewhere read.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{cut(name, 100)} is no file of this folder")
+    return name
+
+
+def _not_saved(folder: Path, error: Exception) -> HarnessError:
+    said = (str(error).splitlines() or [""])[0]
+    return HarnessError(
+        f"{folder} is not a folder that `datasets` saved ({type(error).__name__}: {said})",
+        "Copy it again, or make it again",
+    )
+
+
+def load(folder: Path) -> "Dataset | DatasetDict":
+    """`datasets.load_from_disk` of a folder from outside.
+
+    Raises:
+        HarnessError: it is no such folder, is damaged, or names files that are elsewhere.
+    """
+    from datasets import load_from_disk  # noqa: TID251
+
+    try:
+        parts = [folder]
+        if (folder / SPLITS).is_file():
+            parts = [folder / _plain(name) for name in reading.json_file(folder / SPLITS)["splits"]]
+        for part in parts:
+            files(part)
+            reading.json_file(part / "dataset_info.json")
+        return load_from_disk(str(folder))  # noqa: TID251
+    except HarnessError:
+        raise
+    except Exception as error:  # `datasets` checks little of what it reads
+        raise _not_saved(folder, error) from error
 
 
 # Parquet tables of any size, checked like `records.read_table` and read in chunks.

@@ -1,6 +1,5 @@
 """Items as training conversations: messages with images, and their labels."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import environment
+from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered
 from dcsft_harness.errors import HarnessError, telling_refusals
@@ -170,7 +169,7 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
         raise _unmatched(str(item.get("item_id")), prompt.count(MARK), images)
     turns = [{"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt}]
     if item.get(TURNS):
-        turns = json.loads(item[TURNS])
+        turns = reading.from_json(item[TURNS])
     return {
         "messages": [*turns, {"role": "assistant", "content": item["target"]}],
         "images": item["images"],
@@ -246,7 +245,7 @@ def from_rows(
                 blank: dict[str, Any] = {"messages": [], "images": [], BOX: None, "item_id": "", REJECTED: ""}
                 yield blank | {ROW: where, REFUSED: str(reason).rstrip(".")}
                 continue
-            box = json.loads(row["answer"]) if boxed else None
+            box = reading.from_json(row["answer"]) if boxed else None
             more = {"item_id": row["item_id"], BOX: box, REFUSED: None, REJECTED: row[REJECTED], ROW: where}
             yield conversation(row) | more
 
@@ -268,7 +267,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     Raises:
         HarnessError: a full disk.
     """
-    from datasets import load_from_disk
+    from datasets import load_from_disk  # noqa: TID251 - just written
 
     above = environment.cache_root() / TRAINING
     above.mkdir(parents=True, exist_ok=True)
@@ -279,7 +278,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
             storage.writing(folder, columns) as writer,
         ):
             writer.rows(rows)
-        found = load_from_disk(str(folder))
+        found = load_from_disk(str(folder))  # noqa: TID251
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from json import loads
 from math import fsum
 from pathlib import Path
 from re import compile as pattern
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dcsft_harness import records
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered, scan
 from dcsft_harness.curation.conversations import placed
@@ -118,7 +117,7 @@ def one_voice(answers: Sequence[str]) -> tuple[str, int]:
 
 
 def _medoid(answers: Sequence[str]) -> tuple[str, int]:
-    boxes = [loads(answer) for answer in answers]
+    boxes = [reading.from_json(answer) for answer in answers]
     best = (0, -1.0, "")
     for answer, box in sorted(zip(answers, boxes, strict=True)):
         overlaps = [iou(box, other) for other in boxes]
@@ -341,7 +340,7 @@ def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
 
 def _verdict(where: str, text: bytes) -> tuple[str, str | None]:
     try:
-        line = records.json_object(text)
+        line = reading.json_object(text)
     except ValueError as error:
         raise HarnessError(f"{where}: {error}", "Correct or remove the line") from error
     if not isinstance(line.get("item_id"), str):

@@ -306,7 +306,7 @@ def _costs(found: "Comparison") -> str:
 
 def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
     named = parts(run, found)
-    title = f"{_name(run.name)} ({run.method})"
+    title = f"{_name(run.name)} ({_name(run.method)})"
     blank = [""] * (2 if scored else 0)
     if len(named) > 2 or run.lost:
         for name, cost in list(named.items())[:-1]:
@@ -436,7 +436,7 @@ def csv_text(found: "Comparison") -> str:
         values += [*told["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
         tail = [" ".join(told["lower_bounds"]), spreadsheet_text(". ".join(told["remarks"]))]
         cells = ["" if value is None else value for value in values]
-        writer.writerow([spreadsheet_text(run.name), run.method, *cells, *tail])
+        writer.writerow([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
     return file.getvalue()
 
 

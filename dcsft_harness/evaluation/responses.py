@@ -182,7 +182,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     try:
-                        yield number, records.json_object(line)
+                        yield number, reading.json_object(line)
                     except ValueError as error:
                         raise HarnessError(f"{file}, line {number}: {error}", "Correct the line") from error
     except (EOFError, gzip.BadGzipFile) as error:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcsft_harness import records
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
@@ -200,7 +200,7 @@ def _item(
     name, target = task.config.task, records.as_text(task.doc_to_target(doc))
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     column = metadata.get("answer_column")
-    gold = json.loads(doc[column]) if column else target
+    gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
     if own := metadata.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
         contents = [*contents, str(doc[own]).encode()]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import lmms, pictures, records
+from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.storage import AT_ONCE
@@ -219,7 +219,7 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
     """Lets the scorer look at the gold now: after hours of sampling would be too late."""
     fields = {"choices": row["choices"], "image_size": (row["width"], row["height"])}
     given = {name: value for name, value in fields.items() if name in scorer.fields}
-    gold = json.loads(row["answer"])
+    gold = reading.from_json(row["answer"])
     if scorer.check is not None:
         scorer.check(gold, **given)
     # Golds of boxes are in pixels, whatever a model that is yet to be opened writes.
@@ -599,7 +599,7 @@ def examined(
                 raise data
             row, pictures, reason = checked(data, None if scorer is ANY else scorer, root)
             if reason is None:
-                answer = records.as_text(json.loads(row["answer"]))
+                answer = records.as_text(reading.from_json(row["answer"]))
                 key = records.item_id(name, row["prompt"], answer, list(map(records.pixels, pictures)))
                 row["item_id"] = key
                 first = seen.setdefault(key if row["rejected"] is None else key + row["rejected"], where)
@@ -642,7 +642,7 @@ def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
 def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The turns, each picture at its mark; without marks they come first."""
     images = [{"type": "image", "url": to_rgb(image)} for image in doc["images"]]
-    turns = json.loads(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
+    turns = reading.from_json(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
     if not any(records.MARK in turn["content"] for turn in turns):
         turns[0]["content"] = records.MARK * len(images) + turns[0]["content"]
     shown, messages = iter(images), []

@@ -22,7 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcsft_harness import environment, pictures, records
+from dcsft_harness import environment, pictures, reading
+from dcsft_harness.artifacts import storage
 from dcsft_harness.errors import HarnessError, cut
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _begins_with_a_row(head: bytes) -> bool:
     if not line.startswith(b"{"):
         return False
     try:
-        records.json_object(line)
+        reading.json_object(line)
     except ValueError:
         return len(line) == len(head)  # a row of more than a piece
     return True
@@ -137,7 +138,7 @@ def _json_row(line: bytes) -> dict[str, Any] | HarnessError:
             f"it is longer than {MOST_ROW >> 20} MiB", "Save its pictures as files and name them"
         )
     try:
-        return records.json_object(line)
+        return reading.json_object(line)
     except ValueError as error:
         return HarnessError(str(error), "Correct or remove the line")
 
@@ -212,14 +213,9 @@ def _of_folder(path: Path) -> Iterator[Row]:
     if (path / "manifest.json").is_file() and (path / "data" / "state.json").is_file():
         path = path / "data"
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        from datasets import Dataset, load_from_disk
+        from datasets import Dataset
 
-        try:
-            found = load_from_disk(str(path))
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise HarnessError(
-                f"{path} cannot be read: {cut(str(error).splitlines()[0])}", "Save it again"
-            ) from error
+        found = storage.load(path)
         if not isinstance(found, Dataset) and len(found) != 1:
             raise HarnessError(
                 f"{path} holds the splits {', '.join(found)}",

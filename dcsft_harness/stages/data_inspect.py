@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError, cut, visible_lines
 from dcsft_harness.records import MARK, RIGHT
@@ -97,7 +98,7 @@ def _described(
     if row["rejected"] is not None:
         found["rejected"] = row["rejected"]
     if options.scorer is not None:
-        found["gold"] = json.loads(row["answer"])
+        found["gold"] = reading.from_json(row["answer"])
         found |= {"choices": row["choices"]} if row["choices"] else {}
         found["verdict"] = _verdict(row, scorer)
     if processor is not None:
@@ -126,7 +127,7 @@ def _verdict(row: Mapping[str, Any], scorer: "Scorer") -> dict[str, Any]:
     """The score of the row's own target as a response."""
     fields = {"choices": row["choices"], "image_size": (row["width"], row["height"]), "box_space": "pixel"}
     given = {name: value for name, value in fields.items() if name in scorer.fields}
-    verdict = scorer(row["target"], answer=json.loads(row["answer"]), **given)
+    verdict = scorer(row["target"], answer=reading.from_json(row["answer"]), **given)
     return {"score": verdict.score, "extracted": verdict.extracted}
 
 

@@ -235,11 +235,13 @@ def training_data(data: str, options: OwnRows) -> "Path | Dataset":
 
 def _is_training_set(folder: Path) -> bool:
     """Whether a folder has the columns and images of a curated set, which trainers read directly."""
-    from datasets import Dataset, Image, List, load_from_disk
+    from datasets import Dataset, Image, List
+
+    from dcsft_harness.artifacts import storage
 
     try:
-        found = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError):
+        found = storage.load(folder)
+    except HarnessError:
         return (folder / "state.json").is_file()  # training explains the problem in more detail
     if not isinstance(found, Dataset) or "messages" not in found.features:
         return False

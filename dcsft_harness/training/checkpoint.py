@@ -15,7 +15,6 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Pr
 from transformers.utils import logging
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts import manifest
 from dcsft_harness.coordinates import BoxConvention, BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
@@ -218,7 +217,7 @@ def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None
 
 
 def check_adapter(adapter: str, base: str) -> None:
-    """Refuses an adapter that is invalid, does not fit, or was trained on another base by its manifest.
+    """Refuses an adapter that is invalid or does not fit.
 
     No weights of the base are read.
 
@@ -226,18 +225,6 @@ def check_adapter(adapter: str, base: str) -> None:
         HarnessError: with the reason.
     """
     read_config(adapter, base)
-    if (Path(adapter) / manifest.NAME).is_file():
-        made = manifest.read(Path(adapter))
-        known, named = made.inputs.get("model"), made.config.get("model")
-        if known is not None and Path(base).is_dir() and manifest.fingerprint(Path(base)) != known["sha256"]:
-            raise HarnessError(
-                f"adapter {adapter} was trained on {known['path']} and not on {base}",
-                "Give the base that it has",
-            )
-        if named is not None and not Path(base).is_dir() and named != base:
-            raise HarnessError(
-                f"adapter {adapter} was trained on {named} and not on {base}", "Give the base that it has"
-            )
     models.check_adapter(ModelSettings(base, adapter), open_config(base))
 
 

@@ -13,12 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict
 from PIL import Image as Pillow
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.curation.conversations import REFUSED, ROW
 from dcsft_harness.errors import HarnessError
@@ -258,10 +257,10 @@ def _images(row: Mapping[str, Any]) -> list[Any]:
 def _open(folder: Path) -> Dataset:
     rows = folder / "data" if (folder / "data").is_dir() else folder
     try:
-        found = load_from_disk(str(rows))
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        found = storage.load(rows)
+    except HarnessError as error:
         raise HarnessError(
-            f"{folder} is not a training set: {str(error).splitlines()[0]}",
+            f"{folder} is not a training set: {error.problem}",
             "Give a folder written by `dcsft curate` or by datasets' save_to_disk",
         ) from error
     if isinstance(found, DatasetDict):

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import GenerationConfig
 
 from dcsft_harness import coordinates, curation, lmms, ranks, records
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.arguments import checkpoint_settings
@@ -133,14 +133,12 @@ def open_data(
 
 def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside: bool) -> Judge:
     """The scorer of a curated set: its pool's task, with the documents of its items."""
-    from datasets import load_from_disk
-
     rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
     manifest.refuse_changed(rollouts.folder, *(n for n in rollouts.files if n.startswith(f"{ITEMS}/")))
     task = _task_of(rollouts, scorer, image_root, outside)
-    items = load_from_disk(str(rollouts.folder / ITEMS)).select_columns(["item_id", "doc_id"])
+    items = storage.load(rollouts.folder / ITEMS).select_columns(["item_id", "doc_id"])
     doc_ids = dict(zip(items["item_id"], items["doc_id"], strict=True))
-    chosen = load_from_disk(str(folder / curation.DATA)).select_columns(["item_id"])["item_id"]
+    chosen = storage.load(folder / curation.DATA).select_columns(["item_id"])["item_id"]
     for item in chosen:
         found = lmms.describe(task, doc_ids[item])[0].item_id
         if found != item:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
@@ -182,7 +183,7 @@ def _copy(folder: Path) -> Iterator[str]:
 def _placeless(path: Path) -> dict[str, Any]:
     from dcsft_harness.training.card import last_name, placeless
 
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    data: dict[str, Any] = reading.json_file(path)
     if path.name in _REPORTS:
         return dict(placeless(data))
     return data | {name: last_name(data[name]) for name in _ORIGINS if isinstance(data.get(name), str)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness import reading
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, option
 
@@ -78,15 +78,13 @@ def read_probes(
 
 def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
     """The adapter's own training set, if it still exists unchanged."""
-    from datasets import load_from_disk
-
     if made is None or "data" not in made.inputs:
         return None
     try:
         folder = made.input_folder("data")
     except HarnessError:
         return None
-    rows = load_from_disk(str(folder / "data" if (folder / "data").is_dir() else folder))
+    rows = storage.load(folder / "data" if (folder / "data").is_dir() else folder)
     return "the training set", rows
 
 
@@ -149,14 +147,16 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     manifest.refuse_occupied(output)
     made = _open(adapter)
     found = find_base(adapter, made, base)
-    manifest.refuse_changed(Path(found.name))
     from dcsft_harness import coordinates
     from dcsft_harness.models import merging as engine
+    from dcsft_harness.models.checkpoint import check_files
     from dcsft_harness.models.resources import check_device
     from dcsft_harness.models.settings import ModelSettings
     from dcsft_harness.models.weights import files_of
     from dcsft_harness.training.card import write
 
+    check_files(str(adapter))
+    check_files(found.name)
     device = check_device(config.device)
     settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)

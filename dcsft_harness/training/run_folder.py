@@ -9,6 +9,7 @@ A checkpoint without `complete.json` is incomplete and cannot be resumed.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import RUN, compare, locked, sign
@@ -27,6 +28,7 @@ from dcsft_harness.training import card
 LOCK, COMPLETE = "lock", "complete.json"
 INDIFFERENT = ("save_steps", "keep", "on_error")
 """Settings that do not decide the result, so that a resumed run may change them."""
+_FILES, _END = "files", 2**20
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
 """TensorBoard's folder below the trainer's folder, set by transformers."""
@@ -58,7 +60,7 @@ def identity(output: Path) -> str:
     if not (output / manifest.NAME).is_file():
         with contextlib.suppress(FileNotFoundError):  # it may finish at this moment
             try:
-                told = dict(json.loads(path.read_text(encoding="utf-8")))
+                told = dict(reading.json_file(path))
             except (ValueError, TypeError) as error:
                 raise HarnessError(f"{path} cannot be read ({error})", "Check the folder") from error
     if told is None:
@@ -92,7 +94,8 @@ class RunFolder:
         folder = self.folder / f"checkpoint-{step}"
         for path in (folder, *folder.rglob("*")):
             disk.sync(path)
-        disk.write_text(folder / COMPLETE, json.dumps(told) + "\n")
+        kept = {_FILES: _samples(folder), **told}
+        disk.write_text(folder / COMPLETE, json.dumps(kept) + "\n")
         for old in checkpoints(self.folder)[:-keep]:
             (old / COMPLETE).unlink()  # first, so that a half-removed one is never resumed
             shutil.rmtree(old)
@@ -101,15 +104,20 @@ class RunFolder:
         """The state stored with the newest complete checkpoint.
 
         Raises:
-            HarnessError: it cannot be read.
+            HarnessError: it cannot be read, or the checkpoint's files have changed since.
         """
         assert self.last is not None
+        remedy = f"Remove {self.last} to go on before it"
         try:
-            return dict(json.loads((self.last / COMPLETE).read_text(encoding="utf-8")))
+            found = dict(reading.json_file(self.last / COMPLETE))
+            kept = dict(found.pop(_FILES, {}))
         except (OSError, ValueError, TypeError) as error:
-            raise HarnessError(
-                f"{self.last / COMPLETE} cannot be read ({error})", f"Remove {self.last} to go on before it"
-            ) from error
+            raise HarnessError(f"{self.last / COMPLETE} cannot be read ({error})", remedy) from error
+        now = _samples(self.last)
+        for name in kept:
+            if now.get(name) != kept[name]:
+                raise HarnessError(f"{self.last / name} is not what was saved: it was changed later", remedy)
+        return found
 
     @contextlib.contextmanager
     def finishing(
@@ -137,6 +145,20 @@ class RunFolder:
             disk.move_up(folder, self._output, last=manifest.NAME)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _samples(checkpoint: Path) -> dict[str, str]:
+    """File name -> a hash of its size and both ends: hashing an optimizer's states would take minutes."""
+    found = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != COMPLETE:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                ends = hashlib.sha256(f"{size} ".encode() + file.read(_END))
+                file.seek(max(_END, size - _END))
+                ends.update(file.read(_END))
+            found[str(path.relative_to(checkpoint))] = ends.hexdigest()
+    return found
 
 
 def link(checkpoint: Path, target: Path) -> None:

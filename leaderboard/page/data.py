@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.storage import IMAGES
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Board, Result, Task
@@ -439,11 +439,9 @@ def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: i
 
 
 def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) -> Json:
-    from datasets import load_from_disk
-
     found = manifest.read(folder, "rollouts")
     manifest.refuse_changed(folder)
-    items = load_from_disk(str(folder / ITEMS))
+    items = storage.load(folder / ITEMS)
     known = items.data.table["item_id"] if items._indices is None else pa.chunked_array([items["item_id"]])
     order = np.asarray(pc.sort_indices(known))[:samples]
     chosen = items.select(order.tolist())

@@ -15,7 +15,6 @@ are the published rules, none of which cuts a box to the image:
 All of them read a response's box with `parse_box`.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dcsft_harness import reading
 from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.boxes import Box, iou, parse_box, to_pixels
@@ -106,7 +106,7 @@ def _overlaps(
         clip: whether boxes are cut to the image.
         convert: whether boxes are converted from the model's coordinates to the image's.
     """
-    gold = json.loads(doc["answer"])
+    gold = reading.from_json(doc["answer"])
     size, convention = (doc["width"], doc["height"]), declared()
     resized = convention.resized_size(size) if convention.space == "resized" else None
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import reasoning
 from dcsft_harness.scoring import Verdict
 from dcsft_harness.tasks.prepared import visual
@@ -77,7 +78,10 @@ def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """The same, and `ceiling`: whether the row can be right at all, which a row with two golds cannot."""
-    return {**process_choice(doc, results), "ceiling": float(isinstance(json.loads(doc["answer"]), str))}
+    return {
+        **process_choice(doc, results),
+        "ceiling": float(isinstance(reading.from_json(doc["answer"]), str)),
+    }
 
 
 def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def process_wemath(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 def judge_choice(doc: Doc, response: str) -> Verdict:
     """One response's verdict; if the gold is several letters, an answer is extracted but is not right."""
-    gold = json.loads(doc["answer"])
+    gold = reading.from_json(doc["answer"])
     if isinstance(gold, str):
         return judge("choice", doc, response)
     return Verdict(0.0, judge("choice", {**doc, "answer": json.dumps(gold[0])}, response).extracted)

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import downloads
 from dcsft_harness.data.benchmarks.questions import content_name
 from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, read_file, read_text
@@ -345,8 +346,8 @@ def _objects(path: Path) -> list[Any]:
     text = read_text(path)
     try:
         if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return list(reading.from_json(text))
+        return [reading.from_json(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise HarnessError(f"{path} is not JSON ({error})", "Fetch it again") from error
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TextIO
 
+from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
@@ -328,9 +329,7 @@ def _unreachable(hub: Hub, error: Exception) -> HarnessError:
 def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
     saved = [path for path in (folder / hub.split, folder) if (path / "state.json").is_file()]
     if saved:
-        from datasets import load_from_disk
-
-        yield _arrow(saved[0], load_from_disk)
+        yield _arrow(saved[0], lambda path: storage.load(Path(path)))
         return
     files = parquet_files(folder, hub)
     cached = [] if files else arrow_files(folder, hub)

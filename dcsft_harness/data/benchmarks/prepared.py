@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import environment, pictures, records
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.data.benchmarks import classification, grounding, reasoning
 from dcsft_harness.data.benchmarks.source import Picture, Source, View
 from dcsft_harness.errors import HarnessError, unknown_name
@@ -273,10 +273,8 @@ def load(task: str) -> "Dataset":
     Raises:
         HarnessError: the data is not prepared.
     """
-    from datasets import load_from_disk
-
     describe(task)
-    rows = load_from_disk(str(folder_of(task) / ROWS))
+    rows = storage.load(folder_of(task) / ROWS)
     view = VIEWS.get(task)
     if view is None:
         return rows

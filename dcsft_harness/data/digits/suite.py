@@ -123,7 +123,7 @@ def load(name: str) -> "Dataset":
     Args:
         name: a key of `SETS`.
     """
-    from datasets import load_from_disk
+    from datasets import load_from_disk  # noqa: TID251 - our cache
 
     folder = cache_folder() / name
     if not folder.is_dir():
@@ -131,7 +131,7 @@ def load(name: str) -> "Dataset":
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _build(name, folder)
-    return load_from_disk(str(folder))
+    return load_from_disk(str(folder))  # noqa: TID251
 
 
 def _build(name: str, folder: Path) -> None:
