@@ -15,50 +15,60 @@ BIN    := $(VENV)/bin
 # make UV=uv TARGET: installs with uv instead of pip.
 UV     ?=
 ifdef UV
-CREATE  = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-INSTALL = VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet
+create  = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(1)
+install = VIRTUAL_ENV=$(abspath $(1)) $(UV) pip install --quiet
 else
-CREATE  = $(PYTHON) -m venv $(VENV)
-INSTALL = $(BIN)/python -m pip install --quiet
+create  = $(PYTHON) -m venv $(1)
+install = $(1)/bin/python -m pip install --quiet
 endif
+# make PROCESSES=8 test: on a larger machine. Each process takes one thread.
+PROCESSES ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
 .PHONY: quickstart test test-vllm newest docs bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(CREATE)
-	$(INSTALL) --constraint constraints.txt --editable '.[train]'
+	$(call create,$(VENV))
+	$(call install,$(VENV)) --constraint constraints.txt --editable '.[train]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) --constraint constraints.txt --editable '.[test,dev,docs]'
+	$(call install,$(VENV)) --constraint constraints.txt --editable '.[test,dev,docs]'
 	touch $@
 
 quickstart: $(VENV)/.installed
 	$(BIN)/dcsft quickstart --output $(OUTPUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --dist loadfile --no-loadscope-reorder
 
 $(VLLM_VENV)/.installed: constraints-vllm.txt
-	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
-	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	$(call create,$(VLLM_VENV))
+	$(call install,$(VLLM_VENV)) --no-deps --requirement constraints-vllm.txt
+	$(call install,$(VLLM_VENV)) --no-deps --editable .
 	touch $@
 
 test-vllm: $(VLLM_VENV)/.installed
-	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/test_vllm_real.py
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/models/test_vllm_real.py
 
-newest:
-	rm -rf build runs/newest
-	$(PYTHON) -m venv --clear $(NEWEST_VENV)
-	$(NEWEST_VENV)/bin/python -m pip install --quiet '.[train]'
+# Never an environment that stands: what is newest changes.
+.PHONY: newest-installed newest-run
+newest-installed:
+	rm -rf $(NEWEST_VENV) build/lib build/bdist.*
+	$(call create,$(NEWEST_VENV))
+	$(call install,$(NEWEST_VENV)) '.[train]'
+
+newest: newest-installed newest-run
+
+newest-run:
+	rm -rf runs/newest
 	$(NEWEST_VENV)/bin/dcsft run .ci/newest.yaml --output runs/newest
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks --shape $(SHAPE)
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal
+	$(PYTEST) -m 'not slow' --dist worksteal
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site

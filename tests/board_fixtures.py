@@ -6,8 +6,7 @@ import numpy as np
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.records import Label, write_table
-
-from .test_leaderboard import ID, OOD_A, OOD_R, scores_folder
+from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 
 
 def curated(folder, easy, medium, hard):

@@ -1,9 +1,11 @@
 """What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
 
 import gc
+import importlib.machinery
 import os
 import signal
 import sys
+import types
 from collections import defaultdict
 
 import hypothesis
@@ -16,7 +18,32 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # the threads of a tiny model wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
+# TRL imports wandb where it is installed: a fifth of what all tests import. None of them reports to it. The
+# commands that tests start import the real one.
+_wandb = types.ModuleType("wandb")
+_wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+_wandb.run = None
+sys.modules.setdefault("wandb", _wandb)
+
+# Minutes, about: a long file that began last would leave the other process without work.
+LONGEST = {
+    "test_quickstart": 8,
+    "test_training_launch": 4,
+    "test_ranks": 3,
+    "test_page_browser": 2,
+    "test_benchmarks": 2,
+    "test_interrupts": 2,
+    "test_soak": 2,
+    "test_spread": 1,
+    "test_training_resume": 1,
+    "test_watch": 1,
+    "test_families": 1,
+    "test_wrong_labels": 1,
+}
+
 gc.disable()
+frozen = [0]
+"""Modules that were imported when the collector last looked away."""
 # A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -47,9 +74,13 @@ def quick_rows(rows: list[set]) -> set[int]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow what a `grid` leaves to the full run, and begins with the files that take longest."""
-    grids = defaultdict(list)
+    """Marks as slow what `grid` and `few` leave to the full run; the files that take longest begin."""
+    grids, rows = defaultdict(list), defaultdict(int)
     for item in items:
+        if few := item.get_closest_marker("few"):
+            rows[item.parent.nodeid, item.originalname] += 1
+            if rows[item.parent.nodeid, item.originalname] > few.args[0]:
+                item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("grid") and not item.get_closest_marker("slow"):
             grids[item.parent.nodeid, item.originalname].append(item)
     for grid in grids.values():
@@ -61,18 +92,58 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.slow)
     if WORKERS > 1:
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        items.sort(key=lambda item: (-LONGEST.get(item.path.stem, 0), item.path not in slow))
 
 
 def pytest_collection_finish() -> None:
     """Takes what the imports made out of the garbage collector's sight.
 
-    transformers collects by hand after every training run and lmms-eval after every evaluation; each
-    time a million objects of torch and TRL, which never go away, would be looked at for nothing.
+    transformers collects by hand after every training run, lmms-eval after every evaluation and statsmodels
+    with every correction; each time a million objects of torch and TRL, which never go away, would be looked
+    at for nothing.
     """
     gc.collect()
     gc.freeze()
     gc.enable()
+    frozen[0] = len(sys.modules)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What earlier tests imported is dealt with as at the beginning."""
+    tasks = sys.modules.get("lmms_eval.tasks")
+    if hasattr(tasks, "TaskManager") and not hasattr(tasks.TaskManager, "indexed_once"):
+        index_once(tasks)
+    if len(sys.modules) > frozen[0] + 50:
+        pytest_collection_finish()
+
+
+def index_once(tasks: types.ModuleType) -> None:
+    """lmms-eval's own 1,700 task files are read once per process: each time takes 3 s."""
+    own, read = os.path.dirname(os.path.abspath(tasks.__file__)) + "/", tasks.TaskManager._get_task_and_group
+    kept = {}
+
+    def indexed(self: object, folder: str) -> dict:
+        if folder != own:
+            return read(self, folder)
+        if not kept:
+            kept.update(read(self, folder))
+        # A tag's entry has a list, which others of its name are added to.
+        return {
+            name: {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
+            for name, entry in kept.items()
+        }
+
+    tasks.TaskManager._get_task_and_group = indexed
+    tasks.TaskManager.indexed_once = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disk():
+    """Files are not forced to the disk: what tests kill are processes, whose writes the system keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

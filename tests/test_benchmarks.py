@@ -51,6 +51,7 @@ def test_the_page_says_whether_a_target_is_reached(capsys, monkeypatch):
     assert [cell.strip() for cell in lines["8 passes, same batch"][3:6]] == ["5.9", "≥6", "no"]
 
 
+@pytest.mark.slow
 def test_long_answers_have_the_lengths_that_are_forced_on_them(capsys, monkeypatch):
     found = printed(
         capsys, monkeypatch, answers.main, "--items", "2", "--longest", "6", "--rounds", "1", "--side", "56"
@@ -101,6 +102,7 @@ def test_training_is_measured_against_a_bare_script_that_does_the_same(capsys, m
     assert judged["SFT, LoRA, batch 16: peak memory, GB"][1] == "≤3"
 
 
+@pytest.mark.slow
 def test_the_bare_script_trains_the_same_layers_on_the_same_tokens(tmp_path, monkeypatch):
     given = {**training.settings("digits", "SFT, LoRA"), "max_steps": 1, "batch_size": 4}
     seen, sizes = [], []
@@ -156,6 +158,7 @@ def read_rows(folder):
     return load_from_disk(str(folder / "items")).data.to_pylist()
 
 
+@pytest.mark.slow
 def test_the_memory_of_labels_and_of_a_curated_set_does_not_grow_with_texts_and_pictures(tmp_path):
     payload = labels.Payload(samples=4)
     small = rollouts_of(tmp_path / "small", payload)

@@ -79,14 +79,27 @@ def test_a_signal_in_a_destructor_is_not_lost(handlers, monkeypatch, number):
         time.sleep(10)
 
 
+TRAINING = [
+    *("train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--max-steps", "40"),
+    *("--micro-batch-size", "4", "--save-steps", "1000"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the training writes undisturbed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "whole"
+    assert main([*TRAINING, "--output", str(output)]) == 0
+    return output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_run(tmp_path, number, code):
-    words = ["train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--max-steps", "40"]
-    words += ["--micro-batch-size", "4", "--save-steps", "1000"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert main([*words, "--output", str(whole)]) == 0
-    command = [sys.executable, "-m", "dcsft_harness.cli", *words, "--output", str(cut)]
+def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_run(
+    tmp_path, whole, number, code
+):
+    cut = tmp_path / "cut"
+    command = [sys.executable, "-m", "dcsft_harness.cli", *TRAINING, "--output", str(cut)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     unfinished = cut / "unfinished" / "run.json"
     while not unfinished.is_file():

@@ -35,18 +35,8 @@ def wheel(tmp_path_factory, tracked):
     for name in tracked:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        target,
-        source,
-        cwd=source,
-    )
+    # `build` needs no pip in this environment: uv makes them without.
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", target, source, cwd=source)
     (built,) = target.glob("*.whl")
     return built
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
-
-from .artefacts import picture
+from tests.artefacts import picture
 
 PARTS = ("task", "prompt", "answer", [b"pixels"])
 

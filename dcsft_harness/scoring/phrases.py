@@ -1,6 +1,6 @@
 """The answer phrases of `choice`, as data: what states a choice, where the option stands, what voids it.
 
-Each row has an example of the responses that need it, which `tests/test_scoring_choice.py` reads.
+Each row has an example of the responses that need it, which `tests/scoring/test_scoring_choice.py` reads.
 """
 
 import re

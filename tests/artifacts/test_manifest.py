@@ -1,0 +1,462 @@
+"""Artefacts are written whole or not at all, know what they were made from, and can be moved together."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dcsft_harness import environment
+from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.cli import main
+from dcsft_harness.data import digits
+from dcsft_harness.errors import HarnessError
+from tests.artefacts import small_disk
+from tests.leaderboard.test_leaderboard import scores_folder
+
+
+def write(folder, text="content", inputs=None, **config):
+    with manifest.writing("labels", folder, config, inputs) as draft:
+        (draft.folder / "part").mkdir()
+        (draft.folder / "part" / "table").write_text(text)
+        draft.notes["items"] = 3
+    return folder
+
+
+def files(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of 64 KiB."""
+    with small_disk(tmp_path / "disk"):
+        yield tmp_path / "disk"
+
+
+class TestWriting:
+    def test_a_finished_artefact_says_what_it_is(self, tmp_path):
+        source = write(tmp_path / "source")
+        found = manifest.read(write(tmp_path / "made", seed=1, inputs={"rollouts": source}), "labels")
+        assert (found.kind, found.config, found.notes) == ("labels", {"seed": 1}, {"items": 3})
+        assert found.key == manifest.key_of("labels", {"seed": 1}, {"rollouts": source})
+        assert list(found.files) == ["part/table"]
+        assert found.input_folder("rollouts") == source.resolve()
+        assert found.seconds >= 0
+
+    @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit])
+    def test_whatever_goes_wrong_nothing_is_left(self, tmp_path, interruption):
+        with pytest.raises(interruption), manifest.writing("labels", tmp_path / "out", {}) as draft:
+            (draft.folder / "half").write_text("half")
+            raise interruption
+        assert files(tmp_path) == []
+
+    def test_a_file_that_cannot_be_hashed_leaves_nothing_either(self, tmp_path, monkeypatch):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(environment, "packages", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out")
+        assert files(tmp_path) == []
+
+    def test_an_empty_folder_may_be_written_to(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        assert manifest.read(write(tmp_path / "out")).kind == "labels"
+
+    def test_folders_in_between_are_made(self, tmp_path):
+        assert manifest.read(write(tmp_path / "a" / "b" / "out")).kind == "labels"
+
+    @pytest.mark.parametrize("moved", [False, True])
+    def test_what_a_killed_process_left_goes_with_the_next_run(self, tmp_path, moved):
+        left = tmp_path / "out" / "unfinished" / "draft-0f"
+        left.mkdir(parents=True)
+        (left / "half").write_text("half")
+        if moved:  # it was killed while it moved its files to their place
+            (tmp_path / "out" / "unfinished" / "moving.json").write_text('["half", "other"]')
+            (tmp_path / "out" / "other").mkdir()
+        write(tmp_path / "out")
+        assert files(tmp_path) == ["manifest.json", "out", "part", "table"]
+
+    def test_another_run_is_refused_and_kept(self, tmp_path):
+        write(tmp_path / "out", "first")
+        with pytest.raises(HarnessError, match="out already holds labels. Name another folder"):
+            write(tmp_path / "out", "second")
+        assert (tmp_path / "out" / "part" / "table").read_text() == "first"
+
+    def test_a_folder_of_somebody_elses_files_is_refused_and_kept(self, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years")
+        with pytest.raises(HarnessError, match="is not empty and was not written by dcsft"):
+            write(tmp_path)
+        assert files(tmp_path) == ["thesis.tex"]
+
+    def test_a_file_in_its_place_is_refused(self, tmp_path):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(HarnessError, match="out is a file"):
+            write(tmp_path / "out")
+
+    def test_a_file_on_the_way_is_refused(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(HarnessError, match="file/out: Not a directory"):
+            write(tmp_path / "file" / "out")
+
+    def test_somebody_who_takes_the_folder_meanwhile_is_not_overwritten(self, tmp_path):
+        with (
+            pytest.raises(HarnessError, match="was not written by dcsft"),
+            manifest.writing("labels", tmp_path / "out", {}),
+        ):
+            (tmp_path / "out" / "theirs").write_text("theirs")
+        assert files(tmp_path) == ["out", "theirs"]
+
+
+def from_the_system():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def from_a_library():
+    try:
+        from_the_system()
+    except OSError as error:
+        raise RuntimeError("An error occurred while generating the dataset") from error
+
+
+def from_rust():
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+class TestFullDisk:
+    # datasets and safetensors do not raise the operating system's error but one of their own.
+    @pytest.mark.parametrize("fails", [from_the_system, from_a_library, from_rust])
+    def test_is_said_in_a_sentence_and_nothing_is_left(self, tmp_path, fails):
+        with (
+            pytest.raises(HarnessError, match="labels to .*out: No space left.*nothing half-written"),
+            manifest.writing("labels", tmp_path / "out", {}) as draft,
+        ):
+            (draft.folder / "half").write_text("half")
+            fails()
+        assert files(tmp_path) == []
+
+    def test_other_errors_stay_what_they_are(self, tmp_path):
+        with pytest.raises(FileNotFoundError), manifest.writing("labels", tmp_path / "out", {}):
+            (tmp_path / "nowhere").read_text()
+
+    def test_a_real_one(self, full_disk):
+        with (
+            pytest.raises(HarnessError, match="No space left on device"),
+            manifest.writing("labels", full_disk / "out", {}) as draft,
+        ):
+            pq.write_table(pa.table({"noise": [os.urandom(200_000)]}), draft.folder / "table.parquet")
+        assert files(full_disk) == []
+
+    def test_that_has_room_for_all_but_the_manifest(self, full_disk):
+        # 16 pages of 4 KiB: folders take none, these files take all.
+        with (
+            pytest.raises(HarnessError, match="No space left on device"),
+            manifest.writing("labels", full_disk / "out", {}) as draft,
+        ):
+            free = os.statvfs(full_disk)
+            (draft.folder / "table").write_bytes(b"x" * (free.f_bavail * free.f_bsize))
+        assert files(full_disk) == []
+
+
+class TestReading:
+    def test_a_folder_without_a_manifest_is_no_artefact(self, tmp_path):
+        with pytest.raises(HarnessError, match=r"is not a labels folder: it has no manifest\.json"):
+            manifest.read(tmp_path, "labels")
+
+    def test_another_kind_is_named(self, tmp_path):
+        with pytest.raises(HarnessError, match="holds labels, where rollouts are needed"):
+            manifest.read(write(tmp_path / "out"), "rollouts")
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"artefact": "labels"}', b"\xff\xfe", b"null"])
+    def test_a_damaged_manifest_is_named(self, tmp_path, content):
+        (tmp_path / "manifest.json").write_bytes(content)
+        with pytest.raises(HarnessError, match=r"manifest\.json cannot be read"):
+            manifest.read(tmp_path)
+
+
+class TestIsCurrent:
+    def test_for_the_same_work(self, tmp_path):
+        source = write(tmp_path / "source")
+        made = write(tmp_path / "made", seed=1, inputs={"rollouts": source})
+        assert manifest.is_current(made, manifest.key_of("labels", {"seed": 1}, {"rollouts": source}))
+
+    def test_not_for_another_setting_or_kind_or_input(self, tmp_path):
+        source, other = write(tmp_path / "source"), write(tmp_path / "other", "other")
+        made = write(tmp_path / "made", seed=1, inputs={"rollouts": source})
+        for key in (
+            manifest.key_of("labels", {"seed": 2}, {"rollouts": source}),
+            manifest.key_of("curated set", {"seed": 1}, {"rollouts": source}),
+            manifest.key_of("labels", {"seed": 1}, {"rollouts": other}),
+            manifest.key_of("labels", {"seed": 1}, {}),
+        ):
+            assert not manifest.is_current(made, key)
+
+    @pytest.mark.parametrize("damage", ["changed", "removed", "no manifest", "no JSON"])
+    def test_not_after_damage(self, tmp_path, damage):
+        made = write(tmp_path / "made")
+        key = manifest.read(made).key
+        assert manifest.is_current(made, key)
+        if damage == "changed":
+            (made / "part" / "table").write_text("Content")
+        elif damage == "removed":
+            (made / "part" / "table").unlink()
+        elif damage == "no manifest":
+            (made / "manifest.json").unlink()
+        else:
+            (made / "manifest.json").write_text("{")
+        assert not manifest.is_current(made, key)
+
+    def test_not_where_there_is_nothing(self, tmp_path):
+        assert not manifest.is_current(tmp_path / "nowhere", "key")
+
+
+class TestInputs:
+    def test_an_input_that_changed_is_noticed(self, tmp_path):
+        source = write(tmp_path / "source")
+        made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
+        shutil.rmtree(source)
+        write(source, "something else")
+        with pytest.raises(HarnessError, match=f"the rollouts that {made.folder} was made from .* changed"):
+            made.input_folder("rollouts")
+
+    def test_an_input_that_moved_alone_is_noticed(self, tmp_path):
+        source = write(tmp_path / "source")
+        made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
+        source.rename(tmp_path / "elsewhere")
+        with pytest.raises(HarnessError, match="no longer at"):
+            made.input_folder("rollouts")
+
+    def test_an_input_that_never_was_is_named(self, tmp_path):
+        with pytest.raises(HarnessError, match="names no input 'rollouts'"):
+            manifest.read(write(tmp_path / "made")).input_folder("rollouts")
+
+    def test_the_whole_tree_can_be_moved(self, tmp_path):
+        source = write(tmp_path / "here" / "source")
+        write(tmp_path / "here" / "deep" / "made", inputs={"rollouts": source})
+        (tmp_path / "here").rename(tmp_path / "there")
+        made = manifest.read(tmp_path / "there" / "deep" / "made")
+        assert made.input_folder("rollouts") == (tmp_path / "there" / "source").resolve()
+
+    def test_relative_names_work_from_any_folder(self, tmp_path, monkeypatch):
+        write(tmp_path / "source")
+        monkeypatch.chdir(tmp_path)
+        write(manifest.Path("made"), inputs={"rollouts": manifest.Path("source")})
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir(tmp_path / "below")
+        assert manifest.read(manifest.Path("../made")).input_folder("rollouts") == tmp_path / "source"
+
+    def test_a_file_is_known_by_its_content(self, tmp_path):
+        (tmp_path / "mine.jsonl").write_text("one")
+        before = manifest.fingerprint(tmp_path / "mine.jsonl")
+        (tmp_path / "mine.jsonl").write_text("two")
+        assert manifest.fingerprint(tmp_path / "mine.jsonl") != before
+
+    def test_a_checkpoint_is_known_by_its_configuration_and_weights_wherever_it_lies(self, tmp_path):
+        folder = tmp_path / "checkpoint"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text("weights")
+        before = manifest.fingerprint(folder)
+        (folder / "README.md").write_text("words")
+        folder = folder.rename(tmp_path / "moved")
+        assert manifest.fingerprint(folder) == before
+        (folder / "model.safetensors").write_text("Weights")
+        assert manifest.fingerprint(folder) != before
+
+
+VERBS = {
+    "label": ("rollouts", "label {} --output {out}"),
+    "curate": ("labels", "curate {} --keep easy --output {out}"),
+    "curate --exclude": ("overlap", "curate {labels} --keep easy --exclude {} --output {out}"),
+    "train sft --data": ("curated set", "train sft --model digits --data {} --output {out}"),
+    "train sft --model": ("checkpoint", "train sft --model {} --data dcsft_digits_cold --output {out}"),
+    "train sft --adapter": (
+        "adapter",
+        "train sft --model digits --adapter {} --data dcsft_digits_cold --output {out}",
+    ),
+    "train cold-start": (
+        "checkpoint",
+        "train cold-start --model {} --data dcsft_digits_cold --output {out}",
+    ),
+    "train grpo --data": ("curated set", "train grpo --model digits --data {} --output {out}"),
+    "train grpo --model": ("checkpoint", "train grpo --model {} --data dcsft_digits_pool --output {out}"),
+    "sample": (
+        "checkpoint",
+        "sample --model-args pretrained={} --task dcsft_digits_pool --limit 1 --output {out}",
+    ),
+    "sample adapter": (
+        "adapter",
+        "sample --model-args pretrained=digits,adapter={} --task dcsft_digits_pool --limit 1 --output {out}",
+    ),
+    "evaluate": (
+        "checkpoint",
+        "evaluate --model-args pretrained={} --tasks dcsft_digits --limit 1 --output {out}",
+    ),
+    "evaluate adapter": (
+        "adapter",
+        "evaluate --model-args pretrained=digits,adapter={} --tasks dcsft_digits --limit 1 --output {out}",
+    ),
+    "sample --model": ("checkpoint", "sample --model {} --task dcsft_digits_pool --limit 1 --output {out}"),
+    "evaluate --model": ("adapter", "evaluate --model {} --tasks dcsft_digits --limit 1 --output {out}"),
+    "lmms-eval": (
+        "checkpoint",
+        "lmms-eval --model dcsft_hf --model_args pretrained={} --tasks dcsft_digits --limit 1",
+    ),
+    "merge": ("adapter", "merge {} --output {out}"),
+    "push": ("checkpoint", "push {} owner/name"),
+    "card": ("adapter", "card {}"),
+    "card --scores": ("scores", "card {adapter} --scores {}"),
+    "leaderboard build": ("scores", "leaderboard build {} --output {out}"),
+    "leaderboard build --labels": ("labels", "leaderboard build {scores} --labels {} --output {out}"),
+    "leaderboard build --rollouts": (
+        "rollouts",
+        "leaderboard build {scores} --samples 1 --rollouts {} --output {out}",
+    ),
+    "compare-cost": ("adapter", "compare-cost {} --output {out}"),
+    "compare-cost --scores": ("scores", "compare-cost {adapter} --scores {} --output {out}"),
+    "score": ("checkpoint", "score {} --suite digits --limit 1 --board {out}"),
+    "score adapter": ("adapter", "score {} --base digits --suite digits --limit 1 --board {out}"),
+    "score --watch": ("adapter", "score --watch {} --suite digits --limit 1 --board {out}"),
+    "score --results": (
+        "scores",
+        "score digits --results {} --suite digits --limit 1 --board {out}",
+    ),
+}
+"""What is read -> the artifact's kind, and a command that reads it."""
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Artifacts of this version's format, by kind, where a command needs one beside the newer one."""
+    folders = {}
+    for kind in ("labels", "adapter"):
+        folders[kind] = tmp_path / f"old {kind}"
+        with manifest.writing(kind, folders[kind], {"method": "sft"}) as draft:
+            (draft.folder / "adapter_config.json").write_text("{}")
+    folders["scores"] = scores_folder(tmp_path / "old scores", "old", {"digits": [1, 0]})
+    return folders
+
+
+def newer(folder, kind, number=99):
+    """An artifact of a format that this version does not know."""
+    with manifest.writing(kind, folder, {}) as draft:
+        for name in ("config.json", "adapter_config.json" if kind == "adapter" else "other.json"):
+            (draft.folder / name).write_text("{}")
+    path = folder / manifest.NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": number}))
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_an_artifact_of_a_newer_format(tmp_path, capfd, old, verb):
+    kind, command = VERBS[verb]
+    folder = newer(tmp_path / "new", kind)
+    words = [word.format(folder, out=tmp_path / "out", **old) for word in command.split(" ")]
+    assert main(words) != 0
+    said = capfd.readouterr().err
+    wanted = (
+        f"manifest.json is written in format 99, this version of dcsft_harness reads up to {manifest.FORMAT}"
+    )
+    assert wanted in said
+    assert not (tmp_path / "out" / manifest.NAME).exists()
+
+
+@pytest.mark.parametrize("number", [0, -1, "1", None, True, 1.5, [1]])
+def test_a_format_that_is_no_number_is_refused(tmp_path, number):
+    with pytest.raises(HarnessError, match="cannot be read.*format is"):
+        manifest.read(newer(tmp_path / "new", "labels", number))
+
+
+def test_a_manifest_of_another_package_is_no_newer_format(tmp_path):
+    (tmp_path / manifest.NAME).write_text('{"format": 99}')
+    manifest.refuse_newer(tmp_path)
+
+
+def test_a_newer_artifact_is_never_taken_for_an_unfinished_or_damaged_one(tmp_path):
+    folder = newer(tmp_path / "new", "labels")
+    for look in (manifest.is_intact, lambda one: manifest.is_current(one, "key"), manifest.fingerprint):
+        with pytest.raises(manifest.NewerFormatError):
+            look(folder)
+
+
+FIRST = Path(__file__).parents[1] / "fixtures" / "first_edition"
+"""Artifacts that the first edition's last commit wrote: six responses to three items of the digits pool."""
+
+
+@pytest.fixture
+def first_edition(tmp_path):
+    """A copy of them, where they find the embedded base as they did when they were made."""
+    place = tmp_path / "tests" / "fixtures" / "first_edition"
+    shutil.copytree(FIRST, place)
+    base = tmp_path / "dcsft_harness" / "data" / "digits"
+    base.mkdir(parents=True)
+    (base / "base").symlink_to(digits.path())
+    return place
+
+
+FIRST_READERS = {
+    "label": ["label", "rollouts", "--output", "out"],
+    "curate": ["curate", "labels", "--keep", "easy,medium,hard", "--output", "out"],
+    "leaderboard": ["leaderboard", "build", "scores", "--output", "out"],
+    "costs": ["compare-cost", "adapter", "--scores", "scores", "--output", "out"],
+    "card": ["card", "adapter", "--scores", "scores"],
+}
+_TRAIN = ["--model", "BASE", "--max-steps", "1", "--batch-size", "2", "--output", "out"]
+_ADAPTED = ["--model-args", "pretrained=BASE,adapter=adapter", "--limit", "2", "--output", "out"]
+FIRST_ENGINES = {
+    "sft": ["train", "sft", *_TRAIN, "--data", "curated", "--adapter", "adapter"],
+    "grpo": ["train", "grpo", *_TRAIN, "--data", "curated", "--num-generations", "2"],
+    "dpo": ["train", "dpo", *_TRAIN, "--data", "rollouts"],
+    "merge": ["merge", "adapter", "--prompts", "2", "--output", "out"],
+    "evaluate": ["evaluate", "--tasks", "dcsft_digits", *_ADAPTED],
+    "sample": ["sample", "--task", "dcsft_digits_pool", "--samples", "2", *_ADAPTED],
+}
+
+
+@pytest.mark.parametrize(
+    "verb", [*FIRST_READERS, *(pytest.param(verb, marks=pytest.mark.slow) for verb in FIRST_ENGINES)]
+)
+def test_artifacts_of_the_first_edition_still_open(verb, first_edition, monkeypatch, capsys):
+    monkeypatch.chdir(first_edition)
+    base = "../../../dcsft_harness/data/digits/base"
+    command = {**FIRST_READERS, **FIRST_ENGINES}[verb]
+    code = main([word.replace("BASE", base) for word in command])
+    said = capsys.readouterr()
+    if verb == "dpo":  # its items were easy or hard, as are two samples of most
+        assert code == 1 and "none of 3 items has both a right and a wrong response" in said.err
+        return
+    assert code == 0, said.err
+    if verb == "label":
+        assert "3 items: 1 easy, 0 medium, 2 hard" in said.out + said.err
+        ours, theirs = (pq.read_table(Path(name) / "labels.parquet") for name in ("out", "labels"))
+        for column in theirs.column_names:
+            assert ours[column].to_pylist() == theirs[column].to_pylist()
+    if verb == "curate":
+        ours, theirs = (storage.load(Path(name) / "data") for name in ("out", "curated"))
+        assert ours["messages"][:] == theirs["messages"][:]
+        assert [images[0].tobytes() for images in ours["images"][:]] == [
+            images[0].tobytes() for images in theirs["images"][:]
+        ]
+    if verb == "leaderboard":
+        assert "100.00" in said.out
+
+
+def test_artifacts_of_the_first_edition_are_as_they_were_written(first_edition):
+    kinds = {"rollouts": "rollouts", "labels": "labels", "curated": "curated set", "adapter": "adapter"}
+    for name, kind in {**kinds, "scores": "scores"}.items():
+        found = manifest.read(first_edition / name)
+        assert found.kind == kind and manifest.is_intact(first_edition / name)
+        for role in found.inputs:
+            assert found.input_folder(role).is_dir()
+
+
+def test_an_output_that_is_a_file_is_not_taken(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(HarnessError, match="--output .*out is a file"), manifest.taken(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1

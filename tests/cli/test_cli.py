@@ -1,0 +1,337 @@
+"""What a user's mistakes look like: one sentence, a non-zero exit code, nothing left behind."""
+
+import errno
+import json
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+from PIL import Image
+
+from dcsft_harness import lmms, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import dcsft, main
+from tests.artefacts import rollouts
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+WAITS = """
+import os, sys, time
+os.environ["TQDM_DISABLE"] = "1"  # as main does; the model's import below comes before it
+from dcsft_harness.cli import main
+from dcsft_harness.models.stub import DcsftStub
+
+def _answer(self, items):
+    print("waiting", file=sys.stderr, flush=True)
+    time.sleep(600)
+
+DcsftStub._answer = _answer
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+INTERRUPTED = "dcsft: interrupted; finished work is saved. Rerun the same command to resume."
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(2):
+        Image.new("RGB", (56, 56), (40 * number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG not really")
+    return folder
+
+
+def row(image="0.png", **more):
+    return json.dumps({"problem": "Which?", "solution": "goose", "image": image, **more})
+
+
+def refused(capsys, output, *arguments):
+    """Runs a command that must fail; returns its one sentence."""
+    code = main([*map(str, arguments), "--output", str(output)])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code != 0
+    assert len(said) == 1, said
+    assert said[0].startswith("dcsft: ")
+    assert not Path(output).exists() or not list(Path(output).iterdir())
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([row(), "{not json"], "line 2: not JSON"),
+        ([row(), '["a"]'], "line 2: not a JSON object"),
+        ([json.dumps({"problem": "x"})], "line 1: no `solution`"),
+        ([row("missing.png")], "line 1: image .*missing.png does not exist"),
+        ([row("broken.png")], "line 1: image .*broken.png cannot be read"),
+        ([row(), row()], r"mine\.jsonl, line 2: the same item as line 1"),
+        ([], "holds no rows"),
+        ([json.dumps({"messages": [{"role": "user", "content": "hi"}]})], "no assistant turn"),
+    ],
+)
+def test_bad_rows_of_ones_own_data_are_named(tmp_path, pictures, capsys, lines, said):
+    (pictures / "mine.jsonl").write_text("\n".join(lines))
+    sentence = refused(
+        capsys,
+        tmp_path / "out",
+        *("sample", "--model", "dcsft_stub", "--model-args", "default=goose"),
+        *("--data", pictures / "mine.jsonl", "--scorer", "exact_word"),
+    )
+    assert re.search(said, sentence), sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("sample", "--task", "dcsft_digits_pol"), "Did you mean dcsft_digits_pool"),
+        (("sample", "--task", "dcsft_digits_pool", "--model", "dcsft_hg"), "dcsft_hf"),
+        (("sample", "--data", "x.jsonl", "--scorer", "exact_wrd"), "Did you mean exact_word"),
+        (("sample", "--data", "x.jsonl"), "--data needs --scorer"),
+        (("sample",), "--task and --data"),
+        (("sample", "--task", "dcsft_digits_pool", "--temperature", "0"), "--temperature 0"),
+        (("evaluate", "--tasks", "dcsft_digitz"), "Did you mean dcsft_digits"),
+        (("evaluate", "--tasks", "dcsft_digits", "--model-args", "nonsense"), "not key=value"),
+        (("label", "nowhere"), "not a rollouts folder"),
+        (("curate", "nowhere", "--keep", "easy"), "not a labels folder"),
+        (("run", "digitz"), "Did you mean digits"),
+        (
+            ("train", "sft", "--model", "digits", "--data", "dcsft_digits_col"),
+            "Did you mean dcsft_digits_cold",
+        ),
+        (
+            ("train", "sft", "--model", "digits", "--data", "x", "--lora-rank", "0"),
+            "--lora-rank 0 is out of range",
+        ),
+        (("leaderboard", "build", "nowhere"), "nowhere"),
+        (("merge", "nowhere"), "adapter nowhere does not exist"),
+        (("merge", ".", "--push-to-hub", "a b"), "'a b' is not the name of a repository on the hub"),
+        (("merge", ".", "--private"), "--private needs --push-to-hub"),
+        (("merge", ".", "--prompts", "0"), "--prompts 0 is out of range"),
+        (("sample", "--task", "dcsft_digits_pool", "--limit", "0"), "--limit 0 is out of range"),
+        (("sample", "--task", "dcsft_digits_pool", "--max-new-tokens", "0"), "--max-new-tokens 0"),
+        (("sample", "--task", "dcsft_digits_pool", "--image-root", "x"), "--image-root x goes with --data"),
+        (("evaluate", "--tasks", ","), "unknown task ','"),
+        (("curate", "nowhere", "--keep", "easy", "--seed", "-1"), "--seed -1 is out of range"),
+        # What click refuses has the same form.
+        (("sample", "--taks", "x"), "dcsft: no such option '--taks'. "),
+        (("sample", "--samples", "two"), "--samples two is not a whole number"),
+        (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` says what it takes."),
+        (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` says"),
+    ],
+)
+def test_names_and_values_that_make_no_sense_are_refused(tmp_path, capsys, arguments, said):
+    assert said in refused(capsys, tmp_path / "out", *arguments)
+
+
+def test_an_output_folder_that_holds_something_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("dear")
+    code = main(["label", "rollouts", "--output", str(tmp_path)])
+    assert (code, "not empty" in capsys.readouterr().err) == (1, True)
+    assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    before = (tmp_path / "labels" / "manifest.json").read_bytes()
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+        assert "label: already done" in capsys.readouterr().err
+    rollouts(tmp_path / "others", ["easy", "medium"])
+    assert main(["label", str(tmp_path / "others"), "--output", str(tmp_path / "labels")]) == 1
+    said = capsys.readouterr().err
+    assert "already holds labels, of another run: rollouts: " in said and "Name another folder" in said
+    assert (tmp_path / "labels" / "manifest.json").read_bytes() == before
+
+
+def test_an_empty_curated_set_is_refused(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    capsys.readouterr()
+    sentence = refused(capsys, tmp_path / "out", "curate", tmp_path / "labels", "--keep", "medium")
+    assert "no item is medium: the set would be empty" in sentence
+
+
+def test_a_damaged_table_is_named(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy"])
+    table = tmp_path / "rollouts" / "rollouts.parquet"
+    table.write_bytes(table.read_bytes()[:100])
+    sentence = refused(capsys, tmp_path / "out", "label", tmp_path / "rollouts")
+    assert "rollouts.parquet is not a readable Parquet file" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [", r"mine\.yaml cannot be read: .*line 1"),
+        ("stages: [{stage: a, verb: lable}]", "Did you mean label"),
+        ("stages: [{stage: a, verb: label, rollouts: '@b'}]", "refers to @b"),
+        (
+            "stages: [{stage: a, verb: label, rolouts: x}]",
+            "'a': unknown option 'rolouts'. Did you mean rollouts",
+        ),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(tmp_path, capsys, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert re.search(said, refused(capsys, tmp_path / "out", "run", tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EACCES, "Permission denied", "/root/secret"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setitem(stages.STAGES, "label", replace(stages.STAGES["label"], run=fails))
+    assert error.strerror in refused(capsys, tmp_path / "out", "label", "rollouts")
+
+
+def test_a_recipe_that_fails_keeps_what_was_finished(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy"])
+    (tmp_path / "mine.yaml").write_text(f"""
+stages:
+  - {{stage: labels, verb: label, rollouts: {tmp_path / "rollouts"}}}
+  - {{stage: set, verb: curate, labels: "@labels", keep: [hard]}}
+""")
+    command = ["run", str(tmp_path / "mine.yaml"), "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels", "recipe.json"]
+    assert main(command) == 1
+    assert "labels: done already" in capsys.readouterr().err
+
+
+def test_misuse_exits_with_2_and_help_with_0(capsys):
+    assert main(["label"]) == 2
+    assert main(["label", "rollouts"]) == 2
+    assert "dcsft: missing option '--output'. `dcsft label --help`" in capsys.readouterr().err
+    assert main(["sample", "--output", "x", "--task"]) == 2
+    assert "dcsft: option '--task' requires an argument. `dcsft --help`" in capsys.readouterr().err
+    assert main(["nosuch"]) == 2
+    assert main(["label", "--help"]) == 0
+    assert main(["--version"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_exit_code_of_the_passthrough_is_returned(monkeypatch):
+    monkeypatch.setattr(lmms, "command_line", lambda arguments: len(arguments))
+    assert main(["lmms-eval", "--tasks", "x", "--help"]) == 3
+    assert main(["lmms-eval"]) == 0
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
+    command = ["sample", "--model", "dcsft_stub", "--model-args", "default=seven"]
+    command += ["--task", "dcsft_digits_pool", "--limit", "2", "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(
+        [sys.executable, "-c", WAITS, *command],
+        stdout=-1,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, which the tests may be, starts its children with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert running.stderr.readline().strip() == "waiting"
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=120)[1].strip().splitlines()
+    assert running.returncode == 130
+    assert said == [INTERRUPTED]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_exits_with_130(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(stages.STAGES, "label", replace(stages.STAGES["label"], run=interrupted))
+    assert main(["label", "rollouts", "--output", str(tmp_path / "out")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def fastest_seconds(*arguments):
+    """Processor time: what the command takes on a quiet machine, however busy this one is."""
+
+    def spent():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    times = []
+    for _ in range(3):
+        before = spent()
+        subprocess.run(
+            [sys.executable, "-m", "dcsft_harness.cli", *arguments], check=True, capture_output=True
+        )
+        times.append(spent() - before)
+    return min(times)
+
+
+@pytest.mark.slow
+def test_help_and_the_task_list_answer_at_once():
+    assert fastest_seconds("--help") < 0.5
+    assert fastest_seconds("tasks", "list") < 3
+
+
+def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys):
+    lines = [row("0.png"), json.dumps({
+        "messages": [
+            {"role": "user", "content": "<image>Which?"},
+            {"role": "assistant", "content": "hen"},
+        ],
+        "images": ["1.png"],
+    })]  # fmt: skip
+    (pictures / "both.jsonl").write_text("\n".join(lines))
+    assert main(["sample", "--model", "dcsft_stub", "--model-args", "default=Goose.", "--samples", "4",
+                 "--data", str(pictures / "both.jsonl"), "--scorer", "exact_word",
+                 "--output", str(tmp_path / "rollouts")]) == 0  # fmt: skip
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    config = manifest.read(tmp_path / "rollouts").config
+    assert (config["scorer"], len(config["images_sha256"])) == ("exact_word", 64)
+    # Whoever reads an artefact leaves no cache file in it.
+    before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
+    assert (
+        main(["curate", str(tmp_path / "labels"), "--keep", "easy", "--output", str(tmp_path / "easy")]) == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "rollouts").rglob("*")) == before
+    from datasets import load_from_disk
+
+    kept = load_from_disk(str(tmp_path / "easy" / "data"))
+    assert kept["messages"][0] == [
+        {"role": "user", "content": "<image>Which?"},
+        {"role": "assistant", "content": "goose"},
+    ]
+    assert kept[0]["images"][0].getpixel((0, 0)) == (0, 0, 0)
+    assert "1 easy, 0 medium, 1 hard" in capsys.readouterr().err
+
+
+def documented_commands():
+    """Every `dcsft` command of README and documentation, also those that need what a test has not."""
+    pages = [README, *sorted((README.parent / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    starts = r"dcsft|torchrun [-\w ]+ -m dcsft_harness\.cli"
+    lines = re.findall(rf"^(?:    )?(?:OMP_NUM_THREADS=1 )?(?:{starts}) (.+)$", text, re.M)
+    words = [shlex.split(line.partition("  #")[0]) for line in lines]
+    return list(dict.fromkeys(map(tuple, words)))
+
+
+@pytest.mark.parametrize("words", documented_commands(), ids=" ".join)
+def test_documented_commands_are_ones_that_the_command_line_takes(words, tmp_path, monkeypatch):
+    """Parsed by click itself; paths are those of a reader, so that they need not exist here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: value)
+    command = dcsft
+    while isinstance(command, click.Group):
+        command, words = command.get_command(None, words[0]), words[1:]
+    command.make_context("dcsft", list(words), resilient_parsing=False)

@@ -1,0 +1,192 @@
+"""Text from outside is printed as text: no terminal obeys a name, and no name forges a line."""
+
+import json
+import logging
+import sys
+
+import pytest
+from PIL import Image
+
+from dcsft_harness import cli, errors
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.curation import suspects
+from tests.artefacts import rollouts
+from tests.board_fixtures import adapter, curated
+from tests.leaderboard.test_leaderboard import ID, scores_folder
+
+HOSTILE = {
+    "color": "\x1b[31mred\x1b[0m",
+    "bell": "a\ab",
+    "C1 control": "\x9b31mred",
+    "link": "\x1b]8;;http://example.invalid\x1b\\link\x1b]8;;\x1b\\",
+    "title": "\x1b]0;title\x07",
+    "override": "a\u202ebc",
+    "isolate": "a\u2066b\u2069",
+    "line": "a\nFORGED: done",
+    "return": "a\rFORGED: done",
+    "separator": "a\u2028FORGED: done",
+    "backspace": "a\b\b\bFORGED",
+    "surrogate": "a\udc9b31m",
+}
+NAMES = [name for kind, name in HOSTILE.items() if kind != "surrogate"]
+
+
+def file(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def recipe(tmp_path, name, **changes):
+    stage = {"stage": "one", "verb": "sample", "task": name, "model_args": f"pretrained={name}", **changes}
+    return file(tmp_path / "own.yaml", json.dumps({"name": name, "about": name, "stages": [stage]}))
+
+
+def changed(folder, **changes):
+    path = folder / manifest.NAME
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**data, **changes}), encoding="utf-8")
+    return folder
+
+
+def scores(tmp_path, name):
+    return scores_folder(tmp_path / "a", name, {ID: [1.0, 0.0], name: [1.0, 1.0]})
+
+
+def costs(tmp_path, name):
+    data = curated(tmp_path / "data", 1, 1, 1)
+    return [adapter(tmp_path / name, data), adapter(tmp_path / "other", data)]
+
+
+def methods(tmp_path, name):
+    folder = adapter(tmp_path / "a", curated(tmp_path / "data", 1, 1, 1))
+    path = folder / "manifest.json"
+    found = json.loads(path.read_text())
+    found["config"]["method"] = name
+    path.write_text(json.dumps(found))
+    return folder
+
+
+def rows(tmp_path, name, **changes):
+    row = {"problem": "Which?", "solution": "goose", "image": f"{name}.png", **changes}
+    return file(tmp_path / "mine.jsonl", json.dumps(row))
+
+
+def trainable(tmp_path):
+    """A file of one row with its picture: the options are at fault here, not the data."""
+    Image.new("RGB", (56, 56)).save(tmp_path / "x.png")
+    return rows(tmp_path, "x")
+
+
+SAMPLE = ["sample", "--model-args", "pretrained=digits"]
+VERBS = {
+    "usage": lambda tmp, name: [name],
+    "option": lambda tmp, name: ["label", f"--{name}"],
+    "dry run": lambda tmp, name: ["run", recipe(tmp, name), "--dry-run"],
+    "recipe verb": lambda tmp, name: ["run", recipe(tmp, "x", verb=name), "--dry-run"],
+    "recipe key": lambda tmp, name: ["run", recipe(tmp, "x", **{name: 1}), "--dry-run"],
+    "recipe variable": lambda tmp, name: ["run", recipe(tmp, "x", limit="${" + name + "}"), "--dry-run"],
+    "recipe name": lambda tmp, name: ["run", name, "--dry-run"],
+    "kind": lambda tmp, name: ["label", changed(rollouts(tmp / "a", ["easy"]), artefact=name)],
+    "inputs": lambda tmp, name: ["label", changed(rollouts(tmp / "a", ["easy"]), inputs={name: name})],
+    "folder": lambda tmp, name: ["label", tmp / name],
+    "keep": lambda tmp, name: ["curate", tmp, "--keep", name],
+    "task": lambda tmp, name: [*SAMPLE, "--task", name],
+    "evaluated": lambda tmp, name: ["evaluate", "--model-args", "pretrained=digits", "--tasks", name],
+    "model": lambda tmp, name: ["sample", "--model", name, "--task", "dcsft_digits_pool"],
+    "argument": lambda tmp, name: ["sample", "--task", "dcsft_digits_pool", "--model-args", name],
+    "checked task": lambda tmp, name: ["tasks", "check", name],
+    "prepared task": lambda tmp, name: ["data", "prepare", name],
+    "image": lambda tmp, name: [*SAMPLE, "--data", rows(tmp, name), "--scorer", "exact_word"],
+    "scorer": lambda tmp, name: [*SAMPLE, "--data", rows(tmp, "x"), "--scorer", name],
+    "gold": lambda tmp, name: [*SAMPLE, "--data", rows(tmp, "x", solution=[name]), "--scorer", "math"],
+    "config": lambda tmp, name: [
+        "train", "sft", "--model", "digits", "--data", trainable(tmp),
+        "--config", file(tmp / "own.yaml", json.dumps({name: name})),
+    ],
+    "set": lambda tmp, name: [
+        "train", "sft", "--model", "digits", "--data", trainable(tmp), "--set", f"{name}=1",
+    ],
+    "board": lambda tmp, name: ["leaderboard", "build", scores(tmp, name)],
+    "left out": lambda tmp, name: [
+        "leaderboard", "build", scores(tmp, "x"),
+        changed(scores_folder(tmp / "b", "y", {ID: [1]}), artefact=name),
+    ],
+    "baseline": lambda tmp, name: ["leaderboard", "build", scores(tmp, "x"), "--baseline", name],
+    "costs": lambda tmp, name: ["compare-cost", *costs(tmp, name)],
+    "card": lambda tmp, name: ["card", changed(rollouts(tmp / "a", ["easy"]), artefact=name)],
+    "costs of a method": lambda tmp, name: ["compare-cost", methods(tmp, name)],
+    "merge": lambda tmp, name: ["merge", tmp / name],
+    "results": lambda tmp, name: ["results", tmp / name],
+    "served": lambda tmp, name: ["leaderboard", "serve", tmp / name],
+}  # fmt: skip
+TEXTS = (".md", ".csv", ".tex", ".txt")
+"""Files that people read in a terminal."""
+WITHOUT_OUTPUT = {"usage", "checked task", "prepared task", "card", "served", "costs"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_nothing_from_outside_reaches_the_terminal_raw(tmp_path, capsys, monkeypatch, verb):
+    for number, name in enumerate(NAMES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        arguments = [str(word) for word in VERBS[verb](folder, name)]
+        if verb not in WITHOUT_OUTPUT:
+            arguments += ["--output", str(folder / "output.md")]
+        main(arguments)
+        taken = capsys.readouterr()
+        said = taken.out + taken.err
+        raw = {letter for letter in said if not (letter.isprintable() or letter == "\n")}
+        assert not raw, (name, said)
+        assert not [line for line in said.split("\n") if line.lstrip().startswith("FORGED")], (name, said)
+        assert said, name
+        for path in [path for path in folder.rglob("output*") if path.suffix in TEXTS and path.is_file()] + [
+            path for path in folder.glob("output.md/**/*") if path.suffix in TEXTS
+        ]:
+            raw = {letter for letter in path.read_text() if not (letter.isprintable() or letter in "\n\t")}
+            assert not raw, (name, path)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_errors_logs_and_tracebacks(capsys, kind):
+    name = HOSTILE[kind]
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (name,), None)
+    cli._traceback(ValueError, ValueError(name), None)
+    shown = [
+        str(errors.HarnessError(name, name)),
+        cli._Visible().format(record).replace("\n", ""),
+        capsys.readouterr().err.replace("\n", ""),
+        suspects._entry(1, {"share": 1.0, "samples": 2, "doc_id": 0, "item_id": "i", "images": [],
+                          "prompt": name, "gold": name, "voice": name}).replace("\n", ""),
+    ]  # fmt: skip
+    for text in shown:
+        assert text.isprintable(), text
+    assert errors.visible("naïve 鹅 🐦") == "naïve 鹅 🐦"
+
+
+def test_lmms_evals_log(capsys):
+    from loguru import logger
+
+    from dcsft_harness.lmms.tasks import quiet
+
+    quiet()
+    try:
+        logger.error(f"task {HOSTILE['color']} failed")
+        assert capsys.readouterr().err == "task \\x1b[31mred\\x1b[0m failed\n"
+    finally:
+        logger.remove()
+
+
+def test_a_bar_takes_no_markup(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with cli.bar.stage("[link=http://example.invalid]score[/link] \x1b[31mx") as report:
+        report(1, 2)
+    said = capsys.readouterr().err
+    assert "\x1b]8" not in said and "\x1b[31mx" not in said
+
+
+def test_a_long_message_is_cut():
+    said = str(errors.HarnessError("image " + "A" * 200_000 + " is broken", "Correct it"))
+    assert len(said) < 5000 and said.startswith("image AAA") and said.endswith("AAA is broken. Correct it.")
+    assert "characters left out" in said

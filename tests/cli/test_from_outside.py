@@ -1,0 +1,373 @@
+"""Settings and manifests that others wrote: one sentence with file and place, in bounded time and memory."""
+
+import json
+import os
+import time
+import tracemalloc
+
+import pytest
+
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from tests.artefacts import rollouts
+from tests.board_fixtures import adapter, curated, labels
+from tests.leaderboard.test_leaderboard import ID, scores_folder
+
+SECONDS, MEGABYTES = 60, 250
+ALIASES = "".join(
+    f"{chr(98 + level)}: &{chr(98 + level)} [{', '.join(['*' + chr(97 + level)] * 9)}]\n"
+    for level in range(9)
+)
+YAML = {
+    "alias bomb": ("a: &a [x, x, x]\n" + ALIASES, "more than 20000 values"),
+    "merge bomb": (
+        "a: &a {x: 1}\n" + ALIASES.replace("[", "{<<: [").replace("]", "]}"),
+        "more than 20000 values",
+    ),
+    "alias of itself": ("a: &a [*a]", "an alias stands inside what it names"),
+    "lists": ("a: " + "[" * 100_000, "nested deeper than 64 levels"),
+    "mappings": ("{a: " * 100_000, "nested deeper than 64 levels"),
+    "dashes": ("- " * 100_000, "nested deeper than 64 levels"),
+    "wide": ("- x\n" * 100_000, "more than 20000 values"),
+    "large": (b"#" * 2_000_000, "larger than 1 MB"),
+    "NaN": ("a: .nan", "'.nan' is no finite number at line 1"),
+    "infinite": ("a: -.inf", "'-.inf' is no finite number"),
+    "long number": ("a: " + "9" * 5000, "a number of 5000 characters"),
+    "base 60": ("a: " + "1:" * 50_000 + "1", "a number of 100001 characters"),
+    "number as key": ("{1: 2}", "the key '1' is no text"),
+    "switch as key": ("on: 2", "the key 'on' is no text"),
+    "list as key": ("{[a]: 2}", "is no text"),
+    "key twice": ("a: 1\na: 2", "the key 'a' stands there twice at line 2"),
+    "bytes": ("a: !!binary aGk=", "tag:yaml.org,2002:binary"),
+    "object": ("a: !!python/object/apply:os.system [ls]", "os.system"),
+    "set": ("a: !!set {x, y}", "tag:yaml.org,2002:set"),
+    "NUL": ("a: \0", "#x0000"),
+    "two documents": ("a: 1\n---\nb: 2\n", "another document"),
+    "open": ("a: [1", "line 1"),
+    "not UTF-8": (b"a: \xff\xfe", "utf-8"),
+}
+JSON = {
+    "deep": ("[" * 100_000, "nested deeper than 64 levels"),
+    "100 levels": ("[" * 100 + "]" * 100, "nested deeper than 64 levels"),
+    "long number": ('{"a": ' + "9" * 5000 + "}", "4300 digits"),
+    "not JSON": ("{not json", "double quotes"),
+    "empty": ("", "Expecting value"),
+    "not UTF-8": (b'{"a": "\xff"}', "utf-8"),
+    "UTF-16": ("\ufeff{}".encode("utf-16"), "utf-8"),
+    "NUL": ("\0" * 1000, "Expecting value"),
+}
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """A test's time, whatever it reads."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < SECONDS
+
+
+def refused(capsys, *arguments):
+    """The one sentence of a command that must fail."""
+    code = main([str(word) for word in arguments])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == 1, said
+    assert len(said) == 1 and said[0].startswith("dcsft: ") and len(said[0]) < 10_000, said
+    return said[0]
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def of_yaml(tmp_path, content):
+    """Verb -> a command that reads a YAML file of this content, and the file."""
+    file = put(tmp_path / "own.yaml", content)
+    train = [
+        "--model",
+        "digits",
+        "--data",
+        "dcsft_digits_cold",
+        "--output",
+        tmp_path / "out",
+        "--config",
+        file,
+    ]
+    including = put(tmp_path / "including.yaml", f"include: [{file}]\nstages: []\n")
+    return file, {
+        "run": ["run", file, "--output", tmp_path / "out"],
+        "dry run": ["run", file, "--output", tmp_path / "out", "--dry-run"],
+        "include": ["run", including, "--output", tmp_path / "out"],
+        "cold-start": ["train", "cold-start", *train],
+        "sft": ["train", "sft", *train],
+        "grpo": ["train", "grpo", *train],
+    }
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("verb", ["run", "dry run", "include", "cold-start", "sft", "grpo"])
+@pytest.mark.parametrize("kind", YAML)
+def test_yaml(tmp_path, capsys, kind, verb):
+    content, wanted = YAML[kind]
+    file, commands = of_yaml(tmp_path, content)
+    said = refused(capsys, *commands[verb])
+    assert str(file) in said and wanted in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
+def test_yaml_from_what_is_no_file(tmp_path, capsys, place):
+    if place == "pipe":
+        place = str(tmp_path / "own.yaml")
+        os.mkfifo(place)
+    train = ["train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--output", tmp_path / "out"]
+    assert "is not a regular file" in refused(capsys, *train, "--config", place)
+
+
+STAGE = "{stage: one, verb: label, rollouts: x}"
+
+
+def stage(verb, **options):
+    """A recipe of one stage."""
+    return json.dumps({"stages": [{"stage": "one", "verb": verb, **options}]})
+
+
+SIXTY = {name: list(range(60)) for name in "abcd"}
+HUNDRED = {
+    "variables": {"n": list(range(100))},
+    "stages": [
+        {"stage": f"s{i}-${{a}}-${{b}}", "verb": "label", "rollouts": "x", "each": {"a": "${n}", "b": "${n}"}}
+        for i in range(3)
+    ],
+}
+LONG = {
+    "variables": {"a": "x" * 1000, "b": "${a}" * 90},
+    "stages": [{"stage": "one", "verb": "label", "rollouts": "${b}" * 50}],
+}
+MANY = {
+    "variables": {"a": list(range(9000))},
+    "stages": [{"stage": "one", "verb": "label", "rollouts": ["${a}"] * 900}],
+}
+ASSUMED = {
+    "scales": {"digits": {"assume": [1], "tokens": {"prompt": 1}}},
+    "stages": [{"stage": "one", "verb": "sample", "task": "t", "model_args": "pretrained=digits"}],
+}
+RECIPES = {
+    "each of 60 to the 4th": (stage("label", each=SIXTY), "each of stage 'one' has 12,960,000 combinations"),
+    "many stages": (json.dumps(HUNDRED), "over 10,000 stages"),
+    "long text": (json.dumps(LONG), "longer than 100,000 characters"),
+    "many values": (json.dumps(MANY), "1,000,000 values"),
+    "assume": (json.dumps(ASSUMED), "no estimate can be made"),
+    "a list": ("[1, 2]", "it: input should be a valid dictionary"),
+    "a text": ("hello", "not 'hello'"),
+    "nothing": ("", "not None"),
+    "stages": ("stages: 5", "stages: input should be a valid list, not 5"),
+    "stage": ("stages: [one]", "stages.0: input should be a valid dictionary"),
+    "no verb": ("stages: [{stage: one}]", "stages.0.verb: field required"),
+    "no name": ("stages: [{verb: label}]", "stages.0.stage: field required"),
+    "verb": (
+        "stages: [{stage: one, verb: [1]}]",
+        "stages.0.verb: input should be a valid string, not a list of 1",
+    ),
+    "name": ("name: {a: 1}\nstages: []", "name: input should be a valid string"),
+    "include": ("include: {a: 1}", "include: input should be a valid list"),
+    "included": ("include: [3]", "include.0: input should be a valid string, not 3"),
+    "variables": ("variables: [1]", "variables: input should be a valid dictionary"),
+    "scales": ("scales: {digits: 3}", "scales.digits: input should be a valid dictionary, not 3"),
+    "first": (f"first: {STAGE}", "first: input should be a valid list"),
+    "each": ("stages: [{stage: one, verb: label, each: [1]}]", "stages.0.each"),
+    "each of a number": (
+        "stages: [{stage: one, verb: label, each: {a: 3}}]",
+        "each.a of stage 'one' is '3', no list",
+    ),
+    "each of a text": (
+        "stages: [{stage: one, verb: label, each: {a: abc}}]",
+        "each.a of stage 'one' is 'abc', no list",
+    ),
+    "unknown key": (f"stagse: [{STAGE}]", "stagse: extra inputs are not permitted"),
+    "samples": ("stages: [{stage: one, verb: sample, task: t, samples: many}]", "samples"),
+    "task": ("stages: [{stage: one, verb: sample, task: [t]}]", "task"),
+    "limit": ("stages: [{stage: one, verb: evaluate, tasks: [t], limit: {a: 1}}]", "limit"),
+    "tasks": ("stages: [{stage: one, verb: evaluate, tasks: {a: 1}}]", "tasks"),
+    "model_args": ("stages: [{stage: one, verb: evaluate, tasks: [t], model_args: [a]}]", "model_args"),
+    "rollouts": ("stages: [{stage: one, verb: label, rollouts: [x]}]", "rollouts"),
+    "keep": ("stages: [{stage: one, verb: curate, labels: x, keep: 3}]", "keep"),
+    "mix": ("stages: [{stage: one, verb: curate, labels: x, keep: [easy], mix: {hard: x}}]", "mix"),
+    "band": ("stages: [{stage: one, verb: curate, labels: x, band: {a: 1}}]", "band"),
+    "size": ("stages: [{stage: one, verb: curate, labels: x, keep: [easy], size: [1]}]", "size"),
+    "results": ("stages: [{stage: one, verb: leaderboard build, results: 5}]", "results"),
+    "pairs": ("stages: [{stage: one, verb: leaderboard build, results: [x], pairs: many}]", "pairs"),
+    "artefacts": ("stages: [{stage: one, verb: compare-cost, artefacts: {a: 1}}]", "artefacts"),
+    "prompts": ("stages: [{stage: one, verb: merge, adapter: x, prompts: few}]", "prompts"),
+    "steps": (
+        "stages: [{stage: one, verb: train sft, model: m, data: d, max_steps: [1]}]",
+        "--max-steps [1]",
+    ),
+    "rate": (
+        "stages: [{stage: one, verb: train grpo, model: m, data: d, learning_rate: {a: 1}}]",
+        "--learning-rate",
+    ),
+    "extra": ("stages: [{stage: one, verb: train sft, model: m, data: d, extra: [1]}]", "extra"),
+    "families": ("stages: [{stage: one, verb: digits pretrain, families: 5}]", "families"),
+    "distance": (
+        "stages: [{stage: one, verb: data overlap, pool: p, tasks: [t], distance: far}]",
+        "distance",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_recipes(tmp_path, capsys, kind):
+    content, wanted = RECIPES[kind]
+    file = put(tmp_path / "own.yaml", content)
+    said = refused(capsys, "run", file, "--output", tmp_path / "out", "--dry-run")
+    assert (str(file) in said or kind == "assume") and wanted in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_that_double_at_each_level(tmp_path, capsys):
+    for level in range(40):
+        put(
+            tmp_path / f"{level}.yaml", f"include: [{tmp_path}/{level + 1}.yaml, {tmp_path}/{level + 1}.yaml]"
+        )
+    put(tmp_path / "40.yaml", f"stages: [{STAGE}]")
+    assert main(["run", str(tmp_path / "0.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("dcsft label") == 1
+
+
+def test_a_date_is_a_text(tmp_path, capsys):
+    file = put(tmp_path / "own.yaml", "stages: [{stage: one, verb: sample, task: 2026-01-01}]")
+    assert main(["run", str(file), "--output", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "--task 2026-01-01" in capsys.readouterr().out
+
+
+def written(folder, **changes):
+    """A finished artifact's manifest with other entries; None removes one."""
+    path = folder / manifest.NAME
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        part, _, key = name.partition("__")
+        table = data[part] if key else data
+        table.pop(key or part, None)
+        if value is not None:
+            table[key or part] = value
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return folder
+
+
+def of_manifests(tmp_path):
+    """Verb -> a command, and the folder whose manifest it reads."""
+    pool, out = tmp_path / "pool", tmp_path / "out"
+    data = curated(tmp_path / "data", 2, 2, 2)
+    tuned = adapter(tmp_path / "tuned", data)
+    found = labels(tmp_path / "labels")
+    scored = scores_folder(tmp_path / "scores", "a", {ID: [1.0, 0.0]})
+    rollouts(pool, ["easy", "hard"], with_items=True)
+    own = tmp_path / "own"
+    assert main(["label", str(pool), "--output", str(own)]) == 0
+    digits = ["--model-args", "pretrained=digits"]
+    return {
+        "label": (pool, ["label", pool, "--output", out]),
+        "curate": (found, ["curate", found, "--keep", "easy", "--output", out]),
+        "exclude": (data, ["curate", own, "--keep", "easy", "--exclude", data, "--output", out]),
+        "train": (data, ["train", "sft", "--model", "digits", "--data", data, "--output", out]),
+        "merge": (tuned, ["merge", tuned, "--output", out]),
+        "card": (tuned, ["card", tuned]),
+        "leaderboard": (scored, ["leaderboard", "build", scored, "--strict", "--output", out]),
+        "costs": (tuned, ["compare-cost", tuned]),
+        "costs of scores": (scored, ["compare-cost", tuned, "--scores", scored]),
+        "score": (scored, ["score", "base=digits", "--suite", "digits", "--board", out, "--results", scored]),
+        "occupied": (pool, ["sample", *digits, "--task", "dcsft_digits_pool", "--output", pool]),
+        "evaluate": (pool, ["evaluate", *digits, "--tasks", "dcsft_digits", "--output", pool]),
+    }
+
+
+READERS = [
+    *("label", "curate", "exclude", "train", "merge", "card", "leaderboard", "costs", "costs of scores"),
+    *("score", "occupied", "evaluate"),
+]
+
+
+def million(path):
+    """Writes a manifest of a million files."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"files": {')
+        file.writelines(f'"file-{number}": "{"0" * 64}",' for number in range(1_000_000))
+        file.write('"last": ""}}')
+
+
+FAULTS = {
+    "a list": ([], "should be a valid dictionary"),
+    "a text": ("manifest", "should be a valid dictionary"),
+    "inputs": ({"inputs": 5}, "inputs: input should be a valid dictionary, not 5"),
+    "input": ({"inputs": {"model": "x"}}, "inputs.model: input should be a valid dictionary"),
+    "no hash": ({"inputs": {"model": {"path": "x"}}}, "inputs.model.sha256: field required"),
+    "hash": ({"inputs": {"model": {"path": "x", "sha256": 5}}}, "inputs.model.sha256: input should be"),
+    "NUL in a path": ({"inputs": {"model": {"path": "a\0b", "sha256": "x"}}}, "path: a path has no NUL"),
+    "files": ({"files": ["a"]}, "files: input should be a valid dictionary, not a list of 1"),
+    "NUL in a file": ({"files": {"a\0b": "x"}}, "is no file of this folder"),
+    "file above": ({"files": {"../../etc/passwd": "x"}}, "'../../etc/passwd' is no file of this folder"),
+    "file elsewhere": ({"files": {"/etc/passwd": "x"}}, "'/etc/passwd' is no file of this folder"),
+    "config": ({"config": "x"}, "config: input should be a valid dictionary"),
+    "notes": ({"notes": [1, 2]}, "notes: input should be a valid dictionary, not a list of 2"),
+    "kind": ({"artefact": ["labels"]}, "artefact: input should be a valid string"),
+    "seconds": ({"seconds": "long"}, "seconds: input should be a valid number"),
+    "NaN": ({"seconds": float("nan")}, "seconds: input should be a finite number"),
+    "packages": ({"packages": {"torch": 2}}, "packages.torch: input should be a valid string"),
+    "model": ({"config__model": [1]}, "config.model: input should be a valid string"),
+    "ledger": ({"notes__ledger": 5}, "notes.ledger: input should be a valid dictionary"),
+    "items": ({"notes__items": -1}, "notes.items: input should be greater than or equal to 0"),
+    "deep notes": ({"notes__x": json.loads("[" * 200 + "]" * 200)}, "nested deeper than 64 levels"),
+    **{f"no {name}": ({name: None}, f"{name}: field required") for name in
+       ("artefact", "config", "inputs", "notes", "files", "key", "seconds")},
+    "a million entries": (million, "larger than 64 MB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_manifests(tmp_path, capsys, verb):
+    folder, command = of_manifests(tmp_path)[verb]
+    path = folder / manifest.NAME
+    sound = path.read_text(encoding="utf-8")
+    capsys.readouterr()
+    for kind, (fault, wanted) in {**JSON, **FAULTS}.items():
+        path.write_text(sound, encoding="utf-8")
+        if callable(fault):
+            if verb != "label":
+                continue
+            fault(path)
+        elif kind in JSON:
+            path.write_bytes(fault if isinstance(fault, bytes) else fault.encode())
+        elif isinstance(fault, dict):
+            written(folder, **fault)
+        else:
+            path.write_text(json.dumps(fault), encoding="utf-8")
+        said = refused(capsys, *command)
+        assert str(path) in said and wanted in said, (kind, said)
+        assert not (tmp_path / "out").exists() or verb == "score"
+
+
+def test_a_manifest_that_lacks_what_a_stage_reads_says_so(tmp_path):
+    found = manifest.read(rollouts(tmp_path / "a", ["easy"]))
+    with pytest.raises(HarnessError, match=r"manifest\.json cannot be read: notes\.steps is missing"):
+        found.notes["steps"]
+    assert found.notes.get("steps") is None and found.config == {"task": "pool", "samples": 2}
+
+
+@pytest.mark.slow
+def test_what_is_refused_takes_little_memory(tmp_path):
+    million(tmp_path / manifest.NAME)
+    tracemalloc.start()
+    try:
+        with pytest.raises(HarnessError, match="larger than 64 MB"):
+            manifest.read(tmp_path)
+        for content, _ in YAML.values():
+            if isinstance(content, str):
+                with pytest.raises(ValueError):
+                    reading.from_yaml(content[: reading.MOST_YAML])
+        assert tracemalloc.get_traced_memory()[1] < MEGABYTES * 2**20
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,189 @@
+"""rollouts -> labels -> curated set, on tables made by hand."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from statsmodels.stats.proportion import proportion_confint
+
+from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.curation import CurationConfig, choose, gallery, labels
+from dcsft_harness.curation.labels import _labels, count, jeffreys, label
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import ROLLOUTS
+from tests import artefacts
+
+
+def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:
+    rows = [
+        records.Rollout(item, i, "text", score, "text", 2, "stop", 0, "task", "prompt", "answer")
+        for item, values in scores.items()
+        for i, score in enumerate(values)
+    ]
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=records.schema(records.Rollout))
+
+
+def labelled(scores: dict[str, list[float | None]]) -> dict[str, dict[str, object]]:
+    table = _labels(count(rollouts(scores), "source"))
+    return {row["item_id"]: row for row in table.to_pylist()}
+
+
+def test_always_solved_is_easy_never_solved_is_hard_and_the_rest_is_medium():
+    found = labelled({"a": [1.0] * 8, "b": [0.0] * 8, "c": [1.0] + [0.0] * 7})
+    assert {key: row["difficulty"] for key, row in found.items()} == {"a": "easy", "b": "hard", "c": "medium"}
+    assert (found["c"]["n"], found["c"]["k"], found["c"]["pass_rate"]) == (8, 1, 1 / 8)
+
+
+def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_label():
+    found = labelled({"a": [1.0, None, 1.0], "b": [None, None, None]})
+    assert (found["a"]["n"], found["a"]["difficulty"]) == (2, "easy")
+    assert [found["b"][key] for key in ("difficulty", "pass_rate", "low", "high")] == [None] * 4
+
+
+@pytest.mark.parametrize("scorers", [{"choice": 3}, {"math": 2, "mine:judge": 1}, None])
+def test_labels_say_by_which_version_of_which_scorer_they_were_made(tmp_path, scorers):
+    with manifest.writing("rollouts", tmp_path / "rollouts", {}) as draft:
+        draft.notes |= {"scorers": scorers} if scorers else {}
+        pq.write_table(rollouts({"a": [1.0, 0.0]}), draft.folder / ROLLOUTS)
+    assert label(tmp_path / "rollouts", tmp_path / "labels")["scorers"] == scorers
+    assert manifest.read(tmp_path / "labels", "labels").notes["scorers"] == scorers
+
+
+def test_a_sample_that_appears_twice_is_refused():
+    table = rollouts({"a": [1.0, 0.0]})
+    with pytest.raises(HarnessError, match="sample_index twice"):
+        count(pa.concat_tables([table, table]), "source")
+
+
+def test_items_with_unequal_numbers_of_samples_are_refused():
+    with pytest.raises(HarnessError, match="1 samples where others have 2"):
+        count(rollouts({"a": [1.0, 0.0], "b": [1.0]}), "source")
+
+
+@given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_the_interval_is_jeffreys_with_closed_ends(case):
+    n, k = case
+    low, high = jeffreys(np.array([k]), np.array([n]))
+    expected = proportion_confint(k, n, alpha=0.05, method="jeffreys")
+    assert low[0] == pytest.approx(0.0 if k == 0 else expected[0], abs=1e-9)
+    assert high[0] == pytest.approx(1.0 if k == n else expected[1], abs=1e-9)
+
+
+def many() -> pa.Table:
+    scores = {f"e{i:02}": [1.0, 1.0] for i in range(40)}
+    scores |= {f"m{i:02}": [1.0, 0.0] for i in range(30)}
+    return _labels(count(rollouts(scores | {f"h{i:02}": [0.0, 0.0] for i in range(20)}), "source"))
+
+
+def names(config: CurationConfig, table: pa.Table | None = None) -> list[str]:
+    return choose(table or many(), config)["item_id"].to_pylist()
+
+
+def test_a_curated_set_holds_what_is_kept_and_nothing_else():
+    assert sorted(key[0] for key in names(CurationConfig(keep=("easy", "medium")))) == ["e"] * 40 + ["m"] * 30
+
+
+def test_the_mix_is_a_share_of_the_whole_set():
+    chosen = names(CurationConfig(keep=("easy", "medium"), mix={"hard": 0.05}, size=60))
+    assert (len(chosen), sum(key[0] == "h" for key in chosen)) == (60, 3)
+    grown = names(CurationConfig(keep=("medium",), mix={"hard": 0.25}))
+    assert (len(grown), sum(key[0] == "h" for key in grown)) == (40, 10)
+
+
+def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_labels():
+    table = many()
+    config = CurationConfig(keep=("easy",), size=10, seed=3)
+    mixed = table.take(np.random.default_rng(0).permutation(table.num_rows))
+    assert names(config, table) == names(config, mixed)
+    assert names(config, table) != names(CurationConfig(keep=("easy",), size=10, seed=4), table)
+
+
+def test_an_empty_curated_set_and_too_large_a_size_are_refused():
+    easy = _labels(count(rollouts({"a": [1.0]}), "source"))
+    with pytest.raises(HarnessError, match="no item is hard: the set would be empty"):
+        choose(easy, CurationConfig(keep=("hard",)))
+    with pytest.raises(HarnessError, match="50 easy items are asked for, the labels have 40"):
+        choose(many(), CurationConfig(keep=("easy",), size=50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"keep": ("easi",)}, "Did you mean easy"),
+        ({"keep": ()}, "neither --keep nor --band"),
+        ({"keep": ("easy", "easy")}, "twice"),
+        ({"keep": ("easy",), "mix": {"hard": 1.5}}, "between 0 and 1"),
+        ({"keep": ("easy",), "mix": {"easy": 0.5}}, "in --keep already"),
+        ({"keep": ("easy",), "mix": {"hard": 0.5, "medium": 0.5}}, "--mix shares add up to 1"),
+        ({"keep": ("easy",), "size": 0}, "--size 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(arguments, said):
+    with pytest.raises(HarnessError, match=said):
+        CurationConfig(**arguments)
+
+
+class TestPictures:
+    """What `label` and `curate` show of a pool."""
+
+    @pytest.fixture
+    def made(self, tmp_path, capsys):
+        kinds = [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
+        artefacts.rollouts(tmp_path / "rollouts", kinds, with_items=True)
+        for verb, more in (("label", ("rollouts",)), ("curate", ("labels", "--keep", "easy,medium"))):
+            output = "labels" if verb == "label" else "curated"
+            given = [str(tmp_path / one) if one in ("rollouts", "labels") else one for one in more]
+            assert main([verb, *given, "--output", str(tmp_path / output)]) == 0
+        return tmp_path, capsys.readouterr().err
+
+    def test_their_paths_are_printed(self, made):
+        folder, said = made
+        for name in ("labels", "curated"):
+            for file in ("difficulty.png", "gallery.md"):
+                assert str(folder / name / file) in said and (folder / name / file).is_file()
+
+    def test_the_gallery_has_items_of_each_class_with_their_responses(self, made):
+        folder, _ = made
+        text = (folder / "labels" / "gallery.md").read_text()
+        assert text.index("## easy") < text.index("## medium") < text.index("## hard")
+        assert text.count("2 of 2 right") == 2 and text.count("1 of 2 right") == 2
+        assert text.count("Response 1, right") == 4 and text.count("Response 2, wrong") == 3
+        pictures = re.findall(r"!\[.*?\]\((gallery/.*?)\)", text)
+        assert len(pictures) == 5
+        for name in pictures:
+            with Image.open(folder / "labels" / name) as picture:
+                picture.load()
+        assert "## hard" not in (folder / "curated" / "gallery.md").read_text()
+
+    def test_the_histogram_is_a_picture_of_both_sides(self, made):
+        folder, _ = made
+        with Image.open(folder / "labels" / "difficulty.png") as one:
+            with Image.open(folder / "curated" / "difficulty.png") as two:
+                assert two.width > 1.5 * one.width
+
+    @pytest.mark.parametrize("samples", [2, 8, 64])
+    def test_bars_hold_every_rated_item_once(self, samples):
+        from matplotlib.figure import Figure
+
+        rng = np.random.default_rng(0)
+        k = rng.integers(0, samples + 1, 500)
+        kinds = np.where(k == 0, "hard", np.where(k == samples, "easy", "medium"))
+        rates = pa.array(k / samples, mask=np.arange(500) < 20)
+        axes = Figure().add_subplot()
+        gallery._histogram(axes, "pool", pa.table({"pass_rate": rates, "difficulty": kinds}))
+        assert sum(bar.get_height() for bar in axes.patches) == 480
+        assert "20 without a rate" in axes.get_title(loc="left")
+        for kind, bars in zip(("easy", "medium", "hard"), axes.containers, strict=True):
+            assert sum(bar.get_height() for bar in bars) == (kinds[20:] == kind).sum()
+
+    def test_rollouts_without_items_have_a_histogram_alone(self, tmp_path):
+        artefacts.rollouts(tmp_path / "rollouts", [[1.0, 1.0], [0.0, 1.0]])
+        notes = labels.label(tmp_path / "rollouts", tmp_path / "labels")
+        assert notes["figures"] == ["difficulty.png"]

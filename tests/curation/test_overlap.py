@@ -1,0 +1,243 @@
+"""Images that a pool and an evaluation set share: found exactly and nearly, listed, and left out."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dcsft_harness import curation, lmms, records, sampling, stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.curation import labels, overlap
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.errors import HarnessError
+from tests import published
+
+POOL, EVALUATION = "dcsft_refcoco_pool", "dcsft_ref_l4"
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """Pictures with the smooth structure of photographs, which noise does not have."""
+
+    def make(number, size=(320, 300)):
+        rng = np.random.Generator(np.random.PCG64(number))
+        small = rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+        return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+    return make
+
+
+def jpeg(image, quality=90):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, photo):
+    """A pool of 20 images, and Ref-L4 with three: one of them, one harder compressed, and a new one."""
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCSFT_DATA", str(folder / "data"))
+        patch.setattr("dcsft_harness.data.benchmarks.grounding.COLD", 0)
+        coco = published.refcoco_train(folder / "coco", rows=40, doubled=False)
+        for number in range(20):
+            path = coco / "train2014" / f"COCO_train2014_{number:012}.jpg"
+            path.write_bytes(jpeg(photo(number).resize((64, 48))))
+        rows = published.ref_l4_rows()
+        for row in rows:
+            row["bbox"], row["width"], row["height"] = [1.0, 2.0, 20.0, 30.0], 64, 48
+        ref = published.ref_l4(folder / "ref", rows, unpacked=True)
+        names = sorted(path.name for path in (ref / "images").iterdir())
+        same = (coco / "train2014" / "COCO_train2014_000000000003.jpg").read_bytes()
+        (ref / "images" / names[0]).write_bytes(same)
+        (ref / "images" / names[1]).write_bytes(jpeg(photo(5).resize((64, 48)), quality=60))
+        (ref / "images" / names[2]).write_bytes(jpeg(photo(99).resize((64, 48))))
+        prepare(POOL, coco, any_count=True)
+        prepare(EVALUATION, ref, any_count=True)
+        notes = overlap.overlap(POOL, [EVALUATION], folder / "overlap")
+        yield folder, notes, names
+
+
+def test_the_same_and_the_nearly_same_picture_are_found_and_no_other(place):
+    folder, notes, names = place
+    pairs = records.read_table(folder / "overlap" / overlap.PAIRS, overlap.Pair).to_pylist()
+    found = {(pair["pool_image"], pair["image"]): pair["kind"] for pair in pairs}
+    assert found == {
+        ("train2014/COCO_train2014_000000000003.jpg", names[0]): "exact",
+        ("train2014/COCO_train2014_000000000005.jpg", names[1]): "near",
+    }
+    assert {pair["distance"] for pair in pairs if pair["kind"] == "exact"} == {0}
+    # Each image has two rows in the pool.
+    assert (notes["images"], notes["items"], notes["shared_images"], notes["shared_items"]) == (20, 40, 2, 4)
+    assert notes["tasks"] == {EVALUATION: {"exact": 1, "near": 1}}
+
+
+def test_the_artefact_names_what_was_compared(place):
+    folder, _, _ = place
+    found = manifest.read(folder / "overlap", "overlap")
+    assert found.config == {
+        "pool": POOL,
+        "tasks": [EVALUATION],
+        "distance": 4,
+        "hash": "pHash, 64 bits",
+    }
+    assert set(found.inputs) == {f"data of {POOL}", f"data of {EVALUATION}"}
+
+
+def test_items_of_a_shared_image_are_those_that_sampling_would_know(place):
+    folder, _, _ = place
+    shared = records.read_table(folder / "overlap" / overlap.ITEMS, overlap.Shared).to_pylist()
+    task = lmms.open_tasks([POOL])[POOL]
+    items = sampling.read_items(task, len(task.eval_docs))
+    of_images = {
+        item.item_id
+        for item in items
+        if prepared.name(POOL, task.eval_docs[item.doc_id]["images"][0])[-7:] in ("003.jpg", "005.jpg")
+    }
+    assert {row["item_id"] for row in shared} == of_images
+    assert {row["kind"] for row in shared} == {"exact", "near"}
+
+
+@pytest.fixture(scope="module")
+def labelled(place):
+    folder, _, _ = place
+    stages.STAGES["sample"](
+        folder / "rollouts",
+        model="dcsft_stub",
+        model_args="default=nowhere",
+        task=POOL,
+        samples=2,
+    )
+    labels.label(folder / "rollouts", folder / "labels")
+    return folder
+
+
+def test_rollouts_keep_the_published_files(labelled):
+    from datasets import load_from_disk
+
+    items = load_from_disk(str(labelled / "rollouts" / sampling.ITEMS))
+    kept = {file["bytes"] for cell in items.data["images"].to_pylist() for file in cell}
+    published_files = (labelled / "coco" / "train2014").iterdir()
+    assert kept and kept <= {path.read_bytes() for path in published_files}
+
+
+def test_curation_leaves_them_out(labelled, capsys):
+    whole = stages.STAGES["curate"](labelled / "all", labels=labelled / "labels", keep=["hard"])
+    options = ["--keep", "hard", "--exclude", str(labelled / "overlap"), "--output", str(labelled / "clean")]
+    assert main(["curate", str(labelled / "labels"), *options]) == 0
+    assert "36 items: 0 easy, 0 medium, 36 hard (4 excluded" in capsys.readouterr().err
+    notes = manifest.read(labelled / "clean").notes
+    assert (whole["items"], whole["excluded"], notes["items"], notes["excluded"]) == (40, 0, 36, 4)
+    from datasets import load_from_disk
+
+    kept = set(load_from_disk(str(labelled / "clean" / curation.DATA))["item_id"])
+    shared = records.read_table(labelled / "overlap" / overlap.ITEMS, overlap.Shared)
+    assert not kept & set(shared["item_id"].to_pylist())
+
+
+def test_another_pools_overlap_excludes_nothing_in_silence(labelled, tmp_path):
+    with manifest.writing("overlap", tmp_path / "other", {"pool": "dcsft_imagenet_pool"}) as draft:
+        records.write_table(draft.folder / overlap.ITEMS, overlap.Shared, [])
+    with pytest.raises(HarnessError, match="is the overlap of dcsft_imagenet_pool, and the labels are of"):
+        stages.STAGES["curate"](
+            tmp_path / "set", labels=labelled / "labels", keep=["hard"], exclude=tmp_path / "other"
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([POOL, POOL], "is compared with itself"),
+        ([POOL, EVALUATION, "--distance", "17"], "--distance 17 is out of range"),
+        ([POOL, "dcsft_lisa"], "the data of dcsft_lisa is not prepared"),
+    ],
+)
+def test_what_cannot_be_compared(place, tmp_path, capsys, arguments, said):
+    assert main(["data", "overlap", *arguments, "--output", str(tmp_path / "out")]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_without_prepared_data_are_compared_too(tmp_path):
+    """Pictures without a name are known by their document; a set shares all of them with itself."""
+    task = lmms.open_tasks(["dcsft_digits_a"])["dcsft_digits_a"]
+    found = overlap.read_images(task)
+    assert len(found.names) == len(task.eval_docs)
+    again = overlap.compare(found, "same", found, 0)
+    assert sum(pair.kind == "exact" for pair in again) >= len(found.names)
+
+
+@pytest.mark.parametrize("quality", [95, 75, 40])
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.6])
+def test_another_size_or_compression_is_a_few_bits_away(photo, quality, scale):
+    for number in range(12):
+        original = photo(number)
+        size = tuple(round(side * scale) for side in original.size)
+        copy = Image.open(io.BytesIO(jpeg(original.resize(size, Image.Resampling.BICUBIC), quality)))
+        bits = overlap.perceptual_hash(original) ^ overlap.perceptual_hash(copy)
+        assert bits.bit_count() <= overlap.DISTANCE
+
+
+def test_other_pictures_are_far_away(photo):
+    hashes = [overlap.perceptual_hash(photo(number)) for number in range(60)]
+    distances = [(a ^ b).bit_count() for at, a in enumerate(hashes) for b in hashes[:at]]
+    assert min(distances) > 2 * overlap.DISTANCE
+    assert 28 < sum(distances) / len(distances) < 36
+
+
+def images_of(values, items=()):
+    names, digests = [str(at) for at in range(len(values))], [str(value).encode() for value in values]
+    return overlap.Images(names, digests, np.array(values, dtype=np.uint64), list(items))
+
+
+def test_an_item_is_listed_with_every_image_that_it_shares():
+    pool = images_of([0, 2**20 - 1, 0xFFFF << 40], [("two", [1, 0, 1]), ("one", [2, 0]), ("none", [2])])
+    pairs = overlap.compare(pool, "a", images_of([0, 2**20 - 2]), 4)
+    pairs += overlap.compare(pool, "b", images_of([2**20 - 1]), 4)
+    assert overlap._shared(pool, pairs) == [
+        overlap.Shared("two", "1", "exact", "a,b"),
+        overlap.Shared("two", "0", "exact", "a"),
+        overlap.Shared("one", "0", "exact", "a"),
+    ]
+
+
+def test_an_item_that_shares_several_images_counts_once(tmp_path, monkeypatch):
+    """All of a pool's documents show the same two pictures, and the evaluation has both."""
+    mine = images_of([0, 2**20 - 1], [("first", [0, 1]), ("second", [1, 0])])
+    sets = {"dcsft_digits_pool": mine, "dcsft_digits_a": images_of([0, 2**20 - 1])}
+    monkeypatch.setattr(overlap, "read_images", lambda task, *more, **named: sets[task.config.task])
+    notes = overlap.overlap("dcsft_digits_pool", ["dcsft_digits_a"], tmp_path / "overlap")
+    assert (notes["shared_images"], notes["shared_items"]) == (2, 2)
+    rows = records.read_table(tmp_path / "overlap" / overlap.ITEMS, overlap.Shared)
+    assert rows.num_rows == 4
+    known = pa.table({"item_id": ["first", "second", "third"]})
+    kept = overlap.without(known, tmp_path / "overlap", "dcsft_digits_pool")
+    assert kept["item_id"].to_pylist() == ["third"]
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
+    st.integers(0, 16),
+)
+def test_pairs_are_all_that_are_close_enough_and_no_others(mine, theirs, distance):
+    theirs = theirs + [value ^ 0b101 for value in mine[:5]]
+
+    found = {
+        (int(pair.pool_image), int(pair.image), pair.distance)
+        for pair in overlap.compare(images_of(mine), "t", images_of(theirs), distance)
+    }
+    expected = {
+        (i, j, (a ^ b).bit_count())
+        for i, a in enumerate(mine)
+        for j, b in enumerate(theirs)
+        if (a ^ b).bit_count() <= distance
+    }
+    assert found == expected

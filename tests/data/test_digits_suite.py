@@ -1,0 +1,248 @@
+"""The embedded suite: disjoint, deterministic, and scored right by its own scorers."""
+
+import collections
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dcsft_harness.data.digits import curriculum, drawing, scenes, suite
+from dcsft_harness.lmms.tasks import listing
+from dcsft_harness.tasks import path
+from dcsft_harness.tasks.verdicts import judge
+
+SCORER = {"ground": "box_iou", "reason": "math"}
+
+
+def rows(name, count=30):
+    return list(itertools.islice(suite.SETS[name](name), count))
+
+
+def test_no_real_digit_is_in_two_splits_and_all_are_in_one():
+    ids = [drawing.split(name).ids for name in drawing.SIZES]
+    assert sorted(np.concatenate(ids).tolist()) == list(range(1797))
+    assert set(drawing.adversarial().ids) <= set(drawing.split("adversarial").ids)
+
+
+@pytest.mark.parametrize("name", list(suite.SETS))
+@pytest.mark.usefixtures("pixels")
+def test_a_set_is_drawn_the_same_twice_and_its_targets_are_judged_right(name):
+    scorer = next((value for part, value in SCORER.items() if part in name), "exact_word")
+    for first, second in zip(rows(name), rows(name), strict=True):
+        assert first.pop("image").tobytes() == second.pop("image").tobytes()
+        assert first == second
+        assert judge(scorer, first, first["target"]).score == 1.0, first
+
+
+@pytest.mark.parametrize(
+    "name", ["dcsft_digits_ground", "dcsft_digits_ground_l4", "dcsft_digits_ground_lisa"]
+)
+def test_boxes_lie_inside_their_image(name):
+    for row in rows(name, 100):
+        x1, y1, x2, y2 = json.loads(row["answer"])
+        assert 0 <= x1 < x2 <= row["width"]
+        assert 0 <= y1 < y2 <= row["height"]
+
+
+def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
+    digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(5))
+    asked = collections.Counter()
+    for _ in range(300):
+        scene = scenes.draw_scene(digits, rng, int(rng.integers(1, 4)))
+        words, answer = scenes.question(scene, rng)
+        kind, _, subject = words.rstrip("?").partition(" is ")
+        asked[kind] += 1
+        named = [
+            thing
+            for thing in scene.things
+            if thing.colour in subject.split() or scenes.NAMES[thing.value] in subject.split()
+        ]
+        answers = {
+            "Which digit": [scenes.NAMES[thing.value] for thing in scene.things],
+            "What colour": [thing.colour for thing in scene.things],
+        }.get(kind)
+        if answers is not None:
+            assert answers.count(answer) == 1
+        if named and answers is not None:
+            (thing,) = named
+            assert answer in (scenes.NAMES[thing.value], thing.colour)
+        if kind == "Where":
+            row, column = answer.split()
+            (thing,) = named
+            assert ("top", "middle", "bottom").index(row) == thing.middle[1] // 28
+            assert ("left", "centre", "right").index(column) == thing.middle[0] // 28
+    assert min(asked[kind] for kind in ("Which digit", "What colour", "Where")) > 50
+
+
+def test_the_curriculum_begins_with_single_digits_and_ends_without_them():
+    digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(6))
+    early, late = (curriculum.batch(digits, rng, progress, 200) for progress in (0.0, 1.0))
+    assert {one.family for one in early} == {"naming", "scene", "ground"}
+    assert {one.family for one in late} == set(curriculum.FAMILIES)
+    assert curriculum.PHASES[-1].until == 1
+    for phase in curriculum.PHASES:
+        assert sum(phase.mix) == pytest.approx(1)
+
+
+COUNTS = {
+    "dcsft_digits": 300,
+    "dcsft_digits_r": 300,
+    "dcsft_digits_pool": 800,
+    "dcsft_digits_cold": 400,
+    "dcsft_digits_ground": 300,
+    "dcsft_digits_ground_l4": 300,
+    "dcsft_digits_ground_lisa": 300,
+    "dcsft_digits_ground_pool": 800,
+    "dcsft_digits_ground_cold": 400,
+    "dcsft_digits_reason": 300,
+    "dcsft_digits_reason_r": 300,
+    "dcsft_digits_reason_pool": 800,
+    "dcsft_digits_reason_cold": 400,
+}
+
+LOADED = ("dcsft_digits", "dcsft_digits_pool", "dcsft_digits_cold", "dcsft_digits_ground")
+"""Sets that other fast tests draw as well."""
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        pytest.param(name, count, marks=() if name in LOADED else pytest.mark.slow)
+        for name, count in COUNTS.items()
+    ],
+)
+def test_every_set_has_its_size(name, count):
+    assert len(suite.load(name)) == count
+
+
+def test_every_set_belongs_to_a_task():
+    tasks = {row["task"] for row in listing() if row["task"].startswith("dcsft_digits")}
+    assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a", "dcsft_digits_pool_large"}
+
+
+def test_named_sets_hold_the_digits_of_their_split_alone():
+    # Real digits are known by their place in scikit-learn's file, which is the cluster.
+    split_of = {
+        "dcsft_digits": "eval",
+        "dcsft_digits_r": "eval",
+        "dcsft_digits_pool": "pool",
+        "dcsft_digits_cold": "cold",
+        "dcsft_digits_a": "adversarial",
+    }
+    for name, split in split_of.items():
+        assert set(map(int, suite.load(name)["cluster"])) <= set(drawing.split(split).ids.tolist()), name
+
+
+@pytest.mark.parametrize("family", ["ground", "reason"])
+def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, family):
+    drawn = {}
+    if family == "ground":
+        place, original = "dcsft_harness.data.digits.scenes.draw_scene", scenes.draw_scene
+    else:
+        place, original = "dcsft_harness.data.digits.scenes.draw_sum", scenes.draw_sum
+
+    def watched(digits, rng, *more):
+        result = original(digits, rng, *more)
+        drawn.setdefault(name, set()).update(result.ids)
+        return result
+
+    monkeypatch.setattr(place, watched)
+    for name in (name for name in suite.SETS if f"_{family}" in name):
+        rows(name, 60)
+        split = next((part for part in ("pool", "cold") if name.endswith(part)), "eval")
+        assert drawn[name] <= set(drawing.split(split).ids.tolist()), name
+
+
+def test_the_large_pools_task_is_the_small_ones_on_another_set():
+    small, large = (
+        (path() / "digits" / f"digits_{name}.yaml").read_text().partition("\n")[2]
+        for name in ("pool", "pool_large")
+    )
+    assert small.replace("dcsft_digits_pool", "dcsft_digits_pool_large") == large
+
+
+@pytest.mark.slow
+def test_the_large_pool_is_the_pools_digits_ten_times_each_and_none_of_its_drawings():
+    small, large = suite.load("dcsft_digits_pool"), suite.load("dcsft_digits_pool_large")
+    assert len(large) == 4000
+    assert set(collections.Counter(large["cluster"]).values()) == {10}
+    assert set(large["cluster"]) == set(small["cluster"])
+    pictures = [{image.tobytes() for image in rows["image"]} for rows in (small, large)]
+    assert len(pictures[1]) == 4000 and not pictures[0] & pictures[1]
+
+
+def test_renditions_show_the_same_digits_in_other_styles():
+    plain, renditions = suite.load("dcsft_digits"), suite.load("dcsft_digits_r")
+    assert plain["cluster"] == renditions["cluster"]
+    assert plain["answer"] == renditions["answer"]
+    assert set(plain["kind"]) == {"plain"} and set(renditions["kind"]) == set(drawing.STYLES)
+
+
+def test_adversarial_digits_are_plain_ones_four_drawings_each():
+    rows = suite.load("dcsft_digits_a")
+    counts = collections.Counter(rows["cluster"])
+    assert set(counts.values()) == {4}
+    assert set(map(int, counts)) == set(drawing.adversarial().ids.tolist())
+    assert set(rows["kind"]) == {"plain"}
+
+
+@pytest.mark.parametrize("name", [name for name in suite.SETS if "_reason" in name])
+def test_a_sum_asks_for_its_number_and_no_letter_is_an_answer(name):
+    for row in rows(name):
+        gold = json.loads(row["answer"])
+        question, *options = row["prompt"].split("\n")
+        assert "option" not in question and row["choices"] == []
+        texts = [option.removeprefix(f"{letter}. ") for letter, option in zip("ABCD", options, strict=True)]
+        assert len(set(texts)) == 4 and gold in texts
+        letter = "ABCD"[texts.index(gold)]
+        assert row["target"].endswith(f" = {gold}")
+        for response, score in {
+            f"{row['target']} (A)": 1.0,  # what the base writes, whatever the letter
+            f"{row['target']} (D)": 1.0,
+            gold: 1.0,
+            letter: 0.0,
+            f"({letter})": 0.0,
+            f"1 + 18 = 19 ({letter})": 0.0,
+        }.items():
+            assert judge("math", row, response).score == score, (row["prompt"], response)
+
+
+@pytest.mark.slow
+def test_two_caches_hold_the_same_pixels(tmp_path, monkeypatch):
+    one = suite.load("dcsft_digits_ground_cold")
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path))
+    other = suite.load("dcsft_digits_ground_cold")
+    assert [image.tobytes() for image in one["image"]] == [image.tobytes() for image in other["image"]]
+    assert one.remove_columns("image").to_list() == other.remove_columns("image").to_list()
+
+
+@pytest.mark.slow
+def test_two_processes_that_draw_a_set_at_once_do_not_collide(tmp_path):
+    code = "from dcsft_harness.data.digits import suite; print(len(suite.load('dcsft_digits_pool')))"
+    environment = os.environ | {"DCSFT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
+        for _ in range(2)
+    ]
+    for one in both:
+        said, errors = one.communicate(timeout=300)
+        assert (one.returncode, said.strip()) == (0, "800"), errors
+    (folder,) = tmp_path.iterdir()
+    # Neither left half a set.
+    assert {path.name for path in folder.iterdir()} <= {"dcsft_digits_pool", "dcsft_digits_pool.lock"}
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path))
+    monkeypatch.setitem(suite.SETS, "dcsft_digits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        suite.load("dcsft_digits")
+    # A lock file may stay; a folder would be taken for the set.
+    assert [path for path in suite.cache_folder().iterdir() if path.is_dir()] == []

@@ -1,0 +1,274 @@
+"""`dcsft score`: one checkpoint onto a board, what is kept, and what is refused before a model is loaded."""
+
+import json
+import shutil
+
+import pytest
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation.autoeval import Settings, build, score, told
+from dcsft_harness.evaluation.board_folder import open_board
+from dcsft_harness.evaluation.subject import open_subject
+from dcsft_harness.scoring import VERSIONS
+from tests.boards_fixtures import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture
+from tests.leaderboard.test_leaderboard import scores_folder
+
+SETTINGS = Settings("digits")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a base and two adapters on it, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    base(tmp_path / "cold")
+    adapter(tmp_path / "one", tmp_path / "cold", 6)
+    adapter(tmp_path / "two", tmp_path / "cold", 7)
+    return tmp_path
+
+
+def scored(board, name, ckpt=None, settings=SETTINGS, show=None):
+    subject = open_subject(str(ckpt or name), None)
+    return score(board, name, lambda _: subject, settings, show or Show())
+
+
+def command(*words):
+    return main(["score", *map(str, words), "--suite", "digits"])
+
+
+def test_rows_are_added_one_after_the_other_and_compared_with_the_baseline(bench, place, capsys):  # noqa: F811
+    assert command("base=cold", "--board", "board", "--baseline", "base") == 0
+    assert command("one", "--board", "board", "--model-args", "batch_size=4") == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines() if line.startswith("ID")][-1][:5] == [
+        *("ID:", ID, "10", "60.00", "40.00"),
+    ]
+    assert "+20.00 [" in out
+    assert bench.opened == ["pretrained=cold", f"pretrained={place / 'cold'},adapter=one,batch_size=4"]
+    assert sorted(path.name for path in (place / "board").iterdir()) == [
+        *(".lock", "board.json", "leaderboard", "results"),
+    ]
+    assert sorted(path.name for path in (place / "board/results/one").iterdir()) == [ID, OOD]
+    assert manifest.read(place / "board/leaderboard").notes["rows"] == ["base", "one"]
+    assert manifest.is_intact(place / "board/leaderboard")
+
+
+def test_what_is_done_is_kept_task_by_task(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+
+    def stop(row, task):
+        if task == OOD:
+            raise KeyboardInterrupt
+
+    bench.before = stop
+    with pytest.raises(KeyboardInterrupt):
+        scored(board, "one")
+    assert [path.name for path in (place / "board/results/one").iterdir()] == [ID]
+    bench.before, show = lambda row, task: None, Show()
+    row = scored(board, "one", show=show)
+    assert (row.kept, row.made) == ([ID], [OOD])
+    assert show.said == [f"one: 1 of 2 tasks to score, kept {ID}"]
+    assert scored(board, "one").made == []
+    assert bench.asked == [("one", ID), ("one", OOD)]
+
+
+def test_a_damaged_result_is_told_and_made_again(bench, place):  # noqa: F811
+    board, show = open_board(place / "board"), Show()
+    scored(board, "one")
+    (place / "board/results/one" / ID / "scores.parquet").write_bytes(b"PAR1")
+    assert scored(board, "one", show=show).made == [ID]
+    assert show.said[0].endswith(f"results/one/{ID} is damaged: evaluated again")
+
+
+def test_another_batch_size_goes_on_with_a_row_and_another_limit_does_not(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    scored(board, "one")
+    assert scored(board, "one", settings=Settings("digits", model_args="batch_size=8,device=cpu")).made == []
+    with pytest.raises(HarnessError, match="'one' has digits under other settings: limit: None -> 4"):
+        scored(board, "one", settings=Settings("digits", limit=4))
+    with pytest.raises(HarnessError, match="max_pixels: none -> 3136"):
+        scored(board, "one", settings=Settings("digits", model_args="max_pixels=3136"))
+
+
+def test_results_from_elsewhere_are_remembered_and_their_names_taken(bench, place, capsys):  # noqa: F811
+    alike = {"generation": GENERATION, "items_sha256": f"10 items of {ID}"}
+    scores_folder(place / "away", "two", {ID: [1.0] * 10}, notes={ID: alike})
+    assert command("one", "--board", "board", "--results", "theirs=away") == 0
+    assert command("two", "--board", "board") == 0
+    assert manifest.read(place / "board/leaderboard").notes["rows"] == ["theirs", "one", "two"]
+    capsys.readouterr()
+    assert command("two", "--name", "theirs", "--board", "board") == 1
+    assert "already has" in (said := capsys.readouterr().err) or "has a row 'theirs' already, from" in said
+    assert not (place / "board/results/theirs").exists()
+
+
+REFUSED = [
+    ((), "there is nothing to score. Give CKPT, or --watch DIR, or both"),
+    (("nowhere",), "CKPT nowhere is neither a folder nor a hub's OWNER/NAME"),
+    (("empty",), "CKPT empty is no adapter and no checkpoint"),
+    (("cold", "--base", "one"), "--base one: CKPT cold is a whole checkpoint"),
+    (("one", "--limit", "0"), "--limit 0 is out of range"),
+    (("one", "--model-args", "adapter=two"), "--model-args names adapter, which CKPT says"),
+    (("one", "--model-args", "batch"), "'batch' is not key=value"),
+    (("one", "--model", "dcsft_hg"), "dcsft_hf"),
+    (("one", "--name", "a/b"), "the row name 'a/b' cannot be a folder's"),
+    (("a=one", "--name", "b"), "a=one and --name b both give a name"),
+    (("one", "--baseline", "bsae"), "unknown row for --baseline 'bsae'. Did you mean base?"),
+    (("one", "--results", "nowhere"), "--results nowhere: there is no such folder"),
+    (("two", "--name", "base"), "the board has a row 'base' of another checkpoint"),
+    (("one", "--limit", "4"), "digits would have the limit 4, and has None there. Score it as they were"),
+    (("one", "--watch", "run", "--name", "x"), "--name x may be CKPT's or the run's"),
+    (("--watch", "one"), "is no output folder of `dcsft train`"),
+    (("run/unfinished/checkpoint-10",), "may be removed any moment. Score it with `--watch"),
+    (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),
+    (("lost",), "are no longer at"),
+]  # fmt: skip
+
+
+def test_what_cannot_be_scored_is_one_sentence_and_no_model_is_loaded(bench, place, capsys):  # noqa: F811
+    assert command("base=cold", "--board", "board", "--baseline", "base") == 0
+    (place / "empty").mkdir()
+    Run(place / "run", place / "cold").begin().save(10)
+    (other := base(place / "other", "gone"))
+    with manifest.writing("adapter", place / "lost", {"method": "sft"}, {"model": other}) as draft:
+        adapter(draft.folder / "x", other)
+        for path in (draft.folder / "x").iterdir():
+            shutil.move(path, draft.folder)
+        (draft.folder / "x").rmdir()
+    shutil.rmtree(other)
+    before = {path: path.read_bytes() for path in (place / "board").rglob("*") if path.is_file()}
+    bench.opened.clear()
+    capsys.readouterr()
+    for words, said in REFUSED:
+        assert command(*words, "--board", "board") == 1, words
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and said in lines[0], (words, lines)
+        assert bench.opened == [], words
+        now = {path: path.read_bytes() for path in (place / "board").rglob("*") if path.is_file()}
+        assert before == now, words
+
+
+def test_a_refused_call_leaves_no_folder(bench, place, capsys):  # noqa: F811
+    assert command("nowhere", "--board", "board") == 1
+    assert command("one", "--board", "board", "--baseline", "x") == 1
+    assert not (place / "board").exists()
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.txt").write_text("dear")
+    assert command("one", "--board", "mine") == 1
+    assert "holds no board of `dcsft score`" in capsys.readouterr().err
+
+
+def test_data_that_is_not_prepared_is_told_before_a_model_is_loaded(place, monkeypatch, capsys):
+    monkeypatch.setenv("DCSFT_DATA", str(place / "data"))
+    code = main(["score", "one", "--suite", "classification", "--board", "board", "--model", "dcsft_stub"])
+    said = capsys.readouterr().err
+    assert (code, "the data of 3 tasks is not prepared" in said) == (1, True), said
+    assert not (place / "board").exists()
+
+
+def test_a_row_that_cannot_be_compared_stands_apart_on_request(bench, place, capsys):  # noqa: F811
+    assert command("base=cold", "--board", "board", "--baseline", "base") == 0
+    assert command("one", "--limit", "4", "--board", "board", "--apart") == 0
+    out = capsys.readouterr().out
+    assert "apart: digits in" in out and "limit None and 4" in out
+    document = json.loads((place / "board/leaderboard/leaderboard.json").read_text())
+    assert [row["name"] for row in document["rows"]] == ["base"]
+    assert [row["name"] for row in document["apart"][0]["board"]["rows"]] == ["one"]
+
+
+def test_other_pixel_limits_are_seen_before_anything_is_asked(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    bench.pixels = {"min_pixels": 3136, "max_pixels": 802816}
+    scored(board, "base", "cold")
+    bench.pixels = {"min_pixels": 3136, "max_pixels": 1003520}
+    with pytest.raises(HarnessError, match="would have the pixel limit max_pixels 1003520, and has 802816"):
+        scored(board, "one")
+    assert bench.asked == [("base", ID), ("base", OOD)]
+    assert board.names() == ["base"]
+
+
+def test_other_settings_of_the_checkpoint_are_seen_before_anything_is_asked(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    scored(board, "base", "cold")
+    bench.from_checkpoint["repetition_penalty"] = 1.05
+    said = "checkpoint's generation setting repetition_penalty 1.05, and has 'unset'"
+    with pytest.raises(HarnessError, match=said):
+        scored(board, "one")
+    assert bench.asked == [("base", ID), ("base", OOD)]
+
+
+def test_scorers_of_another_version_are_seen_before_a_model_is_loaded(bench, place, monkeypatch):  # noqa: F811
+    board = open_board(place / "board")
+    bench.notes["scorers"] = {"choice": 1}
+    scored(board, "base", "cold")
+    opened = list(bench.opened)
+    monkeypatch.setitem(VERSIONS, "choice", 2)
+    with pytest.raises(HarnessError, match="version of the scorer choice 2, and has 1 there"):
+        scored(board, "one")
+    with pytest.raises(HarnessError, match="under other settings: version of the scorer choice: 1 -> 2"):
+        scored(board, "base", "cold")
+    assert bench.opened == opened
+
+
+def test_a_row_that_turns_out_to_differ_is_kept_off_the_board(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    scored(board, "base", "cold")
+    scored(board, "one")
+    path = place / "board/results/one" / ID / "manifest.json"
+    path.write_text(path.read_text().replace('"prompt_sha256": "p"', '"prompt_sha256": "q"'))
+    with pytest.raises(HarnessError, match="one/digits is kept, and is not on the board: .*'p' and 'q'"):
+        told(board, "one", build(board, Show()))
+
+
+def test_two_processes_cannot_score_one_row(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    with board.claimed("one"):
+        with pytest.raises(HarnessError, match="the row .*results/one is being written by process"):
+            scored(board, "one")
+    assert not (place / "board").exists()
+
+
+def test_a_killed_process_leaves_nothing_in_the_way(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    home = board.of("one")
+    (home / "unfinished" / "checkpoint-10").mkdir(parents=True)
+    (home / f".{ID}.unfinished-123").mkdir()
+    scored(board, "one")
+    assert sorted(path.name for path in home.iterdir()) == [ID, OOD]
+
+
+def test_a_leaderboard_that_cannot_be_made_leaves_the_one_that_is_there(bench, place, monkeypatch):  # noqa: F811
+    from dcsft_harness import leaderboard
+
+    board = open_board(place / "board")
+    scored(board, "one")
+    built(board, Show())
+    before = (board.leaderboard / "manifest.json").read_bytes()
+
+    def fails(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leaderboard, "build", fails)
+    scored(board, "two")
+    with pytest.raises(KeyboardInterrupt):
+        build(board, Show())
+    assert (board.leaderboard / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in board.folder.iterdir()) == [
+        ".lock",
+        "board.json",
+        "leaderboard",
+        "results",
+    ]
+
+
+def test_a_checkpoint_in_a_finished_run_has_its_step(bench, place):  # noqa: F811
+    run = Run(place / "run", place / "cold", steps=30).begin().save(10).save(20)
+    run.finish(keep=2)
+    assert command("run/checkpoint-20", "--board", "board") == 0
+    board = open_board(place / "board")
+    scored(board, "run")
+    rows, _ = built(board, Show())
+    found = [rows[name].rows[0].provenance[0].training for name in ("run at step 20", "run")]
+    assert [one.ledger["steps"] for one in found] == [20, 30]
+    assert found[0].folder == found[1].folder

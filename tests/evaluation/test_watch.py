@@ -1,0 +1,372 @@
+"""`dcsft score --watch`: a run's checkpoints as they come, go, and stay behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dcsft_harness.artifacts import lock, manifest
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation import autoeval as watching
+from dcsft_harness.evaluation import subject
+from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, watch
+from dcsft_harness.evaluation.board_folder import open_board
+from dcsft_harness.training import run_folder
+from tests.boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def place(tmp_path):
+    base(tmp_path / "cold")
+    return tmp_path
+
+
+@pytest.fixture
+def asleep(monkeypatch):
+    """What happens while the watch sleeps, in order; when nothing is left, Ctrl-C."""
+    events = []
+
+    def sleep(seconds):
+        if not events:
+            raise KeyboardInterrupt
+        events.pop(0)()
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    return events
+
+
+def watched(place, show, run="run", settings=Settings("digits"), name="run", **more):  # noqa: B008 - frozen
+    """The rows that a watch makes, by name."""
+    board = open_board(place / "board")
+    return [row.name for row in watch(board, Watched(place / run, name, **more), settings, show)]
+
+
+def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold"), Show()
+    bench.plots = True
+    asleep += [
+        lambda: run.begin(),
+        lambda: run.save(10, complete=False),
+        lambda: (run.unfinished / "checkpoint-10/complete.json").write_text('{"ledger": {"seconds": 20.0}}'),
+        lambda: run.save(20).save(30),
+        lambda: run.save(40),  # with the weights of the end
+        lambda: run.finish(),
+    ]
+    assert watched(place, show) == ["run at step 10", "run at step 20", "run at step 30", "run"]
+    assert asleep == []
+    told = [text for text in show.said if "tasks to score" not in text]
+    assert told[0].startswith("waiting for a training to begin in")
+    assert re.search(r"watching .*run, in which process \d+ trains$", told[1])
+    assert len(told) == 2
+    rows, summary = built(open_board(place / "board"), show)
+    assert [line.name for line in summary.lines] == [f"run at step {n}" for n in (10, 20, 30)] + ["run"]
+    trainings = [line.rows[0].provenance[0].training for line in summary.lines]
+    assert [one.ledger["steps"] for one in trainings] == [10, 20, 30, 40]
+    assert trainings[1].ledger["prompts"] == 320
+    assert len({one.folder for one in trainings}) == 1
+    assert (place / "board/leaderboard/plots/steps.png").is_file()
+    assert [round(10 * line.entries[0].accuracy.value) for line in summary.lines] == [5, 6, 7, 8]
+    assert not list((place / "board/results").glob("*/unfinished"))
+
+
+def test_a_second_watch_keeps_what_is_scored_also_when_the_checkpoints_moved(bench, place):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=30, pid=gone()).begin().save(10).save(20), Show()
+    assert watched(place, show) == ["run at step 10", "run at step 20"]
+    assert re.search(r"process \d+, which trained in .*; the unfinished run came to step 20", show.said[-1])
+    run.finish(keep=1)
+    assert watched(place, show) == ["run at step 20", "run"]
+    assert bench.asked.count(("run at step 20", ID)) == 1
+    assert len(bench.asked) == 6
+    found = manifest.read(place / "board/results/run at step 20" / ID).inputs["adapter"]["sha256"]
+    assert found == manifest.fingerprint(place / "run/checkpoint-20")
+
+
+def test_the_last_checkpoint_of_a_run_that_was_killed_is_scored(bench, place):  # noqa: F811
+    Run(place / "run", place / "cold", steps=20, pid=gone()).begin().save(10).save(20)
+    assert watched(place, Show()) == ["run at step 10", "run at step 20"]
+
+
+def test_a_run_that_was_killed_is_waited_for_with_stay(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=20, pid=gone()).begin().save(10), Show()
+    asleep += [lambda: run.finish()]
+    assert watched(place, show, stay=True) == ["run at step 10", "run"]
+    assert [text for text in show.said if text.endswith("waiting for it to be resumed")]
+
+
+def test_what_was_removed_before_its_turn_is_told(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=60).begin().save(10), Show()
+
+    def meanwhile(row, task):
+        if (row, task) == ("run at step 10", ID):  # one checkpoint stays, as by default
+            run.save(20, keep=1).save(30, keep=1).save(40, keep=1)
+
+    bench.before = meanwhile
+    asleep += [lambda: run.save(50), lambda: run.finish()]
+    assert watched(place, show) == ["run at step 10", "run at step 40", "run at step 50", "run"]
+    told = [text for text in show.said if "any more" in text]
+    assert len(told) == 1
+    assert re.search(
+        r"run has no checkpoint of the steps 20, 30 any more: not scored. `dcsft train --keep N`", told[0]
+    )
+
+
+def test_what_is_removed_while_it_is_read_is_told_and_the_rest_scored(bench, place, asleep, monkeypatch):  # noqa: F811
+    run, show = Run(place / "run", place / "cold").begin().save(10).save(20), Show()
+    link = run_folder.link
+
+    def slow(checkpoint, target):
+        link(checkpoint, target)
+        if checkpoint.name == "checkpoint-10":
+            run.remove(10)
+
+    monkeypatch.setattr(run_folder, "link", slow)
+    asleep += [lambda: run.finish()]
+    assert watched(place, show) == ["run at step 20", "run"]
+    assert "checkpoint-10 was removed before it was read: not scored" in show.said[0]
+    assert not (place / "board/results/run at step 10").exists()
+
+
+def test_a_run_that_finishes_while_a_checkpoint_is_taken(bench, place, asleep, monkeypatch):  # noqa: F811
+    """The one at hand is kept elsewhere; the other one is gone, which is told."""
+    run, show = Run(place / "run", place / "cold").begin().save(10).save(20), Show()
+    link, cut = run_folder.link, []
+
+    def slow(checkpoint, target):
+        link(checkpoint, target)
+        if not cut:
+            cut.append(checkpoint)
+            run.finish(keep=1)
+
+    monkeypatch.setattr(run_folder, "link", slow)
+    assert watched(place, show) == ["run at step 20", "run"]
+    assert [text for text in show.said if "no checkpoint of the steps 10, 30 any more" in text]
+
+
+def test_a_training_of_all_parameters(bench, place, asleep, monkeypatch):  # noqa: F811
+    run = Run(place / "run", place / "cold", full=True).begin().save(10)
+    with pytest.raises(HarnessError, match="trains all parameters. Leave it out"):
+        watched(place, Show(), base=str(place / "cold"))
+    asleep += [lambda: run.finish()]
+    assert watched(place, Show()) == ["run at step 10", "run"]
+    home = place / "board/results/run at step 10"
+    assert bench.opened == [f"pretrained={home / 'unfinished/checkpoint-10'}", f"pretrained={run.folder}"]
+
+
+def test_what_is_removed_while_it_is_scored_is_scored(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold").begin().save(10), Show()
+
+    def meanwhile(row, task):
+        if (row, task) == ("run at step 10", OOD):
+            run.remove(10)
+
+    bench.before = meanwhile
+    asleep += [lambda: run.finish()]
+    assert watched(place, show) == ["run at step 10", "run"]
+
+
+def test_a_finished_run_without_its_checkpoints_has_one_row_and_says_what_is_gone(bench, place):  # noqa: F811
+    Run(place / "run", place / "cold", steps=30).begin().finish()
+    show = Show()
+    assert watched(place, show) == ["run"]
+    assert "no checkpoint of the steps 10, 20 any more" in show.said[0]
+
+
+def test_ctrl_c_leaves_a_whole_board(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.chdir(place)
+    Run(place / "run", place / "cold").begin().save(10)
+    code = main(["score", "base=cold", "--watch", "run", "--suite", "digits", "--board", "board"])
+    assert code == 130
+    assert "interrupted; finished work is saved" in capsys.readouterr().err
+    assert manifest.read(place / "board/leaderboard").notes["rows"] == ["base", "run at step 10"]
+    assert manifest.is_intact(place / "board/leaderboard")
+
+
+@pytest.mark.slow
+def test_the_run_and_a_baseline_in_one_command(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.chdir(place)
+    run = Run(place / "run", place / "cold", steps=20).begin().save(10)
+    asleep += [lambda: run.finish()]
+    words = ["score", "base=cold", "--watch", "SFT (seed 1)=run", "--suite", "digits", "--board", "board"]
+    assert main([*words, "--baseline", "base"]) == 0
+    out, err = capsys.readouterr()
+    assert "SFT at step 10 (seed 1)" in out and "+10.00 [" in out
+    assert re.search(r"score SFT \(seed 1\): ID 60.00 % \(\+20.00 \[.*\]\), OOD .* -> board/leaderboard", err)
+    assert main([*words]) == 0  # the baseline is remembered, nothing is asked again
+    assert "SFT (seed 1): already scored on its 2 tasks" in capsys.readouterr().err
+    assert len(bench.asked) == 6
+    assert manifest.read(place / "board/leaderboard").config["baseline"] == "base"
+
+
+def test_names_of_steps():
+    assert at_step("SFT", 20) == "SFT at step 20"
+    assert at_step("SFT (seed 1)", 20) == "SFT at step 20 (seed 1)"
+
+
+def test_a_run_that_leaves_nothing_ends_the_watch(bench, place, asleep):  # noqa: F811
+    run = Run(place / "run", place / "cold").begin()
+
+    def fail():
+        for path in run.unfinished.iterdir():
+            path.unlink()
+        run.unfinished.rmdir()
+        run.folder.rmdir()
+
+    asleep += [fail]
+    with pytest.raises(HarnessError, match="the run in .*run has ended and left nothing"):
+        watched(place, Show())
+    assert not (place / "board").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_another_run_in_the_same_folder_is_refused(bench, place, asleep, when):  # noqa: F811
+    run = Run(place / "run", place / "cold", pid=gone() if when == "before" else None).begin().save(10)
+
+    def replace():
+        os.rename(run.folder, place / "old")
+        Run(place / "run", place / "cold", every=7, learning_rate=0.1).begin().save(7)
+
+    if when == "before":
+        watched(place, Show())
+        replace()
+        said = "the board's row 'run at step 10' is of another run that was in"
+    else:
+        asleep += [replace]
+        said = "holds another run than before"
+    with pytest.raises(HarnessError, match=said):
+        watched(place, Show())
+    assert ("run at step 7", ID) not in bench.asked
+
+
+def test_a_row_that_has_the_runs_name_is_refused_before_anything_is_scored(bench, place):  # noqa: F811
+    Run(place / "run", place / "cold", steps=20).begin().finish()
+    watched(place, Show())
+    os.rename(place / "run", place / "old")
+    Run(place / "run", place / "cold", learning_rate=0.1).begin().save(10)
+    bench.asked.clear()
+    with pytest.raises(HarnessError, match="the board has a row 'run', which would be that of"):
+        watched(place, Show())
+    assert bench.asked == []
+
+
+def test_another_base_is_refused(bench, place):  # noqa: F811
+    run = Run(place / "run", place / "cold", pid=gone()).begin().save(10)
+    base(place / "other", "other")
+    with pytest.raises(HarnessError, match="other is not the base that .*run trains on"):
+        watched(place, Show(), base=str(place / "other"))
+    os.rename(place / "cold", place / "moved")
+    with pytest.raises(HarnessError, match="the base that .*run trains on is not at .*cold. Say where it is"):
+        watched(place, Show())
+    assert watched(place, Show(), base=str(place / "moved")) == ["run at step 10"]
+    assert run.folder.is_dir()
+
+
+@pytest.mark.parametrize("kind", ["scores", "file", "stranger", "sampling"])
+def test_what_is_no_training_is_refused(bench, place, kind):  # noqa: F811
+    target = place / "run"
+    if kind == "scores":
+        with manifest.writing("scores", target, {}):
+            pass
+    elif kind == "file":
+        target.write_text("x")
+    elif kind == "stranger":
+        target.mkdir()
+        (target / "thesis.txt").write_text("dear")
+    else:
+        (target / "unfinished").mkdir(parents=True)
+        (target / "unfinished/run.json").write_text(json.dumps({"task": "pool"}))
+    with pytest.raises(HarnessError, match=f"--watch {target} (is no output folder|holds)"):
+        watched(place, Show())
+
+
+def test_a_checkpoint_in_parts_is_told_and_the_end_scored(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=20).begin().save(10), Show()
+    (run.unfinished / "checkpoint-10/adapter_model.safetensors").unlink()
+    asleep += [lambda: run.finish()]
+    assert watched(place, show) == ["run"]
+    assert "checkpoint-10 has no weights in one piece" in show.said[0]
+
+
+def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  # noqa: F811
+    Run(place / "run", place / "cold").begin().save(10)
+
+    def full(checkpoint, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "link", full)
+    with pytest.raises(HarnessError, match="checkpoint-10 cannot be given a second name at .*No space left"):
+        watched(place, Show())
+    assert not (place / "board").exists()
+
+
+def test_the_owner_of_a_lock_is_told_alive_from_gone(tmp_path):
+    path = tmp_path / lock.OWNER
+    assert lock.at_work(path) is None
+    lock.sign(tmp_path)
+    assert lock.at_work(path) is True
+    os.utime(path, (1, 1))  # signed long before this process began: by another one of its number
+    assert lock.at_work(path) is False
+    path.write_text(json.dumps({"pid": gone(), "host": lock.socket.gethostname()}))
+    assert lock.at_work(path) is False
+    path.write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere"}))
+    assert lock.at_work(path) is None
+
+
+def test_a_run_is_the_same_one_before_and_after_it_finishes(place):
+    run = Run(place / "run", place / "cold").begin().save(10)
+    before = run_folder.identity(run.folder)
+    run.finish()
+    assert run_folder.identity(run.folder) == before
+    assert subject.look(run.folder).finished is not None
+
+
+@pytest.mark.slow
+def test_a_real_training_is_watched(tmp_path):
+    """`dcsft train sft` in one process and `dcsft score --watch` in another, which began first."""
+    dcsft = [sys.executable, "-m", "dcsft_harness.cli"]
+    words = ["--suite", "digits", "--limit", "2", "--model-args", "batch_size=32", "--board", "board"]
+    with subprocess.Popen(
+        [*dcsft, "score", "base=digits", "--watch", "sft", *words, "--baseline", "base", "--every", "0.2"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as scoring:  # fmt: skip
+        options = ["--max-steps", "4", "--save-steps", "2", "--keep", "2", "--batch-size", "2"]
+        data = ["--model", "digits", "--data", "dcsft_digits_cold", "--learning-rate", "1e-3"]
+        subprocess.run([*dcsft, "train", "sft", *data, *options, "--output", "sft"], cwd=tmp_path, check=True)
+        out, err = scoring.communicate(timeout=800)
+    assert scoring.returncode == 0, err
+    rows = manifest.read(tmp_path / "board/leaderboard").notes["rows"]
+    assert rows == ["base", "sft at step 2", "sft"]
+    assert (tmp_path / "board/leaderboard/plots/steps.png").is_file()
+    document = json.loads((tmp_path / "board/leaderboard/leaderboard.json").read_text())
+    steps = [row["provenance"][0]["training"]["ledger"]["steps"] for row in document["rows"][1:]]
+    assert steps == [2, 4]
+    assert out.count("difference") == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_real_watch(tmp_path):
+    """An interrupted run's checkpoints; the signal comes while the second of them is scored."""
+    base(tmp_path / "cold")
+    words = ["--suite", "digits", "--limit", "4", "--model", "dcsft_stub", "--board", "board"]
+    run = Run(tmp_path / "run", tmp_path / "cold").begin().save(10).save(20)
+    with subprocess.Popen(
+        [sys.executable, "-m", "dcsft_harness.cli", "score", "--watch", "run", *words]
+        + ["--model-args", "default=seven,delay=0.2"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    ) as scoring:  # fmt: skip
+        second = tmp_path / "board/results/run at step 20"
+        while not list(second.glob("*/manifest.json")) and scoring.poll() is None:
+            time.sleep(0.05)
+        scoring.send_signal(signal.SIGINT)
+        _, err = scoring.communicate(timeout=120)
+    assert (scoring.returncode, "interrupted; finished work is saved" in err) == (130, True), err
+    assert manifest.read(tmp_path / "board/leaderboard").notes["rows"] == ["run at step 10"]
+    assert manifest.is_intact(tmp_path / "board/leaderboard")
+    assert not (second / "unfinished").exists()
+    assert all(manifest.is_intact(path.parent) for path in second.glob("*/manifest.json"))
+    assert run.folder.is_dir()

@@ -1,0 +1,83 @@
+"""Files of results with anything in the wrong place: named, and the other rows stay."""
+
+import copy
+import json
+import math
+
+import pytest
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import load, summarise
+from tests.leaderboard.test_leaderboard import ID, OOD_R, scores_folder
+from tests.leaderboard.test_leaderboard_logs import refusal, samples_file
+from tests.lmms_eval_logs import line, log_folder
+
+STRANGE = (None, [], "x", -1.5, True, [1], {"a": 1}, math.nan, 10**400, "\ud800")
+
+
+def places(value, way=()):
+    """The ways to all values of a document; of lists to the first alone."""
+    if way:
+        yield way
+    inner = (
+        value.items() if isinstance(value, dict) else enumerate(value[:1] if isinstance(value, list) else [])
+    )
+    for key, one in inner:
+        yield from places(one, (*way, key))
+
+
+def changed(value, way, strange):
+    value = copy.deepcopy(value)
+    *outer, last = way
+    inner = value
+    for key in outer:
+        inner = inner[key]
+    inner[last] = strange
+    return value
+
+
+def still_a_board(good, folder):
+    try:
+        board = load([good, folder], strict=False)
+    except HarnessError as error:
+        assert error.remedy
+        return
+    assert "good" in [row.name for row in board.rows]
+    summarise(board, pairs=0)
+    for result in board.results:
+        assert list(result.tables())
+
+
+@pytest.mark.few(3)
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda one: str(one)[:8].encode("ascii", "replace").decode())
+def test_one_strange_value_in_a_log(tmp_path, strange):
+    good = scores_folder(tmp_path / "good", "good", {OOD_R: [1, 0, 1]})
+    folder = log_folder(tmp_path / "log", {ID: [line(n, float(n % 2)) for n in range(3)]})
+    file, samples = next(folder.glob("*/*_results.json")), samples_file(folder)
+    data = json.loads(file.read_text())
+    for way in places(data):
+        file.write_text(json.dumps(changed(data, way, strange)))
+        still_a_board(good, folder)
+    file.write_text(json.dumps(data))
+    first, *rest = samples.read_text().splitlines()
+    for way in places(json.loads(first)):
+        said = json.dumps(changed(json.loads(first), way, strange))
+        samples.write_text("\n".join([said, *rest]) + "\n")
+        still_a_board(good, folder)
+
+
+@pytest.mark.few(3)
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda one: str(one)[:8].encode("ascii", "replace").decode())
+def test_one_strange_value_in_a_manifest(tmp_path, strange):
+    good = scores_folder(tmp_path / "good", "good", {OOD_R: [1, 0, 1]})
+    file = scores_folder(tmp_path / "s", "s", {ID: [1, 0, None]}) / "manifest.json"
+    data = json.loads(file.read_text())
+    for way in places(data):
+        if way[0] != "packages":
+            file.write_text(json.dumps(changed(data, way, strange)))
+            still_a_board(good, file.parent)
+
+
+def test_what_is_no_table_is_named(tmp_path):
+    folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0)]}, run={"configs": "none"})
+    assert "_results.json: configs is 'none', not a table" in refusal([folder])

@@ -1,0 +1,148 @@
+"""leaderboard.json: its schema, and that it says what the board found."""
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.leaderboard import build, document, load, schema, summarise
+from dcsft_harness.leaderboard.board import public
+from dcsft_harness.leaderboard.report.document import text
+from dcsft_harness.leaderboard.summary import published
+from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
+
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A baseline with one unscored response, an adapter, and a row on one task of others."""
+    return [
+        scores_folder(
+            tmp_path / "in" / "base", "base", {ID: [1, 1, 1, 0], OOD_R: [1, 0, 0, None], OOD_A: [0, 0, 0, 1]}
+        ),
+        scores_folder(
+            tmp_path / "in" / "m", "SFT-M", {ID: [1, 1, 1, 1], OOD_R: [1, 1, 1, 0], OOD_A: [0, 1, 1, 1]}
+        ),
+        scores_folder(tmp_path / "in" / "x", "x", {"mmmu": [1, 0]}),
+    ]
+
+
+def read(folders, output, **options):
+    build(folders, output, **options)
+    found = json.loads((output / "leaderboard.json").read_text(encoding="utf-8"))
+    VALIDATOR.validate(found)
+    return found
+
+
+def test_the_schema_is_one_and_refuses_what_is_no_board():
+    jsonschema.Draft202012Validator.check_schema(schema())
+    assert not VALIDATOR.is_valid({})
+    assert not VALIDATOR.is_valid([])
+
+
+def test_a_board_in_full(three, tmp_path):
+    found = read(three, tmp_path / "board", baseline="base")
+    assert [task["name"] for task in found["tasks"]] == [ID, OOD_R, OOD_A, "mmmu"]
+    assert [column["label"] for column in found["columns"]] == [ID, OOD_R, OOD_A, "OOD mean", "mmmu"]
+    assert found["columns"][3]["tasks"] == [1, 2] and found["overall"] == {"id": 0, "ood": 3}
+    base, sft, other = found["rows"]
+    assert (base["is_baseline"], sft["is_baseline"], found["baseline"]) == (True, False, "base")
+    cell = base["cells"][1]
+    assert (cell["n"], cell["unscored"], cell["unanswered"]) == (3, 1, 0)
+    assert cell["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert other["cells"][:4] == [None] * 4
+    # OOD means (2/3... over what was scored): base (1/3 + 1/4) / 2, SFT-M 3/4; ID 3/4 and 1.
+    assert base["ood_retention"]["value"] == pytest.approx((1 / 3 + 1 / 4) / 2 / 0.75)
+    assert sft["ood_retention"]["value"] == pytest.approx(0.75)
+    assert sft["worst_task"] == {"task": OOD_R, "accuracy": 0.75}
+    assert (sft["rank"]["rank"], sft["rank"]["of"], base["rank"]["rank"]) == (1, 2, 2)
+    assert (sft["pareto"]["on"], base["pareto"]["on"], other["pareto"]) == (True, False, None)
+    assert found["tasks"][0]["conditions"]["task version"] == 1
+
+
+def test_comparisons_name_rows_and_columns_by_index(three, tmp_path):
+    found = read(three, tmp_path / "board", baseline="base")
+    against = [one for one in found["comparisons"] if one["family"].startswith("baseline")]
+    assert {(one["row"], one["other"]) for one in against} == {(1, 0)}
+    assert {(one["family"], one["column"]) for one in against} == {
+        ("baseline", 0),
+        ("baseline", 3),
+        ("baseline by task", 1),
+        ("baseline by task", 2),
+    }
+    one = next(one for one in against if one["column"] == 2)
+    # Two items better, none worse: 2 * (1/2)^2; two tests by task, of which the other has p = .5 too.
+    assert (one["better"], one["worse"], one["p"], one["method"]) == (2, 0, 0.5, "McNemar, exact")
+    assert one["p_holm"] == 1.0
+    # Without the row that shares no task with them there is nothing to pair in "pairs" beyond these.
+    assert len([one for one in found["comparisons"] if one["family"].startswith("pairs")]) == 4
+
+
+def test_folders_are_relative_and_no_path_of_the_machine_is_told(three, tmp_path):
+    adapter = tmp_path / "secret" / "adapter"
+    with manifest.writing("adapter", adapter, {"learning_rate": 1e-3, "model": "/home/me/base"}) as draft:
+        draft.notes |= {
+            "ledger": {
+                "steps": 20,
+                "generated": 160,
+                "flops": 1.5e12,
+                "seconds": 3.5,
+                "other": 1,
+                "prompts": None,
+            }
+        }
+        (draft.folder / "training_log.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    tuned = scores_folder(tmp_path / "in" / "t", "t", {ID: [1, 0, 1, 1]}, inputs={"adapter": adapter})
+    found = read([three[0], tuned], tmp_path / "board", baseline="base")
+    (part,) = found["rows"][1]["provenance"]
+    assert part["folder"] == "../in/t"
+    assert part["training"]["folder"] == "../secret/adapter"
+    assert part["training"]["settings"] == {"learning_rate": 1e-3, "model": "base"}
+    assert part["training"]["steps_logged"] == 1
+    assert found["rows"][1]["cost"] == {"steps": 20, "generated": 160, "flops": 1.5e12, "seconds": 3.5}
+    assert str(tmp_path) not in (tmp_path / "board" / "leaderboard.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given_text", "told"),
+    [
+        ("pretrained=/home/me/ckpt,batch_size=8", "pretrained=ckpt,batch_size=8"),
+        ("pretrained=org/model,adapter=~/runs/a", "pretrained=org/model,adapter=a"),
+        ("/abs/path", "path"),
+        (r"pretrained=C:\Users\me\ckpt", "pretrained=ckpt"),
+        ("relative/path", "relative/path"),
+        ("1/2", "1/2"),
+    ],
+)
+def test_absolute_paths_lose_their_folders(given_text, told):
+    assert public(given_text) == told
+    assert public({"a": [given_text]}) == {"a": [told]}
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_the_text_holds_nothing_that_ends_a_script_and_reads_back(values):
+    said = text({"x": values})
+    assert not set(said) & set("<>&\u2028\u2029")
+    assert json.loads(said) == {"x": values}
+
+
+def test_quoted_rows(three, tmp_path):
+    found = document(summarise(load(three), quoted=published()), tmp_path)
+    VALIDATOR.validate(found)
+    table = {
+        one["name"]: one
+        for one in found["quoted"]
+        if one["setting"] == "600 steps" and one["cells"] and one["mean_over"] and one["model"].endswith("7B")
+    }
+    assert {name: one["follows"] for name, one in table.items()} == {
+        "SFT": True,
+        "GRPO": True,
+        "SFT-M": True,
+        "SFT-EM": False,
+    }
+    assert table["SFT-EM"]["recomputed"] == pytest.approx(0.61095)
+    assert all(one["source"] for one in found["quoted"])

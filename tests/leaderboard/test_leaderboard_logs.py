@@ -1,0 +1,531 @@
+"""Plain lmms-eval logs: read, matched with scores, refused where they are not what they say."""
+
+import json
+import math
+
+import pytest
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import load, markdown, summarise
+from dcsft_harness.leaderboard.load import named
+from dcsft_harness.leaderboard.logs import Choices
+from tests.leaderboard.test_leaderboard import ID, OOD_R, rewrite, scores_folder
+from tests.lmms_eval_logs import line, log_folder
+
+
+def samples_file(folder, task=ID):
+    return next(folder.glob(f"*/*_samples_{task}.jsonl"))
+
+
+def refusal(folders, **options):
+    with pytest.raises(HarnessError) as caught:
+        load(folders, **options)
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def accuracies(board):
+    summary = summarise(board)
+    return {
+        (row.name, column.label): entry.accuracy.value
+        for row in summary.lines
+        for column, entry in zip(summary.columns, row.entries, strict=True)
+        if entry is not None
+    }
+
+
+class TestVersionsAndSettings:
+    """What logs record of scorers and of the checkpoint's own generation settings."""
+
+    PROMPT = {"prompt_sha256": json_sha256(["Which digit?"] * 2)}
+
+    def log(self, folder, model="dcsft_hf", arguments="", **more):
+        lines = [line(number, 1.0 - number, **more) for number in range(2)]
+        given = f"pretrained=org/{folder.name}{arguments}"
+        run = {"config": {"model": model, "model_args": given, "limit": None}}
+        return log_folder(folder, {ID: lines}, run=run)
+
+    def test_the_scorers_of_the_samples_are_a_condition(self, tmp_path):
+        old, first = self.log(tmp_path / "old"), self.log(tmp_path / "first", scorer={"choice": 1})
+        assert len(load([old, first]).rows) == 2
+        second = self.log(tmp_path / "second", scorer={"choice": 2})
+        assert "version of the scorer choice 1 and 2" in refusal([first, second])
+        assert "version of the scorer choice 1 and 2" in refusal([old, second])
+
+    def test_a_log_of_ours_under_the_checkpoints_settings_stands_apart(self, tmp_path):
+        neutral = self.log(tmp_path / "neutral", arguments=",generation_config=neutral")
+        applied = [
+            self.log(tmp_path / name, arguments=",generation_config=checkpoint") for name in ("a", "b")
+        ]
+        assert len(load([neutral, self.log(tmp_path / "plain")]).rows) == 2
+        assert "checkpoint's generation config 'unset' and 'applied'" in refusal([neutral, applied[0]])
+        board = load(applied)
+        assert len(board.rows) == 2
+        assert "and checkpoint's generation setting" in " ".join(board.remarks)
+
+    def counts(self, **applied):
+        counts = {"input_tokens": 38, "output_tokens": 2, "generation_from_checkpoint": applied}
+        return {"arguments": ",generation_config=checkpoint", "token_counts": [counts]}
+
+    def test_what_the_checkpoint_applied_is_a_condition_where_the_log_records_it(self, tmp_path):
+        neutral = self.log(tmp_path / "neutral")
+        nothing = self.log(tmp_path / "nothing", **self.counts())
+        more = self.log(tmp_path / "more", **self.counts(repetition_penalty=1.05))
+        same = self.log(tmp_path / "same", **self.counts(repetition_penalty=1.05))
+        other = self.log(tmp_path / "other", **self.counts(repetition_penalty=1.2))
+        unrecorded = self.log(tmp_path / "unrecorded", arguments=",generation_config=checkpoint")
+        for one, two in ((neutral, nothing), (more, same)):
+            board = load([one, two])
+            assert len(board.rows) == 2 and not any("generation" in one for one in board.remarks)
+        assert "setting repetition_penalty 1.05 and 1.2" in refusal([more, other])
+        assert "setting repetition_penalty 1.05 and 'unset'" in refusal([more, neutral])
+        assert "generation setting" in " ".join(load([more, unrecorded]).remarks)
+        path = next(more.rglob("*_samples_*"))
+        path.write_text(path.read_text().replace("1.05", "1.3", 1))
+        said = refusal([more])
+        assert "in one line and" in said and "{'repetition_penalty': 1.3}" in said
+
+    def test_what_lmms_evals_own_models_applied_is_unknown_and_said(self, tmp_path):
+        board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
+        assert len(board.rows) == 2
+        (said,) = [one for one in board.remarks if "theirs" in one]
+        assert "checkpoint's generation config and checkpoint's generation setting" in said
+        assert not any("generation" in one for one in board.remarks if one != said)
+
+
+class TestReading:
+    def test_a_run_on_its_own(self, tmp_path):
+        lines = [line(n, score, answered=float(n > 0)) for n, score in enumerate([0.0, 1.0, 1.0, 0.0])]
+        folder = log_folder(
+            tmp_path / "mine", {ID: lines, OOD_R: lines[:2]}, distribution={ID: "id", OOD_R: "ood"}
+        )
+        board = load([folder])
+        assert accuracies(board) == {("mine", ID): 0.5, ("mine", OOD_R): 0.5, ("mine", "OOD mean"): 0.5}
+        (row,) = board.rows
+        assert row.cells[ID].unanswered == 1
+        assert board.tasks[0].conditions["generation argument temperature"] == 0.0
+
+    def test_the_folder_of_one_model_can_be_named_too(self, tmp_path):
+        folder = log_folder(tmp_path / "mine", {ID: [line(0, 1.0), line(1, 0.0)]})
+        assert [row.name for row in load([folder / "org__tiny"]).rows] == ["org__tiny"]
+
+    def test_a_folder_with_an_equals_sign_is_a_folder(self, tmp_path):
+        folder = log_folder(tmp_path / "a=b", {ID: [line(0, 1.0), line(1, 0.0)]})
+        assert load([folder]).rows[0].name == "a=b"
+        assert named(tmp_path / "nowhere") == (None, tmp_path / "nowhere")
+
+    def test_a_name_before_the_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        log_folder(tmp_path / "out", {ID: [line(0, 1.0), line(1, 0.0)]})
+        scores_folder(tmp_path / "ev", "ev", {OOD_R: [1, 0]})
+        board = load([*map(type(tmp_path), ["SFT=out", "SFT-M=ev"])])
+        assert [row.name for row in board.rows] == ["SFT", "SFT-M"]
+
+    def test_several_runs_of_one_model_make_one_row(self, tmp_path):
+        log_folder(tmp_path / "o", {ID: [line(0, 1.0)]}, date="1")
+        log_folder(tmp_path / "o", {OOD_R: [line(0, 0.0)]}, date="2")
+        (row,) = load([tmp_path / "o"]).rows
+        assert set(row.cells) == {ID, OOD_R}
+
+    def test_models_of_one_output_path_are_rows_of_their_own(self, tmp_path):
+        log_folder(
+            tmp_path / "o",
+            {ID: [line(0, 1.0)]},
+            date="1",
+            model_args="pretrained=a",
+            run={"model_name_sanitized": "a"},
+        )
+        log_folder(
+            tmp_path / "o",
+            {ID: [line(0, 0.0)]},
+            date="2",
+            model_args="pretrained=b",
+            run={"model_name_sanitized": "b"},
+        )
+        assert [row.name for row in load([tmp_path / "o"]).rows] == ["a", "b"]
+
+    def test_tasks_of_others_with_a_single_number_or_a_metric_that_is_named(self, tmp_path):
+        def other(n, score):
+            return {
+                "doc_id": n,
+                "target": "a",
+                "filtered_resps": ["a"],
+                "exact": score,
+                "f1": score / 2,
+                "input": "q",
+            }
+
+        folder = log_folder(tmp_path / "o", {"vqa": [other(0, 1.0), other(1, 0.5)]})
+        assert "--metric vqa=NAME" in refusal([folder])
+        board = load([folder], choices=Choices({"vqa": "f1"}, {"vqa": "ood"}))
+        assert accuracies(board)["o", "vqa"] == 0.375
+        assert board.tasks[0].distribution == "ood"
+        assert "unknown metric of vqa" in refusal([folder], choices=Choices({"vqa": "f"}, {}))
+        assert "unknown task 'vqq'" in refusal([folder], choices=Choices({"vqq": "f1", "vqa": "f1"}, {}))
+
+    def test_unscored_samples_stay_unscored(self, tmp_path):
+        lines = [line(0, 1.0), line(1, None), {**line(2, 1.0), "acc": {"cluster": "2"}}]
+        cell = load([log_folder(tmp_path / "o", {ID: lines})]).rows[0].cells[ID]
+        assert cell.unscored == 2
+
+
+class TestMatching:
+    def test_two_logs_by_document_prompt_and_gold(self, tmp_path):
+        a = log_folder(tmp_path / "a", {ID: [line(n, 1.0) for n in range(4)]})
+        b = log_folder(tmp_path / "b", {ID: [line(n, float(n > 1)) for n in reversed(range(4))]})
+        summary = summarise(load([a, b], "a"))
+        assert summary.lines[1].entries[0].difference.value == -0.5
+        c = log_folder(tmp_path / "c", {ID: [line(n, 1.0, target="4") for n in range(4)]})
+        assert "item set" in refusal([a, c])
+
+    @pytest.mark.parametrize("log_first", [False, True])
+    def test_a_log_takes_the_content_ids_of_scores(self, tmp_path, log_first):
+        prompts = json_sha256(["Which digit?"] * 4)
+        ids = [f"digits-{n:03}" for n in range(4)]
+        said = {ID: {"prompt_sha256": prompts, "items_sha256": json_sha256(ids)}}
+        scores = scores_folder(
+            tmp_path / "s",
+            "s",
+            {ID: [1, 0, 1, 1]},
+            notes=said,
+            clusters={ID: {n: str(n) for n in range(4)}},
+            backwards=True,
+        )
+        log = log_folder(
+            tmp_path / "log", {ID: [line(n, float(n == 1)) for n in range(4)]}, distribution={ID: "id"}
+        )
+        board = load([log, scores] if log_first else [scores, log], "log" if log_first else "s")
+        assert list(board.tasks[0].item_ids) == ids
+        # By document the log is right on 1 alone, where the scores are wrong.
+        assert board.row("log").cells[ID].scores.tolist() == [0, 1, 0, 0]
+        assert "does not record the pixel limit max_pixels" in markdown(board)
+        (found,) = [result for result in board.results if result.name == "log"]
+        assert set(found.tasks[ID].renamed.values()) == set(ids)
+
+    def test_rows_hold_equal_items_once(self, tmp_path):
+        logs = [log_folder(tmp_path / n, {ID: [line(i, 1.0) for i in range(4)]}) for n in "abc"]
+        parts = [result.tasks[ID] for result in load(logs).results]
+        assert len({id(part.item_ids) for part in parts}) == len({id(part.clusters) for part in parts}) == 1
+        scores = [scores_folder(tmp_path / n, n, {ID: [1, 0]}, backwards=n == "e") for n in "def"]
+        parts = [result.tasks[ID] for result in load(scores).results]
+        assert len({id(part.item_ids) for part in parts}) == 1
+
+    def test_golds_or_prompts_that_differ_are_not_matched(self, tmp_path):
+        ids = [f"digits-{n:03}" for n in range(2)]
+        said = {ID: {"prompt_sha256": json_sha256(["p", "p"]), "items_sha256": json_sha256(ids)}}
+        scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes=said)
+        other = log_folder(
+            tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0, target="4")]}, distribution={ID: "id"}
+        )
+        assert "prompt hash" in refusal([scores, other])
+        asked = log_folder(tmp_path / "q", {ID: [line(n, 1.0) for n in range(2)]}, distribution={ID: "id"})
+        assert "prompt hash" in refusal([scores, asked])
+
+
+class TestBadLogs:
+    def lines(self):
+        return [line(n, float(n % 2)) for n in range(4)]
+
+    def test_a_truncated_line(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()})
+        path = samples_file(folder)
+        path.write_bytes(path.read_bytes()[:-40])
+        message = refusal([folder])
+        assert f"{path}, line 4 is truncated or damaged" in message
+
+    def test_missing_lines(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()})
+        path = samples_file(folder)
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+        assert f"{path} is truncated: it has 3 of 4 documents" in refusal([folder])
+        path.write_text("")
+        assert "it has 0 of 4" in refusal([folder])
+
+    def test_a_document_twice(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0), line(0, 1.0)]})
+        assert "lines 1 and 3 are both of document 0" in refusal([folder])
+
+    def test_a_result_without_samples(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()})
+        samples_file(folder).unlink()
+        message = refusal([folder])
+        assert "digits without samples" in message and "--log_samples" in message
+
+    def test_samples_without_a_result(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()})
+        next(folder.glob("*/*_results.json")).unlink()
+        assert "has no results file of lmms-eval beside it" in refusal([folder])
+
+    def test_samples_of_a_task_that_the_results_do_not_know(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()})
+        path = samples_file(folder)
+        path.with_name(path.name.replace(ID, "other")).write_text(path.read_text())
+        assert "knows no task 'other'" in refusal([folder])
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, 58.3, -1.0, 100.0])
+    def test_a_score_that_is_no_fraction(self, tmp_path, bad):
+        folder = log_folder(tmp_path / "o", {ID: [*self.lines()[:-1], line(3, bad)]})
+        message = refusal([folder])
+        assert f"{samples_file(folder)}, line 4: acc is {bad}" in message and "not percent" in message
+
+    def test_a_score_that_is_no_number(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: [line(0, "58.3%"), line(1, 1.0)]})
+        assert "line 1: acc is {'score': '58.3%'" in refusal([folder])
+
+    def test_a_damaged_results_file(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()})
+        path = next(folder.glob("*/*_results.json"))
+        path.write_text(path.read_text()[:100])
+        assert f"{path} is truncated or damaged" in refusal([folder])
+        path.write_text("[]")
+        assert f"{path} holds no results" in refusal([folder])
+
+    def test_a_quoted_mean_that_does_not_follow_is_told_and_percent_is_not_a_difference(self, tmp_path):
+        folder = log_folder(tmp_path / "o", {ID: self.lines()}, entry={"acc,none": 0.75})
+        assert "quotes acc 0.7500 for digits; its samples, which this board goes by, give 0.5000" in markdown(
+            load([folder])
+        ).replace("\\", "")
+        same = log_folder(tmp_path / "p", {ID: self.lines()}, entry={"acc,none": 50.0})
+        assert "quotes" not in markdown(load([same]))
+
+    def test_other_conditions(self, tmp_path):
+        a = log_folder(
+            tmp_path / "a", {ID: self.lines()}, run={"config": {"model": "m", "model_args": "", "limit": 4.0}}
+        )
+        b = log_folder(tmp_path / "b", {ID: self.lines()}, run={"versions": {ID: 2}})
+        c = log_folder(tmp_path / "c", {ID: self.lines()})
+        d = log_folder(
+            tmp_path / "d", {ID: self.lines()}, model_args="pretrained=x,max_pixels=1000,min_pixels=4"
+        )
+        e = log_folder(
+            tmp_path / "e", {ID: self.lines()}, model_args="pretrained=x,max_pixels=2000,min_pixels=4"
+        )
+        assert "limit 4 and None" in refusal([a, c])
+        assert "task version 2 and 1" in refusal([b, c])
+        assert "pixel limit max_pixels 1000 and 2000" in refusal([d, e])
+        load([c, d])
+
+
+class TestBadFoldersAmongGoodOnes:
+    @pytest.fixture
+    def good(self, tmp_path):
+        return [scores_folder(tmp_path / n, n, {ID: [1, 0, 1]}) for n in ("a", "b")]
+
+    def test_one_that_cannot_be_read_is_left_out_and_told(self, tmp_path, good):
+        bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, math.nan, 1]})
+        board = load([good[0], bad, good[1]], "a", strict=False)
+        assert [row.name for row in board.rows] == ["a", "b"]
+        (left,) = board.left_out
+        assert left.folder == bad and "has the score nan" in left.reason
+        with pytest.raises(HarnessError, match="has the score nan"):
+            load([good[0], bad, good[1]], "a")
+
+    def test_none_that_can_be_read_is_an_error(self, tmp_path):
+        bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, math.nan, 1]})
+        with pytest.raises(HarnessError, match="has the score nan"):
+            load([bad], strict=False)
+
+    def test_one_that_cannot_be_compared_is_left_out_or_shown_apart_never_averaged(self, tmp_path, good):
+        other = scores_folder(tmp_path / "o", "o", {ID: [1, 1, 1], OOD_R: [1, 1]}, notes={ID: {"version": 2}})
+        also = scores_folder(tmp_path / "p", "p", {ID: [0, 0, 0]}, notes={ID: {"version": 2}})
+        board = load([*good, other, also], strict=False)
+        assert [left.folder for left in board.left_out] == [other, also]
+        assert "task version 1 and 2" in board.left_out[0].reason
+        board = load([*good, other, also], apart=True)
+        assert [row.name for row in board.rows] == ["a", "b"] and not board.left_out
+        (apart,) = board.apart
+        assert [row.name for row in apart.board.rows] == ["o", "p"] and "task version 1 and 2" in apart.reason
+        summary = summarise(board)
+        assert [column.label for column in summary.columns] == [ID]
+        assert summary.apart[0].summary.lines[0].entries[0].accuracy.value == 1.0
+
+    def test_two_results_for_one_cell(self, tmp_path, good):
+        twin = scores_folder(tmp_path / "twin", "a", {ID: [1, 1, 1]})
+        board = load([*good, twin], strict=False)
+        assert "both named 'a' and both have digits" in board.left_out[0].reason
+        assert board.row("a").cells[ID].scores.tolist() == [1, 0, 1]
+
+    def test_a_baseline_that_cannot_be_used_is_an_error_with_its_reason(self, tmp_path, good):
+        # Of the baseline's two folders the second is of another model: the row stands, without it.
+        bad = scores_folder(tmp_path / "bad", "base", {ID: [1, math.nan, 1]})
+        with pytest.raises(HarnessError, match="unknown row 'base'"):
+            load([*good, bad], "base", strict=False)
+
+    def test_the_baselines_conditions_are_those_that_hold(self, tmp_path, good):
+        base = scores_folder(tmp_path / "base", "base", {ID: [1, 1, 1]}, notes={ID: {"version": 2}})
+        board = load([*good, base], "base", strict=False)
+        assert [row.name for row in board.rows] == ["base"]
+        assert len(board.left_out) == 2
+
+    def test_seeds_make_a_group_that_can_be_the_baseline(self, tmp_path):
+        folders = [
+            scores_folder(tmp_path / "1", "SFT (seed 1)", {ID: [1, 0, 1, 1], OOD_R: [1, 0, 0, 1]}),
+            scores_folder(tmp_path / "2", "SFT (seed 2)", {ID: [1, 1, 1, 0], OOD_R: [1, 1, 0, 0]}),
+            scores_folder(tmp_path / "c", "cold", {ID: [0, 0, 1, 0], OOD_R: [0, 0, 0, 1]}),
+        ]
+        rewrite(folders[1], config={"name": "other", "group": "SFT"})
+        summary = summarise(load(folders, "SFT"))
+        assert [(line.name, line.is_group, line.group) for line in summary.lines] == [
+            ("SFT", True, None),
+            ("SFT (seed 1)", False, "SFT"),
+            ("other", False, "SFT"),
+            ("cold", False, None),
+        ]
+        group = summary.lines[0]
+        assert group.is_baseline and group.entries[0].accuracy.value == 0.75
+        assert group.entries[0].deviation == 0.0 and group.entries[0].n == 4
+        assert {(one.row, one.other) for one in summary.tested("baseline")} == {("cold", "SFT")}
+        assert summary.lines[3].rank.of == 2 and summary.lines[1].rank is None
+        assert json.dumps(markdown(summary))
+
+
+class TestOldFolders:
+    """Results of weeks of work, as they lie on a disk."""
+
+    def run(self, *arguments):
+        return main(["leaderboard", "build", *map(str, arguments), "--no-page", "--no-plots"])
+
+    def logged(self, folder, date, scores, model_args, **more):
+        tasks = {ID: [line(n, float(score)) for n, score in enumerate(scores)]}
+        return log_folder(folder, tasks, date=date, model_args=model_args, **more)
+
+    def names(self, *folders, **more):
+        return [row.name for row in load([*map(type(folders[0]), folders)], **more).rows]
+
+    def test_several_runs_of_one_output_path_are_rows_by_model_and_adapter(self, tmp_path):
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=Qwen/VL-3B,batch_size=4")
+        self.logged(tmp_path / "out", "20261102_100000", [1, 1], "pretrained=Qwen/VL-3B,adapter=/x/sft")
+        self.logged(tmp_path / "out", "20261103_100000", [0, 0], "pretrained=/runs/sft/checkpoint-90")
+        board = load([tmp_path / "out"])
+        found = {row.name: row.cells[ID].scores.mean() for row in board.rows}
+        assert found == {"VL-3B": 0.5, "VL-3B + sft": 1.0, "sft/checkpoint-90": 0.0} and not board.left_out
+
+    def test_equal_names_are_parted_by_arguments_then_by_time(self, tmp_path):
+        for date, pixels in (("20261101_100000", 10), ("20261102_100000", 20)):
+            arguments = f"pretrained=VL,max_pixels={pixels}"
+            self.logged(tmp_path / "out", date, [1, 0], arguments)
+        assert self.names(tmp_path / "out", strict=False, apart=True) == ["VL (max_pixels=10)"]
+        for date in ("20261101_100000", "20261102_100000"):
+            self.logged(tmp_path / "same", date, [1, 0], "pretrained=VL,device=cuda:" + date[7])
+        assert self.names(tmp_path / "same") == ["VL (2026-11-01 10:00:00)", "VL (2026-11-02 10:00:00)"]
+
+    def test_a_parent_is_searched_and_its_rows_sort_naturally(self, tmp_path):
+        for step in (100, 90, 10):
+            self.logged(
+                tmp_path / "all" / f"out-{step}", "20261101_100000", [1, 0], f"pretrained=a/step-{step}"
+            )
+        for step in (20, 9):
+            scores_folder(tmp_path / "all" / "ours" / f"tuned-{step}", f"tuned-{step}", {OOD_R: [1, 0]})
+        (tmp_path / "all" / ".cache").mkdir()
+        self.logged(tmp_path / "all" / ".cache" / "x", "1", [1, 0], "pretrained=hidden")
+        found = self.names(tmp_path / "all")
+        assert found == ["a/step-10", "a/step-90", "a/step-100", "tuned-9", "tuned-20"]
+        assert self.names(*sorted((tmp_path / "all").glob("out-*"))) == ["out-10", "out-90", "out-100"]
+
+    def test_a_folder_given_beside_its_parent_is_one_row(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("first", "second"):
+            self.logged(tmp_path / "all" / name, "20261101_100000", [1, 0], f"pretrained={name}-model")
+        kind = type(tmp_path)
+        found = [row.name for row in load([kind("all"), kind("base=all/first")], "base").rows]
+        assert found == ["base", "second-model"]
+
+    def test_scores_of_one_name_below_a_parent_are_parted_by_folder(self, tmp_path):
+        for name, scores in (("a", [1, 0]), ("b", [0, 0])):
+            scores_folder(tmp_path / "all" / name / "scores", "scores", {ID: scores})
+        found = load([tmp_path / "all"]).rows
+        assert len({row.name for row in found}) == 2 and all("scores" in row.name for row in found)
+
+    @pytest.mark.parametrize(
+        "run", ["20261102_100000", "org__tiny/20261102_100000", "org__tiny/20261102_100000_results.json"]
+    )
+    def test_a_name_for_one_run(self, tmp_path, monkeypatch, run):
+        monkeypatch.chdir(tmp_path)
+        for date, scores in (("20261101_100000", [1, 0]), ("20261102_100000", [1, 1])):
+            self.logged(tmp_path / "out", date, scores, "pretrained=VL")
+        board = load([type(tmp_path)(f"second=out/{run}"), type(tmp_path)("out")])
+        assert {row.name: row.cells[ID].scores.mean() for row in board.rows} == {"second": 1.0, "out": 0.5}
+        assert "names 2 rows: out/org__tiny/20261101_100000, " in refusal([type(tmp_path)("x=out")])
+
+    def test_a_file_of_names(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=VL")
+        self.logged(tmp_path / "out", "20261102_100000", [1, 1], "pretrained=VL,adapter=sft")
+        file = tmp_path / "names.yaml"
+        file.write_text("VL: base\nout/org__tiny/20261102_100000: SFT (seed 1)\n")
+        assert self.run("out", "--names", file, "--baseline", "base", "--output", "board") == 0
+        assert manifest.read(tmp_path / "board").notes["rows"] == ["base", "SFT (seed 1)"]
+        file.write_text("VL: basis\n")
+        assert self.run("out", "--names", file, "--baseline", "base", "--output", "board") == 1
+        assert "of another run: names: " in capsys.readouterr().err
+        file.write_text("VM: base\n")
+        assert self.run("out", "--names", file, "--output", "other") == 1
+        assert "unknown row or run of --names 'VM'" in capsys.readouterr().err
+
+    def test_refusals_are_grouped(self, tmp_path, capsys):
+        for n in range(9):
+            self.logged(tmp_path / "all" / f"good-{n}", "1", [1, 0], f"pretrained=good-{n}")
+        for n in range(27):
+            tasks = {ID: [line(i, 1.0, prompt="Another question?") for i in range(2)]}
+            log_folder(tmp_path / "all" / f"p-{n}", tasks, model_args=f"pretrained=p-{n}")
+        for n in range(4):
+            folder = self.logged(tmp_path / "all" / f"s-{n}", "1", [1, 0], f"pretrained=s-{n}")
+            samples_file(folder).unlink()
+        assert self.run(tmp_path / "all", "--output", tmp_path / "board") == 0
+        said = capsys.readouterr().err
+        assert "31 of 40 left out: 27 other prompts, 4 without samples" in said
+        assert said.count("such as") == 2 and len(said.splitlines()) < 8
+        assert (tmp_path / "board" / "leaderboard.md").read_text().count("without samples") == 4
+
+    def test_nothing_to_compare_is_an_error(self, tmp_path, capsys):
+        self.logged(tmp_path / "all" / "a", "1", [1, 0], "pretrained=a")
+        log_folder(tmp_path / "all" / "b", {ID: [line(0, 1.0, prompt="Other?")]}, model_args="pretrained=b")
+        assert self.run(tmp_path / "all", "--output", tmp_path / "board") == 1
+        said = capsys.readouterr().err
+        assert "nothing could be compared: 1 of 2 left out: 1 other" in said
+        assert not (tmp_path / "board").exists()
+        assert self.run(tmp_path / "all", "--apart", "--output", tmp_path / "board") == 0
+
+    def test_one_run_without_samples_does_not_block_its_folder(self, tmp_path):
+        for date, scores in (("20261101_100000", [1, 0]), ("20261102_100000", [1, 1])):
+            self.logged(tmp_path / "out", date, scores, f"pretrained=m{date[7]}")
+        next((tmp_path / "out").rglob("20261101*_samples_*")).unlink()
+        board = load([tmp_path / "out"], strict=False)
+        assert [row.cells[ID].scores.mean() for row in board.rows] == [1.0]
+        assert [one.kind for one in board.left_out] == ["without samples"]
+
+    def test_samples_without_results_are_named(self, tmp_path):
+        for date in ("20261101_100000", "20261102_100000"):
+            self.logged(tmp_path / "out", date, [1, 0], f"pretrained=m{date[7]}")
+        next((tmp_path / "out").rglob("20261101*_results.json")).unlink()
+        board = load([tmp_path / "out"], strict=False)
+        assert len(board.rows) == 1 and board.left_out[0].kind == "without a results file"
+
+    def test_a_new_run_in_a_folder_is_not_already_done(self, tmp_path, capsys):
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=a")
+        again = (tmp_path / "out", "--output", tmp_path / "board")
+        assert self.run(*again) == 0 and self.run(*again) == 0
+        assert "already done" in capsys.readouterr().err
+        self.logged(tmp_path / "out", "20261102_100000", [1, 0], "pretrained=b")
+        assert self.run(*again) == 1
+        assert "already holds leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
+
+    def test_equal_remarks_are_said_once(self, tmp_path):
+        for n in range(36):
+            self.logged(tmp_path / "all" / f"step-{n}", "1", [1, 0], f"pretrained=run/step-{n}")
+        text = markdown(load([tmp_path / "all"]))
+        (said,) = [row for row in text.splitlines() if "do not record" in row]
+        assert said.startswith("- All 36 rows: the logs do not record")
+        scores_folder(tmp_path / "one", "part", {OOD_R: [1, 0]})
+        text = markdown(load([tmp_path / "all", tmp_path / "one"]))
+        (said,) = [row for row in text.splitlines() if "do not record" in row]
+        assert said.startswith("- 36 rows (run/step-0, run/step-1, ... run/step-35): the logs do not")
+
+    def test_differences_of_tasks_that_say_no_distribution_are_in_the_table(self, tmp_path):
+        for name, scores in (("base", [1, 0, 0]), ("tuned", [1, 1, 1])):
+            self.logged(tmp_path / name, "1", scores, f"pretrained={name}")
+        text = markdown(load([tmp_path / "base", tmp_path / "tuned"], "base"))
+        assert f" {ID} vs base |" in text and "+66.67" in text

@@ -1,0 +1,237 @@
+"""What may not stand side by side, and folders that are not what they say they are."""
+
+import json
+import math
+
+import pyarrow.parquet as pq
+import pytest
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import load
+from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, rewrite, score_row, scores_folder
+
+
+def refusal(folders, baseline=None):
+    with pytest.raises(HarnessError) as caught:
+        load(folders, baseline)
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+class TestIncomparableRows:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"version": 2}, "task version 1 and 2"),
+            ({"prompt_sha256": "q"}, "prompt hash 'p' and 'q'"),
+            ({"limit": 2}, "limit None and 2"),
+            ({"items_sha256": "other"}, "item set 'items of digits' and 'other'"),
+            (
+                {"generation": {"temperature": 0.7, "max_new_tokens": 8}},
+                "generation argument temperature 0.0 and 0.7",
+            ),
+            ({"generation": {"temperature": 0.0}}, "generation argument max_new_tokens 8 and 'unset'"),
+            ({"distribution": "ood"}, "distribution 'id' and 'ood'"),
+            ({"scorers": {"choice": 2}}, "version of the scorer choice 1 and 2"),
+            (
+                {"generation_from_checkpoint": {"repetition_penalty": 1.05}},
+                "checkpoint's generation setting repetition_penalty 'unset' and 1.05",
+            ),
+        ],
+    )
+    def test_a_task_measured_otherwise(self, tmp_path, change, said):
+        folders = [
+            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "b", {ID: [1, 0]}, notes={ID: change}),
+        ]
+        message = refusal(folders)
+        assert said in message
+        assert all(part in message for part in ("digits in ", str(folders[0]), str(folders[1])))
+
+    def test_versions_and_settings_without_a_record_are_the_first_editions(self, tmp_path):
+        recorded = {"scorers": {"choice": 1}, "generation_from_checkpoint": {}, "generation_in_force": {}}
+        folders = [
+            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "b", {ID: [1, 0]}, notes={ID: recorded}),
+        ]
+        assert len(load(folders).rows) == 2
+        both = [
+            scores_folder(tmp_path / n, n, {ID: [1, 0]}, notes={ID: {"scorers": {"choice": version}}})
+            for n, version in (("c", 2), ("d", 3))
+        ]
+        assert "version of the scorer choice 2 and 3" in refusal(both)
+
+    @pytest.mark.parametrize("change", [{"scorers": ["choice"]}, {"generation_from_checkpoint": "1.05"}])
+    def test_records_of_another_shape_are_refused(self, tmp_path, change):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]}, notes={ID: change})
+        assert "are no tables" in refusal([folder])
+
+    def test_other_pixel_limits(self, tmp_path):
+        folders = [
+            scores_folder(
+                tmp_path / "a", "a", {ID: [1, 0]}, pixels={"min_pixels": 3136, "max_pixels": 802816}
+            ),
+            scores_folder(
+                tmp_path / "b", "b", {ID: [1, 0]}, pixels={"min_pixels": 3136, "max_pixels": 1003520}
+            ),
+            scores_folder(tmp_path / "c", "c", {ID: [1, 0]}, pixels={"min_pixels": None, "max_pixels": None}),
+            scores_folder(tmp_path / "d", "d", {ID: [1, 0]}),
+        ]
+        assert "pixel limit max_pixels 802816 and 1003520" in refusal(folders[:2])
+        assert "pixel limit max_pixels 802816 and 'unset'" in refusal([folders[0], folders[3]])
+        load(folders[2:])
+
+    def test_a_limit_is_named_before_the_items_and_prompts_that_it_leaves(self, tmp_path):
+        less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}
+        folders = [
+            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "b", {ID: [1]}, notes={ID: less}),
+        ]
+        message = refusal(folders)
+        assert "limit None and 1." in message
+        assert "a (2 items) and in " in message and "b (1 items) cannot" in message
+
+    def test_other_items_under_the_same_hash(self, tmp_path):
+        folders = [scores_folder(tmp_path / n, n, {ID: [1, 0]}) for n in ("a", "b")]
+        rewrite(folders[1], [score_row(ID, 0, 1.0), score_row(ID, 7, 0.0)])
+        assert "only one of them has the item digits-001" in refusal(folders)
+
+    def test_other_clusters(self, tmp_path):
+        folders = [
+            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "b", {ID: [1, 0]}, clusters={ID: {1: "x"}}),
+        ]
+        assert "item digits-001 is in cluster None and 'x'" in refusal(folders)
+
+    def test_rows_on_different_tasks_need_nothing_in_common(self, tmp_path):
+        a = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
+        b = scores_folder(
+            tmp_path / "b", "b", {OOD_R: [1]}, pixels={"max_pixels": 1}, notes={OOD_R: {"limit": 1}}
+        )
+        assert [task.name for task in load([b, a]).tasks] == [ID, OOD_R]
+
+
+class TestRowNames:
+    def test_tasks_evaluated_in_several_runs_make_one_row(self, tmp_path):
+        folders = [
+            scores_folder(tmp_path / "a", "SFT", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "SFT", {OOD_R: [1, 1]}),
+        ]
+        (row,) = load(folders).rows
+        assert (set(row.cells), row.folders) == ({ID, OOD_R}, tuple(folders))
+
+    def test_two_results_for_one_cell(self, tmp_path):
+        a, b = (scores_folder(tmp_path / n, "SFT", {ID: [1, int(n == "a")]}) for n in "ab")
+        message = refusal([a, b])
+        assert (
+            f"{a} and {b} are both named 'SFT' and both have digits (accuracy 1.0000 and 0.5000)" in message
+        )
+        assert "both have digits" in refusal([a, a])
+
+    def test_two_models_under_one_name(self, tmp_path):
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.json").write_text(name)
+        a = scores_folder(tmp_path / "a", "SFT", {ID: [1]}, inputs={"adapter": tmp_path / "one.json"})
+        b = scores_folder(tmp_path / "b", "SFT", {OOD_R: [1]}, inputs={"adapter": tmp_path / "two.json"})
+        assert "were not made from the same model: the adapter was" in refusal([a, b])
+
+    def test_two_hub_models_under_one_name_but_other_arguments_may_differ(self, tmp_path):
+        a, b, c = (scores_folder(tmp_path / n, "SFT", {f"task {n}": [1]}) for n in "abc")
+        rewrite(a, config={"name": "SFT", "model_args": "pretrained=org/x,batch_size=1"})
+        rewrite(b, config={"name": "SFT", "model_args": "pretrained=org/x,batch_size=8"})
+        rewrite(c, config={"name": "SFT", "model_args": "pretrained=org/y"})
+        load([a, b])
+        assert "the model was 'org/x' and 'org/y'" in refusal([a, c])
+
+    def test_an_unknown_baseline_is_named_with_its_near_matches(self, tmp_path):
+        folder = scores_folder(tmp_path / "a", "base", {ID: [1]})
+        with pytest.raises(HarnessError, match="unknown row 'bas'.*base"):
+            load([folder], "bas")
+
+
+class TestDamagedFolders:
+    def test_nothing_given(self):
+        assert "no scores folders" in refusal([])
+
+    def test_no_artefact_or_another_kind(self, tmp_path):
+        with pytest.raises(HarnessError, match="is not a scores folder"):
+            load([tmp_path])
+        with manifest.writing("labels", tmp_path / "labels", {}):
+            pass
+        with pytest.raises(HarnessError, match="holds labels, where scores are needed"):
+            load([tmp_path / "labels"])
+
+    def test_a_truncated_or_missing_table(self, tmp_path):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
+        path = folder / "scores.parquet"
+        path.write_bytes(path.read_bytes()[:-20])
+        assert f"{path} is truncated, damaged or changed" in refusal([folder])
+        rewrite(folder)
+        assert f"{path} is not a readable Parquet file" in refusal([folder])
+        path.unlink()
+        assert f"{path} does not exist" in refusal([folder])
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.01, 1.01, 97.5])
+    def test_a_score_that_is_no_fraction(self, tmp_path, bad):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, bad]})
+        message = refusal([folder])
+        assert f"{folder / 'scores.parquet'}: digits, item digits-001 has the score {bad}" in message
+
+    def test_a_repeated_item(self, tmp_path):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 1]})
+        rewrite(folder, [score_row(ID, 0, 1.0), score_row(ID, 0, 1.0)])
+        assert "digits has the item digits-000 twice" in refusal([folder])
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (
+                {"n": 3},
+                "says n=3 and unscored=0 for digits, scores.parquet holds 2 scored items and 0 unscored",
+            ),
+            ({"unscored": 1}, "says n=2 and unscored=1"),
+            ({"accuracy": 50.0}, "says accuracy=50.0 for digits, the items of scores.parquet give 0.5"),
+            ({"accuracy": math.nan}, "says accuracy=nan"),
+            ({"accuracy": None}, "says accuracy=None"),
+            ({"distribution": "odd"}, "digits has the distribution 'odd'"),
+        ],
+    )
+    def test_a_manifest_that_its_items_belie(self, tmp_path, change, said):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]}, notes={ID: change})
+        assert said in refusal([folder])
+
+    def test_a_manifest_and_a_table_of_different_tasks(self, tmp_path):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0], OOD_R: [1]})
+        rewrite(folder, [score_row(ID, 0, 1.0), score_row(ID, 1, 0.0)])
+        assert "manifest.json has the task 'digits_r', scores.parquet does not" in refusal([folder])
+        rewrite(folder, [score_row(task, 0, 1.0) for task in (ID, OOD_R, OOD_A)])
+        assert "scores.parquet has the task 'digits_a', manifest.json does not" in refusal([folder])
+
+    @pytest.mark.parametrize("name", [None, "", "  ", 7, "\ud800"])
+    def test_a_row_without_a_usable_name(self, tmp_path, name):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
+        rewrite(folder, config={"name": name})
+        assert str(folder) in refusal([folder])
+
+    @pytest.mark.parametrize("notes", [{}, {"tasks": {}}, {"tasks": {ID: 3}}, {"tasks": {ID: {"n": 2}}}, []])
+    def test_notes_that_say_too_little(self, tmp_path, notes):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
+        rewrite(folder, notes=notes)
+        assert str(folder) in refusal([folder])
+
+    def test_missing_conditions_are_named(self, tmp_path):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
+        said = json.loads((folder / "manifest.json").read_text())["notes"]
+        del said["tasks"][ID]["prompt_sha256"]
+        rewrite(folder, notes=said)
+        assert "the notes on digits lack 'prompt_sha256'" in refusal([folder])
+
+    def test_a_column_of_another_type(self, tmp_path):
+        folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
+        path = folder / "scores.parquet"
+        table = pq.read_table(path)
+        as_text = table["score"].cast("string")
+        pq.write_table(table.set_column(table.column_names.index("score"), "score", as_text), path)
+        rewrite(folder)
+        assert "the column 'score' holds string, not double" in refusal([folder])

@@ -1,0 +1,260 @@
+"""Responses generated elsewhere: scored as any others, from either format, and compared on a board."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import dcsft_harness as harness
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation import responses
+from dcsft_harness.leaderboard import load
+from tests.lmms_eval_logs import line, log_folder
+
+BOX = {"question": "Where is the dog?", "gold": [10, 10, 50, 50], "picture": "dog.png"}
+RIGHT, WRONG, NONE = "[10, 10, 50, 48]", "[60, 60, 90, 90]", "I see no dog."
+
+
+def jsonl(path, rows):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+def of(*answers, **more):
+    """Rows of as many items as there are answers."""
+    return [{**BOX, "picture": f"{n}.png", "response": text, **more} for n, text in enumerate(answers)]
+
+
+def scored(file, output, **options):
+    return responses.evaluate(file, output, scorer="box_iou", box_space="pixel", **options)
+
+
+def refusal(file, output, **options):
+    with pytest.raises(HarnessError) as caught:
+        responses.evaluate(file, output, **options)
+    assert not output.exists() and caught.value.remedy
+    return str(caught.value)
+
+
+class TestAFile:
+    def test_of_one_model_is_a_scores_folder(self, tmp_path):
+        notes = scored(jsonl(tmp_path / "mine.jsonl", of(RIGHT, WRONG, NONE, None)), tmp_path / "scores")
+        task = notes["tasks"]["mine"]
+        found = {key: task[key] for key in ("n", "accuracy", "unanswered", "unscored", "scorers")}
+        assert found == {
+            "n": 3, "accuracy": pytest.approx(1 / 3), "unanswered": 1, "unscored": 1,
+            "scorers": {"box_iou": 2},
+        }  # fmt: skip
+        (row,) = load([tmp_path / "scores"]).rows
+        assert row.name == "mine" and row.cells["mine"].unscored == 1
+
+    @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.parquet"])
+    def test_formats_give_equal_items(self, tmp_path, name):
+        rows = of(RIGHT, WRONG, model="tuned", step=10)
+        file = tmp_path / name
+        if name.endswith(".parquet"):
+            pq.write_table(pa.Table.from_pylist(rows), file)
+        else:
+            jsonl(file, rows)
+        scored(file, tmp_path / "scores")
+        table = pq.read_table(tmp_path / "scores" / "scores.parquet")
+        assert manifest.read(tmp_path / "scores").config["name"] == "tuned @10"
+        scored(jsonl(tmp_path / "r.json", rows), tmp_path / "same")
+        assert table["item_id"].equals(pq.read_table(tmp_path / "same" / "scores.parquet")["item_id"])
+
+    def test_of_several_models_and_steps_is_read_as_rows(self, tmp_path):
+        rows = [
+            *of(RIGHT, WRONG, checkpoint="base", step=None, set="web"),
+            *of(RIGHT, RIGHT, checkpoint="step 100", step=100, set="web"),
+            *of(WRONG, RIGHT, checkpoint="step 90", step=90, set="web"),
+        ]
+        notes = scored(jsonl(tmp_path / "run.jsonl", rows), tmp_path / "scores", name="run")
+        assert [row["name"] for row in notes["rows"]] == ["base", "step 100", "step 90"]
+        assert [manifest.read(one).config.get("run") for one in sorted((tmp_path / "scores").glob("0*"))] == [
+            None, "run", "run"
+        ]  # fmt: skip
+        scored(tmp_path / "run.jsonl", tmp_path / "plain")
+        board = load([tmp_path / "plain"], "base")
+        assert [row.name for row in board.rows] == ["base", "step 90", "step 100"]
+        assert [row.cells["web"].scores.mean() for row in board.rows] == [0.5, 0.5, 1.0]
+        assert harness.artifacts.Scores(tmp_path / "plain").table().num_rows == 6
+        assert load([tmp_path / "plain"], choices=None).tasks[0].distribution is None
+
+    def test_equal_names_of_two_files_are_parted_by_the_file(self, tmp_path):
+        for name in ("one", "two"):
+            rows = [*of(RIGHT, WRONG, model="base", task="t"), *of(RIGHT, RIGHT, model=name, task="t")]
+            scored(jsonl(tmp_path / f"{name}.jsonl", rows), tmp_path / "all" / name)
+        found = [row.name for row in load([tmp_path / "all"]).rows]
+        assert found == ["base (file=one.jsonl)", "base (file=two.jsonl)", "one", "two"]
+
+    def test_an_item_asked_twice_counts_twice(self, tmp_path):
+        rows = [{**BOX, "response": RIGHT}, {**BOX, "response": WRONG}]
+        notes = scored(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "scores")
+        assert notes["tasks"]["a"]["n"] == 2
+        table = pq.read_table(tmp_path / "scores" / "scores.parquet")
+        assert len(set(table["item_id"].to_pylist())) == 2 and len(set(table["cluster"].to_pylist())) == 1
+
+    def test_columns_of_other_names(self, tmp_path):
+        rows = [{"q": "1 + 1?", "label": "2", "text": "It is 2."}]
+        file = jsonl(tmp_path / "a.jsonl", rows)
+        assert "no row has a response" in refusal(file, tmp_path / "x", scorer="math")
+        notes = responses.evaluate(
+            file,
+            tmp_path / "s",
+            scorer="math",
+            columns={"question": "q", "gold": "label", "response": "text"},
+        )
+        assert notes["tasks"]["a"]["accuracy"] == 1.0
+        assert "unknown field of --column 'golt'" in refusal(
+            file, tmp_path / "x", scorer="math", columns={"golt": "label"}
+        )
+
+    def test_choices_are_the_rows_own(self, tmp_path):
+        row = {"question": "Which?", "gold": "B", "response": "The answer is (B).", "choices": ["3", "5"]}
+        file = jsonl(tmp_path / "a.jsonl", [row])
+        assert responses.evaluate(file, tmp_path / "s", scorer="choice")["tasks"]["a"]["accuracy"] == 1.0
+
+
+class TestRefusals:
+    def test_all_bad_rows_are_listed(self, tmp_path):
+        rows = of(*[RIGHT] * 30)
+        for row in rows[5:]:
+            row["gold"] = [1, 2]
+        del rows[0]["question"]
+        said = refusal(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "x", scorer="box_iou", box_space="pixel")
+        assert "26 of 30 rows cannot be scored: row 1: no question; row 6:" in said and "and 6 more" in said
+
+    @pytest.mark.parametrize(
+        ("change", "options", "said"),
+        [
+            ({}, {}, "needs one of --task and --scorer"),
+            ({}, {"scorer": "box_iou"}, "needs --box-space"),
+            ({}, {"scorer": "box_iou", "box_space": "norm1000"}, "no image size"),
+            ({"step": 1.5}, {"scorer": "box_iou", "box_space": "pixel"}, "step is 1.5"),
+            ({"response": ["a", "b"]}, {"scorer": "box_iou", "box_space": "pixel"}, "list, not text"),
+            ({}, {"scorer": "boxiou", "box_space": "pixel"}, "unknown scorer"),
+        ],
+    )
+    def test_what_cannot_be_scored(self, tmp_path, change, options, said):
+        file = jsonl(tmp_path / "a.jsonl", [{**BOX, "response": RIGHT, **change}])
+        assert said in refusal(file, tmp_path / "x", **options)
+
+    def test_damaged_files(self, tmp_path):
+        options = {"scorer": "box_iou", "box_space": "pixel"}
+        assert "does not exist" in refusal(tmp_path / "no.jsonl", tmp_path / "x", **options)
+        (tmp_path / "a.jsonl").write_text("{")
+        assert "line 1: not JSON" in refusal(tmp_path / "a.jsonl", tmp_path / "x", **options)
+        (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
+        assert "truncated or damaged" in refusal(tmp_path / "a.jsonl.gz", tmp_path / "x", **options)
+        (tmp_path / "a.parquet").write_bytes(b"PAR1")
+        assert "a.parquet" in refusal(tmp_path / "a.parquet", tmp_path / "x", **options)
+        (tmp_path / "b.jsonl").write_text("\n")
+        assert "holds no rows" in refusal(tmp_path / "b.jsonl", tmp_path / "x", **options)
+
+    def test_models_with_other_items_are_left_out_of_a_board(self, tmp_path):
+        rows = [*of(RIGHT, WRONG, model="a"), *of(RIGHT, RIGHT, model="b"), *of(RIGHT, model="c")]
+        scored(jsonl(tmp_path / "r.jsonl", rows), tmp_path / "scores")
+        board = load([tmp_path / "scores"], strict=False)
+        assert [row.name for row in board.rows] == ["a", "b"] and len(board.left_out) == 1
+
+
+class TestATask:
+    """Documents of a task, answered elsewhere."""
+
+    @pytest.fixture
+    def items(self):
+        from dcsft_harness import lmms
+
+        task = lmms.open_tasks(["dcsft_digits"])["dcsft_digits"]
+        return [lmms.describe_item(task, number) for number in range(6)]
+
+    def test_gives_the_scores_of_an_evaluation(self, tmp_path, items, capsys):
+        def run(*arguments):
+            code = main([*map(str, arguments)])
+            return code, capsys.readouterr()
+
+        assert run(
+            "evaluate", "--model", "dcsft_stub", "--model-args", "default=seven", "--tasks", "dcsft_digits",
+            "--limit", 6, "--output", tmp_path / "own",
+        )[0] == 0  # fmt: skip
+        for number, row in enumerate(
+            (
+                lambda item: {"item": item.item_id},
+                lambda item: {"doc_id": item.doc_id},
+                lambda item: {"question": item.prompt, "gold": item.answer},
+            )
+        ):
+            if number == 2 and len({(item.prompt, item.answer) for item in items}) < 6:
+                continue  # equal questions and golds: only the picture tells them apart
+            rows = [{**row(item), "response": "seven"} for item in items]
+            file, output = jsonl(tmp_path / f"r{number}.jsonl", rows), tmp_path / f"s{number}"
+            assert run(
+                "evaluate", "--responses", file, "--task", "dcsft_digits", "--limit", 6, "--output", output
+            )[0] == 0  # fmt: skip
+            board = load([tmp_path / "own", output], "own")
+            ours, theirs = (one.cells["dcsft_digits"].scores.tolist() for one in board.rows)
+            assert ours == theirs
+            (remark,) = [one for one in board.remarks if "does not record" in one]
+            assert "generation argument" in remark
+        code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
+                         "--limit", 5, "--output", tmp_path / "x")  # fmt: skip
+        assert code == 1 and "1 of 6 rows cannot be scored: row 6: dcsft_digits has no item" in said.err
+        code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
+                         "--output", tmp_path / "x")  # fmt: skip
+        assert code == 1 and "has 6 responses to 6 of its task's" in said.err and "--limit N" in said.err
+
+    def test_logs_of_several_responses_are_labeled(self, tmp_path, items, capsys):
+        """Each response is scored on its own: all right, some right, none."""
+        said = [[item.target] * 4 if n < 2 else [item.target, "?", "?", "?"] if n < 4 else ["?"] * 4
+                for n, item in enumerate(items)]  # fmt: skip
+        lines = [
+            line(n, 1.0, target=item.target, prompt=item.prompt, resps=[texts])
+            for n, (item, texts) in enumerate(zip(items, said, strict=True))
+        ]
+        log = log_folder(tmp_path / "log", {"dcsft_digits": lines})
+        kinds = {item.item_id: ("easy", "medium", "hard")[n // 2] for n, item in enumerate(items)}
+        assert main(["label", str(log), "--output", str(tmp_path / "labels")]) == 0
+        found = pq.read_table(tmp_path / "labels" / "labels.parquet").to_pylist()
+        assert {row["item_id"]: row["difficulty"] for row in found} == kinds
+        assert {row["n"] for row in found} == {4}
+        given = ("--keep", "easy,medium", "--output", str(tmp_path / "set"))
+        assert main(["curate", str(tmp_path / "labels"), *given]) == 0
+        assert manifest.read(tmp_path / "set").notes["items"] == 4
+        assert (tmp_path / "set" / "gallery.md").is_file()
+        one = log_folder(tmp_path / "one", {"dcsft_digits": [line(0, 1.0, resps=[["a"]])]})
+        assert main(["label", str(one), "--output", str(tmp_path / "x")]) == 1
+        assert "1 documents with 1 responses each" in capsys.readouterr().err
+        path = next(one.rglob("*_results.json"))
+        told = json.loads(path.read_text())
+        told["configs"]["dcsft_digits"]["repeats"] = 4
+        path.write_text(json.dumps(told))
+        assert main(["label", str(one), "--output", str(tmp_path / "x")]) == 1
+        assert "--reasoning_tags none" in capsys.readouterr().err
+
+    def test_logs_of_other_tasks_are_labeled_by_a_scorer(self, tmp_path, capsys):
+        lines = [line(n, 1.0, target="4", resps=[["4", "It is 4.", "5"]]) for n in range(2)]
+        log = log_folder(tmp_path / "log", {"mine": lines[:1], "other": lines})
+        assert main(["label", str(log), "--scorer", "math", "--output", str(tmp_path / "x")]) == 1
+        assert "samples of 2 tasks: mine, other" in capsys.readouterr().err
+        given = ("--scorer", "math", "--task", "mine", "--output", str(tmp_path / "labels"))
+        assert main(["label", str(log), *given]) == 0
+        (row,) = pq.read_table(tmp_path / "labels" / "labels.parquet").to_pylist()
+        assert (row["k"], row["n"], row["difficulty"]) == (2, 3, "medium")
+
+    def test_options_that_do_not_go_together(self, tmp_path, capsys):
+        file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
+        for given, said in (
+            (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer is of --responses"),
+            ([], "--tasks is missing"),
+            (["--responses", file, "--model", "digits", "--scorer", "math"], "both say what answers"),
+        ):
+            assert main(["evaluate", *map(str, given), "--output", str(tmp_path / "x")]) == 1
+            assert said in capsys.readouterr().err

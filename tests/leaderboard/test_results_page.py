@@ -1,0 +1,221 @@
+"""The verdict on each claim, and the page that shows it, from boards with a known outcome."""
+
+import json
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import build
+from dcsft_harness.leaderboard.stats.intervals import Estimate, difference_of_seeds
+from dcsft_harness.recipes import recipe, results
+from dcsft_harness.recipes.claims import (
+    CLAIMS,
+    MARGIN,
+    Claim,
+    Finding,
+    decided,
+    findings,
+    judge,
+    over_seeds,
+    verdict_of,
+)
+from tests.board_fixtures import adapter, answers, curated
+from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
+
+BOARD = "classification-paradigms"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three seeds of GRPO, SFT and SFT-EM: SFT-EM far ahead out of distribution, GRPO no better than SFT."""
+    folder = tmp_path_factory.mktemp("run")
+    shares = {"SFT": (0.9, 0.4, 0.4), "GRPO": (0.9, 0.4, 0.4), "SFT-EM": (0.9, 0.8, 0.8)}
+    made = []
+    for seed in range(3):
+        data = curated(folder / f"set-{seed}", 50, 50, 0)
+        for name, wanted in shares.items():
+            rng = np.random.default_rng([seed, len(name)])
+            tasks = {t: answers(rng, 150, p) for t, p in zip((ID, OOD_R, OOD_A), wanted, strict=True)}
+            expensive = 20.0 if name == "GRPO" else 1.0
+            trained = adapter(
+                folder / f"{name}-{seed}",
+                data,
+                seconds=(60 + seed) * expensive,
+                flops=1e12 * expensive,
+                scale=1 + seed,
+            )
+            place = folder / f"scores-{name}-{seed}"
+            made.append(scores_folder(place, f"{name} (seed {seed})", tasks, inputs={"adapter": trained}))
+    build(made, folder / BOARD, "SFT")
+    (folder / "recipe.json").write_text(json.dumps({"recipe": "paradigms", "scale": "digits", "stages": {}}))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_claim_without_a_significant_difference_is_inconclusive(run):
+    findings = {finding.said: finding for finding in judge(results.read_boards(run))}
+    ahead = findings["SFT-EM generalizes better than SFT on all data (classification)"]
+    assert (ahead.verdict, ahead.seeds) == ("supported", 3)
+    assert ahead.value.value == pytest.approx(0.4, abs=0.06) and ahead.value.low > 0.2
+    equal = findings["GRPO generalizes better than SFT on all data (classification)"]
+    assert equal.verdict == "inconclusive"
+    assert equal.value.low < 0 < equal.value.high
+    # Claims about boards that are missing are left out.
+    assert not any("second architecture" in said for said in findings)
+
+
+@pytest.mark.slow
+def test_one_seed_decides_nothing(run, tmp_path):
+    made = [run / f"scores-{name}-1" for name in ("SFT", "GRPO", "SFT-EM")]
+    build(made, tmp_path / BOARD, "SFT (seed 1)")
+    (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text())
+    found = {finding.said: finding for finding in judge(results.read_boards(tmp_path))}
+    ahead = found["SFT-EM generalizes better than SFT on all data (classification)"]
+    assert (ahead.verdict, ahead.p, ahead.alone, ahead.seeds) == ("inconclusive", None, None, 1)
+    assert ahead.value.value > 0.2
+
+
+def corrected_by_hand(alone):
+    order, worst, found = sorted(range(len(alone)), key=alone.__getitem__), 0.0, [0.0] * len(alone)
+    for rank, at in enumerate(order):
+        worst = max(worst, min(1.0, alone[at] * (len(alone) - rank)))
+        found[at] = worst
+    return found
+
+
+def finding(source, p, unit="points"):
+    return Finding(source, "", "", Estimate(0.1, 0.0, 0.2, 9), None, unit, alone=p)
+
+
+def test_p_values_are_corrected_over_the_papers_claims_and_apart_from_others():
+    paper = [finding("Table 2", p) for p in (0.01, 0.04, 0.03)]
+    beyond = [finding("beyond", p) for p in (0.02, 0.2)]
+    found = decided([*paper, finding("Table 4", None), finding("Figure 4", 0.02, "ratio"), *beyond])
+    by_hand = corrected_by_hand([0.01, 0.04, 0.03, 0.02])
+    assert [one.p for one in found[:3]] + [found[4].p] == pytest.approx(by_hand)
+    assert [one.p for one in found[5:]] == pytest.approx([0.04, 0.2])
+    assert (found[3].p, found[3].verdict) == (None, "inconclusive")
+
+
+HERE = {  # interval in points, corrected p, test -> verdict
+    "ahead": ((2.0, 0.5, 3.5), 0.01, "superiority", "supported"),
+    "behind": ((-2.0, -3.5, -0.5), 0.01, "superiority", "contradicted"),
+    "wide": ((1.0, -1.0, 3.0), 0.3, "superiority", "inconclusive"),
+    "narrow and near zero": ((0.2, -0.4, 0.8), 0.5, "superiority", "not supported"),
+    "narrow up to the margin": ((0.2, -0.6, 1.0), 0.5, "superiority", "inconclusive"),
+    "untested": ((0.2, None, None), None, "superiority", "inconclusive"),
+    "equal": ((0.0, -0.6, 0.6), 0.001, "match", "supported"),
+    "slightly behind": ((-0.3, -0.9, 0.3), 0.01, "match", "supported"),
+    "it cannot be told": ((0.0, -2.0, 2.0), 0.2, "match", "inconclusive"),
+    "clearly behind": ((-3.0, -4.0, -2.0), 1.0, "match", "contradicted"),
+    "behind by about the margin": ((-1.5, -2.5, -0.5), 0.9, "match", "inconclusive"),
+}
+
+
+@pytest.mark.parametrize(("points", "p", "test", "verdict"), HERE.values(), ids=HERE)
+def test_a_verdict_goes_by_p_interval_and_margin(points, p, test, verdict):
+    value = Estimate(*(None if one is None else one / 100 for one in points), 100)
+    assert verdict_of(value, p, test) == verdict
+
+
+def test_a_match_is_tested_one_sided_against_the_margin(run):
+    boards = results.read_boards(run)
+    claim = Claim("Table 2", "matches", BOARD, "SFT-EM", "GRPO", "ood", "match")
+    better, worse = (judge(boards, [one])[0] for one in (claim, replace(claim, row="GRPO", other="SFT-EM")))
+    assert (better.verdict, worse.verdict) == ("supported", "contradicted")
+    assert better.alone < 0.01 and worse.alone > 0.99
+
+
+WRONG = {("supported", "superiority"), ("contradicted", "superiority"), ("supported", "match")}
+
+
+@pytest.mark.slow
+def test_of_claims_that_are_all_untrue_one_run_in_twenty_decides_one():
+    """The whole procedure: paired seeds, one- and two-sided tests, Holm. A "match" is off by the margin."""
+    rng, rounds, wrong = np.random.default_rng(21), 600, 0
+    codes = [np.arange(120)]
+    for _ in range(rounds):
+        found = []
+        for board in range(4):
+            items, shared = rng.normal(0.5, 0.3, 120), rng.normal(0, 0.02, 5)
+            arms = [
+                [[items + seed + rng.normal(0, 0.01) + rng.normal(0, 0.3, 120)] for seed in shared]
+                for _ in "abc"
+            ]
+            for one, other in combinations(arms, 2):
+                for test, null in (("superiority", 0.0), ("match", -MARGIN)):
+                    ours = [[task + null for task in seed] for seed in one]  # the truth is p's null
+                    value, p = difference_of_seeds(ours, other, codes, paired=True, null=null)
+                    if test == "match":
+                        p = p / 2 if value.value > null else 1 - p / 2
+                    found.append(Finding(f"Table {board}", "", "", value, None, alone=p, test=test))
+        wrong += bool(WRONG & {(one.verdict, one.test) for one in decided(found)})
+    assert wrong / rounds <= 0.065
+
+
+def test_figures_of_runs_are_compared_by_a_paired_t_test_over_seeds():
+    pairs = [(8.0, 4.0), (9.0, 4.1), (7.0, 3.9)]
+    found = over_seeds("Figure 6", "larger", pairs)
+    test = ttest_rel(np.log([one for one, _ in pairs]), np.log([other for _, other in pairs]))
+    assert found.p == pytest.approx(test.pvalue) and found.verdict == "supported"
+    assert found.value.low == pytest.approx(test.confidence_interval(0.95).low)
+    assert over_seeds("x", "y", [(other, one) for one, other in pairs]).verdict == "contradicted"
+    single = over_seeds("x", "y", pairs[:1])
+    assert (single.p, single.verdict) == (None, "inconclusive")
+    assert over_seeds("x", "y", []) is None
+
+
+def test_costs_are_compared_from_the_runs_ledgers(run):
+    found = {one.said: one for one in findings(results.read_boards(run))}
+    for what in ("operations", "wall-clock time"):
+        finding = found[f"GRPO takes more {what} than SFT-EM with its labeling"]
+        assert np.exp(finding.value.value) == pytest.approx(20)
+
+
+def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
+    page = tmp_path / "results-digits.md"
+    assert results.write([run], page) | {"boards": 1} == results.write([run], page)
+    text = page.read_text()
+    assert "| SFT-EM |" in text and "**supported**" in text and "**inconclusive**" in text
+    assert (tmp_path / "results-digits" / f"{BOARD}-id_ood.png").is_file()
+    assert f"(results-digits/{BOARD}-id_ood.png)" in text
+    assert str(run) not in text
+    told = json.loads((tmp_path / "results-digits" / "claims.json").read_text())
+    assert {one["verdict"] for one in told} >= {"supported", "inconclusive"}
+
+
+def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text("{}")
+    with pytest.raises(HarnessError, match=r"mine\.md would put its pictures into .*holds manifest\.json"):
+        results.write([run], tmp_path / "mine.md")
+    with pytest.raises(HarnessError, match="mine has no suffix"):
+        results.write([run], tmp_path / "mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "manifest.json"]
+
+
+def test_what_is_no_run_is_refused(run, tmp_path):
+    with pytest.raises(HarnessError, match="is not an output folder of `dcsft run`"):
+        results.write([tmp_path], tmp_path / "page.md")
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(HarnessError, match="has no finished leaderboard"):
+        results.write([tmp_path], tmp_path / "page.md")
+    with pytest.raises(HarnessError, match=f"both have {BOARD}"):
+        results.write([run, run], tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_every_claim_is_about_rows_that_a_shipped_recipe_makes():
+    rows: dict[str, set[str]] = {}
+    for name in recipe.shipped():
+        stages = {stage.name: stage for stage in recipe.load(name).stages}
+        for stage in stages.values():
+            if stage.verb == "leaderboard build":
+                named = (stages[one.removeprefix("@")].options["name"] for one in stage.options["results"])
+                rows.setdefault(stage.name, set()).update(row.split(" (seed")[0] for row in named)
+    for claim in CLAIMS:
+        assert {claim.row, claim.other} <= rows[claim.board], claim

@@ -1,0 +1,176 @@
+"""Options of lmms-eval's own command with our models and tasks: --use_cache, --seed and --baseline."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from dcsft_harness import lmms, pictures
+from dcsft_harness.models import base
+from tests.models.test_models_adapter import adapters  # noqa: F401 - a fixture
+from tests.models.test_models_evaluator import tasks  # noqa: F401 - a fixture
+from tests.tiny_checkpoints import checkpoint
+
+TASK = "dcsft_digits"
+LIMIT = 4
+
+
+def run(output, *words):
+    """lmms-eval's command line in this process; returns each task's logged samples."""
+    shutil.rmtree(output, ignore_errors=True)
+    given = ["--output_path", str(output), "--log_samples", *map(str, words)]
+    assert lmms.command_line(given) == 0
+    return samples(output)
+
+
+def samples(output):
+    found = {}
+    for path in Path(output).rglob("*_samples_*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.stem.split("_samples_")[1]] = sorted(lines, key=lambda line: line["doc_id"])
+    return found
+
+
+def responses(found):
+    texts = [line["filtered_resps"] for line in found]
+    return [text[0] if isinstance(text[0], list) else text for text in texts]
+
+
+def script(path, *texts):
+    rows = [{"task": TASK, "doc_id": n, "responses": [text]} for n, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def stub(output, answers, *more):
+    words = ("--model", "dcsft_stub", "--model_args", f"answers={answers}", "--tasks", TASK)
+    return run(output, *words, "--limit", LIMIT, *more)[TASK]
+
+
+class TestCache:
+    def test_a_script_that_changed_at_its_place_is_asked_again(self, tmp_path):
+        answers, cache = tmp_path / "answers.jsonl", ["--use_cache", tmp_path / "cache"]
+        script(answers, "one", "two", "three", "four")
+        first = responses(stub(tmp_path / "out", answers, *cache))
+        assert responses(stub(tmp_path / "out", answers, *cache)) == first
+        script(answers, "five", "six", "seven", "eight")
+        assert responses(stub(tmp_path / "out", answers, *cache)) == ["five", "six", "seven", "eight"]
+
+    def test_an_adapter_that_was_trained_again_at_its_place_is_asked_again(self, tmp_path, adapters, tasks):  # noqa: F811
+        adapter = tmp_path / "adapter"
+        shutil.copytree(adapters["qwen2_5_vl"], adapter)
+        arguments = f"pretrained={checkpoint('qwen2_5_vl')},adapter={adapter},device=cpu"
+        words = ["--include_path", tasks, "--model", "dcsft_hf", "--model_args", arguments]
+        words += ["--tasks", "tiny_greedy", "--use_cache", tmp_path / "cache"]
+
+        first = responses(run(tmp_path / "out", *words)["tiny_greedy"])
+        assert responses(run(tmp_path / "out", *words)["tiny_greedy"]) == first
+        weights = adapter / "adapter_model.safetensors"
+        save_file({name: -3 * tensor for name, tensor in load_file(weights).items()}, weights)
+        again = responses(run(tmp_path / "out", *words)["tiny_greedy"])
+        fresh = responses(run(tmp_path / "out", *words[:-2])["tiny_greedy"])
+        assert again == fresh != first
+
+    @pytest.mark.parametrize(
+        "change", ["config.json", "model.safetensors", "chat_template.jinja", "generation_config.json"]
+    )
+    def test_every_file_that_decides_a_response_is_part_of_the_key(self, tmp_path, change):
+        folder = tmp_path / "checkpoint"
+        shutil.copytree(checkpoint("qwen2_5_vl"), folder)
+        arguments = f"pretrained={folder},batch_size=1"
+        before = base.fingerprint(arguments)
+        (folder / "README.md").write_text("a card")
+        assert base.fingerprint(arguments) == before
+        path = folder / change
+        path.write_bytes((path.read_bytes() if path.is_file() else b"") + b" ")
+        assert base.fingerprint(arguments) != before
+
+    def test_answers_to_pictures_that_were_shown_otherwise_are_not_used_again(self, monkeypatch):
+        before = base.fingerprint("pretrained=owner/name")
+        assert base.fingerprint("pretrained=owner/name") == before
+        monkeypatch.setattr(pictures, "FORMAT", pictures.FORMAT + 1)
+        assert base.fingerprint("pretrained=owner/name") != before
+
+    def test_a_servers_answers_are_not_used_again(self):
+        arguments = "pretrained=owner/name,base_url=http://localhost:1/v1"
+        assert base.fingerprint(arguments) != base.fingerprint(arguments)
+
+    def test_models_of_others_keep_their_keys(self, tmp_path):
+        from lmms_eval.caching.response_cache import ResponseCache
+
+        base.key_by_content()
+        base.key_by_content()
+        cache = ResponseCache.create(str(tmp_path), model="qwen2_5_vl", model_args="pretrained=x")
+        assert cache.model_fingerprint == 'qwen2_5_vl|{"pretrained":"x"}'
+        cache.close()
+
+
+class TestSeed:
+    def drawn(self, output, tasks, *more, arguments=""):  # noqa: F811
+        given = f"pretrained={checkpoint('qwen2_5_vl')},device=cpu{arguments}"
+        words = ["--include_path", tasks, "--model", "dcsft_hf", "--model_args", given]
+        return responses(run(output, *words, "--tasks", "tiny_sampled", *more)["tiny_sampled"])
+
+    def test_lmms_evals_seed_chooses_the_samples_and_the_models_own_comes_first(self, tmp_path, tasks):  # noqa: F811
+        one, two = (self.drawn(tmp_path / "out", tasks, "--seed", n) for n in (1, 2))
+        assert one != two
+        assert self.drawn(tmp_path / "out", tasks, "--seed", 1) == one
+        own = [self.drawn(tmp_path / "out", tasks, "--seed", n, arguments=",seed=1") for n in (1, 2)]
+        assert own == [one, one]
+
+
+class TestBaseline:
+    @pytest.mark.slow
+    def test_the_real_command_compares_with_a_log(self, tmp_path):
+        from dcsft_harness.tasks import path as task_path
+
+        golds = [
+            doc["answer"] for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))
+        ]
+        golds = [json.loads(gold) for gold in golds]
+        worse = script(tmp_path / "worse.jsonl", golds[0], "wrong", "wrong", "wrong")
+        better = script(tmp_path / "better.jsonl", *golds)
+        stub(tmp_path / "base", worse)
+        (log,) = (tmp_path / "base").rglob("*_samples_*.jsonl")
+        words = [
+            sys.executable,
+            "-m",
+            "lmms_eval",
+            "--include_path",
+            str(task_path()),
+            "--model",
+            "dcsft_stub",
+        ]
+        words += [
+            "--model_args",
+            f"answers={better}",
+            "--tasks",
+            TASK,
+            "--limit",
+            str(LIMIT),
+            "--log_samples",
+        ]
+        words += ["--output_path", str(tmp_path / "out"), "--baseline", str(log)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        assert f"[Baseline] {TASK}: diff=75.00%" in done.stderr + done.stdout, done.stderr[-2000:]
+        (file,) = (tmp_path / "out").rglob("*_results.json")
+        entry = json.loads(file.read_text())["results"][TASK]
+        assert (entry["acc,none"], entry["paired_baseline_score"]) == (1.0, 25.0)
+        assert entry["paired_ci_lower"] + entry["paired_ci_upper"] == pytest.approx(150)
+
+    def test_ours_tells_the_difference_and_leaves_out_upstreams_wrong_one(self, tmp_path, capfd):
+        golds = [
+            json.loads(doc["answer"])
+            for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))
+        ]
+        stub(tmp_path / "base", script(tmp_path / "worse.jsonl", golds[0], "wrong", "wrong", "wrong"))
+        (log,) = (tmp_path / "base").rglob("*_samples_*.jsonl")
+        capfd.readouterr()
+        stub(tmp_path / "out", script(tmp_path / "better.jsonl", *golds), "--baseline", log)
+        said = capfd.readouterr()
+        assert f"dcsft: {TASK} against" in said.err and "+75.0 points" in said.err
+        assert "-24.0%" not in said.out

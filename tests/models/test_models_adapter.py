@@ -1,0 +1,152 @@
+"""Adapters go on whole and unmerged, or not at all."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.hf import DcsftHF
+from tests.models.test_models_hf import GREEDY, load, texts
+from tests.tiny_checkpoints import checkpoint, documents, qwen2_5_vl
+
+# Linear layers of the vision tower and of the language model.
+LINEAR = r".*\.(qkv|proj|q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|fc1|fc2|out_proj)"
+
+
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory):
+    """Family to the folder of a random LoRA over both towers."""
+    folders = {}
+    for family in ("qwen2_5_vl", "qwen3_vl", "idefics3"):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint(family), dtype=torch.float32)
+        config = LoraConfig(r=4, lora_alpha=16, target_modules=LINEAR, init_lora_weights=False)
+        folders[family] = tmp_path_factory.mktemp("adapter") / family
+        get_peft_model(model, config).save_pretrained(folders[family])
+    return folders
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "idefics3"])
+def test_an_adapter_changes_outputs_to_those_of_peft(family, adapters):
+    stored = load_file(adapters[family] / "adapter_model.safetensors")
+    vision = [name for name in stored if "visual" in name or "vision" in name]
+    assert 0 < len(vision) < len(stored)
+    docs = documents()
+    model = load(family, adapter=str(adapters[family]), batch_size=8)
+    with_adapter = texts(model, docs, GREEDY)
+    without = texts(load(family, batch_size=8), docs, GREEDY)
+    assert all(one != other for one, other in zip(with_adapter, without, strict=True))
+    assert sum("lora_A" in name for name, _ in model._model.named_parameters()) == len(stored) / 2
+
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint(family), dtype=torch.float32)
+    reference = PeftModel.from_pretrained(base, adapters[family]).eval()
+    text = model.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}],
+        tokenize=False,
+    )
+    inputs = model.processor(text=[text], images=[docs[0]["image"]], return_tensors="pt")
+    with torch.no_grad():
+        found, wanted = model._model(**inputs).logits, reference(**inputs).logits
+    # Patches are embedded by another kernel, whose rounding weights this large amplify.
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3 * float(wanted.std()))
+
+
+@pytest.mark.slow
+def test_a_batch_with_an_adapter_gives_what_single_items_give(adapters):
+    docs = documents()
+    given = {"adapter": str(adapters["qwen2_5_vl"])}
+    assert texts(load(**given, batch_size=8), docs, GREEDY) == texts(load(**given), docs, GREEDY)
+
+
+def altered(adapters, tmp_path, change):
+    """A copy of the adapter with its tensors passed through `change`."""
+    folder = tmp_path / "altered"
+    shutil.copytree(adapters["qwen2_5_vl"], folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    return str(folder)
+
+
+def drop_one(tensors):
+    del tensors[sorted(tensors)[0]]
+
+
+def drop_vision(tensors):
+    for name in [name for name in tensors if "visual" in name]:
+        del tensors[name]
+
+
+def rename_one(tensors):
+    name = sorted(tensors)[0]
+    tensors[name.replace("lora_A", "elsewhere.lora_A")] = tensors.pop(name)
+
+
+def add_one(tensors):
+    tensors["base_model.model.model.language_model.layers.9.mlp.up_proj.lora_A.weight"] = torch.zeros(4, 64)
+
+
+def reshape_one(tensors):
+    name = sorted(tensors)[0]
+    tensors[name] = torch.zeros(4, tensors[name].shape[1] + 1)
+
+
+@pytest.mark.parametrize("change", [drop_one, drop_vision, rename_one, add_one, reshape_one])
+def test_a_partial_fit_is_refused_before_weights_are_loaded(change, adapters, tmp_path, monkeypatch):
+    adapter = altered(adapters, tmp_path, change)
+    base = checkpoint("qwen2_5_vl")
+    monkeypatch.setattr("dcsft_harness.models.checkpoint.open_weights", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(HarnessError) as caught:
+        DcsftHF(pretrained=base, adapter=adapter, device="cpu")
+    assert adapter in str(caught.value) and base in str(caught.value)
+
+
+def test_a_tensor_that_peft_loses_without_a_word_is_noticed(adapters, monkeypatch):
+    load_adapter = PeftModel.load_adapter
+
+    def forgetful(self, *args, **kwargs):
+        result = load_adapter(self, *args, **kwargs)
+        name, weight = next((name, weight) for name, weight in self.named_parameters() if "lora_B" in name)
+        if not weight.is_meta:
+            weight.data.zero_()
+        return result
+
+    monkeypatch.setattr(PeftModel, "load_adapter", forgetful)
+    with pytest.raises(HarnessError, match="1 of its tensors did not go in"):
+        load(adapter=str(adapters["qwen2_5_vl"]))
+
+
+def test_the_adapter_of_another_base_is_refused(adapters, tmp_path):
+    wider = str(qwen2_5_vl(tmp_path / "wider", width=128))
+    for base, adapter in (
+        (wider, adapters["qwen2_5_vl"]),
+        (checkpoint("qwen2_5_vl"), adapters["qwen3_vl"]),
+        (checkpoint("idefics3"), adapters["qwen2_5_vl"]),
+    ):
+        with pytest.raises(HarnessError) as caught:
+            DcsftHF(pretrained=base, adapter=str(adapter), device="cpu")
+        assert str(adapter) in str(caught.value) and base in str(caught.value)
+
+
+def test_a_folder_that_is_no_adapter_is_refused(adapters, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(adapters["qwen2_5_vl"], broken)
+    (broken / "adapter_model.safetensors").write_bytes(b"nothing of the kind")
+    prompt = tmp_path / "prompt"
+    shutil.copytree(adapters["qwen2_5_vl"], prompt)
+    (prompt / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "task_type": "CAUSAL_LM"})
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder in (broken, prompt, empty, Path(checkpoint("qwen2_5_vl"))):
+        with pytest.raises(HarnessError, match=str(folder)):
+            DcsftHF(pretrained=checkpoint("qwen2_5_vl"), adapter=str(folder), device="cpu")

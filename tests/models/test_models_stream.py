@@ -1,0 +1,146 @@
+"""Items in flight: refilled as rows end, further rounds behind the first prefill, nothing lost."""
+
+import pytest
+import torch
+
+from dcsft_harness.models.engine import RunningItems
+from dcsft_harness.models.shared_prefix import UnsuitedModelError
+from tests.models.test_models_hf import load
+from tests.models.test_models_shared_prompt import SAMPLED, forward_rows, generations, row_by_row
+from tests.tiny_checkpoints import FAMILIES, documents
+
+RAGGED = SAMPLED | {"until": list("aeiou "), "max_new_tokens": 40}
+
+
+def mixed(item, found):
+    """Whether an item needs no more: two of its responses differ in their first letter's parity."""
+    return len({len(one.response) % 2 for one in found}) == 2
+
+
+def in_flight(monkeypatch):
+    """Rows in flight after each admission, from now on."""
+    seen = []
+    admit = RunningItems.admit
+
+    def watched(self, arrivals, parts):
+        admit(self, arrivals, parts)
+        seen.append(self.rows)
+
+    monkeypatch.setattr(RunningItems, "admit", watched)
+    return seen
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_end_make_room_for_other_items_and_every_draw_stays_the_same(family, monkeypatch):
+    docs = documents()
+    model = load(family, batch_size=3)
+    rows = in_flight(monkeypatch)
+    found = generations(model, docs, RAGGED, 4)
+    assert found == row_by_row(family, docs, RAGGED, 4)
+    assert max(rows) <= 12
+    # Items came aboard while others were still on their way.
+    assert any(count > 4 and count % 4 for count in rows)
+
+
+def test_all_that_has_ended_is_reported_before_others_are_admitted(monkeypatch):
+    model, events = load(batch_size=2), []
+    admit = RunningItems.admit
+    monkeypatch.setattr(
+        RunningItems,
+        "admit",
+        lambda self, arrivals, parts: events.append(("in", len(arrivals))) or admit(self, arrivals, parts),
+    )
+    run = RunningItems.run
+
+    def ran(self):
+        found = run(self)
+        if found:
+            events.append(("out", len(found)))
+        return found
+
+    monkeypatch.setattr(RunningItems, "run", ran)
+    model.on_batch = lambda batch: events.append(("kept", len(batch) // 3))
+    from tests.tiny_checkpoints import requests_for
+
+    model.generate_until(requests_for(model, documents(), RAGGED, 3))
+    assert [count for name, count in events if name == "out"] == [
+        count for name, count in events if name == "kept"
+    ]
+    for before, after in zip(events, events[1:], strict=False):
+        assert before[0] != "out" or after[0] == "kept"
+    assert sum(count for name, count in events if name == "kept") == 10
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("given", [SAMPLED, RAGGED])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_further_rounds_go_on_behind_the_first_prefill(size, given, monkeypatch):
+    docs = documents()
+    everything = {(one.doc_id, one.sample_index): one for one in row_by_row("qwen2_5_vl", docs, given, 8)}
+    model = load(batch_size=size)
+    generations(model, docs[:1], given, 1)
+    model.settled = mixed
+    shapes = forward_rows(model, monkeypatch)
+    found = generations(model, docs, given, 8)
+    assert sum(rows for rows, _, images in shapes if images) == len(docs)
+    assert 2 * len(docs) < len(found) < 8 * len(docs)
+    for one in found:
+        assert one == everything[one.doc_id, one.sample_index]
+    for doc_id in range(len(docs)):
+        mine = [one for one in found if one.doc_id == doc_id]
+        assert [one.sample_index for one in mine] == list(range(len(mine)))
+        assert mixed(None, mine) or len(mine) == 8
+        assert len(mine) == 2 or not mixed(None, mine[: len(mine) // 2])
+
+
+def test_prompts_of_settled_items_are_given_up(monkeypatch):
+    model = load(batch_size=2)
+    model.settled = lambda item, found: True
+    held = []
+    run = RunningItems.run
+
+    def watched(self):
+        held.append(len(self.held))
+        return run(self)
+
+    monkeypatch.setattr(RunningItems, "run", watched)
+    generations(model, documents(), RAGGED, 8)
+    assert set(held) == {0}
+
+
+def test_a_model_that_turns_out_unsuited_half_way_goes_on_row_by_row(monkeypatch, caplog):
+    docs = documents()[:4]
+    model = load(batch_size=2)
+    generations(model, docs[:1])
+    run, calls = RunningItems.run, []
+
+    def unsuited(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise UnsuitedModelError("it has a sliding window")
+        return run(self)
+
+    monkeypatch.setattr(RunningItems, "run", unsuited)
+    assert generations(model, docs) == row_by_row("qwen2_5_vl", docs)
+    assert "sliding window" in caplog.text
+
+
+def test_memory_that_runs_out_between_rounds_loses_nothing(monkeypatch, caplog):
+    docs = documents()
+    wanted = load(batch_size=4)
+    wanted.settled = mixed
+    expected = generations(wanted, docs, RAGGED, 8)
+    model = load(batch_size=4)
+    model.settled = mixed
+    run, calls = RunningItems.run, []
+
+    def exhausted(self):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(self)
+
+    monkeypatch.setattr(RunningItems, "run", exhausted)
+    assert generations(model, docs, RAGGED, 8) == expected
+    assert "Out of memory" in caplog.text

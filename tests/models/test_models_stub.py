@@ -1,0 +1,62 @@
+"""The scripted model."""
+
+import pytest
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.stub import DcsftStub
+from tests.tiny_checkpoints import documents, requests_for
+
+
+def run(model, given=None, repeats=2, docs=2):
+    seen = []
+    model.on_batch = seen.extend
+    model.generate_until(requests_for(model, documents()[:docs], given or {}, repeats))
+    return seen
+
+
+def test_a_function_answers_each_sample():
+    model = DcsftStub(answers=lambda question: f"{question.task} {question.doc_id} {question.sample_index}")
+    assert [generation.response for generation in run(model)] == [
+        "tiny 0 0",
+        "tiny 0 1",
+        "tiny 1 0",
+        "tiny 1 1",
+    ]
+
+
+def test_stops_limits_and_counts_are_those_of_a_model():
+    model = DcsftStub(answers=lambda question: "one two three END four", seed="3")
+    cut = run(model, {"until": "END"})[0]
+    assert (cut.response, cut.finish_reason, cut.n_tokens, cut.seed) == ("one two three ", "stop", 4, 3)
+    limited = run(model, {"max_new_tokens": 2})[0]
+    assert (limited.response, limited.finish_reason, limited.n_tokens) == ("one two", "length", 2)
+
+
+def test_a_missing_answer_names_its_document():
+    with pytest.raises(HarnessError, match="'tiny', doc_id 1"):
+        run(DcsftStub(answers=lambda question: None if question.doc_id else "x"))
+
+
+def test_progress_and_batches():
+    model = DcsftStub(default="x", batch_size="2")
+    progress = []
+    model.on_progress = lambda done, total: progress.append((done, total))
+    run(model, docs=3)
+    assert progress == [(2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("line", ["{", '{"responses": ["x"]}', '{"prompt": "p", "responses": "x"}', "[1]"])
+def test_a_bad_line_is_named(line, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"prompt": "p", "responses": ["x"]}\n' + line)
+    with pytest.raises(HarnessError, match="line 2"):
+        DcsftStub(answers=file)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(HarnessError, match="answers"):
+        DcsftStub(answer="x")
+    with pytest.raises(HarnessError, match="no such file"):
+        DcsftStub(answers="/nowhere.jsonl")
+    with pytest.raises(HarnessError, match="num_beams"):
+        run(DcsftStub(default="x"), {"num_beams": 3})

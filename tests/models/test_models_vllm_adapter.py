@@ -1,0 +1,131 @@
+"""Adapters of `dcsft_vllm`: which of them are LoRA requests, and that a merge does what it should."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import merging
+from dcsft_harness.models.hf import DcsftHF
+from tests import fake_vllm
+from tests.models.test_models_hf import GREEDY, load, texts
+from tests.models.test_models_vllm import SAMPLED, drawn, model
+from tests.tiny_checkpoints import checkpoint, documents
+
+LANGUAGE = r".*language_model.*\.(q_proj|v_proj|up_proj)"
+BOTH = r".*\.(qkv|q_proj|v_proj|fc1|down_proj)"
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return fake_vllm.install(monkeypatch)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where temporary folders go."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """Makes a random adapter of a kind."""
+
+    def make(target=LANGUAGE, family="qwen2_5_vl", **options):
+        torch.manual_seed(0)
+        base = AutoModelForImageTextToText.from_pretrained(checkpoint(family), dtype=torch.float32)
+        peft_model = get_peft_model(base, LoraConfig(r=6, target_modules=target, **options))
+        for name, weight in peft_model.named_parameters():
+            if "lora_B" in name:
+                weight.data.normal_(0.0, 0.3)
+        folder = tmp_path_factory.mktemp("adapter") / "adapter"
+        peft_model.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, temporary):
+    target = LANGUAGE if family == "qwen2_5_vl" else r".*language_model.*\.(o_proj|gate_proj)"
+    folder = adapter(target, family)
+    drawn(model(pretrained=checkpoint(family), adapter=folder), documents()[:1], SAMPLED)
+    options = fake.opened[0]
+    assert options["model"] == checkpoint(family)
+    assert (options["enable_lora"], options["max_lora_rank"]) == (True, 8)
+    assert fake.last.calls[0][2] == ("adapter", 1, folder)
+    assert not list(temporary.glob("dcsft_merged_*"))
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        (BOTH, {}),
+        (LANGUAGE, {"use_dora": True}),
+        (LANGUAGE, {"rank_pattern": {"q_proj": 2}}),
+        (LANGUAGE, {"bias": "lora_only"}),
+        (r".*embed_tokens|.*q_proj", {}),
+        (LANGUAGE, {"modules_to_save": ["lm_head"]}),
+    ],
+)
+def test_everything_else_is_merged_and_the_merge_answers_as_the_adapter_does(
+    target, options, adapter, fake, temporary
+):
+    folder = adapter(target, **options)
+    one = model(adapter=folder)
+    drawn(one, documents()[:1], SAMPLED)
+    merged = Path(fake.opened[0]["model"])
+    assert "enable_lora" not in fake.opened[0]
+    assert fake.last.calls[0][2] is None
+    assert merged.parent == temporary
+    assert {"model.safetensors", "chat_template.jinja", "processor_config.json"} <= {
+        path.name for path in merged.iterdir()
+    }
+    unmerged = load(adapter=folder, batch_size=8)
+    docs = documents()[:4]
+    assert texts(DcsftHF(pretrained=str(merged), device="cpu", batch_size=8), docs, GREEDY) == texts(
+        unmerged, docs, GREEDY
+    )
+    one.clean()
+    assert not merged.exists()
+
+
+def test_one_merge_serves_engines_of_several_sizes(adapter, fake, temporary):
+    one = model(adapter=adapter(), merge_adapter=True)
+    drawn(one, documents()[:1], SAMPLED)
+    drawn(one, documents()[:1], {"max_new_tokens": 500})
+    assert len(fake.opened) == 2
+    assert fake.opened[0]["model"] == fake.opened[1]["model"] != checkpoint("qwen2_5_vl")
+    one.clean()
+    assert not list(temporary.iterdir())
+
+
+def test_a_merge_that_answers_otherwise_is_refused(adapter, fake, temporary, monkeypatch):
+    load_again = merging._load
+
+    def damaged(path, *given):
+        loaded = load_again(path, *given)
+        if Path(path).parent == temporary:
+            loaded.get_input_embeddings().weight.data.mul_(1.5)
+        return loaded
+
+    monkeypatch.setattr(merging, "_load", damaged)
+    with pytest.raises(HarnessError, match="cannot be merged into .* logits change by"):
+        drawn(model(adapter=adapter(BOTH)), documents()[:1], SAMPLED)
+    assert not fake.opened
+    assert not list(temporary.iterdir())
+
+
+def test_no_room_for_the_merge_is_one_sentence(adapter, fake, temporary, monkeypatch):
+    def full(self, folder, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    with pytest.raises(HarnessError, match="No space left on device.*TMPDIR"):
+        drawn(model(adapter=adapter(BOTH)), documents()[:1], SAMPLED)
+    assert not list(temporary.iterdir())

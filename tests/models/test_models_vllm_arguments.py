@@ -1,0 +1,113 @@
+"""Arguments of `dcsft_vllm`: each reaches vLLM or is refused by name."""
+
+import pytest
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.vllm import DcsftVLLM
+from tests import fake_vllm
+from tests.models.test_models_vllm import SAMPLED, drawn, model, params
+from tests.tiny_checkpoints import checkpoint, documents
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return fake_vllm.install(monkeypatch)
+
+
+def test_every_generation_argument_reaches_vllm(fake):
+    given = {
+        "max_new_tokens": 9,
+        "min_new_tokens": 3,
+        "temperature": 0.5,
+        "top_p": 0.8,
+        "top_k": 7,
+        "repetition_penalty": 1.2,
+        "until": ["END", "<|im_start|>"],
+        "skip_special_tokens": False,
+    }
+    drawn(model(), documents()[:1], given)
+    sent = vars(params(fake)[0])
+    assert sent | {"seed": 0} == {
+        "n": 1,
+        "seed": 0,
+        "temperature": 0.5,
+        "top_p": 0.8,
+        "top_k": 7,
+        "min_p": 0.0,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "max_tokens": 9,
+        "min_tokens": 3,
+        "stop": ["END", "<|im_start|>"],
+        "stop_token_ids": [2, 0, 1],
+        "skip_special_tokens": False,
+        "detokenize": True,
+    }
+    drawn(model(), documents()[:1], {"temperature": 1.0, "top_p": 0.0, "min_p": 0.1} | {"min_p": 0})
+    assert (params(fake)[0].top_k, params(fake)[0].top_p) == (1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"use_cache": False}, "use_cache"),
+        ({"temperature": 0.001}, "temperature=0.001"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens=9"),
+        ({"temperature": 1.0, "min_p": 0.1, "top_p": 0.5}, "min_p=0.1 and top_p=0.5"),
+        ({"num_beams": 4}, "num_beams=4"),
+    ],
+)
+def test_what_vllm_does_not_honour_is_refused_before_it_is_opened(given, message, fake):
+    with pytest.raises(HarnessError, match=f"'tiny'.*{message}"):
+        drawn(model(), documents()[:1], given)
+    assert not fake.opened
+
+
+def test_arguments_reach_the_engine(fake):
+    one = model(
+        dtype="float32",
+        gpu_memory_utilization="0.5",
+        tensor_parallel_size="2",
+        max_num_seqs=32,
+        enforce_eager="True",
+        max_pixels=56 * 56,
+        batch_size="auto",
+    )
+    drawn(one, documents()[:1], SAMPLED)
+    options = fake.opened[0]
+    assert options["mm_processor_kwargs"] == {"size": {"shortest_edge": 56 * 56, "longest_edge": 56 * 56}}
+    assert (options["dtype"], options["gpu_memory_utilization"], options["max_num_seqs"]) == (
+        "float32",
+        0.5,
+        32,
+    )
+    assert (options["tensor_parallel_size"], options["enforce_eager"]) == (2, True)
+    assert one.batch_size == 256
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batchsize": 4}, "batch_size"),
+        ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
+        ({"gpu_memory_utilization": 0}, "gpu_memory_utilization"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
+        ({"attempts": 3}, "attempts belongs to a server"),
+        ({"base_url": "http://127.0.0.1:9/v1", "adapter": "x"}, "--lora-modules"),
+        ({"base_url": "http://127.0.0.1:9/v1", "max_model_len": 5}, "vllm serve"),
+        ({"min_pixels": 5000, "max_pixels": 4000}, "min_pixels=5000"),
+        ({"pretrained": None}, "pretrained"),
+        ({"pretrained": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"adapter": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(given, message, fake):
+    with pytest.raises(HarnessError, match=message):
+        DcsftVLLM(**({"pretrained": checkpoint("qwen2_5_vl")} | given))
+
+
+def test_several_processes_are_refused(fake, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(HarnessError, match="tensor_parallel_size"):
+        model()

@@ -1,0 +1,290 @@
+"""`dcsft_vllm` on vLLM itself, with the digits checkpoint: `make test-vllm`.
+
+Whatever the checkpoint knows, dcsft_hf is the reference; both compute in float32.
+"""
+
+import contextlib
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from scipy import stats
+from transformers import AutoModelForImageTextToText
+
+from dcsft_harness import lmms
+from dcsft_harness.data import digits
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.vllm import DcsftVLLM
+from tests.models.test_models_sampling import first_token_logits, kept_probabilities
+from tests.tiny_checkpoints import documents, requests_for, restated
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here: make test-vllm"
+    ),
+]
+
+TASKS = ["dcsft_digits", "dcsft_digits_r", "dcsft_digits_ground", "dcsft_digits_reason"]
+GREEDY = {"max_new_tokens": 12}
+SAMPLED = {"max_new_tokens": 8, "temperature": 2.0}
+ENGINE = {"dtype": "float32", "enforce_eager": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_cache():
+    """A key-value cache that leaves a small machine its memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return lmms.open_tasks(TASKS)
+
+
+@pytest.fixture(scope="module")
+def docs(tasks):
+    """Four documents of each task, as `requests_for` takes them."""
+    rows = []
+    for task in tasks.values():
+        for doc_id in range(4):
+            item, pictures = lmms.describe(task, doc_id)
+            rows.append({"image": pictures[0], "text": item.prompt})
+    return rows
+
+
+def hf(**given):
+    return DcsftHF(**({"pretrained": str(digits.path()), "device": "cpu", "batch_size": 8} | given))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return hf()
+
+
+@contextlib.contextmanager
+def opened(**given):
+    """A model on vLLM, closed afterwards."""
+    model = DcsftVLLM(**({"pretrained": str(digits.path())} | ENGINE | given))
+    try:
+        yield model
+    finally:
+        model.keep_loaded = False
+        model.clean()
+
+
+@pytest.fixture(scope="module")
+def model():
+    with opened(max_model_len=1024, max_images=1) as one:
+        one.keep_loaded = True
+        yield one
+
+
+def drawn(model, docs, given, repeats=1, shuffle=None):
+    """(doc_id, sample index) to (response, prompt tokens, tokens, finish reason)."""
+    rows = requests_for(model, docs, given, repeats)
+    if shuffle is not None:
+        rows = [rows[at] for at in np.random.default_rng(shuffle).permutation(len(rows))]
+    seen = []
+    model.on_batch = seen.extend
+    model.generate_until(rows)
+    model.on_batch = None
+    return {(one.doc_id, one.sample_index): told(one) for one in seen}
+
+
+def told(one):
+    return one.response, one.n_prompt_tokens, one.n_tokens, one.finish_reason
+
+
+def test_greedy_responses_on_the_digits_tasks_are_those_of_dcsft_hf(model, reference, tasks):
+    answers = []
+    for one in (reference, model):
+        one.keep_loaded = True
+        seen = []
+        one.on_batch = seen.extend
+        answered, _ = lmms.run(one, tasks, limit=12)
+        one.on_batch = None
+        responses = {name: [row.responses for row in rows] for name, rows in answered.items()}
+        answers.append((responses, {(row.task, row.doc_id): told(row) for row in seen}))
+    assert len(answers[0][1]) == 12 * len(TASKS)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"repetition_penalty": 1.5}, {"min_new_tokens": 12}, {"until": ["e"]}, {"skip_special_tokens": False}],
+)
+def test_arguments_mean_what_they_mean_in_dcsft_hf(extra, model, reference, docs):
+    assert drawn(model, docs, GREEDY | extra) == drawn(reference, docs, GREEDY | extra)
+
+
+def test_more_samples_than_a_step_takes_are_drawn(model, docs):
+    """A prompt that vLLM splits between two steps is what its CPU engine dies of."""
+    seen = drawn(model, docs, SAMPLED, repeats=32)
+    assert len(seen) == 32 * len(docs)
+    assert sum(tokens for _, tokens, *_ in seen.values()) > 3 * 4096
+    few = drawn(model, docs[:2], SAMPLED, repeats=32)
+    assert few == {place: one for place, one in seen.items() if place[0] < 2}
+
+
+def test_order_batches_rounds_and_restarts_change_no_response(model, docs):
+    docs = docs[:6]
+    whole = drawn(model, docs, SAMPLED, repeats=8)
+    assert len({text for text, *_ in whole.values()}) > len(docs)
+    assert drawn(model, docs, SAMPLED, repeats=8, shuffle=1) == whole
+    try:
+        model.batch_size = 1
+        assert drawn(model, docs[::-1], SAMPLED, repeats=8) == {
+            (len(docs) - 1 - doc_id, index): one for (doc_id, index), one in whole.items()
+        }
+        model.kept = {
+            ("tiny", 2, index): Generation("tiny", 2, index, "", 1, 1, "stop", 0) for index in (0, 3)
+        }
+        left = {place: one for place, one in whole.items() if place not in ((2, 0), (2, 3))}
+        assert drawn(model, docs, SAMPLED, repeats=8) == left
+        model.kept, model.settled = {}, lambda item, have: False
+        assert drawn(model, docs, SAMPLED, repeats=8) == whole
+    finally:
+        model.batch_size, model.kept, model.settled = 256, {}, None
+
+
+def undecided(reference, docs):
+    """The document whose first token is least certain; a checkpoint may be sure of all but the noise."""
+    return max(docs + documents(), key=lambda doc: stats.entropy(spread(reference, doc)))
+
+
+def spread(reference, doc):
+    return kept_probabilities(first_token_logits(reference, doc), temperature=2.0)
+
+
+@pytest.mark.parametrize("given", [{}, {"top_k": 12}, {"top_p": 0.9}, {"min_p": 0.05}])
+def test_first_tokens_follow_the_probabilities_of_dcsft_hf(given, model, reference, docs):
+    rows, doc, given = [], undecided(reference, docs), {"temperature": 2.0} | given
+    drawn(model, [doc], SAMPLED)  # the engine is open
+    draw = model._backend.draw
+    model._backend.draw = lambda *args: [rows.extend(one.rows) or one for one in draw(*args)]
+    try:
+        drawn(model, [doc], given | {"max_new_tokens": 1}, repeats=1500)
+    finally:
+        model._backend.draw = draw
+    probabilities = kept_probabilities(first_token_logits(reference, doc), **given)
+    observed = np.bincount([row[0] for row in rows], minlength=len(probabilities))
+    assert observed.sum() == 1500 and observed[probabilities == 0].sum() == 0
+    # Tokens expected fewer than five times are one cell, as the test wants it.
+    expected = probabilities * 1500
+    common = expected >= 5
+    assert common.sum() >= 3
+    cells = [np.append(counts[common], counts[~common].sum()) for counts in (observed, expected)]
+    used = cells[1] > 0
+    assert stats.chisquare(cells[0][used], cells[1][used]).pvalue > 0.001
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """Makes a random adapter on the digits checkpoint."""
+
+    def make(target):
+        torch.manual_seed(0)
+        base = AutoModelForImageTextToText.from_pretrained(digits.path(), dtype=torch.float32)
+        peft_model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=target))
+        for name, weight in peft_model.named_parameters():
+            if "lora_B" in name:
+                weight.data.normal_(0.0, 0.1)
+        folder = tmp_path_factory.mktemp("adapter") / "adapter"
+        peft_model.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("way", "target"),
+    [
+        ("request", r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"),
+        ("merge", r".*\.(qkv|q_proj|v_proj|up_proj|down_proj)"),
+    ],
+)
+def test_an_adapter_does_what_it_does_in_dcsft_hf(way, target, adapter, docs, reference):
+    folder = adapter(target)
+    wanted = drawn(hf(adapter=folder), docs, GREEDY)
+    assert wanted != drawn(reference, docs, GREEDY)
+    with opened(adapter=folder) as adapted:
+        assert drawn(adapted, docs, GREEDY) == wanted
+        assert (adapted._adapted.rank is None) == (way == "merge")
+
+
+@pytest.mark.parametrize("form", ["edges", "top level", "pixels in size"])
+def test_pixel_limits_reach_vllm(form, docs, tmp_path):
+    base = restated(str(digits.path()), tmp_path / "base", form)
+    limits = {"pretrained": base, "min_pixels": 784, "max_pixels": 56 * 56}
+    with opened(**limits) as limited:
+        assert drawn(limited, docs, GREEDY) == drawn(hf(**limits), docs, GREEDY)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a real `vllm serve` on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    # What `vllm serve` runs; the command itself looks for a package of another name than the CPU's.
+    given = {
+        "model": str(digits.path()),
+        "host": "127.0.0.1",
+        "port": str(port),
+        "dtype": "float32",
+        "max-model-len": "1024",
+        "limit-mm-per-prompt": '{"image": 1, "video": 0}',
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--enforce-eager", "--no-enable-chunked-prefill"]
+    command += [part for name, value in given.items() for part in (f"--{name}", value)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ})
+        try:
+            deadline = time.monotonic() + 600
+            while not alive(port):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def alive(port):
+    with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+    return False
+
+
+def test_a_server_answers_as_dcsft_hf_and_as_the_engine_do(server, model, reference, docs):
+    remote = DcsftVLLM(pretrained=str(digits.path()), base_url=server, batch_size=8)
+    for extra in ({}, {"until": ["e"]}, {"repetition_penalty": 1.5, "min_new_tokens": 3}):
+        assert drawn(remote, docs, GREEDY | extra) == drawn(reference, docs, GREEDY | extra)
+    assert drawn(remote, docs, SAMPLED, repeats=4) == drawn(model, docs, SAMPLED, repeats=4)
+
+
+def test_what_vllm_refuses_is_one_sentence(model, server, docs):
+    with pytest.raises(HarnessError, match="vLLM refuses the generation arguments .*temperature"):
+        drawn(model, docs[:1], SAMPLED | {"temperature": 3.0})
+    remote = DcsftVLLM(pretrained=str(digits.path()), base_url=server)
+    with pytest.raises(HarnessError, match="'tiny', doc_id 0.* refuses it .*max_tokens"):
+        drawn(remote, docs[:1], {"max_new_tokens": 5000})
+    with pytest.raises(HarnessError, match="served_model_name"):
+        DcsftVLLM(pretrained=str(digits.path()), base_url=server, served_model_name="other")

@@ -1,0 +1,166 @@
+"""Tests of `choice`: what a response states, over a table of kinds, and what holds of any response."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import SCORERS, phrases
+from dcsft_harness.scoring.choice import choice
+from dcsft_harness.scoring.options import amount, option_set
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "fixtures" / "choice_cases.jsonl")
+    .read_text("utf-8")
+    .splitlines()
+]
+CEREALS = ["wheat", "barley", "oats", "rye"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['response'][:40]}")
+def test_a_response_is_read_as_a_careful_reader_would(case: dict) -> None:
+    """Every row is an example of its kind, in words of our own."""
+    gold = case["stated"] or "A"
+    verdict = choice(case["response"], answer=gold, choices=case["choices"])
+    assert (verdict.extracted, verdict.score) == (case["stated"], float(case["stated"] is not None))
+
+
+@pytest.mark.parametrize("phrase", phrases.PHRASES, ids=lambda phrase: phrase.example)
+def test_every_phrase_states_its_example(phrase: phrases.Phrase) -> None:
+    """The table's own examples, with each option in turn."""
+    for letter in "ABCD":
+        named = f"point {letter}" if "oint B" in phrase.example else f"option {letter}"
+        text = phrase.example.replace("Point B", "{}").format(named)
+        options = [f"{one} is closer" for one in "ABCD"] if "closer." in phrase.example else CEREALS
+        assert choice(text, answer=letter, choices=options).score == 1.0, text
+
+
+@given(st.sampled_from(CASES), st.sampled_from("ABCD"))
+def test_a_final_box_decides(case: dict, letter: str) -> None:
+    """Whatever stands before it."""
+    if "</think>" not in case["response"] and "<" not in case["response"]:
+        assert choice(f"{case['response']}\n\\boxed{{{letter}}}", answer=letter, choices=CEREALS).score == 1.0
+
+
+@given(st.sampled_from(["{0} ({1})", "({1}) {0}", "The answer is ({1}) {0}.", "Answer: {1}. {0}"]),
+       st.sampled_from("ABCD"), st.integers(0, 3))  # fmt: skip
+def test_a_letter_outweighs_the_text_beside_it(form: str, letter: str, other: int) -> None:
+    """Whichever option's text that is."""
+    assert choice(form.format(CEREALS[other], letter), answer=letter, choices=CEREALS).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("response", "stated"),
+    [
+        ("The answer is B.", None),
+        (r"So \boxed{B}, since", "B"),
+        (r"\boxed{A} or \boxed{B", "A"),
+        ("<answer>C</answer>", "C"),
+        ("<answer>C", None),
+        (r"<think>Maybe \boxed{A}</think> The answer", None),
+        ("B", None),
+    ],
+)
+def test_a_truncated_response_states_only_what_is_closed(response: str, stated: str | None) -> None:
+    """What ran out of tokens may have been revised."""
+    assert choice(response, answer="B", choices=CEREALS, truncated=True).extracted == stated
+
+
+@pytest.mark.parametrize("answer", ["E", "", "maize", "AB"])
+def test_a_gold_that_is_no_option_is_refused(answer: str) -> None:
+    """With the options and the letters that there are."""
+    with pytest.raises(HarnessError, match="is no option of .*'rye'"):
+        choice("B", answer=answer, choices=CEREALS)
+
+
+def test_more_options_than_letters_are_refused() -> None:
+    """26 is the most."""
+    with pytest.raises(HarnessError, match="27 choices"):
+        choice("B", answer="B", choices=list(range(27)))
+
+
+@pytest.mark.parametrize("answer", ["b", "(B)", "Barley", " B. "])
+def test_a_gold_is_a_letter_or_a_text(answer: str) -> None:
+    """As data sets write it."""
+    assert choice("It is B.", answer=answer, choices=CEREALS).score == 1.0
+
+
+def test_an_option_with_the_golds_text_is_right_as_well() -> None:
+    """MathVista has such rows."""
+    assert choice("C", answer="D", choices=["9", "12", "18", "18"]).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "unit"),
+    [
+        ("2 1/2 hours", 2.5, (("s", 1),)),
+        ("3·2^5", 96.0, None),
+        ("(3√2)/2", 2.1213203435596424, None),
+        ("1,000", 1000.0, None),
+        ("50%", 50.0, (("%", 1),)),
+        ("12 square cm", 12.0, (("m", 2),)),
+        ("5 million", 5e6, None),
+        ("6:π", 1.909859317102744, None),
+    ],
+)
+def test_values_are_read_with_their_unit(text: str, number: float, unit: tuple | None) -> None:
+    """Numbers, fractions, roots, powers and ratios."""
+    found = amount(text)
+    assert found is not None
+    assert float(found[0]) == pytest.approx(number, rel=1e-6)
+    assert (found[1] and found[1].dimension) == unit
+
+
+@pytest.mark.parametrize("text", ["3x+2", "3 4", "1/0", "√-1", "(" * 50 + "1", "", "x"])
+def test_what_is_no_arithmetic_has_no_value(text: str) -> None:
+    """Another number is never guessed."""
+    assert amount(text) is None
+
+
+def test_an_option_is_never_the_nearest_one() -> None:
+    """Nor the one that a value rounds to."""
+    options = option_set(("5", "5.4", "2√5"))
+    assert [options.named(text) for text in ("5.43", "5.40", "√20", "4.5", "4.9")] == [None, 1, 2, None, None]
+
+
+HOSTILE = (
+    *(
+        "{",
+        "\\",
+        " \n",
+        "*a",
+        "A, ",
+        "A or ",
+        "(A) ",
+        "A. ",
+        "the answer is ",
+        "is most similar ",
+        "first image, ",
+    ),
+    *("matches ", "1 ", "1/", "1,", "√2", "((", "if ", "答案", "than ", "not ", "not a ", "B. 3 ", "1.5 cm "),
+    *("best part ", "\\boxed{", "Wait ", "while a", "(A", "closer is ", "<answer>", '"answer": '),
+)
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_no_text_takes_long(unit: str) -> None:
+    """100 kB of what a pattern may stumble over."""
+    start = time.process_time()
+    for options in (CEREALS, ["3 cm", "2√5 cm"], None):
+        choice("The answer is " + unit * (100_000 // len(unit)), answer="A", choices=options)
+    assert time.process_time() - start < 3.0
+
+
+@given(st.text(alphabet="ABCD()[]{}.,:;?\\ \nabcxyz0123√π=-*_$'\"|<>/是选答案", max_size=400))
+@settings(max_examples=300, deadline=None)
+def test_any_text_gets_a_verdict(text: str) -> None:
+    """No error, and the same again."""
+    for options in (CEREALS, ["3 cm", "2√5 cm"], ["yes", "no"], None):
+        assert SCORERS["choice"](text, answer="B", choices=options) == choice(
+            text, answer="B", choices=options
+        )

@@ -1,0 +1,314 @@
+"""Free-form mathematics: golds that are checked, responses by kind, exact comparison, bounded work."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring import SCORERS, Verdict
+from dcsft_harness.scoring.math import math
+
+# Kind -> (response, gold, score).
+KINDS = {
+    "the last box, or the boxes of one list": [
+        (r"\boxed{8}. Wait, I forgot one. It is \boxed{9}.", "9", 1),
+        (r"\boxed{8}. Wait, I forgot one. It is \boxed{9}.", "8", 0),
+        (r"Row one has \boxed{12} tiles.\n\nAll rows have \boxed{48} tiles.", "48", 1),
+        (r"Row one has \boxed{12} tiles.\n\nAll rows have \boxed{48} tiles.", r"\{12, 48\}", 0),
+        (r"$a = \boxed{4}$, $b = \boxed{9}$", "4, 9", 1),
+        (r"(1) $\boxed{4}$" + "\n" + r"(2) $\boxed{9}$", "(1)$$4$$ (2)$$9$$", 1),
+        (r"\boxed{4}, that is, \boxed{4}", "4", 1),
+        (r"\boxed{}, so \boxed{\text{11}}", "11", 1),
+    ],
+    "percent, thousands, powers of ten": [
+        (r"\boxed{40.0\%}", "40", 1),
+        (r"\boxed{0.4}", r"40\%", 1),
+        (r"\boxed{4}", r"40\%", 0),
+        ("1,250", 1250, 1),
+        (r"\boxed{1{,}250}", "1250", 1),
+        (r"\boxed{1\,250}", "1250", 1),
+        (r"\boxed{1.25\times10^{3}}", "1250", 1),
+        ("3 million", "3000000", 1),
+        ("\u20118", "-8", 1),
+        ("It is minus 8.", "-8", 1),
+        ("12 minus 4 is 8", "8", 1),
+    ],
+    "mixed numbers": [
+        ("3 1/4", "13/4", 1),
+        ("3 1/4", "3", 0),
+        (r"\boxed{3\frac{1}{4}}", "3.25", 1),
+        ("It takes 1½ hours.", "1.5", 1),
+        ("It takes 1½ hours.", "1/2", 0),
+        ("three and a half", "3.5", 1),
+    ],
+    "units and degrees": [
+        *(
+            (rf"\boxed{{7{unit}}}", "7", 1)
+            for unit in ("cm", r"\text{ cm}^2", r"\,\mathrm{kg}", "°", "平方米")
+        ),
+        *(
+            (rf"\boxed{{7{unit}}}", "7", 1)
+            for unit in ("J", " g/mL", r"\,\Omega", r"\text{ boxes}", "只", "°C")
+        ),
+        ("7℃", "7", 1),
+        ("7 N", "7", 1),
+        (r"\boxed{7}", "7 square feet", 1),
+        (r"\boxed{70\text{ mm}}", "7 cm", 1),
+        (r"\boxed{7\text{ m}}", "7 cm", 0),
+        (r"\boxed{7 kg}", "7 cm", 0),
+        (r"\boxed{18 km/h}", "5 m/s", 1),
+        (r"\boxed{2小时}", "120分钟", 1),
+        ("答案是7厘米", "7", 1),
+        ("面积是12π平方厘米。", "12", 0),
+        ("面积是12π平方厘米。", r"12\pi", 1),
+    ],
+    "ratios and times": [
+        (r"\boxed{3:4}", "0.75", 1),
+        (r"\boxed{6:8}", "3:4", 1),
+        ("The ratio is 3:4.", "3", 0),
+        ("The ratio is 3:4.", "4", 0),
+        (r"\boxed{2:4:6}", "1:2:3", 1),
+        (r"\boxed{7:45}", "7:45", 1),
+        (r"\boxed{28:180}", "7:45", 1),
+    ],
+    "points, sets, intervals": [
+        ("(2, -5)", "(2,-5)", 1),
+        ("(-5, 2)", "(2,-5)", 0),
+        (r"\boxed{\{5,2\}}", r"\{2,5\}", 1),
+        (r"\boxed{[2,+\infty)}", r"x \geqslant 2", 1),
+        (r"\boxed{(2,+\infty)}", r"x \geqslant 2", 0),
+        (r"\boxed{2<x\le 7}", "(2,7]", 1),
+        (r"\boxed{x<2 \text{ or } x>7}", r"(-\infty,2)\cup(7,\infty)", 1),
+        (r"\boxed{(2, 7), (3, 8)}", "(2,7)\n(3,8)", 1),
+        (r"\boxed{(3, 8), (2, 7)}", "(2,7)\n(3,8)", 0),
+    ],
+    "several parts": [
+        (r"\boxed{5, 12}", "$$5$$ $$12$$", 1),
+        (r"\boxed{12, 5}", "$$5$$ $$12$$", 0),
+        (r"\boxed{12}", "$$5$$ $$12$$", 0),
+        (r"\boxed{12 \text{ or } 5}", "5 or 12", 1),
+        (r"\boxed{5, 5}", "5 5", 1),
+        (r"\boxed{x_1=5, x_2=12}", r"x=12 \text{ or } x=5", 1),
+        (r"\boxed{\pm 5}", "5, -5", 1),
+        (r"\boxed{5}", r"\pm 5", 0),
+        (r"\boxed{①④}", "(1)(4)", 1),
+        (r"\boxed{1, 4}", "(1)(4)", 1),
+        (r"\boxed{4}", "(1)(4)", 0),
+    ],
+    "equations": [
+        (r"\boxed{4x+2y=6}", "2x+y-3=0", 1),
+        (r"\boxed{2x+y+3=0}", "2x+y-3=0", 0),
+        (r"\boxed{3-2x}", "y=3-2x", 1),
+        (r"\boxed{BA=DC}", "AB=CD", 1),
+        (r"\boxed{AB=CE}", "AB=CD", 0),
+    ],
+    "exact values": [
+        (r"\boxed{\frac{1}{2006!}}", r"\frac{1}{2004!}", 0),
+        (r"\boxed{0.3333}", "1/3", 0),
+        (".5", "1/2", 1),
+        (r"\boxed{-.5}", "-1/2", 1),
+        ("x = .5", "5", 0),
+        (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", 1),
+        (r"\boxed{(a-b)^2}", "a^2-2ab+b^2", 1),
+        (r"\boxed{|a|}", "a", 0),
+        (r"\boxed{2\sin x\cos x}", r"\sin 2x", 1),
+        (r"\boxed{3^{1000}+1}", "3^{1000}", 0),
+    ],
+    "only a part": [
+        ("5x", "5", 0),
+        (r"16 $\pi$", r"\pi", 0),
+        (r"16 $\pi$", r"16\pi", 1),
+        (r"\boxed{\sqrt{7}}", r"3$\sqrt{7}$", 0),
+        ("(1/5, 9)", "9", 0),
+    ],
+    "without a box": [
+        ("**5/9**", "5/9", 1),
+        ("`14`", "14", 1),
+        ("a^2 - 1", "(a-1)(a+1)", 1),
+        ("### Answer\n**14**", "14", 1),
+        ("The answer is 14, because 7 + 7 = 14 and not 15.", "14", 1),
+        ("There are 14 birds with more than 3 feathers.", "14", 1),
+        ("There are 14 birds with more than 3 feathers.", "3", 0),
+        ("There are fourteen birds.", "14", 1),
+        ('{"reasoning": "7 + 7", "answer": "14"}', "14", 1),
+        ("<think>It is 7.</think><answer>14</answer>", "14", 1),
+        ("We find\n\\[\nx = \\frac{7}{2}\n\\]", "3.5", 1),
+        ("so it is 14\\pi", "14", 0),
+        ("x = 24/7 ≈ 3.43", "24/7", 1),
+    ],
+    "an option's letter beside its number": [
+        ("5 + 6 = 11 (B)", "11", 1),
+        ("5 + 6 = 11 (B)", "12", 0),
+        ("\\boxed{(B) 11}", "11", 1),
+        ("(B)", "11", 0),
+        ("5(A)", "5", 0),
+    ],
+    "refusals": [
+        ("I cannot tell without the 14 labels.", "14", 0),
+        ("Without the figure I am unable to find f(0).", "0", 0),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "score"),
+    [pytest.param(*row, id=f"{kind}: {row[0]}") for kind in KINDS for row in KINDS[kind]],
+)
+def test_reads(response, gold, score):
+    verdict = math(response, answer=gold)
+    assert verdict.score == score
+
+
+@pytest.mark.parametrize("response", ["", "   ", "goose", "I cannot answer this.", "<think>It is 4.</think>"])
+def test_nothing_mathematical_is_no_answer(response):
+    assert math(response, answer="4") == Verdict(0.0, None)
+
+
+REFUSED = [
+    *(
+        "",
+        "goose",
+        "Yes",
+        "No",
+        "No solution",
+        "the answer is seven apples",
+        "goose and duck",
+        "café",
+        "-",
+        "?",
+    ),
+    *(
+        "2.5 (not unique)",
+        "$$AB=CD$$ (or $$AC=BD$$)",
+        "Because a = 3, the area is 9.",
+        "square\ncircle",
+        "1.3.",
+    ),
+    *("\\frac{" * 3000, "(" * 2000, "1," * 900, "{" * 700),
+]
+
+
+@pytest.mark.parametrize("answer", REFUSED, ids=lambda text: text[:20])
+def test_refuses_a_gold_that_is_not_mathematics_at_once(answer):
+    start = time.process_time()
+    with pytest.raises(HarnessError, match="exact_word"):
+        math("4", answer=answer)
+    assert time.process_time() - start < 1.0
+
+
+NUMBERS = st.one_of(
+    st.integers(-5000, 5000).map(str),
+    st.tuples(st.integers(-500, 500), st.integers(1, 99)).map(lambda pair: f"{pair[0]}.{pair[1]:02d}"),
+    st.tuples(st.integers(1, 99), st.integers(2, 99)).map(lambda pair: rf"\frac{{{pair[0]}}}{{{pair[1]}}}"),
+    st.tuples(st.integers(2, 9), st.integers(2, 9)).map(lambda pair: rf"{pair[0]}\sqrt{{{pair[1]}}}"),
+    st.integers(2, 60).map(lambda number: rf"{number}\pi"),
+    st.tuples(st.integers(2, 9), st.integers(1, 9)).map(lambda pair: f"{pair[0]}x^2+{pair[1]}"),
+)
+SEPARATED = {
+    "blocks": ("$${}$$", " "),
+    "lines": ("${}$", "\n"),
+    "commas": ("{}", ", "),
+    "or": ("${}$", " or "),
+}
+
+
+@given(NUMBERS)
+def test_a_restatement_is_right(gold):
+    for written in (gold, f"${gold}$", f"$${gold}$$."):
+        assert math(f"\\boxed{{{gold}}}", answer=written).score == 1.0
+        assert math(f"So the answer is ${gold}$.", answer=written).score == 1.0
+
+
+@given(st.lists(NUMBERS, min_size=2, max_size=4, unique=True), st.sampled_from(sorted(SEPARATED)))
+@settings(deadline=None)
+def test_all_parts_are_right_and_one_alone_is_not(parts, how):
+    form, between = SEPARATED[how]
+    gold = between.join(form.format(part) for part in parts)
+    assert math(f"\\boxed{{{', '.join(parts)}}}", answer=gold).score == 1.0
+    for part in parts:
+        assert math(f"\\boxed{{{part}}}", answer=gold).score == 0.0
+
+
+@given(st.integers(-999, 999), st.integers(1, 999), st.integers(1, 12))
+def test_equal_values_are_equal_and_others_are_not(above, below, factor):
+    value = Fraction(above, below)
+    response = rf"\boxed{{\frac{{{above * factor}}}{{{below * factor}}}}}"
+    assert math(response, answer=f"{value.numerator}/{value.denominator}").score == 1.0
+    assert math(response, answer=f"{above + 1}/{below}").score == 0.0
+
+
+@given(st.text(alphabet="0123456789abx+-*/^_={}()[]\\$%,.:;|<>!√π° \nfracsqrttext±∪①", max_size=60))
+@settings(max_examples=400, deadline=2000)
+def test_never_raises_and_never_takes_long(text):
+    assert math(text, answer="7/2").score in (0.0, 1.0)
+    assert math(f"\\boxed{{{text}}}", answer="$$3$$ $$4$$").score in (0.0, 1.0)
+    try:
+        math("3", answer=text)
+    except HarnessError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9^{9^{9^9}}",
+        "(" * 3000,
+        "\\frac{" * 3000,
+        "\\sqrt{" * 200 + "2",
+        "x!" * 200,
+        "=1" * 900,
+        "1:" * 900,
+        "∪±" * 500,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_would_take_long_is_read_in_bounded_time(text):
+    start = time.process_time()
+    for response in (text, f"\\boxed{{{text}}}", f"The answer is ${text}$."):
+        assert math(response, answer="7").score == 0.0
+    assert time.process_time() - start < 2.0
+
+
+def test_a_megabyte_is_read_from_its_end():
+    start = time.perf_counter()
+    assert math("1 + " * 250_000 + " so the answer is 4.", answer="4").score == 1.0
+    assert time.perf_counter() - start < 5.0
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("First 3, then 5. So it is 5", 0),
+        ("<think>First 3, then 5", 0),
+        ("5", 0),
+        ("so \\boxed{5}, let me see", 1),
+        ("so \\boxed{5", 0),
+        ("<answer>5</answer> because", 1),
+        ("<answer>5", 0),
+    ],
+)
+def test_a_response_that_ran_out_of_tokens_answers_in_a_closed_box_or_tag(text, score):
+    assert math(text, answer="5", truncated=True).score == score
+
+
+def test_several_responses_are_scored_as_each_alone():
+    responses = ["5", r"\boxed{\frac{10}{2}}", "goose", r"\boxed{6}"]
+    assert [one.score for one in SCORERS["math"].score_many(responses, answer="5")] == [1, 1, 0, 0]
+    assert SCORERS["math"].score_many(["5", "5"], truncated=[False, True], answer="5")[1].extracted is None
+
+
+def test_threads_get_the_verdicts_of_their_own_responses():
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(lambda n: math(f"The answer is {n}.", answer=n - n % 2), range(60)))
+    assert [verdict.score for verdict in verdicts] == [float(n % 2 == 0) for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("response", "score"), [(r"\boxed{\{5,2\}}", 1), ("{5, 2}", 1), ("2", 0), ("2, 5, 7", 0)]
+)
+def test_a_gold_in_plain_braces_is_a_set(response, score):
+    assert math(response, answer="{2,5}").score == score

@@ -1,0 +1,245 @@
+"""Cards say what the manifests say, as text, in the hub's format, and nothing of where things lie."""
+
+import json
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from dcsft_harness import curation
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.curation import labels
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import card
+from dcsft_harness.training.card import escaped, placeless, table
+from tests.artefacts import rollouts
+
+LEDGER = {
+    "steps": 600,
+    "prompts": 1200,
+    "generated": 9600,
+    "prompt_tokens": 123456,
+    "completion_tokens": 7890,
+    "flops": 1.5e15,
+    "seconds": 321.5,
+    "peak_memory_bytes": 2_000_000_000,
+}
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+
+def base_of(folder, front=""):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text(f"---\n{front}---\n\n# A base\n" if front else "# A base\n")
+    return folder
+
+
+def adapter_of(folder, inputs=None, config=None, **notes):
+    config = {"learning_rate": 1e-5, "lora_rank": 32, "extra": {}} | (config or {})
+    notes = {"adapted": {"language": 28, "vision": 20, "aligner": 2}, "ledger": LEDGER} | notes
+    with manifest.writing("adapter", folder, config, inputs, finish=card.write) as draft:
+        draft.notes.update(notes)
+        (draft.folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def scores_of(folder, inputs, **accuracies):
+    with manifest.writing("scores", folder, {"name": "x"}, inputs) as draft:
+        draft.notes["tasks"] = {
+            task: {"accuracy": accuracy, "n": 64, "distribution": "ood", "limit": None}
+            for task, accuracy in accuracies.items()
+        }
+    return folder
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """A folder with base, rollouts, labels, curated set and an adapter, each made from the one before."""
+    base = base_of(tmp_path / "base", "license: other\nlicense_name: research\nlicense_link: LICENSE\n")
+    rollouts(tmp_path / "rollouts", ["easy", "medium", "medium", "hard"], with_items=True)
+    labels.label(tmp_path / "rollouts", tmp_path / "labels")
+    curation.curate(
+        tmp_path / "labels", tmp_path / "curated", curation.CurationConfig(keep=("easy", "medium"))
+    )
+    adapter_of(tmp_path / "adapter", {"model": base, "data": tmp_path / "curated"})
+    return tmp_path
+
+
+def read(folder):
+    """A card's metadata and body, if the hub's own reader takes them."""
+    found = ModelCard((folder / "README.md").read_text())
+    return found.data.to_dict(), found.text
+
+
+def test_an_adapters_card_tells_where_it_comes_from_and_what_it_took(chain):
+    data, text = read(chain / "adapter")
+    assert data["library_name"] == "peft" and data["pipeline_tag"] == "image-text-to-text"
+    licence = {"license": "other", "license_name": "research", "license_link": "LICENSE"}
+    assert {name: data[name] for name in licence} == licence
+    assert "model-index" not in data and "base_model" not in data
+    for name in ("base", "curated", "labels", "rollouts"):
+        digest = manifest.fingerprint(chain / name)
+        assert f"| {name} |" in text and digest[:16] in text
+    assert "3 items: 1 easy, 2 medium, 0 hard; kept easy, medium" in text
+    assert "4 items: 1 easy, 2 medium, 1 hard" in text
+    for name, value in LEDGER.items():
+        assert (
+            f"| {escaped(name)} | {json.dumps(value) if isinstance(value, int) else f'{value:.6g}'} |" in text
+        )
+    for part in ("| language | 28 |", "| vision | 20 |", "| aligner | 2 |", "| lora\\_rank | 32 |"):
+        assert part in text
+    for way in ("dcsft evaluate", "PeftModel.from_pretrained", "vllm serve", "Not evaluated yet"):
+        assert way in text
+
+
+def test_inputs_that_are_gone_or_changed_are_said_and_not_fatal(chain):
+    shutil.rmtree(chain / "labels")
+    (chain / "rollouts" / "manifest.json").write_text("{}")
+    card.write(chain / "adapter")
+    text = read(chain / "adapter")[1]
+    assert "| labels | labels | - | no longer where it was |" in text
+    assert "| rollouts | rollouts | - | changed since |" in text
+    shutil.rmtree(chain / "curated")
+    shutil.rmtree(chain / "base")
+    card.write(chain / "adapter")
+    data, text = read(chain / "adapter")
+    assert "| data | curated | - | no longer where it was |" in text
+    assert data["license"] == "unknown" and "licence is not known" in text
+
+
+def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
+    adapter, base = chain / "adapter", chain / "base"
+    scores_of(chain / "after", {"model": base, "adapter": adapter}, dcsft_digits=0.75, other=None)
+    scores_of(chain / "before", {"model": base}, dcsft_digits=0.5)
+    sealed = (adapter / "manifest.json").read_bytes()
+    folders = ["--scores", str(chain / "after"), "--scores", str(chain / "before")]
+    assert main(["card", str(adapter), *folders]) == 0
+    assert "card: 2 folders of scores" in capsys.readouterr().err
+    data, text = read(adapter)
+    (entry,) = data["model-index"]
+    (result,) = entry["results"]
+    assert entry["name"] == "adapter" and result["dataset"]["type"] == "dcsft_digits"
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert "| dcsft\\_digits | ood | base | 50.0 % | 64 | - |" in text
+    assert "| dcsft\\_digits | ood | this | 75.0 % | 64 | - |" in text
+    assert (adapter / "manifest.json").read_bytes() == sealed and manifest.is_intact(adapter)
+    # Scores and merges that were made from it still find it as it was.
+    assert manifest.read(chain / "after").input_folder("adapter") == adapter.resolve()
+
+
+def test_scores_of_another_model_are_refused(chain, tmp_path):
+    other = adapter_of(tmp_path / "other", {"model": chain / "base"})
+    ours = scores_of(chain / "ours", {"model": chain / "base", "adapter": chain / "adapter"}, a=0.5)
+    theirs = scores_of(chain / "theirs", {"model": chain / "base", "adapter": other}, a=0.5)
+    silent = scores_of(chain / "silent", {}, a=0.5)
+    before = (chain / "adapter" / "README.md").read_text()
+    for wrong in (theirs, silent):
+        with pytest.raises(HarnessError, match="are of another model than .*adapter=.*adapter"):
+            card.write(chain / "adapter", [wrong])
+    shutil.copytree(ours, chain / "twice")
+    with pytest.raises(HarnessError, match="both have scores of a. Give one of them"):
+        card.write(chain / "adapter", [ours, chain / "twice"])
+    with pytest.raises(HarnessError, match="holds labels, which has no card. Give an adapter or"):
+        card.write(chain / "labels")
+    assert (chain / "adapter" / "README.md").read_text() == before
+
+
+def test_a_card_can_be_written_before_its_folder_is_where_it_will_lie(chain, tmp_path):
+    draft = tmp_path / "deep" / "er" / "draft"
+    shutil.copytree(chain / "adapter", draft)
+    card.write(draft, place=chain / "adapter")
+    assert (draft / "README.md").read_bytes() == (chain / "adapter" / "README.md").read_bytes()
+
+
+def test_an_adapter_that_goes_on_from_another_tells_its_own_settings(chain):
+    inputs = {"model": chain / "base", "adapter": chain / "adapter", "data": chain / "curated"}
+    text = read(adapter_of(chain / "second", inputs, {"learning_rate": 0.25}))[1]
+    assert "# LoRA adapter" in text and "| learning\\_rate | 0.25 |" in text
+    assert "| adapter | adapter | adapter |" in text
+
+
+def test_a_base_of_the_hub_is_named_through_everything_made_from_it(tmp_path):
+    with manifest.writing("checkpoint", tmp_path / "cold", {"model": "Qwen/Qwen2.5-VL-3B"}) as draft:
+        draft.notes["base"] = "Qwen/Qwen2.5-VL-3B"
+    adapter = adapter_of(tmp_path / "adapter", {"model": tmp_path / "cold"})
+    data, text = read(adapter)
+    assert (data["base_model"], data["base_model_relation"]) == ("Qwen/Qwen2.5-VL-3B", "adapter")
+    assert "Base: cold (from Qwen/Qwen2.5-VL-3B)" in text
+    inputs = {"adapter": adapter, "model": tmp_path / "cold"}
+    with manifest.writing("checkpoint", tmp_path / "merged", {"prompts": 4}, inputs, card.write) as draft:
+        draft.notes.update(adapted={"vision": 2}, changed={"vision": 1}, parity={"in_deviations": 3e-6})
+    data, text = read(tmp_path / "merged")
+    assert (data["base_model"], data["base_model_relation"]) == ("Qwen/Qwen2.5-VL-3B", "finetune")
+    assert data["library_name"] == "transformers" and "# Merged checkpoint" in text
+    assert "| vision | 2 | 1 |" in text and "| in\\_deviations | 3e-06 |" in text
+    assert "| steps | 600 |" in text and "| learning\\_rate | 1e-05 |" in text  # the adapter's own
+
+
+def test_no_place_and_no_secret_is_told(chain, tmp_path):
+    hidden = tmp_path / "home" / "jane doe"
+    hidden.mkdir(parents=True)
+    extra = {"logging_dir": str(hidden / "logs"), "hub_token": "hf_secret", "list": ["~/x/y", "../../a/b"]}
+    adapter = adapter_of(
+        hidden / "adapter",
+        {"model": chain / "base", "data": chain / "curated"},
+        {"extra": extra, "args": f"pretrained={hidden}/cold,adapter=C:\\Users\\jane\\run"},
+        base=str(hidden / "base"),
+        data=str(hidden / "curated"),
+        cache=f"file://{hidden}/cache",
+    )
+    text = (adapter / "README.md").read_text()
+    for word in (str(tmp_path), "jane", "hf_secret", "~/x", "../"):
+        assert word not in text
+    for word in ("logs", "cold", "run", "cache"):
+        assert word in text
+
+
+HOSTILE = "`a`|b|\n# head\n---\n<script>alert(1)</script>![x](http://y)*z*_w_ [l](u) $m$ ~~s~~ &amp;"
+
+
+def test_hostile_names_are_shown_as_text(tmp_path):
+    name = HOSTILE.replace("/", "")[:80]
+    base = base_of(tmp_path / name)
+    adapter = adapter_of(tmp_path / f"a{name}", {"model": base}, {HOSTILE: HOSTILE}, **{HOSTILE: [HOSTILE]})
+    scored = scores_of(tmp_path / "scores", {"model": base, "adapter": adapter}, **{"task`|x": 0.5})
+    card.write(adapter, [scored])
+    data, text = read(adapter)
+    assert data["model-index"][0]["name"] == adapter.name
+    html = MARKDOWN.render(text)
+    for tag in ("<script", "<img", "<em>", "<a ", "<del>", "<hr", "<h3"):
+        assert tag not in html
+    assert html.count("<h1>") == 1 and "<code>a</code>" not in html
+    for line in html.split("</tr>"):
+        assert line.count("<td") in (0, 2, 6)
+    assert "&lt;script&gt;alert(1)&lt;" in html and "`a`|b|" in html
+
+
+@given(st.text(max_size=60))
+def test_any_text_stays_in_its_cell_and_reads_as_it_was(text):
+    html = MARKDOWN.render("\n".join(table(("one", "two"), [(text, "end")])))
+    assert html.count("<td>") == 2 and html.count("<tr>") == 2 and "<td>end</td>" in html
+    (shown,) = MARKDOWN.parseInline(f"x{escaped(text)}x")[0].children or [None]
+    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    assert shown.type == "text" and shown.content == f"x{plain}x"
+
+
+@given(st.lists(st.text("abc de/\\.~", min_size=1, max_size=8), min_size=1, max_size=5))
+def test_of_a_path_from_a_root_only_the_last_name_is_left(names):
+    path = "/" + "/".join(names)
+    assert "/" not in placeless(path)
+    assert placeless({path: [path, 1, None, True]}) == {placeless(path): [placeless(path), 1, None, True]}
+
+
+def test_hub_names_numbers_and_relative_paths_stay():
+    given = {
+        "model": "Qwen/Qwen2.5-VL-3B",
+        "rate": 1e-5,
+        "data": "runs/cold",
+        "prompt_tokens": 5,
+        "none": None,
+    }
+    assert placeless(given) == given

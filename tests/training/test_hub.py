@@ -1,0 +1,156 @@
+"""Uploads to a hub on the loopback: what arrives, and what is refused before any work begins."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, load_file, save
+
+from dcsft_harness import stages
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import card, hub
+from tests.artefacts import rollouts
+from tests.fake_hub import serving
+
+SHAPE = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "/x"}
+WEIGHTS = save({"lora_A.weight": torch.ones(4, 2)})
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    with serving(monkeypatch) as found:
+        yield found
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """An adapter's folder as far as the hub looks at it, with places in every file that has any."""
+    config = {"learning_rate": 1e-5, "extra": {"logging_dir": "/home/jane/logs", "hub_token": "hf_secret"}}
+    with manifest.writing("adapter", tmp_path / "adapter", config, finish=card.write) as draft:
+        draft.notes.update(base="/home/jane/models/base", data="/home/jane/data/curated", steps=3)
+        given = {"base_model_name_or_path": "/home/jane/models/base", **SHAPE}
+        (draft.folder / "adapter_config.json").write_text(json.dumps(given))
+        (draft.folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
+        (draft.folder / "checkpoint-2").mkdir()
+        (draft.folder / "runs" / "Nov28_janes-machine").mkdir(parents=True)
+        (draft.folder / "runs" / "Nov28_janes-machine" / "events").write_bytes(b"curve")
+        (draft.folder / "checkpoint-2" / "README.md").write_text("base_model: /home/jane/models/base")
+    return tmp_path / "adapter"
+
+
+def test_everything_arrives_and_nothing_says_where_it_was(fake, adapter, tmp_path):
+    before = {path.name: path.read_bytes() for path in adapter.iterdir() if path.is_file()}
+    hub.check("jane/digits")
+    assert hub.push(adapter, "jane/digits", private=True) == f"{fake.url}/jane/digits"
+    (created,) = fake.created
+    assert (created["name"], created["organization"]) == ("digits", "jane")
+    assert created.get("private") is True or created.get("visibility") == "private"
+    assert set(fake.files) == set(before)
+    assert fake.files["adapter_model.safetensors"] == WEIGHTS
+    for name, data in fake.files.items():
+        for place in (b"/home", b"hf_secret", str(tmp_path).encode()):
+            assert place not in data, name
+    sent = json.loads(fake.files["adapter_config.json"])
+    assert sent == {"base_model_name_or_path": "base", **SHAPE}
+    assert {path.name: path.read_bytes() for path in adapter.iterdir() if path.is_file()} == before
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name, data in fake.files.items():
+        (copy / name).write_bytes(data)
+    assert manifest.is_intact(copy)
+
+
+def test_repositories_are_public_unless_asked_otherwise(fake, adapter):
+    hub.push(adapter, "jane/digits")
+    assert fake.created[0].get("private") is not True
+
+
+@pytest.mark.parametrize("repo", ["", "a/b/c", "jane/my model", "../x", "jane/.git", "-x", "a" * 97])
+def test_a_name_that_is_none_is_refused(repo):
+    with pytest.raises(HarnessError, match="is not the name of a repository"):
+        hub.check(repo)
+
+
+def test_without_a_token_or_offline_nothing_begins(monkeypatch, tmp_path, capsys, fake):
+    merge = stages.STAGES["merge"]
+    monkeypatch.setitem(stages.STAGES, "merge", replace(merge, run=lambda *_: pytest.fail("began")))
+    command = ["merge", "adapter", "--output", str(tmp_path / "out"), "--push-to-hub", "jane/digits"]
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert main(command) == 1
+    assert "there is no token of the hub. Run `hf auth login`" in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(command) == 1
+    assert "cannot push to jane/digits: HF_HUB_OFFLINE is set. Unset it" in capsys.readouterr().err
+
+
+def test_a_refusal_of_the_hub_is_a_sentence(fake, adapter):
+    fake.refuse = 401
+    with pytest.raises(HarnessError, match=r"refuses jane/digits \(401: .*\)\. Check that the token"):
+        hub.check("jane/digits")
+    fake.refuse = 500
+    with pytest.raises(HarnessError, match=r"refuses jane/digits \(500"):
+        hub.check("jane/digits")
+
+
+def test_a_hub_that_cannot_be_reached_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    # A machine that keeps the hub switched off, as CI does, asks it here all the same.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    with pytest.raises(HarnessError, match="cannot be reached for jane/digits"):
+        hub.check("jane/digits")
+
+
+def test_what_is_not_to_be_uploaded_is_refused(fake, adapter, tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", ["easy"])
+    assert main(["push", str(tmp_path / "rollouts"), "jane/digits"]) == 1
+    assert "holds rollouts. Give an adapter or a checkpoint" in capsys.readouterr().err
+    (adapter / "adapter_model.safetensors").write_bytes(b"others")
+    assert main(["push", str(adapter), "jane/digits"]) == 1
+    assert "is not what manifest.json beside it says" in capsys.readouterr().err
+    assert fake.created == []
+
+
+def test_the_card_may_change_and_goes_along(fake, adapter, capsys):
+    (adapter / "README.md").write_text("words of one's own")
+    assert main(["push", str(adapter), "jane/digits"]) == 0
+    assert f"-> {fake.url}/jane/digits" in capsys.readouterr().err
+    assert fake.files["README.md"] == b"words of one's own"
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_trained_and_merged_here_can_be_pushed(fake, tmp_path, capsys, monkeypatch):
+    """The whole way on the embedded checkpoint: curate, train, merge with upload, evaluate, card."""
+    monkeypatch.chdir(tmp_path)
+    drawn = ["sample", "--model-args", "pretrained=digits,batch_size=16", "--task", "dcsft_digits_pool"]
+    assert main([*drawn, "--limit", "16", "--samples", "2", "--output", "rollouts"]) == 0
+    assert main(["label", "rollouts", "--output", "labels"]) == 0
+    assert main(["curate", "labels", "--keep", "easy,medium,hard", "--output", "curated"]) == 0
+    trained = ["train", "sft", "--model", "digits", "--data", "curated", "--learning-rate", "1e-3"]
+    assert main([*trained, "--max-steps", "3", "--output", "adapter"]) == 0
+    assert main(["merge", "adapter", "--output", "merged", "--push-to-hub", "jane/digits"]) == 0
+    said = capsys.readouterr().err
+    assert "changed modules: language 28/28, vision 20/20, aligner 2/2" in said
+    assert "on 4 prompts of the training set" in said and "same answers 4/4" in said
+    sent = load(fake.files["model.safetensors"])
+    assert all(sent[name].equal(value) for name, value in load_file("merged/model.safetensors").items())
+    assert b"curated" in fake.files["README.md"] and str(tmp_path).encode() not in fake.files["README.md"]
+
+    accuracies = []
+    for name, arguments in (("unmerged", "digits,adapter=adapter"), ("alone", "merged")):
+        scored = ["evaluate", "--tasks", "dcsft_digits", "--limit", "32", "--output", name]
+        assert main([*scored, "--model-args", f"pretrained={arguments},batch_size=16"]) == 0
+        accuracies.append(manifest.read(tmp_path / name).notes["tasks"]["dcsft_digits"]["accuracy"])
+    assert accuracies[0] == accuracies[1]
+    before = (tmp_path / "merged" / "manifest.json").read_bytes()
+    assert main(["card", "merged", "--scores", "alone"]) == 0
+    assert (tmp_path / "merged" / "manifest.json").read_bytes() == before
+    assert f"{100 * accuracies[0]:.1f} %" in (tmp_path / "merged" / "README.md").read_text()
+    assert main(["card", "merged", "--scores", "unmerged"]) == 1
+    shutil.rmtree("curated")
+    assert main(["merge", "adapter", "--output", "again", "--prompts", "2"]) == 0
+    assert "on 2 prompts of dcsft_digits" in capsys.readouterr().err

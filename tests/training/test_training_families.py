@@ -1,0 +1,170 @@
+"""Training on other architectures and chat templates than the digits suite's."""
+
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from peft import PeftModel
+from PIL import Image as Pillow
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import data, rendering, sft
+from dcsft_harness.training.checkpoint import open_processor
+from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen
+
+TEXT = Value("string")
+FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
+END = {"qwen2_5_vl": "<|im_end|>", "qwen3_vl": "<|im_end|>", "idefics3": "<end_of_utterance>"}
+ADAPTED = {
+    "qwen2_5_vl": {"language": 14, "vision": 10, "aligner": 2},
+    "qwen3_vl": {"language": 14, "vision": 8, "aligner": 4},
+    "idefics3": {"language": 14, "vision": 12, "aligner": 1},
+}
+ANSWERS = ("a goose", "B", "7 boxes", "the cat and the dog")
+
+
+def conversations(images=1):
+    """Four ragged documents, each asked about `images` pictures."""
+    rows = []
+    for doc, answer in zip(documents(), ANSWERS, strict=False):
+        messages = [
+            {"role": "user", "content": "<image>" * images + doc["text"]},
+            {"role": "assistant", "content": answer},
+        ]
+        rows.append({"messages": messages, "images": [doc["image"]] * images})
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("family", list(END))
+def test_the_loss_is_on_answer_and_end_mark(family, tmp_path, monkeypatch):
+    seen = labels_seen(monkeypatch)
+    sft.train_sft(checkpoint(family), conversations(), tmp_path / "out", SftConfig(max_steps=1, batch_size=4))
+    tokenizer = AutoProcessor.from_pretrained(checkpoint(family)).tokenizer
+    learned = {tokenizer.decode(labels[labels != -100]) for labels in seen[0]}
+    assert learned == {answer + END[family] for answer in ANSWERS}
+
+
+@pytest.mark.parametrize("family", ONE_FAST)
+def test_an_adapter_covers_every_part_and_reloads(family, tmp_path):
+    base, out = checkpoint(family), tmp_path / "out"
+    notes = sft.train_sft(base, conversations(), out, SftConfig(max_steps=2, batch_size=4, warmup_ratio=0))
+    assert notes["adapted"] == ADAPTED[family]
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), out)
+    layers = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    assert len([name for name in layers if "default" not in name]) == sum(notes["adapted"].values())
+    assert all(value.any() for name, value in model.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("family", ONE_FAST)
+def test_a_cold_start_reloads(family, tmp_path):
+    base, out = checkpoint(family), tmp_path / "out"
+    sft.train_cold_start(base, conversations(), out, ColdStartConfig(batch_size=2, learning_rate=1e-3))
+    before = AutoModelForImageTextToText.from_pretrained(base).state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(out).state_dict()
+    unchanged = [name for name, value in after.items() if torch.equal(value, before[name])]
+    assert unchanged == []
+    assert (
+        AutoProcessor.from_pretrained(out).chat_template == AutoProcessor.from_pretrained(base).chat_template
+    )
+
+
+def test_several_images_and_none_train_together(tmp_path):
+    plain = {
+        "messages": [{"role": "user", "content": "Say B."}, {"role": "assistant", "content": "B"}],
+        "images": [],
+    }
+    rows = Dataset.from_list([*conversations(images=2), plain], features=FEATURES)
+    notes = sft.train_sft(
+        checkpoint("qwen2_5_vl"), rows, tmp_path / "out", SftConfig(max_steps=2, batch_size=5)
+    )
+    assert notes["ledger"]["prompts"] == 10
+
+
+def test_pixel_limits_that_a_processor_lacks_are_refused_and_recorded(tmp_path):
+    base = checkpoint("idefics3")
+    with pytest.raises(HarnessError, match="the Idefics3ImageProcessor.* has no pixel limits"):
+        sft.train_sft(base, conversations(), tmp_path / "out", SftConfig(max_pixels=3136))
+    notes = sft.train_sft(base, conversations(), tmp_path / "out", SftConfig(max_steps=1, batch_size=1))
+    assert notes["pixel_limits"] is None
+
+
+def template(text, eos="<|im_end|>"):
+    """The tiny Qwen2.5-VL's processor with another chat template."""
+    processor = open_processor(checkpoint("qwen2_5_vl"))
+    processor.chat_template = processor.tokenizer.chat_template = text
+    ids = [processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    processor.tokenizer.eos_token = eos
+    return rendering.Template.of(processor, GenerationConfig(eos_token_id=ids))
+
+
+TURNS = data.Turns(
+    [
+        {"role": "user", "content": [{"type": "text", "text": "Two?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "one<image>"}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "More?"}]},
+    ],
+    "2",
+    1,
+)
+BODY = (
+    "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}"
+    "{{ p.text if p.type == 'text' else '#' }}{% endfor %}%s{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_earlier_turns_are_prompt_and_what_follows_the_end_mark_is_dropped():
+    rendered = template(BODY.replace("%s", "<|endoftext|>\n\n")).render(TURNS, "row 0")
+    assert rendered.prompt.endswith("[user]#More?<|endoftext|>\n\n[assistant]")
+    assert rendered.completion == "2<|endoftext|>"
+
+
+def test_an_end_mark_is_added_where_the_template_writes_none():
+    assert template(BODY.replace("%s", "")).render(TURNS, "row 0").completion == "2<|im_end|>"
+
+
+def test_a_template_that_begins_answers_otherwise_than_it_asks_for_them_is_refused():
+    thinking = BODY.replace("%s", "<|im_end|>").replace("[assistant]{%", "[assistant]<think>{%")
+    with pytest.raises(HarnessError, match=r"row 3: the chat template asks for answers by '.*<think>'"):
+        template(thinking).render(TURNS, "row 3")
+
+
+def test_a_first_token_that_the_tokenizer_adds_in_evaluation_is_kept():
+    from tokenizers.processors import TemplateProcessing
+
+    plain = template(BODY.replace("%s", "<|im_end|>"))
+    assert not plain.render(TURNS, "row 0").prompt.startswith("<|endoftext|>")
+    tokenizer = plain.processor.tokenizer
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    assert plain.render(TURNS, "row 0").prompt.startswith("<|endoftext|>[user]")
+
+
+def test_an_adapter_folder_as_base_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(HarnessError, match="is an adapter"):
+        sft.train_sft(tmp_path, conversations(), tmp_path / "out")
+
+
+def test_a_text_only_base_is_refused(tmp_path):
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(HarnessError, match="is a 'llama' model, not an image-text-to-text one"):
+        sft.train_sft(tmp_path, conversations(), tmp_path / "out")
+
+
+def test_ragged_pictures_of_any_mode_reach_the_model(tmp_path):
+    rows = [
+        {
+            "messages": conversations()[0]["messages"],
+            "images": [Pillow.new(mode, size)],
+        }
+        for mode, size in (("L", (60, 90)), ("RGBA", (64, 64)), ("1", (30, 200)), ("P", (41, 57)))
+    ]
+    config = SftConfig(max_steps=1, batch_size=4)
+    sft.train_sft(checkpoint("qwen3_vl"), Dataset.from_list(rows, FEATURES), tmp_path / "out", config)

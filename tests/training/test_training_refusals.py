@@ -1,0 +1,288 @@
+"""Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import trl
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pillow
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.data.digits import pretrain
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.stages.training import summary
+from dcsft_harness.training import checkpoint, sft, trainer
+from dcsft_harness.training.config import ColdStartConfig, SftConfig
+
+TEXT = Value("string")
+FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
+PROMPT = "Which digit is this?"
+
+
+def conversations(count):
+    """Equal samples: nothing here looks at what is learned."""
+    messages = [{"role": "user", "content": "<image>" + PROMPT}, {"role": "assistant", "content": "one"}]
+    rows = [{"messages": messages, "images": [Pillow.new("RGB", (56, 56), "red")]} for _ in range(count)]
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tokens = pretrain.blank_tokenizer([PROMPT, "one"])
+    torch.manual_seed(0)
+    pretrain.blank_model(tokens).save_pretrained(folder)
+    pretrain.blank_processor(tokens).save_pretrained(folder)
+    return folder
+
+
+def refused(message, base, tmp_path, config, rows=None):
+    with pytest.raises(HarnessError, match=message):
+        sft.train_sft(base, rows or conversations(2), tmp_path / "out", config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step(base, tmp_path):
+    config = SftConfig(max_steps=20, batch_size=2, learning_rate=1e30, warmup_ratio=0)
+    said = r"the (loss|gradient norm) of step \d+ is (nan|inf).*row [01], row [01]\. .*checkpoint: none was"
+    refused(said, base, tmp_path, config)
+
+
+def test_a_bad_step_names_its_items_and_the_last_good_checkpoint(base, tmp_path):
+    rows = conversations(2).add_column("item_id", ["apple", "pear"])
+    config = SftConfig(max_steps=9, batch_size=1, learning_rate=1e-3, save_steps=1)
+
+    def poison(step, total, figures):
+        if step == 3:
+            for weight in trainers[0].model.parameters():
+                weight.data.mul_(float("nan"))
+
+    trainers = []
+    original = sft.SftTrainer.bind
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sft.SftTrainer, "bind", lambda self, *given: (trainers.append(self), original(self, *given))[1]
+        )
+        with pytest.raises(HarnessError) as refused:
+            sft.train_sft(base, rows, tmp_path / "out", config, progress=poison)
+    said = str(refused.value)
+    assert "the loss of step 4 is nan" in said and ("items apple" in said or "items pear" in said)
+    assert str(tmp_path / "out" / "unfinished" / "checkpoint-3") in said
+
+
+def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    sft.train_sft(base, conversations(2), tmp_path / "first", SftConfig(max_steps=1, batch_size=2))
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    (other / "extra.json").write_text("{}")
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    larger = tmp_path / "larger"
+    shutil.copytree(tmp_path / "first", larger)
+    (larger / "manifest.json").unlink()
+    weights = load_file(larger / "adapter_model.safetensors")
+    save_file({name: w.repeat(2, 2) for name, w in weights.items()}, larger / "adapter_model.safetensors")
+    for adapter, said in (
+        (tmp_path / "first", "was trained on"),
+        (larger, "does not fit"),
+        (base, "is not a PEFT folder"),
+    ):
+        with pytest.raises(HarnessError, match=said):
+            sft.train_sft(other, conversations(2), tmp_path / "out", SftConfig(), adapter=adapter)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loaded(
+    base, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    with pytest.raises(HarnessError, match="checkpoints of all parameters need up to .* MiB"):
+        sft.train_cold_start(base, conversations(2), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"max_grad_nrm": 1.0}, "unknown TRL argument 'max_grad_nrm'.*max_grad_norm"),
+        ({"optim": "sgdd"}, "TRL refuses its arguments: .*sgdd"),
+        ({"adam_epsilon": "small"}, "extra: adam_epsilon='small' is not a number"),
+        ({"max_grad_norm": 0}, "extra: max_grad_norm=0 leaves gradients unmeasured"),
+        ({"report_to": "tensorbord"}, "unknown report_to 'tensorbord'.*tensorboard"),
+    ],
+)
+def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, message):
+    refused(message, base, tmp_path, SftConfig(max_steps=1, extra=extra))
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
+    config = SftConfig(extra={"report_to": "tensorboard"})
+    refused(
+        "report_to=tensorboard needs a package that is not installed: .*pip install", base, tmp_path, config
+    )
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    ours = {**trainer.managed(SftConfig(), torch.float32, Path("out")), **trainer.SFT_MANAGED}
+    given = {"adam_epsilon": "1e-7", "optim_args": "1e-7", "dataloader_num_workers": "2"}
+    made = trainer.arguments(trl.SFTConfig, ours, given)
+    assert (made.adam_epsilon, made.optim_args, made.dataloader_num_workers) == (1e-7, "1e-7", 2)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_gone_on_with_needs_no_room_for_what_is_on_the_disk(base, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def progress(step, total, figures):
+        if step == 2:
+            raise Stop
+
+    config = ColdStartConfig(max_steps=3, epochs=None, batch_size=1, save_steps=1)
+    with pytest.raises(Stop):
+        sft.train_cold_start(base, conversations(2), tmp_path / "out", config, progress=progress)
+    there = tmp_path / "out" / "unfinished" / "checkpoint-1"
+    size = sum(path.stat().st_size for path in there.rglob("*"))
+    # A new checkpoint beside the one there, and the result; a new run needs one checkpoint more.
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(1.5 * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(HarnessError, match="checkpoints of all parameters need"):
+        sft.train_cold_start(base, conversations(2), tmp_path / "new", config)
+    assert sft.train_cold_start(base, conversations(2), tmp_path / "out", config)["steps"] == 3
+
+
+@pytest.mark.slow
+def test_curves_outlive_the_run(base, tmp_path):
+    def progress(step, total, figures):
+        folder = tmp_path / "out" / "unfinished" / "runs" / "today"
+        folder.mkdir(parents=True)
+        (folder / "events").write_text("curve")
+
+    sft.train_sft(base, conversations(1), tmp_path / "out", SftConfig(max_steps=1), progress=progress)
+    assert "runs/today/events" in manifest.read(tmp_path / "out").files
+    assert manifest.is_intact(tmp_path / "out")
+
+
+def test_weights_with_another_loss_are_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    rows = conversations(2).add_column("weight", [0.5, 1.5])
+    for extra in ({"loss_type": "dft"}, {"label_smoothing_factor": 0.1}):
+        refused(
+            "a column weight, which weighs the plain loss alone", base, tmp_path, SftConfig(extra=extra), rows
+        )
+
+
+@pytest.mark.parametrize("train", [sft.train_sft, sft.train_cold_start])
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(base, tmp_path, monkeypatch, train):
+    def full(*args, **named):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    kind = SftConfig if train is sft.train_sft else ColdStartConfig
+    with pytest.raises(HarnessError, match="cannot write the .* to .*: No space left on device"):
+        train(base, conversations(2), tmp_path / "out", kind.from_options({"max_steps": 1}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(base, tmp_path):
+    def interrupt(*step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(max_steps=2), progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    with pytest.raises(HarnessError, match="lora_target='langage' matches none of") as told:
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(lora_target="langage"))
+    assert list(tmp_path.iterdir()) == []
+    names = re.findall(r"model\.[\w.]+", told.value.remedy)
+    assert [name.split(".")[1] for name in names] == ["visual", "language_model", "visual"]
+    chosen = checkpoint.lora_targets(
+        checkpoint.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1]
+    )
+    assert chosen == {names[1]: "language"}
+
+
+def test_a_base_that_is_none_is_refused(base, tmp_path):
+    missing = tmp_path / "missing"
+    refused(f"model {missing} cannot be opened", missing, tmp_path, SftConfig())
+
+
+def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    (broken / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(HarnessError, match=f"{broken}/model.safetensors is not a whole"):
+        sft.train_sft(broken, conversations(2), tmp_path / "out", SftConfig())
+    assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_on_a_device_that_only_emulates_it_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    refused("dtype=bfloat16: Tesla V100 lacks it", base, tmp_path, SftConfig(dtype="bfloat16"))
+    assert checkpoint.compute_dtype("auto") == torch.float32
+
+
+def test_weights_that_were_gathered_get_the_bases_type(tmp_path):
+    names = {"model-00001.safetensors": torch.float32, "adapter_model.safetensors": torch.float32}
+    for name in names:
+        save_file({"weight": torch.ones(2), "count": torch.ones(1, dtype=torch.int64)}, tmp_path / name)
+    checkpoint.recast(tmp_path, torch.bfloat16)
+    found = [load_file(tmp_path / name) for name in names]
+    assert [one["weight"].dtype for one in found] == [torch.bfloat16, torch.float32]
+    assert [one["count"].dtype for one in found] == [torch.int64, torch.int64]
+
+
+def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(HarnessError, match="is not empty"):
+        sft.train_sft(tmp_path / "no base", tmp_path / "no data", tmp_path / "out")
+
+
+def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
+    sft.train_sft(base, conversations(1), tmp_path / "first", SftConfig(max_steps=1))
+    told = json.loads((tmp_path / "first" / "manifest.json").read_text())
+    del told["inputs"]["model"]
+    told["config"]["model"] = "someone/base"
+    (tmp_path / "first" / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(HarnessError, match="first was trained on someone/base, and someone/else is not"):
+        checkpoint.check_intact("someone/else", tmp_path / "first")
+
+
+def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
+    config = SftConfig(max_steps=1, max_pixels=56 * 56)
+    notes = sft.train_sft(base, conversations(1), tmp_path / "out", config)
+    assert summary(notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
+    notes = notes | {"pixel_limits": notes["evaluation_pixel_limits"]}
+    assert summary(notes).endswith("layers")
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_gone_on_with_keeps_its_shape_and_says_it(base, tmp_path):
+    small = SftConfig(max_steps=1, lora_rank=4, lora_alpha=8)
+    sft.train_sft(base, conversations(1), tmp_path / "first", small)
+    for given in ({"lora_rank": 16}, {"lora_alpha": 16}, {"lora_dropout": 0.5}, {"lora_target": "vision"}):
+        with pytest.raises(HarnessError, match=f"{next(iter(given))}=.* goes with a new adapter"):
+            config = SftConfig(max_steps=1, **given)
+            sft.train_sft(base, conversations(1), tmp_path / "out", config, adapter=tmp_path / "first")
+    config = SftConfig(max_steps=1)
+    sft.train_sft(base, conversations(1), tmp_path / "out", config, adapter=tmp_path / "first")
+    told = manifest.read(tmp_path / "out").config
+    assert (told["lora_rank"], told["lora_alpha"], told["lora_target"]) == (4, 8, None)

@@ -1,0 +1,174 @@
+"""An interrupted run goes on from its last complete checkpoint and ends as an undisturbed one does."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import run_folder, sft
+from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
+
+CONFIG = SftConfig(max_steps=7, batch_size=4, save_steps=2, learning_rate=1e-3, warmup_ratio=0.3)
+FULL = ColdStartConfig(max_steps=7, epochs=None, batch_size=4, save_steps=2, learning_rate=1e-3)
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(at):
+    def progress(step, total, figures):
+        if step == at:
+            raise Stop
+
+    return progress
+
+
+def log(folder):
+    rows = map(json.loads, (folder / "training_log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def same_weights(one, other):
+    ours, theirs = (load_file(next(folder.glob("*model.safetensors"))) for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+@pytest.mark.grid
+@pytest.mark.parametrize(("train", "config"), [(sft.train_sft, CONFIG), (sft.train_cold_start, FULL)])
+@pytest.mark.parametrize("micro", [None, 2])
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, train, config, micro):  # noqa: F811
+    rows, config = conversations(10), config.changed(micro_batch_size=micro)
+    train(base, rows, tmp_path / "whole", config)
+    for at in (5, 6):  # once in the middle, once more right behind a checkpoint
+        with pytest.raises(Stop):
+            train(base, rows, tmp_path / "cut", config, progress=stopping(at))
+    assert not (tmp_path / "cut" / manifest.NAME).exists()
+    seen = []
+    notes = train(base, rows, tmp_path / "cut", config, progress=lambda *step: seen.append(step[0]))
+    assert seen == [5, 6, 7]
+    same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+    told = manifest.read(tmp_path / "whole").notes["ledger"]
+    for name in ("steps", "prompts", "prompt_tokens", "completion_tokens", "flops"):
+        assert notes["ledger"][name] == told[name]
+    assert manifest.read(tmp_path / "cut").key == manifest.read(tmp_path / "whole").key
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(base, tmp_path):  # noqa: F811
+    rows, output = conversations(6), tmp_path / "out"
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, CONFIG, progress=stopping(3))
+    with pytest.raises(HarnessError, match="other settings: learning_rate: 0.001 -> 0.1"):
+        sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1))
+    with pytest.raises(HarnessError, match="other settings: data"):
+        sft.train_sft(base, conversations(7), output, CONFIG)
+    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
+
+
+@pytest.mark.slow
+def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811
+    rows, output = conversations(6), tmp_path / "out"
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+    (output / "unfinished" / "checkpoint-4" / run_folder.COMPLETE).unlink()
+    seen = []
+    sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]))
+    assert seen == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "scheduler.pt", "rng_state.pth"],
+)
+def test_a_checkpoint_with_changed_files_is_not_resumed(base, tmp_path, name):  # noqa: F811
+    rows, output = conversations(6), tmp_path / "out"
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+    last = output / "unfinished" / "checkpoint-4"
+    if name == "scheduler.pt":
+        (last / name).unlink()
+    else:
+        content = bytearray((last / name).read_bytes())
+        content[-1] ^= 1
+        (last / name).write_bytes(content)
+    with pytest.raises(
+        HarnessError, match=rf"checkpoint-4/{name} is not what was saved.*Remove .*checkpoint-4"
+    ):
+        sft.train_sft(base, rows, output, CONFIG)
+    shutil.rmtree(last)
+    assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
+
+
+@pytest.mark.slow
+def test_without_a_checkpoint_nothing_stays_and_the_same_command_begins_anew(base, tmp_path):  # noqa: F811
+    rows, output = conversations(6), tmp_path / "out"
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, CONFIG, progress=stopping(1))
+    assert not output.exists()
+    assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
+
+
+@pytest.mark.slow
+def test_kept_checkpoints_are_adapters_without_the_optimizers_state(base, tmp_path):  # noqa: F811
+    output = tmp_path / "out"
+    sft.train_sft(base, conversations(6), output, CONFIG.changed(keep=2))
+    kept = run_folder.checkpoints(output)
+    assert [run_folder.step_of(path) for path in kept] == [6, 7]
+    for path in kept:
+        names = {file.name for file in path.iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    same = (load_file(folder / "adapter_model.safetensors") for folder in (kept[-1], output))
+    assert all(torch.equal(one, other) for one, other in zip(*(x.values() for x in same), strict=True))
+    assert manifest.is_intact(output)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from datasets import load_from_disk
+from dcsft_harness.training import sft
+from dcsft_harness.training.config import SftConfig
+base, data, output = map(Path, sys.argv[1:4])
+config = SftConfig(max_steps=40, batch_size=4, save_steps=3, learning_rate=1e-3)
+sft.train_sft(base, data, output, config)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_again_and_again_changes_nothing(base, tmp_path):  # noqa: F811
+    conversations(10).save_to_disk(str(tmp_path / "set"))
+    command = [sys.executable, "-c", KILLED, str(base), str(tmp_path / "set")]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    cut, kills = tmp_path / "cut", 0
+    while not (cut / manifest.NAME).is_file():
+        before = len(list(cut.glob("unfinished/checkpoint-*")))
+        process = subprocess.Popen([*command, str(cut)])
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            steps = [run_folder.step_of(path) for path in cut.glob("unfinished/checkpoint-*")]
+            if kills < 3 and steps and max(steps) >= 6 * (kills + 1):
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        assert process.wait(120) in (0, -signal.SIGKILL), before
+    assert kills == 3
+    same_weights(tmp_path / "whole", cut)
+    assert log(tmp_path / "whole") == log(cut)

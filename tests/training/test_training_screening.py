@@ -1,0 +1,221 @@
+"""Rows that cannot be trained on: all found before weights are read, listed or left out on request."""
+
+import io
+import json
+import shutil
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pillow
+from transformers import AutoProcessor
+
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import chat_template
+from dcsft_harness.training import checkpoint, data, grpo, merging, sft
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
+from tests import tiny_checkpoints
+from tests.training.test_training_grpo import Parity
+from tests.training.test_training_refusals import base  # noqa: F401 - a fixture
+
+TEXT = Value("string")
+FEATURES = Features(
+    {"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image()), "item_id": TEXT}
+)
+CONFIGS = {
+    "cold-start": ColdStartConfig(max_steps=1, epochs=None, batch_size=2),
+    "sft": SftConfig(max_steps=2, batch_size=2),
+    "grpo": GrpoConfig(max_steps=1, batch_size=4, num_generations=2, max_completion_length=3),
+}
+
+
+def row(content="<image>Which digit is this?", answer="one", size=(56, 56), images=None):
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "images": images or [Pillow.new("RGB", size, "red")]}
+
+
+def cut_short():
+    stored = io.BytesIO()
+    Pillow.effect_noise((64, 64), 50).save(stored, "PNG")
+    return [{"bytes": stored.getvalue()[:200], "path": None}]
+
+
+FAULTS = {
+    "narrow picture": (lambda: row(size=(1, 300)), "does not take a picture of 1 x 300 pixels: .*ratio"),
+    "wide picture": (lambda: row(size=(6500, 32)), "does not take a picture of 6500 x 32 pixels: .*ratio"),
+    "picture mark": (lambda: row("<image>Which <|image_pad|>?"), r"the prompt has '<\|image_pad\|>' in its"),
+    "video mark": (lambda: row("<image>Which <|video_pad|>?"), r"the prompt has '<\|video_pad\|>' in its"),
+    "mark in the answer": (lambda: row(answer="<|vision_end|>"), r"the answer has '<\|vision_end\|>' in its"),
+    "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, and the base has \d+ positions"),
+    "damaged picture": (lambda: row(images=cut_short()), "an image cannot be read"),
+    "no picture": (lambda: row("<image><image>Which?"), "2 <image> marks for 1 images"),
+    "no answer": (lambda: row(answer=" \n"), "the assistant's answer is empty"),
+}
+
+
+def rows_of(*rows):
+    numbered = [one | {"item_id": f"item{number}"} for number, one in enumerate(rows)]
+    return Dataset.from_list(numbered, features=FEATURES)
+
+
+def train(method, base, rows, output, config=None, **more):  # noqa: F811
+    config = config or CONFIGS[method]
+    if method == "grpo":
+        return grpo.train_grpo(base, rows, Parity(len(rows)), output, config, **more)
+    return (sft.train_sft if method == "sft" else sft.train_cold_start)(base, rows, output, config, **more)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("method", CONFIGS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
+    base,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    fault,
+    method,
+):
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    make, said = FAULTS[fault]
+    rows = rows_of(row(), row(), make(), row(), row())
+    with pytest.raises(HarnessError, match=f"row 2: .*{said}.*--on-error skip"):
+        train(method, base, rows, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_row_that_the_chat_template_refuses_is_named_or_left_out(base, tmp_path, method):  # noqa: F811
+    picky = tmp_path / "picky"
+    shutil.copytree(base, picky)
+    processor = AutoProcessor.from_pretrained(picky)
+    test = "{% if 'secret' in messages | string %}{{ raise_exception('no secrets') }}{% endif %}"
+    processor.chat_template = test + processor.chat_template
+    processor.save_pretrained(picky)
+    rows = rows_of(row(), row("<image>Which secret?"), row())
+    with pytest.raises(HarnessError, match="row 1: the chat template fails .*no secrets.*--on-error skip"):
+        train(method, picky, rows, tmp_path / "out")
+    notes = train(method, picky, rows, tmp_path / "out", CONFIGS[method].changed(on_error="skip"))
+    assert notes["skipped"] == {"count": 1, "rows": [1]}
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("method", CONFIGS)
+def test_rows_of_all_faults_are_left_out_on_request_and_recorded(base, tmp_path, method):  # noqa: F811
+    rows = rows_of(row(), row(), *(make() for make, _ in FAULTS.values()), row())
+    bad = list(range(2, 2 + len(FAULTS)))
+    with pytest.raises(
+        HarnessError, match=rf": {len(FAULTS)} of {len(rows)} rows cannot .*: row 2: .*; row 3: "
+    ):
+        train(method, base, rows, tmp_path / "out")
+    config = CONFIGS[method].changed(on_error="skip")
+    notes = train(method, base, rows, tmp_path / "out", config)
+    assert notes["rows"] == 3 and notes["skipped"] == {"count": len(FAULTS), "rows": bad}
+    assert manifest.read(tmp_path / "out").notes["skipped"] == notes["skipped"]
+
+
+def test_the_first_twenty_are_listed_and_the_others_counted(base, tmp_path):  # noqa: F811
+    rows = rows_of(row(), *[row(size=(1, 300))] * 12, *[row(answer="")] * 13)
+    with pytest.raises(HarnessError) as refused:
+        train("sft", base, rows, tmp_path / "out")
+    said = str(refused.value)
+    assert "25 of 26 rows cannot be trained on: row 1: " in said and "; row 20: " in said
+    assert "row 21: " not in said and "; and 5 more" in said
+
+
+def test_a_set_without_any_row_left_is_refused_also_with_skip(base, tmp_path):  # noqa: F811
+    for bad in (row(size=(1, 300)), row(answer="")):
+        with pytest.raises(HarnessError, match="2 of 2 rows cannot be trained on"):
+            train("sft", base, rows_of(bad, bad), tmp_path / "out", SftConfig(on_error="skip"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_only_with_the_rows_that_it_began_with(base, tmp_path):  # noqa: F811
+    class Stop(Exception):
+        pass
+
+    def progress(step, total, figures):
+        if step == 2:
+            raise Stop
+
+    rows = rows_of(row(), row(size=(1, 300)), row())
+    config = SftConfig(max_steps=3, batch_size=1, save_steps=1, on_error="skip")
+    with pytest.raises(Stop):
+        train("sft", base, rows, tmp_path / "out", config, progress=progress)
+    assert train("sft", base, rows, tmp_path / "out", config)["steps"] == 3
+
+
+@pytest.mark.slow
+def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  # noqa: F811
+    rows_of(row(), row(size=(1, 300)), row()).save_to_disk(str(tmp_path / "set"))
+    config = SftConfig(max_steps=1, batch_size=1, on_error="skip")
+    train("sft", base, tmp_path / "set", tmp_path / "out", config)
+    processor = checkpoint.open_processor(str(base))
+    found = merging.read_probes(manifest.read(tmp_path / "out"), processor, None, count=4)
+    assert found.source == "the training set" and len(found.features) == 2
+
+
+@pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
+def test_the_arithmetic_refuses_what_the_processor_does(family):
+    """Of every size, what is found by arithmetic alone is what the processor itself says."""
+    processor = checkpoint.open_processor(tiny_checkpoints.checkpoint(family))
+    sizes = data._Sizes(processor)
+    for size in [(1, 300), (300, 1), (64, 64), (2, 399), (201, 1), (33, 33), (640, 33), (3, 3), (1, 1)]:
+        try:
+            processor.image_processor(images=[Pillow.new("RGB", size)], return_tensors="pt")
+            taken = True
+        except (ValueError, RuntimeError, ZeroDivisionError):
+            taken = False
+        assert (sizes.refusal([size]) is None) == taken, size
+
+
+def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
+    for family, marks in {
+        "qwen2_5_vl": {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"},
+        "idefics3": {"<image>", "<fake_token_around_image>", "<global-img>"},
+    }.items():
+        folder = tiny_checkpoints.checkpoint(family)
+        found = chat_template.media_marks(checkpoint.open_processor(folder), checkpoint.open_config(folder))
+        assert set(found) == marks
+
+
+def test_tokens_are_counted_as_the_processor_makes_them():
+    folder = tiny_checkpoints.checkpoint("qwen2_5_vl")
+    processor = checkpoint.open_processor(folder)
+    found = data.read(rows_of(row(), row(size=(300, 90)), row("What? " * 50, images=[])).select([0, 1]))
+    texts = [
+        processor.apply_chat_template(turns.prompt, tokenize=False, add_generation_prompt=True)
+        for turns in found.turns
+    ]
+    made = [
+        processor(text=[text], images=found.images(number))["input_ids"] for number, text in enumerate(texts)
+    ]
+    counted = data._lengths(found.turns, texts, processor, data._Sizes(processor))
+    assert counted == [len(ids[0]) for ids in made]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_bad_rows_of_a_file_of_ones_own_are_listed_by_their_lines(tmp_path, capsys, monkeypatch, skip):
+    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path / "cache"))
+    for number in range(5):
+        Pillow.new("RGB", (56, 56), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    for number in (1, 3):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    lines = [{"problem": "Which digit?", "solution": "1", "image": f"{number}.png"} for number in range(5)]
+    lines[4]["problem"] = "Which <|image_pad|>?"
+    lines.append(lines[0] | {"solution": "2"})
+    (tmp_path / "mine.jsonl").write_text("\n\n".join(map(json.dumps, lines)))  # every other line is blank
+    words = ["train", "grpo", "--model=digits", f"--data={tmp_path / 'mine.jsonl'}", "--scorer=exact_word"]
+    words += ["--batch-size=4", "--num-generations=2", "--max-steps=1", "--max-completion-length=3"]
+    words += [f"--output={tmp_path / 'out'}", *(["--on-error=skip"] if skip else [])]
+    assert main(words) == (0 if skip else 1)
+    said = capsys.readouterr().err
+    if skip:
+        assert manifest.read(tmp_path / "out").notes["skipped"] == {"count": 3, "rows": [1, 3, 4]}
+        assert "3 rows skipped" in said
+    else:
+        assert "mine.jsonl: 3 of 6 rows cannot be trained on: line 3: image " in said
+        assert "; line 7: image " in said and "; line 9: the prompt has '<|image_pad|>' in its text" in said
+        assert "Traceback" not in said and "row" not in said.replace("rows", "").replace("the row", "")
