@@ -256,9 +256,9 @@ class Samples:
         return (SETTING,) if self._from_checkpoint() and self._applied(lines) is None else ()
 
     def _applied(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object] | None:
-        """What the checkpoint's generation config applied; None where a line does not record it.
+        """The applied settings of the checkpoint's generation config; None if a line does not record them.
 
-        Our models record it with the token counts, which lmms-eval leaves out of answers from its cache.
+        Our models record them with the token counts, which lmms-eval omits for responses from its cache.
 
         Raises:
             HarnessError: lines differ.
@@ -283,7 +283,7 @@ class Samples:
         return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
 
     def _checkpoint_conditions(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-        """The same conditions as scores of `dcsft evaluate` have."""
+        """The conditions in the form of `dcsft evaluate` scores."""
         if not self._from_checkpoint():
             return {}
         found = self._applied(lines)

@@ -202,7 +202,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
         read = file.read(columns=[one.name for one in wanted]).unify_dictionaries()
     columns = {}
     for want in wanted:
-        if want.name in filling:  # written before there was such a column
+        if want.name in filling:  # written before this column existed
             columns[want.name] = pa.chunked_array([pa.repeat(filling[want.name], read.num_rows)])
             continue
         column = read[want.name]
