@@ -134,7 +134,6 @@ class UnavailableError(HarnessError):
 @dataclass
 class Counts(TokenCounts):  # type: ignore[misc]
     """Token counts in lmms-eval's log format, with the generation config's applied settings.
-    config.
 
     Attributes:
         from_checkpoint: setting -> value; None if the generation config is not used.
