@@ -118,8 +118,8 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
             tasks[task] = replace(tasks[task], draws=_draws(found, tasks[task], samples), responses=read)
     model = _model(found)
     group = group_of(name, config.get("group"))
-    told = board.of_scores(found, name, model)
-    return Result(name, folder, model, tasks, told, lambda: iter([read_columns(folder / FILE)]), group)
+    provenance = board.of_scores(found, name, model)
+    return Result(name, folder, model, tasks, provenance, lambda: iter([read_columns(folder / FILE)]), group)
 
 
 def _draws(found: manifest.Manifest, measured: Measured, samples: object) -> Draws:
