@@ -109,15 +109,15 @@ def taught(*folders: str | Path | None) -> BoxSpace | None:
     from dcsft_harness.artifacts import manifest
 
     for folder in folders:
-        told = None
+        space = None
         if folder is not None and (Path(folder) / manifest.NAME).is_file():
             manifest.refuse_newer(Path(folder))
             with contextlib.suppress(HarnessError):  # another package's file of that name
-                told = manifest.read(Path(folder)).notes.get("box_space")
+                space = manifest.read(Path(folder)).notes.get("box_space")
         elif folder is not None and (Path(folder) / TOLD).is_file():
-            told = _kept(Path(folder) / TOLD)
-        if told in get_args(BoxSpace):
-            return cast(BoxSpace, told)
+            space = _kept(Path(folder) / TOLD)
+        if space in get_args(BoxSpace):
+            return cast(BoxSpace, space)
     return None
 
 

@@ -119,5 +119,5 @@ def refusal(error: BaseException | None) -> int | None:
         return error.errno if error.errno in _REFUSALS else None
     if error is None or isinstance(error, HarnessError):
         return None
-    told = re.search(r"\(os error (\d+)\)$", str(error))
-    return int(told[1]) if told and int(told[1]) in _REFUSALS else refusal(error.__cause__)
+    stated = re.search(r"\(os error (\d+)\)$", str(error))
+    return int(stated[1]) if stated and int(stated[1]) in _REFUSALS else refusal(error.__cause__)

@@ -59,7 +59,7 @@ def install() -> None:
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:
-    """Sends a signal again that was raised where Python drops errors, as in an object's `__del__`."""
+    """Sends a signal again if it was raised where Python drops errors, as in an object's `__del__`."""
     if not isinstance(lost.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return

@@ -53,12 +53,12 @@ def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON'
 
 
 def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> Any:  # noqa: ANN401 - JSON's
-    """A JSON text's value; the one place that reads JSON from outside.
+    """A JSON text's value; all JSON from outside is read here.
 
     Args:
         text: the JSON; bytes are UTF-8.
-        finite: refuses numbers beyond float64, NaN and infinity included.
-        halves: accepts texts with half of a surrogate pair, which cannot be written as UTF-8.
+        finite: refuse numbers beyond float64, NaN and infinity included.
+        halves: accept texts with half of a surrogate pair, which cannot be written as UTF-8.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `DEEPEST`.
@@ -78,17 +78,17 @@ def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> 
             break
     else:
         raise ValueError(f"nested deeper than {DEEPEST} levels")
-    # Only an escape makes such a text of UTF-8.
+    # In UTF-8 input, only an escape can produce such a text.
     if not halves and ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # type: ignore[operator]
         _refuse_halves(value)
     return value
 
 
 def json_object(line: str | bytes) -> dict[str, Any]:
-    """A line of JSONL from outside: an object of finite numbers and whole texts.
+    """A line of JSONL from outside: an object of finite numbers and valid Unicode texts.
 
     Raises:
-        ValueError: it is something else, or not UTF-8.
+        ValueError: it is not such an object, or not UTF-8.
     """
     try:
         found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)

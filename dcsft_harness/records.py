@@ -29,7 +29,7 @@ RIGHT = 0.5
 
 SCORER = "version of the scorer"
 FROM_CHECKPOINT = "generation_from_checkpoint"
-"""Where scores, rollouts and logged token counts record what a checkpoint's generation config applied."""
+"""The records of applied generation-config settings in scores, rollouts and logged token counts."""
 CHECKPOINT, SETTING = "checkpoint's generation config", "checkpoint's generation setting"
 """Conditions of a score, or their prefixes: a scorer's version, and applied settings of a checkpoint's
 generation config. Scores are comparable if all their conditions are equal."""

@@ -105,9 +105,9 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
     )
 
 
-def _usage(told: object) -> dict[str, float]:
+def _usage(ledger: object) -> dict[str, float]:
     """The positive numbers among the figures of a ledger."""
-    table = told if isinstance(told, Mapping) else {}
+    table = ledger if isinstance(ledger, Mapping) else {}
     return {
         name: float(table[name])
         for name in LEDGER
@@ -135,8 +135,8 @@ def public(value: object) -> object:
 
 def _training(found: manifest.Manifest) -> Training | None:
     """The run behind the adapter, else behind the model, if its folder matches the manifest."""
-    if (told := found.notes.get("checkpoint")) is not None:
-        return _told(found.folder, told)
+    if (note := found.notes.get("checkpoint")) is not None:
+        return _run_of_checkpoint(found.folder, note)
     for role in ("adapter", "model"):
         if role not in found.inputs:
             continue
@@ -154,15 +154,15 @@ def _training(found: manifest.Manifest) -> Training | None:
     return None
 
 
-def _told(folder: Path, told: Mapping[str, Any]) -> Training | None:
+def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None:
     """The run of a scored checkpoint, from the notes on its scores; it may still be running.
 
     Its own manifest and log are read if it has finished and no other run has replaced it.
     """
     try:
-        run, kind = (folder / told["run"]).resolve(), str(told["kind"])
-        step, known = int(told["step"]), _figures(dict(told["ledger"]))
-        identity = told["identity"]
+        run, kind = (folder / note["run"]).resolve(), str(note["kind"])
+        step, known = int(note["step"]), _figures(dict(note["ledger"]))
+        identity = note["identity"]
     except (TypeError, ValueError, KeyError):
         return None
     with contextlib.suppress(HarnessError, OSError):

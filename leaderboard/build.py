@@ -104,13 +104,13 @@ class Options(Settings):
     def recorded(self) -> dict[str, Any]:
         """The settings for the manifest: everything that differs from the default, and the baseline."""
         standard = Options(strict=self.strict)
-        told = {
+        changed = {
             name: value
             for name in Options.model_fields
             if name not in ("labels", "strict", "rollouts", "names")
             and (value := getattr(self, name)) not in ({}, getattr(standard, name))
         }
-        return {"baseline": self.baseline, **told}
+        return {"baseline": self.baseline, **changed}
 
 
 def build(

@@ -202,11 +202,11 @@ class Samples:
         first = lines[0][1]
         names = [key for key in first if key not in STANDING]
         numeric = [key for key in names if any(self._number(line.get(key)) is not None for _, line in lines)]
-        told = self.choices.metrics.get(self.task)
-        if told is not None:
-            if told not in numeric:
-                raise unknown_name(f"metric of {self.task} in {self.path}", told, numeric)
-            return told
+        chosen = self.choices.metrics.get(self.task)
+        if chosen is not None:
+            if chosen not in numeric:
+                raise unknown_name(f"metric of {self.task} in {self.path}", chosen, numeric)
+            return chosen
         if "acc" in numeric:
             return "acc"
         key = str(self.config.get("score_key") or "score")
@@ -246,8 +246,8 @@ class Samples:
         return None if cluster is None else str(cluster)
 
     def _distribution(self) -> str | None:
-        told = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
-        return told if told in DISTRIBUTIONS else None
+        chosen = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
+        return chosen if chosen in DISTRIBUTIONS else None
 
     def _unknown_settings(self, lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         """Conditions on the checkpoint's own settings that the log does not record."""
@@ -256,9 +256,9 @@ class Samples:
         return (SETTING,) if self._from_checkpoint() and self._applied(lines) is None else ()
 
     def _applied(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object] | None:
-        """What the checkpoint's generation config applied; None where a line does not record it.
+        """The applied settings of the checkpoint's generation config; None if a line does not record them.
 
-        Our models record it with the token counts, which lmms-eval leaves out of answers from its cache.
+        Our models record them with the token counts, which lmms-eval omits for responses from its cache.
 
         Raises:
             HarnessError: lines differ.
@@ -283,7 +283,7 @@ class Samples:
         return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
 
     def _checkpoint_conditions(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-        """The same conditions as scores of `dcsft evaluate` have."""
+        """The conditions in the form of `dcsft evaluate` scores."""
         if not self._from_checkpoint():
             return {}
         found = self._applied(lines)
@@ -543,7 +543,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
     if not tasks:
         raise HarnessError(f"{file} lists no task", AGAIN)
     model = _model(run)
-    told = Provenance(
+    provenance = Provenance(
         file.parent,
         "lmms-eval log",
         name,
@@ -558,7 +558,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         file.parent,
         model,
         tasks,
-        told,
+        provenance,
         lambda: (log.table() for log in logs),
         group_of(name),
         files=tuple(input_files(file)),

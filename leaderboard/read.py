@@ -118,8 +118,8 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
             tasks[task] = replace(tasks[task], draws=_draws(found, tasks[task], samples), responses=read)
     model = _model(found)
     group = group_of(name, config.get("group"))
-    told = board.of_scores(found, name, model)
-    return Result(name, folder, model, tasks, told, lambda: iter([read_columns(folder / FILE)]), group)
+    provenance = board.of_scores(found, name, model)
+    return Result(name, folder, model, tasks, provenance, lambda: iter([read_columns(folder / FILE)]), group)
 
 
 def _draws(found: manifest.Manifest, measured: Measured, samples: object) -> Draws:
@@ -202,7 +202,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
         read = file.read(columns=[one.name for one in wanted]).unify_dictionaries()
     columns = {}
     for want in wanted:
-        if want.name in filling:  # written before there was such a column
+        if want.name in filling:  # written before this column existed
             columns[want.name] = pa.chunked_array([pa.repeat(filling[want.name], read.num_rows)])
             continue
         column = read[want.name]

@@ -133,10 +133,10 @@ class UnavailableError(HarnessError):
 
 @dataclass
 class Counts(TokenCounts):  # type: ignore[misc]
-    """Token counts as lmms-eval logs them, which also record what the checkpoint's generation config applied.
+    """Token counts in lmms-eval's log format, with the generation config's applied settings.
 
     Attributes:
-        from_checkpoint: setting -> value; None where the generation config is not used.
+        from_checkpoint: setting -> value; None if the generation config is not used.
     """
 
     from_checkpoint: dict[str, object] | None = None
@@ -261,7 +261,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return results
 
     def _applied_to(self, requests: Sequence[Instance]) -> Callable[[int], dict[str, object] | None]:
-        """What the checkpoint's settings add to a request, by its position; None where they are not used."""
+        """The settings that the checkpoint adds to a request, by its position; None if they are not used."""
         found: dict[tuple[str, str], dict[str, object]] = {}
 
         def applied(position: int) -> dict[str, object] | None:

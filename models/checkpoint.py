@@ -46,7 +46,7 @@ _DECIDING = (
     *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),
 )
-"""Names of files that decide what a model answers, as patterns."""
+"""Names of files that affect a model's responses, as patterns."""
 
 
 def open_config(settings: ModelSettings) -> PreTrainedConfig:
@@ -299,7 +299,7 @@ def check_files(name: str) -> None:
     """`check_intact` for one folder; a hub name passes.
 
     Raises:
-        HarnessError: names a file that is gone, has changed or was added.
+        HarnessError: names a missing, changed or added file.
     """
     run, inside = _manifest_of(Path(name))
     if run is not None:
@@ -309,7 +309,7 @@ def check_files(name: str) -> None:
 
 
 def _manifest_of(folder: Path) -> tuple[Path | None, str]:
-    """The folder whose manifest lists a checkpoint's files, and how their names begin there."""
+    """The folder whose manifest lists a checkpoint's files, and the prefix of their names there."""
     run = folder.resolve().parent
     if (folder / manifest.NAME).is_file():
         return (None, "") if _is_foreign(folder / manifest.NAME) else (folder, "")
@@ -321,7 +321,7 @@ def _manifest_of(folder: Path) -> tuple[Path | None, str]:
 
 
 def _refuse_added(folder: Path, known: set[str]) -> None:
-    """Refuses files that transformers or PEFT would read and the manifest does not list."""
+    """Refuses files that transformers or PEFT would read but the manifest does not list."""
     for path in sorted(folder.iterdir()):
         if path.name not in known and any(path.match(pattern) for pattern in _DECIDING):
             raise HarnessError(
@@ -331,7 +331,7 @@ def _refuse_added(folder: Path, known: set[str]) -> None:
 
 
 def check_base(adapter: str, base: str) -> None:
-    """Refuses an adapter whose manifest, or that of its run, records another base.
+    """Refuses an adapter if its manifest, or its run's manifest, records another base.
 
     Raises:
         HarnessError: names both.

@@ -245,11 +245,11 @@ def merge(
         raise unlike(adapter, pretrained, f"{len(lost)} adapted modules are not what was saved {few(lost)}")
     found: list[Reading] = [read_outputs(merged, features, generation) for features in probes]
     changed = {name: stored[name] != before[name] for name in before}
-    told = compare_outputs(wanted, found, plain, changed, still)
-    apart = told.in_deviations if merged.dtype in TOLERANCE else told.typical
+    parity = compare_outputs(wanted, found, plain, changed, still)
+    apart = parity.in_deviations if merged.dtype in TOLERANCE else parity.typical
     if not apart <= tolerance(merged.dtype):
         raise unlike(adapter, pretrained, f"logits change by {apart:.2g} standard deviations")
-    return told
+    return parity
 
 
 def _give_back() -> None:

@@ -42,7 +42,7 @@ class Question:
 
 
 _MOST = 2**30
-"""Bytes of a script that are read."""
+"""The largest script to read, in bytes."""
 
 Answers = Callable[[Question], str | None]
 

@@ -78,11 +78,11 @@ def folder_sha256(folder: Path) -> str:
 
 def settled_sha256(path: Path) -> str:
     """A file's hash, cached while its size and times stay the same: a large base is hashed many times."""
-    told = path.stat()
+    status = path.stat()
     # A file that was just written may change again without a new timestamp, within the clock's resolution.
-    if time.time() - told.st_mtime < _SETTLED:
+    if time.time() - status.st_mtime < _SETTLED:
         return file_sha256(path)
-    return _remembered_sha256(path.resolve(), told.st_size, told.st_mtime_ns, told.st_ino)
+    return _remembered_sha256(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=4096)

@@ -214,10 +214,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def _plain(name: object) -> str:
-    """The name of a file in this folder, which no folder may use to have files elsewhere read.
+    """The name of a file in this folder, so that no folder can make us read files elsewhere.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: not such a name.
     """
     if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or "\0" in name:
         raise ValueError(f"{cut(name, 100)} is no file of this folder")
@@ -233,10 +233,10 @@ def _not_saved(folder: Path, error: Exception) -> HarnessError:
 
 
 def load(folder: Path) -> "Dataset | DatasetDict":
-    """`datasets.load_from_disk` of a folder from outside.
+    """Safe `datasets.load_from_disk` for a folder from outside.
 
     Raises:
-        HarnessError: it is no such folder, is damaged, or names files that are elsewhere.
+        HarnessError: it is not such a folder, is damaged, or names files elsewhere.
     """
     from datasets import load_from_disk  # noqa: TID251
 

@@ -57,7 +57,7 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     """
     boxed = _has_boxes(items)
     columns = features(boxed=boxed, weighted="weight" in chosen.column_names)
-    told = list(columns)[2 + boxed :]  # all but messages, images and boxes, which the labels lack
+    of_labels = list(columns)[2 + boxed :]  # all but messages, images and boxes, which the labels lack
     wanted = [*CONVERSATION, BOX] if boxed else CONVERSATION
     if TURNS in storage.names(items):
         wanted = [*wanted, TURNS]
@@ -66,7 +66,7 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
     done = 0
     with storage.writing(folder, columns) as writer:
         for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
-            labels = chosen.slice(done, some.num_rows).select(told)
+            labels = chosen.slice(done, some.num_rows).select(of_labels)
             _refuse_unmatched(some, labels["item_id"])
             boxes = [some[BOX]] if boxed else []
             writer.table(pa.table([*_conversations(some), *boxes, *labels], list(columns)))

@@ -112,8 +112,8 @@ class BoardFolder:
 
     def save(self) -> None:
         """Saves the settings for the next call."""
-        told = {"baseline": self.baseline, "apart": self.apart, "results": self.given}
-        disk.write_text(self.folder / STATE, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        settings = {"baseline": self.baseline, "apart": self.apart, "results": self.given}
+        disk.write_text(self.folder / STATE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
     def replace_leaderboard(self, new: Path) -> None:
         """Replaces the existing leaderboard with a finished one."""
@@ -131,11 +131,11 @@ class BoardFolder:
 
 def _place(name: str, found: Sequence[manifest.Manifest]) -> tuple[str, float, str, str]:
     """A row's run (the row itself if there is none), its step, its start time, and its name."""
-    told = found[0].notes.get("checkpoint")
+    checkpoint = found[0].notes.get("checkpoint")
     home = found[0].folder.resolve()
     created = min(one.created for one in found)
-    if isinstance(told, dict) and isinstance(told.get("step"), int):
-        return os.path.normpath(home / str(told.get("run"))), told["step"], created, name
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get("step"), int):
+        return os.path.normpath(home / str(checkpoint.get("run"))), checkpoint["step"], created, name
     adapter = next((found[0].inputs[role] for role in ("adapter", "model") if role in found[0].inputs), None)
     run = name if adapter is None else os.path.normpath(home / adapter["path"])
     return run, float("inf"), created, name
@@ -180,11 +180,11 @@ def _remembered(folder: Path) -> dict[str, Any]:
             )
         return {}
     try:
-        told = reading.json_file(folder / STATE)
+        settings = reading.json_file(folder / STATE)
         return {
-            "baseline": told["baseline"],
-            "apart": bool(told["apart"]),
-            "given": [str(one) for one in told["results"]],
+            "baseline": settings["baseline"],
+            "apart": bool(settings["apart"]),
+            "given": [str(one) for one in settings["results"]],
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(

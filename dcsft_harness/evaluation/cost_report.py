@@ -430,11 +430,11 @@ def csv_text(found: "Comparison") -> str:
         ["run", "method", *columns, *ratio_columns, "id_mean", "ood_mean", "lower_bounds", "remarks"]
     )
     for run in found.runs:
-        told = _run_as_dict(run, found)
-        values = [(told[part] or {}).get(figure) for part in PARTS for figure in FIGURES]
-        accuracy = told["accuracy"] or {}
-        values += [*told["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
-        tail = [" ".join(told["lower_bounds"]), spreadsheet_text(". ".join(told["remarks"]))]
+        record = _run_as_dict(run, found)
+        values = [(record[part] or {}).get(figure) for part in PARTS for figure in FIGURES]
+        accuracy = record["accuracy"] or {}
+        values += [*record["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
+        tail = [" ".join(record["lower_bounds"]), spreadsheet_text(". ".join(record["remarks"]))]
         cells = ["" if value is None else value for value in values]
         writer.writerow([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
     return file.getvalue()
@@ -580,10 +580,10 @@ def _machine(one: Manifest) -> dict[str, Any]:
     return {**one.hardware, "processes": one.notes.get("processes", 1)}
 
 
-def _differing(told: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Each name whose values differ, with the rows of each value."""
     whose: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    pairs = list(told)
+    pairs = list(rows)
     names = dict.fromkeys(name for _, values in pairs for name in values)
     for run, values in pairs:
         for name in names:

@@ -269,10 +269,10 @@ def look(run: Path) -> State:
     running, found = lock.at_work(folder / lock.OWNER), run_folder.checkpoints(folder)
     if (run / manifest.NAME).is_file():
         return _finished(run)
-    told = _read(found[-1] / TRAINER) if found else {}
+    state = _read(found[-1] / TRAINER) if found else {}
     return State(
         True, None, tuple(found), running, lock.owner(folder / lock.OWNER),
-        _whole(told.get("save_steps")), _whole(told.get("max_steps")),
+        _whole(state.get("save_steps")), _whole(state.get("max_steps")),
     )  # fmt: skip
 
 
@@ -285,8 +285,8 @@ def _finished(run: Path) -> State:
 
 
 def _refuse_sampling(run: Path) -> None:
-    told = _read(run / manifest.UNFINISHED / lock.RUN)
-    if told and "method" not in told:
+    settings = _read(run / manifest.UNFINISHED / lock.RUN)
+    if settings and "method" not in settings:
         raise HarnessError(f"--watch {run} holds an unfinished run that trains nothing", "Name a training's")
 
 

@@ -298,20 +298,20 @@ def findings(boards: Mapping[str, Summary]) -> Iterator[Finding]:
         }
         for one, other in (("hard", "medium"), ("medium", "easy")):
             said = f"gradient norms are larger on {one} items than on {other} ones"
-            yield from _told(over_seeds("Figure 6", said, _pairs(norms[one], norms[other])))
+            yield from _present(over_seeds("Figure 6", said, _pairs(norms[one], norms[other])))
     paradigms = boards.get("classification-paradigms")
     if paradigms is not None:
         for unit, what in (("flops", "operations"), ("seconds", "wall-clock time")):
             cost = {name: by_seed(paradigms.lines, name, _cost(unit)) for name in ("GRPO", "SFT-EM")}
             said = f"GRPO takes more {what} than SFT-EM with its labeling"
-            yield from _told(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])))
+            yield from _present(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])))
         idle = by_seed(paradigms.lines, "GRPO", _share("zero_advantage"))
         mixed = by_seed(paradigms.lines, "GRPO", _share("mixed"))
         said = "most prompts of a GRPO step have no advantage, so that it learns from the mixed ones alone"
-        yield from _told(over_seeds("section 3", said, _pairs(idle, mixed), "points"))
+        yield from _present(over_seeds("section 3", said, _pairs(idle, mixed), "points"))
 
 
-def _told(finding: Finding | None) -> list[Finding]:
+def _present(finding: Finding | None) -> list[Finding]:
     return [] if finding is None else [finding]
 
 

@@ -281,7 +281,7 @@ def training_data(data: str, options: OwnRows) -> "Path | Dataset":
 
 
 def _is_training_set(folder: Path) -> bool:
-    """Whether a folder has the columns and pictures of a curated set, which trainers read as it is."""
+    """Whether a folder has the columns and images of a curated set, which trainers read directly."""
     from datasets import Dataset, Image, List
 
     from dcsft_harness.artifacts import storage
@@ -289,7 +289,7 @@ def _is_training_set(folder: Path) -> bool:
     try:
         found = storage.load(folder)
     except HarnessError:
-        return (folder / "state.json").is_file()  # of which training says more
+        return (folder / "state.json").is_file()  # training explains the problem in more detail
     if not isinstance(found, Dataset) or "messages" not in found.features:
         return False
     images = found.features.get("images")

@@ -217,7 +217,7 @@ def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None
 
 
 def check_adapter(adapter: str, base: str) -> None:
-    """Refuses an adapter that is none, or that does not fit.
+    """Refuses an adapter that is invalid or does not fit.
 
     No weights of the base are read.
 

@@ -433,8 +433,8 @@ class _Sizes:
     def _tokens(self, size: tuple[int, int]) -> int:
         """Tokens of an image; 0 if the processor cannot count them without one."""
         try:
-            told: Any = self._processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
-            return int(told["num_image_tokens"][0])
+            counts: Any = self._processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
+            return int(counts["num_image_tokens"][0])
         except (AttributeError, KeyError, ValueError, TypeError, NotImplementedError, ZeroDivisionError):
             return 0
 

@@ -132,7 +132,7 @@ def open_data(
 
 
 def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside: bool) -> Judge:
-    """The judge of a curated set: the task that its pool was, with the documents of its items."""
+    """The scorer of a curated set: its pool's task, with the documents of its items."""
     rollouts = manifest.read(manifest.read(folder, "curated set").input_folder("rollouts"), "rollouts")
     manifest.refuse_changed(rollouts.folder, *(n for n in rollouts.files if n.startswith(f"{ITEMS}/")))
     task = _task_of(rollouts, scorer, image_root, outside)

@@ -57,7 +57,7 @@ def check(repo: str) -> None:
             f"cannot push to {repo}: there is no token of the hub",
             "Run `hf auth login`, or set HF_TOKEN to one that may write",
         )
-    with _told(repo):
+    with _hub_errors(repo):
         HfApi().whoami()
 
 
@@ -83,7 +83,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
 
     refuse_unfit(folder)
     api = HfApi()
-    with _told(repo), _copy(folder) as copy:
+    with _hub_errors(repo), _copy(folder) as copy:
         created = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=created.repo_id, folder_path=copy, commit_message="Upload by dcsft_harness")
     return str(created)
@@ -129,7 +129,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
 
 
 @contextmanager
-def _told(repo: str) -> Iterator[None]:
+def _hub_errors(repo: str) -> Iterator[None]:
     """Turns an error of the hub or the network into one sentence."""
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -77,7 +77,7 @@ def read_probes(
 
 
 def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
-    """The adapter's own training set, if it is still there as it was."""
+    """The adapter's own training set, if it still exists unchanged."""
     if made is None or "data" not in made.inputs:
         return None
     try:
@@ -170,7 +170,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     else:
         recorded["model"] = found.name
     with manifest.writing("checkpoint", output, recorded, inputs, write) as draft:
-        told = engine.merge(
+        parity = engine.merge(
             found.name,
             str(adapter),
             draft.folder,
@@ -184,9 +184,9 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         )
         if space:  # which the merged checkpoint includes
             draft.notes["box_space"] = space
-        draft.notes.update(_by_part(told, parts))
-        draft.notes["parity"] = _report(told, real.source) | {"tolerance": engine.tolerance(kind)}
-        names = {name: {"part": parts[name], "changed": changed} for name, changed in told.modules.items()}
+        draft.notes.update(_by_part(parity, parts))
+        draft.notes["parity"] = _report(parity, real.source) | {"tolerance": engine.tolerance(kind)}
+        names = {name: {"part": parts[name], "changed": changed} for name, changed in parity.modules.items()}
         text = json.dumps({**draft.notes, "modules": names}, indent=2)
         (draft.folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return draft.notes
@@ -316,20 +316,20 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
         )
 
 
-def _by_part(told: "Parity", parts: Mapping[str, str]) -> dict[str, Any]:
+def _by_part(parity: "Parity", parts: Mapping[str, str]) -> dict[str, Any]:
     """The number of adapted modules of each part, the number that changed, and the names of the others."""
     adapted, changed = Counter[str](), Counter[str]()
-    for name, moved in told.modules.items():
+    for name, moved in parity.modules.items():
         adapted[parts[name]] += 1
         changed[parts[name]] += moved
     return {
         "adapted": {part: adapted[part] for part in PARTS},
         "changed": {part: changed[part] for part in PARTS},
-        "unchanged": [name for name, moved in told.modules.items() if not moved],
+        "unchanged": [name for name, moved in parity.modules.items() if not moved],
     }
 
 
-def _report(told: "Parity", source: str) -> dict[str, Any]:
-    said = asdict(told)
+def _report(parity: "Parity", source: str) -> dict[str, Any]:
+    said = asdict(parity)
     del said["modules"]
-    return {"source": source, **said, "rounded_away": list(told.rounded_away)}
+    return {"source": source, **said, "rounded_away": list(parity.rounded_away)}

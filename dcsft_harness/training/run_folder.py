@@ -27,7 +27,7 @@ from dcsft_harness.training import card
 
 LOCK, COMPLETE = "lock", "complete.json"
 INDIFFERENT = ("save_steps", "keep", "on_error")
-"""Settings that decide nothing of a result, so that a run may go on with others."""
+"""Settings that do not decide the result, so that a resumed run may change them."""
 _FILES, _END = "files", 2**20
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
@@ -56,18 +56,18 @@ def identity(output: Path) -> str:
     Raises:
         HarnessError: the folder has no run, or one with unreadable settings.
     """
-    path, told = output / manifest.UNFINISHED / RUN, None
+    path, settings = output / manifest.UNFINISHED / RUN, None
     if not (output / manifest.NAME).is_file():
         with contextlib.suppress(FileNotFoundError):  # it may finish at this moment
             try:
-                told = dict(reading.json_file(path))
+                settings = dict(reading.json_file(path))
             except (ValueError, TypeError) as error:
                 raise HarnessError(f"{path} cannot be read ({error})", "Check the folder") from error
-    if told is None:
+    if settings is None:
         found = manifest.read(output)
         contents = {f"content of {role}": entry["sha256"][:16] for role, entry in found.inputs.items()}
-        told = {**found.config, **contents}
-    return json_sha256({k: v for k, v in told.items() if k not in (*INDIFFERENT, *_LAUNCH)})
+        settings = {**found.config, **contents}
+    return json_sha256({k: v for k, v in settings.items() if k not in (*INDIFFERENT, *_LAUNCH)})
 
 
 class RunFolder:

@@ -111,8 +111,8 @@ def write_page(folder: Path, source: Source) -> None:
 def _parts(source: Source) -> list[Part]:
     found = [(source.board, source.summary)]
     found += [
-        (apart.board, told.summary)
-        for apart, told in zip(source.board.apart, source.summary.apart, strict=True)
+        (apart.board, numbers.summary)
+        for apart, numbers in zip(source.board.apart, source.summary.apart, strict=True)
     ]
     return [
         Part(

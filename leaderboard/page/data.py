@@ -179,14 +179,14 @@ def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> 
 
 def _row(row: Mapping[str, Any]) -> Json:
     kept = ("name", "kind", "group", "members", "is_baseline", "worst_task", "rank", "pareto")
-    told = {key: row[key] for key in kept}
-    told["retention"] = _rounded(row["ood_retention"])
-    told["difficulty"] = [
+    packed = {key: row[key] for key in kept}
+    packed["retention"] = _rounded(row["ood_retention"])
+    packed["difficulty"] = [
         [kind, _rounded(found)] for kind, found in (row["by_difficulty"] or {}).items()
     ] or None
-    told["cost"] = list((row["cost"] or {}).items())
-    told["details"] = [_details(part) for part in row["provenance"]]
-    return told
+    packed["cost"] = list((row["cost"] or {}).items())
+    packed["details"] = [_details(part) for part in row["provenance"]]
+    return packed
 
 
 def _details(part: Mapping[str, Any]) -> list[list[str]]:
@@ -467,8 +467,8 @@ def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) ->
         "scores": pack_scores([judged]),
     }
     write_script(data, f"{name}r0", responses)
-    told = {"name": folder.resolve().name, "items": len(ids), "of": len(items), "responses": len(drawn)}
-    return {**told, "task": str(found.notes.get("task") or found.config.get("task") or "")}
+    facts = {"name": folder.resolve().name, "items": len(ids), "of": len(items), "responses": len(drawn)}
+    return {**facts, "task": str(found.notes.get("task") or found.config.get("task") or "")}
 
 
 def _stored(pictures: Path, row: Json) -> list[Picture]:

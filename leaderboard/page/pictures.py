@@ -134,8 +134,8 @@ def _of_task(
         try:
             described, images = lmms.describe(task, number)
         except Exception as error:  # noqa: BLE001 - any failure of a task's functions is reported
-            told = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            refused.append(told)
+            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            refused.append(reason)
             continue
         if item not in _ids(described.item_id):
             refused.append(f"Document {number} is another than the one that was evaluated.")

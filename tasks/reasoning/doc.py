@@ -77,7 +77,7 @@ def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """The same, and `ceiling`: whether the row can be right at all, which one of two golds cannot."""
+    """The same, and `ceiling`: whether the row can be right at all, which a row with two golds cannot."""
     return {
         **process_choice(doc, results),
         "ceiling": float(isinstance(reading.from_json(doc["answer"]), str)),
@@ -111,7 +111,7 @@ def process_wemath(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def judge_choice(doc: Doc, response: str) -> Verdict:
-    """One response's verdict; where the gold is several letters, what it states is told and is not right."""
+    """One response's verdict; if the gold is several letters, an answer is extracted but is not right."""
     gold = reading.from_json(doc["answer"])
     if isinstance(gold, str):
         return judge("choice", doc, response)
