@@ -155,9 +155,10 @@ def undisturbed(base, folder, tmp_path_factory):  # noqa: F811
 
 @pytest.mark.slow
 class TestTheCommand:
-    def test_says_one_line(self, undisturbed):
+    def test_says_one_line_and_what_comes_next(self, undisturbed):
         output, said = undisturbed
-        assert len(said) == 1 and said[0].startswith("train sft: 6 steps, loss "), said
+        assert len(said) == 2 and said[0].startswith("train sft: 6 steps, loss "), said
+        assert said[1] == f"next: dcsft evaluate --model {output} --tasks TASK,... --output scores"
         assert manifest.read(output).notes["processes"] == 2
 
     def test_writes_what_a_launch_of_ones_own_writes(self, undisturbed, both):
