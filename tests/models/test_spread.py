@@ -155,7 +155,7 @@ class TestRefusals:
         ("options", "said"),
         [
             ({"actors": 2}, "--actors 2 goes with --engine ray"),
-            ({"engine": "slurm"}, "unknown --engine value 'slurm'"),
+            ({"engine": "slurm"}, "unknown model 'slurm'"),
             ({"engine": "ray", "actors": 0}, "--actors 0 is out of range"),
         ],
     )
