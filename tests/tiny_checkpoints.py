@@ -109,7 +109,9 @@ def enlarge(model: torch.nn.Module, seed: int) -> None:
 
 def save(folder: Path, config: object, processor: object, eos: list[int], pad: int, seed: int) -> Path:
     """Writes model, processor and a generation config that would change outputs if it leaked in."""
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    with torch.random.fork_rng():  # the same weights whatever tests ran before
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     enlarge(model, seed)
     model.generation_config = GenerationConfig(
         eos_token_id=eos, pad_token_id=pad, do_sample=True, temperature=0.1, top_k=1, repetition_penalty=1.3

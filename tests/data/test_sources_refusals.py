@@ -81,7 +81,7 @@ class TestWhole:
         datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet")))).save_to_disk(str(saved))
         (path,) = saved.glob("*.arrow")
         path.write_bytes(path.read_bytes()[:500])
-        assert f"{saved} cannot be read: " in refused("dcsft_imagenet_r", saved)
+        assert f"{saved} is not a folder that `datasets` saved (" in refused("dcsft_imagenet_r", saved)
 
     def test_another_split(self, tmp_path, refused):
         source = published.refcoco_hub(tmp_path / "s", split="val")

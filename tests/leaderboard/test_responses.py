@@ -252,8 +252,9 @@ class TestATask:
     def test_options_that_do_not_go_together(self, tmp_path, capsys):
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
         for given, said in (
-            (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer is of --responses"),
-            ([], "--tasks is missing"),
+            (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer math goes with --data"),
+            (["--tasks", "dcsft_digits", "--box-space", "pixel"], "--box-space is of --responses"),
+            ([], "--tasks and --data are missing"),
             (["--responses", file, "--model", "digits", "--scorer", "math"], "both say what answers"),
         ):
             assert main(["evaluate", *map(str, given), "--output", str(tmp_path / "x")]) == 1

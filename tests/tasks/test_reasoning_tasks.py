@@ -225,7 +225,8 @@ def test_no_limit_makes_a_metric_anything_but_a_number(opened, limit):
     tasks = {name: task for name, task in opened.items() if not name.endswith(("_pool", "_cold"))}
     _, results = lmms.run(DcsftStub(default="no idea"), tasks, limit)
     for name, task in tasks.items():
-        found = {metric: results["results"][name][f"{metric},none"] for metric in task.aggregation()}
+        metrics = set(task.aggregation()) - {"maj_at_k", "pass_at_k"}  # of several responses per document
+        found = {metric: results["results"][name][f"{metric},none"] for metric in metrics}
         assert all(isinstance(value, float) for value in found.values()), found
         assert found["acc"] == found["answered"] == 0.0
 
