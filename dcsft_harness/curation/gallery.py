@@ -27,7 +27,7 @@ SHOWN = 3
 """The number of items of each class in the gallery."""
 _ITEMS, _ROWS = 2_000, 500_000
 """The gallery only reads the first items of the pool, and the first rows of responses."""
-_AT_ONCE = 256
+_AT_ONCE = 64
 """Responses that are read together."""
 _COLORS = {"easy": "#56B4E9", "medium": "#E69F00", "hard": "#D55E00"}
 _BINS = 20
@@ -171,7 +171,7 @@ def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str,
     names = ["item_id", "sample_index", "response", "score"]
     # In small pieces: a row group may hold every response, of any length.
     with records.readable(path), pq.ParquetFile(path, buffer_size=storage.BUFFER, pre_buffer=False) as file:
-        for batch in file.iter_batches(_AT_ONCE, columns=names):
+        for batch in file.iter_batches(_AT_ONCE, columns=names, use_threads=False):
             mine = batch.filter(pc.is_in(batch["item_id"], value_set=wanted))
             for row in mine.to_pylist():
                 found.setdefault(row["item_id"], []).append(
