@@ -84,11 +84,12 @@ def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, 
     expected = rows(tmp_path / "undisturbed" / "first")
     assert len(expected) == ITEMS * SAMPLES
     draws = {(row["item_id"], row["sample_index"], row["response"]) for row in expected}
-    moment, until = random.Random(SEED), time.monotonic() + SECONDS
+    # A busy machine gets more time, until enough kills have landed.
+    moment, until, last = random.Random(SEED), time.monotonic() + SECONDS, time.monotonic() + 4 * SECONDS
     kills = finished = 0
     landed = {"before the first batch": 0, "while drawing": 0, "after the last batch": 0}
     output, before = tmp_path / "0", set()
-    while kills < KILLS and time.monotonic() < until:
+    while kills < KILLS and time.monotonic() < (until if kills >= KILLS // 4 else last):
         running = context.Process(target=stages.STAGES["sample"], args=(output,), kwargs=options)
         running.start()
         # A run that has all its responses is let finish at times; else kills would pile up there.
@@ -117,7 +118,7 @@ def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, 
         before = set(now)
     print(f"a run takes {whole:.1f} s, {opening:.1f} s to its first batch")
     print(f"{kills} kills, {finished} runs finished between them; they landed {landed}")
-    assert kills >= KILLS // 6, "the machine is too slow for this test to say anything"
+    assert kills >= KILLS // 4, "the machine is too slow for this test to say anything"
     assert landed["while drawing"] >= KILLS // 20
     if not (output / manifest.NAME).is_file():
         stages.STAGES["sample"](output, **options)
