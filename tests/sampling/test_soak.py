@@ -141,7 +141,8 @@ stages:
 """
 SIGNALS = int(os.environ.get("DCSFT_SIGNALS", "6"))
 ENDS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGKILL: -9}
-TIMED = (
+TIMED = (  # what depends on when a run was interrupted, not on what it did
+    "resumed",
     "created",
     "seconds",
     "generation_seconds",
