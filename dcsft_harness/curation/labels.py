@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
-from dcsft_harness.curation import gallery
+from dcsft_harness.curation import gallery, noise
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scoring import at_k
@@ -87,6 +87,7 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
                 "at_g": _at_g(labels),
+                "noise": _noise(labels),
                 "scorers": source.notes.get("scorers"),
             }
         )
@@ -98,6 +99,13 @@ def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
     if pc.any(labels["censored"]).as_py():
         return None
     return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())
+
+
+def _noise(labels: pa.Table) -> noise.Noise | None:
+    """How noisy the labels are, see `noise`; None if items stopped early, or with one response per item."""
+    if pc.any(labels["censored"]).as_py():
+        return None
+    return noise.of_counts(labels["n"].to_numpy(), labels["k"].to_numpy())
 
 
 def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:

@@ -64,6 +64,24 @@ def summary(notes: Mapping[str, Any]) -> str:
     return ", ".join([difficulties(notes), *counted(notes, words)])
 
 
+def shown(notes: Mapping[str, Any]) -> str:
+    """The table of `at_fewer_samples` and the labels' noise."""
+    return at_fewer_samples(notes) + noise(notes)
+
+
+def noise(notes: Mapping[str, Any]) -> str:
+    """How noisy the labels are, as a sentence; see `curation.noise`."""
+    found = notes.get("noise")
+    if not found:
+        return ""
+    source = {"exact": "from the exact pass rates", "counts": "estimated from the counts"}[found["source"]]
+    return (
+        f"Another labeling of {found['samples']} responses is expected to change the class of "
+        f"{percent(found['changed'])} of the items. {percent(found['misplaced'])} are misplaced: not in the "
+        f"class that they get most often ({source}).\n"
+    )
+
+
 def at_fewer_samples(notes: Mapping[str, Any]) -> str:
     """A table for a terminal: pass@g and shares of difficulties at g = 1, 2, 4, ... responses per item."""
     found = notes.get("at_g")
@@ -85,10 +103,11 @@ STAGE = Stage(
     writes="labels",
     example="""dcsft label rollouts --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Prints pass@g of the pool, and what labels of fewer responses would be, over all subsets of g."
+    about="Prints pass@g of the pool, what labels of fewer responses would be, over all subsets of g, and how"
+    " many items another labeling would place in another class."
     " Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
     " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
-    show=at_fewer_samples,
+    show=shown,
     remarks=figure_paths,
     then="dcsft curate {output} --keep easy,medium --output curated",
 )
