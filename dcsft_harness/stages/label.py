@@ -34,6 +34,11 @@ class LabelOptions(Settings):
     box_space: Literal["pixel", "norm1000", "resized"] | None = option(
         None, "Of a log: the coordinates of boxes in the responses."
     )
+    exact: bool = option(
+        False,
+        "Also compute each item's exact pass rate, the probability that one response is right, from the model"
+        " that was sampled: one forward per item. For responses that exact_word scores.",
+    )
 
 
 def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes:
@@ -55,7 +60,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
             "Leave them out, or check the path",
         )
-    return with_paths(labels.label(rollouts, output), output)
+    return with_paths(labels.label(rollouts, output, options.exact, progress), output)
 
 
 def summary(notes: Mapping[str, Any]) -> str:
@@ -66,7 +71,19 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 def shown(notes: Mapping[str, Any]) -> str:
     """The table of `at_fewer_samples` and the labels' noise."""
-    return at_fewer_samples(notes) + noise(notes)
+    return at_fewer_samples(notes) + exact(notes) + noise(notes)
+
+
+def exact(notes: Mapping[str, Any]) -> str:
+    """The exact pass rates' mean, and how they agree with the responses."""
+    found = notes.get("exact")
+    if not found:
+        return ""
+    return (
+        f"Exact pass rates: mean {percent(found['mean'])}, at most {found['uncounted']:.1g} too low. Against"
+        f" the responses: chi-squared {found['chi_squared']:.0f} on {found['chi_squared_items']} items "
+        f"({found['chi_squared_deviations']:+.1f} standard deviations).\n"
+    )
 
 
 def noise(notes: Mapping[str, Any]) -> str:
@@ -102,6 +119,7 @@ STAGE = Stage(
     summary=summary,
     writes="labels",
     example="""dcsft label rollouts --output labels
+dcsft label rollouts --exact --output labels
 dcsft label lmms-eval-output --output labels""",
     about="Prints pass@g of the pool, what labels of fewer responses would be, over all subsets of g, and how"
     " many items another labeling would place in another class."
