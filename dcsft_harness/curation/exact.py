@@ -1,6 +1,7 @@
 """The exact pass rates of a pool: its rollouts' model and settings, applied by teacher forcing."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -123,7 +124,7 @@ def _opened(source: Manifest) -> "DcsftHF":
     from dcsft_harness.models.settings import ModelSettings
 
     given = dict(part.partition("=")[::2] for part in source.config["model_args"].split(",") if part)
-    known = ModelSettings.model_fields
+    known = {field.name for field in fields(ModelSettings)}
     given = {name: value for name, value in given.items() if name in known}
     for name, role in (("pretrained", "model"), ("adapter", "adapter")):
         if given.get(name) == DIGITS:

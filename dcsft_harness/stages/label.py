@@ -52,6 +52,11 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         from dcsft_harness.evaluation import responses
 
         logged = responses.holds_logs(rollouts)
+    if logged and options.exact:
+        raise HarnessError(
+            f"--exact needs the model of `dcsft sample`'s rollouts, and {rollouts} is a log of lmms-eval",
+            "Leave it out, or sample the pool with `dcsft sample`",
+        )
     if logged:
         rollouts = output.with_name(f"{output.name}-rollouts")
         responses.rollouts_of_logs(options.rollouts, rollouts, *given)
