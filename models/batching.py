@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -226,6 +226,16 @@ class Batcher:
             return dict(process(self._processor, [row.text for row in rows], [row.images for row in rows]))
         assert len(rows) == 1 or self.way == "joined"
         return collate([row.features for row in rows], self._pad, self.image_names)
+
+    def extended(self, one: Prepared, tokens: Sequence[int]) -> Prepared:
+        """A prompt that continues with text tokens; other features per token repeat their last entry."""
+        added = torch.tensor([list(tokens)], dtype=torch.int64)
+        features = dict(one.features)
+        for name, part in one.features.items():
+            if follows_tokens(name, one.features, self.image_names):
+                last = part[:, -1:].expand(1, len(tokens), *part.shape[2:])
+                features[name] = torch.cat([part, added if name == "input_ids" else last], dim=1)
+        return replace(one, features=features)
 
     def _joins(self, rows: Sequence[Prepared]) -> bool:
         """Whether joined features equal what the processor returns for all prompts at once."""
