@@ -13,7 +13,7 @@ from dcsft_harness.models.resources import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
-from .batching import Prepared, process, refusals
+from .batching import Prepared, process_one, refusals
 from .chat_template import media_marks, render
 from .checkpoint import (
     check_adapter,
@@ -174,7 +174,7 @@ class DcsftHF(ObservedModel):
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
         with refusals(name):
-            features = process(self.processor, [text], [prompt.images])
+            features = process_one(self.processor, text, prompt.images)
         size = features["input_ids"].shape[-1]
         if 0 < self._room < size:
             raise HarnessError(

@@ -103,6 +103,8 @@ class Finding:
 
 TEST_TIME = "test time"
 """The source of claims about K responses per item (the paper's RQ4)."""
+APART = ("beyond", TEST_TIME)
+"""Sources whose claims are not the paper's, each corrected as a family of its own."""
 CLAIMS = (
     Claim("Table 1", "SFT on medium items generalizes better than on as many hard ones",
           "large-difficulty", "medium only", "hard only"),
@@ -216,12 +218,11 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
             corrected separately.
     """
     corrected: dict[int, float] = {}
-    apart = ("beyond", TEST_TIME)
-    for source in (None, *apart):
+    for source in (None, *APART):
         family = [
             at
             for at, one in enumerate(found)
-            if (one.source if one.source in apart else None) == source and one.alone is not None
+            if (one.source if one.source in APART else None) == source and one.alone is not None
         ]
         alone = [p for at in family if (p := found[at].alone) is not None]
         corrected |= dict(zip(family, holm(alone), strict=True))

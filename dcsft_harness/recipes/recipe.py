@@ -52,7 +52,7 @@ SCALES = ("digits", "paper")
 EMBEDDED = "digits"
 """The embedded checkpoint's name, as a model."""
 MOST_STAGES = 10_000
-MOST_VALUES = 1_000_000
+MOST_VALUES = 4_000_000
 """The most values of all stages of a chain together, variables included."""
 _LONGEST = 100_000
 """The most characters of a text with its variables filled in."""

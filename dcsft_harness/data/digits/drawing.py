@@ -73,7 +73,8 @@ def next_likeliest(digits: Digits) -> NDArray[np.int64]:
     """The class other than the right one that naive Bayes finds likeliest: int array (n,), 0..9."""
     odds = _bayes().predict_joint_log_proba(digits.images.reshape(len(digits.values), -1))
     odds[np.arange(len(digits.values)), digits.values] = -np.inf
-    return odds.argmax(1).astype(np.int64)
+    found: NDArray[np.int64] = odds.argmax(1).astype(np.int64)
+    return found
 
 
 @cache
