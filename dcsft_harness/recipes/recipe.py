@@ -43,7 +43,7 @@ from typing import Any, overload
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import reading
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 
 REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -301,9 +301,9 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
             raise unknown_name(f"variable of recipe {recipe.path}:", name, [*inner, *values])
         for one in families.values():
             if name in one:
-                one[name] = _typed(value, one[name])
+                one[name] = _typed(name, value, one[name])
         if name in values:
-            changed[name] = _typed(value, values[name])
+            changed[name] = _typed(name, value, values[name])
     changed |= families
     if given.get("pool") is not None and OWN in families:
         changed["families"] = [families[OWN] | _own(families[OWN], str(given["pool"]))]
@@ -337,11 +337,21 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     return found
 
 
-def _typed(value: object, former: object) -> object:
-    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list."""
+def _typed(name: str, value: object, former: object) -> object:
+    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list.
+
+    Raises:
+        HarnessError: a part is not YAML.
+    """
     if not isinstance(value, str):
         return value
-    parts = [reading.from_yaml(part) for part in value.split(",")]
+    try:
+        parts = [reading.from_yaml(part) for part in value.split(",")]
+    except ValueError as error:
+        raise HarnessError(
+            f"{name}={cut(value)} cannot be read: {error}",
+            "Write a list as 1,2,3 and other values as in YAML",
+        ) from error
     return parts if isinstance(former, list) or len(parts) > 1 else parts[0]
 
 
