@@ -59,8 +59,8 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     name = settings.pretrained
     for folder in filter(None, (name, settings.adapter)):
         manifest.refuse_newer(Path(folder))
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise HarnessError(f"model {name} cannot be opened: no such folder", "Give a checkpoint folder")
+    if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise HarnessError(f"model {name} does not exist", "Give a checkpoint folder or hub name")
     if (Path(name) / "adapter_config.json").is_file():
         if not (Path(name) / "config.json").is_file():
             raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")

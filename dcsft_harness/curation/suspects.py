@@ -1,7 +1,6 @@
 """Likely wrong labels: found among never-solved items, and reviewed by a person."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -21,7 +20,7 @@ from dcsft_harness import reading, records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered, scan
 from dcsft_harness.curation.conversations import placed
-from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.scoring.boxes import iou
 
@@ -213,7 +212,7 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
         count = int(suspected.num_rows)
         page.write(_OPENING.format(shown=min(count, PICTURED), found=count))
         for number, line in enumerate(_lines(folder, rollouts, suspected), 1):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json_text(line) + "\n")
             if number <= PICTURED:
                 page.write(_entry(number, line))
     return max(0, count - PICTURED)

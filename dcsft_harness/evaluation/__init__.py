@@ -132,7 +132,7 @@ def evaluate_samples(
     drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}
     recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": config.limit, **drawn}
     with ranks.agreed():
-        rollout_store.refuse_taken(output)
+        manifest.refuse_occupied(output, resumes=True)
         items = {task_name: _items(task, config.limit) for task_name, task in tasks.items()}
         asked = [item for some in items.values() for item in some]
         deciding = {"stage": "evaluate", **{key: one for key, one in settings.items() if key != "group"}}

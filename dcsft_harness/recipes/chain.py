@@ -8,6 +8,7 @@ stage resumes from its saved responses, and a training stage from its last check
 changed since.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dcsft_harness import __version__, pictures, reading
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, refusal, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
-from dcsft_harness.sampling import own_data, own_files, rollout_store
+from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -273,22 +274,31 @@ def run(
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
     """
+    new = [path for path in (output, *output.parents) if not path.exists()]
     state = _open(recipe, output)
     notes: _T | None = None
-    for stage in recipe.stages:
-        folder, wanted = output / stage.name, key(stage, output)
-        same = state["stages"].get(stage.name) == wanted
-        if same and manifest.is_intact(folder):
-            skip(stage.name)
-            notes = None
-            continue
-        _clear(folder, same)
-        # Saved first, so that output of a killed process, complete or not, is identified by the key too.
-        state["stages"][stage.name] = wanted
-        _save(state, output)
-        options = filled(dict(stage.options), output)
-        notes = perform(stage.verb, folder, options)
-    return notes
+    try:
+        for stage in recipe.stages:
+            folder, wanted = output / stage.name, key(stage, output)
+            same = state["stages"].get(stage.name) == wanted
+            if same and manifest.is_intact(folder):
+                skip(stage.name)
+                notes = None
+                continue
+            _clear(folder, same)
+            # Saved first, so that output of a killed process, complete or not, is identified by the key too.
+            state["stages"][stage.name] = wanted
+            _save(state, output)
+            options = filled(dict(stage.options), output)
+            notes = perform(stage.verb, folder, options)
+        return notes
+    finally:
+        # Nothing remains of a recipe whose first stage was refused.
+        if [path.name for path in output.iterdir()] == [STATE]:
+            (output / STATE).unlink()
+            for path in new:
+                with contextlib.suppress(OSError):  # other files are in it
+                    path.rmdir()
 
 
 def _clear(folder: Path, same: bool) -> None:
@@ -300,7 +310,7 @@ def _clear(folder: Path, same: bool) -> None:
     if (folder / manifest.NAME).is_file():
         shutil.rmtree(folder)
     elif (folder / manifest.UNFINISHED).is_dir() and not same:
-        rollout_store.discard(folder)
+        resuming.discard(folder)
 
 
 def _open(recipe: Recipe, output: Path) -> dict[str, Any]:

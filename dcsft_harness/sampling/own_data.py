@@ -515,6 +515,7 @@ def open_file(
         HarnessError: an unknown scorer; or malformed rows, unreadable images or duplicate rows, of which
             the first LISTED are listed; or no row is left.
     """
+    own_files.refuse_missing(path)
     if scorer is None:
         raise HarnessError(
             "--data needs --scorer", f"Choose one of {', '.join(SCORERS)}, or package.module:function"

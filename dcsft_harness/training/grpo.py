@@ -121,7 +121,7 @@ def open_data(
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
         if data not in lmms.task_index():
-            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+            raise own_files.unknown_data(data, lmms.task_index())
         _refuse_options(data, scorer, image_root, outside)
         opened = lmms.open_tasks([data])
         if len(opened) != 1:

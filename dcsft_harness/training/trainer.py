@@ -233,14 +233,12 @@ def _numbered(name: str, kind: object, value: object) -> object:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that are not installed or unknown to transformers, before weights are read.
+    """Refuses trackers that are not installed, before weights are read.
 
     Raises:
         HarnessError: names the tracker.
     """
     for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise unknown_name("report_to", str(name), INTEGRATION_TO_CALLBACK)
         try:
             INTEGRATION_TO_CALLBACK[name]()
         except (RuntimeError, ImportError) as error:

@@ -105,7 +105,7 @@ def test_results_from_elsewhere_are_remembered_and_their_names_taken(bench, plac
 
 REFUSED = [
     ((), "there is nothing to score. Give CKPT, or --watch DIR, or both"),
-    (("nowhere",), "CKPT nowhere is neither a folder nor a hub's OWNER/NAME"),
+    (("nowhere",), "CKPT nowhere does not exist. Check the path, or give a hub's OWNER/NAME"),
     (("empty",), "CKPT empty is no adapter and no checkpoint"),
     (("cold", "--base", "one"), "--base one: CKPT cold is a whole checkpoint"),
     (("one", "--limit", "0"), "--limit 0 is out of range"),
