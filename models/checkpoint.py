@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.coordinates import TOLD, BoxConvention, BoxSpace, box_space
+from dcsft_harness.coordinates import SPACE_FILE, BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
@@ -41,7 +41,7 @@ _DECIDING = (
         "config.json",
         "adapter_config.json",
         GENERATION,
-        TOLD,
+        SPACE_FILE,
     ),
     *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),

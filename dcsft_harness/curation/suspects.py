@@ -332,7 +332,7 @@ def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
         item_id = strange[0].as_py()
         raise HarnessError(
             f"--reviewed {path}, line {lines[item_id]}: item {item_id} is not in the labels",
-            "Review the suspects of these labels; an item whose answer was mended has another id",
+            "Review the suspects of these labels; an item whose answer was corrected has another id",
         )
     return found
 

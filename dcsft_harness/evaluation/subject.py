@@ -34,7 +34,7 @@ class Origin:
     identity: str
     ledger: Mapping[str, Any] = field(default_factory=dict)
 
-    def told(self, output: Path) -> dict[str, Any]:
+    def as_note(self, output: Path) -> dict[str, Any]:
         """Its record in the notes of a result in `output`."""
         return {
             "run": manifest.relative(self.run, output),

@@ -142,7 +142,7 @@ class RolloutStore:
         seconds = (now - self._last) / max(len(rows), 1)
         draws = [Draw(**row, seconds=round(seconds, 6)) for row in rows]
         assert self._shard is not None
-        with self._telling():
+        with self._refusing():
             self._shard.append(map(vars, draws))
         self.kept.update({(draw.item_id, draw.sample_index): draw for draw in draws})
         self._last = now
@@ -159,14 +159,14 @@ class RolloutStore:
             HarnessError: the disk is full; every response stays saved.
         """
         finished = manifest.drafted(self._kind, self._output, config, inputs, lambda: self.seconds)
-        with self._telling(), finished as draft:
+        with self._refusing(), finished as draft:
             yield draft
 
-    def _telling(self) -> contextlib.AbstractContextManager[None]:
-        return telling_refusals(self._kind, self._output, self.told)
+    def _refusing(self) -> contextlib.AbstractContextManager[None]:
+        return telling_refusals(self._kind, self._output, self.resumable)
 
     @property
-    def told(self) -> str:
+    def resumable(self) -> str:
         """The part of an error about the saved responses."""
         return f"{len(self.kept)} responses are kept, and the same command resumes from them"
 
@@ -198,9 +198,11 @@ def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") ->
             try:
                 yield store
             except HarnessError as error:
-                if not store.kept or store.told in error.remedy:
+                if not store.kept or store.resumable in error.remedy:
                     raise
-                remedy = f"{error.remedy}; {store.told}" if error.remedy else store.told.capitalize()
+                remedy = (
+                    f"{error.remedy}; {store.resumable}" if error.remedy else store.resumable.capitalize()
+                )
                 raise type(error)(error.problem, remedy) from error
 
 

@@ -291,7 +291,7 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
         raise HarnessError(
             f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
             f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
-            "goes on from between them would draw anew",
+            "resumes between them would draw anew",
             f"Give a multiple of {steps}",
         )
 

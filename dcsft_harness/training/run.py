@@ -318,7 +318,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             check_disk(job, setup.room)
             last = run.last
             if last is not None:
-                account.resume(run.told())
+                account.resume(run.state())
             setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
             trainer = make_trainer()
         rows = [f"row {number}" for number in setup.conversations.numbers]

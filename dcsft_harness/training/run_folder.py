@@ -81,31 +81,31 @@ class RunFolder:
         """The newest complete checkpoint."""
         return next(reversed(checkpoints(self.folder)), None)
 
-    def complete(self, step: int, told: Mapping[str, Any], keep: int) -> None:
+    def complete(self, step: int, state: Mapping[str, Any], keep: int) -> None:
         """Marks the checkpoint of a step as complete, once it is on disk, and removes the oldest ones.
 
         Args:
             step: the step.
-            told: state to resume from, besides the trainer's own files.
+            state: state to resume from, besides the trainer's own files.
             keep: the number of checkpoints to keep.
         """
         folder = self.folder / f"checkpoint-{step}"
         for path in (folder, *folder.rglob("*")):
             disk.sync(path)
-        kept = {_FILES: _samples(folder), **told}
+        kept = {_FILES: _samples(folder), **state}
         disk.write_text(folder / COMPLETE, json.dumps(kept) + "\n")
         for old in checkpoints(self.folder)[:-keep]:
             (old / COMPLETE).unlink()  # first, so that a half-removed one is never resumed
             shutil.rmtree(old)
 
-    def told(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """The state stored with the newest complete checkpoint.
 
         Raises:
             HarnessError: it cannot be read, or the checkpoint's files have changed since.
         """
         assert self.last is not None
-        remedy = f"Remove {self.last} to go on before it"
+        remedy = f"Remove {self.last} to resume from the one before"
         try:
             found = dict(reading.json_file(self.last / COMPLETE))
             kept = dict(found.pop(_FILES, {}))

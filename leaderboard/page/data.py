@@ -317,8 +317,8 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
     prompts: Sequence[str | None] = documents.prompts or [None] * len(task.item_ids)
     if shown:
         prompts = [
-            shown[item].prompt if item in shown else told
-            for item, told in zip(task.item_ids, prompts, strict=True)
+            shown[item].prompt if item in shown else prompt
+            for item, prompt in zip(task.item_ids, prompts, strict=True)
         ]
         found["pictures"] = [
             [list(picture) for picture in shown[item].pictures] if item in shown else None
