@@ -480,13 +480,14 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 
 
 @contextlib.contextmanager
-def taken(output: Path, kind: str = "result", option: str = "--output") -> Iterator[Path]:
+def taken(output: Path, kind: str = "result", option: str = "--output", grant: bool = True) -> Iterator[Path]:
     """Holds an output folder's lock; afterward removes the folder if it has no result and no run to resume.
 
     Args:
         output: the folder.
         kind: what is written there, for errors.
         option: the option that names the folder, for errors.
+        grant: whether a function called in the block may take the lock too.
 
     Yields:
         The folder inside it for unfinished work.
@@ -504,8 +505,9 @@ def taken(output: Path, kind: str = "result", option: str = "--output") -> Itera
             stack.enter_context(lock.locked(folder / LOCK, output, option))
             stack.callback(_tidy, output, new)
             lock.sign(folder)
-        with lock.granted(folder / LOCK):
-            yield folder
+        if grant:
+            stack.enter_context(lock.granted(folder / LOCK))
+        yield folder
 
 
 def _tidy(output: Path, new: Collection[Path]) -> None:

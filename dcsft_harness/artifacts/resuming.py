@@ -69,7 +69,7 @@ def _leading(
 ) -> Iterator[None]:
     """Locks a run's folder for rank 0, and writes or compares its settings."""
     manifest.refuse_occupied(output, resumes=True)
-    with manifest.taken(output, kind) as folder:
+    with manifest.taken(output, kind, grant=False) as folder:
         for other in sorted(folder.glob(f"{LOCK}-*")):
             with lock.locked(other, output):  # which a rank may still hold after its rank 0 has ended
                 pass

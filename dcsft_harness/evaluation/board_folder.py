@@ -87,7 +87,7 @@ class BoardFolder:
             HarnessError: another process is scoring under that name.
         """
         home = self.of(name)
-        with manifest.taken(home, "row", "the row") as unfinished:
+        with manifest.taken(home, "row", "the row", grant=False) as unfinished:
             for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
                 shutil.rmtree(left)
             yield unfinished

@@ -503,7 +503,9 @@ def compare(
         raise HarnessError("no adapters or checkpoints were given", "Name folders made by `dcsft train`")
     names = _names(artefacts)
     for folder in artefacts:
-        manifest.refuse_changed(folder)
+        # Checkpoints of earlier steps may have been removed.
+        files = [name for name in manifest.read(folder).files if not name.startswith("checkpoint-")]
+        manifest.refuse_changed(folder, *files)
     runs = tuple(lineage.read(folder, name) for folder, name in zip(artefacts, names, strict=True))
     chosen = 0
     if baseline is not None:
