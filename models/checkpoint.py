@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.coordinates import TOLD, BoxConvention, BoxSpace, box_space
+from dcsft_harness.coordinates import SPACE_FILE, BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
@@ -41,7 +41,7 @@ _DECIDING = (
         "config.json",
         "adapter_config.json",
         GENERATION,
-        TOLD,
+        SPACE_FILE,
     ),
     *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),
@@ -59,8 +59,8 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     name = settings.pretrained
     for folder in filter(None, (name, settings.adapter)):
         manifest.refuse_newer(Path(folder))
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise HarnessError(f"model {name} cannot be opened: no such folder", "Give a checkpoint folder")
+    if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise HarnessError(f"model {name} does not exist", "Give a checkpoint folder or hub name")
     if (Path(name) / "adapter_config.json").is_file():
         if not (Path(name) / "config.json").is_file():
             raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")

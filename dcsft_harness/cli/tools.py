@@ -479,7 +479,7 @@ class _Call:
 
     def show_row(self, row: "Row") -> None:
         """Rebuilds the leaderboard with a row, and prints the row against the baseline."""
-        from dcsft_harness.evaluation.autoeval import build, told
+        from dcsft_harness.evaluation.autoeval import build, shown
 
         if not row.made:
             SHOW.say(f"{row.name}: already scored on its {len(row.kept)} tasks")
@@ -489,7 +489,7 @@ class _Call:
         if first:
             for one in self.built.summary.left_out:
                 bar.say(f"dcsft: left out: {one.reason}")
-        table, said = told(self.board, row.name, self.built)
+        table, said = shown(self.board, row.name, self.built)
         bar.show(table)
         bar.closing(f"score {row.name}", said, self.clock, self.board.leaderboard)
         self.clock = bar.Clock()

@@ -366,7 +366,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
                     work.settings.limit,
                     report,
                     work.subject.inputs() | prepared.inputs([task]),
-                    {} if origin is None else {"checkpoint": origin.told(output)},
+                    {} if origin is None else {"checkpoint": origin.as_note(output)},
                 )
             if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights
                 model = None
@@ -401,7 +401,7 @@ def build(board: BoardFolder, show: Show) -> "Built":
     return built
 
 
-def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
+def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     """A row against the baseline: task by task as a table, and as a short summary.
 
     Tasks that cannot be compared are in a table of their own, with the reason.
@@ -526,10 +526,10 @@ class _Watching:
             )
         self.identity, name = found, self.watched.name
         for row in self.board.names():
-            told = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
-            if told is None or (made.folder / told["run"]).resolve() != self.watched.folder.resolve():
+            noted = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
+            if noted is None or (made.folder / noted["run"]).resolve() != self.watched.folder.resolve():
                 continue
-            if told["identity"] != found:
+            if noted["identity"] != found:
                 raise HarnessError(
                     f"the board's row {row!r} is of another run that was in {self.watched.folder}",
                     "Give another board, or remove the folders of that run's rows in its results/",
@@ -618,7 +618,7 @@ class _Watching:
             self.once(f"{said}: waiting for it to be resumed" if stays else f"{said}. --stay waits for more")
             return not stays
         where = f"watching {folder}, in which {state.owner} trains"
-        elsewhere = "; whether it still does cannot be told from here (Ctrl-C ends this)"
+        elsewhere = "; whether it still does cannot be seen from here (Ctrl-C ends this)"
         self.once(where + (elsewhere if state.running is None and " on " in state.owner else ""))
         return False
 

@@ -34,7 +34,7 @@ class Origin:
     identity: str
     ledger: Mapping[str, Any] = field(default_factory=dict)
 
-    def told(self, output: Path) -> dict[str, Any]:
+    def as_note(self, output: Path) -> dict[str, Any]:
         """Its record in the notes of a result in `output`."""
         return {
             "run": manifest.relative(self.run, output),
@@ -99,8 +99,9 @@ def open_subject(given: str, base: str | None) -> Subject:
     folder = Path(resolve(given))
     if not folder.is_dir():
         if folder.is_file() or folder.is_absolute() or given.count("/") != 1 or given.startswith("."):
+            problem = "is a file, not a folder" if folder.exists() else "does not exist"
             raise HarnessError(
-                f"CKPT {given} is neither a folder nor a hub's OWNER/NAME", "Check the path, or give `digits`"
+                f"CKPT {given} {problem}", "Check the path, or give a hub's OWNER/NAME, or `digits`"
             )
         _refuse_base(given, base)
         return Subject(given)

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from dcsft_harness import __version__, pictures, reading
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, refusal, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
-from dcsft_harness.sampling import own_data, own_files, rollout_store
+from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -278,25 +278,35 @@ def run(
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
     """
+    new = [path for path in (output, *output.parents) if not path.exists()]
     _open(recipe, output)
     notes: _T | None = None
-    waiting = list(recipe.stages)
-    with (output / LOCK).open("ab") as file:
-        while waiting:
-            later: list[Stage] = []
-            for stage in waiting:
-                # Stages of another process are in `later`, and so is everything that reads them.
-                if {one.name for one in later} & set(stage.references()):
-                    later.append(stage)
-                    continue
-                with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
-                    if ours:
-                        notes = _finish(stage, output, file, perform, skip)
-                    else:
+    try:
+        waiting = list(recipe.stages)
+        with (output / LOCK).open("ab") as file:
+            while waiting:
+                later: list[Stage] = []
+                for stage in waiting:
+                    # Stages of another process are in `later`, and so is everything that reads them.
+                    if {one.name for one in later} & set(stage.references()):
                         later.append(stage)
-            if len(later) == len(waiting):
-                time.sleep(PAUSE)
-            waiting = later
+                        continue
+                    with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
+                        if ours:
+                            notes = _finish(stage, output, file, perform, skip)
+                        else:
+                            later.append(stage)
+                if len(later) == len(waiting):
+                    time.sleep(PAUSE)
+                waiting = later
+    finally:
+        # Nothing remains of a recipe whose first stage was refused.
+        if {path.name for path in output.iterdir()} <= {STATE, LOCK}:
+            for name in (STATE, LOCK):
+                (output / name).unlink(missing_ok=True)
+            for path in new:
+                with contextlib.suppress(OSError):  # other files are in it
+                    path.rmdir()
     return notes
 
 
@@ -370,7 +380,7 @@ def _clear(folder: Path, same: bool) -> None:
     if (folder / manifest.NAME).is_file():
         shutil.rmtree(folder)
     elif (folder / manifest.UNFINISHED).is_dir() and not same:
-        rollout_store.discard(folder)
+        resuming.discard(folder)
 
 
 def _open(recipe: Recipe, output: Path) -> None:

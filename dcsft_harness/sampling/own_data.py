@@ -456,7 +456,7 @@ def _image(entry: object, root: Root) -> tuple[Any, dict[str, Any], bytes]:
 
 
 def _gold(solution: object, scorer: Scorer) -> object:
-    """The gold answer as the scorer reads it, of what stands in <answer> tags if there are any."""
+    """The gold answer as the scorer reads it, the content of <answer> tags if there are any."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
     return scorer.gold(tagged[1].strip() if tagged else solution)
 
@@ -515,6 +515,7 @@ def open_file(
         HarnessError: an unknown scorer; or malformed rows, unreadable images or duplicate rows, of which
             the first LISTED are listed; or no row is left.
     """
+    own_files.refuse_missing(path)
     if scorer is None:
         raise HarnessError(
             "--data needs --scorer", f"Choose one of {', '.join(SCORERS)}, or package.module:function"

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import environment, pictures, reading
 from dcsft_harness.artifacts import storage
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,6 +60,24 @@ def is_data(named: str) -> bool:
     return path.is_file() or (path.is_dir() and not (path / "manifest.json").is_file() and _holds(path))
 
 
+def refuse_missing(path: Path) -> None:
+    """Refuses a path that is neither a file nor a folder.
+
+    Raises:
+        HarnessError: it does not exist, or is a device, pipe or socket.
+    """
+    if not (path.is_file() or path.is_dir()):
+        problem = "is not a regular file" if path.exists() else "does not exist"
+        raise HarnessError(f"--data {path} {problem}", "Check the path")
+
+
+def unknown_data(data: str, known: Iterable[str]) -> HarnessError:
+    """The error for --data of a training that is neither a path nor a task."""
+    if "/" in data or "\\" in data or Path(data).suffix:
+        return HarnessError(f"--data {data} does not exist, and is no task either", "Check the path")
+    return unknown_name("curated set or task", data, known, "dcsft tasks list")
+
+
 def _holds(folder: Path) -> bool:
     saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     return saved or any(folder.glob("*.parquet"))
@@ -74,9 +92,7 @@ def rows(path: Path) -> Iterator[Row]:
     if path.is_dir():
         yield from _of_folder(path)
         return
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "does not exist"
-        raise HarnessError(f"--data {path} {problem}", "Check the path")
+    refuse_missing(path)
     try:
         with path.open("rb") as file:
             head = file.read(8)

@@ -119,12 +119,11 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
     from dcsft_harness import evaluation, lmms
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
         sampled = options.sampling()
-        (manifest.refuse_occupied if sampled is None else rollout_store.refuse_taken)(output)
+        manifest.refuse_occupied(output, resumes=sampled is not None)
         lmms.include(options.include_path)
         model, model_args, where = options.opened()
         if not options.tasks and options.data is None:

@@ -274,9 +274,10 @@ def training_data(data: str, options: OwnRows) -> "Path | Dataset":
         return Path(data)
     from dcsft_harness import lmms
     from dcsft_harness.curation import conversations
+    from dcsft_harness.sampling.own_files import unknown_data
 
     if data not in lmms.task_index():
-        raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+        raise unknown_data(data, lmms.task_index())
     return conversations.from_task(_single(lmms.open_tasks([data]), data))
 
 

@@ -31,12 +31,12 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
     if launched is not None:
         return launched
     from dcsft_harness import lmms, sampling
+    from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
-        rollout_store.refuse_taken(output)
+        manifest.refuse_occupied(output, resumes=True)
         config = options.part(SamplingConfig)
         lmms.include(options.include_path)
         model, model_args, where = options.opened()

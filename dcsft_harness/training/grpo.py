@@ -121,7 +121,7 @@ def open_data(
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
     else:
         if data not in lmms.task_index():
-            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+            raise own_files.unknown_data(data, lmms.task_index())
         _refuse_options(data, scorer, image_root, outside)
         opened = lmms.open_tasks([data])
         if len(opened) != 1:
@@ -291,7 +291,7 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
         raise HarnessError(
             f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
             f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
-            "goes on from between them would draw anew",
+            "resumes between them would draw anew",
             f"Give a multiple of {steps}",
         )
 

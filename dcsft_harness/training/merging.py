@@ -158,7 +158,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     check_files(str(adapter))
     check_files(found.name)
     device = check_device(config.device)
-    settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
+    settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
     real = read_probes(made, processor, generation, config.prompts)

@@ -304,13 +304,13 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
     """
     with ranks.agreed():
-        run_folder.refuse_taken(job.output)
+        manifest.refuse_occupied(job.output, resumes=True)
         setup = _prepare(job)
         make_trainer = make(setup)
         identity = job.identity() | setup.left_out()
     with (
         telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
-        run_folder.opened(job.output, identity) as run,
+        run_folder.opened(job.output, job.kind, identity) as run,
         quietly(),
     ):
         account = Account()
@@ -318,7 +318,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             check_disk(job, setup.room)
             last = run.last
             if last is not None:
-                account.resume(run.told())
+                account.resume(run.state())
             setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
             trainer = make_trainer()
         rows = [f"row {number}" for number in setup.conversations.numbers]
@@ -453,7 +453,7 @@ def _finish(
         if ranks.rank() > 0:
             return {}
         kept = job.config.keep or 0
-        with run.finishing(job.kind, settings, sources, account.ledger.seconds, kept) as draft:
+        with run.finishing(settings, sources, account.ledger.seconds, kept) as draft:
             draft.notes = notes
             _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
             account.write(draft.folder / LOG)

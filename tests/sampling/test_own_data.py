@@ -308,10 +308,11 @@ class TestBadFiles:
             own_data.open_file(file(tmp_path, ""), "math", None)
 
     def test_an_unknown_scorer_is_named_before_the_file_is_read(self, tmp_path):
+        damaged = file(tmp_path, "{")
         with pytest.raises(HarnessError, match="unknown scorer 'exact_wrd'. Did you mean exact_word?"):
-            own_data.open_file(tmp_path / "nowhere", "exact_wrd", None)
+            own_data.open_file(damaged, "exact_wrd", None)
         with pytest.raises(HarnessError, match="--data needs --scorer"):
-            own_data.open_file(tmp_path / "nowhere", None, None)
+            own_data.open_file(damaged, None, None)
 
     def test_a_refused_one_leaves_no_copy(self, folder, tmp_path, monkeypatch):
         place = tmp_path / "temporary"
