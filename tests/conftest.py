@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from dcsft_harness import coordinates
+from tests import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before torch is imported, and for every command that a test starts: more threads than processors make
@@ -111,31 +112,10 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What earlier tests imported is dealt with as at the beginning."""
-    tasks = sys.modules.get("lmms_eval.tasks")
-    if hasattr(tasks, "TaskManager") and not hasattr(tasks.TaskManager, "indexed_once"):
-        index_once(tasks)
+    if hasattr(sys.modules.get("lmms_eval.tasks"), "TaskManager"):
+        forked.index_once()
     if len(sys.modules) > frozen[0] + 50:
         pytest_collection_finish()
-
-
-def index_once(tasks: types.ModuleType) -> None:
-    """lmms-eval's own 1,700 task files are read once per process: each time takes 3 s."""
-    own, read = os.path.dirname(os.path.abspath(tasks.__file__)) + "/", tasks.TaskManager._get_task_and_group
-    kept = {}
-
-    def indexed(self: object, folder: str) -> dict:
-        if folder != own:
-            return read(self, folder)
-        if not kept:
-            kept.update(read(self, folder))
-        # A tag's entry has a list, which others of its name are added to.
-        return {
-            name: {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
-            for name, entry in kept.items()
-        }
-
-    tasks.TaskManager._get_task_and_group = indexed
-    tasks.TaskManager.indexed_once = True
 
 
 @pytest.fixture(scope="session", autouse=True)
