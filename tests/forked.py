@@ -88,7 +88,7 @@ def warm() -> None:
 
 def python(*words: str) -> None:
     """What the interpreter does with these words: `-m MODULE`, `-c CODE` or a script, then arguments."""
-    words = [word for word in words if word != "-u"]
+    words = list(words[words[0] == "-u" :])
     named = words[0] in ("-m", "-c")
     sys.argv = words[named:]
     if words[0] == "-m":
@@ -104,15 +104,23 @@ def python(*words: str) -> None:
 def _ranks_are_forks() -> None:
     """`torchrun` and `accelerate launch` fork their processes from this one."""
     from torch.distributed import run
+    from torch.distributed.launcher import api
 
-    original = run.elastic_launch
+    original = api.elastic_launch
+
+    def rank(*words: str) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # not the launcher's handlers
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        python(*words)
 
     def elastic_launch(config: object, entrypoint: str) -> object:
         assert entrypoint == sys.executable
         config.start_method = "fork"
-        return original(config, python)
+        return original(config, rank)
 
-    run.elastic_launch = elastic_launch
+    # `python -m torch.distributed.run` executes that file anew.
+    api.elastic_launch = run.elastic_launch = elastic_launch
 
 
 def serve(words: list[str], folder: str, environment: dict[str, str], session: bool, ends: list) -> None:
