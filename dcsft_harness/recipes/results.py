@@ -273,7 +273,9 @@ def _power(findings: Sequence[Finding]) -> str:
     tested = [one for one in findings if one.unit == "points" and one.seeds > 1 and one.alone is not None]
     known = [one for one in tested if one.source not in ("section 3", TEST_TIME)]
     widths = [
-        (one.value.high - one.value.low) / 2 for one in known if one.value and one.value.high is not None
+        (one.value.high - one.value.low) / 2
+        for one in known
+        if one.value and one.value.low is not None and one.value.high is not None
     ]
     if not widths:
         return ""
