@@ -176,6 +176,7 @@ class Popen:
         given = (self.args, str(cwd or Path.cwd()), environment, start_new_session, ends)
         self._process = forks.Process(target=exec, args=(SERVED, {"given": given}))
         self._process.start()
+        atexit.register(self._process.kill)  # else the tests' own process would wait for it at its end
         self.pid = self._process.pid
         for end in ends:
             if end is not None:
@@ -204,10 +205,11 @@ class Popen:
     def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
         """What it printed, after it ended. Both pipes are read at once: either may fill."""
         found: dict[str, str] = {}
+        pipes = {"stdout": self.stdout, "stderr": self.stderr}
         readers = [
-            threading.Thread(target=lambda name=name, pipe=pipe: found.update({name: pipe.read()}))
-            for name in ("stdout", "stderr")
-            if (pipe := getattr(self, name)) is not None and not pipe.closed
+            threading.Thread(target=lambda at=name: found.update({at: pipes[at].read()}), daemon=True)
+            for name, pipe in pipes.items()
+            if pipe is not None and not pipe.closed
         ]
         until = None if timeout is None else time.monotonic() + timeout
         for reader in readers:
