@@ -45,28 +45,29 @@ def _row(
 PHRASES = (
     _row(True, "after", "answer answers", None,
          rf"answers?\b(?:\s?\([^)\n]{{0,40}}\))?(?:{_TO_LINK}|\s*$)", "The answer is {}."),
-    _row(True, "after", "correct right best final only most likely false incorrect corresponding missing", None,
-         rf"\w+(?:(?<=most)\s\w+)?\s(?:\w+\s){{0,2}}?(?:option|choice|letter|label|point|statement|number|value"
-         rf"|image|picture|part)s?\b{_TO_LINK}", "The most likely number is {}."),
     _row(True, "after",
-         "choose chose choosing select selecting pick opt go going vote say guess conclude believe lean", None,
-         r"(?:choos(?:e|ing)|chose|select(?:ing)?|pick|(?:opt|vote) for|go(?:ing)? (?:with|for)|say|guess(?: is)?"
-         r"|conclude|believe|lean towards?)(?:\sthat)?(?=[\s:])", "I would choose {}."),
+         "correct right best final only most likely false incorrect corresponding missing", None,
+         rf"\w+(?:(?<=most)\s\w+)?\s(?:\w+\s){{0,2}}?(?:option|choice|letter|label|point|statement|number"
+         rf"|value|image|picture|part)s?\b{_TO_LINK}", "The most likely number is {}."),
+    _row(True, "after",
+         "choose chose choosing select selecting pick opt go going vote say guess conclude believe lean",
+         None, r"(?:choos(?:e|ing)|chose|select(?:ing)?|pick|(?:opt|vote) for|go(?:ing)? (?:with|for)|say"
+         r"|guess(?: is)?|conclude|believe|lean towards?)(?:\sthat)?(?=[\s:])", "I would choose {}."),
     _row(False, "around", "correspond corresponds corresponding align aligns match matches", None,
          r"(?:correspond(?:s|ing)?(?: \w+)?(?: to| with)|aligns? (?:\w+ )?with|match(?:es)?)\b",
          "The reference corresponds to {}."),
-    _row(False, "after", "therefore thus hence so overall based given considering conclusion summary", OPENING,
-         r"(?:therefore|thus|hence|so|conclusion|overall|summary|based on|given|considering)\b",
+    _row(False, "after", "therefore thus hence so overall based given considering conclusion summary",
+         OPENING, r"(?:therefore|thus|hence|so|conclusion|overall|summary|based on|given|considering)\b",
          "Therefore, the landform in the picture is {}."),
     _row(True, "before", "correct right best true closest answer choice", BE,
          r"\w+\b(?! to (?:option|choice|\(?[a-j]\b))", "{} is the correct one."),
     _row(False, "around", "more most best better", None, r"(?:(?:more|most)\s(?:\w+ly\s)?"
-         r"(?:(?:accurate|similar|consistent|close|precise|effective|realistic|natural|plausible|convincing|seamless)"
-         r"(?:ly)?|accurately|appropriate|suitable|likely|fitting|reasonable|aligned)|best|better)\b",
+         r"(?:(?:accurate|similar|consistent|close|precise|effective|realistic|natural|plausible|convincing"
+         r"|seamless)(?:ly)?|accurately|appropriate|suitable|likely|fitting|reasonable|aligned)|best|better)\b",
          "{} is more accurate."),
     _row(False, "before", "closer darker", BE, r"\w+", "Point B appears closer."),
-    _row(False, "before", "shares share fits satisfy satisfies remains remain follow follows continue continues",
-         None, r"\w+", "{} shares the style."),
+    _row(False, "before",
+         "shares share fits satisfy satisfies remains remain follow follows continue continues", None, r"\w+", "{} shares the style."),
 )  # fmt: skip
 
 LETTER = re.compile(
@@ -89,7 +90,8 @@ _NOT = r"(?:\b(?:not|never|no|neither|nor|less|least|cannot|unlikely|without|non
 DENIED = re.compile(rf"{_NOT}\b[^,;.:]{{0,30}}$|(?:不|并非)[是选为]?\s?$")
 """Before a phrase: what it states is denied."""
 DENIED_OPTION = re.compile(
-    rf"(?:{_NOT}|\b(?:unlike|than|except|instead of|eliminat\w+|exclud\w+)|不[是选]?)(?:\s\w{{1,5}})?[\s\"'(]*$"
+    rf"(?:{_NOT}|\b(?:unlike|than|except|instead of|eliminat\w+|exclud\w+)|不[是选]?)"
+    r"(?:\s(?:an?|the|that|option|just))*[\s\"'(]*$"
 )
 """Before an option: it is denied, or compared against."""
 REJECTED = re.compile(
@@ -110,8 +112,8 @@ ASIDE = re.compile(
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike| opposed|ontrast to|though ")
 """What a clause sets its option against; and what is found faster."""
 CONTRAST = re.compile(
-    rf"(?i){_NOT}\b|\b(?:on the other hand|(?:in|by) contrast|however|conversely|while|whereas|different|differs?"
-    r"|too|fails?|lacks?|unrelated|other)\b|不"
+    rf"(?i){_NOT}\b|\b(?:on the other hand|(?:in|by) contrast|however|conversely|while|whereas|different"
+    r"|differs?|too|fails?|lacks?|unrelated|other)\b|不"
 )
 """In a last sentence: it rejects rather than chooses."""
 REASON = re.compile(
@@ -122,7 +124,8 @@ NONE_OF = re.compile(r"\bnone of (?:the|these|them|those)\b(?! other)|\bneither\
 """Of a sentence that states nothing else: no option is right."""
 GIVEN_UP = re.compile(
     r"(?i)\b(?:sorry|unable|impossible|unclear|insufficient|not (?:enough|possible)|difficult to|neither"
-    r"|(?:can(?:not|'t| not)|could(?: not|n't)) (?:\w+ )?(?:see|tell|say|determine|answer|identify|select|choose|be)"
+    r"|(?:can(?:not|'t| not)|could(?: not|n't)) (?:\w+ )?(?:see|tell|say|determine|answer|identify"
+    r"|select|choose|be)"
     r"|without (?:\w+ )?(?:more|additional|further))\b|无法|不能"
 )
 """In a last sentence: there is no answer."""
