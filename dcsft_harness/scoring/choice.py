@@ -63,7 +63,7 @@ _NO_TEXT = re.compile(r"[ \n*#>`$\\\[]*")
 _LISTED_LINES = re.compile(r"[\s*>(-]{0,20}A[).:].{0,150}\n[\s*>(-]{0,20}B[).:]")
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
-HEAD, TAIL = 300, 700
+HEAD, TAIL = 300, 500
 """Characters at the start and at the end that are searched for all phrases."""
 
 _ROWS: dict[str, list[phrases.Phrase]] = {}
@@ -227,25 +227,24 @@ def _places(lowered: str) -> Iterator[int]:
         key = word.decode()
         place = lowered.find(key)
         while place >= 0:
-            if not lowered[place - 1 : place].isalnum():
+            if not place or not lowered[place - 1].isalnum():
                 for row in _ROWS[key]:
-                    if row.pattern.match(lowered, place, place + 240) and _leads(row.lead, lowered, place):
-                        yield place
-                        break
+                    if row.lead is None or _leads(row.lead, lowered, place):
+                        if row.pattern.match(lowered, place, place + 240):
+                            yield place
+                            break
             place = lowered.find(key, place + 1)
-    if not lowered.isascii() and any(key in lowered for key in "答选正结而的"):
+    if not lowered.isascii() and any(key in lowered for key in "答选正而"):
         yield from (match.start() for match in phrases.CHINESE.finditer(lowered))
 
 
-def _leads(lead: "re.Pattern[str] | None", lowered: str, place: int) -> bool:
+def _leads(lead: "re.Pattern[str]", lowered: str, place: int) -> bool:
     """Whether what has to stand before a phrase does, in a text with its markup."""
-    if lead is None:
-        return True
     if lead is phrases.OPENING:
         before = lowered[max(0, place - 8) : place].rstrip(" *_#")
         return before.removesuffix("in").rstrip(" *_#")[-1:] in ".\n:!?;"
-    before = lowered[max(0, place - 40) : place].replace("*", "")
-    return not _BE.isdisjoint(before.rsplit(None, 4)) and lead.search(before) is not None
+    before = lowered[max(0, place - 40) : place]
+    return not _BE.isdisjoint(before.rsplit(None, 4)) and lead.search(before.replace("*", "")) is not None
 
 
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:

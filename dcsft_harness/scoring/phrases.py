@@ -67,7 +67,8 @@ PHRASES = (
          "{} is more accurate."),
     _row(False, "before", "closer darker", BE, r"\w+", "Point B appears closer."),
     _row(False, "before",
-         "shares share fits satisfy satisfies remains remain follow follows continue continues", None, r"\w+", "{} shares the style."),
+         "shares share fits satisfy satisfies remains remain follow follows continue continues",
+         None, r"\w+", "{} shares the style."),
 )  # fmt: skip
 
 LETTER = re.compile(

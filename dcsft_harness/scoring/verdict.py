@@ -147,9 +147,9 @@ class Scorer:
     def votes(self, extracted: Sequence[Extracted]) -> list[str | None]:
         """The vote of each extracted answer to one item: the first answer of its class.
 
-        Equal answers of one form are a class. Classes of different forms are one where answers of theirs are
-        equal, unless that would join two of the same form: of 50 mm, 5 cm and 5 all are one vote, of 5 m, 5 cm
-        and 5 no two are. So the classes never overlap, and do not depend on the order of the answers.
+        Equal answers of one form are a class. Classes of several forms are one where answers of theirs are
+        equal, unless that would join two of the same form: 50 mm, 5 cm and 5 are one vote; 5 m, 5 cm and 5
+        are three. So the classes never overlap, and do not depend on the order of the answers.
 
         Args:
             extracted: the answers as verdicts have them; None is no vote.
