@@ -178,14 +178,14 @@ def _last_line(part: str, options: OptionSet) -> int | None:
 
 
 def _excerpt(part: str) -> str:
-    """The first 300 and the last 700 characters, and between them the last line or sentence with "answer".
+    """The first 300 and the last 500 characters, and between them the last line or sentence with "answer".
 
     No more is read of a long response, which makes it fast.
     """
     if len(part) <= HEAD + TAIL:
         return part
     tail = len(part) - TAIL
-    middle = max(part.rfind(word, HEAD, tail) for word in ("answer", "Answer", "ANSWER"))
+    middle = part.rfind("nswer", HEAD, tail)
     between = part[_start(part, middle) : _end(part, middle)] if middle > 0 else ""
     return "\n".join((part[: _end(part, HEAD)], between, part[_start(part, tail) :]))
 
@@ -439,4 +439,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=3)
+SCORER = Scorer("choice", choice, fields=("choices",), version=4)
