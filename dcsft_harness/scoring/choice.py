@@ -195,15 +195,16 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter that is two in lower case would shift every position
         lowered = text
-    start = len(text) + 1
-    for place in sorted(_places(lowered), reverse=True):
-        if place < start:
-            start, end = _start(text, place), _end(text, place)
-            if _OPEN_END.search(text[max(place, end - 15) : end].rstrip(" *_`#$\n")):
-                listed = _LISTED_LINES.match(text, end)  # the options, or what is stated, follow
-                behind = _NO_TEXT.match(text, end)
-                end = listed.end() if listed else _end(text, behind.end() if behind else end)
-            yield end, text[start:end]
+    start, tail = len(text) + 1, max(0, len(text) - TAIL)
+    for low, high in ((tail, len(text)), (0, tail)):  # most responses end in their answer
+        for place in sorted(_places(lowered, low, high), reverse=True):
+            if place < start:
+                start, end = _start(text, place), _end(text, place)
+                if _OPEN_END.search(text[max(place, end - 15) : end].rstrip(" *_`#$\n")):
+                    listed = _LISTED_LINES.match(text, end)  # the options, or what is stated, follow
+                    behind = _NO_TEXT.match(text, end)
+                    end = listed.end() if listed else _end(text, behind.end() if behind else end)
+                yield end, text[start:end]
 
 
 def _start(text: str, place: int) -> int:
@@ -221,11 +222,12 @@ def _end(text: str, place: int) -> int:
     return match.end() if match else len(text)
 
 
-def _places(lowered: str) -> Iterator[int]:
-    """Where phrases may stand in a text with its markup."""
-    for word in _KEYS.intersection(lowered.encode("ascii", "replace").translate(_LETTERS).split()):
+def _places(lowered: str, low: int, high: int) -> Iterator[int]:
+    """Where phrases may stand in a part of a text with its markup."""
+    part = lowered[low:high]
+    for word in _KEYS.intersection(part.encode("ascii", "replace").translate(_LETTERS).split()):
         key = word.decode()
-        place = lowered.find(key)
+        place = lowered.find(key, low, high)
         while place >= 0:
             if not place or not lowered[place - 1].isalnum():
                 for row in _ROWS[key]:
@@ -233,9 +235,9 @@ def _places(lowered: str) -> Iterator[int]:
                         if row.pattern.match(lowered, place, place + 240):
                             yield place
                             break
-            place = lowered.find(key, place + 1)
-    if not lowered.isascii() and any(key in lowered for key in "答选正而"):
-        yield from (match.start() for match in phrases.CHINESE.finditer(lowered))
+            place = lowered.find(key, place + 1, high)
+    if not part.isascii() and any(key in part for key in "答选正而"):
+        yield from (match.start() for match in phrases.CHINESE.finditer(lowered, low, high))
 
 
 def _leads(lead: "re.Pattern[str]", lowered: str, place: int) -> bool:
