@@ -9,15 +9,17 @@ from lmms_eval.api.model import lmms as Lmms
 from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.models.registry_v2 import ModelManifest
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness import lmms, records, stages
 from dcsft_harness.cli import main
+from dcsft_harness.data import digits
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation.subject import as_engine, open_subject
-from dcsft_harness.models import adapters
+from dcsft_harness.models import adapters, batching
 from dcsft_harness.models.stub import DcsftStub
 
 
@@ -257,3 +259,52 @@ class TestOwnTasks:
             lmms.include(tmp_path)
         with pytest.raises(HarnessError, match="is not a folder"):
             lmms.include(tmp_path / "none")
+
+
+def test_a_prompt_is_processed_once_while_remembering(monkeypatch):
+    """And again for another text, other pixels, other limits, and after the block."""
+    processor = AutoProcessor.from_pretrained(digits.path())
+    asked = []
+    whole = batching.process
+
+    def counted(*given):
+        asked.append(given[1])
+        return whole(*given)
+
+    monkeypatch.setattr(batching, "process", counted)
+    black, white = (Image.new("RGB", (56, 56), color) for color in ("black", "white"))
+    text = "<|vision_start|><|image_pad|><|vision_end|>Which digit?"
+
+    def features(images, text=text, processor=processor):
+        return batching.process_one(processor, text, images)
+
+    with batching.remembering():
+        first, again = features([black]), features([black.copy()])
+        assert len(asked) == 1 and first.keys() == again.keys()
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        # A processor that was opened again, as for the next checkpoint, is the same.
+        features([black], processor=AutoProcessor.from_pretrained(digits.path()))
+        assert len(asked) == 1
+        assert not torch.equal(features([white])["pixel_values"], first["pixel_values"])
+        features([black], text + "!")
+        other = AutoProcessor.from_pretrained(digits.path(), max_pixels=28 * 28)
+        assert len(features([black], processor=other)["pixel_values"]) < len(first["pixel_values"])
+        assert len(asked) == 4
+    features([black])
+    assert len(asked) == 5
+
+
+def test_the_memory_of_prompts_is_bounded(monkeypatch):
+    monkeypatch.setattr(batching, "REMEMBERED", 3 * 400)
+    calls = []
+
+    def made(processor, texts, images):
+        calls.append(texts[0])
+        return {"input_ids": torch.zeros(100)}
+
+    monkeypatch.setattr(batching, "process", made)
+    processor = AutoProcessor.from_pretrained(digits.path())
+    with batching.remembering():
+        for text in "abcadbc":
+            batching.process_one(processor, text, [])
+    assert calls == ["a", "b", "c", "d", "b", "c"]  # "a" was used when "d" took the place of "b"
