@@ -211,7 +211,8 @@ def _of_file(path: Path) -> dict[str, Task]:
 
     quiet()
     try:
-        config = load_yaml_config(str(path.resolve()), mode="full")
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - the user's task
+        config = load_yaml_config(str(path.resolve()), mode="full") if isinstance(plain, dict) else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())
         raise HarnessError(f"{path} is not valid YAML ({cut(said)})", "Fix the syntax") from error

@@ -223,7 +223,10 @@ def pool(
         return _single(lmms.open_tasks([str(task)]), str(task)), {}, task_files([str(task)])
     path, root = Path(data), None if image_root is None else Path(image_root)
     pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable, part)
-    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root, outside)}
+    described: dict[str, Any] = {
+        "scorer": scorer,
+        "images_sha256": own_data.images_sha256(path, root, outside),
+    }
     if part is not None:
         described["held_out"] = part.share
     return pool, described, {"data": path}

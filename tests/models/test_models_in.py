@@ -31,7 +31,7 @@ class Simple(Lmms):
     def generate_until(self, requests):
         answers = []
         for context, arguments, doc_to_visual, doc_id, task, split in (one.args for one in requests):
-            pictures = doc_to_visual(self.task_dict[task][split][doc_id])
+            pictures = doc_to_visual(self.task_dict[task][split][doc_id]) or []
             assert isinstance(arguments, dict) and all(picture.mode == "RGB" for picture in pictures)
             self.seen.append((context, len(pictures)))
             answers.append(self.says or context)
@@ -150,6 +150,7 @@ class TestEngines:
 
     def test_score_takes_them_as_evaluate_does(self, own_rows, lora, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
         (tmp_path / "tasks").mkdir()
         (tmp_path / "tasks" / "own.yaml").write_text(TASK.format(file=tmp_path / "rows.json"))
