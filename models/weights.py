@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def refuse_absurd(checkpoint: str) -> None:
-    """Refuses a configuration with more layers or experts than possible, or rotary settings that are no numbers.
+    """Refuses a configuration with too many layers or experts, or with rotary settings that are no numbers.
 
     Building those modules could take hours and all memory before the weights turn out to be missing, and
     transformers computes with a `rope_theta` that is text or negative.
