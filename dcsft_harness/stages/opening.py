@@ -3,7 +3,7 @@
 Heavy packages are imported inside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from dcsft_harness.lmms import Model, Task
+    from dcsft_harness.sampling.own_data import Part
     from dcsft_harness.stages.stage import Notes, Stage
     from dcsft_harness.training.config import TrainingConfig
     from dcsft_harness.training.launching import Launch
@@ -43,6 +44,18 @@ class OwnRows(Settings):
     allow_outside_root: bool = option(
         False,
         "With rows of your own: images may also lie outside the image root: absolute paths, .., links.",
+    )
+
+
+class OwnPart(OwnRows):
+    """The part of a user's own rows that a stage reads."""
+
+    held_out: float | None = option(
+        None,
+        "With rows of your own: the share of them to hold out, such as 0.1. Sampling and training leave these"
+        " rows out; evaluation reads these alone. Content decides which: give the same share everywhere.",
+        gt=0,
+        lt=1,
     )
 
 
@@ -154,18 +167,25 @@ def refuse_own(options: OwnRows, instead: str) -> None:
     Raises:
         HarnessError: names the option.
     """
-    for name in OwnRows.model_fields:
-        if getattr(options, name):
+    for name in OwnPart.model_fields:
+        if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
             raise HarnessError(f"{flag(name)}{value} goes with {instead}", "Leave it out")
 
 
-def own_training_rows(data: str, options: OwnRows, pairs: bool = False) -> "Dataset":
+def part_of(options: OwnPart, held: bool = False) -> "Part | None":
+    """The part of the rows that `--held-out` leaves, or holds out; None for all rows."""
+    from dcsft_harness.sampling import own_data
+
+    return None if options.held_out is None else own_data.Part(options.held_out, held)
+
+
+def own_training_rows(data: str, options: OwnPart, pairs: bool = False) -> "Dataset":
     """A user's own rows as training data; see `conversations.from_rows`."""
     from dcsft_harness.curation import conversations
 
     root, outside = options.image_root, options.allow_outside_root
-    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs)
+    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs, part_of(options))
 
 
 def pool(
@@ -176,6 +196,7 @@ def pool(
     skip: bool,
     outside: bool = False,
     keep_unreadable: bool = True,
+    part: "Part | None" = None,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
 
@@ -193,11 +214,29 @@ def pool(
                 raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
         if outside:
             raise HarnessError("--allow-outside-root goes with --data", "A --task brings its own images")
-        return _single(lmms.open_tasks([str(task)]), str(task)), {}, {}
+        if part is not None:
+            raise HarnessError(
+                f"--held-out {part.share:g} goes with --data", "Name a file of your own, or two tasks"
+            )
+        if is_own(str(task)) and not lmms.is_file(str(task)):
+            raise HarnessError(f"--task {task} is a file or folder of rows", f"Give it as --data {task}")
+        return _single(lmms.open_tasks([str(task)]), str(task)), {}, task_files([str(task)])
     path, root = Path(data), None if image_root is None else Path(image_root)
-    pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable)
-    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root, outside)}
+    pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable, part)
+    described: dict[str, Any] = {
+        "scorer": scorer,
+        "images_sha256": own_data.images_sha256(path, root, outside),
+    }
+    if part is not None:
+        described["held_out"] = part.share
     return pool, described, {"data": path}
+
+
+def task_files(names: Sequence[str]) -> dict[str, Path]:
+    """The YAML files among the names of tasks, by their role in a manifest."""
+    from dcsft_harness import lmms
+
+    return {f"task {Path(name).stem}": Path(name) for name in names if lmms.is_file(name)}
 
 
 def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
@@ -260,7 +299,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     return ",".join(parts), inputs
 
 
-def training_data(data: str, options: OwnRows) -> "Path | Dataset":
+def training_data(data: str, options: OwnPart) -> "Path | Dataset":
     """A curated set's folder unchanged, or a task's documents or a user's rows as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=TrainingConfig)
 
 
-class TrainInputs(opening.OwnTasks, opening.OwnRows):
+class TrainInputs(opening.OwnTasks, opening.OwnPart):
     """The inputs and the launch of every training stage."""
 
     SECTION = "What to train, and where"

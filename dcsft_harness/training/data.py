@@ -255,6 +255,8 @@ def _images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _open(folder: Path) -> Dataset:
+    if (folder / manifest.NAME).is_file() and not (folder / "data").is_dir():
+        manifest.read(folder, "curated set")  # which says what it holds instead
     rows = folder / "data" if (folder / "data").is_dir() else folder
     try:
         found = storage.load(rows)
