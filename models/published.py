@@ -150,7 +150,7 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
     tokenizer = processor.tokenizer
     config = _configured(given, processor, layers)
     config.save_pretrained(folder)
-    _write_weights(config, folder, len(tokenizer))
+    _write_weights(config, folder, len(tokenizer), tokenizer.eos_token_id)
     generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
     return folder
@@ -223,13 +223,14 @@ def _own_processor(shape: str) -> ProcessorMixin:
     return tf.Qwen2_5_VLProcessor(images, tokenizer, tf.Qwen2VLVideoProcessor(), chat_template=template)
 
 
-def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int) -> None:
+def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int) -> None:
     """Writes random weights in files of at most `SHARD` bytes, and their index.
 
     Args:
         config: the model's.
         folder: the checkpoint's.
         tokens: the tokenizer's length. Rows of the output layer beyond it are 0, so that responses are text.
+        end: the token that ends a response. Its row is longer, so that most responses end after a few tokens.
     """
     from .checkpoint import skeleton
 
@@ -246,6 +247,7 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int) -> None:
         tensors = {name: _random(name, wanted[name], block) for name in names}
         for name in (name for name in names if name.endswith(head)):
             tensors[name][tokens:] = 0
+            tensors[name][end] *= 6
         total += sum(one.nbytes for one in tensors.values())
         places |= dict.fromkeys(names, file)
         save_file(tensors, folder / file, metadata={"format": "pt"})
