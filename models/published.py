@@ -1,8 +1,8 @@
 """Published sizes of vision-language models, as checkpoints with random weights: for rehearsals and benchmarks."""
 
 import contextlib
+import copy
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from huggingface_hub import constants, try_to_load_from_cache
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 
-from dcsft_harness import reading
 from dcsft_harness.data import digits
 from dcsft_harness.errors import unknown_name
 
@@ -144,7 +143,7 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
     if shape not in PUBLISHED:
         raise unknown_name("shape", shape, PUBLISHED)
     folder.mkdir(parents=True, exist_ok=True)
-    given = json.loads(json.dumps(PUBLISHED[shape]))
+    given = copy.deepcopy(PUBLISHED[shape])
     processor = _cached(given.pop("hub")) or _own_processor(shape)
     processor.save_pretrained(folder)
     tokenizer = processor.tokenizer
@@ -158,7 +157,7 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
 
 def configuration(shape: str, layers: int | None = None) -> PreTrainedConfig:
     """The configuration of a size, without files: its tokens are the suite's."""
-    given = json.loads(json.dumps(PUBLISHED[shape]))
+    given = copy.deepcopy(PUBLISHED[shape])
     given.pop("hub")
     return _configured(given, _own_processor(shape), layers)
 

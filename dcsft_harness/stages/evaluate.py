@@ -134,6 +134,8 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         inputs |= prepared.inputs(opened)
         described, noted = _add_own(opened, inputs, options)
         opener = opening.opener(model, arguments, where, options.actors)
+        if where == "local":
+            opening.admit_answers(model, arguments, opened, options.samples, None, options.limit)
         if sampled is None:
             running = opener()
         elif where == "local":
