@@ -1,4 +1,4 @@
-"""Published sizes of vision-language models, as checkpoints with random weights: for rehearsals and benchmarks."""
+"""Published sizes of vision-language models, as checkpoints with random weights."""
 
 import contextlib
 import copy
@@ -240,7 +240,8 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
     block = torch.empty(_BLOCK, dtype=torch.bfloat16).normal_(0.0, 0.02)
     stored = model.state_dict().items()
     wanted = {name: one.shape for name, one in stored if not (tied and name == "lm_head.weight")}
-    places, total, parts = {}, 0, list(_parts(wanted))
+    places: dict[str, str] = {}
+    total, parts = 0, list(_parts(wanted))
     for number, names in enumerate(parts, 1):
         file = f"model-{number:05}-of-{len(parts):05}.safetensors" if len(parts) > 1 else "model.safetensors"
         tensors = {name: _random(name, wanted[name], block) for name in names}

@@ -164,7 +164,7 @@ class Device:
 
     @classmethod
     def here(cls, name: str | None = None) -> "Device":
-        """This process's device: a CUDA device if there is one (and `name` is not "cpu"), else the machine."""
+        """This process's device: CUDA if there is any and `name` is not "cpu"; else the machine."""
         import torch
 
         from dcsft_harness.environment import processor
@@ -173,8 +173,8 @@ class Device:
             free, total = torch.cuda.mem_get_info()
             known = torch.cuda.get_device_name()
             return cls(known, "cuda", float(total), 0.95 * free - (5e8 if free == total else 0))
-        total, free = _machine_memory()
-        return cls(processor(), "cpu", total, free)
+        whole, left = _machine_memory()
+        return cls(processor(), "cpu", whole, left)
 
     def speed(self) -> float:
         """`flops`, or if unknown, of one matrix product that is run here."""
@@ -194,7 +194,7 @@ class Device:
 
 def _machine_memory() -> tuple[float, float]:
     """Bytes of this machine or container, and bytes of them that a process can have now."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     memory = psutil.virtual_memory()
     total, free = float(memory.total), float(memory.available)
@@ -247,8 +247,8 @@ class Estimate:
         if self.fits:
             return
         raise HarnessError(
-            f"about {gigabytes(self.memory)} of memory are needed ({self.listed()}), and {self.device.name} has"
-            f" {gigabytes(self.device.free)} free",
+            f"about {gigabytes(self.memory)} of memory are needed ({self.listed()}), and {self.device.name}"
+            f" has {gigabytes(self.device.free)} free",
             self.remedy or "Run it where there is more",
         )
 

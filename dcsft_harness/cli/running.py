@@ -365,7 +365,7 @@ def _further(stage: Stage) -> list[click.Parameter]:
             click.Option(
                 ["--device"],
                 metavar="NAME|SIZE",
-                help='Of a dry run: cpu, cuda, or a GPU by its memory, as in "24 GB"; by default what is here.',
+                help='Of a dry run: cpu, cuda, or a GPU by its memory ("24 GB"); by default what is here.',
             )
         )
     return found

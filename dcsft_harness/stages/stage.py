@@ -59,8 +59,8 @@ class Stage:
         passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
         show: notes -> text for stdout after the closing line.
         remarks: notes -> text for stderr after that.
-        light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None
-            for a stage that calls `usage.admit` itself.
+        light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs.
+            None for a stage that calls `usage.admit` itself.
         then: the command that usually follows, with {output} for the artifact's folder; "" for none.
     """
 

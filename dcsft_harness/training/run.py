@@ -449,7 +449,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         identity = job.identity() | setup.left_out()
         needed = plan(setup)
         admit(needed)
-    micro = min(ranks.gathered(needed.settings.get("micro_batch_size", job.config.batch_size)))
+    micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))
     with ranks.agreed():
         if job.config.micro_batch_size is None and micro < job.config.batch_size:
             settings = job.config.model_copy(update={"micro_batch_size": micro})
