@@ -140,19 +140,38 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
     Raises:
         HarnessError: the size is unknown.
     """
+    config, processor = settle(shape, folder, layers)
+    tokenizer = processor.tokenizer
+    _write_weights(config, folder, len(tokenizer), tokenizer.eos_token_id)
+    # The last file, by which a complete checkpoint is known.
+    generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    return folder
+
+
+def settle(shape: str, folder: Path, layers: int | None = None) -> tuple[PreTrainedConfig, ProcessorMixin]:
+    """Writes everything of a checkpoint but its weights and generation settings; see `write`.
+
+    Raises:
+        HarnessError: the size is unknown.
+    """
     if shape not in PUBLISHED:
         raise unknown_name("shape", shape, PUBLISHED)
     folder.mkdir(parents=True, exist_ok=True)
     given = copy.deepcopy(PUBLISHED[shape])
     processor = _cached(given.pop("hub")) or _own_processor(shape)
     processor.save_pretrained(folder)
-    tokenizer = processor.tokenizer
     config = _configured(given, processor, layers)
     config.save_pretrained(folder)
-    _write_weights(config, folder, len(tokenizer), tokenizer.eos_token_id)
-    generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
-    return folder
+    return config, processor
+
+
+def weights_of(config: PreTrainedConfig) -> dict[str, torch.Size]:
+    """Name -> shape of the stored weights."""
+    from .checkpoint import skeleton
+
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    return {name: one.shape for name, one in skeleton(config).state_dict().items() if name not in tied}
 
 
 def configuration(shape: str, layers: int | None = None) -> PreTrainedConfig:
@@ -231,15 +250,10 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
         tokens: the tokenizer's length. Rows of the output layer beyond it are 0, so that responses are text.
         end: the token that ends a response. Its row is longer, so that most responses end after a few tokens.
     """
-    from .checkpoint import skeleton
-
-    model = skeleton(config)
-    tied = config.tie_word_embeddings
-    head = "embed_tokens.weight" if tied else "lm_head.weight"
+    head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    wanted = weights_of(config)
     torch.manual_seed(0)
     block = torch.empty(_BLOCK, dtype=torch.bfloat16).normal_(0.0, 0.02)
-    stored = model.state_dict().items()
-    wanted = {name: one.shape for name, one in stored if not (tied and name == "lm_head.weight")}
     places: dict[str, str] = {}
     total, parts = 0, list(_parts(wanted))
     for number, names in enumerate(parts, 1):

@@ -243,4 +243,5 @@ dcsft evaluate --responses old.jsonl --task dcsft_digits --output scores
 dcsft evaluate --responses old.jsonl --scorer box_iou --box-space pixel --output scores""",
     prepared=True,
     then="dcsft leaderboard build {output} OTHER-SCORES... --output board",
+    light=None,
 )

@@ -98,4 +98,5 @@ dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollout
 dcsft sample --model CKPT --engine dcsft_vllm --task dcsft_digits_pool --output rollouts""",
     prepared=True,
     then="dcsft label {output} --output labels",
+    light=None,
 )

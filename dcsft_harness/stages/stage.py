@@ -78,7 +78,7 @@ class Stage:
     show: Callable[[Mapping[str, Any]], str] | None = None
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
     then: str = ""
-    light: tuple[float, float] | None = None
+    light: tuple[float, float] | None = (0.3e9, 0.0)
 
     def plan(
         self,
