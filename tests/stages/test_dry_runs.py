@@ -30,9 +30,9 @@ PLANNED = {name: words for name, words in FIRST_READERS.items() if name != "card
 @pytest.mark.parametrize("verb", PLANNED)
 def test_a_dry_run_prints_memory_and_time_and_neither_reads_weights_nor_writes(
     verb,
-    first_edition,
+    first_edition,  # noqa: F811
     monkeypatch,
-    capsys,  # noqa: F811
+    capsys,
 ):
     monkeypatch.chdir(first_edition)
     monkeypatch.setattr(models, "open_weights", lambda *given, **more: pytest.fail("weights were read"))
@@ -215,8 +215,7 @@ def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
 def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
     one = rehearsal.Measured("train sft", 60.4, 2_000_000_000, 5_000_000, 12.3, 2_200_000_000)
     found = {"shape": "qwen2.5-vl-3b", "layers": 2, "parameters": 5.4e8, "machine": "M", "cores": 2}
-    text = rehearsal.table(
-        {**found, "stages": [vars(one), vars(rehearsal.Measured("label", 2, 3 * 10**8, 9))]}
-    )
+    other = rehearsal.Measured("label", 2, 3 * 10**8, 9)
+    text = rehearsal.table({**found, "stages": [vars(one), vars(other)]})
     assert "| train sft | 60 | 2.00 | 2.20 | 1.10 | 12 | 5.0 |" in text
     assert "| label | 2 | 0.30 | - | - | - | 0.0 |" in text
