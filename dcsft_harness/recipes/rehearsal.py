@@ -253,6 +253,7 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": weights,
         "machine": str(hardware["cuda"] if device.type == "cuda" else hardware["processor"]),
         "cores": hardware["cores"],
+        "cuda": device.type == "cuda",
         "packages": environment.packages(),
     }
 
