@@ -18,10 +18,10 @@ from dcsft_harness.artifacts.usage import Device
 from .checkpoint import skeleton
 from .resources import Arithmetic, Footprint
 
-LIBRARIES = {"cpu": 0.75e9, "cuda": 0.0}
+LIBRARIES = {"cpu": 0.95e9, "cuda": 0.0}
 """Memory of the process before weights are read; on CUDA, memory is the device's alone."""
-_HEAD_TOKENS, _HEAD_WIDTH = 4096, 8192
-"""TRL computes log-probabilities in tiles of tokens by vocabulary."""
+_HEAD_TOKENS, _HEAD_WIDTH = 4096, 32768
+"""TRL computes log-probabilities of answers in tiles of tokens by vocabulary."""
 _SPREAD = 1.03
 """What the allocator holds beside the tensors, at the peak of a pass."""
 
@@ -164,7 +164,7 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[st
     parts["gradients and moments"] = state * 3 + (0.0 if given.full else given.trained * 4.0)
     if given.reference:
         parts["reference"] = float(given.reference * number) / shared.get("weights", 1)
-    parts["output layer"] = _head(anatomy, given)
+    parts["output layer"] = _head(anatomy, given, device)
     language, vision = _kept(anatomy, given)
     text, tower = anatomy.language, anatomy.vision
     if given.checkpointing:
@@ -187,10 +187,14 @@ def _kept(anatomy: Anatomy, given: Training) -> tuple[float, float]:
     return language, vision + each * inputs["aligner"] / anatomy.patches_per_token
 
 
-def _head(anatomy: Anatomy, given: Training) -> float:
-    """Tiles of logits; on training its weights, their gradient is float32."""
-    tile = min(given.tokens * given.rows, _HEAD_TOKENS) * min(anatomy.vocabulary, _HEAD_WIDTH)
-    return 3.0 * 4 * tile
+def _head(anatomy: Anatomy, given: Training, device: Device) -> float:
+    """Tiles of logits; without float32 products of other types, as on a CPU, the tile's weights twice."""
+    wide = min(anatomy.vocabulary, _HEAD_WIDTH)
+    learned = max(given.tokens - given.image_tokens, 1) * given.rows
+    tiles = 2.0 * 4 * min(learned, _HEAD_TOKENS) * wide
+    copied = 2.0 * 4 * wide * anatomy.language.width if device.kind == "cpu" and given.number < 4 else 0.0
+    trained = 4.0 * anatomy.vocabulary * anatomy.language.width if given.full else 0.0
+    return tiles + copied + trained
 
 
 def generation(

@@ -247,8 +247,8 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
     Args:
         config: the model's.
         folder: the checkpoint's.
-        tokens: the tokenizer's length. Rows of the output layer beyond it are 0, so that responses are text.
-        end: the token that ends a response. Its row is longer, so that most responses end after a few tokens.
+        tokens: the tokenizer's length. Its rows of the output layer are longer, so that responses are text.
+        end: the token that ends a response. Its row is longer still, so that most end after a few tokens.
     """
     head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     wanted = weights_of(config)
@@ -260,8 +260,8 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
         file = f"model-{number:05}-of-{len(parts):05}.safetensors" if len(parts) > 1 else "model.safetensors"
         tensors = {name: _random(name, wanted[name], block) for name in names}
         for name in (name for name in names if name.endswith(head)):
-            tensors[name][tokens:] = 0
-            tensors[name][end] *= 6
+            tensors[name][:tokens] *= 3
+            tensors[name][end] *= 2
         total += sum(one.nbytes for one in tensors.values())
         places |= dict.fromkeys(names, file)
         save_file(tensors, folder / file, metadata={"format": "pt"})

@@ -94,8 +94,8 @@ def test_a_published_size_is_built_with_random_weights_in_files_of_a_size(monkey
     model = AutoModelForImageTextToText.from_pretrained(folder)
     rows = model.get_output_embeddings().weight
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert rows[: len(tokenizer)].any(dim=1).all() and not rows[len(tokenizer) :].any()
-    assert rows[tokenizer.eos_token_id].std() > 4 * rows[20].std()
+    assert rows[: len(tokenizer)].std() > 2.5 * rows[len(tokenizer) :].std()
+    assert rows[tokenizer.eos_token_id].std() > 1.5 * rows[20].std()
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 

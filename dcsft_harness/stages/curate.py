@@ -65,5 +65,5 @@ dcsft curate labels --weight "p(1-p)" --output curated
 dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated""",
     remarks=figure_paths,
     then="dcsft train sft --model CKPT --data {output} --output adapter",
-    light=(0.45e9, 0.0),
+    light=(0.22e9, 1.0),
 )

@@ -91,5 +91,5 @@ dcsft label lmms-eval-output --output labels""",
     show=at_fewer_samples,
     remarks=figure_paths,
     then="dcsft curate {output} --keep easy,medium --output curated",
-    light=(0.25e9, 0.0),
+    light=(0.21e9, 0.0),
 )
