@@ -76,7 +76,7 @@ class Flow(click.Group):
 
 
 SECTIONS = {
-    "Start": ("quickstart", "init", "run"),
+    "Start": ("quickstart", "init", "run", "rehearse"),
     "The chain": ("sample", "label", "curate", "train", "merge", "evaluate", "leaderboard", "compare-cost"),
     "Results and publishing": ("score", "results", "card", "push"),
     "Data, tasks and models": ("data", "tasks", "digits", "lmms-eval", "env"),

@@ -66,6 +66,39 @@ def quickstart(output: Path) -> None:
     run_recipe("digits", output, dry_run=False)
 
 
+@click.command()
+@click.option(
+    "--shape",
+    type=click.Choice(["qwen2.5-vl-3b", "qwen3-vl-4b", "internvl3-2b"]),
+    default="qwen2.5-vl-3b",
+    show_default=True,
+    help="The published size.",
+)
+@click.option("--output", type=FOLDER, required=True, help="The folder to write.")
+@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA where there is any.")
+@click.option("--layers", type=click.IntRange(1), help="Only so many layers, for a trial on a CPU.")
+@click.option("--keep", is_flag=True, help="Keep the checkpoints; by default they are deleted at the end.")
+@click.option("--format", "form", type=click.Choice(bar.FORMATS), help="How the table is printed.")
+def rehearse(
+    shape: str, output: Path, device: str | None, layers: int | None, keep: bool, form: str | None
+) -> None:
+    """Run the whole chain at a published size with random weights, and measure it.
+
+    Every stage is the real command, on four items: what to run first on a new machine. The table has time,
+    peak memory beside what `--dry-run` estimated, tokens a second, and bytes on disk; rehearsal.json has the
+    same. Nothing is downloaded.
+
+    \b
+    dcsft rehearse --shape qwen2.5-vl-3b --layers 2 --output rehearsal
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.recipes import rehearsal
+
+    clock = bar.Clock()
+    found = rehearsal.rehearse(shape, output, device, layers, keep, lambda line: bar.say(f"rehearse: {line}"))
+    bar.closing("rehearse", f"{len(found['stages'])} stages", clock, output)
+    bar.show(rehearsal.table(found), form)
+
+
 def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Prints the shipped recipes and exits."""
     if wanted:
@@ -351,7 +384,7 @@ def init(output: Path, device: str, **given: str) -> None:
     bar.say(f"next: dcsft run {output} --output runs/{output.stem}")
 
 
-early = (quickstart, init, run, results)
+early = (quickstart, init, run, rehearse, results)
 late = (tasks, lmms_eval, env)
 
 

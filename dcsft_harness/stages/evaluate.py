@@ -140,6 +140,8 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         own = [*([] if options.data is None else [options.data]), *map(Path, rows)]
         described, noted = _add_own(opened, inputs, own, options)
         opener = opening.opener(model, arguments, where, options.actors)
+        if where == "local":
+            opening.admit_answers(model, arguments, opened, options.samples, None, options.limit)
         if sampled is None:
             running = opener()
         elif where == "local":
@@ -253,4 +255,5 @@ dcsft evaluate --responses old.jsonl --task dcsft_digits --output scores
 dcsft evaluate --responses old.jsonl --scorer box_iou --box-space pixel --output scores""",
     prepared=True,
     then="dcsft leaderboard build {output} OTHER-SCORES... --output board",
+    light=None,
 )

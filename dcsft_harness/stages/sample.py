@@ -55,6 +55,11 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
         lmms.check_model(model, arguments)
         opener = opening.opener(model, arguments, where, options.actors)
         folders |= prepared.inputs([pool.config.task])
+        if where == "local":
+            named = {pool.config.task: pool}
+            opening.admit_answers(
+                model, arguments, named, config.samples, config.max_new_tokens, config.limit
+            )
     settings = {"model": model, "model_args": model_args, **described}
     return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
 
@@ -96,4 +101,5 @@ dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollout
 dcsft sample --model CKPT --engine dcsft_vllm --task dcsft_digits_pool --output rollouts""",
     prepared=True,
     then="dcsft label {output} --output labels",
+    light=None,
 )

@@ -46,4 +46,5 @@ STAGE = Stage(
     pushes=True,
     passes="trl.GRPOConfig",
     then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
+    light=None,
 )

@@ -161,6 +161,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
+    _admit(settings)
     real = read_probes(made, processor, generation, config.prompts)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
@@ -190,6 +191,32 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         text = json.dumps({**draft.notes, "modules": names}, indent=2)
         (draft.folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return draft.notes
+
+
+_COPIES = 1.25
+"""Memory of a merge in weights of the base: one model at a time, and the file that is being written."""
+
+
+def _admit(settings: "ModelSettings") -> None:
+    """Refuses a base that does not fit, before it is loaded; ends a dry run."""
+    from dcsft_harness.artifacts import usage
+    from dcsft_harness.models import estimates
+    from dcsft_harness.models.checkpoint import open_config
+
+    device = usage.planned_device(settings.device)
+    anatomy = estimates.Anatomy(open_config(settings))
+    stored = anatomy.stored()
+    parts = {
+        "libraries": estimates.LIBRARIES[device.kind],
+        "weights": stored,
+        "merged weights and logits": (_COPIES - 1) * stored,
+    }
+    seconds = 0.0
+    if usage.PLANNING.get() is not None:
+        seconds = estimates.seconds(anatomy, device, {}, 6 * stored)
+    usage.admit(
+        usage.Estimate(device, parts, seconds, stored, remedy="Give --device cpu, or take a larger machine")
+    )
 
 
 def _open(adapter: Path) -> manifest.Manifest | None:
