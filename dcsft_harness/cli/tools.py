@@ -76,7 +76,7 @@ def quickstart(output: Path) -> None:
 )
 @click.option("--output", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA where there is any.")
-@click.option("--layers", type=click.IntRange(1), help="Only so many layers, for a trial on a CPU.")
+@click.option("--layers", type=click.IntRange(1), help="Number of layers to keep, for a trial on a CPU.")
 @click.option("--keep", is_flag=True, help="Keep the checkpoints; by default they are deleted at the end.")
 @click.option("--format", "form", type=click.Choice(bar.FORMATS), help="How the table is printed.")
 def rehearse(
