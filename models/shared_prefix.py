@@ -103,23 +103,10 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
     Raises:
         UnsuitedModelError: a layer's cache is not the full keys and values.
     """
-    features = dict(batch)
-    tokens, mask = features.pop("input_ids"), features.pop("attention_mask")
-    known = {**features, "input_ids": tokens, "attention_mask": mask}
-    positions = model._prepare_position_ids_for_generation(tokens, known)
+    tokens, mask = batch["input_ids"], batch["attention_mask"]
+    positions = model._prepare_position_ids_for_generation(tokens, dict(batch))
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    inputs = model.prepare_inputs_for_generation(
-        tokens,
-        past_key_values=cache,
-        # Without a mask, attention takes its faster causal form.
-        attention_mask=None if bool(mask.all()) else mask,
-        position_ids=positions,
-        is_first_iteration=True,
-        use_cache=True,
-        logits_to_keep=1,
-        **features,
-    )
-    logits = model(**inputs, return_dict=True).logits[:, -1]
+    logits = _first_step(model, batch, positions, cache, 1)[:, -1]
     for layer in cache.layers:
         if type(layer) is not DynamicLayer or not layer.is_initialized:
             raise UnsuitedModelError(f"it caches by {type(layer).__name__}")
@@ -132,6 +119,44 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
         tokens,
         mask,
     )
+
+
+@torch.inference_mode()
+def forced(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tensor:
+    """The logits behind the last tokens of given texts, with inputs prepared as `prefill` does.
+
+    Args:
+        model: a transformers model, in evaluation mode.
+        batch: model inputs, left-padded, on the model's device.
+        keep: the number of last positions.
+
+    Returns:
+        `(rows, keep, vocabulary)` of the model's float type.
+    """
+    positions = model._prepare_position_ids_for_generation(batch["input_ids"], dict(batch))
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    return _first_step(model, batch, positions, cache, keep)[:, -keep:]
+
+
+def _first_step(
+    model: PreTrainedModel, batch: dict[str, Tensor], positions: Tensor, cache: DynamicCache, keep: int
+) -> Tensor:
+    """The logits `(rows, at least keep, vocabulary)` of the first step of `generate`."""
+    features = dict(batch)
+    tokens, mask = features.pop("input_ids"), features.pop("attention_mask")
+    inputs = model.prepare_inputs_for_generation(
+        tokens,
+        past_key_values=cache,
+        # Without a mask, attention takes its faster causal form.
+        attention_mask=None if bool(mask.all()) else mask,
+        position_ids=positions,
+        is_first_iteration=True,
+        use_cache=True,
+        logits_to_keep=keep,
+        **features,
+    )
+    logits: Tensor = model(**inputs, return_dict=True).logits
+    return logits
 
 
 # Items that were admitted together and their rows: each prompt is kept once, with one attention call.

@@ -40,7 +40,10 @@ def run_recipe(
         bar.show(described(chosen, output))
         return
     clock = bar.Clock()
-    chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
+    from dcsft_harness.models.batching import remembering
+
+    with remembering():
+        chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:

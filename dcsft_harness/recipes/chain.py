@@ -5,18 +5,22 @@ refers to, and the contents of other files and folders that its options name, wi
 JSONL file names. A stage is skipped if its folder was made with the same key and all files in it are
 unchanged; so an interrupted recipe resumes, and an edited one redoes what changed. An interrupted sampling
 stage resumes from its saved responses, and a training stage from its last checkpoint, unless its key has
-changed since.
+changed since. Several processes may run recipes in one folder: each takes the next stage that none has taken.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from dcsft_harness import __version__, pictures, reading
 from dcsft_harness.artifacts import manifest, resuming
@@ -275,30 +279,99 @@ def run(
         HarnessError: the folder holds another recipe, or a stage fails.
     """
     new = [path for path in (output, *output.parents) if not path.exists()]
-    state = _open(recipe, output)
+    _open(recipe, output)
     notes: _T | None = None
-    try:
-        for stage in recipe.stages:
-            folder, wanted = output / stage.name, key(stage, output)
-            same = state["stages"].get(stage.name) == wanted
-            if same and manifest.is_intact(folder):
-                skip(stage.name)
-                notes = None
-                continue
-            _clear(folder, same)
-            # Saved first, so that output of a killed process, complete or not, is identified by the key too.
-            state["stages"][stage.name] = wanted
-            _save(state, output)
-            options = filled(dict(stage.options), output)
-            notes = perform(stage.verb, folder, options)
-        return notes
-    finally:
-        # Nothing remains of a recipe whose first stage was refused.
-        if [path.name for path in output.iterdir()] == [STATE]:
-            (output / STATE).unlink()
+    waiting = list(recipe.stages)
+    with (output / LOCK).open("ab") as file, contextlib.ExitStack() as stack:
+        stack.callback(_tidy, output, file, new)
+        while waiting:
+            later: list[Stage] = []
+            for stage in waiting:
+                # Stages of another process are in `later`, and so is everything that reads them.
+                if {one.name for one in later} & set(stage.references()):
+                    later.append(stage)
+                    continue
+                with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
+                    if ours:
+                        notes = _finish(stage, output, file, perform, skip)
+                    else:
+                        later.append(stage)
+            if len(later) == len(waiting):
+                time.sleep(PAUSE)
+            waiting = later
+    return notes
+
+
+def _tidy(output: Path, file: IO[bytes], new: Sequence[Path]) -> None:
+    """Removes a folder in which nothing was made, because the first stage was refused."""
+    if {path.name for path in output.iterdir()} <= {STATE, LOCK}:
+        with contextlib.suppress(OSError):  # another process is at work
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in (STATE, LOCK):
+                (output / name).unlink(missing_ok=True)
             for path in new:
-                with contextlib.suppress(OSError):  # other files are in it
-                    path.rmdir()
+                path.rmdir()
+
+
+PAUSE = 1.0
+"""Seconds between looks at the stages of other processes."""
+LOCK = ".recipe.lock"
+_STATE_AT = 2**32
+"""The byte of `LOCK` that stands for `STATE`; those before it are for stages."""
+
+
+def _finish(
+    stage: Stage,
+    output: Path,
+    file: IO[bytes],
+    perform: Callable[[str, Path, dict[str, Any]], _T],
+    skip: Callable[[str], None],
+) -> _T | None:
+    """Runs a stage unless it is finished; returns its notes, None if it was skipped."""
+    folder, wanted = output / stage.name, key(stage, output)
+    same = _state(output)["stages"].get(stage.name) == wanted
+    if same and manifest.is_intact(folder):
+        skip(stage.name)
+        return None
+    _clear(folder, same)
+    # Saved first, so that output of a killed process, complete or not, is identified by the key too.
+    with _claimed(file, _STATE_AT, wait=True):
+        state = _state(output)
+        state["stages"][stage.name] = wanted
+        _save(state, output)
+    return perform(stage.verb, folder, filled(dict(stage.options), output))
+
+
+@contextlib.contextmanager
+def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
+    """Locks one byte of a file: the claim of this process to a stage, or to the state.
+
+    Processes that run recipes in one folder share the stages in this way. The operating system frees a claim
+    if its process dies.
+
+    Args:
+        file: open for writing, for as long as its claims last.
+        at: the byte's place.
+        wait: whether to wait for another process.
+
+    Yields:
+        Whether the claim is ours.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, at)
+
+
+def _state(output: Path) -> dict[str, Any]:
+    return dict(reading.json_file(output / STATE))
 
 
 def _clear(folder: Path, same: bool) -> None:
@@ -313,12 +386,17 @@ def _clear(folder: Path, same: bool) -> None:
         resuming.discard(folder)
 
 
-def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
+def _open(recipe: Recipe, output: Path) -> None:
+    """Begins a folder, or checks that it holds the same recipe.
+
+    Raises:
+        HarnessError: it does not, or its state cannot be read.
+    """
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
         try:
-            state: dict[str, Any] = reading.json_file(output / STATE)
+            state = _state(output)
             name, _, scale = state["recipe"], dict(state["stages"]), state.get("scale")
         except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
@@ -326,7 +404,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             ) from error
         # Recipes of one scale share stages, under names that mean the same in each.
         if (recipe.scale, scale) != (None, None) and recipe.scale == scale:
-            return state
+            return
         if name != recipe.name or scale != recipe.scale:
             ours, theirs = (
                 f"{one!r}{f' at scale {at}' if at else ''}"
@@ -335,15 +413,13 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             raise HarnessError(
                 f"--output {output} holds the recipe {theirs}, not {ours}", "Name another folder"
             )
-        return state
+        return
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
             f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
-    state = {"recipe": recipe.name, "scale": recipe.scale, "stages": {}}
-    _save(state, output)
-    return state
+    _save({"recipe": recipe.name, "scale": recipe.scale, "stages": {}}, output)
 
 
 def _save(state: Mapping[str, Any], output: Path) -> None:

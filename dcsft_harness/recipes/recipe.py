@@ -20,7 +20,10 @@
         otherwise: ${model}              # then `@cold-0` refers to this
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
-Stages under `first` come before those of included recipes.
+Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
+alone, stands for these recipes one after another, each with its own variables.
+
+A family (a mapping with the key `family`) has `start`, the name of its cold start; by default the family's.
 
 `@name` refers to the folder of an earlier stage, and an entry `@name-*` of a list to those of all earlier
 stages of such names.
@@ -49,7 +52,7 @@ SCALES = ("digits", "paper")
 EMBEDDED = "digits"
 """The embedded checkpoint's name, as a model."""
 MOST_STAGES = 10_000
-MOST_VALUES = 1_000_000
+MOST_VALUES = 4_000_000
 """The most values of all stages of a chain together, variables included."""
 _LONGEST = 100_000
 """The most characters of a text with its variables filled in."""
@@ -115,6 +118,7 @@ class _Written(BaseModel):
     name: str = ""
     about: str = ""
     include: list[str] | None = None
+    recipes: list[str] | None = None
     variables: dict[str, Any] | None = None
     scales: dict[str, dict[str, Any] | None] | None = None
     set: dict[str, Any] | None = None
@@ -136,6 +140,7 @@ class _File:
     scales: Mapping[str, Variables]
     given: Variables
     entries: tuple[Mapping[str, Any], ...]
+    recipes: tuple[str, ...] = ()
 
 
 def shipped() -> dict[str, Path]:
@@ -166,7 +171,8 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
     if scale not in (None, *SCALES):
         raise unknown_name("scale", str(scale), SCALES)
     known: dict[str, _File] = {}
-    opened = [_open(name, (), known) for name in ([names] if isinstance(names, str) else names)]
+    chosen = [_open(name, (), known) for name in ([names] if isinstance(names, str) else names)]
+    opened = [part for one in chosen for part in _parts(one, known)]
     given = {**_joined(one.given for one in opened), **(given or {})}
     if scale is None:
         scale = "digits" if given.get("model", EMBEDDED) == EMBEDDED else "paper"
@@ -185,8 +191,8 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
         raise HarnessError(f"recipe {opened[0].path} has no stages", _LOOK)
     has_scales = any(one.scales for one in opened)
     return Recipe(
-        "+".join(one.name for one in opened),
-        "; ".join(one.about for one in opened),
+        "+".join(one.name for one in chosen),
+        "; ".join(one.about for one in chosen),
         tuple(stages.values()),
         scale if has_scales else None,
         variables,
@@ -235,8 +241,27 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
         scales,
         _joined([*(one.given for one in included), written.set or {}]),
         tuple(distinct.values()),
+        tuple(written.recipes or ()),
     )
     return known[name]
+
+
+def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
+    """The recipes that a file of recipes stands for, or the recipe itself.
+
+    Raises:
+        HarnessError: it has other keys too, or one of them stands for recipes itself.
+    """
+    if not recipe.recipes:
+        return [recipe]
+    if recipe.entries or recipe.variables or recipe.scales or recipe.given:
+        raise HarnessError(f"recipe {recipe.path} has `recipes` and other keys", "Put these into one of them")
+    parts = [_open(name, (str(recipe.path),), known) for name in recipe.recipes]
+    if nested := [one.name for one in parts if one.recipes]:
+        raise HarnessError(
+            f"recipe {recipe.path} names {nested[0]}, which stands for recipes itself", "Name those"
+        )
+    return parts
 
 
 def _joined(values: Iterable[Variables]) -> dict[str, Any]:
@@ -407,8 +432,13 @@ def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables
     for values in itertools.product(*each.values()):
         found: dict[str, Any] = {}
         for name, value in zip(each, values, strict=True):
-            found |= value if isinstance(value, Mapping) else {name: value}
+            found |= _started(value) if isinstance(value, Mapping) else {name: value}
         yield found
+
+
+def _started(values: Variables) -> Variables:
+    """The variables that a mapping sets; a family without `start` has a cold start of its own."""
+    return {"start": values["family"], **values} if "family" in values else values
 
 
 @overload

@@ -1,6 +1,7 @@
 """Recipe files: scales, variants, seeds, inclusion; and the commands that a dry run prints."""
 
 import json
+import re
 import shlex
 
 import click
@@ -310,3 +311,55 @@ def test_init_writes_a_recipe_that_runs(tmp_path, monkeypatch, capsys):
     assert found.scale == "digits" and found.stages[0].options["data"] == "mine.jsonl"
     assert main(["init", *answers, "--tasks", "", "--output", "mine.yaml"]) == 1
     assert "mine.yaml exists" in capsys.readouterr().err
+
+
+def test_core_runs_the_same_arms_on_both_pools_from_the_same_cold_starts():
+    stages = {stage.name: stage for stage in recipe.load("core").stages}
+    for clean, noisy in (("classification", "classification-noisy"), ("large", "large-noisy")):
+        own = (rf"{family}-(?!noisy|cold|scores-cold)(.*)" for family in (clean, noisy))
+        arms = [{match[1] for name in stages if (match := re.fullmatch(text, name))} for text in own]
+        assert arms[0] == arms[1] and len(arms[0]) > 30, clean
+    colds = {name for name, stage in stages.items() if stage.verb == "train cold-start"}
+    assert colds == {f"classification-cold-{seed}" for seed in range(10)}
+    for name in ("large-only-hard-3", "classification-noisy-grpo-3", "classification-m-3"):
+        assert stages[name].options["model"] == "@classification-cold-3"
+    pools = {stage.options["task"] for stage in stages.values() if stage.verb == "sample"}
+    assert pools == {f"dcsft_digits_pool{a}{b}" for a in ("", "_large") for b in ("", "_noisy")}
+    tables = {name: stages[name].options for name in ("large-set-only-hard-0", "large-only-hard-0")}
+    # Once through: 20 steps of 16.
+    assert (tables["large-set-only-hard-0"]["size"], tables["large-only-hard-0"]["max_steps"]) == (320, 20)
+
+
+def test_rules_do_not_repeat_each_other():
+    """At G = 8, pass rates from 0.1 to 0.9 are the medium items."""
+    for name in ("core", "rules"):
+        found = {}
+        for stage in recipe.load(name).stages:
+            if stage.verb == "curate" and stage.name.endswith("-0"):
+                options = tuple(sorted((key, str(value)) for key, value in stage.options.items()))
+                assert options not in found, (stage.name, found[options])
+                found[options] = stage.name
+                assert stage.options.get("band") != "0.1,0.9"
+
+
+def test_a_list_of_recipes_is_the_same_as_their_names(write):
+    both = write(
+        json.dumps({"name": "both", "about": "x", "recipes": ["rules", "difficulty"]}), name="both.yaml"
+    )
+    named = recipe.load(["rules", "difficulty"])
+    found = recipe.load(both)
+    assert found.stages == named.stages and (found.name, found.scale) == ("both", "digits")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"set": {"steps": 3}}, "has `recipes` and other keys"),
+        ({"stages": [{"stage": "x", "verb": "label"}]}, "has `recipes` and other keys"),
+        ({"recipes": ["core"]}, "names core, which stands for recipes itself"),
+        ({"recipes": ["none"]}, "recipe 'none'"),
+    ],
+)
+def test_a_list_of_recipes_that_makes_no_sense_is_refused(write, more, said):
+    with pytest.raises(HarnessError, match=said):
+        recipe.load(write(json.dumps({"name": "both", "recipes": ["rules"], **more}), name="both.yaml"))
