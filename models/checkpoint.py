@@ -74,7 +74,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     except Exception as error:  # every family checks its settings in its own way
         raise HarnessError(
             f"model {name} cannot be opened ({weights.error_line(error)})",
-            _remedy(name, "Give a checkpoint folder or hub name", "config.json"),
+            _remedy(name, _unreached(name, error), "config.json"),
         ) from error
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
@@ -195,6 +195,16 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
             f"({type(error).__name__}: {weights.error_line(error)})",
             _remedy(name, "Correct its settings", *PROCESSOR),
         ) from error
+
+
+def _unreached(name: str, error: Exception) -> str:
+    """The remedy for a checkpoint that is no folder, if the hub has none of that name or is not reached."""
+    if "couldn't connect" not in str(error).lower() and "offline" not in str(error).lower():
+        return "Give a checkpoint folder or hub name"
+    return (
+        f"Check the network and HF_ENDPOINT, or download it elsewhere (`hf download {name} --local-dir DIR`)"
+        " and give that folder; HF_HUB_OFFLINE=1 allows only what is in the hub's cache"
+    )
 
 
 def _remedy(name: str, otherwise: str, *files: str) -> str:

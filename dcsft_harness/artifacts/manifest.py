@@ -247,6 +247,16 @@ def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
     return {role: fingerprint(path) for role, path in sorted(inputs.items())}
 
 
+_MAKERS = {
+    "rollouts": "dcsft sample",
+    "labels": "dcsft label",
+    "curated set": "dcsft curate",
+    "adapter": "dcsft train",
+    "scores": "dcsft evaluate",
+}
+"""Kind of artifact -> the command that writes it."""
+
+
 def read(folder: Path, kind: str | None = None) -> Manifest:
     """Reads an artifact's manifest.
 
@@ -291,7 +301,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     except (ValueError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error}", "Make the artefact again") from error
     if kind is not None and found.kind != kind:
-        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", "Check the path")
+        remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
+        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", remedy)
     return found
 
 
@@ -454,7 +465,12 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     found = read(output)
     wanted = call["options"]
     known = {name: value for name, value in defaults.items() if name in wanted}
-    before = {**known, **found.call.get("options", {})}
+    given = found.call.get("options", {})
+    # An option that no longer decides the artifact may have any value in an older one.
+    before = {
+        **known,
+        **{name: value for name, value in given.items() if name in wanted or name not in defaults},
+    }
     if not found.call:
         differences = ["it does not record the options that it was made with"]
     else:

@@ -96,6 +96,11 @@ class Settings:
             names = [name.strip() for name in self.suite.split(",")]
             known = lmms.task_index(names)
             for name in names:
+                if lmms.is_file(name):
+                    raise HarnessError(
+                        f"--suite {name} is a file",
+                        f"Name its task, and give --include-path {Path(name).parent}",
+                    )
                 if name not in known:
                     raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")
                 if members(name) == [name] and known[name].get("type") not in ("task", "python_task"):
@@ -213,7 +218,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: S
         subject = make(place)
         if subject is None:
             return None
-        arguments = subject.arguments(settings.model_args)
+        arguments = subject.arguments_of(settings.model, settings.model_args)
         kept = _kept(board, name, subject, settings, show)
         missing = [task for task in settings.tasks if task not in kept]
         found = standing(board)
@@ -260,11 +265,14 @@ def _kept(
 
 def _hashes(found: manifest.Manifest) -> dict[str, str]:
     """Role -> the identity of the scored weights, as in `Subject.hashes`."""
-    named = dict(part.partition("=")[::2] for part in str(found.config["model_args"]).split(","))
+    named = as_pairs(str(found.config["model_args"]))
     roles: dict[str, str] = {
         role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
     }
-    return {"model": named.get("pretrained", "")} | roles
+    given = named.get("pretrained")
+    if given is None and "model" not in roles:
+        given = named.get(lmms.checkpoint_argument(str(found.config["model"])))
+    return {"model": given or ""} | roles
 
 
 def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:

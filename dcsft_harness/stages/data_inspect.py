@@ -224,4 +224,5 @@ STAGE = Stage(
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,
     remarks=remarks,
+    light=(0.6e9, 0.5),
 )

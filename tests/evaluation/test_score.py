@@ -122,7 +122,7 @@ REFUSED = [
     (("--watch", "one"), "is no output folder of `dcsft train`"),
     (("run/unfinished/checkpoint-10",), "may be removed any moment. Score it with `--watch"),
     (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),
-    (("lost",), "are no longer at"),
+    (("lost",), "the base of adapter lost is missing"),
 ]  # fmt: skip
 
 
