@@ -19,7 +19,7 @@ import shlex
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -332,33 +332,36 @@ def run(
     new = [path for path in (output, *output.parents) if not path.exists()]
     _open(recipe, output)
     notes: _T | None = None
-    try:
-        waiting = list(recipe.stages)
-        with (output / LOCK).open("ab") as file:
-            while waiting:
-                later: list[Stage] = []
-                for stage in waiting:
-                    # Stages of another process are in `later`, and so is everything that reads them.
-                    if {one.name for one in later} & set(stage.references()):
+    waiting = list(recipe.stages)
+    with (output / LOCK).open("ab") as file, contextlib.ExitStack() as stack:
+        stack.callback(_tidy, output, file, new)
+        while waiting:
+            later: list[Stage] = []
+            for stage in waiting:
+                # Stages of another process are in `later`, and so is everything that reads them.
+                if {one.name for one in later} & set(stage.references()):
+                    later.append(stage)
+                    continue
+                with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
+                    if ours:
+                        notes = _finish(stage, output, file, perform, skip)
+                    else:
                         later.append(stage)
-                        continue
-                    with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
-                        if ours:
-                            notes = _finish(stage, output, file, perform, skip)
-                        else:
-                            later.append(stage)
-                if len(later) == len(waiting):
-                    time.sleep(PAUSE)
-                waiting = later
-    finally:
-        # Nothing remains of a recipe whose first stage was refused.
-        if {path.name for path in output.iterdir()} <= {STATE, LOCK}:
+            if len(later) == len(waiting):
+                time.sleep(PAUSE)
+            waiting = later
+    return notes
+
+
+def _tidy(output: Path, file: IO[bytes], new: Sequence[Path]) -> None:
+    """Removes a folder in which nothing was made, because the first stage was refused."""
+    if {path.name for path in output.iterdir()} <= {STATE, LOCK}:
+        with contextlib.suppress(OSError):  # another process is at work
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for name in (STATE, LOCK):
                 (output / name).unlink(missing_ok=True)
             for path in new:
-                with contextlib.suppress(OSError):  # other files are in it
-                    path.rmdir()
-    return notes
+                path.rmdir()
 
 
 PAUSE = 1.0

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import environment, pictures, reading
 from dcsft_harness.artifacts import storage
-from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.errors import HarnessError, cut
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,11 +91,15 @@ def refuse_missing(path: Path) -> None:
         raise HarnessError(f"--data {path} {problem}", "Check the path")
 
 
-def unknown_data(data: str, known: Iterable[str]) -> HarnessError:
-    """The error for --data of a training that is neither a path nor a task."""
-    if "/" in data or "\\" in data or Path(data).suffix:
-        return HarnessError(f"--data {data} does not exist, and is no task either", "Check the path")
-    return unknown_name("curated set or task", data, known, "dcsft tasks list")
+def refuse_lost(named: str) -> None:
+    """Refuses a name that can only be a path, and does not exist; others may be tasks.
+
+    Raises:
+        HarnessError: names it.
+    """
+    path = Path(named)
+    if ("/" in named or "\\" in named or path.suffix) and not path.exists():
+        raise HarnessError(f"{named} does not exist, and is no task either", "Check the path")
 
 
 def _holds(folder: Path) -> bool:

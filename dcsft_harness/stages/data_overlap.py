@@ -33,8 +33,11 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
     """Compares."""
     from dcsft_harness import lmms
     from dcsft_harness.curation import overlap
+    from dcsft_harness.sampling import own_files
 
     lmms.include(options.include_path)
+    for name in (options.pool, *options.tasks):
+        own_files.refuse_lost(name)
     own = [name for name in (options.pool, *options.tasks) if opening.is_own(name)]
     if not own:
         opening.refuse_own(options, "files of your own rows")

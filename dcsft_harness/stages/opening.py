@@ -426,10 +426,11 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
         return Path(data)
     from dcsft_harness import lmms
     from dcsft_harness.curation import conversations
-    from dcsft_harness.sampling.own_files import unknown_data
+    from dcsft_harness.sampling.own_files import refuse_lost
 
     if data not in lmms.task_index():
-        raise unknown_data(data, lmms.task_index())
+        refuse_lost(data)
+        raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
     return conversations.from_task(_single(lmms.open_tasks([data]), data))
 
 

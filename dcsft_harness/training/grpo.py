@@ -131,7 +131,8 @@ def open_data(
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside, part=part)
     else:
         if data not in lmms.task_index():
-            raise own_files.unknown_data(data, lmms.task_index())
+            own_files.refuse_lost(data)
+            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
         _refuse_options(data, scorer, image_root, outside)
         opened = lmms.open_tasks([data])
         if len(opened) != 1:
