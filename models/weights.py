@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -24,6 +24,8 @@ _COUNTS = re.compile(r"(num_\w*|n_|encoder_|decoder_)?layers|n_layer|(\w+_)?dept
 """Settings whose value is a number of modules; each module is built and has at least one tensor."""
 _MANY = 1_000
 """The most modules of a kind, more than any published model has; they are built in seconds."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""The floating-point types of published weights, by safetensors' names."""
 _NAMED = 3
 """The number of tensors that an error names."""
 
@@ -86,6 +88,50 @@ def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
         with _opened(path) as file:
             shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
     return shapes
+
+
+class Place(NamedTuple):
+    """Where a safetensors file holds a tensor.
+
+    Attributes:
+        file: the file.
+        start: its first byte in the file; `end` is the one after its last.
+        end: see `start`.
+        dtype: as safetensors calls it.
+        shape: its shape.
+    """
+
+    file: Path
+    start: int
+    end: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor's type and shape are those that are stored."""
+        return DTYPES.get(self.dtype) == tensor.dtype and self.shape == tuple(tensor.shape)
+
+
+def places(path: Path) -> dict[str, Place]:
+    """Tensor name -> its place in a safetensors file.
+
+    Raises:
+        HarnessError: the file is empty, truncated, or its header does not fit its size.
+    """
+    read_shapes([path])
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = reading.from_json(file.read(size))
+    return {
+        name: Place(
+            path,
+            *(8 + size + offset for offset in one["data_offsets"]),
+            dtype=one["dtype"],
+            shape=tuple(one["shape"]),
+        )
+        for name, one in header.items()
+        if name != "__metadata__"
+    }
 
 
 @contextlib.contextmanager

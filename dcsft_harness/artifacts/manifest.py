@@ -465,7 +465,12 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     found = read(output)
     wanted = call["options"]
     known = {name: value for name, value in defaults.items() if name in wanted}
-    before = {**known, **found.call.get("options", {})}
+    given = found.call.get("options", {})
+    # An option that no longer decides the artifact may have any value in an older one.
+    before = {
+        **known,
+        **{name: value for name, value in given.items() if name in wanted or name not in defaults},
+    }
     if not found.call:
         differences = ["it does not record the options that it was made with"]
     else:

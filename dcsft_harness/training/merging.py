@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import model_validator
+
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.errors import HarnessError
@@ -15,6 +17,7 @@ from dcsft_harness.settings import Settings, option
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
     from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
 
     from dcsft_harness.models.merging import Parity
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 
 # Real prompts with images, on which two models are compared.
+
+_TRIED = 8
+"""Prompts that are read for each one that is compared."""
 
 STAND_IN = "dcsft_digits"
 """The task whose items are used when an adapter's own training set is not available."""
@@ -44,14 +50,16 @@ def read_probes(
     processor: "ProcessorMixin",
     generation: "GenerationConfig",
     count: int,
+    pixels: int,
 ) -> Probes:
-    """Prompts from an adapter's training set, evenly spaced.
+    """Short prompts from an adapter's training set: the shortest of some that are evenly spaced.
 
     Args:
         made: the adapter's manifest; None if it has none.
         processor: processes the prompts.
         generation: has the end tokens.
         count: the number of prompts, if the set has that many.
+        pixels: larger pictures are scaled down to this many.
 
     Raises:
         HarnessError: a row of the training set cannot be read.
@@ -65,15 +73,26 @@ def read_probes(
     skipped = set((made.notes.get("skipped") or {}).get("rows", ())) if found is not None and made else set()
     if skipped:
         rows = rows.select([number for number in range(len(rows)) if number not in skipped])
-    count = min(count, len(rows))
-    chosen = rows.select([len(rows) * number // count for number in range(count)])
+    tried = min(count * _TRIED, len(rows))
+    chosen = rows.select([len(rows) * number // tried for number in range(tried)])
     conversations = training_data.read(chosen)
     template = Template.of(processor, generation)
+    texts = [
+        template.render(turns, f"{source}, row {row}").prompt for row, turns in enumerate(conversations.turns)
+    ]
     features = []
-    for row, turns in enumerate(conversations.turns):
-        text = template.render(turns, f"{source}, row {row}").prompt
-        features.append(process(processor, [text], [conversations.images(row) if turns.images else []]))
+    for row in sorted(sorted(range(tried), key=lambda row: len(texts[row]))[:count]):
+        images = conversations.images(row) if conversations.turns[row].images else []
+        features.append(process(processor, [texts[row]], [[_small(image, pixels) for image in images]]))
     return Probes(source, features)
+
+
+def _small(image: "Image", pixels: int) -> "Image":
+    """An image with its sides in proportion, scaled down to at most this many pixels."""
+    scale = (pixels / (image.width * image.height)) ** 0.5
+    if scale >= 1:
+        return image
+    return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
 
 
 def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
@@ -111,9 +130,20 @@ _ADAPTER = "adapter_config.json"
 class MergeConfig(Settings):
     """How to compare a merge with the adapter that it replaces."""
 
-    prompts: int = option(4, "Real prompts to compare the two models on.", ge=1)
-    max_new_tokens: int = option(32, "Longest greedy answer compared, in tokens.", ge=1)
+    parity_prompts: int = option(2, "Short real prompts to compare the two models on.", ge=1)
+    parity_pixels: int = option(
+        224 * 224, "Pixels that larger pictures of these prompts are scaled down to.", ge=28 * 28
+    )
+    prompts: int | None = option(None, "The former name of --parity-prompts.", ge=1, decides=False)
+    max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
     device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_new_name(cls, values: Mapping[str, object]) -> dict[str, object]:
+        former = str(values.get("prompts"))
+        given = former.isdecimal() and int(former) > 0  # others are refused by the name that they came with
+        return ({"parity_prompts": former} if given else {}) | dict(values)
 
 
 class Base(NamedTuple):
@@ -162,7 +192,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
     _admit(settings)
-    real = read_probes(made, processor, generation, config.prompts)
+    real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
     inputs = {"adapter": adapter}
