@@ -498,7 +498,7 @@ class Engine:
     def shrink(self, sizes: Sequence[Size], arguments: GenerationArguments) -> None:
         """Lowers the memory limit to half of what just did not fit, and frees what it left."""
         self._budget = min(self._budget, self.needed(sizes, arguments) / 2)
-        _LOG.warning("Out of memory with %d items at once; going on with half as many.", len(sizes))
+        _LOG.warning("Out of memory with %d items at once; continuing with half as many.", len(sizes))
         gc.collect()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -2,29 +2,32 @@
 
 import ctypes
 import gc
-import hashlib
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
+import xxhash
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from dcsft_harness.errors import HarnessError
 
 from .adapters import wrap
-from .batching import Features
+from .batching import Features, follows_tokens
 from .checkpoint import GENERATION, open_weights
-from .weights import few, files_of, weight_files
+from .weights import DTYPES, INDEX, Place, few, files_of, places, weight_files
 
 # Outputs of two models on the same inputs, and how far they differ.
 
@@ -37,12 +40,16 @@ class Reading:
     """A model's output for one prompt.
 
     Attributes:
-        logits: of the last positions, `(positions, vocabulary)`, float32, on the CPU.
+        logits: of the last positions of prompt and answer, `(positions, vocabulary)`, float32, on the CPU.
         answer: the token ids of the greedy answer; None if not requested.
     """
 
     logits: Tensor
     answer: list[int] | None
+
+    def likeliest(self) -> Tensor:
+        """The likeliest token at each position of the answer, int64 `(tokens,)`."""
+        return self.logits[-len(self.answer or ()) - 1 : -1].argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -76,24 +83,39 @@ class Parity:
 
 @torch.inference_mode()
 def read_outputs(
-    model: PreTrainedModel, features: Features, generation: GenerationConfig | None = None
+    model: PreTrainedModel, features: Features, answer: GenerationConfig | list[int] | None = None
 ) -> Reading:
-    """Runs a model on one prompt.
+    """Runs a model on one prompt and an answer to it.
 
     Args:
         model: in evaluation mode, on any device.
         features: the processor's output for the prompt.
-        generation: sets the special tokens and the longest answer; None skips the answer.
+        answer: the answer's token ids; special tokens and the longest answer, to generate one greedily; or
+            None for the prompt alone.
     """
     inputs = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in features.items()
     }
-    logits = model(**inputs).logits[0, -POSITIONS:].float().cpu()
-    if generation is None:
-        return Reading(logits, None)
-    rows = model.generate(**inputs, generation_config=generation)
-    return Reading(logits, rows[0, inputs["input_ids"].shape[1] :].tolist())
+    if isinstance(answer, GenerationConfig):
+        rows = model.generate(**inputs, generation_config=answer)
+        answer = rows[0, inputs["input_ids"].shape[1] :].tolist()
+    logits = model(**_continued(inputs, answer or [])).logits
+    kept = max(POSITIONS, len(answer or ()) + 1)
+    return Reading(logits[0, -kept:].float().cpu(), answer)
+
+
+def _continued(inputs: Features, answer: list[int]) -> Features:
+    """A prompt's inputs with more tokens, which are text like the prompt's last one."""
+    if not answer:
+        return inputs
+    found = dict(inputs)
+    for name, tensor in inputs.items():
+        if name == "input_ids":
+            found[name] = torch.cat((tensor, tensor.new_tensor([answer])), dim=1)
+        elif follows_tokens(name, inputs, ()):
+            found[name] = torch.cat((tensor, *[tensor[:, -1:]] * len(answer)), dim=1)
+    return found
 
 
 def compare_outputs(
@@ -114,7 +136,10 @@ def compare_outputs(
     """
     pairs = list(zip(wanted, found, plain, strict=True))
     same = torch.cat([one.logits.argmax(-1) == other.logits.argmax(-1) for one, other, _ in pairs])
-    answered = [one.answer == other.answer for one, other, _ in pairs if one.answer is not None]
+    # Greedy answers are equal if both models prefer the same token after each beginning of one of them.
+    answered = [
+        torch.equal(one.likeliest(), other.likeliest()) for one, other, _ in pairs if one.answer is not None
+    ]
     return Parity(
         prompts=len(pairs),
         positions=len(same),
@@ -152,16 +177,24 @@ def adapted(peft_model: PeftModel) -> dict[str, torch.nn.Module]:
     return found
 
 
-def digest(module: torch.nn.Module) -> str:
-    """A hash of a module's weights; of the base's weights if an adapter wraps it."""
+def original(module: nn.Module) -> nn.Module:
+    """A module of the base; from inside, if an adapter wraps it."""
     if isinstance(module, BaseTunerLayer):
-        module = module.get_base_layer()
-    elif isinstance(module, AuxiliaryTrainingWrapper):
-        module = module.original_module
-    weights = hashlib.sha256()
-    for weight in module.parameters():
-        weights.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return module.get_base_layer()
+    return module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module
+
+
+def digest(module: nn.Module) -> str:
+    """A hash of a module's weights; of the base's weights if an adapter wraps it."""
+    weights = xxhash.xxh3_128()
+    for weight in original(module).parameters():
+        weights.update(_bytes(weight))
     return weights.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """A tensor's values in memory, without a copy if it is contiguous and on the CPU."""
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def moves(module: torch.nn.Module) -> bool:
@@ -186,7 +219,6 @@ HALF_TOLERANCE = 0.1
 differ by a quarter of a deviation when they round to adjacent values."""
 
 _SHARD = "5GB"
-_STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def merge(
@@ -202,7 +234,10 @@ def merge(
 
     The weights are merged in the base's stored dtype and written as safetensors, with the processor, the
     tokenizer, the chat template and the generation config. They are then read back, so the comparison covers
-    what an engine will load. Only one model is in memory at a time.
+    what an engine will load. Only one model is in memory at a time, on the CPU as its mapped files.
+
+    Files are written one after the other, and one adapted module is merged at a time, by PEFT. Adapters that
+    change more than the tensors of the modules that they wrap are merged as a whole (`_merged`).
 
     Args:
         pretrained: the base.
@@ -219,37 +254,174 @@ def merge(
         SafetensorError: likewise.
     """
     base = _load(pretrained, trust_remote_code, device)
+    names = _stored_names(base, pretrained)
     peft_model = wrap(base, adapter, pretrained).eval()
     modules = adapted(peft_model)
-    before = {name: digest(module) for name, module in modules.items()}
     moving = [name for name, module in modules.items() if moves(module)]
-    del modules
     wanted = [read_outputs(base, features, generation) for features in probes]
     with peft_model.disable_adapter():
-        plain = [read_outputs(base, features) for features in probes]
+        plain = [
+            read_outputs(base, features, one.answer) for features, one in zip(probes, wanted, strict=True)
+        ]
     try:
-        base = _merged(peft_model)
+        peft_model.base_model._check_merge_allowed()
+        if _by_module(peft_model, modules, names):
+            before, after = _write(base, modules, names, pretrained, folder)
+        else:
+            before = {name: digest(module) for name, module in modules.items()}
+            del modules
+            base = _merged(peft_model)
+            after = _digests(base, before)
+            modules = {}
     except ValueError as error:  # what PEFT calls weights that are not finite, or cannot be merged
         raise unlike(adapter, pretrained, str(error)) from error
-    _give_back()
-    after = _digests(base, before)
     still = tuple(name for name in moving if after[name] == before[name])
     if base.dtype in TOLERANCE and still:
         raise unlike(adapter, pretrained, f"{len(still)} adapted modules stay as they were {few(still)}")
-    _save(base, pretrained, folder, trust_remote_code)
-    del base, peft_model  # before the second model: one of them may fill half the memory
+    _save(base, pretrained, folder, trust_remote_code, weights=not modules)
+    del base, peft_model, modules  # before the second model: one of them may fill half the memory
     _give_back()
     merged = _load(str(folder), trust_remote_code, device)
     stored = _digests(merged, before)
     if lost := tuple(name for name in before if stored[name] != after[name]):
         raise unlike(adapter, pretrained, f"{len(lost)} adapted modules are not what was saved {few(lost)}")
-    found: list[Reading] = [read_outputs(merged, features, generation) for features in probes]
+    found = [read_outputs(merged, features, one.answer) for features, one in zip(probes, wanted, strict=True)]
     changed = {name: stored[name] != before[name] for name in before}
     parity = compare_outputs(wanted, found, plain, changed, still)
     apart = parity.in_deviations if merged.dtype in TOLERANCE else parity.typical
     if not apart <= tolerance(merged.dtype):
         raise unlike(adapter, pretrained, f"logits change by {apart:.2g} standard deviations")
     return parity
+
+
+# Merges one module at a time, into copies of the base's files.
+
+_COPIED = 1 << 24
+"""Bytes that are copied at a time."""
+
+
+def _stored_names(model: PreTrainedModel, pretrained: str) -> dict[str, Place]:
+    """Parameter -> where the base's files hold it, if its values are one stored tensor's.
+
+    Args:
+        model: the base, before an adapter renames its parameters.
+        pretrained: the base's folder or hub name.
+    """
+    conversions = get_model_conversion_mapping(model)
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    weights = model.state_dict()
+    found: dict[str, Place] = {}
+    for path in weight_files(pretrained):
+        for name, place in places(path).items():
+            inside, converted = rename_source_key(
+                name, renamings, converters, model.base_model_prefix, weights
+            )
+            weight = weights.get(inside)
+            if weight is not None and converted is None and place.holds(weight):
+                found[inside] = place
+    return found
+
+
+def _by_module(peft_model: PeftModel, modules: Mapping[str, nn.Module], names: Mapping[str, Place]) -> bool:
+    """Whether a merge changes just the stored tensors of the wrapped modules, each module by itself."""
+    base = peft_model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
+    inside = {id(part) for module in modules.values() for part in module.modules()}
+    if weights[0] is not None and weights[0] is weights[1] and any(id(end) in inside for end in ends):
+        return False  # two layers of one tensor become two tensors
+    if any(getattr(config, "bias", "none") != "none" for config in peft_model.peft_config.values()):
+        return False
+    for name, module in modules.items():
+        plain = isinstance(module, BaseTunerLayer) and not isinstance(module, ParamWrapper)
+        own = hasattr(module, "unload_and_optionally_merge_module")
+        if not (plain and not own) and type(module) is not ModulesToSaveWrapper:
+            return False
+        wrapped = original(module)
+        if any(isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in wrapped.modules()):
+            return False
+        if any(f"{name}.{inner}" not in names for inner in wrapped.state_dict()):
+            return False
+    return True
+
+
+def _write(
+    model: PreTrainedModel,
+    modules: Mapping[str, nn.Module],
+    names: Mapping[str, Place],
+    pretrained: str,
+    folder: Path,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Writes the base's files with merged tensors in place of the adapted modules' own.
+
+    Args:
+        model: the base, with the adapter around its modules.
+        modules: the adapted modules.
+        names: where the files hold their tensors.
+        pretrained: the base's folder or hub name.
+        folder: where to write.
+
+    Returns:
+        The hashes of each module's weights before and after.
+
+    Raises:
+        ValueError: merged weights are not finite.
+    """
+    before: dict[str, str] = {}
+    after: dict[str, str] = {}
+    owners = {
+        (names[f"{name}.{inner}"].file, names[f"{name}.{inner}"].start): (name, inner)
+        for name, module in modules.items()
+        for inner in original(module).state_dict()
+    }
+    waiting: dict[str, dict[str, Tensor]] = {}  # merged tensors that are not written yet, by module
+    for path in weight_files(pretrained):
+        with path.open("rb") as source, (folder / path.name).open("wb") as target:
+            for place in sorted(places(path).values(), key=lambda one: one.start):
+                owner = owners.get((place.file, place.start))
+                if owner is None:
+                    continue
+                name, inner = owner
+                if name not in before:
+                    before[name] = digest(modules[name])
+                    waiting[name], after[name] = _merged_alone(modules[name])
+                _copy(source, target, place.start)
+                target.write(_bytes(waiting[name].pop(inner)))
+                source.seek(place.end)
+            _copy(source, target, path.stat().st_size)
+    found = files_of(pretrained)
+    if found is not None and (found / INDEX).is_file() and not (folder / "model.safetensors").is_file():
+        shutil.copyfile(found / INDEX, folder / INDEX)
+    return before, after
+
+
+def _merged_alone(module: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """One module's tensors with the adapter in them, and their hash; the module's own stay as they are."""
+    wrapped = original(module)
+    if isinstance(module, ModulesToSaveWrapper):
+        trained = module.modules_to_save[module.active_adapters[0]]
+        kinds = {name: tensor.dtype for name, tensor in wrapped.state_dict().items()}
+        trained = trained.to(next(iter(kinds.values())))
+        return dict(trained.state_dict()), digest(trained)
+    own = {name: weight.data for name, weight in wrapped.named_parameters()}
+    assert isinstance(module, BaseTunerLayer)
+    module.merge(safe_merge=True)
+    merged, hashed = dict(wrapped.state_dict()), digest(wrapped)
+    for name, weight in wrapped.named_parameters():
+        weight.data = own[name]
+    return merged, hashed
+
+
+def _copy(source: BinaryIO, target: BinaryIO, end: int) -> None:
+    """Copies from where the source stands up to a place in it."""
+    left = end - source.tell()
+    while left > 0:
+        part = source.read(min(left, _COPIED))
+        if not part:
+            raise OSError(f"{source.name} became shorter while it was read")
+        target.write(part)
+        left -= len(part)
 
 
 def _give_back() -> None:
@@ -277,8 +449,8 @@ def stored_dtype(checkpoint: str) -> torch.dtype | None:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 part = file.get_slice(name)
                 found[part.get_dtype()] += torch.Size(part.get_shape()).numel()
-    known = [kind for kind, _ in found.most_common() if kind in _STORED]
-    return _STORED[known[0]] if known else None
+    known = [kind for kind, _ in found.most_common() if kind in DTYPES]
+    return DTYPES[known[0]] if known else None
 
 
 def _load(checkpoint: str, trust_remote_code: bool, device: torch.device | str) -> PreTrainedModel:
@@ -312,10 +484,16 @@ def _digests(model: PreTrainedModel, names: Sequence[str] | dict[str, str]) -> d
     return {name: digest(model.get_submodule(name)) for name in names}
 
 
-def _save(model: PreTrainedModel, pretrained: str, folder: Path, trust_remote_code: bool) -> None:
-    """Weights, configuration and processor; the generation config is copied as it is."""
+def _save(
+    model: PreTrainedModel, pretrained: str, folder: Path, trust_remote_code: bool, weights: bool
+) -> None:
+    """Configuration, processor, and weights unless they stand; the generation config is copied as it is."""
     model.generation_config = GenerationConfig()  # transformers refuses to save some published ones
-    model.save_pretrained(folder, max_shard_size=_SHARD)
+    if weights:
+        model.save_pretrained(folder, max_shard_size=_SHARD)
+    else:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
     AutoProcessor.from_pretrained(pretrained, trust_remote_code=trust_remote_code).save_pretrained(folder)
     source = files_of(pretrained)
     if source is not None and (source / GENERATION).is_file():

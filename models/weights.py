@@ -1,10 +1,11 @@
 """Checks stored weights against their model: whole files, all tensors, right shapes, finite values."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -14,7 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrain
 from transformers.utils import logging
 
 from dcsft_harness import reading
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -23,6 +24,8 @@ _COUNTS = re.compile(r"(num_\w*|n_|encoder_|decoder_)?layers|n_layer|(\w+_)?dept
 """Settings whose value is a number of modules; each module is built and has at least one tensor."""
 _MANY = 1_000
 """The most modules of a kind, more than any published model has; they are built in seconds."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""The floating-point types of published weights, by safetensors' names."""
 _NAMED = 3
 """The number of tensors that an error names."""
 
@@ -87,6 +90,50 @@ def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+class Place(NamedTuple):
+    """Where a safetensors file holds a tensor.
+
+    Attributes:
+        file: the file.
+        start: its first byte in the file; `end` is the one after its last.
+        end: see `start`.
+        dtype: as safetensors calls it.
+        shape: its shape.
+    """
+
+    file: Path
+    start: int
+    end: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor's type and shape are those that are stored."""
+        return DTYPES.get(self.dtype) == tensor.dtype and self.shape == tuple(tensor.shape)
+
+
+def places(path: Path) -> dict[str, Place]:
+    """Tensor name -> its place in a safetensors file.
+
+    Raises:
+        HarnessError: the file is empty, truncated, or its header does not fit its size.
+    """
+    read_shapes([path])
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = reading.from_json(file.read(size))
+    return {
+        name: Place(
+            path,
+            *(8 + size + offset for offset in one["data_offsets"]),
+            dtype=one["dtype"],
+            shape=tuple(one["shape"]),
+        )
+        for name, one in header.items()
+        if name != "__metadata__"
+    }
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
@@ -99,9 +146,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def refuse_absurd(checkpoint: str) -> None:
-    """Refuses a configuration with more layers or experts than possible.
+    """Refuses a configuration with too many layers or experts, or with rotary settings that are no numbers.
 
-    Building those modules could take hours and all memory before the weights turn out to be missing.
+    Building those modules could take hours and all memory before the weights turn out to be missing, and
+    transformers computes with a `rope_theta` that is text or negative.
 
     Raises:
         HarnessError: names the setting; or the configuration is not JSON, or the weights are damaged.
@@ -120,6 +168,22 @@ def refuse_absurd(checkpoint: str) -> None:
         if not 0 <= value <= max(stored, _MANY):
             beside = f", and its weights have {stored} tensors" if has_weights else ""
             raise HarnessError(f"{path}: {name} is {value}{beside}", "Correct it, or copy the file again")
+
+    for name, found in _rotary(config):
+        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < math.inf:
+            raise HarnessError(
+                f"{path}: {name} is {cut(repr(found))}, not a positive number",
+                "Correct it, or copy the file again",
+            )
+
+
+def _rotary(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The bases of rotary embeddings in a configuration, sub-configurations included."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            yield from _rotary(value, f"{prefix}{name}.")
+        elif value is not None and name in ("rope_theta", "rope_local_base_freq"):
+            yield f"{prefix}{name}", value
 
 
 def _counts(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -1,7 +1,6 @@
 """Likely wrong labels: found among never-solved items, and reviewed by a person."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -22,7 +21,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered, scan
 from dcsft_harness.curation.conversations import placed
 from dcsft_harness.data.digits import suite
-from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.scoring.boxes import iou
 
@@ -262,7 +261,7 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
         count = int(suspected.num_rows)
         page.write(_OPENING.format(shown=min(count, PICTURED), found=count))
         for number, line in enumerate(_lines(folder, rollouts, suspected), 1):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json_text(line) + "\n")
             if number <= PICTURED:
                 page.write(_entry(number, line))
     return max(0, count - PICTURED)
@@ -382,7 +381,7 @@ def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
         item_id = strange[0].as_py()
         raise HarnessError(
             f"--reviewed {path}, line {lines[item_id]}: item {item_id} is not in the labels",
-            "Review the suspects of these labels; an item whose answer was mended has another id",
+            "Review the suspects of these labels; an item whose answer was corrected has another id",
         )
     return found
 

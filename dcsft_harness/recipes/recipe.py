@@ -298,7 +298,7 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
     changed = dict(values)
     for name, value in given.items():
         if name not in inner and name not in values:
-            raise unknown_name(f"variable of recipe {recipe.path}:", name, [*inner, *values])
+            raise unknown_name(f"variable of recipe {recipe.name}:", name, [*inner, *values])
         for one in families.values():
             if name in one:
                 one[name] = _typed(name, value, one[name])
@@ -306,7 +306,10 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
             changed[name] = _typed(name, value, values[name])
     changed |= families
     if given.get("pool") is not None and OWN in families:
-        changed["families"] = [families[OWN] | _own(families[OWN], str(given["pool"]))]
+        family = families[OWN] | _own(families[OWN], str(given["pool"]))
+        if family["assume"] is None:  # then the scale's hold
+            del family["assume"]
+        changed["families"] = [family]
         changed |= {name: families[OWN][name] for name in ("assume", "seeds") if families[OWN][name]}
     return changed
 
@@ -315,26 +318,59 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     """The variables of the user's own family that follow from a pool, a file or a task.
 
     Raises:
-        HarnessError: a file without a scorer, or nothing to evaluate on.
+        HarnessError: a file without a scorer, nothing to evaluate on, or rows to hold out that are named
+            twice or cannot be held out.
     """
     as_file = Path(pool).exists() or Path(pool).suffix != ""
+    share, test = own["held_out"], own["test"]
     if as_file and own["scorer"] is None:
         raise HarnessError(f"pool={pool} is a file, and no scorer is set", "Set scorer=NAME too")
-    if not own["tasks"] and own["test"] is None:
+    if share is not None and (test is not None or not as_file):
+        other = f"test={test} is set too" if as_file else f"pool={pool} is a task"
+        raise HarnessError(
+            f"held_out={share} holds out rows of the pool's file, and {other}",
+            "Leave one of them out" if as_file else "Set test=FILE or tasks=NAME,... instead",
+        )
+    if not own["tasks"] and test is None and share is None:
         raise HarnessError(
             f"pool={pool} is set, and nothing to evaluate on",
-            "Set test=FILE (held-out rows), or tasks=NAME,..., or both",
+            "Set held_out=0.1 (that share of the pool's own rows), test=FILE, or tasks=NAME,..., or some of"
+            " them",
         )
     found: dict[str, Any] = {"file": pool, "task": None} if as_file else {"file": None, "task": pool}
-    found["test_scorer"] = None if own["test"] is None else own["scorer"]
+    found["test"] = pool if share is not None else test
+    found["test_held_out"] = share
+    found["test_scorer"] = None if found["test"] is None else own["scorer"]
+    found["test_root"] = None if found["test"] is None else own["image_root"]
     found["scorer"] = own["scorer"] if as_file else None
     found["tasks"] = own["tasks"] or None
+    found["tokens"] = _counted(own, pool, found)
     for name in ("num_processes", "sampling_processes"):
         if own.get(name) == "all":
             found[name] = _gpus()
     if own.get("engine") == "dcsft_vllm":  # which is one process per engine
         found["sampling_processes"] = None
     return found
+
+
+def _counted(own: Variables, pool: str, found: Variables) -> Any:  # noqa: ANN401 - as a recipe has it
+    """The family's `tokens` with the numbers of rows of its files, as far as they are known at once."""
+    from dcsft_harness.sampling import own_files
+
+    tokens = own.get("tokens")
+    if not isinstance(tokens, Mapping) or not isinstance(tokens.get("evaluated"), int):
+        return tokens
+    rows, share = own_files.count(Path(pool)), found["test_held_out"]
+    share = share if isinstance(share, float) and 0 < share < 1 else 0.0
+    counted = dict(tokens)
+    evaluated = tokens["evaluated"] * len(own["tasks"] or ())
+    if rows is not None:
+        counted["pool"] = round(rows * (1 - share))
+    if found["test"] is not None:
+        tested = own_files.count(Path(str(found["test"])))
+        held = tested if not share else None if tested is None else round(tested * share)
+        evaluated += tokens["evaluated"] if held is None else held
+    return {**counted, "evaluated": evaluated}
 
 
 def _typed(name: str, value: object, former: object) -> object:

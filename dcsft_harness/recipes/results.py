@@ -144,7 +144,10 @@ def read_boards(run: Path) -> dict[str, Summary]:
     """
     if not (run / STATE).is_file():
         raise HarnessError(
-            f"{run} is not an output folder of `dcsft run`: it has no {STATE}", "Check the path"
+            f"{run} is not an output folder of `dcsft run`: it has no {STATE}"
+            if run.exists()
+            else f"{run} does not exist",
+            "Check the path",
         )
     found = {}
     for folder in sorted(path.parent for path in run.glob(f"*/{manifest.NAME}")):

@@ -80,4 +80,5 @@ dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated""",
     show=against_known,
     remarks=figure_paths,
     then="dcsft train sft --model CKPT --data {output} --output adapter",
+    light=(0.22e9, 1.0),
 )

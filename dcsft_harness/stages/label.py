@@ -133,4 +133,5 @@ dcsft label lmms-eval-output --output labels""",
     show=shown,
     remarks=figure_paths,
     then="dcsft curate {output} --keep easy,medium --output curated",
+    light=(0.21e9, 0.0),
 )

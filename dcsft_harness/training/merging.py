@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import model_validator
+
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.errors import HarnessError
@@ -15,6 +17,7 @@ from dcsft_harness.settings import Settings, option
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
     from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
 
     from dcsft_harness.models.merging import Parity
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 
 # Real prompts with images, on which two models are compared.
+
+_TRIED = 8
+"""Prompts that are read for each one that is compared."""
 
 STAND_IN = "dcsft_digits"
 """The task whose items are used when an adapter's own training set is not available."""
@@ -44,14 +50,16 @@ def read_probes(
     processor: "ProcessorMixin",
     generation: "GenerationConfig",
     count: int,
+    pixels: int,
 ) -> Probes:
-    """Prompts from an adapter's training set, evenly spaced.
+    """Short prompts from an adapter's training set: the shortest of some that are evenly spaced.
 
     Args:
         made: the adapter's manifest; None if it has none.
         processor: processes the prompts.
         generation: has the end tokens.
         count: the number of prompts, if the set has that many.
+        pixels: larger pictures are scaled down to this many.
 
     Raises:
         HarnessError: a row of the training set cannot be read.
@@ -65,15 +73,26 @@ def read_probes(
     skipped = set((made.notes.get("skipped") or {}).get("rows", ())) if found is not None and made else set()
     if skipped:
         rows = rows.select([number for number in range(len(rows)) if number not in skipped])
-    count = min(count, len(rows))
-    chosen = rows.select([len(rows) * number // count for number in range(count)])
+    tried = min(count * _TRIED, len(rows))
+    chosen = rows.select([len(rows) * number // tried for number in range(tried)])
     conversations = training_data.read(chosen)
     template = Template.of(processor, generation)
+    texts = [
+        template.render(turns, f"{source}, row {row}").prompt for row, turns in enumerate(conversations.turns)
+    ]
     features = []
-    for row, turns in enumerate(conversations.turns):
-        text = template.render(turns, f"{source}, row {row}").prompt
-        features.append(process(processor, [text], [conversations.images(row) if turns.images else []]))
+    for row in sorted(sorted(range(tried), key=lambda row: len(texts[row]))[:count]):
+        images = conversations.images(row) if conversations.turns[row].images else []
+        features.append(process(processor, [texts[row]], [[_small(image, pixels) for image in images]]))
     return Probes(source, features)
+
+
+def _small(image: "Image", pixels: int) -> "Image":
+    """An image with its sides in proportion, scaled down to at most this many pixels."""
+    scale = (pixels / (image.width * image.height)) ** 0.5
+    if scale >= 1:
+        return image
+    return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
 
 
 def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
@@ -111,9 +130,20 @@ _ADAPTER = "adapter_config.json"
 class MergeConfig(Settings):
     """How to compare a merge with the adapter that it replaces."""
 
-    prompts: int = option(4, "Real prompts to compare the two models on.", ge=1)
-    max_new_tokens: int = option(32, "Longest greedy answer compared, in tokens.", ge=1)
+    parity_prompts: int = option(2, "Short real prompts to compare the two models on.", ge=1)
+    parity_pixels: int = option(
+        224 * 224, "Pixels that larger pictures of these prompts are scaled down to.", ge=28 * 28
+    )
+    prompts: int | None = option(None, "The former name of --parity-prompts.", ge=1, decides=False)
+    max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
     device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_new_name(cls, values: Mapping[str, object]) -> dict[str, object]:
+        former = str(values.get("prompts"))
+        given = former.isdecimal() and int(former) > 0  # others are refused by the name that they came with
+        return ({"parity_prompts": former} if given else {}) | dict(values)
 
 
 class Base(NamedTuple):
@@ -158,10 +188,11 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     check_files(str(adapter))
     check_files(found.name)
     device = check_device(config.device)
-    settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
+    settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
-    real = read_probes(made, processor, generation, config.prompts)
+    _admit(settings)
+    real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
     inputs = {"adapter": adapter}
@@ -190,6 +221,32 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         text = json.dumps({**draft.notes, "modules": names}, indent=2)
         (draft.folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return draft.notes
+
+
+_COPIES = 1.25
+"""Memory of a merge in weights of the base: one model at a time, and the file that is being written."""
+
+
+def _admit(settings: "ModelSettings") -> None:
+    """Refuses a base that does not fit, before it is loaded; ends a dry run."""
+    from dcsft_harness.artifacts import usage
+    from dcsft_harness.models import estimates
+    from dcsft_harness.models.checkpoint import open_config
+
+    device = usage.planned_device(settings.device)
+    anatomy = estimates.Anatomy(open_config(settings))
+    stored = anatomy.stored()
+    parts = {
+        "libraries": estimates.LIBRARIES[device.kind],
+        "weights": stored,
+        "merged weights and logits": (_COPIES - 1) * stored,
+    }
+    seconds = 0.0
+    if usage.PLANNING.get() is not None:
+        seconds = estimates.seconds(anatomy, device, {}, 6 * stored)
+    usage.admit(
+        usage.Estimate(device, parts, seconds, stored, remedy="Give --device cpu, or take a larger machine")
+    )
 
 
 def _open(adapter: Path) -> manifest.Manifest | None:
@@ -221,12 +278,15 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
     if base is not None:
         return Base(base, _is_own(made, base))
     if made is not None and "model" in made.inputs:
+        place = (made.folder / made.inputs["model"]["path"]).resolve()
+        if not place.exists():
+            raise missing_base(adapter, place, manifest.NAME)
         try:
             return Base(str(made.input_folder("model")), True)
         except HarnessError as error:
-            raise HarnessError(error.problem, "Put it back, or give --base") from error
+            raise HarnessError(error.problem, _NAME_BASE) from error
     if made is not None and made.config.get("model"):
-        return Base(str(made.config["model"]), True)
+        return Base(_present(adapter, str(made.config["model"]), manifest.NAME), True)
     try:
         named = reading.json_file(adapter / _ADAPTER).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
@@ -235,7 +295,36 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
         ) from error
     if not named:
         raise HarnessError(f"{adapter / _ADAPTER} names no base", "Say with --base which to merge into")
-    return Base(str(named), None)
+    return Base(_present(adapter, str(named), _ADAPTER), None)
+
+
+_NAME_BASE = (
+    "Put it back, or name it: --base DIR (of `dcsft merge` and `dcsft score`), or --model-args pretrained=DIR"
+    " beside --model ADAPTER (of `dcsft sample` and `dcsft evaluate`)"
+)
+"""What to do about an adapter's base that is not where it was."""
+
+
+def missing_base(adapter: Path, place: Path | str, source: str) -> HarnessError:
+    """The error for an adapter whose base is not there; `source` is the file that names the base."""
+    return HarnessError(
+        f"the base of adapter {adapter} is missing: {adapter / source} names {place}, and there is no such"
+        " folder",
+        _NAME_BASE,
+    )
+
+
+def _present(adapter: Path, named: str, source: str) -> str:
+    """A base's name, which must exist if it is a path and cannot be a hub's.
+
+    Raises:
+        HarnessError: see `missing_base`.
+    """
+    path = Path(named)
+    hub = named.count("/") <= 1 and not path.is_absolute() and not named.startswith((".", "~"))
+    if not hub and not path.is_dir():
+        raise missing_base(adapter, named, source)
+    return named
 
 
 def _is_own(made: manifest.Manifest | None, base: str) -> bool | None:

@@ -192,36 +192,101 @@ def test_one_model_is_in_memory_at_a_time(trained, tmp_path, monkeypatch):
     assert len(alive) == 2
 
 
-@pytest.mark.slow
-def test_large_checkpoints_are_written_in_shards(trained, tmp_path, monkeypatch):
+def in_shards(folder):
+    """A base of several files."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint("qwen2_5_vl"))
+    model.save_pretrained(folder, max_shard_size="200KB")
+    AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl")).save_pretrained(folder)
+    return folder
+
+
+def test_a_merge_has_its_bases_files_and_shares_all_but_the_adapted_bytes(tmp_path, monkeypatch):
+    base = in_shards(tmp_path / "base")
+    adapter = plain(tmp_path / "adapter", base, r".*\.(q_proj|qkv)")
+    monkeypatch.setattr(engine, "_merged", lambda *_: pytest.fail("merged as a whole"))
+    notes = merge(adapter, tmp_path / "merged")
+    files = sorted(path.name for path in base.glob("model*"))
+    assert len(files) > 3 and files == sorted(path.name for path in (tmp_path / "merged").glob("model*"))
+    other = []
+    for name in files:
+        if name.endswith(".json"):
+            assert (base / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
+            continue
+        before, after = load_file(base / name), load_file(tmp_path / "merged" / name)
+        assert list(before) == list(after)
+        assert (base / name).stat().st_size == (tmp_path / "merged" / name).stat().st_size
+        other += [key for key, value in before.items() if not torch.equal(value, after[key])]
+    assert len(other) == sum(notes["adapted"].values()) > 3
+    assert all(key.endswith(("q_proj.weight", "qkv.weight")) for key in other)
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [
+        ({}, False),
+        ({"use_rslora": True}, False),
+        ({"use_dora": True}, False),
+        ({"modules_to_save": ["merger"]}, False),
+        ({"target": r".*embed_tokens|.*q_proj"}, False),
+        ({"target": r".*patch_embed\.proj|.*v_proj"}, False),
+        ({"bias": "lora_only"}, True),
+    ],
+)
+def test_modules_are_merged_one_by_one_to_what_peft_makes_of_all(options, whole, tmp_path, monkeypatch):
+    base = checkpoint("qwen2_5_vl")
+    adapter = plain(tmp_path / "adapter", base, **options)
+    called, by_module = [], engine._merged
+    monkeypatch.setattr(engine, "_merged", lambda model: called.append(model) or by_module(model))
+    merge(adapter, tmp_path / "one")
+    assert bool(called) is whole
+    monkeypatch.setattr(engine, "_by_module", lambda *_: False)
+    merge(adapter, tmp_path / "all")
+    one, all_ = (
+        AutoModelForImageTextToText.from_pretrained(tmp_path / name).state_dict() for name in ("one", "all")
+    )
+    assert one.keys() == all_.keys() and all(torch.equal(one[key], all_[key]) for key in one)
+
+
+def test_large_checkpoints_are_written_in_shards_as_a_whole_too(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "_SHARD", "200KB")
-    merge(trained("qwen2_5_vl"), tmp_path / "merged")
+    adapter = plain(tmp_path / "adapter", checkpoint("qwen2_5_vl"), bias="lora_only")
+    merge(adapter, tmp_path / "merged")
     assert len(list((tmp_path / "merged").glob("model-0000*.safetensors"))) > 2
+
+
+def wrapping(change):
+    """`wrap`, with a change to each of the vision tower's adapted modules."""
+    wrap = engine.wrap
+
+    def changed(*given):
+        peft_model = wrap(*given)
+        for name, module in peft_model.named_modules():
+            if "visual" in name and hasattr(module, "merge"):
+                change(module)
+        return peft_model
+
+    return changed
 
 
 def test_vision_weights_that_are_lost_on_the_way_are_noticed(trained, tmp_path, monkeypatch):
     adapter = trained("qwen2_5_vl")
-    base = AutoModelForImageTextToText.from_pretrained(checkpoint("qwen2_5_vl"))
-    save = engine._save
+    visual, merged = [], engine._merged_alone
 
-    def forgetful(model, *rest):
-        model.model.visual.load_state_dict(base.model.visual.state_dict())
-        save(model, *rest)
+    def forgetful(module):
+        before = dict(engine.original(module).state_dict())
+        tensors, hashed = merged(module)
+        return (before if module in visual else tensors), hashed
 
-    monkeypatch.setattr(engine, "_save", forgetful)
+    monkeypatch.setattr(engine, "_merged_alone", forgetful)
+    monkeypatch.setattr(engine, "wrap", wrapping(visual.append))
     refused(adapter, tmp_path / "merged", r"12 adapted modules are not what was saved \(model\.visual\.")
 
 
 def test_modules_that_peft_does_not_merge_are_noticed(trained, tmp_path, monkeypatch):
     adapter = trained("qwen2_5_vl")
 
-    def forgetful(peft_model):
-        for name, module in peft_model.named_modules():
-            if "visual" in name and hasattr(module, "merge"):
-                module.merge = lambda **named: None
-        return peft_model.merge_and_unload(safe_merge=True)
-
-    monkeypatch.setattr(engine, "_merged", forgetful)
+    monkeypatch.setattr(engine, "wrap", wrapping(lambda one: setattr(one, "merge", lambda **named: None)))
     refused(adapter, tmp_path / "merged", r"12 adapted modules stay as they were \(model\.visual\.")
 
 
@@ -246,7 +311,7 @@ def test_another_base_must_be_asked_for_and_fit(trained, tmp_path):
     other = qwen2_5_vl(tmp_path / "other", seed=5)
     data["inputs"]["model"]["path"] = "../other"
     (adapter / "manifest.json").write_text(json.dumps(data))
-    refused(adapter, tmp_path / "merged", "the model that .* have changed. Put it back, or give --base")
+    refused(adapter, tmp_path / "merged", "the model that .* have changed. Put it back, or name it: --base")
     shutil.rmtree(tmp_path / "other")
     refused(adapter, tmp_path / "merged", "no longer at .*/other.* give --base")
     other = qwen2_5_vl(tmp_path / "other", seed=5)

@@ -122,10 +122,10 @@ def test_a_merge_that_answers_otherwise_is_refused(adapter, fake, temporary, mon
 
 
 def test_no_room_for_the_merge_is_one_sentence(adapter, fake, temporary, monkeypatch):
-    def full(self, folder, **options):
+    def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    monkeypatch.setattr(merging, "_copy", full)
     with pytest.raises(HarnessError, match="No space left on device.*TMPDIR"):
         drawn(model(adapter=adapter(BOTH)), documents()[:1], SAMPLED)
     assert not list(temporary.iterdir())

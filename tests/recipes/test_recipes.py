@@ -63,6 +63,18 @@ def test_an_interrupted_recipe_goes_on_where_it_stopped(bench, failure):
     assert bench.ran == ["two", "apart"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_remains_of_a_recipe_whose_first_stage_is_refused(bench, there):
+    if there:
+        bench.output.mkdir()
+    with pytest.raises(HarnessError, match="refused"):
+        bench.run(fail_at="one", failure=HarnessError("refused"))
+    assert bench.output.exists() == there
+    assert not there or not any(bench.output.iterdir())
+    bench.run()
+    assert bench.ran == ["one", "two", "apart"]
+
+
 SAMPLING = """
 name: toy
 stages:
