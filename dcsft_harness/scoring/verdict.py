@@ -155,18 +155,20 @@ class Scorer:
             extracted: the answers as verdicts have them; None is no vote.
         """
         texts = [one if isinstance(one, str | None) else json.dumps(one) for one in extracted]
+        if self.same is None or len(set(texts) - {None}) < 2:
+            return texts
         same, first = self.same, dict[str, str]()
         forms = {text: self.form(text) for text in texts if text is not None}
-        for text in forms if same else ():
+        for text in forms:
             equal = (one for one in first.values() if forms[one] == forms[text] and same(one, text))
             first[text] = next(equal, text)
         groups = {text: {text} for text in first.values()}
         for one, other in itertools.combinations(first, 2):
             ours, theirs = groups[first[one]], groups[first[other]]
-            if ours is not theirs and forms[one] != forms[other] and same and same(one, other):
+            if ours is not theirs and forms[one] != forms[other] and same(one, other):
                 groups.update(dict.fromkeys(ours | theirs, ours | theirs))
         for group in groups.values():
             if 1 < len(group) == len({forms[text] for text in group}):
                 leader = next(text for text in first if text in group)
                 first = {text: leader if one in group else one for text, one in first.items()}
-        return [text if text is None else first.get(text, text) for text in texts]
+        return [None if text is None else first[text] for text in texts]
