@@ -1,5 +1,6 @@
 """A dry run says what a stage needs, and a stage that does not fit is refused before its weights are read."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -222,3 +223,35 @@ def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
     text = rehearsal.table({**found, "stages": [vars(one), vars(other)]})
     assert "| train sft | 60 | 2.00 | 2.20 | 1.10 | 12 | 5.0 |" in text
     assert "| label | 2 | 0.30 | - | - | - | 0.0 |" in text
+
+
+@pytest.mark.slow
+def test_a_rehearsal_runs_every_stage_beside_its_estimate_and_is_done_once(tmp_path, monkeypatch):
+    narrow = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
+    narrow["text_config"] |= {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 2000}
+    narrow["text_config"] |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}
+    narrow["vision_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "out_hidden_size": 256,
+        "num_heads": 4,
+    }
+    monkeypatch.setitem(published.PUBLISHED, "qwen2.5-vl-3b", narrow)
+    monkeypatch.setitem(published.SIDE, "qwen2.5-vl-3b", 112)
+    ran = []
+
+    def work(output, device, job, name):
+        ran.append(name)
+        answer = output / "logs" / f"{name}.json"
+        answer.parent.mkdir(exist_ok=True)
+        assert rehearsal._worker(answer, {**job, "device": device}) == 0
+        return json.loads(answer.read_text())
+
+    monkeypatch.setattr(rehearsal, "_work", work)
+    found = rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "out", "cpu", 2)
+    assert ran == ["base", *rehearsal.chain(tmp_path)]
+    for one in found["stages"]:
+        assert one["memory"] > 0 and one["estimated_memory"] > 0 and one["disk"] > 0, one
+    assert {"dpo", "grpo", "sft"} < {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "base").exists() and not (tmp_path / "out" / "merged").exists()
+    assert rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "out", "cpu", 2) == found and len(ran) == 10
