@@ -240,8 +240,13 @@ def _rehearsal(found: Results) -> Iterator[str]:
     )
     for run in found["runs"]:
         yield rehearsal.table(run) + "\n"
-    if not any(run["cuda"] for run in found["runs"]):
-        yield "On a GPU: not measured.\n"
+    missing = {
+        "at two layers": not any(run["layers"] for run in found["runs"]),
+        "at all layers": all(run["layers"] for run in found["runs"]),
+        "on a GPU": not any(run["cuda"] for run in found["runs"]),
+    }
+    if any(missing.values()):
+        yield f"Not measured: {', '.join(name for name, lacking in missing.items() if lacking)}.\n"
 
 
 SECTIONS = {

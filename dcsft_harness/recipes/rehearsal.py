@@ -27,7 +27,7 @@ from dcsft_harness.stages import STAGES
 SHAPES = ("qwen2.5-vl-3b", "qwen3-vl-4b", "internvl3-2b")
 """The sizes of `models.published`, by name."""
 RESULT = "rehearsal.json"
-ROWS = "rows.jsonl"
+ROWS, PAIRS = "rows.jsonl", "pairs.jsonl"
 BASE = "base"
 SCORER = "dcsft_harness.recipes.rehearsal:every_other"
 ITEMS = 4
@@ -79,7 +79,7 @@ def chain(output: Path) -> dict[str, tuple[str, Options]]:
         "curated": ("curate", {"labels": str(output / "labels"), "keep": ["easy", "medium"]}),
         "sft": ("train sft", {"model": base, "data": curated, **steps, "batch_size": 4}),
         "grpo": ("train grpo", {"model": base, "data": curated, **steps, **groups}),
-        "dpo": ("train dpo", {"model": base, "data": str(output / "rollouts"), **steps, "batch_size": 4}),
+        "dpo": ("train dpo", {"model": base, "data": str(output / PAIRS), **steps, "batch_size": 4}),
         "merged": ("merge", {"adapter": str(output / "sft")}),
         "scores": ("evaluate", {**engine, "model": str(output / "merged"), **own, "name": "merged"}),
         "board": ("leaderboard build", {"results": [str(output / "scores")]}),
@@ -269,7 +269,12 @@ def write_rows(folder: Path, side: int) -> None:
         image = f"{number}.png"
         row["image"].convert("RGB").resize((side, side), Image.Resampling.NEAREST).save(folder / image)
         lines.append({"question": "<image>" + row["prompt"], "answer": row["target"], "image": image})
-    (folder / ROWS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    # Pairs of their own: which random responses end, and so could be preferred, is chance.
+    pairs = [{**line, "chosen": line["answer"], "rejected": "another digit"} for line in lines]
+    for one in pairs:
+        del one["answer"]
+    for name, some in ((ROWS, lines), (PAIRS, pairs)):
+        (folder / name).write_text("".join(json.dumps(one) + "\n" for one in some), encoding="utf-8")
 
 
 def table(found: Mapping[str, Any]) -> str:

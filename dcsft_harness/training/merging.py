@@ -191,10 +191,10 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
-    _admit(settings)
     real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
+    _admit(settings)
     inputs = {"adapter": adapter}
     if Path(found.name).is_dir():
         inputs["model"] = Path(found.name)
@@ -223,7 +223,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     return draft.notes
 
 
-_COPIES = 1.25
+_COPIES = 1.1
 """Memory of a merge in weights of the base: one model at a time, and the file that is being written."""
 
 

@@ -1,6 +1,8 @@
 """A dry run says what a stage needs, and a stage that does not fit is refused before its weights are read."""
 
+import copy
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -115,6 +117,7 @@ def planned(words, capsys, device="24 GB"):
     return code, said.out + said.err
 
 
+@pytest.mark.slow
 def test_24_gb_train_a_3b_model_by_the_defaults(three_billion, capsys):
     base, rows = map(str, three_billion)
     own = ["--model", base, "--data", rows, "--scorer", "exact_word"]
@@ -133,6 +136,7 @@ def test_24_gb_train_a_3b_model_by_the_defaults(three_billion, capsys):
     assert code == 1 and "leaving --full out trains an adapter" in said
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_at_once_is_divided_further(three_billion, capsys):
     base, rows = map(str, three_billion)
     words = ["train", "sft", "--model", base, "--data", rows, "--set", "gradient_checkpointing=false"]
@@ -141,7 +145,7 @@ def test_what_does_not_fit_at_once_is_divided_further(three_billion, capsys):
     code, said = planned([*words, "--micro-batch-size", "16"], capsys)
     assert code == 1 and "Give --micro-batch-size " in said
     code, said = planned(words, capsys, "8 GB")
-    assert code == 1 and "Take a smaller model" in said
+    assert code == 1 and "--launch zero3 divides the model among" in said
 
 
 @pytest.fixture
@@ -170,7 +174,7 @@ def needed(config, method="sft"):
         patch.setattr(run, "training", spy)
         patch.setattr(run, "admit", lambda estimate: (_ for _ in ()).throw(usage.Planned(estimate)))
         with pytest.raises(usage.Planned):
-            sft.train_sft(tiny("qwen2_5_vl"), conversations(), "never", config)
+            sft.train_sft(tiny("qwen2_5_vl"), conversations(), Path("never"), config)
     parts, sample = seen[0]
     return sum(parts.values()), sample
 
@@ -219,3 +223,35 @@ def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
     text = rehearsal.table({**found, "stages": [vars(one), vars(other)]})
     assert "| train sft | 60 | 2.00 | 2.20 | 1.10 | 12 | 5.0 |" in text
     assert "| label | 2 | 0.30 | - | - | - | 0.0 |" in text
+
+
+@pytest.mark.slow
+def test_a_rehearsal_runs_every_stage_beside_its_estimate_and_is_done_once(tmp_path, monkeypatch):
+    narrow = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
+    narrow["text_config"] |= {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 2000}
+    narrow["text_config"] |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}
+    narrow["vision_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "out_hidden_size": 256,
+        "num_heads": 4,
+    }
+    monkeypatch.setitem(published.PUBLISHED, "qwen2.5-vl-3b", narrow)
+    monkeypatch.setitem(published.SIDE, "qwen2.5-vl-3b", 112)
+    ran = []
+
+    def work(output, device, job, name):
+        ran.append(name)
+        answer = output / "logs" / f"{name}.json"
+        answer.parent.mkdir(exist_ok=True)
+        assert rehearsal._worker(answer, {**job, "device": device}) == 0
+        return json.loads(answer.read_text())
+
+    monkeypatch.setattr(rehearsal, "_work", work)
+    found = rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "out", "cpu", 2)
+    assert ran == ["base", *rehearsal.chain(tmp_path)]
+    for one in found["stages"]:
+        assert one["memory"] > 0 and one["estimated_memory"] > 0 and one["disk"] > 0, one
+    assert {"dpo", "grpo", "sft"} < {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "base").exists() and not (tmp_path / "out" / "merged").exists()
+    assert rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "out", "cpu", 2) == found and len(ran) == 10
