@@ -12,6 +12,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models.batching import Batcher, process
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import grpo, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
@@ -216,6 +217,24 @@ def test_a_model_whose_rows_depend_on_their_neighbours_gets_one_prompt_at_a_time
         assert responses(model, docs, SAMPLED, 2) == wanted
     assert model._engine.way == "single"
     assert len([record for record in caplog.records if "one by one, which is slower" in record.message]) == 1
+
+
+@pytest.mark.parametrize("family", ["internvl", "gemma3", "gemma4", "qwen3_5"])
+def test_operations_count_the_patches_of_pictures_without_padding(family):
+    settings = ModelSettings(checkpoint(family))
+    config, processor = models.open_config(settings), models.open_processor(settings)
+    costs = Arithmetic(models.skeleton(config))
+    for doc in documents()[:3]:
+        found = processor.image_processor(images=[doc["image"]], return_tensors="pt")
+        if family == "gemma4":  # a token is pooled from a square of patches
+            wanted = int(found["num_soft_tokens_per_image"][0]) * config.vision_config.pooling_kernel_size**2
+        elif family == "qwen3_5":
+            wanted = int(found["image_grid_thw"].prod())
+        else:
+            tiles, _, height, width = found["pixel_values"].shape
+            side = 16 if family == "gemma3" else config.vision_config.patch_size[0]
+            wanted = tiles * (height // side) * (width // side)
+        assert costs.patches(found) == wanted > 0
 
 
 @pytest.mark.parametrize("family", TABLE)
