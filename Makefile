@@ -3,6 +3,7 @@
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
 # make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
+# make rehearse:   runs the chain at a published size with random weights: two layers; LAYERS= for all of them.
 # make docs:       builds the documentation site into build/site, without a network; a warning is an error.
 # make check:      what a change must pass before review: style, types, layers of imports, fast tests.
 PYTHON ?= python3.11
@@ -11,6 +12,7 @@ VLLM_VENV ?= .venv-vllm
 NEWEST_VENV ?= .venv-newest
 OUTPUT ?= runs/quickstart
 SHAPE  ?= digits
+LAYERS ?= 2
 BIN    := $(VENV)/bin
 # make UV=uv TARGET: installs with uv instead of pip.
 UV     ?=
@@ -25,7 +27,7 @@ endif
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
-.PHONY: quickstart test test-vllm newest docs bench unit check lint types imports clean
+.PHONY: quickstart rehearse test test-vllm newest docs bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(call create,$(VENV))
@@ -38,6 +40,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 quickstart: $(VENV)/.installed
 	$(BIN)/dcsft quickstart --output $(OUTPUT)
+
+# From the beginning each time: what stands in the folder is an earlier measurement.
+rehearse: $(VENV)/.installed
+	rm -rf runs/rehearsal
+	$(BIN)/dcsft rehearse --shape $(if $(filter digits,$(SHAPE)),qwen2.5-vl-3b,$(SHAPE)) \
+		$(if $(LAYERS),--layers $(LAYERS)) --output runs/rehearsal
 
 test: $(VENV)/.installed-test
 	$(PYTEST) --dist loadfile --no-loadscope-reorder

@@ -35,9 +35,12 @@ PARTS = (
     "training",
     "board",
     "vllm_overhead",
+    "rehearsal",
 )
-SHAPED = ("sampling", "answers", "memory", "growth", "training")
+SHAPED = ("sampling", "answers", "memory", "growth", "training", "rehearsal")
 """Those that another shape can be measured by."""
+PUBLISHED_ALONE = ("rehearsal",)
+"""Those that the digits shape has no part in."""
 
 
 def command(part: str, shape: str) -> list[str]:
@@ -88,7 +91,8 @@ def main() -> None:
     parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: all that the shape has")
     given = parser.parse_args()
-    for part in given.only or (PARTS if given.shape == "digits" else SHAPED):
+    small = [part for part in PARTS if part not in PUBLISHED_ALONE]
+    for part in given.only or (small if given.shape == "digits" else SHAPED):
         print(f"{part} ...", file=sys.stderr, flush=True)
         result = {**run(part, given.shape), "versions": machine.versions(part == "vllm_overhead")}
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}

@@ -77,8 +77,8 @@ def make(home: Path, rows: int, tasks: int, items: int, own: bool) -> Iterator[P
     for row in range(rows):
         rng = np.random.default_rng(row)
         right = rng.random(tasks * items) < ease + rng.normal(0, 0.005, tasks).repeat(items)
-        told = {**fixed, **answers(rng, columns["answer"], right, own)}
-        table = pa.table([pa.array(told[name]) if isinstance(told[name], list) else told[name]
+        values = {**fixed, **answers(rng, columns["answer"], right, own)}
+        table = pa.table([pa.array(values[name]) if isinstance(values[name], list) else values[name]
                           for name in shape.names], schema=shape)  # fmt: skip
         folder = home / f"scores-{row}"
         with manifest.writing("scores", folder, {"name": f"checkpoint {row}"}) as draft:

@@ -5,6 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from dcsft_harness.recipes import rehearsal
+
 HEAD = """# Benchmarks
 
 Made by `make bench` (`python -m benchmarks --help`); do not edit. Ratios are medians over the rounds of
@@ -230,6 +232,18 @@ def _vllm(found: Results) -> Iterator[str]:
     )
 
 
+def _rehearsal(found: Results) -> Iterator[str]:
+    yield "### The whole chain\n"
+    yield (
+        "`dcsft rehearse`: four items with images of 256 tokens, random weights. Memory is the peak of the"
+        " process on a CPU and of the device on a GPU, beside what `--dry-run` estimated.\n"
+    )
+    for run in found["runs"]:
+        yield rehearsal.table(run) + "\n"
+    if not any(run["cuda"] for run in found["runs"]):
+        yield "On a GPU: not measured.\n"
+
+
 SECTIONS = {
     "sampling": _sampling,
     "answers": _answers,
@@ -242,4 +256,5 @@ SECTIONS = {
     "training": _training,
     "board": _board,
     "vllm_overhead": _vllm,
+    "rehearsal": _rehearsal,
 }

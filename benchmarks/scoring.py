@@ -39,7 +39,7 @@ LATEX = [
 
 
 def reasoning(rng: random.Random, parts: list[str], characters: int) -> str:
-    """So many characters of sentences in random order."""
+    """That many characters of sentences in random order."""
     text = ""
     while len(text) < characters:
         text += rng.choice(parts) + ("\n" if parts is LATEX else " ")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training --rounds 5
 
-Each method runs in a process of its own, whose peak memory is told. The bare script is what a careful
+Each method runs in a process of its own, whose peak memory is recorded. The bare script is what a careful
 user of TRL would write for the same run: same base, data, LoRA layers, pixel limits and arguments, no
 gradient checkpointing on a CPU, a log line a step, the adapter saved at the end. Both are timed whole, from
 the base on disk to the adapter on disk, and by step.

@@ -23,7 +23,7 @@ VARIABLE = "DCSFT_BOX_SPACE"
 """Environment variable for families that are not listed here, and for models that declare nothing, such as
 lmms-eval's own: "pixel" or "norm1000"."""
 
-TOLD = "box_space.json"
+SPACE_FILE = "box_space.json"
 """File in a run's checkpoint that records the coordinates of its training."""
 
 _MEANS = "It is pixel (of the original image) or norm1000 (thousandths of width and height)"
@@ -114,8 +114,8 @@ def taught(*folders: str | Path | None) -> BoxSpace | None:
             manifest.refuse_newer(Path(folder))
             with contextlib.suppress(HarnessError):  # another package's file of that name
                 space = manifest.read(Path(folder)).notes.get("box_space")
-        elif folder is not None and (Path(folder) / TOLD).is_file():
-            space = _kept(Path(folder) / TOLD)
+        elif folder is not None and (Path(folder) / SPACE_FILE).is_file():
+            space = _kept(Path(folder) / SPACE_FILE)
         if space in get_args(BoxSpace):
             return cast(BoxSpace, space)
     return None
@@ -135,7 +135,7 @@ def _kept(path: Path) -> str:
 def tell(folder: Path, space: BoxSpace | None) -> None:
     """Records the coordinates of training, if any, in a run's checkpoint, which has no manifest."""
     if space is not None:
-        (folder / TOLD).write_text(json.dumps({"box_space": space}) + "\n", encoding="utf-8")
+        (folder / SPACE_FILE).write_text(json.dumps({"box_space": space}) + "\n", encoding="utf-8")
 
 
 def declare(convention: BoxConvention | None) -> None:

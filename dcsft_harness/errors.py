@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rapidfuzz import process
 
@@ -28,6 +30,19 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """Text from outside, each line as `visible` makes it."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+_HIDDEN = re.compile(
+    "[\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+"""Characters that are not seen, or that change the order in which others are shown."""
+
+
+def json_text(value: object, **options: Any) -> str:  # noqa: ANN401 - those of `json.dumps`
+    """JSON for files that people read: letters as they are, control and direction marks as escapes."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return _HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _cut(text: str) -> str:

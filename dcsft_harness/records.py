@@ -147,6 +147,7 @@ class Label:
         task: the item's task.
         censored: whether sampling stopped as soon as the item was sure to be medium: then n and k count the
             samples until then, and give no pass rate.
+        exact: the probability that one response is right, in [0, 1]; None without `dcsft label --exact`.
     """
 
     item_id: str
@@ -158,6 +159,7 @@ class Label:
     difficulty: Difficulty | None
     task: str
     censored: bool = False
+    exact: float | None = None
 
 
 @dataclass(frozen=True)

@@ -359,10 +359,10 @@ class Result:
 _SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?", re.IGNORECASE)
 
 
-def group_of(name: str, told: object = None) -> str | None:
+def group_of(name: str, given: object = None) -> str | None:
     """The configuration that a row is one seed of: as given, or from a name like "SFT (seed 1)"."""
-    if isinstance(told, str) and told.strip():
-        return told
+    if isinstance(given, str) and given.strip():
+        return given
     found = _SEED.fullmatch(name.strip()) if len(name) < 500 else None
     return found["group"] if found else None
 

@@ -175,7 +175,7 @@ def _write(
     items = {"file": FILE, "rows": write_items(folder / FILE, board, labels)} if options.items else None
     plots = draw(summary, folder) if options.plots else []
     more = {"items": items, "plots": [{"title": title, "files": files} for title, files in plots]}
-    told = document(summary, output, more)
+    made = document(summary, output, more)
     for name, content in {
         "leaderboard.md": report(summary, [(title, files[0]) for title, files in plots]),
         "leaderboard.csv": csv_text(summary),
@@ -184,13 +184,13 @@ def _write(
         **({"budgets.csv": budgets_csv(summary)} if summary.budgets else {}),
         **({"crossings.csv": crossings_csv(summary)} if summary.overtakings else {}),
         "leaderboard.tex": latex(summary),
-        "leaderboard.json": text(told),
+        "leaderboard.json": text(made),
     }.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
     if options.page:
         saved = ["leaderboard.csv", "comparisons.csv", "leaderboard.json", *(files[0] for _, files in plots)]
         downloads = [folder / name for name in saved]
-        source = Source(board, summary, told, labels, options.samples, options.rollouts, downloads)
+        source = Source(board, summary, made, labels, options.samples, options.rollouts, downloads)
         write_page(folder / FOLDER, source)
 
 

@@ -87,8 +87,8 @@ def summarise(
         comparisons(columns, lines, pairs),
         ranked_by,
         tuple(quoted),
-        tuple(Apart(told(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
-        tuple(LeftOut(one.folder, told(one.reason), one.kind) for one in board.left_out),
+        tuple(Apart(placeless(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
+        tuple(LeftOut(one.folder, placeless(one.reason), one.kind) for one in board.left_out),
         *budgets(columns, lines),
     )
 
@@ -143,7 +143,7 @@ CURVES = 12
 """Without a baseline, the curves of up to this number of rows are compared pair by pair."""
 
 
-def told(reason: str) -> str:
+def placeless(reason: str) -> str:
     """An error as a board may repeat it: absolute paths are cut to their last name."""
     return str(public(reason))
 

@@ -160,6 +160,8 @@ def find(place: Path) -> list[Path]:
             if file.is_file()
             else list(place.parent.glob(f"*/{glob.escape(file.name)}") if place.parent.is_dir() else ())
         )
+        if not runs and not place.exists():
+            raise HarnessError(f"{place} does not exist", "Check the path")
         return runs or [place]
     found: list[Path] = []
     for folder, inner, names in os.walk(place):

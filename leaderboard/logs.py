@@ -215,7 +215,7 @@ class Samples:
         if len(numeric) == 1:
             return numeric[0]
         raise HarnessError(
-            f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be told to be the score",
+            f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
             f"Say which with --metric {self.task}=NAME" if numeric else "Leave this folder out",
         )
 

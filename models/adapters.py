@@ -42,6 +42,8 @@ def read_config(adapter: str, base: str) -> PeftConfig:
             f' sys, torch, safetensors.torch as s; d = sys.argv[1]; s.save_file(torch.load(d + "/{PICKLED}",'
             f' weights_only=True, map_location="cpu"), d + "/{WEIGHTS}")\' {adapter}',
         )
+    if not folder.exists():
+        raise HarnessError(f"adapter {adapter} does not exist", "Check the path")
     for name in ("adapter_config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise HarnessError(

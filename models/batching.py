@@ -6,10 +6,15 @@ returns for all prompts at once (the call in `generate`'s documentation), the pr
 """
 
 import contextlib
+import hashlib
+import json
 import logging
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -85,6 +90,75 @@ def process(
     return {name: value for name, value in made.items() if name != "labels"}
 
 
+class _Memory:
+    """Features of single prompts by their content, up to a limit; the least recently used ones go first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._processors: WeakKeyDictionary[ProcessorMixin, str] = WeakKeyDictionary()
+        self._kept: OrderedDict[str, Features] = OrderedDict()
+
+    def key(self, processor: ProcessorMixin, text: str, images: Sequence[Image.Image]) -> str:
+        """A hash of everything that decides a prompt's features: settings, vocabulary, text and pixels."""
+        settings = self._processors.get(processor)
+        if settings is None:
+            settings = json.dumps(processor.to_dict(), sort_keys=True, default=repr)
+            settings += processor.tokenizer.backend_tokenizer.to_str()
+            self._processors[processor] = settings = hashlib.sha256(settings.encode()).hexdigest()
+        digest = hashlib.sha256(f"{settings}\0{text}".encode())
+        for image in images:
+            digest.update(f"\0{image.mode}{image.size}\0".encode())
+            digest.update(image.tobytes())
+        return digest.hexdigest()
+
+    def get(self, key: str) -> Features | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: str, features: Features) -> None:
+        self._kept[key] = features
+        self._size += _bytes(features)
+        while self._size > self._limit:
+            self._size -= _bytes(self._kept.popitem(last=False)[1])
+
+
+def _bytes(features: Features) -> int:
+    return sum(value.nbytes for value in features.values() if isinstance(value, Tensor))
+
+
+_MEMORY: ContextVar[_Memory | None] = ContextVar("features of prompts", default=None)
+REMEMBERED = 2**29
+"""Bytes of features that `remembering` keeps."""
+
+
+@contextlib.contextmanager
+def remembering() -> Iterator[None]:
+    """Keeps features in memory during the block: a recipe scores many checkpoints on the same prompts."""
+    before = _MEMORY.set(_Memory(REMEMBERED))
+    try:
+        yield
+    finally:
+        _MEMORY.reset(before)
+
+
+def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Image]) -> Features:
+    """`process` of one prompt, from memory within `remembering`.
+
+    Raises:
+        ValueError: or another of `_REFUSALS`: see `process`.
+    """
+    memory = _MEMORY.get()
+    if memory is None:
+        return process(processor, [text], [images])
+    key = memory.key(processor, text, images)
+    found = memory.get(key)
+    if found is None:
+        found = process(processor, [text], [images])
+        memory.put(key, found)
+    return dict(found)
+
+
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
     """Turns a processor's errors on an unsupported prompt into an error with the item.
@@ -152,6 +226,16 @@ class Batcher:
             return dict(process(self._processor, [row.text for row in rows], [row.images for row in rows]))
         assert len(rows) == 1 or self.way == "joined"
         return collate([row.features for row in rows], self._pad, self.image_names)
+
+    def extended(self, one: Prepared, tokens: Sequence[int]) -> Prepared:
+        """A prompt that continues with text tokens; other features per token repeat their last entry."""
+        added = torch.tensor([list(tokens)], dtype=torch.int64)
+        features = dict(one.features)
+        for name, part in one.features.items():
+            if follows_tokens(name, one.features, self.image_names):
+                last = part[:, -1:].expand(1, len(tokens), *part.shape[2:])
+                features[name] = torch.cat([part, added if name == "input_ids" else last], dim=1)
+        return replace(one, features=features)
 
     def _joins(self, rows: Sequence[Prepared]) -> bool:
         """Whether joined features equal what the processor returns for all prompts at once."""

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.coordinates import TOLD, BoxConvention, BoxSpace, box_space
+from dcsft_harness.coordinates import SPACE_FILE, BoxConvention, BoxSpace, box_space
 from dcsft_harness.errors import HarnessError, cut
 
 from . import chat_template, weights
@@ -41,7 +41,7 @@ _DECIDING = (
         "config.json",
         "adapter_config.json",
         GENERATION,
-        TOLD,
+        SPACE_FILE,
     ),
     *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),
@@ -59,8 +59,8 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     name = settings.pretrained
     for folder in filter(None, (name, settings.adapter)):
         manifest.refuse_newer(Path(folder))
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise HarnessError(f"model {name} cannot be opened: no such folder", "Give a checkpoint folder")
+    if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise HarnessError(f"model {name} does not exist", "Give a checkpoint folder or hub name")
     if (Path(name) / "adapter_config.json").is_file():
         if not (Path(name) / "config.json").is_file():
             raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")
@@ -74,7 +74,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     except Exception as error:  # every family checks its settings in its own way
         raise HarnessError(
             f"model {name} cannot be opened ({weights.error_line(error)})",
-            _remedy(name, "Give a checkpoint folder or hub name", "config.json"),
+            _remedy(name, _unreached(name, error), "config.json"),
         ) from error
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
@@ -195,6 +195,16 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
             f"({type(error).__name__}: {weights.error_line(error)})",
             _remedy(name, "Correct its settings", *PROCESSOR),
         ) from error
+
+
+def _unreached(name: str, error: Exception) -> str:
+    """The remedy for a checkpoint that is no folder, if the hub has none of that name or is not reached."""
+    if "couldn't connect" not in str(error).lower() and "offline" not in str(error).lower():
+        return "Give a checkpoint folder or hub name"
+    return (
+        f"Check the network and HF_ENDPOINT, or download it elsewhere (`hf download {name} --local-dir DIR`)"
+        " and give that folder; HF_HUB_OFFLINE=1 allows only what is in the hub's cache"
+    )
 
 
 def _remedy(name: str, otherwise: str, *files: str) -> str:

@@ -457,6 +457,61 @@ def completion(
 _BLOCK = 1 << 24
 
 
+def _ruled(
+    scores: Tensor, arguments: GenerationArguments, eos: Tensor, seen: Tensor | None, steps: Tensor
+) -> Tensor:
+    """Scores after the repetition penalty, with end tokens ruled out before the least length.
+
+    Args:
+        scores: float32 `(rows, vocabulary)`.
+        arguments: how tokens are chosen.
+        eos: int64, ids that end a row.
+        seen: bool `(rows, vocabulary)`, tokens of prompt and response; None without a penalty.
+        steps: int64 `(rows,)`, tokens generated before.
+    """
+    if seen is not None:
+        penalty = arguments.repetition_penalty
+        scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+    if arguments.min_new_tokens and len(eos):
+        early = (steps < arguments.min_new_tokens)[:, None]
+        scores = scores.index_copy(1, eos, scores[:, eos].masked_fill(early, -torch.inf))
+    return scores
+
+
+def distribution(
+    logits: Tensor,
+    arguments: GenerationArguments,
+    eos: tuple[int, ...],
+    prompt: Tensor,
+    response: Tensor,
+) -> Tensor:
+    """The probabilities from which a sampled response's tokens are drawn.
+
+    Args:
+        logits: `(steps, vocabulary)`: after the prompt, and after each further token of the response.
+        arguments: how tokens are chosen; the temperature is above 0.
+        eos: ids that end a response.
+        prompt: int64 `(tokens,)`.
+        response: int64 `(n,)`; the last of the logits follow all of it.
+
+    Returns:
+        float64 `(steps, vocabulary)`, rows sum to 1; NaN where logits are not finite.
+    """
+    count, device = len(logits), logits.device
+    steps = torch.arange(len(response) + 1 - count, len(response) + 1, device=device)
+    seen = None
+    if arguments.repetition_penalty != 1.0:
+        seen = torch.zeros(logits.shape, dtype=torch.bool, device=device)
+        seen[:, prompt] = True
+        for row, step in enumerate(steps.tolist()):
+            seen[row, response[:step]] = True
+    ends = torch.tensor(eos, dtype=torch.int64, device=device)
+    scores = _ruled(logits.float(), arguments, ends, seen, steps)
+    for warper in warpers(arguments):
+        scores = warper(steps[:, None], scores)  # the warpers in use look at scores alone
+    return torch.softmax(scores.double(), dim=-1)
+
+
 class Draw:
     """Chooses the next token of every row in a batch of changing size.
 
@@ -496,12 +551,7 @@ class Draw:
         Returns:
             int64 `(rows,)`; `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
         """
-        scores = logits.float()
-        if self._seen is not None:
-            scores = self._penalised(scores, self._seen)
-        if self._arguments.min_new_tokens and len(self._eos):
-            early = (self._steps < self._arguments.min_new_tokens)[:, None]
-            scores = scores.index_copy(1, self._eos, scores[:, self._eos].masked_fill(early, -torch.inf))
+        scores = _ruled(logits.float(), self._arguments, self._eos, self._seen, self._steps)
         tokens, likeliest = self._chosen(scores)
         self._steps = self._steps + 1
         if self._seen is not None:
@@ -521,11 +571,6 @@ class Draw:
         self._steps = torch.cat((self._steps, other._steps))
         if self._seen is not None and other._seen is not None:
             self._seen = torch.cat((self._seen, other._seen))
-
-    def _penalised(self, scores: Tensor, seen: Tensor) -> Tensor:
-        """Scores with tokens of prompt and response made less likely."""
-        penalty = self._arguments.repetition_penalty
-        return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
     def _chosen(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The argmax, with noise unless greedy, and the largest score without; a NaN counts as largest."""

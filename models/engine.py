@@ -25,7 +25,7 @@ from .decoding import (
     completion,
 )
 from .resources import Footprint, Size, free_bytes, out_of_memory
-from .shared_prefix import Decoder, ForkedRows, Prompts, UnsuitedModelError, joined, prefill
+from .shared_prefix import Decoder, ForkedRows, Prompts, UnsuitedModelError, forced, joined, prefill
 
 # Tries whether batched and shared-prompt decoding match a single prompt decoded by itself.
 
@@ -575,7 +575,7 @@ class Engine:
     def shrink(self, sizes: Sequence[Size], arguments: GenerationArguments) -> None:
         """Lowers the memory limit to half of what just did not fit, and frees what it left."""
         self._budget = min(self._budget, self.needed(sizes, arguments) / 2)
-        _LOG.warning("Out of memory with %d items at once; going on with half as many.", len(sizes))
+        _LOG.warning("Out of memory with %d items at once; continuing with half as many.", len(sizes))
         gc.collect()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -594,6 +594,51 @@ class Engine:
     def prefill(self, items: Sequence[Prepared]) -> list[Prompts]:
         """Prefills prompts in slices of consecutive ones; all have features of the same names."""
         return [prefill(self._model, self._batch(part)) for part in self._slices(items)]
+
+    def forced(self, items: Sequence[Prepared], responses: Sequence[list[int]]) -> list[Tensor]:
+        """The logits that a model has while it is made to give certain responses, by one forward per row.
+
+        Args:
+            items: the prompts, one per row.
+            responses: token ids of each, possibly none.
+
+        Returns:
+            Per row, `(tokens + 1, vocabulary)`: after the prompt and after each token.
+
+        Raises:
+            HarnessError: a row does not fit in memory by itself.
+        """
+        rows = [self._batcher.extended(one, tokens) for one, tokens in zip(items, responses, strict=True)]
+        at_once = len(rows) if self._batcher.way == "joined" else 1
+        found: list[Tensor] = []
+        while len(found) < len(rows):
+            some = slice(len(found), len(found) + at_once)
+            lengths = [len(tokens) + 1 for tokens in responses[some]]
+            try:
+                logits = forced(self._model, self._batch(rows[some]), max(lengths))
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if at_once == 1:
+                    raise HarnessError(
+                        f"{items[len(found)].name}: a prompt and answer of {rows[len(found)].tokens} tokens "
+                        f"do not fit in the memory of {self._model.device}",
+                        "Lower max_pixels, or use a device with more memory",
+                    ) from error
+                at_once = max(1, at_once // 2)
+                continue
+            found += [row[-length:] for row, length in zip(logits, lengths, strict=True)]
+        return found
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        """The checkpoint's special tokens."""
+        return self._tokens
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor's tokenizer."""
+        return self._tokenizer
 
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments

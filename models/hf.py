@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,7 +13,7 @@ from dcsft_harness.models.resources import Arithmetic
 
 from .arguments import GenerationArguments
 from .base import Answered, ObservedModel
-from .batching import Prepared, process, refusals
+from .batching import Prepared, process_one, refusals
 from .chat_template import media_marks, render
 from .checkpoint import (
     check_adapter,
@@ -27,6 +27,7 @@ from .checkpoint import (
 )
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine
+from .exact import Exact, PassRates, Target
 from .requests import Asked, Item, content_key, read_prompt
 from .resources import place
 from .scheduler import Scheduler
@@ -173,7 +174,7 @@ class DcsftHF(ObservedModel):
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
         with refusals(name):
-            features = process(self.processor, [text], [prompt.images])
+            features = process_one(self.processor, text, prompt.images)
         size = features["input_ids"].shape[-1]
         if 0 < self._room < size:
             raise HarnessError(
@@ -182,6 +183,22 @@ class DcsftHF(ObservedModel):
             )
         key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
         return Prepared(name, key, features, text, tuple(prompt.images))
+
+    def pass_rates(self, items: Sequence[Item], targets: Sequence[Target]) -> list[Exact]:
+        """The exact probability of a right response to each item, see `exact`.
+
+        Args:
+            items: with equal generation arguments that sample.
+            targets: the right responses of each.
+
+        Raises:
+            HarnessError: a prompt cannot be read or processed, or see `PassRates.of`.
+        """
+        if not hasattr(self, "_model"):
+            self._load()
+        prepared = [self._prepare(item) for item in items]
+        rates = PassRates(self._engine, items[0].arguments, self.batch_size)
+        return rates.of(prepared, targets)
 
     def _seed(self, arguments: GenerationArguments) -> int:
         return self.seed if arguments.seed is None else arguments.seed

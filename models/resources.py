@@ -132,19 +132,30 @@ class Footprint:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Footprint":
-        """Estimates from a model's configuration."""
-        text, number = model.config.get_text_config(decoder=True), model.dtype.itemsize
+        """Estimates for a loaded model."""
+        return cls.of_config(model.config, model.dtype.itemsize, model.device.type)
+
+    @classmethod
+    def of_config(cls, config: PreTrainedConfig, number: int, device: str) -> "Footprint":
+        """Estimates from a configuration.
+
+        Args:
+            config: of the model.
+            number: bytes of a number in the forward pass.
+            device: "cuda" or "cpu".
+        """
+        text = config.get_text_config(decoder=True)
         heads = text.num_attention_heads
         kv_heads = getattr(text, "num_key_value_heads", None) or heads
         width = getattr(text, "head_dim", None) or text.hidden_size // heads
         return cls(
             cached=2.0 * text.num_hidden_layers * kv_heads * width * number,
             activation=_layer_bytes(text, number),
-            image_value=number + _image_bytes(getattr(model.config, "vision_config", None), number),
+            image_value=number + _image_bytes(getattr(config, "vision_config", None), number),
             score=heads * (3.0 * number + 4),
             # float32 logits and scores, then float64 noise and int64 hashes.
             choice=text.vocab_size * (2 * 4 + 3 * 8),
-            slice_tokens=_SLICE_TOKENS.get(model.device.type, _SLICE_TOKENS["cuda"]),
+            slice_tokens=_SLICE_TOKENS.get(device, _SLICE_TOKENS["cuda"]),
         )
 
     def bytes(self, sizes: Sequence[Size], new_tokens: int, shared: bool) -> float:

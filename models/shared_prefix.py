@@ -114,11 +114,37 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
 
 def _prefilled(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Prompts, DynamicCache]:
     """`prefill` for any model: the prompts without keys and values, and the model's own cache of them."""
+    tokens, mask = batch["input_ids"], batch["attention_mask"]
+    positions = model._prepare_position_ids_for_generation(tokens, dict(batch))
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    logits = _first_step(model, batch, positions, cache, 1)[:, -1]
+    last = positions[..., -1:]
+    return Prompts([], [], logits, last.expand(*last.shape[:-2], len(tokens), 1), tokens, mask), cache
+
+
+@torch.inference_mode()
+def forced(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tensor:
+    """The logits behind the last tokens of given texts, with inputs prepared as `prefill` does.
+
+    Args:
+        model: a transformers model, in evaluation mode.
+        batch: model inputs, left-padded, on the model's device.
+        keep: the number of last positions.
+
+    Returns:
+        `(rows, keep, vocabulary)` of the model's float type.
+    """
+    positions = model._prepare_position_ids_for_generation(batch["input_ids"], dict(batch))
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    return _first_step(model, batch, positions, cache, keep)[:, -keep:]
+
+
+def _first_step(
+    model: PreTrainedModel, batch: dict[str, Tensor], positions: Tensor, cache: DynamicCache, keep: int
+) -> Tensor:
+    """The logits `(rows, at least keep, vocabulary)` of the first step of `generate`."""
     features = dict(batch)
     tokens, mask = features.pop("input_ids"), features.pop("attention_mask")
-    known = {**features, "input_ids": tokens, "attention_mask": mask}
-    positions = model._prepare_position_ids_for_generation(tokens, known)
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     inputs = model.prepare_inputs_for_generation(
         tokens,
         past_key_values=cache,
@@ -127,12 +153,11 @@ def _prefilled(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Prompt
         position_ids=positions,
         is_first_iteration=True,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=keep,
         **features,
     )
-    logits = model(**inputs, return_dict=True).logits[:, -1]
-    last = positions[..., -1:]
-    return Prompts([], [], logits, last.expand(*last.shape[:-2], len(tokens), 1), tokens, mask), cache
+    logits: Tensor = model(**inputs, return_dict=True).logits
+    return logits
 
 
 # Items that were admitted together and their rows: each prompt is kept once, with one attention call.

@@ -1,6 +1,7 @@
 """Checks stored weights against their model: whole files, all tensors, right shapes, finite values."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrain
 from transformers.utils import logging
 
 from dcsft_harness import reading
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -145,9 +146,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def refuse_absurd(checkpoint: str) -> None:
-    """Refuses a configuration with more layers or experts than possible.
+    """Refuses a configuration with too many layers or experts, or with rotary settings that are no numbers.
 
-    Building those modules could take hours and all memory before the weights turn out to be missing.
+    Building those modules could take hours and all memory before the weights turn out to be missing, and
+    transformers computes with a `rope_theta` that is text or negative.
 
     Raises:
         HarnessError: names the setting; or the configuration is not JSON, or the weights are damaged.
@@ -166,6 +168,22 @@ def refuse_absurd(checkpoint: str) -> None:
         if not 0 <= value <= max(stored, _MANY):
             beside = f", and its weights have {stored} tensors" if has_weights else ""
             raise HarnessError(f"{path}: {name} is {value}{beside}", "Correct it, or copy the file again")
+
+    for name, found in _rotary(config):
+        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < math.inf:
+            raise HarnessError(
+                f"{path}: {name} is {cut(repr(found))}, not a positive number",
+                "Correct it, or copy the file again",
+            )
+
+
+def _rotary(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The bases of rotary embeddings in a configuration, sub-configurations included."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            yield from _rotary(value, f"{prefix}{name}.")
+        elif value is not None and name in ("rope_theta", "rope_local_base_freq"):
+            yield f"{prefix}{name}", value
 
 
 def _counts(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -150,7 +150,7 @@ class Bench:
         return {name: types.SimpleNamespace(VERSION=1, config=config) for name in names}
 
     def evaluate(
-        self, model, tasks, output, name, settings, limit=None, progress=None, inputs=None, told=None
+        self, model, tasks, output, name, settings, limit=None, progress=None, inputs=None, noted=None
     ):
         manifest.refuse_occupied(output)
         (task,) = tasks
@@ -173,7 +173,7 @@ class Bench:
         config = {"name": name, **settings, "limit": limit}
         with manifest.writing("scores", output, config, inputs) as draft:
             write_table(draft.folder / "scores.parquet", Score, rows)
-            draft.notes |= {"tasks": {task: said}, "pixels": self.pixels, **(told or {})}
+            draft.notes |= {"tasks": {task: said}, "pixels": self.pixels, **(noted or {})}
 
 
 @pytest.fixture

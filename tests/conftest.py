@@ -2,16 +2,20 @@
 
 import gc
 import importlib.machinery
+import itertools
 import os
 import signal
 import sys
 import types
 from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from dcsft_harness import coordinates
+from tests import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before torch is imported, and for every command that a test starts: more threads than processors make
@@ -41,6 +45,14 @@ LONGEST = {
     "test_wrong_labels": 1,
 }
 
+BEYOND = Path(__file__).parent / "fixtures" / "beyond_unit.txt"
+"""ROWS TEST: of a test's rows the fast tests take the first ROWS, often none; `make test` runs all of them.
+
+Written by `pytest -m 'not slow' --share-unit` on a quiet machine: the fast tests have a minute.
+"""
+SHARE, ALONE = 0.2, 0.35
+"""Seconds of a processor in the fast tests: for all rows of a test, and for its first row."""
+
 gc.disable()
 frozen = [0]
 """Modules that were imported when the collector last looked away."""
@@ -48,11 +60,56 @@ frozen = [0]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Measures the fast tests instead of choosing among them."""
+    parser.addoption("--share-unit", action="store_true", help=f"write {BEYOND.name}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The fast tests draw fewer examples of a property than the full run."""
     hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
     hypothesis.settings.register_profile("full", max_examples=150, deadline=None)
     hypothesis.settings.load_profile("fast" if config.option.markexpr == "not slow" else "full")
+    if config.option.share_unit:
+        config.pluginmanager.register(Shares(), "shares")
+
+
+class Shares:
+    """Measures each test's seconds of a processor, without what its module's fixtures take once."""
+
+    def __init__(self) -> None:
+        self.seconds = defaultdict(list)
+        self.wide = 0.0
+
+    def spent(self) -> float:
+        return sum(os.times()[:4])
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Generator:
+        before, inner = self.spent(), self.wide
+        yield
+        if fixturedef.scope != "function":
+            self.wide = inner + self.spent() - before
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator:
+        before, self.wide = self.spent(), 0.0
+        yield
+        self.seconds[item.nodeid.partition("[")[0]].append(self.spent() - before - self.wide)
+
+    def pytest_sessionfinish(self) -> None:
+        kept = {name: rows_within(seconds) for name, seconds in sorted(self.seconds.items())}
+        lines = [f"{rows} {name}\n" for name, rows in kept.items() if rows < len(self.seconds[name])]
+        BEYOND.write_text("".join(lines), encoding="utf-8")
+
+
+def rows_within(seconds: list[float]) -> int:
+    """How many of a test's first rows are within its share of the fast tests."""
+    if seconds[0] > ALONE:
+        return 0
+    if sum(seconds) <= 1.3 * SHARE:
+        return len(seconds)
+    return max(1, sum(total <= SHARE for total in itertools.accumulate(seconds)))
 
 
 def quick_rows(rows: list[set]) -> set[int]:
@@ -73,9 +130,12 @@ def quick_rows(rows: list[set]) -> set[int]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow what `grid` and `few` leave to the full run; the files that take longest begin."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks as slow what `grid`, `few` and `BEYOND` leave to the full run; long files begin."""
     grids, rows = defaultdict(list), defaultdict(int)
+    measured = config.option.share_unit or not BEYOND.is_file()
+    lines = [] if measured else BEYOND.read_text(encoding="utf-8").splitlines()
+    beyond = {name: int(count) for count, name in (line.split(" ", 1) for line in lines)}
     for item in items:
         if few := item.get_closest_marker("few"):
             rows[item.parent.nodeid, item.originalname] += 1
@@ -89,6 +149,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         chosen = quick_rows(indices)
         for at, item in enumerate(grid):
             if at not in chosen:
+                item.add_marker(pytest.mark.slow)
+    taken = defaultdict(int)
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if name in beyond and not item.get_closest_marker("slow"):
+            taken[name] += 1
+            if taken[name] > beyond[name]:
                 item.add_marker(pytest.mark.slow)
     if WORKERS > 1:
         slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -111,31 +178,10 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What earlier tests imported is dealt with as at the beginning."""
-    tasks = sys.modules.get("lmms_eval.tasks")
-    if hasattr(tasks, "TaskManager") and not hasattr(tasks.TaskManager, "indexed_once"):
-        index_once(tasks)
+    if hasattr(sys.modules.get("lmms_eval.tasks"), "TaskManager"):
+        forked.index_once()
     if len(sys.modules) > frozen[0] + 50:
         pytest_collection_finish()
-
-
-def index_once(tasks: types.ModuleType) -> None:
-    """lmms-eval's own 1,700 task files are read once per process: each time takes 3 s."""
-    own, read = os.path.dirname(os.path.abspath(tasks.__file__)) + "/", tasks.TaskManager._get_task_and_group
-    kept = {}
-
-    def indexed(self: object, folder: str) -> dict:
-        if folder != own:
-            return read(self, folder)
-        if not kept:
-            kept.update(read(self, folder))
-        # A tag's entry has a list, which others of its name are added to.
-        return {
-            name: {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
-            for name, entry in kept.items()
-        }
-
-    tasks.TaskManager._get_task_and_group = indexed
-    tasks.TaskManager.indexed_once = True
 
 
 @pytest.fixture(scope="session", autouse=True)

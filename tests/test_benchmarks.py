@@ -1,5 +1,6 @@
 """The benchmarks run on a small scale, and the page says what they printed."""
 
+import copy
 import json
 import sys
 
@@ -10,6 +11,7 @@ import torch
 import trl
 from datasets import load_from_disk
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from benchmarks import __main__ as runner
 from benchmarks import answers, board, growth, labels, page, sampling, shapes, training
@@ -17,6 +19,7 @@ from benchmarks.measuring import median, ratio, rounds
 from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.artifacts.storage import AT_ONCE
+from dcsft_harness.models import published
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
 
@@ -76,13 +79,24 @@ def test_every_part_has_a_section_and_a_module():
             assert runner.command(part, "digits")[2] == f"benchmarks.{part}"
 
 
-def test_a_published_size_is_built_with_random_weights(monkeypatch):
-    small = {"text_config": {"num_hidden_layers": 1, "layer_types": ["full_attention"]}}
-    monkeypatch.setitem(shapes.PUBLISHED, "small", small)
-    folder = shapes.folder("small")
+def test_a_published_size_is_built_with_random_weights_in_files_of_a_size(monkeypatch):
+    small = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
+    small["text_config"] |= {"hidden_size": 128, "intermediate_size": 64, "vocab_size": 2000}
+    small["vision_config"] |= {"hidden_size": 64, "intermediate_size": 64, "out_hidden_size": 128}
+    monkeypatch.setitem(published.PUBLISHED, "qwen2.5-vl-3b", small)
+    monkeypatch.setattr(published, "SHARD", 400_000)
+    monkeypatch.setattr(published, "_BLOCK", 10_007)
+    folder = shapes.folder("qwen2.5-vl-3b", 2)
     config = json.loads((shapes.Path(folder) / "config.json").read_text())
-    assert config["text_config"]["num_hidden_layers"] == 1
-    assert (shapes.Path(folder) / "model.safetensors").exists()
+    assert config["text_config"]["num_hidden_layers"] == config["vision_config"]["depth"] == 2
+    files = list(shapes.Path(folder).glob("*.safetensors"))
+    assert len(files) > 2 and all(path.stat().st_size < 600_000 for path in files)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    rows = model.get_output_embeddings().weight
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert rows[: len(tokenizer)].std() > 2.5 * rows[len(tokenizer) :].std()
+    assert rows[tokenizer.eos_token_id].std() > 1.5 * rows[20].std()
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from dcsft_harness import interrupts
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from tests import forked
 
 
 @pytest.fixture
@@ -99,8 +100,8 @@ def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_r
     tmp_path, whole, number, code
 ):
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "dcsft_harness.cli", *TRAINING, "--output", str(cut)]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [*forked.DCSFT, *TRAINING, "--output", str(cut)]
+    running = forked.Popen(command, stderr=subprocess.PIPE)
     unfinished = cut / "unfinished" / "run.json"
     while not unfinished.is_file():
         assert running.poll() is None, running.stderr.read()
@@ -110,8 +111,8 @@ def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_r
     assert "interrupted; finished work is saved" in running.communicate(timeout=120)[1]
     assert running.returncode == code
     saved = list((cut / "unfinished").glob("checkpoint-*/complete.json"))
-    assert subprocess.run(command).returncode == 0
-    assert subprocess.run(command).returncode == 0  # already done
+    assert forked.run(command).returncode == 0
+    assert forked.run(command).returncode == 0  # already done
     files = [manifest.read(folder).files["adapter_model.safetensors"] for folder in (whole, cut)]
     assert files[0] == files[1]
     assert not (cut / "unfinished").exists()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ import pytest
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from tests import forked
 
 pytestmark = pytest.mark.slow
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -117,31 +117,8 @@ def lines(document: str) -> list[str]:
     return found
 
 
-FORK = """
-import os, sys
-from dcsft_harness import cli
-
-os.chdir(folder)
-file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.dup2(file, 1)
-os.dup2(file, 2)
-sys.argv = ["dcsft", *words]
-cli.entry()
-"""
-"""What the console script does, in a folder, with its output in a file."""
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """Processes forked from one that has imported the engines, once for all commands: 5 s each."""
-    context = multiprocessing.get_context("forkserver")
-    engines = ["models.hf", "training.sft", "training.grpo", "recipes", "evaluation", "leaderboard"]
-    context.set_forkserver_preload(["lmms_eval.evaluator", *(f"dcsft_harness.{name}" for name in engines)])
-    return context
-
-
 @pytest.fixture
-def ran(workplace, forks, tmp_path):
+def ran(workplace):
     """Runs a line in the workplace; returns its exit code and the end of what it printed.
 
     A plain `dcsft` command is a fork; lines that need a shell, and other programs, get one.
@@ -153,12 +130,8 @@ def ran(workplace, forks, tmp_path):
             command = f"{scripts}/{line.replace('$(dcsft ', f'$({scripts}/dcsft ')}"
             done = subprocess.run(command, shell=True, cwd=workplace, capture_output=True, text=True)
             return done.returncode, done.stderr[-2000:]
-        said = tmp_path / "said"
-        given = {"words": shlex.split(line)[1:], "folder": str(workplace), "said": str(said)}
-        running = forks.Process(target=exec, args=(FORK, given))
-        running.start()
-        running.join()
-        return running.exitcode, said.read_text()[-2000:]
+        done = forked.run([*forked.DCSFT, *shlex.split(line)[1:]], cwd=workplace, capture_output=True)
+        return done.returncode, done.stderr[-2000:]
 
     return run
 
@@ -180,10 +153,10 @@ def test_no_page_with_commands_is_left_out():
 
 
 def test_the_lmms_eval_passthrough_has_an_honest_exit_code(tmp_path):
-    command = [sys.executable, "-m", "dcsft_harness.cli", "lmms-eval", "--model", "dcsft_stub"]
+    command = [*forked.DCSFT, "lmms-eval", "--model", "dcsft_stub"]
     command += ["--model_args", "default=seven", "--limit", "4", "--tasks"]
-    assert subprocess.run([*command, "dcsft_digits"], cwd=tmp_path, capture_output=True).returncode == 0
-    assert subprocess.run([*command, "dcsft_nosuch"], cwd=tmp_path, capture_output=True).returncode == 1
+    assert forked.run([*command, "dcsft_digits"], cwd=tmp_path, capture_output=True).returncode == 0
+    assert forked.run([*command, "dcsft_nosuch"], cwd=tmp_path, capture_output=True).returncode == 1
 
 
 def test_pretraining_makes_a_checkpoint_that_loads_and_repeats(tmp_path):

@@ -18,20 +18,29 @@ from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import rollout_store
+from tests import forked
 
 POOL = "dcsft_digits_pool"
 DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size={}"
 ITEMS = 41  # so that one of two ranks gets more than the other
 
 
-def launch(arguments, processes=2, program=("-m", "dcsft_harness.cli")):
-    """Starts the command in two processes that meet over gloo."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    return subprocess.Popen(
-        [*map(str, [*command, *program, *arguments])],
+def launch(arguments, program=forked.DCSFT):
+    """Starts the command in two processes that meet over gloo; they are forks, as torchrun is."""
+    return started(forked.Popen, [*forked.TORCHRUN, *program, *arguments])
+
+
+def launch_anew(arguments, program=forked.DCSFT):
+    """The same with three interpreters, as a user does."""
+    return started(subprocess.Popen, [sys.executable, *forked.TORCHRUN, *program, *arguments])
+
+
+def started(program, words):
+    return program(
+        [*map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        **({} if program is forked.Popen else {"text": True}),
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -103,7 +112,7 @@ class TestALaunch:
     pytestmark = pytest.mark.slow
 
     def test_draws_what_one_process_draws(self, tmp_path, alone):
-        code, said = finished(launch(digits(tmp_path / "out", batch_size=3)))
+        code, said = finished(launch_anew(digits(tmp_path / "out", batch_size=3)))
         assert code == 0
         assert [line.split(":")[0] for line in said] == ["sample"]
         assert rows(tmp_path / "out") == alone[0]
@@ -131,7 +140,7 @@ class TestALaunch:
 
     def test_that_is_killed_is_gone_on_with_by_one_process_or_two(self, tmp_path, alone):
         output = tmp_path / "out"
-        first = launch(digits(output, batch_size=1))
+        first = launch_anew(digits(output, batch_size=1))
         wait_for_shards(output, first, (0, 1))
         for process in [psutil.Process(first.pid), *workers(first).values()]:
             process.kill()
@@ -183,7 +192,7 @@ class TestALaunch:
             "from several import gloo_threads  # imports torch, which main has to do itself\n"
             "print('left', code, gloo_threads())\n"
         )
-        running = launch(scripted(tmp_path / "out", tmp_path, items=2), program=[script])
+        running = launch_anew(scripted(tmp_path / "out", tmp_path, items=2), program=[script])
         said = running.communicate(timeout=300)
         assert (running.returncode, said[0].splitlines()) == (0, ["left 0 []"] * 2), said
 
@@ -213,7 +222,7 @@ class TestAFailure:
         assert "is not empty and was not written by dcsft" in said[0]
 
     def test_of_a_killed_rank_too(self, tmp_path):
-        running = launch(scripted(tmp_path / "out", tmp_path, delay=0.4))
+        running = launch_anew(scripted(tmp_path / "out", tmp_path, delay=0.4))
         wait_for_shards(tmp_path / "out", running, (0, 1))
         os.kill(workers(running)[1].pid, signal.SIGKILL)
         assert finished(running)[0] == 1

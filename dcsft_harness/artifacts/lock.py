@@ -1,26 +1,20 @@
-"""One run at a time in a folder: the lock, its owner, and the settings that a resumed run must share."""
+"""One run at a time in a folder: the lock and its owner."""
 
 import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from dcsft_harness import reading
-from dcsft_harness.artifacts import disk
 from dcsft_harness.errors import HarnessError
 
 OWNER, RUN = "owner.json", "run.json"
-_ITEMS = (
-    "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
-    " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
-)
 _SKEW = 60.0
 """Largest difference in seconds between the clocks of processes and of files."""
 
@@ -112,39 +106,3 @@ def at_work(path: Path) -> bool | None:
         return False
     except psutil.AccessDenied:
         return True
-
-
-def compare(folder: Path, output: Path, identity: Mapping[str, Any]) -> None:
-    """Writes a new run's settings, or compares them with those of the existing run.
-
-    Args:
-        folder: the settings' folder, inside the output folder.
-        output: the output folder.
-        identity: the settings that decide every response, by name.
-
-    Raises:
-        HarnessError: they differ, or cannot be read.
-    """
-    path = folder / RUN
-    if not path.is_file():
-        # A shard without settings is read if its key matches this run; otherwise it counts as damaged.
-        disk.write_text(path, json.dumps(identity, indent=2) + "\n")
-        for above in (output, output.resolve().parent):
-            disk.sync(above)
-        return
-    try:
-        before = dict(reading.json_file(path))
-    except (ValueError, TypeError) as error:
-        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
-    differences = [
-        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
-        for name in dict.fromkeys([*before, *identity])
-        if before.get(name) != identity.get(name)
-    ]
-    if differences:
-        if before.get("items") != identity.get("items"):
-            differences.append(_ITEMS)
-        raise HarnessError(
-            f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
-            "Name another folder, go back to those settings, or remove this folder",
-        )

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256, settled_sha256
-from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.errors import HarnessError, json_text, telling_refusals
 
 NAME = "manifest.json"
 CARD = "README.md"
@@ -247,6 +247,16 @@ def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
     return {role: fingerprint(path) for role, path in sorted(inputs.items())}
 
 
+_MAKERS = {
+    "rollouts": "dcsft sample",
+    "labels": "dcsft label",
+    "curated set": "dcsft curate",
+    "adapter": "dcsft train",
+    "scores": "dcsft evaluate",
+}
+"""Kind of artifact -> the command that writes it."""
+
+
 def read(folder: Path, kind: str | None = None) -> Manifest:
     """Reads an artifact's manifest.
 
@@ -259,6 +269,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     """
     path = folder / NAME
     if not path.is_file():
+        if not folder.exists():
+            raise HarnessError(f"{folder} does not exist", "Check the path")
         if (folder / UNFINISHED).is_dir():
             raise HarnessError(f"{folder} holds an unfinished run", _FINISH)
         wanted = f"a {kind} folder" if kind else "a folder made by dcsft"
@@ -289,7 +301,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     except (ValueError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error}", "Make the artefact again") from error
     if kind is not None and found.kind != kind:
-        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", "Check the path")
+        remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
+        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", remedy)
     return found
 
 
@@ -389,8 +402,8 @@ def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
     yield from (name for name in wanted if digests.get(name) != files[name])
 
 
-def refuse_occupied(output: Path) -> None:
-    """Refuses an output folder that is not empty.
+def refuse_occupied(output: Path, resumes: bool = False) -> None:
+    """Refuses an output folder that is neither empty nor, if `resumes`, an interrupted run's.
 
     Raises:
         HarnessError: the folder holds another run, or files that dcsft did not write.
@@ -402,10 +415,18 @@ def refuse_occupied(output: Path) -> None:
             f"--output {output} already holds {read(output).kind}",
             "Name another folder, or remove this one first",
         )
-    if unfinished(output):
+    begun = unfinished(output)
+    if begun and not resumes:
         raise HarnessError(f"--output {output} holds an unfinished run", f"Name another folder. {_FINISH}")
     known = {UNFINISHED, *_moved(output)}
-    if output.is_dir() and any(path.name not in known for path in output.iterdir()):
+    strange = (
+        sorted(path.name for path in output.iterdir() if path.name not in known) if output.is_dir() else []
+    )
+    if strange and begun:
+        raise HarnessError(
+            f"--output {output} holds {strange[0]} beside its unfinished run", "Move it elsewhere"
+        )
+    if strange:
         raise HarnessError(
             f"--output {output} is not empty and was not written by dcsft", "Name a new or an empty folder"
         )
@@ -422,7 +443,7 @@ def _moved(output: Path) -> list[str]:
 
 def unfinished(output: Path) -> bool:
     """Whether a folder holds a run that can be resumed; drafts of a killed process cannot."""
-    return (output / UNFINISHED / lock.RUN).is_file()
+    return (output / UNFINISHED / lock.RUN).is_file() and not (output / NAME).is_file()
 
 
 def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest | None:
@@ -475,8 +496,14 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 
 
 @contextlib.contextmanager
-def taken(output: Path) -> Iterator[Path]:
+def taken(output: Path, kind: str = "result", option: str = "--output", grant: bool = True) -> Iterator[Path]:
     """Holds an output folder's lock; afterward removes the folder if it has no result and no run to resume.
+
+    Args:
+        output: the folder.
+        kind: what is written there, for errors.
+        option: the option that names the folder, for errors.
+        grant: whether a function called in the block may take the lock too.
 
     Yields:
         The folder inside it for unfinished work.
@@ -485,24 +512,73 @@ def taken(output: Path) -> Iterator[Path]:
         HarnessError: another process holds it, or it cannot be written.
     """
     if output.is_file():
-        raise HarnessError(f"--output {output} is a file", "Name a new folder")
+        raise HarnessError(f"{option} {output} is a file", "Name a new folder")
     folder = output / UNFINISHED
-    above = [path for path in (output, *output.parents) if not path.exists()]
-    with telling_refusals("result", output, "nothing was changed"):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock.locked(folder / LOCK, output)
-        held.__enter__()
+    new = [path for path in (output, *output.parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        with telling_refusals(kind, output, "nothing was changed"):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.locked(folder / LOCK, output, option))
+            stack.callback(_tidy, output, new)
+            lock.sign(folder)
+        if grant:
+            stack.enter_context(lock.granted(folder / LOCK))
+        yield folder
+
+
+def _tidy(output: Path, new: Collection[Path]) -> None:
+    """Removes working files that no run can resume from, and those of the new folders that are empty."""
+    if not unfinished(output):
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+        for path in new:
+            with contextlib.suppress(OSError):  # it holds the result
+                path.rmdir()
+
+
+def clear(output: Path) -> None:
+    """Removes drafts of killed processes, and the files that they had already moved up."""
+    for left in [*(output / UNFINISHED).glob("draft*"), *(output / name for name in _moved(output))]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    (output / UNFINISHED / MOVING).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def drafted(
+    kind: str,
+    output: Path,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    seconds: Callable[[], float],
+    finish: Callable[..., object] | None = None,
+) -> Iterator[Draft]:
+    """Writes an artifact in a folder that this process has locked, and moves it up once it is complete.
+
+    Args:
+        kind: what is being written.
+        output: the final folder.
+        config: the settings, JSON-serializable.
+        inputs: role -> folder or file that the work read.
+        seconds: the wall-clock time that the work took.
+        finish: see `writing`.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    folder = output / UNFINISHED
+    draft = Draft(folder / f"draft-{secrets.token_hex(4)}")
     try:
-        lock.sign(folder)
-        with lock.granted(folder / LOCK):
-            yield folder
+        draft.folder.mkdir()
+        yield draft
+        sources = {role: path.resolve() for role, path in inputs.items()}
+        seal(kind, draft, output.resolve(), dict(config), sources, seconds())
+        if finish is not None:
+            finish(draft.folder, place=output.resolve())
+        refuse_occupied(output, resumes=True)  # by files that somebody else put there meanwhile
+        names = sorted(path.name for path in draft.folder.iterdir())
+        disk.write_text(folder / MOVING, json.dumps(names))
+        disk.move_up(draft.folder, output, last=NAME)
     finally:
-        if not unfinished(output):
-            shutil.rmtree(folder, ignore_errors=True)
-            for path in above:
-                with contextlib.suppress(OSError):  # it holds the result
-                    path.rmdir()
-        held.__exit__(None, None, None)
+        shutil.rmtree(draft.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -533,21 +609,11 @@ def writing(
     for path in sources.values():
         refuse_newer(path)
     started = time.monotonic()
-    with telling_refusals(kind, output, "nothing half-written was kept"), taken(output) as folder:
+    with telling_refusals(kind, output, "nothing half-written was kept"), taken(output):
         refuse_occupied(output)  # a process that finished meanwhile has released the lock
-        for left in [*folder.glob("draft-*"), *(output / name for name in _moved(output))]:
-            # By a killed process, which may have been moving a draft's files up.
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-        draft = Draft(folder / f"draft-{secrets.token_hex(4)}")
-        draft.folder.mkdir()
-        yield draft
-        seal(kind, draft, output.resolve(), dict(config), sources, time.monotonic() - started)
-        if finish is not None:
-            finish(draft.folder, place=output.resolve())
-        refuse_occupied(output)  # by files that somebody else put there meanwhile
-        names = sorted(path.name for path in draft.folder.iterdir())
-        disk.write_text(folder / MOVING, json.dumps(names))
-        disk.move_up(draft.folder, output, last=NAME)
+        clear(output)
+        with drafted(kind, output, config, sources, lambda: time.monotonic() - started, finish) as draft:
+            yield draft
 
 
 def seal(
@@ -576,5 +642,5 @@ def seal(
         "hardware": environment.hardware(),
         "seconds": round(seconds, 3),
     }
-    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    text = json_text(data, indent=2, default=str)
     (draft.folder / NAME).write_text(text + "\n", encoding="utf-8")

@@ -1,13 +1,17 @@
-"""The cost of a stage: steps, prompts, tokens, operations, time and memory, as a note of its manifest."""
+"""The cost of a stage: what it took, as a note of its manifest; and what it will need, before it runs."""
 
 import contextlib
+import re
 import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from dcsft_harness.errors import HarnessError, cut
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -108,3 +112,207 @@ class Meter:
 def _cuda() -> "ModuleType | None":
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+# What a stage needs of a device, estimated before any weights are read.
+
+_ASSUMED_FLOPS = 6e13
+_GIGABYTES = re.compile(r"([0-9.]+)\s*(?:g|gb|gib)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a stage runs on, or is assumed to.
+
+    Attributes:
+        name: as in results: "GPU of 24 GB", or the processor's model.
+        kind: "cuda" or "cpu".
+        total: its memory, in bytes.
+        free: what a stage can use of it, in bytes.
+        flops: operations that it carries out in a second, as matrix products reach them; 0 if unknown.
+    """
+
+    name: str
+    kind: str
+    total: float
+    free: float
+    flops: float = 0.0
+
+    @classmethod
+    def assumed(cls, text: str) -> "Device":
+        """A GPU with this much memory, such as "24 GB".
+
+        Raises:
+            HarnessError: it is not a number of gigabytes.
+        """
+        match = _GIGABYTES.fullmatch(text.strip())
+        number = float(match[1]) if match and match[1].count(".") < 2 and match[1] != "." else 0.0
+        if not 0 < number < 10_000:
+            raise HarnessError(
+                f"--device {cut(text, 40)!r} is neither a device nor its memory", 'Give cpu, cuda or "24 GB"'
+            )
+        total = number * 1e9
+        # A context and kernels take half a gigabyte; fragments of freed memory some more.
+        return cls(f"GPU of {number:g} GB", "cuda", total, 0.95 * total - 5e8, _ASSUMED_FLOPS)
+
+    @classmethod
+    def named(cls, text: str | None) -> "Device":
+        """The device of `--device`: "cpu", "cuda", "cuda:N", or a GPU's memory; None means this process's."""
+        if text is None or text == "cpu" or text.partition(":")[0] == "cuda":
+            return cls.here(text)
+        return cls.assumed(text)
+
+    @classmethod
+    def here(cls, name: str | None = None) -> "Device":
+        """This process's device: CUDA if there is any and `name` is not "cpu"; else the machine."""
+        import torch
+
+        from dcsft_harness.environment import processor
+
+        if name != "cpu" and torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            known = torch.cuda.get_device_name()
+            return cls(known, "cuda", float(total), 0.95 * free - (5e8 if free == total else 0))
+        whole, left = _machine_memory()
+        return cls(processor(), "cpu", whole, left)
+
+    def speed(self) -> float:
+        """`flops`, or if unknown, of one matrix product that is run here."""
+        if self.flops:
+            return self.flops
+        import torch
+
+        size, kind = (4096, torch.bfloat16) if self.kind == "cuda" else (1024, torch.float32)
+        matrix = torch.ones((size, size), dtype=kind, device=self.kind)
+        best = float("inf")
+        for _ in range(4):
+            started = time.perf_counter()
+            float((matrix @ matrix)[0, 0])
+            best = min(best, time.perf_counter() - started)
+        return 2 * size**3 / best / 2  # half of it: layers are smaller than this product
+
+
+def _machine_memory() -> tuple[float, float]:
+    """Bytes of this machine or container, and bytes of them that a process can have now."""
+    import psutil  # type: ignore[import-untyped]
+
+    memory = psutil.virtual_memory()
+    total, free = float(memory.total), float(memory.available)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        used -= int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))  # can be dropped
+        total, free = min(total, float(limit)), min(free, float(limit - used))
+    return total, free
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage needs.
+
+    Attributes:
+        device: where it runs.
+        parts: what needs memory -> bytes, at the moment of the peak.
+        seconds: wall-clock time, roughly; 0 if unknown.
+        disk: bytes of its artifact; 0 if unknown.
+        settings: what was chosen by memory, by option: micro_batch_size.
+        remedy: what would fit, if this does not.
+    """
+
+    device: Device
+    parts: Mapping[str, float]
+    seconds: float = 0.0
+    disk: float = 0.0
+    settings: Mapping[str, object] = field(default_factory=dict)
+    remedy: str = ""
+
+    @property
+    def memory(self) -> float:
+        """The peak, in bytes: of the CUDA device, or of the process."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that much."""
+        return self.memory <= self.device.free
+
+    def refuse(self) -> None:
+        """Refuses a stage that does not fit.
+
+        Raises:
+            HarnessError: names the memory needed and free, and what would fit.
+        """
+        if self.fits:
+            return
+        raise HarnessError(
+            f"about {gigabytes(self.memory)} of memory are needed ({self.listed()}), and {self.device.name}"
+            f" has {gigabytes(self.device.free)} free",
+            self.remedy or "Run it where there is more",
+        )
+
+    def listed(self) -> str:
+        """The parts, in words."""
+        return ", ".join(f"{name} {gigabytes(size)}" for name, size in self.parts.items() if size >= 5e6)
+
+    def table(self) -> str:
+        """A Markdown table of memory, time and disk."""
+        rows = [("memory", f"{gigabytes(self.memory)} of {gigabytes(self.device.free)} free")]
+        rows += [(f"- {name}", gigabytes(size)) for name, size in self.parts.items() if size >= 5e6]
+        rows += [(name, str(value)) for name, value in self.settings.items()]
+        if self.seconds:
+            rows.append(("time", duration(self.seconds)))
+        if self.disk:
+            rows.append(("disk", gigabytes(self.disk)))
+        lines = [f"| estimate for {self.device.name} | |", "|:---|---:|"]
+        return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file, or of all files of a folder; 0 if there is none."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file()) if path.is_dir() else 0
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as "7.5 GB", or as "35 MB" below a tenth of that."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """A time in readable units: "about 40 s", "about 12 min", "about 3.5 h"."""
+    if seconds < 99.5:
+        return f"about {max(seconds, 1):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+class Planned(BaseException):  # no error, and nothing may catch it on its way
+    """Ends a dry run where the stage would begin to compute."""
+
+    def __init__(self, estimate: Estimate) -> None:
+        """Takes what the stage needs."""
+        super().__init__()
+        self.estimate = estimate
+
+
+PLANNING: ContextVar[Device | None] = ContextVar("PLANNING", default=None)
+"""The device that a dry run plans for; None outside dry runs."""
+
+
+def planned_device(name: str | None = None) -> Device:
+    """The device of a dry run, else this process's."""
+    return PLANNING.get() or Device.here(name)
+
+
+def admit(estimate: Estimate) -> None:
+    """Called by each stage where it begins to compute: before weights are read, and before it writes.
+
+    Raises:
+        Planned: this is a dry run.
+        HarnessError: the stage does not fit.
+    """
+    if PLANNING.get() is not None:
+        raise Planned(estimate)
+    estimate.refuse()

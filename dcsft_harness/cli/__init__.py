@@ -1,5 +1,6 @@
 """The `dcsft` command: one verb per arrow of the data flow. Heavy packages are imported inside commands."""
 
+import difflib
 import errno
 import logging
 import os
@@ -50,6 +51,17 @@ class Flow(click.Group):
             return command_of(self._verbs()[cmd_name])
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A command by name; suggests near ones for an unknown name."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], names, 2)
+            also = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"No such command '{args[0]}'.{also}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing the stages' files."""
         verbs = self._verbs()
@@ -64,7 +76,7 @@ class Flow(click.Group):
 
 
 SECTIONS = {
-    "Start": ("quickstart", "init", "run"),
+    "Start": ("quickstart", "init", "run", "rehearse"),
     "The chain": ("sample", "label", "curate", "train", "merge", "evaluate", "leaderboard", "compare-cost"),
     "Results and publishing": ("score", "results", "card", "push"),
     "Data, tasks and models": ("data", "tasks", "digits", "lmms-eval", "env"),

@@ -353,7 +353,40 @@ def _further(stage: Stage) -> list[click.Parameter]:
         ]
     if stage.prepared:
         found.append(click.Option(["--data-root"], **ROOT))
+    found.append(
+        click.Option(
+            ["--dry-run"],
+            is_flag=True,
+            help="Check everything, print memory and time; load and write nothing.",
+        )
+    )
+    if "device" not in stage.options.model_fields:
+        found.append(
+            click.Option(
+                ["--device"],
+                metavar="NAME|SIZE",
+                help='Of a dry run: cpu, cuda, or a GPU by its memory ("24 GB"); by default what is here.',
+            )
+        )
     return found
+
+
+def _plan(
+    stage: Stage, output: Path | None, options: dict[str, Any], device: str | None, form: str | None
+) -> None:
+    """Prints what a stage needs.
+
+    Raises:
+        HarnessError: see `Stage.plan`; or it does not fit.
+    """
+    if "device" in stage.options.model_fields:
+        device = options.pop("device", None)
+    found = stage.plan(output or Path("output"), device, **options)
+    if found.parts:
+        bar.show(found.table(), form)
+    else:
+        bar.say(f"{stage.verb}: its engine decides how much memory it takes, so nothing is estimated")
+    found.refuse()
 
 
 def _callback(stage: Stage) -> Callable[..., None]:
@@ -364,11 +397,21 @@ def _callback(stage: Stage) -> Callable[..., None]:
         push_to_hub: str | None = None,
         private: bool = False,
         form: str | None = None,
+        dry_run: bool = False,
         **options: Any,  # noqa: ANN401 - click hands over what the options say
     ) -> None:
         given = {name: value for name, value in options.items() if value is not None and value != ()}
+        device = None if "device" in stage.options.model_fields else given.pop("device", None)
+        if device is not None and not dry_run:
+            raise HarnessError(
+                f"--device {shown(device)} is what a dry run plans for, and --dry-run is not given",
+                "Give both; CUDA_VISIBLE_DEVICES selects the GPUs of a run",
+            )
         if stage.passes:
             given = _with_passed(stage, given, config, passed)
+        if dry_run:
+            _plan(stage, output, given, device, form)
+            return
         with pushing(output, push_to_hub, private):
             if output is None:
                 notes = stage.run(stage.options.from_options(given), None, None)  # type: ignore[arg-type]

@@ -40,7 +40,10 @@ def run_recipe(
         bar.show(described(chosen, output))
         return
     clock = bar.Clock()
-    chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
+    from dcsft_harness.models.batching import remembering
+
+    with remembering():
+        chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:
@@ -61,6 +64,39 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def quickstart(output: Path) -> None:
     """Run the whole chain on the embedded digits suite and print the table."""
     run_recipe("digits", output, dry_run=False)
+
+
+@click.command()
+@click.option(
+    "--shape",
+    type=click.Choice(["qwen2.5-vl-3b", "qwen3-vl-4b", "internvl3-2b"]),
+    default="qwen2.5-vl-3b",
+    show_default=True,
+    help="The published size.",
+)
+@click.option("--output", type=FOLDER, required=True, help="The folder to write.")
+@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA where there is any.")
+@click.option("--layers", type=click.IntRange(1), help="Only so many layers, for a trial on a CPU.")
+@click.option("--keep", is_flag=True, help="Keep the checkpoints; by default they are deleted at the end.")
+@click.option("--format", "form", type=click.Choice(bar.FORMATS), help="How the table is printed.")
+def rehearse(
+    shape: str, output: Path, device: str | None, layers: int | None, keep: bool, form: str | None
+) -> None:
+    """Run the whole chain at a published size with random weights, and measure it.
+
+    Every stage is the real command, on four items: what to run first on a new machine. The table has time,
+    peak memory beside what `--dry-run` estimated, tokens a second, and bytes on disk; rehearsal.json has the
+    same. Nothing is downloaded.
+
+    \b
+    dcsft rehearse --shape qwen2.5-vl-3b --layers 2 --output rehearsal
+    """  # noqa: D301 - click reads the \b
+    from dcsft_harness.recipes import rehearsal
+
+    clock = bar.Clock()
+    found = rehearsal.rehearse(shape, output, device, layers, keep, lambda line: bar.say(f"rehearse: {line}"))
+    bar.closing("rehearse", f"{len(found['stages'])} stages", clock, output)
+    bar.show(rehearsal.table(found), form)
 
 
 def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -244,31 +280,73 @@ def env() -> None:
     bar.show("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
 
+def _held_out_by_default() -> str:
+    """A tenth of a file; nothing of a task."""
+    pool = str(click.get_current_context().params.get("pool") or "")
+    return "0.1" if Path(pool).is_file() else ""
+
+
+def _devices() -> str:
+    """This machine's, in the form of `init --device`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return f"{torch.cuda.device_count()}x{round(memory / 1e9)}"
+
+
 @click.command()
-@click.option("--model", prompt="Model: a hub name, a folder, or digits", default="digits")
-@click.option("--pool", prompt="Training rows: a file, or a task", type=str)
 @click.option(
-    "--scorer", prompt="Scorer of the rows: exact_word, choice, math, open_answer, box_iou", type=str
+    "--model",
+    prompt="Model: a hub name, a folder, or digits",
+    default="digits",
+    help="The checkpoint: a hub name, a folder, or digits.",
 )
-@click.option("--test", prompt="Held-out rows: a file, or empty", default="", show_default=False)
+@click.option(
+    "--pool",
+    prompt="Training rows: a file, or a task",
+    type=str,
+    help="The training rows: a file, or a task.",
+)
+@click.option(
+    "--scorer",
+    prompt="Scorer of the rows: exact_word, choice, math, open_answer, box_iou (of a task: its own)",
+    type=str,
+    help="How the answers of a file's rows are judged.",
+)
+@click.option(
+    "--test",
+    prompt="Held-out rows: a file, the share of the training rows to hold out, or empty",
+    default=_held_out_by_default,
+    help="Held-out rows: a file, or the share of the training rows to hold out, such as 0.1.",
+)
 @click.option(
     "--tasks",
     prompt="Further tasks to evaluate on, comma-separated, or empty",
     default="",
     show_default=False,
+    help="Further tasks to evaluate on, comma-separated.",
+)
+@click.option(
+    "--device",
+    prompt="Device: cpu, or GPUs as NUMBERxGIGABYTES",
+    default=_devices,
+    help="What it will run on, for the estimate: cpu, or GPUs as NUMBERxGIGABYTES, such as 1x24.",
 )
 @click.option(
     "--output",
     prompt="Recipe file to write",
     type=click.Path(path_type=Path, dir_okay=False),
     default="mine.yaml",
+    help="The recipe file to write.",
 )
-def init(output: Path, **given: str) -> None:
+def init(output: Path, device: str, **given: str) -> None:
     """Write a recipe that compares SFT, SFT-M, SFT-EM and GRPO on your model and data.
 
     \b
     dcsft init
-    dcsft init --model CKPT --pool train.jsonl --scorer choice --test test.jsonl --tasks "" --output mine.yaml
+    dcsft init --model CKPT --pool train.jsonl --scorer choice --test 0.1 --tasks "" --output mine.yaml
     """  # noqa: D301 - click reads the \b
     import yaml
 
@@ -277,11 +355,20 @@ def init(output: Path, **given: str) -> None:
 
     if output.exists():
         raise HarnessError(f"{output} exists", "Name another file, or remove it")
-    chosen: dict[str, object] = {name: value for name, value in given.items() if value}
+    chosen: dict[str, object] = {name: value.strip() for name, value in given.items() if value.strip()}
     if "tasks" in chosen:
-        chosen["tasks"] = given["tasks"].split(",")
+        chosen["tasks"] = [name.strip() for name in given["tasks"].split(",")]
+    try:
+        chosen["held_out"] = float(given["test"])
+        del chosen["test"]
+    except ValueError:
+        pass
     if not Path(given["pool"]).exists():
         chosen.pop("scorer", None)  # a task brings its own
+    for name in ("pool", "test"):
+        if Path(str(chosen.get(name, "."))).suffix and not Path(str(chosen[name])).exists():
+            raise HarnessError(f"--{name} {chosen[name]} does not exist", "Check the path")
+    chosen |= chain.assumed(given["model"], device)
     written = {
         "name": output.stem,
         "about": "SFT, SFT-M, SFT-EM and GRPO",
@@ -291,11 +378,13 @@ def init(output: Path, **given: str) -> None:
     made = recipe.load("paradigms", given=chosen)
     write_text(output, yaml.safe_dump(written, sort_keys=False))
     bar.show("\n".join(chain.estimated(made)))
+    for remark in chain.too_large(made):
+        bar.say(f"dcsft: {remark}")
     bar.say(f"init: {len(made.stages)} stages -> {output}")
     bar.say(f"next: dcsft run {output} --output runs/{output.stem}")
 
 
-early = (quickstart, init, run, results)
+early = (quickstart, init, run, rehearse, results)
 late = (tasks, lmms_eval, env)
 
 
@@ -476,7 +565,7 @@ class _Call:
 
     def show_row(self, row: "Row") -> None:
         """Rebuilds the leaderboard with a row, and prints the row against the baseline."""
-        from dcsft_harness.evaluation.autoeval import build, told
+        from dcsft_harness.evaluation.autoeval import build, shown
 
         if not row.made:
             SHOW.say(f"{row.name}: already scored on its {len(row.kept)} tasks")
@@ -486,7 +575,7 @@ class _Call:
         if first:
             for one in self.built.summary.left_out:
                 bar.say(f"dcsft: left out: {one.reason}")
-        table, said = told(self.board, row.name, self.built)
+        table, said = shown(self.board, row.name, self.built)
         bar.show(table)
         bar.closing(f"score {row.name}", said, self.clock, self.board.leaderboard)
         self.clock = bar.Clock()

@@ -92,7 +92,24 @@ def curate(
         draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)
+        if suspected is not None:
+            draft.notes["known_wrong"] = _against_known(every, suspected, rollouts, source.notes.get("task"))
     return draft.notes
+
+
+def _against_known(
+    labels: pa.Table, suspected: pa.Table, rollouts: Path, task: str | None
+) -> dict[str, Any] | None:
+    """How many of a pool's known wrong labels are suspects, and how many are hard; None if it lists none."""
+    wrong = suspects.known_wrong(rollouts, task)
+    if wrong is None:
+        return None
+    hard = labels.filter(equal(labels["difficulty"], "hard"))["item_id"].to_pylist()
+    return {
+        "wrong": len(wrong),
+        "suspects": suspects.detection(suspected["item_id"].to_pylist(), wrong),
+        "hard": suspects.detection(hard, wrong),
+    }
 
 
 def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> HarnessError | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
     from dcsft_harness.lmms import Task
+    from dcsft_harness.sampling.own_data import Part
 
 TRAINING = "training"
 """The cache folder of a task's training data, which belongs to no artifact."""
@@ -210,7 +211,12 @@ def from_task(task: "Task") -> "Dataset":
 
 
 def from_rows(
-    path: Path, scorer: str | None, image_root: Path | None, outside: bool = False, pairs: bool = False
+    path: Path,
+    scorer: str | None,
+    image_root: Path | None,
+    outside: bool = False,
+    pairs: bool = False,
+    part: "Part | None" = None,
 ) -> "Dataset":
     """All rows of a user's own file or folder as training data; see `from_task`.
 
@@ -222,6 +228,7 @@ def from_rows(
         image_root: where relative image paths start; None means the file's own folder.
         outside: whether images may lie outside it.
         pairs: whether each row needs a rejected answer, which becomes the column `REJECTED`.
+        part: the part to read; None reads all rows.
 
     Raises:
         HarnessError: an unknown scorer, a file that cannot be read or has no rows, or a full disk.
@@ -238,7 +245,7 @@ def from_rows(
 
     def rows() -> Iterator[dict[str, Any]]:
         root = own_data.Root(image_root or path.parent, outside)
-        for where, row, reason in own_data.examined(path, judge, root):
+        for where, row, reason in own_data.examined(path, judge, root, part):
             if reason is None and pairs and row is not None and row[REJECTED] is None:
                 reason = HarnessError("no `rejected` answer", "Add one to each row")
             if row is None or reason is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
-from dcsft_harness.curation import gallery
+from dcsft_harness.curation import exact, gallery, noise
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scoring import at_k
@@ -51,28 +51,44 @@ def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) ->
     return low, high
 
 
-def label(rollouts: Path, output: Path) -> dict[str, Any]:
+def label(
+    rollouts: Path, output: Path, exactly: bool = False, progress: exact.Progress | None = None
+) -> dict[str, Any]:
     """Labels every item of a rollouts folder and writes a labels folder.
 
     An item is easy if all its scored responses are right, hard if none is, medium otherwise (paper,
     section 4). Responses that could not be scored do not count; an item with none scored has no label.
     An item whose sampling stopped once it was settled has the label of the full draw, and no pass rate.
 
+    Args:
+        rollouts: their folder.
+        output: the folder to write.
+        exactly: also compute the exact pass rates, see `exact.pass_rates`. They decide no label.
+        progress: called with (items done, total items) while they are computed.
+
     Returns:
         The manifest's notes: items, and the numbers of easy, medium, hard, unlabeled and censored ones; the
-        scorers by name and version, None if the rollouts name none.
+        scorers by name and version, None if the rollouts name none; the labels' noise.
 
     Raises:
         HarnessError: not a rollouts folder, duplicate samples, items with unequal numbers of samples, or
-            responses that changed after sampling.
+            responses that changed after sampling; or see `exact.pass_rates`.
     """
     manifest.refuse_occupied(output)
     source = manifest.read(rollouts, "rollouts")
+    if exactly:
+        exact.refuse_other_scorers(source)
     path = rollouts / ROLLOUTS
     with records.readable(path):
         labels = _labels(count(scan(path, records.Rollout, COUNTED), path))
     manifest.refuse_changed(rollouts, ROLLOUTS)
-    with manifest.writing("labels", output, {"right_from": RIGHT}, {"rollouts": rollouts}) as draft:
+    known = None
+    settings: dict[str, Any] = {"right_from": RIGHT}
+    with manifest.writing(
+        "labels", output, settings | ({"exact": True} if exactly else {}), {"rollouts": rollouts}
+    ) as draft:
+        if exactly:
+            labels, known = _with_exact(labels, rollouts, progress)
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
         draft.notes["figures"] = gallery.write(draft.folder, rollouts, labels)
         mix: dict[str, int] = {
@@ -87,6 +103,8 @@ def label(rollouts: Path, output: Path) -> dict[str, Any]:
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
                 "at_g": _at_g(labels),
+                "noise": _noise(labels),
+                **({} if known is None else {"exact": known}),
                 "scorers": source.notes.get("scorers"),
             }
         )
@@ -98,6 +116,39 @@ def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
     if pc.any(labels["censored"]).as_py():
         return None
     return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())
+
+
+def _noise(labels: pa.Table) -> noise.Noise | None:
+    """How noisy the labels are, see `noise`; None if items stopped early, or with one response per item.
+
+    By the exact pass rates where they are known.
+    """
+    if pc.any(labels["censored"]).as_py():
+        return None
+    if labels["exact"].null_count < labels.num_rows:
+        rates = labels["exact"].drop_null().to_numpy()
+        return noise.of_rates(rates, pc.max(labels["n"]).as_py())
+    return noise.of_counts(labels["n"].to_numpy(), labels["k"].to_numpy())
+
+
+def _with_exact(
+    labels: pa.Table, rollouts: Path, progress: exact.Progress | None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Labels with their exact pass rates, and notes: how these agree with the responses, see `noise`."""
+    wanted = labels.filter(pc.greater(labels["n"], 0))["item_id"]
+    rates, notes = exact.pass_rates(rollouts, wanted, progress)
+    at = labels.schema.get_field_index("exact")
+    column = pa.array([rates.get(item) for item in labels["item_id"].to_pylist()], pa.float64())
+    labels = labels.set_column(at, labels.schema.field(at), column)
+    rated = labels.filter(pc.and_(pc.is_valid(labels["exact"]), pc.invert(labels["censored"])))
+    statistic, items, far = noise.chi_squared(*(rated[name].to_numpy() for name in ("exact", "n", "k")))
+    return labels, {
+        "mean": pc.mean(labels["exact"]).as_py(),
+        **notes,
+        "chi_squared": statistic,
+        "chi_squared_items": items,
+        "chi_squared_deviations": far,
+    }
 
 
 def count(rows: "pa.Table | acero.Declaration", source: Path) -> pa.Table:
@@ -217,5 +268,6 @@ def _labels(grouped: pa.Table) -> pa.Table:
         "difficulty": pa.array(["hard", "easy", "medium"]).take(pa.array(kinds, mask=~scored)),
         "task": grouped["task"],
         "censored": pa.array(censored),
+        "exact": pa.nulls(grouped.num_rows, pa.float64()),
     }
     return pa.table(columns).cast(records.schema(records.Label))

@@ -1,15 +1,14 @@
 """Likely wrong labels: found among never-solved items, and reviewed by a person."""
 
 import io
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import fsum
 from pathlib import Path
 from re import compile as pattern
 from textwrap import indent
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,8 @@ from dcsft_harness import reading, records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered, scan
 from dcsft_harness.curation.conversations import placed
-from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.data.digits import suite
+from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.scoring.boxes import iou
 
@@ -181,6 +181,54 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterato
         yield from acero.Declaration.from_sequence(plan).to_reader(use_threads=False)
 
 
+# How many known wrong labels are among the suspects.
+
+
+class Detection(TypedDict):
+    """Items that are left out, against the wrong labels that a pool is known to have.
+
+    items: the number left out.
+    found: those of them whose label is wrong.
+    precision: found / items; None if none is left out.
+    recall: found / all wrong labels; None if the pool has none.
+    """
+
+    items: int
+    found: int
+    precision: float | None
+    recall: float | None
+
+
+def detection(left_out: Collection[str], wrong: Collection[str]) -> Detection:
+    """How well leaving out some items, given by their ids, finds the wrong labels among all."""
+    items, bad = set(left_out), set(wrong)
+    found = len(items & bad)
+    return {
+        "items": len(items),
+        "found": found,
+        "precision": found / len(items) if items else None,
+        "recall": found / len(bad) if bad else None,
+    }
+
+
+def known_wrong(rollouts: Path, task: str | None) -> list[str] | None:
+    """The ids of the items whose labels are known to be wrong; None unless the pool lists them.
+
+    Pools of the digits suite with label noise do, see `suite.replaced`.
+
+    Args:
+        rollouts: the folder of rollouts.
+        task: the pool's name.
+    """
+    if task is None or not (task.endswith(suite.NOISY) and task in suite.SETS):
+        return None
+    wrong = pa.array(sorted(suite.replaced(task)), pa.int64())
+    found: list[str] = []
+    for table in storage.read(rollouts / ITEMS, ["item_id", "doc_id"], AT_ONCE):
+        found += table.filter(pc.is_in(table["doc_id"], value_set=wrong))["item_id"].to_pylist()
+    return found
+
+
 # Suspects for a person to review, and that person's verdicts: suspects.jsonl beside a curated set.
 
 SUSPECTS, PAGE, PICTURES = "suspects.jsonl", "suspects.md", "suspects"
@@ -213,7 +261,7 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
         count = int(suspected.num_rows)
         page.write(_OPENING.format(shown=min(count, PICTURED), found=count))
         for number, line in enumerate(_lines(folder, rollouts, suspected), 1):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json_text(line) + "\n")
             if number <= PICTURED:
                 page.write(_entry(number, line))
     return max(0, count - PICTURED)
@@ -333,7 +381,7 @@ def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
         item_id = strange[0].as_py()
         raise HarnessError(
             f"--reviewed {path}, line {lines[item_id]}: item {item_id} is not in the labels",
-            "Review the suspects of these labels; an item whose answer was mended has another id",
+            "Review the suspects of these labels; an item whose answer was corrected has another id",
         )
     return found
 

@@ -38,7 +38,7 @@ def evaluate(
     limit: int | None = None,
     progress: lmms.Progress | None = None,
     inputs: dict[str, Path] | None = None,
-    told: Mapping[str, Any] | None = None,
+    noted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates one checkpoint and writes a scores folder.
 
@@ -51,7 +51,7 @@ def evaluate(
         limit: evaluate only the first documents of each task; None evaluates all.
         progress: called with (items done, total items).
         inputs: folders that the model was loaded from, for the manifest.
-        told: further notes for the manifest.
+        noted: further notes for the manifest.
 
     Returns:
         The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
@@ -88,7 +88,7 @@ def evaluate(
                 draft.notes["tasks"][task_name] = summary | lmms.generation_settings(model, task)
                 rows += scores
             draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
-            draft.notes |= dict(told or {})
+            draft.notes |= dict(noted or {})
             draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
             _write(draft.folder, rows, results)
         return draft.notes
@@ -103,7 +103,7 @@ def evaluate_samples(
     config: SamplingConfig,
     progress: lmms.Progress | None = None,
     inputs: dict[str, Path] | None = None,
-    told: Mapping[str, Any] | None = None,
+    noted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
 
@@ -119,7 +119,7 @@ def evaluate_samples(
         config: how to sample; its `samples` is K.
         progress: called with (items done, items in all).
         inputs: folders that the model was loaded from, for the manifest.
-        told: further notes for the manifest.
+        noted: further notes for the manifest.
 
     Returns:
         The manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
@@ -132,7 +132,7 @@ def evaluate_samples(
     drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}
     recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": config.limit, **drawn}
     with ranks.agreed():
-        rollout_store.refuse_taken(output)
+        manifest.refuse_occupied(output, resumes=True)
         items = {task_name: _items(task, config.limit) for task_name, task in tasks.items()}
         asked = [item for some in items.values() for item in some]
         deciding = {"stage": "evaluate", **{key: one for key, one in settings.items() if key != "group"}}
@@ -176,7 +176,7 @@ def evaluate_samples(
                     "prompt_tokens": sum(draw.n_prompt_tokens for draw in first),
                 }
                 draft.notes |= {"pixels": pixels(running), "resumed": store.resumed, "damaged": store.damaged}
-                draft.notes |= {"processes": ranks.world_size(), **dict(told or {}), **notes}
+                draft.notes |= {"processes": ranks.world_size(), **dict(noted or {}), **notes}
                 _write(draft.folder, rows, results)
                 records.write_table(draft.folder / RESPONSES, records.Response, responses)
             return draft.notes
@@ -361,7 +361,7 @@ def _summary(
         else None,
         "unscored": len(scores) - len(scored),
         "limit": limit,
-        "data": prepared.told(task.config.task),
+        "data": prepared.described(task.config.task),
         "generation": task.config.generation_kwargs,
         "prompt_sha256": json_sha256([item.prompt for item in ordered]),
         "items_sha256": json_sha256([item.item_id for item in ordered]),

@@ -96,6 +96,11 @@ class Settings:
             names = [name.strip() for name in self.suite.split(",")]
             known = lmms.task_index(names)
             for name in names:
+                if lmms.is_file(name):
+                    raise HarnessError(
+                        f"--suite {name} is a file",
+                        f"Name its task, and give --include-path {Path(name).parent}",
+                    )
                 if name not in known:
                     raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")
                 if members(name) == [name] and known[name].get("type") not in ("task", "python_task"):
@@ -213,7 +218,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: S
         subject = make(place)
         if subject is None:
             return None
-        arguments = subject.arguments(settings.model_args)
+        arguments = subject.arguments_of(settings.model, settings.model_args)
         kept = _kept(board, name, subject, settings, show)
         missing = [task for task in settings.tasks if task not in kept]
         found = standing(board)
@@ -260,11 +265,14 @@ def _kept(
 
 def _hashes(found: manifest.Manifest) -> dict[str, str]:
     """Role -> the identity of the scored weights, as in `Subject.hashes`."""
-    named = dict(part.partition("=")[::2] for part in str(found.config["model_args"]).split(","))
+    named = as_pairs(str(found.config["model_args"]))
     roles: dict[str, str] = {
         role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
     }
-    return {"model": named.get("pretrained", "")} | roles
+    given = named.get("pretrained")
+    if given is None and "model" not in roles:
+        given = named.get(lmms.checkpoint_argument(str(found.config["model"])))
+    return {"model": given or ""} | roles
 
 
 def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:
@@ -366,7 +374,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
                     work.settings.limit,
                     report,
                     work.subject.inputs() | prepared.inputs([task]),
-                    {} if origin is None else {"checkpoint": origin.told(output)},
+                    {} if origin is None else {"checkpoint": origin.as_note(output)},
                 )
             if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights
                 model = None
@@ -401,7 +409,7 @@ def build(board: BoardFolder, show: Show) -> "Built":
     return built
 
 
-def told(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
+def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     """A row against the baseline: task by task as a table, and as a short summary.
 
     Tasks that cannot be compared are in a table of their own, with the reason.
@@ -526,10 +534,10 @@ class _Watching:
             )
         self.identity, name = found, self.watched.name
         for row in self.board.names():
-            told = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
-            if told is None or (made.folder / told["run"]).resolve() != self.watched.folder.resolve():
+            noted = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
+            if noted is None or (made.folder / noted["run"]).resolve() != self.watched.folder.resolve():
                 continue
-            if told["identity"] != found:
+            if noted["identity"] != found:
                 raise HarnessError(
                     f"the board's row {row!r} is of another run that was in {self.watched.folder}",
                     "Give another board, or remove the folders of that run's rows in its results/",
@@ -618,7 +626,7 @@ class _Watching:
             self.once(f"{said}: waiting for it to be resumed" if stays else f"{said}. --stay waits for more")
             return not stays
         where = f"watching {folder}, in which {state.owner} trains"
-        elsewhere = "; whether it still does cannot be told from here (Ctrl-C ends this)"
+        elsewhere = "; whether it still does cannot be seen from here (Ctrl-C ends this)"
         self.once(where + (elsewhere if state.running is None and " on " in state.owner else ""))
         return False
 

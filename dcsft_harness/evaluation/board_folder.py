@@ -1,7 +1,6 @@
 """A board's folder: results by row name, and a leaderboard built from all of them."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,8 @@ from typing import Any
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import disk, manifest
-from dcsft_harness.artifacts.lock import locked, sign
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.artifacts.lock import locked
+from dcsft_harness.errors import HarnessError, json_text
 
 STATE, RESULTS, LEADERBOARD, LOCK = "board.json", "results", "leaderboard", "lock"
 PATIENCE = 900.0
@@ -88,20 +87,10 @@ class BoardFolder:
             HarnessError: another process is scoring under that name.
         """
         home = self.of(name)
-        made = [path for path in (self.folder, home.parent, home) if not path.exists()]
-        unfinished = home / manifest.UNFINISHED
-        unfinished.mkdir(parents=True, exist_ok=True)
-        with locked(unfinished / LOCK, home, "the row"):
-            try:
-                sign(unfinished)
-                for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
-                    shutil.rmtree(left)
-                yield unfinished
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                for path in reversed(made):
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
+        with manifest.taken(home, "row", "the row", grant=False) as unfinished:
+            for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
+                shutil.rmtree(left)
+            yield unfinished
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -113,7 +102,7 @@ class BoardFolder:
     def save(self) -> None:
         """Saves the settings for the next call."""
         settings = {"baseline": self.baseline, "apart": self.apart, "results": self.given}
-        disk.write_text(self.folder / STATE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        disk.write_text(self.folder / STATE, json_text(settings, indent=2) + "\n")
 
     def replace_leaderboard(self, new: Path) -> None:
         """Replaces the existing leaderboard with a finished one."""

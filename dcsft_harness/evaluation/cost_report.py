@@ -72,6 +72,7 @@ class Scores:
                 task.
         """
         found = manifest.read(folder, "scores")
+        manifest.refuse_changed(folder)
         inputs = found.inputs
         entry = inputs.get("adapter", inputs.get("model"))
         if entry is None or ("adapter" not in inputs and "adapter=" in str(found.config.get("model_args"))):
@@ -501,6 +502,10 @@ def compare(
     if not artefacts:
         raise HarnessError("no adapters or checkpoints were given", "Name folders made by `dcsft train`")
     names = _names(artefacts)
+    for folder in artefacts:
+        # Checkpoints of earlier steps may have been removed.
+        files = [name for name in manifest.read(folder).files if not name.startswith("checkpoint-")]
+        manifest.refuse_changed(folder, *files)
     runs = tuple(lineage.read(folder, name) for folder, name in zip(artefacts, names, strict=True))
     chosen = 0
     if baseline is not None:

@@ -1,6 +1,7 @@
 """What to score: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from dcsft_harness import reading
 from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.data.digits import DIGITS, resolve
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.training import merging, run_folder
 
 # What to score: an adapter on its base, or a whole checkpoint.
@@ -34,7 +35,7 @@ class Origin:
     identity: str
     ledger: Mapping[str, Any] = field(default_factory=dict)
 
-    def told(self, output: Path) -> dict[str, Any]:
+    def as_note(self, output: Path) -> dict[str, Any]:
         """Its record in the notes of a result in `output`."""
         return {
             "run": manifest.relative(self.run, output),
@@ -74,6 +75,26 @@ class Subject:
         parts = [f"{key}={value}" for key, value in named.items() if value is not None]
         return ",".join([*parts, *([further] if further else [])])
 
+    def arguments_of(self, engine: str, further: str) -> str:
+        """The model arguments with which an engine loads it; see `arguments`.
+
+        Raises:
+            HarnessError: it is an adapter and the engine takes none, or the engine takes no checkpoint.
+        """
+        from dcsft_harness import lmms
+        from dcsft_harness.models import MODELS
+
+        if engine in MODELS:
+            return self.arguments(further)
+        name = lmms.checkpoint_argument(engine)
+        if self.adapter is not None:
+            raise HarnessError(
+                f"--engine {engine} takes no adapter, and {self.adapter} is one",
+                f"Merge it with `dcsft merge {self.adapter} --output DIR`, or use --engine dcsft_hf or"
+                " dcsft_vllm",
+            )
+        return self.arguments(further).replace("pretrained=", f"{name}=", 1)
+
     def inputs(self) -> dict[str, Path]:
         """Role -> folder, for a manifest; a hub's checkpoint has none."""
         found = {"model": Path(self.pretrained)} if Path(self.pretrained).is_dir() else {}
@@ -99,8 +120,9 @@ def open_subject(given: str, base: str | None) -> Subject:
     folder = Path(resolve(given))
     if not folder.is_dir():
         if folder.is_file() or folder.is_absolute() or given.count("/") != 1 or given.startswith("."):
+            problem = "is a file, not a folder" if folder.exists() else "does not exist"
             raise HarnessError(
-                f"CKPT {given} is neither a folder nor a hub's OWNER/NAME", "Check the path, or give `digits`"
+                f"CKPT {given} {problem}", "Check the path, or give a hub's OWNER/NAME, or `digits`"
             )
         _refuse_base(given, base)
         return Subject(given)
@@ -142,12 +164,54 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
 
     is_folder = folder.is_dir() and model not in MODELS
     if model != DIGITS and "/" not in model and not is_folder:
+        _refuse_unknown(model)
         return model, arguments
-    if any(part.partition("=")[0] in ("pretrained", "adapter") for part in arguments.split(",")):
+    return "dcsft_hf", _with_base(model, arguments, ("pretrained", "adapter"))
+
+
+def _refuse_unknown(model: str) -> None:
+    """Refuses a name that is no lmms-eval model: it is a checkpoint's, misspelled.
+
+    Raises:
+        HarnessError: with near names of folders here and of models.
+    """
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    from dcsft_harness import lmms
+
+    lmms.quiet()
+    known = MODEL_REGISTRY_V2.list_model_names()
+    if model in known:
+        return
+    here = [one.name for one in Path().iterdir() if one.is_dir() and _holds_weights(one)]
+    near = difflib.get_close_matches(model, [DIGITS, *here, *known], 3)
+    raise HarnessError(
+        f"--model {cut(model)} is no folder, and neither `{DIGITS}` nor a hub's OWNER/NAME",
+        f"Did you mean {' or '.join(near)}?" if near else "Check the path or the name",
+    )
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (ADAPTER, MODEL))
+
+
+def _with_base(model: str, arguments: str, names: Iterable[str]) -> str:
+    """The arguments that load a checkpoint or adapter; an adapter's base may be among them.
+
+    Raises:
+        HarnessError: both name weights, and not an adapter and its base.
+    """
+    pairs = [part.partition("=") for part in arguments.split(",")]
+    given = [name for name, _, _ in pairs if name in names]
+    if not given:
+        return open_subject(model, None).arguments(arguments)
+    if given != ["pretrained"] or not (Path(model) / ADAPTER).is_file():
         raise HarnessError(
             f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
         )
-    return "dcsft_hf", open_subject(model, None).arguments(arguments)
+    base = next(value for name, _, value in pairs if name == "pretrained")
+    others = ",".join(f"{name}={value}" for name, _, value in pairs if name != "pretrained")
+    return open_subject(model, base).arguments(others)
 
 
 def _engine_arguments(model: str, arguments: str, engine: str) -> str:
@@ -158,22 +222,17 @@ def _engine_arguments(model: str, arguments: str, engine: str) -> str:
     lmms.check_model(engine, arguments)
     if model in MODELS and not Path(model).exists():  # the default, or the old spelling
         return arguments
+    if engine in MODELS:
+        return _with_base(model, arguments, ("pretrained", "adapter"))
     given = {part.partition("=")[0] for part in arguments.split(",")}
-    name = "pretrained" if engine in MODELS else lmms.checkpoint_argument(engine)
+    name = lmms.checkpoint_argument(engine)
     if given & {name, "pretrained", "adapter"}:
         raise HarnessError(
             f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
         )
-    if engine in MODELS:
-        return open_subject(model, None).arguments(arguments)
     known = Path(model).exists() or model == DIGITS
     subject = open_subject(model, None) if known else Subject(model)
-    if subject.adapter is not None:
-        raise HarnessError(
-            f"--engine {engine} takes no adapter, and {model} is one",
-            f"Merge it with `dcsft merge {model} --output DIR`, or use --engine dcsft_hf or dcsft_vllm",
-        )
-    return subject.arguments(arguments).replace("pretrained=", f"{name}=", 1)
+    return subject.arguments_of(engine, arguments)
 
 
 def _refuse_base(given: str, base: str | None) -> None:

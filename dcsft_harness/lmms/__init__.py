@@ -26,7 +26,15 @@ from dcsft_harness.lmms.running import (
     run,
     scorers_of,
 )
-from dcsft_harness.lmms.tasks import include, make_task, open_tasks, quiet, set_generation, task_index
+from dcsft_harness.lmms.tasks import (
+    include,
+    is_file,
+    make_task,
+    open_tasks,
+    quiet,
+    set_generation,
+    task_index,
+)
 
 __all__ = [
     "Answered",
@@ -43,6 +51,7 @@ __all__ = [
     "filtered",
     "generation_settings",
     "include",
+    "is_file",
     "is_observed",
     "make_task",
     "open_model",

@@ -45,7 +45,7 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
         chosen = next(iter(numbers))
     if chosen is None:
         raise HarnessError(
-            f"task {task.config.task}: none of its metrics {sorted(metrics)} can be told to be the score",
+            f"task {task.config.task}: none of its metrics {sorted(metrics)} can be recognized as the score",
             "Set `score_key` in the task's YAML file",
         )
     score, value = numbers[chosen]

@@ -5,26 +5,32 @@ refers to, and the contents of other files and folders that its options name, wi
 JSONL file names. A stage is skipped if its folder was made with the same key and all files in it are
 unchanged; so an interrupted recipe resumes, and an edited one redoes what changed. An interrupted sampling
 stage resumes from its saved responses, and a training stage from its last checkpoint, unless its key has
-changed since.
+changed since. Several processes may run recipes in one folder: each takes the next stage that none has taken.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from dcsft_harness import __version__, pictures, reading
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, refusal, visible
+from dcsft_harness.errors import HarnessError, cut, refusal, visible
 from dcsft_harness.lmms.tasks import members
-from dcsft_harness.recipes.recipe import REFERENCE, Recipe, Stage, filled
-from dcsft_harness.sampling import own_data, own_files, rollout_store
+from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, filled
+from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -92,6 +98,55 @@ def estimated(recipe: Recipe) -> list[str]:
     total = Estimate(sum(one.seconds for one in found.values()), max(one.memory for one in found.values()))
     said = ", ".join(f"{name} {value}" for name, value in assumed.items())
     return [f"# in all {total}, on {assumed['devices']} x {assumed['device']}; assumed: {said}"]
+
+
+def too_large(recipe: Recipe) -> list[str]:
+    """A sentence if a stage is estimated to need more memory than its device is assumed to have."""
+    there = _numbers(recipe.variables.get("assume") or {}).get("gigabytes", 0.0)
+    found = {name: one.memory / 1e9 for name, one in estimates(recipe).items() if one.memory / 1e9 > there}
+    if not there or not found:
+        return []
+    most = max(found, key=lambda name: found[name])
+    return [
+        f"{len(found)} stages would need more than {there:g} GB by the estimate; {most} {found[most]:.0f} GB."
+        " Set a smaller model, or more or larger devices."
+    ]
+
+
+def assumed(model: str, device: str) -> dict[str, Any]:
+    """The variable `assume` for a user's own model and device; nothing for the embedded model.
+
+    Args:
+        model: a name or folder; "3B" in it is its size, and 3B is assumed of others.
+        device: "cpu", or GPUs as NUMBERxGIGABYTES.
+
+    Raises:
+        HarnessError: `device` is neither.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)(?: ?GB)?", device.strip(), re.IGNORECASE)
+    if device.strip().lower() != "cpu" and (found is None or not int(found[1]) or not int(found[2])):
+        raise HarnessError(
+            f"--device {cut(device)} is neither cpu nor NUMBERxGIGABYTES", "Write for example 1x24 or 8x80"
+        )
+    if model == EMBEDDED:
+        return {}
+    size = re.search(r"(\d+(?:\.\d+)?)B(?![a-z])", Path(model).name, re.IGNORECASE)
+    count, gigabytes = (1, 0) if found is None else (int(found[1]), int(found[2]))
+    flops = 4.0e10 if found is None else 6.0e13 if gigabytes < 40 else 3.0e14
+    fast = flops / 6.0e13
+    return {
+        "assume": {
+            "device": "one core" if found is None else f"GPU {gigabytes} GB",
+            "devices": count,
+            "gigabytes": gigabytes,
+            "language": float(size[1]) * 1e9 if size else 3.09e9,
+            "vision": 6.7e8,
+            "flops": flops,
+            "drawn": 400 * count * fast,
+            "trained": 100 * count * fast,
+            "load": 60,
+        }
+    }
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -248,8 +303,9 @@ def _brought(stage: Stage) -> list[str]:
     for _, value, kind in STAGES[stage.verb].reading(stage.options):
         if kind == "model_args":
             texts += [part.partition("=")[2] for part in str(value).split(",")]
-        elif kind != "tasks":
-            texts += map(str, value if isinstance(value, list | tuple) else [value])
+        else:
+            named = map(str, value if isinstance(value, list | tuple) else [value])
+            texts += named if kind != "tasks" else (name for name in named if Path(name).is_file())
     return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
 
 
@@ -273,22 +329,97 @@ def run(
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
     """
-    state = _open(recipe, output)
+    new = [path for path in (output, *output.parents) if not path.exists()]
+    _open(recipe, output)
     notes: _T | None = None
-    for stage in recipe.stages:
-        folder, wanted = output / stage.name, key(stage, output)
-        same = state["stages"].get(stage.name) == wanted
-        if same and manifest.is_intact(folder):
-            skip(stage.name)
-            notes = None
-            continue
-        _clear(folder, same)
-        # Saved first, so that output of a killed process, complete or not, is identified by the key too.
+    try:
+        waiting = list(recipe.stages)
+        with (output / LOCK).open("ab") as file:
+            while waiting:
+                later: list[Stage] = []
+                for stage in waiting:
+                    # Stages of another process are in `later`, and so is everything that reads them.
+                    if {one.name for one in later} & set(stage.references()):
+                        later.append(stage)
+                        continue
+                    with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
+                        if ours:
+                            notes = _finish(stage, output, file, perform, skip)
+                        else:
+                            later.append(stage)
+                if len(later) == len(waiting):
+                    time.sleep(PAUSE)
+                waiting = later
+    finally:
+        # Nothing remains of a recipe whose first stage was refused.
+        if {path.name for path in output.iterdir()} <= {STATE, LOCK}:
+            for name in (STATE, LOCK):
+                (output / name).unlink(missing_ok=True)
+            for path in new:
+                with contextlib.suppress(OSError):  # other files are in it
+                    path.rmdir()
+    return notes
+
+
+PAUSE = 1.0
+"""Seconds between looks at the stages of other processes."""
+LOCK = ".recipe.lock"
+_STATE_AT = 2**32
+"""The byte of `LOCK` that stands for `STATE`; those before it are for stages."""
+
+
+def _finish(
+    stage: Stage,
+    output: Path,
+    file: IO[bytes],
+    perform: Callable[[str, Path, dict[str, Any]], _T],
+    skip: Callable[[str], None],
+) -> _T | None:
+    """Runs a stage unless it is finished; returns its notes, None if it was skipped."""
+    folder, wanted = output / stage.name, key(stage, output)
+    same = _state(output)["stages"].get(stage.name) == wanted
+    if same and manifest.is_intact(folder):
+        skip(stage.name)
+        return None
+    _clear(folder, same)
+    # Saved first, so that output of a killed process, complete or not, is identified by the key too.
+    with _claimed(file, _STATE_AT, wait=True):
+        state = _state(output)
         state["stages"][stage.name] = wanted
         _save(state, output)
-        options = filled(dict(stage.options), output)
-        notes = perform(stage.verb, folder, options)
-    return notes
+    return perform(stage.verb, folder, filled(dict(stage.options), output))
+
+
+@contextlib.contextmanager
+def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
+    """Locks one byte of a file: the claim of this process to a stage, or to the state.
+
+    Processes that run recipes in one folder share the stages in this way. The operating system frees a claim
+    if its process dies.
+
+    Args:
+        file: open for writing, for as long as its claims last.
+        at: the byte's place.
+        wait: whether to wait for another process.
+
+    Yields:
+        Whether the claim is ours.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, at)
+
+
+def _state(output: Path) -> dict[str, Any]:
+    return dict(reading.json_file(output / STATE))
 
 
 def _clear(folder: Path, same: bool) -> None:
@@ -300,15 +431,20 @@ def _clear(folder: Path, same: bool) -> None:
     if (folder / manifest.NAME).is_file():
         shutil.rmtree(folder)
     elif (folder / manifest.UNFINISHED).is_dir() and not same:
-        rollout_store.discard(folder)
+        resuming.discard(folder)
 
 
-def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
+def _open(recipe: Recipe, output: Path) -> None:
+    """Begins a folder, or checks that it holds the same recipe.
+
+    Raises:
+        HarnessError: it does not, or its state cannot be read.
+    """
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
         try:
-            state: dict[str, Any] = reading.json_file(output / STATE)
+            state = _state(output)
             name, _, scale = state["recipe"], dict(state["stages"]), state.get("scale")
         except (ValueError, KeyError, TypeError) as error:
             raise HarnessError(
@@ -316,7 +452,7 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             ) from error
         # Recipes of one scale share stages, under names that mean the same in each.
         if (recipe.scale, scale) != (None, None) and recipe.scale == scale:
-            return state
+            return
         if name != recipe.name or scale != recipe.scale:
             ours, theirs = (
                 f"{one!r}{f' at scale {at}' if at else ''}"
@@ -325,15 +461,13 @@ def _open(recipe: Recipe, output: Path) -> dict[str, Any]:
             raise HarnessError(
                 f"--output {output} holds the recipe {theirs}, not {ours}", "Name another folder"
             )
-        return state
+        return
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
             f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
-    state = {"recipe": recipe.name, "scale": recipe.scale, "stages": {}}
-    _save(state, output)
-    return state
+    _save({"recipe": recipe.name, "scale": recipe.scale, "stages": {}}, output)
 
 
 def _save(state: Mapping[str, Any], output: Path) -> None:

@@ -1,10 +1,14 @@
-"""The paper's claims, stated beforehand, each tested on a run of its recipes.
+"""The paper's claims, stated before the run that decides them, each tested on a run of its recipes.
 
-A claim of superiority states that one line of a board is ahead of another; it is tested two-sided against no
-difference. "Matches or beats" is a claim of non-inferiority: it is tested one-sided against a deficit of
-`MARGIN`. A claim about other figures (gradient norms, shares, costs) compares one number per seed, by a t
-test over seeds. Seeds are paired, because those of one number share cold start and labels. A single seed
-gives no p-value and decides nothing.
+A claim names a source, a board, the two lines that it compares, and a test. It is tested on each pool that
+the run has: the clean one, and the one with 6 % wrong labels. What is fixed beforehand:
+
+    superiority: one line is ahead of the other; tested two-sided against no difference.
+    match: "matches or beats"; non-inferiority, tested one-sided against a deficit of `MARGIN`.
+    Claims about other figures (gradient norms, shares, costs) compare one number per seed, by a t test.
+
+Seeds are paired, because those of one number share cold start and labels. A single seed gives no p-value and
+decides nothing.
 
 Verdicts, at 5 % of the corrected p-value:
     supported: significant and in favor.
@@ -13,8 +17,8 @@ Verdicts, at 5 % of the corrected p-value:
         any, is too small to matter.
     inconclusive: anything else.
 
-Holm's correction covers all of the paper's claims; rules beyond the paper are a separate family, and so are
-claims about K responses per item.
+Holm's correction covers all of the paper's claims on all pools; rules beyond the paper are a separate family,
+and so are claims about K responses per item.
 
 Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 """
@@ -36,7 +40,8 @@ from dcsft_harness.leaderboard.stats.paired import holm
 from dcsft_harness.leaderboard.summary import Line, Summary, overall
 
 LEVEL = 0.05
-
+POOLS = {"clean": "", "noisy": "-noisy"}
+"""A pool -> what a family's name has after it on that pool's boards. Any other pool counts as clean."""
 
 MARGIN = 0.01
 """Accuracy; half of the difference between GRPO and SFT in the paper's Table 2."""
@@ -47,12 +52,12 @@ Test = Literal["superiority", "match"]
 class Claim:
     """A line of a board should be ahead of another, or match it.
 
-    source: the paper's table or figure; "beyond" for a rule that is not in the paper.
-    said: the claim, as one sentence.
-    board: the leaderboard's folder in the run.
-    row: the line that should be ahead.
-    other: the line that it is compared with.
-        other: the line that it should be ahead of.
+    Attributes:
+        source: the paper's table or figure; "beyond" for a rule that is not in the paper.
+        said: the claim, as one sentence.
+        board: the leaderboard's folder in the run, of the clean pool; see `POOLS`.
+        row: the line that should be ahead.
+        other: the line that it is compared with.
         distribution: "id" or "ood".
         test: "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`).
         metric: of K responses per item, such as "maj@8"; None for one response.
@@ -74,6 +79,7 @@ class Finding:
 
     Attributes:
         source, said: those of the claim.
+        pool: a key of `POOLS`.
         verdict: see the module's docstring.
         value: the tested figure, in `unit`; positive in favor of the claim.
         p: Holm-corrected over the claims of its family; None if nothing is tested.
@@ -92,19 +98,22 @@ class Finding:
     seeds: int = 0
     alone: float | None = None
     test: Test = "superiority"
+    pool: str = "clean"
 
 
 TEST_TIME = "test time"
 """The source of claims about K responses per item (the paper's RQ4)."""
+APART = ("beyond", TEST_TIME)
+"""Sources whose claims are not the paper's, each corrected as a family of its own."""
 CLAIMS = (
     Claim("Table 1", "SFT on medium items generalizes better than on as many hard ones",
-          "classification-difficulty", "medium only", "hard only"),
+          "large-difficulty", "medium only", "hard only"),
     Claim("Table 1", "SFT on easy items generalizes better than on as many hard ones",
-          "classification-difficulty", "easy only", "hard only"),
+          "large-difficulty", "easy only", "hard only"),
     Claim("Table 1", "SFT on hard items alone makes the cold-started model worse out of distribution",
-          "classification-difficulty", "cold start", "hard only"),
+          "large-difficulty", "cold start", "hard only"),
     Claim("Table 1", "SFT on medium items makes the cold-started model better out of distribution",
-          "classification-difficulty", "medium only", "cold start"),
+          "large-difficulty", "medium only", "cold start"),
     Claim("Table 2", "GRPO generalizes better than SFT on all data (classification)",
           "classification-paradigms", "GRPO", "SFT"),
     Claim("Table 2", "SFT-M generalizes better than SFT on all data (classification)",
@@ -137,6 +146,14 @@ CLAIMS = (
           "classification-hard-ratio", "SFT-EM", "SFT-EM and 5 % hard"),
     Claim("Figure 5", "10 % of hard items make SFT-EM worse out of distribution",
           "classification-hard-ratio", "SFT-EM", "SFT-EM and 10 % hard"),
+    Claim("beyond", "SFT on all hard items of the pool, many times over, makes the cold-started model worse",
+          "classification-arms", "cold start", "hard only"),
+    Claim("beyond", "leaving out suspects alone generalizes better than SFT on all data",
+          "classification-arms", "all but suspects", "SFT"),
+    Claim("beyond", "SFT-EM matches or beats DPO from the same rollouts",
+          "classification-preferences", "SFT-EM", "DPO", "ood", "match"),
+    Claim("beyond", "DPO from right and wrong rollouts generalizes better than SFT on all data",
+          "classification-arms", "DPO", "SFT"),
     Claim("beyond", "a band of pass rates from 0.2 to 0.8 beats SFT-EM",
           "classification-rules", "band 0.2 to 0.8", "SFT-EM"),
     Claim("beyond", "weights p(1-p) beat SFT-EM",
@@ -172,8 +189,25 @@ def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> li
         boards: leaderboard name -> its numbers.
         claims: the claims to test; those without both lines are left out.
     """
-    found = [one for claim in claims if (one := _tested(boards, claim)) is not None]
-    return decided([*found, *findings(boards)])
+    named = {**{f"large-{DIFFICULTY}": boards[name] for name in _ELSEWHERE if name in boards}, **boards}
+    found = [one for claim in claims for pool in POOLS if (one := _tested(named, claim, pool)) is not None]
+    return decided([*found, *(one for pool in POOLS for one in findings(named, pool))])
+
+
+DIFFICULTY = "difficulty"
+_ELSEWHERE = (f"classification-{DIFFICULTY}",)
+"""The board of Table 1 where it comes from the pool of the other tables, as in the paper."""
+
+
+def board_of(name: str, pool: str) -> str:
+    """The name of a board on a pool: `large-difficulty` is `large-noisy-difficulty` on the noisy one.
+
+    Args:
+        name: the board's name on the clean pool.
+        pool: a key of `POOLS`.
+    """
+    family, _, kind = name.partition("-")
+    return f"{family}{POOLS[pool]}-{kind}"
 
 
 def decided(found: Sequence[Finding]) -> list[Finding]:
@@ -184,12 +218,11 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
             corrected separately.
     """
     corrected: dict[int, float] = {}
-    apart = ("beyond", TEST_TIME)
-    for source in (None, *apart):
+    for source in (None, *APART):
         family = [
             at
             for at, one in enumerate(found)
-            if (one.source if one.source in apart else None) == source and one.alone is not None
+            if (one.source if one.source in APART else None) == source and one.alone is not None
         ]
         alone = [p for at in family if (p := found[at].alone) is not None]
         corrected |= dict(zip(family, holm(alone), strict=True))
@@ -201,9 +234,9 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
     return made
 
 
-def _tested(boards: Mapping[str, Summary], claim: Claim) -> Finding | None:
-    """A claim's difference and uncorrected p-value; None if its lines are not on a board."""
-    summary = boards.get(claim.board)
+def _tested(boards: Mapping[str, Summary], claim: Claim, pool: str) -> Finding | None:
+    """A claim's difference and uncorrected p-value on a pool; None if its lines are not on a board."""
+    summary = boards.get(board_of(claim.board, pool))
     lines = {} if summary is None else _by_name(summary)
     index = None if summary is None else overall(summary.columns, claim.distribution, claim.metric)
     if summary is None or index is None or claim.row not in lines or claim.other not in lines:
@@ -222,7 +255,7 @@ def _tested(boards: Mapping[str, Summary], claim: Claim) -> Finding | None:
         value, alone = pair
         if claim.test == "match" and alone is not None:
             alone = alone / 2 if value.value > margin else 1 - alone / 2
-    return Finding(claim.source, claim.said, "", value, None, "points", seeds, alone, claim.test)
+    return Finding(claim.source, claim.said, "", value, None, "points", seeds, alone, claim.test, pool)
 
 
 def _by_name(summary: Summary) -> dict[str, Line]:
@@ -289,30 +322,30 @@ def by_seed(lines: Sequence[Line], name: str, figure: Figure) -> dict[str, float
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def findings(boards: Mapping[str, Summary]) -> Iterator[Finding]:
-    """Claims about gradient norms, groups and costs, from the training runs behind boards."""
-    difficulty = boards.get("classification-difficulty")
+def findings(boards: Mapping[str, Summary], pool: str = "clean") -> Iterator[Finding]:
+    """Claims about gradient norms, groups and costs, from the training runs behind a pool's boards."""
+    difficulty = boards.get(board_of("large-difficulty", pool))
     if difficulty is not None:
         norms = {
             name: by_seed(difficulty.lines, f"{name} only", _norm) for name in ("easy", "medium", "hard")
         }
         for one, other in (("hard", "medium"), ("medium", "easy")):
             said = f"gradient norms are larger on {one} items than on {other} ones"
-            yield from _present(over_seeds("Figure 6", said, _pairs(norms[one], norms[other])))
-    paradigms = boards.get("classification-paradigms")
+            yield from _present(over_seeds("Figure 6", said, _pairs(norms[one], norms[other])), pool)
+    paradigms = boards.get(board_of("classification-paradigms", pool))
     if paradigms is not None:
         for unit, what in (("flops", "operations"), ("seconds", "wall-clock time")):
             cost = {name: by_seed(paradigms.lines, name, _cost(unit)) for name in ("GRPO", "SFT-EM")}
             said = f"GRPO takes more {what} than SFT-EM with its labeling"
-            yield from _present(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])))
+            yield from _present(over_seeds("Figure 4", said, _pairs(cost["GRPO"], cost["SFT-EM"])), pool)
         idle = by_seed(paradigms.lines, "GRPO", _share("zero_advantage"))
         mixed = by_seed(paradigms.lines, "GRPO", _share("mixed"))
         said = "most prompts of a GRPO step have no advantage, so that it learns from the mixed ones alone"
-        yield from _present(over_seeds("section 3", said, _pairs(idle, mixed), "points"))
+        yield from _present(over_seeds("section 3", said, _pairs(idle, mixed), "points"), pool)
 
 
-def _present(finding: Finding | None) -> list[Finding]:
-    return [] if finding is None else [finding]
+def _present(finding: Finding | None, pool: str) -> list[Finding]:
+    return [] if finding is None else [replace(finding, pool=pool)]
 
 
 def _pairs(ours: Mapping[str, float], theirs: Mapping[str, float]) -> list[tuple[float, float]]:

@@ -20,7 +20,10 @@
         otherwise: ${model}              # then `@cold-0` refers to this
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
-Stages under `first` come before those of included recipes.
+Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
+alone, stands for these recipes one after another, each with its own variables.
+
+A family (a mapping with the key `family`) has `start`, the name of its cold start; by default the family's.
 
 `@name` refers to the folder of an earlier stage, and an entry `@name-*` of a list to those of all earlier
 stages of such names.
@@ -40,7 +43,7 @@ from typing import Any, overload
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import reading
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 
 REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -49,7 +52,7 @@ SCALES = ("digits", "paper")
 EMBEDDED = "digits"
 """The embedded checkpoint's name, as a model."""
 MOST_STAGES = 10_000
-MOST_VALUES = 1_000_000
+MOST_VALUES = 4_000_000
 """The most values of all stages of a chain together, variables included."""
 _LONGEST = 100_000
 """The most characters of a text with its variables filled in."""
@@ -115,6 +118,7 @@ class _Written(BaseModel):
     name: str = ""
     about: str = ""
     include: list[str] | None = None
+    recipes: list[str] | None = None
     variables: dict[str, Any] | None = None
     scales: dict[str, dict[str, Any] | None] | None = None
     set: dict[str, Any] | None = None
@@ -136,6 +140,7 @@ class _File:
     scales: Mapping[str, Variables]
     given: Variables
     entries: tuple[Mapping[str, Any], ...]
+    recipes: tuple[str, ...] = ()
 
 
 def shipped() -> dict[str, Path]:
@@ -166,7 +171,8 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
     if scale not in (None, *SCALES):
         raise unknown_name("scale", str(scale), SCALES)
     known: dict[str, _File] = {}
-    opened = [_open(name, (), known) for name in ([names] if isinstance(names, str) else names)]
+    chosen = [_open(name, (), known) for name in ([names] if isinstance(names, str) else names)]
+    opened = [part for one in chosen for part in _parts(one, known)]
     given = {**_joined(one.given for one in opened), **(given or {})}
     if scale is None:
         scale = "digits" if given.get("model", EMBEDDED) == EMBEDDED else "paper"
@@ -185,8 +191,8 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
         raise HarnessError(f"recipe {opened[0].path} has no stages", _LOOK)
     has_scales = any(one.scales for one in opened)
     return Recipe(
-        "+".join(one.name for one in opened),
-        "; ".join(one.about for one in opened),
+        "+".join(one.name for one in chosen),
+        "; ".join(one.about for one in chosen),
         tuple(stages.values()),
         scale if has_scales else None,
         variables,
@@ -235,8 +241,27 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
         scales,
         _joined([*(one.given for one in included), written.set or {}]),
         tuple(distinct.values()),
+        tuple(written.recipes or ()),
     )
     return known[name]
+
+
+def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
+    """The recipes that a file of recipes stands for, or the recipe itself.
+
+    Raises:
+        HarnessError: it has other keys too, or one of them stands for recipes itself.
+    """
+    if not recipe.recipes:
+        return [recipe]
+    if recipe.entries or recipe.variables or recipe.scales or recipe.given:
+        raise HarnessError(f"recipe {recipe.path} has `recipes` and other keys", "Put these into one of them")
+    parts = [_open(name, (str(recipe.path),), known) for name in recipe.recipes]
+    if nested := [one.name for one in parts if one.recipes]:
+        raise HarnessError(
+            f"recipe {recipe.path} names {nested[0]}, which stands for recipes itself", "Name those"
+        )
+    return parts
 
 
 def _joined(values: Iterable[Variables]) -> dict[str, Any]:
@@ -273,15 +298,18 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
     changed = dict(values)
     for name, value in given.items():
         if name not in inner and name not in values:
-            raise unknown_name(f"variable of recipe {recipe.path}:", name, [*inner, *values])
+            raise unknown_name(f"variable of recipe {recipe.name}:", name, [*inner, *values])
         for one in families.values():
             if name in one:
-                one[name] = _typed(value, one[name])
+                one[name] = _typed(name, value, one[name])
         if name in values:
-            changed[name] = _typed(value, values[name])
+            changed[name] = _typed(name, value, values[name])
     changed |= families
     if given.get("pool") is not None and OWN in families:
-        changed["families"] = [families[OWN] | _own(families[OWN], str(given["pool"]))]
+        family = families[OWN] | _own(families[OWN], str(given["pool"]))
+        if family["assume"] is None:  # then the scale's hold
+            del family["assume"]
+        changed["families"] = [family]
         changed |= {name: families[OWN][name] for name in ("assume", "seeds") if families[OWN][name]}
     return changed
 
@@ -290,20 +318,33 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     """The variables of the user's own family that follow from a pool, a file or a task.
 
     Raises:
-        HarnessError: a file without a scorer, or nothing to evaluate on.
+        HarnessError: a file without a scorer, nothing to evaluate on, or rows to hold out that are named
+            twice or cannot be held out.
     """
     as_file = Path(pool).exists() or Path(pool).suffix != ""
+    share, test = own["held_out"], own["test"]
     if as_file and own["scorer"] is None:
         raise HarnessError(f"pool={pool} is a file, and no scorer is set", "Set scorer=NAME too")
-    if not own["tasks"] and own["test"] is None:
+    if share is not None and (test is not None or not as_file):
+        other = f"test={test} is set too" if as_file else f"pool={pool} is a task"
+        raise HarnessError(
+            f"held_out={share} holds out rows of the pool's file, and {other}",
+            "Leave one of them out" if as_file else "Set test=FILE or tasks=NAME,... instead",
+        )
+    if not own["tasks"] and test is None and share is None:
         raise HarnessError(
             f"pool={pool} is set, and nothing to evaluate on",
-            "Set test=FILE (held-out rows), or tasks=NAME,..., or both",
+            "Set held_out=0.1 (that share of the pool's own rows), test=FILE, or tasks=NAME,..., or some of"
+            " them",
         )
     found: dict[str, Any] = {"file": pool, "task": None} if as_file else {"file": None, "task": pool}
-    found["test_scorer"] = None if own["test"] is None else own["scorer"]
+    found["test"] = pool if share is not None else test
+    found["test_held_out"] = share
+    found["test_scorer"] = None if found["test"] is None else own["scorer"]
+    found["test_root"] = None if found["test"] is None else own["image_root"]
     found["scorer"] = own["scorer"] if as_file else None
     found["tasks"] = own["tasks"] or None
+    found["tokens"] = _counted(own, pool, found)
     for name in ("num_processes", "sampling_processes"):
         if own.get(name) == "all":
             found[name] = _gpus()
@@ -312,11 +353,41 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     return found
 
 
-def _typed(value: object, former: object) -> object:
-    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list."""
+def _counted(own: Variables, pool: str, found: Variables) -> Any:  # noqa: ANN401 - as a recipe has it
+    """The family's `tokens` with the numbers of rows of its files, as far as they are known at once."""
+    from dcsft_harness.sampling import own_files
+
+    tokens = own.get("tokens")
+    if not isinstance(tokens, Mapping) or not isinstance(tokens.get("evaluated"), int):
+        return tokens
+    rows, share = own_files.count(Path(pool)), found["test_held_out"]
+    share = share if isinstance(share, float) and 0 < share < 1 else 0.0
+    counted = dict(tokens)
+    evaluated = tokens["evaluated"] * len(own["tasks"] or ())
+    if rows is not None:
+        counted["pool"] = round(rows * (1 - share))
+    if found["test"] is not None:
+        tested = own_files.count(Path(str(found["test"])))
+        held = tested if not share else None if tested is None else round(tested * share)
+        evaluated += tokens["evaluated"] if held is None else held
+    return {**counted, "evaluated": evaluated}
+
+
+def _typed(name: str, value: object, former: object) -> object:
+    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list.
+
+    Raises:
+        HarnessError: a part is not YAML.
+    """
     if not isinstance(value, str):
         return value
-    parts = [reading.from_yaml(part) for part in value.split(",")]
+    try:
+        parts = [reading.from_yaml(part) for part in value.split(",")]
+    except ValueError as error:
+        raise HarnessError(
+            f"{name}={cut(value)} cannot be read: {error}",
+            "Write a list as 1,2,3 and other values as in YAML",
+        ) from error
     return parts if isinstance(former, list) or len(parts) > 1 else parts[0]
 
 
@@ -407,8 +478,13 @@ def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables
     for values in itertools.product(*each.values()):
         found: dict[str, Any] = {}
         for name, value in zip(each, values, strict=True):
-            found |= value if isinstance(value, Mapping) else {name: value}
+            found |= _started(value) if isinstance(value, Mapping) else {name: value}
         yield found
+
+
+def _started(values: Variables) -> Variables:
+    """The variables that a mapping sets; a family without `start` has a cold start of its own."""
+    return {"start": values["family"], **values} if "family" in values else values
 
 
 @overload

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tabulate import tabulate
@@ -19,10 +20,14 @@ from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import markdown_text
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
-from dcsft_harness.recipes.claims import MARGIN, Finding, judge
+from dcsft_harness.recipes.claims import APART, MARGIN, POOLS, TEST_TIME, Finding, judge
 
+TIME = "training-time"
+"""The kind of a comparison of costs."""
 STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
 PICTURES = {
+    "arms": ("id_ood",),
+    "preferences": ("id_ood",),
     "difficulty": ("id_ood", "gradient_norms"),
     "paradigms": ("id_ood", "cost"),
     "curves": ("steps",),
@@ -40,8 +45,10 @@ ABOUT = {
     "curves": "Figure 3: accuracy over the steps",
     "hard-ratio": "Figure 5: a growing share of hard items",
     "full-parameters": "Table 5: all parameters trained",
+    "arms": "All arms side by side",
     "rules": "Beyond the paper: bands, weights, suspects",
     "relabel": "Beyond the paper: relabeling half-way",
+    "preferences": "Beyond the paper: DPO from the same rollouts",
     "test-time-8": "Test-time scaling, k = 8: greedy, avg@k, maj@k and pass@k",
     "test-time-16": "Test-time scaling, k = 16: greedy, avg@k, maj@k and pass@k",
 }
@@ -80,15 +87,30 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
         where |= dict.fromkeys(found, run)
     findings = judge(boards)
     pictures = _pictures(page)
-    parts = [_opening(runs), _claims(findings)]
-    for name, summary in boards.items():
-        parts.append(_board(name, summary, where[name] / name, pictures))
-    parts += [_costs(path.parent) for run in runs for path in sorted(run.glob(f"*/{COSTS}"))]
+    parts = [_opening(runs), _held(findings), _claims(findings), _power(findings)]
+    for name in sorted(boards, key=_place):
+        parts.append(_board(name, boards[name], where[name] / name, pictures))
+    costs = [path.parent for run in runs for path in run.glob(f"*/{COSTS}")]
+    parts += [_costs(folder) for folder in sorted(costs, key=lambda folder: _place(folder.name))]
     page.write_text("\n".join(parts), encoding="utf-8")
     text = json.dumps([asdict(finding) for finding in findings], indent=2)
     (pictures / JUDGED).write_text(text + "\n", encoding="utf-8")
     verdicts = [finding.verdict for finding in findings]
     return {"boards": len(boards), **{name: verdicts.count(name) for name in dict.fromkeys(verdicts)}}
+
+
+def _named(name: str) -> tuple[str, str, str]:
+    """A board's kind, its family without the pool, and the pool: a key of `POOLS`."""
+    kinds = [kind for kind in (*ABOUT, TIME) if name.endswith(f"-{kind}")]
+    family, _, kind = name.partition("-") if not kinds else (name.removesuffix(f"-{kinds[0]}"), "", kinds[0])
+    noisy = family.endswith(POOLS["noisy"])
+    return kind, family.removesuffix(POOLS["noisy"]) if noisy else family, "noisy" if noisy else "clean"
+
+
+def _place(name: str) -> tuple[int, str, bool]:
+    """Boards in the order of `ABOUT`, the pools of each side by side."""
+    kind, family, pool = _named(name)
+    return list(ABOUT).index(kind) if kind in ABOUT else len(ABOUT), f"{kind} {family}", pool != "clean"
 
 
 def _pictures(page: Path) -> Path:
@@ -122,7 +144,10 @@ def read_boards(run: Path) -> dict[str, Summary]:
     """
     if not (run / STATE).is_file():
         raise HarnessError(
-            f"{run} is not an output folder of `dcsft run`: it has no {STATE}", "Check the path"
+            f"{run} is not an output folder of `dcsft run`: it has no {STATE}"
+            if run.exists()
+            else f"{run} does not exist",
+            "Check the path",
         )
     found = {}
     for folder in sorted(path.parent for path in run.glob(f"*/{manifest.NAME}")):
@@ -169,34 +194,110 @@ def _opening(runs: Sequence[Path]) -> str:
     )
 
 
+WORDS = {
+    "supported": "Held",
+    "contradicted": "Did not hold: significantly the other way",
+    "not supported": f"Did not hold: any effect is smaller than {100 * MARGIN:.0f} point",
+    "inconclusive": "Open",
+}
+"""A verdict -> the heading of its claims."""
+POOL_NAMES = {"clean": "clean pool", "noisy": "6 % wrong labels"}
+
+
+def _held(findings: Sequence[Finding]) -> str:
+    """Which of the claims held, which did not, and which are open, with the figures of each pool."""
+    paper = [one for one in findings if one.source not in APART]
+    pools = [pool for pool in POOLS if any(one.pool == pool for one in paper)]
+    counts = [
+        f"{POOL_NAMES[pool]}: "
+        + ", ".join(
+            f"{sum(one.verdict == verdict for one in paper if one.pool == pool)} {verdict}"
+            for verdict in WORDS
+        )
+        for pool in pools
+    ]
+    parts = ["## What held and what did not\n", f"The paper's claims by pool. {'; '.join(counts)}.\n"]
+    for verdict, words in WORDS.items():
+        lines = [
+            f"- {one.source}: {markdown_text(one.said)}. {POOL_NAMES[one.pool].capitalize()}: {_value(one)}."
+            for one in findings
+            if one.verdict == verdict
+        ]
+        parts += [f"**{words}**\n", *(lines or ["- None."]), ""]
+    return "\n".join(parts)
+
+
 def _claims(findings: Sequence[Finding]) -> str:
+    pools = [pool for pool in POOLS if any(one.pool == pool for one in findings)]
+    rows: dict[tuple[str, str], dict[str, Finding]] = {}
+    for one in findings:
+        rows.setdefault((one.source, one.said), {})[one.pool] = one
     body = [
         [
-            finding.source,
-            markdown_text(finding.said),
-            f"**{finding.verdict}**",
-            _value(finding),
-            *(
-                "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-                for p in (finding.p, finding.alone)
-            ),
-            str(finding.seeds),
+            source,
+            markdown_text(said),
+            "match" if next(iter(found.values())).test == "match" else "ahead",
+            *(cell for pool in pools for cell in _verdict(found.get(pool))),
+            str(max(one.seeds for one in found.values())),
         ]
-        for finding in findings
+        for (source, said), found in rows.items()
     ]
-    header = ["source", "claim", "here", "in favor", "p", "p alone", "seeds"]
-    table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
+    each = ["verdict", "in favor", "p"]
+    named = each if len(pools) < 2 else [f"{POOL_NAMES[pool]}: {name}" for pool in pools for name in each]
+    table = tabulate(
+        body, headers=["source", "claim", "test", *named, "seeds"], tablefmt="pipe", disable_numparse=True
+    )
     return (
         f"## Verdicts\n\n{table}\n\n"
         "- Supported: significant at 5 % and in favor of the claim. Contradicted: significant and against "
         f"it. Not supported: not significant, and the 95 % interval ends below {100 * MARGIN:.0f} point, "
         "which rules out an effect that matters. Inconclusive: the run cannot tell.\n"
-        f'- "Matches or beats" is non-inferiority: one-sided, against a deficit of {100 * MARGIN:.0f} point. '
+        f'- "Match" is non-inferiority: one-sided, against a deficit of {100 * MARGIN:.0f} point. '
         "It is contradicted where the interval lies below that.\n"
         "- Seeds are paired: those of one number share cold start and labels. One seed has no p-value.\n"
-        "- p is Holm-corrected over all of the paper's claims; the rules beyond the paper are a family of "
-        "their own. p alone is the uncorrected value.\n"
+        "- p is Holm-corrected over all of the paper's claims on both pools; the rules beyond the paper are "
+        "a family of their own. Uncorrected values are in claims.json beside the figures.\n"
         '- "beyond" marks rules that the paper does not have.\n'
+    )
+
+
+def _verdict(finding: Finding | None) -> list[str]:
+    """The cells of a claim on one pool: verdict, figure, corrected p."""
+    if finding is None:
+        return ["not run", "", ""]
+    p = "" if finding.p is None else "< 0.001" if finding.p < 0.001 else f"{finding.p:.3f}"
+    return [f"**{finding.verdict}**", _value(finding), p]
+
+
+def _power(findings: Sequence[Finding]) -> str:
+    """How large a difference the run could find, from the widths of its intervals; empty with one seed."""
+    from scipy.stats import nct, t
+
+    tested = [one for one in findings if one.unit == "points" and one.seeds > 1 and one.alone is not None]
+    known = [one for one in tested if one.source not in ("section 3", TEST_TIME)]
+    widths = [
+        (one.value.high - one.value.low) / 2
+        for one in known
+        if one.value and one.value.low is not None and one.value.high is not None
+    ]
+    if not widths:
+        return ""
+    half, free = median(widths), int(median(one.seeds for one in known)) - 1
+    error = half / t.ppf(0.975, free)
+    found = [
+        float(
+            nct.sf(t.ppf(0.975, free), free, size / error) + nct.cdf(-t.ppf(0.975, free), free, size / error)
+        )
+        for size in (0.01, 0.02, 0.03)
+    ]
+    match = float(nct.sf(t.ppf(0.95, free), free, MARGIN / error))
+    said = " / ".join(f"{100 * one:.0f}" for one in found)
+    return (
+        "## Power\n\n"
+        f"Half of a 95 % interval is {100 * half:.1f} points at the median of the claims about accuracy, by "
+        f"{free + 1} seeds. A true difference of 1 / 2 / 3 points is then significant in {said} % of runs, "
+        f"and an equal arm is shown to match within {100 * MARGIN:.0f} point in {100 * match:.0f} %, before "
+        "Holm's correction.\n"
     )
 
 
@@ -216,7 +317,7 @@ def _points(found: Estimate) -> str:
 
 
 def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
-    family, _, kind = name.partition("-")
+    kind, family, pool = _named(name)
     lines = [line for line in summary.lines if line.group is None]
     body = [
         [markdown_text(line.name), *(_cell(line, index) for index in range(len(summary.columns)))]
@@ -237,7 +338,8 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     about = ABOUT.get(kind, kind or "The leaderboard")
     table_of = f"{PARADIGMS[family]}: " if kind == "paradigms" and family in PARADIGMS else ""
     counted = f"{seeds} seeds.\n" if seeds > 1 else "One seed.\n"
-    parts = [f"## {table_of}{about} ({family})\n", counted, f"{table}\n", *notes, *shown, ""]
+    named = family if pool == "clean" else f"{family}, {POOL_NAMES[pool]}"
+    parts = [f"## {table_of}{about} ({named})\n", counted, f"{table}\n", *notes, *shown, ""]
     return "\n".join(parts)
 
 
@@ -247,7 +349,9 @@ def _costs(folder: Path) -> str:
     lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
     # Readers do not have the original machine's folders.
     lines = [line.replace(f"{folder.parent}/", "") for line in lines]
-    return "\n".join([f"## Figure 4: cost ({folder.name.partition('-')[0]})\n", *lines, ""])
+    _, family, pool = _named(folder.name)
+    named = family if pool == "clean" else f"{family}, {POOL_NAMES[pool]}"
+    return "\n".join([f"## Figure 4: cost ({named})\n", *lines, ""])
 
 
 def _cell(line: Line, index: int) -> str:

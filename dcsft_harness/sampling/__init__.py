@@ -115,7 +115,7 @@ def sample(
     refused: dict[int, str] = {}
     recorded = {**settings, "task": task.config.task, **config.as_dict()}
     with ranks.agreed():
-        rollout_store.refuse_taken(output)
+        manifest.refuse_occupied(output, resumes=True)
         total = len(task.eval_docs)
         count = total if config.limit is None else min(config.limit, total)
         items = read_items(task, count, refused if config.on_error == "skip" else None)

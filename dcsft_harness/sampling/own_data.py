@@ -456,7 +456,7 @@ def _image(entry: object, root: Root) -> tuple[Any, dict[str, Any], bytes]:
 
 
 def _gold(solution: object, scorer: Scorer) -> object:
-    """The gold answer as the scorer reads it, of what stands in <answer> tags if there are any."""
+    """The gold answer as the scorer reads it, the content of <answer> tags if there are any."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
     return scorer.gold(tagged[1].strip() if tagged else solution)
 
@@ -498,6 +498,7 @@ def open_file(
     skip: bool = False,
     outside: bool = False,
     keep_unreadable: bool = True,
+    part: "Part | None" = None,
 ) -> lmms.Task:
     """Reads a file or folder of rows and returns it as a chat task.
 
@@ -510,11 +511,13 @@ def open_file(
         outside: whether images may lie outside the image root.
         keep_unreadable: with `skip`, whether a row with an unreadable image stays, as a document without one;
             the task's `unreadable` then says why, by doc_id.
+        part: the part to read; None reads all rows.
 
     Raises:
         HarnessError: an unknown scorer; or malformed rows, unreadable images or duplicate rows, of which
             the first LISTED are listed; or no row is left.
     """
+    own_files.refuse_missing(path)
     if scorer is None:
         raise HarnessError(
             "--data needs --scorer", f"Choose one of {', '.join(SCORERS)}, or package.module:function"
@@ -540,7 +543,7 @@ def open_file(
 
     def documents() -> Iterator[dict[str, Any]]:
         total = count = 0
-        for where, row, reason in examined(path, judge, Root(image_root or path.parent, outside)):
+        for where, row, reason in examined(path, judge, Root(image_root or path.parent, outside), part):
             total += 1
             if row is None or (reason is not None and not (skip and keep_unreadable)):
                 assert reason is not None
@@ -564,12 +567,51 @@ def open_file(
             writer.rows(documents())
         undoing.pop_all()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    task = lmms.make_task(_config(own_files.name_of(path), judge, folder))
+    task = lmms.make_task(_config(task_name(path, part), judge, folder))
     left_out = {where: str(_placed(path, where, error)) for where, error in bad}
     vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
     if left_out:
         _LOG.warning("%s", notice(path, left_out))
     return task
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the two parts of a pool: the rows held out from training, or the others.
+
+    A row belongs to a part by the content of its first image, or of prompt and answer if it has none. So rows
+    that share an image stay together, and neither their order nor other rows move one to the other part.
+
+    Attributes:
+        share: the probability of a row, or of all rows of an image, to be held out; between 0 and 1.
+        held: whether this is the held-out part.
+    """
+
+    share: float
+    held: bool = False
+
+    def has(self, row: Mapping[str, Any], shown: Sequence[Any]) -> bool:
+        """Whether a row of the task belongs to it; `shown` are its images."""
+        content = records.pixel_digest(shown[0]) if shown else f"{row['prompt']}\0{row['answer']}".encode()
+        drawn = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64
+        return (drawn < self.share) == self.held
+
+    def refuse_empty(self, path: Path, count: int) -> None:
+        """Refuses a part without rows; `count` rows are in the other one.
+
+        Raises:
+            HarnessError: names the share.
+        """
+        which, change = ("in", "larger") if self.held else ("outside", "smaller")
+        raise HarnessError(
+            f"--held-out {self.share:g} of {path}: none of its {count} rows is {which} the held-out part",
+            f"Give a {change} share; rows that share an image stay together",
+        )
+
+
+def task_name(path: Path, part: Part | None = None) -> str:
+    """The name of the task that a file or folder, or its held-out part, becomes."""
+    return own_files.name_of(path) + ("_held_out" if part is not None and part.held else "")
 
 
 def notice(path: Path, left_out: Mapping[str, str]) -> str:
@@ -580,19 +622,22 @@ def notice(path: Path, left_out: Mapping[str, str]) -> str:
 
 
 def examined(
-    path: Path, scorer: Scorer, root: Root
+    path: Path, scorer: Scorer, root: Root, part: Part | None = None
 ) -> Iterator[tuple[str, dict[str, Any] | None, HarnessError | None]]:
     """The rows of a file or folder, in its order, with what is wrong with each.
+
+    Rows that cannot be used belong to both parts: their content is not known.
 
     Yields:
         What an error calls the row; the row of the task, with its `item_id`, or None where it cannot be
         used; and what is wrong with it. A row with an unreadable image is there, without any.
 
     Raises:
-        HarnessError: the file cannot be read, or has no rows.
+        HarnessError: the file cannot be read, or it or its part has no rows.
     """
     seen: dict[str, str] = {}
-    name, where = own_files.name_of(path), None
+    name, where = task_name(path, part), None
+    elsewhere = given = 0
     for where, data in own_files.rows(path):
         try:
             if isinstance(data, HarnessError):
@@ -608,12 +653,19 @@ def examined(
                         f"the same item as {first} (same prompt, answer and image)",
                         "Remove one of them; joins go by content",
                     )
+                if part is not None and not part.has(row, pictures):
+                    elsewhere += 1
+                    continue
         except HarnessError as error:
+            given += 1
             yield where, None, error
             continue
+        given += 1
         yield where, row, reason
     if where is None:
         raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
+    if part is not None and not given:
+        part.refuse_empty(path, elsewhere)
 
 
 def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
@@ -663,12 +715,23 @@ def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> 
     """The error that lists bad rows, among `count` rows in all."""
     if len(bad) == 1:
         return _placed(path, *bad[0])
-    listed = [f"{where}: {cut(error.problem)}" for where, error in bad[:LISTED]]
+    equal: dict[str, list[str]] = {}
+    for where, error in bad[:LISTED]:
+        equal.setdefault(cut(error.problem), []).append(where)
+    listed = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
     listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
     remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
     return HarnessError(
         f"{path}: {len(bad)} of {count} rows cannot be used: {'; '.join(listed)}", "; ".join(remedies[:3])
     )
+
+
+def _places(rows: Sequence[str]) -> str:
+    """Rows with the same problem: "line 3", or "lines 3, 4 and 7"."""
+    if len(rows) == 1:
+        return rows[0]
+    numbers = [where.split()[-1] for where in rows]
+    return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def refuse_former(rollouts: manifest.Manifest) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from dcsft_harness import environment, pictures, reading
 from dcsft_harness.artifacts import storage
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,10 +54,48 @@ def name_of(path: Path) -> str:
     return Path(name).stem if path.is_file() else name
 
 
+def count(path: Path) -> int | None:
+    """The number of rows of a file of lines, or of Parquet; None for others, which would be read whole.
+
+    Blank lines count; so it is for estimates.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            if head == b"PAR1":
+                return int(pq.read_metadata(path).num_rows)
+            if path.suffix != ".jsonl" or head[:2] == b"\x1f\x8b":
+                return None
+            lines, last = head.count(b"\n"), head[-1:]
+            while piece := file.read(_PIECE):
+                lines, last = lines + piece.count(b"\n"), piece[-1:]
+            return lines + (last not in (b"", b"\n"))
+    except (OSError, pa.ArrowException):
+        return None
+
+
 def is_data(named: str) -> bool:
     """Whether a name is that of a file, or of a folder that `datasets` saved and no stage of ours did."""
     path = Path(named)
     return path.is_file() or (path.is_dir() and not (path / "manifest.json").is_file() and _holds(path))
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuses a path that is neither a file nor a folder.
+
+    Raises:
+        HarnessError: it does not exist, or is a device, pipe or socket.
+    """
+    if not (path.is_file() or path.is_dir()):
+        problem = "is not a regular file" if path.exists() else "does not exist"
+        raise HarnessError(f"--data {path} {problem}", "Check the path")
+
+
+def unknown_data(data: str, known: Iterable[str]) -> HarnessError:
+    """The error for --data of a training that is neither a path nor a task."""
+    if "/" in data or "\\" in data or Path(data).suffix:
+        return HarnessError(f"--data {data} does not exist, and is no task either", "Check the path")
+    return unknown_name("curated set or task", data, known, "dcsft tasks list")
 
 
 def _holds(folder: Path) -> bool:
@@ -74,9 +112,7 @@ def rows(path: Path) -> Iterator[Row]:
     if path.is_dir():
         yield from _of_folder(path)
         return
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "does not exist"
-        raise HarnessError(f"--data {path} {problem}", "Check the path")
+    refuse_missing(path)
     try:
         with path.open("rb") as file:
             head = file.read(8)

@@ -2,18 +2,12 @@
 
 `dcsft sample` turns it into rollouts, `dcsft evaluate --samples` into scores.
 
-    rollouts/unfinished/lock            held by the sampling process; released when it dies
-    rollouts/unfinished/owner.json      identifies that process
-    rollouts/unfinished/run.json        the settings that decide every response
-    rollouts/unfinished/shard-0.jsonl   the responses so far, see `shard`
-    rollouts/unfinished/shard-1.jsonl   and those of rank 1 in a launch, which holds lock-1
-
-A folder becomes an artifact when its manifest is in place; `unfinished/` is removed last.
+    rollouts/unfinished/shard-0.jsonl   the responses so far, see `disk.Journal`
+    rollouts/unfinished/shard-1.jsonl   and those of rank 1 in a launch
 """
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts import disk, manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import Journal, json_sha256, read_records
-from dcsft_harness.artifacts.lock import RUN, compare, locked, sign
 from dcsft_harness.errors import HarnessError, telling_refusals
 
-LOCK, SHARD, SHARDS = "lock", "shard-0.jsonl", "shard-*.jsonl"
+SHARD, SHARDS = "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
-FINISHED = ("rollouts.parquet", "items", "scores.parquet", "responses.parquet", "lmms_eval.json")
-"""The files of a finished folder besides its manifest."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -151,7 +142,7 @@ class RolloutStore:
         seconds = (now - self._last) / max(len(rows), 1)
         draws = [Draw(**row, seconds=round(seconds, 6)) for row in rows]
         assert self._shard is not None
-        with self._telling():
+        with self._refusing():
             self._shard.append(map(vars, draws))
         self.kept.update({(draw.item_id, draw.sample_index): draw for draw in draws})
         self._last = now
@@ -167,26 +158,17 @@ class RolloutStore:
         Raises:
             HarnessError: the disk is full; every response stays saved.
         """
-        folder = self._folder / "draft"
-        with self._telling():
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                draft = manifest.Draft(folder)
-                yield draft
-                sources = {role: path.resolve() for role, path in inputs.items()}
-                manifest.seal(self._kind, draft, self._output.resolve(), dict(config), sources, self.seconds)
-                disk.move_up(folder, self._output, last=manifest.NAME)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        finished = manifest.drafted(self._kind, self._output, config, inputs, lambda: self.seconds)
+        with self._refusing(), finished as draft:
+            yield draft
 
-    def _telling(self) -> contextlib.AbstractContextManager[None]:
-        return telling_refusals(self._kind, self._output, self.told)
+    def _refusing(self) -> contextlib.AbstractContextManager[None]:
+        return telling_refusals(self._kind, self._output, self.resumable)
 
     @property
-    def told(self) -> str:
+    def resumable(self) -> str:
         """The part of an error about the saved responses."""
-        return f"{len(self.kept)} responses are kept, and the same command goes on from them"
+        return f"{len(self.kept)} responses are kept, and the same command resumes from them"
 
     def close(self) -> None:
         """Closes the shard."""
@@ -196,9 +178,7 @@ class RolloutStore:
 
 @contextlib.contextmanager
 def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
-    """Locks an output folder for this process and opens its saved responses.
-
-    However the block ends, the responses remain; a folder without any is removed.
+    """Opens an output folder's saved responses for this process; see `resuming.resumed`.
 
     Args:
         output: a new or empty folder, or one from an interrupted run.
@@ -209,97 +189,22 @@ def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") ->
         HarnessError: another process uses the folder, it holds something else or a run with other settings,
             or it cannot be written.
     """
-    with contextlib.ExitStack() as stack:
+    with resuming.resumed(output, kind, identity, _has_responses):
         with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
-            if ranks.rank() == 0:
-                _take(output, identity, stack)
-        own = stack.enter_context(contextlib.ExitStack())
-        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
-            store = _read(output, identity, own, kind)
-        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
-            store.open()
-        try:
-            yield store
-        except HarnessError as error:
-            if not store.kept or store.told in error.remedy:
-                raise
-            remedy = f"{error.remedy}; {store.told}" if error.remedy else store.told.capitalize()
-            raise type(error)(error.problem, remedy) from error
-        with ranks.agreed():  # no rank has a file open when rank 0 cleans up
-            own.close()
+            store = RolloutStore(output, identity, kind)
+        with contextlib.closing(store):
+            with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+                store.open()
+            try:
+                yield store
+            except HarnessError as error:
+                if not store.kept or store.resumable in error.remedy:
+                    raise
+                remedy = (
+                    f"{error.remedy}; {store.resumable}" if error.remedy else store.resumable.capitalize()
+                )
+                raise type(error)(error.problem, remedy) from error
 
 
-def _take(output: Path, identity: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
-    """Locks a folder for this run, and writes or compares its settings.
-
-    Raises:
-        HarnessError: see `opened`.
-    """
-    refuse_taken(output)
-    there, folder = output.is_dir(), output / manifest.UNFINISHED
-    folder.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(locked(folder / LOCK, output))
-    for other in sorted(folder.glob(f"{LOCK}-*")):
-        with locked(other, output):  # which a rank may still hold after its rank 0 has ended
-            pass
-    refuse_taken(output)  # a process that finished meanwhile has released the lock
-    stack.callback(_tidy, output, there)
-    sign(folder)
-    compare(output / manifest.UNFINISHED, output, identity)
-
-
-def _read(output: Path, identity: Mapping[str, Any], own: contextlib.ExitStack, kind: str) -> RolloutStore:
-    """The saved responses in a folder that rank 0 has locked, as this rank reads it.
-
-    Raises:
-        HarnessError: this rank sees another folder than rank 0, or other settings.
-    """
-    if ranks.rank() > 0:
-        if not (output / manifest.UNFINISHED / RUN).is_file():
-            raise HarnessError(
-                f"rank {ranks.rank()} does not find in --output {output} what rank 0 has written there",
-                "Name a folder on a file system that all machines share",
-            )
-        own.enter_context(locked(output / manifest.UNFINISHED / f"{LOCK}-{ranks.rank()}", output))
-        compare(output / manifest.UNFINISHED, output, identity)
-    return own.enter_context(contextlib.closing(RolloutStore(output, identity, kind)))
-
-
-def refuse_taken(output: Path) -> None:
-    """Refuses an output folder in which a run can neither begin nor resume.
-
-    Raises:
-        HarnessError: it holds a finished run, or other files.
-    """
-    if (output / manifest.NAME).is_file():
-        _tidy(output, there=True)  # a process may have been killed between the manifest and this
-    if (output / manifest.NAME).is_file() or not (output / manifest.UNFINISHED).is_dir():
-        manifest.refuse_occupied(output)
-        return
-    # Files that a killed process may already have moved up.
-    strange = {path.name for path in output.iterdir()} - {manifest.UNFINISHED, *FINISHED}
-    if strange:
-        raise HarnessError(
-            f"--output {output} holds {sorted(strange)[0]} beside its unfinished rollouts",
-            "Move it elsewhere",
-        )
-
-
-def _tidy(output: Path, there: bool) -> None:
-    """Removes a finished run's working files, or a run without a response; also the folder if it is new."""
-    folder, finished = output / manifest.UNFINISHED, (output / manifest.NAME).is_file()
-    if finished or not any(path.stat().st_size for path in folder.glob(SHARDS)):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not (finished or there):
-            with contextlib.suppress(OSError):
-                output.rmdir()
-
-
-def discard(output: Path) -> None:
-    """Removes an unfinished run.
-
-    Raises:
-        HarnessError: a process is working on it.
-    """
-    with locked(output / manifest.UNFINISHED / LOCK, output):
-        shutil.rmtree(output)
+def _has_responses(folder: Path) -> bool:
+    return any(path.stat().st_size for path in folder.glob(SHARDS))

@@ -59,10 +59,11 @@ _DIGIT = re.compile(r"\d")
 _ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?(?:e\W*)?", re.IGNORECASE)
 _OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer|\bans)$", re.IGNORECASE)
 _SENTENCE_BREAK = re.compile(r"[.!?;\n。！？；](?:(?<=[\n。！？；])|(?=\s|[\"')*]{1,3}\s))")
+_NO_TEXT = re.compile(r"[ \n*#>`$\\\[]*")
 _LISTED_LINES = re.compile(r"[\s*>(-]{0,20}A[).:].{0,150}\n[\s*>(-]{0,20}B[).:]")
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
-HEAD, TAIL = 300, 700
+HEAD, TAIL = 300, 500
 """Characters at the start and at the end that are searched for all phrases."""
 
 _ROWS: dict[str, list[phrases.Phrase]] = {}
@@ -70,6 +71,7 @@ for _phrase in phrases.PHRASES:
     for _word in _phrase.keys:
         _ROWS.setdefault(_word, []).append(_phrase)
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
+_BE = frozenset("is are as appears be being".split())
 _KEYS = frozenset(map(str.encode, _ROWS))
 
 
@@ -146,7 +148,7 @@ def _find(part: str, options: OptionSet) -> int | None:
     found = options.named(plain(part)) if len(part) < 200 else _last_line(part, options)
     if found is not None or len(part) < 60 and _ALPHABET.fullmatch(part):
         return found
-    weak = None
+    weak, part = None, _excerpt(part)
     for end, sentence in _sentences(part):
         stated = _statement(plain(sentence), options)
         if stated and stated[1]:
@@ -175,65 +177,76 @@ def _last_line(part: str, options: OptionSet) -> int | None:
     return None if before and options.index(before[2]) == index - 1 else index
 
 
-def _sentences(part: str) -> Iterator[tuple[int, str]]:
-    """The sentences with phrases, with their markup, last first, and where each ends.
+def _excerpt(part: str) -> str:
+    """The first 300 and the last 500 characters, and between them the last line or sentence with "answer".
 
-    Only they are read of a long response, which makes it fast. Between the last 700 and the first 300
-    characters nothing counts but the last "answer".
+    No more is read of a long response, which makes it fast.
     """
-    lowered = part.lower()
-    if len(lowered) != len(part):  # a letter that is two in lower case would shift every position
-        lowered = part
-    tail = len(part) - TAIL if len(part) > HEAD + TAIL else 0
-    middle = lowered.rfind("answer", HEAD, tail) if tail else -1
-    before = len(part) + 1
-    for low, high in ((tail, len(part)), (middle, middle + 40), (0, HEAD if tail else 0)):
-        for place in sorted(_places(lowered[low:high]), reverse=True) if 0 <= low < high else ():
-            if low + place < before:
-                before, end = _bounds(part, low + place)
-                yield end, part[before:end]
+    if len(part) <= HEAD + TAIL:
+        return part
+    tail = len(part) - TAIL
+    middle = part.rfind("nswer", HEAD, tail)
+    between = part[_start(part, middle) : _end(part, middle)] if middle > 0 else ""
+    return "\n".join((part[: _end(part, HEAD)], between, part[_start(part, tail) :]))
 
 
-def _places(lowered: str) -> Iterator[int]:
-    """Where phrases may stand in a text with its markup."""
-    words = lowered.encode("ascii", "replace").translate(_LETTERS).split()
-    for word in _KEYS.intersection(words):
-        rows, place = _ROWS[word.decode()], -1
-        while (place := lowered.find(word.decode(), place + 1)) >= 0:
-            window = lowered[place : place + 240]
-            for row in rows if not lowered[place - 1 : place].isalnum() else ():
-                opens = (
-                    lowered[max(0, place - 8) : place].rstrip(" *_#").removesuffix("in").rstrip(" *_#")[-1:]
-                )
-                if row.pattern.match(window) and _leads(row.lead, opens, lowered, place):
-                    yield place
-                    break
-    if not lowered.isascii() and any(key in lowered for key in "答选正结而的"):
-        yield from (match.start() for match in phrases.CHINESE.finditer(lowered))
+def _sentences(text: str) -> Iterator[tuple[int, str]]:
+    """The sentences with phrases, with their markup, last first, and where each ends."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a letter that is two in lower case would shift every position
+        lowered = text
+    start, tail = len(text) + 1, max(0, len(text) - TAIL)
+    for low, high in ((tail, len(text)), (0, tail)):  # most responses end in their answer
+        for place in sorted(_places(lowered, low, high), reverse=True):
+            if place < start:
+                start, end = _start(text, place), _end(text, place)
+                if _OPEN_END.search(text[max(place, end - 15) : end].rstrip(" *_`#$\n")):
+                    listed = _LISTED_LINES.match(text, end)  # the options, or what is stated, follow
+                    behind = _NO_TEXT.match(text, end)
+                    end = listed.end() if listed else _end(text, behind.end() if behind else end)
+                yield end, text[start:end]
 
 
-def _leads(lead: "re.Pattern[str] | None", opens: str, lowered: str, place: int) -> bool:
-    """Whether what has to stand before a phrase does, in a text with its markup."""
-    if lead is None or lead is phrases.OPENING:
-        return lead is None or opens in ".\n:!?;"
-    before = lowered[max(0, place - 40) : place].replace("*", "")
-    return not phrases.BE.isdisjoint(before.split()[-4:]) and lead.search(before) is not None
-
-
-def _bounds(text: str, place: int) -> tuple[int, int]:
-    """Where the sentence begins and ends in which a place lies; if what it states follows, behind that."""
+def _start(text: str, place: int) -> int:
+    """Where the sentence or line begins in which a place lies, at most 400 characters before it."""
     first = max(0, place - 400)
     line = max(first, text.rfind("\n", first, place) + 1)
-    start = max(text.rfind(mark, line, place) for mark in (". ", "! ", "? ", "。", "; "))
-    end = _SENTENCE_BREAK.search(text, place)
-    stop = end.end() if end else len(text)
-    if _OPEN_END.search(text[max(place, stop - 15) : stop].rstrip(" *_`#$\n")):
-        listed = _LISTED_LINES.match(text, stop)
-        while stop < len(text) and text[stop] in " \n*#>`$\\[":
-            stop += 1
-        end = _SENTENCE_BREAK.search(text, stop)
-        stop = listed.end() if listed else end.end() if end else len(text)
-    return max(start + 1, line), min(stop, place + 800)
+    return max(line, 1 + max(text.rfind(". ", line, place), text.rfind("! ", line, place),
+                             text.rfind("? ", line, place), text.rfind("; ", line, place),
+                             text.rfind("。", line, place)))  # fmt: skip
+
+
+def _end(text: str, place: int) -> int:
+    """Where the sentence or line ends in which a place lies."""
+    match = _SENTENCE_BREAK.search(text, place)
+    return match.end() if match else len(text)
+
+
+def _places(lowered: str, low: int, high: int) -> Iterator[int]:
+    """Where phrases may stand in a part of a text with its markup."""
+    part = lowered[low:high]
+    for word in _KEYS.intersection(part.encode("ascii", "replace").translate(_LETTERS).split()):
+        key = word.decode()
+        place = lowered.find(key, low, high)
+        while place >= 0:
+            if not place or not lowered[place - 1].isalnum():
+                for row in _ROWS[key]:
+                    if row.lead is None or _leads(row.lead, lowered, place):
+                        if row.pattern.match(lowered, place, place + 240):
+                            yield place
+                            break
+            place = lowered.find(key, place + 1, high)
+    if not part.isascii() and any(key in part for key in "答选正而"):
+        yield from (match.start() for match in phrases.CHINESE.finditer(lowered, low, high))
+
+
+def _leads(lead: "re.Pattern[str]", lowered: str, place: int) -> bool:
+    """Whether what has to stand before a phrase does, in a text with its markup."""
+    if lead is phrases.OPENING:
+        before = lowered[max(0, place - 8) : place].rstrip(" *_#")
+        return before.removesuffix("in").rstrip(" *_#")[-1:] in ".\n:!?;"
+    before = lowered[max(0, place - 40) : place]
+    return not _BE.isdisjoint(before.rsplit(None, 4)) and lead.search(before.replace("*", "")) is not None
 
 
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
@@ -289,7 +302,7 @@ def _phrase_states(
 
 def _without_asides(sentence: str, options: OptionSet) -> str:
     """A sentence without what it sets an option against; no option has such a word itself."""
-    if options.has_asides or not any(word in sentence for word in phrases.ASIDE_KEYS):
+    if not phrases.MAY_BE_ASIDE.search(sentence) or options.has_asides:
         return sentence
     return phrases.ASIDE.sub("", sentence)
 
@@ -371,8 +384,8 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     part = part.strip()
     if not part:
         return None
-    stop = _bounds(part, 0)[1]
-    opening = plain(part[: stop if stop > 6 else _bounds(part, stop)[1]][:HEAD])
+    stop = _end(part, 0)
+    opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
     found = _beginning(opening, options)
     found = weak if found is None else found
     if found is not None:
@@ -380,7 +393,9 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     if part[-1] == "?" or _may_list(part[-400:]) and _LISTED.search(plain(part[-600:])):
         return None
     end = part.rstrip(" .!\n*`$\\]})")
-    last = plain(part[max(_bounds(part, len(end))[0], len(end) - 400) :]).rstrip(" .!")
+    last = plain(part[_start(part, len(end)) :]).rstrip(" .!")
+    if len(part) >= HEAD + TAIL:  # reasoning, which begins with no answer
+        opening = ""
     for sentence in (last, opening) if options.numeric else (opening, last):
         found = _concluded(sentence, options)
         if found is not None and not phrases.GIVEN_UP.search(sentence):
@@ -426,4 +441,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=3)
+SCORER = Scorer("choice", choice, fields=("choices",), version=4)

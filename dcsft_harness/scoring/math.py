@@ -575,12 +575,21 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two extracted answers are equal as `math` compares a gold with an answer."""
-    return any(equal(ours, theirs) for ours in _read_once(one) for theirs in _read_once(other))
+    """Whether two extracted answers are equal, as `math` compares a gold with an answer."""
+    return any(equal(ours, theirs) or equal(theirs, ours) for ours in _read(one) for theirs in _read(other))
+
+
+def answer_form(text: str) -> object:
+    """What an extracted answer states beside its values: units, names, an order, a second reading."""
+    return repr([(one.is_ordered, sorted(map(_form, one.parts))) for one in _read(text)])
+
+
+def _form(part: Part) -> str:
+    return f"{part.kind} {part.unit is not None} {part.name != ''} {[*map(_form, part.items)]}"
 
 
 @lru_cache(maxsize=1024)
-def _read_once(text: str) -> list[Answer]:
+def _read(text: str) -> list[Answer]:
     return readings(text)
 
 
@@ -590,4 +599,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, version=3)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=3)

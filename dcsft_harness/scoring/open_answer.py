@@ -22,7 +22,7 @@ from fractions import Fraction
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.choice import choice
 from dcsft_harness.scoring.formulas import Unreadable, value
-from dcsft_harness.scoring.math import Answer, equal, parse_gold, readings, same_answer, stated
+from dcsft_harness.scoring.math import Answer, answer_form, equal, parse_gold, readings, same_answer, stated
 from dcsft_harness.scoring.normalize import answer_part, bounded, last_box, plain, sentences
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
@@ -138,4 +138,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, version=3)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=3)

@@ -214,18 +214,21 @@ def _is_whole(lowered: str, start: int, end: int) -> bool:
     """Whether no letter, digit or operator continues what stands there, and "no" stands alone."""
     word, before, after = lowered[start:end], lowered[start - 1 : start], lowered[end : end + 1]
     if word in _ALONE:
-        is_free = before in ("", *'.,;:!"(\n') or lowered[:start].endswith(
+        is_free = before in _BEFORE_ALONE or lowered[:start].endswith(
             (" is ", " be ", ", ", ". ", ": ", ") ")
         )
-        return is_free and after in ("", *".,;:!\"')")
-    if (
-        word[0].isascii()
-        and word[0].isalnum()
-        and (before.isalnum() and before.isascii() or before in (*"_.√^/",))
-    ):
+        return is_free and after in _AFTER_ALONE
+    if _is_plain(word[0]) and (_is_plain(before) or before in _JOINED_BEFORE):
         return False
-    is_open = word[-1].isascii() and word[-1].isalnum()
-    return not (is_open and (after.isalnum() and after.isascii() or after in (*"_√π^/",)))
+    return not (_is_plain(word[-1]) and (_is_plain(after) or after in _JOINED_AFTER))
+
+
+_BEFORE_ALONE, _AFTER_ALONE = frozenset(["", *'.,;:!"(\n']), frozenset(["", *".,;:!\"')"])
+_JOINED_BEFORE, _JOINED_AFTER = frozenset("_.√^/"), frozenset("_√π^/")
+
+
+def _is_plain(character: str) -> bool:
+    return character.isascii() and character.isalnum()
 
 
 @lru_cache(maxsize=8192)

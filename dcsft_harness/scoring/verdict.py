@@ -1,5 +1,6 @@
 """What a scorer is, and what it says of one response."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -102,7 +103,9 @@ class Scorer:
         fields: the keywords of `FIELDS` that it takes beside `answer`.
         check: called with a gold and the fields of its item; raises HarnessError where they do not fit.
         takes_truncated: whether it takes the keyword `truncated`.
-        same: whether two extracted answers are one vote; None: where their texts are equal.
+        same: whether two extracted answers are equal, in either order; None: where their texts are. It need
+            not be transitive, as `votes` is: 5 cm is 5 and 50 mm, which is not 5.
+        form: what an answer states beside its value, such as a unit; `same` is transitive within a form.
         version: raised with every change that can alter a verdict.
     """
 
@@ -113,6 +116,7 @@ class Scorer:
     check: Callable[..., None] | None = None
     takes_truncated: bool = True
     same: Callable[[str, str], bool] | None = None
+    form: Callable[[str], object] = type
     version: int = 1
 
     def __call__(self, response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
@@ -141,15 +145,28 @@ class Scorer:
         return verdicts
 
     def votes(self, extracted: Sequence[Extracted]) -> list[str | None]:
-        """The vote of each extracted answer to one item: equal answers vote for the first of them.
+        """The vote of each extracted answer to one item: the first answer of its class.
+
+        Equal answers of one form are a class. Classes of several forms are one where answers of theirs are
+        equal, unless that would join two of the same form: 50 mm, 5 cm and 5 are one vote; 5 m, 5 cm and 5
+        are three. So the classes never overlap, and do not depend on the order of the answers.
 
         Args:
             extracted: the answers as verdicts have them; None is no vote.
         """
         texts = [one if isinstance(one, str | None) else json.dumps(one) for one in extracted]
-        chosen: dict[str, str] = {}
-        for text in texts:
-            if text is not None and text not in chosen:
-                equal = (other for other in chosen.values() if self.same and self.same(other, text))
-                chosen[text] = next(equal, text)
-        return [None if text is None else chosen[text] for text in texts]
+        same, first = self.same, dict[str, str]()
+        forms = {text: self.form(text) for text in texts if text is not None}
+        for text in forms if same else ():
+            equal = (one for one in first.values() if forms[one] == forms[text] and same(one, text))
+            first[text] = next(equal, text)
+        groups = {text: {text} for text in first.values()}
+        for one, other in itertools.combinations(first, 2):
+            ours, theirs = groups[first[one]], groups[first[other]]
+            if ours is not theirs and forms[one] != forms[other] and same and same(one, other):
+                groups.update(dict.fromkeys(ours | theirs, ours | theirs))
+        for group in groups.values():
+            if 1 < len(group) == len({forms[text] for text in group}):
+                leader = next(text for text in first if text in group)
+                first = {text: leader if one in group else one for text, one in first.items()}
+        return [text if text is None else first.get(text, text) for text in texts]

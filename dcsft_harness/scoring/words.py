@@ -40,4 +40,18 @@ def exact_word(response: str, *, answer: str, truncated: bool = False) -> Verdic
     return Verdict(float(found == gold), found)
 
 
+def can_become_right(text: str, *, answer: str) -> bool:
+    """Whether a response that begins with a text can be right; the text may also be right as it is.
+
+    Args:
+        text: the beginning of a response, perhaps with half a character ("\ufffd") at its end.
+        answer: as of `exact_word`.
+    """
+    gold = normalise_word(answer)
+    left = text.rstrip("\ufffd").lstrip().lstrip(".").lower()
+    if gold.startswith(left):
+        return True
+    return left.startswith(gold) and not left[len(gold) :].rstrip().strip(".")
+
+
 SCORER = Scorer("exact_word", exact_word, version=2)

@@ -38,4 +38,5 @@ STAGE = Stage(
     about="Also shown: where each run stood when the cheapest had ended, in samples, tokens and time.",
     example="dcsft compare-cost sft grpo --scores scores-sft --scores scores-grpo",
     show=lambda notes: str(notes["table"]),
+    light=(0.2e9, 0.1),
 )

@@ -13,6 +13,7 @@ from dcsft_harness.stages.stage import (
     counted,
     difficulties,
     figure_paths,
+    percent,
     with_paths,
 )
 
@@ -52,6 +53,19 @@ def summary(notes: Mapping[str, Any]) -> str:
     return difficulties(notes) + (f" ({', '.join(parts)})" if parts else "")
 
 
+def against_known(notes: Mapping[str, Any]) -> str:
+    """Precision and recall of the suspects and of all hard items, where the pool lists its wrong labels."""
+    found = notes.get("known_wrong")
+    if not found:
+        return ""
+    parts = [
+        f"{one['items']} {name}, {one['found']} of them wrong (precision {percent(one['precision'])}, recall "
+        f"{percent(one['recall'])})"
+        for name, one in (("suspects", found["suspects"]), ("hard items", found["hard"]))
+    ]
+    return f"The pool lists {found['wrong']} wrong labels: {'; '.join(parts)}.\n"
+
+
 STAGE = Stage(
     verb="curate",
     options=CurateOptions,
@@ -63,6 +77,8 @@ dcsft curate labels --keep easy,medium --mix hard=0.05 --size 500 --output curat
 dcsft curate labels --band 0.1,0.9 --output curated
 dcsft curate labels --weight "p(1-p)" --output curated
 dcsft curate labels --keep easy,medium,hard --suspect 0.75 --output curated""",
+    show=against_known,
     remarks=figure_paths,
     then="dcsft train sft --model CKPT --data {output} --output adapter",
+    light=(0.22e9, 1.0),
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.records import MARK, RIGHT
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
@@ -64,7 +64,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
     if output is not None:
         with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
-            text = json.dumps(notes, indent=2, ensure_ascii=False)
+            text = json_text(notes, indent=2)
             (draft.folder / FILE).write_text(text + "\n", encoding="utf-8")
             draft.notes |= notes
     return notes
@@ -224,4 +224,5 @@ STAGE = Stage(
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,
     remarks=remarks,
+    light=(0.6e9, 0.5),
 )

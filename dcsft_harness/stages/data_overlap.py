@@ -76,4 +76,5 @@ STAGE = Stage(
 dcsft curate labels --keep easy,medium --exclude overlap --output curated
 dcsft data overlap mine.jsonl held-out.jsonl --scorer exact_word --output overlap""",
     prepared=True,
+    light=(0.9e9, 0.2),
 )

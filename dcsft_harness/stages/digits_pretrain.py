@@ -32,4 +32,5 @@ STAGE = Stage(
     writes="checkpoint",
     example="""dcsft digits pretrain --output base
 dcsft digits pretrain --architecture qwen3_vl --families naming --steps 600 --output other""",
+    light=(1.5e9, 0.0),
 )

@@ -1,6 +1,6 @@
 """`dcsft evaluate`: Score a checkpoint, item by item: adapter -> scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from dcsft_harness.sampling import SamplingConfig
 
 
-class EvaluateOptions(opening.OwnTasks, opening.OwnRows, opening.Engine):
+class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
     """What to evaluate, and on what."""
 
     SECTION = "Tasks"
 
     tasks: tuple[str, ...] = option(
-        (), "lmms-eval tasks, groups or tags, comma-separated.", metavar="NAME,...", reads="tasks"
+        (),
+        "lmms-eval tasks, groups or tags, comma-separated; or files: your own tasks' YAML, or rows as --data"
+        " takes them.",
+        metavar="NAME|FILE,...",
+        reads="tasks",
     )
     data: Path | None = option(
         None,
@@ -119,21 +123,25 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
     from dcsft_harness import evaluation, lmms
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
         sampled = options.sampling()
-        (manifest.refuse_occupied if sampled is None else rollout_store.refuse_taken)(output)
+        manifest.refuse_occupied(output, resumes=sampled is not None)
         lmms.include(options.include_path)
         model, model_args, where = options.opened()
         if not options.tasks and options.data is None:
             raise HarnessError("--tasks and --data are missing", "Give one of them, or both")
-        opened = lmms.open_tasks(list(options.tasks)) if options.tasks else {}
+        rows = [name for name in options.tasks if opening.is_own(name) and not lmms.is_file(name)]
+        names = [name for name in options.tasks if name not in rows]
+        opened = lmms.open_tasks(names) if names else {}
         arguments, inputs = opening.model_arguments(model_args)
-        inputs |= prepared.inputs(opened)
-        described, noted = _add_own(opened, inputs, options)
+        inputs |= prepared.inputs(opened) | opening.task_files(names)
+        own = [*([] if options.data is None else [options.data]), *map(Path, rows)]
+        described, noted = _add_own(opened, inputs, own, options)
         opener = opening.opener(model, arguments, where, options.actors)
+        if where == "local":
+            opening.admit_answers(model, arguments, opened, options.samples, None, options.limit)
         if sampled is None:
             running = opener()
         elif where == "local":
@@ -151,33 +159,39 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
 
 
 def _add_own(
-    opened: dict[str, Any], inputs: dict[str, Path], options: EvaluateOptions
+    opened: dict[str, Any], inputs: dict[str, Path], files: Sequence[Path], options: EvaluateOptions
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Adds the user's own rows as a task, and their file to the inputs.
+    """Adds the user's own rows as tasks, one for each file, and the files to the inputs.
 
     Returns:
         Their entries for the manifest's configuration, and their notes.
     """
-    if options.data is None:
+    if not files:
         opening.refuse_own(options, "--data")
         return {}, {}
-    task, described, files = opening.pool(
-        None,
-        options.data,
-        options.scorer,
-        options.image_root,
-        skip=options.on_error == "skip",
-        outside=options.allow_outside_root,
-        keep_unreadable=False,
-    )
-    if task.config.task in opened:
-        raise HarnessError(
-            f"--data {options.data} becomes the task {task.config.task}, which --tasks names too",
-            "Rename the file",
+    described: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for number, file in enumerate(files):
+        task, entries, read = opening.pool(
+            None,
+            file,
+            options.scorer,
+            options.image_root,
+            skip=options.on_error == "skip",
+            outside=options.allow_outside_root,
+            keep_unreadable=False,
+            part=opening.part_of(options, held=True),
         )
-    opened[task.config.task] = task
-    inputs.update(files)
-    left_out = getattr(task, "left_out", {})
+        name = task.config.task
+        if name in opened:
+            raise HarnessError(f"{file} becomes the task {name}, and so does another one", "Rename the file")
+        opened[name] = task
+        inputs.update({role if number == 0 else f"{role} {name}": path for role, path in read.items()})
+        if number:
+            entries = {f"images_sha256 {name}": entries["images_sha256"]}
+        described |= entries
+        more = getattr(task, "left_out", {})
+        left_out |= more if number == 0 else {f"{file.name}, {row}": why for row, why in more.items()}
     noted = {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
     return described, noted if left_out else {}
 
@@ -241,4 +255,5 @@ dcsft evaluate --responses old.jsonl --task dcsft_digits --output scores
 dcsft evaluate --responses old.jsonl --scorer box_iou --box-space pixel --output scores""",
     prepared=True,
     then="dcsft leaderboard build {output} OTHER-SCORES... --output board",
+    light=None,
 )

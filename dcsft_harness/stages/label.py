@@ -34,6 +34,11 @@ class LabelOptions(Settings):
     box_space: Literal["pixel", "norm1000", "resized"] | None = option(
         None, "Of a log: the coordinates of boxes in the responses."
     )
+    exact: bool = option(
+        False,
+        "Also compute each item's exact pass rate, the probability that one response is right, from the model"
+        " that was sampled: one forward per item. For responses that exact_word scores.",
+    )
 
 
 def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes:
@@ -47,6 +52,11 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         from dcsft_harness.evaluation import responses
 
         logged = responses.holds_logs(rollouts)
+    if logged and options.exact:
+        raise HarnessError(
+            f"--exact needs the model of `dcsft sample`'s rollouts, and {rollouts} is a log of lmms-eval",
+            "Leave it out, or sample the pool with `dcsft sample`",
+        )
     if logged:
         rollouts = output.with_name(f"{output.name}-rollouts")
         responses.rollouts_of_logs(options.rollouts, rollouts, *given)
@@ -55,13 +65,43 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
             "Leave them out, or check the path",
         )
-    return with_paths(labels.label(rollouts, output), output)
+    return with_paths(labels.label(rollouts, output, options.exact, progress), output)
 
 
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of items of each difficulty."""
     words = {"unlabelled": "unlabelled", "censored": "settled early, without a pass rate"}
     return ", ".join([difficulties(notes), *counted(notes, words)])
+
+
+def shown(notes: Mapping[str, Any]) -> str:
+    """The table of `at_fewer_samples` and the labels' noise."""
+    return at_fewer_samples(notes) + exact(notes) + noise(notes)
+
+
+def exact(notes: Mapping[str, Any]) -> str:
+    """The exact pass rates' mean, and how they agree with the responses."""
+    found = notes.get("exact")
+    if not found:
+        return ""
+    return (
+        f"Exact pass rates: mean {percent(found['mean'])}, at most {found['uncounted']:.1g} too low. Against"
+        f" the responses: chi-squared {found['chi_squared']:.0f} on {found['chi_squared_items']} items "
+        f"({found['chi_squared_deviations']:+.1f} standard deviations).\n"
+    )
+
+
+def noise(notes: Mapping[str, Any]) -> str:
+    """How noisy the labels are, as a sentence; see `curation.noise`."""
+    found = notes.get("noise")
+    if not found:
+        return ""
+    source = {"exact": "from the exact pass rates", "counts": "estimated from the counts"}[found["source"]]
+    return (
+        f"Another labeling of {found['samples']} responses is expected to change the class of "
+        f"{percent(found['changed'])} of the items. {percent(found['misplaced'])} are misplaced: not in the "
+        f"class that they get most often ({source}).\n"
+    )
 
 
 def at_fewer_samples(notes: Mapping[str, Any]) -> str:
@@ -84,11 +124,14 @@ STAGE = Stage(
     summary=summary,
     writes="labels",
     example="""dcsft label rollouts --output labels
+dcsft label rollouts --exact --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Prints pass@g of the pool, and what labels of fewer responses would be, over all subsets of g."
+    about="Prints pass@g of the pool, what labels of fewer responses would be, over all subsets of g, and how"
+    " many items another labeling would place in another class."
     " Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
     " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
-    show=at_fewer_samples,
+    show=shown,
     remarks=figure_paths,
     then="dcsft curate {output} --keep easy,medium --output curated",
+    light=(0.21e9, 0.0),
 )

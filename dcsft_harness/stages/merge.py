@@ -60,4 +60,5 @@ STAGE = Stage(
     " that answers otherwise is not kept. The report is its parity.json.",
     example="dcsft merge adapter --output merged",
     pushes=True,
+    light=None,
 )

@@ -3,7 +3,7 @@
 Heavy packages are imported inside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,11 @@ from dcsft_harness.settings import Settings, flag, option
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import ProcessorMixin
 
+    from dcsft_harness.artifacts.usage import Estimate
     from dcsft_harness.lmms import Model, Task
+    from dcsft_harness.sampling.own_data import Part
     from dcsft_harness.stages.stage import Notes, Stage
     from dcsft_harness.training.config import TrainingConfig
     from dcsft_harness.training.launching import Launch
@@ -43,6 +46,18 @@ class OwnRows(Settings):
     allow_outside_root: bool = option(
         False,
         "With rows of your own: images may also lie outside the image root: absolute paths, .., links.",
+    )
+
+
+class OwnPart(OwnRows):
+    """The part of a user's own rows that a stage reads."""
+
+    held_out: float | None = option(
+        None,
+        "With rows of your own: the share of them to hold out, such as 0.1. Sampling and training leave these"
+        " rows out; evaluation reads these alone. Content decides which: give the same share everywhere.",
+        gt=0,
+        lt=1,
     )
 
 
@@ -97,7 +112,9 @@ class Engine(Settings):
         Raises:
             HarnessError: processes are asked for that cannot be started, or one of them failed.
         """
-        if self.num_processes is None:
+        from dcsft_harness.artifacts import usage
+
+        if self.num_processes is None or usage.PLANNING.get() is not None:
             return None
         from dcsft_harness.training.launching import Launch
 
@@ -154,18 +171,25 @@ def refuse_own(options: OwnRows, instead: str) -> None:
     Raises:
         HarnessError: names the option.
     """
-    for name in OwnRows.model_fields:
-        if getattr(options, name):
+    for name in OwnPart.model_fields:
+        if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
             raise HarnessError(f"{flag(name)}{value} goes with {instead}", "Leave it out")
 
 
-def own_training_rows(data: str, options: OwnRows, pairs: bool = False) -> "Dataset":
+def part_of(options: OwnPart, held: bool = False) -> "Part | None":
+    """The part of the rows that `--held-out` leaves, or holds out; None for all rows."""
+    from dcsft_harness.sampling import own_data
+
+    return None if options.held_out is None else own_data.Part(options.held_out, held)
+
+
+def own_training_rows(data: str, options: OwnPart, pairs: bool = False) -> "Dataset":
     """A user's own rows as training data; see `conversations.from_rows`."""
     from dcsft_harness.curation import conversations
 
     root, outside = options.image_root, options.allow_outside_root
-    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs)
+    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs, part_of(options))
 
 
 def pool(
@@ -176,6 +200,7 @@ def pool(
     skip: bool,
     outside: bool = False,
     keep_unreadable: bool = True,
+    part: "Part | None" = None,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
 
@@ -193,11 +218,29 @@ def pool(
                 raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
         if outside:
             raise HarnessError("--allow-outside-root goes with --data", "A --task brings its own images")
-        return _single(lmms.open_tasks([str(task)]), str(task)), {}, {}
+        if part is not None:
+            raise HarnessError(
+                f"--held-out {part.share:g} goes with --data", "Name a file of your own, or two tasks"
+            )
+        if is_own(str(task)) and not lmms.is_file(str(task)):
+            raise HarnessError(f"--task {task} is a file or folder of rows", f"Give it as --data {task}")
+        return _single(lmms.open_tasks([str(task)]), str(task)), {}, task_files([str(task)])
     path, root = Path(data), None if image_root is None else Path(image_root)
-    pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable)
-    described = {"scorer": scorer, "images_sha256": own_data.images_sha256(path, root, outside)}
+    pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable, part)
+    described: dict[str, Any] = {
+        "scorer": scorer,
+        "images_sha256": own_data.images_sha256(path, root, outside),
+    }
+    if part is not None:
+        described["held_out"] = part.share
     return pool, described, {"data": path}
+
+
+def task_files(names: Sequence[str]) -> dict[str, Path]:
+    """The YAML files among the names of tasks, by their role in a manifest."""
+    from dcsft_harness import lmms
+
+    return {f"task {Path(name).stem}": Path(name) for name in names if lmms.is_file(name)}
 
 
 def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
@@ -231,6 +274,115 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
     return spread
 
 
+# Whether what answers fits on its device.
+
+LOOKED_AT = 8
+"""Documents of a task, evenly spaced, whose longest prompt stands for all."""
+
+
+def admit_answers(
+    model: str,
+    arguments: str,
+    tasks: Mapping[str, "Task"],
+    samples: int,
+    new_tokens: int | None,
+    limit: int | None,
+) -> None:
+    """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
+
+    Args:
+        model: its lmms-eval name. Only dcsft_hf's needs are known; others plan their own memory.
+        arguments: of the model.
+        tasks: from `lmms.open_tasks`.
+        samples: responses of an item.
+        new_tokens: the longest response; None takes the tasks' own limits.
+        limit: only the first documents of each task.
+
+    Raises:
+        Planned: this is a dry run.
+        HarnessError: it does not fit.
+    """
+    from dcsft_harness.artifacts import usage
+
+    planning = usage.PLANNING.get() is not None
+    if model != "dcsft_hf":
+        if planning:
+            usage.admit(usage.Estimate(usage.planned_device(), {}))
+        return
+    try:
+        estimate = _answering(arguments, tasks, samples, new_tokens, limit, planning)
+    except (HarnessError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        if planning:
+            raise
+        return  # what is wrong with the model is its loader's to say
+    usage.admit(estimate)
+
+
+def _answering(
+    arguments: str,
+    tasks: Mapping[str, "Task"],
+    samples: int,
+    new_tokens: int | None,
+    limit: int | None,
+    planning: bool,
+) -> "Estimate":
+    import torch
+
+    from dcsft_harness.artifacts import usage
+    from dcsft_harness.models import checkpoint, estimates
+    from dcsft_harness.models.settings import ModelSettings
+
+    settings = ModelSettings.parse(dict(part.split("=", 1) for part in arguments.split(",") if part))
+    device = usage.planned_device(settings.device)
+    anatomy = estimates.Anatomy(checkpoint.open_config(settings), settings.trust_remote_code)
+    stored = anatomy.config.dtype if isinstance(anatomy.config.dtype, torch.dtype) else torch.float32
+    named = getattr(torch, settings.dtype) if settings.dtype not in (None, "auto") else None
+    kind = named or (stored if device.kind == "cuda" or settings.dtype == "auto" else torch.float32)
+    processor = checkpoint.open_processor(settings)
+    tokens, items = 1, 0
+    longest = new_tokens or 1
+    for task in tasks.values():
+        count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+        items += count
+        step = max(count // LOOKED_AT, 1)
+        tokens = max([tokens, *(_prompt_tokens(task, at, processor) for at in range(0, count, step))])
+        if new_tokens is None:
+            longest = max(longest, int((task.config.generation_kwargs or {}).get("max_new_tokens") or 128))
+    together = min(settings.batch_size, max(items, 1))
+    while True:  # batches are made smaller where memory asks for it
+        rows = together * samples
+        parts = estimates.generation(anatomy, kind.itemsize, rows, together, tokens, longest, device)
+        if together == 1 or sum(parts.values()) <= device.free:
+            break
+        together = (together + 1) // 2
+    seconds = 0.0
+    if planning:
+        prompt = anatomy.arithmetic.forward(tokens, tokens * anatomy.patches_per_token)
+        work = {
+            "operations": items * (prompt + anatomy.arithmetic.forward(samples * longest, 0)),
+            "steps": items / together * longest,
+        }
+        seconds = estimates.seconds(anatomy, device, work, anatomy.stored())
+    chosen = {"items at a time": together}
+    remedy = "Lower max_pixels in --model-args, or give --engine dcsft_vllm with tensor_parallel_size=N"
+    if device.kind == "cpu" and kind.itemsize > stored.itemsize:
+        remedy = f"Give --model-args dtype={str(stored).removeprefix('torch.')}"
+    return usage.Estimate(device, parts, seconds, settings=chosen, remedy=remedy)
+
+
+def _prompt_tokens(task: "Task", doc_id: int, processor: "ProcessorMixin") -> int:
+    """Tokens of a document's prompt, images included; 0 if it cannot be read, which is refused elsewhere."""
+    from dcsft_harness import lmms
+    from dcsft_harness.models.batching import count_tokens, tokenize
+
+    try:
+        item, images = lmms.describe(task, doc_id)
+    except HarnessError:
+        return 0
+    text = item.prompt
+    return 12 + count_tokens(processor, text, tokenize(processor, text) + [0] * len(images), images)
+
+
 def _single(tasks: dict[str, "Task"], name: str) -> "Task":
     if len(tasks) != 1:
         raise HarnessError(
@@ -260,7 +412,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     return ",".join(parts), inputs
 
 
-def training_data(data: str, options: OwnRows) -> "Path | Dataset":
+def training_data(data: str, options: OwnPart) -> "Path | Dataset":
     """A curated set's folder unchanged, or a task's documents or a user's rows as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 
@@ -274,9 +426,10 @@ def training_data(data: str, options: OwnRows) -> "Path | Dataset":
         return Path(data)
     from dcsft_harness import lmms
     from dcsft_harness.curation import conversations
+    from dcsft_harness.sampling.own_files import unknown_data
 
     if data not in lmms.task_index():
-        raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+        raise unknown_data(data, lmms.task_index())
     return conversations.from_task(_single(lmms.open_tasks([data]), data))
 
 

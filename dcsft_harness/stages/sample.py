@@ -11,12 +11,14 @@ from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
 
-class SampleOptions(SamplingConfig, opening.OwnTasks, opening.OwnRows, opening.Engine):
+class SampleOptions(SamplingConfig, opening.OwnTasks, opening.OwnPart, opening.Engine):
     """What to sample from, and how."""
 
     SECTION = "Pool"
 
-    task: str | None = option(None, "The pool: any lmms-eval task.", reads="pool")
+    task: str | None = option(
+        None, "The pool: any lmms-eval task, or the YAML file of your own.", reads="pool"
+    )
     data: Path | None = option(
         None,
         "Or rows of your own: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
@@ -31,12 +33,12 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
     if launched is not None:
         return launched
     from dcsft_harness import lmms, sampling
+    from dcsft_harness.artifacts import manifest
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.sampling import rollout_store
 
     ranks.join()
     with ranks.agreed():
-        rollout_store.refuse_taken(output)
+        manifest.refuse_occupied(output, resumes=True)
         config = options.part(SamplingConfig)
         lmms.include(options.include_path)
         model, model_args, where = options.opened()
@@ -47,11 +49,17 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
             options.image_root,
             skip=config.on_error == "skip",
             outside=options.allow_outside_root,
+            part=opening.part_of(options),
         )
         arguments, folders = opening.model_arguments(model_args)
         lmms.check_model(model, arguments)
         opener = opening.opener(model, arguments, where, options.actors)
         folders |= prepared.inputs([pool.config.task])
+        if where == "local":
+            named = {pool.config.task: pool}
+            opening.admit_answers(
+                model, arguments, named, config.samples, config.max_new_tokens, config.limit
+            )
     settings = {"model": model, "model_args": model_args, **described}
     return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
 
@@ -93,4 +101,5 @@ dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollout
 dcsft sample --model CKPT --engine dcsft_vllm --task dcsft_digits_pool --output rollouts""",
     prepared=True,
     then="dcsft label {output} --output labels",
+    light=None,
 )

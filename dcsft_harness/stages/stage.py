@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts import KINDS, Artifact, manifest
+from dcsft_harness.artifacts import KINDS, Artifact, manifest, usage
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, extra, flag
@@ -59,6 +59,8 @@ class Stage:
         passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
         show: notes -> text for stdout after the closing line.
         remarks: notes -> text for stderr after that.
+        light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs.
+            None for a stage that calls `usage.admit` itself.
         then: the command that usually follows, with {output} for the artifact's folder; "" for none.
     """
 
@@ -76,6 +78,50 @@ class Stage:
     show: Callable[[Mapping[str, Any]], str] | None = None
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
     then: str = ""
+    light: tuple[float, float] | None = (0.3e9, 0.0)
+
+    def plan(
+        self,
+        output: str | os.PathLike[str],
+        device: str | None = None,
+        **options: Any,  # noqa: ANN401 - the options' own types
+    ) -> usage.Estimate:
+        """What the stage needs, after all checks that need no weights; runs and writes nothing.
+
+        Args:
+            output: the folder that the stage would write.
+            device: "cpu", "cuda", or the memory of a GPU such as "24 GB"; by default this process's device.
+            options: the stage's own.
+
+        Raises:
+            HarnessError: an option, the model or the data cannot be used.
+        """
+        given = self.options.from_options(options)
+        where = usage.Device.named(device)
+        if self.light is not None:
+            return self._light(given, where)
+        reset = usage.PLANNING.set(where)
+        try:
+            self.run(given, Path(output), None)
+        except usage.Planned as planned:
+            return planned.estimate
+        finally:
+            usage.PLANNING.reset(reset)
+        return usage.Estimate(where, {})
+
+    def _light(self, given: Settings, device: usage.Device) -> usage.Estimate:
+        assert self.light is not None
+        size = 0
+        for name, value, kind in self.reading(
+            {name: getattr(given, name) for name in given.model_fields_set}
+        ):
+            for one in value if isinstance(value, list | tuple) else [value]:
+                path = Path(str(one).rpartition("=")[2])
+                if kind == "artifact" and not path.exists():
+                    raise HarnessError(f"{name} {path} does not exist", "Check the path")
+                size += usage.bytes_of(path)
+        memory, factor = self.light
+        return usage.Estimate(device, {"process": memory + factor * size}, 2.0 + size / 5e7, float(size) / 2)
 
     def __call__(
         self,

@@ -34,4 +34,5 @@ STAGE = Stage(
     pushes=True,
     passes="trl.SFTConfig",
     then="dcsft sample --model {output} --task POOL --output rollouts",
+    light=None,
 )

@@ -487,4 +487,5 @@ STAGE = Stage(
     pushes=True,
     passes="trl.DPOConfig",
     then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
+    light=None,
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
+from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.stages.training import AdapterInputs, start, summary
 from dcsft_harness.training.config import GrpoConfig
@@ -22,7 +23,11 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
         settings = {} if options.scorer is None else {"scorer": options.scorer}
         with ranks.agreed():
             rows, judge = grpo.open_data(
-                options.data, options.scorer, options.image_root, options.allow_outside_root
+                options.data,
+                options.scorer,
+                options.image_root,
+                options.allow_outside_root,
+                opening.part_of(options),
             )
         return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
 
@@ -41,4 +46,5 @@ STAGE = Stage(
     pushes=True,
     passes="trl.GRPOConfig",
     then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
+    light=None,
 )

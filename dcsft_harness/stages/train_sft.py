@@ -34,4 +34,5 @@ STAGE = Stage(
     pushes=True,
     passes="trl.SFTConfig",
     then="dcsft evaluate --model {output} --tasks TASK,... --output scores",
+    light=None,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=TrainingConfig)
 
 
-class TrainInputs(opening.OwnTasks, opening.OwnRows):
+class TrainInputs(opening.OwnTasks, opening.OwnPart):
     """The inputs and the launch of every training stage."""
 
     SECTION = "What to train, and where"
@@ -95,8 +95,9 @@ def start(
         for named in (resolve(options.model), getattr(options, "adapter", None), options.data):
             if named is not None:
                 manifest.refuse_newer(Path(named))
-    if launch is not None:
+    if launch is not None and usage.PLANNING.get() is None:
         return opening.launched(launch, stage, options, output, config)
+    reset = launching.PLANNED.set(launch)
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
         if progress is not None:
@@ -105,7 +106,10 @@ def start(
     more: dict[str, Any] = {"adapter": getattr(options, "adapter", None), "progress": report}
     if opening.is_own(options.data) or not Path(options.data).is_dir():
         more["source"] = Path(options.data).name if Path(options.data).exists() else options.data
-    return train(resolve(options.model), config, more)
+    try:
+        return train(resolve(options.model), config, more)
+    finally:
+        launching.PLANNED.reset(reset)
 
 
 def conversations(options: TrainInputs) -> "Path | Dataset":

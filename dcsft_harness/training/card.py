@@ -216,6 +216,7 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
     found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
     for folder in folders:
         scores = manifest.read(folder, "scores")
+        manifest.refuse_changed(folder)
         of_base = _of_base(made, scores)
         for task, said in scores.notes["tasks"].items():
             if (task, of_base) in found:
@@ -269,13 +270,16 @@ def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) 
         place: the folder's final place, if it will move: its manifest names inputs relative to that.
 
     Raises:
-        HarnessError: neither an adapter nor a checkpoint, or scores of another model.
+        HarnessError: neither an adapter nor a checkpoint, scores of another model, or one of the folders was
+            changed after it was written.
     """
     made = manifest.read(folder)
     if made.kind not in KINDS:
         raise HarnessError(
             f"{folder} holds {made.kind}, which has no card", "Give an adapter or a checkpoint"
         )
+    if place is None:
+        manifest.refuse_changed(folder)
     made = replace(made, folder=place or folder)
     (folder / manifest.CARD).write_text(card(made, read_scores(made, scores)), encoding="utf-8")
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, flag, option, shown
 
 TARGETS = ("all", "language", "vision")
@@ -52,6 +52,11 @@ _OWN: dict[str, str] = {
 OWN = {name: remedy for names, remedy in _OWN.items() for name in names.split()}
 """Arguments of TRL and transformers, including former names, that we set under another name -> what to use
 instead. `extra` accepts neither these nor the names of our own options."""
+TRACKERS = (
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
+    "neptune", "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+"""What transformers can report to; importing its own list takes seconds."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "max_length", "num_return_sequences")
 """Names that `generation_kwargs` refuses: GRPO's own options."""
 
@@ -146,6 +151,10 @@ class TrainingConfig(Settings):
         for name in self.extra:
             if (remedy := own.get(str(name).replace("-", "_"))) is not None:
                 raise HarnessError(f"extra: {shown(name)} is set by the harness", remedy)
+        trackers = self.extra.get("report_to") or []
+        for name in trackers if isinstance(trackers, list | tuple) else [trackers]:
+            if name not in (*TRACKERS, "all", "none"):
+                raise unknown_name("report_to", str(name), TRACKERS)
         sampled = self.extra.get("generation_kwargs")
         for name in sampled if isinstance(sampled, Mapping) else ():
             if name in _SAMPLING:

@@ -73,6 +73,8 @@ class Conversations:
         numbers: the set's row number of each conversation, from 0.
         refused: row of the set -> why it cannot be trained on.
         row_names: each row's name in errors; None if errors use row numbers.
+        tokens: of the longest conversation, images included; 0 before `screened` has counted them.
+        image_tokens: of the conversation with the largest images.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Conversations:
     numbers: list[int]
     refused: dict[int, HarnessError]
     row_names: list[str] | None = None
+    tokens: int = 0
+    image_tokens: int = 0
 
     def images(self, position: int) -> list[Pillow.Image]:
         """The images of a conversation, RGB, in the form that `dcsft_hf` evaluates."""
@@ -255,6 +259,8 @@ def _images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _open(folder: Path) -> Dataset:
+    if (folder / manifest.NAME).is_file() and not (folder / "data").is_dir():
+        manifest.read(folder, "curated set")  # which says what it holds instead
     rows = folder / "data" if (folder / "data").is_dir() else folder
     try:
         found = storage.load(rows)
@@ -381,7 +387,8 @@ def screened(
     for position, error in _refused_whole(conversations, texts, processor, refused).items():
         refused[position] = error
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    for position, tokens in enumerate(_lengths(conversations.turns, texts, processor, sizes)):
+    lengths = _lengths(conversations.turns, texts, processor, sizes)
+    for position, tokens in enumerate(lengths):
         if longest is not None and tokens + completion > longest:
             more = f" with {completion} of the completion" if completion else ""
             problem = f"{tokens + completion} tokens{more}, and the base has {longest} positions"
@@ -392,7 +399,13 @@ def screened(
                     f"Shorten the row{' or lower max_completion_length' if completion else ''}",
                 ),
             )
-    return conversations.without(refused)
+    kept = [position for position in range(len(lengths)) if position not in refused]
+    images = (sum(map(sizes.tokens, conversations.turns[position].sizes)) for position in kept)
+    return replace(
+        conversations.without(refused),
+        tokens=max((lengths[position] for position in kept), default=0),
+        image_tokens=max(images, default=0),
+    )
 
 
 def _mark(turns: Turns, marks: Sequence[str]) -> str | None:

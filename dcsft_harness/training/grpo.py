@@ -95,7 +95,11 @@ class Judge:
 
 
 def open_data(
-    data: str, scorer: str | None, image_root: Path | None, outside: bool = False
+    data: str,
+    scorer: str | None,
+    image_root: Path | None,
+    outside: bool = False,
+    part: own_data.Part | None = None,
 ) -> tuple[Any, Judge]:
     """Opens the training prompts that `--data` names.
 
@@ -105,6 +109,7 @@ def open_data(
         scorer: how to score answers of such rows.
         image_root: base folder of their relative image paths; None means the file's own folder.
         outside: whether its images may lie outside that folder.
+        part: the part of a file or folder of rows to train on; None trains on all.
 
     Returns:
         The folder, or an open `datasets.Dataset`; and the scorer of its items.
@@ -114,14 +119,19 @@ def open_data(
             given for a task, which has its own.
     """
     path = Path(data)
+    if part is not None and not own_files.is_data(data):
+        raise HarnessError(
+            f"--held-out {part.share:g} goes with rows of your own",
+            "Leave it out; a curated set has no held-out rows if its rollouts were sampled without them",
+        )
     if path.is_dir() and not own_files.is_data(data):
         return path, _judge_of(path, scorer, image_root, outside)
     if own_files.is_data(data):
         # Training lists unreadable rows.
-        task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside)
+        task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside, part=part)
     else:
         if data not in lmms.task_index():
-            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+            raise own_files.unknown_data(data, lmms.task_index())
         _refuse_options(data, scorer, image_root, outside)
         opened = lmms.open_tasks([data])
         if len(opened) != 1:
@@ -160,7 +170,9 @@ def _task_of(
                 f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
             )
         given = scorer or rollouts.config["scorer"]
-        return own_data.open_file(path, given, image_root, skip=True, outside=outside)
+        share = rollouts.config.get("held_out")
+        part = None if share is None else own_data.Part(share)
+        return own_data.open_file(path, given, image_root, skip=True, outside=outside, part=part)
     _refuse_options(rollouts.config["task"], scorer, image_root, outside)
     return next(iter(lmms.open_tasks([rollouts.config["task"]]).values()))
 
@@ -291,7 +303,7 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
         raise HarnessError(
             f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
             f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
-            "goes on from between them would draw anew",
+            "resumes between them would draw anew",
             f"Give a multiple of {steps}",
         )
 

@@ -1,6 +1,5 @@
 """artifact -> model hub: checks before the work begins, and the upload when it is done."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.training.merging import REPORT
 
 KINDS = ("adapter", "checkpoint")
@@ -190,4 +189,4 @@ def _placeless(path: Path) -> dict[str, Any]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json_text(value, indent=2) + "\n"

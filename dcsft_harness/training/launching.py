@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -146,6 +147,20 @@ class Launch:
                 "Give a multiple",
             )
         return found
+
+
+PLANNED: ContextVar[Launch | None] = ContextVar("PLANNED", default=None)
+"""The launch that a dry run plans for; None for one process."""
+
+
+def shares() -> tuple[int, dict[str, int]]:
+    """The number of processes, and how many of them share weights and state (gradients, moments), by kind."""
+    launch = PLANNED.get()
+    count = ranks.world_size() if launch is None else launch.processes
+    name = (sharding() or "") if launch is None else launch.plan
+    whole = "FSDP" in name or "fsdp" in name or name in ("ZeRO-3", "zero3")
+    part = whole or name in ("ZeRO-2", "zero2")
+    return count, {"weights": count if whole else 1, "state": count if part else 1}
 
 
 def sharding() -> str | None:

@@ -188,9 +188,10 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     check_files(str(adapter))
     check_files(found.name)
     device = check_device(config.device)
-    settings = ModelSettings(found.name, str(adapter), config.device, **_pixels(made))
+    settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
+    _admit(settings)
     real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
@@ -222,6 +223,32 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     return draft.notes
 
 
+_COPIES = 1.25
+"""Memory of a merge in weights of the base: one model at a time, and the file that is being written."""
+
+
+def _admit(settings: "ModelSettings") -> None:
+    """Refuses a base that does not fit, before it is loaded; ends a dry run."""
+    from dcsft_harness.artifacts import usage
+    from dcsft_harness.models import estimates
+    from dcsft_harness.models.checkpoint import open_config
+
+    device = usage.planned_device(settings.device)
+    anatomy = estimates.Anatomy(open_config(settings))
+    stored = anatomy.stored()
+    parts = {
+        "libraries": estimates.LIBRARIES[device.kind],
+        "weights": stored,
+        "merged weights and logits": (_COPIES - 1) * stored,
+    }
+    seconds = 0.0
+    if usage.PLANNING.get() is not None:
+        seconds = estimates.seconds(anatomy, device, {}, 6 * stored)
+    usage.admit(
+        usage.Estimate(device, parts, seconds, stored, remedy="Give --device cpu, or take a larger machine")
+    )
+
+
 def _open(adapter: Path) -> manifest.Manifest | None:
     """The adapter's manifest; None if PEFT alone wrote the adapter.
 
@@ -251,12 +278,15 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
     if base is not None:
         return Base(base, _is_own(made, base))
     if made is not None and "model" in made.inputs:
+        place = (made.folder / made.inputs["model"]["path"]).resolve()
+        if not place.exists():
+            raise missing_base(adapter, place, manifest.NAME)
         try:
             return Base(str(made.input_folder("model")), True)
         except HarnessError as error:
-            raise HarnessError(error.problem, "Put it back, or give --base") from error
+            raise HarnessError(error.problem, _NAME_BASE) from error
     if made is not None and made.config.get("model"):
-        return Base(str(made.config["model"]), True)
+        return Base(_present(adapter, str(made.config["model"]), manifest.NAME), True)
     try:
         named = reading.json_file(adapter / _ADAPTER).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
@@ -265,7 +295,36 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
         ) from error
     if not named:
         raise HarnessError(f"{adapter / _ADAPTER} names no base", "Say with --base which to merge into")
-    return Base(str(named), None)
+    return Base(_present(adapter, str(named), _ADAPTER), None)
+
+
+_NAME_BASE = (
+    "Put it back, or name it: --base DIR (of `dcsft merge` and `dcsft score`), or --model-args pretrained=DIR"
+    " beside --model ADAPTER (of `dcsft sample` and `dcsft evaluate`)"
+)
+"""What to do about an adapter's base that is not where it was."""
+
+
+def missing_base(adapter: Path, place: Path | str, source: str) -> HarnessError:
+    """The error for an adapter whose base is not there; `source` is the file that names the base."""
+    return HarnessError(
+        f"the base of adapter {adapter} is missing: {adapter / source} names {place}, and there is no such"
+        " folder",
+        _NAME_BASE,
+    )
+
+
+def _present(adapter: Path, named: str, source: str) -> str:
+    """A base's name, which must exist if it is a path and cannot be a hub's.
+
+    Raises:
+        HarnessError: see `missing_base`.
+    """
+    path = Path(named)
+    hub = named.count("/") <= 1 and not path.is_absolute() and not named.startswith((".", "~"))
+    if not hub and not path.is_dir():
+        raise missing_base(adapter, named, source)
+    return named
 
 
 def _is_own(made: manifest.Manifest | None, base: str) -> bool | None:

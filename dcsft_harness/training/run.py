@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,11 +18,12 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from dcsft_harness import coordinates, interrupts, ranks
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.artifacts.usage import NOTE
+from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.checkpoint import skeleton
+from dcsft_harness.models.estimates import Anatomy, Training, generation, seconds, training
 from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
 from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.sampling import own_data
@@ -30,7 +31,7 @@ from dcsft_harness.training import checkpoint, data, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
-from dcsft_harness.training.launching import sharding
+from dcsft_harness.training.launching import sharding, shares
 from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, quietly
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Setup:
         network: the weights to train; set after all checks that do not need them.
         peft_config: the new adapter to attach; None if there is none, or it is already attached.
         notes: the manifest's notes.
+        completion: tokens that a row may have besides its text.
     """
 
     job: Job
@@ -138,6 +140,7 @@ class Setup:
     network: PreTrainedModel | PeftModel = None
     peft_config: LoraConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    completion: int = 0
 
     def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
         """Skips or refuses unusable rows: the last check before weights are read.
@@ -154,7 +157,12 @@ class Setup:
             conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
         )
         found.refuse(self.job.config.on_error == "skip")
-        self.conversations = found
+        self.conversations = replace(
+            found,
+            tokens=max(found.tokens, self.conversations.tokens),
+            image_tokens=max(found.image_tokens, self.conversations.image_tokens),
+        )
+        self.completion = completion
         self.notes["rows"] = len(found.turns)
         if found.refused:
             self.notes["skipped"] = {"count": len(found.refused), "rows": sorted(found.refused)}
@@ -284,6 +292,137 @@ def _size(number: float) -> str:
     return f"{number / 1024:.1f} GiB" if number >= 1024 else f"{number:.1f} MiB"
 
 
+# Whether the device can hold a run, and how many samples of a batch at a time.
+
+_ROOM = 0.9
+"""Share of the free memory that several samples at a time may take; an estimate is not exact."""
+_ROWS = {"dpo": 2}
+"""Rows per sample of a method, where it is not one."""
+
+
+def plan(setup: Setup) -> Estimate:
+    """What a run needs, with as many samples per forward pass as fit.
+
+    Raises:
+        HarnessError: the launch's processes do not divide a batch.
+    """
+    job, device = setup.job, planned_device()
+    processes, shared = shares()
+    share, _ = job.config.share(processes)
+    given = _training(setup, device, shared)
+    anatomy = Anatomy(checkpoint.open_config(str(job.model)))
+    parts, sample = training(anatomy, given, device)
+    fixed, drawing = sum(parts.values()), _drawing(setup, anatomy, given, device, share)
+    fitting = [
+        micro
+        for micro in range(share, 0, -1)
+        if share % micro == 0 and fixed + micro * sample <= _ROOM * device.free
+    ]
+    asked = job.config.micro_batch_size
+    micro = asked or (fitting[0] if fitting else 1)
+    parts = {**parts, "activations": micro * sample}
+    if sum(drawing.values()) > sum(parts.values()):
+        parts = drawing
+    chosen = {"micro_batch_size": micro} if micro != share or asked else {}
+    remedy = _remedy(setup, anatomy, given, device, fitting[0] if fitting and asked else None)
+    if parts is drawing:
+        remedy = (
+            f"Lower --batch-size, which counts completions, or let vLLM draw: --set use_vllm=true. {remedy}"
+        )
+    disk = given.trained * _result(job, anatomy.config)
+    return Estimate(device, parts, _seconds(setup, anatomy, given, device), disk, chosen, remedy)
+
+
+def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Training:
+    job, config = setup.job, setup.job.config
+    base = checkpoint.open_config(str(job.model))
+    full = not isinstance(config, AdapterConfig) or config.full
+    cuda = device.kind == "cuda"
+    dtype = torch.bfloat16 if cuda and config.dtype == "auto" and PLANNING.get() else setup.dtype
+    linear = checkpoint.linear_layers(skeleton(base))
+    chosen, dropout = linear, False
+    if isinstance(config, AdapterConfig) and not config.full:
+        dropout = config.lora_dropout > 0
+        if job.adapter is None:
+            chosen = checkpoint.lora_targets(linear, config.lora_target)
+    tokens = setup.conversations.tokens + setup.completion
+    count = trained(job, base)
+    return Training(
+        trained=count,
+        chosen=chosen,
+        full=full,
+        dropout=dropout,
+        number=dtype.itemsize,
+        checkpointing=bool(config.extra.get("gradient_checkpointing", cuda)),
+        tokens=tokens,
+        image_tokens=setup.conversations.image_tokens,
+        rows=_ROWS.get(job.method, 1),
+        processes=shared,
+        reference=count if full and config.has_reference else 0,
+    )
+
+
+def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, rows: int) -> dict[str, float]:
+    """Memory of drawing a process's completions of a step, which transformers does at once; else empty."""
+    if not setup.completion or setup.job.config.extra.get("use_vllm"):
+        return {}
+    prompt = max(given.tokens - setup.completion, 1)
+    made = generation(anatomy, given.number, rows, rows, prompt, setup.completion, device, shared=False)
+    state = {} if given.full else {"adapter and moments": 16.0 * given.trained}
+    return {**made, "weights": anatomy.stored(4 if given.full else given.number), **state}
+
+
+def _remedy(setup: Setup, anatomy: Anatomy, given: Training, device: Device, micro: int | None) -> str:
+    """What would fit on the device, one sample at a time."""
+
+    def fits(**changed: Any) -> bool:  # noqa: ANN401 - fields of Training
+        parts, sample = training(anatomy, replace(given, **changed), device)
+        return sum(parts.values()) + sample <= device.free
+
+    if micro is not None:
+        return f"Give --micro-batch-size {micro}, or leave it out"
+    found = []
+    if not given.checkpointing and fits(checkpointing=True):
+        found.append("--set gradient_checkpointing=true computes activations twice")
+    adapter = {"full": False, "reference": 0, "number": min(given.number, 2), "dropout": True}
+    adapter |= {"trained": 32 * 2 * sum(anatomy.inputs(given.chosen).values())}
+    if given.full and fits(**adapter, checkpointing=True):
+        verb = "dcsft train sft --epochs 1" if setup.job.method == "cold-start" else "leaving --full out"
+        found.append(f"{verb} trains an adapter instead of all parameters")
+    for count in (2, 4, 8):
+        if fits(processes={"weights": count, "state": count}, checkpointing=True):
+            found.append(f"--num-processes {count} --launch zero3 divides the model among {count} such GPUs")
+            break
+    if (
+        setup.limits is not None
+        and given.image_tokens
+        and fits(tokens=given.tokens // 2, image_tokens=given.image_tokens // 2)
+    ):
+        found.append(f"--max-pixels {setup.limits.high // 2} makes images smaller")
+    if device.kind == "cpu" and given.number == 4 and not given.full and fits(number=2):
+        found.append("--dtype bfloat16 halves the weights")
+    return f"These would fit: {'; '.join(found)}" if found else "Take a smaller model, or a larger device"
+
+
+def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) -> float:
+    """Rough time of a run; 0 outside dry runs, where it is not asked for."""
+    if PLANNING.get() is None:
+        return 0.0
+    config = setup.job.config
+    rows = len(setup.conversations.turns) * config.samples_per_row
+    steps = config.max_steps or math.ceil(rows / config.batch_size) * (config.epochs or 1)
+    patches = given.image_tokens * anatomy.patches_per_token
+    forward = given.rows * anatomy.arithmetic.forward(given.tokens, patches)
+    # Forward, gradient of activations; of weights, if all train; what is computed again; and the reference.
+    passes = (
+        2 + (1 if given.full else 0) + given.checkpointing + config.has_reference + bool(setup.completion)
+    )
+    work = {"operations": steps * config.batch_size * passes * forward / shares()[0]}
+    if setup.completion:
+        work["steps"] = steps * setup.completion
+    return seconds(anatomy, device, work, anatomy.stored())
+
+
 # One training run, with any trainer: checks, resuming, cost accounting, and the finished artifact.
 
 LOG = "training_log.jsonl"
@@ -304,13 +443,22 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
     """
     with ranks.agreed():
-        run_folder.refuse_taken(job.output)
+        manifest.refuse_occupied(job.output, resumes=True)
         setup = _prepare(job)
         make_trainer = make(setup)
         identity = job.identity() | setup.left_out()
+        needed = plan(setup)
+        admit(needed)
+    micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))
+    with ranks.agreed():
+        if job.config.micro_batch_size is None and micro < job.config.batch_size:
+            settings = job.config.model_copy(update={"micro_batch_size": micro})
+            setup = _prepare(replace(job, config=settings))
+            make_trainer = make(setup)
+            setup.notes["micro_batch_size"] = micro
     with (
         telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
-        run_folder.opened(job.output, identity) as run,
+        run_folder.opened(job.output, job.kind, identity) as run,
         quietly(),
     ):
         account = Account()
@@ -318,7 +466,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             check_disk(job, setup.room)
             last = run.last
             if last is not None:
-                account.resume(run.told())
+                account.resume(run.state())
             setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
             trainer = make_trainer()
         rows = [f"row {number}" for number in setup.conversations.numbers]
@@ -453,7 +601,7 @@ def _finish(
         if ranks.rank() > 0:
             return {}
         kept = job.config.keep or 0
-        with run.finishing(job.kind, settings, sources, account.ledger.seconds, kept) as draft:
+        with run.finishing(settings, sources, account.ledger.seconds, kept) as draft:
             draft.notes = notes
             _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
             account.write(draft.folder / LOG)

@@ -58,13 +58,13 @@ class Account:
         self._meter, self._before = Meter(), 0.0
         self._counted = dict.fromkeys(COUNTED, 0.0)
 
-    def resume(self, told: Mapping[str, Any]) -> None:
-        """Continues from the values that `told` returned, costs included."""
-        self.ledger = Ledger.read(told["ledger"])
-        self.history = list(told["history"])
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continues from the values that `state` returned, costs included."""
+        self.ledger = Ledger.read(state["ledger"])
+        self.history = list(state["history"])
         self._before = self.ledger.seconds
 
-    def told(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """The metrics and costs so far, as stored in a checkpoint."""
         self.measure()
         return {"ledger": self.ledger.as_dict(), "history": self.history}
@@ -233,14 +233,12 @@ def _numbered(name: str, kind: object, value: object) -> object:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that are not installed or unknown to transformers, before weights are read.
+    """Refuses trackers that are not installed, before weights are read.
 
     Raises:
         HarnessError: names the tracker.
     """
     for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise unknown_name("report_to", str(name), INTEGRATION_TO_CALLBACK)
         try:
             INTEGRATION_TO_CALLBACK[name]()
         except (RuntimeError, ImportError) as error:
@@ -373,7 +371,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         ranks.gathered(None)
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
-            self._run.complete(state.global_step, self._trainer.account.told(), self._keep)
+            self._run.complete(state.global_step, self._trainer.account.state(), self._keep)
         interrupts.raise_pending()
 
 

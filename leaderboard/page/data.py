@@ -5,7 +5,6 @@ names become lists of pairs.
 """
 
 import base64
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.storage import IMAGES
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.leaderboard.board import Board, Result, Task
 from dcsft_harness.leaderboard.page.pictures import Picture, Shown, store
 from dcsft_harness.leaderboard.report.document import _renamed as ids_on_board
@@ -47,7 +46,7 @@ _ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 def script(name: str, content: Json) -> bytes:
     """One data file: a call with its content. Lone surrogates become question marks."""
-    said = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    said = json_text(content, allow_nan=False, separators=(",", ":"))
     return f'dcsft.take("{name}",{escaped(said)});\n'.encode("utf-8", errors="replace")
 
 
@@ -318,8 +317,8 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
     prompts: Sequence[str | None] = documents.prompts or [None] * len(task.item_ids)
     if shown:
         prompts = [
-            shown[item].prompt if item in shown else told
-            for item, told in zip(task.item_ids, prompts, strict=True)
+            shown[item].prompt if item in shown else prompt
+            for item, prompt in zip(task.item_ids, prompts, strict=True)
         ]
         found["pictures"] = [
             [list(picture) for picture in shown[item].pictures] if item in shown else None

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dcsft_harness import records
+from dcsft_harness.errors import json_text
 from dcsft_harness.leaderboard.board import Board, Provenance, Result, Task, Training, cost_of
 from dcsft_harness.leaderboard.report.table import known
 from dcsft_harness.leaderboard.stats.intervals import CONFIDENCE, Estimate
@@ -64,7 +65,7 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
 def text(found: Json) -> str:
     """A document as JSON that every parser reads: no NaN, and nothing that could end a script element."""
-    said = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    said = json_text(found, indent=1, allow_nan=False)
     for mark in ("<", ">", "&", "\u2028", "\u2029"):
         said = said.replace(mark, f"\\u{ord(mark):04x}")
     return said + "\n"

@@ -92,14 +92,12 @@ def test_bad_rows_of_ones_own_data_are_named(tmp_path, pictures, capsys, lines, 
     [
         (("sample", "--task", "dcsft_digits_pol"), "Did you mean dcsft_digits_pool"),
         (("sample", "--task", "dcsft_digits_pool", "--model", "dcsft_hg"), "dcsft_hf"),
-        (("sample", "--data", "x.jsonl", "--scorer", "exact_wrd"), "Did you mean exact_word"),
-        (("sample", "--data", "x.jsonl"), "--data needs --scorer"),
+        (("sample", "--data", __file__, "--scorer", "exact_wrd"), "Did you mean exact_word"),
+        (("sample", "--data", __file__), "--data needs --scorer"),
         (("sample",), "--task and --data"),
         (("sample", "--task", "dcsft_digits_pool", "--temperature", "0"), "--temperature 0"),
         (("evaluate", "--tasks", "dcsft_digitz"), "Did you mean dcsft_digits"),
         (("evaluate", "--tasks", "dcsft_digits", "--model-args", "nonsense"), "not key=value"),
-        (("label", "nowhere"), "not a rollouts folder"),
-        (("curate", "nowhere", "--keep", "easy"), "not a labels folder"),
         (("run", "digitz"), "Did you mean digits"),
         (
             ("train", "sft", "--model", "digits", "--data", "dcsft_digits_col"),
@@ -109,8 +107,6 @@ def test_bad_rows_of_ones_own_data_are_named(tmp_path, pictures, capsys, lines, 
             ("train", "sft", "--model", "digits", "--data", "x", "--lora-rank", "0"),
             "--lora-rank 0 is out of range",
         ),
-        (("leaderboard", "build", "nowhere"), "nowhere"),
-        (("merge", "nowhere"), "adapter nowhere does not exist"),
         (("merge", ".", "--push-to-hub", "a b"), "'a b' is not the name of a repository on the hub"),
         (("merge", ".", "--private"), "--private needs --push-to-hub"),
         (("merge", ".", "--prompts", "0"), "--prompts 0 is out of range"),
@@ -128,6 +124,62 @@ def test_bad_rows_of_ones_own_data_are_named(tmp_path, pictures, capsys, lines, 
 )
 def test_names_and_values_that_make_no_sense_are_refused(tmp_path, capsys, arguments, said):
     assert said in refused(capsys, tmp_path / "out", *arguments)
+
+
+TRAINED = ("--model", "digits", "--max-steps", "1")
+POOL = ("--task", "dcsft_digits_pool", "--samples", "2")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("label", "nowhere"),
+        ("curate", "nowhere", "--keep", "easy"),
+        ("merge", "nowhere"),
+        ("compare-cost", "nowhere"),
+        ("leaderboard", "build", "nowhere"),
+        ("leaderboard", "build", "nowhere", "--strict"),
+        ("data", "overlap", "nowhere.jsonl", "dcsft_digits", "--scorer", "exact_word"),
+        ("sample", "--model", "./nowhere", *POOL),
+        ("sample", "--model", "dcsft_hf", "--model-args", "pretrained=./nowhere", *POOL),
+        ("sample", "--model", "dcsft_hf", "--model-args", "pretrained=digits,adapter=nowhere", *POOL),
+        ("sample", "--model", "dcsft_stub", "--data", "nowhere.jsonl"),
+        ("evaluate", "--model", "dcsft_stub", "--data", "nowhere.jsonl", "--scorer", "math"),
+        ("evaluate", "--responses", "nowhere.jsonl", "--tasks", "dcsft_digits"),
+        ("train", "sft", "--data", "./nowhere", *TRAINED),
+        ("train", "sft", "--data", "dcsft_digits_cold", "--model", "./nowhere", "--max-steps", "1"),
+        ("train", "sft", "--data", "dcsft_digits_cold", "--adapter", "nowhere", *TRAINED),
+        ("train", "cold-start", "--data", "nowhere.jsonl", *TRAINED),
+        ("train", "grpo", "--data", "./nowhere", *TRAINED),
+        ("train", "dpo", "--data", "nowhere", *TRAINED),
+        ("run", "./nowhere.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_does_not_exist_is_refused_as_that(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--output", "out"]) != 0
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "nowhere" in said and "does not exist" in said, said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("card", "nowhere"), "nowhere does not exist"),
+        (("data", "inspect", "nowhere"), "nowhere does not exist"),
+        (("score", "./nowhere", "--board", "board"), "nowhere does not exist"),
+        (("push", "nowhere", "owner/name"), "nowhere does not exist"),
+        (("results", "nowhere", "--output", "page.md"), "nowhere does not exist"),
+    ],
+)
+def test_so_it_is_where_no_artifact_is_made(tmp_path, capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(list(arguments)) != 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in last, last
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_output_folder_that_holds_something_is_refused(tmp_path, capsys):

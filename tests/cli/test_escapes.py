@@ -120,7 +120,7 @@ VERBS = {
     "results": lambda tmp, name: ["results", tmp / name],
     "served": lambda tmp, name: ["leaderboard", "serve", tmp / name],
 }  # fmt: skip
-TEXTS = (".md", ".csv", ".tex", ".txt")
+TEXTS = (".md", ".csv", ".tex", ".txt", ".json", ".jsonl")
 """Files that people read in a terminal."""
 WITHOUT_OUTPUT = {"usage", "checked task", "prepared task", "card", "served", "costs"}
 

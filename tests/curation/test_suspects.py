@@ -16,6 +16,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.curation import labels, suspects
 from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.curation.suspects import one_voice
+from dcsft_harness.data.digits import suite
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.boxes import iou
 from tests.artefacts import item, picture, rollout
@@ -88,7 +89,7 @@ SHARES = {0: 1.0, 7: 7 / 8, 1: 6 / 8, 8: 6 / 8}
 """What is suspected of it from 0.75 on."""
 
 
-def answered(folder, pool=None, images=None, order=lambda rows: rows):
+def answered(folder, pool=None, images=None, order=lambda rows: rows, task="pool"):
     """Rollouts and labels of such a pool; the folder of the labels."""
     pool = POOL if pool is None else pool
     items = [item(number) for number in pool]
@@ -99,7 +100,7 @@ def answered(folder, pool=None, images=None, order=lambda rows: rows):
         for some, (scores, answers) in zip(items, pool.values(), strict=True)
         for index, (score, answer) in enumerate(zip(scores, answers, strict=True))
     ]
-    with manifest.writing("rollouts", folder / "rollouts", {"task": "pool", "samples": 8}) as draft:
+    with manifest.writing("rollouts", folder / "rollouts", {"task": task, "samples": 8}) as draft:
         records.write_table(draft.folder / sampling.ROLLOUTS, records.Rollout, order(rows))
         shown = [[picture(number)] for number in pool] if images is None else images
         sampling.write_items(draft.folder / sampling.ITEMS, items, shown)
@@ -125,6 +126,36 @@ def curate(source, output, reviewed=None, **config):
     notes = curation.curate(source, output, CurationConfig(**config), reviewed=reviewed)
     rows = load_from_disk(str(output / "data"))
     return notes, sorted(NUMBER[key] for key in rows["item_id"]), lines(output)
+
+
+class TestKnownWrongLabels:
+    def test_are_counted_among_suspects_and_among_hard_items(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(
+            suite, "replaced", lambda name: frozenset({0, 2, 5, 99})
+        )  # 99 is beyond the limit
+        made = answered(tmp_path, task="dcsft_digits_pool_noisy")
+        notes, _, _ = curate(made, tmp_path / "out")
+        assert notes["known_wrong"] == {
+            "wrong": 3,
+            "suspects": {"items": 4, "found": 1, "precision": 1 / 4, "recall": 1 / 3},
+            "hard": {"items": 8, "found": 2, "precision": 2 / 8, "recall": 2 / 3},
+        }
+        options = ["--keep", "easy,medium,hard", "--suspect", "0.75"]
+        assert main(["curate", str(made), *options, "--output", str(tmp_path / "cli")]) == 0
+        said = capsys.readouterr().out
+        assert "The pool lists 3 wrong labels: 4 suspects, 1 of them wrong (precision 25.0 %, recall" in said
+
+    def test_of_a_pool_that_lists_none_are_not_counted(self, source, tmp_path):
+        notes, _, _ = curate(source, tmp_path / "out")
+        assert notes["known_wrong"] is None
+
+    @pytest.mark.parametrize(
+        ("left_out", "wrong", "precision", "recall"),
+        [("ab", "", 0.0, None), ("", "ab", None, 0.0), ("abc", "bcd", 2 / 3, 2 / 3), ("aab", "a", 0.5, 1.0)],
+    )
+    def test_make_precision_and_recall(self, left_out, wrong, precision, recall):
+        found = suspects.detection(left_out, wrong)
+        assert (found["precision"], found["recall"]) == (precision, recall)
 
 
 class TestSuspects:

@@ -91,15 +91,27 @@ def test_the_curriculum_begins_with_single_digits_and_ends_without_them():
 COUNTS = {
     "dcsft_digits": 300,
     "dcsft_digits_r": 300,
+    "dcsft_digits_a": 320,
+    "dcsft_digits_x3": 900,
+    "dcsft_digits_r_x3": 900,
+    "dcsft_digits_a_x12": 960,
     "dcsft_digits_pool": 800,
+    "dcsft_digits_pool_noisy": 800,
+    "dcsft_digits_pool_large": 4000,
+    "dcsft_digits_pool_large_noisy": 4000,
     "dcsft_digits_cold": 400,
     "dcsft_digits_ground": 300,
     "dcsft_digits_ground_l4": 300,
     "dcsft_digits_ground_lisa": 300,
+    "dcsft_digits_ground_x3": 900,
+    "dcsft_digits_ground_l4_x3": 900,
+    "dcsft_digits_ground_lisa_x3": 900,
     "dcsft_digits_ground_pool": 800,
     "dcsft_digits_ground_cold": 400,
     "dcsft_digits_reason": 300,
     "dcsft_digits_reason_r": 300,
+    "dcsft_digits_reason_x3": 900,
+    "dcsft_digits_reason_r_x3": 900,
     "dcsft_digits_reason_pool": 800,
     "dcsft_digits_reason_cold": 400,
 }
@@ -121,13 +133,14 @@ def test_every_set_has_its_size(name, count):
 
 def test_every_set_belongs_to_a_task():
     tasks = {row["task"] for row in listing() if row["task"].startswith("dcsft_digits")}
-    assert tasks == set(suite.SETS) == {*COUNTS, "dcsft_digits_a", "dcsft_digits_pool_large"}
+    assert tasks == set(suite.SETS) == set(COUNTS)
 
 
 def test_named_sets_hold_the_digits_of_their_split_alone():
     # Real digits are known by their place in scikit-learn's file, which is the cluster.
     split_of = {
         "dcsft_digits": "eval",
+        "dcsft_digits_pool_noisy": "pool",
         "dcsft_digits_r": "eval",
         "dcsft_digits_pool": "pool",
         "dcsft_digits_cold": "cold",
@@ -157,12 +170,15 @@ def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, fa
         assert drawn[name] <= set(drawing.split(split).ids.tolist()), name
 
 
-def test_the_large_pools_task_is_the_small_ones_on_another_set():
-    small, large = (
-        (path() / "digits" / f"digits_{name}.yaml").read_text().partition("\n")[2]
-        for name in ("pool", "pool_large")
+POOLS = ("pool", "pool_large", "pool_noisy", "pool_large_noisy")
+
+
+def test_every_pools_task_is_the_small_ones_on_another_set():
+    small, *others = (
+        (path() / "digits" / f"digits_{name}.yaml").read_text().partition("\n")[2] for name in POOLS
     )
-    assert small.replace("dcsft_digits_pool", "dcsft_digits_pool_large") == large
+    for name, other in zip(POOLS[1:], others, strict=True):
+        assert small.replace("dcsft_digits_pool", f"dcsft_digits_{name}") == other
 
 
 @pytest.mark.slow
@@ -180,6 +196,63 @@ def test_renditions_show_the_same_digits_in_other_styles():
     assert plain["cluster"] == renditions["cluster"]
     assert plain["answer"] == renditions["answer"]
     assert set(plain["kind"]) == {"plain"} and set(renditions["kind"]) == set(drawing.STYLES)
+
+
+def drawn(name, monkeypatch):
+    """A set's rows without their pictures, and in these places what each picture would be drawn from."""
+    with monkeypatch.context() as patch:
+        for kind in ("plain", "rendition"):
+            patch.setattr(drawing, kind, lambda digit, rng, *more: drawing.Image.new("RGB", (1, 1)))
+        return list(suite.SETS[name](name))
+
+
+@pytest.mark.parametrize(
+    ("name", "each", "digits"), [("dcsft_digits_x3", 3, 300), ("dcsft_digits_r_x3", 3, 300)]
+)
+def test_larger_sets_draw_every_digit_as_often(name, each, digits, monkeypatch):
+    rows = drawn(name, monkeypatch)
+    counts = collections.Counter(row["cluster"] for row in rows)
+    assert len(rows) == each * digits and set(counts.values()) == {each} and len(counts) == digits
+
+
+def test_the_drawings_of_a_digit_are_of_different_styles(monkeypatch):
+    rows = drawn("dcsft_digits_r_x3", monkeypatch)
+    styles: dict[str, list[str]] = {}
+    for row in rows:
+        styles.setdefault(row["cluster"], []).append(row["kind"])
+    assert all(len(set(some)) == 3 for some in styles.values())
+    counts = collections.Counter(row["kind"] for row in rows)
+    assert set(counts) == set(drawing.STYLES) and set(counts.values()) == {225}
+    small = [row["kind"] for row in drawn("dcsft_digits_r", monkeypatch)]
+    assert small == [list(drawing.STYLES)[number % 4] for number in range(300)]
+
+
+@pytest.mark.parametrize(("clean", "wrong"), [("dcsft_digits_pool", 48), ("dcsft_digits_pool_large", 240)])
+def test_a_noisy_pool_is_the_clean_one_with_some_labels_replaced(clean, wrong, monkeypatch):
+    right, noisy = (drawn(name, monkeypatch) for name in (clean, f"{clean}_noisy"))
+    listed = suite.replaced(clean)
+    assert listed == suite.replaced(f"{clean}_noisy") and len(listed) == wrong
+    confused = drawing.next_likeliest(drawing.split("pool"))
+    for number, (a, b) in enumerate(zip(right, noisy, strict=True)):
+        assert b["right"] == a["answer"] and json.loads(b["answer"]) == b["target"]
+        assert (b["answer"] != a["answer"]) == (number in listed)
+        if number in listed:
+            assert b["target"] == scenes.NAMES[confused[number % 400]]
+        same = {name: a[name] for name in a if name not in ("answer", "target", "image")}
+        assert same == {name: b[name] for name in same}
+
+
+def test_a_noisy_pool_has_the_clean_ones_pictures():
+    for a, b in zip(rows("dcsft_digits_pool"), rows("dcsft_digits_pool_noisy"), strict=True):
+        assert a["image"].tobytes() == b["image"].tobytes()
+
+
+def test_the_next_likeliest_class_is_never_the_right_one_and_often_one_that_looks_alike():
+    digits = drawing.split("pool")
+    other = drawing.next_likeliest(digits)
+    assert (other != digits.values).all()
+    pairs = collections.Counter(zip(digits.values.tolist(), other.tolist(), strict=True))
+    assert pairs.most_common(1)[0][1] > 3 * len(other) / 90  # chance is one in 90
 
 
 def test_adversarial_digits_are_plain_ones_four_drawings_each():

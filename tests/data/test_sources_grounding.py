@@ -150,7 +150,7 @@ def test_a_part_of_ref_l4_is_prepared_with_the_whole(tmp_path):
 def test_a_part_of_ref_l4_tells_its_own_rows(tmp_path):
     """A result on the 13,420 rows of val does not say that it is one on 45,341."""
     made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
-    parts = {name: prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")}
+    parts = {name: prepared.described(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")}
     assert {name: (one["rows"], one["published"]) for name, one in parts.items()} == {
         "": (6, 45_341),
         "_val": (2, 13_420),
@@ -175,7 +175,7 @@ def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, an
         name = f"dcsft_ref_l4_{part}"
         monkeypatch.setitem(prepared.VIEWS, name, replace(prepared.VIEWS[name], count=count))
     prepare("dcsft_ref_l4", source, any_count=any_count, on_error="skip")
-    told = [prepared.told(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")]
+    told = [prepared.described(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")]
     assert [(one["rows"], one["published"]) for one in told] == [(5, 6), (2, 2), (3, 4)]
     assert [one["skipped"] for one in told] == ([1, None, None] if any_count else [1, 0, 1])
 

@@ -299,6 +299,18 @@ def test_what_cannot_be_compared_is_refused(place, names, options, said):
         cost_report.compare([place / name for name in names], **options)
 
 
+def test_what_was_changed_after_it_was_written_is_refused(place):
+    scores = scored(place / "scores", place / "sft", place / "cold", {"id1": 0.5})
+    data = json.loads((scores / "manifest.json").read_text())
+    data["files"]["scores.parquet"] = "0" * 64
+    (scores / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(HarnessError, match=r"scores\.parquet is not what manifest\.json beside it says"):
+        cost_report.compare([place / "sft"], scores=[scores])
+    (place / "sft" / "training_log.jsonl").write_text("")
+    with pytest.raises(HarnessError, match=r"training_log\.jsonl is not what manifest\.json beside it says"):
+        cost_report.compare([place / "sft"])
+
+
 def test_folders_of_one_name_are_told_apart(place):
     trained(place / "more" / "sft", "sft", None, place / "cold", {"steps": 1})
     found = told(place, "sft", "more/sft")

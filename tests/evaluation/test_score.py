@@ -8,7 +8,7 @@ import pytest
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation.autoeval import Settings, build, score, told
+from dcsft_harness.evaluation.autoeval import Settings, build, score, shown
 from dcsft_harness.evaluation.board_folder import open_board
 from dcsft_harness.evaluation.subject import open_subject
 from dcsft_harness.scoring import VERSIONS
@@ -105,7 +105,7 @@ def test_results_from_elsewhere_are_remembered_and_their_names_taken(bench, plac
 
 REFUSED = [
     ((), "there is nothing to score. Give CKPT, or --watch DIR, or both"),
-    (("nowhere",), "CKPT nowhere is neither a folder nor a hub's OWNER/NAME"),
+    (("nowhere",), "CKPT nowhere does not exist. Check the path, or give a hub's OWNER/NAME"),
     (("empty",), "CKPT empty is no adapter and no checkpoint"),
     (("cold", "--base", "one"), "--base one: CKPT cold is a whole checkpoint"),
     (("one", "--limit", "0"), "--limit 0 is out of range"),
@@ -122,7 +122,7 @@ REFUSED = [
     (("--watch", "one"), "is no output folder of `dcsft train`"),
     (("run/unfinished/checkpoint-10",), "may be removed any moment. Score it with `--watch"),
     (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),
-    (("lost",), "are no longer at"),
+    (("lost",), "the base of adapter lost is missing"),
 ]  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def test_a_row_that_turns_out_to_differ_is_kept_off_the_board(bench, place):  # 
     path = place / "board/results/one" / ID / "manifest.json"
     path.write_text(path.read_text().replace('"prompt_sha256": "p"', '"prompt_sha256": "q"'))
     with pytest.raises(HarnessError, match="one/digits is kept, and is not on the board: .*'p' and 'q'"):
-        told(board, "one", build(board, Show()))
+        shown(board, "one", build(board, Show()))
 
 
 def test_two_processes_cannot_score_one_row(bench, place):  # noqa: F811

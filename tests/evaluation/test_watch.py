@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -18,6 +17,7 @@ from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, watch
 from dcsft_harness.evaluation.board_folder import open_board
 from dcsft_harness.training import run_folder
+from tests import forked
 from tests.boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
 
 
@@ -328,15 +328,16 @@ def test_a_run_is_the_same_one_before_and_after_it_finishes(place):
 @pytest.mark.slow
 def test_a_real_training_is_watched(tmp_path):
     """`dcsft train sft` in one process and `dcsft score --watch` in another, which began first."""
-    dcsft = [sys.executable, "-m", "dcsft_harness.cli"]
     words = ["--suite", "digits", "--limit", "2", "--model-args", "batch_size=32", "--board", "board"]
-    with subprocess.Popen(
-        [*dcsft, "score", "base=digits", "--watch", "sft", *words, "--baseline", "base", "--every", "0.2"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    words += ["--baseline", "base", "--every", "0.2"]
+    with forked.Popen(
+        [*forked.DCSFT, "score", "base=digits", "--watch", "sft", *words],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as scoring:  # fmt: skip
         options = ["--max-steps", "4", "--save-steps", "2", "--keep", "2", "--batch-size", "2"]
         data = ["--model", "digits", "--data", "dcsft_digits_cold", "--learning-rate", "1e-3"]
-        subprocess.run([*dcsft, "train", "sft", *data, *options, "--output", "sft"], cwd=tmp_path, check=True)
+        training = [*forked.DCSFT, "train", "sft", *data, *options, "--output", "sft"]
+        forked.run(training, cwd=tmp_path, check=True)
         out, err = scoring.communicate(timeout=800)
     assert scoring.returncode == 0, err
     rows = manifest.read(tmp_path / "board/leaderboard").notes["rows"]
@@ -354,10 +355,10 @@ def test_ctrl_c_in_a_real_watch(tmp_path):
     base(tmp_path / "cold")
     words = ["--suite", "digits", "--limit", "4", "--model", "dcsft_stub", "--board", "board"]
     run = Run(tmp_path / "run", tmp_path / "cold").begin().save(10).save(20)
-    with subprocess.Popen(
-        [sys.executable, "-m", "dcsft_harness.cli", "score", "--watch", "run", *words]
+    with forked.Popen(
+        [*forked.DCSFT, "score", "--watch", "run", *words]
         + ["--model-args", "default=seven,delay=0.2"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, stderr=subprocess.PIPE,
     ) as scoring:  # fmt: skip
         second = tmp_path / "board/results/run at step 20"
         while not list(second.glob("*/manifest.json")) and scoring.poll() is None:

@@ -1,13 +1,12 @@
 """Logs that lmms-eval itself writes, of our tasks and of another's, on one board with `dcsft evaluate`."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from dcsft_harness.leaderboard import load, markdown
 from dcsft_harness.leaderboard.logs import Choices
+from tests import forked
 
 pytestmark = pytest.mark.slow
 ANSWER = "default=seven"
@@ -50,8 +49,7 @@ def judge(doc, results):
 
 
 def dcsft(*arguments, cwd):
-    command = [sys.executable, "-m", "dcsft_harness.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    done = forked.run([*forked.DCSFT, *arguments], cwd=cwd, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import jsonschema
@@ -21,6 +19,7 @@ from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.scoring import at_k
+from tests import forked
 from tests.page_unpacking import content, numbers, scores, texts
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -324,7 +323,7 @@ def test_repeats_of_lmms_evals_own_command_line_keep_all_and_report_the_metrics(
            "--model_args", f"answers={tmp_path / 'answers.jsonl'}", "--repeats", "6", "--log_samples",
            "--gen_kwargs", "do_sample=true,temperature=0.9,top_k=50,top_p=1.0",
            "--output_path", str(tmp_path / "log")]  # fmt: skip
-    done = subprocess.run([sys.executable, *run], capture_output=True, text=True, timeout=900)
+    done = forked.run(run, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "maj_at_k" in done.stdout and "pass_at_k" in done.stdout
     results = json.loads(next((tmp_path / "log").rglob("*_results.json")).read_text())["results"][ID]
@@ -344,7 +343,7 @@ def test_repeats_of_lmms_evals_own_command_line_keep_all_and_report_the_metrics(
 def test_one_response_of_lmms_eval_is_as_it_was(tmp_path):
     run = ["-m", "dcsft_harness.cli", "lmms-eval", "--model", "dcsft_stub", "--model_args", "default=seven"]
     run += ["--tasks", ID, "--limit", "4", "--log_samples", "--output_path", str(tmp_path / "log")]
-    done = subprocess.run([sys.executable, *run], capture_output=True, text=True, timeout=900)
+    done = forked.run(run, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "maj_at_k" not in done.stdout
     lines = next((tmp_path / "log").rglob("*_samples_*.jsonl")).read_text().splitlines()

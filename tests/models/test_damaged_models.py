@@ -369,6 +369,14 @@ DAMAGE = {
     "endless layers": (lambda base: setting(base, "text_config.num_hidden_layers", 10**9), "is 1000000000"),
     "negative layers": (lambda base: setting(base, "vision_config.depth", -1), "vision_config.depth is -1"),
     "a negative size": (lambda base: setting(base, "text_config.hidden_size", -64), "cannot be"),
+    "a rope_theta that is text": (
+        lambda base: setting(base, "text_config.rope_parameters.rope_theta", "10000.0"),
+        "text_config.rope_parameters.rope_theta is '10000.0', not a positive number",
+    ),
+    "a rope_theta of 0": (
+        lambda base: setting(base, "text_config.rope_parameters.rope_theta", 0),
+        "rope_theta is 0, not a positive number",
+    ),
     "no heads": (lambda base: setting(base, "text_config.num_attention_heads", 0), "cannot be"),
     "a configuration of text": (lambda base: setting(base, "text_config", "none"), "cannot be"),
     "a configuration that is a list": (lambda base: (base / "config.json").write_text("[]"), "cannot be"),

@@ -15,6 +15,7 @@ from lmms_eval.tasks import TaskManager
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
+from tests import forked
 from tests.tiny_checkpoints import checkpoint, documents
 
 TASK = """
@@ -179,18 +180,9 @@ def test_the_stub_runs_as_a_provider(tasks, tmp_path):
 def test_two_processes_draw_what_one_draws(tasks, tmp_path):
     script, output = tmp_path / "launch.py", tmp_path / "responses.json"
     script.write_text(LAUNCH)
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29631",
-    ]
-    command = [*torchrun, str(script), str(tasks), checkpoint("qwen2_5_vl"), str(output)]
+    command = [*forked.TORCHRUN, str(script), str(tasks), checkpoint("qwen2_5_vl"), str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = forked.run(command, env=environment, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     together = {int(doc_id): responses for doc_id, responses in json.loads(output.read_text()).items()}
     model = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu")

@@ -9,15 +9,17 @@ from lmms_eval.api.model import lmms as Lmms
 from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.models.registry_v2 import ModelManifest
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness import lmms, records, stages
 from dcsft_harness.cli import main
+from dcsft_harness.data import digits
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation.subject import as_engine, open_subject
-from dcsft_harness.models import adapters
+from dcsft_harness.models import adapters, batching
 from dcsft_harness.models.stub import DcsftStub
 
 
@@ -31,7 +33,7 @@ class Simple(Lmms):
     def generate_until(self, requests):
         answers = []
         for context, arguments, doc_to_visual, doc_id, task, split in (one.args for one in requests):
-            pictures = doc_to_visual(self.task_dict[task][split][doc_id])
+            pictures = doc_to_visual(self.task_dict[task][split][doc_id]) or []
             assert isinstance(arguments, dict) and all(picture.mode == "RGB" for picture in pictures)
             self.seen.append((context, len(pictures)))
             answers.append(self.says or context)
@@ -132,6 +134,43 @@ class TestEngines:
         with pytest.raises(HarnessError, match="--engine own_odd has no argument for a checkpoint"):
             as_engine("digits", "", "own_odd")
 
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("digitz", "--model digitz is no folder, .* Did you mean digits?"),
+            ("adaptor", "--model adaptor is no folder, .* Did you mean adapter?"),
+            ("dcsft_hff", "Did you mean dcsft_hf?"),
+            ("zzzzzzzz", "Check the path or the name"),
+        ],
+    )
+    def test_a_misspelled_checkpoint_is_no_unknown_engine(self, tmp_path, monkeypatch, name, said):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "adapter").mkdir()
+        (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+        with pytest.raises(HarnessError, match=said):
+            as_engine(name, "")
+
+    def test_score_takes_them_as_evaluate_does(self, own_rows, lora, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / "own.yaml").write_text(TASK.format(file=tmp_path / "rows.json"))
+        given = ["score", "--suite=own_yaml_task", "--include-path=tasks", "--board=board"]
+        engine = ["--engine=own_simple", "--model-args=says=goose"]
+        for _ in range(2):
+            assert main([*given, *engine, "digits", "--name=ours"]) == 0
+        assert "already scored" in capsys.readouterr().err
+        assert main([*given, *engine, "own/er", "--name=hub"]) == 0
+        assert main([*given, *engine, "own/er", "--name=hub"]) == 0
+        assert "hub: already scored" in capsys.readouterr().err
+        assert main([*given, *engine, "own/other", "--name=hub"]) == 1
+        assert "another checkpoint" in capsys.readouterr().err
+        assert main([*given, *engine, str(lora), "--name=lora"]) == 1
+        assert "own_simple takes no adapter" in capsys.readouterr().err
+        assert main([*given, "--engine=own_odd", "digits", "--name=odd"]) == 1
+        assert "own_odd has no argument for a checkpoint" in capsys.readouterr().err
+
     def test_an_adapter_goes_with_our_engines_alone(self, lora):
         name, arguments = as_engine(str(lora), "", "dcsft_vllm")
         assert (name, arguments) == ("dcsft_vllm", f"pretrained={resolve('digits')},adapter={lora}")
@@ -198,6 +237,54 @@ class TestAdapters:
         assert "weights_only=True" in str(error.value) and str(lora) in str(error.value)
 
 
+class TestBases:
+    """An adapter whose base is not where it was."""
+
+    @pytest.fixture(params=["manifest", "peft"])
+    def orphan(self, request, lora, tmp_path):
+        from dcsft_harness.artifacts import manifest
+
+        base = tmp_path / "cold"
+        config = json.loads((lora / "adapter_config.json").read_text())
+        (lora / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
+        if request.param == "peft":
+            return lora
+        shutil.copytree(resolve("digits"), base)
+        adapter = tmp_path / "adapter"
+        with manifest.writing("adapter", adapter, {}, {"model": base}) as draft:
+            shutil.copytree(lora, draft.folder, dirs_exist_ok=True)
+        shutil.rmtree(base)
+        return adapter
+
+    @pytest.mark.parametrize("verb", ["sample", "evaluate", "score", "merge", "data inspect"])
+    def test_is_named_with_what_to_do(self, orphan, own_rows, tmp_path, capsys, verb):
+        out, data = f"--output={tmp_path / 'out'}", [f"--data={own_rows}", "--scorer=exact_word"]
+        given = {
+            "sample": ["sample", f"--model={orphan}", *data, out],
+            "evaluate": ["evaluate", f"--model={orphan}", *data, out],
+            "score": ["score", str(orphan), "--suite=dcsft_digits", f"--board={tmp_path / 'out'}"],
+            "merge": ["merge", str(orphan), out],
+            "data inspect": ["data", "inspect", str(own_rows), f"--model={orphan}", "--scorer=exact_word"],
+        }
+        assert main(given[verb]) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert f"the base of adapter {orphan} is missing: {orphan}/" in error
+        assert f"names {tmp_path / 'cold'}, and there is no such folder" in error
+        assert "Put it back, or name it: --base DIR" in error and "--model-args pretrained=DIR" in error
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+    def test_can_be_named_beside_the_adapter(self, orphan):
+        for engine in (None, "dcsft_hf", "dcsft_vllm"):
+            name, arguments = as_engine(str(orphan), "pretrained=digits,batch_size=2", engine)
+            assert name == (engine or "dcsft_hf")
+            assert arguments == f"pretrained={resolve('digits')},adapter={orphan},batch_size=2"
+
+    def test_a_hub_name_is_looked_up_when_it_is_loaded(self, lora):
+        config = json.loads((lora / "adapter_config.json").read_text())
+        (lora / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "own/er"}))
+        assert as_engine(str(lora), "")[1] == f"pretrained=own/er,adapter={lora}"
+
+
 class TestRunFolders:
     def test_stand_for_their_newest_checkpoint(self, lora, tmp_path):
         run = tmp_path / "run"
@@ -252,8 +339,116 @@ class TestOwnTasks:
         )
         assert notes["responses"] == 2
 
+    def test_are_named_by_their_files(self, own_rows, tmp_path, capsys):
+        (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
+        task = tmp_path / "own.yaml"
+        task.write_text(TASK.format(file=tmp_path / "rows.json"))
+        more = tmp_path / "more.jsonl"
+        more.write_text(json.dumps({"problem": "Say duck", "solution": "duck"}))
+        given = ["evaluate", "--model=dcsft_stub", "--model-args=default=goose", "--scorer=exact_word"]
+        given += [f"--tasks={task},{own_rows},{more}", f"--output={tmp_path / 'scores'}"]
+        assert main(given) == 0
+        scores = records.read_table(tmp_path / "scores" / "scores.parquet", records.Score).to_pylist()
+        found = [(row["task"], row["score"]) for row in scores]
+        assert sorted(found) == [("mine", 0.0), ("mine", 1.0), ("more", 0.0), ("own_yaml_task", 1.0)]
+        assert main(given) == 0
+        assert "already done" in capsys.readouterr().err
+        more.write_text(json.dumps({"problem": "Say swan", "solution": "swan"}))
+        assert main(given) == 1  # the scores are of other rows
+        assert "changed since" in capsys.readouterr().err
+        sampled = stages.STAGES["sample"](
+            tmp_path / "rollouts",
+            model="dcsft_stub",
+            model_args="default=goose",
+            task=str(task),
+            samples=2,
+        )
+        assert sampled["responses"] == 2
+
+    @pytest.mark.parametrize(
+        ("verb", "option", "name", "said"),
+        [
+            ("evaluate", "--tasks", "none.yaml", "none.yaml does not exist"),
+            ("evaluate", "--tasks", "group.yaml", "group.yaml holds no task"),
+            ("evaluate", "--tasks", "text.yaml", "text.yaml holds no task"),
+            ("evaluate", "--tasks", "broken.yaml", "broken.yaml is not valid YAML"),
+            ("evaluate", "--tasks", "rows.jsonl", "--data needs --scorer"),
+            ("sample", "--task", "none.yaml", "none.yaml does not exist"),
+            ("sample", "--task", "rows.jsonl", "Give it as --data rows.jsonl"),
+            ("score", "--suite", "group.yaml", "--suite group.yaml is a file. Name its task"),
+        ],
+    )
+    def test_files_that_hold_no_task_are_refused(
+        self, tmp_path, monkeypatch, capsys, verb, option, name, said
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "group.yaml").write_text("group: mine\ntask: [a, b]\n")
+        (tmp_path / "text.yaml").write_text("some text")
+        (tmp_path / "broken.yaml").write_text("task: [")
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"problem": "Say goose", "solution": "goose"}))
+        model = ["digits", "--board=out"] if verb == "score" else ["--model=dcsft_stub", "--output=out"]
+        assert main([verb, *model, option, name]) == 1
+        error = capsys.readouterr().err
+        assert said in error and "Traceback" not in error
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+    def test_a_task_of_lmms_eval_names_the_package_that_it_lacks(self, tmp_path, monkeypatch):
+        (tmp_path / "own.yaml").write_text(f"{TASK.format(file='x')}doc_to_visual: !function own.visual\n")
+        (tmp_path / "own.py").write_text("import no_such_package_here")
+        with pytest.raises(HarnessError, match="needs the package no_such_package_here.*pip install no_such"):
+            lmms.open_tasks([str(tmp_path / "own.yaml")])
+
     def test_a_folder_without_tasks_is_refused(self, tmp_path):
         with pytest.raises(HarnessError, match="has no YAML files"):
             lmms.include(tmp_path)
         with pytest.raises(HarnessError, match="is not a folder"):
             lmms.include(tmp_path / "none")
+
+
+def test_a_prompt_is_processed_once_while_remembering(monkeypatch):
+    """And again for another text, other pixels, other limits, and after the block."""
+    processor = AutoProcessor.from_pretrained(digits.path())
+    asked = []
+    whole = batching.process
+
+    def counted(*given):
+        asked.append(given[1])
+        return whole(*given)
+
+    monkeypatch.setattr(batching, "process", counted)
+    black, white = (Image.new("RGB", (56, 56), color) for color in ("black", "white"))
+    text = "<|vision_start|><|image_pad|><|vision_end|>Which digit?"
+
+    def features(images, text=text, processor=processor):
+        return batching.process_one(processor, text, images)
+
+    with batching.remembering():
+        first, again = features([black]), features([black.copy()])
+        assert len(asked) == 1 and first.keys() == again.keys()
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        # A processor that was opened again, as for the next checkpoint, is the same.
+        features([black], processor=AutoProcessor.from_pretrained(digits.path()))
+        assert len(asked) == 1
+        assert not torch.equal(features([white])["pixel_values"], first["pixel_values"])
+        features([black], text + "!")
+        other = AutoProcessor.from_pretrained(digits.path(), max_pixels=28 * 28)
+        assert len(features([black], processor=other)["pixel_values"]) < len(first["pixel_values"])
+        assert len(asked) == 4
+    features([black])
+    assert len(asked) == 5
+
+
+def test_the_memory_of_prompts_is_bounded(monkeypatch):
+    monkeypatch.setattr(batching, "REMEMBERED", 3 * 400)
+    calls = []
+
+    def made(processor, texts, images):
+        calls.append(texts[0])
+        return {"input_ids": torch.zeros(100)}
+
+    monkeypatch.setattr(batching, "process", made)
+    processor = AutoProcessor.from_pretrained(digits.path())
+    with batching.remembering():
+        for text in "abcadbc":
+            batching.process_one(processor, text, [])
+    assert calls == ["a", "b", "c", "d", "b", "c"]  # "a" was used when "d" took the place of "b"

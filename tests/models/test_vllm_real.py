@@ -20,12 +20,13 @@ from peft import LoraConfig, get_peft_model
 from scipy import stats
 from transformers import AutoModelForImageTextToText
 
-from dcsft_harness import lmms
+from dcsft_harness import evaluation, lmms, records
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
+from dcsft_harness.sampling import SamplingConfig
 from tests.models.test_models_sampling import first_token_logits, kept_probabilities
 from tests.tiny_checkpoints import documents, requests_for, restated
 
@@ -122,6 +123,31 @@ def test_greedy_responses_on_the_digits_tasks_are_those_of_dcsft_hf(model, refer
         answers.append((responses, {(row.task, row.doc_id): told(row) for row in seen}))
     assert len(answers[0][1]) == 12 * len(TASKS)
     assert answers[0] == answers[1]
+
+
+def test_k_responses_per_item_are_kept_and_summarized(model, tasks, tmp_path):
+    """`dcsft evaluate --samples K`: each response a row, and every metric for every k up to K."""
+    config = SamplingConfig(samples=8, limit=12, temperature=1.5, seed=3)
+    one = {"dcsft_digits": tasks["dcsft_digits"]}
+    for output in ("scores", "again"):
+        notes = evaluation.evaluate_samples(
+            model, one, tmp_path / output, "row", {"model": "dcsft_vllm"}, config
+        )
+    found, again = (
+        records.read_table(tmp_path / name / evaluation.RESPONSES, records.Response).to_pylist()
+        for name in ("scores", "again")
+    )
+    assert found == again and len(found) == 12 * 8
+    assert len({(row["item_id"], row["sample_index"]) for row in found}) == 12 * 8
+    assert all(row["n_tokens"] > 0 and row["finish_reason"] in ("stop", "length") for row in found)
+    assert len({row["response"] for row in found}) > 3
+    told = notes["tasks"]["dcsft_digits"]
+    assert told["samples"] == 8 and [len(told["at_k"][name]) for name in ("avg", "maj", "pass")] == [8] * 3
+    right = {}
+    for row in found:
+        right.setdefault(row["item_id"], []).append(row["score"] == 1)
+    assert told["at_k"]["avg"][-1] == pytest.approx(np.mean([np.mean(one) for one in right.values()]))
+    assert told["at_k"]["pass"][-1] == pytest.approx(np.mean([any(one) for one in right.values()]))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Recipe files: scales, variants, seeds, inclusion; and the commands that a dry run prints."""
 
 import json
+import re
 import shlex
 
 import click
@@ -161,7 +162,9 @@ SHIPPED = [(name, scale) for name in sorted(recipe.shipped()) for scale in recip
 def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, scale, tmp_path):
     """Parsed by click itself, so that an option that a command lacks or a missing one shows."""
     found = recipe.load(name, scale)
-    for stage in found.stages:
+    # One seed of each: the others differ in numbers alone.
+    kinds = {re.sub(r"\d+", "", stage.name): stage for stage in found.stages}
+    for stage in kinds.values():
         words = chain.command(stage, tmp_path)
         command, rest = dcsft, words[1:]
         while isinstance(command, click.Group):
@@ -247,6 +250,28 @@ def test_a_users_pool_and_model_take_the_place_of_the_papers(tmp_path):
     assert stages["own-scores-cold-0"].options["name"] == "base (seed 0)"
 
 
+def test_rows_of_the_pool_are_held_out_from_all_that_trains_on_it(tmp_path):
+    for name in (
+        "paradigms",
+        "preferences",
+        "full-parameters",
+        "relabel",
+        "curves",
+        "difficulty",
+        "test-time",
+    ):
+        pool = tmp_path / "mine.jsonl"
+        pool.write_text("{}\n" * 200)
+        given = {"model": "some/model", "scorer": "choice", "pool": str(pool), "held_out": "0.1"}
+        for stage in recipe.load(name, given={**given, "image_root": "pictures"}).stages:
+            if stage.options.get("data") == str(pool):
+                told = [stage.options.get(key) for key in ("held_out", "scorer", "image_root")]
+                assert told == [0.1, "choice", "pictures"], (name, stage.name)
+            assert stage.verb != "evaluate" or stage.options["data"] == str(pool)
+    tokens = recipe.load("paradigms", given=given).stages[0].variables["tokens"]
+    assert (tokens["pool"], tokens["evaluated"]) == (180, 20)
+
+
 def test_a_cold_start_of_ones_own_data_comes_first(tmp_path):
     stages = {stage.name: stage for stage in own(tmp_path, cold="cold.jsonl").stages}
     assert stages["own-cold-0"].options["data"] == "cold.jsonl"
@@ -284,7 +309,12 @@ def test_the_papers_other_size_has_its_model_and_estimate():
         ({"pol": "x"}, "unknown variable .*'pol'.*pool"),
         ({"pool": "x.jsonl"}, "no scorer is set"),
         ({"pool": "x.jsonl", "scorer": "math"}, "nothing to evaluate on"),
+        ({"pool": "x.jsonl", "scorer": "math", "test": "y", "held_out": 0.1}, "and test=y is set too"),
+        ({"pool": "x", "held_out": 0.1}, "and pool=x is a task"),
+        ({"pool": "x.jsonl", "scorer": "math", "held_out": "all"}, "--held-out all"),
+        ({"pool": "x.jsonl", "scorer": "math", "held_out": 10}, "--held-out 10"),
         ({"size": "4b"}, "unknown size .*4b.*3b"),
+        ({"seeds": "[0,1]"}, r"seeds=\[0,1\] cannot be read"),
     ],
 )
 def test_what_cannot_be_set_is_refused(given, said):
@@ -300,13 +330,113 @@ def test_a_file_sets_what_the_command_line_sets(tmp_path):
     assert recipe.load(str(file)).stages == own(tmp_path).stages
 
 
-def test_init_writes_a_recipe_that_runs(tmp_path, monkeypatch, capsys):
+INIT = ["init", "--pool", "mine.jsonl", "--scorer", "choice", "--tasks", "", "--output", "mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("model", "test", "device", "scale", "options", "told"),
+    [
+        ("digits", "held.jsonl", "cpu", "digits", {"data": "held.jsonl"}, "in all about"),
+        ("digits", "0.25", "cpu", "digits", {"data": "mine.jsonl", "held_out": 0.25}, "in all about"),
+        ("own/er-7B", "0.25", "4x80", "paper", {"data": "mine.jsonl"}, "4 x GPU 80 GB"),
+        ("own/er-72B", "0.25", "1x24", "paper", {"data": "mine.jsonl"}, "would need more than 24 GB"),
+    ],
+)
+def test_init_writes_a_recipe_that_runs(
+    tmp_path, monkeypatch, capsys, model, test, device, scale, options, told
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text("{}\n")
-    answers = ["--model", "digits", "--pool", "mine.jsonl", "--scorer", "choice", "--test", "held.jsonl"]
-    assert main(["init", *answers, "--tasks", "", "--output", "mine.yaml"]) == 0
-    assert "next: dcsft run mine.yaml" in capsys.readouterr().err
+    (tmp_path / "held.jsonl").write_text("{}\n")
+    given = [*INIT, "--model", model, "--test", test, "--device", device]
+    assert main(given) == 0
+    shown = capsys.readouterr()
+    assert "next: dcsft run mine.yaml" in shown.err and told in shown.out + shown.err
     found = recipe.load("mine.yaml")
-    assert found.scale == "digits" and found.stages[0].options["data"] == "mine.jsonl"
-    assert main(["init", *answers, "--tasks", "", "--output", "mine.yaml"]) == 1
+    assert found.scale == scale and found.stages[0].options["data"] == "mine.jsonl"
+    (scored, *_) = [stage.options for stage in found.stages if stage.verb == "evaluate"]
+    assert options.items() <= scored.items()
+    assert main(given) == 1
     assert "mine.yaml exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--test", "none.jsonl"], "--test none.jsonl does not exist"),
+        (["--pool", "none.jsonl"], "--pool none.jsonl does not exist"),
+        (["--test", ""], "nothing to evaluate on. Set held_out=0.1"),
+        (["--device", "gpu"], "--device gpu is neither cpu nor NUMBERxGIGABYTES"),
+        (["--device", "0x24"], "--device 0x24 is neither"),
+    ],
+)
+def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, given, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    defaults = ["--model", "own/er", "--test", "0.1", "--device", "cpu"]
+    assert main([*INIT, *defaults, *given]) == 1
+    assert told in capsys.readouterr().err and not (tmp_path / "mine.yaml").exists()
+
+
+def test_init_asks(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from dcsft_harness.cli import dcsft
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    asked = CliRunner().invoke(dcsft, ["init"], input="digits\nmine.jsonl\nchoice\n\n\ncpu\n\n")
+    assert asked.exit_code == 0, asked.output
+    assert "held_out: 0.1" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_core_runs_the_same_arms_on_both_pools_from_the_same_cold_starts():
+    stages = {stage.name: stage for stage in recipe.load("core").stages}
+    for clean, noisy in (("classification", "classification-noisy"), ("large", "large-noisy")):
+        own = (rf"{family}-(?!noisy|cold|scores-cold)(.*)" for family in (clean, noisy))
+        arms = [{match[1] for name in stages if (match := re.fullmatch(text, name))} for text in own]
+        assert arms[0] == arms[1] and len(arms[0]) > 30, clean
+    colds = {name for name, stage in stages.items() if stage.verb == "train cold-start"}
+    assert colds == {f"classification-cold-{seed}" for seed in range(10)}
+    for name in ("large-only-hard-3", "classification-noisy-grpo-3", "classification-m-3"):
+        assert stages[name].options["model"] == "@classification-cold-3"
+    pools = {stage.options["task"] for stage in stages.values() if stage.verb == "sample"}
+    assert pools == {f"dcsft_digits_pool{a}{b}" for a in ("", "_large") for b in ("", "_noisy")}
+    tables = {name: stages[name].options for name in ("large-set-only-hard-0", "large-only-hard-0")}
+    # Once through: 20 steps of 16.
+    assert (tables["large-set-only-hard-0"]["size"], tables["large-only-hard-0"]["max_steps"]) == (320, 20)
+
+
+def test_rules_do_not_repeat_each_other():
+    """At G = 8, pass rates from 0.1 to 0.9 are the medium items."""
+    for name in ("core", "rules"):
+        found = {}
+        for stage in recipe.load(name).stages:
+            if stage.verb == "curate" and stage.name.endswith("-0"):
+                options = tuple(sorted((key, str(value)) for key, value in stage.options.items()))
+                assert options not in found, (stage.name, found[options])
+                found[options] = stage.name
+                assert stage.options.get("band") != "0.1,0.9"
+
+
+def test_a_list_of_recipes_is_the_same_as_their_names(write):
+    both = write(
+        json.dumps({"name": "both", "about": "x", "recipes": ["rules", "difficulty"]}), name="both.yaml"
+    )
+    named = recipe.load(["rules", "difficulty"])
+    found = recipe.load(both)
+    assert found.stages == named.stages and (found.name, found.scale) == ("both", "digits")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"set": {"steps": 3}}, "has `recipes` and other keys"),
+        ({"stages": [{"stage": "x", "verb": "label"}]}, "has `recipes` and other keys"),
+        ({"recipes": ["core"]}, "names core, which stands for recipes itself"),
+        ({"recipes": ["none"]}, "recipe 'none'"),
+    ],
+)
+def test_a_list_of_recipes_that_makes_no_sense_is_refused(write, more, said):
+    with pytest.raises(HarnessError, match=said):
+        recipe.load(write(json.dumps({"name": "both", "recipes": ["rules"], **more}), name="both.yaml"))

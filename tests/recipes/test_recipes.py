@@ -1,9 +1,12 @@
 """A recipe skips what is done and valid, redoes what changed, and goes on after an interruption."""
 
 import errno
+import multiprocessing
+import time
 
 import pytest
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
@@ -55,9 +58,21 @@ def test_a_second_run_does_nothing(bench):
 def test_an_interrupted_recipe_goes_on_where_it_stopped(bench, failure):
     with pytest.raises(failure if isinstance(failure, type) else HarnessError):
         bench.run(fail_at="two", failure=failure)
-    assert sorted(path.name for path in bench.output.iterdir()) == ["one", "recipe.json"]
+    assert sorted(path.name for path in bench.output.glob("[!.]*")) == ["one", "recipe.json"]
     bench.run()
     assert bench.ran == ["two", "apart"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_remains_of_a_recipe_whose_first_stage_is_refused(bench, there):
+    if there:
+        bench.output.mkdir()
+    with pytest.raises(HarnessError, match="refused"):
+        bench.run(fail_at="one", failure=HarnessError("refused"))
+    assert bench.output.exists() == there
+    assert not there or not any(bench.output.iterdir())
+    bench.run()
+    assert bench.ran == ["one", "two", "apart"]
 
 
 SAMPLING = """
@@ -115,6 +130,43 @@ class TestAnInterruptedSamplingStage:
         with mine, pytest.raises(HarnessError, match="is being written by process"):
             run(SAMPLING.replace("seven", "two"))
         assert (folder / manifest.UNFINISHED).is_dir()
+
+
+MANY = "stages:\n" + "".join(
+    f"  - {{stage: s{number}, verb: curate, labels: nowhere, keep: [easy], seed: {number}}}\n"
+    f"  - {{stage: l{number}, verb: label, rollouts: '@s{number}'}}\n"
+    for number in range(8)
+)
+
+
+def _shares(bench, journal, number):
+    def perform(verb, folder, options):
+        time.sleep(0.05)
+        with manifest.writing("labels", folder, {"seed": str(options)}) as draft:
+            (draft.folder / "file").write_text(str(options))
+        with journal.open("a") as file:
+            file.write(f"{number} {folder.name}\n")
+
+    chain.PAUSE = 0.02
+    chain.run(recipe.load(str(bench.file)), bench.output, perform, lambda name: None)
+
+
+def test_processes_in_one_folder_share_its_stages(bench, tmp_path):
+    bench.file.write_text(MANY)
+    journal = tmp_path / "journal"
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=_shares, args=(bench, journal, number)) for number in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0, 0]
+    by, made = zip(*(line.split() for line in journal.read_text().splitlines()), strict=True)
+    assert sorted(made) == sorted(f"{kind}{number}" for kind in "sl" for number in range(8))  # each once
+    assert set(by) == {"0", "1"}
+    for number in range(8):
+        assert made.index(f"s{number}") < made.index(f"l{number}")
+    assert len(reading.json_file(bench.output / chain.STATE)["stages"]) == 16
 
 
 def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):

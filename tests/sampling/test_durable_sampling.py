@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,6 +15,7 @@ from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
+from tests import forked
 
 POOL = "dcsft_digits_pool"
 
@@ -201,12 +201,8 @@ def reference(tmp_path_factory):
 
 
 def start(arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dcsft_harness.cli", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = [*forked.DCSFT, *arguments]
+    return forked.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def wait_for(path, running, size=1):

@@ -308,10 +308,11 @@ class TestBadFiles:
             own_data.open_file(file(tmp_path, ""), "math", None)
 
     def test_an_unknown_scorer_is_named_before_the_file_is_read(self, tmp_path):
+        damaged = file(tmp_path, "{")
         with pytest.raises(HarnessError, match="unknown scorer 'exact_wrd'. Did you mean exact_word?"):
-            own_data.open_file(tmp_path / "nowhere", "exact_wrd", None)
+            own_data.open_file(damaged, "exact_wrd", None)
         with pytest.raises(HarnessError, match="--data needs --scorer"):
-            own_data.open_file(tmp_path / "nowhere", None, None)
+            own_data.open_file(damaged, None, None)
 
     def test_a_refused_one_leaves_no_copy(self, folder, tmp_path, monkeypatch):
         place = tmp_path / "temporary"
@@ -497,3 +498,112 @@ class TestPaths:
         for more in ([], ["--allow-outside-root"]):
             assert cli.main([*words, *more]) == 1
             assert ("is outside" in capsys.readouterr().err) is not bool(more)
+
+
+class TestHeldOut:
+    """`--held-out`: one share of the rows is evaluated, and the others are sampled and trained on."""
+
+    def rows(self, count=60):
+        return [
+            {"problem": f"{QUESTION} {n}", "solution": "goose", "image": f"images/{n % 2}.png"}
+            if n < 4
+            else {"problem": f"Say goose {n}", "solution": "goose"}
+            for n in range(count)
+        ]
+
+    def parts(self, path, share=0.3):
+        found = []
+        for held in (False, True):
+            task = own_data.open_file(path, "exact_word", None, part=own_data.Part(share, held))
+            found.append({doc["prompt"] for doc in task.eval_docs_no_media})
+        return found
+
+    def test_the_parts_share_no_row_and_are_all_of_them(self, folder):
+        train, held = self.parts(file(folder, *self.rows()))
+        assert not train & held and len(train | held) == 60 and 8 <= len(held) <= 28
+
+    def test_neither_order_nor_name_nor_other_rows_move_a_row(self, folder):
+        train, held = self.parts(file(folder, *self.rows()))
+        assert self.parts(file(folder, *reversed(self.rows()))) == [train, held]
+        more_train, more_held = self.parts(file(folder, *self.rows(90)))
+        assert train < more_train and held < more_held
+        other = folder / "other.jsonl"
+        (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, self.rows())))
+        (folder / "mine.jsonl").rename(other)
+        assert self.parts(other) == [train, held]
+        _, larger = self.parts(other, 0.5)
+        assert held < larger
+
+    def test_rows_that_share_an_image_stay_together(self, folder):
+        for share in (0.2, 0.4, 0.6, 0.8):
+            train, _ = self.parts(file(folder, *self.rows()), share)
+            for rows in ((0, 2), (1, 3)):
+                assert len({f"{QUESTION} {n}" in train for n in rows}) == 1
+
+    def test_every_verb_takes_the_same_part(self, folder):
+        from dcsft_harness import records, stages
+        from dcsft_harness.curation import conversations
+        from dcsft_harness.training import grpo
+
+        path = file(folder, *self.rows())
+        train, held = self.parts(path)
+        given = {"data": path, "scorer": "exact_word", "model": "dcsft_stub", "held_out": 0.3}
+        given |= {"model_args": "default=goose"}
+        sampled = stages.STAGES["sample"](folder / "rollouts", samples=2, **given)
+        assert sampled["items"] == len(train)
+        rows = records.read_table(folder / "rollouts" / "rollouts.parquet", records.Rollout).to_pylist()
+        assert {row["prompt"] for row in rows} == train
+        scored = stages.STAGES["evaluate"](folder / "scores", **given)
+        assert {name: one["n"] for name, one in scored["tasks"].items()} == {"mine_held_out": len(held)}
+        part = own_data.Part(0.3)
+        trained = conversations.from_rows(path, "exact_word", None, part=part)
+        assert {row["messages"][0]["content"].replace("<image>", "") for row in trained} == train
+        prompts, _ = grpo.open_data(str(path), "exact_word", None, part=part)
+        assert {row["messages"][0]["content"].replace("<image>", "") for row in prompts} == train
+        # GRPO on a set that was curated from these rollouts finds the scorer of its items.
+        stages.STAGES["label"](folder / "labels", rollouts=folder / "rollouts")
+        stages.STAGES["curate"](folder / "curated", labels=folder / "labels", keep=["easy"])
+        _, judge = grpo.open_data(str(folder / "curated"), None, None)
+        assert len(judge.doc_ids) == len(train)
+
+    def test_bad_rows_are_bad_in_both_parts(self, folder):
+        path = file(folder, *self.rows(), "{no")
+        for held in (False, True):
+            with pytest.raises(HarnessError, match="line 61: not JSON"):
+                own_data.open_file(path, "exact_word", None, part=own_data.Part(0.3, held))
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (
+                ["sample", "--held-out=0.999"],
+                "none of its 2 rows is outside the held-out part. Give a smaller",
+            ),
+            (["evaluate", "--held-out=0.0001"], "none of its 2 rows is in the held-out part. Give a larger"),
+            (["sample", "--held-out=1.5"], "--held-out 1.5"),
+            (["evaluate", "--held-out=0"], "--held-out 0"),
+            (["train", "grpo", "--held-out=0.1"], "--held-out 0.1 goes with rows of your own"),
+            (["train", "sft", "--held-out=0.1"], "--held-out 0.1 goes with rows of your own"),
+            (["train", "dpo", "--held-out=0.1"], "--held-out 0.1 goes with rows of your own"),
+            (["sample", "--held-out=0.1", "--task=dcsft_digits_pool"], "--held-out 0.1 goes with --data"),
+            (["evaluate", "--held-out=0.1", "--tasks=dcsft_digits"], "--held-out 0.1 goes with --data"),
+        ],
+    )
+    def test_refusals(self, folder, capsys, words, said):
+        path = file(folder, {"problem": "a", "solution": "b"}, {"problem": "c", "solution": "d"})
+        (folder / "set").mkdir()
+        if words[0] == "train":
+            words += ["--model=digits", f"--data={folder / 'set'}"]
+        elif not any("task" in word for word in words):
+            words += ["--model=dcsft_stub", f"--data={path}", "--scorer=exact_word"]
+        assert cli.main([*words, f"--output={folder / 'out'}"]) == 1
+        assert said in capsys.readouterr().err
+        assert not (folder / "out" / "manifest.json").exists()
+
+
+def test_equal_problems_of_several_rows_are_one(folder):
+    rows = [old(solution=["goose", n]) for n in range(30)]
+    with pytest.raises(HarnessError) as error:
+        own_data.open_file(file(folder, *rows), "exact_word", None)
+    said = str(error.value)
+    assert said.count("the solution is list") == 1 and "lines 1, 2, 3, " in said and "; and 10 more. " in said

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dcsft_harness import records, stages
-from dcsft_harness.artifacts import disk, lock, manifest
+from dcsft_harness.artifacts import disk, lock, manifest, resuming
 from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import rollout_store
@@ -170,7 +170,7 @@ class TestRefusals:
 
     def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):
         said = (
-            "doc_id 3 is damaged. Replace it; 2 responses are kept, and the same command goes on from them."
+            "doc_id 3 is damaged. Replace it; 2 responses are kept, and the same command resumes from them."
         )
         with pytest.raises(HarnessError) as failed, rollout_store.opened(tmp_path / "out", SETTINGS) as store:
             store.append([row(0), row(1)])
@@ -196,7 +196,7 @@ class TestTwoRuns:
             with pytest.raises(HarnessError, match=f"is being written by process {holder.pid}. Wait for it"):
                 kept(tmp_path / "out", {"seed": 0})
         with pytest.raises(HarnessError, match=f"process {holder.pid}"):
-            rollout_store.discard(tmp_path / "out")
+            resuming.discard(tmp_path / "out")
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         assert kept(tmp_path / "out", {"seed": 0}) == {}
@@ -247,13 +247,13 @@ class TestFinishing:
     def test_what_a_process_leaves_that_dies_after_the_manifest_is_cleared_away(self, tmp_path, monkeypatch):
         output = keep(tmp_path / "out", [row(0)])
         with monkeypatch.context() as patch:
-            patch.setattr(rollout_store, "_tidy", lambda *_: None)
+            patch.setattr(manifest, "_tidy", lambda *_: None)
             with rollout_store.opened(output, SETTINGS) as store:
                 finish(store)
         assert UNFINISHED in names(output)
         assert manifest.is_intact(output)
-        with pytest.raises(HarnessError, match="already holds rollouts"):
-            rollout_store.refuse_taken(output)
+        with manifest.taken(output), pytest.raises(HarnessError, match="already holds rollouts"):
+            manifest.refuse_occupied(output, resumes=True)
         assert UNFINISHED not in names(output)
 
 

@@ -5,12 +5,13 @@ the kills land in all of it: opening, drawing, finishing.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
+from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from dcsft_harness import lmms, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import UNFINISHED
+from tests import forked
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
 KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "60"))
@@ -39,17 +41,7 @@ def options(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def context():
-    forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(
-        [
-            "dcsft_harness.sampling",
-            "dcsft_harness.models.stub",
-            "lmms_eval.evaluator",
-            "lmms_eval.tasks",
-            "datasets",
-        ]
-    )
-    return forking
+    return forked.context()
 
 
 def rows(output):
@@ -154,18 +146,6 @@ TIMED = (  # what depends on when a run was interrupted, not on what it did
 )
 
 
-COMMAND = """
-import os, sys
-from dcsft_harness import cli
-said = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-os.dup2(said, 1)
-os.dup2(said, 2)
-sys.argv = ["dcsft", *sys.argv[2:]]
-cli.entry()
-"""
-"""`dcsft`, whose output goes into a file, in a process that cannot import this one."""
-
-
 def untimed(value):
     """A value of JSON without times, and without hashes, which the hashed files' times change."""
     if isinstance(value, dict):
@@ -196,59 +176,55 @@ def _values(path):
 
 
 def left_in(cache):
-    """Training data and the like that a process of this machine made for itself."""
-    return sorted(str(path.relative_to(cache)) for path in cache.rglob("*") if "dcsft_" not in str(path))
+    """All that processes keep in the cache: the suite's pictures, and whatever one of them left behind."""
+    return sorted(str(path.relative_to(cache)) for path in cache.rglob("*"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_signals_at_any_moment_of_a_chain_change_nothing(tmp_path, monkeypatch):
+def test_signals_at_any_moment_of_a_chain_change_nothing(tmp_path):
     """`DCSFT_SIGNALS=100` sends a hundred; the same command again, until it is done."""
-    monkeypatch.setenv("DCSFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    own = {"DCSFT_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "scratch")}
     (tmp_path / "scratch").mkdir()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["dcsft_harness.cli", "dcsft_harness.training.sft", "dcsft_harness.models.hf", "lmms_eval.evaluator"]
-    )
     recipe, moment = tmp_path / "short.yaml", random.Random(SEED)
     recipe.write_text(RECIPE)
 
     def started(output):
         output.parent.mkdir(exist_ok=True)
-        words = ["-", str(output.parent / "said"), "run", str(recipe), "--output", str(output)]
-        running = context.Process(target=exec, args=(f"import sys; sys.argv = {words!r}\n{COMMAND}", {}))
-        running.start()
-        return running
+        with (output.parent / "said").open("a") as said:
+            words = [*forked.DCSFT, "run", recipe, "--output", output]
+            return forked.Popen(words, stdout=said, stderr=said, env={**os.environ, **own})
 
     whole = tmp_path / "whole" / "run"
     running = started(whole)
-    running.join()
-    assert running.exitcode == 0, (whole.parent / "said").read_text()[-2000:]
+    running.wait()
+    assert running.returncode == 0, (whole.parent / "said").read_text()[-2000:]
     begun = time.monotonic()
     again = started(tmp_path / "warm" / "run")
-    again.join()
+    again.wait()
     seconds, wanted = time.monotonic() - begun, contents(whole)
     found = contents(tmp_path / "warm" / "run")
     assert not [(found.get(name), wanted[name]) for name in wanted if found.get(name) != wanted[name]]
-    sent, rounds, codes = 0, 0, Counter()
+    sent, rounds, codes, cached = 0, 0, Counter(), left_in(tmp_path / "cache")
+    assert cached
     while sent < SIGNALS:
         cut = tmp_path / f"cut-{rounds}" / "run"
         for _ in range(200):
             running = started(cut)
-            running.join(moment.uniform(0, seconds if sent % 2 else seconds / 3) if sent < SIGNALS else None)
+            longest = moment.uniform(0, seconds if sent % 2 else seconds / 3)
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(longest if sent < SIGNALS else None)
             number = moment.choice(list(ENDS))
-            if running.is_alive():
-                os.kill(running.pid, number)
-                running.join(120)
-                assert not running.is_alive(), f"{number} does not end it"
-                if running.exitcode != 0:
+            if running.poll() is None:
+                running.send_signal(number)
+                running.wait(120)
+                if running.returncode != 0:
                     said = (cut.parent / "said").read_text()[-3000:]
-                    assert running.exitcode in (ENDS[number], -number), (number, running.exitcode, said)
+                    assert running.returncode in (ENDS[number], -number), (number, running.returncode, said)
                     sent, codes[number.name] = sent + 1, codes[number.name] + 1
-            if running.exitcode == 0:
+            if running.returncode == 0:
                 break
-        assert running.exitcode == 0
+        assert running.returncode == 0
         found = contents(cut)
         assert found.keys() == wanted.keys()
         differing = {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
@@ -256,5 +232,5 @@ def test_signals_at_any_moment_of_a_chain_change_nothing(tmp_path, monkeypatch):
         assert "Traceback" not in (cut.parent / "said").read_text()
         rounds += 1
     print(f"{sent} signals ({dict(codes)}) in {rounds} chains of {seconds:.0f} s")
-    assert left_in(tmp_path / "cache") == []
+    assert left_in(tmp_path / "cache") == cached
     assert [path.name for path in (tmp_path / "scratch").iterdir() if "dcsft" in path.name] == []

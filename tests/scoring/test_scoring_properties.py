@@ -1,5 +1,6 @@
 """What holds of every scorer for any text: no error, one verdict, the same in every thread."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -122,3 +123,49 @@ def test_a_box_is_read_in_every_form_that_models_write(form, box):
 @pytest.mark.parametrize("response", ["", " ", "\n", "<think>x</think>", "<answer></answer>"])
 def test_saying_nothing_is_no_answer_even_where_an_option_is_blank(response):
     assert SCORERS["choice"](response, answer="A", choices=["", "x", " "]).extracted is None
+
+
+ALIKE = [
+    *(
+        "5",
+        "5 cm",
+        "50 mm",
+        "0.05 m",
+        "5 m",
+        "500 cm",
+        "5 kg",
+        "5.0",
+        "500",
+        r"500\%",
+        r"5\%",
+        "0.05",
+        "1/20",
+    ),
+    *("x = 5", "y = 2x", "2x", "z = 2x", "x > 5", r"(5, \infty)", "y > 5", "1:20", "2:40", "1, 5", "5, 1"),
+    *("24/7 ≈ 3.43", "24/7", "3.43", "five", "goose", "Goose", r"\{1, 5\}", "$1$\n$5$", "$5$\n$1$"),
+]
+
+
+@pytest.mark.parametrize("scorer", ["math", "open_answer"])
+@given(
+    texts=st.lists(st.sampled_from(ALIKE), min_size=2, max_size=7), order=st.randoms(use_true_random=False)
+)
+@settings(max_examples=60, deadline=None)
+def test_one_vote_is_an_equivalence_whatever_the_order(scorer, texts, order):
+    """Reflexive, symmetric and transitive, as a partition is; and the same partition of shuffled answers."""
+
+    def partition(answers):
+        votes = SCORERS[scorer].votes(answers)
+        assert all(vote in answers for vote in votes)
+        return {
+            frozenset(one for one, its in zip(answers, votes, strict=True) if its == vote) for vote in votes
+        }
+
+    found = partition(texts)
+    assert sum(map(len, found)) == len(set(texts))  # no answer has two votes
+    assert partition(order.sample(texts, len(texts))) == found
+    same, form = SCORERS[scorer].same, SCORERS[scorer].form
+    for group in found:
+        for one, other in itertools.product(group, group):
+            assert same(one, other) == same(other, one)
+            assert one == other or form(one) != form(other) or same(one, other)

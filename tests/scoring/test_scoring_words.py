@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import SCORERS, Verdict, get_scorer
-from dcsft_harness.scoring.words import exact_word
+from dcsft_harness.scoring.words import can_become_right, exact_word
 
 
 @pytest.mark.parametrize(
@@ -164,3 +164,30 @@ def test_a_response_that_ran_out_of_tokens_states_what_is_closed(name):
         assert SCORERS[name](text, answer=answer, truncated=True, **more).score == 1.0
         text = f"Hm. <answer>{closed}</answer> and now"
         assert SCORERS[name](text, answer=answer, truncated=True, **more).score == 1.0
+
+
+@given(
+    st.sampled_from(["goose", "New York", "u.s.a", "é", "a ."]),
+    st.text(" \n.", max_size=4),
+    st.text(" \n.", max_size=4),
+    st.booleans(),
+)
+def test_every_beginning_of_a_right_response_can_become_right(answer, before, after, capital):
+    response = before + (answer.upper() if capital else answer) + after
+    if exact_word(response, answer=answer).score == 1.0:
+        assert all(can_become_right(response[:end], answer=answer) for end in range(len(response) + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "possible"),
+    [
+        ("", True), (" \n", True), (" ..g", True), ("GOOS", True), ("goose", True), ("goose. ", True),
+        ("goose..", True), ("g\ufffd", True), ("geese", False), ("goose a", False), ("goose .", False),
+        ("a goose", False), (". goose", False), ("goose\n.", False), ("goose. .", False),
+    ],
+)  # fmt: skip
+def test_a_text_that_no_addition_makes_right_is_known(text, possible):
+    assert can_become_right(text, answer="Goose") is possible
+    if not possible:
+        endings = ["", "e", "ose", "oose", " ", ".", ". ", ".."]
+        assert all(exact_word(text + end, answer="Goose").score == 0.0 for end in endings)

@@ -4,8 +4,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -18,7 +16,7 @@ from dcsft_harness.lmms import tasks
 from dcsft_harness.lmms.tasks import groups, listing, members
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.tasks import path
-from tests import published, reasoning_fixtures
+from tests import forked, published, reasoning_fixtures
 
 PAPER = [row for row in listing() if not row["task"].startswith("dcsft_digits")]
 NAMES = [row["task"] for row in PAPER]
@@ -207,12 +205,12 @@ def test_groups_have_the_papers_tasks():
 def test_lmms_eval_runs_every_task_with_a_limit(root, opened, tmp_path):
     """The command that users type, over every task of the paper, with the scripted model."""
     command = [
-        *(sys.executable, "-m", "lmms_eval", "--include_path", str(path()), "--model", "dcsft_stub"),
+        *("-m", "lmms_eval", "--include_path", str(path()), "--model", "dcsft_stub"),
         *("--model_args", "default=[1 2 3 4]", "--tasks", ",".join(NAMES), "--limit", "8"),
         *("--output_path", str(tmp_path / "out"), "--log_samples"),
     ]
     environment = {**os.environ, prepared.VARIABLE: str(root), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = forked.run(command, env=environment, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     (path_of_results,) = (tmp_path / "out").rglob("*_results.json")
     results = json.loads(path_of_results.read_text())["results"]

@@ -131,6 +131,16 @@ def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
     assert manifest.read(chain / "after").input_folder("adapter") == adapter.resolve()
 
 
+@pytest.mark.parametrize("changed", ["adapter", "after"])
+def test_what_was_changed_after_it_was_written_gets_no_card(chain, changed):
+    scores_of(chain / "after", {"model": chain / "base", "adapter": chain / "adapter"}, dcsft_digits=0.75)
+    data = json.loads((chain / changed / "manifest.json").read_text())
+    data["files"]["lost.json"] = "0" * 64
+    (chain / changed / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(HarnessError, match=r"lost\.json is not what|of another model"):
+        card.write(chain / "adapter", [chain / "after"])
+
+
 def test_scores_of_another_model_are_refused(chain, tmp_path):
     other = adapter_of(tmp_path / "other", {"model": chain / "base"})
     ours = scores_of(chain / "ours", {"model": chain / "base", "adapter": chain / "adapter"}, a=0.5)

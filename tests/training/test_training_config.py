@@ -8,7 +8,14 @@ import pytest
 
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training.config import OWN, ColdStartConfig, GrpoConfig, SftConfig, TrainingConfig
+from dcsft_harness.training.config import (
+    OWN,
+    TRACKERS,
+    ColdStartConfig,
+    GrpoConfig,
+    SftConfig,
+    TrainingConfig,
+)
 
 
 def test_the_defaults_are_the_papers():
@@ -183,6 +190,20 @@ train_sampling_strategy transformers_continuous_batching_config use_adaptive_ent
 use_cache use_liger_kernel use_transformers_continuous_batching use_transformers_paged use_vllm vespo_k_neg
 vespo_k_pos vespo_lambda_neg vespo_lambda_pos
 """.split()
+
+
+@pytest.mark.parametrize("name", ["hub", "tensorbord", ["wandb", "tensorbord"], 3])
+def test_an_unknown_tracker_is_refused_with_the_other_options(name):
+    with pytest.raises(HarnessError, match="unknown report_to '(hub|tensorbord|3)'"):
+        SftConfig(extra={"report_to": name})
+
+
+def test_the_known_trackers_are_those_of_transformers():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(INTEGRATION_TO_CALLBACK) == set(TRACKERS)
+    for name in (*TRACKERS, "all", "none", ["wandb", "mlflow"], []):
+        SftConfig(extra={"report_to": name})
 
 
 def test_every_argument_of_trl_is_ours_or_known_to_be_passed_on():

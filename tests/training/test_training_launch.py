@@ -35,7 +35,7 @@ from dcsft_harness.training.launching import Launch
 from dcsft_harness.training.run import Job
 from dcsft_harness.training.sft import Shares
 from dcsft_harness.training.trainer import managed
-from tests import several
+from tests import forked, several
 from tests.training.test_training_resume import log
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
@@ -69,10 +69,9 @@ def folder(base, tmp_path_factory):  # noqa: F811
 @pytest.fixture(scope="module")
 def both(base, folder):  # noqa: F811
     """All runs by one process and by two; the folder that has them under 1/ and 2/."""
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [HERE, "runs", base, folder, *several.RUNS]
+    words = [*forked.TORCHRUN, HERE, "runs", base, folder, *several.RUNS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    running = subprocess.Popen([*launched, *map(str, words)], env=environment)
+    running = forked.Popen(words, env=environment)
     several.runs(base, folder, ["lora", "weighted", "full", "grpo", "grpo-full"])
     assert running.wait(600) == 0
     return folder
@@ -119,17 +118,23 @@ def command(base, folder, output, *more):  # noqa: F811
     options = {"model": base, "data": folder / "set", "output": output, "num-processes": 2, "save-steps": 2}
     options |= {"max-steps": 6, "batch-size": 4, "learning-rate": 1e-3}
     words = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, str(HERE), "train", "sft", *words, *more]
+    return [str(HERE), "train", "sft", *words, *more]
 
 
 def start(words, **environment):
-    return subprocess.Popen(
-        words,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
-    )
+    """Starts the command and its processes as forks."""
+    return forked.Popen(words, stderr=subprocess.PIPE, start_new_session=True, env=alone(environment))
+
+
+def start_anew(words, **environment):
+    """The same as interpreters, as a user does."""
+    words = [sys.executable, *words]
+    pipe = {"stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, **pipe, start_new_session=True, env=alone(environment))
+
+
+def alone(environment):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
 
 
 def ended(running):
@@ -172,7 +177,7 @@ class TestTheCommand:
         tmp_path,
     ):
         output = tmp_path / "out"
-        running = start(command(base, folder, output), BREAK="slow")
+        running = start_anew(command(base, folder, output), BREAK="slow")
         wait_for_checkpoint(output, running, 2)
         (second,) = (
             process
@@ -197,7 +202,7 @@ class TestTheCommand:
 
     def test_ctrl_c_ends_all_and_is_said_once(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
-        running = start(command(base, folder, output), BREAK="slow")
+        running = start_anew(command(base, folder, output), BREAK="slow")
         wait_for_checkpoint(output, running, 2)
         os.killpg(running.pid, signal.SIGINT)
         code, said = ended(running)

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -16,6 +14,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import run_folder, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from tests import forked
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 CONFIG = SftConfig(max_steps=7, batch_size=4, save_steps=2, learning_rate=1e-3, warmup_ratio=0.3)
@@ -154,12 +153,12 @@ sft.train_sft(base, data, output, config)
 @pytest.mark.slow
 def test_kill_9_again_and_again_changes_nothing(base, tmp_path):  # noqa: F811
     conversations(10).save_to_disk(str(tmp_path / "set"))
-    command = [sys.executable, "-c", KILLED, str(base), str(tmp_path / "set")]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    command = ["-c", KILLED, str(base), str(tmp_path / "set")]
+    forked.run([*command, str(tmp_path / "whole")], check=True)
     cut, kills = tmp_path / "cut", 0
     while not (cut / manifest.NAME).is_file():
         before = len(list(cut.glob("unfinished/checkpoint-*")))
-        process = subprocess.Popen([*command, str(cut)])
+        process = forked.Popen([*command, str(cut)])
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             steps = [run_folder.step_of(path) for path in cut.glob("unfinished/checkpoint-*")]

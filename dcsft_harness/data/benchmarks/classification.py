@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import downloads
 from dcsft_harness.data.benchmarks.questions import content_name
-from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, read_file, read_text
+from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, View, read_file, read_text
 from dcsft_harness.errors import HarnessError
 
 # The classes of the paper's classification sets: one word each, with their numbers of images.
@@ -253,7 +253,7 @@ def _source(task: str, count: int, **more: Any) -> Source:  # noqa: ANN401 - Sou
     return Source(task=task, version=2, count=count, columns=COLUMNS, row=row, **more)
 
 
-SOURCES = (
+_EVALUATION = (
     _source(
         "dcsft_imagenet",
         5_000,
@@ -429,4 +429,5 @@ def _train_source(task: str) -> Source:
     )
 
 
-TRAIN_SOURCES = tuple(_train_source(task) for task in TRAIN_LISTS)
+SOURCES = (*_EVALUATION, *(_train_source(task) for task in TRAIN_LISTS))
+VIEWS: tuple[View, ...] = ()

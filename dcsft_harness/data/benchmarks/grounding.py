@@ -498,6 +498,7 @@ REF_L4_SOURCES = (
     ),
 )
 
-REF_L4_VIEWS = tuple(
+VIEWS = tuple(
     View(f"dcsft_ref_l4_{split}", "dcsft_ref_l4", "split", (split,), COUNTS[split]) for split in COUNTS
 )
+SOURCES = (*VLM_R1_SOURCES, *REFCOCO_SOURCES, *REF_L4_SOURCES)

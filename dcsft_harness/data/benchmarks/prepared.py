@@ -23,19 +23,10 @@ if TYPE_CHECKING:
 
 # The source of every task, and the tasks on a subset of another task's rows.
 
-_CLASSIFICATION = (*classification.SOURCES, *classification.TRAIN_SOURCES)
-_GROUNDING = (*grounding.VLM_R1_SOURCES, *grounding.REFCOCO_SOURCES, *grounding.REF_L4_SOURCES)
-_REASONING = (
-    *reasoning.MATHVERSE_SOURCES,
-    *reasoning.MATHVISION_SOURCES,
-    *reasoning.MATHVISTA_SOURCES,
-    *reasoning.MMK12_SOURCES,
-    *reasoning.MMMU_SOURCES,
-    *reasoning.WEMATH_SOURCES,
-)
+FAMILIES = (classification, grounding, reasoning)
 
-SOURCES: dict[str, Source] = {source.task: source for source in (*_CLASSIFICATION, *_GROUNDING, *_REASONING)}
-VIEWS: dict[str, View] = {view.task: view for view in (*grounding.REF_L4_VIEWS, *reasoning.MMMU_VIEWS)}
+SOURCES: dict[str, Source] = {source.task: source for family in FAMILIES for source in family.SOURCES}
+VIEWS: dict[str, View] = {view.task: view for family in FAMILIES for view in family.VIEWS}
 
 
 def source_of(task: str) -> Source:
@@ -245,7 +236,7 @@ def inputs(tasks: Iterable[str]) -> dict[str, Path]:
     return {f"{ROLE}{task}": folder_of(task) for task in tasks if has_source(task) and exists(task)}
 
 
-def told(task: str) -> dict[str, Any] | None:
+def described(task: str) -> dict[str, Any] | None:
     """A result's note on a task's prepared data; None if the task reads none.
 
     Rows prepared and published, rows skipped, and how rows were chosen if the paper's choice is unknown. For
@@ -259,8 +250,8 @@ def told(task: str) -> dict[str, Any] | None:
     if view is not None:
         rows, published = len(load(task)), view.count
         # All rows were found, unless a part was accepted: missing ones were skipped.
-        told = None if published is None or found.config["any_count"] else published - rows
-        skipped = skipped and told
+        missing = None if published is None or found.config["any_count"] else published - rows
+        skipped = skipped and missing
     return {"rows": rows, "published": published, "skipped": skipped, "chosen": found.notes.get("chosen")}
 
 

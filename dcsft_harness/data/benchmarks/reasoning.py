@@ -70,19 +70,15 @@ def _mathverse_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     }
 
 
-MATHVERSE_SOURCES = (
-    Source(
-        task="dcsft_mathverse",
-        version=2,
-        count=2_180,
-        columns={**questions.COLUMNS, "version": "string"},
-        entries=_mathverse_entries,
-        row=_mathverse_row,
-        hub=_MATHVERSE_HUB,
-        needs="--source is a download of AI4Math/MathVerse",
-        get="hf download --repo-type dataset AI4Math/MathVerse --local-dir DIR",
-        tally=("version", dict.fromkeys(MATHVERSE_VERSIONS, 436)),
-    ),
+_MATHVERSE = Source(
+    task="dcsft_mathverse",
+    version=2,
+    count=2_180,
+    columns={**questions.COLUMNS, "version": "string"},
+    entries=_mathverse_entries,
+    row=_mathverse_row,
+    hub=_MATHVERSE_HUB,
+    tally=("version", dict.fromkeys(MATHVERSE_VERSIONS, 436)),
 )
 
 
@@ -144,18 +140,14 @@ def mathvision_asked(question: str, choices: list[str]) -> str:
     return _TOKEN.sub("", question).strip() if tokens == 1 else question
 
 
-MATHVISION_SOURCES = (
-    Source(
-        task="dcsft_mathvision",
-        version=1,
-        count=1_532,
-        columns={**questions.COLUMNS, "subject": "string", "level": "int64"},
-        entries=_mathvision_entries,
-        row=_mathvision_row,
-        hub=_MATHVISION_HUB,
-        needs="--source is a download of MathLLMs/MathVision",
-        get="hf download --repo-type dataset MathLLMs/MathVision --local-dir DIR",
-    ),
+_MATHVISION = Source(
+    task="dcsft_mathvision",
+    version=1,
+    count=1_532,
+    columns={**questions.COLUMNS, "subject": "string", "level": "int64"},
+    entries=_mathvision_entries,
+    row=_mathvision_row,
+    hub=_MATHVISION_HUB,
 )
 
 
@@ -232,18 +224,14 @@ def _mathvista_values(metadata: dict[str, Any]) -> Iterator[tuple[str, object]]:
                 yield field, one
 
 
-MATHVISTA_SOURCES = (
-    Source(
-        task="dcsft_mathvista",
-        version=1,
-        count=540,
-        columns=questions.COLUMNS,
-        entries=_mathvista_entries,
-        row=_mathvista_row,
-        hub=_MATHVISTA_HUB,
-        needs="--source is a download of AI4Math/MathVista",
-        get="hf download --repo-type dataset AI4Math/MathVista --local-dir DIR",
-    ),
+_MATHVISTA = Source(
+    task="dcsft_mathvista",
+    version=1,
+    count=540,
+    columns=questions.COLUMNS,
+    entries=_mathvista_entries,
+    row=_mathvista_row,
+    hub=_MATHVISTA_HUB,
 )
 
 
@@ -271,8 +259,6 @@ MMK12_SEED = 2602
 _MMK12_TEST = Hub("FanqingM/MMK12", split="test")
 _MMK12_TRAIN = Hub("FanqingM/MMK12", split="train")
 _MMK12_COLUMNS = ("id", "question", "answer", "image")
-_MMK12_NEEDS = "--source is a download of FanqingM/MMK12"
-_MMK12_GET = "hf download --repo-type dataset FanqingM/MMK12 --local-dir DIR"
 
 
 def _test_entries(opened: Opened) -> Iterator[Entry]:
@@ -393,7 +379,7 @@ def _train_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     }
 
 
-MMK12_SOURCES = (
+_MMK12 = (
     Source(
         task="dcsft_mmk12",
         version=2,
@@ -402,8 +388,6 @@ MMK12_SOURCES = (
         entries=_test_entries,
         row=_test_row,
         hub=_MMK12_TEST,
-        needs=_MMK12_NEEDS,
-        get=_MMK12_GET,
         tally=("subject", dict.fromkeys(MMK12_SUBJECTS, 500)),
     ),
     *(
@@ -415,8 +399,6 @@ MMK12_SOURCES = (
             entries=entries,
             row=_train_row,
             hub=_MMK12_TRAIN,
-            needs=_MMK12_NEEDS,
-            get=_MMK12_GET,
         )
         for task, count, entries in (
             ("dcsft_mmk12_pool", MMK12_DRAWN - COLD, _pool_entries),
@@ -538,24 +520,19 @@ def _golds(raw: Mapping[str, Any]) -> list[str]:
     return _listed(answer, "answer") if answer.startswith("[") else [answer]
 
 
-MMMU_SOURCES = (
-    Source(
-        task="dcsft_mmmu",
-        version=2,
-        changed="shows only the pictures that the text names",
-        count=900,
-        columns={**questions.COLUMNS, "question_type": "string", "subject": "string", "numbers": ["int64"]},
-        entries=_mmmu_entries,
-        row=_mmmu_row,
-        hub=_MMMU_HUB,
-        needs="--source is a download of lmms-lab-encoder/MMMU or MMMU/MMMU",
-        get="hf download --repo-type dataset lmms-lab-encoder/MMMU --local-dir DIR",
-        tally=("question_type", {MMMU_CHOICE: 847, MMMU_OPEN: 53}),
-    ),
+_MMMU = Source(
+    task="dcsft_mmmu",
+    version=2,
+    changed="shows only the pictures that the text names",
+    count=900,
+    columns={**questions.COLUMNS, "question_type": "string", "subject": "string", "numbers": ["int64"]},
+    entries=_mmmu_entries,
+    row=_mmmu_row,
+    hub=_MMMU_HUB,
+    needs="--source is a download of lmms-lab-encoder/MMMU or MMMU/MMMU",
+    tally=("question_type", {MMMU_CHOICE: 847, MMMU_OPEN: 53}),
 )
-MMMU_VIEWS = (
-    View("dcsft_mmmu_mc", of="dcsft_mmmu", column="question_type", values=(MMMU_CHOICE,), count=847),
-)
+VIEWS = (View("dcsft_mmmu_mc", of="dcsft_mmmu", column="question_type", values=(MMMU_CHOICE,), count=847),)
 
 
 # We-Math (testmini; Qiao et al., ACL 2025): problems of two or three steps, and each step as its own
@@ -618,24 +595,22 @@ def _wemath_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     }
 
 
-WEMATH_SOURCES = (
-    Source(
-        task="dcsft_wemath",
-        version=2,
-        count=1_740,
-        columns={
-            **questions.COLUMNS,
-            "problem": "string",
-            "key": "string",
-            "steps": "int64",
-            "step": "string",
-        },
-        entries=_wemath_entries,
-        row=_wemath_row,
-        hub=_WEMATH_HUB,
-        needs="--source is a download of We-Math/We-Math",
-        get="hf download --repo-type dataset We-Math/We-Math --local-dir DIR",
-        tally=("key", WEMATH_KEYS),
-        together="problem",
-    ),
+_WEMATH = Source(
+    task="dcsft_wemath",
+    version=2,
+    count=1_740,
+    columns={
+        **questions.COLUMNS,
+        "problem": "string",
+        "key": "string",
+        "steps": "int64",
+        "step": "string",
+    },
+    entries=_wemath_entries,
+    row=_wemath_row,
+    hub=_WEMATH_HUB,
+    tally=("key", WEMATH_KEYS),
+    together="problem",
 )
+
+SOURCES = (_MATHVERSE, _MATHVISION, _MATHVISTA, *_MMK12, _MMMU, _WEMATH)

@@ -149,8 +149,8 @@ class Source:
             are the `Picture.index` of each; `row` itself sets width and height. Raises HarnessError without
             the location, which the caller adds.
         hub: its location for `load_dataset`; None if it is not there.
-        needs: the required content of `--source`, in a line.
-        get: how to get that, in a line.
+        needs: the required content of `--source`, in a line; by default a download of `hub`.
+        get: how to get that, in a line; by default the command that downloads `hub`.
         distinct: whether equal items count once: training joins by content, while an evaluation has as many
             rows as were published.
         tally: a column, and the row count of each of its values; errors about missing rows name the value.
@@ -164,13 +164,21 @@ class Source:
     columns: Mapping[str, Any]
     entries: Callable[[Opened], Iterable[Entry]]
     row: Callable[[Opened, Any], Row | None]
-    needs: str
-    get: str
+    needs: str = ""
+    get: str = ""
     hub: Hub | None = None
     distinct: bool = False
     tally: tuple[str, Mapping[str, int]] | None = None
     together: str | None = None
     changed: str = ""
+
+    def __post_init__(self) -> None:
+        """Fills `needs` and `get` in from `hub`."""
+        if self.hub is not None:
+            place = self.hub.path
+            object.__setattr__(self, "needs", self.needs or f"--source is a download of {place}")
+            command = f"hf download --repo-type dataset {place} --local-dir DIR"
+            object.__setattr__(self, "get", self.get or command)
 
     def command(self) -> str:
         """The command that prepares it."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+if TYPE_CHECKING:
+    from sklearn.naive_bayes import GaussianNB
 
 # The split of each real digit: pre-training, cold start, pool or evaluation.
 
@@ -58,6 +61,23 @@ def split(name: str) -> Digits:
 
 
 @cache
+def _bayes() -> "GaussianNB":
+    """Gaussian naive Bayes, fitted to the pre-training split."""
+    from sklearn.naive_bayes import GaussianNB
+
+    train = split("pretrain")
+    return GaussianNB(var_smoothing=1e-3).fit(train.images.reshape(len(train.values), -1), train.values)
+
+
+def next_likeliest(digits: Digits) -> NDArray[np.int64]:
+    """The class other than the right one that naive Bayes finds likeliest: int array (n,), 0..9."""
+    odds = _bayes().predict_joint_log_proba(digits.images.reshape(len(digits.values), -1))
+    odds[np.arange(len(digits.values)), digits.values] = -np.inf
+    found: NDArray[np.int64] = odds.argmax(1).astype(np.int64)
+    return found
+
+
+@cache
 def adversarial() -> Digits:
     """The digits of the "adversarial" split that a reference classifier gets wrong.
 
@@ -65,12 +85,10 @@ def adversarial() -> Digits:
     wrong. The references here are Gaussian naive Bayes and the nearest class mean, fitted to the pre-training
     split; a digit is kept if either is wrong.
     """
-    from sklearn.naive_bayes import GaussianNB
-
     train, candidates = split("pretrain"), split("adversarial")
     inputs = train.images.reshape(len(train.values), -1)
     queries = candidates.images.reshape(len(candidates.values), -1)
-    bayes = GaussianNB(var_smoothing=1e-3).fit(inputs, train.values).predict(queries)
+    bayes = _bayes().predict(queries)
     means = np.stack([inputs[train.values == value].mean(0) for value in range(10)])
     nearest = np.square(queries[:, None] - means).sum(-1).argmin(1)
     wrong = (bayes != candidates.values) | (nearest != candidates.values)

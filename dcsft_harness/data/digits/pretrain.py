@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.optim.lr_scheduler import LambdaLR
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.coordinates import box_space
@@ -19,6 +17,7 @@ from dcsft_harness.data.digits import curriculum, drawing
 from dcsft_harness.data.digits.curriculum import Example, PretrainConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import (
         PreTrainedConfig,
         PreTrainedModel,
@@ -208,8 +207,10 @@ def patches(image: Image.Image) -> NDArray[np.float32]:
     return np.repeat(flat, 2, axis=2).reshape(rows * columns, -1)
 
 
-def collate(examples: list[Example], tokens: "PreTrainedTokenizerBase") -> dict[str, torch.Tensor]:
+def collate(examples: list[Example], tokens: "PreTrainedTokenizerBase") -> "dict[str, torch.Tensor]":
     """Model inputs of a batch: right-padded, with labels only on the answers and their end mark."""
+    import torch
+
     pad, image_id = tokens.pad_token_id, tokens.convert_tokens_to_ids(IMAGE_PAD)
     rows: list[tuple[list[int], int]] = []
     for example in examples:
@@ -248,7 +249,7 @@ def schedule(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def optimizers(model: torch.nn.Module, peak: float) -> list[torch.optim.Optimizer]:
+def optimizers(model: "torch.nn.Module", peak: float) -> "list[torch.optim.Optimizer]":
     """Muon for the layers' matrices, AdamW for embeddings, patches, norms and biases.
 
     With AdamW alone, 500 steps on scenes of one digit leave the loss on their questions at chance level (0.91
@@ -259,6 +260,8 @@ def optimizers(model: torch.nn.Module, peak: float) -> list[torch.optim.Optimize
         peak: the highest learning rate of Muon, whose updates are scaled to AdamW's size; AdamW's own is
             0.4 times as high.
     """
+    import torch
+
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, weight in model.named_parameters():
@@ -282,6 +285,9 @@ def train(
         The model, its processor, and the mean loss per answer token of each family over the last
         hundred steps, in nats.
     """
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR
+
     torch.manual_seed(config.seed)
     rng = np.random.Generator(np.random.PCG64(config.seed))
     digits = drawing.split("pretrain")
@@ -312,8 +318,10 @@ def train(
     return model, processor, {name: float(np.mean(values)) for name, values in losses.items() if values}
 
 
-def _losses(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def _losses(model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> "torch.Tensor":
     """The mean cross-entropy of each example's answer tokens, shape (batch,)."""
+    import torch
+
     labels = inputs.pop("labels")[:, 1:]
     logits = model(**inputs).logits[:, :-1]
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")

@@ -27,6 +27,11 @@ VERSION = 3
 SPOILT = {"plain": (0.56, 1.40), "rendition": (0.95, 1.95), "ground": (0.1, 1.25), "reason": (0.4, 1.4)}
 """Severity ranges of the drawings, so that each difficulty is at least a tenth of the pools."""
 
+NOISE = 0.06
+"""The share of a noisy pool's items whose label is replaced."""
+RIGHT = "right"
+"""The column of noisy pools that holds the right answer, as `answer` would have it."""
+
 Row = dict[str, Any]
 
 
@@ -51,8 +56,9 @@ def _row(image: "Image", prompt: str, answer: object, target: str, cluster: str,
 def _naming(digits: drawing.Digits, each: int, renditions: bool, name: str) -> Iterator[Row]:
     styles = list(drawing.STYLES)
     for number in range(len(digits.values) * each):
-        rng, index = _rng(name, number), number % len(digits.values)
-        style = styles[number % len(styles)] if renditions else "plain"
+        rng, (again, index) = _rng(name, number), divmod(number, len(digits.values))
+        # Each drawing of a digit has another style, also where their number divides that of the digits.
+        style = styles[(again + index) % len(styles)] if renditions else "plain"
         digit = digits.images[index]
         severity = float(rng.uniform(*SPOILT["rendition" if renditions else "plain"]))
         if renditions:
@@ -61,6 +67,33 @@ def _naming(digits: drawing.Digits, each: int, renditions: bool, name: str) -> I
             image = drawing.plain(digit, rng, severity)
         word = scenes.NAMES[int(digits.values[index])]
         yield _row(image, curriculum.CLASS_PROMPT, word, word, str(digits.ids[index]), kind=style)
+
+
+def _noisy(digits: drawing.Digits, each: int, name: str) -> Iterator[Row]:
+    """The pool `name` with some labels replaced by the class that naive Bayes finds next likeliest.
+
+    The pictures are the clean pool's, so that the two differ in their labels alone.
+    """
+    confused = drawing.next_likeliest(digits)
+    wrong = replaced(name)
+    for number, row in enumerate(_naming(digits, each, False, name)):
+        right, index = row["answer"], number % len(digits.values)
+        if number in wrong:
+            word = scenes.NAMES[int(confused[index])]
+            row |= {"answer": json.dumps(word), "target": word}
+        yield row | {RIGHT: right}
+
+
+def replaced(name: str) -> frozenset[int]:
+    """The rows whose label a noisy pool replaces: `NOISE` of them, drawn without regard to their content.
+
+    Args:
+        name: the clean pool's, a key of `SETS`, or the noisy one's.
+    """
+    clean = name.removesuffix(NOISY)
+    count = len(drawing.split("pool").values) * DRAWINGS[clean]
+    rng = np.random.Generator(np.random.PCG64([*f"{clean}{NOISY}".encode()]))
+    return frozenset(rng.permutation(count)[: round(NOISE * count)].tolist())
 
 
 def _grounding(digits: drawing.Digits, count: int, kind: str, name: str) -> Iterator[Row]:
@@ -89,20 +122,43 @@ def _reasoning(digits: drawing.Digits, count: int, renditions: bool, name: str) 
         )
 
 
+def _clean(name: str) -> Iterator[Row]:
+    return _naming(drawing.split("pool"), DRAWINGS[name], False, name)
+
+
+def _with_noise(name: str) -> Iterator[Row]:
+    clean = name.removesuffix(NOISY)
+    return _noisy(drawing.split("pool"), DRAWINGS[clean], clean)
+
+
+NOISY = "_noisy"
+"""The suffix of a noisy pool's name."""
+DRAWINGS = {"dcsft_digits_pool": 2, "dcsft_digits_pool_large": 10}
+"""Classification pools -> drawings of each of their real digits."""
+
 SETS: dict[str, Callable[[str], Iterator[Row]]] = {
     "dcsft_digits": lambda name: _naming(drawing.split("eval"), 1, False, name),
     "dcsft_digits_r": lambda name: _naming(drawing.split("eval"), 1, True, name),
     "dcsft_digits_a": lambda name: _naming(drawing.adversarial(), 4, False, name),
-    "dcsft_digits_pool": lambda name: _naming(drawing.split("pool"), 2, False, name),
-    "dcsft_digits_pool_large": lambda name: _naming(drawing.split("pool"), 10, False, name),
+    # Several drawings of each digit, none of them in the sets above: for comparisons that must find a point.
+    "dcsft_digits_x3": lambda name: _naming(drawing.split("eval"), 3, False, name),
+    "dcsft_digits_r_x3": lambda name: _naming(drawing.split("eval"), 3, True, name),
+    "dcsft_digits_a_x12": lambda name: _naming(drawing.adversarial(), 12, False, name),
+    **{pool: _clean for pool in DRAWINGS},
+    **{f"{pool}{NOISY}": _with_noise for pool in DRAWINGS},
     "dcsft_digits_cold": lambda name: _naming(drawing.split("cold"), 4, False, name),
     "dcsft_digits_ground": lambda name: _grounding(drawing.split("eval"), 300, "short", name),
     "dcsft_digits_ground_l4": lambda name: _grounding(drawing.split("eval"), 300, "long", name),
     "dcsft_digits_ground_lisa": lambda name: _grounding(drawing.split("eval"), 300, "reasoned", name),
+    "dcsft_digits_ground_x3": lambda name: _grounding(drawing.split("eval"), 900, "short", name),
+    "dcsft_digits_ground_l4_x3": lambda name: _grounding(drawing.split("eval"), 900, "long", name),
+    "dcsft_digits_ground_lisa_x3": lambda name: _grounding(drawing.split("eval"), 900, "reasoned", name),
     "dcsft_digits_ground_pool": lambda name: _grounding(drawing.split("pool"), 800, "short", name),
     "dcsft_digits_ground_cold": lambda name: _grounding(drawing.split("cold"), 400, "short", name),
     "dcsft_digits_reason": lambda name: _reasoning(drawing.split("eval"), 300, False, name),
     "dcsft_digits_reason_r": lambda name: _reasoning(drawing.split("eval"), 300, True, name),
+    "dcsft_digits_reason_x3": lambda name: _reasoning(drawing.split("eval"), 900, False, name),
+    "dcsft_digits_reason_r_x3": lambda name: _reasoning(drawing.split("eval"), 900, True, name),
     "dcsft_digits_reason_pool": lambda name: _reasoning(drawing.split("pool"), 800, False, name),
     "dcsft_digits_reason_cold": lambda name: _reasoning(drawing.split("cold"), 400, False, name),
 }
@@ -118,7 +174,7 @@ def load(name: str) -> "Dataset":
 
     Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a number as
         text), target (for SFT), choices (empty: no set asks for letters), width and height in pixels, cluster
-        (shared by rows with the same real digit), kind (style or expression).
+        (shared by rows with the same real digit), kind (style or expression). Noisy pools also have `RIGHT`.
 
     Args:
         name: a key of `SETS`.
@@ -140,6 +196,7 @@ def _build(name: str, folder: Path) -> None:
     from dcsft_harness.artifacts.storage import png
 
     text, number = Value("string"), Value("int64")
+    rows = [{**row, "image": png(row["image"])} for row in SETS[name](name)]
     features = Features(
         {
             "image": Image(),
@@ -151,11 +208,11 @@ def _build(name: str, folder: Path) -> None:
             "height": number,
             "cluster": text,
             "kind": text,
+            **({RIGHT: text} if RIGHT in rows[0] else {}),
         }
     )
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        rows = [{**row, "image": png(row["image"])} for row in SETS[name](name)]
         Dataset.from_list(rows, features=features).save_to_disk(str(unfinished))
         os.replace(unfinished, folder)
     finally:

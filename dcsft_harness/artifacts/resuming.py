@@ -1,0 +1,147 @@
+"""Runs that save their work on the way, and resume it after an interruption.
+
+    output/unfinished/lock         held by the running process, see `lock`; released when it dies
+    output/unfinished/lock-1       held by rank 1 of a launch
+    output/unfinished/owner.json   identifies that process
+    output/unfinished/run.json     the settings that decide the result
+    output/unfinished/...          the saved work: responses, or checkpoints
+
+A folder becomes an artifact when its manifest is in place; `unfinished/` is removed last.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import ranks, reading
+from dcsft_harness.artifacts import disk, lock, manifest
+from dcsft_harness.artifacts.lock import RUN
+from dcsft_harness.artifacts.manifest import LOCK, UNFINISHED
+from dcsft_harness.errors import HarnessError, telling_refusals
+
+_ITEMS = (
+    "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
+    " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
+)
+
+
+@contextlib.contextmanager
+def resumed(
+    output: Path, kind: str, identity: Mapping[str, Any], saved: Callable[[Path], object]
+) -> Iterator[Path]:
+    """Opens an output folder for a run that saves its work on the way and resumes an interrupted one.
+
+    However the block ends, saved work remains; a run without any is removed. In a launch, rank 0 holds the
+    folder's lock, and each other rank one of its own.
+
+    Args:
+        output: a new or empty folder, or one from an interrupted run.
+        kind: the kind of the future artifact.
+        identity: the settings that decide the result, by name; JSON values.
+        saved: whether the folder for unfinished work, its argument, holds work to resume.
+
+    Yields:
+        The folder inside it for unfinished work.
+
+    Raises:
+        HarnessError: another process uses the folder, it holds something else or a run with other settings,
+            it cannot be written, or a rank sees another folder than rank 0 or has other settings.
+    """
+    with contextlib.ExitStack() as stack:
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+            if ranks.rank() == 0:
+                stack.enter_context(_leading(output, kind, identity, saved))
+        own = stack.enter_context(contextlib.ExitStack())
+        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+            if ranks.rank() > 0:
+                own.enter_context(_following(output, identity))
+        yield output / UNFINISHED
+        with ranks.agreed():  # no rank has a file open when rank 0 cleans up
+            own.close()
+
+
+@contextlib.contextmanager
+def _leading(
+    output: Path, kind: str, identity: Mapping[str, Any], saved: Callable[[Path], object]
+) -> Iterator[None]:
+    """Locks a run's folder for rank 0, and writes or compares its settings."""
+    manifest.refuse_occupied(output, resumes=True)
+    with manifest.taken(output, kind, grant=False) as folder:
+        for other in sorted(folder.glob(f"{LOCK}-*")):
+            with lock.locked(other, output):  # which a rank may still hold after its rank 0 has ended
+                pass
+        # A process that finished meanwhile has released the lock.
+        manifest.refuse_occupied(output, resumes=True)
+        try:
+            if not saved(folder):
+                (folder / RUN).unlink(missing_ok=True)
+            _compare(output, identity)
+            manifest.clear(output)
+            yield
+        finally:
+            if not saved(folder):
+                (folder / RUN).unlink(missing_ok=True)
+
+
+def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """The lock of a rank other than 0, in a folder that rank 0 has opened.
+
+    Raises:
+        HarnessError: this rank sees another folder than rank 0, or other settings.
+    """
+    folder = output / UNFINISHED
+    if not (folder / RUN).is_file():
+        raise HarnessError(
+            f"rank {ranks.rank()} does not find in --output {output} what rank 0 has written there",
+            "Name a folder on a file system that all machines share",
+        )
+    _compare(output, identity)
+    return lock.locked(folder / f"{LOCK}-{ranks.rank()}", output)
+
+
+def discard(output: Path) -> None:
+    """Removes an unfinished run.
+
+    Raises:
+        HarnessError: a process is working on it.
+    """
+    with manifest.taken(output):
+        shutil.rmtree(output)
+
+
+def _compare(output: Path, identity: Mapping[str, Any]) -> None:
+    """Writes a new run's settings, or compares them with those of the existing run.
+
+    Args:
+        output: the output folder.
+        identity: the settings that decide every response, by name.
+
+    Raises:
+        HarnessError: they differ, or cannot be read.
+    """
+    path = output / UNFINISHED / RUN
+    if not path.is_file():
+        # A shard without settings is read if its key matches this run; otherwise it counts as damaged.
+        disk.write_text(path, json.dumps(identity, indent=2) + "\n")
+        for above in (output, output.resolve().parent):
+            disk.sync(above)
+        return
+    try:
+        before = dict(reading.json_file(path))
+    except (ValueError, TypeError) as error:
+        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
+    differences = [
+        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
+        for name in dict.fromkeys([*before, *identity])
+        if before.get(name) != identity.get(name)
+    ]
+    if differences:
+        if before.get("items") != identity.get("items"):
+            differences.append(_ITEMS)
+        raise HarnessError(
+            f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
+            "Name another folder, go back to those settings, or remove this folder",
+        )

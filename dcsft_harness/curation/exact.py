@@ -1,0 +1,187 @@
+"""The exact pass rates of a pool: its rollouts' model and settings, applied by teacher forcing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.artifacts.manifest import Manifest
+from dcsft_harness.curation.conversations import CONVERSATION, TURNS, conversation
+from dcsft_harness.data.digits import DIGITS, resolve
+from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.records import MARK
+from dcsft_harness.sampling import ITEMS
+from dcsft_harness.scoring import words
+
+if TYPE_CHECKING:
+    from dcsft_harness.models.exact import Exact
+    from dcsft_harness.models.hf import DcsftHF
+    from dcsft_harness.models.requests import Item
+
+ENGINES = ("dcsft_hf", "dcsft_vllm")
+"""Engines whose sampling `dcsft_hf` computes: the same tokens, templates and settings."""
+AT_ONCE = 64
+"""Items prepared together."""
+Progress = Callable[[int, int], None]
+
+
+def pass_rates(
+    rollouts: Path, wanted: pa.ChunkedArray, progress: Progress | None = None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The probability that one response of the rollouts' sampling is scored right, for each item.
+
+    The weights are those that the rollouts were sampled from, in dcsft_hf; temperature, top-k, top-p, penalty
+    and limits are those in force then. Counted are all spellings that `exact_word` scores right (capitals,
+    white space around, full stops at the ends) in any split into tokens, down to a probability of
+    `models.exact.FOLLOWED` each; the probability of the others is bounded.
+
+    Args:
+        rollouts: their folder.
+        wanted: ids of the items.
+        progress: called with (items done, total items).
+
+    Returns:
+        item_id -> rate in [0, 1]. And notes: "uncounted", the largest bound of an item's uncounted
+        probability, and "forwards", of the model.
+
+    Raises:
+        HarnessError: the responses were not scored by `exact_word` alone, the model or its settings are not
+            known or have changed, or it cannot be loaded.
+    """
+    source = manifest.read(rollouts, "rollouts")
+    refuse_other_scorers(source)
+    settings = _settings(source)
+    model = _opened(source)
+    from dcsft_harness.models.arguments import GenerationArguments
+    from dcsft_harness.models.exact import Target
+
+    stop = tuple(settings.pop("stop", ()))
+    arguments = GenerationArguments(**settings, stop=stop)
+    found: dict[str, Exact] = {}
+    tokens = 0
+    rows = _rows(rollouts / ITEMS, wanted)
+    while some := list(islice(rows, AT_ONCE)):
+        asked = [_asked(row, arguments) for row in some]
+        model.task_dict = {one.task: {one.split: {}} for one in asked}
+        for one, row in zip(asked, some, strict=True):
+            model.task_dict[one.task][one.split][one.doc_id] = row
+        targets = [
+            Target(row["target"], partial(_right, row["answer"]), partial(_can_become, row["answer"]))
+            for row in some
+        ]
+        rates = model.pass_rates(asked, targets)
+        tokens += sum(rate.prompt_tokens for rate in rates)
+        found |= {row["item_id"]: rate for row, rate in zip(some, rates, strict=True)}
+        if progress is not None:
+            progress(len(found), len(wanted))
+    _refuse_other_prompts(source, tokens, len(found))
+    return {item: min(1.0, rate.rate) for item, rate in found.items()}, {
+        "uncounted": max((rate.uncounted for rate in found.values()), default=0.0),
+        "forwards": sum(rate.forwards for rate in found.values()),
+    }
+
+
+def refuse_other_scorers(source: Manifest) -> None:
+    """Refuses rollouts whose right responses cannot be enumerated.
+
+    Raises:
+        HarnessError: the rollouts were not scored by `exact_word` alone.
+    """
+    names = list(source.notes.get("scorers") or {})
+    if names != [words.SCORER.name]:
+        raise HarnessError(
+            f"--exact needs responses that exact_word scores, and {source.folder} was scored by"
+            f" {cut(', '.join(names)) or 'a scorer of its task'}",
+            "Other scorers accept too many spellings to add up: leave out --exact",
+        )
+
+
+def _settings(source: Manifest) -> dict[str, Any]:
+    """The generation settings in force when rollouts were sampled.
+
+    Raises:
+        HarnessError: they are not recorded.
+    """
+    settings = source.notes.get("generation_in_force")
+    if source.config.get("model") not in ENGINES or not isinstance(settings, Mapping):
+        raise HarnessError(
+            f"--exact needs rollouts of {' or '.join(ENGINES)} with their generation settings, and"
+            f" {source.folder} is by {source.config.get('model') or 'an unknown model'}",
+            "Sample the pool again with one of them, or leave out --exact",
+        )
+    return dict(settings)
+
+
+def _opened(source: Manifest) -> "DcsftHF":
+    """The model that rollouts were sampled from, in dcsft_hf."""
+    from dcsft_harness.models.hf import DcsftHF
+    from dcsft_harness.models.settings import ModelSettings
+
+    given = dict(part.partition("=")[::2] for part in source.config["model_args"].split(",") if part)
+    known = {field.name for field in fields(ModelSettings)}
+    given = {name: value for name, value in given.items() if name in known}
+    for name, role in (("pretrained", "model"), ("adapter", "adapter")):
+        if given.get(name) == DIGITS:
+            given[name] = resolve(DIGITS)
+        elif role in source.inputs:
+            given[name] = str(source.input_folder(role))
+    return DcsftHF(**given)
+
+
+def _rows(items: Path, wanted: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
+    """The items with these ids, with their images."""
+    names = ["item_id", "doc_id", "task", "answer", *CONVERSATION]
+    names += [TURNS] if TURNS in storage.names(items) else []
+    for table in storage.read(items, names, storage.AT_ONCE):
+        yield from table.filter(pc.is_in(table["item_id"], value_set=wanted.combine_chunks())).to_pylist()
+
+
+def _asked(row: Mapping[str, Any], arguments: Any) -> "Item":  # noqa: ANN401 - imported by the caller
+    from dcsft_harness.models.requests import Item
+
+    return Item(row["task"], "items", row["doc_id"], arguments, row["prompt"], messages)
+
+
+def messages(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An item's turns before the answer as chat messages, images in the places of their marks."""
+    images = iter(item["images"])
+    return [
+        {"role": turn["role"], "content": list(_parts(turn["content"], images))}
+        for turn in conversation(item)["messages"][:-1]
+    ]
+
+
+def _parts(text: str, images: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for number, piece in enumerate(text.split(MARK)):
+        if number:
+            yield {"type": "image", "url": next(images)["bytes"]}
+        if piece:
+            yield {"type": "text", "text": piece}
+
+
+def _right(answer: str, text: str) -> bool:
+    return words.exact_word(text, answer=answer).score == 1.0
+
+
+def _can_become(answer: str, text: str) -> bool:
+    return words.can_become_right(text, answer=answer)
+
+
+def _refuse_other_prompts(source: Manifest, tokens: int, items: int) -> None:
+    """Refuses rates of other prompts than those that were sampled.
+
+    Raises:
+        HarnessError: their tokens differ in number.
+    """
+    sampled = source.notes.get("prompt_tokens")
+    if source.config["model"] == ENGINES[0] and items == source.notes.get("items") and tokens != sampled:
+        raise HarnessError(
+            f"the prompts in {source.folder / ITEMS} have {tokens} tokens, those that were sampled {sampled}",
+            "The task shows them in another form, which items do not keep: leave out --exact",
+        )

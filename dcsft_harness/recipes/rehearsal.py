@@ -1,0 +1,304 @@
+"""A rehearsal: the whole chain at a published size, with random weights, measured stage by stage.
+
+Each stage is the real command in a process of its own, after its dry run. The table shows what the dry run
+estimated beside what the stage took.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dcsft_harness import environment, reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.usage import NOTE, bytes_of, gigabytes
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.scoring.verdict import Verdict
+from dcsft_harness.stages import STAGES
+
+SHAPES = ("qwen2.5-vl-3b", "qwen3-vl-4b", "internvl3-2b")
+"""The sizes of `models.published`, by name."""
+RESULT = "rehearsal.json"
+ROWS = "rows.jsonl"
+BASE = "base"
+SCORER = "dcsft_harness.recipes.rehearsal:every_other"
+ITEMS = 4
+
+
+def every_other(response: str, *, answer: str, truncated: bool = False) -> Verdict:
+    """Scores about half of all responses as right, by their text: random weights never answer rightly."""
+    return Verdict(float(zlib.crc32(f"{answer}{response}".encode()) % 2), response or "nothing")
+
+
+@dataclass
+class Measured:
+    """What a stage took, beside its dry run's estimate; None where unknown.
+
+    Attributes:
+        stage: its verb.
+        seconds: wall-clock time of the process.
+        memory: peak memory in bytes: of the CUDA device if one was used, else of the process.
+        disk: bytes of its artifact.
+        tokens_per_second: prompt and response tokens over the stage's own seconds.
+        estimated_memory: the dry run's estimate, in bytes.
+        estimated_seconds: the dry run's estimate.
+        estimated_disk: the dry run's estimate, in bytes.
+    """
+
+    stage: str
+    seconds: float
+    memory: int
+    disk: int
+    tokens_per_second: float | None = None
+    estimated_memory: float | None = None
+    estimated_seconds: float | None = None
+    estimated_disk: float | None = None
+
+
+Options = dict[str, Any]
+
+
+def chain(output: Path) -> dict[str, tuple[str, Options]]:
+    """Folder -> verb and options of each stage, in order."""
+    base, rows, curated = (str(output / name) for name in (BASE, ROWS, "curated"))
+    engine = {"model": base, "model_args": "dtype=bfloat16,batch_size=4"}
+    own = {"data": rows, "scorer": SCORER}
+    steps = {"max_steps": 2, "save_steps": None, "dtype": "bfloat16"}
+    groups = {"batch_size": 8, "num_generations": 4, "max_completion_length": 16}
+    return {
+        "rollouts": ("sample", {**engine, **own, "samples": 8, "max_new_tokens": 32}),
+        "labels": ("label", {"rollouts": str(output / "rollouts")}),
+        "curated": ("curate", {"labels": str(output / "labels"), "keep": ["easy", "medium"]}),
+        "sft": ("train sft", {"model": base, "data": curated, **steps, "batch_size": 4}),
+        "grpo": ("train grpo", {"model": base, "data": curated, **steps, **groups}),
+        "dpo": ("train dpo", {"model": base, "data": str(output / "rollouts"), **steps, "batch_size": 4}),
+        "merged": ("merge", {"adapter": str(output / "sft")}),
+        "scores": ("evaluate", {**engine, "model": str(output / "merged"), **own, "name": "merged"}),
+        "board": ("leaderboard build", {"results": [str(output / "scores")]}),
+    }
+
+
+def rehearse(
+    shape: str,
+    output: Path,
+    device: str | None = None,
+    layers: int | None = None,
+    keep: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Runs the chain and writes `RESULT`; the same call again continues, or reads what is there.
+
+    Args:
+        shape: one of `SHAPES`.
+        output: the folder to write.
+        device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.
+        layers: decoder and vision layers; None means all.
+        keep: keep the checkpoints, which are deleted at the end otherwise.
+        say: called with a line after each stage.
+
+    Returns:
+        shape, layers, machine, packages, and the stages as `Measured` has them.
+
+    Raises:
+        HarnessError: the folder belongs to something else, a stage failed, or there is no such device.
+    """
+    asked = {"shape": shape, "layers": layers, "device": device}
+    found = _earlier(output, asked)
+    if found is None:
+        output.mkdir(parents=True, exist_ok=True)
+        found = {**asked, "stages": []}
+        _save(output, found)
+    if not (output / BASE / "generation_config.json").is_file() and len(found["stages"]) < len(chain(output)):
+        found |= _work(output, device, {"base": shape, "layers": layers}, "base")
+        _save(output, found)
+    for name, (verb, options) in list(chain(output).items())[len(found["stages"]) :]:
+        started = time.monotonic()
+        job = {"verb": verb, "options": options, "output": str(output / name)}
+        made = _work(output, device, job, name)
+        measured = Measured(verb, round(time.monotonic() - started, 1), disk=bytes_of(output / name), **made)
+        found["stages"].append(asdict(measured))
+        _save(output, found)
+        say(f"{verb}: {measured.seconds:.0f} s, {gigabytes(measured.memory)}")
+    if not keep:
+        for name in (BASE, "merged"):
+            shutil.rmtree(output / name, ignore_errors=True)
+    return found
+
+
+def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result so far in a folder; None if the folder is empty.
+
+    Raises:
+        HarnessError: the folder holds something else.
+    """
+    if not output.exists() or not any(output.iterdir()):
+        return None
+    try:
+        found = reading.json_file(output / RESULT)
+        same = all(found[name] == value for name, value in asked.items())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"--output {output} is not a rehearsal", "Name a new folder") from error
+    if not same:
+        was = ", ".join(f"{name} {found[name]}" for name in asked)
+        raise HarnessError(f"--output {output} is a rehearsal of {was}", "Name a new folder")
+    return dict(found)
+
+
+def _save(output: Path, found: Mapping[str, Any]) -> None:
+    part = output / f"{RESULT}.part"
+    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    part.replace(output / RESULT)
+
+
+def _work(output: Path, device: str | None, job: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Runs a job in a process of its own, and returns its result.
+
+    Raises:
+        HarnessError: it failed.
+    """
+    log, answer = output / "logs" / f"{name}.log", output / "logs" / f"{name}.json"
+    log.parent.mkdir(exist_ok=True)
+    answer.unlink(missing_ok=True)
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    if device is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = {"cpu": "", "cuda": "0"}.get(device, device.partition(":")[2])
+    words = [
+        sys.executable,
+        "-m",
+        "dcsft_harness.recipes.rehearsal",
+        str(answer),
+        json.dumps({**job, "device": device}),
+    ]
+    with log.open("wb") as file, subprocess.Popen(words, stdout=file, stderr=file, env=environ) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+    if code or not answer.is_file():
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+        raise HarnessError(
+            f"{name} failed with exit code {code}: {' '.join(lines)[-600:]}", f"{log} has everything"
+        )
+    return dict(reading.json_file(answer))
+
+
+def _worker(answer: Path, job: dict[str, Any]) -> int:
+    """The process of a job: makes the base, or runs a stage after its dry run."""
+    if "base" in job:
+        answer.write_text(json.dumps(_make_base(answer.parents[1], job)), encoding="utf-8")
+        return 0
+    stage, options, output = STAGES[job["verb"]], job["options"], Path(job["output"])
+    # A dry run of a stage without a model imports more than the stage.
+    planned = None if stage.light else stage.plan(output, **options)
+    # The command line is above this module; the process that runs here is what `dcsft` starts.
+    code = import_module("dcsft_harness.cli").main(stage.command(options, output)[1:])
+    if code:
+        return int(code)
+    memory = _peak()
+    planned = planned or stage.plan(output.with_name(f"{output.name}-planned"), **options)
+    ledger = (manifest.read(output).notes.get(NOTE) or {}) if (output / manifest.NAME).is_file() else {}
+    tokens = ledger.get("prompt_tokens", 0) + ledger.get("completion_tokens", 0)
+    seconds = ledger.get("seconds", 0.0)
+    found = {
+        "memory": memory,
+        "tokens_per_second": round(tokens / seconds, 1) if tokens and seconds else None,
+        "estimated_memory": round(planned.memory) or None,
+        "estimated_seconds": round(planned.seconds, 1) or None,
+        "estimated_disk": round(planned.disk) or None,
+    }
+    answer.write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def _peak() -> int:
+    """Peak memory in bytes: of the CUDA device if this process used one, else of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the rows and the base, and returns the machine and its packages.
+
+    Raises:
+        HarnessError: there is no such device, or too little space on the disk.
+    """
+    from dcsft_harness.models import checkpoint, published
+    from dcsft_harness.models.resources import check_device
+
+    device, shape = check_device(job["device"] and job["device"].partition(":")[0]), job["base"]
+    config = published.configuration(shape, job["layers"])
+    weights = sum(one.numel() for one in checkpoint.skeleton(config).parameters())
+    needed, free = 4.6 * weights, shutil.disk_usage(output).free
+    if free < needed:
+        raise HarnessError(
+            f"--output {output}: {gigabytes(needed)} are needed, and {gigabytes(free)} are free",
+            "Free some space, or name a folder on another disk",
+        )
+    write_rows(output, published.SIDE[shape])
+    published.write(shape, output / BASE, job["layers"])
+    hardware = environment.hardware()
+    return {
+        "parameters": weights,
+        "machine": str(hardware["cuda"] if device.type == "cuda" else hardware["processor"]),
+        "cores": hardware["cores"],
+        "cuda": device.type == "cuda",
+        "packages": environment.packages(),
+    }
+
+
+def write_rows(folder: Path, side: int) -> None:
+    """Writes `ITEMS` digits as a user's own rows, with images of one size."""
+    from PIL import Image
+
+    from dcsft_harness.data.digits import suite
+
+    lines = []
+    for number, row in enumerate(suite.load("dcsft_digits_pool").select(range(ITEMS))):
+        image = f"{number}.png"
+        row["image"].convert("RGB").resize((side, side), Image.Resampling.NEAREST).save(folder / image)
+        lines.append({"question": "<image>" + row["prompt"], "answer": row["target"], "image": image})
+    (folder / ROWS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """A rehearsal as Markdown."""
+    depth = "all layers" if found["layers"] is None else f"{found['layers']} layers"
+    size = f"{found['parameters'] / 1e9:.2f} billion weights"
+    lines = [
+        f"{found['shape']}, {depth}, {size}, bfloat16, on {found['machine']} ({found['cores']} cores):",
+        "",
+        "| stage | time, s | memory, GB | estimated, GB | estimated / measured | tokens/s | disk, MB |",
+        "|:---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in found["stages"]:
+        guess, memory = one["estimated_memory"], one["memory"]
+        cells = [
+            one["stage"],
+            f"{one['seconds']:.0f}",
+            f"{memory / 1e9:.2f}",
+            "-" if guess is None else f"{guess / 1e9:.2f}",
+            "-" if guess is None else f"{guess / memory:.2f}",
+            "-" if one["tokens_per_second"] is None else f"{one['tokens_per_second']:.0f}",
+            f"{one['disk'] / 1e6:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(_worker(Path(sys.argv[1]), reading.from_json(sys.argv[2])))
+    except HarnessError as failure:
+        sys.exit(str(failure))

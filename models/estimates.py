@@ -1,0 +1,251 @@
+"""What a model needs of a device: memory and time, from its configuration and the sizes of its inputs alone.
+
+Memory is counted tensor by tensor where the count is certain (weights, gradients, AdamW's moments, keys and
+values), and by what a layer of a transformer keeps for the backward pass, in multiples of its widths.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from dcsft_harness.artifacts.usage import Device
+
+from .checkpoint import skeleton
+from .resources import Arithmetic, Footprint
+
+LIBRARIES = {"cpu": 0.95e9, "cuda": 0.0}
+"""Memory of the process before weights are read; on CUDA, memory is the device's alone."""
+_HEAD_TOKENS, _HEAD_WIDTH = 4096, 32768
+"""TRL computes log-probabilities of answers in tiles of tokens by vocabulary."""
+_SPREAD = 1.03
+"""What the allocator holds beside the tensors, at the peak of a pass."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The layers of a decoder or of a vision tower.
+
+    Attributes:
+        layers: how many.
+        width: of the residual stream.
+        inner: of the feed-forward part.
+        heads: numbers in a token's queries, over all heads.
+        gated: whether the feed-forward part has a gate beside its input.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    gated: bool
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig | None, gated: bool) -> "Tower":
+        """Reads a part of a model's configuration."""
+
+        def first(*names: str, otherwise: int = 0) -> int:
+            values = (getattr(config, name, None) for name in names)
+            return int(next((value for value in values if isinstance(value, int) and value), otherwise))
+
+        width = first("hidden_size", "embed_dim", otherwise=1024)
+        heads = first("num_attention_heads", "num_heads", otherwise=1)
+        return cls(
+            first("num_hidden_layers", "depth"),
+            width,
+            first("intermediate_size", otherwise=4 * width),
+            heads * first("head_dim", otherwise=width // heads),
+            gated,
+        )
+
+    def kept(self, number: int, full: bool) -> float:
+        """Bytes that a layer keeps of a token for its backward pass, without its linear layers' inputs.
+
+        Args:
+            number: bytes of a number in the forward pass.
+            full: whether norms train, too.
+        """
+        norms = 2 * (4 + (number if full else 0)) * self.width
+        attention = 4 * number * self.heads
+        return norms + attention + (3 if self.gated else 1) * number * self.inner
+
+
+class Anatomy:
+    """A model without weights, for counting."""
+
+    def __init__(self, config: PreTrainedConfig, trust_remote_code: bool = False) -> None:
+        """Builds its modules."""
+        self.config = config
+        self.model: PreTrainedModel = skeleton(config, trust_remote_code)
+        text = config.get_text_config(decoder=True)
+        vision = getattr(config, "vision_config", None)
+        names = {name.rpartition(".")[2] for name, module in self.model.named_modules()}
+        gated = "gate_proj" in names or "gate_up_proj" in names
+        tower = [name for name, _ in self.model.named_modules() if "vis" in name and "gate" in name]
+        self.language, self.vision = Tower.of(text, gated), Tower.of(vision, bool(tower))
+        self.vocabulary = int(text.vocab_size)
+        self.parameters = sum(weight.numel() for weight in self.model.parameters())
+
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """Operations of a token and of a patch."""
+        return Arithmetic(self.model)
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches that become one token of the prompt."""
+        merge = getattr(getattr(self.config, "vision_config", None), "spatial_merge_size", None)
+        ratio = getattr(self.config, "downsample_ratio", None)
+        return int(merge) ** 2 if isinstance(merge, int) else round(1 / float(ratio) ** 2) if ratio else 1
+
+    def stored(self, number: int | None = None) -> float:
+        """Bytes of the weights; by default in the checkpoint's type."""
+        kind = self.config.dtype if isinstance(self.config.dtype, torch.dtype) else torch.float32
+        return float(self.parameters * (number or kind.itemsize))
+
+    def inputs(self, chosen: Mapping[str, str]) -> dict[str, int]:
+        """Numbers that go into the chosen linear layers, by part of the model, over all of its layers."""
+        found = {"language": 0, "vision": 0, "aligner": 0}
+        for name, part in chosen.items():
+            module = self.model.get_submodule(name)
+            found[part] += int(module.in_features) if isinstance(module, nn.Linear) else 0
+        return found
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides the memory of a training step.
+
+    Attributes:
+        trained: weights that train.
+        chosen: layers with an adapter, or all linear layers if everything trains: name -> part of the model.
+        full: whether everything trains.
+        dropout: whether adapters drop some of their inputs.
+        number: bytes of a number in the forward pass.
+        checkpointing: whether activations are computed again in the backward pass.
+        tokens: of the longest row, images included.
+        image_tokens: of the row with the largest images.
+        rows: per sample: 2 for pairs.
+        processes: that share the state, by kind: "weights", "state".
+        reference: weights of a second model that is kept, or 0.
+    """
+
+    trained: int
+    chosen: Mapping[str, str]
+    full: bool
+    dropout: bool
+    number: int
+    checkpointing: bool
+    tokens: int
+    image_tokens: int
+    rows: int = 1
+    processes: Mapping[str, int] | None = None
+    reference: int = 0
+
+
+def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[str, float], float]:
+    """Memory of a training step.
+
+    Returns:
+        The parts that do not depend on the number of samples in a forward pass, and the bytes of a sample.
+    """
+    shared = given.processes or {}
+    weights = anatomy.stored(4 if given.full else given.number)
+    number, patches = given.number, given.image_tokens * anatomy.patches_per_token
+    parts = {"libraries": LIBRARIES[device.kind], "weights": weights / shared.get("weights", 1)}
+    if given.full and number < 4:
+        parts["weights in bfloat16"] = anatomy.stored(number)
+    state = given.trained * 4.0 / shared.get("state", 1)
+    # An adapter's own weights are beside the model's; moments appear with the first step.
+    parts["gradients and moments"] = state * 3 + (0.0 if given.full else given.trained * 4.0)
+    if given.reference:
+        parts["reference"] = float(given.reference * number) / shared.get("weights", 1)
+    parts["output layer"] = _head(anatomy, given, device)
+    language, vision = _kept(anatomy, given)
+    text, tower = anatomy.language, anatomy.vision
+    if given.checkpointing:
+        # The stream at each layer, and everything of one layer.
+        language = text.layers * number * text.width + language / max(text.layers, 1)
+        vision = tower.layers * number * tower.width + vision / max(tower.layers, 1)
+    sample = _SPREAD * given.rows * (given.tokens * language + patches * vision)
+    return parts, sample
+
+
+def _kept(anatomy: Anatomy, given: Training) -> tuple[float, float]:
+    """Bytes kept of a token by all layers of the decoder, and of a patch by those of the vision tower."""
+    inputs, number = anatomy.inputs(given.chosen), given.number
+    # A mask and what is left of the inputs; without dropout, they are kept as they are.
+    each = (1 + number) if given.dropout and not given.full else number
+    language = anatomy.language.layers * anatomy.language.kept(number, given.full) + each * inputs["language"]
+    if not (inputs["vision"] or inputs["aligner"] or given.full):
+        return language, 0.0  # nothing in the tower trains, so it keeps nothing
+    vision = anatomy.vision.layers * anatomy.vision.kept(number, given.full) + each * inputs["vision"]
+    return language, vision + each * inputs["aligner"] / anatomy.patches_per_token
+
+
+def _head(anatomy: Anatomy, given: Training, device: Device) -> float:
+    """Tiles of logits; without float32 products of other types, as on a CPU, the tile's weights twice."""
+    wide = min(anatomy.vocabulary, _HEAD_WIDTH)
+    learned = max(given.tokens - given.image_tokens, 1) * given.rows
+    tiles = 2.0 * 4 * min(learned, _HEAD_TOKENS) * wide
+    copied = 2.0 * 4 * wide * anatomy.language.width if device.kind == "cpu" and given.number < 4 else 0.0
+    trained = 4.0 * anatomy.vocabulary * anatomy.language.width if given.full else 0.0
+    return tiles + copied + trained
+
+
+def generation(
+    anatomy: Anatomy,
+    number: int,
+    rows: int,
+    items: int,
+    tokens: int,
+    new_tokens: int,
+    device: Device,
+    shared: bool = True,
+) -> dict[str, float]:
+    """Memory of generating responses.
+
+    Args:
+        anatomy: the model.
+        number: bytes of a number.
+        rows: responses at a time.
+        items: prompts at a time.
+        tokens: of the longest prompt, images included.
+        new_tokens: of the longest response.
+        device: where.
+        shared: whether long batches go through the model in slices, as dcsft_hf does it.
+    """
+    layer = Footprint.of_config(anatomy.config, number, device.kind)
+    together = min(items * tokens, max(layer.slice_tokens, tokens)) if shared else items * tokens
+    patches = items * tokens * anatomy.patches_per_token
+    return {
+        "libraries": LIBRARIES[device.kind],
+        "weights": anatomy.stored(number),
+        "keys and values": layer.cached * (items * tokens + 2 * rows * new_tokens),
+        "activations": together * layer.activation + rows * (layer.choice + tokens * layer.score),
+        "images": min(patches, together * anatomy.patches_per_token) * _image_bytes(anatomy, number),
+    }
+
+
+def _image_bytes(anatomy: Anatomy, number: int) -> float:
+    tower = anatomy.vision
+    return float(number * (8 * tower.width + 3 * tower.inner))
+
+
+def seconds(anatomy: Anatomy, device: Device, work: Mapping[str, Any], loading: float) -> float:
+    """Time of some operations on a device, and of reading the weights.
+
+    Args:
+        anatomy: the model.
+        device: where.
+        work: "operations" of large products; "steps" of generation, which read all weights each.
+        loading: bytes that are read.
+    """
+    bandwidth = 6e11 if device.kind == "cuda" else 1.2e10
+    disk = 1.5e9 if device.kind == "cuda" else 4e8
+    spent = float(work.get("operations", 0.0)) / device.speed()
+    return spent + float(work.get("steps", 0)) * anatomy.stored() / bandwidth + loading / disk + 10.0

@@ -1,0 +1,221 @@
+"""A dry run says what a stage needs, and a stage that does not fit is refused before its weights are read."""
+
+import json
+
+import click
+import pytest
+from PIL import Image
+
+from dcsft_harness.artifacts import usage
+from dcsft_harness.cli import main
+from dcsft_harness.cli.running import command_of
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import checkpoint as models
+from dcsft_harness.models import estimates, published
+from dcsft_harness.recipes import rehearsal
+from dcsft_harness.stages import STAGES
+from dcsft_harness.training import checkpoint, sft
+from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from tests.artifacts.test_manifest import FIRST_ENGINES, FIRST_READERS, first_edition  # noqa: F401
+from tests.training.test_training_families import checkpoint as tiny
+from tests.training.test_training_families import conversations
+
+BASE = "../../../dcsft_harness/data/digits/base"
+LOADING = [verb for verb in FIRST_ENGINES if verb != "dpo"]  # whose fixture has no pairs
+PLANNED = {name: words for name, words in FIRST_READERS.items() if name != "card"} | {
+    name: FIRST_ENGINES[name] for name in LOADING
+}
+
+
+@pytest.mark.parametrize("verb", PLANNED)
+def test_a_dry_run_prints_memory_and_time_and_neither_reads_weights_nor_writes(
+    verb,
+    first_edition,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    monkeypatch.chdir(first_edition)
+    monkeypatch.setattr(models, "open_weights", lambda *given, **more: pytest.fail("weights were read"))
+    before = sorted(first_edition.rglob("*"))
+    assert main([*(word.replace("BASE", BASE) for word in PLANNED[verb]), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "| memory |" in said and "| time |" in said and "B of " in said
+    assert sorted(first_edition.rglob("*")) == before
+
+
+def test_every_verb_has_a_dry_run_and_no_other_use_of_a_device(capsys):
+    for verb, stage in STAGES.items():
+        command = command_of(verb)
+        names = {one.name for one in command.params}
+        assert {"dry_run", "device"} <= names, verb
+        assert isinstance(command, click.Command) and (stage.light is None) == (
+            verb.startswith("train") or verb in ("sample", "evaluate", "merge")
+        )
+    code = main(["label", "rollouts", "--output", "labels", "--device", "24 GB"])
+    assert code == 1 and "--device 24 GB is what a dry run plans for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["24", "24 GB", "24gb", "24 GiB", " 24.0 G "])
+def test_a_device_is_named_by_its_memory(text):
+    device = usage.Device.named(text)
+    assert (device.kind, device.total) == ("cuda", 24e9) and 21e9 < device.free < 24e9
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0 GB", "-1", "1.2.3", ".", "a lot", "99999", "x" * 500])
+def test_what_is_no_device_is_refused(text):
+    with pytest.raises(HarnessError, match=r'--device .*Give cpu, cuda or "24 GB"') as caught:
+        usage.Device.named(text)
+    assert len(str(caught.value)) < 200
+
+
+SIZES = {"qwen2.5-vl-3b": 3_754_622_976, "qwen3-vl-4b": 4_437_815_808, "internvl3-2b": 2_088_957_440}
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_published_sizes_have_the_published_number_of_weights(shape):
+    anatomy = estimates.Anatomy(published.configuration(shape))
+    assert anatomy.parameters == SIZES[shape]
+    assert anatomy.stored() == 2 * SIZES[shape]
+    assert anatomy.patches_per_token == 4
+    assert anatomy.language.gated and anatomy.vision.gated == (shape == "qwen2.5-vl-3b")
+
+
+def sparse(folder, shape="qwen2.5-vl-3b"):
+    """A checkpoint of full size whose weights take no space on the disk: a file with a hole."""
+    config, processor = published.settle(shape, folder)
+    header, end = {}, 0
+    for name, size in published.weights_of(config).items():
+        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + 2 * size.numel()]}
+        end = header[name]["data_offsets"][1]
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    tokens = {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(tokens))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three_billion(tmp_path_factory):
+    """A 3B model with random weights that nobody reads, and 16 rows with images of 256 tokens."""
+    place = tmp_path_factory.mktemp("3b")
+    lines = []
+    for number in range(16):
+        Image.new("RGB", (448, 448), (number, 0, 0)).save(place / f"{number}.png")
+        lines.append({"question": "<image>Which?", "answer": "goose", "image": f"{number}.png"})
+    (place / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return sparse(place / "base"), place / "rows.jsonl"
+
+
+def planned(words, capsys, device="24 GB"):
+    """Exit code, and the dry run's lines."""
+    code = main([*words, "--output", "never", "--dry-run", "--device", device])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_24_gb_train_a_3b_model_by_the_defaults(three_billion, capsys):
+    base, rows = map(str, three_billion)
+    own = ["--model", base, "--data", rows, "--scorer", "exact_word"]
+    code, said = planned(["train", "cold-start", "--model", base, "--data", rows], capsys)
+    assert code == 1 and "dcsft train sft --epochs 1 trains an adapter instead of all parameters" in said
+    assert "--launch zero3" in said
+    for words in (
+        ["sample", *own],
+        ["train", "sft", "--model", base, "--data", rows, "--epochs", "1"],
+        ["train", "sft", "--model", base, "--data", rows],
+        ["train", "grpo", *own],
+    ):
+        code, said = planned(words, capsys)
+        assert code == 0, (words, said)
+    code, said = planned(["train", "sft", "--model", base, "--data", rows, "--full"], capsys)
+    assert code == 1 and "leaving --full out trains an adapter" in said
+
+
+def test_what_does_not_fit_at_once_is_divided_further(three_billion, capsys):
+    base, rows = map(str, three_billion)
+    words = ["train", "sft", "--model", base, "--data", rows, "--set", "gradient_checkpointing=false"]
+    code, said = planned(words, capsys)
+    assert code == 0 and "| micro_batch_size |" in said
+    code, said = planned([*words, "--micro-batch-size", "16"], capsys)
+    assert code == 1 and "Give --micro-batch-size " in said
+    code, said = planned(words, capsys, "8 GB")
+    assert code == 1 and "Take a smaller model" in said
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A function that gives this machine another amount of memory."""
+
+    def change(free):
+        device = usage.Device("a small machine", "cpu", free, free, 1e12)
+        monkeypatch.setattr(usage.Device, "here", lambda name=None: device)
+
+    return change
+
+
+def needed(config, method="sft"):
+    """Fixed bytes and bytes a sample of a tiny training."""
+    from dcsft_harness.training import run
+
+    seen = []
+    original = run.training
+
+    def spy(anatomy, given, device):
+        seen.append(original(anatomy, given, device))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "training", spy)
+        patch.setattr(run, "admit", lambda estimate: (_ for _ in ()).throw(usage.Planned(estimate)))
+        with pytest.raises(usage.Planned):
+            sft.train_sft(tiny("qwen2_5_vl"), conversations(), "never", config)
+    parts, sample = seen[0]
+    return sum(parts.values()), sample
+
+
+def test_the_default_micro_batch_is_what_fits_and_trains_the_same(small, tmp_path):
+    base, config = tiny("qwen2_5_vl"), SftConfig(max_steps=2, batch_size=4)
+    fixed, sample = needed(config)
+    whole = sft.train_sft(base, conversations(), tmp_path / "whole", config)
+    assert "micro_batch_size" not in whole
+    small((fixed + 2.5 * sample) / 0.9)
+    parted = sft.train_sft(base, conversations(), tmp_path / "parted", config)
+    assert parted["micro_batch_size"] == 2
+    assert parted["final_loss"] == pytest.approx(whole["final_loss"], rel=1e-3)
+
+
+def test_a_training_without_room_is_refused_before_weights_are_read(small, tmp_path, monkeypatch):
+    small(5e8)
+    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    for train, config in ((sft.train_sft, SftConfig()), (sft.train_cold_start, ColdStartConfig())):
+        with pytest.raises(HarnessError, match=r"about .* of memory are needed \(libraries .*0.5 GB free"):
+            train(tiny("qwen2_5_vl"), conversations(), tmp_path / "out", config)
+        assert not (tmp_path / "out").exists()
+
+
+def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):
+    for verb, options in rehearsal.chain(tmp_path).values():
+        STAGES[verb].options.from_options(options)
+        assert STAGES[verb].command(options, tmp_path)[0] == "dcsft"
+    assert set(rehearsal.SHAPES) == set(published.PUBLISHED)
+
+
+def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "text").write_text("mine")
+    with pytest.raises(HarnessError, match="is not a rehearsal"):
+        rehearsal.rehearse("qwen3-vl-4b", tmp_path / "mine", "cpu", 2)
+    rehearsal._save(tmp_path / "mine", {"shape": "internvl3-2b", "layers": 2, "device": "cpu", "stages": []})
+    with pytest.raises(HarnessError, match="is a rehearsal of shape internvl3-2b, layers 2"):
+        rehearsal.rehearse("qwen3-vl-4b", tmp_path / "mine", "cpu", 2)
+
+
+def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
+    one = rehearsal.Measured("train sft", 60.4, 2_000_000_000, 5_000_000, 12.3, 2_200_000_000)
+    found = {"shape": "qwen2.5-vl-3b", "layers": 2, "parameters": 5.4e8, "machine": "M", "cores": 2}
+    other = rehearsal.Measured("label", 2, 3 * 10**8, 9)
+    text = rehearsal.table({**found, "stages": [vars(one), vars(other)]})
+    assert "| train sft | 60 | 2.00 | 2.20 | 1.10 | 12 | 5.0 |" in text
+    assert "| label | 2 | 0.30 | - | - | - | 0.0 |" in text
