@@ -18,6 +18,7 @@ Each function returns its artifact: ``.path``, ``.notes``, ``.table()``.
 Method: Lu et al., "Why Does RL Generalize Better Than SFT?", CVPR 2026, arXiv 2602.10815.
 """
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,14 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
+
+# torch's threads spin while they wait for each other, on a busy machine for one that does not run. Asleep
+# they lose little there, but wake slowly, which small layers feel on a quiet machine. OpenMP reads this once,
+# when torch is imported, so it is set here, where every entry point begins.
+_BUSY = 0.75
+"""Processes that run or wait, per core, from which threads sleep while they wait."""
+if os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1) and "GOMP_SPINCOUNT" not in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class CallableModule(ModuleType):

@@ -25,7 +25,7 @@ from .decoding import (
     completion,
 )
 from .resources import Footprint, Size, free_bytes, out_of_memory
-from .shared_prefix import Decoder, Prompts, UnsuitedModelError, forced, joined, prefill
+from .shared_prefix import Decoder, ForkedRows, Prompts, UnsuitedModelError, forced, joined, prefill
 
 # Tries whether batched and shared-prompt decoding match a single prompt decoded by itself.
 
@@ -143,6 +143,33 @@ def objection(
     return None
 
 
+@torch.inference_mode()
+def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
+    """Why the samples of an item cannot get copies of its prompt's states; None if they can.
+
+    Args:
+        model: a transformers model, in evaluation mode.
+        batch: inputs of one prompt or several, on the model's device.
+        singly: the model's output for each prompt alone.
+
+    Raises:
+        RuntimeError: it is out of memory.
+    """
+    try:
+        rows = ForkedRows(model, batch, [2] * len(singly))
+        first = rows.logits
+        second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
+    except _FAILURES as error:
+        if out_of_memory(error):
+            raise
+        return f"{type(error).__name__}: {error}"
+    for row, one in enumerate(singly):
+        for found, wanted in ((first, one.logits[:1]), (second, one.logits[1:])):
+            if (reason := _difference(model, found[2 * row : 2 * row + 2], wanted)) is not None:
+                return reason
+    return None
+
+
 def _difference(model: PreTrainedModel, found: Tensor, wanted: Tensor) -> str | None:
     """How far logits differ, if by more than rounding."""
     difference = float((found.float() - wanted).abs().max() / wanted.std())
@@ -163,6 +190,9 @@ def _by_generate(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tens
 
 # Finished rows are dropped once they reach this share: a few idle ones cost less than moving others.
 _IDLE_ROWS = 1 / 32
+
+# Likewise where dropping rows copies the prompts' states of the others.
+_IDLE_FORKS = 1 / 4
 
 # Decoding pauses once this share of rows has finished: then others may be admitted, and finished items are
 # returned. A smaller share makes more cohorts, each with its own attention call.
@@ -383,6 +413,42 @@ def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], sto
     return ended
 
 
+@torch.inference_mode()
+def decode(
+    forked: ForkedRows,
+    rows: list[Row],
+    arguments: GenerationArguments,
+    eos: tuple[int, ...],
+    stops: StopTexts,
+) -> None:
+    """Draws tokens for all rows until each has finished.
+
+    Args:
+        forked: the prefilled prompts.
+        rows: the rows, in its order; they get their tokens.
+        arguments: how tokens are chosen.
+        eos: ids that end a row.
+        stops: texts that end a row.
+
+    Raises:
+        NotFiniteError: the logits of some are not finite; names their tickets.
+    """
+    device = forked.prompts.tokens.device
+    keys = torch.tensor([row.key for row in rows], device=device)
+    draw = Draw(arguments, eos, keys, forked.prompts, forked.item_of_row)
+    chosen = draw(forked.logits)
+    left = len(rows) - _note(rows, chosen.tolist(), eos, stops)
+    while left:
+        if left <= (1 - _IDLE_FORKS) * len(rows):
+            places = [place for place, row in enumerate(rows) if not row.ended]
+            kept = torch.tensor(places, device=device)
+            forked.keep(kept)
+            draw.keep_rows(kept)
+            chosen, rows = chosen[kept], [rows[place] for place in places]
+        chosen = draw(forked.step(chosen))
+        left -= _note(rows, chosen.tolist(), eos, stops)
+
+
 # A loaded model: batches, prefills, memory, and decoding without shared prompts.
 
 _LOG = logging.getLogger(__name__)
@@ -392,7 +458,9 @@ class Engine:
     """A loaded model.
 
     Attributes:
-        shares_prompts: whether the samples of an item share one prefill; None until tried.
+        shares_prompts: whether the samples of an item share one prefill and its keys and values; None until
+            tried.
+        forks: whether they get copies of the states after one prefill, where these cannot be shared.
         way: how to batch several prompts, one of `batching.Way`; tried together with `shares_prompts`.
     """
 
@@ -418,6 +486,7 @@ class Engine:
         self._budget = float("inf") if memory_gb is None else memory_gb * 1e9
         self._look = memory_gb is None
         self.shares_prompts: bool | None = None
+        self.forks = False
 
     def flight(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
         """Nothing in flight yet; see `RunningItems`."""
@@ -465,11 +534,19 @@ class Engine:
         if self._batcher.way == "single":
             rows, known = rows[:1], known[:1]
         reason = objection(self._model, self._batch(rows), known) if rows else None
-        return reason or objection(self._model, self._batch([one]))
+        reason = reason or objection(self._model, self._batch([one]))
+        if reason is not None and rows:
+            against = fork_objection(self._model, self._batch(rows), known)
+            self.forks = against is None
+            _LOG.info("states of a prompt %s", against or "are copied for its rows")
+        return reason
 
     def give_up(self, reason: str) -> None:
-        """Turns prompt sharing off, with a warning."""
+        """Turns prompt sharing off, with a warning where each sample goes through the prompt."""
         self.shares_prompts = False
+        if self.forks:
+            _LOG.info("%s: prompts are copied, not shared (%s)", type(self._model).__name__, reason)
+            return
         _LOG.warning(
             "%s: every sample goes through vision tower and prompt by itself, which is slower but draws the "
             "same (%s).",
@@ -566,11 +643,13 @@ class Engine:
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
     ) -> list[list[Completion]]:
-        """One completion per item and key, each with its own prefill.
+        """One completion per item and key; each with its own prefill, unless prompts' states are copied.
 
         Raises:
             NotFiniteError: names the items whose logits are not finite, by position.
         """
+        if self.forks and arguments.use_cache:
+            return self._forked(items, row_keys, arguments)
         rows = [one for one, keys in zip(items, row_keys, strict=True) for _ in keys]
         owners = [place for place, keys in enumerate(row_keys) for _ in keys]
         flat = [key for keys in row_keys for key in keys]
@@ -588,6 +667,30 @@ class Engine:
             raise NotFiniteError(bad)
         left = iter(done)
         return [[next(left) for _ in keys] for keys in row_keys]
+
+    def _forked(
+        self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
+    ) -> list[list[Completion]]:
+        """`row_by_row` with one prefill per item."""
+        done: list[list[Completion]] = []
+        tokens = self._tokens.stopping_at(self._tokenizer, arguments.stop)
+        stops = StopTexts(self._tokenizer, arguments, tokens.eos)
+        at_once = 1 if self._batcher.way == "single" else max(len(items), 1)
+        for start in range(0, len(items), at_once):
+            keys = row_keys[start : start + at_once]
+            batch = self._batch(items[start : start + at_once])
+            forked = ForkedRows(self._model, batch, [len(some) for some in keys])
+            rows = [
+                Row(start + place, key, arguments.max_new_tokens)
+                for place, some in enumerate(keys)
+                for key in some
+            ]
+            decode(forked, list(rows), arguments, tokens.eos, stops)
+            made = iter(
+                completion(self._tokenizer, row.tokens, tokens.eos, arguments, row.stopped_at) for row in rows
+            )
+            done += [[next(made) for _ in some] for some in keys]
+        return done
 
     def _slices(self, items: Sequence[Prepared]) -> list[list[Prepared]]:
         """Consecutive prompts that share a prefill."""

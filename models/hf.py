@@ -161,7 +161,7 @@ class DcsftHF(ObservedModel):
             for asked, completions in done:
                 ticket = id(asked[0])
                 prompt = unpaid.pop(ticket, 0.0)
-                if self._engine.shares_prompts:
+                if self._engine.shares_prompts or self._engine.forks:
                     prompt /= max(len(completions), 1)
                 answered.append(
                     (asked, self._generations(asked[1], prompt_tokens.get(ticket, 0), prompt, completions))

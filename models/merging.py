@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import shutil
 import sys
 from collections import Counter
@@ -415,7 +416,7 @@ def _merged_alone(module: nn.Module) -> tuple[dict[str, Tensor], str]:
 
 def _copy(source: BinaryIO, target: BinaryIO, end: int) -> None:
     """Copies from where the source stands up to a place in it."""
-    left = end - source.tell()
+    left = end - source.seek(0, os.SEEK_CUR)
     while left > 0:
         part = source.read(min(left, _COPIED))
         if not part:

@@ -185,8 +185,16 @@ def _layer_bytes(config: PreTrainedConfig, number: int) -> float:
 
 def _image_bytes(config: PreTrainedConfig | None, number: int) -> float:
     """Vision activations for each pixel value: a patch is a token there."""
+    area = _patch_area(config)
+    return 64.0 if config is None or area is None else _layer_bytes(config, number) / (3 * area)
+
+
+def _patch_area(config: PreTrainedConfig | None) -> int | None:
+    """Pixels of a patch of the vision tower; None if the configuration has no patch size."""
     patch = getattr(config, "patch_size", None)
-    return _layer_bytes(config, number) / (3 * patch * patch) if isinstance(patch, int) else 64.0
+    if isinstance(patch, list | tuple) and len(patch) == 2:
+        return int(patch[0]) * int(patch[1])
+    return patch * patch if isinstance(patch, int) else None
 
 
 def free_bytes(device: torch.device) -> float:
@@ -231,7 +239,7 @@ class Arithmetic:
     def __init__(self, model: "PreTrainedModel | PeftModel") -> None:
         """Counts the weights of a transformers model, which may carry an adapter."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.patch = getattr(getattr(inner.config, "vision_config", None), "patch_size", None)
+        self._area = _patch_area(getattr(inner.config, "vision_config", None))
         embedded = inner.get_input_embeddings().weight
         head = inner.get_output_embeddings()
         decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else inner
@@ -267,8 +275,9 @@ class Arithmetic:
         pixels = inputs.get("pixel_values")
         if not isinstance(pixels, Tensor):
             return 0
+        places = inputs.get("image_position_ids")
+        if isinstance(places, Tensor):  # Gemma 4 pads each image to as many patches, without a place
+            return int((places[..., 0] >= 0).sum())
         if pixels.dim() == 2:  # one row per patch, as Qwen's processors return them
             return int(pixels.shape[0])
-        if isinstance(self.patch, int):
-            return int(pixels[..., 0, :, :].numel() // self.patch**2)
-        return 0
+        return 0 if self._area is None else int(pixels[..., 0, :, :].numel() // self._area)

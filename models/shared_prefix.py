@@ -103,22 +103,23 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
     Raises:
         UnsuitedModelError: a layer's cache is not the full keys and values.
     """
+    prompts, cache = _prefilled(model, batch)
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer or not layer.is_initialized:
+            raise UnsuitedModelError(f"it caches by {type(layer).__name__}")
+    prompts.keys = [layer.keys for layer in cache.layers]
+    prompts.values = [layer.values for layer in cache.layers]
+    return prompts
+
+
+def _prefilled(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Prompts, DynamicCache]:
+    """`prefill` for any model: the prompts without keys and values, and the model's own cache of them."""
     tokens, mask = batch["input_ids"], batch["attention_mask"]
     positions = model._prepare_position_ids_for_generation(tokens, dict(batch))
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     logits = _first_step(model, batch, positions, cache, 1)[:, -1]
-    for layer in cache.layers:
-        if type(layer) is not DynamicLayer or not layer.is_initialized:
-            raise UnsuitedModelError(f"it caches by {type(layer).__name__}")
     last = positions[..., -1:]
-    return Prompts(
-        [layer.keys for layer in cache.layers],
-        [layer.values for layer in cache.layers],
-        logits,
-        last.expand(*last.shape[:-2], len(tokens), 1),
-        tokens,
-        mask,
-    )
+    return Prompts([], [], logits, last.expand(*last.shape[:-2], len(tokens), 1), tokens, mask), cache
 
 
 @torch.inference_mode()
@@ -521,3 +522,62 @@ class Decoder:
                 outputs.append(cohort.attend(layer, query[mine], key[mine], value[mine], scaling))
                 start += cohort.rows
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[:, None], None
+
+
+# Models with states besides keys and values (recurrent ones, windows): each row copies its prompt's.
+
+
+class ForkedRows:
+    """Rows that continue copies of prefilled prompts, in the model's own cache and attention.
+
+    Attributes:
+        prompts: the prefilled prompts, without keys and values.
+        logits: for the rows' first token, `(rows, vocabulary)`.
+        item_of_row: int64 `(rows,)`, which of the prompts a row continues.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor], samples: Sequence[int]) -> None:
+        """Runs vision tower and prompts once, then copies their states.
+
+        Args:
+            model: a transformers model, in evaluation mode.
+            batch: model inputs, left-padded, on the model's device.
+            samples: rows that continue each prompt.
+        """
+        self._model = model
+        self.prompts, self._cache = _prefilled(model, batch)
+        device = self.prompts.tokens.device
+        counts = torch.tensor(samples, device=device)
+        self.item_of_row = torch.repeat_interleave(torch.arange(len(samples), device=device), counts)
+        self.logits = self.prompts.logits[self.item_of_row]
+        self._positions = self.prompts.positions.index_select(-2, self.item_of_row)
+        mask = self.prompts.attention_mask
+        self._mask = None if bool(mask.all()) else mask[self.item_of_row]
+        if len(samples) != len(self.item_of_row):
+            self._cache.reorder_cache(self.item_of_row)
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feeds int64 `(rows,)` tokens and returns the next logits, `(rows, vocabulary)`."""
+        self._positions = self._positions + 1
+        if self._mask is not None:
+            self._mask = functional.pad(self._mask, (0, 1), value=1)
+        output = self._model(
+            input_ids=tokens[:, None],
+            position_ids=self._positions,
+            attention_mask=self._mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            return_dict=True,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    @torch.inference_mode()
+    def keep(self, rows: Tensor) -> None:
+        """Keeps only the rows in int64 `rows`, in that order."""
+        self._cache.reorder_cache(rows)
+        self._positions = self._positions.index_select(-2, rows)
+        self._mask = None if self._mask is None else self._mask[rows]

@@ -1,7 +1,9 @@
 """Packages that are missing or do not go together: one sentence before anything is loaded, for every verb."""
 
 import builtins
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import version
 
@@ -90,3 +92,25 @@ def test_a_lazy_package_hides_the_import_error(tmp_path):
 )
 def test_other_errors_stay_what_they_are(error):
     assert environment.broken_import(error) is None
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "policy"),
+    [
+        (0.2, {}, None),
+        (3.0, {}, "PASSIVE"),
+        (3.0, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        (3.0, {"GOMP_SPINCOUNT": "100"}, None),
+    ],
+)
+def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(load, given, policy):
+    code = (
+        f"import os; os.getloadavg = lambda: ({load}, 0, 0); os.cpu_count = lambda: 2; "
+        "import dcsft_harness; print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=inherited | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(policy)

@@ -12,6 +12,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models.batching import Batcher, process
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import grpo, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
@@ -37,6 +38,7 @@ class Works:
     Attributes:
         name: as published.
         shared: whether the samples of an item share one prefill.
+        forked: whether they get copies of the states after one prefill otherwise.
         whole: whether batches are made by the processor as a whole.
         sft: what TRL's SFT does not take of it; None where it takes all.
         grpo: what TRL's GRPO does not take of it; None where it takes all.
@@ -46,6 +48,7 @@ class Works:
 
     name: str
     shared: bool = False
+    forked: bool = False
     whole: bool = False
     sft: str | None = None
     grpo: str | None = None
@@ -57,15 +60,15 @@ TABLE = {
     "qwen2_vl": Works("Qwen2-VL", shared=True, limits=True, boxes="norm1000"),
     "qwen2_5_vl": Works("Qwen2.5-VL", shared=True, limits=True, boxes="resized"),
     "qwen3_vl": Works("Qwen3-VL", shared=True, limits=True, boxes="norm1000"),
-    "qwen3_5": Works("Qwen3.5", limits=True, boxes="norm1000"),
+    "qwen3_5": Works("Qwen3.5", forked=True, limits=True, boxes="norm1000"),
     "internvl": Works("InternVL3", shared=True, boxes="norm1000"),
     "llava_onevision": Works("LLaVA-OneVision", shared=True, grpo="batch_num_images"),
     "idefics3": Works("Idefics3", shared=True),
     "smolvlm": Works("SmolVLM", shared=True),
     "glm4v": Works("GLM-4.1V, GLM-4.5V", shared=True, limits=True),
-    "gemma3": Works("Gemma 3"),
-    "gemma4": Works("Gemma 4"),
-    "minicpmv4_6": Works("MiniCPM-V 4.6", whole=True, grpo="target_sizes"),
+    "gemma3": Works("Gemma 3", forked=True),
+    "gemma4": Works("Gemma 4", forked=True),
+    "minicpmv4_6": Works("MiniCPM-V 4.6", forked=True, whole=True, grpo="target_sizes"),
     "molmo2": Works(
         "Molmo2",
         shared=True,
@@ -73,7 +76,7 @@ TABLE = {
         sft="makes 2 tokens .* of an answer of 1",
         grpo="image_token_pooling",
     ),
-    "kimi_k25": Works("Kimi K2.5", grpo="rows of a picture that are not tiles"),
+    "kimi_k25": Works("Kimi K2.5", forked=True, grpo="rows of a picture that are not tiles"),
     "paligemma": Works("PaliGemma", sft="no text without a picture", grpo="unequal lengths"),
 }
 QUICK = ("qwen2_vl", "molmo2")
@@ -85,15 +88,16 @@ GREEDY = {"max_new_tokens": 8}
 def table() -> str:
     """The table of docs/families.md."""
     lines = [
-        "| family | `model_type` | prompt goes through the model | a batch is made from | SFT | GRPO | "
-        "pixel limits | boxes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| family | `model_type` | prompt goes through the model | its states | a batch is made from | SFT | "
+        "GRPO | pixel limits | boxes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for kind, works in TABLE.items():
         cells = [
             works.name,
             f"`{kind}`",
-            "once per item" if works.shared else "once per sample",
+            "once per item" if works.shared or works.forked else "once per sample",
+            "are shared" if works.shared else "are copied" if works.forked else "are recomputed",
             "the processor's batch" if works.whole else "single prompts",
             "yes" if works.sft is None else "refused",
             "yes" if works.grpo is None else "refused",
@@ -170,6 +174,22 @@ def test_a_batch_gives_what_single_prompts_give_and_greedy_what_generate_gives(f
     assert four._engine.way == ("processed" if TABLE[family].whole else "joined")
 
 
+@pytest.mark.few(2)
+@pytest.mark.parametrize("family", [family for family, works in TABLE.items() if not works.shared])
+def test_a_picture_is_encoded_once_where_states_are_copied_and_draws_are_those_of_each_row(family):
+    docs = documents()[:3]
+    model = DcsftHF(pretrained=checkpoint(family), device="cpu", batch_size=3)
+    model.generate_until(requests_for(model, docs[:1], GREEDY))  # tries what the model allows
+    assert model._engine.forks == TABLE[family].forked
+    prompts, batch = [], model._engine._batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model._engine, "_batch", lambda rows: prompts.append(len(rows)) or batch(rows))
+        found = responses(model, docs, SAMPLED, 3)
+        assert sum(prompts) == (3 if TABLE[family].forked else 9)
+        model._engine.forks = False
+        assert found == responses(model, docs, SAMPLED, 3)
+
+
 @pytest.mark.parametrize("family", TABLE)
 def test_batches_are_made_in_the_way_that_the_table_says(family):
     processor = AutoProcessor.from_pretrained(checkpoint(family))
@@ -197,6 +217,24 @@ def test_a_model_whose_rows_depend_on_their_neighbours_gets_one_prompt_at_a_time
         assert responses(model, docs, SAMPLED, 2) == wanted
     assert model._engine.way == "single"
     assert len([record for record in caplog.records if "one by one, which is slower" in record.message]) == 1
+
+
+@pytest.mark.parametrize("family", ["internvl", "gemma3", "gemma4", "qwen3_5"])
+def test_operations_count_the_patches_of_pictures_without_padding(family):
+    settings = ModelSettings(checkpoint(family))
+    config, processor = models.open_config(settings), models.open_processor(settings)
+    costs = Arithmetic(models.skeleton(config))
+    for doc in documents()[:3]:
+        found = processor.image_processor(images=[doc["image"]], return_tensors="pt")
+        if family == "gemma4":  # a token is pooled from a square of patches
+            wanted = int(found["num_soft_tokens_per_image"][0]) * config.vision_config.pooling_kernel_size**2
+        elif family == "qwen3_5":
+            wanted = int(found["image_grid_thw"].prod())
+        else:
+            tiles, _, height, width = found["pixel_values"].shape
+            side = 16 if family == "gemma3" else config.vision_config.patch_size[0]
+            wanted = tiles * (height // side) * (width // side)
+        assert costs.patches(found) == wanted > 0
 
 
 @pytest.mark.parametrize("family", TABLE)
