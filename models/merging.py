@@ -180,9 +180,13 @@ def adapted(peft_model: PeftModel) -> dict[str, torch.nn.Module]:
 
 def original(module: nn.Module) -> nn.Module:
     """A module of the base; from inside, if an adapter wraps it."""
+    found = module
     if isinstance(module, BaseTunerLayer):
-        return module.get_base_layer()
-    return module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module
+        found = module.get_base_layer()
+    elif isinstance(module, AuxiliaryTrainingWrapper):
+        found = module.original_module
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def digest(module: nn.Module) -> str:
@@ -195,7 +199,7 @@ def digest(module: nn.Module) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """A tensor's values in memory, without a copy if it is contiguous and on the CPU."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def moves(module: torch.nn.Module) -> bool:

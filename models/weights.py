@@ -95,8 +95,8 @@ class Place(NamedTuple):
 
     Attributes:
         file: the file.
-        start: its first byte in the file; `end` is the one after its last.
-        end: see `start`.
+        start: its first byte in the file.
+        end: the byte after its last.
         dtype: as safetensors calls it.
         shape: its shape.
     """
@@ -125,7 +125,8 @@ def places(path: Path) -> dict[str, Place]:
     return {
         name: Place(
             path,
-            *(8 + size + offset for offset in one["data_offsets"]),
+            start=8 + size + one["data_offsets"][0],
+            end=8 + size + one["data_offsets"][1],
             dtype=one["dtype"],
             shape=tuple(one["shape"]),
         )
