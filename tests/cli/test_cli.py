@@ -183,10 +183,12 @@ def test_so_it_is_where_no_artifact_is_made(tmp_path, capsys, monkeypatch, argum
 
 
 def test_an_output_folder_that_holds_something_is_refused(tmp_path, capsys):
-    (tmp_path / "thesis.txt").write_text("dear")
-    code = main(["label", "rollouts", "--output", str(tmp_path)])
+    rollouts(tmp_path / "rollouts", ["easy"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("dear")
+    code = main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "out")])
     assert (code, "not empty" in capsys.readouterr().err) == (1, True)
-    assert (tmp_path / "thesis.txt").read_text() == "dear"
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
 
 
 def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, capsys):
@@ -261,7 +263,7 @@ stages:
 """)
     command = ["run", str(tmp_path / "mine.yaml"), "--output", str(tmp_path / "out")]
     assert main(command) == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels", "recipe.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["labels", "recipe.json"]
     assert main(command) == 1
     assert "labels: done already" in capsys.readouterr().err
 
