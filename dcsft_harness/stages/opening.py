@@ -311,7 +311,7 @@ def admit_answers(
         return
     try:
         estimate = _answering(arguments, tasks, samples, new_tokens, limit, planning)
-    except (HarnessError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (HarnessError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         if planning:
             raise
         return  # what is wrong with the model is its loader's to say

@@ -50,7 +50,7 @@ def read_probes(
     processor: "ProcessorMixin",
     generation: "GenerationConfig",
     count: int,
-    pixels: int,
+    pixels: int | None = None,
 ) -> Probes:
     """Short prompts from an adapter's training set: the shortest of some that are evenly spaced.
 
@@ -59,7 +59,7 @@ def read_probes(
         processor: processes the prompts.
         generation: has the end tokens.
         count: the number of prompts, if the set has that many.
-        pixels: larger pictures are scaled down to this many.
+        pixels: larger pictures are scaled down to this many; None leaves them as they are.
 
     Raises:
         HarnessError: a row of the training set cannot be read.
@@ -87,8 +87,10 @@ def read_probes(
     return Probes(source, features)
 
 
-def _small(image: "Image", pixels: int) -> "Image":
-    """An image with its sides in proportion, scaled down to at most this many pixels."""
+def _small(image: "Image", pixels: int | None) -> "Image":
+    """An image with its sides in proportion, scaled down to at most this many pixels, if there is a limit."""
+    if pixels is None:
+        return image
     scale = (pixels / (image.width * image.height)) ** 0.5
     if scale >= 1:
         return image

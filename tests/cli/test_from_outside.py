@@ -159,7 +159,7 @@ RECIPES = {
     "each of 60 to the 4th": (stage("label", each=SIXTY), "each of stage 'one' has 12,960,000 combinations"),
     "many stages": (json.dumps(HUNDRED), "over 10,000 stages"),
     "long text": (json.dumps(LONG), "longer than 100,000 characters"),
-    "many values": (json.dumps(MANY), "1,000,000 values"),
+    "many values": (json.dumps(MANY), "4,000,000 values"),
     "assume": (json.dumps(ASSUMED), "no estimate can be made"),
     "a list": ("[1, 2]", "it: input should be a valid dictionary"),
     "a text": ("hello", "not 'hello'"),

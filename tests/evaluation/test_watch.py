@@ -260,7 +260,9 @@ def test_another_base_is_refused(bench, place):  # noqa: F811
     with pytest.raises(HarnessError, match="other is not the base that .*run trains on"):
         watched(place, Show(), base=str(place / "other"))
     os.rename(place / "cold", place / "moved")
-    with pytest.raises(HarnessError, match="the base that .*run trains on is not at .*cold. Say where it is"):
+    with pytest.raises(
+        HarnessError, match="base of adapter .* is missing: .*/cold, and there is no such folder"
+    ):
         watched(place, Show())
     assert watched(place, Show(), base=str(place / "moved")) == ["run at step 10"]
     assert run.folder.is_dir()

@@ -386,6 +386,7 @@ class TestApart:
     def test_apart_and_left_out_are_in_every_form(self, tmp_path):
         good = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
         other = scores_folder(tmp_path / "b", "b", {ID: [1, 1]}, notes={ID: {"version": 2}})
+        (tmp_path / "nowhere").mkdir()
         built = build(
             [good, other, tmp_path / "nowhere"], tmp_path / "board", options=Options(strict=False, apart=True)
         )

@@ -158,8 +158,11 @@ def test_the_models_own_attention_is_back_afterwards(monkeypatch):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("reason", ["cache", "logits", "error", "attention"])
-def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, monkeypatch, caplog):
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, copied, monkeypatch, caplog):
     model = load(batch_size=2)
+    if not copied:
+        monkeypatch.setattr(engine, "fork_objection", lambda *_: "differ")
     if reason == "cache":
         wrong = UnsuitedModelError("it caches by tape")
         monkeypatch.setattr(engine.Decoder, "admit", lambda *_: (_ for _ in ()).throw(wrong))
@@ -170,12 +173,13 @@ def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, 
     if reason == "attention":
         monkeypatch.setattr(type(model._model), "_can_set_attn_implementation", lambda _: False)
     docs = documents()[:4]
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         found = generations(model, docs)
-    assert not model._engine.shares_prompts
+    assert (model._engine.shares_prompts, model._engine.forks) == (False, copied)
     assert found == row_by_row("qwen2_5_vl", docs)
-    said = [record.message for record in caplog.records if "by itself" in record.message]
-    assert len(said) == 1
+    words, level = ("copied, not shared", "INFO") if copied else ("by itself", "WARNING")
+    said = [record.message for record in caplog.records if words in record.message]
+    assert len(said) == 1 and level in {record.levelname for record in caplog.records}
     assert {"cache": "tape", "logits": "deviations", "error": "KeyError", "attention": "exchanged"}[
         reason
     ] in said[0]

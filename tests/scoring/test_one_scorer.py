@@ -37,7 +37,7 @@ COMPARED = [
     for row in listing()
     if (suite(row), row["family"]) != ("paper", "reasoning") and row["task"] != "dcsft_digits_pool_large"
 ]
-POOLS = {(suite(row), row["family"]): row["task"] for row in COMPARED if row["role"] == "pool"}
+POOLS = {(suite(row), row["family"]): row["task"] for row in reversed(COMPARED) if row["role"] == "pool"}
 EVALUATIONS = [(suite(row), row["family"], row["task"]) for row in COMPARED if row["role"] == "evaluation"]
 
 
@@ -68,7 +68,8 @@ def test_every_family_has_a_pool_and_evaluations():
     assert set(POOLS) == {(suite, family) for suite, family, _ in EVALUATIONS}
     assert {family for _, family in POOLS} == set(FAMILIES)
     pools = {row["task"] for row in listing() if row["role"] == "pool"}
-    assert pools == {*POOLS.values(), "dcsft_mmk12_pool", "dcsft_digits_pool_large"}
+    others = ("dcsft_mmk12_pool", "dcsft_digits_pool_large", "dcsft_digits_pool_noisy")
+    assert pools == {*POOLS.values(), *others, "dcsft_digits_pool_large_noisy"}
 
 
 @pytest.mark.parametrize(("suite", "family", "task"), EVALUATIONS)

@@ -135,7 +135,7 @@ def test_an_adapter_that_is_trained_and_merged_here_can_be_pushed(fake, tmp_path
     assert main(["merge", "adapter", "--output", "merged", "--push-to-hub", "jane/digits"]) == 0
     said = capsys.readouterr().err
     assert "changed modules: language 28/28, vision 20/20, aligner 2/2" in said
-    assert "on 4 prompts of the training set" in said and "same answers 4/4" in said
+    assert "on 2 prompts of the training set" in said and "same answers 2/2" in said
     sent = load(fake.files["model.safetensors"])
     assert all(sent[name].equal(value) for name, value in load_file("merged/model.safetensors").items())
     assert b"curated" in fake.files["README.md"] and str(tmp_path).encode() not in fake.files["README.md"]

@@ -139,7 +139,7 @@ def test_what_cannot_be_used_is_refused_before_weights_are_read(base, tmp_path, 
     marked = drawn(tmp_path / "marked", [[("one", 1.0), ("<|image_pad|>", 0.0)]])
     cases = [
         (tmp_path / "labels", {}, "holds labels, and pairs are made of responses"),
-        (tmp_path / "nothing", {}, "is not a folder made by dcsft"),
+        (tmp_path / "nothing", {}, "does not exist"),
         (tmp_path / "set", {}, "has a column weight, which DPO has no use for"),
         (marked, {}, r"marked, item \w+: the answer has '<\|image_pad\|>' in its text"),
         (rollouts, {"beta": 0}, "beta"),

@@ -217,7 +217,7 @@ def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_
 
 def test_a_base_that_is_none_is_refused(base, tmp_path):
     missing = tmp_path / "missing"
-    refused(f"model {missing} cannot be opened", missing, tmp_path, SftConfig())
+    refused(f"model {missing} does not exist", missing, tmp_path, SftConfig())
 
 
 def test_a_base_with_damaged_weights_is_refused(base, tmp_path):
