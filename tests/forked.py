@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -103,6 +104,8 @@ def python(*words: str) -> None:
 
 def _ranks_are_forks() -> None:
     """`torchrun` and `accelerate launch` fork their processes from this one."""
+    # Who forks its ranks logs which of them it ends; who starts interpreters does not.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     from torch.distributed import run
     from torch.distributed.launcher import api
 

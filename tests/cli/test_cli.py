@@ -317,7 +317,7 @@ def test_ctrl_c_exits_with_130(tmp_path, monkeypatch, capsys):
 
 
 def fastest_seconds(*arguments):
-    """Processor time: what the command takes on a quiet machine, however busy this one is."""
+    """Processor time of an interpreter with these arguments; the least of three."""
 
     def spent():
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -326,17 +326,17 @@ def fastest_seconds(*arguments):
     times = []
     for _ in range(3):
         before = spent()
-        subprocess.run(
-            [sys.executable, "-m", "dcsft_harness.cli", *arguments], check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
         times.append(spent() - before)
     return min(times)
 
 
 @pytest.mark.slow
 def test_help_and_the_task_list_answer_at_once():
-    assert fastest_seconds("--help") < 0.5
-    assert fastest_seconds("tasks", "list") < 3
+    """By an import's time on the same machine: 0.25 and 0.65 s of a processor where that takes 0.12 s."""
+    unit = fastest_seconds("-c", "import click, pydantic.fields, yaml")
+    assert fastest_seconds("-m", "dcsft_harness.cli", "--help") < 4 * unit
+    assert fastest_seconds("-m", "dcsft_harness.cli", "tasks", "list") < 12 * unit
 
 
 def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys):
