@@ -219,6 +219,8 @@ def _container_bytes() -> float:
 
 
 _THRESHOLD, _LARGE = -3, 1 << 20  # M_MMAP_THRESHOLD of <malloc.h>, and its new value in bytes
+_BLOCK = 1 << 24
+"""Numbers that are copied at a time."""
 _UNNEEDED = 4  # MADV_DONTNEED of <sys/mman.h>
 
 
@@ -238,8 +240,8 @@ def take_exactly() -> None:
     """From now on, memory of a megabyte or more is returned to the system as soon as it is freed.
 
     glibc puts tensors below 32 MB into one heap, where a step's temporary tensors leave gaps between those
-    that the backward pass needs: of 4.8 GB that a training of two layers of a width of 2,048 held, 0.8 GB were
-    gaps. Taking memory anew costs small models time, so it is for large ones.
+    that the backward pass needs: of 4.8 GB that a training of two layers of a width of 2,048 held, 0.8
+    were gaps. Taking memory anew costs small models time, so it is for large ones.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if change is not None:
@@ -247,7 +249,7 @@ def take_exactly() -> None:
 
 
 def own_weights(model: PreTrainedModel) -> None:
-    """Copies weights that are mapped from files into the process's memory, one tensor at a time.
+    """Copies weights that are mapped from files into the process's memory, a block at a time.
 
     The system drops mapped weights when other processes need memory for files, and each pass then reads all
     of them from the disk again. The process does not become larger: what is copied leaves the map.
@@ -258,11 +260,15 @@ def own_weights(model: PreTrainedModel) -> None:
         mapped = weight.data
         if mapped.device.type != "cpu" or not mapped.is_contiguous():
             continue
-        weight.data = mapped.clone()
-        start = -(-mapped.data_ptr() // page) * page
-        size = (mapped.data_ptr() + mapped.nbytes) // page * page - start
-        if advise is not None and size > 0:
-            advise(ctypes.c_void_p(start), ctypes.c_size_t(size), _UNNEEDED)
+        own = torch.empty_like(mapped)
+        parts = (torch.split(one.view(-1), _BLOCK) for one in (mapped, own))
+        for source, target in zip(*parts, strict=True):
+            target.copy_(source)
+            start = -(-source.data_ptr() // page) * page
+            size = (source.data_ptr() + source.nbytes) // page * page - start
+            if advise is not None and size > 0:
+                advise(ctypes.c_void_p(start), ctypes.c_size_t(size), _UNNEEDED)
+        weight.data = own
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -262,8 +262,8 @@ def answers_alone() -> Iterator[None]:
     """Lets TRL's output layer score the positions with a label alone on a CPU, too, as it does on CUDA.
 
     TRL scores every position where it cannot use Triton, because compiled kernels want shapes that do not
-    change. Nothing is compiled on a CPU, and most positions of a prompt are images': scoring them took half of
-    a step's time with two layers of a width of 2,048, and its gradients set the peak of memory.
+    change. Nothing is compiled on a CPU, where most positions of a prompt are images: scoring them took half
+    of a step's time with two layers of a width of 2,048, and its gradients set the peak of memory.
     """
     on_triton = getattr(trl.trainer.utils, "_use_triton", None)
     if on_triton is None:
