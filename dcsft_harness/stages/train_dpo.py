@@ -279,7 +279,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
         "beta": config.beta,
         "disable_dropout": not config.lora_dropout,
     }
-    args = arguments(trl.DPOConfig, ours, config.extra)
+    args = arguments(trl.DPOConfig, ours, config.extra, {"gradient_checkpointing": setup.recomputes})
     _check_loss(args)
     check_processor(setup, "DPO")
     convention = setup.box_convention(False)

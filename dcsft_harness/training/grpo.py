@@ -600,7 +600,8 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     check_prompts(setup.conversations, judge, config)
     ours = {**managed(config, setup.dtype, setup.folder), **_managed(config, longest)}
     # Each completion counts alike, as in the paper's trainer.
-    args = arguments(trl.GRPOConfig, ours, config.extra, {"loss_type": "grpo"})
+    defaults = {"loss_type": "grpo", "gradient_checkpointing": setup.recomputes}
+    args = arguments(trl.GRPOConfig, ours, config.extra, defaults)
     check_draws(args, config)
     if args.use_vllm:
         check_vllm(args, setup)

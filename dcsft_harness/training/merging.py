@@ -196,7 +196,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
-    _admit(settings)
+    _admit(settings, config)
     inputs = {"adapter": adapter}
     if Path(found.name).is_dir():
         inputs["model"] = Path(found.name)
@@ -225,11 +225,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     return draft.notes
 
 
-_COPIES = 1.1
-"""Memory of a merge in weights of the base: one model at a time, and the file that is being written."""
-
-
-def _admit(settings: "ModelSettings") -> None:
+def _admit(settings: "ModelSettings", config: MergeConfig) -> None:
     """Refuses a base that does not fit, before it is loaded; ends a dry run."""
     from dcsft_harness.artifacts import usage
     from dcsft_harness.models import estimates
@@ -238,11 +234,7 @@ def _admit(settings: "ModelSettings") -> None:
     device = usage.planned_device(settings.device)
     anatomy = estimates.Anatomy(open_config(settings))
     stored = anatomy.stored()
-    parts = {
-        "libraries": estimates.LIBRARIES[device.kind],
-        "weights": stored,
-        "merged weights and logits": (_COPIES - 1) * stored,
-    }
+    parts = estimates.merging(anatomy, config.parity_prompts, config.max_new_tokens, device)
     seconds = 0.0
     if usage.PLANNING.get() is not None:
         seconds = estimates.seconds(anatomy, device, {}, 6 * stored)

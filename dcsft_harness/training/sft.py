@@ -288,7 +288,7 @@ def train_cold_start(
 def _make(setup: Setup) -> Callable[[], SftTrainer]:
     job = setup.job
     ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
-    args = arguments(trl.SFTConfig, ours, job.config.extra)
+    args = arguments(trl.SFTConfig, ours, job.config.extra, {"gradient_checkpointing": setup.recomputes})
     if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
         raise HarnessError(
             f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
