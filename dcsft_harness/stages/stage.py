@@ -239,6 +239,8 @@ class Stage:
                 words += [
                     word for key, one in value.items() for word in pair("--set", f"{key}={json.dumps(one)}")
                 ]
+            elif isinstance(value, Mapping) and known is not None and not extra(known, "repeated"):
+                words += pair(flag(name), json.dumps(value))
             elif isinstance(value, Mapping):
                 words += [word for key, one in value.items() for word in pair(flag(name), f"{key}={one}")]
             elif known is not None and extra(known, "repeated"):
