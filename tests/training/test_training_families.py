@@ -11,6 +11,7 @@ from peft import PeftModel
 from PIL import Image as Pillow
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
@@ -320,3 +321,17 @@ def test_an_argument_that_the_template_does_not_use_is_refused_with_those_that_i
             sft.train_sft(thinking, conversations(), tmp_path / "out", config)
         else:
             engine(pretrained=thinking, chat_template_kwargs=given)
+
+
+def test_sampling_records_the_arguments_which_decide_its_responses(thinking, tmp_path, capsys):
+    arguments = reading.joined({"chat_template_kwargs": NO, "batch_size": 2})
+    words = ["sample", "--model", thinking, "--task", "dcsft_digits_pool", "--limit", "2", "--samples", "2"]
+    words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out")]
+    assert main([*words, "--model-args", arguments]) == 0
+    made = manifest.read(tmp_path / "out")
+    assert json.loads(reading.named(made.config["model_args"])["chat_template_kwargs"]) == NO
+    assert main([*words, "--model-args", arguments]) == 0
+    other = 'chat_template_kwargs={"enable_thinking": true}'
+    assert main([*words, "--model-args", other]) != 0
+    assert "chat_template_kwargs" in capsys.readouterr().err
+    assert main(["label", str(tmp_path / "out"), "--exact", "--output", str(tmp_path / "labels")]) == 0
