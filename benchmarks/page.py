@@ -82,8 +82,8 @@ def _sampling(found: Results) -> Iterator[str]:
 def _families(found: Results) -> Iterator[str]:
     yield "### Families whose prompts are copied\n"
     yield (
-        "Tiny checkpoints with random weights, features prepared, four new tokens: how many times the engine's"
-        " time `generate(num_return_sequences=8)` takes.\n"
+        "Tiny checkpoints with random weights, features prepared, four new tokens: how many times the"
+        " engine's time `generate(num_return_sequences=8)` takes.\n"
     )
     rows = [
         [one["family"], one["items"], *_judged(one["over the engine"], "≥1"), *one["seconds"].values()]
