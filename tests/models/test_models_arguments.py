@@ -1,6 +1,7 @@
 """Generation arguments: each is read or refused, none is dropped."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments
 from dcsft_harness.models.settings import ModelSettings, VLLMSettings
+from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.evaluate import EvaluateOptions
 from dcsft_harness.training.config import SftConfig
 
@@ -141,3 +143,8 @@ def test_other_values_are_one_sentence(value):
         ModelSettings.parse({"pretrained": "p", "chat_template_kwargs": value})
     with pytest.raises(HarnessError, match="chat-template-kwargs=.* is not (JSON|an object)"):
         SftConfig(chat_template_kwargs=value)
+
+
+def test_a_recipes_dictionary_is_model_arguments_on_the_command_line():
+    words = STAGES["sample"].command({"model_args": {"n": 1, "chat_template_kwargs": {"a": True}}}, Path("o"))
+    assert words[2:4] == ["--model-args", 'n=1,chat_template_kwargs={"a": true}']
