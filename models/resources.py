@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -283,6 +284,10 @@ def out_of_memory(error: BaseException) -> bool:
 Inputs = Mapping[str, Any]
 
 
+_LOOKED_UP = re.compile(r"position|pos_emb|cls_token|class_embedding")
+"""Names of weights that are added, not multiplied with; `torch.nn.Embedding` is one by its class."""
+
+
 class Arithmetic:
     """The cost of a token and of an image patch.
 
@@ -304,8 +309,11 @@ class Arithmetic:
         self.vision = self.trained_language = self.trained_vision = 0
         if head is not None and head.weight.requires_grad:
             self.trained_language = head.weight.numel()
-        for weight in inner.parameters():
+        tables = {id(one.weight) for one in inner.modules() if isinstance(one, torch.nn.Embedding)}
+        for name, weight in inner.named_parameters():
             if weight is embedded or (head is not None and weight is head.weight) or weight.dim() < 2:
+                continue
+            if id(weight) in tables or _LOOKED_UP.search(name):
                 continue
             trained = weight.numel() if weight.requires_grad else 0
             if id(weight) in language:

@@ -302,7 +302,8 @@ def _brought(stage: Stage) -> list[str]:
     texts: list[str] = []
     for _, value, kind in STAGES[stage.verb].reading(stage.options):
         if kind == "model_args":
-            texts += [part.partition("=")[2] for part in str(value).split(",")]
+            given = reading.joined(value) if isinstance(value, Mapping) else str(value)
+            texts += reading.named(given).values()
         else:
             named = map(str, value if isinstance(value, list | tuple) else [value])
             texts += named if kind != "tasks" else (name for name in named if Path(name).is_file())

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.records import MARK, RIGHT
-from dcsft_harness.settings import option
+from dcsft_harness.settings import flag, option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
@@ -40,6 +42,16 @@ class InspectOptions(opening.OwnRows):
         metavar="CKPT",
         reads="checkpoint",
     )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        "With --model: further arguments of its chat template, as JSON; by default those of its training.",
+        metavar="JSON",
+    )
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _read_template_arguments(cls, given: object) -> object:
+        return None if given is None else reading.json_option(flag("chat_template_kwargs"), given)
 
 
 def run(options: InspectOptions, output: Path | None, progress: Progress | None) -> Notes:
@@ -49,7 +61,9 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
 
     judge = own_data.ANY if options.scorer is None else get_scorer(options.scorer)
     root = own_data.Root(options.image_root or options.data.parent, options.allow_outside_root)
-    processor = None if options.model is None else _processor(options.model)
+    if options.model is None and options.chat_template_kwargs is not None:
+        raise HarnessError("--chat-template-kwargs goes with --model, which is not given", "Give both")
+    processor, arguments = (None, {}) if options.model is None else _processor(options)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
     count = 0
@@ -58,7 +72,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
         if reason is not None:
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
-            shown.append({"row": where, **_described(row, judge, root, processor, options)})
+            shown.append({"row": where, **_described(row, judge, root, processor, arguments, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
@@ -70,12 +84,16 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     return notes
 
 
-def _processor(model: str) -> "ProcessorMixin":
+def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any]]:
+    """The model's processor, and its chat template's arguments."""
     from dcsft_harness.evaluation.subject import open_subject
-    from dcsft_harness.models.checkpoint import open_processor
+    from dcsft_harness.models.checkpoint import open_processor, template_arguments
     from dcsft_harness.models.settings import ModelSettings
 
-    return open_processor(ModelSettings(pretrained=open_subject(model, None).pretrained))
+    subject = open_subject(str(options.model), None)
+    adapter = None if subject.adapter is None else str(subject.adapter)
+    settings = ModelSettings(subject.pretrained, adapter, chat_template_kwargs=options.chat_template_kwargs)
+    return open_processor(settings), template_arguments(settings)
 
 
 def _described(
@@ -83,6 +101,7 @@ def _described(
     scorer: "Scorer",
     root: "Root",
     processor: "ProcessorMixin | None",
+    arguments: Mapping[str, Any],
     options: InspectOptions,
 ) -> dict[str, Any]:
     """The displayed content of a row."""
@@ -102,7 +121,7 @@ def _described(
         found |= {"choices": row["choices"]} if row["choices"] else {}
         found["verdict"] = _verdict(row, scorer)
     if processor is not None:
-        found |= _rendered(turns, row, processor, str(options.model))
+        found |= _rendered(turns, row, processor, arguments, str(options.model))
     return found
 
 
@@ -132,7 +151,11 @@ def _verdict(row: Mapping[str, Any], scorer: "Scorer") -> dict[str, Any]:
 
 
 def _rendered(
-    turns: list[dict[str, str]], row: Mapping[str, Any], processor: "ProcessorMixin", model: str
+    turns: list[dict[str, str]],
+    row: Mapping[str, Any],
+    processor: "ProcessorMixin",
+    arguments: Mapping[str, Any],
+    model: str,
 ) -> dict[str, Any]:
     """The prompt as rendered by the model's template, and its tokens."""
     from dcsft_harness import pictures
@@ -146,7 +169,7 @@ def _rendered(
             content += [{"type": "image"}] if number else []
             content += [{"type": "text", "text": text}] if text else []
         messages.append({"role": turn["role"], "content": content})
-    text = chat_template.render(processor, messages, f"model {model}", add_generation_prompt=True)
+    text = chat_template.render(processor, messages, f"model {model}", True, arguments)
     tokens = tokenize(processor, text)
     images = [pictures.read(content)[0] for content in row["originals"]]
     whole = count_tokens(processor, text, tokens, images)

@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, manifest, usage
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError
@@ -239,6 +239,10 @@ class Stage:
                 words += [
                     word for key, one in value.items() for word in pair("--set", f"{key}={json.dumps(one)}")
                 ]
+            elif isinstance(value, Mapping) and known is not None and extra(known, "reads") == "model_args":
+                words += pair(flag(name), reading.joined(value))
+            elif isinstance(value, Mapping) and known is not None and not extra(known, "repeated"):
+                words += pair(flag(name), json.dumps(value))
             elif isinstance(value, Mapping):
                 words += [word for key, one in value.items() for word in pair(flag(name), f"{key}={one}")]
             elif known is not None and extra(known, "repeated"):

@@ -568,13 +568,13 @@ def _screen(setup: Setup, longest: int) -> None:
     for position, turns in enumerate(conversations.turns):
         where = conversations.where(position)
         try:
-            texts.append(render(setup.processor, turns.prompt, where, add_generation_prompt=True))
+            texts.append(render(setup.processor, turns.prompt, where, True, setup.template_arguments))
         except HarnessError as error:
             refused[position] = error
     setup.screen(conversations.without(refused), texts, longest)
 
 
-def _managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
+def _managed(config: GrpoConfig, longest: int, template: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `trl.GRPOConfig` that our settings decide."""
     return {
         "num_generations": config.num_generations,
@@ -583,6 +583,7 @@ def _managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
         "top_p": config.top_p,
         "top_k": config.top_k,
         "max_completion_length": longest,
+        "chat_template_kwargs": dict(template),
     }
 
 
@@ -598,7 +599,10 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
     check_prompts(setup.conversations, judge, config)
-    ours = {**managed(config, setup.dtype, setup.folder), **_managed(config, longest)}
+    ours = {
+        **managed(config, setup.dtype, setup.folder),
+        **_managed(config, longest, setup.template_arguments),
+    }
     # Each completion counts alike, as in the paper's trainer.
     defaults = {"loss_type": "grpo", "gradient_checkpointing": setup.recomputes}
     args = arguments(trl.GRPOConfig, ours, config.extra, defaults)

@@ -22,6 +22,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.checkpoint import skeleton
 from dcsft_harness.models.estimates import Anatomy, Training, generation, recomputes, seconds, training
@@ -142,6 +143,11 @@ class Setup:
     peft_config: LoraConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     completion: int = 0
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """The chat template's arguments in force; see `_prepare`."""
+        return dict(self.notes.get(chat_template.NAME) or {})
 
     def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
         """Skips or refuses unusable rows: the last check before weights are read.
@@ -506,6 +512,9 @@ def _prepare(job: Job) -> Setup:
         if isinstance(job.config, AdapterConfig):
             checkpoint.refuse_reshaping(job.config, str(job.adapter), base)
     processor = checkpoint.open_processor(base)
+    given = job.config.chat_template_kwargs
+    rendered_with = chat_template.recorded(job.adapter, base) if given is None else dict(given)
+    chat_template.check_arguments(processor, rendered_with or {}, base)
     shown = set_limits(processor, base, None, None)
     limits = set_limits(processor, base, job.config.min_pixels, job.config.max_pixels)
     notes = {
@@ -516,6 +525,8 @@ def _prepare(job: Job) -> Setup:
         "pixel_limits": limits and limits._asdict(),
         "evaluation_pixel_limits": shown and shown._asdict(),
     }
+    if rendered_with is not None:
+        notes[chat_template.NAME] = rendered_with
     folder, needed = job.output / manifest.UNFINISHED, bytes_needed(job, config, len(conversations.turns))
     return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
 
@@ -575,6 +586,7 @@ def _companions(setup: Setup) -> Callable[[Path], None]:
     def complete(folder: Path) -> None:
         checkpoint.open_processor(str(setup.job.model)).save_pretrained(folder)
         coordinates.tell(folder, setup.notes.get("box_space"))
+        chat_template.record(folder, setup.notes.get(chat_template.NAME))
 
     return complete
 

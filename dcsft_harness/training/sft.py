@@ -302,7 +302,9 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             "Leave them out, or curate without --weight",
         )
     check_processor(setup, "SFT")
-    template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
+    template = Template.of(
+        setup.processor, checkpoint.open_generation(str(job.model)), setup.template_arguments
+    )
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     conversations, texts = rendered(
         setup.conversations, template, convention, job.config.box_rounding == "truncate"
