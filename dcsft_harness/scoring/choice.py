@@ -33,9 +33,9 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
-    r"(?:(?i:the )?(?i:correct |right |final )?"
+    r"(?:(?i:actually|probably|likely|clearly|definitely|not [A-J],? but) )?(?:(?i:the )?(?i:correct |right |final )?"
     r"(?i:option|choice|letter|answer|image|picture|point|box|选项)s?:?\s?)?"
-    r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![\w'’+*/^°√<{]|-\w)"
+    r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u4e00-\u9fff]|['’+*/^°√<{]|-\w)"
 )
 _SECOND = re.compile(
     r"\s?(?:,\s?(?:and|or)|,|and|or|&|/|和|或)\s?\(?[A-J](?:\)|(?![\w'’]))(?!\s(?:is|has|does)\b)"
@@ -45,13 +45,13 @@ _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
     r"|satisf\w+|match\w*|meets|works|remains|instead|rather|in|on|here|the|by|\d+)\b)"
 )
-_QUOTED = re.compile(r"[\"']([A-J])[\"']")
+_QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
 _NOT_BE = re.compile(r"(?:\bnot|n't|\bcannot) (?:\w+ )?be$")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|hence|meaning|suggesting|indicating|that)\b|; ")
 _FINAL = re.compile(
     r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: (?:the |an? )?[\w ]{1,30})?[.!]?$"
 )
-_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|it's\b|[=≈:是为]")
+_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈:是为]")
 _WAIT = re.compile(r"(?i)(?:^|[.!?\n]\s?)(?:but )?(?:wait|hold on|hmm)\b,?(?: actually)?")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
 _LINE = re.compile(r"[-\s]*(\()?([A-J])[).:](?: (.{1,100}))?")
@@ -363,7 +363,7 @@ def _label(text: str, options: OptionSet) -> int | None:
         return index if glued and index is not None and options.texts[index] == glued[2] else None
     letter, rest = match["letter"], text[match.end() :]
     if letter.islower():
-        if not (match["open"] and match["close"]) and rest.strip(" .\n"):
+        if not (match["open"] and match["close"]) and rest.strip(" .\n'\"`"):
             return None
     elif not match["close"] and letter in "AI":
         if not _AFTER_BARE.match(rest):
@@ -438,7 +438,10 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
         found = _only([one for one in mentions if one.start >= start], options)
         if found is not None:
             return found
-    return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
+    if not mentions or phrases.CONTRAST.search(sentence):
+        return None
+    reason = phrases.REASON_CLAUSE.search(sentence, mentions[0].end)
+    return _only([one for one in mentions if not reason or one.end <= reason.start()], options)
 
 
 SCORER = Scorer("choice", choice, fields=("choices",), version=4)
