@@ -150,6 +150,8 @@ def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
     if not text.isascii() and any(mark in text for mark in _WIDE):
         text = text.translate(_NARROW)  # one character for one, so that places stay
+    if "\\ " in text or "\\," in text:
+        text = text.replace("\\ ", "  ").replace("\\,", "  ")
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
         if inside is not None and _finite(text, _groups(inside)):

@@ -75,6 +75,7 @@ class Answer:
 # ---------------------------------------------------------------- reading
 
 _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+_CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)")
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
 _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?){2,}\d?|\d(?:\.\d){2,}")
 _AMBIGUOUS = re.compile(r"\d\.\d\.|(?:\d\.[ \t]+[-\d.]+\s*){2,}")
@@ -83,6 +84,7 @@ _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|�
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _EDGES = " \t\n.,;:?。"
+_CLOCK = re.compile(r"0\d")
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
     r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
@@ -98,14 +100,17 @@ _BEHIND = re.compile(
     r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|Ω|°\s?[CF]?|%))$"
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
+_ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
 _NO_UNIT = re.compile(
     r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I
 )
 _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
 """A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
-_PREFIX = re.compile(r"^(?:⟦\([A-H]\)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*", re.IGNORECASE)
+_PREFIX = re.compile(r"^(?:⟦\([A-H]\)⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*", re.IGNORECASE)
 _NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
+_FACTORS = frozenset("hundred thousand million billion".split())
+_DIGIT_LAST = re.compile(r"\d\s*$")
 _INFINITE = Part("value", "∞", (INFINITE,))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
@@ -132,7 +137,7 @@ def read(text: str) -> Answer:
 def _without_dollars(text: str) -> str:
     """A clean text whose blocks of mathematics are lines where nothing joins them."""
     found, behind = "", -1
-    text = text.replace("\\$", "")
+    text = _CURRENCY.sub("", text)
     for block in _BLOCK.finditer(text):
         between = text[max(behind, 0) : block.start()]
         joined = between if behind < 0 else f"{between} " if between.strip() else "\n"
@@ -206,6 +211,8 @@ def _part(text: str) -> Part:
     if listed and len(items) > 1:
         return Part("tuple", text, items=tuple(map(_item, items)), marks=(listed[1], listed[3]))
     members = _cut(text, ":")[0]
+    if len(members) == 2 and _CLOCK.fullmatch(members[1]):
+        return Part("tuple", text, items=tuple(map(_part, members)), marks=(":",))
     return (
         _valued(text)
         if len(members) < 2
@@ -239,7 +246,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
     else:
         is_counted = bool(_COUNTED.fullmatch(written)) and not _NO_UNIT.search(written)
         is_unit = bool(known or match["sign"] or not match["glued"] and is_counted)
-    if not is_unit:
+    if not is_unit or written == "°" and _ANGLE_OF.search(bare):
         return text, None
     return bare, known
 
@@ -459,7 +466,7 @@ def _boxed(text: str) -> str | None:
     """The last box's content, or those of the boxes that stand in one list with it."""
     kept, start = list[str](), -1
     for begin, end, content in boxes(text):
-        if not content.strip():
+        if not content.strip() or end > start >= 0:  # a box around one that is read
             continue
         if kept and not _LISTED.fullmatch(text[end + 1 : start]):
             break
@@ -489,11 +496,12 @@ def readings(text: str) -> list[Answer]:
 
 def _in_sentence(sentence: str) -> Answer | None:
     """The mathematics behind the verb of a sentence, or else its last; None if there is none."""
-    text = clean(re.sub(r"\$|\\[()\[\]]", " ", sentence.replace("\\$", "")))
+    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", sentence)))
     tokens = [match[0] for match in _RUN.finditer(text)]
     runs, behind_verb, run, is_behind = [], [], "", False
     for token in [*tokens, ""]:
-        if token and not (token[0].isalpha() and token not in _NAMES or token == '"'):
+        is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
+        if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
             run += token
             continue
         found = _run(run)

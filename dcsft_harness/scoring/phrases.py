@@ -100,9 +100,8 @@ DENIED_OPTION = re.compile(
 REJECTED = re.compile(
     r"\)?(?:\s(?!because\b|since\b|as\b|for\b|so\b|which\b|but\b|and\b)[\w(),.°-]+){0,6}?\s"
     r"(?:(?:does|do|did|is|are|was|can|could|would|should|has|have|will)(?:\s?not|n't)\b|fails\b"
-    r"|(?:是)?(?:错误|不正确|不对)"
     r"|(?:is|are|can be|must be)\s(?:also\s)?(?:in(?:correct|accurate|valid)|wrong|false|eliminated|excluded"
-    r"|ruled out|impossible)\b)"
+    r"|ruled out|impossible)\b)|项?是?(?:错误|不正确|不对)"
 )
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(
