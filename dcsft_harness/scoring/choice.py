@@ -425,6 +425,10 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
+    reason = phrases.REASON_CLAUSE.search(sentence)
+    found = _concluded(sentence[: reason.start()], options) if reason else None
+    if found is not None:
+        return found
     mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
     start = 0
     for link in _LINK.finditer(sentence):
@@ -438,10 +442,7 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
         found = _only([one for one in mentions if one.start >= start], options)
         if found is not None:
             return found
-    if not mentions or phrases.CONTRAST.search(sentence):
-        return None
-    reason = phrases.REASON_CLAUSE.search(sentence, mentions[0].end)
-    return _only([one for one in mentions if not reason or one.end <= reason.start()], options)
+    return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
 SCORER = Scorer("choice", choice, fields=("choices",), version=4)

@@ -13,7 +13,7 @@ value would be. Words, yes and no, matrices, sums and integrals are refused.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, lru_cache
 
@@ -52,6 +52,7 @@ class Part:
         items: of a tuple; an end of an interval that is missing is infinite.
         marks: the brackets of a tuple, the signs of a relation.
         name: what has this value or lies in this interval, "" where it is not named.
+        label: the name as it is written, also where it only labels a number: "a" of "a = 2".
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Part:
     items: tuple["Part", ...] = ()
     marks: tuple[str, ...] = ()
     name: str = ""
+    label: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
             if not names(last_side.trees[0]) and (
                 named or not re.search("[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", "".join(sides[:-1])))
             ):
-                return last_side
+                return replace(last_side, label=sides[0]) if named else last_side
             if signs == ("=",) and _VARIABLE.fullmatch(sides[0]):
                 return Part("value", text, last_side.trees, last_side.unit, name=parse(sides[0]))
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
@@ -297,6 +299,9 @@ def equal(gold: Answer, found: Answer) -> bool:
     waiting = list(found.parts)
     if len(gold.parts) != len(waiting):
         return False
+    labels = sorted(part.label for part in gold.parts)
+    if all(labels) and len(set(labels)) == len(labels) > 1 and labels == sorted(one.label for one in waiting):
+        return all(_equal(part, one) for part in gold.parts for one in waiting if part.label == one.label)
     if gold.is_ordered:
         return all(map(_equal, gold.parts, waiting))
     for part in gold.parts:

@@ -123,7 +123,7 @@ REASON = re.compile(
     r",?\s(?:because|since|as|which|due to|based on|given|so|(?:but |and )?not|where|for|that is|meaning)\b"
 )
 """Ends what a phrase states; a reason follows."""
-REASON_CLAUSE = re.compile(r",\s(?:because|since|as)\b")
+REASON_CLAUSE = re.compile(r",?\s(?:because|since)\b|,\sas\b")
 """Begins a clause with the reason for what a sentence states without a phrase."""
 NONE_OF = re.compile(r"\bnone of (?:the|these|them|those)\b(?! other)|\bneither\b.{1,80}\bnor\b")
 """Of a sentence that states nothing else: no option is right."""
