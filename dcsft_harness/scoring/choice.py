@@ -40,7 +40,7 @@ _LABEL = re.compile(
 _SECOND = re.compile(
     r"\s?(?:,\s?(?:and|or)|,|and|or|&|/|和|或)\s?\(?[A-J](?:\)|(?![\w'’]))(?!\s(?:is|has|does)\b)"
 )
-_GLUED = re.compile(r"[\s:*]*([A-J])([\d.]+)[.)]?\s*$")
+_GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
     r"|satisf\w+|match\w*|meets|works|remains|instead|rather|in|on|here|the|by|\d+)\b)"
@@ -145,7 +145,8 @@ def _find(part: str, options: OptionSet) -> int | None:
         value, behind = keyed
         found = _find(behind, options) if behind else None
         return _whole(plain(value), options) if found is None and value[0] != "[" else found
-    found = options.named(plain(part)) if len(part) < 200 else _last_line(part, options)
+    found = options.named(plain(part)) if len(part) < 200 else None
+    found = _last_line(part, options) if found is None else found
     if found is not None or len(part) < 60 and _ALPHABET.fullmatch(part):
         return found
     weak, part = None, _excerpt(part)
@@ -167,13 +168,27 @@ def _whole(text: str, options: OptionSet) -> int | None:
 
 
 def _last_line(part: str, options: OptionSet) -> int | None:
-    """The option of a last line that is "(B)" or "B. its text", unless it ends a list of the options."""
-    above, _, line = part[-250:].rstrip().rpartition("\n")
+    """The option of a last line that is "B" or "B. its text", unless it ends a list of the options."""
+    tail = part[-250:].rstrip()
+    place = tail.rfind("\n")
+    is_line = place >= 0
+    if not is_line and len(part) < 200:
+        place = max(tail.rfind("! "), tail.rfind(". "), tail.rfind("? "))
+    above, line = tail[: place + 1].rstrip(), tail[place + 1 :]
+    if not above:
+        return None
+    letter = _LETTER_ONLY.fullmatch(line) if len(line) < 20 else None
+    if letter and letter[1].isupper():
+        is_cut_off = line.count("(") != line.count(")") or len(line) == 1 and len(part) >= HEAD
+        is_listed = _LETTER_ONLY.fullmatch(above.rpartition("\n")[2])
+        return None if is_cut_off or is_listed else options.index(letter[1])
+    if not is_line:
+        return None
     match = _LINE.fullmatch(plain(line)) if ")" in line[:12] or "." in line[:12] or ":" in line[:12] else None
     index = options.index(match[2]) if match and above else None
     if match is None or index is None or not (match[1] or match[3]):
         return None
-    before = _LINE.match(plain(above.rstrip().rpartition("\n")[2]))
+    before = _LINE.match(plain(above.rpartition("\n")[2]))
     return None if before and options.index(before[2]) == index - 1 else index
 
 
@@ -382,6 +397,8 @@ def _label(text: str, options: OptionSet) -> int | None:
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip()
+    if any(word in part[-300:] for word in phrases.COURTEOUS):
+        part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
     if not part:
         return None
     stop = _end(part, 0)

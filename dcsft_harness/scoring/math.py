@@ -441,8 +441,9 @@ _ASIDE = re.compile(
     r"|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为"
 )
 _MARKDOWN = re.compile(
-    r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] |</?(?:b|i|strong|em|p|br|u|center|span|div)\s?/?>", re.M
+    r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] ", re.M
 )
+_EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
 
@@ -456,7 +457,7 @@ def stated(part: str) -> Iterator[str]:
     cue = last(_CUE, text) if "nswer" in text or "答案" in text or "####" in text else None
     if cue is not None and text[cue.end() :].strip():
         lines = text[cue.end() :].strip().split("\n")
-        yield lines[0]
+        yield _EMPHASIS.sub("", lines[0])
         return
     if _REFUSAL.search(text[-200:]):
         return
@@ -464,7 +465,7 @@ def stated(part: str) -> Iterator[str]:
         found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
         if len(found) > 4:  # the first may have begun earlier
             break
-    yield from found[:-5:-1]
+    yield from (_EMPHASIS.sub("", one) for one in found[:-5:-1])
 
 
 def _boxed(text: str) -> str | None:

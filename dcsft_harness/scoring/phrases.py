@@ -134,5 +134,11 @@ GIVEN_UP = re.compile(
     r"|without (?:\w+ )?(?:more|additional|further))\b|无法|不能"
 )
 """In a last sentence: there is no answer."""
+COURTEOUS = ("hope this", "hope that", "et me know", "eel free", "hank you", "anything else")
+COURTESY = re.compile(
+    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you|is there anything"
+    r"|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
+)
+"""At the end of a response: nothing of the answer."""
 CHINESE = re.compile(r"(?:答案|选[项择]?|正确的?|而是)(?:应该?|就|有)?\s?(?:是|为|选|:)*\s?:?\s?")
 """What states a choice in Chinese; the option follows."""
