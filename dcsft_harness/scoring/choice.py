@@ -200,7 +200,8 @@ def _excerpt(part: str) -> str:
     if len(part) <= HEAD + TAIL:
         return part
     tail = len(part) - TAIL
-    middle = part.rfind("nswer", HEAD, tail)
+    middle = part.find("nswer", HEAD, tail)
+    middle = part.rfind("nswer", middle, tail) if middle > 0 else middle  # slower, and seldom needed
     between = part[_start(part, middle) : _end(part, middle)] if middle > 0 else ""
     return "\n".join((part[: _end(part, HEAD)], between, part[_start(part, tail) :]))
 
@@ -397,7 +398,7 @@ def _label(text: str, options: OptionSet) -> int | None:
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip()
-    if any(word in part[-300:] for word in phrases.COURTEOUS):
+    if part[-1:] in "!.?" and phrases.COURTEOUS.search(part, len(part) - 200):
         part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
     if not part:
         return None
@@ -442,7 +443,8 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
-    reason = phrases.REASON_CLAUSE.search(sentence)
+    may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
+    reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
     found = _concluded(sentence[: reason.start()], options) if reason else None
     if found is not None:
         return found

@@ -55,10 +55,12 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
         answer tags, unless it is blank. A thought that never ends is read like a truncated response.
     """
     text = unified(text)
-    if "<" in text or "◁" in text or "THINK]" in text:
+    if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
         end = last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
         truncated = truncated or _THOUGHT_START.match(text) is not None
+        if "</" in text or "<br" in text:
+            text = _HTML.sub("", text.replace("<br>", "\n"))
         if "<|begin_of_box|>" in text:
             text = _GLM_BOX.sub(lambda match: f"\\boxed{{{match[1]}" + "}" * bool(match[2]), text)
         tag = last(_ANSWER, text)
@@ -74,11 +76,9 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
 
 
 def unified(text: str) -> str:
-    """The text without HTML and tokens at its end, with plain line ends, spaces, quotes, brackets and minus signs."""
-    if text.endswith(">") and "<" in text:
+    """The text without tokens at its end, with plain line ends, spaces, quotes, brackets and minus signs."""
+    if text.endswith(">"):
         text = _LAST_TOKENS.sub("", text)
-    if "</" in text or "<br" in text:
-        text = _HTML.sub("", text.replace("<br>", "\n"))
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():

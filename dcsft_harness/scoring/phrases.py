@@ -134,7 +134,7 @@ GIVEN_UP = re.compile(
     r"|without (?:\w+ )?(?:more|additional|further))\b|无法|不能"
 )
 """In a last sentence: there is no answer."""
-COURTEOUS = ("hope this", "hope that", "et me know", "eel free", "hank you", "anything else")
+COURTEOUS = re.compile("hope th|me know|eel free|hank you|thing else")
 COURTESY = re.compile(
     r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you|is there anything"
     r"|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
