@@ -81,7 +81,9 @@ def clean(text: str) -> str:
 def _word(match: "re.Match[str]") -> str:
     inner = match[1].strip(" ~")
     spaced = " " if not inner or match[1][0] in " ~" else ""
-    if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")) or _RELATED.fullmatch(inner):
+    if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")) or _RELATED.fullmatch(
+        inner
+    ):
         return f"{spaced}{inner}"  # figures, signs, Euler's number, a relation
     counted = _COUNTED.fullmatch(inner)
     if counted:

@@ -109,7 +109,9 @@ _NO_UNIT = re.compile(
 _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
 """A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
-_PREFIX = re.compile(r"^(?:⟦\([A-H]\)⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"^(?:⟦\([A-H]\)⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*", re.IGNORECASE
+)
 _NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
 _FACTORS = frozenset("hundred thousand million billion".split())
 _DIGIT_LAST = re.compile(r"\d\s*$")
@@ -440,9 +442,7 @@ _ASIDE = re.compile(
     r",? (?:since|because|as|where|out of|of which|so that|when|if|not|rather than|and not)\b"
     r"|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为"
 )
-_MARKDOWN = re.compile(
-    r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] ", re.M
-)
+_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
@@ -613,4 +613,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=3)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=4)

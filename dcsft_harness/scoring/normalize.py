@@ -26,9 +26,14 @@ _THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[TH
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
 _TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3,5}_of_turn>)")
-_LAST_TOKENS = re.compile(r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+$")
+_LAST_TOKENS = re.compile(
+    r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+$"
+)
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
-_UNIFIED = ("（(", "）)", "：:", "【[", "】]", "［[", "］]", "“\"", "”\"", "‘'", "’'", "−-", "\u00a0 ", "\u200b\n", "\ufeff\n")
+_UNIFIED = {
+    "（": "(", "）": ")", "：": ":", "【": "[", "】": "]", "［": "[", "］": "]", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "−": "-", "\u00a0": " ", "\u200b": "", "\ufeff": "",
+}  # fmt: skip
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
@@ -82,7 +87,7 @@ def unified(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
-        for sign, character in _UNIFIED:
+        for sign, character in _UNIFIED.items():
             if sign in text:
                 text = text.replace(sign, character)
     return text

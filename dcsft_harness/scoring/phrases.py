@@ -59,8 +59,8 @@ PHRASES = (
     _row(False, "after", "therefore thus hence so overall based given considering conclusion summary",
          OPENING, r"(?:therefore|thus|hence|so|conclusion|overall|summary|based on|given|considering)\b",
          "Therefore, the landform in the picture is {}."),
-    _row(True, "after", "leaves leaving elimination", None, r"(?:leav(?:es|ing)(?: us with| only)?|elimination)\b,?",
-         "A is too wet, which leaves {}."),
+    _row(True, "after", "leaves leaving elimination", None,
+         r"(?:leav(?:es|ing)(?: us with| only)?|elimination)\b,?", "A is too wet, which leaves {}."),
     _row(True, "before", "correct right best true closest answer choice", BE,
          r"\w+\b(?! to (?:option|choice|\(?[a-j]\b))", "{} is the correct one."),
     _row(False, "around", "more most best better", None, r"(?:(?:more|most)\s(?:\w+ly\s)?"
@@ -136,8 +136,8 @@ GIVEN_UP = re.compile(
 """In a last sentence: there is no answer."""
 COURTEOUS = re.compile("hope th|me know|eel free|hank you|thing else")
 COURTESY = re.compile(
-    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you|is there anything"
-    r"|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
+    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
+    r"|is there anything|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
 CHINESE = re.compile(r"(?:答案|选[项择]?|正确的?|而是)(?:应该?|就|有)?\s?(?:是|为|选|:)*\s?:?\s?")
