@@ -33,7 +33,8 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
-    r"(?:(?i:actually|probably|likely|clearly|definitely|not [A-J],? but) )?(?:(?i:the )?(?i:correct |right |final )?"
+    r"(?:(?i:actually|probably|likely|clearly|definitely|not [A-J],? but) )?"
+    r"(?:(?i:the )?(?i:correct |right |final )?"
     r"(?i:option|choice|letter|answer|image|picture|point|box|选项)s?:?\s?)?"
     r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u4e00-\u9fff]|['’+*/^°√<{]|-\w)"
 )
@@ -48,6 +49,7 @@ _AFTER_BARE = re.compile(
 _QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
 _NOT_BE = re.compile(r"(?:\bnot|n't|\bcannot) (?:\w+ )?be$")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|hence|meaning|suggesting|indicating|that)\b|; ")
+_BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )([A-J]) $")
 _FINAL = re.compile(
     r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: (?:the |an? )?[\w ]{1,30})?[.!]?$"
 )
@@ -343,12 +345,15 @@ def _only(mentions: list[Mention], options: OptionSet) -> int | None:
 
 def _subject(text: str, options: OptionSet) -> tuple[int, bool] | None:
     """The one option that is mentioned in front of a phrase, and whether by its letter."""
-    text = _CLAUSE.split(text)[-1]
+    whole, text = text, _CLAUSE.split(text)[-1]
     mentions = options.mentions(text)
     found = _only(mentions, options)
     if found is not None:
         return found, any(one.by_letter for one in mentions)
-    return None
+    bare = _BARE_SUBJECT.search(text) if not mentions else None
+    is_one = bare and not any(match.end() >= len(whole.rstrip()) for match in phrases.PAIR.finditer(whole))
+    index = options.index(bare[1]) if bare and is_one else None
+    return None if index is None else (index, True)
 
 
 def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:

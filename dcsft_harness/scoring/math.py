@@ -110,7 +110,8 @@ _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
 """A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
-    r"^(?:⟦\([A-H]\)⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*", re.IGNORECASE
+    r"^(?:⟦(?:\([A-H]\)|[A-H][.)])⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
+    re.IGNORECASE,
 )
 _NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
 _FACTORS = frozenset("hundred thousand million billion".split())
@@ -299,6 +300,8 @@ def _interval(text: str, trees: tuple[Node, ...], signs: tuple[str, ...]) -> Par
 def equal(gold: Answer, found: Answer) -> bool:
     """Whether an answer is the gold: as many parts, each equal; in order, where the gold has one."""
     waiting = list(found.parts)
+    if len(gold.parts) == 1 < len(waiting):  # "7/2 or 3.5"
+        return all(_equal(gold.parts[0], one) for one in waiting)
     if len(gold.parts) != len(waiting):
         return False
     labels = sorted(part.label for part in gold.parts)
@@ -484,7 +487,7 @@ def _boxed(text: str) -> str | None:
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = with_signs(text)
-    whole = re.split(r"≈|\\approx", text)
+    whole = re.split(r"≈|\\approx|,? or (?:about|approximately|roughly)", text)
     if len(whole) > 1 and whole[0].strip(" $"):
         return [one for piece in (whole[0], whole[-1]) for one in readings(piece)]
     try:

@@ -31,8 +31,8 @@ _LAST_TOKENS = re.compile(
 )
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
 _UNIFIED = {
-    "（": "(", "）": ")", "：": ":", "【": "[", "】": "]", "［": "[", "］": "]", "“": '"', "”": '"', "‘": "'", "’": "'",
-    "−": "-", "\u00a0": " ", "\u200b": "", "\ufeff": "",
+    "（": "(", "）": ")", "：": ":", "【": "[", "】": "]", "［": "[", "］": "]", "“": '"', "”": '"', "‘": "'",
+    "’": "'", "−": "-", "\u00a0": " ", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(

@@ -33,7 +33,7 @@ OPENING = re.compile(r"^(?:in )?$")
 """The lead of a phrase that opens a sentence."""
 BE = re.compile(r"\b(?:is|are|as|appears|be|being)\s(?:\w+\s){0,3}$")
 """The lead of a phrase that stands behind a form of "to be"."""
-_TO_LINK = r"(?:[^.\n:?!]|\.(?=\d)){0,160}?(?:\b(?:is|are|be|looks like)\b|[:=→|]|-\s|\n)"
+_TO_LINK = r"(?:[^.\n:?!]|\.(?=\d)){0,160}?(?:\b(?:is|are|be|looks like)\b|[:=→|\]]|[-–—]>?\s|\n)"
 
 
 def _row(

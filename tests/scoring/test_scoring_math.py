@@ -153,6 +153,12 @@ KINDS = {
         (r"\boxed{m=1, k=4}", "4, 1", 1),
         (r"\boxed{\text{m=4}}", "4", 1),
     ],
+    "one value said twice": [
+        (r"\boxed{\frac{5}{2}\text{ or }2.5}", "2.5", 1),
+        (r"\boxed{\frac{5}{2}\text{ or }3}", "2.5", 0),
+        (r"The share is $\frac18$, or about 12.6%.", "1/8", 1),
+        (r"\boxed{\text{B. } 14}", "14", 1),
+    ],
     "times of day": [
         (r"\boxed{3:00}", "3:00", 1),
         (r"\boxed{6:00}", "3:00", 0),
