@@ -51,7 +51,7 @@ class TestAFile:
         found = {key: task[key] for key in ("n", "accuracy", "unanswered", "unscored", "scorers")}
         assert found == {
             "n": 3, "accuracy": pytest.approx(1 / 3), "unanswered": 1, "unscored": 1,
-            "scorers": {"box_iou": 2},
+            "scorers": {"box_iou": 3},
         }  # fmt: skip
         (row,) = load([tmp_path / "scores"]).rows
         assert row.name == "mine" and row.cells["mine"].unscored == 1
