@@ -417,12 +417,17 @@ def _callback(stage: Stage) -> Callable[..., None]:
                 notes = stage.run(stage.options.from_options(given), None, None)  # type: ignore[arg-type]
             else:
                 notes = run_stage(stage.verb, output, given)
+        problem = stage.failing(notes)
         if DONE in notes:
+            if problem is not None:
+                raise problem
             return
         if stage.show is not None:
             bar.show(stage.show(notes), form)
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
+        if problem is not None:
+            raise problem
         if stage.then and output is not None and ranks.rank() == 0 and not ranks.watched():
             bar.say("next: " + stage.then.format(output=shlex.quote(str(output))))
 

@@ -44,6 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.settings import flag
 
 REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -186,7 +187,7 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
         for entry in one.entries:
             for stage in _expand(one, entry, values, list(stages), replaced):
                 left = _spent(one, stage, left if len(stages) <= MOST_STAGES else 0)
-                _add(one, stage, stages)
+                _add(one, entry, stage, stages)
     if not stages:
         raise HarnessError(f"recipe {opened[0].path} has no stages", _LOOK)
     has_scales = any(one.scales for one in opened)
@@ -538,8 +539,8 @@ def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> o
     return found
 
 
-def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
-    """Adds a checked stage to the chain; an existing one of that name must be equal."""
+def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str, Stage]) -> None:
+    """Adds a checked stage of an entry to the chain; an existing one of that name must be equal."""
     from dcsft_harness.stages import STAGES
 
     path = recipe.path
@@ -552,7 +553,16 @@ def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
     try:
         STAGES[stage.verb].options.from_options(stage.options)
     except HarnessError as error:
-        raise HarnessError(f"recipe {path}, stage {stage.name!r}: {error.problem}", error.remedy) from error
+        variables = [
+            found[1]
+            for name, value in entry.items()
+            if re.search(rf"(?<!\w){flag(name)}\b", error.problem)
+            and isinstance(value, str)
+            and (found := _VARIABLE.fullmatch(value))
+        ]
+        sets = f"; set them by {' and '.join(f'--set {one}=VALUE' for one in variables)}" if variables else ""
+        remedy = error.remedy.rstrip(".") + sets
+        raise HarnessError(f"recipe {path}, stage {stage.name!r}: {error.problem}", remedy) from error
     for reference in stage.references():
         if reference not in stages:
             raise HarnessError(

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
@@ -40,6 +40,9 @@ class InspectOptions(opening.OwnRows):
         metavar="CKPT",
         reads="checkpoint",
     )
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "Whether the command fails on rows that cannot be used, which it lists: stop fails."
+    )
 
 
 def run(options: InspectOptions, output: Path | None, progress: Progress | None) -> Notes:
@@ -61,6 +64,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
             shown.append({"row": where, **_described(row, judge, root, processor, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
+    notes["on_error"] = options.on_error
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
     if output is not None:
         with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
@@ -201,8 +205,8 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The remedy for unusable rows."""
-    said = [summary(notes)]
+    """The number of rows, unless an error gives it, and the remedy for rows that score wrong."""
+    said = [] if failing(notes) else [summary(notes)]
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
@@ -212,17 +216,28 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def failing(notes: Mapping[str, Any]) -> HarnessError | None:
+    """The failure of rows that cannot be used, unless they are to be skipped."""
+    if not notes["refused"] or notes.get("on_error") == "skip":
+        return None
+    return HarnessError(
+        f"{notes['refused']} of {notes['count']} rows cannot be used",
+        "Correct them, or give --on-error skip here and to the stages that read them",
+    )
+
+
 STAGE = Stage(
     verb="data inspect",
     options=InspectOptions,
     run=run,
     summary=summary,
     writes="inspection",
-    about="Every row is checked, and those that cannot be used are listed with the reason. The scorer judges"
-    " each row's own target as a response.",
+    about="Every row is checked, and those that cannot be used are listed with the reason; the"
+    " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a response.",
     example="""dcsft data inspect mine.jsonl
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,
     remarks=remarks,
+    failing=failing,
     light=(0.6e9, 0.5),
 )

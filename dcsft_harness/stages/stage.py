@@ -40,6 +40,11 @@ def no_remarks(notes: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
+    """The default for stages that fail by an exception alone."""
+    return None
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of the data flow.
@@ -59,6 +64,7 @@ class Stage:
         passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
         show: notes -> text for stdout after the closing line.
         remarks: notes -> text for stderr after that.
+        failing: notes -> an error with which the command ends after all that; None for success.
         light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs.
             None for a stage that calls `usage.admit` itself.
         then: the command that usually follows, with {output} for the artifact's folder; "" for none.
@@ -77,6 +83,7 @@ class Stage:
     passes: str = ""
     show: Callable[[Mapping[str, Any]], str] | None = None
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
+    failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
     then: str = ""
     light: tuple[float, float] | None = (0.3e9, 0.0)
 

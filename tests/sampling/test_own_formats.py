@@ -635,7 +635,8 @@ class TestInspect:
         said = {"role": "assistant", "content": "It is a large bird that I do not know."}
         talk = {"messages": [*TALK[:2], said], "answer": "goose", "image": "1.jpg"}
         path.write_text(lines([talk, {"problem": "lost", "solution": "a", "image": "9.png"}]))
-        assert main(["data", "inspect", str(path), "--scorer=exact_word", "--model=digits"]) == 0
+        given = ["data", "inspect", str(path), "--scorer=exact_word", "--model=digits"]
+        assert main([*given, "--on-error=skip"]) == 0
         shown, remarks = capsys.readouterr()
         assert "picture 1: JPEG, 48 x 32 pixels, mode RGB, orientation 6, shown as 32 x 48 RGB" in shown
         assert "<|im_start|>system\n    | Answer in one word." in shown
@@ -648,6 +649,17 @@ class TestInspect:
         assert "1 rows cannot be used:\n  line 2: image " in shown
         assert "2 rows, 1 of which cannot be used" in remarks
         assert "does not find the row's own target right in line 1" in remarks
+
+    @pytest.mark.parametrize("more", [[], ["--output=OUT"]])
+    def test_unusable_rows_fail_unless_skipped(self, folder, tmp_path, capsys, more):
+        path = folder / "partly.jsonl"
+        path.write_text(lines([{"problem": "Which bird?", "solution": "goose"}, {"problem": "no answer"}]))
+        given = ["data", "inspect", str(path), *(one.replace("OUT", str(tmp_path / "out")) for one in more)]
+        for _ in range(2):  # the same command again fails as well
+            assert main(given) == 1
+            assert "1 of 2 rows cannot be used. Correct them, or give --on-error skip" in capsys.readouterr().err
+        assert main([*given[:3], "--on-error=skip"]) == 0
+        assert "2 rows, 1 of which cannot be used" in capsys.readouterr().err
 
     def test_without_a_model_only_the_rows(self, folder, tmp_path):
         path = FORMATS["saved"](tmp_path, folder)
