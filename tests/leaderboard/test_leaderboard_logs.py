@@ -381,6 +381,24 @@ class TestBadFoldersAmongGoodOnes:
         assert summary.lines[3].rank.of == 2 and summary.lines[1].rank is None
         assert json.dumps(markdown(summary))
 
+    def test_a_single_seed_is_the_baseline_by_its_groups_name(self, tmp_path):
+        folders = [
+            scores_folder(tmp_path / "c", "cold (seed 0)", {ID: [0, 0, 1, 0]}),
+            scores_folder(tmp_path / "1", "SFT (seed 0)", {ID: [1, 0, 1, 1]}),
+        ]
+        summary = summarise(load(folders, "SFT"))
+        assert [(line.name, line.is_baseline) for line in summary.lines] == [
+            ("SFT (seed 0)", True),
+            ("cold (seed 0)", False),
+        ]
+        assert summary.lines[1].entries[0].difference.value == -0.5
+        assert summary.tested("baseline")
+
+    def test_the_conditions_of_a_group_that_is_the_baseline_hold(self, tmp_path, good):
+        base = scores_folder(tmp_path / "seeded", "base (seed 0)", {ID: [1, 1, 1]}, notes={ID: {"version": 2}})
+        board = load([*good, base], "base", strict=False)
+        assert [row.name for row in board.rows] == ["base (seed 0)"] and len(board.left_out) == 2
+
 
 class TestOldFolders:
     """Results of weeks of work, as they lie on a disk."""
