@@ -21,7 +21,7 @@
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
 Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
-alone, stands for these recipes one after another, each with its own variables.
+alone, means these recipes one after another, each with its own variables.
 
 A family (a mapping with the key `family`) has `start`, the name of its cold start; by default the family's.
 
@@ -251,7 +251,7 @@ def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
     """The recipes that a file of recipes stands for, or the recipe itself.
 
     Raises:
-        HarnessError: it has other keys too, or one of them stands for recipes itself.
+        HarnessError: it has other keys too, or one of them names recipes itself.
     """
     if not recipe.recipes:
         return [recipe]
@@ -260,7 +260,7 @@ def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
     parts = [_open(name, (str(recipe.path),), known) for name in recipe.recipes]
     if nested := [one.name for one in parts if one.recipes]:
         raise HarnessError(
-            f"recipe {recipe.path} names {nested[0]}, which stands for recipes itself", "Name those"
+            f"recipe {recipe.path} names {nested[0]}, which names recipes itself", "Name those"
         )
     return parts
 

@@ -55,16 +55,19 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     processor = None if options.model is None else _processor(options.model)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
+    unseen: dict[str, list[str]] = {}
     count = 0
     for where, row, reason in own_data.examined(options.data, judge, root):
         count += 1
+        for why in (row or {}).get("unseen", ()):
+            unseen.setdefault(why, []).append(where)
         if reason is not None:
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
             shown.append({"row": where, **_described(row, judge, root, processor, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
-    notes["on_error"] = options.on_error
+    notes |= {"on_error": options.on_error, "unseen": own_data.unseen_notice(options.data, unseen)}
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
     if output is not None:
         with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
@@ -120,6 +123,7 @@ def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         shown = pictures.read(row["originals"][number])[0]
         return {
             "format": image.format,
+            "frames": pictures.frames(row["originals"][number]),
             "size": list(image.size),
             "mode": image.mode,
             "orientation": pictures.orientation(image),
@@ -174,7 +178,8 @@ def _shown(row: Mapping[str, Any]) -> str:
         size, shown = ("{} x {}".format(*one[name]) for name in ("size", "shown"))
         turned = "" if one["orientation"] == 1 else f", orientation {one['orientation']}"
         changed = "" if (shown, one["mode"]) == (size, "RGB") else f", shown as {shown} RGB"
-        kind = f"{one['format']}, {size} pixels, mode {one['mode']}"
+        frame = f"frame 1 of {one['frames']}, " if one.get("frames", 1) > 1 else ""
+        kind = f"{one['format']}, {frame}{size} pixels, mode {one['mode']}"
         lines.append(f"  picture {number}: {kind}{turned}{changed}")
     if "prompt" in row:
         lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them of pictures")
@@ -207,6 +212,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 def remarks(notes: Mapping[str, Any]) -> list[str]:
     """The number of rows, unless an error gives it, and the remedy for rows that score wrong."""
     said = [] if failing(notes) else [summary(notes)]
+    said += notes.get("unseen", [])
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
@@ -233,7 +239,8 @@ STAGE = Stage(
     summary=summary,
     writes="inspection",
     about="Every row is checked, and those that cannot be used are listed with the reason; the"
-    " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a response.",
+    " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a"
+    " response.",
     example="""dcsft data inspect mine.jsonl
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,

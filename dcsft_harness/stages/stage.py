@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import KINDS, Artifact, manifest, usage
 from dcsft_harness.environment import broken_import
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import Settings, extra, flag
 
 DONE = "already_done"
@@ -187,7 +187,9 @@ class Stage:
                     f"Name them: {', '.join(self.options.model_fields)}",
                 )
             named = {**dict(zip(first, given, strict=False)), **options}
-            self(output, None, **{name: _plain(value) for name, value in named.items()})
+            if not isinstance(output, str | os.PathLike):
+                raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
+            self(output, None, **{name: _plain(value, name == "data") for name, value in named.items()})
             return KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
@@ -255,11 +257,18 @@ class Stage:
         return ["dcsft", *self.verb.split(), *first, *words, *pair("--output", str(output))]
 
 
-def _plain(value: object) -> object:
-    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file."""
+def _plain(value: object, rows: bool = False) -> object:
+    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file.
+
+    Args:
+        value: what was given.
+        rows: whether any iterable is rows; data sets and lists of dictionaries always are.
+    """
     if isinstance(value, Artifact):
         return str(value.path)
-    if hasattr(value, "with_format") or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
+    rows = rows or hasattr(value, "with_format")
+    rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
+    if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):
         from dcsft_harness.sampling import own_files
 
         return str(own_files.keep(value))

@@ -467,7 +467,7 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
     notes = (
         "Differences in percentage points, paired by item; better / worse: items on which the first row "
         "scores higher, lower",
-        "Holm: corrected over the family shown (what stands for ID and OOD; the single tasks are a family of "
+        "Holm: corrected over the family shown (the figures for ID and OOD; the single tasks are a family of "
         "their own)",
     )
     header = ["", "on", "difference", "better / worse", "p", "Holm", "test"]

@@ -395,7 +395,9 @@ class TestBadFoldersAmongGoodOnes:
         assert summary.tested("baseline")
 
     def test_the_conditions_of_a_group_that_is_the_baseline_hold(self, tmp_path, good):
-        base = scores_folder(tmp_path / "seeded", "base (seed 0)", {ID: [1, 1, 1]}, notes={ID: {"version": 2}})
+        base = scores_folder(
+            tmp_path / "seeded", "base (seed 0)", {ID: [1, 1, 1]}, notes={ID: {"version": 2}}
+        )
         board = load([*good, base], "base", strict=False)
         assert [row.name for row in board.rows] == ["base (seed 0)"] and len(board.left_out) == 2
 
