@@ -103,7 +103,7 @@ class Root:
         """
         inner = held(entry)
         if not inner:
-            raise HarnessError("the path of an image is empty", "Name the file, or leave the image out")
+            raise HarnessError("image '': its path is empty", "Name the file, or leave the image out")
         if isinstance(inner, bytes):
             if len(inner) > pictures.FILE_BYTES:
                 raise HarnessError(

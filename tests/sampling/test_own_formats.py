@@ -755,7 +755,7 @@ DEFECTS = {
         {**BIRD_ROW, "image": "0.png", "videos": ["a"]},
         "`videos` is not shown to a model",
     ),
-    "an empty path": ({**BIRD_ROW, "image": ""}, "the path of an image is empty"),
+    "an empty path": ({**BIRD_ROW, "image": ""}, "image '': its path is empty"),
     # Marks of other programs would be read as words, and the places lost.
     "a mark in another case": (
         {**BIRD_ROW, "question": "<Image>a?", "image": "0.png"},
