@@ -12,6 +12,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarise
 from dcsft_harness.leaderboard.load import named
 from dcsft_harness.leaderboard.logs import Choices
+from dcsft_harness.leaderboard.report.table import report
 from tests.leaderboard.test_leaderboard import ID, OOD_R, rewrite, scores_folder
 from tests.lmms_eval_logs import line, log_folder
 
@@ -393,6 +394,11 @@ class TestBadFoldersAmongGoodOnes:
         ]
         assert summary.lines[1].entries[0].difference.value == -0.5
         assert summary.tested("baseline")
+        # With one task there is no retention, no front, and no other task that could be the worst.
+        standing = report(summary).partition("## Standing")[2].partition("\n## ")[0]
+        header = next(line for line in standing.splitlines() if line.startswith("|"))
+        assert [cell.strip() for cell in header.split("|")[1:-1]] == ["", f"rank by {ID}".replace("_", "\\_")]
+        assert "Pareto" not in standing and "Rank with its 95 % interval" in standing
 
     def test_the_conditions_of_a_group_that_is_the_baseline_hold(self, tmp_path, good):
         base = scores_folder(
