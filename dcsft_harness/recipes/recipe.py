@@ -556,7 +556,7 @@ def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str
         variables = [
             found[1]
             for name, value in entry.items()
-            if re.search(rf"(?<!\w){flag(name)}\b", error.problem)
+            if re.search(rf"(?<!\w){re.escape(flag(name))}\b", error.problem)
             and isinstance(value, str)
             and (found := _VARIABLE.fullmatch(value))
         ]

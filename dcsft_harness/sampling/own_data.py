@@ -44,8 +44,6 @@ _HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
-_TOKEN = re.compile(r"<\|(?:image|vision|video|img)(?:_\w+)?\|>|<(?:start_of_image|image_soft_token)>")
-"""Tokens by which models mark pictures: in a text they would announce pictures that are not there."""
 _FILE = re.compile(
     r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
 )
@@ -288,11 +286,6 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
     for turn in turns:
-        if token := _TOKEN.search(turn["content"]):
-            raise HarnessError(
-                f"{token[0]!r} is a token of models, which their templates write",
-                f"Write {MARK} where an image belongs, or remove it",
-            )
         if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
             raise HarnessError(
                 f"{other[0]!r} is no mark of an image, and the model would read it as words",

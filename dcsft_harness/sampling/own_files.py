@@ -446,7 +446,8 @@ def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is gi
         return (row for _, row in _numbered(_of_dataset(given, "the data set")))
     if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a `pandas.DataFrame`
         return _of_frame(given)
-    return iter(given)
+    found: Iterator[Any] = iter(given)
+    return found
 
 
 def _of_frame(given: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a `pandas.DataFrame`

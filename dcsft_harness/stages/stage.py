@@ -183,9 +183,9 @@ class Stage:
         def function(*given: object, output: str | os.PathLike[str], **options: object) -> Artifact:
             if len(given) > len(first):
                 listed = f" ({', '.join(first)})" if first else ""
-                named = f"{'s' * (len(first) != 1)} without a name{listed}"
+                nameless = f"{'s' * (len(first) != 1)} without a name{listed}"
                 raise HarnessError(
-                    f"{self.name}() takes {len(first)} argument{named}, and got {len(given)}",
+                    f"{self.name}() takes {len(first)} argument{nameless}, and got {len(given)}",
                     f"Give several as a list, and name the others: {', '.join(self.options.model_fields)}",
                 )
             named = {**dict(zip(first, given, strict=False)), **options}

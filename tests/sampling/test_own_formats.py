@@ -763,10 +763,6 @@ DEFECTS = {
     ),
     "a numbered mark": ({**BIRD_ROW, "question": "<image 1> a?", "image": "0.png"}, "'<image 1>' is no mark"),
     "another's mark": ({**BIRD_ROW, "question": "<img>a?", "image": "0.png"}, "'<img>' is no mark"),
-    "a model's tokens": (
-        {**BIRD_ROW, "question": "<image><|vision_start|>a?", "image": "0.png"},
-        r"'<\|vision_start\|>' is a token of models",
-    ),
     # One of two different values would be taken in silence.
     "two questions": ({**BIRD_ROW, "problem": "Which?"}, "`problem` and `question` differ. Keep one of them"),
     "two answers": ({**BIRD_ROW, "solution": "a goose"}, "`solution` and `answer` differ"),
