@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
@@ -47,6 +47,9 @@ class InspectOptions(opening.OwnRows):
         "With --model: further arguments of its chat template, as JSON; by default those of its training.",
         metavar="JSON",
     )
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "Whether the command fails on rows that cannot be used, which it lists: stop fails."
+    )
 
     @field_validator("chat_template_kwargs", mode="before")
     @classmethod
@@ -66,15 +69,19 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     processor, arguments = (None, {}) if options.model is None else _processor(options)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
+    unseen: dict[str, list[str]] = {}
     count = 0
     for where, row, reason in own_data.examined(options.data, judge, root):
         count += 1
+        for why in (row or {}).get("unseen", ()):
+            unseen.setdefault(why, []).append(where)
         if reason is not None:
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
             shown.append({"row": where, **_described(row, judge, root, processor, arguments, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
+    notes |= {"on_error": options.on_error, "unseen": own_data.unseen_notice(options.data, unseen)}
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
     if output is not None:
         with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
@@ -135,6 +142,7 @@ def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         shown = pictures.read(row["originals"][number])[0]
         return {
             "format": image.format,
+            "frames": pictures.frames(row["originals"][number]),
             "size": list(image.size),
             "mode": image.mode,
             "orientation": pictures.orientation(image),
@@ -193,7 +201,8 @@ def _shown(row: Mapping[str, Any]) -> str:
         size, shown = ("{} x {}".format(*one[name]) for name in ("size", "shown"))
         turned = "" if one["orientation"] == 1 else f", orientation {one['orientation']}"
         changed = "" if (shown, one["mode"]) == (size, "RGB") else f", shown as {shown} RGB"
-        kind = f"{one['format']}, {size} pixels, mode {one['mode']}"
+        frame = f"frame 1 of {one['frames']}, " if one.get("frames", 1) > 1 else ""
+        kind = f"{one['format']}, {frame}{size} pixels, mode {one['mode']}"
         lines.append(f"  picture {number}: {kind}{turned}{changed}")
     if "prompt" in row:
         lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them of pictures")
@@ -224,8 +233,9 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The remedy for unusable rows."""
-    said = [summary(notes)]
+    """The number of rows, unless an error gives it, and the remedy for rows that score wrong."""
+    said = [] if failing(notes) else [summary(notes)]
+    said += notes.get("unseen", [])
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
@@ -235,17 +245,29 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def failing(notes: Mapping[str, Any]) -> HarnessError | None:
+    """The failure of rows that cannot be used, unless they are to be skipped."""
+    if not notes["refused"] or notes.get("on_error") == "skip":
+        return None
+    return HarnessError(
+        f"{notes['refused']} of {notes['count']} rows cannot be used",
+        "Correct them, or give --on-error skip here and to the stages that read them",
+    )
+
+
 STAGE = Stage(
     verb="data inspect",
     options=InspectOptions,
     run=run,
     summary=summary,
     writes="inspection",
-    about="Every row is checked, and those that cannot be used are listed with the reason. The scorer judges"
-    " each row's own target as a response.",
+    about="Every row is checked, and those that cannot be used are listed with the reason; the"
+    " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a"
+    " response.",
     example="""dcsft data inspect mine.jsonl
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,
     remarks=remarks,
+    failing=failing,
     light=(0.6e9, 0.5),
 )

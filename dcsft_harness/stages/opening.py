@@ -286,7 +286,7 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
 # Whether what answers fits on its device.
 
 LOOKED_AT = 8
-"""Documents of a task, evenly spaced, whose longest prompt stands for all."""
+"""Documents of a task, evenly spaced, whose longest prompt is taken for all."""
 
 
 def admit_answers(
@@ -395,7 +395,7 @@ def _prompt_tokens(task: "Task", doc_id: int, processor: "ProcessorMixin") -> in
 def _single(tasks: dict[str, "Task"], name: str) -> "Task":
     if len(tasks) != 1:
         raise HarnessError(
-            f"--task {name} stands for {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
+            f"--task {name} is a group of {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
         )
     return next(iter(tasks.values()))
 

@@ -136,7 +136,7 @@ def open_data(
         _refuse_options(data, scorer, image_root, outside)
         opened = lmms.open_tasks([data])
         if len(opened) != 1:
-            raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
+            raise HarnessError(f"--data {data} is a group of {len(opened)} tasks", "Name one of them")
         task = next(iter(opened.values()))
     rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
