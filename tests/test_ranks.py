@@ -111,7 +111,7 @@ class TestALaunch:
         running = launch_anew(digits(tmp_path / "out", batch_size=3), program=[script])
         said, err = running.communicate(timeout=300)
         assert (running.returncode, said.splitlines()) == (0, ["left 0 []"] * 2), err
-        assert [line.split(":")[0] for line in err.splitlines() if line.startswith(SAID)] == ["sample"]
+        assert sum(line.startswith("sample: 41 items, ") for line in err.splitlines()) == 1
         assert rows(tmp_path / "out") == alone[0]
         notes = manifest.read(tmp_path / "out", "rollouts").notes
         changed = {name for name in notes if notes[name] != alone[1][name]}
