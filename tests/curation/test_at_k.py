@@ -178,7 +178,9 @@ def test_a_million_responses_take_seconds():
 def test_label_shows_what_fewer_responses_would_have_said(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", [[1.0] * 4, [1.0, 0.0, 0.0, 0.0], [0.0] * 4, [1.0, 1.0, None, None]])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
-    found = manifest.read(tmp_path / "labels").notes["at_g"]
+    notes = manifest.read(tmp_path / "labels").notes
+    assert "exact" not in notes
+    found = notes["at_g"]
     assert found[0] == pytest.approx({"pass": 2.25 / 4, "easy": 2.25 / 4, "medium": 0, "hard": 1.75 / 4})
     assert found[3] == pytest.approx({"pass": 2 / 3, "easy": 1 / 3, "medium": 1 / 3, "hard": 1 / 3})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
