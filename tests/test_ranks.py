@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dcsft_harness import evaluation, ranks, records, sampling
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.lock import locked
 from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
@@ -252,6 +252,16 @@ class TestOneProcess:
         monkeypatch.setenv("RANK", "0")
         with pytest.raises(HarnessError, match="announces several processes, but MASTER_ADDR is not set"):
             ranks.join()
+
+    def test_another_rank_needs_the_folder_and_the_settings_of_rank_0(self, tmp_path):
+        (tmp_path / UNFINISHED).mkdir()
+        with pytest.raises(HarnessError, match="does not find in --output .* what rank 0 has written"):
+            resuming._following(tmp_path, {"seed": 1})
+        (tmp_path / UNFINISHED / "run.json").write_text('{"seed": 1}')
+        with resuming._following(tmp_path, {"seed": 1}):
+            pass
+        with pytest.raises(HarnessError, match="other settings: seed: 1 -> 2"):
+            resuming._following(tmp_path, {"seed": 2})
 
     def test_a_rank_that_outlived_its_launch_keeps_the_folder(self, tmp_path):
         output = tmp_path / "out"
