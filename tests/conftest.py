@@ -8,7 +8,7 @@ import signal
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import hypothesis
@@ -48,10 +48,15 @@ LONGEST = {
 BEYOND = Path(__file__).parent / "fixtures" / "beyond_unit.txt"
 """ROWS TEST: of a test's rows the fast tests take the first ROWS, often none; `make test` runs all of them.
 
-Written by `pytest -m 'not slow' --share-unit` on a quiet machine: the fast tests have a minute.
+Written by `pytest -m 'not slow' --share-unit`, which measures each row.
 """
-SHARE, ALONE = 0.2, 0.35
-"""Seconds of a processor in the fast tests: for all rows of a test, and for its first row."""
+BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "60"))
+"""Seconds of a processor that the rows of the fast tests have together, besides imports and fixtures.
+
+Two processes take as much again for those, so that the fast tests take a minute on two cores.
+"""
+FREE = 0.02
+"""Seconds up to which a row does not count against its test's share: long tables of quick rows stay whole."""
 
 gc.disable()
 frozen = [0]
@@ -75,42 +80,58 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Shares:
-    """Measures each test's seconds of a processor, without what its module's fixtures take once."""
+    """Measures each row's seconds of a processor, without what its module's fixtures take once."""
 
     def __init__(self) -> None:
         self.seconds = defaultdict(list)
         self.wide = 0.0
 
-    def spent(self) -> float:
-        return sum(os.times()[:4])
+    def pytest_collection_finish(self) -> None:
+        """Imports everything, and starts what is forked: else the first test to need it would be charged."""
+        forked.warm()
+        forked.run(["-c", "0"])
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Generator:
-        before, inner = self.spent(), self.wide
+        before, inner = forked.spent(), self.wide
         yield
         if fixturedef.scope != "function":
-            self.wide = inner + self.spent() - before
+            self.wide = inner + forked.spent() - before
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator:
-        before, self.wide = self.spent(), 0.0
+        before, self.wide = forked.spent(), 0.0
         yield
-        self.seconds[item.nodeid.partition("[")[0]].append(self.spent() - before - self.wide)
+        self.seconds[item.nodeid.partition("[")[0]].append(forked.spent() - before - self.wide)
 
     def pytest_sessionfinish(self) -> None:
-        kept = {name: rows_within(seconds) for name, seconds in sorted(self.seconds.items())}
-        lines = [f"{rows} {name}\n" for name, rows in kept.items() if rows < len(self.seconds[name])]
-        BEYOND.write_text("".join(lines), encoding="utf-8")
+        share, kept = shared(self.seconds, BUDGET)
+        beyond = {name: rows for name, rows in sorted(kept.items()) if rows < len(self.seconds[name])}
+        BEYOND.write_text("".join(f"{rows} {name}\n" for name, rows in beyond.items()), encoding="utf-8")
+        print(f"\n{share:.2f} s of a processor for each test; {len(beyond)} tests have rows beyond that")
 
 
-def rows_within(seconds: list[float]) -> int:
-    """How many of a test's first rows are within its share of the fast tests; rows below 20 ms are free."""
-    seconds = [one if one > 0.02 else 0 for one in seconds]
-    if seconds[0] > ALONE:
-        return 0
-    if sum(seconds) <= 1.3 * SHARE:
-        return len(seconds)
-    return max(1, sum(total <= SHARE for total in itertools.accumulate(seconds)))
+def rows_within(seconds: Sequence[float], share: float) -> int:
+    """How many of a test's first rows fit into its share; rows of at most `FREE` seconds are free."""
+    counted = itertools.accumulate(one if one > FREE else 0.0 for one in seconds)
+    return sum(total <= share for total in counted)
+
+
+def shared(seconds: Mapping[str, Sequence[float]], budget: float) -> tuple[float, dict[str, int]]:
+    """The largest share, the same for all tests, with which they take no more than the budget together.
+
+    Args:
+        seconds: test -> what each of its rows took.
+        budget: for all of them.
+
+    Returns:
+        The share in seconds, in steps of 0.01, and test -> how many of its rows it keeps.
+    """
+    for hundredths in range(1000, -1, -1):
+        kept = {name: rows_within(rows, hundredths / 100) for name, rows in seconds.items()}
+        if sum(sum(seconds[name][:rows]) for name, rows in kept.items()) <= budget:
+            break
+    return hundredths / 100, kept
 
 
 def quick_rows(rows: list[set]) -> set[int]:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import IO
 from unittest import mock
 
+import psutil
+
 from dcsft_harness import cli
 
 HERE = Path(__file__).parent
@@ -244,6 +246,21 @@ def run(words: Sequence[object], check: bool = False, capture_output: bool = Fal
     if check and started.returncode:
         raise subprocess.CalledProcessError(started.returncode, started.args, *said)
     return subprocess.CompletedProcess(started.args, started.returncode, *said)
+
+
+def spent() -> float:
+    """Seconds of a processor of this process, the processes that it waited for, and all forks that ended."""
+    own, server = sum(os.times()[:4]), forkserver._forkserver._forkserver_pid
+    if server is None:
+        return own
+    after_name = Path(f"/proc/{server}/stat").read_text().rpartition(") ")[2].split()
+    return own + sum(map(int, after_name[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def ranks(running: Popen) -> list[psutil.Process]:
+    """The processes of a launch, by rank: their launcher forks one after the other."""
+    found = psutil.Process(running.pid).children()
+    return sorted(found, key=lambda process: (process.create_time(), process.pid))
 
 
 if __name__ == "forked":  # in the server, which finds this file by its folder

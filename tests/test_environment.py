@@ -12,6 +12,7 @@ import pytest
 from dcsft_harness import environment
 from dcsft_harness.cli import main
 from dcsft_harness.lmms import tasks
+from tests.conftest import shared
 
 SETTINGS = ["--data", "dcsft_digits_cold", "--max-steps", "1", "--learning-rate", "1e-3"]
 VERBS = {
@@ -114,3 +115,12 @@ def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(lo
         [sys.executable, "-c", code], env=inherited | given, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(policy)
+
+
+def test_fast_tests_get_the_largest_share_that_fits_their_budget():
+    """Rows of 20 ms are free of the share, and count in the budget."""
+    seconds = {"long": [3.0], "rows": [0.5, 0.5, 0.5], "quick": [0.02] * 50}
+    assert shared(seconds, 10) == (10, {"long": 1, "rows": 3, "quick": 50})
+    assert shared(seconds, 5) == (2.99, {"long": 0, "rows": 3, "quick": 50})
+    assert shared(seconds, 2.4) == (1.49, {"long": 0, "rows": 2, "quick": 50})
+    assert shared(seconds, 1.2) == (0.49, {"long": 0, "rows": 0, "quick": 50})

@@ -17,6 +17,7 @@ from dcsft_harness.cli import main
 from tests import forked
 
 pytestmark = pytest.mark.slow
+LMMS_EVAL = ("-c", "from lmms_eval.cli.dispatch import main; main()")
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
@@ -121,16 +122,23 @@ def lines(document: str) -> list[str]:
 def ran(workplace):
     """Runs a line in the workplace; returns its exit code and the end of what it printed.
 
-    A plain `dcsft` command is a fork; lines that need a shell, and other programs, get one.
+    Lines are forks; those of `lmms-eval` in the README get a shell and interpreters, as a reader's do.
     """
-    scripts = shlex.quote(str(Path(sys.executable).parent))
 
-    def run(line: str) -> tuple[int, str]:
-        if "$(" in line or not line.startswith("dcsft "):
+    def forks(*words: str) -> subprocess.CompletedProcess:
+        return forked.run(words, cwd=workplace, capture_output=True)
+
+    def run(line: str, real: bool) -> tuple[int, str]:
+        if line.startswith("lmms-eval ") and real:
+            scripts = shlex.quote(str(Path(sys.executable).parent))
             command = f"{scripts}/{line.replace('$(dcsft ', f'$({scripts}/dcsft ')}"
             done = subprocess.run(command, shell=True, cwd=workplace, capture_output=True, text=True)
             return done.returncode, done.stderr[-2000:]
-        done = forked.run([*forked.DCSFT, *shlex.split(line)[1:]], cwd=workplace, capture_output=True)
+        line = re.sub(
+            r"\$\(dcsft (.*?)\)", lambda inner: forks(*forked.DCSFT, *inner[1].split()).stdout.strip(), line
+        )
+        program, *words = shlex.split(line)
+        done = forks(*{"dcsft": forked.DCSFT, "lmms-eval": LMMS_EVAL, "python": ()}[program], *words)
         return done.returncode, done.stderr[-2000:]
 
     return run
@@ -142,7 +150,7 @@ def test_every_command_of_the_documentation_runs(ran, document):
     programs = lines(document)
     assert programs
     for line in programs:
-        code, said = ran(line)
+        code, said = ran(line, document == DOCUMENTS[0])
         assert code == 0, f"{document}: {line}\n{said}"
 
 

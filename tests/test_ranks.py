@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dcsft_harness import evaluation, ranks, records, sampling
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.lock import locked
 from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
@@ -22,6 +22,7 @@ from tests import forked
 
 POOL = "dcsft_digits_pool"
 DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size={}"
+SAID = "dcsft:", "dcsft (", "sample:"
 ITEMS = 41  # so that one of two ranks gets more than the other
 
 
@@ -55,19 +56,7 @@ def finished(running):
     said = running.communicate(timeout=300)[1]
     if running.returncode:
         print(said)  # what a test that fails shows
-    return running.returncode, [
-        line for line in said.splitlines() if line.startswith(("dcsft:", "dcsft (", "sample:"))
-    ]
-
-
-def workers(running):
-    """The processes of a launch, by rank."""
-    found = {}
-    for process in psutil.Process(running.pid).children(recursive=True):
-        rank = process.environ().get("RANK")
-        if rank is not None:
-            found[int(rank)] = process
-    return found
+    return running.returncode, [line for line in said.splitlines() if line.startswith(SAID)]
 
 
 def wait_for_shards(output, running, numbers):
@@ -111,10 +100,18 @@ def alone(tmp_path_factory):
 class TestALaunch:
     pytestmark = pytest.mark.slow
 
-    def test_draws_what_one_process_draws(self, tmp_path, alone):
-        code, said = finished(launch_anew(digits(tmp_path / "out", batch_size=3)))
-        assert code == 0
-        assert [line.split(":")[0] for line in said] == ["sample"]
+    def test_draws_what_one_process_draws_and_ends_its_threads_before_the_interpreter(self, tmp_path, alone):
+        """A thread of the group that is left may abort the process on its way out."""
+        script = tmp_path / "leaves.py"
+        script.write_text(
+            "import sys\nfrom dcsft_harness.cli import main\ncode = main(sys.argv[1:])\n"
+            "from several import gloo_threads  # imports torch, which main has to do itself\n"
+            "print('left', code, gloo_threads())\n"
+        )
+        running = launch_anew(digits(tmp_path / "out", batch_size=3), program=[script])
+        said, err = running.communicate(timeout=300)
+        assert (running.returncode, said.splitlines()) == (0, ["left 0 []"] * 2), err
+        assert sum(line.startswith("sample: 41 items, ") for line in err.splitlines()) == 1
         assert rows(tmp_path / "out") == alone[0]
         notes = manifest.read(tmp_path / "out", "rollouts").notes
         changed = {name for name in notes if notes[name] != alone[1][name]}
@@ -122,7 +119,7 @@ class TestALaunch:
         measured = {name for name in notes["ledger"] if notes["ledger"][name] != alone[1]["ledger"][name]}
         assert measured <= {"seconds", "peak_memory_bytes"}
         assert manifest.is_intact(tmp_path / "out")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["leaves.py", "out"]
         assert UNFINISHED not in os.listdir(tmp_path / "out")
 
     def test_evaluates_k_responses_as_one_process_does(self, tmp_path):
@@ -140,9 +137,9 @@ class TestALaunch:
 
     def test_that_is_killed_is_gone_on_with_by_one_process_or_two(self, tmp_path, alone):
         output = tmp_path / "out"
-        first = launch_anew(digits(output, batch_size=1))
+        first = launch(digits(output, batch_size=1))
         wait_for_shards(output, first, (0, 1))
-        for process in [psutil.Process(first.pid), *workers(first).values()]:
+        for process in [psutil.Process(first.pid), *forked.ranks(first)]:
             process.kill()
         first.communicate()
         begun = {path.name: path.read_bytes() for path in (output / UNFINISHED).iterdir()}
@@ -184,18 +181,6 @@ class TestALaunch:
         assert notes[0] == notes[1]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
-    def test_ends_the_threads_of_its_group_before_the_interpreter(self, tmp_path):
-        """One that is left may abort the process on its way out."""
-        script = tmp_path / "leaves.py"
-        script.write_text(
-            "import sys\nfrom dcsft_harness.cli import main\ncode = main(sys.argv[1:])\n"
-            "from several import gloo_threads  # imports torch, which main has to do itself\n"
-            "print('left', code, gloo_threads())\n"
-        )
-        running = launch_anew(scripted(tmp_path / "out", tmp_path, items=2), program=[script])
-        said = running.communicate(timeout=300)
-        assert (running.returncode, said[0].splitlines()) == (0, ["left 0 []"] * 2), said
-
     def test_with_fewer_items_than_processes(self, tmp_path):
         assert finished(launch(scripted(tmp_path / "out", tmp_path, items=1)))[0] == 0
         assert [row["response"] for row in rows(tmp_path / "out")] == ["it is 0", "seven", "two"]
@@ -222,9 +207,9 @@ class TestAFailure:
         assert "is not empty and was not written by dcsft" in said[0]
 
     def test_of_a_killed_rank_too(self, tmp_path):
-        running = launch_anew(scripted(tmp_path / "out", tmp_path, delay=0.4))
+        running = launch(scripted(tmp_path / "out", tmp_path, delay=0.4))
         wait_for_shards(tmp_path / "out", running, (0, 1))
-        os.kill(workers(running)[1].pid, signal.SIGKILL)
+        os.kill(forked.ranks(running)[1].pid, signal.SIGKILL)
         assert finished(running)[0] == 1
         assert os.listdir(tmp_path / "out") == [UNFINISHED]
         again = launch(scripted(tmp_path / "out", tmp_path))
@@ -267,6 +252,16 @@ class TestOneProcess:
         monkeypatch.setenv("RANK", "0")
         with pytest.raises(HarnessError, match="announces several processes, but MASTER_ADDR is not set"):
             ranks.join()
+
+    def test_another_rank_needs_the_folder_and_the_settings_of_rank_0(self, tmp_path):
+        (tmp_path / UNFINISHED).mkdir()
+        with pytest.raises(HarnessError, match="does not find in --output .* what rank 0 has written"):
+            resuming._following(tmp_path, {"seed": 1})
+        (tmp_path / UNFINISHED / "run.json").write_text('{"seed": 1}')
+        with resuming._following(tmp_path, {"seed": 1}):
+            pass
+        with pytest.raises(HarnessError, match="other settings: seed: 1 -> 2"):
+            resuming._following(tmp_path, {"seed": 2})
 
     def test_a_rank_that_outlived_its_launch_keeps_the_folder(self, tmp_path):
         output = tmp_path / "out"

@@ -25,11 +25,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.scoring import boxes, choice, math, open_answer, words
 from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Response, Scorer, Verdict
 
+_FILES = ("words", "boxes", "choice", "math", "open_answer")
 SCORERS: dict[str, Scorer] = {
-    module.SCORER.name: module.SCORER for module in (words, boxes, choice, math, open_answer)
+    scorer.name: scorer
+    for scorer in (importlib.import_module(f"{__name__}.{name}").SCORER for name in _FILES)
 }
 
 VERSIONS: dict[str, int] = {name: scorer.version for name, scorer in SCORERS.items()}

@@ -13,7 +13,7 @@ from pydantic import field_validator
 from dcsft_harness import reading
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.scoring import ScorerName
+from dcsft_harness.scoring import SCORERS, ScorerName
 from dcsft_harness.settings import Settings, flag, option
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class OwnRows(Settings):
 
     scorer: ScorerName | None = option(
         None,
-        "With rows of your own: how answers are judged: exact_word, box_iou, choice, math, open_answer, or"
-        " your package.module:function.",
+        f"With rows of your own: how answers are judged: {', '.join(SCORERS)}, or your"
+        " package.module:function.",
     )
     image_root: Path | None = option(
         None, "With rows of your own: where relative image paths start, by default their file's folder."

@@ -62,6 +62,11 @@ class DpoConfig(AdapterConfig):
         """Whether the loss compares with the initial model."""
         return True
 
+    @property
+    def sequences_per_sample(self) -> int:
+        """The right response and the wrong one."""
+        return 2
+
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         if self.box_rounding is not None:

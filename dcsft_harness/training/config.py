@@ -207,6 +207,11 @@ class TrainingConfig(Settings):
         return 1
 
     @property
+    def sequences_per_sample(self) -> int:
+        """Sequences that a forward pass has of a sample."""
+        return 1
+
+    @property
     def has_reference(self) -> bool:
         """Whether the loss compares with the initial model, which is then kept."""
         return False

@@ -308,8 +308,6 @@ def _size(number: float) -> str:
 
 _ROOM = 0.9
 """Share of the free memory that several samples at a time may take; an estimate is not exact."""
-_ROWS = {"dpo": 2}
-"""Rows per sample of a method, where it is not one."""
 
 
 def plan(setup: Setup) -> Estimate:
@@ -368,7 +366,7 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         checkpointing=bool(config.extra.get("gradient_checkpointing", cuda or setup.recomputes)),
         tokens=tokens,
         image_tokens=setup.conversations.image_tokens,
-        rows=_ROWS.get(job.method, 1),
+        rows=config.sequences_per_sample,
         processes=shared,
         reference=count if full and config.has_reference else 0,
     )

@@ -35,3 +35,15 @@ def test_a_folders_files_are_remembered_only_while_they_stay_as_they_are(tmp_pat
     assert read == []
     path.write_text("two")
     assert folder_sha256(tmp_path) != first
+
+
+def test_a_file_that_was_just_written_is_read_each_time(tmp_path):
+    """Within the resolution of the clock it may change without another time."""
+    path = tmp_path / "model.safetensors"
+    path.write_text("one")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    first = disk.settled_sha256(path)
+    with path.open("r+") as file:
+        file.write("two")
+    os.utime(path, ns=times)
+    assert disk.settled_sha256(path) == file_sha256(path) != first

@@ -46,7 +46,16 @@ class TestWriting:
         assert found.key == manifest.key_of("labels", {"seed": 1}, {"rollouts": source})
         assert list(found.files) == ["part/table"]
         assert found.input_folder("rollouts") == source.resolve()
-        assert found.seconds >= 0
+        assert 0 <= found.seconds < 60
+
+    def test_the_call_is_that_of_the_stage_at_work_and_none_otherwise(self, tmp_path):
+        call = {"verb": "label", "options": {"rollouts": "rollouts"}}
+        reset = manifest.CALL.set(call)
+        made = write(tmp_path / "made")
+        manifest.CALL.reset(reset)
+        assert json.loads((made / "manifest.json").read_text())["call"] == call
+        other = write(tmp_path / "other")
+        assert json.loads((other / "manifest.json").read_text())["call"] == {}
 
     @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit])
     def test_whatever_goes_wrong_nothing_is_left(self, tmp_path, interruption):
@@ -210,6 +219,22 @@ class TestIsCurrent:
         else:
             (made / "manifest.json").write_text("{")
         assert not manifest.is_current(made, key)
+
+    @pytest.mark.parametrize("damage", ["changed", "removed"])
+    def test_a_changed_file_is_refused_by_name_and_others_only_where_they_are_asked_for(
+        self, tmp_path, damage
+    ):
+        made = write(tmp_path / "made")
+        manifest.refuse_changed(made)
+        manifest.refuse_changed(tmp_path)  # which has no manifest
+        if damage == "changed":
+            (made / "part" / "table").write_text("Content")
+        else:
+            (made / "part" / "table").unlink()
+        manifest.refuse_changed(made, "another")
+        for names in ((), ("part/table", "another")):
+            with pytest.raises(HarnessError, match="made/part/table is not what manifest.json beside it"):
+                manifest.refuse_changed(made, *names)
 
     def test_not_where_there_is_nothing(self, tmp_path):
         assert not manifest.is_current(tmp_path / "nowhere", "key")

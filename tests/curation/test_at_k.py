@@ -106,6 +106,13 @@ def test_subsets_stand_in_where_votes_cannot_be_counted(monkeypatch):
     assert not np.array_equal(other.values["maj"], drawn.values["maj"])
 
 
+def test_votes_of_up_to_sixteen_responses_are_counted_however_many_distributions_there_are(monkeypatch):
+    monkeypatch.setattr(at_k, "PATTERNS", 0)
+    votes = np.random.default_rng(2).integers(-1, 5, (5, 17))
+    errors = [at_k.metrics((votes[:, :n] == 0) * 1.0, votes[:, :n]).errors for n in (16, 17)]
+    assert np.all(errors[0] == 0) and np.any(errors[1] > 0)
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=60)
 def test_labels_of_fewer_responses_are_those_of_all_subsets(pairs):
@@ -171,7 +178,9 @@ def test_a_million_responses_take_seconds():
 def test_label_shows_what_fewer_responses_would_have_said(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", [[1.0] * 4, [1.0, 0.0, 0.0, 0.0], [0.0] * 4, [1.0, 1.0, None, None]])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
-    found = manifest.read(tmp_path / "labels").notes["at_g"]
+    notes = manifest.read(tmp_path / "labels").notes
+    assert "exact" not in notes
+    found = notes["at_g"]
     assert found[0] == pytest.approx({"pass": 2.25 / 4, "easy": 2.25 / 4, "medium": 0, "hard": 1.75 / 4})
     assert found[3] == pytest.approx({"pass": 2 / 3, "easy": 1 / 3, "medium": 1 / 3, "hard": 1 / 3})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

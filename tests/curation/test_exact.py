@@ -1,12 +1,16 @@
 """`dcsft label --exact`: pass rates by teacher forcing, against brute force and against samples."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_from_disk
 
+from dcsft_harness import sampling
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import exact
@@ -17,6 +21,7 @@ from dcsft_harness.models.exact import PassRates, Target
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import Item
 from dcsft_harness.scoring import words
+from tests.artefacts import item, picture
 from tests.models.test_models_sampling import kept_probabilities
 
 POOL = "dcsft_digits_pool"
@@ -216,6 +221,19 @@ def test_turns_and_pictures_become_messages():
             ],
         },
     ]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_turns_are_read_of_items_that_have_them_and_former_ones_have_no_column(tmp_path, kept):
+    turns = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which?"}])
+    some = replace(item(0), turns=turns)
+    sampling.write_items(tmp_path / "items", [some], [[picture(0)]])
+    if not kept:
+        data = load_from_disk(str(tmp_path / "items")).remove_columns("turns")
+        data.save_to_disk(str(tmp_path / "former"))
+    rows = exact._rows(tmp_path / ("items" if kept else "former"), pa.chunked_array([[some.item_id]]))
+    (said,) = [[turn["role"] for turn in exact.messages(row)] for row in rows]
+    assert said == (["system", "user"] if kept else ["user"])
 
 
 @pytest.mark.slow

@@ -128,6 +128,34 @@ def test_an_option_is_never_the_nearest_one() -> None:
     assert [options.named(text) for text in ("5.43", "5.40", "√20", "4.5", "4.9")] == [None, 1, 2, None, None]
 
 
+FILLING = "The ears stand close together, and the stalks are short. " * 20
+
+
+@pytest.mark.parametrize(
+    ("response", "stated"),
+    [
+        (f"The correct option is C. {FILLING}", "C"),
+        (f"{FILLING}The correct option is C.\n{FILLING[:300]}", "C"),
+        (f"{FILLING}The answer is C. {FILLING}", "C"),
+        (f"{FILLING}The correct option is C. {FILLING}", None),
+        (f"{FILLING}\n\n(C) oats", "C"),
+        (f"{FILLING}\nA. wheat\nB. barley\nC. oats\nD. rye", None),
+    ],
+    ids=["start", "end", "the word answer", "the middle", "last line", "list"],
+)
+def test_a_long_response_is_read_where_answers_stand(response: str, stated: str | None) -> None:
+    """At its start, at its end, and at its last "answer" between them."""
+    assert choice(response, answer="C", choices=CEREALS).extracted == stated
+
+
+@pytest.mark.parametrize("mark", [".", ":", ")"])
+@pytest.mark.parametrize("between", [" ", "\n"])
+def test_a_list_of_the_options_states_none_of_them(mark: str, between: str) -> None:
+    """However the list is written."""
+    listed = between.join(f"{letter}{mark} {text}" for letter, text in zip("ABCD", CEREALS, strict=True))
+    assert choice(f"Which is it?{between}{listed}", answer="D", choices=CEREALS).extracted is None
+
+
 HOSTILE = (
     *(
         "{",

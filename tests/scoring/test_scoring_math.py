@@ -92,6 +92,8 @@ KINDS = {
         (r"\boxed{12}", "$$5$$ $$12$$", 0),
         (r"\boxed{12 \text{ or } 5}", "5 or 12", 1),
         (r"\boxed{5, 5}", "5 5", 1),
+        (r"\boxed{a+b}, \boxed{a-b}", "1. $a+b$ 2. $a-b$", 1),
+        (r"\boxed{a-b}, \boxed{a+b}", "1. $a+b$ 2. $a-b$", 0),
         (r"\boxed{x_1=5, x_2=12}", r"x=12 \text{ or } x=5", 1),
         (r"\boxed{\pm 5}", "5, -5", 1),
         (r"\boxed{5}", r"\pm 5", 0),
@@ -228,6 +230,11 @@ def test_refuses_a_gold_that_is_not_mathematics_at_once(answer):
     with pytest.raises(HarnessError, match="exact_word"):
         math("4", answer=answer)
     assert time.process_time() - start < 1.0
+
+
+def test_a_long_gold_is_refused_by_its_length():
+    with pytest.raises(HarnessError, match="an answer of 1,601 characters"):
+        math("801", answer="1+" * 800 + "1")
 
 
 NUMBERS = st.one_of(

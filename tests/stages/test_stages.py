@@ -1,8 +1,12 @@
 """A stage is one file: the command line, recipes, dry runs and the Python functions have it from there."""
 
 import inspect
+import json
+import os
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +122,184 @@ print(time.process_time() - start, {"torch", "pydantic", "numpy"} & set(sys.modu
         for _ in range(3)
     )
     assert float(seconds) < 0.3 and found.strip() == "set()"
+
+
+ADDED = {
+    "stages/greet.py": TOY.replace("toy", "greet").replace("Toy", "Greet"),
+    "stages/train_last.py": '''"""`dcsft train last`: Train on the last rows alone."""
+
+from datasets import load_from_disk
+
+from dcsft_harness.settings import option
+from dcsft_harness.stages.stage import Stage
+from dcsft_harness.stages.training import AdapterInputs, start, summary
+from dcsft_harness.training.config import AdapterConfig
+
+
+class LastConfig(AdapterConfig):
+    """Settings of the method."""
+
+    SECTION = "Method"
+
+    last: int = option(4, "How many rows.", ge=1)
+
+
+class LastOptions(LastConfig, AdapterInputs):
+    """What to train on, and how."""
+
+
+def run(options, output, progress):
+    """Trains."""
+
+    def train(base, config, more):
+        from dcsft_harness.training import sft
+        from dcsft_harness.training.run import Job, perform
+
+        rows = load_from_disk(f"{options.data}/data")
+        rows = rows.select(range(len(rows) - config.last, len(rows)))
+        return perform(Job("last", base, rows, output, config, **more), sft._make)
+
+    return start(STAGE, options, LastConfig, output, progress, train)
+
+
+STAGE = Stage("train last", LastOptions, run, summary, "adapter", passes="trl.SFTConfig", light=None)
+''',
+    "scoring/shout.py": '''"""The answer, in capitals."""
+
+from dcsft_harness.scoring.verdict import Scorer, Verdict
+
+
+def shout(response, *, answer):
+    """Right if the answer is shouted."""
+    return Verdict(float(response == answer.upper()), response)
+
+
+SCORER = Scorer("shout", shout, version=7)
+''',
+    "tasks/digits/shouted.yaml": """include: _classification.yaml
+task: dcsft_shouted
+dataset_kwargs:
+  data_files:
+    test: index.json
+  field: dcsft_digits
+process_results: !function dcsft_harness.models.loud.process
+metadata: {version: 1, family: shouting, role: evaluation, distribution: id, answer_column: answer}
+""",
+    "models/loud.py": '''"""`loud`: a model that answers SEVEN."""
+
+from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.tasks.verdicts import process as processed
+
+from .base import ObservedModel
+
+
+class Loud(ObservedModel):
+    """Answers SEVEN."""
+
+    def __init__(self, batch_size=1, device=None, pretrained=None):
+        super().__init__()
+        self.batch_size = int(batch_size or 1)
+
+    def _answer(self, items):
+        return [[self._said(item, index) for index in item.sample_indices] for item in items]
+
+    def _said(self, item, index):
+        return Generation(item.task, item.doc_id, index, "SEVEN", 1, 1, "stop", 0)
+
+
+def process(doc, results):
+    """Scores with the scorer of the other toy."""
+    return processed("shout", doc, results)
+''',
+}
+"""A toy of each kind: its one file. The scorer and the engine have a line in their package, too."""
+LINES = {
+    "scoring/__init__.py": ('"open_answer")', '"open_answer", "shout")'),
+    "models/__init__.py": ('"dcsft_stub":', '"loud": "loud.Loud", "dcsft_stub":'),
+}
+CHAIN = """
+name: toys
+about: A toy of each kind.
+stages:
+  - {stage: hello, verb: greet, whom: moon}
+  - {stage: rollouts, verb: sample, model: digits, engine: loud, task: dcsft_shouted, samples: 2, limit: 24}
+  - {stage: labels, verb: label, rollouts: "@rollouts"}
+  - {stage: curated, verb: curate, labels: "@labels", keep: [easy, medium, hard]}
+  - {stage: adapter, verb: train last, model: digits, data: "@curated", last: 2, batch_size: 2, max_steps: 1}
+  - {stage: scores, verb: evaluate, model: digits, engine: loud, tasks: [dcsft_shouted], limit: 24}
+"""
+TRIED = """
+import contextlib, inspect, io, json
+import dcsft_harness as dcsft
+from dcsft_harness.cli import main
+
+def said(*words):
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        assert main(list(words)) == 0, words
+    return text.getvalue()
+
+words = ["run", "toys.yaml", "--output", "out"]
+found = {
+    "help": said("--help") + said("train", "--help") + said("sample", "--help") + said("tasks", "list"),
+    "plan": said(*words, "--dry-run"),
+    "functions": [str(inspect.signature(made))[:60] for made in (dcsft.greet, dcsft.train_last)],
+}
+said(*words)
+given = {"data": "out/curated", "last": 2, "max_steps": 1, "batch_size": 2}
+method = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+found["needs"] = said("train", "last", "--model=digits", *method, "--output=dry", "--dry-run")
+found["scores"] = json.load(open("out/scores/manifest.json"))["notes"]
+found["adapter"] = dcsft.train_last("digits", output="by-name", **given).notes
+print(json.dumps(found))
+"""
+
+
+def linked(folder, root):
+    """The packages as they are installed: real folders of links to our files."""
+    for path in root.rglob("*.*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            (folder / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path.relative_to(root)).symlink_to(path)
+
+
+@pytest.mark.slow
+def test_a_stage_a_method_a_scorer_a_task_and_an_engine_are_one_file_each_and_at_most_a_line(tmp_path):
+    """In a copy of the package: by the command line, a recipe, dry runs and functions."""
+    root, copy = Path(dcsft.__file__).parent, tmp_path / "dcsft_harness"
+    linked(copy, root)
+    for name in ("tasks", "models", "leaderboard"):
+        linked(copy / name, Path(import_module(f"dcsft_harness.{name}").__file__).parent)
+    for name, text in ADDED.items():
+        assert not (copy / name).exists()
+        (copy / name).write_text(text)
+    for name, (old, new) in LINES.items():
+        before = (copy / name).read_text()
+        assert before.count(old) == 1
+        (copy / name).unlink()
+        (copy / name).write_text(before.replace(old, new))
+    (tmp_path / "toys.yaml").write_text(CHAIN)
+    words = [sys.executable, "-c", TRIED]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for named in (
+        "Write a greeting.",
+        "Train on the last rows alone.",
+        "open_answer, shout",
+        "dcsft_shouted",
+    ):
+        assert named in " ".join(found["help"].split()), named
+    for named in (
+        "dcsft greet moon",
+        "--engine loud",
+        "--task dcsft_shouted",
+        "dcsft train last",
+        "--last 2",
+    ):
+        assert named in found["plan"], named
+    assert found["functions"][0].startswith("(whom: str, *") and "model: str" in found["functions"][1]
+    assert "| memory |" in found["needs"]
+    assert found["adapter"]["rows"] == 2 and found["adapter"]["steps"] == 1
+    sevens = found["scores"]["tasks"]["dcsft_shouted"]["accuracy"]
+    assert 0 < sevens < 1 and found["scores"]["tasks"]["dcsft_shouted"]["scorers"] == {"shout": 7}

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -177,14 +176,10 @@ class TestTheCommand:
         tmp_path,
     ):
         output = tmp_path / "out"
-        running = start_anew(command(base, folder, output), BREAK="slow")
+        running = start(command(base, folder, output), BREAK="slow")
         wait_for_checkpoint(output, running, 2)
-        (second,) = (
-            process
-            for process in psutil.Process(running.pid).children(recursive=True)
-            if process.environ().get("RANK") == "1"
-        )
-        os.kill(second.pid, signal.SIGKILL)
+        _, second = forked.ranks(running)
+        second.kill()
         code, said = ended(running)
         assert (code, len(said)) == (1, 1), said
         assert "process 1 of this launch was ended by signal 9 (SIGKILL)" in said[0]
@@ -512,13 +507,19 @@ class TestHowALaunchEnded:
     ],
 )
 def test_sampling_and_evaluation_share_their_items_among_processes(verb, table, options, tmp_path):
+    given = [verb, "--model", "digits", *options, "--limit", "7"]
     for count in ("1", "2"):
-        given = [verb, "--model", "digits", *options, "--limit", "7", "--num-processes", count]
-        assert main([*given, "--output", str(tmp_path / count)]) == 0
+        done = forked.run(
+            [*forked.DCSFT, *given, "--num-processes", count, "--output", tmp_path / count],
+            env=alone({}),
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
     one, two = (pq.read_table(tmp_path / count / f"{table}.parquet").to_pylist() for count in ("1", "2"))
     assert one == two and len(one) == 14
-    again = [verb, "--model", "digits", *options, "--limit", "7", "--output", str(tmp_path / "2")]
-    assert main(again) == 0  # the number of processes decides nothing: it is done already
+    assert (
+        main([*given, "--output", str(tmp_path / "2")]) == 0
+    )  # the number of processes decides nothing: it is done already
 
 
 def test_processes_and_actors_are_not_both_asked_for(tmp_path, capsys):
