@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +258,8 @@ def own_weights(model: PreTrainedModel) -> None:
     """
     advise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
     page = os.sysconf("SC_PAGESIZE") if advise is not None else 1
+    # What two parameters share would be dropped before the second is copied.
+    places = Counter(weight.data_ptr() for weight in model.parameters())
     for weight in model.parameters():
         mapped = weight.data
         if mapped.device.type != "cpu" or not mapped.is_contiguous():
@@ -267,7 +270,7 @@ def own_weights(model: PreTrainedModel) -> None:
             target.copy_(source)
             start = -(-source.data_ptr() // page) * page
             size = (source.data_ptr() + source.nbytes) // page * page - start
-            if advise is not None and size > 0:
+            if advise is not None and size > 0 and places[mapped.data_ptr()] == 1:
                 advise(ctypes.c_void_p(start), ctypes.c_size_t(size), _UNNEEDED)
         weight.data = own
 

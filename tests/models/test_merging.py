@@ -79,6 +79,13 @@ def test_weights_in_memory_of_their_own_are_the_mapped_ones(monkeypatch):
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+def test_weights_that_share_memory_keep_their_values():
+    values = torch.arange(100_000.0)
+    model = torch.nn.ParameterList([torch.nn.Parameter(values), torch.nn.Parameter(values)])
+    resources.own_weights(model)
+    assert all(torch.equal(weight, torch.arange(100_000.0)) for weight in model.parameters())
+
+
 @pytest.mark.parametrize("family", ONE_FAST)
 def test_a_merged_checkpoint_answers_as_base_and_adapter_do(family, trained, tmp_path):
     adapter, out = trained(family), tmp_path / "merged"
