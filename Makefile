@@ -41,7 +41,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	$(BIN)/dcsft quickstart --output $(OUTPUT)
 
-# From the beginning each time: what stands in the folder is an earlier measurement.
+# From the beginning each time: the folder holds an earlier measurement.
 rehearse: $(VENV)/.installed
 	rm -rf runs/rehearsal
 	$(BIN)/dcsft rehearse --shape $(if $(filter digits,$(SHAPE)),qwen2.5-vl-3b,$(SHAPE)) \

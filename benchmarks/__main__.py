@@ -25,6 +25,7 @@ VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 
 PARTS = (
     "sampling",
+    "families",
     "answers",
     "stages",
     "memory",

@@ -69,7 +69,7 @@ SHORT, LONG = Payload(), Payload(samples=4, characters=1000, side=56, noise=True
 
 
 def pictures(rng: np.random.Generator, count: int, payload: Payload) -> Iterator[tuple[bytes, bytes]]:
-    """PNG files, and the pixels that stand for them in an item's id."""
+    """PNG files, and the pixels by which an item's id names them."""
     side = payload.side
     for _ in range(count):
         if payload.noise:

@@ -79,6 +79,19 @@ def _sampling(found: Results) -> Iterator[str]:
     yield _table(["", "way", "ratio", "target", "reached", "engine, s", "this way, s"], rows)
 
 
+def _families(found: Results) -> Iterator[str]:
+    yield "### Families whose prompts are copied\n"
+    yield (
+        "Tiny checkpoints with random weights, features prepared, four new tokens: how many times the"
+        " engine's time `generate(num_return_sequences=8)` takes.\n"
+    )
+    rows = [
+        [one["family"], one["items"], *_judged(one["over the engine"], "≥1"), *one["seconds"].values()]
+        for one in found["results"]
+    ]
+    yield _table(["family", "items", "ratio", "target", "reached", "engine, s", "generate, s"], rows)
+
+
 def _answers(found: Results) -> Iterator[str]:
     yield "### Long answers with ragged ends\n"
     ideal = found["ideal"]
@@ -251,6 +264,7 @@ def _rehearsal(found: Results) -> Iterator[str]:
 
 SECTIONS = {
     "sampling": _sampling,
+    "families": _families,
     "answers": _answers,
     "stages": _stages,
     "memory": _memory,

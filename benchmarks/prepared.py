@@ -3,7 +3,7 @@
     python -m benchmarks.prepared memory [IMAGES ...]     # peak memory of `dcsft data prepare`, by size
     python -m benchmarks.prepared start                   # seconds from the task's name to its requests
 
-Made-up Ref-L4s stand for the real one: five rows an image, pictures of 320 kB in one archive.
+Made-up Ref-L4s replace the real one: five rows an image, pictures of 320 kB in one archive.
 """
 
 import argparse

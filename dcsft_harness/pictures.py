@@ -197,6 +197,17 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def frames(content: bytes) -> int:
+    """How many frames or pages a GIF, WebP, PNG or TIFF file has; 1 for others and damaged ones."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("GIF", "WEBP", "PNG", "TIFF")) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001 - see `read`
+        return 1
+
+
 def differs_in_former(content: bytes) -> bool:
     """Whether older versions of the suite (`FORMAT` 1) showed other pixels of an image file."""
     from PIL import Image

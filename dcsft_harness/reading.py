@@ -3,6 +3,7 @@
 Callers add the file and the remedy to the error.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from typing import Any, Never, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from dcsft_harness.errors import cut
+from dcsft_harness.errors import HarnessError, cut
 
 MOST_JSON = 64 * 2**20
 """The largest JSON file to read, in bytes: a manifest with some hundred thousand files."""
@@ -264,3 +265,66 @@ def _short(value: object) -> str:
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
     shown = repr(value[:100] if isinstance(value, str) else value)
     return shown if len(shown) <= 80 else f"{shown[:80]}..."
+
+
+# Model arguments as text, `key=value,key=value`, as lmms-eval takes them.
+
+
+def separated(arguments: str) -> list[str]:
+    """The parts `key=value` of model arguments; a comma inside a JSON object or list separates nothing."""
+    parts, start, depth, quoted = [], 0, 0, False
+    for at, sign in enumerate(arguments):
+        if depth and sign == '"' and arguments[at - 1] != "\\":
+            quoted = not quoted
+        elif not quoted and sign in "{[" and (depth or arguments[at - 1 : at] == "="):
+            depth += 1
+        elif not quoted and sign in "}]" and depth:
+            depth -= 1
+        elif sign == "," and not depth:
+            parts.append(arguments[start:at])
+            start = at + 1
+    return [part for part in (*parts, arguments[start:]) if part]
+
+
+def named(arguments: str) -> dict[str, str]:
+    """Model arguments by name; JSON objects in one spelling, so that equal ones compare equal."""
+    found = {}
+    for part in separated(arguments):
+        name, _, value = part.partition("=")
+        if value.startswith("{"):
+            with contextlib.suppress(ValueError):  # refused where it is used
+                value = json.dumps(from_json(value), sort_keys=True)
+        found[name.strip()] = value
+    return found
+
+
+def joined(arguments: Mapping[str, object]) -> str:
+    """Model arguments as text; objects and lists as JSON."""
+    parts = (
+        (name, json.dumps(value) if isinstance(value, Mapping | list | tuple) else value)
+        for name, value in arguments.items()
+    )
+    return ",".join(f"{name}={value}" for name, value in parts)
+
+
+def json_option(name: str, value: object) -> dict[str, Any]:
+    """An option's value that is a JSON object, or the text of one.
+
+    Raises:
+        HarnessError: it is something else.
+    """
+    found = value
+    if isinstance(value, str):
+        try:
+            found = from_json(value, finite=True)
+        except ValueError as error:
+            raise HarnessError(
+                f"{name}={cut(value)} is not JSON ({error})",
+                f"Write an object, as in {name}='{{\"enable_thinking\": false}}'",
+            ) from None
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise HarnessError(
+            f"{name}={cut(str(value))} is not an object of names and values",
+            f"Write one, as in {name}='{{\"enable_thinking\": false}}'",
+        )
+    return dict(found)

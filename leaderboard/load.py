@@ -448,7 +448,7 @@ def assemble(
     first = _Draft("")
     drafts, left_out = [first], []
     numbered = [replace(result, number=number) for number, result in enumerate(results)]
-    for result in sorted(numbered, key=lambda one: (_is_log(one), one.name != baseline)):
+    for result in sorted(numbered, key=lambda one: (_is_log(one), baseline not in (one.name, one.group))):
         refusal = first.take(result)
         if refusal is None or any(draft.take(result) is None for draft in drafts[1:]):
             continue
@@ -536,6 +536,9 @@ class _Draft:
             *said_once(unrecorded, len(rows)),
         ]
         names = [row.name for row in rows] + [row.group for row in rows]
+        seeds = [row.name for row in rows if row.group == baseline]
+        if len(seeds) == 1:  # one seed is a row, and no combined one
+            baseline = seeds[0]
         return Board(
             tuple(rows),
             _tasks(self.first[task][1] for task in tasks),

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
     from transformers import PreTrainedConfig, ProcessorMixin
 
 SECONDS, BYTES = 5, 1 << 30
@@ -24,6 +26,12 @@ _FULL = 3
 _CUT = 200
 _MEDIA = re.compile(r"\w*(image|video|vision|audio|boi|eoi|boa|eoa)\w*_(token|tag)(_id|_index)?")
 """Attributes of processors and configurations that hold a family's marks."""
+NAME = "chat_template_kwargs"
+"""The arguments of a template: an option, a model argument, and a note of an adapter's manifest."""
+FILE = f"{NAME}.json"
+"""The same in a run's checkpoint, which has no manifest; `checkpoint._DECIDING` covers it."""
+_OURS = ("messages", "add_generation_prompt", "continue_final_message", "tools", "documents")
+"""Variables of templates that the conversation sets."""
 
 
 def check(processor: "ProcessorMixin", name: str) -> None:
@@ -56,8 +64,16 @@ def render(
     messages: Sequence[Mapping[str, Any]],
     where: str,
     add_generation_prompt: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> str:
     """Messages as text.
+
+    Args:
+        processor: whose template it is.
+        messages: the conversation.
+        where: what errors begin with.
+        add_generation_prompt: whether the text ends where an answer begins.
+        arguments: further arguments of the template, checked by `check_arguments`.
 
     Raises:
         HarnessError: the template refuses the messages, or is broken; begins with `where`.
@@ -67,7 +83,10 @@ def render(
     try:
         return str(
             processor.apply_chat_template(
-                list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+                list(messages),
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **(arguments or {}),
             )
         )
     except Exception as error:  # a template's expressions raise whatever Python does
@@ -76,6 +95,82 @@ def render(
             f"{where}: the chat template fails ({type(error).__name__}: {said})",
             "Use messages that it takes, or a checkpoint with another template",
         ) from error
+
+
+def arguments_of(processor: "ProcessorMixin") -> list[str]:
+    """The further arguments that a chat template uses, such as `enable_thinking`."""
+    from jinja2 import meta
+
+    environment, template = _environment(), processor.chat_template
+    tree = environment.parse(template["default"] if isinstance(template, dict) else template)
+    known = {*environment.globals, *_OURS, *processor.tokenizer.special_tokens_map}
+    found = meta.find_undeclared_variables(tree) - known
+    return sorted(name for name in found if not name.endswith("_token"))
+
+
+def check_arguments(processor: "ProcessorMixin", arguments: Mapping[str, Any], name: str) -> None:
+    """Refuses arguments that a chat template does not use, or fails on.
+
+    Args:
+        processor: whose template it is.
+        arguments: names and values.
+        name: the checkpoint, for the error.
+
+    Raises:
+        HarnessError: names the arguments that it uses.
+    """
+    from dcsft_harness.errors import HarnessError, cut
+
+    if not arguments:
+        return
+    used = arguments_of(processor)
+    strange = [one for one in arguments if one not in used]
+    if strange:
+        uses = f"it uses {', '.join(used)}" if used else "it uses none"
+        raise HarnessError(
+            f"model {name}: its chat template does not use {cut(strange[0])}; {uses}",
+            f"Leave it out of {NAME}",
+        )
+    asked = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}]}]
+    render(processor, asked, f"model {name}, {NAME}", True, arguments)
+
+
+def recorded(*folders: str | Path | None) -> dict[str, Any] | None:
+    """The template's arguments of training, from the first of these folders that records them.
+
+    Args:
+        folders: an adapter, a base; None and hub names are skipped.
+
+    Raises:
+        HarnessError: a run's checkpoint has a damaged file.
+    """
+    from dcsft_harness import reading
+    from dcsft_harness.artifacts import manifest
+    from dcsft_harness.errors import HarnessError
+
+    for folder in folders:
+        found: object = None
+        if folder is None:
+            continue
+        if (Path(folder) / manifest.NAME).is_file():
+            with contextlib.suppress(HarnessError):  # another package's file of that name
+                found = manifest.read(Path(folder)).notes.get(NAME)
+        elif (Path(folder) / FILE).is_file():
+            try:
+                found = reading.json_file(Path(folder) / FILE)
+            except (OSError, ValueError) as error:
+                raise HarnessError(
+                    f"{Path(folder) / FILE} cannot be read ({error})", "Copy it again"
+                ) from error
+        if isinstance(found, Mapping):
+            return dict(found)
+    return None
+
+
+def record(folder: Path, arguments: Mapping[str, Any] | None) -> None:
+    """Records the template's arguments of training, if any, in a run's checkpoint."""
+    if arguments is not None:
+        (folder / FILE).write_text(json.dumps(arguments) + "\n", encoding="utf-8")
 
 
 def media_marks(processor: "ProcessorMixin", config: "PreTrainedConfig") -> list[str]:
@@ -107,8 +202,8 @@ def _ends(template: str) -> bool:
     return tried.returncode >= 0 and tried.returncode != _FULL
 
 
-def _try(template: str) -> None:
-    """Renders a template as transformers would, with the functions that it offers."""
+def _environment() -> "ImmutableSandboxedEnvironment":
+    """The environment in which transformers renders templates, with the functions that it offers."""
     import jinja2
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -131,7 +226,12 @@ def _try(template: str) -> None:
     )
     environment.filters["tojson"] = lambda value, **_: json.dumps(value)
     environment.globals.update(raise_exception=fail, strftime_now=lambda _: "2026-01-01")
-    compiled = environment.from_string(template)
+    return environment
+
+
+def _try(template: str) -> None:
+    """Renders a template as transformers would."""
+    compiled = _environment().from_string(template)
     content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
     asked = [{"role": "user", "content": content}]
     answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "a goose"}]}]

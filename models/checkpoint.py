@@ -1,5 +1,6 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.coordinates import SPACE_FILE, BoxConvention, BoxSpace, box_space
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, cut, json_text
 
 from . import chat_template, weights
 from .adapters import attach, read_config
@@ -30,6 +31,7 @@ from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .settings import ModelSettings
 from .vision import attend_by_length, embed_by_product
 
+_LOG = logging.getLogger(__name__)
 GENERATION = "generation_config.json"
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _DECIDING = (
@@ -94,8 +96,31 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
     name, trust = settings.pretrained, settings.trust_remote_code
     processor = saved_processor(name, trust)
     check_mark(processor, settings)
+    chat_template.check_arguments(processor, template_arguments(settings), name)
     set_limits(processor, name, settings.min_pixels, settings.max_pixels, trust)
     return processor
+
+
+def template_arguments(settings: ModelSettings, warn: bool = False) -> dict[str, Any]:
+    """The chat template's arguments in force: the given ones, else those of training.
+
+    Args:
+        settings: the checkpoint and adapter.
+        warn: whether to log that the given ones differ from those of training.
+
+    Raises:
+        HarnessError: see `chat_template.recorded`.
+    """
+    trained = chat_template.recorded(settings.adapter, settings.pretrained)
+    if settings.chat_template_kwargs is None:
+        return trained or {}
+    given = dict(settings.chat_template_kwargs)
+    if warn and trained is not None and trained != given:
+        _LOG.warning(
+            "%s was trained with %s %s, and its prompts are now written with %s",
+            settings.adapter or settings.pretrained, chat_template.NAME, json_text(trained), json_text(given),
+        )  # fmt: skip
+    return given
 
 
 def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:

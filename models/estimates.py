@@ -16,10 +16,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from dcsft_harness.artifacts.usage import Device
 
 from .checkpoint import skeleton
+from .merging import POSITIONS
 from .resources import Arithmetic, Footprint
 
 LIBRARIES = {"cpu": 0.95e9, "cuda": 0.0}
 """Memory of the process before weights are read; on CUDA, memory is the device's alone."""
+_TRAINERS = {"cpu": 0.17e9, "cuda": 0.0}
+"""What TRL and PEFT add to it."""
+_RECOMPUTED = 1e9
+"""Weights from which on training computes activations again by default, which takes up to half more time."""
 _HEAD_TOKENS, _HEAD_WIDTH = 4096, 32768
 """TRL computes log-probabilities of answers in tiles of tokens by vocabulary."""
 _SPREAD = 1.03
@@ -35,6 +40,7 @@ class Tower:
         width: of the residual stream.
         inner: of the feed-forward part.
         heads: numbers in a token's queries, over all heads.
+        shared: numbers in its keys, over the heads that have their own.
         gated: whether the feed-forward part has a gate beside its input.
     """
 
@@ -42,6 +48,7 @@ class Tower:
     width: int
     inner: int
     heads: int
+    shared: int
     gated: bool
 
     @classmethod
@@ -54,11 +61,13 @@ class Tower:
 
         width = first("hidden_size", "embed_dim", otherwise=1024)
         heads = first("num_attention_heads", "num_heads", otherwise=1)
+        size = first("head_dim", otherwise=width // heads)
         return cls(
             first("num_hidden_layers", "depth"),
             width,
             first("intermediate_size", otherwise=4 * width),
-            heads * first("head_dim", otherwise=width // heads),
+            heads * size,
+            first("num_key_value_heads", otherwise=heads) * size,
             gated,
         )
 
@@ -70,7 +79,7 @@ class Tower:
             full: whether norms train, too.
         """
         norms = 2 * (4 + (number if full else 0)) * self.width
-        attention = 4 * number * self.heads
+        attention = 2 * number * (self.heads + self.shared)
         return norms + attention + (3 if self.gated else 1) * number * self.inner
 
 
@@ -156,7 +165,8 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[st
     shared = given.processes or {}
     weights = anatomy.stored(4 if given.full else given.number)
     number, patches = given.number, given.image_tokens * anatomy.patches_per_token
-    parts = {"libraries": LIBRARIES[device.kind], "weights": weights / shared.get("weights", 1)}
+    libraries = LIBRARIES[device.kind] + _TRAINERS[device.kind]
+    parts = {"libraries": libraries, "weights": weights / shared.get("weights", 1)}
     if given.full and number < 4:
         parts["weights in bfloat16"] = anatomy.stored(number)
     state = given.trained * 4.0 / shared.get("state", 1)
@@ -165,21 +175,28 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[st
     if given.reference:
         parts["reference"] = float(given.reference * number) / shared.get("weights", 1)
     parts["output layer"] = _head(anatomy, given, device)
-    language, vision = _kept(anatomy, given)
+    language, vision = _kept(anatomy, given, device)
     text, tower = anatomy.language, anatomy.vision
     if given.checkpointing:
         # The stream at each layer, and everything of one layer.
         language = text.layers * number * text.width + language / max(text.layers, 1)
         vision = tower.layers * number * tower.width + vision / max(tower.layers, 1)
     sample = _SPREAD * given.rows * (given.tokens * language + patches * vision)
-    return parts, sample
+    return parts, sample + _tiles(anatomy, given, device)
 
 
-def _kept(anatomy: Anatomy, given: Training) -> tuple[float, float]:
+def recomputes(config: PreTrainedConfig) -> bool:
+    """Whether training computes activations again by default, to save the memory of keeping them."""
+    return bool(sum(weight.numel() for weight in skeleton(config).parameters()) > _RECOMPUTED)
+
+
+def _kept(anatomy: Anatomy, given: Training, device: Device) -> tuple[float, float]:
     """Bytes kept of a token by all layers of the decoder, and of a patch by those of the vision tower."""
     inputs, number = anatomy.inputs(given.chosen), given.number
-    # A mask and what is left of the inputs; without dropout, they are kept as they are.
-    each = (1 + number) if given.dropout and not given.full else number
+    # A mask, which torch keeps as float32 factors on a CPU, and what is left of the inputs; without dropout,
+    # they are kept as they are.
+    mask = 4 if device.kind == "cpu" else 1
+    each = mask + number if given.dropout and not given.full else number
     language = anatomy.language.layers * anatomy.language.kept(number, given.full) + each * inputs["language"]
     if not (inputs["vision"] or inputs["aligner"] or given.full):
         return language, 0.0  # nothing in the tower trains, so it keeps nothing
@@ -188,13 +205,18 @@ def _kept(anatomy: Anatomy, given: Training) -> tuple[float, float]:
 
 
 def _head(anatomy: Anatomy, given: Training, device: Device) -> float:
-    """Tiles of logits; without float32 products of other types, as on a CPU, the tile's weights twice."""
+    """Gradients of the output layer, and a tile of its weights in float32, as a CPU multiplies them."""
     wide = min(anatomy.vocabulary, _HEAD_WIDTH)
-    learned = max(given.tokens - given.image_tokens, 1) * given.rows
-    tiles = 2.0 * 4 * min(learned, _HEAD_TOKENS) * wide
-    copied = 2.0 * 4 * wide * anatomy.language.width if device.kind == "cpu" and given.number < 4 else 0.0
+    copied = 4.0 * wide * anatomy.language.width if device.kind == "cpu" and given.number < 4 else 0.0
     trained = 4.0 * anatomy.vocabulary * anatomy.language.width if given.full else 0.0
-    return tiles + copied + trained
+    return copied + trained
+
+
+def _tiles(anatomy: Anatomy, given: Training, device: Device) -> float:
+    """A sample's logits in a tile and their gradient, step by step in float32 where there is no Triton."""
+    wide = min(anatomy.vocabulary, _HEAD_WIDTH)
+    learned = min(max(given.tokens - given.image_tokens, 1) * given.rows, _HEAD_TOKENS)
+    return 4.0 * learned * wide * (6 if device.kind == "cpu" else 2)
 
 
 def generation(
@@ -228,6 +250,27 @@ def generation(
         "keys and values": layer.cached * (items * tokens + 2 * rows * new_tokens),
         "activations": together * layer.activation + rows * (layer.choice + tokens * layer.score),
         "images": min(patches, together * anatomy.patches_per_token) * _image_bytes(anatomy, number),
+    }
+
+
+def merging(anatomy: Anatomy, prompts: int, new_tokens: int, device: Device) -> dict[str, float]:
+    """Memory of a merge: one model at a time, and what is compared of three.
+
+    Args:
+        anatomy: the base.
+        prompts: that base, adapter and merged model are compared on.
+        new_tokens: of the longest answer.
+        device: where the models run; what is compared is in the process's memory.
+    """
+    kept = max(POSITIONS, new_tokens + 1)
+    logits = 4.0 * kept * anatomy.vocabulary * (3 * prompts + 2 if device.kind == "cpu" else 1)
+    # A module's stored, merged and checked weights, and its update in float32.
+    text = anatomy.language
+    return {
+        "libraries": LIBRARIES[device.kind] + _TRAINERS[device.kind],
+        "weights": anatomy.stored(),
+        "logits": logits,
+        "a merged module": text.width * text.inner * (3.0 * anatomy.stored() / anatomy.parameters + 4.0),
     }
 
 

@@ -24,6 +24,7 @@ from .checkpoint import (
     open_config,
     open_generation,
     open_processor,
+    template_arguments,
 )
 from .decoding import Completion, SpecialTokens, checkpoint_generation
 from .engine import Engine
@@ -78,6 +79,7 @@ class DcsftHF(ObservedModel):
         check_intact(self.settings)
         config = open_config(self.settings)
         self.processor = open_processor(self.settings)
+        self._template_arguments = template_arguments(self.settings, warn=True)
         self.media_marks = media_marks(self.processor, config)
         space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
         self._convention = convention(config, self.processor, space)
@@ -172,7 +174,7 @@ class DcsftHF(ObservedModel):
         """Loads and processes an item, once for all of its responses."""
         name = f"task {item.task!r}, doc_id {item.doc_id}"
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
-        text = render(self.processor, prompt.messages, name, add_generation_prompt=True)
+        text = render(self.processor, prompt.messages, name, True, self._template_arguments)
         with refusals(name):
             features = process_one(self.processor, text, prompt.images)
         size = features["input_ids"].shape[-1]

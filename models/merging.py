@@ -1,10 +1,8 @@
 """A base and its adapter as one checkpoint on disk, compared with the original pair on real inputs."""
 
-import ctypes
-import gc
+import inspect
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +26,12 @@ from dcsft_harness.errors import HarnessError
 from .adapters import wrap
 from .batching import Features, follows_tokens
 from .checkpoint import GENERATION, open_weights
+from .resources import give_back, own_weights
 from .weights import DTYPES, INDEX, Place, few, files_of, places, weight_files
 
 # Outputs of two models on the same inputs, and how far they differ.
 
-POSITIONS = 256
+POSITIONS = 32
 """Compared positions of a prompt, from its end: logits of a large vocabulary fill memory quickly."""
 
 
@@ -101,8 +100,11 @@ def read_outputs(
     if isinstance(answer, GenerationConfig):
         rows = model.generate(**inputs, generation_config=answer)
         answer = rows[0, inputs["input_ids"].shape[1] :].tolist()
-    logits = model(**_continued(inputs, answer or [])).logits
     kept = max(POSITIONS, len(answer or ()) + 1)
+    # Models without this argument return all positions.
+    able = "logits_to_keep" in inspect.signature(model.forward).parameters
+    last = {"logits_to_keep": kept} if able else {}
+    logits = model(**_continued(inputs, answer or []), **last).logits
     return Reading(logits[0, -kept:].float().cpu(), answer)
 
 
@@ -285,7 +287,7 @@ def merge(
         raise unlike(adapter, pretrained, f"{len(still)} adapted modules stay as they were {few(still)}")
     _save(base, pretrained, folder, trust_remote_code, weights=not modules)
     del base, peft_model, modules  # before the second model: one of them may fill half the memory
-    _give_back()
+    give_back()
     merged = _load(str(folder), trust_remote_code, device)
     stored = _digests(merged, before)
     if lost := tuple(name for name in before if stored[name] != after[name]):
@@ -429,18 +431,6 @@ def _copy(source: BinaryIO, target: BinaryIO, end: int) -> None:
         left -= len(part)
 
 
-def _give_back() -> None:
-    """Returns freed memory to the system: glibc keeps that of tensors below 32 MB for itself.
-
-    Measured on 1.4 GB of weights: a peak of 2.7 GB without it, because the first model's memory is not
-    returned before the second loads, and 1.5 GB with it.
-    """
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-
-
 def tolerance(dtype: torch.dtype | None) -> float:
     """How far a merge in this dtype may move logits, in standard deviations: see the constants."""
     return HALF_TOLERANCE if dtype is None else TOLERANCE.get(dtype, HALF_TOLERANCE)
@@ -461,7 +451,9 @@ def stored_dtype(checkpoint: str) -> torch.dtype | None:
 def _load(checkpoint: str, trust_remote_code: bool, device: torch.device | str) -> PreTrainedModel:
     # "auto" trusts the configuration, which may name another dtype than the weights have.
     dtype = stored_dtype(checkpoint) or "auto"
-    return open_weights(checkpoint, dtype, device, trust_remote_code).eval()
+    model = open_weights(checkpoint, dtype, device, trust_remote_code).eval()
+    own_weights(model)
+    return model
 
 
 def _merged(peft_model: PeftModel) -> PreTrainedModel:

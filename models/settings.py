@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import ClassVar, Self, cast, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self, cast, get_args
 
+from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
 
@@ -74,6 +75,8 @@ class _Settings:
             settings of the checkpoint's `generation_config.json` to requests that leave them unset.
         seed: seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model.
         system_prompt: text, or a file of it, put before every chat that has no system message.
+        chat_template_kwargs: further arguments of the chat template, such as {"enable_thinking": false}; None
+            takes those that the adapter or checkpoint was trained with.
     """
 
     pretrained: str
@@ -86,6 +89,7 @@ class _Settings:
     generation_config: str = "neutral"
     seed: int = 0
     system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)
 
     READERS: ClassVar[Mapping[str, Reader]] = {
         "pretrained": as_text,
@@ -98,6 +102,7 @@ class _Settings:
         "generation_config": as_generation_config,
         "seed": whole_from(0),
         "system_prompt": as_text,
+        "chat_template_kwargs": reading.json_option,
     }
     """Argument -> the function that reads its text."""
 
@@ -243,7 +248,7 @@ class VLLMSettings(_Settings):
                 server's address, or a launch of several processes.
         """
         super().__post_init__()
-        defaults = {field.name: field.default for field in fields(self)}
+        defaults = {one.name: one.default for one in fields(self)}
         for name in _LOCAL if self.base_url is not None else _REMOTE:
             if getattr(self, name) != defaults[name]:
                 raise self._misplaced(name)

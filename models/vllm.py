@@ -31,6 +31,7 @@ from .checkpoint import (
     open_generation,
     open_processor,
     skeleton,
+    template_arguments,
 )
 from .decoding import Completion, SpecialTokens, StopTexts, checkpoint_generation, completion
 from .merging import merge
@@ -267,6 +268,7 @@ class DcsftVLLM(ObservedModel):
         check_intact(checkpoint)
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
+        self._template_arguments = template_arguments(checkpoint, warn=True)
         self.media_marks = media_marks(self.processor, config)
         space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
         self._convention = convention(config, self.processor, space)
@@ -285,7 +287,7 @@ class DcsftVLLM(ObservedModel):
         if self.settings.base_url is not None:
             from .vllm_backends import Server  # the client takes a second to import
 
-            self._backend = Server(self.settings, self._size)
+            self._backend = Server(self.settings, self._size, self._template_arguments)
         declare(self.box_convention)
 
     @property
@@ -385,7 +387,7 @@ class DcsftVLLM(ObservedModel):
     def _render(self, item: Item) -> tuple[Prompt, str]:
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         where = f"task {item.task!r}, doc_id {item.doc_id}"
-        text = render(self.processor, prompt.messages, where, add_generation_prompt=True)
+        text = render(self.processor, prompt.messages, where, True, self._template_arguments)
         return prompt, text
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:

@@ -5,7 +5,7 @@ import importlib.util
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -378,12 +378,18 @@ class Server:
         served: the server's name of the model.
     """
 
-    def __init__(self, settings: VLLMSettings, sizes: dict[str, int] | None) -> None:
+    def __init__(
+        self,
+        settings: VLLMSettings,
+        sizes: dict[str, int] | None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         """Connects.
 
         Args:
             settings: the address, timeout and number of attempts.
             sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
+            template_arguments: further arguments of the chat template.
 
         Raises:
             HarnessError: the server cannot be reached, or does not have the model.
@@ -391,7 +397,9 @@ class Server:
         assert settings.base_url is not None
         self._url, self._attempts = settings.base_url, settings.attempts
         self._at_once = settings.batch_size
-        self._extra = {} if sizes is None else {"mm_processor_kwargs": {"size": sizes}}
+        self._extra: dict[str, Any] = {} if sizes is None else {"mm_processor_kwargs": {"size": sizes}}
+        if template_arguments:
+            self._extra["chat_template_kwargs"] = dict(template_arguments)
         # The client's own retries are off: ours report what they wait for, and for how long.
         self._client = openai.OpenAI(
             base_url=settings.base_url,

@@ -1,6 +1,7 @@
 """Commands of stages, and what commands share: the data root, uploads, options, closing lines."""
 
 import contextlib
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -177,7 +178,7 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     return notes
 
 
-FIRST = ("Required", "Options", "Model and pool", "What to train, and where")
+FIRST = ("Required", "Options", "Model", "Pool", "Model and pool", "What to train, and where")
 """Sections of help that come before the others."""
 
 
@@ -209,6 +210,24 @@ class StageCommand(click.Command):
                 formatter.write_dl([record for one in some if (record := one.get_help_record(ctx))])
 
 
+_WIDE = 78
+"""Columns of help that a line may take, behind its indentation."""
+
+
+def folded(command: str) -> str:
+    """A command of help on as many lines as a terminal of 80 columns needs."""
+    lines = [""]
+    for word in re.split(r" (?=--)", command):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if len(longer) > _WIDE - 2 and lines[-1]:
+            lines[-1] += " \\"
+            longer = f"    {word}"
+            lines.append(longer)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
 def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
@@ -219,7 +238,7 @@ def command_of(verb: str) -> click.Command:
         params.append(click.Option(["--output"], type=FOLDER, help="Also write it there, as files."))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
-        parts.append("\b\n" + stage.example)
+        parts.append("\b\n" + "\n".join(map(folded, stage.example.split("\n"))))
     return StageCommand(
         verb.split()[-1],
         stage=stage,
@@ -417,12 +436,17 @@ def _callback(stage: Stage) -> Callable[..., None]:
                 notes = stage.run(stage.options.from_options(given), None, None)  # type: ignore[arg-type]
             else:
                 notes = run_stage(stage.verb, output, given)
+        problem = stage.failing(notes)
         if DONE in notes:
+            if problem is not None:
+                raise problem
             return
         if stage.show is not None:
             bar.show(stage.show(notes), form)
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
+        if problem is not None:
+            raise problem
         if stage.then and output is not None and ranks.rank() == 0 and not ranks.watched():
             bar.say("next: " + stage.then.format(output=shlex.quote(str(output))))
 

@@ -150,7 +150,8 @@ def run(
     With your own data, and with --set model=CKPT your own model:
 
     \b
-    dcsft run paradigms --set pool=train.jsonl --set scorer=choice --set test=test.jsonl --output mine
+    dcsft run paradigms --set pool=train.jsonl --set scorer=choice \\
+        --set test=test.jsonl --output mine
     """  # noqa: D301 - click reads the \b
     from dcsft_harness.cli.running import assignment
 
@@ -346,7 +347,8 @@ def init(output: Path, device: str, **given: str) -> None:
 
     \b
     dcsft init
-    dcsft init --model CKPT --pool train.jsonl --scorer choice --test 0.1 --tasks "" --output mine.yaml
+    dcsft init --model CKPT --pool train.jsonl --scorer choice --test 0.1 \\
+        --tasks "" --output mine.yaml
     """  # noqa: D301 - click reads the \b
     import yaml
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.curation.conversations import CONVERSATION, TURNS, conversation
@@ -123,7 +124,7 @@ def _opened(source: Manifest) -> "DcsftHF":
     from dcsft_harness.models.hf import DcsftHF
     from dcsft_harness.models.settings import ModelSettings
 
-    given = dict(part.partition("=")[::2] for part in source.config["model_args"].split(",") if part)
+    given = reading.named(source.config["model_args"])
     known = {field.name for field in fields(ModelSettings)}
     given = {name: value for name, value in given.items() if name in known}
     for name, role in (("pretrained", "model"), ("adapter", "adapter")):

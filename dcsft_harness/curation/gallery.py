@@ -184,12 +184,16 @@ def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str,
 
 
 def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -> str:
-    """One item; texts are indented, so that none is read as Markdown."""
+    """One item, equal responses once; texts are indented, so that none is read as Markdown."""
     parts = [f"\n### {row['k']} of {row['n']} right, {row['item_id']}\n"]
     parts += [f"![{name}]({name})\n" for name, _ in row["files"]]
     texts = [("Prompt", row["prompt"]), ("Gold", row["answer"])]
+    equal: dict[tuple[str, str], list[int]] = {}
     for index, response, score in said:
         verdict = "not scored" if score is None else "right" if score >= records.RIGHT else "wrong"
-        texts.append((f"Response {index + 1}, {verdict}", response))
+        equal.setdefault((verdict, response), []).append(index + 1)
+    for (verdict, response), numbers in equal.items():
+        which = f"Response {numbers[0]}" if len(numbers) == 1 else f"Responses {', '.join(map(str, numbers))}"
+        texts.append((f"{which}, {verdict}", response))
     parts += [f"{name}:\n\n{indent(visible_lines(cut(text, _LONGEST)), '    ')}\n" for name, text in texts]
     return "\n".join(parts)

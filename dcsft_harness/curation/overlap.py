@@ -124,7 +124,7 @@ def overlap(
     own = own or {}
     ours = {own[pool].config.task: own[pool]} if pool in own else lmms.open_tasks([pool])
     if len(ours) != 1:
-        raise HarnessError(f"{pool} stands for {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
+        raise HarnessError(f"{pool} is a group of {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
     named = [name for name in tasks if name not in own]
     others = lmms.open_tasks(named) if named else {}
     for task in (own[name] for name in tasks if name in own):

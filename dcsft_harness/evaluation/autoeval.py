@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dcsft_harness import evaluation, lmms
+from dcsft_harness import evaluation, lmms, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.data.benchmarks import prepared
@@ -51,15 +51,9 @@ INDIFFERENT = (
 """Model arguments that decide no response, so that tasks of one row may differ in them."""
 
 
-def as_pairs(model_args: str) -> dict[str, str]:
-    """Model arguments by name."""
-    parts = (part.partition("=") for part in model_args.split(",") if part)
-    return {name.strip(): value for name, _, value in parts}
-
-
 def decisive(model_args: str) -> dict[str, str]:
     """The model arguments that decide responses, without those that name the checkpoint."""
-    return {k: v for k, v in as_pairs(model_args).items() if k not in (*SUBJECT, *INDIFFERENT)}
+    return {k: v for k, v in reading.named(model_args).items() if k not in (*SUBJECT, *INDIFFERENT)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ class Settings:
         if self.limit is not None and self.limit < 1:
             raise HarnessError(f"--limit {self.limit} is out of range", "It must be at least 1")
         lmms.check_model(self.model, self.model_args)
-        for name in as_pairs(self.model_args):
+        for name in reading.named(self.model_args):
             if name in SUBJECT:
                 raise HarnessError(
                     f"--model-args names {name}, which CKPT says",
@@ -265,7 +259,7 @@ def _kept(
 
 def _hashes(found: manifest.Manifest) -> dict[str, str]:
     """Role -> the identity of the scored weights, as in `Subject.hashes`."""
-    named = as_pairs(str(found.config["model_args"]))
+    named = reading.named(str(found.config["model_args"]))
     roles: dict[str, str] = {
         role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.errors import HarnessError, unknown_name, visible
@@ -198,12 +199,12 @@ def command(standing: Standing, scores: Scores) -> str | None:
         return None
     settings = scores.settings.get(manifest.fingerprint(made.folder), {})
     role = "adapter" if made.kind == "adapter" else "pretrained"
-    given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
+    given = reading.named(str(settings.get("model_args", "")))
     given.setdefault("pretrained", _base(standing.run))
     given[role] = str(folder)
     model = str(settings.get("model", "dcsft_hf"))
     words = ["dcsft", "evaluate", *([] if model == "dcsft_hf" else ["--model", model])]
-    words += ["--model-args", ",".join(f"{name}={value}" for name, value in given.items())]
+    words += ["--model-args", reading.joined(given)]
     limits = {notes.get("limit") for notes in scores.tasks.values()}
     words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
     words += ["--tasks", ",".join(scores.tasks), "--output", f"scores-{standing.run.name}-{folder.name}"]

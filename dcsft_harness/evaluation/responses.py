@@ -46,6 +46,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "task": ("task", "set", "dataset"),
 }
 """Field -> its possible columns, in order of preference."""
+GOLDS = ("ground_truth", "groundtruth", "gt", "gt_answer", "reference", "label", "correct_answer", "expected")
+"""Columns that hold the gold in other programs, beside an `answer` that is the model's."""
 LISTED = 20
 """Bad rows that a refusal lists."""
 _NO_LIMIT = (1e9, 1e9)
@@ -201,6 +203,7 @@ def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
                 if column in row:
                     fields[field] = row[column]
                     break
+        _refuse_confusion(file, number, fields, row, columns)
         found.append(Given(number, fields, row))
     if not found:
         raise HarnessError(f"{file} holds no rows", "Write one JSON object per response")
@@ -212,6 +215,33 @@ def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
                 f"Name its column with --column {field}=NAME",
             )
     return found
+
+
+def _refuse_confusion(
+    file: Path, number: int, fields: Mapping[str, Any], row: Mapping[str, Any], columns: Mapping[str, str]
+) -> None:
+    """Refuses a row whose gold may be another column, or that has a field under a name in another case.
+
+    Raises:
+        HarnessError: names both columns.
+    """
+    lower = {name.strip().lower(): name for name in row}
+    for field, names in FIELDS.items():
+        if field not in fields and (near := next((lower[name] for name in names if name in lower), None)):
+            raise HarnessError(
+                f"{file}, row {number}: the column {near!r} is not read as the {field}",
+                f"Rename it to {near.strip().lower()}, or give --column {field}={cut(near)}",
+            )
+    if "gold" in columns or fields.get("gold") is None or "gold" in row:
+        return
+    read = next(one for one in FIELDS["gold"] if one in row)
+    for other in (lower[name] for name in (*GOLDS, "gold") if name in lower):
+        if row[other] not in (None, fields["gold"]):
+            raise HarnessError(
+                f"{file}, row {number}: {read!r} is read as the gold, and {other!r} beside it differs: "
+                f"{cut(str(fields['gold']), 80)!r} and {cut(str(row[other]), 80)!r}",
+                f"Say which is the gold: --column gold={other} or --column gold={read}",
+            )
 
 
 def _judged(file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Progress | None) -> list[Scored]:

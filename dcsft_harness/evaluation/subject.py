@@ -201,7 +201,7 @@ def _with_base(model: str, arguments: str, names: Iterable[str]) -> str:
     Raises:
         HarnessError: both name weights, and not an adapter and its base.
     """
-    pairs = [part.partition("=") for part in arguments.split(",")]
+    pairs = [part.partition("=") for part in reading.separated(arguments)]
     given = [name for name, _, _ in pairs if name in names]
     if not given:
         return open_subject(model, None).arguments(arguments)
@@ -224,7 +224,7 @@ def _engine_arguments(model: str, arguments: str, engine: str) -> str:
         return arguments
     if engine in MODELS:
         return _with_base(model, arguments, ("pretrained", "adapter"))
-    given = {part.partition("=")[0] for part in arguments.split(",")}
+    given = reading.named(arguments).keys()
     name = lmms.checkpoint_argument(engine)
     if given & {name, "pretrained", "adapter"}:
         raise HarnessError(

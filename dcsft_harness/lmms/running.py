@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-from dcsft_harness import coordinates, ranks
+from dcsft_harness import coordinates, ranks, reading
 from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.lmms.protocols import Model, Task, is_observed
 from dcsft_harness.lmms.tasks import (
@@ -118,7 +118,7 @@ def check_model(name: str, arguments: str) -> None:
 
     if name not in MODEL_REGISTRY_V2.list_model_names():
         raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
-    for part in filter(None, arguments.split(",")):
+    for part in reading.separated(arguments):
         if "=" not in part:
             raise HarnessError(
                 f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"

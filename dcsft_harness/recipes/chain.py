@@ -302,7 +302,8 @@ def _brought(stage: Stage) -> list[str]:
     texts: list[str] = []
     for _, value, kind in STAGES[stage.verb].reading(stage.options):
         if kind == "model_args":
-            texts += [part.partition("=")[2] for part in str(value).split(",")]
+            given = reading.joined(value) if isinstance(value, Mapping) else str(value)
+            texts += reading.named(given).values()
         else:
             named = map(str, value if isinstance(value, list | tuple) else [value])
             texts += named if kind != "tasks" else (name for name in named if Path(name).is_file())
@@ -333,7 +334,7 @@ def run(
     _open(recipe, output)
     notes: _T | None = None
     waiting = list(recipe.stages)
-    with (output / LOCK).open("ab") as file, contextlib.ExitStack() as stack:
+    with _present(output) as file, contextlib.ExitStack() as stack:
         stack.callback(_tidy, output, file, new)
         while waiting:
             later: list[Stage] = []
@@ -368,7 +369,27 @@ PAUSE = 1.0
 """Seconds between looks at the stages of other processes."""
 LOCK = ".recipe.lock"
 _STATE_AT = 2**32
-"""The byte of `LOCK` that stands for `STATE`; those before it are for stages."""
+"""The byte of `LOCK` for `STATE`; those before it are for stages."""
+_PRESENT_AT = _STATE_AT + 1
+"""The byte that each process at work in the folder shares."""
+
+
+@contextlib.contextmanager
+def _present(output: Path) -> Iterator[IO[bytes]]:
+    """Opens the file of claims; the last process to leave removes it."""
+    while True:
+        file = (output / LOCK).open("a+b")
+        fcntl.lockf(file, fcntl.LOCK_SH, 1, _PRESENT_AT)
+        if os.fstat(file.fileno()).st_nlink:
+            break
+        file.close()  # removed between its opening and its lock
+    with file:
+        try:
+            yield file
+        finally:
+            with contextlib.suppress(OSError):  # others are at work, or the folder is gone
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _PRESENT_AT)
+                (output / LOCK).unlink()
 
 
 def _finish(

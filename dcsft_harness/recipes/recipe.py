@@ -21,7 +21,7 @@
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
 Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
-alone, stands for these recipes one after another, each with its own variables.
+alone, means these recipes one after another, each with its own variables.
 
 A family (a mapping with the key `family`) has `start`, the name of its cold start; by default the family's.
 
@@ -44,6 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.settings import flag
 
 REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -186,7 +187,7 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
         for entry in one.entries:
             for stage in _expand(one, entry, values, list(stages), replaced):
                 left = _spent(one, stage, left if len(stages) <= MOST_STAGES else 0)
-                _add(one, stage, stages)
+                _add(one, entry, stage, stages)
     if not stages:
         raise HarnessError(f"recipe {opened[0].path} has no stages", _LOOK)
     has_scales = any(one.scales for one in opened)
@@ -250,7 +251,7 @@ def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
     """The recipes that a file of recipes stands for, or the recipe itself.
 
     Raises:
-        HarnessError: it has other keys too, or one of them stands for recipes itself.
+        HarnessError: it has other keys too, or one of them names recipes itself.
     """
     if not recipe.recipes:
         return [recipe]
@@ -259,7 +260,7 @@ def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
     parts = [_open(name, (str(recipe.path),), known) for name in recipe.recipes]
     if nested := [one.name for one in parts if one.recipes]:
         raise HarnessError(
-            f"recipe {recipe.path} names {nested[0]}, which stands for recipes itself", "Name those"
+            f"recipe {recipe.path} names {nested[0]}, which names recipes itself", "Name those"
         )
     return parts
 
@@ -538,8 +539,8 @@ def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> o
     return found
 
 
-def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
-    """Adds a checked stage to the chain; an existing one of that name must be equal."""
+def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str, Stage]) -> None:
+    """Adds a checked stage of an entry to the chain; an existing one of that name must be equal."""
     from dcsft_harness.stages import STAGES
 
     path = recipe.path
@@ -552,7 +553,16 @@ def _add(recipe: _File, stage: Stage, stages: dict[str, Stage]) -> None:
     try:
         STAGES[stage.verb].options.from_options(stage.options)
     except HarnessError as error:
-        raise HarnessError(f"recipe {path}, stage {stage.name!r}: {error.problem}", error.remedy) from error
+        variables = [
+            found[1]
+            for name, value in entry.items()
+            if re.search(rf"(?<!\w){re.escape(flag(name))}\b", error.problem)
+            and isinstance(value, str)
+            and (found := _VARIABLE.fullmatch(value))
+        ]
+        sets = f"; set them by {' and '.join(f'--set {one}=VALUE' for one in variables)}" if variables else ""
+        remedy = error.remedy.rstrip(".") + sets
+        raise HarnessError(f"recipe {path}, stage {stage.name!r}: {error.problem}", remedy) from error
     for reference in stage.references():
         if reference not in stages:
             raise HarnessError(

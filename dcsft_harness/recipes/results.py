@@ -20,7 +20,7 @@ from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import markdown_text
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
-from dcsft_harness.recipes.claims import APART, MARGIN, POOLS, TEST_TIME, Finding, judge
+from dcsft_harness.recipes.claims import APART, CLAIMS, MARGIN, POOLS, TEST_TIME, Finding, judge
 
 TIME = "training-time"
 """The kind of a comparison of costs."""
@@ -224,6 +224,12 @@ def _held(findings: Sequence[Finding]) -> str:
             if one.verdict == verdict
         ]
         parts += [f"**{words}**\n", *(lines or ["- None."]), ""]
+    tested = {(one.source, one.said) for one in findings}
+    missing = [one for one in CLAIMS if (one.source, one.said) not in tested]
+    if missing:
+        lines = [f"- {one.source}: {markdown_text(one.said)}." for one in missing]
+        words = "Not tested: this run has no board for them, and Holm's correction leaves them out"
+        parts += [f"**{words}**\n", *lines, ""]
     return "\n".join(parts)
 
 

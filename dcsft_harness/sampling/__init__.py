@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dcsft_harness import lmms, pictures, ranks, records
+from dcsft_harness import lmms, pictures, ranks, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
@@ -188,7 +188,7 @@ def identify(
 
     Weights and data are identified by content, independent of their paths. The batch size is not included.
     """
-    given = dict(part.partition("=")[::2] for part in str(settings.get("model_args", "")).split(",") if part)
+    given = reading.named(str(settings.get("model_args", "")))
     named = {"pretrained": "model", "adapter": "adapter"}
     generations = [json.dumps(one.config.generation_kwargs, sort_keys=True, default=str) for one in tasks]
     arguments = {

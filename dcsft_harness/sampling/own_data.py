@@ -42,6 +42,14 @@ _ROLES = {
 _HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
 """Where a mapping has its picture, first come first."""
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
+_OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
+"""Marks of other programs, which models would read as words."""
+_FILE = re.compile(
+    r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
+)
+_FILMS = ("video", "videos", "audio", "audios")
+_MISSING = ("nan", "NaN", "<NA>", "NaT")
+"""What pandas writes for a missing value."""
 _IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 SHOWN = "had an image that was not upright, or whose 16 or 32 bits were not scaled"
@@ -92,6 +100,8 @@ class Root:
             HarnessError: it is refused, or cannot be read.
         """
         inner = held(entry)
+        if not inner:
+            raise HarnessError("image '': its path is empty", "Name the file, or leave the image out")
         if isinstance(inner, bytes):
             if len(inner) > pictures.FILE_BYTES:
                 raise HarnessError(
@@ -194,7 +204,7 @@ def checked(
     except HarnessError as error:
         shown, reason = [], error
     first = shown[0][0] if shown else None
-    target = found.target if isinstance(found.target, str) else json.dumps(found.target)
+    target = _target(found.target)
     gold = target if scorer is None else _gold(found.solution, scorer)
     if not target.strip():
         raise HarnessError("the answer is empty", "Correct or remove the row")
@@ -208,11 +218,50 @@ def checked(
         "width": first.width if first else 0,
         "height": first.height if first else 0,
         "rejected": found.rejected,
+        "unseen": _unseen(data, prompt, scorer, [content for _, _, content in shown]),
         "originals": [content for _, _, content in shown],
     }
     if reason is None and scorer is not None:
         _refuse_gold(scorer, row)
     return row, [picture for picture, _, _ in shown], reason
+
+
+def _target(answer: object) -> str:
+    """An answer as what training teaches: of several accepted texts the first one."""
+    if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
+        answer = answer[0]
+    return answer if isinstance(answer, str) else json.dumps(answer)
+
+
+UNSEEN = {
+    "frames": "have an image of several frames, of which the model sees the first",
+    "options": "have options that their question does not name",
+}
+"""What a model may not see of a row, and no error forbids: Why -> in words, after "N rows"."""
+
+
+def _unseen(
+    data: Mapping[str, Any], prompt: str, scorer: Scorer | None, contents: Sequence[bytes]
+) -> list[str]:
+    """The keys of `UNSEEN` that hold for a row."""
+    found = ["frames"] if any(pictures.frames(content) > 1 for content in contents) else []
+    if scorer is not None and "choices" in scorer.fields:
+        said = prompt.casefold()
+        listed = _options(data)
+        if listed and not any(str(text).strip().casefold() in said for text in listed):
+            found.append("options")
+    return found
+
+
+def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is said of rows by the keys of `UNSEEN`: their first LISTED, and how many there are."""
+    said = []
+    for why, places in rows.items():
+        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+        count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
+        words = UNSEEN[why] if len(places) > 1 else UNSEEN[why].replace("have", "has", 1)
+        said.append(f"{path}: {count} {words}: {', '.join(places[:LISTED])}{more}")
+    return said
 
 
 def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
@@ -236,6 +285,12 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
         HarnessError: the numbers of marks and pictures differ.
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
+    for turn in turns:
+        if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
+            raise HarnessError(
+                f"{other[0]!r} is no mark of an image, and the model would read it as words",
+                f"Write {MARK} where each image belongs; in front of the question if these words are meant",
+            )
     if marks != images and (marks, images) != (0, 1):
         raise HarnessError(
             f"{marks} {MARK} marks for {images} images",
@@ -307,6 +362,7 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
         HarnessError: it has none of the shapes, or a part of another type.
     """
     given = {name: value for name, value in data.items() if value is not None}
+    _refuse_misnamed(given)
     talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
     known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
     asked = next((name for name in known if name in given), None)
@@ -333,15 +389,91 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     if sum(map(bool, [*named, parts])) > 1:
         both = "`image` and `images`" if all(named) else "`messages` and `images`"
         raise HarnessError(f"both {both} name pictures", "Name all of them in `images`")
+    if not (parts or named[0] or named[1]):
+        _refuse_unread(given)
     rejected = next((_said(name, given[name]) for name in REJECTED if name in given), None)
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
     return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected)
 
 
+def _refuse_misnamed(given: Mapping[str, Any]) -> None:
+    """Refuses columns whose names differ from those that are read in case or white space, and films.
+
+    Raises:
+        HarnessError: names them.
+    """
+    if wrong := own_files.misnamed(given):
+        one = len(wrong) == 1
+        names, rights = (" and ".join(f"`{cut(name)}`" for name in some) for some in (wrong, wrong.values()))
+        raise HarnessError(
+            f"{names} {'is' if one else 'are'} not read", f"Rename {'it' if one else 'them'} to {rights}"
+        )
+    if film := next((name for name in _FILMS if given.get(name)), None):
+        raise HarnessError(
+            f"`{film}` is not shown to a model: only images are", f"Remove `{film}` or the row"
+        )
+    for known in (QUESTIONS, ("solution", "answer")):
+        _one_of(given, known)
+
+
+def _one_of(given: Mapping[str, Any], names: Sequence[str]) -> Any:  # noqa: ANN401 - a value of any type
+    """The value of the first of several columns for the same; None without one.
+
+    Raises:
+        HarnessError: they differ, or the value is none that a text can say.
+    """
+    there = [name for name in names if name in given]
+    if any(given[name] != given[there[0]] for name in there):
+        raise HarnessError(
+            f"{' and '.join(f'`{name}`' for name in there)} differ", "Keep one of them, or make them equal"
+        )
+    if not there or names == QUESTIONS:
+        return None
+    value = given[there[0]]
+    if value == []:
+        raise HarnessError("the answer is empty", "Correct or remove the row")
+    if value in _MISSING:
+        raise HarnessError(f"the answer is {value!r}, a missing value", "Correct or remove the row")
+    try:
+        json.dumps(value, allow_nan=False)
+    except TypeError as error:
+        raise HarnessError(
+            f"the answer is {type(value).__name__}, which no text says", "Save it as text or a number"
+        ) from error
+    except ValueError as error:
+        raise HarnessError("the answer is infinite or no number", "Correct or remove the row") from error
+    return value
+
+
+def _refuse_unread(given: Mapping[str, Any]) -> None:
+    """Refuses a row without images one of whose other columns holds some.
+
+    Raises:
+        HarnessError: names it.
+    """
+    for name, value in given.items():
+        if name not in own_files.COLUMNS and _is_picture(value):
+            raise HarnessError(
+                f"`{cut(name)}` holds a picture and is not read",
+                "Rename it to `image`, or remove it if the model is not to see it",
+            )
+
+
+def _is_picture(value: object) -> bool:
+    """Whether a value of a column is a picture or film, or names one."""
+    if isinstance(value, str):
+        return value.startswith("data:image/") or _FILE.fullmatch(value.strip()) is not None
+    if isinstance(value, list):
+        return bool(value) and _is_picture(value[0])
+    if isinstance(value, Mapping):
+        return any(_is_picture(value.get(name)) for name in _HOLDS)
+    return isinstance(value, bytes) and bool(value)
+
+
 def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[Any, Any]:
     """The target and the gold; takes the last answer from the turns."""
-    beside = next((given[name] for name in ("solution", "answer") if name in given), None)
+    beside = _one_of(given, ("solution", "answer"))
     if (
         asked not in QUESTIONS
         and turns[-1]["role"] == "assistant"
@@ -352,11 +484,11 @@ def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[A
     if "chosen" in given:
         answer = _said("chosen", given["chosen"])
         return answer, answer if beside is None else beside
-    if beside is not None:
-        return beside, beside
     if "completion" in given:
         answer = _said("completion", given["completion"])
-        return answer, answer
+        return answer, answer if beside is None else beside
+    if beside is not None:
+        return beside, beside
     if asked not in QUESTIONS:
         raise HarnessError(f"`{asked}` has no assistant turn at its end", "Add the answer, or `solution`")
     raise HarnessError(
@@ -395,7 +527,8 @@ def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Tu
     elif isinstance(value, str) and not wanted:
         return [{"role": "user", "content": value}]
     else:
-        raise HarnessError(f"`{name}` is {type(value).__name__}, not text", "Correct or remove the row")
+        wants = "a list of turns" if wanted else "text"
+        raise HarnessError(f"`{name}` is {type(value).__name__}, not {wants}", "Correct or remove the row")
     if not value:
         raise HarnessError(f"`{name}` has no user turn", "Correct or remove the row")
     turns = []
@@ -404,6 +537,11 @@ def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Tu
             raise HarnessError(f"`{name}` has a turn that is {type(turn).__name__}", "Write role and content")
         role = turn.get("role") if turn.get("role") is not None else turn.get("from")
         content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+        if role is None:
+            raise HarnessError(
+                f"`{name}` has a turn without a role: it has {cut(', '.join(map(str, turn))) or 'nothing'}",
+                "Write role and content, or from and value",
+            )
         if not isinstance(role, str) or role not in _ROLES:
             raise HarnessError(
                 f"`{name}` has a turn of the unknown role {cut(repr(role))}", "Use system, user and assistant"
@@ -461,11 +599,28 @@ def _gold(solution: object, scorer: Scorer) -> object:
     return scorer.gold(tagged[1].strip() if tagged else solution)
 
 
+def _options(data: Mapping[str, Any]) -> list[Any]:
+    """The options that a row lists; empty without any.
+
+    Raises:
+        HarnessError: they are neither a list nor a mapping of the letters from A on.
+    """
+    name = next((name for name in ("choices", "options") if data.get(name) not in (None, "")), None)
+    given = [] if name is None else _unpacked(data[name])
+    if isinstance(given, Mapping):
+        named = {letter: text for letter, text in given.items() if text is not None}
+        letters = [chr(ord("A") + number) for number in range(len(named))]
+        given = [named[letter] for letter in letters] if set(named) == set(letters) else given
+    if not isinstance(given, list):
+        kind = type(given).__name__
+        raise HarnessError(f"`{name}` is {kind}, not a list of options", 'Write ["one", "two"]')
+    return given
+
+
 def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
     """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
-    given = _unpacked(data.get("choices"))
-    given = _unpacked(data.get("options")) if given is None else given
-    if isinstance(given, list) and given:
+    given = _options(data)
+    if given:
         for text in given:
             if isinstance(text, bool) or not isinstance(text, str | int | float):
                 kind = type(text).__name__
@@ -540,6 +695,7 @@ def open_file(
     )
 
     bad: list[tuple[str, HarnessError]] = []
+    unseen: dict[str, list[str]] = {}
 
     def documents() -> Iterator[dict[str, Any]]:
         total = count = 0
@@ -553,6 +709,8 @@ def open_file(
                 continue
             if reason is not None:
                 unreadable[count] = str(_placed(path, where, reason))
+            for why in row["unseen"]:
+                unseen.setdefault(why, []).append(where)
             row_names[count] = where
             count += 1
             yield {name: row.get(name) for name in features} | {"cluster": where.split()[1]}
@@ -570,6 +728,8 @@ def open_file(
     task = lmms.make_task(_config(task_name(path, part), judge, folder))
     left_out = {where: str(_placed(path, where, error)) for where, error in bad}
     vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
+    for said in unseen_notice(path, unseen):
+        _LOG.warning("%s", said)
     if left_out:
         _LOG.warning("%s", notice(path, left_out))
     return task

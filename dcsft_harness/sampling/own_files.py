@@ -8,17 +8,20 @@ import base64
 import codecs
 import contextlib
 import csv
+import decimal
 import gzip
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -43,6 +46,15 @@ MOST_ROW = 1 << 28
 """Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
 _AT_ONCE = 64
 _PIECE = 1 << 20
+_OTHERS = {
+    **{b"PK\x03\x04": "is a ZIP archive", b"BZh": "is packed by bzip2", b"\xfd7zXZ\x00": "is packed by xz"},
+    **{b"\x28\xb5\x2f\xfd": "is packed by zstd", b"7z\xbc\xaf\x27\x1c": "is a 7z archive"},
+    **{b"\x89HDF": "is an HDF5 file", b"SQLite": "is an SQLite database", b"\x80\x04\x95": "is a pickle"},
+    **{b"\x80\x05\x95": "is a pickle", b"\xff\xfe": "is text in UTF-16", b"\xfe\xff": "is text in UTF-16"},
+}
+"""How files of other kinds begin. An archive may hold its rows as they are, so that some would be read."""
+_NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
+"""Names of columns of a table that may show something."""
 
 Row = tuple[str, "dict[str, Any] | HarnessError"]
 """What an error calls a row ("line 3", "row 3", from 1), and the row, or what is wrong with it."""
@@ -119,7 +131,13 @@ def rows(path: Path) -> Iterator[Row]:
     refuse_missing(path)
     try:
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(265)
+        if kind := next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None):
+            raise HarnessError(f"{path} {kind}", f"Give {KINDS}")
+        if head[257:262] == b"ustar":
+            raise HarnessError(
+                f"{path} is a tar archive", f"Unpack it, write a row for each sample, and give {KINDS}"
+            )
         if head[:4] == b"PAR1":
             yield from _numbered(_of_parquet(path))
         elif path.suffix == ".arrow":
@@ -229,10 +247,19 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
     before = csv.field_size_limit(MOST_ROW)
     try:
         reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter)
-        _refuse_columns(path, reader.fieldnames or ())
+        names = list(reader.fieldnames or ())
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise HarnessError(f"{path} has two columns `{twice}`", "Rename or remove one of them")
+        _refuse_columns(path, [name.strip().lower() for name in names])
         for number, row in enumerate(reader, 1):
-            if None in row:
-                yield f"row {number}", HarnessError("more cells than columns", "Quote cells that hold commas")
+            if None in row or None in row.values():
+                few = "more" if None in row else "fewer"
+                yield (
+                    f"row {number}",
+                    HarnessError(
+                        f"{few} cells than columns", "Quote cells that hold commas; leave others empty"
+                    ),
+                )
                 continue
             yield f"row {number}", {name: cell for name, cell in row.items() if cell}
     except (csv.Error, UnicodeDecodeError) as error:
@@ -243,7 +270,7 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
 
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
     with pq.ParquetFile(path) as file:
-        wanted = _refuse_columns(path, file.schema_arrow.names)
+        wanted = _wanted(path, file.schema_arrow)
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
             yield from _of_batch(batch)
 
@@ -274,7 +301,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
 
 
 def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:
-    wanted = _refuse_columns(where, found.column_names)
+    wanted = _wanted(where, found.features.arrow_schema)
     for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
         for batch in table.to_batches():
             yield from _of_batch(batch)
@@ -297,6 +324,37 @@ def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
     return wanted
 
 
+def misnamed(names: Iterable[str]) -> dict[str, str]:
+    """Names that differ from an absent column's in case and white space alone: name -> column."""
+    there = list(names)
+    known = {name: name.strip().lower() for name in there if name not in COLUMNS}
+    return {name: right for name, right in known.items() if right in COLUMNS and right not in there}
+
+
+def _wanted(where: object, schema: pa.Schema) -> list[str]:
+    """The columns to read: `COLUMNS`, and those that may hold what a row lacks, which is refused by row."""
+    wrong = misnamed(schema.names)
+    wanted = _refuse_columns(where, [*schema.names, *wrong.values()])
+    pictured = "image" in wanted or "images" in wanted
+    others = [
+        field.name
+        for field in schema
+        if field.name not in COLUMNS and (field.name in wrong or _may_show(field, pictured))
+    ]
+    return [name for name in [*wanted, *others] if name in schema.names]
+
+
+def _may_show(field: pa.Field, pictured: bool) -> bool:
+    """Whether a column may hold pictures; those in the table itself are read where it has no other."""
+    kind = field.type
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return bool(_NAMED.search(field.name))
+    inside = pa.types.is_struct(kind) and {"bytes", "path"} & {one.name for one in kind}
+    return not pictured and bool(inside or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
     for number in range(batch.num_rows):
         try:
@@ -304,15 +362,23 @@ def _of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
         except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
             yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
             continue
-        yield {name: _whole(value) for name, value in row.items()}
+        kinds = batch.schema
+        yield {name: _whole(value, kinds.field(name).type) for name, value in row.items()}
 
 
-def _whole(value: Any) -> Any:  # noqa: ANN401 - Arrow's own types
-    """A cell with whole numbers as such: a column holds 4 as 4.0 where any of its rows has a fraction."""
+def _whole(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 - Arrow's own types
+    """A cell with whole numbers as such: a column holds 4 as 4.0 where any of its rows has a fraction.
+
+    Numbers of 32 bits are those that were written: 0.1 and not 0.10000000149; decimals keep their digits.
+    """
     if isinstance(value, float):
+        if pa.types.is_float32(kind):
+            value = float(str(np.float32(value)))
         return None if value != value else int(value) if value.is_integer() else value
-    if isinstance(value, list):
-        return [_whole(one) for one in value]
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_whole(one, kind.value_type) for one in value]
     return value
 
 
@@ -326,25 +392,32 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
     It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool.
 
     Args:
-        given: a `datasets.Dataset`, or a list of dictionaries, whose pictures may be PIL images.
+        given: a `datasets.Dataset`, a `pandas.DataFrame`, or dictionaries, whose pictures may be PIL images.
 
     Raises:
-        HarnessError: a value is none that JSON, bytes or pictures can hold.
+        HarnessError: it is something else or has no rows, or a value is none that JSON, bytes or pictures can
+            hold.
     """
     above = environment.cache_root() / "own"
     above.mkdir(parents=True, exist_ok=True)
-    from_dataset = hasattr(given, "with_format")
-    source = (row for _, row in _numbered(_of_dataset(given, "the data set"))) if from_dataset else given
+    source = _in_memory(given)
     handle, name = tempfile.mkstemp(dir=above)
     try:
-        digest = hashlib.sha256()
+        digest, number = hashlib.sha256(), 0
         with os.fdopen(handle, "wb") as file:
             for number, row in enumerate(source, 1):
+                if not isinstance(row, Mapping | HarnessError):
+                    raise HarnessError(
+                        f"the data set, row {number}: it is {type(row).__name__}, not a dictionary",
+                        "Give a list of dictionaries, such as {'question': ..., 'answer': ..., 'image': ...}",
+                    )
                 if isinstance(row, HarnessError):
                     raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
                 line = _json_line(row, number)
                 digest.update(line)
                 file.write(line)
+        if not number:
+            raise HarnessError("the data set holds no rows", "Give a list of dictionaries")
         kept = above / digest.hexdigest()[:32] / "data.jsonl"
         kept.parent.mkdir(exist_ok=True)
         os.replace(name, kept)
@@ -353,6 +426,36 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
             os.unlink(name)
         raise
     return kept
+
+
+def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is given
+    """The rows of a data set in memory.
+
+    Raises:
+        HarnessError: it is a mapping: splits, or columns.
+    """
+    if isinstance(given, Mapping):
+        named = cut(", ".join(map(str, given)))
+        if all(hasattr(one, "with_format") for one in given.values()):
+            raise HarnessError(f"the data set has the splits {named}", "Give one of them: data[SPLIT]")
+        raise HarnessError(
+            f"the data set is a dictionary of {named or 'nothing'}",
+            "Give a list of dictionaries, one per row",
+        )
+    if hasattr(given, "with_format") and hasattr(given, "select_columns") and hasattr(given, "num_rows"):
+        return (row for _, row in _numbered(_of_dataset(given, "the data set")))
+    if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a `pandas.DataFrame`
+        return _of_frame(given)
+    found: Iterator[Any] = iter(given)
+    return found
+
+
+def _of_frame(given: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a `pandas.DataFrame`
+    """The rows of a data frame, without missing values."""
+    names = list(map(str, given.columns))
+    for cells in given.itertuples(index=False, name=None):
+        row = dict(zip(names, cells, strict=True))
+        yield {name: cell for name, cell in row.items() if not (isinstance(cell, float) and cell != cell)}
 
 
 def _json_line(row: Mapping[str, Any], number: int) -> bytes:

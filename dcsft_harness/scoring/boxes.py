@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.scoring.normalize import answer_part, boxes
+from dcsft_harness.scoring.normalize import answer_part, boxes, unified
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")
@@ -59,10 +59,8 @@ _SAID = re.compile(
     rf"(?![\d%]|\.\d|{_COMMA}[-+.\d])"
 )
 _SAID_BY = ("box", "Box", "BOX", "oordinate")
-_WIDE = "（）【】［］"
-_NARROW = str.maketrans(_WIDE, "()[][]")
 _BARE = re.compile(
-    rf"\s*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?\s*"
+    rf"[\s*`]*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?[\s*`]*"
 )
 """Nothing but four numbers, or these behind a label."""
 # Tags that a text in JSON holds ("label": "<think>the left one</think>") mark no thought and no answer.
@@ -120,6 +118,7 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
 
 def _part(response: str, truncated: bool = False) -> str:
     """The part of a response that may state a box, its quoted tags masked."""
+    response = unified(response)
     if "<" in response and ":" in response and ('"' in response or "'" in response):
         response = _QUOTED.sub(lambda match: match[0].replace("<", "‹"), response)
     part = answer_part(response, truncated=truncated)
@@ -148,8 +147,8 @@ def _closed(response: str) -> bool:
 
 def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
-    if not text.isascii() and any(mark in text for mark in _WIDE):
-        text = text.translate(_NARROW)  # one character for one, so that places stay
+    if "\\ " in text or "\\," in text:
+        text = text.replace("\\ ", "  ").replace("\\,", "  ")
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
         if inside is not None and _finite(text, _groups(inside)):
@@ -241,6 +240,7 @@ def rewritten(response: str, numbers: Sequence[int]) -> str | None:
 
     rewritten('[{"bbox_2d": [10, 20, 110, 220]}]', [15, 41, 171, 458]) -> '[{"bbox_2d": [15, 41, 171, 458]}]'
     """
+    response = unified(response)
     part = answer_part(response)
     spans, start = _find(_part(response)), response.rfind(part)
     if spans is None or start < 0 or len(_part(response)) != len(part):
@@ -380,6 +380,11 @@ def check_gold(answer: Sequence[float], *, image_size: tuple[int, int]) -> None:
         HarnessError: it does, or is no box.
     """
     box, (width, height) = _gold(answer), image_size
+    if min(box) >= 0 and max(box) <= 1 < min(width, height):
+        raise HarnessError(
+            f"the box {list(answer)} lies within one pixel of its image of {width} x {height} pixels",
+            "Write x1, y1, x2, y2 in pixels, not in shares of the image",
+        )
     if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
         raise HarnessError(
             f"the box {list(answer)} leaves its image of {width} x {height} pixels",
@@ -393,5 +398,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=2,
+    version=3,
 )

@@ -33,25 +33,27 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
+    r"(?:(?i:actually|probably|likely|clearly|definitely|not [A-J],? but) )?"
     r"(?:(?i:the )?(?i:correct |right |final )?"
     r"(?i:option|choice|letter|answer|image|picture|point|box|选项)s?:?\s?)?"
-    r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![\w'’+*/^°√<{]|-\w)"
+    r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u4e00-\u9fff]|['’+*/^°√<{]|-\w)"
 )
 _SECOND = re.compile(
     r"\s?(?:,\s?(?:and|or)|,|and|or|&|/|和|或)\s?\(?[A-J](?:\)|(?![\w'’]))(?!\s(?:is|has|does)\b)"
 )
-_GLUED = re.compile(r"[\s:*]*([A-J])([\d.]+)[.)]?\s*$")
+_GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
     r"|satisf\w+|match\w*|meets|works|remains|instead|rather|in|on|here|the|by|\d+)\b)"
 )
-_QUOTED = re.compile(r"[\"']([A-J])[\"']")
+_QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
 _NOT_BE = re.compile(r"(?:\bnot|n't|\bcannot) (?:\w+ )?be$")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|hence|meaning|suggesting|indicating|that)\b|; ")
+_BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )([A-J]) $")
 _FINAL = re.compile(
     r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: (?:the |an? )?[\w ]{1,30})?[.!]?$"
 )
-_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|it's\b|[=≈:是为]")
+_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈:是为]")
 _WAIT = re.compile(r"(?i)(?:^|[.!?\n]\s?)(?:but )?(?:wait|hold on|hmm)\b,?(?: actually)?")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
 _LINE = re.compile(r"[-\s]*(\()?([A-J])[).:](?: (.{1,100}))?")
@@ -145,7 +147,8 @@ def _find(part: str, options: OptionSet) -> int | None:
         value, behind = keyed
         found = _find(behind, options) if behind else None
         return _whole(plain(value), options) if found is None and value[0] != "[" else found
-    found = options.named(plain(part)) if len(part) < 200 else _last_line(part, options)
+    found = options.named(plain(part)) if len(part) < 200 else None
+    found = _last_line(part, options) if found is None else found
     if found is not None or len(part) < 60 and _ALPHABET.fullmatch(part):
         return found
     weak, part = None, _excerpt(part)
@@ -167,13 +170,27 @@ def _whole(text: str, options: OptionSet) -> int | None:
 
 
 def _last_line(part: str, options: OptionSet) -> int | None:
-    """The option of a last line that is "(B)" or "B. its text", unless it ends a list of the options."""
-    above, _, line = part[-250:].rstrip().rpartition("\n")
+    """The option of a last line that is "B" or "B. its text", unless it ends a list of the options."""
+    tail = part[-250:].rstrip()
+    place = tail.rfind("\n")
+    is_line = place >= 0
+    if not is_line and len(part) < 200:
+        place = max(tail.rfind("! "), tail.rfind(". "), tail.rfind("? "))
+    above, line = tail[: place + 1].rstrip(), tail[place + 1 :]
+    if not above:
+        return None
+    letter = _LETTER_ONLY.fullmatch(line) if len(line) < 20 else None
+    if letter and letter[1].isupper():
+        is_cut_off = line.count("(") != line.count(")") or len(line) == 1 and len(part) >= HEAD
+        is_listed = _LETTER_ONLY.fullmatch(above.rpartition("\n")[2])
+        return None if is_cut_off or is_listed else options.index(letter[1])
+    if not is_line:
+        return None
     match = _LINE.fullmatch(plain(line)) if ")" in line[:12] or "." in line[:12] or ":" in line[:12] else None
     index = options.index(match[2]) if match and above else None
     if match is None or index is None or not (match[1] or match[3]):
         return None
-    before = _LINE.match(plain(above.rstrip().rpartition("\n")[2]))
+    before = _LINE.match(plain(above.rpartition("\n")[2]))
     return None if before and options.index(before[2]) == index - 1 else index
 
 
@@ -185,7 +202,8 @@ def _excerpt(part: str) -> str:
     if len(part) <= HEAD + TAIL:
         return part
     tail = len(part) - TAIL
-    middle = part.rfind("nswer", HEAD, tail)
+    middle = part.find("nswer", HEAD, tail)
+    middle = part.rfind("nswer", middle, tail) if middle > 0 else middle  # slower, and seldom needed
     between = part[_start(part, middle) : _end(part, middle)] if middle > 0 else ""
     return "\n".join((part[: _end(part, HEAD)], between, part[_start(part, tail) :]))
 
@@ -327,12 +345,15 @@ def _only(mentions: list[Mention], options: OptionSet) -> int | None:
 
 def _subject(text: str, options: OptionSet) -> tuple[int, bool] | None:
     """The one option that is mentioned in front of a phrase, and whether by its letter."""
-    text = _CLAUSE.split(text)[-1]
+    whole, text = text, _CLAUSE.split(text)[-1]
     mentions = options.mentions(text)
     found = _only(mentions, options)
     if found is not None:
         return found, any(one.by_letter for one in mentions)
-    return None
+    bare = _BARE_SUBJECT.search(text) if not mentions else None
+    is_one = bare and not any(match.end() >= len(whole.rstrip()) for match in phrases.PAIR.finditer(whole))
+    index = options.index(bare[1]) if bare and is_one else None
+    return None if index is None else (index, True)
 
 
 def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
@@ -363,7 +384,7 @@ def _label(text: str, options: OptionSet) -> int | None:
         return index if glued and index is not None and options.texts[index] == glued[2] else None
     letter, rest = match["letter"], text[match.end() :]
     if letter.islower():
-        if not (match["open"] and match["close"]) and rest.strip(" .\n"):
+        if not (match["open"] and match["close"]) and rest.strip(" .\n'\"`"):
             return None
     elif not match["close"] and letter in "AI":
         if not _AFTER_BARE.match(rest):
@@ -382,6 +403,8 @@ def _label(text: str, options: OptionSet) -> int | None:
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip()
+    if part[-1:] in "!.?" and phrases.COURTEOUS.search(part, len(part) - 200):
+        part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
     if not part:
         return None
     stop = _end(part, 0)
@@ -425,6 +448,11 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
+    may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
+    reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
+    found = _concluded(sentence[: reason.start()], options) if reason else None
+    if found is not None:
+        return found
     mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
     start = 0
     for link in _LINK.finditer(sentence):
@@ -441,4 +469,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=4)
+SCORER = Scorer("choice", choice, fields=("choices",), version=5)

@@ -13,7 +13,7 @@ value would be. Words, yes and no, matrices, sums and integrals are refused.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, lru_cache
 
@@ -52,6 +52,7 @@ class Part:
         items: of a tuple; an end of an interval that is missing is infinite.
         marks: the brackets of a tuple, the signs of a relation.
         name: what has this value or lies in this interval, "" where it is not named.
+        label: the name as it is written, also where it only labels a number: "a" of "a = 2".
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Part:
     items: tuple["Part", ...] = ()
     marks: tuple[str, ...] = ()
     name: str = ""
+    label: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Answer:
 # ---------------------------------------------------------------- reading
 
 _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+_CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)")
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
 _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?){2,}\d?|\d(?:\.\d){2,}")
 _AMBIGUOUS = re.compile(r"\d\.\d\.|(?:\d\.[ \t]+[-\d.]+\s*){2,}")
@@ -83,6 +86,7 @@ _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|�
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _EDGES = " \t\n.,;:?。"
+_CLOCK = re.compile(r"0\d")
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
     r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
@@ -98,14 +102,20 @@ _BEHIND = re.compile(
     r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|Ω|°\s?[CF]?|%))$"
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
+_ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
 _NO_UNIT = re.compile(
     r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I
 )
 _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
 """A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
-_PREFIX = re.compile(r"^(?:⟦\([A-H]\)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"^(?:⟦(?:\([A-H]\)|[A-H][.)])⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
+    re.IGNORECASE,
+)
 _NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
+_FACTORS = frozenset("hundred thousand million billion".split())
+_DIGIT_LAST = re.compile(r"\d\s*$")
 _INFINITE = Part("value", "∞", (INFINITE,))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
@@ -132,7 +142,7 @@ def read(text: str) -> Answer:
 def _without_dollars(text: str) -> str:
     """A clean text whose blocks of mathematics are lines where nothing joins them."""
     found, behind = "", -1
-    text = text.replace("\\$", "")
+    text = _CURRENCY.sub("", text)
     for block in _BLOCK.finditer(text):
         between = text[max(behind, 0) : block.start()]
         joined = between if behind < 0 else f"{between} " if between.strip() else "\n"
@@ -206,6 +216,8 @@ def _part(text: str) -> Part:
     if listed and len(items) > 1:
         return Part("tuple", text, items=tuple(map(_item, items)), marks=(listed[1], listed[3]))
     members = _cut(text, ":")[0]
+    if len(members) == 2 and _CLOCK.fullmatch(members[1]):
+        return Part("tuple", text, items=tuple(map(_part, members)), marks=(":",))
     return (
         _valued(text)
         if len(members) < 2
@@ -239,7 +251,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
     else:
         is_counted = bool(_COUNTED.fullmatch(written)) and not _NO_UNIT.search(written)
         is_unit = bool(known or match["sign"] or not match["glued"] and is_counted)
-    if not is_unit:
+    if not is_unit or written == "°" and _ANGLE_OF.search(bare):
         return text, None
     return bare, known
 
@@ -258,7 +270,7 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
             if not names(last_side.trees[0]) and (
                 named or not re.search("[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", "".join(sides[:-1])))
             ):
-                return last_side
+                return replace(last_side, label=sides[0]) if named else last_side
             if signs == ("=",) and _VARIABLE.fullmatch(sides[0]):
                 return Part("value", text, last_side.trees, last_side.unit, name=parse(sides[0]))
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
@@ -288,8 +300,13 @@ def _interval(text: str, trees: tuple[Node, ...], signs: tuple[str, ...]) -> Par
 def equal(gold: Answer, found: Answer) -> bool:
     """Whether an answer is the gold: as many parts, each equal; in order, where the gold has one."""
     waiting = list(found.parts)
+    if len(gold.parts) == 1 < len(waiting):  # "7/2 or 3.5"
+        return all(_equal(gold.parts[0], one) for one in waiting)
     if len(gold.parts) != len(waiting):
         return False
+    labels = sorted(part.label for part in gold.parts)
+    if all(labels) and len(set(labels)) == len(labels) > 1 and labels == sorted(one.label for one in waiting):
+        return all(_equal(part, one) for part in gold.parts for one in waiting if part.label == one.label)
     if gold.is_ordered:
         return all(map(_equal, gold.parts, waiting))
     for part in gold.parts:
@@ -428,9 +445,8 @@ _ASIDE = re.compile(
     r",? (?:since|because|as|where|out of|of which|so that|when|if|not|rather than|and not)\b"
     r"|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为"
 )
-_MARKDOWN = re.compile(
-    r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] |</?(?:b|i|strong|em|p|br|u|center|span|div)\s?/?>", re.M
-)
+_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] ", re.M)
+_EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
 
@@ -444,7 +460,7 @@ def stated(part: str) -> Iterator[str]:
     cue = last(_CUE, text) if "nswer" in text or "答案" in text or "####" in text else None
     if cue is not None and text[cue.end() :].strip():
         lines = text[cue.end() :].strip().split("\n")
-        yield lines[0]
+        yield _EMPHASIS.sub("", lines[0])
         return
     if _REFUSAL.search(text[-200:]):
         return
@@ -452,14 +468,14 @@ def stated(part: str) -> Iterator[str]:
         found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
         if len(found) > 4:  # the first may have begun earlier
             break
-    yield from found[:-5:-1]
+    yield from (_EMPHASIS.sub("", one) for one in found[:-5:-1])
 
 
 def _boxed(text: str) -> str | None:
     """The last box's content, or those of the boxes that stand in one list with it."""
     kept, start = list[str](), -1
     for begin, end, content in boxes(text):
-        if not content.strip():
+        if not content.strip() or end > start >= 0:  # a box around one that is read
             continue
         if kept and not _LISTED.fullmatch(text[end + 1 : start]):
             break
@@ -471,7 +487,7 @@ def _boxed(text: str) -> str | None:
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = with_signs(text)
-    whole = re.split(r"≈|\\approx", text)
+    whole = re.split(r"≈|\\approx|,? or (?:about|approximately|roughly)", text)
     if len(whole) > 1 and whole[0].strip(" $"):
         return [one for piece in (whole[0], whole[-1]) for one in readings(piece)]
     try:
@@ -489,11 +505,12 @@ def readings(text: str) -> list[Answer]:
 
 def _in_sentence(sentence: str) -> Answer | None:
     """The mathematics behind the verb of a sentence, or else its last; None if there is none."""
-    text = clean(re.sub(r"\$|\\[()\[\]]", " ", sentence.replace("\\$", "")))
+    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", sentence)))
     tokens = [match[0] for match in _RUN.finditer(text)]
     runs, behind_verb, run, is_behind = [], [], "", False
     for token in [*tokens, ""]:
-        if token and not (token[0].isalpha() and token not in _NAMES or token == '"'):
+        is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
+        if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
             run += token
             continue
         found = _run(run)
@@ -599,4 +616,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=3)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=4)

@@ -26,6 +26,14 @@ _THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[TH
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
 _TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3,5}_of_turn>)")
+_LAST_TOKENS = re.compile(
+    r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+$"
+)
+_HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
+_UNIFIED = {
+    "（": "(", "）": ")", "：": ":", "【": "[", "】": "]", "［": "[", "］": "]", "“": '"', "”": '"', "‘": "'",
+    "’": "'", "−": "-", "\u00a0": " ", "\u200b": "", "\ufeff": "",
+}  # fmt: skip
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
@@ -51,10 +59,13 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
         What follows the last end of thoughts, even where that is nothing; of that, the last block in
         answer tags, unless it is blank. A thought that never ends is read like a truncated response.
     """
-    if "<" in text or "◁" in text or "THINK]" in text:
+    text = unified(text)
+    if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
         end = last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
         truncated = truncated or _THOUGHT_START.match(text) is not None
+        if "</" in text or "<br" in text:
+            text = _HTML.sub("", text.replace("<br>", "\n"))
         if "<|begin_of_box|>" in text:
             text = _GLM_BOX.sub(lambda match: f"\\boxed{{{match[1]}" + "}" * bool(match[2]), text)
         tag = last(_ANSWER, text)
@@ -67,6 +78,19 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
         return text
     boxed = next((content for *_, content in boxes(text, closed=True)), None)
     return "" if boxed is None else f"\\boxed{{{boxed}}}"
+
+
+def unified(text: str) -> str:
+    """The text without tokens at its end, with plain line ends, spaces, quotes, brackets and minus signs."""
+    if text.endswith(">"):
+        text = _LAST_TOKENS.sub("", text)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        for sign, character in _UNIFIED.items():
+            if sign in text:
+                text = text.replace(sign, character)
+    return text
 
 
 def last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
@@ -141,8 +165,9 @@ COMMANDS = {
     **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), "≥"),
     "boxed": " ", "lt": "<", "gt": ">", "Omega": "Ω", "mu": "μ", "angle": "∠", "\\": "\n", "newline": "\n",
     **dict.fromkeys(("rightarrow", "longrightarrow", "to", "implies", "Rightarrow"), " → "),
+    "left": "", "right": "",
     **dict.fromkeys(
-        "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits quad qquad hfill bf"
+        "big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits quad qquad hfill bf"
         " rm it small normalsize large Large LARGE huge Huge , ; : ! ( ) [ ]".split(), " "
     ), " ": " ",
 }  # fmt: skip
@@ -154,6 +179,7 @@ _STYLED = re.compile(
 )
 _DEGREES = re.compile(r"[\^*]?\s?\{?\s?(?:\\circ|\\degree)(?![a-z])\s?\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]{0,300}[^\s*])\*(?![\w*(\[])")
 _HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
@@ -176,6 +202,7 @@ def plain(text: str) -> str:
     text = text.replace("$", "")
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
+        text = _ITALIC.sub(r"\1", text) if "*" in text else text
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
     return _collapsed(text).strip()

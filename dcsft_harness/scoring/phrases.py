@@ -33,7 +33,7 @@ OPENING = re.compile(r"^(?:in )?$")
 """The lead of a phrase that opens a sentence."""
 BE = re.compile(r"\b(?:is|are|as|appears|be|being)\s(?:\w+\s){0,3}$")
 """The lead of a phrase that stands behind a form of "to be"."""
-_TO_LINK = r"(?:[^.\n:?!]|\.(?=\d)){0,160}?(?:\b(?:is|are|be|looks like)\b|[:=→|]|-\s|\n)"
+_TO_LINK = r"(?:[^.\n:?!]|\.(?=\d)){0,160}?(?:\b(?:is|are|be|looks like)\b|[:=→|\]]|[-–—]>?\s|\n)"
 
 
 def _row(
@@ -59,6 +59,8 @@ PHRASES = (
     _row(False, "after", "therefore thus hence so overall based given considering conclusion summary",
          OPENING, r"(?:therefore|thus|hence|so|conclusion|overall|summary|based on|given|considering)\b",
          "Therefore, the landform in the picture is {}."),
+    _row(True, "after", "leaves leaving elimination", None,
+         r"(?:leav(?:es|ing)(?: us with| only)?|elimination)\b,?", "A is too wet, which leaves {}."),
     _row(True, "before", "correct right best true closest answer choice", BE,
          r"\w+\b(?! to (?:option|choice|\(?[a-j]\b))", "{} is the correct one."),
     _row(False, "around", "more most best better", None, r"(?:(?:more|most)\s(?:\w+ly\s)?"
@@ -99,7 +101,7 @@ REJECTED = re.compile(
     r"\)?(?:\s(?!because\b|since\b|as\b|for\b|so\b|which\b|but\b|and\b)[\w(),.°-]+){0,6}?\s"
     r"(?:(?:does|do|did|is|are|was|can|could|would|should|has|have|will)(?:\s?not|n't)\b|fails\b"
     r"|(?:is|are|can be|must be)\s(?:also\s)?(?:in(?:correct|accurate|valid)|wrong|false|eliminated|excluded"
-    r"|ruled out|impossible)\b)"
+    r"|ruled out|impossible)\b)|项?是?(?:错误|不正确|不对)"
 )
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(
@@ -121,6 +123,8 @@ REASON = re.compile(
     r",?\s(?:because|since|as|which|due to|based on|given|so|(?:but |and )?not|where|for|that is|meaning)\b"
 )
 """Ends what a phrase states; a reason follows."""
+REASON_CLAUSE = re.compile(r",?\s(?:because|since)\b|,\sas\b")
+"""Begins a clause with the reason for what a sentence states without a phrase."""
 NONE_OF = re.compile(r"\bnone of (?:the|these|them|those)\b(?! other)|\bneither\b.{1,80}\bnor\b")
 """Of a sentence that states nothing else: no option is right."""
 GIVEN_UP = re.compile(
@@ -130,5 +134,11 @@ GIVEN_UP = re.compile(
     r"|without (?:\w+ )?(?:more|additional|further))\b|无法|不能"
 )
 """In a last sentence: there is no answer."""
-CHINESE = re.compile(r"(?:答案|选项?|正确的?|而是)(?:应该?|就|有)?\s?(?:是|为|选|:)*\s?:?\s?")
+COURTEOUS = re.compile("hope th|me know|eel free|hank you|thing else")
+COURTESY = re.compile(
+    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
+    r"|is there anything|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
+)
+"""At the end of a response: nothing of the answer."""
+CHINESE = re.compile(r"(?:答案|选[项择]?|正确的?|而是)(?:应该?|就|有)?\s?(?:是|为|选|:)*\s?:?\s?")
 """What states a choice in Chinese; the option follows."""

@@ -4,13 +4,15 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.records import MARK, RIGHT
-from dcsft_harness.settings import option
+from dcsft_harness.settings import flag, option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
@@ -40,6 +42,19 @@ class InspectOptions(opening.OwnRows):
         metavar="CKPT",
         reads="checkpoint",
     )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        "With --model: further arguments of its chat template, as JSON; by default those of its training.",
+        metavar="JSON",
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "Whether the command fails on rows that cannot be used, which it lists: stop fails."
+    )
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _read_template_arguments(cls, given: object) -> object:
+        return None if given is None else reading.json_option(flag("chat_template_kwargs"), given)
 
 
 def run(options: InspectOptions, output: Path | None, progress: Progress | None) -> Notes:
@@ -49,18 +64,24 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
 
     judge = own_data.ANY if options.scorer is None else get_scorer(options.scorer)
     root = own_data.Root(options.image_root or options.data.parent, options.allow_outside_root)
-    processor = None if options.model is None else _processor(options.model)
+    if options.model is None and options.chat_template_kwargs is not None:
+        raise HarnessError("--chat-template-kwargs goes with --model, which is not given", "Give both")
+    processor, arguments = (None, {}) if options.model is None else _processor(options)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
+    unseen: dict[str, list[str]] = {}
     count = 0
     for where, row, reason in own_data.examined(options.data, judge, root):
         count += 1
+        for why in (row or {}).get("unseen", ()):
+            unseen.setdefault(why, []).append(where)
         if reason is not None:
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
-            shown.append({"row": where, **_described(row, judge, root, processor, options)})
+            shown.append({"row": where, **_described(row, judge, root, processor, arguments, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
+    notes |= {"on_error": options.on_error, "unseen": own_data.unseen_notice(options.data, unseen)}
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
     if output is not None:
         with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
@@ -70,12 +91,16 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     return notes
 
 
-def _processor(model: str) -> "ProcessorMixin":
+def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any]]:
+    """The model's processor, and its chat template's arguments."""
     from dcsft_harness.evaluation.subject import open_subject
-    from dcsft_harness.models.checkpoint import open_processor
+    from dcsft_harness.models.checkpoint import open_processor, template_arguments
     from dcsft_harness.models.settings import ModelSettings
 
-    return open_processor(ModelSettings(pretrained=open_subject(model, None).pretrained))
+    subject = open_subject(str(options.model), None)
+    adapter = None if subject.adapter is None else str(subject.adapter)
+    settings = ModelSettings(subject.pretrained, adapter, chat_template_kwargs=options.chat_template_kwargs)
+    return open_processor(settings), template_arguments(settings)
 
 
 def _described(
@@ -83,6 +108,7 @@ def _described(
     scorer: "Scorer",
     root: "Root",
     processor: "ProcessorMixin | None",
+    arguments: Mapping[str, Any],
     options: InspectOptions,
 ) -> dict[str, Any]:
     """The displayed content of a row."""
@@ -102,7 +128,7 @@ def _described(
         found |= {"choices": row["choices"]} if row["choices"] else {}
         found["verdict"] = _verdict(row, scorer)
     if processor is not None:
-        found |= _rendered(turns, row, processor, str(options.model))
+        found |= _rendered(turns, row, processor, arguments, str(options.model))
     return found
 
 
@@ -116,6 +142,7 @@ def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         shown = pictures.read(row["originals"][number])[0]
         return {
             "format": image.format,
+            "frames": pictures.frames(row["originals"][number]),
             "size": list(image.size),
             "mode": image.mode,
             "orientation": pictures.orientation(image),
@@ -132,7 +159,11 @@ def _verdict(row: Mapping[str, Any], scorer: "Scorer") -> dict[str, Any]:
 
 
 def _rendered(
-    turns: list[dict[str, str]], row: Mapping[str, Any], processor: "ProcessorMixin", model: str
+    turns: list[dict[str, str]],
+    row: Mapping[str, Any],
+    processor: "ProcessorMixin",
+    arguments: Mapping[str, Any],
+    model: str,
 ) -> dict[str, Any]:
     """The prompt as rendered by the model's template, and its tokens."""
     from dcsft_harness import pictures
@@ -146,7 +177,7 @@ def _rendered(
             content += [{"type": "image"}] if number else []
             content += [{"type": "text", "text": text}] if text else []
         messages.append({"role": turn["role"], "content": content})
-    text = chat_template.render(processor, messages, f"model {model}", add_generation_prompt=True)
+    text = chat_template.render(processor, messages, f"model {model}", True, arguments)
     tokens = tokenize(processor, text)
     images = [pictures.read(content)[0] for content in row["originals"]]
     whole = count_tokens(processor, text, tokens, images)
@@ -170,7 +201,8 @@ def _shown(row: Mapping[str, Any]) -> str:
         size, shown = ("{} x {}".format(*one[name]) for name in ("size", "shown"))
         turned = "" if one["orientation"] == 1 else f", orientation {one['orientation']}"
         changed = "" if (shown, one["mode"]) == (size, "RGB") else f", shown as {shown} RGB"
-        kind = f"{one['format']}, {size} pixels, mode {one['mode']}"
+        frame = f"frame 1 of {one['frames']}, " if one.get("frames", 1) > 1 else ""
+        kind = f"{one['format']}, {frame}{size} pixels, mode {one['mode']}"
         lines.append(f"  picture {number}: {kind}{turned}{changed}")
     if "prompt" in row:
         lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them of pictures")
@@ -201,8 +233,9 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The remedy for unusable rows."""
-    said = [summary(notes)]
+    """The number of rows, unless an error gives it, and the remedy for rows that score wrong."""
+    said = [] if failing(notes) else [summary(notes)]
+    said += notes.get("unseen", [])
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
@@ -212,17 +245,29 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def failing(notes: Mapping[str, Any]) -> HarnessError | None:
+    """The failure of rows that cannot be used, unless they are to be skipped."""
+    if not notes["refused"] or notes.get("on_error") == "skip":
+        return None
+    return HarnessError(
+        f"{notes['refused']} of {notes['count']} rows cannot be used",
+        "Correct them, or give --on-error skip here and to the stages that read them",
+    )
+
+
 STAGE = Stage(
     verb="data inspect",
     options=InspectOptions,
     run=run,
     summary=summary,
     writes="inspection",
-    about="Every row is checked, and those that cannot be used are listed with the reason. The scorer judges"
-    " each row's own target as a response.",
+    about="Every row is checked, and those that cannot be used are listed with the reason; the"
+    " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a"
+    " response.",
     example="""dcsft data inspect mine.jsonl
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,
     remarks=remarks,
+    failing=failing,
     light=(0.6e9, 0.5),
 )

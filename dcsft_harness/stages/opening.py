@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
+from dcsft_harness import reading
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.scoring import SCORERS, ScorerName
@@ -92,6 +95,12 @@ class Engine(Settings):
         " actors of the cluster of RAY_ADDRESS, or of one on this machine.",
         metavar="NAME",
     )
+
+    @field_validator("model_args", mode="before")
+    @classmethod
+    def _as_text(cls, given: object) -> object:
+        return reading.joined(given) if isinstance(given, Mapping) else given
+
     actors: int | None = option(
         None,
         "With --engine ray: how many; by default one per GPU, or per CPU without GPUs. With dcsft_vllm,"
@@ -277,7 +286,7 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
 # Whether what answers fits on its device.
 
 LOOKED_AT = 8
-"""Documents of a task, evenly spaced, whose longest prompt stands for all."""
+"""Documents of a task, evenly spaced, whose longest prompt is taken for all."""
 
 
 def admit_answers(
@@ -332,7 +341,7 @@ def _answering(
     from dcsft_harness.models import checkpoint, estimates
     from dcsft_harness.models.settings import ModelSettings
 
-    settings = ModelSettings.parse(dict(part.split("=", 1) for part in arguments.split(",") if part))
+    settings = ModelSettings.parse(reading.named(arguments))
     device = usage.planned_device(settings.device)
     anatomy = estimates.Anatomy(checkpoint.open_config(settings), settings.trust_remote_code)
     stored = anatomy.config.dtype if isinstance(anatomy.config.dtype, torch.dtype) else torch.float32
@@ -386,7 +395,7 @@ def _prompt_tokens(task: "Task", doc_id: int, processor: "ProcessorMixin") -> in
 def _single(tasks: dict[str, "Task"], name: str) -> "Task":
     if len(tasks) != 1:
         raise HarnessError(
-            f"--task {name} stands for {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
+            f"--task {name} is a group of {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
         )
     return next(iter(tasks.values()))
 
@@ -400,7 +409,7 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     from dcsft_harness.artifacts import manifest
 
     parts, inputs = [], {}
-    for part in filter(None, text.split(",")):
+    for part in reading.separated(text):
         key, _, value = part.partition("=")
         if key in ("pretrained", "adapter"):
             value = resolve(value)

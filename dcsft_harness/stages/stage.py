@@ -15,16 +15,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, manifest, usage
 from dcsft_harness.environment import broken_import
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import Settings, extra, flag
 
 DONE = "already_done"
@@ -38,6 +38,11 @@ Notes = dict[str, Any]
 def no_remarks(notes: Mapping[str, Any]) -> list[str]:
     """The default for stages without extra output; a lambda could not be pickled."""
     return []
+
+
+def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
+    """The default for stages that fail by an exception alone."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Stage:
         passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
         show: notes -> text for stdout after the closing line.
         remarks: notes -> text for stderr after that.
+        failing: notes -> an error with which the command ends after all that; None for success.
         light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs.
             None for a stage that calls `usage.admit` itself.
         then: the command that usually follows, with {output} for the artifact's folder; "" for none.
@@ -77,6 +83,7 @@ class Stage:
     passes: str = ""
     show: Callable[[Mapping[str, Any]], str] | None = None
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
+    failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
     then: str = ""
     light: tuple[float, float] | None = (0.3e9, 0.0)
 
@@ -175,12 +182,16 @@ class Stage:
 
         def function(*given: object, output: str | os.PathLike[str], **options: object) -> Artifact:
             if len(given) > len(first):
+                listed = f" ({', '.join(first)})" if first else ""
+                nameless = f"{'s' * (len(first) != 1)} without a name{listed}"
                 raise HarnessError(
-                    f"{self.name}() takes {len(first)} arguments without a name, and got {len(given)}",
-                    f"Name them: {', '.join(self.options.model_fields)}",
+                    f"{self.name}() takes {len(first)} argument{nameless}, and got {len(given)}",
+                    f"Give several as a list, and name the others: {', '.join(self.options.model_fields)}",
                 )
             named = {**dict(zip(first, given, strict=False)), **options}
-            self(output, None, **{name: _plain(value) for name, value in named.items()})
+            if not isinstance(output, str | os.PathLike):
+                raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
+            self(output, None, **{name: _plain(value, name == "data") for name, value in named.items()})
             return KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
@@ -239,6 +250,10 @@ class Stage:
                 words += [
                     word for key, one in value.items() for word in pair("--set", f"{key}={json.dumps(one)}")
                 ]
+            elif isinstance(value, Mapping) and known is not None and extra(known, "reads") == "model_args":
+                words += pair(flag(name), reading.joined(value))
+            elif isinstance(value, Mapping) and known is not None and not extra(known, "repeated"):
+                words += pair(flag(name), json.dumps(value))
             elif isinstance(value, Mapping):
                 words += [word for key, one in value.items() for word in pair(flag(name), f"{key}={one}")]
             elif known is not None and extra(known, "repeated"):
@@ -248,11 +263,18 @@ class Stage:
         return ["dcsft", *self.verb.split(), *first, *words, *pair("--output", str(output))]
 
 
-def _plain(value: object) -> object:
-    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file."""
+def _plain(value: object, rows: bool = False) -> object:
+    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file.
+
+    Args:
+        value: what was given.
+        rows: whether any iterable is rows; data sets and lists of dictionaries always are.
+    """
     if isinstance(value, Artifact):
         return str(value.path)
-    if hasattr(value, "with_format") or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
+    rows = rows or hasattr(value, "with_format")
+    rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
+    if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):
         from dcsft_harness.sampling import own_files
 
         return str(own_files.keep(value))

@@ -284,11 +284,13 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
         "beta": config.beta,
         "disable_dropout": not config.lora_dropout,
     }
-    args = arguments(trl.DPOConfig, ours, config.extra)
+    args = arguments(trl.DPOConfig, ours, config.extra, {"gradient_checkpointing": setup.recomputes})
     _check_loss(args)
     check_processor(setup, "DPO")
     convention = setup.box_convention(False)
-    template = Template.of(setup.processor, checkpoint.open_generation(str(setup.job.model)))
+    template = Template.of(
+        setup.processor, checkpoint.open_generation(str(setup.job.model)), setup.template_arguments
+    )
     texts: dict[int, list[str]] = {}
     rejected = rows[REJECTED][:]
     for wrong in (False, True):

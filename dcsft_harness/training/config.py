@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, flag, option, shown
 
@@ -116,6 +117,12 @@ class TrainingConfig(Settings):
         "How box targets in original pixels become whole numbers: truncate cuts decimals off, as the paper"
         " does; by default they keep two decimals. Goes with box_space pixel.",
     )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'Further arguments of the chat template, as JSON: {"enable_thinking": false}. By default those'
+        " that the adapter or the base was trained with. Recorded, and evaluation's default.",
+        metavar="JSON",
+    )
     save_steps: int | None = option(
         100, "Steps between checkpoints, from which an interrupted run resumes; none writes none.", ge=1
     )
@@ -143,6 +150,11 @@ class TrainingConfig(Settings):
             if given.get(one) is not None:
                 given.setdefault(other, None)
         return given
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _read_template_arguments(cls, given: object) -> object:
+        return None if given is None else reading.json_option(flag("chat_template_kwargs"), given)
 
     @model_validator(mode="after")
     def _check_extra(self) -> Self:

@@ -136,7 +136,7 @@ def open_data(
         _refuse_options(data, scorer, image_root, outside)
         opened = lmms.open_tasks([data])
         if len(opened) != 1:
-            raise HarnessError(f"--data {data} stands for {len(opened)} tasks", "Name one of them")
+            raise HarnessError(f"--data {data} is a group of {len(opened)} tasks", "Name one of them")
         task = next(iter(opened.values()))
     rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
@@ -568,13 +568,13 @@ def _screen(setup: Setup, longest: int) -> None:
     for position, turns in enumerate(conversations.turns):
         where = conversations.where(position)
         try:
-            texts.append(render(setup.processor, turns.prompt, where, add_generation_prompt=True))
+            texts.append(render(setup.processor, turns.prompt, where, True, setup.template_arguments))
         except HarnessError as error:
             refused[position] = error
     setup.screen(conversations.without(refused), texts, longest)
 
 
-def _managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
+def _managed(config: GrpoConfig, longest: int, template: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `trl.GRPOConfig` that our settings decide."""
     return {
         "num_generations": config.num_generations,
@@ -583,6 +583,7 @@ def _managed(config: GrpoConfig, longest: int) -> dict[str, Any]:
         "top_p": config.top_p,
         "top_k": config.top_k,
         "max_completion_length": longest,
+        "chat_template_kwargs": dict(template),
     }
 
 
@@ -598,9 +599,13 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     ids = setup.conversations.item_ids or []
     dataset = prompts(setup.conversations)
     check_prompts(setup.conversations, judge, config)
-    ours = {**managed(config, setup.dtype, setup.folder), **_managed(config, longest)}
+    ours = {
+        **managed(config, setup.dtype, setup.folder),
+        **_managed(config, longest, setup.template_arguments),
+    }
     # Each completion counts alike, as in the paper's trainer.
-    args = arguments(trl.GRPOConfig, ours, config.extra, {"loss_type": "grpo"})
+    defaults = {"loss_type": "grpo", "gradient_checkpointing": setup.recomputes}
+    args = arguments(trl.GRPOConfig, ours, config.extra, defaults)
     check_draws(args, config)
     if args.use_vllm:
         check_vllm(args, setup)

@@ -51,6 +51,7 @@ def read_probes(
     generation: "GenerationConfig",
     count: int,
     pixels: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Probes:
     """Short prompts from an adapter's training set: the shortest of some that are evenly spaced.
 
@@ -60,6 +61,7 @@ def read_probes(
         generation: has the end tokens.
         count: the number of prompts, if the set has that many.
         pixels: larger pictures are scaled down to this many; None leaves them as they are.
+        arguments: further arguments of the chat template.
 
     Raises:
         HarnessError: a row of the training set cannot be read.
@@ -76,7 +78,7 @@ def read_probes(
     tried = min(count * _TRIED, len(rows))
     chosen = rows.select([len(rows) * number // tried for number in range(tried)])
     conversations = training_data.read(chosen)
-    template = Template.of(processor, generation)
+    template = Template.of(processor, generation, arguments)
     texts = [
         template.render(turns, f"{source}, row {row}").prompt for row, turns in enumerate(conversations.turns)
     ]
@@ -180,6 +182,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     made = _open(adapter)
     found = find_base(adapter, made, base)
     from dcsft_harness import coordinates
+    from dcsft_harness.models import chat_template
     from dcsft_harness.models import merging as engine
     from dcsft_harness.models.checkpoint import check_files
     from dcsft_harness.models.resources import check_device
@@ -193,10 +196,11 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
-    real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels)
+    trained_with = chat_template.recorded(adapter, found.name)
+    real = read_probes(made, processor, generation, config.parity_prompts, config.parity_pixels, trained_with)
     space = coordinates.taught(adapter, found.name)
     recorded: dict[str, Any] = config.as_dict()
-    _admit(settings)
+    _admit(settings, config)
     inputs = {"adapter": adapter}
     if Path(found.name).is_dir():
         inputs["model"] = Path(found.name)
@@ -217,6 +221,8 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         )
         if space:  # which the merged checkpoint includes
             draft.notes["box_space"] = space
+        if trained_with is not None:
+            draft.notes[chat_template.NAME] = trained_with
         draft.notes.update(_by_part(parity, parts))
         draft.notes["parity"] = _report(parity, real.source) | {"tolerance": engine.tolerance(kind)}
         names = {name: {"part": parts[name], "changed": changed} for name, changed in parity.modules.items()}
@@ -225,11 +231,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     return draft.notes
 
 
-_COPIES = 1.1
-"""Memory of a merge in weights of the base: one model at a time, and the file that is being written."""
-
-
-def _admit(settings: "ModelSettings") -> None:
+def _admit(settings: "ModelSettings", config: MergeConfig) -> None:
     """Refuses a base that does not fit, before it is loaded; ends a dry run."""
     from dcsft_harness.artifacts import usage
     from dcsft_harness.models import estimates
@@ -238,11 +240,7 @@ def _admit(settings: "ModelSettings") -> None:
     device = usage.planned_device(settings.device)
     anatomy = estimates.Anatomy(open_config(settings))
     stored = anatomy.stored()
-    parts = {
-        "libraries": estimates.LIBRARIES[device.kind],
-        "weights": stored,
-        "merged weights and logits": (_COPIES - 1) * stored,
-    }
+    parts = estimates.merging(anatomy, config.parity_prompts, config.max_new_tokens, device)
     seconds = 0.0
     if usage.PLANNING.get() is not None:
         seconds = estimates.seconds(anatomy, device, {}, 6 * stored)

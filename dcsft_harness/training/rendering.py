@@ -7,7 +7,7 @@ rendered here once, and TRL gets prompt and completion as plain text.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -18,6 +18,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.chat_template import render
 from dcsft_harness.scoring.boxes import from_pixels, rewritten
 from dcsft_harness.training.data import Conversations, Turns
+
+_CLOSING = {"<think>": "</think>", "<|channel>thought": "<channel|>"}
+"""How thoughts begin -> how they end: Qwen, GLM, InternVL and others; Gemma 4."""
 
 
 class Rendered(NamedTuple):
@@ -39,13 +42,20 @@ class Template:
     Attributes:
         processor: its processor, chat template and tokenizer included.
         stops: end marks that stop generation, as text.
+        arguments: further arguments of the template.
     """
 
     processor: ProcessorMixin
     stops: tuple[str, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, processor: ProcessorMixin, generation: GenerationConfig | None) -> "Template":
+    def of(
+        cls,
+        processor: ProcessorMixin,
+        generation: GenerationConfig | None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> "Template":
         """A checkpoint's template with its end marks: the tokenizer's and those of its generation config.
 
         Raises:
@@ -60,24 +70,50 @@ class Template:
             raise HarnessError(
                 "the model has no end mark (eos_token)", "Set one in its tokenizer_config.json"
             )
-        return cls(processor, stops)
+        return cls(processor, stops, dict(arguments or {}))
 
     def render(self, turns: Turns, where: str) -> Rendered:
-        """A conversation as text.
+        """A conversation as text: the prompt of evaluation, and what the model has to write from there.
 
         Raises:
             HarnessError: the template begins an answer differently than its generation prompt, so the prompts
                 of training and evaluation would differ.
         """
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
-        prompt = render(self.processor, turns.prompt, where, add_generation_prompt=True)
-        whole = render(self.processor, [*turns.prompt, answer], where)
-        if not whole.startswith(prompt):
+        prompt = render(self.processor, turns.prompt, where, True, self.arguments)
+        whole = render(self.processor, [*turns.prompt, answer], where, False, self.arguments)
+        if whole.startswith(prompt):
+            completion = whole[len(prompt) :]
+        else:
+            completion = self._after_thought(turns, prompt, whole, where)
+        return Rendered(self._with_bos(prompt), self._ended(completion))
+
+    def _after_thought(self, turns: Turns, prompt: str, whole: str, where: str) -> str:
+        """The completion where the generation prompt alone opens a thought, or gives an empty one.
+
+        Raises:
+            HarnessError: the two differ in something else, or the answer has a thought and the prompt an
+                empty one.
+        """
+        before = render(self.processor, turns.prompt, where, False, self.arguments)
+        at = whole.find(turns.answer.strip(), len(before)) if whole.startswith(before) else -1
+        thought = _thought(prompt[at:]) if at >= 0 and prompt.startswith(whole[:at]) else None
+        if thought is None:
             raise HarnessError(
                 f"{where}: the chat template asks for answers by {prompt[-40:]!r} but begins them otherwise",
-                "Give the model a chat template whose generation prompt begins its assistant turns",
+                "Give the model a chat template whose generation prompt begins its assistant turns, or other"
+                " arguments with --chat-template-kwargs",
             )
-        return Rendered(self._with_bos(prompt), self._ended(whole[len(prompt) :]))
+        rest, (opening, closed) = whole[at:], thought
+        thinks = rest.startswith(opening)
+        if not closed:  # the model closes the thought
+            return rest.removeprefix(opening).lstrip("\n") if thinks else f"\n{_CLOSING[opening]}\n\n{rest}"
+        if thinks:
+            raise HarnessError(
+                f"{where}: the answer begins with {opening}, and the prompt already has an empty thought",
+                "Train with --chat-template-kwargs that let the model think, or remove the thought",
+            )
+        return rest
 
     def _with_bos(self, prompt: str) -> str:
         """The prompt with the first token that the tokenizer adds in evaluation; in TRL it adds none."""
@@ -91,6 +127,17 @@ class Template:
         """The completion up to its end mark, which is added if the template writes none."""
         ends = [completion.rfind(mark) + len(mark) for mark in self.stops if mark in completion]
         return completion[: max(ends)] if ends else completion + self.stops[0]
+
+
+def _thought(text: str) -> tuple[str, bool] | None:
+    """How the end of a generation prompt opens a thought, and whether it ends it at once; None if neither."""
+    text = text.strip()
+    for opening, closing in _CLOSING.items():
+        if text == opening:
+            return opening, False
+        if text.startswith(opening) and text.removeprefix(opening).strip() == closing:
+            return opening, True
+    return None
 
 
 class _Rows:

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -21,18 +22,19 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.checkpoint import skeleton
-from dcsft_harness.models.estimates import Anatomy, Training, generation, seconds, training
+from dcsft_harness.models.estimates import Anatomy, Training, generation, recomputes, seconds, training
 from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
-from dcsft_harness.models.resources import Arithmetic
+from dcsft_harness.models.resources import Arithmetic, take_exactly
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import checkpoint, data, run_folder
 from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.launching import sharding, shares
-from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, quietly
+from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, answers_alone, quietly
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -142,6 +144,11 @@ class Setup:
     notes: dict[str, Any] = field(default_factory=dict)
     completion: int = 0
 
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """The chat template's arguments in force; see `_prepare`."""
+        return dict(self.notes.get(chat_template.NAME) or {})
+
     def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
         """Skips or refuses unusable rows: the last check before weights are read.
 
@@ -166,6 +173,11 @@ class Setup:
         self.notes["rows"] = len(found.turns)
         if found.refused:
             self.notes["skipped"] = {"count": len(found.refused), "rows": sorted(found.refused)}
+
+    @cached_property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass, unless the user decides."""
+        return torch.cuda.is_available() or recomputes(checkpoint.open_config(str(self.job.model)))
 
     def left_out(self) -> dict[str, str]:
         """The skipped rows, as part of the settings that decide the result; empty without any."""
@@ -351,7 +363,7 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         full=full,
         dropout=dropout,
         number=dtype.itemsize,
-        checkpointing=bool(config.extra.get("gradient_checkpointing", cuda)),
+        checkpointing=bool(config.extra.get("gradient_checkpointing", cuda or setup.recomputes)),
         tokens=tokens,
         image_tokens=setup.conversations.image_tokens,
         rows=config.sequences_per_sample,
@@ -421,6 +433,10 @@ def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) ->
     return seconds(anatomy, device, work, anatomy.stored())
 
 
+_LARGE = 3e9
+"""Bytes of a run on a CPU from which on freed memory is returned at once."""
+
+
 # One training run, with any trainer: checks, resuming, cost accounting, and the finished artifact.
 
 LOG = "training_log.jsonl"
@@ -447,6 +463,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         identity = job.identity() | setup.left_out()
         needed = plan(setup)
         admit(needed)
+        if needed.device.kind == "cpu" and needed.memory > _LARGE:
+            take_exactly()
     micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))
     with ranks.agreed():
         if job.config.micro_batch_size is None and micro < job.config.batch_size:
@@ -492,6 +510,9 @@ def _prepare(job: Job) -> Setup:
         if isinstance(job.config, AdapterConfig):
             checkpoint.refuse_reshaping(job.config, str(job.adapter), base)
     processor = checkpoint.open_processor(base)
+    given = job.config.chat_template_kwargs
+    rendered_with = chat_template.recorded(job.adapter, base) if given is None else dict(given)
+    chat_template.check_arguments(processor, rendered_with or {}, base)
     shown = set_limits(processor, base, None, None)
     limits = set_limits(processor, base, job.config.min_pixels, job.config.max_pixels)
     notes = {
@@ -502,6 +523,8 @@ def _prepare(job: Job) -> Setup:
         "pixel_limits": limits and limits._asdict(),
         "evaluation_pixel_limits": shown and shown._asdict(),
     }
+    if rendered_with is not None:
+        notes[chat_template.NAME] = rendered_with
     folder, needed = job.output / manifest.UNFINISHED, bytes_needed(job, config, len(conversations.turns))
     return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
 
@@ -561,6 +584,7 @@ def _companions(setup: Setup) -> Callable[[Path], None]:
     def complete(folder: Path) -> None:
         checkpoint.open_processor(str(setup.job.model)).save_pretrained(folder)
         coordinates.tell(folder, setup.notes.get("box_space"))
+        chat_template.record(folder, setup.notes.get(chat_template.NAME))
 
     return complete
 
@@ -569,7 +593,7 @@ def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> 
     try:
         # Ranks could stop at different steps, so a launch ends at once.
         saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
-        with ranks.telling_losses(), checkpoint.no_bars(), saving:
+        with ranks.telling_losses(), checkpoint.no_bars(), answers_alone(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:
         raise HarnessError(

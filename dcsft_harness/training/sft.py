@@ -288,7 +288,7 @@ def train_cold_start(
 def _make(setup: Setup) -> Callable[[], SftTrainer]:
     job = setup.job
     ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
-    args = arguments(trl.SFTConfig, ours, job.config.extra)
+    args = arguments(trl.SFTConfig, ours, job.config.extra, {"gradient_checkpointing": setup.recomputes})
     if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
         raise HarnessError(
             f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
@@ -302,7 +302,9 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             "Leave them out, or curate without --weight",
         )
     check_processor(setup, "SFT")
-    template = Template.of(setup.processor, checkpoint.open_generation(str(job.model)))
+    template = Template.of(
+        setup.processor, checkpoint.open_generation(str(job.model)), setup.template_arguments
+    )
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     conversations, texts = rendered(
         setup.conversations, template, convention, job.config.box_rounding == "truncate"

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
+import trl
+import trl.trainer.utils
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -193,8 +195,7 @@ def arguments(
     kinds = get_type_hints(kind)
     given = {name: _numbered(name, kinds[name], value) for name, value in extra.items()}
     general = {
-        # Recomputing activations trades a third of the speed for memory that only large models need.
-        "gradient_checkpointing": torch.cuda.is_available(),
+        "gradient_checkpointing": torch.cuda.is_available(),  # `Setup.recomputes` decides in runs
         "report_to": "none",
         "log_level": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -254,6 +255,25 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
+
+
+@contextlib.contextmanager
+def answers_alone() -> Iterator[None]:
+    """Lets TRL's output layer score the positions with a label alone on a CPU, too, as it does on CUDA.
+
+    TRL scores every position where it cannot use Triton, because compiled kernels want shapes that do not
+    change. Nothing is compiled on a CPU, where most positions of a prompt are images: scoring them took half
+    of a step's time with two layers of a width of 2,048, and its gradients set the peak of memory.
+    """
+    on_triton = getattr(trl.trainer.utils, "_use_triton", None)
+    if on_triton is None:
+        yield
+        return
+    trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or on_triton(device)
+    try:
+        yield
+    finally:
+        trl.trainer.utils._use_triton = on_triton
 
 
 class Accounted:

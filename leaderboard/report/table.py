@@ -395,13 +395,23 @@ def _standing(summary: Summary) -> str:
     ]
     by = "" if summary.ranked_by is None else markdown_text(summary.columns[summary.ranked_by].label)
     header = ["", f"rank by {by}".strip(), "OOD retention", "worst task", "Pareto front"]
-    notes = (
-        "Rank with its 95 % interval over bootstrap draws of items (clusters) and seeds",
-        "OOD retention: OOD mean over ID mean, in percent, with its 95 % interval",
-        "Pareto front: no other row is as good in and out of distribution and better in one (and the share "
-        "of draws in which that holds)",
+    header += ["training, s"] if timed else []
+    notes = {
+        1: "Rank with its 95 % interval over bootstrap draws of items (clusters) and seeds",
+        2: "OOD retention: OOD mean over ID mean, in percent, with its 95 % interval",
+        4: "Pareto front: no other row is as good in and out of distribution and better in one (and the "
+        "share of draws in which that holds)",
+    }
+    # A board of one task has no retention, no front, and no other task that could be the worst.
+    single = sum(not column.is_mean for column in summary.columns) < 2
+    kept = [at for at in range(len(header)) if not at or any(row[at] for row in body)]
+    kept = [at for at in kept if not (single and at == 3)]
+    return _table(
+        "Standing",
+        [header[at] for at in kept],
+        [[row[at] for at in kept] for row in body],
+        [notes[at] for at in kept if at in notes],
     )
-    return _table("Standing", [*header, *(["training, s"] if timed else [])], body, notes)
 
 
 def _share(found: Estimate | None) -> str:
@@ -467,7 +477,7 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
     notes = (
         "Differences in percentage points, paired by item; better / worse: items on which the first row "
         "scores higher, lower",
-        "Holm: corrected over the family shown (what stands for ID and OOD; the single tasks are a family of "
+        "Holm: corrected over the family shown (the figures for ID and OOD; the single tasks are a family of "
         "their own)",
     )
     header = ["", "on", "difference", "better / worse", "p", "Holm", "test"]

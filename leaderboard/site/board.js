@@ -20,12 +20,13 @@ dcsft.Board = (() => {
       numeric(`c${at}`, column.label, (row) => row.shown[at], { column: at, n: column.n, mean: column.is_mean }),
     ]);
     const known = ([, { meta }]) => board.rows.some((row) => row[meta.field === "worst" ? "worst_task" : meta.field]);
+    const several = board.columns.filter((column) => !column.is_mean).length > 1; // else it is the only column again
     const rank = ["standing", numeric("rank", "Rank", (row) => row.entry.rank && -row.entry.rank.rank, { field: "rank" })];
     const others = [
       numeric("retention", "OOD retention", (row) => row.entry.retention && row.entry.retention[0], { field: "retention" }),
       numeric("worst", "Worst task", (row) => row.entry.worst_task && row.entry.worst_task.accuracy, { field: "worst" }),
     ].map((one) => ["standing", one]);
-    const all = [...[rank].filter(known), ...measured, ...others.filter(known)];
+    const all = [...[rank].filter(known), ...measured, ...others.filter(known).filter(([, { id }]) => id !== "worst" || several)];
     const of = (key) => all.filter(([kind]) => kind === key).map(([, one]) => one);
     return [
       { id: "name", header: "Row", accessorFn: (row) => row.entry.name, sortingFn: "alphanumeric", meta: {} },

@@ -268,6 +268,23 @@ stages:
     assert "labels: done already" in capsys.readouterr().err
 
 
+def commands(group=dcsft, name="dcsft"):
+    """Every command with its name."""
+    for one in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), one)
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {one}")
+        else:
+            yield f"{name} {one}", command
+
+
+def test_help_fits_a_terminal_of_80_columns():
+    for name, command in commands():
+        context = click.Context(command, info_name=name, terminal_width=80, max_content_width=80)
+        wide = [line for line in command.get_help(context).splitlines() if len(line) > 80]
+        assert not wide, name
+
+
 def test_misuse_exits_with_2_and_help_with_0(capsys):
     assert main(["label"]) == 2
     assert main(["label", "rollouts"]) == 2

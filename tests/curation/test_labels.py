@@ -154,7 +154,9 @@ class TestPictures:
         text = (folder / "labels" / "gallery.md").read_text()
         assert text.index("## easy") < text.index("## medium") < text.index("## hard")
         assert text.count("2 of 2 right") == 2 and text.count("1 of 2 right") == 2
-        assert text.count("Response 1, right") == 4 and text.count("Response 2, wrong") == 3
+        assert text.count("Response 1, right") == 2 and text.count("Response 2, wrong") == 2
+        # Equal responses are one text.
+        assert text.count("Responses 1, 2, right") == 2 and text.count("Responses 1, 2, wrong") == 1
         pictures = re.findall(r"!\[.*?\]\((gallery/.*?)\)", text)
         assert len(pictures) == 5
         for name in pictures:

@@ -12,6 +12,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarise
 from dcsft_harness.leaderboard.load import named
 from dcsft_harness.leaderboard.logs import Choices
+from dcsft_harness.leaderboard.report.table import report
 from tests.leaderboard.test_leaderboard import ID, OOD_R, rewrite, scores_folder
 from tests.lmms_eval_logs import line, log_folder
 
@@ -380,6 +381,31 @@ class TestBadFoldersAmongGoodOnes:
         assert {(one.row, one.other) for one in summary.tested("baseline")} == {("cold", "SFT")}
         assert summary.lines[3].rank.of == 2 and summary.lines[1].rank is None
         assert json.dumps(markdown(summary))
+
+    def test_a_single_seed_is_the_baseline_by_its_groups_name(self, tmp_path):
+        folders = [
+            scores_folder(tmp_path / "c", "cold (seed 0)", {ID: [0, 0, 1, 0]}),
+            scores_folder(tmp_path / "1", "SFT (seed 0)", {ID: [1, 0, 1, 1]}),
+        ]
+        summary = summarise(load(folders, "SFT"))
+        assert [(line.name, line.is_baseline) for line in summary.lines] == [
+            ("SFT (seed 0)", True),
+            ("cold (seed 0)", False),
+        ]
+        assert summary.lines[1].entries[0].difference.value == -0.5
+        assert summary.tested("baseline")
+        # With one task there is no retention, no front, and no other task that could be the worst.
+        standing = report(summary).partition("## Standing")[2].partition("\n## ")[0]
+        header = next(line for line in standing.splitlines() if line.startswith("|"))
+        assert [cell.strip() for cell in header.split("|")[1:-1]] == ["", f"rank by {ID}".replace("_", "\\_")]
+        assert "Pareto" not in standing and "Rank with its 95 % interval" in standing
+
+    def test_the_conditions_of_a_group_that_is_the_baseline_hold(self, tmp_path, good):
+        base = scores_folder(
+            tmp_path / "seeded", "base (seed 0)", {ID: [1, 1, 1]}, notes={ID: {"version": 2}}
+        )
+        board = load([*good, base], "base", strict=False)
+        assert [row.name for row in board.rows] == ["base (seed 0)"] and len(board.left_out) == 2
 
 
 class TestOldFolders:

@@ -44,6 +44,49 @@ def refusal(file, output, **options):
     return str(caught.value)
 
 
+ANSWERED = {"question": "Which bird?", "response": "goose"}
+
+
+class TestColumnsOfOtherPrograms:
+    """A column of another name would change the gold, or join models, in silence."""
+
+    @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ({"answer": "goose", "ground_truth": "swan"}, "'answer' is read as the gold, and 'ground_truth'"),
+            ({"answer": "goose", "gt": "swan"}, "'answer' is read as the gold, and 'gt' beside it differs"),
+            (
+                {"target": "goose", "Label": "swan"},
+                "'target' is read as the gold, and 'Label' beside it differs",
+            ),
+            (
+                {"answer": "goose", "Gold": "swan"},
+                "'answer' is read as the gold, and 'Gold' beside it differs",
+            ),
+            ({"gold": "goose", "Model": "a"}, "'Model' is not read as the model. Rename it to model"),
+            ({"gold": "goose", "STEP": 3}, "'STEP' is not read as the step"),
+            ({"gold": "goose", " picture": "a.png"}, "' picture' is not read as the picture"),
+        ],
+    )
+    def test_are_refused(self, tmp_path, row, said):
+        file = jsonl(tmp_path / "mine.jsonl", [{**ANSWERED, **row}])
+        assert said in refusal(file, tmp_path / "scores", scorer="exact_word")
+
+    @pytest.mark.parametrize(
+        ("row", "columns"),
+        [
+            ({"answer": "goose", "ground_truth": "goose"}, {}),
+            ({"answer": "swan", "ground_truth": "goose"}, {"gold": "ground_truth"}),
+            ({"gold": "goose", "answer": "swan"}, {}),
+            ({"gold": "goose", "Model": "a"}, {"model": "Model"}),
+        ],
+    )
+    def test_are_read_where_they_agree_or_are_named(self, tmp_path, row, columns):
+        file = jsonl(tmp_path / "mine.jsonl", [{**ANSWERED, **row}])
+        notes = responses.evaluate(file, tmp_path / "scores", scorer="exact_word", columns=columns)
+        assert notes["tasks"]["mine"]["accuracy"] == 1.0
+
+
 class TestAFile:
     def test_of_one_model_is_a_scores_folder(self, tmp_path):
         notes = scored(jsonl(tmp_path / "mine.jsonl", of(RIGHT, WRONG, NONE, None)), tmp_path / "scores")
@@ -51,7 +94,7 @@ class TestAFile:
         found = {key: task[key] for key in ("n", "accuracy", "unanswered", "unscored", "scorers")}
         assert found == {
             "n": 3, "accuracy": pytest.approx(1 / 3), "unanswered": 1, "unscored": 1,
-            "scorers": {"box_iou": 2},
+            "scorers": {"box_iou": 3},
         }  # fmt: skip
         (row,) = load([tmp_path / "scores"]).rows
         assert row.name == "mine" and row.cells["mine"].unscored == 1

@@ -247,6 +247,9 @@ def test_both_pools_stand_in_one_row_and_share_a_correction(run, tmp_path):
         text.index(part) for part in ("**Held**", "**Did not hold", "**Open**", "## Verdicts", "## Power")
     ]
     assert order == sorted(order)
+    untested = text[text.index("**Not tested") : text.index("## Verdicts")]
+    assert "- Table 2: GRPO generalizes better than SFT on all data (grounding)." in untested
+    assert "SFT-EM generalizes better than SFT on all data (classification)" not in untested
 
 
 def test_a_boards_name_says_its_kind_family_and_pool():

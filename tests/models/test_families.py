@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoProcessor
 
 from dcsft_harness import coordinates, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
-from dcsft_harness.models.batching import Batcher, process
+from dcsft_harness.models.batching import Batcher, process, process_one
+from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.models.settings import ModelSettings
@@ -235,6 +237,32 @@ def test_operations_count_the_patches_of_pictures_without_padding(family):
             side = 16 if family == "gemma3" else config.vision_config.patch_size[0]
             wanted = tiles * (height // side) * (width // side)
         assert costs.patches(found) == wanted > 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "gemma4", "gemma3", "qwen3_5"])
+def test_operations_are_those_that_torch_counts(family):
+    settings = ModelSettings(checkpoint(family))
+    processor = models.open_processor(settings)
+    model = models.load_model(settings, torch.device("cpu"))
+    costs, (doc, *_) = Arithmetic(model), documents()
+    content = [{"type": "image"}, {"type": "text", "text": doc["text"]}]
+    text = render(processor, [{"role": "user", "content": content}], family, add_generation_prompt=True)
+    features = process_one(processor, text, [doc["image"]])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**features)
+    products = ("mm", "addmm", "convolution")  # attention between tokens is not counted
+
+    def counted(*parts):
+        found = [counter.get_flop_counts()[part] for part in parts]
+        return sum(one[op] for one in found for op in one if str(op).split(".")[1] in products)
+
+    top = type(model).__name__
+    language = counted(f"{top}.model.language_model", f"{top}.lm_head")
+    vision = counted("Global") - language
+    tokens, patches = features["input_ids"].shape[-1], costs.patches(features)
+    assert costs.forward(tokens, 0) == pytest.approx(language, rel=0.01)
+    # The aligner counts by patches, of which it merges several; torch counts padding, too.
+    assert 0.85 < costs.forward(0, patches) / vision < 1.35
 
 
 @pytest.mark.parametrize("family", TABLE)

@@ -17,6 +17,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.digits import path
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import merging as engine
+from dcsft_harness.models import resources
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
@@ -66,6 +67,16 @@ def refused(adapter, output, match, **options):
     with pytest.raises(HarnessError, match=match):
         merge(adapter, output, **options)
     assert sorted(output.parent.iterdir()) == before
+
+
+def test_weights_in_memory_of_their_own_are_the_mapped_ones(monkeypatch):
+    monkeypatch.setattr(resources, "_BLOCK", 3000)  # several blocks of a tensor, whose ends lie within pages
+    model = AutoModelForImageTextToText.from_pretrained(path(), dtype="auto")
+    before = {name: (weight.data_ptr(), weight.detach().clone()) for name, weight in model.named_parameters()}
+    resources.own_weights(model)
+    for name, weight in model.named_parameters():
+        assert weight.data_ptr() != before[name][0] and torch.equal(weight, before[name][1]), name
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("family", ONE_FAST)

@@ -1,11 +1,17 @@
 """Generation arguments: each is read or refused, none is dropped."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments
+from dcsft_harness.models.settings import ModelSettings, VLLMSettings
+from dcsft_harness.stages import STAGES
+from dcsft_harness.stages.evaluate import EvaluateOptions
+from dcsft_harness.training.config import SftConfig
 
 
 def parse(**given):
@@ -99,3 +105,46 @@ def test_the_until_that_lmms_eval_fills_in_is_unset_and_said_once(caplog):
 
 def test_equal_arguments_batch_together():
     assert len({parse(temperature=1), parse(do_sample=True), parse(temperature="1.0")}) == 1
+
+
+THOUGHTS = {"enable_thinking": False, "budget": [1, 2], "style": "a, b"}
+OBJECT = '{"budget": [1, 2], "enable_thinking": false, "style": "a, b"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", {}),
+        ("batch_size=8,,dtype=float32", {"batch_size": "8", "dtype": "float32"}),
+        (f"chat_template_kwargs={OBJECT},batch_size=8", {"chat_template_kwargs": OBJECT, "batch_size": "8"}),
+        ('chat_template_kwargs={"a":true}', {"chat_template_kwargs": '{"a": true}'}),
+        ('k={"a": "}", "b": "\\"{"},n=1', {"k": '{"a": "}", "b": "\\"{"}', "n": "1"}),
+        ("system_prompt=a {b},n=1", {"system_prompt": "a {b}", "n": "1"}),
+        ("k={broken,n=1", {"k": "{broken,n=1"}),
+    ],
+)
+def test_model_arguments_are_separated_by_commas_outside_of_objects(text, named):
+    assert reading.named(text) == named
+
+
+@pytest.mark.parametrize("settings", [ModelSettings, VLLMSettings])
+def test_arguments_of_the_chat_template_are_json_or_a_dictionary(settings):
+    text = reading.joined({"pretrained": "p", "chat_template_kwargs": THOUGHTS})
+    for given in (reading.named(text), {"pretrained": "p", "chat_template_kwargs": THOUGHTS}):
+        assert settings.parse(given).chat_template_kwargs == THOUGHTS
+    assert settings.parse({"pretrained": "p"}).chat_template_kwargs is None
+    options = EvaluateOptions(model_args={"chat_template_kwargs": THOUGHTS, "batch_size": 2})
+    assert reading.named(options.model_args) == {"chat_template_kwargs": OBJECT, "batch_size": "2"}
+
+
+@pytest.mark.parametrize("value", ["{enable_thinking: false}", "[1]", "false", 3, {1: 2}])
+def test_other_values_are_one_sentence(value):
+    with pytest.raises(HarnessError, match="chat_template_kwargs=.* is not (JSON|an object)"):
+        ModelSettings.parse({"pretrained": "p", "chat_template_kwargs": value})
+    with pytest.raises(HarnessError, match="chat-template-kwargs=.* is not (JSON|an object)"):
+        SftConfig(chat_template_kwargs=value)
+
+
+def test_a_recipes_dictionary_is_model_arguments_on_the_command_line():
+    words = STAGES["sample"].command({"model_args": {"n": 1, "chat_template_kwargs": {"a": True}}}, Path("o"))
+    assert words[2:4] == ["--model-args", 'n=1,chat_template_kwargs={"a": true}']

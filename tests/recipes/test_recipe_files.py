@@ -433,7 +433,7 @@ def test_a_list_of_recipes_is_the_same_as_their_names(write):
     [
         ({"set": {"steps": 3}}, "has `recipes` and other keys"),
         ({"stages": [{"stage": "x", "verb": "label"}]}, "has `recipes` and other keys"),
-        ({"recipes": ["core"]}, "names core, which stands for recipes itself"),
+        ({"recipes": ["core"]}, "names core, which names recipes itself"),
         ({"recipes": ["none"]}, "recipe 'none'"),
     ],
 )

@@ -50,6 +50,7 @@ def bench(tmp_path):
 def test_a_second_run_does_nothing(bench):
     bench.run()
     assert bench.ran == ["one", "two", "apart"]
+    assert not (bench.output / chain.LOCK).exists()
     bench.run()
     assert bench.ran == []
 
@@ -58,7 +59,7 @@ def test_a_second_run_does_nothing(bench):
 def test_an_interrupted_recipe_goes_on_where_it_stopped(bench, failure):
     with pytest.raises(failure if isinstance(failure, type) else HarnessError):
         bench.run(fail_at="two", failure=failure)
-    assert sorted(path.name for path in bench.output.glob("[!.]*")) == ["one", "recipe.json"]
+    assert sorted(path.name for path in bench.output.iterdir()) == ["one", "recipe.json"]
     bench.run()
     assert bench.ran == ["two", "apart"]
 
@@ -167,6 +168,7 @@ def test_processes_in_one_folder_share_its_stages(bench, tmp_path):
     for number in range(8):
         assert made.index(f"s{number}") < made.index(f"l{number}")
     assert len(reading.json_file(bench.output / chain.STATE)["stages"]) == 16
+    assert not (bench.output / chain.LOCK).exists()
 
 
 def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
@@ -320,6 +322,12 @@ def test_a_damaged_state_is_named(bench, state):
         (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
         (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is no range"),
         (TEXT.replace("labels: ", "label: "), "unknown option 'label'. Did you mean labels"),
+        (
+            "{variables: {batch: 16, micro: 64}, stages: [{stage: one, verb: train grpo, model: digits,"
+            " data: dcsft_digits_pool, batch_size: '${batch}', micro_batch_size: '${micro}'}]}",
+            "--micro-batch-size 64 does not divide --batch-size 16. Choose a divisor; set them by --set"
+            " batch=VALUE and --set micro=VALUE",
+        ),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, text, said):

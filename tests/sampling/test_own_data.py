@@ -459,7 +459,7 @@ PATHS = [
     ("circle", "cannot be read|does not exist", "cannot be read|does not exist"),
     ("large.png", "is larger than 256 MiB", "is larger than 256 MiB"),
     ("https://example.com/a.png", "is no path", "is no path"),
-    ("", REGULAR, REGULAR),
+    ("", "path is empty", "path is empty"),
 ]
 
 

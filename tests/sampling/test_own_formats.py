@@ -2,11 +2,15 @@
 
 import base64
 import csv
+import datetime
+import decimal
 import gzip
 import json
 import re
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
 from PIL import Image as Pillow
@@ -17,6 +21,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.curation import overlap
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import own_data, own_files, pool
+from dcsft_harness.scoring import get_scorer
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.train_dpo import DpoOptions
 from dcsft_harness.stages.train_sft import SftOptions
@@ -579,8 +584,53 @@ def test_rows_in_memory_are_taken_in_python(tmp_path, folder):
         )
         assert first.notes["items"] == 4
         assert again.notes == first.notes
+    for number, rows in enumerate((tuple(pictures), (row for row in pictures)), 10):
+        made = dcsft.sample("dcsft_stub", data=rows, samples=1, output=tmp_path / str(number), **options)
+        assert made.notes["items"] == 4
     scores = dcsft.evaluate("dcsft_stub", data=pictures, output=tmp_path / "scores", **options)
     assert scores.notes["tasks"]["data"]["accuracy"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "holds no rows"),
+        (["a?", "b?"], "row 1: it is str, not a dictionary"),
+        ([{"question": "a?", "answer": "b"}, None], "row 2: it is NoneType, not a dictionary"),
+        ({"question": ["a?"], "answer": ["b"]}, "is a dictionary of question, answer"),
+        (
+            DatasetDict({"train": Dataset.from_list([{"question": "a?", "answer": "b"}])}),
+            "has the splits train",
+        ),
+        (3, "--data 3 is not a path"),
+    ],
+)
+def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
+    import dcsft_harness as dcsft
+
+    with pytest.raises(HarnessError, match=re.escape(said)):
+        dcsft.sample("dcsft_stub", data=rows, scorer="exact_word", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", [None, 3, ["out"]])
+def test_an_output_that_is_no_path_is_refused(output):
+    import dcsft_harness as dcsft
+
+    with pytest.raises(HarnessError, match="is not a path. Give the folder to write"):
+        dcsft.label("rollouts", output=output)
+
+
+def test_a_data_frame_is_rows(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        [{"question": "a?", "answer": "b", "image": None}, {"question": "c?", "answer": 4}]
+    )
+    found = [row for _, row in own_files.rows(own_files.keep(frame))]
+    assert [{name: row[name] for name in ("question", "answer")} for row in found] == [
+        {"question": "a?", "answer": "b"},
+        {"question": "c?", "answer": 4},
+    ]
 
 
 class TestNothingSolved:
@@ -635,7 +685,8 @@ class TestInspect:
         said = {"role": "assistant", "content": "It is a large bird that I do not know."}
         talk = {"messages": [*TALK[:2], said], "answer": "goose", "image": "1.jpg"}
         path.write_text(lines([talk, {"problem": "lost", "solution": "a", "image": "9.png"}]))
-        assert main(["data", "inspect", str(path), "--scorer=exact_word", "--model=digits"]) == 0
+        given = ["data", "inspect", str(path), "--scorer=exact_word", "--model=digits"]
+        assert main([*given, "--on-error=skip"]) == 0
         shown, remarks = capsys.readouterr()
         assert "picture 1: JPEG, 48 x 32 pixels, mode RGB, orientation 6, shown as 32 x 48 RGB" in shown
         assert "<|im_start|>system\n    | Answer in one word." in shown
@@ -649,6 +700,19 @@ class TestInspect:
         assert "2 rows, 1 of which cannot be used" in remarks
         assert "does not find the row's own target right in line 1" in remarks
 
+    @pytest.mark.parametrize("more", [[], ["--output=OUT"]])
+    def test_unusable_rows_fail_unless_skipped(self, folder, tmp_path, capsys, more):
+        path = folder / "partly.jsonl"
+        path.write_text(lines([{"problem": "Which bird?", "solution": "goose"}, {"problem": "no answer"}]))
+        given = ["data", "inspect", str(path), *(one.replace("OUT", str(tmp_path / "out")) for one in more)]
+        for _ in range(2):  # the same command again fails as well
+            assert main(given) == 1
+            assert (
+                "1 of 2 rows cannot be used. Correct them, or give --on-error skip" in capsys.readouterr().err
+            )
+        assert main([*given[:3], "--on-error=skip"]) == 0
+        assert "2 rows, 1 of which cannot be used" in capsys.readouterr().err
+
     def test_without_a_model_only_the_rows(self, folder, tmp_path):
         path = FORMATS["saved"](tmp_path, folder)
         notes = stages.STAGES["data inspect"](tmp_path / "out", data=path, rows=2)
@@ -656,6 +720,209 @@ class TestInspect:
         assert notes["rows"][0]["turns"] == [{"role": "user", "content": "<image>Which bird?"}]
         assert "prompt" not in notes["rows"][0] and notes["count"] == 4
         assert json.loads((tmp_path / "out" / "rows.json").read_text())["rows"] == notes["rows"]
+
+
+BIRD_ROW = {"question": "Which bird?", "answer": "goose"}
+DEFECTS = {
+    # A picture that is not read would make a question without it.
+    "another case": ({**BIRD_ROW, "Image": "0.png"}, "`Image` is not read. Rename it to `image`"),
+    "a list in another case": (
+        {**BIRD_ROW, "Images": ["0.png"]},
+        "`Images` is not read. Rename it to `images`",
+    ),
+    "spaces around a name": ({**BIRD_ROW, " image ": "0.png"}, "` image ` is not read. Rename it to `image`"),
+    "questions in another case": (
+        {"Question": "Which?", "Answer": "goose"},
+        "`Question` and `Answer` are not read. Rename them to `question` and `answer`",
+    ),
+    "another name": (
+        {**BIRD_ROW, "img": "0.png"},
+        "`img` holds a picture and is not read. Rename it to `image`",
+    ),
+    "a path": ({**BIRD_ROW, "image_path": "x/0.JPG"}, "`image_path` holds a picture and is not read"),
+    "a list of paths": ({**BIRD_ROW, "shots": ["0.png", "1.jpg"]}, "`shots` holds a picture and is not read"),
+    "a mapping": ({**BIRD_ROW, "photo": {"path": "0.png"}}, "`photo` holds a picture and is not read"),
+    "a data URL": (
+        {**BIRD_ROW, "photo": "data:image/png;base64,AAAA"},
+        "`photo` holds a picture and is not read",
+    ),
+    "null beside another": (
+        {**BIRD_ROW, "image": None, "file": "0.png"},
+        "`file` holds a picture and is not read",
+    ),
+    "a film": ({**BIRD_ROW, "video": "a.mp4"}, "`video` is not shown to a model"),
+    "a film beside a picture": (
+        {**BIRD_ROW, "image": "0.png", "videos": ["a"]},
+        "`videos` is not shown to a model",
+    ),
+    "an empty path": ({**BIRD_ROW, "image": ""}, "image '': its path is empty"),
+    # Marks of other programs would be read as words, and the places lost.
+    "a mark in another case": (
+        {**BIRD_ROW, "question": "<Image>a?", "image": "0.png"},
+        "'<Image>' is no mark",
+    ),
+    "a numbered mark": ({**BIRD_ROW, "question": "<image 1> a?", "image": "0.png"}, "'<image 1>' is no mark"),
+    "another's mark": ({**BIRD_ROW, "question": "<img>a?", "image": "0.png"}, "'<img>' is no mark"),
+    # One of two different values would be taken in silence.
+    "two questions": ({**BIRD_ROW, "problem": "Which?"}, "`problem` and `question` differ. Keep one of them"),
+    "two answers": ({**BIRD_ROW, "solution": "a goose"}, "`solution` and `answer` differ"),
+    # Golds that no response can match.
+    "a missing value of pandas": ({**BIRD_ROW, "answer": "nan"}, "the answer is 'nan', a missing value"),
+    "an empty list": ({**BIRD_ROW, "answer": []}, "the answer is empty"),
+    "a turn without a role": (
+        {"conversations": [{"From": "human", "Value": "a?"}, {"From": "gpt", "Value": "b"}]},
+        "`conversations` has a turn without a role: it has From, Value",
+    ),
+    "messages as text": ({"messages": "hello", "answer": "a"}, "`messages` is str, not a list of turns"),
+}
+
+
+class TestOrdinaryDefects:
+    """Rows as they lie on disks: read as they are meant, or refused by row with what to do."""
+
+    @pytest.mark.parametrize("kind", DEFECTS)
+    @pytest.mark.parametrize("scorer", ["exact_word", None])
+    def test_what_would_be_lost_in_silence_is_refused(self, folder, kind, scorer):
+        row, said = DEFECTS[kind]
+        path = folder / "defect.jsonl"
+        path.write_text(lines([row]))
+        [(where, made, reason)] = own_data.examined(path, judge(scorer), own_data.Root(folder))
+        assert where == "line 1" and reason is not None
+        assert re.search(said.replace("(", r"\("), str(reason)), str(reason)
+
+    @pytest.mark.parametrize(
+        ("column", "said"),
+        [
+            ("Image", "`Image` is not read. Rename it to `image`"),
+            ("img", "`img` holds a picture and is not read"),
+            ("image_0", "`image_0` holds a picture and is not read"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["bytes", "struct", "path", "memory"])
+    def test_pictures_in_other_columns_of_tables(self, folder, tmp_path, column, said, kind):
+        content = (folder / "0.png").read_bytes()
+        cell = {"bytes": content, "struct": {"bytes": content, "path": None}}.get(kind, "0.png")
+        table = pa.table({"question": ["a?"], "answer": ["b"], column: [cell]})
+        path = tmp_path / "data.parquet"
+        pq.write_table(table, path)
+        if kind == "memory":
+            path = own_files.keep(Dataset(table))
+        [(_, _, reason)] = own_data.examined(path, own_data.ANY, own_data.Root(folder))
+        assert said in str(reason)
+
+    @pytest.mark.parametrize(
+        ("row", "gold", "target"),
+        [
+            ({"prompt": "a?", "completion": "It is a goose.", "answer": "goose"}, "goose", "It is a goose."),
+            ({"prompt": "a?", "answer": "4", "solution": "4"}, "4", "4"),
+        ],
+    )
+    def test_the_gold_beside_a_completion(self, folder, row, gold, target):
+        path = folder / "beside.jsonl"
+        path.write_text(lines([row]))
+        [(_, made, reason)] = own_data.examined(path, judge("exact_word"), own_data.Root(folder))
+        assert reason is None and (json.loads(made["answer"]), made["target"]) == (gold, target)
+
+    def test_the_first_of_several_golds_is_the_target(self, folder):
+        path = folder / "several.jsonl"
+        path.write_text(lines([{**BIRD_ROW, "answer": ["goose", "a goose"]}]))
+        [(_, made, _)] = own_data.examined(path, judge("open_answer"), own_data.Root(folder))
+        assert (json.loads(made["answer"]), made["target"]) == (["goose", "a goose"], "goose")
+
+    def test_options_by_letter_are_a_list(self, folder):
+        path = folder / "options.jsonl"
+        asked = {"question": "A. one\nB. two", "answer": "B"}
+        rows = [{**asked, "choices": given} for given in ({"A": "one", "B": "two"}, {"B": "two"}, "one,two")]
+        path.write_text(lines(rows))
+        first, *others = own_data.examined(path, judge("choice"), own_data.Root(folder))
+        assert first[1]["choices"] == ["one", "two"]
+        assert ["dict" in str(others[0][2]), "str, not a list" in str(others[1][2])] == [True, True]
+
+    def test_boxes_as_shares_of_the_image(self, folder):
+        path = folder / "shares.jsonl"
+        path.write_text(lines([{**BIRD_ROW, "answer": [0.1, 0.1, 0.5, 0.75], "image": "0.png"}]))
+        [(_, _, reason)] = own_data.examined(path, judge("box_iou"), own_data.Root(folder))
+        assert "lies within one pixel of its image of 40 x 30 pixels. Write x1, y1, x2, y2 in pixels" in str(
+            reason
+        )
+
+    @pytest.mark.parametrize(
+        ("values", "wanted"),
+        [
+            (pa.array([0.1, 2.0], pa.float32()), ["0.1", "2"]),
+            (pa.array([[0.1, 2.5]] * 2, pa.list_(pa.float32())), [[0.1, 2.5]] * 2),
+            (pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.00")]), ["1.50", "2.00"]),
+            (pa.array([datetime.datetime(2020, 1, 1)] * 2), "the answer is datetime, which no text says"),
+            (pa.array([b"goose"] * 2), "the answer is bytes, which no text says"),
+            (pa.array([float("inf"), 1.5]), ["the answer is infinite or no number", "1.5"]),
+        ],
+    )
+    def test_types_of_tables(self, folder, tmp_path, values, wanted):
+        pq.write_table(pa.table({"question": ["a?", "b?"], "answer": values}), tmp_path / "data.parquet")
+        scorer = own_data.ANY if isinstance(wanted[0], list) else judge("exact_word")
+        found = list(own_data.examined(tmp_path / "data.parquet", scorer, own_data.Root(folder)))
+        for (_, made, reason), one in zip(
+            found, [wanted] * 2 if isinstance(wanted, str) else wanted, strict=True
+        ):
+            if reason is not None:
+                assert one in str(reason)
+            else:
+                assert json.loads(made["answer"]) == (one if isinstance(one, str) else json.dumps(one))
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("question,answer,image\na?,b\n", "row 1: fewer cells than columns"),
+            ("question,answer,answer\na?,b,c\n", "two columns `answer`"),
+            ("question;answer\na?;b\n", "it has question;answer"),
+            ("question,answer, image\na?,b,0.png\n", "` image` is not read. Rename it to `image`"),
+        ],
+    )
+    def test_tables_of_text(self, folder, text, said):
+        path = folder / "defect.csv"
+        path.write_text(text)
+        with pytest.raises(HarnessError, match=re.escape(said)):
+            own_data.open_file(path, "exact_word", None)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("a.zip", b"PK\x03\x04", "is a ZIP archive"),
+            ("a.xlsx", b"PK\x03\x04", "is a ZIP archive"),
+            ("a.tar", b"0.png" + bytes(252) + b"ustar\x00", "is a tar archive"),
+            ("a.jsonl.bz2", b"BZh91AY", "is packed by bzip2"),
+            ("a.jsonl.xz", b"\xfd7zXZ\x00", "is packed by xz"),
+            ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
+            ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+            ("a.pkl", b"\x80\x04\x95", "is a pickle"),
+            ("a.jsonl", '{"question": "a?", "answer": "b"}'.encode("utf-16"), "is text in UTF-16"),
+        ],
+    )
+    @pytest.mark.parametrize("skip", [False, True])
+    def test_files_of_other_kinds_are_called_so(self, tmp_path, name, content, said, skip):
+        rest = b"\n" + lines([BIRD_ROW]).encode() + b"\n"  # a stored archive has its rows as they are
+        (tmp_path / name).write_bytes(content + rest)
+        with pytest.raises(HarnessError, match=f"{re.escape(name)} {re.escape(said)}"):
+            own_data.open_file(tmp_path / name, "exact_word", None, skip)
+
+    def test_what_a_model_may_not_see_is_said(self, folder, caplog, capsys):
+        frames = [Pillow.new("RGB", (8, 8), color) for color in ("red", "blue")]
+        frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+        path = folder / "seen.jsonl"
+        row = {"question": "Which is it?", "answer": "A", "choices": ["one", "two"], "image": "moving.gif"}
+        path.write_text(lines([row, {**row, "question": "one or two?", "image": "0.png"}]))
+        own_data.open_file(path, "choice", None)
+        said = " ".join(caplog.messages)
+        assert "an image of several frames, of which the model sees the first: line 1" in said
+        assert "options that their question does not name: line 1" in said and "line 2" not in said
+        assert main(["data", "inspect", str(path), "--scorer=choice"]) == 0
+        shown = capsys.readouterr()
+        assert "GIF, frame 1 of 2, 8 x 8 pixels" in shown.out
+        assert "options that their question does not name: line 1" in shown.err
+
+
+def judge(name):
+    return own_data.ANY if name is None else get_scorer(name)
 
 
 @pytest.mark.slow

@@ -91,6 +91,10 @@ def test_reads_the_stated_box(response):
         "【10, 20, 110, 220】",
         "x1: 10\ny1: 20\nx2: 110\ny2: 220",
         "x1=10 y1=20 x2=110 y2=220",
+        "\\boxed{[10,\\ 20,\\ 110,\\ 220]}",
+        "**the dog: 10, 20, 110, 220**",
+        "{“x_min”: 10, “y_min”: 20, “x_max”: 110, “y_max”: 220}",
+        "10, 20, 110, 220<|im_end|>",
     ],
 )
 def test_reads_brackets_and_quotes_of_other_kinds(response):

@@ -146,6 +146,8 @@ class TestUsersFunctions:
         ("It is the larval stage.", ["pupal", "larval"], 1),
         ("It is not larval.", ["larval"], 0),
         ("pre-larval", ["larval"], 0),
+        ("It is D because the others are deeper.", ["D"], 1),
+        ("The total is 2.5 million.", ["2500000"], 1),
     ],
 )
 def test_open_answers_are_read_with_the_numbers_and_units_of_math(response, golds, score):

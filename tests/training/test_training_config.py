@@ -171,7 +171,7 @@ def test_a_file_and_set_are_no_way_around_our_options(tmp_path, capsys, way):
 # What TRL gets as it is given: how it trains, and nothing that an option of ours decides.
 PASSED_ON = """
 activation_checkpointing activation_checkpointing_kwargs activation_offloading adam_beta1 adam_epsilon
-average_tokens_across_devices cache_implementation cast_lm_head_to_fp32 chat_template_kwargs
+average_tokens_across_devices cache_implementation cast_lm_head_to_fp32
 dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
 dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
 ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug delta

@@ -1,5 +1,9 @@
 """Training on other architectures and chat templates than the digits suite's."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
@@ -7,11 +11,19 @@ from peft import PeftModel
 from PIL import Image as Pillow
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from dcsft_harness import reading
+from dcsft_harness.artifacts import manifest
+from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import data, rendering, sft
+from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.models.requests import plan
+from dcsft_harness.stages import STAGES
+from dcsft_harness.training import data, grpo, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
-from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
+from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen, requests_for
+from tests.training.test_training_dpo import digits
+from tests.training.test_training_grpo import Parity, drawn  # noqa: F401 - a fixture
 
 TEXT = Value("string")
 FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
@@ -126,8 +138,8 @@ def test_an_end_mark_is_added_where_the_template_writes_none():
 
 
 def test_a_template_that_begins_answers_otherwise_than_it_asks_for_them_is_refused():
-    thinking = BODY.replace("%s", "<|im_end|>").replace("[assistant]{%", "[assistant]<think>{%")
-    with pytest.raises(HarnessError, match=r"row 3: the chat template asks for answers by '.*<think>'"):
+    thinking = BODY.replace("%s", "<|im_end|>").replace("[assistant]{%", "[assistant]Answer: {%")
+    with pytest.raises(HarnessError, match=r"row 3: the chat template asks for answers by '.*Answer: '"):
         template(thinking).render(TURNS, "row 3")
 
 
@@ -168,3 +180,158 @@ def test_ragged_pictures_of_any_mode_reach_the_model(tmp_path):
     ]
     config = SftConfig(max_steps=1, batch_size=4)
     sft.train_sft(checkpoint("qwen3_vl"), Dataset.from_list(rows, FEATURES), tmp_path / "out", config)
+
+
+# Templates of models that think: what a turn and a generation prompt begin with.
+TURN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n%s{% for p in m.content %}"
+    "{{ p.text if p.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n%a{% endif %}"
+)
+EMPTY = "<think>\n\n</think>\n\n"
+IN_TURNS = "{{ '" + EMPTY.replace("\n", "\\n") + "' if m.role == 'assistant' and loop.last }}"
+OFF = "{% if enable_thinking is defined and not enable_thinking %}" + EMPTY
+THINKING = {
+    "hybrid": TURN.replace("%s", IN_TURNS).replace("%a", OFF + "{% endif %}"),
+    "in the prompt alone": TURN.replace("%s", "").replace("%a", OFF + "{% else %}<think>\n{% endif %}"),
+    "always": TURN.replace("%s", IN_TURNS).replace("%a", "<think>\n"),
+    "always, in the prompt alone": TURN.replace("%s", "").replace("%a", "<think>\n"),
+    "none": TURN.replace("%s", "").replace("%a", ""),
+    "gemma 4": TURN.replace("%s", "").replace("%a", "<|channel>thought\n<channel|>"),
+}
+NO = {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "answer", "completion"),
+    [
+        ("hybrid", {}, "2", EMPTY + "2"),
+        ("hybrid", NO, "2", "2"),
+        ("hybrid", NO, "<answer>2</answer>", "<answer>2</answer>"),
+        ("in the prompt alone", {}, "2", "\n</think>\n\n2"),
+        ("in the prompt alone", {}, "<think>\nTwo.\n</think>\n\n2", "Two.\n</think>\n\n2"),
+        ("in the prompt alone", NO, "2", "2"),
+        ("in the prompt alone", NO, "<answer>2</answer>", "<answer>2</answer>"),
+        ("always", {}, "2", "\n</think>\n\n2"),
+        ("always, in the prompt alone", {}, "2", "\n</think>\n\n2"),
+        ("none", {}, "2", "2"),
+        ("gemma 4", {}, "2", "2"),
+    ],
+)
+def test_the_loss_begins_where_the_prompt_of_evaluation_ends(kind, arguments, answer, completion):
+    made = replace(template(THINKING[kind]), arguments=arguments)
+    rendered = made.render(replace(TURNS, answer=answer), "row 0")
+    asked = made.processor.apply_chat_template(TURNS.prompt, add_generation_prompt=True, **arguments)
+    assert rendered == (asked, completion + "<|im_end|>")
+
+
+def test_an_answer_with_a_thought_is_refused_where_the_prompt_has_an_empty_one():
+    made = replace(template(THINKING["in the prompt alone"]), arguments=NO)
+    with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, and the prompt already"):
+        made.render(replace(TURNS, answer="<think>Two.</think>2"), "row 7")
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory):
+    """The tiny Qwen2.5-VL with a hybrid template."""
+    folder = tmp_path_factory.mktemp("thinking") / "base"
+    shutil.copytree(checkpoint("qwen2_5_vl"), folder)
+    (folder / "chat_template.jinja").write_text(THINKING["hybrid"])
+    return str(folder)
+
+
+def prompts_of_evaluation(**given):
+    """The tokens of the first document's prompts in `dcsft_hf`."""
+    model = DcsftHF(device="cpu", **given)
+    (item,) = plan(requests_for(model, documents()[:1], {}), {})
+    return model._prepare(item).features["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("arguments", [None, NO])
+def test_sft_has_the_prompts_of_evaluation_which_takes_them_from_the_adapter(
+    thinking, tmp_path, arguments, monkeypatch, caplog
+):
+    seen: list[dict] = []
+    original = sft.SftTrainer.training_step
+
+    def step(self, model, inputs, *rest):
+        seen.append({name: inputs[name].clone() for name in ("input_ids", "labels", "attention_mask")})
+        return original(self, model, inputs, *rest)
+
+    monkeypatch.setattr(sft.SftTrainer, "training_step", step)
+    config = SftConfig(max_steps=1, batch_size=1, chat_template_kwargs=arguments)
+    notes = sft.train_sft(thinking, conversations().select([0]), tmp_path / "out", config)
+    (one,) = seen
+    prompt = one["input_ids"][0][(one["labels"][0] == -100) & one["attention_mask"][0].bool()].tolist()
+    assert prompt == prompts_of_evaluation(pretrained=thinking, adapter=str(tmp_path / "out"))
+    assert notes.get("chat_template_kwargs") == arguments
+    assert "was trained with" not in caplog.text
+    other = prompts_of_evaluation(
+        pretrained=thinking, adapter=str(tmp_path / "out"), chat_template_kwargs='{"enable_thinking": true}'
+    )
+    assert (other == prompt) is (arguments is None)
+    assert ("was trained with" in caplog.text) is (arguments is not None)
+
+
+@pytest.mark.parametrize("arguments", [{}, NO])
+def test_grpo_has_the_prompts_of_evaluation(thinking, tmp_path, drawn, arguments):  # noqa: F811
+    rows = conversations().select([0]).add_column("item_id", ["item0"])
+    config = GrpoConfig(
+        max_steps=1, batch_size=2, num_generations=2, max_completion_length=2, chat_template_kwargs=arguments
+    )
+    grpo.train_grpo(thinking, rows, Parity(1), tmp_path / "out", config)
+    ((_, _, found),) = drawn
+    prompt = found["prompt_ids"][0][found["prompt_mask"][0].bool()].tolist()
+    assert prompt == prompts_of_evaluation(pretrained=thinking, chat_template_kwargs=arguments)
+    assert manifest.read(tmp_path / "out").notes["chat_template_kwargs"] == arguments
+
+
+def test_dpo_has_the_prompts_of_evaluation(thinking, tmp_path, monkeypatch):
+    seen: list[str] = []
+    original = rendering.Template.render
+
+    def render(self, turns, where):
+        found = original(self, turns, where)
+        seen.append(found.prompt)
+        return found
+
+    monkeypatch.setattr(rendering.Template, "render", render)
+    pairs = digits(tmp_path / "rollouts", 2)
+    options = {"max_steps": 1, "batch_size": 2, "chat_template_kwargs": NO}
+    STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", **options)
+    assert seen and all(prompt.endswith(f"<|im_start|>assistant\n{EMPTY}") for prompt in seen)
+    assert manifest.read(tmp_path / "out").notes["chat_template_kwargs"] == NO
+
+
+@pytest.mark.parametrize("engine", [DcsftHF, "data inspect", "sft"])
+def test_an_argument_that_the_template_does_not_use_is_refused_with_those_that_it_does(
+    thinking, tmp_path, engine, capsys
+):
+    given = {"enable_thoughts": False}
+    problem = "its chat template does not use enable_thoughts; it uses enable_thinking"
+    if engine == "data inspect":
+        rows = tmp_path / "mine.jsonl"
+        rows.write_text('{"question": "What?", "answer": "B", "image": null}\n')
+        words = [*engine.split(), str(rows), "--model", thinking, "--chat-template-kwargs", json.dumps(given)]
+        assert main(words) != 0 and problem in capsys.readouterr().err
+        return
+    with pytest.raises(HarnessError, match=problem):
+        if engine == "sft":
+            config = SftConfig(max_steps=1, chat_template_kwargs=given)
+            sft.train_sft(thinking, conversations(), tmp_path / "out", config)
+        else:
+            engine(pretrained=thinking, chat_template_kwargs=given)
+
+
+def test_sampling_records_the_arguments_which_decide_its_responses(thinking, tmp_path, capsys):
+    arguments = reading.joined({"chat_template_kwargs": NO, "batch_size": 2})
+    words = ["sample", "--model", thinking, "--task", "dcsft_digits_pool", "--limit", "2", "--samples", "2"]
+    words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out")]
+    assert main([*words, "--model-args", arguments]) == 0
+    made = manifest.read(tmp_path / "out")
+    assert json.loads(reading.named(made.config["model_args"])["chat_template_kwargs"]) == NO
+    assert main([*words, "--model-args", arguments]) == 0
+    other = 'chat_template_kwargs={"enable_thinking": true}'
+    assert main([*words, "--model-args", other]) != 0
+    assert "chat_template_kwargs" in capsys.readouterr().err
+    assert main(["label", str(tmp_path / "out"), "--exact", "--output", str(tmp_path / "labels")]) == 0

@@ -1,11 +1,13 @@
 """Cold start and SFT on the tiny random Qwen2.5-VL, through TRL and PEFT as for a large model."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 import torch
 import trl.trainer.base_trainer
+import trl.trainer.utils
 from datasets import Dataset, Features, Image, List, Value
 from peft import PeftModel
 from PIL import Image as Pillow
@@ -14,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.digits import pretrain
+from dcsft_harness.models import estimates, published
 from dcsft_harness.training import run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.run import Job
@@ -128,6 +131,74 @@ def test_the_first_steps_loss_is_the_mean_over_all_answer_tokens(base, tmp_path)
         notes = sft.train_sft(base, rows, tmp_path / f"out{micro}", config)
         assert notes["final_loss"] == pytest.approx(total / count, rel=1e-5)
         assert notes["ledger"]["completion_tokens"] == count
+
+
+def run_twice(base, tmp_path, change, **settings):
+    """The notes of two equal runs, the second one after `change`."""
+    rows, notes = conversations(4), []
+    for name in ("one", "two"):
+        if name == "two":
+            change()
+        notes.append(
+            sft.train_sft(base, rows, tmp_path / name, SftConfig(max_steps=2, batch_size=4, **settings))
+        )
+    return notes
+
+
+def test_the_output_layer_scores_answers_alone_with_equal_losses(base, tmp_path, monkeypatch):
+    scored = []
+    original = trl.trainer.utils._ChunkedLogProbFunction.apply
+
+    def spy(hidden, *rest):
+        scored.append(len(hidden))
+        return original(hidden, *rest)
+
+    monkeypatch.setattr(trl.trainer.utils._ChunkedLogProbFunction, "apply", spy)
+    notes = run_twice(
+        base, tmp_path, lambda: monkeypatch.setattr(run, "answers_alone", contextlib.nullcontext)
+    )
+    assert sum(scored[:2]) == notes[0]["ledger"]["completion_tokens"] < scored[2]
+    for name in ("final_loss", "mean_grad_norm"):
+        assert notes[0][name] == pytest.approx(notes[1][name], rel=1e-5)
+
+
+def test_large_models_compute_activations_again_with_equal_losses(base, tmp_path, monkeypatch):
+    assert estimates.recomputes(published.configuration("qwen2.5-vl-3b"))
+    assert not estimates.recomputes(published.configuration("qwen2.5-vl-3b", 2))
+    notes = run_twice(base, tmp_path, lambda: monkeypatch.setattr(estimates, "_RECOMPUTED", 1))
+    for name in ("final_loss", "mean_grad_norm"):
+        assert notes[0][name] == pytest.approx(notes[1][name], rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("settings", [{}, {"lora_dropout": 0.0}, {"lora_target": "language"}])
+def test_the_estimate_of_what_a_pass_keeps_is_what_it_keeps(base, tmp_path, monkeypatch, rows, settings):
+    kept, samples = {}, []
+    original, estimated = SftTrainer.compute_loss, run.training
+
+    def measured(self, model, inputs, *rest, **named):
+        weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+        def pack(tensor):
+            place = tensor.untyped_storage()
+            if place.data_ptr() not in weights:
+                kept[place.data_ptr()] = (place.nbytes(), tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            return original(self, model, inputs, *rest, **named)
+
+    def noted(*given):
+        samples.append(estimated(*given)[1])
+        return estimated(*given)
+
+    monkeypatch.setattr(SftTrainer, "compute_loss", measured)
+    monkeypatch.setattr(run, "training", noted)
+    monkeypatch.setattr(estimates, "_tiles", lambda *given: 0.0)
+    config = SftConfig(max_steps=1, batch_size=rows, lora_rank=2, save_steps=None, **settings)
+    sft.train_sft(base, conversations(rows, ((224, 224),)), tmp_path / "out", config)
+    found = sum(size for size, _ in kept.values())
+    assert rows * samples[0] == pytest.approx(found, rel=0.15)
 
 
 @pytest.mark.slow
