@@ -31,9 +31,9 @@ sys.modules.setdefault("wandb", _wandb)
 
 # Minutes, about: a long file that began last would leave the other process without work.
 LONGEST = {
-    "test_quickstart": 8,
-    "test_training_launch": 4,
-    "test_ranks": 3,
+    "test_quickstart": 6,
+    "test_training_launch": 2,
+    "test_ranks": 2,
     "test_page_browser": 2,
     "test_benchmarks": 2,
     "test_interrupts": 2,
