@@ -257,7 +257,7 @@ def _claims(findings: Sequence[Finding]) -> str:
         f"## Verdicts\n\n{table}\n\n"
         "- Supported: significant at 5 % and in favor of the claim. Contradicted: significant and against "
         f"it. Not supported: not significant, and the 95 % interval ends below {100 * MARGIN:.0f} point, "
-        "which rules out an effect that matters. Inconclusive: the run cannot tell.\n"
+        "which rules out an effect that matters. Inconclusive: none of these.\n"
         f'- "Match" is non-inferiority: one-sided, against a deficit of {100 * MARGIN:.0f} point. '
         "It is contradicted where the interval lies below that.\n"
         "- Seeds are paired: those of one number share cold start and labels. One seed has no p-value.\n"
