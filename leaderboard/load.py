@@ -448,7 +448,8 @@ def assemble(
     first = _Draft("")
     drafts, left_out = [first], []
     numbered = [replace(result, number=number) for number, result in enumerate(results)]
-    for result in sorted(numbered, key=lambda one: (_is_log(one), baseline not in (one.name, one.group))):
+    other = [baseline is None or baseline not in (one.name, one.group) for one in numbered]
+    for result in sorted(numbered, key=lambda one: (_is_log(one), other[one.number])):
         refusal = first.take(result)
         if refusal is None or any(draft.take(result) is None for draft in drafts[1:]):
             continue
@@ -536,7 +537,7 @@ class _Draft:
             *said_once(unrecorded, len(rows)),
         ]
         names = [row.name for row in rows] + [row.group for row in rows]
-        seeds = [row.name for row in rows if row.group == baseline]
+        seeds = [row.name for row in rows if baseline is not None and row.group == baseline]
         if len(seeds) == 1:  # one seed is a row, and no combined one
             baseline = seeds[0]
         return Board(

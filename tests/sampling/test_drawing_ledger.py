@@ -17,7 +17,7 @@ def weights(model):
     """Weights that a token and a patch are multiplied with, by the names of the modules."""
     found = {"language": 0, "vision": 0}
     for name, weight in model._model.named_parameters():
-        if weight.dim() > 1 and "embed_tokens" not in name:
+        if weight.dim() > 1 and "embed_tokens" not in name and "pos_embed" not in name:
             found["vision" if "visual" in name else "language"] += weight.numel()
     if model._model.config.tie_word_embeddings:
         found["language"] += model._model.get_input_embeddings().weight.numel()
