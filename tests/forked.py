@@ -109,6 +109,8 @@ def _ranks_are_forks() -> None:
     # Who forks its ranks logs which of them it ends; who starts interpreters does not.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import api as elastic
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
     from torch.distributed.launcher import api
 
     original = api.elastic_launch
@@ -124,6 +126,19 @@ def _ranks_are_forks() -> None:
         config.start_method = "fork"
         return original(config, rank)
 
+    poll = elastic.MultiprocessContext._poll
+
+    def polled(self: elastic.MultiprocessContext) -> elastic.RunProcsResult | None:
+        """All ranks that failed, as of interpreters: of forks torch reports the first by number alone."""
+        result = poll(self)
+        if result is not None and result.failures:
+            for number, process in enumerate(self._pc.processes):
+                if process.exitcode and number not in result.failures:
+                    failure = ProcessFailure(number, process.pid, process.exitcode, error_file="")
+                    result.failures[number] = failure
+        return result
+
+    elastic.MultiprocessContext._poll = polled
     # `python -m torch.distributed.run` executes that file anew.
     api.elastic_launch = run.elastic_launch = elastic_launch
 
