@@ -547,7 +547,7 @@ class TestHostileFiles:
     @pytest.mark.parametrize(
         ("name", "content", "said"),
         [
-            ("data.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "cannot be read"),
+            ("data.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], "cannot be read"),
             ("data.parquet", b"PAR1 and nothing more", "cannot be read"),
             ("data.csv", b"a,b\n1,2\n", "none of the columns .* it has a, b"),
             ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
