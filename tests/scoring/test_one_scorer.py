@@ -72,6 +72,7 @@ def test_every_family_has_a_pool_and_evaluations():
     assert pools == {*POOLS.values(), *others, "dcsft_digits_pool_large_noisy"}
 
 
+@pytest.mark.slow  # its fixture opens every task: 20 s
 @pytest.mark.parametrize(("suite", "family", "task"), EVALUATIONS)
 def test_labelling_and_evaluation_and_the_scorer_agree(opened, suite, family, task):
     pool, evaluation = opened[POOLS[suite, family]], opened[task]
@@ -91,6 +92,7 @@ def test_labelling_and_evaluation_and_the_scorer_agree(opened, suite, family, ta
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
 
 
+@pytest.mark.slow  # its fixture opens every task: 20 s
 @pytest.mark.parametrize(("suite", "family"), POOLS)
 def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, family):
     pool = opened[POOLS[suite, family]]
@@ -107,6 +109,7 @@ def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, fam
         assert [judge.reward("item", text) for text in texts] == expected
 
 
+@pytest.mark.slow  # its fixture opens every task: 20 s
 @pytest.mark.parametrize(("of", "family"), POOLS)
 def test_a_pool_asks_what_its_evaluations_in_distribution_ask(opened, of, family):
     """A label says something about the evaluation only if the prompt and the budget are the same."""
