@@ -11,7 +11,7 @@ which is counted apart from a wrong answer.
     SCORERS["math"]("so x = 0.5", answer="1/2")                              -> Verdict(1.0, "x = 0.5")
     SCORERS["open_answer"]("It is 20 Ω.", answer=["20"])                     -> Verdict(1.0, "20 Ω")
 
-`truncated=True` says that a response ran out of tokens: then only what stands in a closed box, tag or
+`truncated=True` says that a response ran out of tokens: then only what is in a closed box, tag or
 bracketed bounding box is its answer. A user's function is a scorer like these; see `get_scorer`.
 """
 

@@ -241,7 +241,7 @@ def _end(text: str, place: int) -> int:
 
 
 def _places(lowered: str, low: int, high: int) -> Iterator[int]:
-    """Where phrases may stand in a part of a text with its markup."""
+    """Where phrases may occur in a part of a text with its markup."""
     part = lowered[low:high]
     for word in _KEYS.intersection(part.encode("ascii", "replace").translate(_LETTERS).split()):
         key = word.decode()

@@ -6,7 +6,7 @@ same(parse(r"\frac{1}{2006!}"), parse(r"\frac{1}{2004!}")) -> False
 
 An expression is kept as the source of Python arithmetic, which is walked and never run. Rational arithmetic
 is exact; roots, π and functions are taken to 60 digits, of which 40 have to agree relative to the value.
-Names stand for a few fixed rational numbers. Depth, length and the size of powers are bounded, so that no
+Names have a few fixed rational values. Depth, length and the size of powers are bounded, so that no
 text costs more than milliseconds.
 """
 

@@ -169,7 +169,7 @@ def _cut(text: str, marks: str) -> tuple[list[str], list[str]]:
 
 
 def _pieces(text: str) -> tuple[list[str], bool]:
-    """The texts of the parts, and whether they stand in an order."""
+    """The texts of the parts, and whether their order counts."""
     if _ENUMERATED.fullmatch(text):
         return re.findall(r"\d+", text), False
     marks = list(_NUMBERING.finditer(text))
@@ -472,7 +472,7 @@ def stated(part: str) -> Iterator[str]:
 
 
 def _boxed(text: str) -> str | None:
-    """The last box's content, or those of the boxes that stand in one list with it."""
+    """The last box's content, or those of the boxes in one list with it."""
     kept, start = list[str](), -1
     for begin, end, content in boxes(text):
         if not content.strip() or end > start >= 0:  # a box around one that is read
@@ -563,7 +563,7 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     Args:
         response: what the model wrote. Its last box counts, or those in one list; without a box what follows
             "the answer is", else the mathematics of its last sentence.
-        answer: the gold; several parts stand in lines, numbered, with commas or in blocks of dollars.
+        answer: the gold; several parts are in lines, numbered, with commas or in blocks of dollars.
         truncated: whether the response ran out of tokens: then only a closed box or answer tag counts.
 
     Returns:
