@@ -30,7 +30,7 @@ from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS, own_files
-from dcsft_harness.sampling.own_files import ANSWERS, CONVERSATIONS, QUESTIONS, REJECTED
+from dcsft_harness.sampling.own_files import ANSWERS, CONVERSATIONS, GOLDS, QUESTIONS, REJECTED
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 from dcsft_harness.scoring.verdict import NOT_FOUND
 
@@ -398,7 +398,9 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
 
 
 def _refuse_misnamed(given: Mapping[str, Any]) -> None:
-    """Refuses columns whose names differ from those that are read in case or white space, and films.
+    """Refuses films, and columns whose names differ in case or white space from those that are read.
+
+    Columns for the same must be equal.
 
     Raises:
         HarnessError: names them.
@@ -413,24 +415,25 @@ def _refuse_misnamed(given: Mapping[str, Any]) -> None:
         raise HarnessError(
             f"`{film}` is not shown to a model: only images are", f"Remove `{film}` or the row"
         )
-    for known in (QUESTIONS, ("solution", "answer")):
-        _one_of(given, known)
+    for known in (QUESTIONS, GOLDS):
+        there = [name for name in known if name in given]
+        if any(given[name] != given[there[0]] for name in there):
+            raise HarnessError(
+                f"{' and '.join(f'`{name}`' for name in there)} differ",
+                "Keep one of them, or make them equal",
+            )
 
 
-def _one_of(given: Mapping[str, Any], names: Sequence[str]) -> Any:  # noqa: ANN401 - a value of any type
-    """The value of the first of several columns for the same; None without one.
+def _beside(given: Mapping[str, Any]) -> object:
+    """The answer that has a column of its own; None without one.
 
     Raises:
-        HarnessError: they differ, or the value is none that a text can say.
+        HarnessError: it is empty, missing, or none that a text can say.
     """
-    there = [name for name in names if name in given]
-    if any(given[name] != given[there[0]] for name in there):
-        raise HarnessError(
-            f"{' and '.join(f'`{name}`' for name in there)} differ", "Keep one of them, or make them equal"
-        )
-    if not there or names == QUESTIONS:
+    there = next((name for name in GOLDS if name in given), None)
+    if there is None:
         return None
-    value = given[there[0]]
+    value = given[there]
     if value == []:
         raise HarnessError("the answer is empty", "Correct or remove the row")
     if value in _MISSING:
@@ -473,7 +476,7 @@ def _is_picture(value: object) -> bool:
 
 def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[Any, Any]:
     """The target and the gold; takes the last answer from the turns."""
-    beside = _one_of(given, ("solution", "answer"))
+    beside = _beside(given)
     if (
         asked not in QUESTIONS
         and turns[-1]["role"] == "assistant"

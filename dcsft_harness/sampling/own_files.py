@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 QUESTIONS = ("problem", "question", "prompt")
-ANSWERS = ("solution", "answer", "completion")
+GOLDS = ("solution", "answer")
+ANSWERS = (*GOLDS, "completion")
 CONVERSATIONS = ("messages", "conversations")
 REJECTED = ("rejected", "rejected_response")
 COLUMNS = (

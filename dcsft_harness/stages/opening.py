@@ -95,25 +95,23 @@ class Engine(Settings):
         " actors of the cluster of RAY_ADDRESS, or of one on this machine.",
         metavar="NAME",
     )
-
-    @field_validator("model_args", mode="before")
-    @classmethod
-    def _as_text(cls, given: object) -> object:
-        return reading.joined(given) if isinstance(given, Mapping) else given
-
     actors: int | None = option(
         None,
         "With --engine ray: how many; by default one per GPU, or per CPU without GPUs. With dcsft_vllm,"
         " that many actors of a cluster run it.",
         ge=1,
     )
-
     num_processes: int | None = option(
         None,
         "Number of processes, one per GPU, started by `accelerate launch`, which share the items.",
         ge=1,
         decides=False,
     )
+
+    @field_validator("model_args", mode="before")
+    @classmethod
+    def _as_text(cls, given: object) -> object:
+        return reading.joined(given) if isinstance(given, Mapping) else given
 
     def launched(self, stage: "Stage", output: Path) -> "Notes | None":
         """What the stage comes to in its own processes, waited for; None where this process runs it.
