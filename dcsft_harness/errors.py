@@ -121,8 +121,17 @@ def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
             raise
         raise HarnessError(
             f"cannot write the {kind} to {output}: {os.strerror(reason)}",
-            f"Free some space or name a folder on another disk; {kept}",
+            f"{room(reason)}; {kept}",
         ) from error
+
+
+def room(reason: int, full: str = "Free some space or name a folder on another disk") -> str:
+    """The remedy for an errno of `refusal`; `full` is that of a full disk."""
+    if reason in (errno.ENOSPC, errno.EDQUOT):
+        return full
+    if reason == errno.EACCES:
+        return "Check the permissions of that folder, or name another one"
+    return "Name a folder that can be written, on another disk if need be"
 
 
 def refusal(error: BaseException | None) -> int | None:

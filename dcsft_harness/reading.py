@@ -49,27 +49,26 @@ def _irregular() -> Never:
 
 
 def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's own types
-    """A JSON file's value; see `read_text` and `from_json`."""
-    return from_json(read_text(path, most))
+    """A JSON file's value; see `read_text` and `from_json`. Of a repeated key the last one counts."""
+    return from_json(read_text(path, most), once=False)
 
 
-def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> Any:  # noqa: ANN401 - JSON's
+def from_json(text: str | bytes, finite: bool = False, halves: bool = False, once: bool = True) -> Any:  # noqa: ANN401 - JSON's own types
     """A JSON text's value; all JSON from outside is read here.
 
     Args:
         text: the JSON; bytes are UTF-8.
         finite: refuse numbers beyond float64, NaN and infinity included.
         halves: accept texts with half of a surrogate pair, which cannot be written as UTF-8.
+        once: refuse an object with a repeated key.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `DEEPEST`.
     """
+    numbers = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _integer} if finite else {}
+    pairs = {"object_pairs_hook": _once} if once else {}
     try:
-        value = (
-            json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_integer)  # noqa: TID251
-            if finite
-            else json.loads(text)  # noqa: TID251 - bounded here
-        )
+        value = json.loads(text, **numbers, **pairs)  # type: ignore[arg-type]  # noqa: TID251 - bounded here
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     level = [value]
@@ -85,6 +84,19 @@ def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> 
     return value
 
 
+class RepeatedKeyError(ValueError):
+    """An object has a key twice: readers of JSON differ in which one counts."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKeyError(f"the key {cut(twice, 60)!r} stands there twice")
+    return found
+
+
 def json_object(line: str | bytes) -> dict[str, Any]:
     """A line of JSONL from outside: an object of finite numbers and valid Unicode texts.
 
@@ -93,6 +105,8 @@ def json_object(line: str | bytes) -> dict[str, Any]:
     """
     try:
         found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)
+    except RepeatedKeyError:
+        raise
     except ValueError as error:
         raise ValueError(f"not JSON ({cut(str(error))})") from error
     if not isinstance(found, dict):

@@ -34,7 +34,15 @@ from dcsft_harness.leaderboard.board import (
     Unusable,
     said_once,
 )
-from dcsft_harness.leaderboard.logs import RESULTS, SAMPLES, Choices, is_run, lost_samples, read_run
+from dcsft_harness.leaderboard.logs import (
+    RESULTS,
+    SAMPLES,
+    Choices,
+    is_other_layout,
+    is_run,
+    lost_samples,
+    read_run,
+)
 from dcsft_harness.leaderboard.read import Shared, read_result
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
@@ -175,6 +183,7 @@ def find(place: Path) -> list[Path]:
         files = [here / name for name in names if is_run(Path(name)) or SAMPLES in name]
         found += [file for file in files if is_run(file)]
         found += lost_samples(files)
+        found += [here / name for name in names if is_other_layout(here / name)]
     return sorted(found, key=lambda one: natural(one.relative_to(place))) or [place]
 
 
@@ -195,6 +204,12 @@ def read(place: Path, choices: Choices, shared: Shared) -> Result:
     """
     if is_run(place) and place.is_file():
         return read_run(place, choices)
+    if is_other_layout(place):
+        raise Unusable(
+            f"{place} is a results file of lm-eval or of an old lmms-eval, whose samples are not read",
+            "Run the evaluation again with lmms-eval and --log_samples, or leave this folder out",
+            "in another layout",
+        )
     if place.is_file() and SAMPLES in place.name:
         raise Unusable(
             f"{place} has no results file of lmms-eval beside it: the run did not finish, or that file was "
@@ -567,6 +582,8 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
     for condition in {**reference.conditions, **measured.conditions}:
         if unknown and condition.startswith(unknown):
             continue
+        if condition == "prompt hash" and len(reference.item_ids) != len(measured.item_ids):
+            continue  # the items differ, whatever their prompts
         unset: object = 1 if condition.startswith(SCORER) else "unset"  # the first version was not recorded
         ours = reference.conditions.get(condition, unset)
         theirs = measured.conditions.get(condition, unset)
@@ -583,13 +600,24 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
         raise Unusable(
             f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of("item set")
         )
-    for item, cluster in ours_of.items():
-        if cluster != theirs_of[item]:
-            raise Unusable(
-                f"{where}: item {item} is in cluster {_short(cluster)} and {_short(theirs_of[item])}",
-                SEPARATE,
-                "other clusters",
-            )
+    # Names of clusters differ between versions; which items they join may not.
+    ours, theirs = (_partners(clusters) for clusters in (ours_of, theirs_of))
+    if other := next((item for item in ours_of if ours[item] != theirs[item]), None):
+        raise Unusable(
+            f"{where}: item {other} is in cluster {_short(ours_of[other])} with {ours[other][1]} items and "
+            f"in {_short(theirs_of[other])} with {theirs[other][1]}",
+            SEPARATE,
+            "other clusters",
+        )
+
+
+def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:
+    """Each item's first item and number of items in its cluster; an item without a cluster is alone."""
+    joined: dict[tuple[bool, str], list[str]] = {}
+    for item in sorted(clusters):
+        name = clusters[item]
+        joined.setdefault((name is None, item if name is None else name), []).append(item)
+    return {item: (some[0], len(some)) for some in joined.values() for item in some}
 
 
 _KINDS = (

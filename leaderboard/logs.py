@@ -434,10 +434,22 @@ def input_files(file: Path) -> list[Path]:
 
 
 def lost_samples(files: Sequence[Path]) -> list[Path]:
-    """Samples files in one folder without a results file."""
-    runs = [file.name.removesuffix(RESULTS) + SAMPLES for file in files if is_run(file)]
+    """The first samples file of each run in one folder that has no results file."""
+    runs = {file.name.removesuffix(RESULTS) for file in files if is_run(file)}
     samples = [file for file in files if SAMPLES in file.name and file.suffix == ".jsonl"]
-    return sorted(file for file in samples if not file.name.startswith(tuple(runs)))
+    first = {file.name.partition(SAMPLES)[0]: file for file in sorted(samples, reverse=True)}
+    return sorted(file for run, file in first.items() if run not in runs)
+
+
+def is_other_layout(file: Path) -> bool:
+    """Whether a file has results as lm-eval and lmms-eval up to 0.2 wrote them."""
+    if not re.fullmatch(r"results(_.+)?\.json", file.name) or is_run(file):
+        return False
+    try:
+        found = reading.json_file(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("results"), dict) and "versions" in found
 
 
 def read_run(file: Path, choices: Choices) -> Result:

@@ -1,7 +1,6 @@
 """The `dcsft` command: one verb per arrow of the data flow. Heavy packages are imported inside commands."""
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ import click
 from dcsft_harness import __version__, interrupts, ranks
 from dcsft_harness.cli import bar, running, tools
 from dcsft_harness.environment import broken_import
-from dcsft_harness.errors import HarnessError, refusal, visible_lines
+from dcsft_harness.errors import HarnessError, refusal, room, visible_lines
 from dcsft_harness.stages import STAGES
 
 
@@ -152,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = refusal(error)
         if reason is None:
             raise
-        remedy = "Check its permissions" if reason == errno.EACCES else "Free some space or name another disk"
-        bar.say(f"dcsft: {error.filename or 'writing'}: {os.strerror(reason)}. {remedy}.")
+        bar.say(f"dcsft: {error.filename or 'writing'}: {os.strerror(reason)}. {room(reason)}.")
         return 1
     except Exception as error:
         problem = broken_import(error)

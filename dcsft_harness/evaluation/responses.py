@@ -16,6 +16,7 @@ the same model and step are one row of a leaderboard.
 """
 
 import gzip
+import hashlib
 import math
 import re
 from collections import Counter
@@ -305,8 +306,17 @@ def _response(one: Given) -> Response | None:
 
 
 def _pictures(one: Given) -> list[str]:
+    """Names of its images; of those without one a hash of their content."""
     named = one.fields.get("picture")
-    return [records.as_text(name) for name in (named if isinstance(named, list) else [named]) if name]
+    return [_picture(name) for name in (named if isinstance(named, list) else [named]) if name]
+
+
+def _picture(named: object) -> str:
+    if isinstance(named, Mapping):
+        named = next((value for key in ("path", "bytes") if (value := named.get(key))), str(named))
+    if isinstance(named, str) and named.startswith("data:"):
+        named = named.encode()
+    return hashlib.sha256(named).hexdigest()[:32] if isinstance(named, bytes) else records.as_text(named)
 
 
 def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:

@@ -11,7 +11,7 @@ import yaml
 
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name, visible_lines
+from dcsft_harness.errors import HarnessError, cut, refusal, room, unknown_name, visible_lines
 from dcsft_harness.lmms.protocols import Task
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks import path as task_path
@@ -188,12 +188,11 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
                     f"task {name!r} needs the package {cause.name}, which is not installed",
                     f"Install what provides it, such as `pip install {cause.name}`",
                 ) from None
-            full = refusal(cause) is not None
+            reason = refusal(cause)
+            full = "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"
             raise HarnessError(
                 f"task {name!r} does not load: {type(cause).__name__}: {cause}",
-                "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"
-                if full
-                else "`dcsft tasks check` says what it needs",
+                room(reason, full) if reason else "`dcsft tasks check` says what it needs",
             ) from error
         tasks.update(_leaves(loaded))
     return tasks

@@ -27,7 +27,7 @@ from dcsft_harness import __version__, pictures, reading
 from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut, refusal, visible
+from dcsft_harness.errors import HarnessError, cut, refusal, room, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
@@ -505,7 +505,7 @@ def _save(state: Mapping[str, Any], output: Path) -> None:
             raise
         raise HarnessError(
             f"cannot write {output / STATE}: {os.strerror(reason)}",
-            "Free some space or name a folder on another disk; finished stages are kept",
+            f"{room(reason)}; finished stages are kept",
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)

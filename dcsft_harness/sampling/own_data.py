@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dcsft_harness import lmms, pictures, reading, records
@@ -716,7 +717,7 @@ def open_file(
                 unseen.setdefault(why, []).append(where)
             row_names[count] = where
             count += 1
-            yield {name: row.get(name) for name in features} | {"cluster": where.split()[1]}
+            yield {name: row.get(name, where) for name in features}
         if bad and not (skip and count):
             raise refusal(path, bad, total)
 
@@ -742,8 +743,8 @@ def open_file(
 class Part:
     """One of the two parts of a pool: the rows held out from training, or the others.
 
-    A row belongs to a part by the content of its first image, or of prompt and answer if it has none. So rows
-    that share an image stay together, and neither their order nor other rows move one to the other part.
+    A row belongs to a part by its cluster (see `_cluster`). So rows that share an image stay together, and
+    neither their order nor other rows move one to the other part.
 
     Attributes:
         share: the probability of a row, or of all rows of an image, to be held out; between 0 and 1.
@@ -753,11 +754,9 @@ class Part:
     share: float
     held: bool = False
 
-    def has(self, row: Mapping[str, Any], shown: Sequence[Any]) -> bool:
-        """Whether a row of the task belongs to it; `shown` are its images."""
-        content = records.pixel_digest(shown[0]) if shown else f"{row['prompt']}\0{row['answer']}".encode()
-        drawn = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64
-        return (drawn < self.share) == self.held
+    def has(self, cluster: str) -> bool:
+        """Whether rows of a cluster belong to it."""
+        return (int(cluster, 16) / 2**64 < self.share) == self.held
 
     def refuse_empty(self, path: Path, count: int) -> None:
         """Refuses a part without rows; `count` rows are in the other one.
@@ -770,6 +769,15 @@ class Part:
             f"--held-out {self.share:g} of {path}: none of its {count} rows is {which} the held-out part",
             f"Give a {change} share; rows that share an image stay together",
         )
+
+
+def _cluster(row: Mapping[str, Any], shown: Sequence[bytes]) -> str:
+    """16 hex digits by the first image's pixels (`records.pixels`), or by prompt and answer without one.
+
+    Rows that share an image are not independent.
+    """
+    content = hashlib.sha256(shown[0]).digest() if shown else f"{row['prompt']}\0{row['answer']}".encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def task_name(path: Path, part: Part | None = None) -> str:
@@ -808,15 +816,16 @@ def examined(
             row, pictures, reason = checked(data, None if scorer is ANY else scorer, root)
             if reason is None:
                 answer = records.as_text(reading.from_json(row["answer"]))
-                key = records.item_id(name, row["prompt"], answer, list(map(records.pixels, pictures)))
-                row["item_id"] = key
+                shown = list(map(records.pixels, pictures))
+                key = records.item_id(name, row["prompt"], answer, shown)
+                row |= {"item_id": key, "cluster": _cluster(row, shown)}
                 first = seen.setdefault(key if row["rejected"] is None else key + row["rejected"], where)
                 if first != where:
                     raise HarnessError(
                         f"the same item as {first} (same prompt, answer and image)",
                         "Remove one of them; joins go by content",
                     )
-                if part is not None and not part.has(row, pictures):
+                if part is not None and not part.has(row["cluster"]):
                     elsewhere += 1
                     continue
         except HarnessError as error:
@@ -847,7 +856,10 @@ def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
         "doc_to_target": "target",
         "process_results": lambda doc, results: process(scorer, doc, results),
         "generation_kwargs": {"max_new_tokens": 128, "until": []},
-        "metric_list": [{"metric": "acc", "aggregation": mean_score, "higher_is_better": True}],
+        "metric_list": [
+            {"metric": "acc", "aggregation": mean_score, "higher_is_better": True},
+            {"metric": "answered", "aggregation": fmean, "higher_is_better": True},
+        ],
         "score_key": "score",
         "cluster_key": "cluster",
         "metadata": {"version": 1, "answer_column": "answer", "distribution": "id", **family},

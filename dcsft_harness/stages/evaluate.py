@@ -226,7 +226,10 @@ def summary(notes: Mapping[str, Any]) -> str:
     if "rows" in notes:
         tasks = sorted({task for row in notes["rows"] for task in row["tasks"]})
         return f"{len(notes['rows'])} rows of {', '.join(tasks)}"
-    parts = [f"{name} {_figures(task)} (n {task['n']})" for name, task in notes["tasks"].items()]
+    parts = []
+    for name, task in notes["tasks"].items():
+        sizes = ", ".join([f"n {task['n']}", *counted(task, {"unscored": "unscored"})])
+        parts.append(f"{name} {_figures(task)} ({sizes})")
     return ", ".join([*parts, *counted(notes, {"left_out": "rows left out"})])
 
 

@@ -33,7 +33,7 @@ from dcsft_harness.leaderboard.page.data import (
     write_script,
     write_tasks,
 )
-from dcsft_harness.leaderboard.page.pictures import Exported, export
+from dcsft_harness.leaderboard.page.pictures import Exported, export, opener
 from dcsft_harness.leaderboard.summary import Summary
 
 FOLDER = "page"
@@ -133,7 +133,8 @@ def _export(folder: Path, parts: Sequence[Part], samples: int) -> Exported:
         for result in reversed(part.board.results)
         if task.name in result.tasks
     }
-    return export(folder, documents, samples)
+    results = [result for part in parts for result in part.board.results]
+    return export(folder, documents, samples, opener(results))
 
 
 def _first(source: Source, exported: Exported) -> Json:

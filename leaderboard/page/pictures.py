@@ -1,8 +1,8 @@
 """Images and prompts of evaluated items, for a board's page: scores folders hold neither.
 
-Some documents are read again from tasks that can be opened. Each is checked against the item's content id, so
-that no image is shown with another item's answers. Images are re-encoded from their pixels: nothing else in a
-file (EXIF, comments, profiles) is copied.
+Some documents are read again from tasks that can be opened, and from a user's own rows. Each is checked
+against the item's content id, so that no image is shown with another item's answers. Images are re-encoded
+from their pixels: nothing else in a file (EXIF, comments, profiles) is copied.
 """
 
 import hashlib
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.board import Documents
+from dcsft_harness.leaderboard.board import Documents, Result
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import occurrence_id
 
@@ -114,6 +115,60 @@ def _opened(name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, "Task"
     if name not in found:
         raise HarnessError(f"{name!r} names no single task here", "Install the tasks that were evaluated")
     return found[name]
+
+
+def opener(results: Sequence[Result]) -> Callable[[Sequence[str]], Mapping[str, "Task"]]:
+    """A function that opens a task by its name, as the first of the results that has it did.
+
+    It also opens the user's own rows and YAML files, and takes a metric's column for its task.
+    """
+    known: dict[str, Task] = {}
+
+    def opened(names: Sequence[str]) -> Mapping[str, "Task"]:
+        from dcsft_harness import lmms
+
+        found = {}
+        for name in names:
+            result = next((one for one in results if name in one.tasks), None)
+            metric = None if result is None else result.tasks[name].metric
+            plain = name if metric is None else name.removesuffix(f" {metric}")
+            if plain not in known and result is not None and result.provenance.kind == "scores":
+                known.update(_of_inputs(manifest.read(result.folder, "scores"), plain))
+            if plain not in known:
+                known.update(lmms.open_tasks([plain]))
+            if plain in known:
+                found[name] = known[plain]
+        return found
+
+    return opened
+
+
+def _of_inputs(scores: manifest.Manifest, name: str) -> Mapping[str, "Task"]:
+    """The task of that name if scores were made from a file of rows or its YAML; else empty.
+
+    Raises:
+        HarnessError: the file is no longer there, or has changed.
+    """
+    from dcsft_harness import lmms
+    from dcsft_harness.sampling import own_data
+
+    said, share = scores.call.get("options", {}), scores.config.get("held_out")
+    part = None if share is None else own_data.Part(share, held=True)
+    if said.get("include_path") is not None:
+        lmms.include(Path(said["include_path"]))
+    for role, entry in scores.inputs.items():
+        (kind, _, own), file = role.partition(" "), scores.folder / entry["path"]
+        stem = Path(file.name.removesuffix(".gz")).stem  # of a file that may be gone
+        if kind == "data" and name in (own, stem, own_data.task_name(file, part)):
+            path, root = scores.input_folder(role), said.get("image_root")
+            outside = bool(said.get("allow_outside_root"))
+            task = own_data.open_file(
+                path, scores.config.get("scorer"), root and Path(root), True, outside, False, part
+            )
+            return {name: task}
+        if kind == "task" and name in (tasks := lmms.open_tasks([str(scores.input_folder(role))])):
+            return tasks
+    return {}
 
 
 def _of_task(

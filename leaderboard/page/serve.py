@@ -125,7 +125,11 @@ class _Pages:
             return self._refuse(start, HTTPStatus.NOT_IMPLEMENTED)
         # A name that resolves to this machine is not enough: another site could rebind its name to it.
         host = environ.get("HTTP_HOST", "").rsplit(":", 1)[0]
-        found = self._file(environ.get("PATH_INFO", "")) if host in (HOST, "localhost") else None
+        ours, path = host in (HOST, "localhost"), environ.get("PATH_INFO", "")
+        if ours and path == "/favicon.ico":  # which browsers ask for, and the page does not have
+            start("204 No Content", _headers(TYPES[".txt"], 0))
+            return []
+        found = self._file(path) if ours else None
         if found is None:
             return self._refuse(start, HTTPStatus.NOT_FOUND)
         try:

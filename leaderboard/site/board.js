@@ -278,7 +278,7 @@ dcsft.Board = (() => {
       ${keys.map(([kind, said]) => html`<span key=${kind} class=${`swatch ${kind}`}>${said} <bdi>${against}</bdi></span>`)}
       <span>${kinds.size
         ? "Shaded where the paired test, after Holm's correction, has p < 0.05; unshaded: not significant."
-        : "No shading: no two of these rows were tested, or they differ nowhere."}</span>
+        : "No shading: no tested difference has p < 0.05 after Holm's correction."}</span>
       <span><strong>Underlined</strong>: highest of its column.</span> <span>[low, high]: 95 % interval.</span>
     </p>`;
   }

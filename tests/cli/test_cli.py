@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import resource
 import shlex
@@ -18,6 +19,7 @@ from PIL import Image
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main
+from dcsft_harness.errors import HarnessError, telling_refusals
 from tests.artefacts import rollouts
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -240,18 +242,25 @@ def test_a_recipe_that_makes_no_sense_is_refused(tmp_path, capsys, text, said):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("number", "remedy"),
     [
-        OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EACCES, "Permission denied", "/root/secret"),
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space"),
+        (errno.EACCES, "Check the permissions"),
+        (errno.EROFS, "Name a folder that can be written"),
+        (errno.EIO, "Name a folder that can be written"),
     ],
 )
-def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, error):
+def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, number, remedy):
     def fails(*_, **__):
-        raise error
+        raise OSError(number, os.strerror(number), "/root/secret")
 
     monkeypatch.setitem(stages.STAGES, "label", replace(stages.STAGES["label"], run=fails))
-    assert error.strerror in refused(capsys, tmp_path / "out", "label", "rollouts")
+    said = [refused(capsys, tmp_path / "out", "label", "rollouts")]
+    with pytest.raises(HarnessError) as caught, telling_refusals("labels", tmp_path, "nothing was kept"):
+        fails()
+    said.append(str(caught.value))
+    assert all(f"{os.strerror(number)}. {remedy}" in one for one in said)
 
 
 def test_a_recipe_that_fails_keeps_what_was_finished(tmp_path, capsys):

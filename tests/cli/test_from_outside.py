@@ -1,5 +1,6 @@
 """Settings and manifests that others wrote: one sentence with file and place, in bounded time and memory."""
 
+import gzip
 import json
 import os
 import time
@@ -11,9 +12,11 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard.load import load
 from tests.artefacts import rollouts
 from tests.board_fixtures import adapter, curated, labels
 from tests.leaderboard.test_leaderboard import ID, scores_folder
+from tests.lmms_eval_logs import line, log_folder
 
 SECONDS, MEGABYTES = 60, 250
 ALIASES = "".join(
@@ -371,3 +374,43 @@ def test_what_is_refused_takes_little_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < MEGABYTES * 2**20
     finally:
         tracemalloc.stop()
+
+
+ROW = '{"question": "q", "answer": "A"}'
+TWICE = '{"question": "q", "answer": "A", "answer": "B"}'
+OWN = ["evaluate", "--model", "dcsft_stub", "--data", "FILE", "--scorer", "exact_word"]
+SCORE = ["evaluate", "--responses", "FILE", "--scorer", "exact_word"]
+INSIDE = '{"messages": [{"role": "user", "content": "q", "content": "r"}], "answer": "A"}'
+REPEATED = {
+    "lines": ("own.jsonl", f"{ROW}\n{TWICE}\n", OWN, "line 2: the key 'answer' stands there twice"),
+    "packed": ("own.jsonl.gz", f"{ROW}\n{TWICE}\n", OWN, "line 2: the key 'answer' stands there twice"),
+    "list": ("own.json", f"[{ROW},\n{TWICE}]", OWN, "row 2: the key 'answer' stands there twice"),
+    "values": ("own.json", f"{TWICE}\n{ROW}", OWN, "row 1: the key 'answer' stands there twice"),
+    "inside": ("own.jsonl", INSIDE, OWN, "line 1: the key 'content' stands there twice"),
+    "responses": ("own.jsonl", f"{ROW}\n{TWICE}\n", SCORE, "line 2: the key 'answer' stands there twice"),
+    "script": (
+        "own.jsonl",
+        '{"prompt": "q", "responses": ["A"], "prompt": "r"}',
+        ["evaluate", "--model", "dcsft_stub", "--model-args", "answers=FILE", "--tasks", "dcsft_digits"],
+        "line 1 is not a scripted answer (RepeatedKeyError: the key 'prompt' stands there twice)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_rows_with_a_repeated_key(tmp_path, capsys, kind):
+    """Which one is meant is not known."""
+    name, content, words, wanted = REPEATED[kind]
+    place, data = tmp_path / name, content.encode()
+    place.write_bytes(gzip.compress(data) if place.suffix == ".gz" else data)
+    words = [word.replace("FILE", str(place)) for word in words]
+    said = refused(capsys, *words, "--output", tmp_path / "out")
+    assert str(place) in said and wanted in said
+
+
+def test_log_lines_with_a_repeated_key(tmp_path):
+    folder = log_folder(tmp_path / "log", {"t": [line(0, 1)]})
+    (samples,) = folder.rglob("*_samples_t.jsonl")
+    samples.write_text(samples.read_text().replace('"acc":', '"acc": {"score": 0}, "acc":'))
+    with pytest.raises(HarnessError, match="line 1 is truncated or damaged .*'acc' stands there twice"):
+        load([folder])

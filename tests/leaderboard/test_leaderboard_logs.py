@@ -530,6 +530,30 @@ class TestOldFolders:
         board = load([tmp_path / "out"], strict=False)
         assert len(board.rows) == 1 and board.left_out[0].kind == "without a results file"
 
+    def test_samples_of_several_tasks_without_results_are_one_run(self, tmp_path):
+        tasks = {task: [line(0, 1), line(1, 0)] for task in (ID, OOD_R)}
+        for date in ("20261101_100000", "20261102_100000"):
+            log_folder(tmp_path / "out", tasks, date=date, model_args=f"pretrained=m{date[7]}")
+        next((tmp_path / "out").rglob("20261101*_results.json")).unlink()
+        assert len(load([tmp_path / "out"], strict=False).left_out) == 1
+
+    @pytest.mark.parametrize("name", ["results.json", "results_2024-07-22T10-45-00.123456.json"])
+    def test_results_in_the_layout_of_other_programs_are_named(self, tmp_path, name, capsys):
+        """Of lmms-eval until 0.2, and of lm-eval."""
+        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=a")
+        folder = self.logged(tmp_path / "old", "20241101_100000", [1, 0], "pretrained=b")
+        (old,) = folder.rglob("*_results.json")
+        old.rename(old.with_name(name))
+        for samples in old.parent.glob("*.jsonl"):
+            samples.unlink()
+        (tmp_path / "old" / "results.json").write_text('{"accuracy": 1}')  # of something else
+        board = load([tmp_path], strict=False)
+        assert [one.kind for one in board.left_out] == ["in another layout"]
+        assert self.run(tmp_path, "--output", tmp_path / "board") == 0
+        assert "1 of 2 left out: 1 in another layout" in capsys.readouterr().err
+        assert self.run(tmp_path / "old", "--output", tmp_path / "none") == 1
+        assert "of an old lmms-eval, whose samples are not read. Run the eval" in capsys.readouterr().err
+
     def test_a_new_run_in_a_folder_is_not_already_done(self, tmp_path, capsys):
         self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=a")
         again = (tmp_path / "out", "--output", tmp_path / "board")

@@ -92,17 +92,38 @@ class TestIncomparableRows:
         assert "limit None and 1." in message
         assert "a (2 items) and in " in message and "b (1 items) cannot" in message
 
+    def test_another_number_of_items_is_not_called_other_prompts(self, tmp_path):
+        less = {"items_sha256": "other", "prompt_sha256": "q"}
+        folders = [
+            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
+            scores_folder(tmp_path / "b", "b", {ID: [1]}, notes={ID: less}),
+        ]
+        assert "(1 items) cannot be compared: item set" in refusal(folders)
+        assert [one.kind for one in load(folders, strict=False).left_out] == ["other items"]
+
     def test_other_items_under_the_same_hash(self, tmp_path):
         folders = [scores_folder(tmp_path / n, n, {ID: [1, 0]}) for n in ("a", "b")]
         rewrite(folders[1], [score_row(ID, 0, 1.0), score_row(ID, 7, 0.0)])
         assert "only one of them has the item digits-001" in refusal(folders)
 
-    def test_other_clusters(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("here", "there", "differ"),
+        [
+            ({}, {1: "x"}, None),  # a cluster of one item, whatever its name
+            ({0: "a", 1: "a"}, {0: "b", 1: "b"}, None),
+            ({}, {0: "x", 1: "x"}, "digits-000 is in cluster None with 1 items and in 'x' with 2"),
+            ({0: "a", 1: "a"}, {0: "a", 1: "b"}, "digits-000 is in cluster 'a' with 2 items and in 'a' with"),
+        ],
+    )
+    def test_other_clusters(self, tmp_path, here, there, differ):
         folders = [
-            scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
-            scores_folder(tmp_path / "b", "b", {ID: [1, 0]}, clusters={ID: {1: "x"}}),
+            scores_folder(tmp_path / name, name, {ID: [1, 0]}, clusters={ID: some})
+            for name, some in (("a", here), ("b", there))
         ]
-        assert "item digits-001 is in cluster None and 'x'" in refusal(folders)
+        if differ is None:
+            load(folders)
+        else:
+            assert differ in refusal(folders)
 
     def test_rows_on_different_tasks_need_nothing_in_common(self, tmp_path):
         a = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})

@@ -1,13 +1,16 @@
 """Pictures on the leaderboard's page: of the right items, and with nothing but pixels."""
 
+import json
 import re
 
 import numpy as np
+import pytest
 from PIL import Image, PngImagePlugin
 
-from dcsft_harness import lmms
+from dcsft_harness import lmms, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Documents
+from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.page import pictures
 from dcsft_harness.records import occurrence_id
 
@@ -97,3 +100,46 @@ class TestPictures:
             assert stored.size == (512, 341) and not stored.getexif() and "icc_profile" not in stored.info
         assert (picture.width, picture.height) == (900, 600)
         assert re.fullmatch(r"[0-9a-f]{32}\.webp", picture.file)
+
+
+class TestOwnRows:
+    """Of a user's own rows and tasks, for every column that is made of them."""
+
+    ASKED = "Which <image> bird?"
+    GIVEN = {"scorer": "exact_word", "on_error": "skip"}
+
+    @pytest.fixture
+    def rows(self, tmp_path):
+        for number, image in enumerate(drawings(6)):
+            image.save(tmp_path / f"{number}.png")
+        rows = [{"question": self.ASKED, "answer": "goose", "image": f"{n}.png"} for n in range(6)]
+        rows.insert(2, {"question": "", "answer": "goose"})  # left out, so that row and document differ
+        path = tmp_path / "mine.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return path
+
+    @pytest.mark.parametrize("more", [{}, {"samples": 2}, {"held_out": 0.6}, {"tasks": True}])
+    def test_they_are_shown(self, tmp_path, rows, more):
+        given = {"model": "dcsft_stub", "model_args": "default=goose", "data": rows, **self.GIVEN} | more
+        if more.get("tasks"):  # beside another file of rows
+            (tmp_path / "other.jsonl").write_text('{"question": "q", "answer": "a"}')
+            given |= {"data": tmp_path / "other.jsonl", "tasks": (str(rows),)}
+        stages.STAGES["evaluate"](tmp_path / "scores", **given)
+        results = load([tmp_path / "scores"]).results
+        own = {name: part.documents for name, part in results[0].tasks.items() if "mine" in name}
+        assert len(own) == (3 if "samples" in more else 1)
+        found = pictures.export(tmp_path / "shown", own, 99, pictures.opener(results))
+        assert not found.reasons
+        for name, read in own.items():
+            assert list(found.shown[name]) == list(read().ids)
+            for shown in found.shown[name].values():
+                assert shown.prompt == self.ASKED and len(shown.pictures) == 1
+
+    def test_rows_that_moved_are_named(self, tmp_path, rows):
+        given = {"model": "dcsft_stub", "model_args": "default=goose", "data": rows, **self.GIVEN}
+        stages.STAGES["evaluate"](tmp_path / "scores", **given)
+        results = load([tmp_path / "scores"]).results
+        rows.rename(tmp_path / "moved.jsonl")
+        documents = {"mine": results[0].tasks["mine"].documents}
+        found = pictures.export(tmp_path / "shown", documents, 9, pictures.opener(results))
+        assert "are no longer at" in found.reasons["mine"]

@@ -67,6 +67,9 @@ class TestServing:
         status, _, body = served[1](path)
         assert status == 404 and b"secret" not in body.replace(path.encode(), b"")
 
+    def test_an_icon_that_browsers_ask_for_is_no_error(self, served):
+        assert served[1]("/favicon.ico")[::2] == (204, b"")
+
     def test_not_under_another_name(self, served):
         assert served[1]("/", host="rebound.example")[0] == 404
         assert served[1]("/", host="localhost:1")[0] == 200

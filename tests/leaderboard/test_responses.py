@@ -2,12 +2,14 @@
 
 import gzip
 import json
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import dcsft_harness as harness
+from dcsft_harness import records, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
@@ -45,6 +47,28 @@ def refusal(file, output, **options):
 
 
 ANSWERED = {"question": "Which bird?", "response": "goose"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"bytes": b"a", "path": None}, {"bytes": b"b", "path": None}),  # as `datasets` writes them
+        ({"bytes": b"a", "path": "a.png"}, {"bytes": b"a", "path": "b.png"}),
+        (b"a", b"b"),
+        ("data:image/png;base64,aaaa", "data:image/png;base64,bbbb"),
+        ("a.png", "b.png"),
+    ],
+)
+def test_pictures_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other):
+    rows = [{**ANSWERED, "gold": "goose", "picture": picture} for picture in (one, other)]
+    rows.append({**ANSWERED, "question": "Where?", "gold": "goose", "picture": one, "response": None})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    notes = responses.evaluate(tmp_path / "mine.parquet", tmp_path / "scores", scorer="exact_word")
+    assert "mine 100.0 % (n 2, 1 unscored)" in stages.STAGES["evaluate"].summary(notes)
+    table = records.read_table(tmp_path / "scores" / "scores.parquet", records.Score).to_pylist()
+    assert len({row["item_id"] for row in table}) == 3
+    assert sorted(Counter(row["cluster"] for row in table).values()) == [1, 2]
+    assert all(len(row["cluster"]) <= 32 for row in table)
 
 
 class TestColumnsOfOtherPrograms:

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,36 @@ class TestFormats:
     def test_the_same_question_about_another_picture_is_another_item(self, folder):
         one, other = described(file(folder, old(), old(image="images/1.png")))
         assert one[0].item_id != other[0].item_id
+
+
+class TestScores:
+    """Evaluated, rows have what a benchmark's have: a majority, responses without an answer, clusters."""
+
+    @pytest.mark.parametrize("samples", [None, 4])
+    def test_rows_have_answers_and_clusters_by_image(self, folder, samples):
+        from dcsft_harness import records, stages
+
+        asked = [("Which?", 0), ("Where?", 0), ("Which?", 1), ("Where?", 1), ("One?", None), ("Two?", None)]
+        rows = [
+            {"question": text, "answer": "goose"} | ({} if n is None else {"image": f"images/{n}.png"})
+            for text, n in asked
+        ]
+        clusters = []
+        for name, some in (("scores", rows), ("again", rows[::-1])):
+            given = {"data": file(folder, *some), "scorer": "exact_word", "model": "dcsft_stub"}
+            given |= {"model_args": "default=goose" if name == "scores" else "default=?"}
+            notes = stages.STAGES["evaluate"](folder / name, **given, samples=samples)["tasks"]["mine"]
+            assert notes["unanswered"] == (0 if name == "scores" else 6)
+            assert samples is None or notes["at_k"]["maj"][-1] == float(name == "scores")
+            table = records.read_table(folder / name / "scores.parquet", records.Score).to_pylist()
+            clusters.append({one["item_id"]: one["cluster"] for one in table})
+        assert clusters[0] == clusters[1]  # neither order nor other rows change them
+        assert sorted(Counter(clusters[0].values()).values()) == [1, 1, 2, 2]
+
+    def test_a_row_whose_image_is_left_unread_has_a_cluster_of_its_own(self, folder):
+        path = file(folder, old(), old(image="images/short.png"), old(image="images/text.png"))
+        task = own_data.open_file(path, "exact_word", None, skip=True)
+        assert len({doc["cluster"] for doc in task.eval_docs_no_media}) == 3
 
 
 class TestOptions:
