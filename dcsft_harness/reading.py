@@ -48,12 +48,12 @@ def _irregular() -> Never:
     raise ValueError("it is not a regular file")
 
 
-def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's own types
+def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's
     """A JSON file's value; see `read_text` and `from_json`. Of a repeated key the last one counts."""
     return from_json(read_text(path, most), once=False)
 
 
-def from_json(text: str | bytes, finite: bool = False, halves: bool = False, once: bool = True) -> Any:  # noqa: ANN401 - JSON's own types
+def from_json(text: str | bytes, finite: bool = False, halves: bool = False, once: bool = True) -> Any:  # noqa: ANN401 - JSON's
     """A JSON text's value; all JSON from outside is read here.
 
     Args:
@@ -65,10 +65,11 @@ def from_json(text: str | bytes, finite: bool = False, halves: bool = False, onc
     Raises:
         ValueError: it is not JSON, or nested deeper than `DEEPEST`.
     """
-    numbers = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _integer} if finite else {}
-    pairs = {"object_pairs_hook": _once} if once else {}
+    hooks: dict[str, Any] = {"object_pairs_hook": _once} if once else {}
+    if finite:
+        hooks |= {"parse_constant": _finite, "parse_float": _finite, "parse_int": _integer}
     try:
-        value = json.loads(text, **numbers, **pairs)  # type: ignore[arg-type]  # noqa: TID251 - bounded here
+        value = json.loads(text, **hooks)  # noqa: TID251 - bounded here
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     level = [value]

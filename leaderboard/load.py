@@ -601,11 +601,11 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
             f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of("item set")
         )
     # Names of clusters differ between versions; which items they join may not.
-    ours, theirs = (_partners(clusters) for clusters in (ours_of, theirs_of))
-    if other := next((item for item in ours_of if ours[item] != theirs[item]), None):
+    joined, others = (_partners(clusters) for clusters in (ours_of, theirs_of))
+    if other := next((item for item in ours_of if joined[item] != others[item]), None):
         raise Unusable(
-            f"{where}: item {other} is in cluster {_short(ours_of[other])} with {ours[other][1]} items and "
-            f"in {_short(theirs_of[other])} with {theirs[other][1]}",
+            f"{where}: item {other} is in cluster {_short(ours_of[other])} with {joined[other][1]} items and "
+            f"in {_short(theirs_of[other])} with {others[other][1]}",
             SEPARATE,
             "other clusters",
         )
