@@ -33,21 +33,16 @@ _RESIZED = ("qwen2_5_vl",)
 
 @dataclass(frozen=True)
 class BoxConvention:
-    """The coordinates of a model's boxes, and the resize that its images went through.
+    """The coordinates of a model's boxes, and the resize that its images went through."""
 
-    Attributes:
-        space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000" (thousandths
-            of width and height); None if unknown.
-        factor: pixels that both sides of a resized image are multiples of; None if the processor does not
-            resize by pixel budget.
-        min_pixels: least area of a resized image, in pixels.
-        max_pixels: largest area of a resized image, in pixels.
-    """
-
+    # "pixel" (original image), "resized" (after the processor's resize) or "norm1000" (thousandths of width
+    # and height); None if unknown
     space: BoxSpace | None
+    # pixels that both sides of a resized image are multiples of; None if the processor does not resize by
+    # pixel budget
     factor: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    min_pixels: int | None = None  # least area of a resized image, in pixels
+    max_pixels: int | None = None  # largest area of a resized image, in pixels
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """The `(width, height)` of an image of `size` (width, height) after the resize.

@@ -64,17 +64,11 @@ def to_rgb(image: "Image") -> "Image":
 
 
 class _Samples(NamedTuple):
-    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open.
+    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open."""
 
-    Attributes:
-        bits: bits per sample, if fewer than the mode's.
-        inverted: whether zero is white.
-        unsigned: whether 32-bit integers, which Pillow reads as signed, are unsigned.
-    """
-
-    bits: int = 16
-    inverted: bool = False
-    unsigned: bool = False
+    bits: int = 16  # bits per sample, if fewer than the mode's
+    inverted: bool = False  # whether zero is white
+    unsigned: bool = False  # whether 32-bit integers, which Pillow reads as signed, are unsigned
 
     @classmethod
     def of(cls, image: "Image") -> "_Samples":

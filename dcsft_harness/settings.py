@@ -63,13 +63,9 @@ def extra(field: FieldInfo, name: str) -> Any:  # noqa: ANN401 - what `option` w
 
 
 class Settings(BaseModel):
-    """Base of all settings; frozen, and an unknown name is refused with near matches.
+    """Base of all settings; frozen, and an unknown name is refused with near matches."""
 
-    Attributes:
-        SECTION: the help section of the options that a class declares first.
-    """
-
-    SECTION: ClassVar[str] = "Options"
+    SECTION: ClassVar[str] = "Options"  # the help section of the options that a class declares first
 
     model_config = ConfigDict(
         frozen=True,

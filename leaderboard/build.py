@@ -31,12 +31,7 @@ from dcsft_harness.settings import Settings, option
 
 @dataclass(frozen=True)
 class Built:
-    """A finished leaderboard.
-
-    Attributes:
-        board: its rows.
-        summary: its numbers.
-    """
+    """A finished leaderboard."""
 
     board: Board
     summary: Summary

@@ -45,17 +45,11 @@ AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
 
 @dataclass(frozen=True)
 class Choices:
-    """User settings for logs that do not record them.
+    """User settings for logs that do not record them."""
 
-    Attributes:
-        metrics: task -> the metric to use as its score.
-        distributions: task -> "id" or "ood".
-        at_k: for K responses per item, the k of the board's columns; None uses K.
-    """
-
-    metrics: Mapping[str, str]
-    distributions: Mapping[str, str]
-    at_k: int | None = None
+    metrics: Mapping[str, str]  # task -> the metric to use as its score
+    distributions: Mapping[str, str]  # task -> "id" or "ood"
+    at_k: int | None = None  # for K responses per item, the k of the board's columns; None uses K
 
 
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:

@@ -41,17 +41,12 @@ SAMPLES, SEED = "responses per item", "generation argument seed"
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The K responses to each of a task's items, as arrays of shape (items, K).
+    """The K responses to each of a task's items, as arrays of shape (items, K)."""
 
-    Attributes:
-        scores: in [0, 1], NaN if a response could not be scored.
-        votes: equal numbers for equal answers of an item, -1 for none; None if the task reports no answers.
-        tokens: generated tokens; NaN if unknown.
-    """
-
-    scores: Floats
+    scores: Floats  # in [0, 1], NaN if a response could not be scored
+    # equal numbers for equal answers of an item, -1 for none; None if the task reports no answers
     votes: NDArray[np.int64] | None
-    tokens: Floats
+    tokens: Floats  # generated tokens; NaN if unknown
 
     @property
     def samples(self) -> int:
@@ -253,21 +248,13 @@ def _tables(
 
 
 class Spent(NamedTuple):
-    """Accuracy at a budget.
+    """Accuracy at a budget."""
 
-    Attributes:
-        metric: "avg", "maj", "pass" or "consistency".
-        k: responses per item.
-        cap: the most new tokens of a response; None for the run's own limit.
-        tokens: generated tokens per item.
-        accuracy: the mean over items, or over tasks.
-    """
-
-    metric: str
-    k: int
-    cap: int | None
-    tokens: float
-    accuracy: Estimate
+    metric: str  # "avg", "maj", "pass" or "consistency"
+    k: int  # responses per item
+    cap: int | None  # the most new tokens of a response; None for the run's own limit
+    tokens: float  # generated tokens per item
+    accuracy: Estimate  # the mean over items, or over tasks
 
 
 CAPS = 12
@@ -311,20 +298,14 @@ def _at(draws: Sequence[Draws], clusters: Sequence[Codes], k: int, cap: int | No
 
 
 class Crossing(NamedTuple):
-    """The crossing of two rows' curves over tokens.
+    """The crossing of two rows' curves over tokens."""
 
-    Attributes:
-        tokens: generated tokens per item at the first crossing; None if the curves do not cross.
-        low, high: its 95 % interval over bootstrap draws of clusters in which they cross.
-        share: the share of draws in which they cross, in [0, 1].
-        first: whether the first row is ahead before the crossing, or throughout.
-    """
-
-    tokens: float | None
+    tokens: float | None  # generated tokens per item at the first crossing; None if the curves do not cross
+    # low, high: its 95 % interval over bootstrap draws of clusters in which they cross
     low: float | None
     high: float | None
-    share: float
-    first: bool
+    share: float  # the share of draws in which they cross, in [0, 1]
+    first: bool  # whether the first row is ahead before the crossing, or throughout
 
 
 DRAWS = 1_000

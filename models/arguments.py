@@ -183,34 +183,21 @@ _READERS: dict[str, Callable[[str, object], object]] = {
 
 @dataclass(frozen=True)
 class GenerationArguments:
-    """How to generate responses to one request; hashable, so that equal requests share a batch.
+    """How to generate responses to one request; hashable, so that equal requests share a batch."""
 
-    Attributes:
-        max_new_tokens: most tokens of a response, the end token included.
-        min_new_tokens: tokens before which no end token is allowed.
-        temperature: 0 is greedy decoding; above 0 responses are sampled at it.
-        top_p: nucleus mass kept, in `[0, 1]`; 1 keeps everything.
-        top_k: most likely tokens kept; 0 keeps everything.
-        min_p: least probability kept, relative to the likeliest token's; 0 keeps everything.
-        repetition_penalty: divides the positive logits (multiplies the negative ones) of tokens
-            already in prompt or response; 1 changes nothing.
-        stop: texts that end a response; neither they nor what follows is part of it.
-        seed: seed of the draws that the task itself asks for; None uses the model's.
-        skip_special_tokens: whether special tokens are left out of the text.
-        use_cache: whether generation keeps keys and values between steps.
-    """
-
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS  # most tokens of a response, the end token included
+    min_new_tokens: int = 0  # tokens before which no end token is allowed
+    temperature: float = 0.0  # 0 is greedy decoding; above 0 responses are sampled at it
+    top_p: float = 1.0  # nucleus mass kept, in `[0, 1]`; 1 keeps everything
+    top_k: int = 0  # most likely tokens kept; 0 keeps everything
+    min_p: float = 0.0  # least probability kept, relative to the likeliest token's; 0 keeps everything
+    # divides the positive logits (multiplies the negative ones) of tokens already in prompt or response; 1
+    # changes nothing
     repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    skip_special_tokens: bool = True
-    use_cache: bool = True
+    stop: tuple[str, ...] = ()  # texts that end a response; neither they nor what follows is part of it
+    seed: int | None = None  # seed of the draws that the task itself asks for; None uses the model's
+    skip_special_tokens: bool = True  # whether special tokens are left out of the text
+    use_cache: bool = True  # whether generation keeps keys and values between steps
 
     @property
     def greedy(self) -> bool:

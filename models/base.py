@@ -133,12 +133,9 @@ class UnavailableError(HarnessError):
 
 @dataclass
 class Counts(TokenCounts):  # type: ignore[misc]
-    """Token counts in lmms-eval's log format, with the generation config's applied settings.
+    """Token counts in lmms-eval's log format, with the generation config's applied settings."""
 
-    Attributes:
-        from_checkpoint: setting -> value; None if the generation config is not used.
-    """
-
+    # setting -> value; None if the generation config is not used
     from_checkpoint: dict[str, object] | None = None
 
     def to_dict(self) -> dict[str, Any]:

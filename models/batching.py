@@ -44,21 +44,13 @@ _REFUSALS = (ValueError, TypeError, LookupError, AttributeError, StopIteration, 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt that is ready for generation.
+    """A prompt that is ready for generation."""
 
-    Attributes:
-        name: the task and document, for errors.
-        key: the item's key, for its draws.
-        features: the processor's output for this prompt alone.
-        text: the rendered chat.
-        images: its images in order.
-    """
-
-    name: str
-    key: str
-    features: Features
-    text: str = ""
-    images: tuple[Image.Image, ...] = ()
+    name: str  # the task and document, for errors
+    key: str  # the item's key, for its draws
+    features: Features  # the processor's output for this prompt alone
+    text: str = ""  # the rendered chat
+    images: tuple[Image.Image, ...] = ()  # its images in order
 
     @property
     def tokens(self) -> int:

@@ -191,17 +191,11 @@ class NotFiniteError(Exception):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Token ids that steer generation.
+    """Token ids that steer generation."""
 
-    Attributes:
-        pad: fills short prompts and finished rows.
-        bos: begins a sequence, where a model has such a token.
-        eos: end a response; every id that the checkpoint names, in any of its files.
-    """
-
-    pad: int
-    bos: int | None
-    eos: tuple[int, ...]
+    pad: int  # fills short prompts and finished rows
+    bos: int | None  # begins a sequence, where a model has such a token
+    eos: tuple[int, ...]  # end a response; every id that the checkpoint names, in any of its files
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> "SpecialTokens":
@@ -227,17 +221,11 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Completion:
-    """What one row generated.
-
-    Attributes:
-        text: the response.
-        n_tokens: tokens generated, the end token or those of the stop text included.
-        finish_reason: "stop" or "length".
-    """
+    """What one row generated."""
 
     text: str
-    n_tokens: int
-    finish_reason: FinishReason
+    n_tokens: int  # tokens generated, the end token or those of the stop text included
+    finish_reason: FinishReason  # "stop" or "length"
 
 
 class StopTexts:

@@ -40,15 +40,10 @@ _FAILURES = (AttributeError, TypeError, LookupError, ValueError, RuntimeError)
 
 
 class Alone(NamedTuple):
-    """A model's output for one prompt alone.
+    """A model's output for one prompt alone."""
 
-    Attributes:
-        token: int64 `(1,)`, the likeliest first token that does not end the response.
-        logits: float32 `(2, vocabulary)`, for the first and the second token.
-    """
-
-    token: Tensor
-    logits: Tensor
+    token: Tensor  # int64 `(1,)`, the likeliest first token that does not end the response
+    logits: Tensor  # float32 `(2, vocabulary)`, for the first and the second token
 
 
 @torch.inference_mode()
@@ -204,36 +199,22 @@ _MOVED = -1
 
 @dataclass
 class Row:
-    """One response in progress.
+    """One response in progress."""
 
-    Attributes:
-        ticket: its item's ticket.
-        key: the key of its draws.
-        limit: the most tokens that it may have.
-        tokens: its tokens so far.
-        stopped_at: its length when it reached a stop text.
-        ended: whether it is finished.
-    """
-
-    ticket: int
-    key: int
-    limit: int
-    tokens: list[int] = field(default_factory=list)
-    stopped_at: int | None = None
-    ended: bool = False
+    ticket: int  # its item's ticket
+    key: int  # the key of its draws
+    limit: int  # the most tokens that it may have
+    tokens: list[int] = field(default_factory=list)  # its tokens so far
+    stopped_at: int | None = None  # its length when it reached a stop text
+    ended: bool = False  # whether it is finished
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An item to admit.
+    """An item to admit."""
 
-    Attributes:
-        ticket: identifies the item; no other item in flight has it.
-        row_keys: the keys of its rows' draws (`decoding.row_key`).
-    """
-
-    ticket: int
-    row_keys: list[int]
+    ticket: int  # identifies the item; no other item in flight has it
+    row_keys: list[int]  # the keys of its rows' draws (`decoding.row_key`)
 
 
 class RunningItems:

@@ -33,23 +33,14 @@ _SPREAD = 1.03
 
 @dataclass(frozen=True)
 class Tower:
-    """The layers of a decoder or of a vision tower.
+    """The layers of a decoder or of a vision tower."""
 
-    Attributes:
-        layers: how many.
-        width: of the residual stream.
-        inner: of the feed-forward part.
-        heads: numbers in a token's queries, over all heads.
-        shared: numbers in its keys, over the heads that have their own.
-        gated: whether the feed-forward part has a gate beside its input.
-    """
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    shared: int
-    gated: bool
+    layers: int  # how many
+    width: int  # of the residual stream
+    inner: int  # of the feed-forward part
+    heads: int  # numbers in a token's queries, over all heads
+    shared: int  # numbers in its keys, over the heads that have their own
+    gated: bool  # whether the feed-forward part has a gate beside its input
 
     @classmethod
     def of(cls, config: PreTrainedConfig | None, gated: bool) -> "Tower":
@@ -127,33 +118,20 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Training:
-    """What decides the memory of a training step.
+    """What decides the memory of a training step."""
 
-    Attributes:
-        trained: weights that train.
-        chosen: layers with an adapter, or all linear layers if everything trains: name -> part of the model.
-        full: whether everything trains.
-        dropout: whether adapters drop some of their inputs.
-        number: bytes of a number in the forward pass.
-        checkpointing: whether activations are computed again in the backward pass.
-        tokens: of the longest row, images included.
-        image_tokens: of the row with the largest images.
-        rows: per sample: 2 for pairs.
-        processes: that share the state, by kind: "weights", "state".
-        reference: weights of a second model that is kept, or 0.
-    """
-
-    trained: int
+    trained: int  # weights that train
+    # layers with an adapter, or all linear layers if everything trains: name -> part of the model
     chosen: Mapping[str, str]
-    full: bool
-    dropout: bool
-    number: int
-    checkpointing: bool
-    tokens: int
-    image_tokens: int
-    rows: int = 1
-    processes: Mapping[str, int] | None = None
-    reference: int = 0
+    full: bool  # whether everything trains
+    dropout: bool  # whether adapters drop some of their inputs
+    number: int  # bytes of a number in the forward pass
+    checkpointing: bool  # whether activations are computed again in the backward pass
+    tokens: int  # of the longest row, images included
+    image_tokens: int  # of the row with the largest images
+    rows: int = 1  # per sample: 2 for pairs
+    processes: Mapping[str, int] | None = None  # that share the state, by kind: "weights", "state"
+    reference: int = 0  # weights of a second model that is kept, or 0
 
 
 def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[str, float], float]:

@@ -32,15 +32,10 @@ class PixelLimits(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """How a processor resizes by area.
+    """How a processor resizes by area."""
 
-    Attributes:
-        factor: pixels that both sides of a resized image are multiples of.
-        frames: how `size` counts an image's area: 1, or the frames of a video's patch.
-    """
-
-    factor: int
-    frames: int
+    factor: int  # pixels that both sides of a resized image are multiples of
+    frames: int  # how `size` counts an image's area: 1, or the frames of a video's patch
 
 
 def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:

@@ -29,27 +29,16 @@ Messages = list[dict[str, Any]]
 
 @dataclass
 class Item:
-    """One document with one set of generation arguments.
+    """One document with one set of generation arguments."""
 
-    Attributes:
-        task: the lmms-eval task's name.
-        split: the split that the document is in.
-        doc_id: its position there.
-        arguments: how its responses are generated.
-        context: the prompt text that lmms-eval built, for models that do not read messages.
-        to_messages: the task's function from document to chat messages.
-        positions: where its responses belong in the request list.
-        sample_indices: the sample index of each, in the same order.
-    """
-
-    task: str
-    split: str
-    doc_id: int
-    arguments: GenerationArguments
-    context: str
-    to_messages: Callable[[Any], Messages]
-    positions: list[int] = field(default_factory=list)
-    sample_indices: list[int] = field(default_factory=list)
+    task: str  # the lmms-eval task's name
+    split: str  # the split that the document is in
+    doc_id: int  # its position there
+    arguments: GenerationArguments  # how its responses are generated
+    context: str  # the prompt text that lmms-eval built, for models that do not read messages
+    to_messages: Callable[[Any], Messages]  # the task's function from document to chat messages
+    positions: list[int] = field(default_factory=list)  # where its responses belong in the request list
+    sample_indices: list[int] = field(default_factory=list)  # the sample index of each, in the same order
 
 
 def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None = None) -> list[Item]:
@@ -94,16 +83,10 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One chat, with its images taken out.
+    """One chat, with its images taken out."""
 
-    Attributes:
-        messages: chat messages as transformers' chat templates take them, images as
-            placeholders.
-        images: the images in order of appearance, RGB.
-    """
-
-    messages: Messages
-    images: list[Image.Image]
+    messages: Messages  # chat messages as transformers' chat templates take them, images as placeholders
+    images: list[Image.Image]  # the images in order of appearance, RGB
 
 
 def content_key(text: str, images: Sequence[Image.Image]) -> str:
@@ -234,14 +217,10 @@ def goals(samples: int) -> list[int]:
 
 @dataclass
 class Drawing:
-    """An item in progress.
+    """An item in progress."""
 
-    Attributes:
-        item: with all the requested samples.
-        have: sample index to response, for samples already drawn.
-    """
-
-    item: Item
+    item: Item  # with all the requested samples
+    # sample index to response, for samples already drawn
     have: dict[int, Generation] = field(default_factory=dict)
 
     def next(self, settled: Settled | None) -> Item | None:

@@ -59,36 +59,25 @@ Reader = Callable[[str, object], object]
 
 @dataclass(frozen=True)
 class _Settings:
-    """The arguments that both engines take.
+    """The arguments that both engines take."""
 
-    Attributes:
-        pretrained: a checkpoint folder or hub name.
-        adapter: a PEFT folder to put on top.
-        dtype: weights' type, one of `arguments.DTYPES`.
-        min_pixels: least area of a resized image, in pixels; None keeps the processor's.
-        max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
-        box_space: the coordinates that it writes boxes in, one of `conventions.BoxSpace`; None uses those in
-            its manifest or its family's. Set it for a checkpoint that was trained elsewhere on boxes in
-            another space.
-        trust_remote_code: whether code inside the checkpoint may run.
-        generation_config: one of `GENERATION_CONFIGS`: "checkpoint" applies the penalties and sampling
-            settings of the checkpoint's `generation_config.json` to requests that leave them unset.
-        seed: seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model.
-        system_prompt: text, or a file of it, put before every chat that has no system message.
-        chat_template_kwargs: further arguments of the chat template, such as {"enable_thinking": false}; None
-            takes those that the adapter or checkpoint was trained with.
-    """
-
-    pretrained: str
-    adapter: str | None = None
-    dtype: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    pretrained: str  # a checkpoint folder or hub name
+    adapter: str | None = None  # a PEFT folder to put on top
+    dtype: str | None = None  # weights' type, one of `arguments.DTYPES`
+    min_pixels: int | None = None  # least area of a resized image, in pixels; None keeps the processor's
+    max_pixels: int | None = None  # largest area of a resized image, in pixels; None keeps the processor's
+    # the coordinates that it writes boxes in, one of `conventions.BoxSpace`; None uses those in its manifest
+    # or its family's. Set it for a checkpoint that was trained elsewhere on boxes in another space.
     box_space: BoxSpace | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: bool = False  # whether code inside the checkpoint may run
+    # one of `GENERATION_CONFIGS`: "checkpoint" applies the penalties and sampling settings of the
+    # checkpoint's `generation_config.json` to requests that leave them unset
     generation_config: str = "neutral"
-    seed: int = 0
+    seed: int = 0  # seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model
+    # text, or a file of it, put before every chat that has no system message
     system_prompt: str | None = None
+    # further arguments of the chat template, such as {"enable_thinking": false}; None takes those that the
+    # adapter or checkpoint was trained with
     chat_template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)
 
     READERS: ClassVar[Mapping[str, Reader]] = {

@@ -20,24 +20,15 @@ class UnsuitedModelError(Exception):
 
 @dataclass
 class Prompts:
-    """The prefilled prompts of some items, padded on the left to one length.
+    """The prefilled prompts of some items, padded on the left to one length."""
 
-    Attributes:
-        keys: per layer `(items, kv_heads, prompt, width)`; `values` likewise.
-        values: see `keys`.
-        logits: `(items, vocabulary)` for the first token.
-        positions: the last prompt token's position, `(..., items, 1)`; leading axes as in the model's
-            position ids.
-        tokens: int64 `(items, prompt)`.
-        attention_mask: int64 `(items, prompt)`, 0 at padding.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    logits: Tensor
+    keys: list[Tensor]  # per layer `(items, kv_heads, prompt, width)`; `values` likewise
+    values: list[Tensor]  # see `keys`
+    logits: Tensor  # `(items, vocabulary)` for the first token
+    # the last prompt token's position, `(..., items, 1)`; leading axes as in the model's position ids
     positions: Tensor
-    tokens: Tensor
-    attention_mask: Tensor
+    tokens: Tensor  # int64 `(items, prompt)`
+    attention_mask: Tensor  # int64 `(items, prompt)`, 0 at padding
 
     def __len__(self) -> int:
         """The number of items."""

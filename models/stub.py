@@ -26,19 +26,12 @@ from .requests import Item
 
 @dataclass(frozen=True)
 class Question:
-    """The inputs of a scripted answer.
+    """The inputs of a scripted answer."""
 
-    Attributes:
-        task: the lmms-eval task's name.
-        doc_id: the document's position in its split.
-        sample_index: which of its responses is asked for, from 0.
-        prompt: the prompt text that lmms-eval built.
-    """
-
-    task: str
-    doc_id: int
-    sample_index: int
-    prompt: str
+    task: str  # the lmms-eval task's name
+    doc_id: int  # the document's position in its split
+    sample_index: int  # which of its responses is asked for, from 0
+    prompt: str  # the prompt text that lmms-eval built
 
 
 _MOST = 2**30

@@ -91,21 +91,13 @@ def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
 
 
 class Place(NamedTuple):
-    """Where a safetensors file holds a tensor.
-
-    Attributes:
-        file: the file.
-        start: its first byte in the file.
-        end: the byte after its last.
-        dtype: as safetensors calls it.
-        shape: its shape.
-    """
+    """Where a safetensors file holds a tensor."""
 
     file: Path
-    start: int
-    end: int
-    dtype: str
-    shape: tuple[int, ...]
+    start: int  # its first byte in the file
+    end: int  # the byte after its last
+    dtype: str  # as safetensors calls it
+    shape: tuple[int, ...]  # its shape
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor's type and shape are those that are stored."""

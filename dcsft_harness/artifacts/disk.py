@@ -102,19 +102,13 @@ _DIGITS = 16
 
 @dataclass
 class Found:
-    """The content of a shard.
+    """The content of a shard."""
 
-    Attributes:
-        records: the complete ones, in order.
-        damaged: numbers of the lines that are not a record of this run, from 1.
-        whole_bytes: length of the file up to the end of its last complete line.
-        torn_bytes: length of the truncated record after it.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)  # the complete ones, in order
+    # numbers of the lines that are not a record of this run, from 1
     damaged: list[int] = field(default_factory=list)
-    whole_bytes: int = 0
-    torn_bytes: int = 0
+    whole_bytes: int = 0  # length of the file up to the end of its last complete line
+    torn_bytes: int = 0  # length of the truncated record after it
 
 
 def encode_record(record: Mapping[str, Any], key: bytes) -> bytes:

@@ -46,48 +46,32 @@ class NewerFormatError(HarnessError):
 
 @dataclass
 class Draft:
-    """An artifact being written.
+    """An artifact being written."""
 
-    Attributes:
-        folder: the folder for its files; it becomes the output folder when the draft is complete.
-        notes: the finished manifest's notes (counts, tokens, model).
-    """
-
-    folder: Path
+    folder: Path  # the folder for its files; it becomes the output folder when the draft is complete
+    # the finished manifest's notes (counts, tokens, model)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished artifact's manifest.
+    """A finished artifact's manifest."""
 
-    Attributes:
-        folder: the artifact's folder.
-        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores",
-            "leaderboard" or "cost comparison".
-        config: its settings.
-        inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
-        notes: counts, tokens, model fingerprints and the like.
-        files: file name -> SHA-256, of all but the manifest and `CARD`.
-        key: SHA-256 of kind, config and inputs: equal keys mean the same work.
-        seconds: wall-clock time the stage took.
-        packages: versions of the packages that it was made with.
-        hardware: the hardware that it was made on.
-        created: when it was finished, an ISO date.
-        call: the verb and the options that decide the artifact; empty in older artifacts.
-    """
-
-    folder: Path
+    folder: Path  # the artifact's folder
+    # "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores", "leaderboard"
+    # or "cost comparison"
     kind: str
     config: dict[str, Any]
+    # role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}
     inputs: dict[str, dict[str, str]]
-    notes: dict[str, Any]
-    files: dict[str, str]
-    key: str
-    seconds: float
-    packages: dict[str, str] = field(default_factory=dict)
-    hardware: dict[str, Any] = field(default_factory=dict)
-    created: str = ""
+    notes: dict[str, Any]  # counts, tokens, model fingerprints and the like
+    files: dict[str, str]  # file name -> SHA-256, of all but the manifest and `CARD`
+    key: str  # SHA-256 of kind, config and inputs: equal keys mean the same work
+    seconds: float  # wall-clock time the stage took
+    packages: dict[str, str] = field(default_factory=dict)  # versions of the packages that it was made with
+    hardware: dict[str, Any] = field(default_factory=dict)  # the hardware that it was made on
+    created: str = ""  # when it was finished, an ISO date
+    # the verb and the options that decide the artifact; empty in older artifacts
     call: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:

@@ -532,25 +532,15 @@ def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
 
 @dataclass
 class _Call:
-    """One call of the command.
+    """One call of the command."""
 
-    Attributes:
-        board: the board to write to.
-        settings: the suite and settings.
-        subject: the weights that CKPT names.
-        name: its row.
-        watched: the run that --watch names.
-        built: the latest leaderboard.
-        clock: time since the last row.
-    """
-
-    board: "BoardFolder"
-    settings: "Settings"
-    subject: "Subject | None" = None
+    board: "BoardFolder"  # the board to write to
+    settings: "Settings"  # the suite and settings
+    subject: "Subject | None" = None  # the weights that CKPT names
     name: str = ""
-    watched: "Watched | None" = None
-    built: Any = None
-    clock: bar.Clock = field(default_factory=bar.Clock)
+    watched: "Watched | None" = None  # the run that --watch names
+    built: Any = None  # the latest leaderboard
+    clock: bar.Clock = field(default_factory=bar.Clock)  # time since the last row
 
     def rows(self) -> Iterator["Row"]:
         """Scores, row by row."""

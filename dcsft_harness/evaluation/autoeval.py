@@ -58,21 +58,13 @@ def decisive(model_args: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to score checkpoints.
+    """How to score checkpoints."""
 
-    Attributes:
-        suite: a name of `SUITES`, or tasks separated by commas.
-        model: an lmms-eval model.
-        model_args: its arguments, without those of `SUBJECT`.
-        limit: only the first documents of each task; None uses all.
-        group: the configuration of which the row is one seed.
-    """
-
-    suite: str
-    model: str = "dcsft_hf"
-    model_args: str = ""
-    limit: int | None = None
-    group: str | None = None
+    suite: str  # a name of `SUITES`, or tasks separated by commas
+    model: str = "dcsft_hf"  # an lmms-eval model
+    model_args: str = ""  # its arguments, without those of `SUBJECT`
+    limit: int | None = None  # only the first documents of each task; None uses all
+    group: str | None = None  # the configuration of which the row is one seed
 
     @property
     def tasks(self) -> list[str]:
@@ -146,17 +138,11 @@ class Show(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """The work done for a row.
-
-    Attributes:
-        name: its name.
-        kept: tasks that already had a result.
-        made: tasks that were evaluated.
-    """
+    """The work done for a row."""
 
     name: str
-    kept: list[str] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # tasks that already had a result
+    made: list[str] = field(default_factory=list)  # tasks that were evaluated
 
 
 def standing(board: BoardFolder) -> "Board | None":
@@ -432,21 +418,13 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run to watch.
+    """A run to watch."""
 
-    Attributes:
-        folder: its output folder; need not exist yet.
-        name: the row of its result; rows of its checkpoints add their step.
-        base: the base of its adapters, if not the one recorded by the run.
-        every: seconds between two checks.
-        stay: whether to wait for the run to be resumed after its process has ended.
-    """
-
-    folder: Path
-    name: str
-    base: str | None = None
-    every: float = 5.0
-    stay: bool = False
+    folder: Path  # its output folder; need not exist yet
+    name: str  # the row of its result; rows of its checkpoints add their step
+    base: str | None = None  # the base of its adapters, if not the one recorded by the run
+    every: float = 5.0  # seconds between two checks
+    stay: bool = False  # whether to wait for the run to be resumed after its process has ended
 
 
 def at_step(name: str, step: int) -> str:
@@ -492,21 +470,15 @@ def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) 
 
 @dataclass
 class _Watching:
-    """The state of a run from earlier checks.
-
-    Attributes:
-        done: steps that were scored, or cannot be.
-        said: sentences already reported.
-        identity: identifies the run; "" until it has begun.
-    """
+    """The state of a run from earlier checks."""
 
     board: BoardFolder
     watched: Watched
     settings: Settings
     show: Show
-    done: set[int] = field(default_factory=set)
-    said: set[str] = field(default_factory=set)
-    identity: str = ""
+    done: set[int] = field(default_factory=set)  # steps that were scored, or cannot be
+    said: set[str] = field(default_factory=set)  # sentences already reported
+    identity: str = ""  # identifies the run; "" until it has begun
 
     def once(self, text: str) -> None:
         """Reports a sentence, unless it has been reported before."""

@@ -22,18 +22,12 @@ LONGEST = 150
 
 @dataclass
 class BoardFolder:
-    """A board on disk; created by `open_board`.
-
-    Attributes:
-        folder: its folder.
-        baseline: the row, or group of seeds, that differences refer to.
-        apart: whether rows that cannot be compared get tables of their own.
-        given: results from elsewhere, relative to the folder, with NAME= if they were given a name.
-    """
+    """A board on disk; created by `open_board`."""
 
     folder: Path
-    baseline: str | None = None
-    apart: bool = False
+    baseline: str | None = None  # the row, or group of seeds, that differences refer to
+    apart: bool = False  # whether rows that cannot be compared get tables of their own
+    # results from elsewhere, relative to the folder, with NAME= if they were given a name
     given: list[str] = field(default_factory=list)
 
     @property

@@ -37,21 +37,16 @@ DISTRIBUTIONS = ("id", "ood")
 
 @dataclass
 class Scores:
-    """The content of several scores folders.
+    """The content of several scores folders."""
 
-    Attributes:
-        by_subject: hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes.
-        settings: the same hash -> the configuration of the evaluation.
-        folders: the same hash -> the folders.
-        tasks: task -> the notes of the first folder with it.
-        remarks: accuracies that cannot be compared, with reasons.
-    """
-
+    # hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes
     by_subject: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    # the same hash -> the configuration of the evaluation
     settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    folders: dict[str, list[Path]] = field(default_factory=dict)
+    folders: dict[str, list[Path]] = field(default_factory=dict)  # the same hash -> the folders
+    # task -> the notes of the first folder with it
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # accuracies that cannot be compared, with reasons
 
     def mean(self, subject: str, distribution: str) -> float | None:
         """The unweighted mean accuracy over all tasks of a distribution; None if one of them is missing."""
@@ -121,25 +116,16 @@ def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Standing:
-    """One run within a budget.
+    """One run within a budget."""
 
-    Attributes:
-        unit: "samples", "tokens" or "seconds".
-        budget: the total of the cheapest run, labels included.
-        run: the run.
-        step: its last step within the budget; None if unknown.
-        folder: the run, or its newest kept checkpoint within the budget; None if there is none.
-        spent: what it had spent by then, labels included.
-        said: why there is no folder.
-    """
-
-    unit: str
-    budget: float
+    unit: str  # "samples", "tokens" or "seconds"
+    budget: float  # the total of the cheapest run, labels included
     run: Run
-    step: int | None = None
+    step: int | None = None  # its last step within the budget; None if unknown
+    # the run, or its newest kept checkpoint within the budget; None if there is none
     folder: Path | None = None
-    spent: float | None = None
-    said: str = ""
+    spent: float | None = None  # what it had spent by then, labels included
+    said: str = ""  # why there is no folder
 
     @property
     def checkpoint(self) -> str | None:
@@ -447,24 +433,15 @@ def csv_text(found: "Comparison") -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """Runs side by side."""
 
-    Attributes:
-        runs: in the order given.
-        baseline: the run that ratios refer to.
-        shared: hash -> a cold start that every run began with; not in any total.
-        scores: the evaluations.
-        standings: the runs at equal samples, tokens and time.
-        remarks: caveats about comparing rows.
-        digests: cached hashes of folders; those of large checkpoints take long.
-    """
-
-    runs: tuple[Run, ...]
-    baseline: Run
-    shared: Mapping[str, Manifest]
+    runs: tuple[Run, ...]  # in the order given
+    baseline: Run  # the run that ratios refer to
+    shared: Mapping[str, Manifest]  # hash -> a cold start that every run began with; not in any total
     scores: Scores
-    standings: tuple[Standing, ...]
-    remarks: tuple[str, ...] = ()
+    standings: tuple[Standing, ...]  # the runs at equal samples, tokens and time
+    remarks: tuple[str, ...] = ()  # caveats about comparing rows
+    # cached hashes of folders; those of large checkpoints take long
     digests: dict[Path, str] = field(default_factory=dict)
 
     def digest(self, folder: Path) -> str:

@@ -58,17 +58,11 @@ _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
 
 @dataclass(frozen=True)
 class Given:
-    """One row of the file.
+    """One row of the file."""
 
-    Attributes:
-        number: its line, or its position in a table, from 1.
-        fields: its fields, by the names of `FIELDS`.
-        row: all of its columns.
-    """
-
-    number: int
-    fields: Mapping[str, Any]
-    row: Mapping[str, Any]
+    number: int  # its line, or its position in a table, from 1
+    fields: Mapping[str, Any]  # its fields, by the names of `FIELDS`
+    row: Mapping[str, Any]  # all of its columns
 
 
 @dataclass(frozen=True)
@@ -85,17 +79,11 @@ Judge = Callable[[Given], Scored]
 
 @dataclass(frozen=True)
 class Judging:
-    """How to score a file.
+    """How to score a file."""
 
-    Attributes:
-        score: scores a row.
-        task: the opened task, None for a scorer alone.
-        items: the number of items that every model must have; None if any number will do.
-    """
-
-    score: Judge
-    task: lmms.Task | None = None
-    items: int | None = None
+    score: Judge  # scores a row
+    task: lmms.Task | None = None  # the opened task, None for a scorer alone
+    items: int | None = None  # the number of items that every model must have; None if any number will do
 
 
 def evaluate(

@@ -19,20 +19,13 @@ ADAPTER, MODEL = "adapter_config.json", "config.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """The position of a checkpoint in its training run.
+    """The position of a checkpoint in its training run."""
 
-    Attributes:
-        run: the run's output folder.
-        kind: "adapter" or "checkpoint", the kind of the run's result.
-        step: the step after which it was written.
-        identity: see `run_folder.identity`.
-        ledger: the run's cost at that step, as far as it is known.
-    """
-
-    run: Path
-    kind: str
-    step: int
-    identity: str
+    run: Path  # the run's output folder
+    kind: str  # "adapter" or "checkpoint", the kind of the run's result
+    step: int  # the step after which it was written
+    identity: str  # see `run_folder.identity`
+    # the run's cost at that step, as far as it is known
     ledger: Mapping[str, Any] = field(default_factory=dict)
 
     def as_note(self, output: Path) -> dict[str, Any]:
@@ -48,17 +41,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Subject:
-    """Weights to score.
+    """Weights to score."""
 
-    Attributes:
-        pretrained: a whole checkpoint, or the adapter's base: a folder or a hub name.
-        adapter: a PEFT folder; None for a whole checkpoint.
-        origin: their run, if they are a checkpoint inside one; None otherwise.
-    """
-
-    pretrained: str
-    adapter: Path | None = None
-    origin: Origin | None = None
+    pretrained: str  # a whole checkpoint, or the adapter's base: a folder or a hub name
+    adapter: Path | None = None  # a PEFT folder; None for a whole checkpoint
+    origin: Origin | None = None  # their run, if they are a checkpoint inside one; None otherwise
 
     def arguments(self, further: str) -> str:
         """The model arguments to load it.
@@ -277,25 +264,15 @@ class Divided(HarnessError):
 
 @dataclass(frozen=True)
 class State:
-    """The state of a run.
+    """The state of a run."""
 
-    Attributes:
-        begun: whether its folder holds anything.
-        finished: the manifest of its result; None if it has not finished.
-        checkpoints: the complete ones, by step.
-        running: whether its process is at work; None if unknown.
-        owner: that process, in words.
-        save_steps: steps between checkpoints; None if unknown.
-        steps: the steps of the whole run; None if unknown.
-    """
-
-    begun: bool
-    finished: manifest.Manifest | None = None
-    checkpoints: tuple[Path, ...] = ()
-    running: bool | None = None
-    owner: str = ""
-    save_steps: int | None = None
-    steps: int | None = None
+    begun: bool  # whether its folder holds anything
+    finished: manifest.Manifest | None = None  # the manifest of its result; None if it has not finished
+    checkpoints: tuple[Path, ...] = ()  # the complete ones, by step
+    running: bool | None = None  # whether its process is at work; None if unknown
+    owner: str = ""  # that process, in words
+    save_steps: int | None = None  # steps between checkpoints; None if unknown
+    steps: int | None = None  # the steps of the whole run; None if unknown
 
     @property
     def last(self) -> int:

@@ -32,17 +32,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Answered:
-    """A run's result for one document.
+    """A run's result for one document."""
 
-    Attributes:
-        doc_id: its position in the task's documents.
-        responses: the generated texts, one or G.
-        metrics: the result of the task's `process_results` for all of them.
-    """
-
-    doc_id: int
-    responses: list[str]
-    metrics: dict[str, Any]
+    doc_id: int  # its position in the task's documents
+    responses: list[str]  # the generated texts, one or G
+    metrics: dict[str, Any]  # the result of the task's `process_results` for all of them
 
 
 def open_model(name: str, arguments: str) -> Model:

@@ -293,17 +293,12 @@ COLUMNS = ("prompt", "answer", "target", "cluster")
 
 @dataclass(frozen=True)
 class Checked:
-    """The state of a task.
-
-    Attributes:
-        task: its name.
-        state: "present" if it loads, "absent" if its data is not prepared yet, else "broken".
-        said: its number of documents, or what is missing and how to get it.
-    """
+    """The state of a task."""
 
     task: str
+    # "present" if it loads, "absent" if its data is not prepared yet, else "broken"
     state: Literal["present", "absent", "broken"]
-    said: str
+    said: str  # its number of documents, or what is missing and how to get it
 
 
 def check_tasks(names: Iterable[str]) -> Iterator[Checked]:

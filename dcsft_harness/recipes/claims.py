@@ -50,55 +50,34 @@ Test = Literal["superiority", "match"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A line of a board should be ahead of another, or match it.
+    """A line of a board should be ahead of another, or match it."""
 
-    Attributes:
-        source: the paper's table or figure; "beyond" for a rule that is not in the paper.
-        said: the claim, as one sentence.
-        board: the leaderboard's folder in the run, of the clean pool; see `POOLS`.
-        row: the line that should be ahead.
-        other: the line that it is compared with.
-        distribution: "id" or "ood".
-        test: "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`).
-        metric: of K responses per item, such as "maj@8"; None for one response.
-    """
-
-    source: str
-    said: str
-    board: str
-    row: str
-    other: str
-    distribution: str = "ood"
+    source: str  # the paper's table or figure; "beyond" for a rule that is not in the paper
+    said: str  # the claim, as one sentence
+    board: str  # the leaderboard's folder in the run, of the clean pool; see `POOLS`
+    row: str  # the line that should be ahead
+    other: str  # the line that it is compared with
+    distribution: str = "ood"  # "id" or "ood"
+    # "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`)
     test: Test = "superiority"
-    metric: str | None = None
+    metric: str | None = None  # of K responses per item, such as "maj@8"; None for one response
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of testing one claim.
+    """The result of testing one claim."""
 
-    Attributes:
-        source, said: those of the claim.
-        pool: a key of `POOLS`.
-        verdict: see the module's docstring.
-        value: the tested figure, in `unit`; positive in favor of the claim.
-        p: Holm-corrected over the claims of its family; None if nothing is tested.
-        unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
-        seeds: the number of seeds behind it.
-        alone: the uncorrected p-value.
-        test: as of the claim.
-    """
-
+    # source, said: those of the claim
     source: str
     said: str
-    verdict: str
-    value: Estimate | None
-    p: float | None
-    unit: str = "points"
-    seeds: int = 0
-    alone: float | None = None
-    test: Test = "superiority"
-    pool: str = "clean"
+    verdict: str  # see the module's docstring
+    value: Estimate | None  # the tested figure, in `unit`; positive in favor of the claim
+    p: float | None  # Holm-corrected over the claims of its family; None if nothing is tested
+    unit: str = "points"  # "points" (percentage points) or "ratio" (log of a ratio; 0 is equal)
+    seeds: int = 0  # the number of seeds behind it
+    alone: float | None = None  # the uncorrected p-value
+    test: Test = "superiority"  # as of the claim
+    pool: str = "clean"  # a key of `POOLS`
 
 
 TEST_TIME = "test time"

@@ -63,18 +63,12 @@ Variables = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a recipe.
+    """One stage of a recipe."""
 
-    Attributes:
-        name: also the folder's name inside the recipe's output.
-        verb: a key of `stages.STAGES`.
-        options: its options; `@name` inside a text refers to an earlier stage's folder.
-        variables: the values of the recipe's variables for it.
-    """
-
-    name: str
-    verb: str
-    options: Mapping[str, Any]
+    name: str  # also the folder's name inside the recipe's output
+    verb: str  # a key of `stages.STAGES`
+    options: Mapping[str, Any]  # its options; `@name` inside a text refers to an earlier stage's folder
+    # the values of the recipe's variables for it
     variables: Variables = field(default_factory=dict, compare=False, repr=False)
 
     def references(self) -> list[str]:
@@ -84,21 +78,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain of stages.
+    """A chain of stages."""
 
-    Attributes:
-        name: the recipe's name, or several names joined by plus signs.
-        about: what it compares.
-        stages: in execution order.
-        scale: its scale; None for a recipe without scales.
-        variables: the scale's values.
-    """
-
-    name: str
-    about: str
-    stages: tuple[Stage, ...]
-    scale: str | None = None
-    variables: Variables = field(default_factory=dict)
+    name: str  # the recipe's name, or several names joined by plus signs
+    about: str  # what it compares
+    stages: tuple[Stage, ...]  # in execution order
+    scale: str | None = None  # its scale; None for a recipe without scales
+    variables: Variables = field(default_factory=dict)  # the scale's values
 
 
 class _Entry(BaseModel):

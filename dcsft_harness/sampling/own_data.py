@@ -64,34 +64,22 @@ Turn = dict[str, str]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a row holds, whatever its shape.
+    """What a row holds, whatever its shape."""
 
-    Attributes:
-        turns: all before the answer, in order; at least one is the user's.
-        target: what supervised training teaches the model to say.
-        solution: the gold as the row has it.
-        images: the pictures in order of their marks, as the row has them.
-        rejected: the answer that preference training is to avoid; None where the row has none.
-    """
-
-    turns: list[Turn]
-    target: Any
-    solution: Any
-    images: list[Any]
+    turns: list[Turn]  # all before the answer, in order; at least one is the user's
+    target: Any  # what supervised training teaches the model to say
+    solution: Any  # the gold as the row has it
+    images: list[Any]  # the pictures in order of their marks, as the row has them
+    # the answer that preference training is to avoid; None where the row has none
     rejected: str | None = None
 
 
 @dataclass(frozen=True)
 class Root:
-    """Where the images of a file's rows are.
+    """Where the images of a file's rows are."""
 
-    Attributes:
-        folder: where relative paths start.
-        outside: whether images may lie outside it, by absolute paths, "..", or links.
-    """
-
-    folder: Path
-    outside: bool = False
+    folder: Path  # where relative paths start
+    outside: bool = False  # whether images may lie outside it, by absolute paths, "..", or links
 
     def read(self, entry: object) -> bytes:
         """The content of an image file, or of one that the row itself holds.
@@ -744,14 +732,10 @@ class Part:
 
     A row belongs to a part by the content of its first image, or of prompt and answer if it has none. So rows
     that share an image stay together, and neither their order nor other rows move one to the other part.
-
-    Attributes:
-        share: the probability of a row, or of all rows of an image, to be held out; between 0 and 1.
-        held: whether this is the held-out part.
     """
 
-    share: float
-    held: bool = False
+    share: float  # the probability of a row, or of all rows of an image, to be held out; between 0 and 1
+    held: bool = False  # whether this is the held-out part
 
     def has(self, row: Mapping[str, Any], shown: Sequence[Any]) -> bool:
         """Whether a row of the task belongs to it; `shown` are its images."""

@@ -26,24 +26,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draw:
-    """One response as saved until the run is finished; scores are computed then.
+    """One response as saved until the run is finished; scores are computed then."""
 
-    Attributes:
-        item_id, sample_index, response, n_tokens, finish_reason, seed: see `records.Rollout`.
-        n_prompt_tokens: tokens of prompt and images together.
-        seconds: its share of the wall-clock time of its batch.
-        flops: see `lmms.generation.Generation`.
-    """
-
+    # item_id, sample_index, response, n_tokens, finish_reason, seed: see `records.Rollout`
     item_id: str
     sample_index: int
     response: str
-    n_prompt_tokens: int
+    n_prompt_tokens: int  # tokens of prompt and images together
     n_tokens: int
     finish_reason: str
     seed: int
-    seconds: float
-    flops: float | None = None
+    seconds: float  # its share of the wall-clock time of its batch
+    flops: float | None = None  # see `lmms.generation.Generation`
 
 
 class RolloutStore:

@@ -47,44 +47,29 @@ def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the data flow.
+    """One stage of the data flow."""
 
-    Attributes:
-        verb: as on the command line and in recipes: "train sft".
-        options: its options, besides `output`, which every stage takes.
-        run: (options, output, progress) -> notes; imports heavy packages inside.
-        summary: notes -> its closing line.
-        writes: the kind of artifact that it makes.
-        example: commands for its help, one per line.
-        about: further paragraphs for its help.
-        estimate: (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.estimate`.
-            None for stages that take moments.
-        prepared: whether it reads data that `dcsft data prepare` made.
-        pushes: whether the command line can upload the result to a model hub.
-        passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
-        show: notes -> text for stdout after the closing line.
-        remarks: notes -> text for stderr after that.
-        failing: notes -> an error with which the command ends after all that; None for success.
-        light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs.
-            None for a stage that calls `usage.admit` itself.
-        then: the command that usually follows, with {output} for the artifact's folder; "" for none.
-    """
-
-    verb: str
-    options: type[Settings]
+    verb: str  # as on the command line and in recipes: "train sft"
+    options: type[Settings]  # its options, besides `output`, which every stage takes
+    # (options, output, progress) -> notes; imports heavy packages inside
     run: Callable[[Any, Path, Progress | None], Notes]
-    summary: Callable[[Mapping[str, Any]], str]
-    writes: str
-    example: str = ""
-    about: str = ""
+    summary: Callable[[Mapping[str, Any]], str]  # notes -> its closing line
+    writes: str  # the kind of artifact that it makes
+    example: str = ""  # commands for its help, one per line
+    about: str = ""  # further paragraphs for its help
+    # (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.estimate`. None for stages
+    # that take moments.
     estimate: Callable[[Mapping[str, Any], Any, Any], tuple[float, float]] | None = None
-    prepared: bool = False
-    pushes: bool = False
-    passes: str = ""
-    show: Callable[[Mapping[str, Any]], str] | None = None
-    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
+    prepared: bool = False  # whether it reads data that `dcsft data prepare` made
+    pushes: bool = False  # whether the command line can upload the result to a model hub
+    passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
+    show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
+    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks  # notes -> text for stderr after that
+    # notes -> an error with which the command ends after all that; None for success
     failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
-    then: str = ""
+    then: str = ""  # the command that usually follows, with {output} for the artifact's folder; "" for none
+    # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
+    # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
 
     def plan(

@@ -89,15 +89,12 @@ class DpoOptions(DpoConfig, AdapterInputs):
 
 @dataclass
 class Responses:
-    """The responses of an item, for making pairs.
+    """The responses of an item, for making pairs."""
 
-    Attributes:
-        right, wrong: distinct texts, in order of their first appearance.
-        truncated, unscored: the numbers of responses left out.
-    """
-
+    # right, wrong: distinct texts, in order of their first appearance
     right: dict[str, None] = field(default_factory=dict)
     wrong: dict[str, None] = field(default_factory=dict)
+    # truncated, unscored: the numbers of responses left out
     truncated: int = 0
     unscored: int = 0
 

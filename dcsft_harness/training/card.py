@@ -79,21 +79,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Origin:
-    """One direct or indirect input of an artifact.
+    """One direct or indirect input of an artifact."""
 
-    Attributes:
-        role: its role in what was made from it: "data", "labels", "model", ...
-        name: the name of its folder or file.
-        sha256: its hash when it was used.
-        made: its manifest; None if it has none, is gone or has changed since.
-        said: why there is no manifest; empty if there is one.
-    """
-
-    role: str
-    name: str
-    sha256: str
-    made: manifest.Manifest | None
-    said: str
+    role: str  # its role in what was made from it: "data", "labels", "model",
+    name: str  # the name of its folder or file
+    sha256: str  # its hash when it was used
+    made: manifest.Manifest | None  # its manifest; None if it has none, is gone or has changed since
+    said: str  # why there is no manifest; empty if there is one
 
 
 def walk(artefact: manifest.Manifest) -> Iterator[Origin]:
@@ -187,24 +179,15 @@ def origin_summary(made: manifest.Manifest) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """An accuracy on one task.
+    """An accuracy on one task."""
 
-    Attributes:
-        task: an lmms-eval task.
-        distribution: "id" or "ood", in or out of the training distribution; None if the task does not state
-            it.
-        of_base: whether it is the base's accuracy, for comparison.
-        accuracy: in [0, 1]; None if no item was scored.
-        n: items scored.
-        limit: the number of items that the run was limited to; None if all were evaluated.
-    """
-
-    task: str
+    task: str  # an lmms-eval task
+    # "id" or "ood", in or out of the training distribution; None if the task does not state it
     distribution: str | None
-    of_base: bool
-    accuracy: float | None
-    n: int
-    limit: int | None
+    of_base: bool  # whether it is the base's accuracy, for comparison
+    accuracy: float | None  # in [0, 1]; None if no item was scored
+    n: int  # items scored
+    limit: int | None  # the number of items that the run was limited to; None if all were evaluated
 
 
 def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:

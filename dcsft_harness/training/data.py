@@ -38,21 +38,14 @@ Part = dict[str, str]
 
 @dataclass(frozen=True)
 class Turns:
-    """One conversation, split where the loss begins.
+    """One conversation, split where the loss begins."""
 
-    Attributes:
-        prompt: the messages before the answer, images as placeholders.
-        answer: the text of the assistant's last turn, which the model learns.
-        images: the number of images in the prompt.
-        box: the answer's [x1, y1, x2, y2] in pixels of the first image; None for other answers.
-        sizes: (width, height) of each image, pixels.
-    """
-
-    prompt: list[dict[str, Any]]
-    answer: str
-    images: int
+    prompt: list[dict[str, Any]]  # the messages before the answer, images as placeholders
+    answer: str  # the text of the assistant's last turn, which the model learns
+    images: int  # the number of images in the prompt
+    # the answer's [x1, y1, x2, y2] in pixels of the first image; None for other answers
     box: list[float] | None = None
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of each image, pixels
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -62,31 +55,19 @@ class Turns:
 
 @dataclass(frozen=True)
 class Conversations:
-    """A checked training set: the usable rows, and why others are refused.
+    """A checked training set: the usable rows, and why others are refused."""
 
-    Attributes:
-        name: the folder, for errors.
-        turns: the conversations, in order of the rows.
-        source: all rows in Arrow's format, with undecoded images.
-        item_ids: content ids, one per conversation; None if the set has none.
-        weights: the weight of each conversation in the loss, 0 or above; None if the set has no weights.
-        numbers: the set's row number of each conversation, from 0.
-        refused: row of the set -> why it cannot be trained on.
-        row_names: each row's name in errors; None if errors use row numbers.
-        tokens: of the longest conversation, images included; 0 before `screened` has counted them.
-        image_tokens: of the conversation with the largest images.
-    """
-
-    name: str
-    turns: list[Turns]
-    source: Dataset
-    item_ids: list[str] | None
+    name: str  # the folder, for errors
+    turns: list[Turns]  # the conversations, in order of the rows
+    source: Dataset  # all rows in Arrow's format, with undecoded images
+    item_ids: list[str] | None  # content ids, one per conversation; None if the set has none
+    # the weight of each conversation in the loss, 0 or above; None if the set has no weights
     weights: list[float] | None
-    numbers: list[int]
-    refused: dict[int, HarnessError]
-    row_names: list[str] | None = None
-    tokens: int = 0
-    image_tokens: int = 0
+    numbers: list[int]  # the set's row number of each conversation, from 0
+    refused: dict[int, HarnessError]  # row of the set -> why it cannot be trained on
+    row_names: list[str] | None = None  # each row's name in errors; None if errors use row numbers
+    tokens: int = 0  # of the longest conversation, images included; 0 before `screened` has counted them
+    image_tokens: int = 0  # of the conversation with the largest images
 
     def images(self, position: int) -> list[Pillow.Image]:
         """The images of a conversation, RGB, in the form that `dcsft_hf` evaluates."""

@@ -42,15 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judge:
-    """The task's own scorer, as in labeling and evaluation.
+    """The task's own scorer, as in labeling and evaluation."""
 
-    Attributes:
-        task: an lmms-eval task.
-        doc_ids: content id of an item -> its position in the task's documents.
-    """
-
-    task: Any
-    doc_ids: Mapping[str, int]
+    task: Any  # an lmms-eval task
+    doc_ids: Mapping[str, int]  # content id of an item -> its position in the task's documents
 
     def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
         """The score of a response in [0, 1]; None where it cannot be scored.

@@ -37,15 +37,10 @@ def shipped() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to distribute a command over processes.
+    """How to distribute a command over processes."""
 
-    Attributes:
-        processes: the number over all machines; above 1.
-        plan: a name of `shipped()`, or one of accelerate's configuration files.
-    """
-
-    processes: int
-    plan: str = DEFAULT
+    processes: int  # the number over all machines; above 1
+    plan: str = DEFAULT  # a name of `shipped()`, or one of accelerate's configuration files
 
     @classmethod
     def read(cls, processes: int | None, plan: str | None) -> "Launch | None":

@@ -24,30 +24,19 @@ _CLOSING = {"<think>": "</think>", "<|channel>thought": "<channel|>"}
 
 
 class Rendered(NamedTuple):
-    """The text of one sample.
+    """The text of one sample."""
 
-    Attributes:
-        prompt: everything before the answer, the same text as in evaluation.
-        completion: the answer and its end mark; the loss covers exactly this.
-    """
-
-    prompt: str
-    completion: str
+    prompt: str  # everything before the answer, the same text as in evaluation
+    completion: str  # the answer and its end mark; the loss covers exactly this
 
 
 @dataclass(frozen=True)
 class Template:
-    """A checkpoint's template for conversations.
+    """A checkpoint's template for conversations."""
 
-    Attributes:
-        processor: its processor, chat template and tokenizer included.
-        stops: end marks that stop generation, as text.
-        arguments: further arguments of the template.
-    """
-
-    processor: ProcessorMixin
-    stops: tuple[str, ...]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    processor: ProcessorMixin  # its processor, chat template and tokenizer included
+    stops: tuple[str, ...]  # end marks that stop generation, as text
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the template
 
     @classmethod
     def of(

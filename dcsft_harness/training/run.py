@@ -55,30 +55,18 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Job:
-    """A training job.
+    """A training job."""
 
-    Attributes:
-        method: the verb's last word: "sft".
-        model: the base, a folder or a hub name.
-        data: a curated set, a folder written by `save_to_disk`, or an open data set.
-        output: the folder to write.
-        config: the settings.
-        adapter: an adapter to train further; None begins with a new one.
-        inputs: further artifacts to record, role -> folder.
-        progress: called after each step.
-        source: the source of an open data set: a task's name or a file.
-        settings: further settings that decide the result, by name.
-    """
-
-    method: str
-    model: Path | str
-    data: Path | Dataset
-    output: Path
+    method: str  # the verb's last word: "sft"
+    model: Path | str  # the base, a folder or a hub name
+    data: Path | Dataset  # a curated set, a folder written by `save_to_disk`, or an open data set
+    output: Path  # the folder to write
     config: TrainingConfig
-    adapter: Path | None = None
-    inputs: Mapping[str, Path] = field(default_factory=dict)
-    progress: Progress | None = None
-    source: str | None = None
+    adapter: Path | None = None  # an adapter to train further; None begins with a new one
+    inputs: Mapping[str, Path] = field(default_factory=dict)  # further artifacts to record, role -> folder
+    progress: Progress | None = None  # called after each step
+    source: str | None = None  # the source of an open data set: a task's name or a file
+    # further settings that decide the result, by name
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -116,33 +104,21 @@ class Job:
 
 @dataclass
 class Setup:
-    """The inputs of a trainer.
+    """The inputs of a trainer."""
 
-    Attributes:
-        job: the training job.
-        folder: the trainer's output folder.
-        conversations: the checked training set.
-        processor: the base's, with the pixel limits of training.
-        limits: those limits; None for a processor without.
-        dtype: the dtype of forward passes.
-        room: the most bytes that the run may have on disk at a time.
-        network: the weights to train; set after all checks that do not need them.
-        peft_config: the new adapter to attach; None if there is none, or it is already attached.
-        notes: the manifest's notes.
-        completion: tokens that a row may have besides its text.
-    """
-
-    job: Job
-    folder: Path
-    conversations: Conversations
-    processor: ProcessorMixin
-    limits: PixelLimits | None
-    dtype: torch.dtype
-    room: int
+    job: Job  # the training job
+    folder: Path  # the trainer's output folder
+    conversations: Conversations  # the checked training set
+    processor: ProcessorMixin  # the base's, with the pixel limits of training
+    limits: PixelLimits | None  # those limits; None for a processor without
+    dtype: torch.dtype  # the dtype of forward passes
+    room: int  # the most bytes that the run may have on disk at a time
+    # the weights to train; set after all checks that do not need them
     network: PreTrainedModel | PeftModel = None
+    # the new adapter to attach; None if there is none, or it is already attached
     peft_config: LoraConfig | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-    completion: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)  # the manifest's notes
+    completion: int = 0  # tokens that a row may have besides its text
 
     @property
     def template_arguments(self) -> dict[str, Any]:

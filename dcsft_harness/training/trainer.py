@@ -277,17 +277,11 @@ def answers_alone() -> Iterator[None]:
 
 
 class Accounted:
-    """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub.
+    """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub."""
 
-    Attributes:
-        logged: TRL's names of the method's own metrics -> their names in the log.
-        account: the run's costs so far, and its metrics by step.
-        item_ids: content ids by row of the training set, or other names of its rows.
-    """
-
-    logged: Mapping[str, str] = {}
-    account: Account
-    item_ids: Sequence[str]
+    logged: Mapping[str, str] = {}  # TRL's names of the method's own metrics -> their names in the log
+    account: Account  # the run's costs so far, and its metrics by step
+    item_ids: Sequence[str]  # content ids by row of the training set, or other names of its rows
 
     def bind(self, account: Account, item_ids: Sequence[str]) -> None:
         """Sets the account; called before training."""

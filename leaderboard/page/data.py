@@ -253,19 +253,12 @@ _DIFFICULTIES = ("easy", "medium", "hard")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One board of a page.
+    """One board of a page."""
 
-    Attributes:
-        number: 0: the board's own rows; 1, ...: rows that cannot be compared with them.
-        board: as loaded.
-        tasks: its tasks, in the order of leaderboard.json.
-        lines: its lines, in that order.
-    """
-
-    number: int
-    board: Board
-    tasks: Sequence[Task]
-    lines: Sequence[Line]
+    number: int  # 0: the board's own rows; 1, ...: rows that cannot be compared with them
+    board: Board  # as loaded
+    tasks: Sequence[Task]  # its tasks, in the order of leaderboard.json
+    lines: Sequence[Line]  # its lines, in that order
 
     def name(self, task: int) -> str:
         """Prefix of the names of a task's data files."""

@@ -31,43 +31,27 @@ AGAIN = 8
 
 
 class Picture(NamedTuple):
-    """One stored image.
+    """One stored image."""
 
-    Attributes:
-        file: its name in the images' folder, a hash of its content.
-        width: of the upright original, in pixels; boxes are in these.
-        height: likewise.
-    """
-
-    file: str
-    width: int
-    height: int
+    file: str  # its name in the images' folder, a hash of its content
+    width: int  # of the upright original, in pixels; boxes are in these
+    height: int  # likewise
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The content of an item to show.
+    """The content of an item to show."""
 
-    Attributes:
-        prompt: the text that the model saw.
-        pictures: in the order shown to the model.
-    """
-
-    prompt: str
-    pictures: tuple[Picture, ...]
+    prompt: str  # the text that the model saw
+    pictures: tuple[Picture, ...]  # in the order shown to the model
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The content of some tasks' items to show.
+    """The content of some tasks' items to show."""
 
-    Attributes:
-        shown: task -> item id -> its content.
-        reasons: task -> why it is incomplete.
-    """
-
-    shown: Mapping[str, Mapping[str, Shown]]
-    reasons: Mapping[str, str]
+    shown: Mapping[str, Mapping[str, Shown]]  # task -> item id -> its content
+    reasons: Mapping[str, str]  # task -> why it is incomplete
 
 
 def export(

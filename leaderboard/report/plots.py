@@ -29,34 +29,21 @@ Ends = list[list[float]] | None
 
 
 class Point(NamedTuple):
-    """An accuracy after a number of steps; all in [0, 1] except the step.
+    """An accuracy after a number of steps; all in [0, 1] except the step."""
 
-    Attributes:
-        step: steps of training.
-        value: the accuracy; for several seeds their mean.
-        low: lower end of its 95 % interval; for several seeds the lowest seed's accuracy.
-        high: upper end of the interval, or the highest seed's accuracy.
-    """
-
-    step: float
-    value: float
-    low: float
-    high: float
+    step: float  # steps of training
+    value: float  # the accuracy; for several seeds their mean
+    low: float  # lower end of its 95 % interval; for several seeds the lowest seed's accuracy
+    high: float  # upper end of the interval, or the highest seed's accuracy
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run, or the runs of several seeds.
+    """A run, or the runs of several seeds."""
 
-    Attributes:
-        name: the name of its rows, without their steps.
-        seeds: the number of runs; above 1 the points are means with the seeds' range.
-        points: "ood" and "id", else tasks, those that have two points or more, by step.
-    """
-
-    name: str
-    seeds: int
-    points: dict[str, list[Point]]
+    name: str  # the name of its rows, without their steps
+    seeds: int  # the number of runs; above 1 the points are means with the seeds' range
+    points: dict[str, list[Point]]  # "ood" and "id", else tasks, those that have two points or more, by step
 
 
 def curves(summary: Summary) -> list[Curve]:

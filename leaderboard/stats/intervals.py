@@ -30,19 +30,12 @@ Codes = NDArray[np.int64]
 
 
 class Estimate(NamedTuple):
-    """A mean with its interval.
+    """A mean with its interval."""
 
-    Attributes:
-        value: the mean, in the unit of the values.
-        low: lower end of the interval; None if the data cannot determine the uncertainty.
-        high: upper end; None together with low.
-        n: the number of items, over all tasks.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
+    value: float  # the mean, in the unit of the values
+    low: float | None  # lower end of the interval; None if the data cannot determine the uncertainty
+    high: float | None  # upper end; None together with low
+    n: int  # the number of items, over all tasks
 
 
 def accuracy(scores: Floats, clusters: Codes) -> Estimate | None:
@@ -137,19 +130,12 @@ def mean_over_tasks(values: Sequence[Floats], clusters: Sequence[Codes]) -> Esti
 
 
 class Spread(NamedTuple):
-    """A mean over tasks and its uncertainty.
+    """A mean over tasks and its uncertainty."""
 
-    Attributes:
-        value: the mean, in the unit of the values.
-        variance: of that mean; None if the data cannot determine it.
-        degrees: degrees of freedom of the variance: clusters - 1.
-        n: the number of items, over all tasks.
-    """
-
-    value: float
-    variance: float | None
-    degrees: float
-    n: int
+    value: float  # the mean, in the unit of the values
+    variance: float | None  # of that mean; None if the data cannot determine it
+    degrees: float  # degrees of freedom of the variance: clusters - 1
+    n: int  # the number of items, over all tasks
 
 
 def spread(values: Sequence[Floats], clusters: Sequence[Codes]) -> Spread | None:
@@ -246,25 +232,15 @@ def within_unit(estimate: Estimate | None) -> Estimate | None:
 
 
 class Part(NamedTuple):
-    """One side of a comparison: the seeds' mean, and the parts of its variance.
+    """One side of a comparison: the seeds' mean, and the parts of its variance."""
 
-    Attributes:
-        value: mean over seeds of the mean over tasks.
-        sums: shape (G,), each cluster's contribution to the error of the seeds' average.
-        between: the seeds' part of the variance; its degrees are seeds - 1.
-        shared: the amount to subtract from the items' part.
-        seeds: the number of seeds.
-        n: items, over all tasks.
-        deviation: standard deviation of the seeds' values; None for one seed.
-    """
-
-    value: float
-    sums: Floats
-    between: float
-    shared: float
-    seeds: int
-    n: int
-    deviation: float | None
+    value: float  # mean over seeds of the mean over tasks
+    sums: Floats  # shape (G,), each cluster's contribution to the error of the seeds' average
+    between: float  # the seeds' part of the variance; its degrees are seeds - 1
+    shared: float  # the amount to subtract from the items' part
+    seeds: int  # the number of seeds
+    n: int  # items, over all tasks
+    deviation: float | None  # standard deviation of the seeds' values; None for one seed
 
 
 def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part | None:

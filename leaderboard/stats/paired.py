@@ -38,19 +38,12 @@ LATTICE = 1 << 18
 
 
 class Tested(NamedTuple):
-    """The result of a test.
+    """The result of a test."""
 
-    Attributes:
-        p: the p-value, in (0, 1].
-        method: "McNemar, exact", "sign flips, exact", "sign flips, N draws" or "sign flips, bound".
-        better: items on which the first row scores higher.
-        worse: items on which it scores lower.
-    """
-
-    p: float
-    method: str
-    better: int
-    worse: int
+    p: float  # the p-value, in (0, 1]
+    method: str  # "McNemar, exact", "sign flips, exact", "sign flips, N draws" or "sign flips, bound"
+    better: int  # items on which the first row scores higher
+    worse: int  # items on which it scores lower
 
 
 def paired_test(

@@ -30,19 +30,12 @@ AT_ONCE = 50
 
 
 class Rank(NamedTuple):
-    """A rank among the rows.
+    """A rank among the rows."""
 
-    Attributes:
-        rank: 1 is best; rows with equal accuracy share the better rank.
-        low: 2.5th percentile of the rank over the bootstrap's draws.
-        high: 97.5th percentile.
-        of: the number of ranked rows.
-    """
-
-    rank: int
-    low: int
-    high: int
-    of: int
+    rank: int  # 1 is best; rows with equal accuracy share the better rank
+    low: int  # 2.5th percentile of the rank over the bootstrap's draws
+    high: int  # 97.5th percentile
+    of: int  # the number of ranked rows
 
 
 def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArray[np.float32]) -> None:

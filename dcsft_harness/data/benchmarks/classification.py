@@ -20,23 +20,14 @@ from dcsft_harness.errors import HarnessError
 
 
 class ImageClass(NamedTuple):
-    """A class of ImageNet, as used in the paper.
+    """A class of ImageNet, as used in the paper."""
 
-    Attributes:
-        wnid: its WordNet id ("n01498041"), the name of its folder.
-        word: the answer, case kept ("Chihuahua").
-        label: its index among ImageNet's 1,000 classes.
-        trained: whether it is one of the 100 classes of pool, cold start and validation.
-        renditions: the number of its images in ImageNet-R, 0 if the paper does not use it.
-        adversarial: the number of its images in ImageNet-A, 0 if the paper does not use it.
-    """
-
-    wnid: str
-    word: str
-    label: int
-    trained: bool
-    renditions: int
-    adversarial: int
+    wnid: str  # its WordNet id ("n01498041"), the name of its folder
+    word: str  # the answer, case kept ("Chihuahua")
+    label: int  # its index among ImageNet's 1,000 classes
+    trained: bool  # whether it is one of the 100 classes of pool, cold start and validation
+    renditions: int  # the number of its images in ImageNet-R, 0 if the paper does not use it
+    adversarial: int  # the number of its images in ImageNet-A, 0 if the paper does not use it
 
 
 @cache

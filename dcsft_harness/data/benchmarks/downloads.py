@@ -201,17 +201,11 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Table:
-    """One file or split of published rows.
+    """One file or split of published rows."""
 
-    Attributes:
-        name: its name in messages.
-        features: the `datasets.Features`, with ClassLabel names.
-        batches: its rows as Arrow tables of a few rows each.
-    """
-
-    name: str
-    features: Any
-    batches: Iterator[Any]
+    name: str  # its name in messages
+    features: Any  # the `datasets.Features`, with ClassLabel names
+    batches: Iterator[Any]  # its rows as Arrow tables of a few rows each
 
 
 def rows(opened: Opened, hub: Hub, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:

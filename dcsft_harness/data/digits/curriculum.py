@@ -39,16 +39,11 @@ class Example(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One phase of pre-training.
+    """One phase of pre-training."""
 
-    Attributes:
-        until: the share of all steps at which it ends.
-        mix: shares of the families, in the order of `FAMILIES`.
-        least, most: digits in a scene.
-    """
-
-    until: float
-    mix: tuple[float, float, float, float]
+    until: float  # the share of all steps at which it ends
+    mix: tuple[float, float, float, float]  # shares of the families, in the order of `FAMILIES`
+    # least, most: digits in a scene
     least: int
     most: int
 

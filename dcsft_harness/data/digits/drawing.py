@@ -20,17 +20,11 @@ SPLIT_SEED = 2602
 
 
 class Digits(NamedTuple):
-    """Some real digits.
+    """Some real digits."""
 
-    Attributes:
-        images: float32 array (n, 8, 8), ink in [0, 1].
-        values: int array (n,), 0..9.
-        ids: int array (n,), the position in scikit-learn's file.
-    """
-
-    images: NDArray[np.float32]
-    values: NDArray[np.int64]
-    ids: NDArray[np.int64]
+    images: NDArray[np.float32]  # float32 array (n, 8, 8), ink in [0, 1]
+    values: NDArray[np.int64]  # int array (n,), 0..9
+    ids: NDArray[np.int64]  # int array (n,), the position in scikit-learn's file
 
 
 @cache

@@ -218,27 +218,16 @@ OTHER_QUESTIONS = (
 
 
 class Sum(NamedTuple):
-    """One question.
+    """One question."""
 
-    Attributes:
-        image: RGB, 112 x 56 pixels.
-        prompt: the question and its options, one per line.
-        choices: the options' texts, in order.
-        answer: the letter of the right option.
-        solution: the target of pre-training, "5 + 6 = 11 (B)".
-        equation: the solution without the letter, "5 + 6 = 11"; the target of the tasks.
-        values: the two digits, left and right.
-        ids: the positions of the two digits in scikit-learn's file.
-    """
-
-    image: Image.Image
-    prompt: str
-    choices: tuple[str, ...]
-    answer: str
-    solution: str
-    equation: str
-    values: tuple[int, int]
-    ids: tuple[int, int]
+    image: Image.Image  # RGB, 112 x 56 pixels
+    prompt: str  # the question and its options, one per line
+    choices: tuple[str, ...]  # the options' texts, in order
+    answer: str  # the letter of the right option
+    solution: str  # the target of pre-training, "5 + 6 = 11 (B)"
+    equation: str  # the solution without the letter, "5 + 6 = 11"; the target of the tasks
+    values: tuple[int, int]  # the two digits, left and right
+    ids: tuple[int, int]  # the positions of the two digits in scikit-learn's file
 
 
 def draw_sum(
