@@ -153,11 +153,7 @@ def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None
 
 
 def training(folder: Path, step: int | None = None) -> Training | None:
-    """The run that made a folder; None if that was not a training run.
-
-    Args:
-        folder: an adapter or a checkpoint with its manifest.
-        step: the step of a checkpoint inside it; None for the run's result.
+    """The run that made a folder, or a checkpoint of this `step` in it; None if that was not a training run.
 
     Raises:
         HarnessError: the folder has no readable manifest.
@@ -444,11 +440,7 @@ class Board:
     results: tuple[Result, ...] = ()  # the results behind the rows
 
     def row(self, name: str) -> Row:
-        """The row of this name.
-
-        Raises:
-            HarnessError: there is none; names near matches.
-        """
+        """The row of this name; the error for an unknown one names near matches."""
         for row in self.rows:
             if row.name == name:
                 return row

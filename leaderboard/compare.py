@@ -543,12 +543,9 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
 def by_difficulty(
     rows: Sequence[Row], tasks: Sequence[Task], labels: Mapping[str, str]
 ) -> dict[str, Estimate] | None:
-    """The accuracy on the labeled items of each difficulty, over all tasks of a row.
+    """The accuracy on the labeled items of each difficulty, over all tasks of a row; None if none is labeled.
 
     For several seeds, each item counts with its mean score.
-
-    Returns:
-        Difficulty -> estimate, for those with items; None if no item is labeled.
     """
     shared = [task for task in tasks if all(task.name in row.cells for row in rows)]
     if not labels or not shared:

@@ -188,11 +188,7 @@ def _kind(folder: Path) -> object:
 
 
 def read(place: Path, choices: Choices, shared: Shared) -> Result:
-    """Reads a scores folder or one run of lmms-eval, from `find`.
-
-    Raises:
-        HarnessError: it is neither, or cannot be used.
-    """
+    """Reads a scores folder or one run of lmms-eval, from `find`; anything else is an error."""
     if is_run(place) and place.is_file():
         return read_run(place, choices)
     if place.is_file() and SAMPLES in place.name:
@@ -326,14 +322,9 @@ def _identity(result: Result) -> tuple[str, str, str]:
 
 
 def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int, Result]:
-    """Makes equal row names unique by what distinguishes them: arguments, else the time, else the folder.
+    """Makes equal names unique, except the user's: by differing arguments, else by time, else by folder.
 
-    Args:
-        free: position and result of each row that the user did not name.
-        taken: names of other rows.
-
-    Returns:
-        The id of a result -> the result under its new name.
+    `free` has a position and result each. Returns the id of a result -> the result under its new name.
     """
     places = {id(result): place for place, result in free}
     labels: dict[str, list[list[Result]]] = {}
@@ -379,11 +370,7 @@ def _relative(result: Result, place: Path) -> str:
 
 
 def read_names(file: Path) -> dict[str, str]:
-    """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name.
-
-    Raises:
-        HarnessError: it cannot be read, or is not such a mapping.
-    """
+    """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name."""
     try:
         found = reading.yaml_file(file)
     except (OSError, ValueError) as error:
@@ -396,15 +383,7 @@ def read_names(file: Path) -> dict[str, str]:
 
 
 def renamed(results: Sequence[Result], names: Mapping[str, str]) -> list[Result]:
-    """Gives rows their new names.
-
-    Args:
-        results: the results read so far.
-        names: see `read_names`.
-
-    Raises:
-        HarnessError: a key matches neither a row nor a run.
-    """
+    """Gives rows their new names, see `read_names`; a key that matches neither row nor run is an error."""
     made = list(results)
     for key, name in names.items():
         path = Path(key)

@@ -119,11 +119,7 @@ class Samples:
     def _draws(
         self, lines: Sequence[Mapping[str, Any]]
     ) -> tuple[list[list[float]], list[list[str | None]]] | None:
-        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing.
-
-        Raises:
-            HarnessError: the number differs among documents, or a score is not a fraction.
-        """
+        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing."""
         found = [(line.get("scores"), line.get("votes")) for line in lines]
         if not all(isinstance(one, list) for pair in found for one in pair):
             return None
@@ -253,9 +249,7 @@ class Samples:
         """The applied settings of the checkpoint's generation config; None if a line does not record them.
 
         Our models record them with the token counts, which lmms-eval omits for responses from its cache.
-
-        Raises:
-            HarnessError: lines differ.
+        Lines that differ are an error.
         """
         first: dict[str, object] | None = None
         for line in lines:
@@ -435,11 +429,7 @@ def lost_samples(files: Sequence[Path]) -> list[Path]:
 
 
 def read_run(file: Path, choices: Choices) -> Result:
-    """Reads one run, named by its model and adapter.
-
-    Args:
-        file: its results file, in the folder of its samples.
-        choices: settings that logs do not record.
+    """Reads one run, by its results file in the folder of its samples; named by its model and adapter.
 
     Raises:
         HarnessError: a file is missing, truncated or inconsistent; see `read.read_result`.

@@ -56,11 +56,7 @@ class Shared:
     known: dict[str, list[_Items]] = field(default_factory=dict)
 
     def items(self, path: Path, task: str, ids: pa.ChunkedArray, clusters: pa.ChunkedArray) -> _Items:
-        """The items of a task's part of a table.
-
-        Raises:
-            HarnessError: one occurs twice.
-        """
+        """The items of a task's part of a table; one that occurs twice is an error."""
         for one in self.known.setdefault(task, []):
             if one.raw_ids.equals(ids) and _equal(one.raw_clusters, clusters):
                 return one
@@ -186,11 +182,7 @@ def _table(found: manifest.Manifest) -> pa.Table:
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a scores table, each as one chunk; texts as dictionaries, which reads 3 times as fast.
-
-    Args:
-        path: the file.
-        names: the columns; None reads all of `records.Score`.
+    """Columns of a scores table, by default all, each as one chunk; texts as dictionaries: 3 times as fast.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.

@@ -76,12 +76,7 @@ JUDGED = ("task", "item_id", "sample_index", "score", "vote", "n_tokens")
 
 
 def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A task's rows of a table of `records.Response`.
-
-    Args:
-        path: the file.
-        task: the task.
-        columns: the columns; None reads all.
+    """A task's rows of a table of `records.Response`; `columns` None reads all columns.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
@@ -94,14 +89,7 @@ def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) 
 
 
 def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int, has_votes: bool) -> Draws:
-    """The responses to a task's items.
-
-    Args:
-        path: its name in errors.
-        table: a task's rows of `records.Response`.
-        item_ids: its items, in the requested order.
-        samples: K.
-        has_votes: whether the task reports answers.
+    """The K responses to a task's items, in the items' order, from its rows of `records.Response`.
 
     Raises:
         HarnessError: the table lacks a response, or has too many; or a score is not a fraction.
@@ -130,12 +118,7 @@ def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int,
 
 
 def draws_of_lists(scores: Sequence[Sequence[float]], votes: Sequence[Sequence[str | None]]) -> Draws:
-    """The responses of a log, which has no token counts per response.
-
-    Args:
-        scores: per item, K scores in [0, 1].
-        votes: per item, K votes; None for no answer.
-    """
+    """A log's responses: per item, K scores in [0, 1] and K votes, None for no answer; no token counts."""
     judged = np.array(scores, dtype=np.float64)
     known: dict[str | None, int] = {None: -1}
     words = np.array([known.setdefault(vote, len(known) - 1) for some in votes for vote in some])
@@ -154,11 +137,7 @@ def _damaged(path: Path, what: str) -> HarnessError:
 
 
 def expanded(results: Sequence["Result"], k: int | None) -> list["Result"]:
-    """The same results with the columns of K responses at k.
-
-    Args:
-        results: as read.
-        k: the k of the columns; None uses K.
+    """The same results with the columns of K responses at `k`; None uses K.
 
     Raises:
         HarnessError: k is None and results differ in K; or a result with several responses per item has fewer

@@ -259,13 +259,7 @@ def headline(columns: Sequence[Column]) -> str | None:
 def overall(
     columns: Sequence[Column], distribution: str, metric: str | None | Literal[True] = True
 ) -> int | None:
-    """The index of the column for "id" or "ood": its mean, else its only task.
-
-    Args:
-        columns: a board's.
-        distribution: "id" or "ood".
-        metric: the metric; True uses the `headline`.
-    """
+    """The column's index for "id" or "ood": its mean, else its only task; `metric` True is the `headline`."""
     wanted = headline(columns) if metric is True else metric
     found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == wanted]
     return found[-1] if found else None  # a mean follows its tasks

@@ -24,11 +24,7 @@ def is_unset(value: object) -> bool:
 
 
 def as_int(name: str, value: object, low: int) -> int:
-    """A whole number of at least `low`; errors call it `name`.
-
-    Raises:
-        HarnessError: for anything else, booleans included.
-    """
+    """A whole number of at least `low`; errors, for booleans too, call it `name`."""
     number = as_float(name, value, float(low))
     if number != int(number):
         raise HarnessError(f"{name}={value!r} is not a whole number", f"Give an integer of at least {low}")
@@ -36,11 +32,7 @@ def as_int(name: str, value: object, low: int) -> int:
 
 
 def as_float(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number in `[low, high]`; errors call it `name`.
-
-    Raises:
-        HarnessError: for anything else, booleans included.
-    """
+    """A finite number in `[low, high]`; errors, for booleans too, call it `name`."""
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -54,11 +46,7 @@ def as_float(name: str, value: object, low: float, high: float = math.inf) -> fl
 
 
 def as_bool(name: str, value: object) -> bool:
-    """True or False, also as text in any case; errors call it `name`.
-
-    Raises:
-        HarnessError: for anything else.
-    """
+    """True or False, also as text in any case; errors call it `name`."""
     text = str(value).strip().lower()
     if text in _TRUE | _FALSE:
         return text in _TRUE
@@ -71,11 +59,7 @@ def as_text(name: str, value: object) -> str:
 
 
 def as_dtype(name: str, value: object) -> str:
-    """One of `DTYPES`.
-
-    Raises:
-        HarnessError: for anything else, with near matches.
-    """
+    """One of `DTYPES`; the error for anything else names near matches."""
     if str(value) not in DTYPES:
         raise unknown_name(name, str(value), DTYPES)
     return str(value)

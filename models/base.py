@@ -221,10 +221,9 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
-        """The responses to items with equal generation arguments, for models that answer in batches.
+        """The responses to items with equal generation arguments, one `Generation` per sample index.
 
-        Returns:
-            per item, one `Generation` per sample index, in the item's order.
+        For models that answer in batches.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither `_answer` nor `_stream`")
 
@@ -328,8 +327,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def answer(self, items: list[Item]) -> list[list[Generation]]:
         """The responses to items with equal generation arguments, without reporting them.
 
-        Raises:
-            HarnessError: an item is refused and `refused` is None.
+        A refused item is an error unless there is `refused`.
         """
         queue = deque((Drawing(item), item) for item in items)
         drawings = [drawing for drawing, _ in queue]

@@ -135,11 +135,7 @@ def remembering() -> Iterator[None]:
 
 
 def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Image]) -> Features:
-    """`process` of one prompt, from memory within `remembering`.
-
-    Raises:
-        ValueError: or another of `_REFUSALS`: see `process`.
-    """
+    """`process` of one prompt, from memory within `remembering`."""
     memory = _MEMORY.get()
     if memory is None:
         return process(processor, [text], [images])
@@ -153,11 +149,7 @@ def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Ima
 
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Turns a processor's errors on an unsupported prompt into an error with the item.
-
-    Raises:
-        HarnessError: begins with `name`, the task and document.
-    """
+    """Turns a processor's errors on an unsupported prompt into one that begins with the task and document."""
     from .resources import out_of_memory
 
     try:
@@ -181,12 +173,7 @@ class Batcher:
     """
 
     def __init__(self, processor: ProcessorMixin, pad_token: int) -> None:
-        """Compares, on the trials, joined features with the processor's own batch.
-
-        Args:
-            processor: the checkpoint's.
-            pad_token: token id on the left of short prompts.
-        """
+        """Compares, on the trials, joined features with the processor's own batch; pads on the left."""
         self._processor, self._pad = processor, pad_token
         self.image_names: Collection[str] = processor.image_processor.model_input_names
         self.trials = self._prepared(_TRIALS)
@@ -209,11 +196,7 @@ class Batcher:
         )
 
     def batch(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
-        """Prompts as one batch; a single one where `way` is "single".
-
-        Args:
-            rows: with features of equal names.
-        """
+        """Prompts, with features of equal names, as one batch; a single one where `way` is "single"."""
         if len(rows) > 1 and self.way == "processed":
             return dict(process(self._processor, [row.text for row in rows], [row.images for row in rows]))
         assert len(rows) == 1 or self.way == "joined"
@@ -343,11 +326,7 @@ def tokenize(processor: ProcessorMixin, text: str) -> list[int]:
 def count_tokens(processor: ProcessorMixin, text: str, tokens: list[int], images: list[Image.Image]) -> int:
     """Tokens of prompt and images together.
 
-    Args:
-        processor: the checkpoint's, with its pixel limits.
-        text: the rendered prompt.
-        tokens: its token ids, with one placeholder per image.
-        images: its images.
+    `text` is the rendered prompt and `tokens` its token ids, with one placeholder per image.
     """
     if not images:
         return len(tokens)

@@ -97,11 +97,9 @@ def noisy(
 ) -> torch.Tensor:
     """Scores with the noise of one step.
 
-    Args:
-        scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
-        row_keys: int64 `(rows,)`.
-        step: tokens that the rows have generated so far, also as int64 `(rows,)`.
-        sparse: whether most tokens are ruled out; then only the others get noise.
+    `scores` are float32 `(rows, vocabulary)`, minus infinity where a token is ruled out; `row_keys` int64
+    `(rows,)`; `step` the tokens generated so far, also as int64 `(rows,)`. `sparse`: most tokens are ruled
+    out, and only the others get noise.
 
     Returns:
         float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
@@ -119,28 +117,16 @@ class KeyedGumbel:
     """The last logits processor of a sampled generation: makes greedy search draw."""
 
     def __init__(self, row_keys: list[int], prompt_length: int, sparse: bool) -> None:
-        """Noise for one call of `generate`.
+        """Noise for one call of `generate`, from one key per row of the batch, see `row_key`.
 
-        Args:
-            row_keys: one key per row of the batch, from `row_key`.
-            prompt_length: columns of the batch before the first generated token.
-            sparse: whether the processors before this one rule most tokens out; then only the remaining ones
-                get noise.
+        `prompt_length` columns come before the first generated token. `sparse`: see `noisy`.
         """
         self._keys = torch.tensor(row_keys, dtype=torch.int64)
         self._prompt_length = prompt_length
         self._sparse = sparse
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Adds the noise of this step.
-
-        Args:
-            input_ids: int64 `(rows, columns)`, prompt and what is generated so far.
-            scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
-
-        Returns:
-            float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
-        """
+        """Adds this step's noise to float32 `(rows, vocabulary)`; the float64 result's argmax is drawn."""
         self._keys = self._keys.to(scores.device)
         return noisy(scores, self._keys, input_ids.shape[1] - self._prompt_length, self._sparse)
 
@@ -151,8 +137,7 @@ class KeyedGumbel:
 def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
     """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
 
-    Raises:
-        HarnessError: the file cannot be read, or has a setting that cannot be applied.
+    A setting that cannot be applied is an error.
     """
     if settings.generation_config != "checkpoint":
         return {}
@@ -332,9 +317,8 @@ class RepetitionPenalty:
     def __init__(self, penalty: float, attention_mask: Tensor) -> None:
         """A processor for one batch.
 
-        Args:
-            penalty: divides positive scores, multiplies negative ones.
-            attention_mask: `(rows, prompt length)`, 0 on the left where a row has padding.
+        `penalty` divides positive scores and multiplies negative ones; `attention_mask` is `(rows, prompt
+        length)`, 0 on the left where a row has padding.
         """
         self._penalty, self._mask = penalty, attention_mask != 0
 
@@ -531,13 +515,9 @@ class Draw:
             self._seen = _tokens_of(prompts)[item_of_row]
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """The next token of every row.
+        """The int64 `(rows,)` next tokens, from `(rows, vocabulary)` logits of any float type.
 
-        Args:
-            logits: `(rows, vocabulary)` of any float type.
-
-        Returns:
-            int64 `(rows,)`; `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
+        `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
         """
         scores = _ruled(logits.float(), self._arguments, self._eos, self._seen, self._steps)
         tokens, likeliest = self._chosen(scores)

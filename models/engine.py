@@ -48,11 +48,7 @@ class Alone(NamedTuple):
 
 @torch.inference_mode()
 def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone | str:
-    """Two tokens from `generate`, or the reason why the model cannot process the prompt.
-
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: inputs of one prompt, on the model's device.
+    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it.
 
     Raises:
         RuntimeError: it is out of memory.
@@ -72,10 +68,7 @@ def apart(
 ) -> str | None:
     """Why prompts cannot be batched in `generate`; None if they can.
 
-    Args:
-        model: a transformers model, in evaluation mode.
-        together: makes one batch of all prompts, on the model's device.
-        singly: the model's output for each prompt alone.
+    `together` makes one batch of all prompts; `singly` is the model's output for each prompt alone.
 
     Raises:
         RuntimeError: it is out of memory.
@@ -100,12 +93,8 @@ def objection(
 ) -> str | None:
     """Why the samples of an item cannot share its prompt in this model; None if they can.
 
-    Two tokens are decoded both ways and their logits compared.
-
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: inputs of one prompt or several, on the model's device.
-        singly: the model's output for each prompt alone; None computes it, for a single prompt.
+    Two tokens are decoded both ways and their logits compared. `singly` is the model's output for each prompt
+    alone; None computes it, for a single prompt.
 
     Raises:
         HarnessError: the model does not accept the prompt at all.
@@ -141,11 +130,6 @@ def objection(
 @torch.inference_mode()
 def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
     """Why the samples of an item cannot get copies of its prompt's states; None if they can.
-
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: inputs of one prompt or several, on the model's device.
-        singly: the model's output for each prompt alone.
 
     Raises:
         RuntimeError: it is out of memory.
@@ -374,8 +358,7 @@ class RunningItems:
 def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
     """Adds a token to each unfinished row; returns the number of rows that finish with it.
 
-    Raises:
-        NotFiniteError: the logits of some are not finite; names their tickets.
+    Raises `NotFiniteError` with the tickets of rows whose logits are not finite.
     """
     ended = 0
     bad = [
@@ -402,14 +385,7 @@ def decode(
     eos: tuple[int, ...],
     stops: StopTexts,
 ) -> None:
-    """Draws tokens for all rows until each has finished.
-
-    Args:
-        forked: the prefilled prompts.
-        rows: the rows, in its order; they get their tokens.
-        arguments: how tokens are chosen.
-        eos: ids that end a row.
-        stops: texts that end a row.
+    """Draws tokens for all rows of the prefilled prompts until each has finished.
 
     Raises:
         NotFiniteError: the logits of some are not finite; names their tickets.
@@ -482,8 +458,7 @@ class Engine:
     def shares(self, one: Prepared, rows: int, arguments: GenerationArguments) -> bool:
         """Whether prompts are shared; the first call tries sharing and batching on trials and an item.
 
-        Raises:
-            HarnessError: the item does not fit in memory by itself.
+        An item that does not fit in memory by itself is an error.
         """
         if self.shares_prompts is None:
             try:
@@ -626,8 +601,7 @@ class Engine:
     ) -> list[list[Completion]]:
         """One completion per item and key; each with its own prefill, unless prompts' states are copied.
 
-        Raises:
-            NotFiniteError: names the items whose logits are not finite, by position.
+        Raises `NotFiniteError` with the positions of items whose logits are not finite.
         """
         if self.forks and arguments.use_cache:
             return self._forked(items, row_keys, arguments)

@@ -63,11 +63,9 @@ class Tower:
         )
 
     def kept(self, number: int, full: bool) -> float:
-        """Bytes that a layer keeps of a token for its backward pass, without its linear layers' inputs.
+        """Bytes kept of a token by a layer for its backward pass, besides its linear layers' inputs.
 
-        Args:
-            number: bytes of a number in the forward pass.
-            full: whether norms train, too.
+        `number` is the bytes of a number in the forward pass; `full`: norms train, too.
         """
         norms = 2 * (4 + (number if full else 0)) * self.width
         attention = 2 * number * (self.heads + self.shared)
@@ -135,11 +133,7 @@ class Training:
 
 
 def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[str, float], float]:
-    """Memory of a training step.
-
-    Returns:
-        The parts that do not depend on the number of samples in a forward pass, and the bytes of a sample.
-    """
+    """Memory of a training step: parts that do not depend on the batch, and the bytes of a sample."""
     shared = given.processes or {}
     weights = anatomy.stored(4 if given.full else given.number)
     number, patches = given.number, given.image_tokens * anatomy.patches_per_token

@@ -78,11 +78,7 @@ class PassRates:
 
     @torch.inference_mode()
     def of(self, items: Sequence[Prepared], targets: Sequence[Target]) -> list[Exact]:
-        """The pass rates of items.
-
-        Args:
-            items: the prompts.
-            targets: the right responses of each.
+        """The pass rates of items, from the right responses of each.
 
         Raises:
             HarnessError: the model has no finite logits, attends to later tokens, or an item does not fit in
@@ -166,11 +162,7 @@ class PassRates:
         return self._spelled(next((rest for rest in rests if target.right(text + rest)), ""))
 
     def _refuse_unfit(self, item: Prepared, one: _Branch, logits: Tensor) -> None:
-        """Refuses a model whose prompt sees the response, by the first forward.
-
-        Raises:
-            HarnessError: it does.
-        """
+        """Refuses a model whose prompt sees the response, by the first forward."""
         if self._checked or not one.tokens:
             return
         self._checked = True

@@ -108,15 +108,9 @@ def set_limits(
 
 
 def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = False) -> dict[str, int] | None:
-    """The limits as a call's `size`, for an engine that opens the processor itself.
+    """The limits of `set_limits` as a call's `size`, for an engine that opens the processor itself.
 
-    Args:
-        processor: with the limits that `set_limits` gave it.
-        name: its checkpoint.
-        trust_remote_code: whether code inside the checkpoint may run.
-
-    Returns:
-        None where the processor has no limits, or those that the checkpoint states in a usable form.
+    None where the processor has no limits, or those that the checkpoint states in a usable form.
     """
     images = processor.image_processor
     if (rule := _rule(images)) is None or (limits := _stated(images, rule)) is None:

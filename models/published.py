@@ -150,11 +150,7 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
 
 
 def settle(shape: str, folder: Path, layers: int | None = None) -> tuple[PreTrainedConfig, ProcessorMixin]:
-    """Writes everything of a checkpoint but its weights and generation settings; see `write`.
-
-    Raises:
-        HarnessError: the size is unknown.
-    """
+    """Writes everything of a checkpoint but its weights and generation settings; see `write`."""
     if shape not in PUBLISHED:
         raise unknown_name("shape", shape, PUBLISHED)
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,11 +240,8 @@ def _own_processor(shape: str) -> ProcessorMixin:
 def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int) -> None:
     """Writes random weights in files of at most `SHARD` bytes, and their index.
 
-    Args:
-        config: the model's.
-        folder: the checkpoint's.
-        tokens: the tokenizer's length. Its rows of the output layer are longer, so that responses are text.
-        end: the token that ends a response. Its row is longer still, so that most end after a few tokens.
+    The output rows of the first `tokens` tokens are longer, so that responses are text; that of the token
+    `end` is longer still, so that most responses end after a few tokens.
     """
     head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     wanted = weights_of(config)

@@ -153,13 +153,7 @@ def _image(source: object, where: str) -> Image.Image:
 
 
 def _decode(source: object) -> Image.Image:
-    """An image, path or file content as `pictures.to_rgb` shows it.
-
-    Raises:
-        OSError: for a missing or damaged file.
-        SyntaxError: for some kinds of damage.
-        ValueError: for anything else.
-    """
+    """An image, path or file content as `pictures.to_rgb` shows it; errors as Pillow's."""
     if isinstance(source, Image.Image):
         return to_rgb(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -226,8 +220,7 @@ class Drawing:
     def next(self, settled: Settled | None) -> Item | None:
         """What to draw next, as an item with those samples; None if nothing is left.
 
-        Args:
-            settled: None draws all samples at once.
+        `settled` None draws all samples at once.
         """
         indices = self.item.sample_indices
         for goal in goals(len(indices)) if settled is not None else [len(indices)]:

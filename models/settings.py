@@ -27,22 +27,14 @@ def _attention(name: str, value: object) -> str:
 
 
 def as_generation_config(name: str, value: object) -> str:
-    """One of `GENERATION_CONFIGS`.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """One of `GENERATION_CONFIGS`; errors call it `name`."""
     if str(value) not in GENERATION_CONFIGS:
         raise unknown_name(name, str(value), GENERATION_CONFIGS)
     return str(value)
 
 
 def as_box_space(name: str, value: object) -> BoxSpace:
-    """One of `conventions.BoxSpace`.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """One of `conventions.BoxSpace`; errors call it `name`."""
     if str(value) not in get_args(BoxSpace):
         raise unknown_name(name, str(value), get_args(BoxSpace))
     return cast(BoxSpace, str(value))
@@ -96,11 +88,7 @@ class _Settings:
     """Argument -> the function that reads its text."""
 
     def __post_init__(self) -> None:
-        """Checks combinations of fields.
-
-        Raises:
-            HarnessError: for contradictory pixel limits.
-        """
+        """Refuses contradictory pixel limits."""
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise HarnessError(
                 f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
@@ -230,12 +218,7 @@ class VLLMSettings(_Settings):
     }
 
     def __post_init__(self) -> None:
-        """Checks combinations of fields.
-
-        Raises:
-            HarnessError: for contradictory pixel limits, arguments of an engine beside a
-                server's address, or a launch of several processes.
-        """
+        """Refuses contradictory pixel limits, launches, and an engine's arguments beside a server."""
         super().__post_init__()
         defaults = {one.name: one.default for one in fields(self)}
         for name in _LOCAL if self.base_url is not None else _REMOTE:

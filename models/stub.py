@@ -116,11 +116,7 @@ class DcsftStub(ObservedModel):
 
 
 def _script(answers: str | Path | Answers | None) -> Answers:
-    """The script as a function.
-
-    Raises:
-        HarnessError: the file is missing or a line has neither form.
-    """
+    """The script as a function; a missing file or a line of neither form is an error."""
     if answers is None or (isinstance(answers, str) and is_unset(answers)):
         return lambda question: None
     if not isinstance(answers, str | Path):

@@ -78,11 +78,7 @@ def _indexed(folder: Path) -> list[Path]:
 
 
 def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, from the headers of safetensors files.
-
-    Raises:
-        HarnessError: a file is empty, truncated, or its header does not fit its size.
-    """
+    """Tensor name -> shape, from the headers of safetensors files; a damaged header is an error."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with _opened(path) as file:
@@ -105,11 +101,7 @@ class Place(NamedTuple):
 
 
 def places(path: Path) -> dict[str, Place]:
-    """Tensor name -> its place in a safetensors file.
-
-    Raises:
-        HarnessError: the file is empty, truncated, or its header does not fit its size.
-    """
+    """Tensor name -> its place in a safetensors file; a damaged header is an error."""
     read_shapes([path])
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -192,11 +184,7 @@ def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
     """Compares the names and shapes of stored weights with the model's; no weights are read.
 
     transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and
-    buffers count as in real use. Takes 0.1 s.
-
-    Args:
-        checkpoint: a folder or hub name.
-        config: its configuration. Quantized checkpoints are compared when they are loaded.
+    buffers count as in real use. Takes 0.1 s. Quantized checkpoints are compared when they are loaded.
 
     Raises:
         HarnessError: tensors are missing, unexpected or of other shapes, or files are damaged.
@@ -217,18 +205,10 @@ def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
 
 
 def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint whose tensors are not exactly the model's.
+    """Refuses a checkpoint whose tensors are not exactly the model's, naming the first few of each kind.
 
     Tied weights are stored once, and integer buffers (position ids) follow from the configuration: both may
-    be missing.
-
-    Args:
-        checkpoint: for the error.
-        model: the loaded model, on any device.
-        info: what `from_pretrained` returns with `output_loading_info`.
-
-    Raises:
-        HarnessError: names the first few of each kind.
+    be missing. `info` is what `from_pretrained` returns with `output_loading_info`.
     """
     computed = {name for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
     missing = sorted(set(info["missing_keys"]) - computed)
@@ -254,23 +234,16 @@ def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str
 
 
 def check_finite(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuses a loaded model with a parameter or stored buffer that is not finite.
+    """Refuses a loaded model with a parameter or stored buffer that is not finite, naming the first few.
 
     One pass over the weights at memory bandwidth, with one synchronization of the device. Tensors without
     elements, as ZeRO-3 leaves them, pass.
-
-    Raises:
-        HarnessError: names the first few.
     """
     refuse_unfinite(f"model {checkpoint}", not_finite(model.state_dict().items()))
 
 
 def check_stored(checkpoint: str) -> None:
-    """`check_finite` on stored weights, for engines that load weights themselves.
-
-    Raises:
-        HarnessError: names the first few tensors that are not finite, or a damaged file.
-    """
+    """`check_finite` on stored weights, for engines that load weights themselves."""
     bad: list[str] = []
     for path in weight_files(checkpoint):
         with _opened(path) as file:
@@ -280,11 +253,7 @@ def check_stored(checkpoint: str) -> None:
 
 
 def refuse_unfinite(owner: str, names: Sequence[str]) -> None:
-    """Raises the error for tensors that are not finite, if there are any.
-
-    Raises:
-        HarnessError: names the first few.
-    """
+    """Raises the error for tensors that are not finite, if there are any; names the first few."""
     if names:
         are = "tensor is" if len(names) == 1 else "tensors are"
         raise HarnessError(
@@ -329,11 +298,7 @@ def few(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def refusals(checkpoint: str) -> Iterator[None]:
-    """Turns any error that a damaged checkpoint causes in transformers into a `HarnessError`.
-
-    Raises:
-        HarnessError: naming the checkpoint.
-    """
+    """Turns any error of a damaged checkpoint in transformers into a `HarnessError` that names it."""
     try:
         yield
     except HarnessError:

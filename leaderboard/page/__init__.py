@@ -76,12 +76,7 @@ class Source:
 
 
 def write_page(folder: Path, source: Source) -> None:
-    """Writes a page.
-
-    Args:
-        folder: the folder to write; must not exist.
-        source: the content.
-    """
+    """Writes a page to a new folder."""
     data = folder / "data"
     data.mkdir(parents=True)
     _write_assets(folder)

@@ -270,11 +270,7 @@ def write_tasks(
 ) -> None:
     """Writes two files per task: its items, and the scores of all rows.
 
-    Args:
-        folder: the folder for data files.
-        part: the board.
-        labels: item id -> difficulty.
-        shown: task -> item id -> the item's content to show beside the responses.
+    `labels` is item id -> difficulty; `shown` is task -> item id -> content to show beside the responses.
     """
     for number, task in enumerate(part.tasks):
         write_script(
@@ -413,16 +409,9 @@ _COLUMNS = ("item_id", "sample_index", "response", "score", "extracted", "n_toke
 
 
 def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: int) -> list[Json]:
-    """Writes two files for each folder of rollouts: its items, and their responses one item after another.
+    """Writes two files per folder of rollouts: `samples` of its items, and their responses item by item.
 
-    Args:
-        data: the folder for data files.
-        pictures: the folder for images.
-        rollouts: folders of `dcsft sample`.
-        samples: items of each; ids are hashes, so the first ones are a random draw.
-
-    Returns:
-        For each, its name on the page and its counts.
+    Ids are hashes, so the first items are a random draw. Returns each one's name on the page and counts.
 
     Raises:
         HarnessError: a folder holds no rollouts, they have changed, or they cannot be read.
@@ -478,11 +467,7 @@ def _drawn(path: Path, ids: Sequence[str]) -> pa.Table:
 
 
 def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
-    """The offsets of each item's responses, and the end of the last one's; and all scores, NaN if missing.
-
-    Raises:
-        HarnessError: an item has no response.
-    """
+    """The offsets of each item's responses, and the end of the last one's; and all scores, NaN if missing."""
     found = drawn["item_id"].combine_chunks().dictionary_encode()
     if lost := sorted(set(ids) - set(found.dictionary.to_pylist())):
         raise HarnessError(f"{ROLLOUTS} has no response to item {lost[0]}", "Sample the pool again")

@@ -60,14 +60,10 @@ def export(
     samples: int,
     open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
 ) -> Exported:
-    """Writes the images of up to `samples` items of each task.
+    """Writes the images of up to `samples` items of each task to a folder, created if there are any.
 
-    Args:
-        folder: the folder for images; created if there are any.
-        documents: task -> a function that returns its items. Ids are hashes, so the first ones are a random
-            draw.
-        samples: items per task.
-        open_tasks: opens tasks by name; None: lmms-eval.
+    `documents` is task -> a function that returns its items; ids are hashes, so the first ones are a random
+    draw. `open_tasks` opens tasks by name; None: lmms-eval.
     """
     shown: dict[str, Mapping[str, Shown]] = {}
     reasons: dict[str, str] = {}

@@ -41,12 +41,9 @@ def schema() -> Json:
 
 
 def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = None) -> Json:
-    """A board as plain values.
+    """A board as plain values; folders are named relative to `output`, the file's final folder.
 
-    Args:
-        summary: the board's numbers.
-        output: the file's final folder: folders are named relative to it.
-        more: further entries of the schema: `plots`, `items`.
+    `more` are further entries of the schema: `plots`, `items`.
     """
     return {
         "format": FORMAT,
@@ -279,16 +276,7 @@ SCHEMA = pa.schema(
 
 
 def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = None) -> int:
-    """Writes every item of every row, one folder of results at a time.
-
-    Args:
-        path: the file.
-        board: as loaded; its results are read again.
-        labels: item id -> difficulty.
-
-    Returns:
-        The number of rows written.
-    """
+    """Writes every item of every row, one folder of results at a time; returns the number of rows written."""
     difficulties = None
     if labels:
         difficulties = pa.array(labels.keys(), pa.string()), pa.array(labels.values(), pa.string())

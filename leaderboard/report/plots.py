@@ -519,15 +519,7 @@ PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
 
 
 def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
-    """Draws the plots that a board has data for.
-
-    Args:
-        summary: the board's numbers.
-        folder: the parent of `plots/`.
-
-    Returns:
-        Title and files (PNG, SVG), relative to the folder.
-    """
+    """Draws the plots that a board has data for into `plots/`; returns title and files (PNG, SVG) of each."""
     found = []
     with _style() as pyplot:
         for name, title, plot in PLOTS:

@@ -277,11 +277,7 @@ def against(summary: Summary, name: str) -> str:
     """A table for a terminal: a line per task and mean, with the row's and the baseline's accuracy.
 
     Accuracies are percent, differences percentage points, paired by item, with 95 % intervals; a blank means
-    not evaluated or not computable.
-
-    Args:
-        summary: the numbers of a board with the row.
-        name: the row's name; of several lines of that name, the single row's is used.
+    not evaluated or not computable. Of several lines of that name, the single row's is used.
     """
     line = min((one for one in summary.lines if one.name == name), key=lambda one: one.is_group)
     baseline = next((one for one in summary.lines if one.is_baseline), None)
@@ -335,12 +331,7 @@ SHOWN = 60
 
 
 def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
-    """The board as a Markdown document.
-
-    Args:
-        summary: the board's numbers.
-        plots: (title, file beside the document) of the plots to show.
-    """
+    """The board as a Markdown document; `plots` are titles and files beside the document."""
     parts = [f"# Leaderboard\n\n{markdown(summary)}", *_sections(summary)]
     if plots:
         shown = "\n\n".join(f"![{title}]({file})" for title, file in plots)

@@ -67,12 +67,7 @@ def accuracy(scores: Floats, clusters: Codes) -> Estimate | None:
 
 @lru_cache(maxsize=4096)
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a proportion, `right` of `n`.
-
-    Args:
-        right: successes, 0 to n.
-        n: trials, at least 1.
-    """
+    """Wilson's interval of a proportion, `right` (0 to n) of `n` (at least 1)."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(right, n, alpha=1 - CONFIDENCE, method="wilson")
@@ -177,12 +172,9 @@ def by_cluster(values: Floats, codes: Codes) -> Floats:
 
 
 def sandwich(sums: Floats, n: int, tasks: int) -> float | None:
-    """The variance by the formula of `mean_over_tasks`; None if the data cannot determine it.
+    """The variance by the formula of `mean_over_tasks`, from each cluster's contribution, shape (G,).
 
-    Args:
-        sums: shape (G,), each cluster's contribution.
-        n: items.
-        tasks: the number of tasks in the mean.
+    Of `n` items in a mean over `tasks` tasks; None if the data cannot determine it.
     """
     groups = len(sums)
     # Rounding leaves residues of 1e-17 if every item has the same value.

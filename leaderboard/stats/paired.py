@@ -84,12 +84,7 @@ def _alone(codes: Codes) -> bool:
 
 @lru_cache(maxsize=4096)
 def mcnemar(better: int, worse: int) -> float:
-    """McNemar's exact test: the two-sided binomial test on the items that differ.
-
-    Args:
-        better: items that are right only in the first row.
-        worse: items that are right only in the second row.
-    """
+    """McNemar's exact test: the two-sided binomial test on the items that are right in one row only."""
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
     return float(exact([[0, better], [worse, 0]], exact=True).pvalue)
@@ -243,14 +238,10 @@ def _uniform(seed: int, part: int, number: int) -> tuple[Floats, NDArray[np.int6
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: at most a share alpha of families has one below alpha by chance.
+    """Holm's adjusted p-values of one family, in the given order.
 
-    Args:
-        p_values: of one family, in any order.
-
-    Returns:
-        The adjusted ones in the same order: the k-th smallest of m times m - k + 1, never below an
-        earlier one, at most 1.
+    The k-th smallest of m times m - k + 1, never below an earlier one, at most 1: at most a share alpha of
+    families has one below alpha by chance.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -274,21 +265,14 @@ def _standard_errors() -> float:
 
 
 def detectable(standard_error: float) -> float:
-    """The difference that 4 of 5 repetitions of a test at 5 % detect.
-
-    Args:
-        standard_error: of the difference, in the unit of the result.
-    """
+    """The difference that 4 of 5 repetitions of a test at 5 % detect, in the unit of its standard error."""
     return _standard_errors() * standard_error
 
 
 def unpaired(accuracy: float, n: int) -> float:
-    """The detectable difference of two rows whose right answers are unrelated.
+    """The detectable difference of two rows of this accuracy, in [0, 1], whose right answers are unrelated.
 
-    Pairing helps to the extent that two rows get the same items right; this is the value without it.
-
-    Args:
-        accuracy: of both, in [0, 1].
-        n: items, or clusters where items share them.
+    Pairing helps to the extent that two rows get the same items right; this is the value without it, for `n`
+    items, or clusters where items share them.
     """
     return detectable(math.sqrt(2 * accuracy * (1 - accuracy) / n))
