@@ -48,10 +48,7 @@ class BoxConvention:
         """The `(width, height)` of an image of `size` (width, height) after the resize.
 
         None if the processor does not resize by pixel budget. The arithmetic is transformers' own, with the
-        model's limits.
-
-        Raises:
-            ValueError: the sides differ by more than a factor of 200, the limit of transformers.
+        model's limits: a ValueError if the sides differ by more than a factor of 200.
         """
         if self.factor is None or self.min_pixels is None or self.max_pixels is None:
             return None
@@ -72,10 +69,7 @@ _current: BoxConvention | None = None
 def box_space(model_type: str) -> BoxSpace | None:
     """The box coordinates that a transformers model type was trained on.
 
-    For a family that is not listed, the value of `$DCSFT_BOX_SPACE`, or None.
-
-    Raises:
-        HarnessError: the variable has another value.
+    For a family that is not listed, the value of `$DCSFT_BOX_SPACE`, or None; another value is an error.
     """
     if model_type.startswith(_RESIZED):
         return "resized"
@@ -142,10 +136,7 @@ def declare(convention: BoxConvention | None) -> None:
 def declared() -> BoxConvention:
     """The convention of the model that was last opened or generated in this process.
 
-    For a model that declares no coordinates, the value of `$DCSFT_BOX_SPACE`.
-
-    Raises:
-        HarnessError: there is neither, or the variable has another value.
+    For a model that declares no coordinates, the value of `$DCSFT_BOX_SPACE`; neither is an error.
     """
     if _current is not None and _current.space is not None:
         return _current

@@ -86,11 +86,7 @@ def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> 
 
 
 def json_object(line: str | bytes) -> dict[str, Any]:
-    """A line of JSONL from outside: an object of finite numbers and valid Unicode texts.
-
-    Raises:
-        ValueError: it is not such an object, or not UTF-8.
-    """
+    """A line of JSONL from outside: an object of finite numbers and valid Unicode; else ValueError."""
     try:
         found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)
     except ValueError as error:
@@ -244,8 +240,7 @@ for _tag in ("int", "float"):
 def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
     """A value, validated against a type; `where` is its location in the file.
 
-    Raises:
-        ValueError: names the first wrong location, and the number of others.
+    The ValueError names the first wrong location, and the number of others.
     """
     try:
         return kind.validate_python(value)
@@ -308,11 +303,7 @@ def joined(arguments: Mapping[str, object]) -> str:
 
 
 def json_option(name: str, value: object) -> dict[str, Any]:
-    """An option's value that is a JSON object, or the text of one.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """An option's value that is a JSON object, or the text of one."""
     found = value
     if isinstance(value, str):
         try:

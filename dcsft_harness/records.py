@@ -224,11 +224,7 @@ def read_table(path: Path, record: type) -> pa.Table:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns errors of reading a Parquet file in the block into a `HarnessError`.
-
-    Raises:
-        HarnessError: the file is missing or damaged.
-    """
+    """Turns errors of reading a Parquet file in the block into a `HarnessError`."""
     if not path.is_file():
         raise HarnessError(f"{path} does not exist", "Run the stage that writes it")
     try:
@@ -240,11 +236,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Scalar]:
-    """The missing columns, with the default value of each.
-
-    Raises:
-        HarnessError: one of them has no default.
-    """
+    """The missing columns, with the default value of each; one without a default is an error."""
     absent = {column.name: column.default for column in fields(record) if column.name not in found}
     missing = [name for name, default in absent.items() if default is MISSING]
     if missing:
@@ -256,21 +248,13 @@ def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Sca
 
 
 def refuse_empty(path: Path, empty: int, wanted: pa.Field) -> None:
-    """Refuses a column with empty cells where none may be empty.
-
-    Raises:
-        HarnessError: there are some.
-    """
+    """Refuses a column with empty cells where none may be empty."""
     if empty and not wanted.nullable:
         raise HarnessError(f"{path}: the column {wanted.name!r} has {empty} empty cells", "Fill them in")
 
 
 def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
-    """A column in its record's type: files from other tools may hold int for float, for example.
-
-    Raises:
-        HarnessError: it does not convert to that type, or has empty cells where none may be.
-    """
+    """A column in its record's type: files from other tools may hold int for float, for example."""
     refuse_empty(path, found.null_count, wanted)
     numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (found.type, wanted.type)]
     with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):

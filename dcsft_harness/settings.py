@@ -76,11 +76,7 @@ class Settings(BaseModel):
     )
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Validates the values.
-
-        Raises:
-            HarnessError: names the option, the value and the allowed ones.
-        """
+        """Validates the values; the error names the option, the value and the allowed ones."""
         known = type(self).model_fields
         for name in values:
             if name not in known:
@@ -100,11 +96,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
-        """The settings from the options of a command line or recipe.
-
-        Raises:
-            HarnessError: as `__init__`.
-        """
+        """The settings from the options of a command line or recipe."""
         return cls(**{str(name): value for name, value in options.items()})
 
     def changed(self, **values: object) -> Self:

@@ -34,12 +34,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def move_up(folder: Path, target: Path, last: str) -> None:
-    """Moves a folder's entries into another folder, replacing those of the same name.
+    """Moves a folder's entries into another on the same file system, replacing those of the same name.
 
-    Args:
-        folder: the source; empty afterward.
-        target: the destination, on the same file system.
-        last: the entry to move after all others.
+    The entry `last` is moved after all others; the folder is empty afterward.
     """
     for path in [folder, *folder.rglob("*")]:
         sync(path)
@@ -112,12 +109,7 @@ class Found:
 
 
 def encode_record(record: Mapping[str, Any], key: bytes) -> bytes:
-    """A record as a line.
-
-    Args:
-        record: JSON-serializable.
-        key: identifies the run, at most 64 bytes.
-    """
+    """A JSON-serializable record as a line; `key` identifies the run, at most 64 bytes."""
     payload = json.dumps(record).encode()
     return _HEAD + _checksum_of(payload, key) + _MIDDLE + payload + _TAIL
 
@@ -139,13 +131,7 @@ def _decode_record(line: bytes, key: bytes) -> dict[str, Any] | None:
 
 
 def read_records(path: Path, key: bytes, start: int = 0) -> Found:
-    """Reads a shard; a missing one is empty.
-
-    Args:
-        path: the file.
-        key: see `encode`.
-        start: where the first line to read begins, in bytes.
-    """
+    """Reads a shard from the line that begins at byte `start`; a missing one is empty."""
     found = Found(whole_bytes=start)
     if not path.is_file():
         return found
@@ -189,11 +175,7 @@ class Journal:
             raise
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends records durably.
-
-        Raises:
-            OSError: the disk is full or fails; the file is as it was before.
-        """
+        """Appends records durably; on an OSError the file is as it was before."""
         left = memoryview(b"".join(encode_record(record, self._key) for record in records))
         size = self._size + len(left)
         try:

@@ -75,11 +75,7 @@ class Manifest:
     call: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
-        """The folder of one input, relative to this artifact.
-
-        Raises:
-            HarnessError: there is no such input, or it has moved or changed since.
-        """
+        """The folder of one input, relative to this artifact; an error if it has moved or changed since."""
         if role not in self.inputs:
             raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artefact again")
         entry = self.inputs[role]
@@ -291,12 +287,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
 
 
 def _refuse_newer(path: Path, found: object) -> None:
-    """Refuses a manifest of a newer format: fields that this version does not know may change its meaning.
-
-    Raises:
-        NewerFormatError: it is newer.
-        ValueError: not a format number.
-    """
+    """Refuses a manifest of a newer format: fields that this version does not know may change its meaning."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
     if found > FORMAT:
@@ -308,11 +299,7 @@ def _refuse_newer(path: Path, found: object) -> None:
 
 
 def refuse_newer(folder: Path) -> None:
-    """Refuses a folder whose manifest has a newer format; other folders pass, even without a manifest.
-
-    Raises:
-        HarnessError: it is newer.
-    """
+    """Refuses a folder whose manifest has a newer format; other folders pass, even without a manifest."""
     if (folder / NAME).is_file():
         try:
             read(folder)
@@ -323,11 +310,7 @@ def refuse_newer(folder: Path) -> None:
 
 
 def is_current(folder: Path, key: str) -> bool:
-    """Whether a folder holds exactly this work, with unchanged files.
-
-    Raises:
-        NewerFormatError: a newer version wrote it.
-    """
+    """Whether a folder holds exactly this work, with unchanged files; one of a newer version is refused."""
     try:
         found = read(folder)
     except NewerFormatError:
@@ -338,11 +321,7 @@ def is_current(folder: Path, key: str) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder holds a finished artifact with unchanged files.
-
-    Raises:
-        NewerFormatError: a newer version wrote it.
-    """
+    """Whether a folder holds a finished artifact with unchanged files; one of a newer version is refused."""
     try:
         return not any(_changed(folder))
     except NewerFormatError:
@@ -352,11 +331,9 @@ def is_intact(folder: Path) -> bool:
 
 
 def refuse_changed(folder: Path, *names: str) -> None:
-    """Refuses an artifact with files that differ from its manifest.
+    """Refuses an artifact with files, of `names` or of all, that differ from its manifest.
 
-    Args:
-        folder: an artifact, or any folder without a manifest.
-        names: the files to check; empty means all.
+    A folder without a manifest passes.
 
     Raises:
         HarnessError: names the first of them.
@@ -372,11 +349,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
 
 
 def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
-    """The missing or changed files of an artifact: of the named ones, or of all but the card.
-
-    Raises:
-        HarnessError: it has no readable manifest.
-    """
+    """The missing or changed files of an artifact: of the named ones, or of all but the card."""
     files = {name: digest for name, digest in read(folder).files.items() if name != CARD}
     wanted = [name for name in files if not names or name in names]
     there = [name for name in wanted if (folder / name).is_file()]

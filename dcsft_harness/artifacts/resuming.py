@@ -89,8 +89,7 @@ def _leading(
 def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
     """The lock of a rank other than 0, in a folder that rank 0 has opened.
 
-    Raises:
-        HarnessError: this rank sees another folder than rank 0, or other settings.
+    A rank that sees another folder, or has other settings, is refused.
     """
     folder = output / UNFINISHED
     if not (folder / RUN).is_file():
@@ -103,25 +102,13 @@ def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.Abstract
 
 
 def discard(output: Path) -> None:
-    """Removes an unfinished run.
-
-    Raises:
-        HarnessError: a process is working on it.
-    """
+    """Removes an unfinished run that no process is working on."""
     with manifest.taken(output):
         shutil.rmtree(output)
 
 
 def _compare(output: Path, identity: Mapping[str, Any]) -> None:
-    """Writes a new run's settings, or compares them with those of the existing run.
-
-    Args:
-        output: the output folder.
-        identity: the settings that decide every response, by name.
-
-    Raises:
-        HarnessError: they differ, or cannot be read.
-    """
+    """Writes a new run's settings, or compares them with those of the existing run."""
     path = output / UNFINISHED / RUN
     if not path.is_file():
         # A shard without settings is read if its key matches this run; otherwise it counts as damaged.

@@ -59,11 +59,7 @@ class Ledger:
 
 
 def unknown(operations: Sequence[float | None]) -> dict[str, str]:
-    """The unknown figures of sampling, with reasons.
-
-    Args:
-        operations: of each response; empty if the model reported no responses.
-    """
+    """The unknown figures of sampling, with reasons, given the operations of each response."""
     found = {}
     if not operations:
         found = dict.fromkeys(("prompt_tokens", "completion_tokens"), "the model reports no tokens")
@@ -215,11 +211,7 @@ class Estimate:
         return self.memory <= self.device.free
 
     def refuse(self) -> None:
-        """Refuses a stage that does not fit.
-
-        Raises:
-            HarnessError: names the memory needed and free, and what would fit.
-        """
+        """Refuses a stage that does not fit, naming the memory needed and free, and what would fit."""
         if self.fits:
             return
         raise HarnessError(

@@ -90,11 +90,7 @@ def _said(notes: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[None]:
-    """Checks before the block that an upload can succeed, and uploads after it.
-
-    Raises:
-        HarnessError: it cannot succeed, or `private` is given without a repository.
-    """
+    """Checks before the block that an upload can succeed, and uploads after it."""
     if private and repo is None:
         raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
     if repo is not None:
@@ -162,11 +158,7 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a stage and prints its closing line.
-
-    Returns:
-        The artifact's notes.
-    """
+    """Runs a stage, prints its closing line, and returns the artifact's notes."""
     stage = STAGES[verb]
     clock = bar.Clock()
     # In a launch, the first process shows the bar; this one waits for it and reports the result.
@@ -393,11 +385,7 @@ def _further(stage: Stage) -> list[click.Parameter]:
 def _plan(
     stage: Stage, output: Path | None, options: dict[str, Any], device: str | None, form: str | None
 ) -> None:
-    """Prints what a stage needs.
-
-    Raises:
-        HarnessError: see `Stage.plan`; or it does not fit.
-    """
+    """Prints what a stage needs, see `Stage.plan`; one that does not fit is an error."""
     if "device" in stage.options.model_fields:
         device = options.pop("device", None)
     found = stage.plan(output or Path("output"), device, **options)
@@ -454,11 +442,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Splits a `--set NAME=VALUE` into name and value.
-
-    Raises:
-        HarnessError: there is no name or no equals sign.
-    """
+    """Splits a `--set NAME=VALUE` into name and value."""
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")

@@ -139,11 +139,7 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
 
 
 def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
-    """Refuses items whose prompt has another number of image marks than images.
-
-    Raises:
-        HarnessError: names the first one.
-    """
+    """Refuses items whose prompt has another number of image marks than images, naming the first."""
     marks = pc.count_substring(items["prompt"], MARK)
     images = pc.list_value_length(items["images"])
     wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())
@@ -160,11 +156,7 @@ def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
 
 
 def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
-
-    Raises:
-        HarnessError: the prompt has another number of image marks than images.
-    """
+    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target."""
     prompt, images = item["prompt"], len(item["images"])
     if MARK in prompt and prompt.count(MARK) != images:
         raise _unmatched(str(item.get("item_id")), prompt.count(MARK), images)

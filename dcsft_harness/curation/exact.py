@@ -89,11 +89,7 @@ def pass_rates(
 
 
 def refuse_other_scorers(source: Manifest) -> None:
-    """Refuses rollouts whose right responses cannot be enumerated.
-
-    Raises:
-        HarnessError: the rollouts were not scored by `exact_word` alone.
-    """
+    """Refuses rollouts that were not scored by `exact_word` alone: right responses cannot be enumerated."""
     names = list(source.notes.get("scorers") or {})
     if names != [words.SCORER.name]:
         raise HarnessError(
@@ -104,11 +100,7 @@ def refuse_other_scorers(source: Manifest) -> None:
 
 
 def _settings(source: Manifest) -> dict[str, Any]:
-    """The generation settings in force when rollouts were sampled.
-
-    Raises:
-        HarnessError: they are not recorded.
-    """
+    """The generation settings in force when rollouts were sampled; an error if they are not recorded."""
     settings = source.notes.get("generation_in_force")
     if source.config.get("model") not in ENGINES or not isinstance(settings, Mapping):
         raise HarnessError(
@@ -175,11 +167,7 @@ def _can_become(answer: str, text: str) -> bool:
 
 
 def _refuse_other_prompts(source: Manifest, tokens: int, items: int) -> None:
-    """Refuses rates of other prompts than those that were sampled.
-
-    Raises:
-        HarnessError: their tokens differ in number.
-    """
+    """Refuses rates of other prompts than those that were sampled: their tokens differ in number."""
     sampled = source.notes.get("prompt_tokens")
     if source.config["model"] == ENGINES[0] and items == source.notes.get("items") and tokens != sampled:
         raise HarnessError(

@@ -159,10 +159,7 @@ class _Counter:
 def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = True) -> Images:
     """Every image of a task, hashed; a named image that several documents share is hashed once.
 
-    Args:
-        task: an lmms-eval task.
-        counter: called with each document.
-        items: whether to collect items too; if not, documents with known images are not opened.
+    Without `items`, no items are collected and documents with known images are not opened.
     """
     found = Images([], [], np.zeros(0, np.uint64), [])
     hashes: list[int] = []
@@ -234,12 +231,7 @@ def _shared(pool: Images, pairs: Sequence[Pair]) -> list[Shared]:
 
 
 def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
-    """Label rows without items whose image is also in an evaluation set.
-
-    Args:
-        labels: rows of `records.Label`.
-        folder: a folder from `overlap`.
-        task: the pool of the labels.
+    """Label rows without items whose image `overlap` found in an evaluation set, for the pool `task`.
 
     Raises:
         HarnessError: the folder is of another pool, has changed, or is not an overlap folder.

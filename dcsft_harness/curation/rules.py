@@ -102,11 +102,7 @@ class CurationConfig(Settings):
 
 
 def parse_mix(texts: Sequence[str]) -> dict[str, float]:
-    """Reads `name=share` options.
-
-    Raises:
-        HarnessError: not in that form.
-    """
+    """Reads `name=share` options."""
     mix: dict[str, float] = {}
     for text in texts:
         match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", str(text))
@@ -121,11 +117,7 @@ def parse_mix(texts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_band(given: object) -> tuple[float, float]:
-    """Reads the two ends of a band.
-
-    Raises:
-        HarnessError: not two finite numbers.
-    """
+    """Reads the two ends of a band: finite numbers."""
     parts = given if isinstance(given, list | tuple) else str(given).split(",")
     try:
         low, high = map(float, parts)
@@ -138,11 +130,7 @@ def parse_band(given: object) -> tuple[float, float]:
 
 
 def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
-    """The label rows that --keep, --band or neither selects.
-
-    Raises:
-        HarnessError: a labeled item has no pass rate, and a band or weights need one.
-    """
+    """The label rows that --keep, --band or neither selects; a band or weights need pass rates."""
     labelled: NDArray[np.bool_] = np.array(pc.is_valid(labels["difficulty"]))
     if config.band or config.weight:
         unknown = int((labelled & np.asarray(pc.is_null(labels["pass_rate"]))).sum())

@@ -189,11 +189,7 @@ def _responses(
     store: rollout_store.RolloutStore,
     samples: int,
 ) -> list[list[records.Response]]:
-    """The K responses to each item of a task, scored.
-
-    Raises:
-        HarnessError: an item got another number of responses than K.
-    """
+    """The K responses to each item of a task, scored."""
     found = []
     for item, got in zip(items, answered, strict=True):
         if len(got.responses) != samples:

@@ -73,11 +73,7 @@ class Settings:
         return [task for name in names for task in members(name.strip())]
 
     def check(self) -> None:
-        """Refuses unusable settings, without loading anything.
-
-        Raises:
-            HarnessError: a name, value or model argument is unknown, out of range or not allowed here.
-        """
+        """Refuses unusable settings, without loading anything."""
         if self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
             known = lmms.task_index(names)
@@ -161,15 +157,7 @@ def names_of(found: "Board | None") -> list[str]:
 
 
 def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
-    """Refuses a baseline that is not and will not become a row.
-
-    Args:
-        board: the board.
-        coming: rows and groups that will be on it.
-
-    Raises:
-        HarnessError: names the existing ones.
-    """
+    """Refuses a baseline that is not and will not become a row; `coming` are rows and groups to be there."""
     known = [*names_of(standing(board)), *filter(None, coming)]
     if board.baseline is not None and board.baseline not in known:
         raise unknown_name("row for --baseline", board.baseline, known)
@@ -221,8 +209,7 @@ def _kept(
 ) -> dict[str, manifest.Manifest]:
     """The intact results of a row, by task; damaged ones are removed.
 
-    Raises:
-        HarnessError: they are another checkpoint's, or were measured with other settings.
+    Results of another checkpoint, or measured with other settings, are refused.
     """
     kept: dict[str, manifest.Manifest] = {}
     hashes = subject.hashes() if board.tasks_of(name) else {}
@@ -294,11 +281,7 @@ def _planned(task: lmms.Task, limit: int | None) -> dict[str, object]:
 
 
 def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
-    """Refuses measurements that could not be compared with the existing rows.
-
-    Raises:
-        HarnessError: names the differences.
-    """
+    """Refuses measurements that could not be compared with the existing rows, naming the differences."""
     for condition, ours in planned.items():
         if condition in standing_ and standing_[condition] != ours:
             raise HarnessError(
@@ -366,11 +349,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
 
 
 def build(board: BoardFolder, show: Show) -> "Built":
-    """Rebuilds a board's leaderboard from all its results, and replaces the existing one.
-
-    Raises:
-        HarnessError: it cannot be built; the existing one stays.
-    """
+    """Rebuilds a board's leaderboard from all its results; if that fails, the existing one stays."""
     from dcsft_harness.leaderboard import Options
     from dcsft_harness.leaderboard import build as make
 
@@ -393,9 +372,6 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     """A row against the baseline: task by task as a table, and as a short summary.
 
     Tasks that cannot be compared are in a table of their own, with the reason.
-
-    Raises:
-        HarnessError: results of the row cannot be used.
     """
     from dcsft_harness.leaderboard.report.table import against, brief
 
@@ -575,8 +551,7 @@ class _Watching:
     def over(self, state: subject.State) -> bool:
         """Whether there is nothing more to wait for; otherwise reports what is awaited.
 
-        Raises:
-            HarnessError: the run has ended without a result.
+        A run that has ended without a result is an error.
         """
         folder, stays = self.watched.folder, self.watched.stay
         if not state.begun:

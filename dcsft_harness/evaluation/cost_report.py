@@ -61,12 +61,7 @@ class Scores:
         return {name: self.mean(subject, name) for name in DISTRIBUTIONS}
 
     def add(self, folder: Path) -> None:
-        """Reads one folder.
-
-        Raises:
-            HarnessError: it holds no scores, or another folder has scores of the same weights on the same
-                task.
-        """
+        """Reads one folder of scores; no two may be of the same weights on the same task."""
         found = manifest.read(folder, "scores")
         manifest.refuse_changed(folder)
         inputs = found.inputs
@@ -95,11 +90,7 @@ class Scores:
 
 
 def read_scores(folders: Sequence[Path]) -> Scores:
-    """Reads scores folders.
-
-    Raises:
-        HarnessError: see `Scores.add`.
-    """
+    """Reads scores folders, see `Scores.add`."""
     scores = Scores()
     for folder in folders:
         scores.add(folder)
@@ -138,9 +129,7 @@ class Standing:
 def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
     """Every run at the smallest total among them, in each unit that at least two runs know.
 
-    Args:
-        runs: the compared runs.
-        shared: hashes of the cold starts that all of them began with, which no total includes.
+    `shared` are hashes of the cold starts that all of them began with, which no total includes.
     """
     found = []
     for unit in UNITS:
@@ -504,11 +493,7 @@ def build(
     scores: Sequence[Path] = (),
     baseline: str | None = None,
 ) -> Comparison:
-    """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder.
-
-    Raises:
-        HarnessError: see `compare`; or the output is occupied or cannot be written.
-    """
+    """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder."""
     if output is None:
         return compare(artefacts, scores, baseline)
     manifest.refuse_occupied(output)

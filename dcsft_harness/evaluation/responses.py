@@ -149,11 +149,7 @@ def evaluate(
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1.
-
-    Raises:
-        HarnessError: the file is missing or of another format; a line is not JSON.
-    """
+    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1."""
     if not file.is_file():
         raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
     if file.suffix == ".parquet":
@@ -208,11 +204,7 @@ def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
 def _refuse_confusion(
     file: Path, number: int, fields: Mapping[str, Any], row: Mapping[str, Any], columns: Mapping[str, str]
 ) -> None:
-    """Refuses a row whose gold may be another column, or that has a field under a name in another case.
-
-    Raises:
-        HarnessError: names both columns.
-    """
+    """Refuses a row whose gold may be another column, or that has a field under a name in another case."""
     lower = {name.strip().lower(): name for name in row}
     for field, names in FIELDS.items():
         if field not in fields and (near := next((lower[name] for name in names if name in lower), None)):

@@ -48,11 +48,7 @@ class Subject:
     origin: Origin | None = None  # their run, if they are a checkpoint inside one; None otherwise
 
     def arguments(self, further: str) -> str:
-        """The model arguments to load it.
-
-        Raises:
-            HarnessError: a path contains a comma, which separates arguments.
-        """
+        """The model arguments to load it; its path may have no comma, which separates arguments."""
         named = {"pretrained": self.pretrained, "adapter": self.adapter}
         for value in named.values():
             if value is not None and "," in str(value):
@@ -63,11 +59,7 @@ class Subject:
         return ",".join([*parts, *([further] if further else [])])
 
     def arguments_of(self, engine: str, further: str) -> str:
-        """The model arguments with which an engine loads it; see `arguments`.
-
-        Raises:
-            HarnessError: it is an adapter and the engine takes none, or the engine takes no checkpoint.
-        """
+        """The model arguments with which an engine, which must take one, loads it; see `arguments`."""
         from dcsft_harness import lmms
         from dcsft_harness.models import MODELS
 
@@ -159,8 +151,7 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
 def _refuse_unknown(model: str) -> None:
     """Refuses a name that is no lmms-eval model: it is a checkpoint's, misspelled.
 
-    Raises:
-        HarnessError: with near names of folders here and of models.
+    Names near folders here and near models.
     """
     from lmms_eval.models import MODEL_REGISTRY_V2
 
@@ -183,11 +174,7 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def _with_base(model: str, arguments: str, names: Iterable[str]) -> str:
-    """The arguments that load a checkpoint or adapter; an adapter's base may be among them.
-
-    Raises:
-        HarnessError: both name weights, and not an adapter and its base.
-    """
+    """The arguments that load a checkpoint or adapter; an adapter's base may be among them."""
     pairs = [part.partition("=") for part in reading.separated(arguments)]
     given = [name for name, _, _ in pairs if name in names]
     if not given:
@@ -283,11 +270,7 @@ class State:
 
 
 def look(run: Path) -> State:
-    """A run's state.
-
-    Raises:
-        HarnessError: the folder is not one from `dcsft train`.
-    """
+    """The state of a run of `dcsft train`."""
     folder = run / manifest.UNFINISHED
     if (run / manifest.NAME).is_file():
         return _finished(run)
@@ -393,11 +376,7 @@ def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
 
 
 def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | None) -> str:
-    """The base whose adapter a run trains.
-
-    Raises:
-        HarnessError: it is not where the adapter's configuration says, or has changed.
-    """
+    """The base whose adapter a run trains; it must be where the adapter's configuration says, unchanged."""
     found = merging.find_base(adapter, None, None if base is None else resolve(base)).name
     wanted = settings.get("content of model")
     if wanted is None:

@@ -65,12 +65,8 @@ def verdicts_of(
 ) -> list[tuple[float | None, str | None, str | None]]:
     """The score, extracted answer and vote of each response to one document.
 
-    Args:
-        task: the task.
-        doc: the document.
-        responses: the texts.
-        metrics: the result of the task's `process_results` for all of them. Our tasks list each response
-            there; for other tasks each response is scored again.
+    `metrics` is the result of the task's `process_results` for all of them. Our tasks list each response
+    there; for other tasks each response is scored again.
     """
     listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
     if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
@@ -83,11 +79,7 @@ def verdicts_of(
 
 
 def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
-    """One document of a task as an item, and its images.
-
-    Raises:
-        HarnessError: an image cannot be read; names task and document.
-    """
+    """One document of a task as an item, and its images; errors name task and document."""
     from PIL.Image import DecompressionBombError
 
     name = task.config.task
@@ -135,11 +127,7 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def describe_item(task: Task, doc_id: int) -> records.Item:
-    """The item of `describe` alone; images of prepared data are not decoded.
-
-    Raises:
-        HarnessError: an image cannot be read; names task and document.
-    """
+    """The item of `describe` alone; images of prepared data are not decoded."""
     with prepared.unopened():
         return describe(task, doc_id)[0]
 

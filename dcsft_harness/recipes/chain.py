@@ -116,12 +116,8 @@ def too_large(recipe: Recipe) -> list[str]:
 def assumed(model: str, device: str) -> dict[str, Any]:
     """The variable `assume` for a user's own model and device; nothing for the embedded model.
 
-    Args:
-        model: a name or folder; "3B" in it is its size, and 3B is assumed of others.
-        device: "cpu", or GPUs as NUMBERxGIGABYTES.
-
-    Raises:
-        HarnessError: `device` is neither.
+    A model with "3B" in its name or folder has that size, and 3B is assumed of others; the device is "cpu",
+    or GPUs as NUMBERxGIGABYTES.
     """
     found = re.fullmatch(r"(\d+)x(\d+)(?: ?GB)?", device.strip(), re.IGNORECASE)
     if device.strip().lower() != "cpu" and (found is None or not int(found[1]) or not int(found[2])):
@@ -239,11 +235,7 @@ def command(stage: Stage, output: Path) -> list[str]:
 
 
 def _estimates(recipe: Recipe) -> dict[str, Estimate]:
-    """The stages' estimates.
-
-    Raises:
-        HarnessError: the recipe's assumptions are not in the form that `estimate` needs.
-    """
+    """The stages' estimates."""
     try:
         return estimates(recipe)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -416,18 +408,10 @@ def _finish(
 
 @contextlib.contextmanager
 def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
-    """Locks one byte of a file: the claim of this process to a stage, or to the state.
+    """Locks one byte of a file, open for writing: the claim of this process to a stage, or to the state.
 
     Processes that run recipes in one folder share the stages in this way. The operating system frees a claim
-    if its process dies.
-
-    Args:
-        file: open for writing, for as long as its claims last.
-        at: the byte's place.
-        wait: whether to wait for another process.
-
-    Yields:
-        Whether the claim is ours.
+    if its process dies. Yields whether the claim is ours.
     """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
@@ -447,11 +431,7 @@ def _state(output: Path) -> dict[str, Any]:
 
 
 def _clear(folder: Path, same: bool) -> None:
-    """Removes a stage's earlier output, unless it is the unfinished part of the same work.
-
-    Raises:
-        HarnessError: another process is working in the folder.
-    """
+    """Removes a stage's earlier output, unless it is the unfinished part of the same work."""
     if (folder / manifest.NAME).is_file():
         shutil.rmtree(folder)
     elif (folder / manifest.UNFINISHED).is_dir() and not same:
@@ -459,11 +439,7 @@ def _clear(folder: Path, same: bool) -> None:
 
 
 def _open(recipe: Recipe, output: Path) -> None:
-    """Begins a folder, or checks that it holds the same recipe.
-
-    Raises:
-        HarnessError: it does not, or its state cannot be read.
-    """
+    """Begins a folder, or checks that it holds the same recipe."""
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():

@@ -162,12 +162,7 @@ CLAIMS = (
 
 
 def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """Tests the claims whose lines are on the boards, and those about the runs behind them.
-
-    Args:
-        boards: leaderboard name -> its numbers.
-        claims: the claims to test; those without both lines are left out.
-    """
+    """Tests the claims whose two lines are on the boards (leaderboard name -> numbers), and those on runs."""
     named = {**{f"large-{DIFFICULTY}": boards[name] for name in _ELSEWHERE if name in boards}, **boards}
     found = [one for claim in claims for pool in POOLS if (one := _tested(named, claim, pool)) is not None]
     return decided([*found, *(one for pool in POOLS for one in findings(named, pool))])
@@ -179,22 +174,15 @@ _ELSEWHERE = (f"classification-{DIFFICULTY}",)
 
 
 def board_of(name: str, pool: str) -> str:
-    """The name of a board on a pool: `large-difficulty` is `large-noisy-difficulty` on the noisy one.
-
-    Args:
-        name: the board's name on the clean pool.
-        pool: a key of `POOLS`.
-    """
+    """The name of a board on a pool: `large-difficulty` is `large-noisy-difficulty` on the noisy one."""
     family, _, kind = name.partition("-")
     return f"{family}{POOLS[pool]}-{kind}"
 
 
 def decided(found: Sequence[Finding]) -> list[Finding]:
-    """Tested claims with corrected p-values and verdicts.
+    """Tested claims with corrected p-values and verdicts, from those with `alone` and `value`.
 
-    Args:
-        found: with `alone` and `value`; the paper's claims, those beyond it and those about K responses are
-            corrected separately.
+    The paper's claims, those beyond it and those about K responses are corrected separately.
     """
     corrected: dict[int, float] = {}
     for source in (None, *APART):
@@ -263,16 +251,9 @@ def verdict_of(value: Estimate, p: float | None, test: Test = "superiority", uni
 def over_seeds(
     source: str, said: str, pairs: Sequence[tuple[float, float]], unit: str = "ratio"
 ) -> Finding | None:
-    """A claim that the first of each pair is larger, by a paired t interval over seeds.
+    """A claim that the first of each seed's pair is larger, by a paired t interval; None without pairs.
 
-    Args:
-        source: the paper's figure.
-        said: the claim.
-        pairs: one pair of positive figures per seed.
-        unit: "ratio" compares logarithms, "points" differences in [0, 1].
-
-    Returns:
-        None without pairs.
+    `unit` "ratio" compares logarithms of positive figures, "points" differences in [0, 1].
     """
     from scipy.stats import ttest_1samp
 

@@ -234,11 +234,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
 
 
 def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
-    """The recipes that a file of recipes stands for, or the recipe itself.
-
-    Raises:
-        HarnessError: it has other keys too, or one of them names recipes itself.
-    """
+    """The recipes that a file of recipes stands for, or the recipe itself."""
     if not recipe.recipes:
         return [recipe]
     if recipe.entries or recipe.variables or recipe.scales or recipe.given:
@@ -269,11 +265,7 @@ OWN = "own"
 
 
 def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
-    """A scale's variables with the given ones.
-
-    Raises:
-        HarnessError: the recipe has no such variable, or lacks one that a pool needs.
-    """
+    """A scale's variables with the given ones."""
     if "size" in given and (sizes := values.get("sizes")):
         if given["size"] not in sizes:
             raise unknown_name(f"size of recipe {recipe.path}:", str(given["size"]), sizes)
@@ -302,12 +294,7 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
 
 
 def _own(own: Variables, pool: str) -> dict[str, Any]:
-    """The variables of the user's own family that follow from a pool, a file or a task.
-
-    Raises:
-        HarnessError: a file without a scorer, nothing to evaluate on, or rows to hold out that are named
-            twice or cannot be held out.
-    """
+    """The variables of the user's own family that follow from a pool, a file or a task."""
     as_file = Path(pool).exists() or Path(pool).suffix != ""
     share, test = own["held_out"], own["test"]
     if as_file and own["scorer"] is None:
@@ -361,11 +348,7 @@ def _counted(own: Variables, pool: str, found: Variables) -> Any:  # noqa: ANN40
 
 
 def _typed(name: str, value: object, former: object) -> object:
-    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list.
-
-    Raises:
-        HarnessError: a part is not YAML.
-    """
+    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list."""
     if not isinstance(value, str):
         return value
     try:
@@ -418,11 +401,7 @@ def _replaced(value: object, replaced: Mapping[str, str]) -> object:
 
 
 def _spent(recipe: _File, stage: Stage, left: int) -> int:
-    """The number of values that later stages may still have.
-
-    Raises:
-        HarnessError: the limit is exceeded.
-    """
+    """The number of values that later stages may still have; fewer than none is an error."""
     waiting: list[Any] = [stage.options, stage.variables]
     while waiting:
         value = waiting.pop()
@@ -439,11 +418,7 @@ def _spent(recipe: _File, stage: Stage, left: int) -> int:
 
 
 def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables]:
-    """Every combination of the values of `each`; a value that is a mapping sets several variables.
-
-    Raises:
-        HarnessError: it is not a mapping of lists.
-    """
+    """Every combination of the values of `each`; a value that is a mapping sets several variables."""
     if not isinstance(each, Mapping):
         raise HarnessError(
             f"recipe {recipe.path} cannot be read: each of stage {stage!r} is {str(each)[:80]!r}, no mapping",

@@ -114,11 +114,7 @@ def _place(name: str) -> tuple[int, str, bool]:
 
 
 def _pictures(page: Path) -> Path:
-    """An empty folder for a page's images and figures; removes those of an older page.
-
-    Raises:
-        HarnessError: it would be the page itself, or it holds files that do not belong to a page.
-    """
+    """An empty folder for a page's images and figures; removes those of an older page, but no other files."""
     folder = page.with_suffix("")
     if folder == page:
         raise HarnessError(f"--output {page} has no suffix", f"Write for example {page}.md")
@@ -137,11 +133,7 @@ def _pictures(page: Path) -> Path:
 
 
 def read_boards(run: Path) -> dict[str, Summary]:
-    """The finished leaderboards in a recipe's folder, rebuilt from their scores.
-
-    Raises:
-        HarnessError: see `write`.
-    """
+    """The finished leaderboards in a recipe's folder, rebuilt from their scores."""
     if not (run / STATE).is_file():
         raise HarnessError(
             f"{run} is not an output folder of `dcsft run`: it has no {STATE}"
@@ -163,11 +155,7 @@ def read_boards(run: Path) -> dict[str, Summary]:
 
 
 def _state(run: Path) -> dict[str, Any]:
-    """The recipe's record that `dcsft run` writes into its output folder.
-
-    Raises:
-        HarnessError: it cannot be read.
-    """
+    """The recipe's record that `dcsft run` writes into its output folder."""
     try:
         return dict(reading.json_file(run / STATE))
     except (ValueError, TypeError, OSError) as error:

@@ -314,10 +314,7 @@ def read_items(
 def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Sequence[Any]]) -> None:
     """Writes items and their images as a `datasets` folder, images embedded.
 
-    Args:
-        folder: the folder to write.
-        items: the items.
-        images: the images of each, as PIL images or in the format of `datasets`; read one item at a time.
+    The images of each item, as PIL images or in the format of `datasets`, are read one item at a time.
     """
     from datasets import Features, Image, List, Value
 

@@ -125,11 +125,7 @@ class Root:
 
 
 def held(entry: object) -> str | bytes:
-    """The path, data URL or bytes that an image of a row is.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """The path, data URL or bytes that an image of a row is."""
     if isinstance(entry, Mapping):
         for name in _HOLDS:
             if entry.get(name):
@@ -148,11 +144,7 @@ def held(entry: object) -> str | bytes:
 
 
 def _of_url(url: str) -> bytes:
-    """What a data URL holds.
-
-    Raises:
-        HarnessError: it is not in base64, or too large.
-    """
+    """What a data URL holds."""
     head, _, text = url.partition(",")
     if not head.endswith(";base64"):
         raise HarnessError(f"image {cut(url)} is a data URL that is not in base64", "Encode it in base64")
@@ -344,11 +336,7 @@ def _unpacked(value: object) -> object:
 
 
 def exchange(data: Mapping[str, Any]) -> Exchange:
-    """What a row holds.
-
-    Raises:
-        HarnessError: it has none of the shapes, or a part of another type.
-    """
+    """What a row holds, in one of the shapes."""
     given = {name: value for name, value in data.items() if value is not None}
     _refuse_misnamed(given)
     talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
@@ -413,11 +401,7 @@ def _refuse_misnamed(given: Mapping[str, Any]) -> None:
 
 
 def _beside(given: Mapping[str, Any]) -> object:
-    """The answer that has a column of its own; None without one.
-
-    Raises:
-        HarnessError: it is empty, missing, or none that a text can say.
-    """
+    """The answer that has a column of its own; None without one."""
     there = next((name for name in GOLDS if name in given), None)
     if there is None:
         return None
@@ -438,11 +422,7 @@ def _beside(given: Mapping[str, Any]) -> object:
 
 
 def _refuse_unread(given: Mapping[str, Any]) -> None:
-    """Refuses a row without images one of whose other columns holds some.
-
-    Raises:
-        HarnessError: names it.
-    """
+    """Refuses a row without images one of whose other columns holds some, naming it."""
     for name, value in given.items():
         if name not in own_files.COLUMNS and _is_picture(value):
             raise HarnessError(
@@ -591,11 +571,7 @@ def _gold(solution: object, scorer: Scorer) -> object:
 
 
 def _options(data: Mapping[str, Any]) -> list[Any]:
-    """The options that a row lists; empty without any.
-
-    Raises:
-        HarnessError: they are neither a list nor a mapping of the letters from A on.
-    """
+    """The options that a row lists, a list or a mapping of the letters from A on; empty without any."""
     name = next((name for name in ("choices", "options") if data.get(name) not in (None, "")), None)
     given = [] if name is None else _unpacked(data[name])
     if isinstance(given, Mapping):

@@ -94,22 +94,14 @@ def is_data(named: str) -> bool:
 
 
 def refuse_missing(path: Path) -> None:
-    """Refuses a path that is neither a file nor a folder.
-
-    Raises:
-        HarnessError: it does not exist, or is a device, pipe or socket.
-    """
+    """Refuses a path that is neither a file nor a folder: missing, or a device, pipe or socket."""
     if not (path.is_file() or path.is_dir()):
         problem = "is not a regular file" if path.exists() else "does not exist"
         raise HarnessError(f"--data {path} {problem}", "Check the path")
 
 
 def refuse_lost(named: str) -> None:
-    """Refuses a name that can only be a path, and does not exist; others may be tasks.
-
-    Raises:
-        HarnessError: names it.
-    """
+    """Refuses a name that can only be a path, and does not exist; others may be tasks."""
     path = Path(named)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():
         raise HarnessError(f"{named} does not exist, and is no task either", "Check the path")
@@ -309,11 +301,7 @@ def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | Ha
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
-    """The columns that are read.
-
-    Raises:
-        HarnessError: there is none.
-    """
+    """The columns that are read, at least one."""
     there = list(names)
     wanted = [name for name in COLUMNS if name in there]
     if not wanted:
@@ -430,11 +418,7 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
 
 
 def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is given
-    """The rows of a data set in memory.
-
-    Raises:
-        HarnessError: it is a mapping: splits, or columns.
-    """
+    """The rows of a data set in memory; a mapping (splits, or columns) is refused."""
     if isinstance(given, Mapping):
         named = cut(", ".join(map(str, given)))
         if all(hasattr(one, "with_format") for one in given.values()):

@@ -52,13 +52,7 @@ class RolloutStore:
     def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
         """Reads the saved responses of all ranks; this run must hold the folder's lock.
 
-        Args:
-            output: the folder.
-            identity: as the folder's own settings, see `opened`.
-            kind: the kind of the future artifact.
-
-        Raises:
-            OSError: it cannot be read.
+        `identity` is the folder's own settings, see `opened`.
         """
         self._output, self._folder, self._kind = output, output / manifest.UNFINISHED, kind
         self._started = self._last = time.monotonic()
@@ -81,11 +75,7 @@ class RolloutStore:
         self._shard: Journal | None = None
 
     def open(self) -> None:
-        """Opens this rank's own shard, once every rank has read the saved responses.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Opens this rank's own shard, once every rank has read the saved responses."""
         self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0))
 
     def collect(self) -> None:
@@ -123,13 +113,9 @@ class RolloutStore:
         self._last = time.monotonic()
 
     def append(self, batch: Iterable[Mapping[str, Any]]) -> None:
-        """Saves a finished batch; it is on disk when this returns.
+        """Saves a finished batch of `Draw`'s fields; it is on disk when this returns.
 
-        Args:
-            batch: `Draw`'s fields, without seconds.
-
-        Raises:
-            HarnessError: the disk is full; gives the number of saved responses.
+        The error of a full disk gives the number of saved responses.
         """
         rows = list(batch)
         now = time.monotonic()
@@ -144,10 +130,6 @@ class RolloutStore:
     @contextlib.contextmanager
     def finishing(self, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[manifest.Draft]:
         """Finishes the artifact: the block fills the draft's folder, which then replaces this one.
-
-        Args:
-            config: the settings that the manifest records.
-            inputs: role -> folder or file that the work read.
 
         Raises:
             HarnessError: the disk is full; every response stays saved.

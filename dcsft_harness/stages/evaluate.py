@@ -84,12 +84,7 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
         return found
 
     def sampling(self) -> "SamplingConfig | None":
-        """How to sample responses; None for greedy decoding.
-
-        Raises:
-            HarnessError: several greedy responses are requested, which would be identical; or a sampling
-                option is given with greedy decoding.
-        """
+        """How to sample responses; None for greedy decoding, which takes no other sampling option."""
         from dcsft_harness.sampling import SamplingConfig
 
         names = ("temperature", "top_p", "top_k", "seed")
@@ -163,8 +158,7 @@ def _add_own(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Adds the user's own rows as tasks, one for each file, and the files to the inputs.
 
-    Returns:
-        Their entries for the manifest's configuration, and their notes.
+    Returns their entries for the manifest's configuration, and their notes.
     """
     if not files:
         opening.refuse_own(options, "--data")

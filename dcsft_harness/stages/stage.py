@@ -213,10 +213,7 @@ class Stage:
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
         """The command line of this stage with these options, as words that start with `dcsft`.
 
-        Args:
-            options: values by name, as a recipe has them.
-            output: the artifact's folder.
-            joined: write an option and its value as one word, `--name=value`.
+        Options are values by name, as a recipe has them; `joined` writes an option and its value as one word.
         """
         first: list[str] = []
         words: list[str] = []
@@ -251,9 +248,7 @@ class Stage:
 def _plain(value: object, rows: bool = False) -> object:
     """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file.
 
-    Args:
-        value: what was given.
-        rows: whether any iterable is rows; data sets and lists of dictionaries always are.
+    With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
         return str(value.path)
@@ -298,12 +293,7 @@ class Registry(MutableMapping[str, Stage]):
     """Verb -> stage, in the order of the data flow; a stage's file is imported on first use."""
 
     def __init__(self, folder: Path, package: str) -> None:
-        """Finds the stages' files.
-
-        Args:
-            folder: where they are.
-            package: its dotted name.
-        """
+        """Finds the stages' files in the folder of a package."""
         self._about: dict[str, str] = {}
         self._modules: dict[str, str] = {}
         self._stages: dict[str, Stage] = {}

@@ -108,15 +108,10 @@ class Responses:
             (self.right if score >= records.RIGHT else self.wrong)[text] = None
 
     def pairs(self, item_id: str, most: int, seed: int) -> list[tuple[str, str]]:
-        """Pairs of a right and a wrong text, no two equal.
+        """At most `most` pairs of a right and a wrong text of an item, no two equal; the seed decides which.
 
         Pairs are ordered by hash, independent of the responses' order and of other items. The first pairs
         share no text as long as possible.
-
-        Args:
-            item_id: the item.
-            most: the largest number of pairs.
-            seed: decides which ones, if there are more.
         """
         right, wrong = (_shuffled(texts, item_id, seed) for texts in (self.right, self.wrong))
         if not right or not wrong:
@@ -220,11 +215,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
 
 
 def _items_of(folder: Path) -> set[str]:
-    """The items of a curated set.
-
-    Raises:
-        HarnessError: they are weighted, which DPO does not support.
-    """
+    """The items of a curated set; weighted ones are refused, which DPO does not support."""
     rows = folder / curation.DATA
     if "weight" in storage.names(rows):
         raise HarnessError(
@@ -326,11 +317,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
-    """Refuses a loss that TRL would refuse only after loading the weights.
-
-    Raises:
-        HarnessError: names the argument.
-    """
+    """Refuses a loss that TRL would refuse only after loading the weights, naming the argument."""
     for name in args.loss_type:
         if name not in LOSSES:
             raise unknown_name("loss_type", str(name), LOSSES)
@@ -355,10 +342,7 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
     """Refuses model families that TRL's collator does not support.
 
     TRL concatenates prompt and response, and extends those of the processor's per-token masks whose names it
-    knows.
-
-    Raises:
-        HarnessError: the collator fails, or a per-token mask differs in length from the tokens.
+    knows: the others then differ in length from the tokens.
     """
     from torch import Tensor
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
@@ -418,8 +402,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
         ) -> torch.Tensor:
             """One forward and backward pass over a micro-batch, and a forward pass of the reference.
 
-            Raises:
-                HarnessError: the loss is not finite; the weights are those of the last step.
+            If the loss is not finite, an error: the weights are those of the last step.
             """
             if self._counted_at != self.state.global_step:
                 self._counted_at, self._rows = self.state.global_step, []

@@ -191,11 +191,7 @@ class Scored:
 
 
 def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
-    """The accuracies in folders of `dcsft evaluate`, by task, the base's first.
-
-    Raises:
-        HarnessError: a folder has no scores, or those of another model, or two folders have the same task.
-    """
+    """The accuracies in folders of `dcsft evaluate`, by task, the base's first; each task once."""
     found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
     for folder in folders:
         scores = manifest.read(folder, "scores")
@@ -217,11 +213,7 @@ def _scored(task: str, of_base: bool, said: dict[str, Any]) -> Scored:
 
 
 def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
-    """Whether scores are of the artifact's base, and not of the artifact.
-
-    Raises:
-        HarnessError: they are of neither, or do not name their model.
-    """
+    """Whether scores are of the artifact's base; otherwise they must be of the artifact."""
     own = file_sha256(made.folder / manifest.NAME)
     base = made.inputs.get("model", {}).get("sha256")
     model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
@@ -270,9 +262,8 @@ def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) 
 def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
     """The card of an artifact, starting with the hub's metadata.
 
-    Args:
-        made: the artifact's manifest; the card marks inputs that are gone or have changed.
-        scored: known accuracies of the artifact and of its base.
+    It marks inputs that are gone or have changed. `scored` are known accuracies of the artifact and of its
+    base.
     """
     # For a merge, the manifest of what was trained; an adapter made from another one continued its training.
     source = (_is_merge(made) and parent(made, "adapter")) or made

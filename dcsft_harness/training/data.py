@@ -94,13 +94,9 @@ class Conversations:
         )
 
     def refuse(self, skip: bool = False) -> None:
-        """Refuses a set with unusable rows.
+        """Refuses a set with unusable rows, listing the first LISTED with their reasons and the total number.
 
-        Args:
-            skip: leave them out instead, as long as other rows remain.
-
-        Raises:
-            HarnessError: lists the first LISTED of them with their reasons, and the total number.
+        With `skip`, leaves them out instead, as long as other rows remain.
         """
         if not self.refused or (skip and self.turns):
             return
@@ -118,11 +114,7 @@ class Conversations:
 
 
 def read(data: Path | Dataset) -> Conversations:
-    """Opens a training set and checks all of its rows, images included; see `examined`.
-
-    Raises:
-        HarnessError: the set cannot be opened, or some of its rows cannot be trained on.
-    """
+    """Opens a training set and checks all of its rows, images included; see `examined`."""
     found = examined(data)
     found.refuse()
     return found
@@ -312,11 +304,7 @@ def _parts(content: object, literal: bool, where: str) -> list[Part]:
 
 
 def _decode(entry: object, where: str) -> Pillow.Image:
-    """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it.
-
-    Raises:
-        HarnessError: it is missing, damaged or truncated.
-    """
+    """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it."""
     try:
         if not isinstance(entry, Mapping) or not (entry.get("bytes") or entry.get("path")):
             raise UnreadableError(f"{type(entry).__name__} instead of an image of `datasets`")

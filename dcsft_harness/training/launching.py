@@ -46,9 +46,7 @@ class Launch:
     def read(cls, processes: int | None, plan: str | None) -> "Launch | None":
         """The launch for the options `num_processes` and `launch`; None for a single process.
 
-        Raises:
-            HarnessError: a value is out of range, the options contradict each other, or this process already
-                belongs to a launch.
+        Options that are out of range or contradict each other, and a launch within a launch, are refused.
         """
         if processes is None and plan is None:
             return None
@@ -70,11 +68,7 @@ class Launch:
 
     @property
     def file(self) -> Path:
-        """The configuration file.
-
-        Raises:
-            HarnessError: there is none.
-        """
+        """The configuration file, which must exist."""
         if self.plan.endswith((".yaml", ".yml", ".json")):
             if not Path(self.plan).is_file():
                 raise HarnessError(f"--launch {self.plan} does not exist", "Check the path")
@@ -223,9 +217,7 @@ def _start(given: list[str]) -> None:
 def _tell(codes: Mapping[int, int], error: Exception) -> None:
     """Raises the error that a launch's exit codes mean, by rank in the order in which they ended.
 
-    Raises:
-        HarnessError: a process was killed.
-        KeyboardInterrupt: they were interrupted.
+    KeyboardInterrupt if the processes were interrupted.
     """
     ended = (-signal.SIGTERM, 128 + signal.SIGTERM, ranks.ELSEWHERE)
     causes = {rank: code for rank, code in codes.items() if code not in ended}

@@ -47,8 +47,7 @@ class Template:
     ) -> "Template":
         """A checkpoint's template with its end marks: the tokenizer's and those of its generation config.
 
-        Raises:
-            HarnessError: there is none, so no answer could ever end.
+        Without any, no answer could ever end: an error.
         """
         tokenizer = processor.tokenizer
         ids = getattr(generation, "eos_token_id", None)
@@ -64,9 +63,8 @@ class Template:
     def render(self, turns: Turns, where: str) -> Rendered:
         """A conversation as text: the prompt of evaluation, and what the model has to write from there.
 
-        Raises:
-            HarnessError: the template begins an answer differently than its generation prompt, so the prompts
-                of training and evaluation would differ.
+        A template that begins an answer differently than its generation prompt is refused: the prompts of
+        training and evaluation would differ.
         """
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
         prompt = render(self.processor, turns.prompt, where, True, self.arguments)
@@ -80,9 +78,7 @@ class Template:
     def _after_thought(self, turns: Turns, prompt: str, whole: str, where: str) -> str:
         """The completion where the generation prompt alone opens a thought, or gives an empty one.
 
-        Raises:
-            HarnessError: the two differ in something else, or the answer has a thought and the prompt an
-                empty one.
+        Refused if the two differ in something else, or only the answer has a thought.
         """
         before = render(self.processor, turns.prompt, where, False, self.arguments)
         at = whole.find(turns.answer.strip(), len(before)) if whole.startswith(before) else -1

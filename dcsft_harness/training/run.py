@@ -126,15 +126,9 @@ class Setup:
         return dict(self.notes.get(chat_template.NAME) or {})
 
     def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
-        """Skips or refuses unusable rows: the last check before weights are read.
+        """Skips or refuses unusable rows, by a text per conversation: the last check before weights are read.
 
-        Args:
-            conversations: the rendered set.
-            texts: a text per conversation, see `data.screened`.
-            completion: tokens that a row may have besides its text.
-
-        Raises:
-            HarnessError: rows are refused, and skipping is off or would leave none.
+        `completion` is the tokens that a row may have besides its text; see `data.screened`.
         """
         found = data.screened(
             conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
@@ -163,8 +157,7 @@ class Setup:
     def box_convention(self, has_boxes: bool) -> BoxConvention:
         """The coordinates in which boxes are trained or scored; recorded if the data has boxes.
 
-        Raises:
-            HarnessError: there are boxes, and their coordinates are unknown.
+        With boxes, they must be known.
         """
         job = self.job
         space = job.config.box_space or coordinates.taught(job.adapter, job.model)
@@ -189,29 +182,15 @@ _STATE = 3
 def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
     """The most bytes that a run's checkpoints and result may have on disk at a time.
 
-    Args:
-        job: what is to be trained.
-        base: the base's configuration. It determines the number of weights without files or network; building
-            its modules without weights takes 0.1 s at 72 billion.
-        rows: items of the training set.
-
-    Raises:
-        HarnessError: `lora_target` matches none of the base's layers.
+    The base's configuration determines the number of weights without files or network; building its modules
+    without weights takes 0.1 s at 72 billion.
     """
     state = (_STATE if _keeps_moments(job) else 1) + _is_with_reference(job)
     return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
 
 
 def check_disk(job: Job, needed: int) -> None:
-    """Refuses a disk that cannot hold a run's files.
-
-    Args:
-        job: the training job; its output folder exists.
-        needed: the size of its files, in bytes.
-
-    Raises:
-        HarnessError: names the space needed.
-    """
+    """Refuses a disk that cannot hold a run's files, naming the bytes needed; the output folder exists."""
     # A resumed run already has some of that on disk.
     for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
         needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
@@ -229,11 +208,7 @@ def check_disk(job: Job, needed: int) -> None:
 
 
 def trained(job: Job, base: PreTrainedConfig) -> int:
-    """The number of trained weights: of a new adapter, of the adapter to continue, or of the whole base.
-
-    Raises:
-        HarnessError: `lora_target` matches none of the base's layers.
-    """
+    """The number of trained weights: of a new adapter, of the adapter to continue, or of the whole base."""
     if not isinstance(job.config, AdapterConfig) or job.config.full:
         return sum(weight.numel() for weight in skeleton(base).parameters())
     if job.adapter is not None:
@@ -287,11 +262,7 @@ _ROOM = 0.9
 
 
 def plan(setup: Setup) -> Estimate:
-    """What a run needs, with as many samples per forward pass as fit.
-
-    Raises:
-        HarnessError: the launch's processes do not divide a batch.
-    """
+    """What a run needs, with as many samples per forward pass as fit."""
     job, device = setup.job, planned_device()
     processes, shared = shares()
     share, _ = job.config.share(processes)
@@ -424,10 +395,7 @@ Make = Callable[[Setup], Callable[[], Any]]
 
 
 def perform(job: Job, make: Make) -> dict[str, Any]:
-    """Trains and writes the artifact.
-
-    Returns:
-        The manifest's notes; empty at ranks other than 0.
+    """Trains and writes the artifact; returns the manifest's notes, empty at ranks other than 0.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
@@ -508,8 +476,7 @@ def _prepare(job: Job) -> Setup:
 def _refuse_former(folder: Path) -> None:
     """Refuses a curated set whose rollouts an older version sampled with other images.
 
-    Raises:
-        HarnessError: names the line or item. Sets whose rollouts have been moved pass.
+    Sets whose rollouts have been moved pass.
     """
     if not (folder / manifest.NAME).is_file():
         return
@@ -629,9 +596,8 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
 def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> None:
     """Writes an adapter alone, or a whole checkpoint in its base's dtype.
 
-    Raises:
-        OSError: the disk is full; safetensors has its own error for this, which `manifest.writing` could not
-            distinguish from a fault in the weights.
+    A full disk is an OSError; safetensors has its own error for this, which `manifest.writing` could not
+    distinguish from a fault in the weights.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     try:

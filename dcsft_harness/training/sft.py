@@ -172,8 +172,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """One forward and backward pass over a micro-batch.
 
-        Raises:
-            HarnessError: the loss is not finite; the weights are those of the last step.
+        If the loss is not finite, an error: the weights are those of the last step.
         """
         if self._counted_at != self.state.global_step:
             self._counted_at, self._rows = self.state.global_step, []
@@ -330,12 +329,7 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
 def check_processor(setup: Setup, method: str) -> None:
     """Refuses a family whose processor changes an answer's tokens when TRL passes the answer alone.
 
-    Args:
-        setup: the run.
-        method: the method's name in errors.
-
-    Raises:
-        HarnessError: the processor takes no text without an image, or adds tokens in front of an answer.
+    It takes no text without an image, or adds tokens in front of an answer. Errors name the method.
     """
     processor, text = setup.processor, "B"
     problem = f"TRL's {method} does not take {setup.job.model}: its {type(processor).__name__}"

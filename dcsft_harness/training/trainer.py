@@ -114,11 +114,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[str, Any]:
-    """TRL's arguments that our settings decide, or that our guarantees depend on.
-
-    Raises:
-        HarnessError: the launch's processes do not divide a batch.
-    """
+    """TRL's arguments that our settings decide, or that our guarantees depend on."""
     micro, accumulated = config.share(ranks.world_size())
     if MIXED in os.environ:
         # Set by `accelerate launch`; it overrides `bf16` below if that is false.
@@ -218,11 +214,7 @@ def arguments(
 
 
 def _numbered(name: str, kind: object, value: object) -> object:
-    """A number that arrived as text, as YAML reads 1e-5; anything else unchanged.
-
-    Raises:
-        HarnessError: the argument must be a number, and this is none.
-    """
+    """A number that arrived as text, as YAML reads 1e-5; anything else unchanged."""
     kinds = get_args(kind) or (kind,)
     if not isinstance(value, str) or str in kinds or not {int, float} & set(kinds):
         return value
@@ -234,11 +226,7 @@ def _numbered(name: str, kind: object, value: object) -> object:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that are not installed, before weights are read.
-
-    Raises:
-        HarnessError: names the tracker.
-    """
+    """Refuses trackers that are not installed, before weights are read."""
     for name in names:
         try:
             INTEGRATION_TO_CALLBACK[name]()
@@ -296,11 +284,7 @@ class Accounted:
         return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def refuse_infinite(self, loss: torch.Tensor) -> None:
-        """Stops at a loss that is not finite; the weights are those of the last step.
-
-        Raises:
-            HarnessError: names the step and the items.
-        """
+        """Stops at a loss that is not finite, naming step and items; weights are those of the last step."""
         if not torch.isfinite(loss):
             step = self.state.global_step + 1  # type: ignore[attr-defined]
             raise not_finite("loss", float(loss), step, self.items())

@@ -77,12 +77,7 @@ _SOLUTION = "LOC_val_solution.csv"
 
 
 def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
-    """The row that asks what an image shows.
-
-    Args:
-        opened: receives the image.
-        raw: its class, its name (unique in the set) and a function that reads its bytes.
-    """
+    """The row that asks what an image shows, from its class, its unique name and a function that reads it."""
     some, name, read = raw
     data = read()
     return {
@@ -105,11 +100,7 @@ def below(folder: Path, *names: str) -> Path:
 def class_folders(
     opened: Opened, folder: Path, wanted: Iterable[ImageClass]
 ) -> Iterator[tuple[ImageClass, list[Path]]]:
-    """Each class and its image files, sorted by name.
-
-    Raises:
-        HarnessError: folders are missing, and the whole set is required.
-    """
+    """Each class and its image files, sorted by name; all must be there if the whole set is required."""
     all_of_them = list(wanted)
     missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
     if missing and (not opened.any_count or len(missing) == len(all_of_them)):
@@ -354,11 +345,7 @@ def _train_row(
 
 
 def _named(data: Mapping[str, Any]) -> tuple[ImageClass, str]:
-    """The class and file name of a listed row, in either format; its answer must be that class's word.
-
-    Raises:
-        HarnessError: the row has no image or answer, or they match no class, or two.
-    """
+    """The class and file name of a listed row, in either format; its answer must be that class's word."""
     try:
         image = data["images"][0] if "images" in data else data["image"]
         said = str(data["messages"][-1]["content"] if "messages" in data else data["solution"])

@@ -78,10 +78,8 @@ class Files:
     def _packed(self, name: str) -> tuple[Path, zipfile.ZipFile, str] | None:
         """The archive with a file of this path, or else of this base name, and the file's path in it.
 
-        Paths may begin with a folder that has the archive's own name.
-
-        Raises:
-            HarnessError: several files match, with different contents.
+        Paths may begin with a folder that has the archive's own name. Several files with different contents
+        are an error.
         """
         if self._archives is None:
             self._archives = []
@@ -121,11 +119,7 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar archive in its order, as (path in it, bytes), read sequentially.
-
-    Raises:
-        HarnessError: the archive is damaged or truncated.
-    """
+    """The files of a tar archive in its order, as (path in it, bytes), read sequentially."""
     with telling_damage(path), tarfile.open(path, "r|*") as archive:
         for member in archive:
             if member.isfile():
@@ -135,14 +129,7 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON list or a JSON Lines file, one at a time, each with its position.
-
-    Args:
-        found: from `Files.find`.
-
-    Raises:
-        HarnessError: it is not JSON, or is truncated.
-    """
+    """The objects of a JSON list or JSON Lines file of `Files.find`, singly, each with its position."""
     path, member = found
     name = str(path) if member is None else f"{path}: {member}"
     with telling_damage(path):
@@ -211,11 +198,8 @@ class Table:
 def rows(opened: Opened, hub: Hub, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
     """Every published row, in order; its raw form is a dictionary with only the requested columns.
 
-    Args:
-        opened: the source being read.
-        hub: its location on the hub.
-        columns: the columns to read, all required.
-        only: a column and its accepted values; other rows are skipped without reading their images.
+    All `columns` are required. `only` is a column and its accepted values; other rows are skipped without
+    reading their images.
 
     Raises:
         HarnessError: the data is not available, a file is damaged, or a column is missing.
@@ -287,11 +271,7 @@ def _shards(hub: Hub) -> Path | None:
 
 
 def fetch(hub: Hub) -> Path:
-    """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
-
-    Raises:
-        HarnessError: they are not available.
-    """
+    """Downloads a source's files, unless they are in the hub's cache, and returns their folder."""
     from huggingface_hub import snapshot_download
 
     try:

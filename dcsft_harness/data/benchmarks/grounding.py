@@ -35,11 +35,7 @@ COLUMNS = {"width": "int64", "height": "int64"}
 
 
 def ask(expression: str) -> str:
-    """The prompt for an expression.
-
-    Raises:
-        HarnessError: the expression has no words.
-    """
+    """The prompt for an expression, which must have words."""
     text = expression.strip().rstrip(".").rstrip() if isinstance(expression, str) else ""
     if not text:
         raise HarnessError(f"the expression {expression!r} has no words", "Correct the row or leave it out")
@@ -107,11 +103,7 @@ def _refuse_box(box: Sequence[float], width: int, height: int) -> None:
 
 
 def four(value: object, name: str) -> list[float]:
-    """Four finite numbers.
-
-    Raises:
-        HarnessError: the value is something else; names the column.
-    """
+    """Four finite numbers; the error for something else names the column."""
     numbers = list(value) if isinstance(value, list | tuple) else []
     if len(numbers) != 4 or not all(
         isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers

@@ -305,11 +305,7 @@ def _training(opened: Opened, columns: tuple[str, ...]) -> Iterator[Entry]:
 
 
 def _draw(opened: Opened, cold: bool) -> set[int]:
-    """The positions of the drawn rows; the manifest records how they were drawn.
-
-    Raises:
-        HarnessError: the number of rows in the split differs from the published one.
-    """
+    """The positions of the drawn rows; the manifest records how. The split must have the published size."""
     texts = [raw for _, raw in _training(opened, ("id", "answer"))]
     if len(texts) != MMK12_TRAINING and not opened.any_count:
         raise HarnessError(
@@ -487,11 +483,7 @@ def _mmmu_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
 
 
 def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
-    """The numbers of the images that the text names, in its order, each once.
-
-    Raises:
-        HarnessError: the text names an image that the row does not have.
-    """
+    """The numbers of the images that the text names, each once, in its order; the row must have them."""
     named = list(dict.fromkeys(int(number) for number in MMMU_MARK.findall(prompt)))
     for number in named:
         if raw.get(f"image_{number}") is None:

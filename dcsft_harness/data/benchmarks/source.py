@@ -36,11 +36,7 @@ class Pictures(Protocol):
     """Collects the images of the row that a source is making."""
 
     def add(self, name: str, read: Callable[[], bytes]) -> Picture:
-        """The image of that name; `read` returns its encoded bytes and is called only for a new name.
-
-        Raises:
-            HarnessError: the bytes are not an image, or a truncated one; names it.
-        """
+        """The image of that name; `read` returns its encoded bytes and is called only for a new name."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,7 @@ def read_file(path: Path) -> Callable[[], bytes]:
 
 
 def read_text(path: Path) -> str:
-    """A small text file, with or without a byte order mark.
-
-    Raises:
-        HarnessError: it cannot be read, or is not UTF-8.
-    """
+    """A small UTF-8 text file, with or without a byte order mark."""
     try:
         return read_file(path)().decode("utf-8-sig")
     except UnicodeDecodeError as error:

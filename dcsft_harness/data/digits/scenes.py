@@ -49,13 +49,9 @@ class Scene(NamedTuple):
 
 
 def draw_scene(digits: Digits, rng: np.random.Generator, count: int, severity: float = 0.0) -> Scene:
-    """A scene of digits of different values and colors, each inside its own `CELL`.
+    """A scene of `count` digits of different values and colors, each inside its own `CELL`.
 
-    Args:
-        digits: the real digits to draw from.
-        rng: the only source of randomness.
-        count: digits in the scene.
-        severity: 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
+    `severity` is 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
     """
     while True:
         chosen = rng.permutation(len(digits.values))[:count]
@@ -237,14 +233,9 @@ def draw_sum(
     question: str = QUESTION,
     severity: float = 0.0,
 ) -> Sum:
-    """A sum of two digits.
+    """A sum of two digits, with the question above the options.
 
-    Args:
-        digits: the real digits to draw from.
-        rng: the only source of randomness.
-        style: a key of `drawing.STYLES`; None is the plain style.
-        question: the text above the options.
-        severity: 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
+    `style` is a key of `drawing.STYLES`, None the plain style; `severity` is as in `draw_scene`.
     """
     left, right = (int(i) for i in rng.integers(len(digits.values), size=2))
     plain = drawing.ground(rng, SUM_SIDE, 2 * SUM_SIDE, dark=True)
