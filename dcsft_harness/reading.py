@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -37,15 +37,13 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
         ValueError: it is not a regular file (a pipe may never end), larger than `most` bytes, or not UTF-8.
         OSError: it cannot be read.
     """
-    with path.open("rb") if stat.S_ISREG(path.stat().st_mode) else _irregular() as file:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it is larger than {most // 2**20} MB")
     return data.decode("utf-8")
-
-
-def _irregular() -> Never:
-    raise ValueError("it is not a regular file")
 
 
 def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's own types

@@ -428,7 +428,9 @@ def assemble(
     drafts, left_out = [first], []
     numbered = [replace(result, number=number) for number, result in enumerate(results)]
     other = [baseline is None or baseline not in (one.name, one.group) for one in numbered]
-    for result in sorted(numbered, key=lambda one: (_is_log(one), other[one.number])):
+    # Logs after scores: their items get the content ids of the scores.
+    order = [(one.provenance.kind != "scores", other[one.number]) for one in numbered]
+    for result in sorted(numbered, key=lambda one: order[one.number]):
         refusal = first.take(result)
         if refusal is None or any(draft.take(result) is None for draft in drafts[1:]):
             continue
@@ -442,20 +444,12 @@ def assemble(
     boards = [draft.board(baseline) for draft in drafts]
     names = list(dict.fromkeys(name for row in boards[0].rows for name in (row.name, row.group) if name))
     if baseline is not None and baseline not in names:
-        if elsewhere := [one for one in left_out if one.folder in _folders_of(results, baseline)]:
+        folders = {one.folder for one in results if baseline in (one.name, one.group)}
+        if elsewhere := [one for one in left_out if one.folder in folders]:
             raise HarnessError(f"the baseline {baseline!r} cannot be used: {elsewhere[0].reason}")
         raise unknown_name("row", baseline, names)
     others = tuple(Apart(draft.reason, board) for draft, board in zip(drafts[1:], boards[1:], strict=True))
     return replace(boards[0], apart=others, left_out=tuple(left_out))
-
-
-def _is_log(result: Result) -> bool:
-    """Puts logs after scores: their items get the content ids of the scores."""
-    return result.provenance.kind != "scores"
-
-
-def _folders_of(results: Sequence[Result], name: str) -> set[Path]:
-    return {result.folder for result in results if name in (result.name, result.group)}
 
 
 class _Draft:

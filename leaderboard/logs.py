@@ -416,11 +416,6 @@ def is_run(file: Path) -> bool:
     return file.name.endswith(RESULTS)
 
 
-def input_files(file: Path) -> list[Path]:
-    """The files of one run that a board uses."""
-    return sorted([file, *samples_of_run(file).values()])
-
-
 def lost_samples(files: Sequence[Path]) -> list[Path]:
     """Samples files in one folder without a results file."""
     runs = [file.name.removesuffix(RESULTS) + SAMPLES for file in files if is_run(file)]
@@ -545,7 +540,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         provenance,
         lambda: (log.table() for log in logs),
         group_of(name),
-        files=tuple(input_files(file)),
+        files=tuple(sorted([file, *samples.values()])),
     )
 
 

@@ -43,15 +43,11 @@ def run_recipe(
     from dcsft_harness.models.batching import remembering
 
     with remembering():
-        chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
+        chain.run(chosen, output, run_stage, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:
         bar.show((folder / "leaderboard.md").read_text(encoding="utf-8"))
-
-
-def _perform(verb: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    return run_stage(verb, folder, options)
 
 
 # Commands that are not stages: quickstart, run, results, tasks, a board's page, lmms-eval.

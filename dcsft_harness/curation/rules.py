@@ -165,19 +165,11 @@ def equal(names: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
     return found
 
 
-def _empirical(k: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:
-    return k / n * ((n - k) / n)
-
-
-def _posterior(k: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """E[p(1-p)] for p of Beta(a, b), a = k + 1/2 and b = n - k + 1/2, is ab / ((a + b)(a + b + 1))."""
-    return (k + 0.5) * (n - k + 0.5) / ((n + 1.0) * (n + 2.0))
-
-
 EMPIRICAL, POSTERIOR = "p(1-p)", "posterior"
 WEIGHTS: dict[str, Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]] = {
-    EMPIRICAL: _empirical,
-    POSTERIOR: _posterior,
+    EMPIRICAL: lambda k, n: k / n * ((n - k) / n),
+    # E[p(1-p)] for p of Beta(a, b), a = k + 1/2 and b = n - k + 1/2, is ab / ((a + b)(a + b + 1)).
+    POSTERIOR: lambda k, n: (k + 0.5) * (n - k + 0.5) / ((n + 1.0) * (n + 2.0)),
 }
 """Name -> an item's weight by right responses k of n: p(1-p) at p = k/n, or its mean under the Jeffreys
 posterior of p, which is never 0."""

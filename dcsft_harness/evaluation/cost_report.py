@@ -536,16 +536,16 @@ def _unused(made: Comparison) -> Iterator[str]:
 
 def _differences(runs: Sequence[Run]) -> Iterator[str]:
     """The settings in which the rows differ."""
-    machines = _differing((run.name, _machine(one)) for run in runs for one in run.contributors())
+    machines = _differing(
+        (run.name, {**one.hardware, "processes": one.notes.get("processes", 1)})
+        for run in runs
+        for one in run.contributors()
+    )
     if machines:
         yield f"times are not comparable: {'; '.join(machines)}"
     packages = _differing((run.name, one.packages) for run in runs for one in run.contributors())
     if packages:
         yield f"package versions differ, and times with them: {'; '.join(packages)}"
-
-
-def _machine(one: Manifest) -> dict[str, Any]:
-    return {**one.hardware, "processes": one.notes.get("processes", 1)}
 
 
 def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:

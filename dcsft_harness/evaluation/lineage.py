@@ -230,7 +230,8 @@ def read(folder: Path, name: str) -> Run:
     cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
     labelling = tuple(one for _, one in found if one.kind == "rollouts")
     earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
-    older = [one.folder.name for one in (made, *line.found.values()) if _lacks_ledger(one)]
+    sources = [one for one in (made, *line.found.values()) if _trained(one) or one.kind == "rollouts"]
+    older = [one.folder.name for one in sources if NOTE not in one.notes]
     remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
     return Run(
         name=name,
@@ -249,10 +250,6 @@ def read(folder: Path, name: str) -> Run:
 def _trained(one: Manifest) -> bool:
     """Whether training made it; `dcsft merge` makes checkpoints too, whose cost is that of the adapter."""
     return one.kind in TRAINED and "method" in one.config
-
-
-def _lacks_ledger(one: Manifest) -> bool:
-    return (_trained(one) or one.kind == "rollouts") and NOTE not in one.notes
 
 
 def _method(made: Manifest, labelled: bool) -> str:

@@ -233,7 +233,8 @@ def stored_images(
     for item in items:
         files = [(file, _picture(file)) for file in held(item.doc_id)]
         contents = [known_by(picture) for _, picture in files if picture is not None]
-        if len(contents) == len(files) and _is_of(item, contents):
+        same = records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
+        if len(contents) == len(files) and same:
             yield [file for file, _ in files]
             continue
         try:
@@ -252,10 +253,6 @@ def _images_now(task: Task, item: records.Item) -> list[dict[str, Any]]:
             "Put the former ones back",
         )
     return [_opened_file(image) or storage.png(image) for image in images]
-
-
-def _is_of(item: records.Item, contents: list[bytes]) -> bool:
-    return records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
 
 
 def _held_files(

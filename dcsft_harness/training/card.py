@@ -202,14 +202,10 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
                 raise HarnessError(
                     f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
                 )
-            row = _scored(task, of_base, said)
-            found[task, of_base] = folder, row
+            where, limit = said.get("distribution"), said.get("limit")
+            found[task, of_base] = folder, Scored(task, where, of_base, said["accuracy"], said["n"], limit)
     rows = [row for _, row in found.values()]
     return sorted(rows, key=lambda row: (row.task, not row.of_base))
-
-
-def _scored(task: str, of_base: bool, said: dict[str, Any]) -> Scored:
-    return Scored(task, said.get("distribution"), of_base, said["accuracy"], said["n"], said.get("limit"))
 
 
 def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
@@ -278,7 +274,7 @@ def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
             "The merge against base and adapter", ("parity", "value"), _entries(made.notes.get("parity"))
         ),
         *_scores(scored),
-        *_use(made),
+        *("## How to use it", "", _USE[made.kind]),
         *_licence_section(made),
     ]
     text = "\n".join(["---", _metadata(made, scored).to_yaml(), "---", "", *sections])
@@ -462,10 +458,6 @@ In vLLM:
     vllm serve FOLDER
 """,
 }
-
-
-def _use(made: manifest.Manifest) -> list[str]:
-    return ["## How to use it", "", _USE[made.kind]]
 
 
 def _licence_section(made: manifest.Manifest) -> list[str]:

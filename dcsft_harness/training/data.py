@@ -164,8 +164,9 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
             sizes = tuple(_decode(entry, where).size for entry in images)
             one = replace(_split(row["messages"], len(images), where), sizes=sizes)
             one = one if box is None else _boxed(one, box, where)
-            if weights is not None:
-                _check_weight(weights[number], where)
+            weight = 1.0 if weights is None else weights[number]
+            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise HarnessError(f"{where}: weight {weight!r}", "Give a finite number of at least 0")
         except HarnessError as error:
             refused[number] = error
             continue
@@ -204,11 +205,6 @@ def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
             "Write x1, y1, x2, y2 in original-image pixels, x1 < x2 and y1 < y2",
         )
     return replace(turns, box=list(box))
-
-
-def _check_weight(weight: object, where: str) -> None:
-    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise HarnessError(f"{where}: weight {weight!r}", "Give a finite number of at least 0")
 
 
 def digest(data: Dataset) -> str:

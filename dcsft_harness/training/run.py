@@ -185,7 +185,10 @@ def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
     The base's configuration determines the number of weights without files or network; building its modules
     without weights takes 0.1 s at 72 billion.
     """
-    state = (_STATE if _keeps_moments(job) else 1) + _is_with_reference(job)
+    # AdamW keeps two moments in float32; other optimizers keep less, or unknown sizes.
+    state = _STATE if str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch") else 1
+    # The reference is a copy of the adapter to continue.
+    state += job.config.has_reference and job.adapter is not None
     return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
 
 
@@ -220,11 +223,6 @@ def trained(job: Job, base: PreTrainedConfig) -> int:
     return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def _keeps_moments(job: Job) -> bool:
-    """Whether the optimizer is AdamW with two moments in float32; others keep less, or unknown sizes."""
-    return str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch")
-
-
 def _checkpoints(job: Job, rows: int) -> int:
     """The most checkpoints on disk at a time."""
     config = job.config
@@ -235,11 +233,6 @@ def _checkpoints(job: Job, rows: int) -> int:
     samples = rows * config.samples_per_row
     steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
     return min(most, math.ceil(steps / config.save_steps))
-
-
-def _is_with_reference(job: Job) -> bool:
-    """Whether checkpoints hold a second adapter: the reference, a copy of the adapter to continue."""
-    return job.config.has_reference and job.adapter is not None
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:
@@ -606,7 +599,11 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
             if not isinstance(model, PeftModel):
                 checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
         elif isinstance(model, PeftModel):
-            _save_adapter(model, folder)
+            # A set's order changes from process to process; equal runs should write equal files.
+            config = model.peft_config["default"]
+            if isinstance(config.target_modules, set):
+                config.target_modules = sorted(config.target_modules)
+            model.save_pretrained(folder, selected_adapters=["default"])
         else:
             with checkpoint.no_bars():
                 model.to(checkpoint.open_config(base).dtype or torch.float32).save_pretrained(folder)

@@ -117,15 +117,12 @@ def _of_task(
             reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             refused.append(reason)
             continue
-        if item not in _ids(described.item_id):
+        occurrences = (occurrence_id(described.item_id, again) for again in range(1, AGAIN + 1))
+        if item not in (described.item_id, *occurrences):
             refused.append(f"Document {number} is another than the one that was evaluated.")
             continue
         found[item] = Shown(described.prompt, tuple(store(folder, image) for image in images))
     return found, refused
-
-
-def _ids(item: str) -> list[str]:
-    return [item, *(occurrence_id(item, again) for again in range(1, AGAIN + 1))]
 
 
 def store(folder: Path, image: "Image") -> Picture:

@@ -86,11 +86,6 @@ def _place(row: Row) -> tuple[Path, float] | None:
     return None if named is None else (Path(named[0]), float(named[1]))
 
 
-def _common(names: set[str], otherwise: str) -> str:
-    """The common name of one run's rows, without steps; rows named only by a step have none."""
-    return next(iter(names)) if len(names) == 1 and names != {UNNAMED} else otherwise
-
-
 def _run_name(line: Line) -> str:
     """A row's name without its step."""
     found = step_of(line.name)
@@ -113,7 +108,8 @@ def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: st
         ]
         if len(known) > 1:
             found[name] = known
-    return Curve(_common(names, otherwise), seeds, found)
+    # Rows named only by a step have no common name.
+    return Curve(names.pop() if len(names) == 1 and names != {UNNAMED} else otherwise, seeds, found)
 
 
 FOLLOWED = 5

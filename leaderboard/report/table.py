@@ -8,7 +8,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -332,7 +332,8 @@ SHOWN = 60
 
 def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
     """The board as a Markdown document; `plots` are titles and files beside the document."""
-    parts = [f"# Leaderboard\n\n{markdown(summary)}", *_sections(summary)]
+    sections = (make(summary) for make in (_standing, _against, _pairs, _sizes, _crossings, _quoted))
+    parts = [f"# Leaderboard\n\n{markdown(summary)}", *filter(None, sections)]
     if plots:
         shown = "\n\n".join(f"![{title}]({file})" for title, file in plots)
         parts.append(f"## Plots\n\n{shown}\n")
@@ -345,11 +346,6 @@ def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
         lines = (f"- {markdown_text(one.reason)}" for one in summary.left_out)
         parts.append("## Left out\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
-
-
-def _sections(summary: Summary) -> Iterator[str]:
-    makers: tuple[Callable[[Summary], str], ...] = (_standing, _against, _pairs, _sizes, _crossings, _quoted)
-    yield from filter(None, (maker(summary) for maker in makers))
 
 
 def _table(
@@ -552,7 +548,8 @@ def latex(summary: Summary) -> str:
     source as a comment, and are never best.
     """
     columns = summary.columns
-    spec = "l" + "".join(_column_spec(column) for column in columns)
+    shaded = r">{\columncolor{black!8}}r"
+    spec = "l" + "".join(shaded if column.distribution == "ood" else "r" for column in columns)
     body = [
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
@@ -569,15 +566,10 @@ def latex(summary: Summary) -> str:
 
 def escape(text: str) -> str:
     """A name as LaTeX that prints as that name and has no other effect."""
-    return "".join(_SPECIAL.get(char, char if char in _KNOWN else _letter(char)) for char in visible(text))
-
-
-def _letter(char: str) -> str:
-    return rf"\dcsftletter{{{ord(char):04X}}}{{{char}}}"
-
-
-def _column_spec(column: Column) -> str:
-    return r">{\columncolor{black!8}}r" if column.distribution == "ood" else "r"
+    return "".join(
+        _SPECIAL.get(char, char if char in _KNOWN else rf"\dcsftletter{{{ord(char):04X}}}{{{char}}}")
+        for char in visible(text)
+    )
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -67,19 +67,12 @@ def paired_test(
     values = [pair[mask] for pair, mask in zip(pairs, kept, strict=True)]
     codes = np.concatenate([task[mask] for task, mask in zip(clusters, kept, strict=True)])
     better, worse = (int(sum((sign * v > 0).sum() for v in values)) for sign in (1, -1))
-    if len(values) == 1 and _binary(values[0]) and _alone(codes):
+    alone = np.bincount(codes - codes.min()).max() == 1  # each item is its own cluster
+    if len(values) == 1 and np.isin(values[0], (-1.0, 0.0, 1.0)).all() and alone:
         return Tested(mcnemar(better, worse), "McNemar, exact", better, worse)
     weighted = np.concatenate([task / (len(values) * len(task)) for task in values])
     p, method = sign_flips(by_cluster(weighted, codes), seed)
     return Tested(p, method, better, worse)
-
-
-def _binary(differences: Floats) -> bool:
-    return bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
-
-
-def _alone(codes: Codes) -> bool:
-    return bool(np.bincount(codes - codes.min()).max() == 1)
 
 
 @lru_cache(maxsize=4096)
