@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
@@ -81,27 +82,6 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 # chain of thought at its first blank line.
 _FILLED_IN_UNTIL = ("\n\n",)
 
-_NAMES = {
-    "max_new_tokens": "max_new_tokens",
-    "max_gen_toks": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "min_new_tokens": "min_new_tokens",
-    "temperature": "temperature",
-    "do_sample": "do_sample",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "until": "until",
-    "stop": "stop",
-    "stop_sequences": "stop",
-    "stop_strings": "stop",
-    "seed": "seed",
-    "skip_special_tokens": "skip_special_tokens",
-    "use_cache": "use_cache",
-}
-"""Supported argument names, each with its canonical name."""
-
 _NEUTRAL_ONLY: dict[str, object] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -163,6 +143,12 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "skip_special_tokens": as_bool,
     "use_cache": as_bool,
 }
+_NAMES = {
+    **{name: name for name in _READERS},
+    **{"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"},
+    **{"stop_sequences": "stop", "stop_strings": "stop"},
+}
+"""Supported argument names, each with its canonical name."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +207,8 @@ class GenerationArguments:
         if until == _FILLED_IN_UNTIL:
             _warn_about_filled_in_until(task)
             until = ()
-        values["stop"] = tuple(dict.fromkeys((*_texts(until), *_texts(values.get("stop", ())))))
+        stop = (text for texts in (until, values.get("stop")) if isinstance(texts, tuple) for text in texts)
+        values["stop"] = tuple(dict.fromkeys(stop))
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -230,7 +217,11 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, value in given.items():
         if name in _NEUTRAL_ONLY:
-            _require_neutral(name, value)
+            if not is_unset(value) and not _is_neutral(name, value):
+                raise HarnessError(
+                    f"{name}={value!r} is not supported by this model",
+                    f"Override it with `--gen_kwargs {name}={_NEUTRAL_ONLY[name]}` if that is what you want",
+                )
         elif name not in _NAMES:
             raise unknown_name("generation argument", name, _NAMES)
         elif not is_unset(value):
@@ -301,15 +292,6 @@ def _is_neutral(name: str, value: object) -> bool:
     return value == neutral or str(value).strip().lower() in {str(neutral).lower(), f"{neutral}.0"}
 
 
-def _require_neutral(name: str, value: object) -> None:
-    neutral = _NEUTRAL_ONLY[name]
-    if not is_unset(value) and not _is_neutral(name, value):
-        raise HarnessError(
-            f"{name}={value!r} is not supported by this model",
-            f"Override it with `--gen_kwargs {name}={neutral}` if that is what you want",
-        )
-
-
 def _positive(name: str, value: object) -> float:
     number = as_float(name, value, 0.0)
     if number == 0.0:
@@ -329,18 +311,11 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     return tuple(entry for entry in entries if entry)
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    return value if isinstance(value, tuple) else ()
-
-
-_warned: set[str] = set()
-
-
+@cache
 def _warn_about_filled_in_until(task: str) -> None:
-    if task not in _warned:
-        _warned.add(task)
-        _LOG.warning(
-            "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
-            "stop text. A task that wants it sets stop: ['\\n\\n'].",
-            task,
-        )
+    """Warns once per task."""
+    _LOG.warning(
+        "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
+        "stop text. A task that wants it sets stop: ['\\n\\n'].",
+        task,
+    )

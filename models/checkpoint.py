@@ -35,16 +35,8 @@ _LOG = logging.getLogger(__name__)
 GENERATION = "generation_config.json"
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _DECIDING = (
-    *(
-        "*.safetensors",
-        "*.index.json",
-        "*.bin",
-        "*.jinja",
-        "config.json",
-        "adapter_config.json",
-        GENERATION,
-        SPACE_FILE,
-    ),
+    *("*.safetensors", "*.index.json", "*.bin", "*.jinja", "config.json", "adapter_config.json"),
+    *(GENERATION, SPACE_FILE),
     *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),
 )

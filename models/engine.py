@@ -1,10 +1,11 @@
 """A loaded model: trial of shared prompts, items in flight, batches, prefills and memory."""
 
+import functools
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,39 +47,44 @@ class Alone(NamedTuple):
     logits: Tensor  # float32 `(2, vocabulary)`, for the first and the second token
 
 
-@torch.inference_mode()
-def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone | str:
-    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it.
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
-    Raises:
-        RuntimeError: it is out of memory.
-    """
-    try:
-        tokens, logits = _by_generate(model, batch)
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+
+def _answering(trial: Callable[_P, _T]) -> Callable[_P, _T | str]:
+    """A trial without gradients that returns why it failed; being out of memory stays an error."""
+
+    @torch.inference_mode()
+    @functools.wraps(trial)
+    def answer(*args: _P.args, **kwargs: _P.kwargs) -> _T | str:
+        try:
+            return trial(*args, **kwargs)
+        except UnsuitedModelError as error:
+            return str(error)
+        except _FAILURES as error:
+            if out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error}"
+
+    return answer
+
+
+@_answering
+def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone:
+    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it."""
+    tokens, logits = _by_generate(model, batch)
     return Alone(tokens, logits[:, 0])
 
 
-@torch.inference_mode()
+@_answering
 def apart(
     model: PreTrainedModel, together: Callable[[], dict[str, Tensor]], singly: Sequence[Alone]
 ) -> str | None:
     """Why prompts cannot be batched in `generate`; None if they can.
 
     `together` makes one batch of all prompts; `singly` is the model's output for each prompt alone.
-
-    Raises:
-        RuntimeError: it is out of memory.
     """
-    try:
-        tokens, logits = _by_generate(model, together())
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    tokens, logits = _by_generate(model, together())
     for row, one in enumerate(singly):
         # After a different first token, as where two are equally likely, logits differ.
         steps = 2 if int(tokens[row]) == int(one.token) else 1
@@ -87,7 +93,7 @@ def apart(
     return None
 
 
-@torch.inference_mode()
+@_answering
 def objection(
     model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone] | None = None
 ) -> str | None:
@@ -98,7 +104,6 @@ def objection(
 
     Raises:
         HarnessError: the model does not accept the prompt at all.
-        RuntimeError: it is out of memory.
     """
     if not model._can_set_attn_implementation():
         return "its attention cannot be exchanged"
@@ -110,38 +115,22 @@ def objection(
                 "Check that its config.json, its processor's files and its weights are of one checkpoint",
             )
         singly = [made]
-    try:
-        decoder = Decoder(model)
-        decoder.admit(prefill(model, batch), [2] * len(singly))
-        with decoder.attending():
-            found = decoder.step(torch.cat([one.token.expand(2) for one in singly]))
-    except UnsuitedModelError as error:
-        return str(error)
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    decoder = Decoder(model)
+    decoder.admit(prefill(model, batch), [2] * len(singly))
+    with decoder.attending():
+        found = decoder.step(torch.cat([one.token.expand(2) for one in singly]))
     for row, one in enumerate(singly):
         if (reason := _difference(model, found[2 * row : 2 * row + 2], one.logits[1:])) is not None:
             return reason
     return None
 
 
-@torch.inference_mode()
+@_answering
 def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
-    """Why the samples of an item cannot get copies of its prompt's states; None if they can.
-
-    Raises:
-        RuntimeError: it is out of memory.
-    """
-    try:
-        rows = ForkedRows(model, batch, [2] * len(singly))
-        first = rows.logits
-        second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    """Why the samples of an item cannot get copies of its prompt's states; None if they can."""
+    rows = ForkedRows(model, batch, [2] * len(singly))
+    first = rows.logits
+    second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
     for row, one in enumerate(singly):
         for found, wanted in ((first, one.logits[:1]), (second, one.logits[1:])):
             if (reason := _difference(model, found[2 * row : 2 * row + 2], wanted)) is not None:
@@ -312,7 +301,10 @@ class RunningItems:
                 self._chosen = self._draw(self._decoder.step(self._chosen))
                 going_on -= _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
         ended = [ticket for ticket, rows in self._of_ticket.items() if all(row.ended for row in rows)]
-        found = [(ticket, self._completions(self._of_ticket.pop(ticket))) for ticket in ended]
+        found = [
+            (ticket, completions(self._of_ticket.pop(ticket), self._tokenizer, self._eos, self._arguments))
+            for ticket in ended
+        ]
         self.held |= set(ended) if self._hold else set()
         self._tidy()
         return found
@@ -321,12 +313,6 @@ class RunningItems:
         """Drops the prompts of items that need no more rows."""
         self.held -= set(tickets)
         self._tidy()
-
-    def _completions(self, rows: Sequence[Row]) -> list[Completion]:
-        return [
-            completion(self._tokenizer, row.tokens, self._eos, self._arguments, row.stopped_at)
-            for row in rows
-        ]
 
     def _keep(self, places: list[int]) -> None:
         """Keeps only the rows at `places`."""
@@ -353,6 +339,16 @@ class RunningItems:
                 cohorts.append(cohort)
                 tickets.append(mine if left is None else [mine[at] for at in left])
         self._decoder.cohorts, self._tickets = cohorts, tickets
+
+
+def completions(
+    rows: Iterable[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    eos: tuple[int, ...],
+    arguments: GenerationArguments,
+) -> list[Completion]:
+    """The responses of finished rows."""
+    return [completion(tokenizer, row.tokens, eos, arguments, row.stopped_at) for row in rows]
 
 
 def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
@@ -436,8 +432,8 @@ class Engine:
             tokens: its special tokens.
             memory_gb: memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
         """
-        self._model, self._tokens = model, tokens
-        self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+        self._model, self.tokens = model, tokens
+        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._batcher = Batcher(processor, tokens.pad)
         self._footprint = Footprint.of(model)
         self._budget = float("inf") if memory_gb is None else memory_gb * 1e9
@@ -447,8 +443,8 @@ class Engine:
 
     def flight(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
         """Nothing in flight yet; see `RunningItems`."""
-        tokens = self._tokens.stopping_at(self._tokenizer, arguments.stop)
-        return RunningItems(self._model, self._tokenizer, tokens, arguments, hold)
+        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
+        return RunningItems(self._model, self.tokenizer, tokens, arguments, hold)
 
     @property
     def way(self) -> Way:
@@ -586,16 +582,6 @@ class Engine:
             found += [row[-length:] for row, length in zip(logits, lengths, strict=True)]
         return found
 
-    @property
-    def tokens(self) -> SpecialTokens:
-        """The checkpoint's special tokens."""
-        return self._tokens
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The processor's tokenizer."""
-        return self._tokenizer
-
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
     ) -> list[list[Completion]]:
@@ -615,7 +601,7 @@ class Engine:
             some = slice(start, start + at_once)
             batch = self._batch(rows[some])
             try:
-                done += complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat[some])
+                done += complete(self._model, self.tokenizer, self.tokens, batch, arguments, flat[some])
             except NotFiniteError as error:
                 bad |= {owners[start + row] for row in error.places}
         if bad:
@@ -628,8 +614,8 @@ class Engine:
     ) -> list[list[Completion]]:
         """`row_by_row` with one prefill per item."""
         done: list[list[Completion]] = []
-        tokens = self._tokens.stopping_at(self._tokenizer, arguments.stop)
-        stops = StopTexts(self._tokenizer, arguments, tokens.eos)
+        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
+        stops = StopTexts(self.tokenizer, arguments, tokens.eos)
         at_once = 1 if self._batcher.way == "single" else max(len(items), 1)
         for start in range(0, len(items), at_once):
             keys = row_keys[start : start + at_once]
@@ -641,9 +627,7 @@ class Engine:
                 for key in some
             ]
             decode(forked, list(rows), arguments, tokens.eos, stops)
-            made = iter(
-                completion(self._tokenizer, row.tokens, tokens.eos, arguments, row.stopped_at) for row in rows
-            )
+            made = iter(completions(rows, self.tokenizer, tokens.eos, arguments))
             done += [[next(made) for _ in some] for some in keys]
         return done
 

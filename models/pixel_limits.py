@@ -7,8 +7,6 @@ error. So this module trusts none of them: it processes test images and compares
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -192,7 +190,8 @@ def _shape(area: int, factor: int) -> tuple[int, int]:
 
 def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
     """(width, height) of an image after the resize; None if the processor does not report it."""
-    with _quiet():
+    with warnings.catch_warnings():  # about images that no user gave
+        warnings.simplefilter("ignore")
         try:
             made = images(Image.new("RGB", picture), return_tensors="pt", **given)
             _, rows, columns = (int(side) for side in made["image_grid_thw"][0])
@@ -205,11 +204,3 @@ def _expected(picture: tuple[int, int], rule: _Rule, limits: PixelLimits) -> tup
     width, height = picture
     rows, columns = smart_resize(height, width, rule.factor, limits.low, limits.high)
     return int(columns), int(rows)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides a processor's warnings about test images from the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
