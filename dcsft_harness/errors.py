@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,16 @@ def cut(value: object, longest: int = 160) -> str:
     left_out = f"[... {len(text):,} characters ...]"
     half = (longest - len(left_out)) // 2
     return text[:half] + left_out + text[-half:]
+
+
+LISTED = 20
+"""Problems that one error lists."""
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first LISTED problems, and the number of the others."""
+    more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+    return "; ".join([*problems[:LISTED], *more])
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> HarnessError:

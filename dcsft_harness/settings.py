@@ -21,6 +21,19 @@ Reads = Literal["artifact", "checkpoint", "file", "pool", "tasks", "model_args"]
 """The kinds of things that an option may name: see `option`."""
 
 
+def read_pairs(given: object, name: str, form: str, example: str) -> object:
+    """A repeated option's texts of a form like TASK=NAME as a mapping; anything else unchanged."""
+    if not isinstance(given, list | tuple):
+        return given or {}
+    found = {}
+    for one in given:
+        key, sign, value = str(one).partition("=")
+        if not (key and sign and value):
+            raise HarnessError(f"{name} {one} is not of the form {form}", f"As in {example}")
+        found[key] = value
+    return found
+
+
 def option(
     default: Any = ...,  # noqa: ANN401 - a field of any type
     about: str = "",

@@ -227,7 +227,7 @@ def from_rows(
     """
     from datasets import Features, Value
 
-    from dcsft_harness.sampling import own_data, own_files
+    from dcsft_harness.sampling import own_data, own_files, own_rows
     from dcsft_harness.scoring import get_scorer
 
     judge = own_data.ANY if scorer is None else get_scorer(scorer)
@@ -236,7 +236,7 @@ def from_rows(
     columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
 
     def rows() -> Iterator[dict[str, Any]]:
-        root = own_data.Root(image_root or path.parent, outside)
+        root = own_rows.Root(image_root or path.parent, outside)
         for where, row, reason in own_data.examined(path, judge, root, part):
             if reason is None and pairs and row is not None and row[REJECTED] is None:
                 reason = HarnessError("no `rejected` answer", "Add one to each row")

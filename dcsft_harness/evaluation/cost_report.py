@@ -4,8 +4,6 @@ Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are co
 measured.
 """
 
-import csv
-import io
 import json
 import shlex
 from collections import Counter, defaultdict
@@ -14,13 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.errors import HarnessError, unknown_name, visible
-from dcsft_harness.leaderboard.report.table import markdown_text, spreadsheet_text
+from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.training.run_folder import checkpoints, step_of
 
 from . import lineage
@@ -175,7 +171,10 @@ def command(standing: Standing, scores: Scores) -> str | None:
     settings = scores.settings.get(manifest.fingerprint(made.folder), {})
     role = "adapter" if made.kind == "adapter" else "pretrained"
     given = reading.named(str(settings.get("model_args", "")))
-    given.setdefault("pretrained", _base(standing.run))
+    entry = made.inputs.get("model")
+    base = None if entry is None else (made.folder / entry["path"]).resolve()
+    exists = base is not None and base.is_dir()
+    given.setdefault("pretrained", str(base if exists else made.notes.get("base", "")))
     given[role] = str(folder)
     model = str(settings.get("model", "dcsft_hf"))
     words = ["dcsft", "evaluate", *([] if model == "dcsft_hf" else ["--model", model])]
@@ -184,12 +183,6 @@ def command(standing: Standing, scores: Scores) -> str | None:
     words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
     words += ["--tasks", ",".join(scores.tasks), "--output", f"scores-{standing.run.name}-{folder.name}"]
     return shlex.join(words)
-
-
-def _base(run: Run) -> str:
-    entry = run.made.inputs.get("model")
-    place = None if entry is None else (run.made.folder / entry["path"]).resolve()
-    return str(place) if place is not None and place.is_dir() else str(run.made.notes.get("base", ""))
 
 
 # Comparison -> Markdown with human units; CSV and JSON with raw ones.
@@ -265,10 +258,7 @@ def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
 
 def markdown(found: "Comparison") -> str:
     """The comparison as Markdown that is also readable as plain text."""
-    sections = [_costs(found)]
-    if found.standings:
-        sections.append(_equal(found))
-    return "\n".join(sections)
+    return "\n".join([_costs(found), *([_equal(found)] if found.standings else [])])
 
 
 def _costs(found: "Comparison") -> str:
@@ -278,7 +268,7 @@ def _costs(found: "Comparison") -> str:
         said = f"{_name(one.folder.name)} (cold start, shared by all, in no total)"
         rows.append([said, *_figures(cost_of(one)), *_means(found, one.folder, scored)])
     header = ["", *HEADINGS.values(), *(("ID mean", "OOD mean") if scored else ())]
-    return "\n".join([_table(header, rows), "", *_notes(found), ""])
+    return "\n".join([grid(header, rows), "", *_notes(found), ""])
 
 
 def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
@@ -301,14 +291,12 @@ _SAID = {"training": "training", "labelling": "drawing for its labels", "earlier
 
 
 def _figures(cost: Cost) -> list[str]:
-    cells = []
-    for figure in FIGURES:
-        value = cost.values.get(figure)
-        if value is None:
-            cells.append("unknown")
-        else:
-            cells.append(f"{'≥ ' if figure in cost.partial else ''}{human(figure, value)}")
-    return cells
+    return [
+        "unknown"
+        if (value := cost.values.get(figure)) is None
+        else f"{'≥ ' if figure in cost.partial else ''}{human(figure, value)}"
+        for figure in FIGURES
+    ]
 
 
 def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
@@ -343,7 +331,7 @@ def _equal(found: "Comparison") -> str:
         rows.append(["" if one.unit == seen else budget, _name(one.run.name), place, spent, *means])
         seen = one.unit
     header = ["at most", "", "came to", "spent", *(("ID mean", "OOD mean") if scored else ())]
-    text = ["## At equal samples, tokens and time", "", "Labels included.", "", _table(header, rows), ""]
+    text = ["## At equal samples, tokens and time", "", "Labels included.", "", grid(header, rows), ""]
     commands = found.commands()
     if commands:
         text += ["Not scored yet:", "", *(f"    {visible(line)}" for line in commands), ""]
@@ -352,11 +340,6 @@ def _equal(found: "Comparison") -> str:
 
 def _name(name: str) -> str:
     return str(markdown_text(name))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    aligned = ("left", *["right"] * (len(header) - 1))
-    return str(tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=aligned))
 
 
 def as_dict(found: "Comparison") -> dict[str, Any]:
@@ -399,13 +382,10 @@ def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
 
 def csv_text(found: "Comparison") -> str:
     """One line per run: every part's figures in raw units, ratios and means; blank if unknown."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     columns = [f"{part}_{figure}" for part in PARTS for figure in FIGURES]
-    ratio_columns = [f"ratio_{figure}" for figure in FIGURES]
-    writer.writerow(
-        ["run", "method", *columns, *ratio_columns, "id_mean", "ood_mean", "lower_bounds", "remarks"]
-    )
+    columns += [f"ratio_{figure}" for figure in FIGURES]
+    header = ["run", "method", *columns, "id_mean", "ood_mean", "lower_bounds", "remarks"]
+    lines = []
     for run in found.runs:
         record = _run_as_dict(run, found)
         values = [(record[part] or {}).get(figure) for part in PARTS for figure in FIGURES]
@@ -413,8 +393,8 @@ def csv_text(found: "Comparison") -> str:
         values += [*record["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
         tail = [" ".join(record["lower_bounds"]), spreadsheet_text(". ".join(record["remarks"]))]
         cells = ["" if value is None else value for value in values]
-        writer.writerow([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
-    return file.getvalue()
+        lines.append([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
+    return csv_of(header, lines)
 
 
 # Folders -> a cost comparison in Markdown, CSV and JSON, with its manifest.

@@ -27,7 +27,7 @@ from typing import Any
 from dcsft_harness import coordinates, lmms, pictures, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.errors import HarnessError, cut, listed, unknown_name
 from dcsft_harness.leaderboard.load import find
 from dcsft_harness.leaderboard.logs import is_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
@@ -48,8 +48,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Field -> its possible columns, in order of preference."""
 GOLDS = ("ground_truth", "groundtruth", "gt", "gt_answer", "reference", "label", "correct_answer", "expected")
 """Columns that hold the gold in other programs, beside an `answer` that is the model's."""
-LISTED = 20
-"""Bad rows that a refusal lists."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
 _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
@@ -120,7 +118,7 @@ def evaluate(
 
     Raises:
         HarnessError: the file cannot be read; rows lack a field, or their gold cannot be scored (lists the
-            first LISTED); models answered different items; the output is occupied.
+            first ones); models answered different items; the output is occupied.
     """
     manifest.refuse_occupied(output)
     given = _read(file, columns or {})
@@ -234,11 +232,10 @@ def _judged(file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Pro
         if progress is not None and (done % 500 == 0 or done == len(given)):
             progress(done, len(given))
     if bad:
-        listed = [f"row {number}: {cut(error.problem)}" for number, error in bad[:LISTED]]
-        listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+        problems = [f"row {number}: {cut(error.problem)}" for number, error in bad]
         remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
         raise HarnessError(
-            f"{file}: {len(bad)} of {len(given)} rows cannot be scored: {'; '.join(listed)}",
+            f"{file}: {len(bad)} of {len(given)} rows cannot be scored: {listed(problems)}",
             "; ".join(remedies[:3]),
         )
     return rows

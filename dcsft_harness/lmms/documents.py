@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.lmms.protocols import Documents, Model, Task
 from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, reason, to_rgb
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 
 # A task's document as an item, and its metrics for a response.
-
-LISTED = 20
-"""The most items that an error lists."""
 
 
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
@@ -147,7 +144,7 @@ def refuse_marked(
         refused: filled with (task, doc_id) -> the reason instead.
 
     Raises:
-        HarnessError: lists the first LISTED items, and their total number.
+        HarnessError: lists the first items, and their number.
     """
     marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]
     named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`
@@ -162,10 +159,9 @@ def refuse_marked(
     elif len(bad) == 1:
         raise HarnessError(f"task {name}, {next(iter(bad.values()))}, {why}", "Change it or remove the item")
     elif bad:
-        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         raise HarnessError(
             f"task {name}: {len(bad)} prompts have a text that the model reads as its own mark of pictures: "
-            f"{'; '.join(list(bad.values())[:LISTED])}{more}",
+            f"{listed(list(bad.values()))}",
             "Change them or remove the items",
         )
 

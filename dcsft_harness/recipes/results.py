@@ -18,7 +18,6 @@ from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import markdown_text
-from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
 from dcsft_harness.recipes.claims import APART, CLAIMS, MARGIN, POOLS, TEST_TIME, Finding, judge
 
@@ -302,12 +301,8 @@ def _value(finding: Finding) -> str:
     if finding.unit == "ratio":
         ends = "" if found.low is None else f" [{math.exp(found.low):.2f}, {math.exp(found.high or 0):.2f}]"
         return f"{math.exp(found.value):.2f} times{ends}"
-    return f"{_points(found)} points"
-
-
-def _points(found: Estimate) -> str:
     ends = "" if found.low is None else f" [{100 * found.low:+.1f}, {100 * (found.high or 0):+.1f}]"
-    return f"{100 * found.value:+.1f}{ends}"
+    return f"{100 * found.value:+.1f}{ends} points"
 
 
 def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:

@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, cut, listed
 from dcsft_harness.sampling import rollout_store
 from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
-LISTED = 20
-"""The most documents that an error lists."""
 INDIFFERENT = (
     "batch_size",
     "memory_gb",
@@ -302,10 +300,9 @@ def read_items(
         raise failed[0]
     if failed:
         name = task.config.task
-        listed = [cut(error.problem.removeprefix(f"task {name}, ")) for error in failed[:LISTED]]
-        listed += [f"and {len(failed) - LISTED} more"] if len(failed) > LISTED else []
+        problems = [cut(error.problem.removeprefix(f"task {name}, ")) for error in failed]
         raise HarnessError(
-            f"task {name}: {len(failed)} of {count} documents cannot be used: {'; '.join(listed)}",
+            f"task {name}: {len(failed)} of {count} documents cannot be used: {listed(problems)}",
             "Replace their images, or skip them with --on-error skip",
         )
     return items

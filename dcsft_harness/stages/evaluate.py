@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import flag, option
+from dcsft_harness.settings import flag, option, read_pairs
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
@@ -73,15 +73,7 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
     @field_validator("columns", mode="before")
     @classmethod
     def _read_columns(cls, given: object) -> object:
-        if not isinstance(given, list | tuple):
-            return given or {}
-        found = {}
-        for one in given:
-            field, sign, column = str(one).partition("=")
-            if not (field and sign and column):
-                raise HarnessError(f"--column {one} is not of the form FIELD=COLUMN", "As in gold=solution")
-            found[field] = column
-        return found
+        return read_pairs(given, "--column", "FIELD=COLUMN", "gold=solution")
 
     def sampling(self) -> "SamplingConfig | None":
         """How to sample responses; None for greedy decoding, which takes no other sampling option."""

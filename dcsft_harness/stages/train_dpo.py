@@ -151,11 +151,8 @@ def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int
     """The pairs of a user's own rows; see `open_pairs`."""
     rows = opening.own_training_rows(options.data, options, pairs=True)
     count = sum(reason is None for reason in rows[conversations.REFUSED])
-    return (
-        rows,
-        {},
-        {"items": count, "items_with_pairs": count, "pairs": count, "truncated": 0, "unscored": 0},
-    )
+    counts = dict.fromkeys(("items", "items_with_pairs", "pairs"), count)
+    return rows, {}, {**counts, "truncated": 0, "unscored": 0}
 
 
 def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path], dict[str, int]]:
@@ -200,10 +197,8 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
         "unscored": sum(one.unscored for one in found.values()),
     }
     if not chosen:
-        right, wrong = (
-            sum(bool(one.right) for one in found.values()),
-            sum(bool(one.wrong) for one in found.values()),
-        )
+        right = sum(bool(one.right) for one in found.values())
+        wrong = sum(bool(one.wrong) for one in found.values())
         raise HarnessError(
             f"{folder}: none of {counts['items']} items has both a right and a wrong response ({right} have"
             f" right ones, {wrong} wrong ones; left out: {counts['truncated']} truncated, "
@@ -384,7 +379,6 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
 
         def __init__(self, **given: Any) -> None:  # noqa: ANN401 - DPOTrainer's own
             super().__init__(**given)
-            self._counted_at = -1
             inner = self.data_collator
 
             def with_rows(examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -404,11 +398,9 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
 
             If the loss is not finite, an error: the weights are those of the last step.
             """
-            if self._counted_at != self.state.global_step:
-                self._counted_at, self._rows = self.state.global_step, []
             inputs = dict(inputs)
             rows = inputs.pop("rows").tolist()
-            self._rows += rows
+            self.begin(rows)
             tokens, learned = (int(inputs[name].sum()) for name in ("attention_mask", "completion_mask"))
             costs, flops = self.account.costs, 0.0
             if costs is not None:
@@ -416,12 +408,8 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
                 flops = costs.training(tokens, patches) + costs.forward(tokens, patches)
             loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)
             self.refuse_infinite(loss)
-            self.account.count(
-                prompts=len(rows),
-                prompt_tokens=tokens - learned,
-                completion_tokens=learned,
-                flops=flops,
-            )
+            spent = {"prompt_tokens": tokens - learned, "completion_tokens": learned, "flops": flops}
+            self.account.count(prompts=len(rows), **spent)
             return loss
 
     return DpoTrainer

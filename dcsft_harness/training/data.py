@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.curation.conversations import REFUSED, ROW
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.models.chat_template import media_marks
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
@@ -29,8 +29,6 @@ from dcsft_harness.scoring.boxes import parse_box
 
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
-LISTED = 20
-"""The most rows that an error about a set lists."""
 
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
@@ -94,7 +92,7 @@ class Conversations:
         )
 
     def refuse(self, skip: bool = False) -> None:
-        """Refuses a set with unusable rows, listing the first LISTED with their reasons and the total number.
+        """Refuses a set with unusable rows, listing the first ones with their reasons and the total number.
 
         With `skip`, leaves them out instead, as long as other rows remain.
         """
@@ -104,11 +102,10 @@ class Conversations:
         first = self.refused[rows[0]]
         if len(rows) == 1:
             raise HarnessError(first.problem, f"{first.remedy}, or leave it out with --on-error skip")
-        reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows[:LISTED]]
-        more = f"; and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows]
         total = len(rows) + len(self.turns)
         raise HarnessError(
-            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {'; '.join(reasons)}{more}",
+            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {listed(reasons)}",
             "Correct them, or leave them out with --on-error skip" if self.turns else "Correct them",
         )
 

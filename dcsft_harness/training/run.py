@@ -230,9 +230,13 @@ def _checkpoints(job: Job, rows: int) -> int:
         return 0
     # One more than are kept, because a new one is complete before the oldest is removed.
     most = (config.keep or 1) + 1
-    samples = rows * config.samples_per_row
-    steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
-    return min(most, math.ceil(steps / config.save_steps))
+    return min(most, math.ceil(_steps(config, rows) / config.save_steps))
+
+
+def _steps(config: TrainingConfig, rows: int) -> float:
+    return config.max_steps or math.ceil(rows * config.samples_per_row / config.batch_size) * (
+        config.epochs or 1
+    )
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:
@@ -295,7 +299,6 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         dropout = config.lora_dropout > 0
         if job.adapter is None:
             chosen = checkpoint.lora_targets(linear, config.lora_target)
-    tokens = setup.conversations.tokens + setup.completion
     count = trained(job, base)
     return Training(
         trained=count,
@@ -304,7 +307,7 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         dropout=dropout,
         number=dtype.itemsize,
         checkpointing=bool(config.extra.get("gradient_checkpointing", cuda or setup.recomputes)),
-        tokens=tokens,
+        tokens=setup.conversations.tokens + setup.completion,
         image_tokens=setup.conversations.image_tokens,
         rows=config.sequences_per_sample,
         processes=shared,
@@ -359,8 +362,7 @@ def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) ->
     if PLANNING.get() is None:
         return 0.0
     config = setup.job.config
-    rows = len(setup.conversations.turns) * config.samples_per_row
-    steps = config.max_steps or math.ceil(rows / config.batch_size) * (config.epochs or 1)
+    steps = _steps(config, len(setup.conversations.turns))
     patches = given.image_tokens * anatomy.patches_per_token
     forward = given.rows * anatomy.arithmetic.forward(given.tokens, patches)
     # Forward, gradient of activations; of weights, if all train; what is computed again; and the reference.
@@ -425,7 +427,14 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         rows = [f"row {number}" for number in setup.conversations.numbers]
         trainer.bind(account, setup.conversations.item_ids or rows)
         account.costs = Arithmetic(trainer.model)
-        complete = _companions(setup)
+
+        def complete(folder: Path) -> None:
+            """Adds the other files of a checkpoint to its weights."""
+            # The base's own processor: the pixel limits of training are not those of evaluation.
+            checkpoint.open_processor(str(job.model)).save_pretrained(folder)
+            coordinates.tell(folder, setup.notes.get("box_space"))
+            chat_template.record(folder, setup.notes.get(chat_template.NAME))
+
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
         _train(trainer, last, run)
         return _finish(job, setup, run, trainer, account)
@@ -509,20 +518,6 @@ def _network(
     chosen = checkpoint.lora_targets(checkpoint.linear_layers(network), config.lora_target)
     notes["adapted"] = checkpoint.count_by_part(chosen)
     return network, checkpoint.lora_config(config, chosen)
-
-
-def _companions(setup: Setup) -> Callable[[Path], None]:
-    """Returns a function that adds the other files of a checkpoint to its weights.
-
-    The processor is the base's, without the pixel limits of training.
-    """
-
-    def complete(folder: Path) -> None:
-        checkpoint.open_processor(str(setup.job.model)).save_pretrained(folder)
-        coordinates.tell(folder, setup.notes.get("box_space"))
-        chat_template.record(folder, setup.notes.get(chat_template.NAME))
-
-    return complete
 
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
@@ -615,11 +610,3 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
     if not isinstance(model, PeftModel):
         # The base's own processor: the pixel limits of training are not those of evaluation.
         checkpoint.open_processor(base).save_pretrained(folder)
-
-
-def _save_adapter(model: PeftModel, folder: Path) -> None:
-    # A set's order changes from process to process; equal runs should write equal files.
-    config = model.peft_config["default"]
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(folder, selected_adapters=["default"])

@@ -121,7 +121,6 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         """Accepts SFTTrainer's arguments, and a weight for each row of the training set."""
         super().__init__(**given)
         self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-        self._counted_at = -1
         # transformers sets False for most vision-language models (their own loss ignores the count), and an
         # accumulated batch would then weigh micro-batches equally, whatever their number of tokens. The loss
         # here is TRL's, which divides by the tokens of the whole batch if it gets their count.
@@ -174,24 +173,17 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
 
         If the loss is not finite, an error: the weights are those of the last step.
         """
-        if self._counted_at != self.state.global_step:
-            self._counted_at, self._rows = self.state.global_step, []
         rows = [row for row in inputs[ROWS].tolist() if row != FILLING]
-        self._rows += rows
+        self.begin(rows)
         learned = int((inputs["labels"] != -100).sum())
         tokens = int(inputs["attention_mask"].sum())
         costs = self.account.costs
         flops = 0.0 if costs is None else costs.training(tokens, costs.patches(inputs))
         loss = super().training_step(model, inputs, *rest, **named)
         self.refuse_infinite(loss)
-        if not rows:
-            return loss  # type: ignore[no-any-return]
-        self.account.count(
-            prompts=len(rows),
-            prompt_tokens=tokens - learned,
-            completion_tokens=learned,
-            flops=flops,
-        )
+        if rows:
+            spent = {"prompt_tokens": tokens - learned, "completion_tokens": learned, "flops": flops}
+            self.account.count(prompts=len(rows), **spent)
         return loss  # type: ignore[no-any-return]
 
     def compute_loss(

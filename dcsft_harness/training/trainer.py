@@ -26,12 +26,7 @@ from dcsft_harness.training.run_folder import RunFolder
 
 # Costs and measurements of a run, step by step, across interruptions.
 
-LOGGED = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "entropy": "entropy",
-}
+LOGGED = {name: name for name in ("loss", "grad_norm", "learning_rate", "entropy")}
 """TRL's name of a metric of every method -> its name in the log."""
 
 
@@ -269,6 +264,7 @@ class Accounted:
 
     logged: Mapping[str, str] = {}  # TRL's names of the method's own metrics -> their names in the log
     account: Account  # the run's costs so far, and its metrics by step
+    _counted_at = -1
     item_ids: Sequence[str]  # content ids by row of the training set, or other names of its rows
 
     def bind(self, account: Account, item_ids: Sequence[str]) -> None:
@@ -278,6 +274,13 @@ class Accounted:
         self._rows: list[int] = []
         # Added by the trainer when its own progress bar is off; it prints every log line.
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Adds a micro-batch's rows to those of the current step."""
+        step = self.state.global_step  # type: ignore[attr-defined]
+        if self._counted_at != step:
+            self._counted_at, self._rows = step, []
+        self._rows += rows
 
     def items(self) -> list[str]:
         """The items of the current batch: their ids, or their rows if they have none."""

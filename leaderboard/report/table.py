@@ -39,19 +39,20 @@ def markdown(board: Board | Summary) -> str:
     summary = summarise(board) if isinstance(board, Board) else board
     overall = _overall(summary)
     differences = [markdown_text(f"{title} vs {summary.baseline}") for title in overall]
-    header = ["", *map(_heading, summary.columns), *differences, "unanswered", "unscored"]
+    headings = [_heading(column, markdown_text(column.label)) for column in summary.columns]
+    header = ["", *headings, *differences, "unanswered", "unscored"]
     best = [_best(summary, index) for index in range(len(summary.columns))]
     body = [_body_line(line, summary.columns, best, list(overall.values())) for line in summary.lines]
     sizes = ["" if column.is_mean else str(len(column.tasks[0].item_ids)) for column in summary.columns]
     body.append(["*n*", *sizes, *[""] * (len(overall) + 2)])
-    table = tabulate(
-        body,
-        headers=header,
-        tablefmt="pipe",
-        disable_numparse=True,  # "97.50" must not become 97.5
-        colalign=("left", *["right"] * (len(header) - 1)),
-    )
-    return "\n".join([table, "", *(f"- {note}." for note in _footnotes(summary, overall)), ""])
+    return "\n".join([grid(header, body), "", *(f"- {note}." for note in _footnotes(summary, overall)), ""])
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], form: str = "pipe") -> str:
+    """A table, the first column to the left and the others to the right."""
+    aligned = ["left", *["right"] * (len(header) - 1)]
+    # Numbers stay text: "97.50" must not become 97.5.
+    return str(tabulate(rows, headers=header, tablefmt=form, disable_numparse=True, colalign=aligned))
 
 
 def csv_text(board: Board | Summary) -> str:
@@ -62,20 +63,14 @@ def csv_text(board: Board | Summary) -> str:
     is no baseline, or no interval can be computed.
     """
     summary = summarise(board) if isinstance(board, Board) else board
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for line in summary.lines:
-        for column, entry in zip(summary.columns, line.entries, strict=True):
-            writer.writerow(
-                [
-                    spreadsheet_text(line.name),
-                    spreadsheet_text(column.label),
-                    column.distribution or "",
-                    *_numbers(entry),
-                ]
-            )
-    return file.getvalue()
+    return csv_of(
+        CSV_COLUMNS,
+        (
+            [*map(spreadsheet_text, (line.name, column.label)), column.distribution or "", *_numbers(entry)]
+            for line in summary.lines
+            for column, entry in zip(summary.columns, line.entries, strict=True)
+        ),
+    )
 
 
 def markdown_text(text: str) -> str:
@@ -88,18 +83,11 @@ def spreadsheet_text(text: str) -> str:
     return _FORMULA.sub(r"\1'", visible(text))
 
 
-def _numbers(entry: Entry | None) -> Iterator[object]:
+def _numbers(entry: Entry | None) -> list[object]:
     if entry is None:
-        yield from [""] * 9
-        return
-    yield from (entry.n, entry.unscored, "" if entry.unanswered is None else entry.unanswered)
-    for estimate in (entry.accuracy, entry.difference):
-        if estimate is None:
-            yield from [""] * 3
-        else:
-            yield from (
-                "" if number is None else number for number in (estimate.value, estimate.low, estimate.high)
-            )
+        return [""] * 9
+    ends = [([None] * 3 if one is None else one[:3]) for one in (entry.accuracy, entry.difference)]
+    return _blank([entry.n, entry.unscored, entry.unanswered, *ends[0], *ends[1]])
 
 
 def _overall(summary: Summary) -> dict[str, int]:
@@ -112,10 +100,13 @@ def _overall(summary: Summary) -> dict[str, int]:
     return known or {column.label: index for index, column in enumerate(summary.columns)}
 
 
-def _heading(column: Column) -> str:
-    if column.is_mean or column.distribution is None:
-        return markdown_text(column.label)
-    return f"{column.distribution.upper()}: {markdown_text(column.label)}"
+def _heading(column: Column, label: str) -> str:
+    plain = column.is_mean or column.distribution is None
+    return label if plain else f"{str(column.distribution).upper()}: {label}"
+
+
+def _percent(entry: Entry | None) -> str:
+    return "" if entry is None or entry.accuracy is None else percent(entry.accuracy.value)
 
 
 def _best(summary: Summary, index: int) -> str | None:
@@ -130,7 +121,7 @@ def _body_line(
 ) -> list[str]:
     cells = [markdown_text(line.name) + (f" ({len(line.rows)} seeds)" if line.is_group else "")]
     for entry, top in zip(line.entries, best, strict=True):
-        shown = percent(entry.accuracy.value) if entry is not None and entry.accuracy is not None else ""
+        shown = _percent(entry)
         cells.append(f"**{shown}**" if shown and shown == top else shown)
     for index in overall:
         entry = line.entries[index]
@@ -184,14 +175,12 @@ STANDING_COLUMNS = (
 
 def comparisons_csv(summary: Summary) -> str:
     """The tests as CSV, one line per comparison, under `COMPARISON_COLUMNS`."""
-    return _csv(
+    return csv_of(
         COMPARISON_COLUMNS,
         (
             [
                 one.family,
-                spreadsheet_text(one.row),
-                spreadsheet_text(one.other),
-                spreadsheet_text(summary.columns[one.column].label),
+                *map(spreadsheet_text, (one.row, one.other, summary.columns[one.column].label)),
                 *_blank(one.difference[:4]),
                 *_blank((one.better, one.worse, one.p, one.p_holm)),
                 one.method,
@@ -218,14 +207,15 @@ def standings_csv(summary: Summary) -> str:
                 *_blank([cost.get(name) for name in LEDGER]),
             ]
         )
-    return _csv(STANDING_COLUMNS, lines)
+    return csv_of(STANDING_COLUMNS, lines)
 
 
 def _blank(values: Iterable[object]) -> list[object]:
     return ["" if value is None else value for value in values]
 
 
-def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def csv_of(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table as CSV."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
@@ -241,7 +231,7 @@ CROSSING_COLUMNS = ("row", "other", "over", "metric", "tokens", "low", "high", "
 
 def budgets_csv(summary: Summary) -> str:
     """Accuracy over k and over caps as CSV, one line per point, under `BUDGET_COLUMNS`."""
-    return _csv(
+    return csv_of(
         BUDGET_COLUMNS,
         (
             [
@@ -264,7 +254,7 @@ def known(value: float) -> float | None:
 
 def crossings_csv(summary: Summary) -> str:
     """Where curves over tokens cross as CSV, under `CROSSING_COLUMNS`."""
-    return _csv(
+    return csv_of(
         CROSSING_COLUMNS,
         (
             [*map(spreadsheet_text, (one.row, one.other, one.over)), one.metric, *_blank(one.crossing)]
@@ -289,12 +279,12 @@ def against(summary: Summary, name: str) -> str:
         entry = line.entries[index]
         if entry is None:
             continue
-        row = [_label(column), str(entry.n), _percent(entry.accuracy)]
-        if len(header) > 3:
-            row += [_accuracy(baseline, index), "" if entry.difference is None else points(entry.difference)]
+        row = [visible(_heading(column, column.label)), str(entry.n), _percent(entry)]
+        if baseline is not None and len(header) > 3:
+            change = "" if entry.difference is None else points(entry.difference)
+            row += [_percent(baseline.entries[index]), change]
         rows.append(row)
-    aligned = ["left", *["right"] * (len(header) - 1)]
-    return tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True, colalign=aligned) + "\n"
+    return grid(header, rows, "simple") + "\n"
 
 
 def brief(summary: Summary, name: str) -> str:
@@ -308,20 +298,6 @@ def brief(summary: Summary, name: str) -> str:
             change = "" if entry.difference is None else f" ({points(entry.difference)})"
             parts.append(f"{title} {percent(entry.accuracy.value)} %{change}")
     return ", ".join(parts)
-
-
-def _label(column: Column) -> str:
-    plain = column.is_mean or column.distribution is None
-    return visible(column.label if plain else f"{str(column.distribution).upper()}: {column.label}")
-
-
-def _accuracy(line: Line | None, index: int) -> str:
-    entry = None if line is None else line.entries[index]
-    return "" if entry is None else _percent(entry.accuracy)
-
-
-def _percent(estimate: Estimate | None) -> str:
-    return "" if estimate is None else percent(estimate.value)
 
 
 # Summary -> leaderboard.md: the table, and its details.
@@ -351,16 +327,9 @@ def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
 def _table(
     title: str, header: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> str:
-    shown = tabulate(
-        body[:SHOWN],
-        headers=list(header),
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=("left", *["right"] * (len(header) - 1)),
-    )
     more = [f"{len(body) - SHOWN} more in leaderboard.json"] if len(body) > SHOWN else []
     said = "".join(f"\n- {note}." for note in (*notes, *more))
-    return f"## {title}\n\n{shown}\n{said}\n"
+    return f"## {title}\n\n{grid(header, body[:SHOWN])}\n{said}\n"
 
 
 def _standing(summary: Summary) -> str:
@@ -581,7 +550,7 @@ def _measured(summary: Summary) -> Iterator[str]:
     for line in summary.lines:
         cells = [escape(line.name) + (rf" ({len(line.rows)} seeds)" if line.is_group else "")]
         for entry, (best, second) in zip(line.entries, marks, strict=True):
-            shown = "" if entry is None or entry.accuracy is None else percent(entry.accuracy.value)
+            shown = _percent(entry)
             if shown and shown == best:
                 shown = rf"\textbf{{{shown}}}"
             elif shown and shown == second:
