@@ -58,7 +58,6 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
     dcsft data prepare dcsft_imagenet_r
     dcsft data prepare dcsft_ref_l4 --source Ref-L4
     """  # noqa: D301 - click reads the \b
-    from dcsft_harness.cli import bar
     from dcsft_harness.data.benchmarks import prepare as making
     from dcsft_harness.data.benchmarks import prepared
 
@@ -94,7 +93,9 @@ def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[No
     if private and repo is None:
         raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
     if repo is not None:
-        check(repo)
+        from dcsft_harness.training import hub
+
+        hub.check(repo)
     yield
     if repo is not None and output is not None and ranks.rank() == 0:
         push_folder(output, repo, private)
@@ -130,15 +131,8 @@ def push(artifact: Path, repo: str, private: bool) -> None:
     from dcsft_harness.training import hub
 
     hub.refuse_unfit(artifact)
-    check(repo)
-    push_folder(artifact, repo, private)
-
-
-def check(repo: str) -> None:
-    """Checks that an upload can succeed."""
-    from dcsft_harness.training import hub
-
     hub.check(repo)
+    push_folder(artifact, repo, private)
 
 
 def push_folder(folder: Path, repo: str, private: bool) -> None:
@@ -224,10 +218,9 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
-    if stage.verb not in ("compare-cost", "data inspect"):
-        params.append(click.Option(["--output"], type=FOLDER, required=True, help="The folder to write."))
-    else:
-        params.append(click.Option(["--output"], type=FOLDER, help="Also write it there, as files."))
+    needed = stage.verb not in ("compare-cost", "data inspect")
+    about = "The folder to write." if needed else "Also write it there, as files."
+    params.append(click.Option(["--output"], type=FOLDER, required=needed, help=about))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + "\n".join(map(folded, stage.example.split("\n"))))

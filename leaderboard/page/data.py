@@ -24,6 +24,7 @@ from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.leaderboard.board import Board, Result, Task
 from dcsft_harness.leaderboard.page.pictures import Picture, Shown, store
 from dcsft_harness.leaderboard.report.document import _renamed as ids_on_board
+from dcsft_harness.leaderboard.report.document import escaped
 from dcsft_harness.leaderboard.stats.intervals import Codes as Ints
 from dcsft_harness.leaderboard.stats.intervals import Floats
 from dcsft_harness.leaderboard.summary import Line
@@ -41,20 +42,12 @@ WIDTHS = ((1, "<u1"), (2, "<u2"), (4, "<u4"))
 """Bytes per number, and numpy's name for the type."""
 QUARTERS = 3
 """Up to this number of distinct scores, four items share a byte."""
-_ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 def script(name: str, content: Json) -> bytes:
     """One data file: a call with its content. Lone surrogates become question marks."""
     said = json_text(content, allow_nan=False, separators=(",", ":"))
     return f'dcsft.take("{name}",{escaped(said)});\n'.encode("utf-8", errors="replace")
-
-
-def escaped(said: str) -> str:
-    """JSON without the characters that could end a script element or a line of JavaScript."""
-    for mark, instead in _ESCAPES.items():  # `translate` is slower, one character at a time
-        said = said.replace(mark, instead)
-    return said
 
 
 def write_script(folder: Path, name: str, content: Json) -> None:
@@ -155,11 +148,7 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
         "remarks": [without_folders(remark) for remark in board["remarks"]],
         "columns": board["columns"],
         "tasks": [
-            {
-                **task,
-                "conditions": list(task["conditions"].items()),
-                "draws": _with_draws(task, board["tasks"]),
-            }
+            {**task, "conditions": list(task["conditions"].items()), "draws": _with_draws(task, board)}
             for task in board["tasks"]
         ],
         "rows": [_row(row) for row in board["rows"]],
@@ -168,12 +157,12 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
     }
 
 
-def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> int | None:
+def _with_draws(task: Mapping[str, Any], board: Mapping[str, Any]) -> int | None:
     """The index of the task whose files hold the K responses behind a metric: the task with avg@k."""
     if task["metric"] is None:
         return None
     name, k = task["name"].removesuffix(task["metric"]), task["metric"].partition("@")[2]
-    return next((at for at, one in enumerate(tasks) if one["name"] == f"{name}avg@{k}"), None)
+    return next((at for at, one in enumerate(board["tasks"]) if one["name"] == f"{name}avg@{k}"), None)
 
 
 def _row(row: Mapping[str, Any]) -> Json:
@@ -248,9 +237,6 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-_DIFFICULTIES = ("easy", "medium", "hard")
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
     """One board of a page."""
@@ -301,7 +287,7 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
     }
     if labels:
         kinds = [labels.get(item) for item in task.item_ids]
-        places = [-1 if kind is None else _DIFFICULTIES.index(kind) for kind in kinds]
+        places = [-1 if kind is None else DIFFICULTIES.index(kind) for kind in kinds]
         found["difficulties"] = pack_numbers(np.array(places, dtype=np.int64))
     prompts: Sequence[str | None] = documents.prompts or [None] * len(task.item_ids)
     if shown:

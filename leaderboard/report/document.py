@@ -62,10 +62,14 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
 def text(found: Json) -> str:
     """A document as JSON that every parser reads: no NaN, and nothing that could end a script element."""
-    said = json_text(found, indent=1, allow_nan=False)
-    for mark in ("<", ">", "&", "\u2028", "\u2029"):
+    return escaped(json_text(found, indent=1, allow_nan=False)) + "\n"
+
+
+def escaped(said: str) -> str:
+    """JSON without the characters that could end a script element or a line of JavaScript."""
+    for mark in "<>&\u2028\u2029":  # `translate` is slower, one character at a time
         said = said.replace(mark, f"\\u{ord(mark):04x}")
-    return said + "\n"
+    return said
 
 
 def _board(summary: Summary, output: Path) -> Json:
@@ -86,13 +90,7 @@ def _board(summary: Summary, output: Path) -> Json:
         "comparisons": [_comparison(one, summary.lines) for one in summary.comparisons],
         "budgets": [_budget(one) for one in summary.budgets],
         "crossings": [
-            {
-                "row": one.row,
-                "other": one.other,
-                "over": one.over,
-                "metric": one.metric,
-                **one.crossing._asdict(),
-            }
+            {**_named(one, "row", "other", "over", "metric"), **one.crossing._asdict()}
             for one in summary.overtakings
         ],
         "remarks": list(summary.remarks),
@@ -164,9 +162,7 @@ def _line(line: Line, output: Path) -> Json:
 
 def _entry(entry: Entry) -> Json:
     return {
-        "n": entry.n,
-        "unscored": entry.unscored,
-        "unanswered": entry.unanswered,
+        **_named(entry, "n", "unscored", "unanswered"),
         "accuracy": _estimate(entry.accuracy),
         "difference": _estimate(entry.difference),
         "seed_deviation": entry.deviation,
@@ -185,24 +181,23 @@ def _comparison(one: Comparison, lines: Iterable[Line]) -> Json:
         "other": places[one.other],
         "column": one.column,
         "difference": _estimate(one.difference),
-        "p": one.p,
-        "p_holm": one.p_holm,
-        "method": one.method,
-        "better": one.better,
-        "worse": one.worse,
+        **_named(one, "p", "p_holm", "method", "better", "worse"),
     }
+
+
+def _named(record: object, *names: str) -> Json:
+    """Some attributes of a record, by name."""
+    return {name: getattr(record, name) for name in names}
+
+
+_TABLES = ("settings", "model", "pixels", "packages")
 
 
 def _provenance(part: Provenance, output: Path) -> Json:
     return {
         "folder": _relative(part.folder, output),
-        "kind": part.kind,
-        "name": part.name,
-        "created": part.created,
-        "settings": _plain(part.settings),
-        "model": _plain(part.model),
-        "pixels": _plain(part.pixels),
-        "packages": _plain(part.packages),
+        **_named(part, "kind", "name", "created"),
+        **{name: _plain(value) for name, value in _named(part, *_TABLES).items()},
         "training": None if part.training is None else _training(part.training, output),
     }
 
