@@ -353,16 +353,9 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
 def difference_of_lines(
     line: Line, other: Line, column: Column, null: float = 0.0
 ) -> tuple[Estimate, float | None] | None:
-    """The difference of two lines of seeds; seeds are paired if both lines have the same ones.
+    """The difference of two lines, one of them of several seeds; see `intervals.difference_of_seeds`.
 
-    Args:
-        line: one of them; at least one combines several seeds.
-        other: the other.
-        column: the column to compare them in.
-        null: see `intervals.difference_of_seeds`.
-
-    Returns:
-        See there; also None if a line lacks the column.
+    Seeds are paired if both lines have the same ones. None also if a line lacks the column.
     """
     return _difference(line.rows, other.rows, column, null)
 

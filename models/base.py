@@ -186,14 +186,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, object] | None = None
     ) -> "ObservedModel":
-        """Creates a model from its arguments as text.
+        """Creates a model from its arguments as text, `key=value,key=value`.
 
         When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
         torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one.
-
-        Args:
-            arg_string: `key=value,key=value`.
-            additional_config: further arguments; None where lmms-eval is not evaluating.
         """
         given = dict(utils.simple_parse_args_string(arg_string))
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}

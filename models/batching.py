@@ -63,10 +63,8 @@ def process(
 ) -> Features:
     """A processor's output for rendered chats, left-padded, without labels.
 
-    Args:
-        processor: the checkpoint's.
-        texts: the chats. If a template writes the first token itself, the tokenizer adds no second one.
-        images: the images of each chat; every chat has some, or none has.
+    If a template writes the first token itself, the tokenizer adds no second one. Every chat has images, or
+    none has.
 
     Raises:
         ValueError: or another of `_REFUSALS`: the processor cannot process them.
@@ -271,14 +269,10 @@ def follows_tokens(name: str, features: Features, image_names: Collection[str]) 
 def collate(rows: Sequence[Features], pad_token: int, image_names: Collection[str]) -> dict[str, Tensor]:
     """One batch, token features padded on the left, everything else joined in order.
 
-    Image features are joined along their first dimension: rows, images or patches, depending on the model
-    family, but always consecutive by prompt. Where other dimensions differ (tiles of an image, sides of a
-    tile) they are zero-padded at the end, as the processors themselves pad.
-
-    Args:
-        rows: features of one prompt each, with equal names.
-        pad_token: token id on the left of short prompts; the attention mask is 0 there.
-        image_names: names that the image processor produces.
+    Image features, of the names `image_names`, are joined along their first dimension: rows, images or
+    patches, depending on the model family, but always consecutive by prompt. Where other dimensions differ
+    (tiles of an image, sides of a tile) they are zero-padded at the end, as the processors themselves pad.
+    The attention mask is 0 where a row has `pad_token`.
     """
     batch = {}
     for name in rows[0]:

@@ -62,14 +62,9 @@ def render(
     add_generation_prompt: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> str:
-    """Messages as text.
+    """Messages as text; with `add_generation_prompt` it ends where an answer begins.
 
-    Args:
-        processor: whose template it is.
-        messages: the conversation.
-        where: what errors begin with.
-        add_generation_prompt: whether the text ends where an answer begins.
-        arguments: further arguments of the template, checked by `check_arguments`.
+    `arguments` are further ones of the template, checked by `check_arguments`; errors begin with `where`.
 
     Raises:
         HarnessError: the template refuses the messages, or is broken; begins with `where`.

@@ -259,10 +259,7 @@ def convention(
 ) -> BoxConvention:
     """The model's box coordinates, under the pixel limits in force.
 
-    Args:
-        config: names the model family, whose coordinates are the default.
-        processor: has the pixel limits.
-        given: the coordinates of a checkpoint that was trained to write others than its family.
+    Those of the model family, unless `given` for a checkpoint that was trained to write others.
 
     Raises:
         HarnessError: the coordinates are those of a resized image, and the processor does not resize by
@@ -398,12 +395,8 @@ def open_weights(
 ) -> PreTrainedModel:
     """The only function in this suite that reads a checkpoint's weights: all of them, and finite.
 
-    Args:
-        name: a folder or hub name.
-        dtype: the type to load into; "auto" is that of the configuration.
-        device: where to load; None leaves them where transformers puts them.
-        trust_remote_code: whether code inside the checkpoint may run.
-        options: further ones of `from_pretrained`.
+    `dtype` "auto" is that of the configuration; `device` None leaves the weights where transformers puts
+    them; `options` are further ones of `from_pretrained`.
 
     Raises:
         HarnessError: weights are damaged, missing, unexpected, of another shape or not finite, or the

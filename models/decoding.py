@@ -232,15 +232,7 @@ class StopTexts:
         rows: int = 0,
         prompt_length: int = 0,
     ) -> None:
-        """A criterion for one batch.
-
-        Args:
-            tokenizer: decodes the tokens.
-            arguments: the stop texts, and whether special tokens are text.
-            eos: ids that end a row anyway.
-            rows: rows of the batch that `generate` makes.
-            prompt_length: columns that `generate` hands over before the first generated token.
-        """
+        """A criterion for `rows` of a `generate` call, whose first `prompt_length` columns are prompts."""
         self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
         self._prompt_length, self.any = prompt_length, bool(arguments.stop)
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
@@ -367,15 +359,10 @@ def complete(
     arguments: GenerationArguments,
     row_keys: list[int],
 ) -> list[Completion]:
-    """Generates one response per row of `batch`.
+    """Generates one response per row of a left-padded batch on the model's device.
 
-    Args:
-        model: a transformers model, in evaluation mode, whose own generation config is neutral.
-        tokenizer: its tokenizer.
-        tokens: its special tokens.
-        batch: model inputs, left-padded, on the model's device.
-        arguments: how to generate.
-        row_keys: int64 keys of the rows' draws (`decoding.row_key`); unused when greedy.
+    The model is in evaluation mode, and its own generation config neutral. `row_keys` are the int64 keys of
+    the rows' draws (`row_key`); unused when greedy.
 
     Raises:
         NotFiniteError: logits of some rows are not finite.
@@ -498,15 +485,7 @@ class Draw:
         prompts: Prompts,
         item_of_row: Tensor,
     ) -> None:
-        """A draw for rows without tokens.
-
-        Args:
-            arguments: how tokens are chosen.
-            eos: ids that end a row.
-            row_keys: int64 `(rows,)`, from `decoding.row_key`.
-            prompts: what the rows continue.
-            item_of_row: int64 `(rows,)`, which of the prompts.
-        """
+        """A draw for rows without tokens; keys and numbers of their prompts are int64 `(rows,)`."""
         self._arguments, self._keys, self._steps = arguments, row_keys, torch.zeros_like(row_keys)
         self._eos = torch.tensor(eos, dtype=torch.int64, device=row_keys.device)
         self._warpers = [] if arguments.greedy else warpers(arguments)

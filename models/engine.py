@@ -205,15 +205,7 @@ class RunningItems:
         arguments: GenerationArguments,
         hold: bool,
     ) -> None:
-        """Starts with nothing in flight.
-
-        Args:
-            model: a transformers model, in evaluation mode.
-            tokenizer: its tokenizer.
-            tokens: its special tokens, the stop texts' included.
-            arguments: how to generate.
-            hold: whether to keep the prompts of finished items until `release`.
-        """
+        """Starts with nothing in flight; `hold` keeps the prompts of finished items until `release`."""
         self._tokenizer, self._arguments, self._hold = tokenizer, arguments, hold
         self._eos, self._ends = tokens.eos, frozenset(tokens.eos)
         self._decoder = Decoder(model)
@@ -424,13 +416,9 @@ class Engine:
         tokens: SpecialTokens,
         memory_gb: float | None = None,
     ) -> None:
-        """An unused engine.
+        """An unused engine for a model in evaluation mode whose own generation config is neutral.
 
-        Args:
-            model: a transformers model, in evaluation mode, whose own generation config is neutral.
-            processor: the checkpoint's.
-            tokens: its special tokens.
-            memory_gb: memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
+        `memory_gb` is memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
         """
         self._model, self.tokens = model, tokens
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer

@@ -201,17 +201,11 @@ def generation(
     device: Device,
     shared: bool = True,
 ) -> dict[str, float]:
-    """Memory of generating responses.
+    """Memory of generating `rows` responses to `items` prompts at a time.
 
-    Args:
-        anatomy: the model.
-        number: bytes of a number.
-        rows: responses at a time.
-        items: prompts at a time.
-        tokens: of the longest prompt, images included.
-        new_tokens: of the longest response.
-        device: where.
-        shared: whether long batches go through the model in slices, as dcsft_hf does it.
+    `number` is the bytes of a number; `tokens` and `new_tokens` are those of the longest prompt, images
+    included, and of the longest response. `shared`: long batches go through the model in slices, as dcsft_hf
+    does it.
     """
     layer = Footprint.of_config(anatomy.config, number, device.kind)
     together = min(items * tokens, max(layer.slice_tokens, tokens)) if shared else items * tokens
@@ -226,14 +220,7 @@ def generation(
 
 
 def merging(anatomy: Anatomy, prompts: int, new_tokens: int, device: Device) -> dict[str, float]:
-    """Memory of a merge: one model at a time, and what is compared of three.
-
-    Args:
-        anatomy: the base.
-        prompts: that base, adapter and merged model are compared on.
-        new_tokens: of the longest answer.
-        device: where the models run; what is compared is in the process's memory.
-    """
+    """Memory of a merge: one model at a time on the device, and what is compared of three in the process."""
     kept = max(POSITIONS, new_tokens + 1)
     logits = 4.0 * kept * anatomy.vocabulary * (3 * prompts + 2 if device.kind == "cpu" else 1)
     # A module's stored, merged and checked weights, and its update in float32.
@@ -252,13 +239,9 @@ def _image_bytes(anatomy: Anatomy, number: int) -> float:
 
 
 def seconds(anatomy: Anatomy, device: Device, work: Mapping[str, Any], loading: float) -> float:
-    """Time of some operations on a device, and of reading the weights.
+    """Time of some operations on a device, and of reading the weights, `loading` bytes.
 
-    Args:
-        anatomy: the model.
-        device: where.
-        work: "operations" of large products; "steps" of generation, which read all weights each.
-        loading: bytes that are read.
+    `work` are "operations" of large products, and "steps" of generation, which read all weights each.
     """
     bandwidth = 6e11 if device.kind == "cuda" else 1.2e10
     disk = 1.5e9 if device.kind == "cuda" else 4e8

@@ -56,12 +56,8 @@ def set_limits(
 ) -> PixelLimits | None:
     """Sets pixel limits on a checkpoint's processor, whichever way its configuration states them.
 
-    Args:
-        processor: as opened; its image processor is replaced.
-        name: its checkpoint.
-        low: `min_pixels`; None keeps its own.
-        high: `max_pixels`; None keeps its own.
-        trust_remote_code: whether code inside the checkpoint may run.
+    The processor's image processor is replaced. `low` and `high` are `min_pixels` and `max_pixels`; None
+    keeps its own.
 
     Returns:
         The limits in force, as measured on images; None if the processor does not resize by area.

@@ -124,18 +124,16 @@ _BLOCK = 16_777_259
 
 
 def write(shape: str, folder: Path, layers: int | None = None) -> Path:
-    """Writes a checkpoint of a published size with random bfloat16 weights, shard by shard.
+    """Writes a checkpoint of a published size, a key of `PUBLISHED`, with random bfloat16 weights.
 
     The tokenizer and processor are the published ones if the hub's cache has them; else the digits suite's
-    tokenizer, whose ids are the first of the full vocabulary.
+    tokenizer, whose ids are the first of the full vocabulary. `layers` is the number of decoder layers and of
+    vision layers, for a trial; None means all. Returns the folder.
 
     Args:
         shape: a key of `PUBLISHED`.
         folder: the folder to write.
         layers: decoder layers and vision layers, for a trial; None means all.
-
-    Returns:
-        The folder.
 
     Raises:
         HarnessError: the size is unknown.

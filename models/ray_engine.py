@@ -171,10 +171,8 @@ class SpreadModel(ObservedModel):
     def __init__(self, name: str, arguments: str, actors: int | None = None) -> None:
         """Connects to the cluster that RAY_ADDRESS names, or starts one here, and loads the models.
 
-        Args:
-            name: the model's, as `lmms.open_model` takes it.
-            arguments: its `key=value,key=value`.
-            actors: the number of actors; None uses one per GPU or, without GPUs, one per CPU slot.
+        `name` and `arguments` are those of `lmms.open_model`. `actors` None is one per GPU or, without GPUs,
+        one per CPU slot.
 
         Raises:
             HarnessError: the cluster cannot be reached or is too small, or the model does not load.

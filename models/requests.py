@@ -42,14 +42,11 @@ class Item:
 
 
 def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None = None) -> list[Item]:
-    """The items behind a request list, in order of first appearance.
+    """The items behind lmms-eval's requests, in order of first appearance.
 
     Requests that lmms-eval adds to even out ranks (`__padding_only__`) are left out: nothing reads their
-    responses, and none of our collectives waits for them.
-
-    Args:
-        requests: as lmms-eval hands them over.
-        checkpoint: the checkpoint's settings for what requests leave unset.
+    responses, and none of our collectives waits for them. `checkpoint` has settings for what requests leave
+    unset.
 
     Raises:
         HarnessError: for a generation argument that is not supported.
@@ -99,12 +96,9 @@ def content_key(text: str, images: Sequence[Image.Image]) -> str:
 
 
 def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | None) -> Prompt:
-    """The prompt of a document.
+    """The prompt of a document in `documents`, lmms-eval's `task_dict`: task to split to documents.
 
-    Args:
-        item: the document's address and its task's message function.
-        documents: lmms-eval's `task_dict`: task to split to documents.
-        system_prompt: put before the chat unless the task's messages bring their own.
+    The system prompt comes first unless the task's messages bring their own.
 
     Raises:
         HarnessError: for an image that cannot be read, or content that is neither text nor

@@ -463,19 +463,10 @@ class Decoder:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """Attention of one new token per row, called by the model's own layers.
+        """Attention of one new token per row, called by the model's own layers; see `PrefixGroup.attend`.
 
-        Args:
-            module: the attention layer, with its `layer_idx`.
-            query: `(rows, heads, 1, width)`.
-            key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
-            value: see `key`.
-            attention_mask: unused; padding is known from the prompts.
-            scaling: factor of the scores; None is one over the root of the width.
-            **kwargs: refused if they change scores.
-
-        Returns:
-            `(rows, 1, heads, width)`, and no weights.
+        The mask is unused, as padding is known from the prompts; without `scaling` it is one over the root of
+        the width. Returns `(rows, 1, heads, width)`, and no weights.
 
         Raises:
             UnsuitedModelError: several tokens per row, or scores that are not plain products.

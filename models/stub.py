@@ -60,21 +60,12 @@ class DcsftStub(ObservedModel):
         adapter: str | None = None,
         **unknown: object,
     ) -> None:
-        """Reads the script.
+        """Reads the script: a function, or a JSON Lines file in the module's format.
 
-        Args:
-            answers: a function, or a JSON Lines file in the module's format.
-            default: the response where `answers` has none; None makes that an error.
-            batch_size: items answered before observers are called.
-            delay: seconds that a batch takes, for tests of what happens meanwhile.
-            seed: recorded in every `Generation`; nothing is drawn.
-            device: accepted because lmms-eval passes it on; unused.
-            pretrained: the checkpoint that it imitates; unused.
-            adapter: the adapter that it imitates; unused.
-            **unknown: refused.
-
-        Raises:
-            HarnessError: for an unknown argument or an unreadable script.
+        `default` is the response where the script has none, which is an error otherwise. Observers are called
+        after each `batch_size` items, which take `delay` seconds. `seed` is recorded in every `Generation`;
+        nothing is drawn. The rest of what lmms-eval passes is accepted and unused; unknown arguments are
+        refused.
         """
         super().__init__()
         for name in unknown:

@@ -126,19 +126,9 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attention of every token to its own segment, called by the tower's own layers.
 
-    Args:
-        module: the attention layer.
-        query: `(1, heads, tokens, width)`; `key` and `value` likewise.
-        key: see `query`.
-        value: see `query`.
-        attention_mask: unused; segments are complete.
-        scaling: factor of the scores; None is one over the root of the width.
-        dropout: share of weights dropped.
-        cu_seq_lens_q: `(segments + 1,)`, where segments end.
-        **kwargs: flash attention's other arguments.
-
-    Returns:
-        `(1, tokens, heads, width)`, and no weights.
+    `query`, `key` and `value` are `(1, heads, tokens, width)`; `cu_seq_lens_q`, `(segments + 1,)`, is where
+    segments end. Segments are complete, so the mask is unused. Without `scaling` it is one over the root of
+    the width. Returns `(1, tokens, heads, width)`, and no weights.
     """
     states = [one[0].transpose(0, 1) for one in (query, key, value)]  # (tokens, heads, width)
     positions = _positions(cu_seq_lens_q)

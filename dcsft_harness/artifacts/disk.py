@@ -156,13 +156,8 @@ class Journal:
     def __init__(self, path: Path, key: bytes, whole_bytes: int) -> None:
         """Opens or creates the file and truncates it after its last complete line.
 
-        Args:
-            path: the file.
-            key: see `encode`.
-            whole_bytes: as `read` found it.
-
-        Raises:
-            OSError: the file cannot be written.
+        `key` and `whole_bytes` are those of `encode_record` and `read_records`; OSError if the file cannot be
+        written.
         """
         self._key, self._size = key, whole_bytes
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -510,16 +510,8 @@ def drafted(
 ) -> Iterator[Draft]:
     """Writes an artifact in a folder that this process has locked, and moves it up once it is complete.
 
-    Args:
-        kind: what is being written.
-        output: the final folder.
-        config: the settings, JSON-serializable.
-        inputs: role -> folder or file that the work read.
-        seconds: the wall-clock time that the work took.
-        finish: see `writing`.
-
-    Raises:
-        OSError: the disk is full or fails.
+    `seconds` returns the wall-clock time that the work took; the other arguments are those of `writing`. A
+    full disk is an OSError.
     """
     folder = output / UNFINISHED
     draft = Draft(folder / f"draft-{secrets.token_hex(4)}")

@@ -252,15 +252,8 @@ def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
     """A query plan that reads columns of a Parquet table in chunks, for tables larger than memory.
 
     It makes the checks of `records.read_table` before it returns the plan, except for damaged pages: run the
-    plan under `records.readable`. It never reads pages of columns that need no check.
-
-    Args:
-        path: the file.
-        record: the table's record class; the columns get its types.
-        names: the required columns, in the plan's order.
-
-    Raises:
-        HarnessError: see `records.read_table`.
+    plan under `records.readable`. It never reads pages of columns that need no check. The columns, in the
+    order of `names`, get the types of the record class.
     """
     import pyarrow.dataset as ds
     from pyarrow import acero

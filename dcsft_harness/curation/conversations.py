@@ -45,12 +45,7 @@ ROW = "row_name"
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
-    """Writes chosen items, in their order, with their labels.
-
-    Args:
-        folder: the folder to write.
-        items: the rollouts' items.
-        chosen: the label rows; with the column weight if items are weighted.
+    """Writes chosen items, in their order, with their label rows, which may have the column weight.
 
     Raises:
         HarnessError: an item is missing, occurs twice, has an empty cell, or its prompt has another number of
@@ -212,15 +207,9 @@ def from_rows(
 ) -> "Dataset":
     """All rows of a user's own file or folder as training data; see `from_task`.
 
-    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file.
-
-    Args:
-        path: see `own_files`.
-        scorer: reads the answers, and so decides which are boxes; None accepts any.
-        image_root: where relative image paths start; None means the file's own folder.
-        outside: whether images may lie outside it.
-        pairs: whether each row needs a rejected answer, which becomes the column `REJECTED`.
-        part: the part to read; None reads all rows.
+    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file. The scorer
+    reads the answers, and so decides which are boxes; None accepts any. With `pairs`, each row needs a
+    rejected answer, which becomes the column `REJECTED`. `part` None reads all rows.
 
     Raises:
         HarnessError: an unknown scorer, a file that cannot be read or has no rows, or a full disk.
@@ -255,16 +244,9 @@ def from_rows(
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":
     """Training data that belongs to no artifact, as an open data set.
 
-    It is mapped from its own folder below `TRAINING` in the cache. The folder is removed with the data set,
-    or at process exit at the latest; only a killed process leaves it behind.
-
-    Args:
-        name: prefix of the folder's name.
-        columns: its `datasets.Features`.
-        rows: values by column; read once.
-
-    Raises:
-        HarnessError: a full disk.
+    It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
+    is removed with the data set, or at process exit at the latest; only a killed process leaves it behind.
+    Rows are values by column, read once.
     """
     from datasets import load_from_disk  # noqa: TID251 - just written
 

@@ -227,15 +227,8 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
     A line has item_id, doc_id, task, prompt, gold (the answer that counted as right), voice, share, samples,
     responses (all of them, in order), images (files relative to the folder; empty after the first PICTURED
     suspects, whose images are in the rollouts' items) and verdict, which is null. A reviewer replaces it with
-    "keep" or "drop", and `read` reads the file.
-
-    Args:
-        folder: the curated set's.
-        rollouts: the rollouts of the suspects.
-        suspected: the table from `suspects.find`.
-
-    Returns:
-        The number of suspects that are not on the page and have no images beside it.
+    "keep" or "drop", and `read_review` reads the file. Returns the number of suspects that are not on the
+    page and have no images beside it.
 
     Raises:
         HarnessError: the rollouts' items lack one of them.

@@ -108,25 +108,10 @@ def evaluate_samples(
     """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
 
     An interrupted run resumes. An item's score is the mean over its responses; responses.parquet has each
-    one.
+    one. `config` says how to sample, and its `samples` is K; the other arguments are those of `evaluate`.
 
-    Args:
-        model: as for `sampling.sample`.
-        tasks: as `lmms.open_tasks` gives them.
-        output: the folder to write: scores.parquet, responses.parquet, lmms_eval.json and manifest.json.
-        name: the row's name in a leaderboard.
-        settings: what else the manifest records (model name and arguments).
-        config: how to sample; its `samples` is K.
-        progress: called with (items done, items in all).
-        inputs: folders that the model was loaded from, for the manifest.
-        noted: further notes for the manifest.
-
-    Returns:
-        The manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
-
-    Raises:
-        HarnessError: an unreadable image, a failed run, an output folder that is occupied, being
-            written or of other settings, or a full disk.
+    Returns the manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
+    The output folder may also hold an interrupted run of equal settings.
     """
     inputs = inputs or {}
     drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}

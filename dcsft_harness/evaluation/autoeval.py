@@ -166,17 +166,8 @@ def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
 def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: Show) -> Row | None:
     """Evaluates a checkpoint on each task of the suite without an intact result.
 
-    Results are kept task by task, however the work ends. The leaderboard is not touched; see `build`.
-
-    Args:
-        board: the board to write to.
-        name: the row.
-        make: opens the subject; if it returns None, nothing is done.
-        settings: the suite and settings.
-        show: receives progress and events.
-
-    Returns:
-        What was kept and made; None without a subject.
+    Results are kept task by task, however the work ends. The leaderboard is not touched; see `build`. `make`
+    opens the subject; without one nothing is done. Returns what was kept and made; None without a subject.
 
     Raises:
         HarnessError: the name belongs to another checkpoint, the row could not be compared with the board's
@@ -412,16 +403,9 @@ def at_step(name: str, step: int) -> str:
 
 
 def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) -> Iterator[Row]:
-    """Scores a run's complete checkpoints until it has ended.
+    """Scores a run's complete checkpoints until it has ended; yields each row with its results.
 
-    Args:
-        board: the board to write to.
-        watched: the run.
-        settings: the suite and settings.
-        show: receives progress and events.
-
-    Yields:
-        Each row as soon as its results are there; the leaderboard is not rebuilt.
+    The leaderboard is not rebuilt.
 
     Raises:
         HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or is replaced by

@@ -210,11 +210,7 @@ def summed(values: Sequence[float | None]) -> float | None:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Reads a run.
-
-    Args:
-        folder: an adapter or checkpoint from `dcsft train`.
-        name: its row's name.
+    """Reads a run from its artifact, an adapter or checkpoint from `dcsft train`.
 
     Raises:
         HarnessError: it is neither, or its log is damaged. Missing inputs are listed in the run instead.

@@ -557,14 +557,9 @@ def rollouts_of_logs(
     """Writes rollouts from a run of `lmms-eval -n G --log_samples`; scores each response separately.
 
     lmms-eval logs all G responses of a document with `--reasoning_tags none`, or if the task keeps them, but
-    only the score of the first one.
-
-    Args:
-        place: the folder of one run, or FOLDER/RUN.
-        output: the rollouts' folder. With a task it also holds the items and their images.
-        task: one of the run's tasks, if it has several.
-        scorer: scores the responses against the logged gold; None uses the task itself.
-        box_space: as in `evaluate`.
+    only the score of the first one. `place` is the folder of one run, or FOLDER/RUN. With a task, the output
+    also holds the items and their images. `scorer` scores the responses against the logged gold; None uses
+    the task itself.
 
     Raises:
         HarnessError: there is not exactly one run or task; a document has a single response, or another

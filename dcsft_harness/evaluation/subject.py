@@ -86,11 +86,9 @@ class Subject:
 
 
 def open_subject(given: str, base: str | None) -> Subject:
-    """Opens the weights that a path or name refers to.
+    """Opens the weights of a folder, "digits", or a hub name of a whole checkpoint.
 
-    Args:
-        given: a folder, "digits", or a hub name of a whole checkpoint.
-        base: an adapter's base, if not the one that it was trained on.
+    `base` is an adapter's, if not the one that it was trained on.
 
     Raises:
         HarnessError: it is neither adapter nor checkpoint, has changed since it was written, or the base is
@@ -128,10 +126,8 @@ def open_subject(given: str, base: str | None) -> Subject:
 def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[str, str]:
     """The lmms-eval model and its arguments for a checkpoint or adapter.
 
-    Args:
-        model: a folder, "digits" or a hub's OWNER/NAME; or, as before `engine` existed, an lmms-eval model.
-        arguments: further model arguments.
-        engine: the lmms-eval model that loads it; None uses dcsft_hf.
+    `model` is a folder, "digits" or a hub's OWNER/NAME; or, as before `engine` existed, an lmms-eval model.
+    `engine` is the lmms-eval model that loads it; None uses dcsft_hf.
 
     Raises:
         HarnessError: see `open_subject`; or the arguments also name a checkpoint, or the engine takes none.
@@ -322,13 +318,10 @@ def _whole(value: object) -> int | None:
 
 
 def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subject | None:
-    """A checkpoint of an unfinished run, linked under a second name so that the run cannot remove it.
+    """A checkpoint of an unfinished run, linked into `place` so that the run cannot remove it.
 
-    Args:
-        run: the run's output folder.
-        checkpoint: a complete checkpoint in its unfinished folder.
-        place: the folder for the second name.
-        base: an adapter's base, if not the one that its configuration names.
+    `checkpoint` is a complete one in the unfinished folder of `run`; `base` is an adapter's, if not the one
+    that its configuration names.
 
     Returns:
         None if the run has removed it before it was linked completely, or has finished meanwhile.

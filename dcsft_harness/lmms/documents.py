@@ -137,14 +137,8 @@ def refuse_marked(
 ) -> None:
     """Refuses items whose text contains a model's own image marks, before any item is answered.
 
-    Args:
-        model: from `open_model`; a model that does not name its marks passes.
-        task: from `open_tasks`.
-        items: of the task.
-        refused: filled with (task, doc_id) -> the reason instead.
-
-    Raises:
-        HarnessError: lists the first items, and their number.
+    A model that does not name its marks passes. `refused`, if given, is filled with (task, doc_id) -> the
+    reason instead. The error lists the first items, and their number.
     """
     marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]
     named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`

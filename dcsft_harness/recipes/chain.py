@@ -308,16 +308,10 @@ def run(
     perform: Callable[[str, Path, dict[str, Any]], _T],
     skip: Callable[[str], None],
 ) -> _T | None:
-    """Runs the unfinished stages.
+    """Runs the unfinished stages; returns the result of `perform` for the last one, None if skipped.
 
-    Args:
-        recipe: from `load`.
-        output: the folder that holds a folder for each stage.
-        perform: called with (verb, folder, options) for each stage to run; returns its notes.
-        skip: called with the name of each finished stage.
-
-    Returns:
-        The result of `perform` for the last stage; None if that one was skipped.
+    `output` holds a folder for each stage. `perform` is called with (verb, folder, options) for each stage to
+    run, `skip` with the name of each finished one.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.

@@ -65,12 +65,8 @@ PARADIGMS = {
 def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
     """Writes the page, with images and figures in a folder of the same name beside it.
 
-    Args:
-        runs: output folders of `dcsft run`, of one scale.
-        page: the Markdown file to write; an older one is replaced.
-
-    Returns:
-        The number of boards, and of claims by verdict.
+    `runs` are output folders of `dcsft run`, of one scale; an older page is replaced. Returns the number of
+    boards, and of claims by verdict.
 
     Raises:
         HarnessError: a folder is not a recipe's or has no finished board, two boards have the same name, or

@@ -221,15 +221,9 @@ def observed(
 ) -> Iterator[None]:
     """Passes kept responses to the model, and registers the store as its observer, if the model supports it.
 
-    Args:
-        model: the model.
-        items: the items to answer.
-        store: saves the responses.
-        refused: collects (task, doc_id) -> why an item gets no response; None raises instead.
-        settled: whether an item needs no more samples; None draws all of them.
-
-    Raises:
-        HarnessError: it does not, and `refused` or `settled` needs it.
+    `refused` collects (task, doc_id) -> why an item gets no response; None raises instead. `settled` says
+    whether an item needs no more samples; None draws all of them. A model that supports neither is refused if
+    they are needed.
     """
     if not lmms.is_observed(model):
         if refused is not None or settled is not None:

@@ -149,12 +149,9 @@ def _of_url(url: str) -> bytes:
 def checked(
     data: Mapping[str, Any], scorer: Scorer | None, root: Root
 ) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
-    """A row of the task, its pictures, and what is wrong with them: it has none then.
+    """A row of the task, its images, and what is wrong with them: it has none then.
 
-    Args:
-        data: the row.
-        scorer: how its answer is read and judged; None takes any answer that has words.
-        root: where its images are.
+    The scorer says how the answer is read and judged; None takes any answer that has words.
 
     Raises:
         HarnessError: anything else is wrong with it. Messages do not name the file and row.
@@ -436,11 +433,7 @@ def _said(name: str, value: object) -> Any:  # noqa: ANN401 - an answer of any t
 def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Turn]:
     """Turns; pictures that content parts hold are added to `images`.
 
-    Args:
-        name: the column.
-        value: a text, which is the user's, or a list of turns.
-        images: gets the pictures.
-        wanted: whether it must be a list.
+    A text is the user's turn; `wanted` means that it must be a list of turns.
 
     Raises:
         HarnessError: it is neither, or a turn has no known role or no text.

@@ -98,15 +98,7 @@ class Pool:
         seed: int,
         unreadable: Mapping[int, str],
     ) -> None:
-        """A run's pool.
-
-        Args:
-            task: from `lmms.open_tasks`.
-            items: its documents.
-            samples: G.
-            seed: the run's.
-            unreadable: doc_id -> the reason, for items whose image cannot be read.
-        """
+        """A run's pool; `unreadable` is doc_id -> the reason, for items whose image cannot be read."""
         self.items, self._task, self._samples, self._seed = items, task, samples, seed
         self.refused = {(task.config.task, doc_id): reason for doc_id, reason in unreadable.items()}
         self._verdicts: dict[tuple[int, str], Verdict] = {}

@@ -156,10 +156,7 @@ class RolloutStore:
 def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
     """Opens an output folder's saved responses for this process; see `resuming.resumed`.
 
-    Args:
-        output: a new or empty folder, or one from an interrupted run.
-        identity: the settings that decide every response, by name; values are text, numbers or None.
-        kind: the kind of the future artifact: "rollouts" or "scores".
+    `identity` are the settings that decide every response: text, numbers or None, by name.
 
     Raises:
         HarnessError: another process uses the folder, it holds something else or a run with other settings,

@@ -280,13 +280,8 @@ def admit_answers(
 ) -> None:
     """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
 
-    Args:
-        model: its lmms-eval name. Only dcsft_hf's needs are known; others plan their own memory.
-        arguments: of the model.
-        tasks: from `lmms.open_tasks`.
-        samples: responses of an item.
-        new_tokens: the longest response; None takes the tasks' own limits.
-        limit: only the first documents of each task.
+    Only dcsft_hf's needs are known; other models plan their own memory. `samples` is the responses of an
+    item, `new_tokens` the longest one; None takes the tasks' own limits.
 
     Raises:
         Planned: this is a dry run.

@@ -231,14 +231,10 @@ _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledge
 
 
 def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) -> None:
-    """Writes the card of a finished artifact into its folder.
+    """Writes the card of a finished artifact into its folder, with scores of it or of its base.
 
-    Nothing else of the artifact changes: its manifest has no hash of the card (`manifest.CARD`).
-
-    Args:
-        folder: an adapter or a checkpoint with its manifest.
-        scores: folders of `dcsft evaluate`, of this artifact or of its base.
-        place: the folder's final place, if it will move: its manifest names inputs relative to that.
+    Nothing else of the artifact changes: its manifest has no hash of the card (`manifest.CARD`). `place` is
+    the folder's final place, if it will move: its manifest names inputs relative to that.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, scores of another model, or one of the folders was

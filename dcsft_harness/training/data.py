@@ -331,14 +331,8 @@ def screened(
     """The set without rows that the processor or the base refuses; those are added to `refused`.
 
     A row is refused if its text contains an image token of the model family, if the processor does not
-    support the size of one of its images, or if it has more tokens than the base has positions.
-
-    Args:
-        conversations: the set.
-        texts: the tokenizer's input for each conversation, image tokens included.
-        processor: the base's, with the pixel limits of training.
-        config: the base's configuration.
-        completion: tokens that a row may have besides its text.
+    support the size of one of its images, or if it has more tokens than the base has positions. `texts` are
+    the tokenizer's inputs, image tokens included; `completion` is the tokens that a row may have besides.
     """
     refused: dict[int, HarnessError] = {}
     marks, sizes = media_marks(processor, config), _Sizes(processor)

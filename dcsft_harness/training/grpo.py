@@ -483,21 +483,9 @@ def train_grpo(
     """Trains by GRPO and writes an adapter, or with `config.full` a checkpoint.
 
     For each step, transformers draws new completions; so does vLLM, with TRL's arguments `use_vllm` and
-    `vllm_mode` in `config.extra`. The trainer gets prompts and images, but no answers.
-
-    Args:
-        model: the base, a folder or a hub name.
-        data: a curated set or an open data set, with item ids.
-        judge: the task that the items come from, which scores completions.
-        output: the folder to write; must not exist, or be empty.
-        config: the settings; the paper's by default.
-        more: `Job`'s adapter, inputs and progress.
-
-    Returns:
-        The manifest's notes: steps, ledger, last loss, shares of groups, and more.
-
-    Raises:
-        HarnessError: the data, the base or a setting cannot be used, or training diverges.
+    `vllm_mode` in `config.extra`. The trainer gets prompts and images, but no answers: `judge`, the task that
+    the items come from, scores completions. The data needs item ids. Other arguments, notes and errors are
+    those of `sft.train_sft`.
     """
     job = Job("grpo", model, data, output, config or GrpoConfig(), **more)
     return perform(job, lambda setup: _make(setup, judge))

@@ -162,16 +162,9 @@ def sharding() -> str | None:
 
 
 def run(launch: Launch, config: TrainingConfig | None, words: list[str], output: Path) -> dict[str, Any]:
-    """Runs a command in the launch's processes, and waits for them.
+    """Runs a command, without the options of the launch, in its processes, and waits for them.
 
-    Args:
-        launch: the processes.
-        config: see `Launch.check`.
-        words: the command, without the options of the launch.
-        output: the folder that it writes.
-
-    Returns:
-        The notes of the resulting artifact.
+    `output` is the folder that it writes; returns the notes of the artifact there.
 
     Raises:
         HarnessError: the launch failed, or one of its processes did: `FailedElsewhere` if that process has

@@ -258,20 +258,8 @@ def train_cold_start(
 ) -> dict[str, Any]:
     """Trains all parameters and writes a checkpoint with processor, tokenizer and chat template.
 
-    Weights are kept in float32 during training and saved in the base's dtype.
-
-    Args:
-        model: the base, a folder or a hub name.
-        data: a curated set, a folder written by `save_to_disk`, or an open data set.
-        output: the checkpoint's folder; must not exist, or be empty.
-        config: the settings; the paper's by default.
-        more: `Job`'s inputs and progress.
-
-    Returns:
-        The manifest's notes.
-
-    Raises:
-        HarnessError: the data, the base or a setting cannot be used, or training diverges.
+    Weights are kept in float32 during training and saved in the base's dtype. Arguments, notes and errors are
+    those of `train_sft`.
     """
     return perform(Job("cold-start", model, data, output, config or ColdStartConfig(), **more), _make)
 

@@ -162,13 +162,9 @@ def arguments(
     extra: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401 - TRL's
-    """TRL's arguments for a run.
+    """TRL's arguments for a run, of `trl.SFTConfig` or another method's class.
 
-    Args:
-        kind: `trl.SFTConfig` or another method's.
-        ours: what the harness sets.
-        extra: the user's arguments; they may not change `ours`.
-        defaults: the method's own defaults, which `extra` may change.
+    The user's `extra` may not change `ours`, which the harness sets, but the method's own `defaults`.
 
     Raises:
         HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under

@@ -321,13 +321,8 @@ def row(
 ) -> Row:
     """A multiple-choice row; the source adds `parts` and its own columns.
 
-    Args:
-        id: the benchmark's own.
-        prompt: question and options, without an instruction, which the task adds.
-        answer: the gold letter, or several.
-        choices: the options' texts.
-        cluster: shared by rows that are not independent.
-        images: rows of the album, in order of the prompt.
+    `prompt` is without an instruction, which the task adds; `answer` is the gold letter, or several; rows
+    that share a `cluster` are not independent; `images` are rows of the album, in order of the prompt.
 
     Raises:
         HarnessError: there are more options than letters.
