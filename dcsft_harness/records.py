@@ -24,6 +24,18 @@ DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 MARK = "<image>"
 """Marks the position of one image in a text."""
 
+
+def parts(text: str, images: Iterator[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """A turn's content as chat templates take it: at each MARK the next of `images`, else a placeholder."""
+    found: list[dict[str, Any]] = []
+    for number, piece in enumerate(text.split(MARK)):
+        if number:
+            found.append(next(images) if images else {"type": "image"})
+        if piece:
+            found.append({"type": "text", "text": piece})
+    return found
+
+
 RIGHT = 0.5
 """The lowest score of a right response; the suite's scores are 0 or 1."""
 

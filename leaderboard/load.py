@@ -34,7 +34,7 @@ from dcsft_harness.leaderboard.board import (
     Unusable,
     said_once,
 )
-from dcsft_harness.leaderboard.logs import RESULTS, SAMPLES, Choices, is_run, lost_samples, read_run
+from dcsft_harness.leaderboard.logs import RESULTS, SAMPLES, Choices, is_run, lost_samples, pairs, read_run
 from dcsft_harness.leaderboard.read import Shared, read_result
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
@@ -294,20 +294,14 @@ _MACHINE = frozenset(("batch_size", "device", "device_map", "max_batch_size", "g
 def _arguments(result: Result) -> dict[str, str]:
     """A run's arguments, without those that only decide where and how fast it runs."""
     settings = result.provenance.settings
-    said = settings.get("model_args")
-    pairs = (
-        said.items()
-        if isinstance(said, dict)
-        else (
-            (key, value)
-            for key, _, value in (part.partition("=") for part in str(said or "").split(","))
-            if key
-        )
-    )
     others = {key: settings.get(key) for key in ("model", "limit", "offset", "gen_kwargs", "random_seed")}
     if not result.files:  # a log's file name contains only its time
         others["file"] = settings.get("file")
-    return {str(k): str(v) for k, v in (*pairs, *others.items()) if v not in (None, "") and k not in _MACHINE}
+    return {
+        str(k): str(v)
+        for k, v in {**pairs(settings.get("model_args")), **others}.items()
+        if v not in (None, "") and k not in _MACHINE
+    }
 
 
 def _identity(result: Result) -> tuple[str, str, str]:

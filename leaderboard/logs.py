@@ -52,12 +52,17 @@ class Choices:
     at_k: int | None = None  # for K responses per item, the k of the board's columns; None uses K
 
 
+def pairs(model_args: object) -> dict[str, str]:
+    """Model arguments by name, from a mapping or from `name=value,...`."""
+    if isinstance(model_args, dict):
+        return {str(key): str(value) for key, value in model_args.items()}
+    said = (part.partition("=") for part in str(model_args or "").split(","))
+    return {key: value for key, _, value in said if key}
+
+
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:
     """The model arguments of a run, by name."""
-    said = (run.get("config") or {}).get("model_args")
-    if isinstance(said, dict):
-        return {str(key): str(value) for key, value in said.items()}
-    return {key: value for key, _, value in (part.partition("=") for part in str(said or "").split(","))}
+    return pairs((run.get("config") or {}).get("model_args"))
 
 
 class Samples:

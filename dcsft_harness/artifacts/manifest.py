@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256, settled_sha256
-from dcsft_harness.errors import HarnessError, json_text, telling_refusals
+from dcsft_harness.errors import HarnessError, differences, json_text, telling_refusals
 
 NAME = "manifest.json"
 CARD = "README.md"
@@ -429,25 +429,20 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         **{name: value for name, value in given.items() if name in wanted or name not in defaults},
     }
     if not found.call:
-        differences = ["it does not record the options that it was made with"]
+        differing = ["it does not record the options that it was made with"]
     else:
-        names = dict.fromkeys(["verb", *before, *wanted])
-        ours, theirs = {"verb": call["verb"], **wanted}, {"verb": found.call.get("verb"), **before}
-        differences = [
-            f"{name}: {theirs.get(name)} -> {ours.get(name)}"
-            for name in names
-            if theirs.get(name) != ours.get(name)
-        ]
-    for role in () if differences else found.inputs:
+        theirs, ours = {"verb": found.call.get("verb"), **before}, {"verb": call["verb"], **wanted}
+        differing = differences(theirs, ours, absent=None)
+    for role in () if differing else found.inputs:
         try:
             found.input_folder(role)
         except HarnessError:
-            differences.append(f"{role}: changed since, or no longer there")
-    if not differences:
+            differing.append(f"{role}: changed since, or no longer there")
+    if not differing:
         refuse_changed(output)
         return found
     raise HarnessError(
-        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differences)}",
+        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differing)}",
         "Name another folder, or remove this one first",
     )
 

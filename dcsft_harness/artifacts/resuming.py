@@ -20,7 +20,7 @@ from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import disk, lock, manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.manifest import LOCK, UNFINISHED
-from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.errors import HarnessError, differences, telling_refusals
 
 _ITEMS = (
     "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
@@ -120,15 +120,11 @@ def _compare(output: Path, identity: Mapping[str, Any]) -> None:
         before = dict(reading.json_file(path))
     except (ValueError, TypeError) as error:
         raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
-    differences = [
-        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
-        for name in dict.fromkeys([*before, *identity])
-        if before.get(name) != identity.get(name)
-    ]
-    if differences:
+    differing = differences(before, identity)
+    if differing:
         if before.get("items") != identity.get("items"):
-            differences.append(_ITEMS)
+            differing.append(_ITEMS)
         raise HarnessError(
-            f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
+            f"--output {output} holds an unfinished run with other settings: {'; '.join(differing)}",
             "Name another folder, go back to those settings, or remove this folder",
         )

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import reading
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.curation.conversations import CONVERSATION, TURNS, conversation
 from dcsft_harness.data.digits import DIGITS, resolve
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS
 from dcsft_harness.scoring import words
 
@@ -143,19 +142,11 @@ def _asked(row: Mapping[str, Any], arguments: Any) -> "Item":  # noqa: ANN401 - 
 
 def messages(item: Mapping[str, Any]) -> list[dict[str, Any]]:
     """An item's turns before the answer as chat messages, images in the places of their marks."""
-    images = iter(item["images"])
+    images = ({"type": "image", "url": image["bytes"]} for image in item["images"])
     return [
-        {"role": turn["role"], "content": list(_parts(turn["content"], images))}
+        {"role": turn["role"], "content": records.parts(turn["content"], images)}
         for turn in conversation(item)["messages"][:-1]
     ]
-
-
-def _parts(text: str, images: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for number, piece in enumerate(text.split(MARK)):
-        if number:
-            yield {"type": "image", "url": next(images)["bytes"]}
-        if piece:
-            yield {"type": "text", "text": piece}
 
 
 def _right(answer: str, text: str) -> bool:

@@ -19,7 +19,7 @@ from dcsft_harness import evaluation, lmms, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, differences, unknown_name
 from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.board_folder import BoardFolder
 from dcsft_harness.evaluation.subject import Subject, open_subject
@@ -108,12 +108,7 @@ class Settings:
         theirs: dict[str, Any] = {name: config.get(name) for name in ours}
         ours |= decisive(self.model_args)
         theirs |= decisive(str(config.get("model_args", "")))
-        names = dict.fromkeys([*theirs, *ours])
-        return [
-            f"{name}: {theirs.get(name, 'none')} -> {ours.get(name, 'none')}"
-            for name in names
-            if theirs.get(name) != ours.get(name)
-        ]
+        return differences(theirs, ours)
 
 
 # One checkpoint -> one row: missing results are evaluated, and the leaderboard is rebuilt.

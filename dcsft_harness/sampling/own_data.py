@@ -245,14 +245,8 @@ def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     turns = reading.from_json(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
     if not any(records.MARK in turn["content"] for turn in turns):
         turns[0]["content"] = records.MARK * len(images) + turns[0]["content"]
-    shown, messages = iter(images), []
-    for turn in turns:
-        content: list[dict[str, Any]] = []
-        for number, text in enumerate(turn["content"].split(records.MARK)):
-            content += [next(shown)] if number else []
-            content += [{"type": "text", "text": text}] if text else []
-        messages.append({"role": turn["role"], "content": content})
-    return messages
+    shown = iter(images)
+    return [{"role": turn["role"], "content": records.parts(turn["content"], shown)} for turn in turns]
 
 
 def _placed(path: Path, where: str, error: HarnessError) -> HarnessError:

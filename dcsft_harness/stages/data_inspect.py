@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
-from dcsft_harness import reading
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import LISTED, HarnessError, cut, json_text, visible_lines
-from dcsft_harness.records import MARK, RIGHT
+from dcsft_harness.records import RIGHT
 from dcsft_harness.settings import flag, option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
@@ -170,13 +170,7 @@ def _rendered(
     from dcsft_harness.models import chat_template
     from dcsft_harness.models.batching import count_tokens, tokenize
 
-    messages = []
-    for turn in turns:
-        content: list[dict[str, str]] = []
-        for number, text in enumerate(turn["content"].split(MARK)):
-            content += [{"type": "image"}] if number else []
-            content += [{"type": "text", "text": text}] if text else []
-        messages.append({"role": turn["role"], "content": content})
+    messages = [{"role": turn["role"], "content": records.parts(turn["content"])} for turn in turns]
     text = chat_template.render(processor, messages, f"model {model}", True, arguments)
     tokens = tokenize(processor, text)
     images = [pictures.read(content)[0] for content in row["originals"]]

@@ -24,7 +24,7 @@ from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.models.chat_template import media_marks
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
-from dcsft_harness.records import MARK
+from dcsft_harness.records import MARK, parts
 from dcsft_harness.scoring.boxes import parse_box
 
 COLUMNS = ("messages", "images")
@@ -277,12 +277,9 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
 def _parts(content: object, literal: bool, where: str) -> list[Part]:
     """A message's content as parts; with `literal`, a placeholder is text like any other."""
     if isinstance(content, str):
-        texts = [content] if literal else content.split(MARK)
-        parts: list[Part] = []
-        for number, text in enumerate(texts):
-            parts += [{"type": "image"}] if number else []
-            parts += [{"type": "text", "text": text}] if text else []
-        return parts
+        if not literal:
+            return parts(content)
+        return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
         raise HarnessError(f"{where}: a message's content is {type(content).__name__}", "Make it text")
     kinds = {part.get("type") for part in content} - {"text", "image"}
