@@ -4,13 +4,15 @@ Callers add the file and the remedy to the error.
 """
 
 import contextlib
+import csv
 import json
 import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +27,8 @@ DEEPEST = 64
 """The most levels of nested lists and mappings."""
 MOST_NODES = 20_000
 """The most values in a YAML file; each alias counts with its whole content."""
+PIECE = 1 << 20
+"""How much of a large file is read at once."""
 _NUMBER = 100
 """The most characters of a number."""
 T = TypeVar("T")
@@ -92,6 +96,45 @@ def json_object(line: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
+
+
+def json_values(file: TextIO, decoder: json.JSONDecoder, most: float = math.inf) -> Iterator[tuple[Any, str]]:
+    """The members of a JSON list, or values one after another, each with its text; read one at a time.
+
+    Raises:
+        ValueError: what follows is not JSON, or a value has more than `most` characters.
+    """
+    text, at, ended, listed = "", 0, False, None
+    while True:
+        while at < len(text) and (text[at].isspace() or (listed and text[at] == ",")):
+            at += 1
+        if listed is None and at < len(text):
+            listed = text[at] == "["
+            at += listed
+            continue
+        if listed and at < len(text) and text[at] == "]":
+            return
+        try:
+            if at == len(text):
+                raise ValueError("it ends too early")
+            value, end = decoder.raw_decode(text, at)
+        except ValueError:
+            if ended and at == len(text) and not listed:
+                return
+            if ended or len(text) - at > most:
+                raise
+            text, at = text[at:], 0
+            more = file.read(max(PIECE, len(text)))
+            text, ended = text + more, not more
+            continue
+        yield value, text[at:end]
+        at = end
+
+
+def own_table(package: str, name: str) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file of this project."""
+    text = (resources.files(package) / name).read_text(encoding="utf-8")
+    yield from csv.DictReader(text.splitlines())
 
 
 def _inner(value: object) -> Iterator[object]:

@@ -1,12 +1,10 @@
 """ImageNet, ImageNet-R and ImageNet-A: one image, one word; and the training pool."""
 
-import csv
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +31,8 @@ class ImageClass(NamedTuple):
 @cache
 def class_table() -> dict[str, ImageClass]:
     """The 186 classes by wnid, in order of wnid."""
-    text = (
-        resources.files("dcsft_harness.data.benchmarks")
-        .joinpath("imagenet_classes.csv")
-        .read_text(encoding="utf-8")
-    )
-    found = {}
-    for row in csv.DictReader(text.splitlines()):
-        found[row["wnid"]] = ImageClass(
+    return {
+        row["wnid"]: ImageClass(
             row["wnid"],
             row["word"],
             int(row["label"]),
@@ -48,7 +40,8 @@ def class_table() -> dict[str, ImageClass]:
             int(row["renditions"]),
             int(row["adversarial"]),
         )
-    return found
+        for row in reading.own_table("dcsft_harness.data.benchmarks", "imagenet_classes.csv")
+    }
 
 
 def trained() -> dict[str, ImageClass]:

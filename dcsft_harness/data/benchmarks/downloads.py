@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
 # Finds a data set's files by name in a user's folder: unpacked, or still in their archives.
 
-_CHUNK = 2**20
-_SPACE = re.compile(r"\s*")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
 
 
@@ -136,44 +135,12 @@ def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
         raw: IO[bytes] = path.open("rb") if member is None else zipfile.ZipFile(path).open(member)
     with io.TextIOWrapper(raw, encoding="utf-8") as file, telling_damage(path):
         try:
-            for number, value in enumerate(_values(file), 1):
+            for number, (value, _) in enumerate(reading.json_values(file, json.JSONDecoder()), 1):
                 yield f"{name}, row {number}", value
         except ValueError as error:  # not JSON, or not UTF-8
             raise HarnessError(
                 f"{name} is not JSON, or was cut short ({error})", "Download it again"
             ) from error
-
-
-def _values(file: TextIO) -> Iterator[Any]:
-    """Consecutive JSON values, either separated by commas in a list or without brackets."""
-    decoder, text, at, listed = json.JSONDecoder(), file.read(_CHUNK), 0, False
-    at = _next(text, 0)
-    if text[at : at + 1] == "[":
-        listed, at = True, at + 1
-    while True:
-        at = _next(text, at)
-        if listed and text[at : at + 1] == ",":
-            at = _next(text, at + 1)
-        if listed and text[at : at + 1] == "]":
-            return
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError:
-            # The value may continue in the next chunk of the file.
-            more = file.read(_CHUNK)
-            if not more and not listed and not text[at:].strip():
-                return
-            if not more:
-                raise
-            text, at = text[at:] + more, 0
-            continue
-        yield value
-
-
-def _next(text: str, at: int) -> int:
-    """The position of the first non-blank character from `at`."""
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
 
 
 # Published rows from the hub, or from a download of it: a Parquet folder, or a `datasets` folder.

@@ -5,7 +5,6 @@ the EXIF orientation. If a file has one, its boxes are rotated with it.
 """
 
 import ast
-import csv
 import hashlib
 import heapq
 import json
@@ -14,10 +13,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import downloads
 from dcsft_harness.data.benchmarks.downloads import Files, json_rows, tar_members
 from dcsft_harness.data.benchmarks.questions import content_name, text
@@ -372,9 +371,8 @@ _REF_L4_COLUMNS = ("id", "caption", "bbox", "ori_category_id", "height", "width"
 @cache
 def categories() -> dict[str, str]:
     """COCO's categories in Objects365's ("refcoco_10" -> "o365_41"), as Ref-L4's evaluation maps them."""
-    path = resources.files("dcsft_harness.data.benchmarks") / "ref_l4_categories.csv"
-    text = path.read_text(encoding="utf-8")
-    return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in csv.DictReader(text.splitlines())}
+    rows = reading.own_table("dcsft_harness.data.benchmarks", "ref_l4_categories.csv")
+    return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in rows}
 
 
 class _Rows:
