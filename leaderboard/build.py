@@ -10,8 +10,9 @@ from pydantic import field_validator
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Board
+from dcsft_harness.leaderboard.collect import Progress, read_names
 from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
-from dcsft_harness.leaderboard.load import Progress, load, nothing_left, read_names
+from dcsft_harness.leaderboard.load import load, nothing_left
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
 from dcsft_harness.leaderboard.report import table

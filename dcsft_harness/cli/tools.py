@@ -571,7 +571,7 @@ class _Call:
 
 def _named(given: str, name: str | None) -> tuple[str, str]:
     """The row's name and the path, from NAME=PATH, or from a path and --name, but not from both."""
-    from dcsft_harness.leaderboard.load import named
+    from dcsft_harness.leaderboard.collect import named
 
     own, place = named(Path(given))
     if own is not None and name is not None:
