@@ -27,7 +27,7 @@ from dcsft_harness import __version__, pictures, reading
 from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut, refusal, visible
+from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
@@ -467,15 +467,8 @@ def _open(recipe: Recipe, output: Path) -> None:
 def _save(state: Mapping[str, Any], output: Path) -> None:
     unfinished = output / f".{STATE}.{os.getpid()}"
     try:
-        unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, output / STATE)
-    except OSError as error:
-        reason = refusal(error)
-        if reason is None:
-            raise
-        raise HarnessError(
-            f"cannot write {output / STATE}: {os.strerror(reason)}",
-            "Free some space or name a folder on another disk; finished stages are kept",
-        ) from error
+        with telling_refusals("state of the recipe", output / STATE, "finished stages are kept"):
+            unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            os.replace(unfinished, output / STATE)
     finally:
         unfinished.unlink(missing_ok=True)
