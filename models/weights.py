@@ -149,35 +149,29 @@ def refuse_absurd(checkpoint: str) -> None:
         raise HarnessError(f"{path} is not JSON ({error_line(error)})", _COPY_AGAIN) from error
     has_weights = any((path.parent / name).is_file() for name in (SINGLE, INDEX))
     stored = len(read_shapes(weight_files(checkpoint))) if has_weights else 0
-    for name, value in _counts(config):
-        if not 0 <= value <= max(stored, _MANY):
-            beside = f", and its weights have {stored} tensors" if has_weights else ""
-            raise HarnessError(f"{path}: {name} is {value}{beside}", "Correct it, or copy the file again")
+    for where, name, value in _settings(config):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int) and number and _COUNTS.fullmatch(name):
+            if not 0 <= value <= max(stored, _MANY):
+                beside = f", and its weights have {stored} tensors" if has_weights else ""
+                raise HarnessError(
+                    f"{path}: {where} is {value}{beside}", "Correct it, or copy the file again"
+                )
+        elif name in ("rope_theta", "rope_local_base_freq") and value is not None:
+            if not number or not 0 < value < math.inf:
+                raise HarnessError(
+                    f"{path}: {where} is {cut(repr(value))}, not a positive number",
+                    "Correct it, or copy the file again",
+                )
 
-    for name, found in _rotary(config):
-        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < math.inf:
-            raise HarnessError(
-                f"{path}: {name} is {cut(repr(found))}, not a positive number",
-                "Correct it, or copy the file again",
-            )
 
-
-def _rotary(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The bases of rotary embeddings in a configuration, sub-configurations included."""
+def _settings(config: object, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """A configuration's settings, sub-configurations included: whole name, own name and value."""
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
-            yield from _rotary(value, f"{prefix}{name}.")
-        elif value is not None and name in ("rope_theta", "rope_local_base_freq"):
-            yield f"{prefix}{name}", value
-
-
-def _counts(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The settings of a configuration that are numbers of modules, sub-configurations included."""
-    for name, value in config.items() if isinstance(config, dict) else ():
-        if isinstance(value, dict):
-            yield from _counts(value, f"{prefix}{name}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and _COUNTS.fullmatch(name):
-            yield f"{prefix}{name}", value
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", name, value
 
 
 def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
