@@ -57,7 +57,7 @@ class Stage:
     writes: str  # the kind of artifact that it makes
     example: str = ""  # commands for its help, one per line
     about: str = ""  # further paragraphs for its help
-    # (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.estimate`. None for stages
+    # (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.chain`. None for stages
     # that take moments.
     estimate: Callable[[Mapping[str, Any], Any, Any], tuple[float, float]] | None = None
     prepared: bool = False  # whether it reads data that `dcsft data prepare` made

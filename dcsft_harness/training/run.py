@@ -30,7 +30,6 @@ from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
 from dcsft_harness.models.resources import Arithmetic, take_exactly
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import checkpoint, data, run_folder
-from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.launching import sharding, shares
@@ -86,7 +85,7 @@ class Job:
         else:
             settings["model"] = str(self.model)
         if isinstance(self.data, Dataset):
-            settings |= {"data": training_data.digest(self.data), "source": self.source}
+            settings |= {"data": data.digest(self.data), "source": self.source}
         else:
             sources["data"] = self.data
         if self.adapter is not None:
@@ -445,7 +444,7 @@ def _prepare(job: Job) -> Setup:
     checkpoint.check_intact(base, job.adapter)
     if isinstance(job.data, Path):
         _refuse_former(job.data)
-    conversations = training_data.examined(job.data, job.source)
+    conversations = data.examined(job.data, job.source)
     if not conversations.turns:
         conversations.refuse()
     config = checkpoint.open_config(base)
