@@ -26,8 +26,8 @@ from typing import Any
 
 from dcsft_harness import coordinates, lmms, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest
-from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, cut, listed, unknown_name
+from dcsft_harness.evaluation import summary_of
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
 from dcsft_harness.scoring import Scorer, get_scorer
 from dcsft_harness.scoring.verdict import Response
@@ -456,29 +456,19 @@ class _Run:
 
 
 def _summary(task: lmms.Task | None, rows: Sequence[Scored], limit: int | None) -> dict[str, Any]:
-    scored = [one.score.score for one in rows if one.score.score is not None]
-    ordered = sorted(rows, key=lambda one: one.score.item_id)
+    scores = [one.score for one in rows]
     scorers: dict[str, int] = {}
     for one in rows:
         scorers |= one.scorers
-    metadata = task.config.metadata if task is not None and isinstance(task.config.metadata, dict) else {}
     knows = task is None or "answered" in task.aggregation()
     return {
-        "version": 1 if task is None else task.VERSION,
-        "distribution": metadata.get("distribution"),
-        "family": metadata.get("family"),
-        "n": len(scored),
-        "accuracy": sum(scored) / len(scored) if scored else None,
-        "unanswered": sum(o.score.extracted is None and o.score.score is not None for o in rows)
+        **summary_of(task, scores, [(one.score.item_id, one.prompt) for one in rows], limit),
+        "unanswered": sum(one.extracted is None and one.score is not None for one in scores)
         if knows
         else None,
-        "unscored": len(rows) - len(scored),
-        "limit": limit,
         "generation": {},
         "unknown": list(_UNKNOWN),
         "scorers": dict(sorted(scorers.items())),
-        "prompt_sha256": json_sha256([one.prompt for one in ordered]),
-        "items_sha256": json_sha256([one.score.item_id for one in ordered]),
     }
 
 
