@@ -36,11 +36,13 @@ from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 # The estimated cost of a recipe's stages, from the assumptions of its scale.
 #
-# `assume` of a scale, for one machine: device, devices what and how many gigabytes memory of one; 0 leaves
-# memory out language, vision weights in products: of the language model (with its output layer) and of the
-# tower flops operations that one device carries out in a second, as training and prefill reach them drawn
-# tokens that all devices together draw in a second, with an engine that batches trained tokens that they draw
-# in a second inside GRPO's loop, by transformers' `generate` load seconds in which a stage opens its model
+# `assume` of a scale, for one machine:
+#   device, devices: what, and how many; gigabytes: memory of one, 0 leaves memory out
+#   language, vision: weights in products, of the language model (with its output layer) and of the tower
+#   flops: operations that one device carries out in a second, as training and prefill reach them
+#   drawn: tokens that all devices together draw in a second, with an engine that batches
+#   trained: tokens that they draw in a second inside GRPO's loop, by transformers' `generate`
+#   load: seconds in which a stage opens its model
 #
 # `tokens` of a family: prompt (tokens, images included) and patches an item, answer (tokens), and how many
 # items the pool, the cold start and the evaluations have.
