@@ -113,27 +113,19 @@ def _budget(one: Budget) -> Json:
 def _task(task: Task) -> Json:
     groups = len(set(task.clusters.tolist()))
     return {
-        "name": task.name,
-        "distribution": task.distribution,
+        **_named(task, "name", "distribution", "metric"),
         "family": None if task.family is None else str(task.family),
         "n": len(task.item_ids),
         "clusters": groups,
-        "metric": task.metric,
         "conditions": {name: _plain(value) for name, value in task.conditions.items()},
     }
 
 
 def _column(column: Column, tasks: list[str], found: Detectable | None) -> Json:
     return {
-        "label": column.label,
-        "distribution": column.distribution,
-        "is_mean": column.is_mean,
-        "metric": column.metric,
+        **_named(column, "label", "distribution", "is_mean", "metric", "n"),
         "tasks": [tasks.index(task.name) for task in column.tasks],
-        "n": column.n,
-        "minimum_detectable": None
-        if found is None
-        else {"difference": found.difference, "paired": found.paired},
+        "minimum_detectable": None if found is None else _named(found, "difference", "paired"),
     }
 
 
@@ -147,11 +139,9 @@ def _line(line: Line, output: Path) -> Json:
         "is_baseline": line.is_baseline,
         "cells": [None if entry is None else _entry(entry) for entry in line.entries],
         "ood_retention": _estimate(line.retention),
-        "worst_task": None
-        if line.worst is None
-        else {"task": line.worst.task, "accuracy": line.worst.accuracy},
+        "worst_task": None if line.worst is None else _named(line.worst, "task", "accuracy"),
         "rank": None if line.rank is None else line.rank._asdict(),
-        "pareto": None if line.front is None else {"on": line.front.on, "share": line.front.share},
+        "pareto": None if line.front is None else _named(line.front, "on", "share"),
         "by_difficulty": None
         if line.by_difficulty is None
         else {kind: _estimate(found) for kind, found in line.by_difficulty.items()},
@@ -215,16 +205,9 @@ def _training(run: Training, output: Path) -> Json:
 
 def _quoted(one: Quoted) -> Json:
     return {
-        "name": one.name,
-        "model": one.model,
-        "setting": one.setting,
-        "source": one.source,
-        "read": one.read,
+        **_named(one, "name", "model", "setting", "source", "read", "mean", "recomputed", "follows"),
         "cells": dict(one.cells),
         "mean_over": list(one.mean_over),
-        "mean": one.mean,
-        "recomputed": one.recomputed,
-        "follows": one.follows,
     }
 
 
