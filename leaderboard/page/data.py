@@ -23,8 +23,7 @@ from dcsft_harness.artifacts.storage import IMAGES
 from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.leaderboard.board import Board, Result, Task
 from dcsft_harness.leaderboard.page.pictures import Picture, Shown, store
-from dcsft_harness.leaderboard.report.document import _renamed as ids_on_board
-from dcsft_harness.leaderboard.report.document import escaped
+from dcsft_harness.leaderboard.report.document import escaped, ids_on_board
 from dcsft_harness.leaderboard.stats.intervals import Codes as Ints
 from dcsft_harness.leaderboard.stats.intervals import Floats
 from dcsft_harness.leaderboard.summary import Line

@@ -280,7 +280,7 @@ def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = Non
 def _of_board(
     number: int, result: Result, table: pa.Table, difficulties: tuple[pa.Array, pa.Array] | None
 ) -> pa.Table:
-    rows, ids = table.num_rows, _renamed(result, table)
+    rows, ids = table.num_rows, ids_on_board(result, table)
     distribution = {task: measured.distribution for task, measured in result.tasks.items()}
     known = pa.array(distribution.keys(), pa.string()), pa.array(distribution.values(), pa.string())
     columns = {
@@ -321,7 +321,7 @@ def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.
     return known[1].take(pc.index_in(values, value_set=known[0]))
 
 
-def _renamed(result: Result, table: pa.Table) -> pa.ChunkedArray:
+def ids_on_board(result: Result, table: pa.Table) -> pa.ChunkedArray:
     """The items' ids on the board: a log's items may have the ids of a scores folder."""
     ids = table["item_id"]
     for measured in result.tasks.values():
