@@ -17,8 +17,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.logs import Choices
-from dcsft_harness.leaderboard.report.table import markdown_text
-from dcsft_harness.leaderboard.summary import Line, Summary
+from dcsft_harness.leaderboard.report.table import markdown_text, share
+from dcsft_harness.leaderboard.summary import Summary
 from dcsft_harness.recipes.claims import APART, CLAIMS, MARGIN, POOLS, TEST_TIME, Finding, judge
 
 TIME = "training-time"
@@ -305,7 +305,7 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     kind, family, pool = _named(name)
     lines = [line for line in summary.lines if line.group is None]
     body = [
-        [markdown_text(line.name), *(_cell(line, index) for index in range(len(summary.columns)))]
+        [markdown_text(line.name), *("" if one is None else share(one.accuracy) for one in line.entries)]
         for line in lines
     ]
     header = ["", *(f"{column.label} ({(column.distribution or '?').upper()})" for column in summary.columns)]
@@ -337,14 +337,3 @@ def _costs(folder: Path) -> str:
     _, family, pool = _named(folder.name)
     named = family if pool == "clean" else f"{family}, {POOL_NAMES[pool]}"
     return "\n".join([f"## Figure 4: cost ({named})\n", *lines, ""])
-
-
-def _cell(line: Line, index: int) -> str:
-    entry = line.entries[index]
-    if entry is None or entry.accuracy is None:
-        return ""
-    found = entry.accuracy
-    ends = (
-        "" if found.low is None or found.high is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    )
-    return f"{100 * found.value:.1f}{ends}"

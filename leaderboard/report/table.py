@@ -41,7 +41,7 @@ def markdown(board: Board | Summary) -> str:
     differences = [markdown_text(f"{title} vs {summary.baseline}") for title in overall]
     headings = [_heading(column, markdown_text(column.label)) for column in summary.columns]
     header = ["", *headings, *differences, "unanswered", "unscored"]
-    best = [_best(summary, index) for index in range(len(summary.columns))]
+    best = [_marks(summary.lines, index)[0] for index in range(len(summary.columns))]
     body = [_body_line(line, summary.columns, best, list(overall.values())) for line in summary.lines]
     sizes = ["" if column.is_mean else str(len(column.tasks[0].item_ids)) for column in summary.columns]
     body.append(["*n*", *sizes, *[""] * (len(overall) + 2)])
@@ -107,13 +107,6 @@ def _heading(column: Column, label: str) -> str:
 
 def _percent(entry: Entry | None) -> str:
     return "" if entry is None or entry.accuracy is None else percent(entry.accuracy.value)
-
-
-def _best(summary: Summary, index: int) -> str | None:
-    """The best accuracy as printed: all rows with that printed value are bold; None if all rows have it."""
-    entries = [line.entries[index] for line in summary.lines]
-    found = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
-    return percent(max(found)) if len(set(map(percent, found))) > 1 else None
 
 
 def _body_line(
@@ -340,7 +333,7 @@ def _standing(summary: Summary) -> str:
         [
             markdown_text(line.name),
             "" if line.rank is None else f"{line.rank.rank} [{line.rank.low}, {line.rank.high}]",
-            _share(line.retention),
+            share(line.retention),
             "" if line.worst is None else f"{markdown_text(line.worst.task)} {percent(line.worst.accuracy)}",
             ""
             if line.front is None
@@ -370,7 +363,8 @@ def _standing(summary: Summary) -> str:
     )
 
 
-def _share(found: Estimate | None) -> str:
+def share(found: Estimate | None) -> str:
+    """A fraction in percent with its interval, to one decimal; "" for None."""
     if found is None:
         return ""
     if found.low is None or found.high is None:
@@ -560,7 +554,10 @@ def _measured(summary: Summary) -> Iterator[str]:
 
 
 def _marks(lines: Sequence[Line], index: int) -> tuple[str | None, str | None]:
-    """Best and second-best accuracy as printed, so that rows with the same printed value are marked alike."""
+    """Best and second-best accuracy as printed, so that rows with the same printed value are marked alike.
+
+    None for both if all rows have the same.
+    """
     entries = [line.entries[index] for line in lines]
     found = {percent(e.accuracy.value) for e in entries if e is not None and e.accuracy is not None}
     ranked = sorted(found, key=float, reverse=True)
