@@ -265,7 +265,7 @@ def _costs(found: "Comparison") -> str:
     scored = bool(found.scores.by_subject)
     rows = [row for run in found.runs for row in _rows(run, found, scored)]
     for one in found.shared.values():
-        said = f"{_name(one.folder.name)} (cold start, shared by all, in no total)"
+        said = f"{markdown_text(one.folder.name)} (cold start, shared by all, in no total)"
         rows.append([said, *_figures(cost_of(one)), *_means(found, one.folder, scored)])
     header = ["", *HEADINGS.values(), *(("ID mean", "OOD mean") if scored else ())]
     return "\n".join([grid(header, rows), "", *_notes(found), ""])
@@ -273,7 +273,7 @@ def _costs(found: "Comparison") -> str:
 
 def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
     named = parts(run, found)
-    title = f"{_name(run.name)} ({_name(run.method)})"
+    title = f"{markdown_text(run.name)} ({markdown_text(run.method)})"
     blank = [""] * (2 if scored else 0)
     if len(named) > 2 or run.lost:
         for name, cost in list(named.items())[:-1]:
@@ -284,7 +284,7 @@ def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
         shown = [
             "-" if value is None else f"{float(f'{value:.3g}'):g}×" for value in ratios(run, found).values()
         ]
-        yield [f"{_name(run.name)} over {_name(found.baseline.name)}", *shown, *blank]
+        yield [f"{markdown_text(run.name)} over {markdown_text(found.baseline.name)}", *shown, *blank]
 
 
 _SAID = {"training": "training", "labelling": "drawing for its labels", "earlier": "trainings before it"}
@@ -311,9 +311,9 @@ def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
 def _notes(found: "Comparison") -> Iterator[str]:
     for run in found.runs:
         for said in run.lost:
-            yield f"- {_name(run.name)}: its total is a lower bound, as {markdown_text(said)}."
+            yield f"- {markdown_text(run.name)}: its total is a lower bound, as {markdown_text(said)}."
         for said in run.remarks:
-            yield f"- {_name(run.name)}: {markdown_text(said)}."
+            yield f"- {markdown_text(run.name)}: {markdown_text(said)}."
     for said in found.remarks:
         yield f"- {said[0].upper()}{markdown_text(said[1:])}."
 
@@ -328,7 +328,7 @@ def _equal(found: "Comparison") -> str:
             place = f"{one.said}; step {one.step} was"
         spent = "-" if one.spent is None else human(one.unit, one.spent)
         means = _means(found, one.folder, scored) if one.folder is not None else ["-"] * (2 * scored)
-        rows.append(["" if one.unit == seen else budget, _name(one.run.name), place, spent, *means])
+        rows.append(["" if one.unit == seen else budget, markdown_text(one.run.name), place, spent, *means])
         seen = one.unit
     header = ["at most", "", "came to", "spent", *(("ID mean", "OOD mean") if scored else ())]
     text = ["## At equal samples, tokens and time", "", "Labels included.", "", grid(header, rows), ""]
@@ -336,10 +336,6 @@ def _equal(found: "Comparison") -> str:
     if commands:
         text += ["Not scored yet:", "", *(f"    {visible(line)}" for line in commands), ""]
     return "\n".join(text)
-
-
-def _name(name: str) -> str:
-    return str(markdown_text(name))
 
 
 def as_dict(found: "Comparison") -> dict[str, Any]:
