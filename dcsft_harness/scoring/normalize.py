@@ -2,7 +2,7 @@ r"""What every scorer reads of a response: the answer's part, boxes, JSON, the t
 
     answer_part("<think>A? No.</think> It is <answer>B</answer>")       -> "B"
     last_box("so \boxed{3}, no: \boxed{\frac{1}{2}}")                   -> "\frac{1}{2}"
-    json_answer('{"reason": "blue ice", "answer": "B"}')                -> ("B", "")
+    json_answer('{"reason": "blue ice", "answer": "B"}')                -> "B"
     plain("So it is $\boxed{\text{(B)} \frac{1}{2}}$, **surely**.")     -> "So it is (B) 1/2, surely."
 
 Thoughts end at </think>, </thinking>, </reasoning>, [/THINK], ◁/think▷ or <|end_of_thought|>. Answers stand
@@ -37,7 +37,7 @@ _UNIFIED = {
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
-    r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|(\[[^\]\n]{0,100}\]|[-\w./]{1,60}))""",
+    r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|([-\w./]{1,60}))""",
     re.IGNORECASE,
 )
 
@@ -130,18 +130,12 @@ def last_box(text: str) -> str | None:
     return next((content for *_, content in boxes(text) if content.strip()), None)
 
 
-def json_answer(text: str) -> tuple[str, str] | None:
-    """The value of the last "answer" key of an object or list in JSON, and the text behind the object.
-
-    The value is text, or a list as it is written ('["A", "C"]').
-    """
+def json_answer(text: str) -> str | None:
+    """The value of the last "answer" key of an object in JSON, as text."""
     if ":" not in text or '"' not in text and "'" not in text:
         return None
     match = last(_JSON_KEY, text)
-    if match is None:
-        return None
-    end = text.find("}", match.end())
-    return next(filter(None, match.groups())), text[end + 1 :].strip("`]} \n") if end >= 0 else ""
+    return next(filter(None, match.groups())) if match else None
 
 
 SIGNS = str.maketrans({
@@ -192,8 +186,13 @@ def in_signs(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFKC", text.translate(SIGNS))
 
 
+_MARKED = re.compile(r"[^ -~]|[<>\\{}~$*_`#]|  ")
+
+
 def plain(text: str) -> str:
     """The text without LaTeX, Markdown, HTML and tokens, in ASCII forms, white space collapsed."""
+    if not _MARKED.search(text):
+        return text.strip()
     if "<" in text and ">" in text:
         text = _TOKEN.sub("", text)
     text = _collapsed(in_signs(text))
