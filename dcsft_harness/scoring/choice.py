@@ -225,11 +225,11 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
 
 def _start(text: str, place: int) -> int:
     """Where the sentence or line begins in which a place lies, at most 400 characters before it."""
-    first = max(0, place - 400)
-    line = max(first, text.rfind("\n", first, place) + 1)
-    return max(line, 1 + max(text.rfind(". ", line, place), text.rfind("! ", line, place),
-                             text.rfind("? ", line, place), text.rfind("; ", line, place),
-                             text.rfind("。", line, place)))  # fmt: skip
+    start = max(0, place - 400)
+    start = max(start, text.rfind("\n", start, place) + 1)
+    for mark in (". ", "! ", "? ", "; ", "。"):
+        start = max(start, text.rfind(mark, start, place) + 1)
+    return start
 
 
 def _end(text: str, place: int) -> int:
@@ -354,6 +354,8 @@ def _subject(text: str, options: OptionSet) -> tuple[int, bool] | None:
 
 def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     """What follows a phrase: an option, or `NO_OPTION` for another answer, and whether it is a letter."""
+    if not text.strip():
+        return None
     label = _label(text, options)
     if label is not None:
         return label, True
@@ -399,7 +401,8 @@ def _label(text: str, options: OptionSet) -> int | None:
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip()
-    if part[-1:] in "!.?" and any(word in part[-200:] for word in phrases.COURTEOUS):
+    ending = part[-200:]
+    if part[-1:] in "!.?" and any([word in ending for word in phrases.COURTEOUS]):
         part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
     if not part:
         return None
@@ -416,7 +419,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     if len(part) >= HEAD + TAIL:  # reasoning, which begins with no answer
         opening = ""
     for sentence in (last, opening) if options.numeric else (opening, last):
-        found = _concluded(sentence, options)
+        found = _concluded(sentence, options) if sentence else None
         if found is not None and not phrases.GIVEN_UP.search(sentence):
             return found
         if options.numeric and _DIGIT.search(last):
@@ -449,15 +452,17 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = _concluded(sentence[: reason.start()], options) if reason else None
     if found is not None:
         return found
-    mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
     start = 0
     for link in _LINK.finditer(sentence):
         start = link.end()
+    is_denied = start > 0 and phrases.DENIED.search(sentence[:start].lower()) is not None
+    found = options.named(sentence[start:].lstrip()) if start and not is_denied else None
+    if found is not None:
+        return found
+    mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
     if start and (mentions or _LABEL.match(sentence, start)):
-        if phrases.DENIED.search(sentence[:start].lower()):
-            return None
-        found = _label(sentence[start:], options)
-        if found is not None:
+        found = None if is_denied else _label(sentence[start:], options)
+        if is_denied or found is not None:
             return None if found == NO_OPTION else found
         found = _only([one for one in mentions if one.start >= start], options)
         if found is not None:

@@ -231,7 +231,7 @@ def _without_latex(text: str) -> str:
     if "\\circ" in text or "\\degree" in text:
         text = _DEGREES.sub("°", text)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
-        text = _STYLED.sub(r"\1", text)
+        text = _STYLED.sub(r"\1", text) if "{" in text else text
         text = _ROOT.sub(_root, text) if "sqrt" in text or "√" in text else text
         text = _FRACTION.sub(_fraction, text) if "frac" in text else text
     text = _COMMAND.sub(lambda match: COMMANDS.get(match[1], match[1]), text)
