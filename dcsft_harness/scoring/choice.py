@@ -47,10 +47,8 @@ _AFTER_BARE = re.compile(
 _QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|meaning|suggesting|indicating|that)\b")
 _BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )([A-J]) $")
-_FINAL = re.compile(
-    r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?[.!]?$"
-)
-_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈:是为]")
+_FINAL = re.compile(r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?[.!]?$")
+_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈是为]|:(?!\d)")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
 _LINE = re.compile(r"[-\s]*(\()?([A-J])[).:](?: (.{1,100}))?")

@@ -19,10 +19,10 @@ LONGEST_BOX = 300
 """Characters of a box that are read; what follows belongs to an unclosed one."""
 
 # A literal first, so that a text without tags costs next to nothing.
-_THOUGHT_END = re.compile(
+THOUGHT_END = re.compile(
     r"</(?:[a-z]{1,20}:)?(?i:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
 )
-_THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
+THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
 _TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3,5}_of_turn>)")
@@ -61,9 +61,9 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
     """
     text = unified(text)
     if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
-        end = last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
+        end = last(THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
-        truncated = truncated or _THOUGHT_START.match(text) is not None
+        truncated = truncated or THOUGHT_START.match(text) is not None
         if "</" in text or "<br" in text:
             text = _HTML.sub("", text.replace("<br>", "\n"))
         if "<|begin_of_box|>" in text:

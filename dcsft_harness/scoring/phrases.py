@@ -38,9 +38,7 @@ _TO_LINK = (
 )
 
 
-def _row(
-    strong: bool, side: Side, keys: str, is_behind_be: bool, pattern: str, example: str
-) -> Phrase:
+def _row(strong: bool, side: Side, keys: str, is_behind_be: bool, pattern: str, example: str) -> Phrase:
     return Phrase(strong, side, tuple(keys.split()), is_behind_be, re.compile(pattern), example)
 
 
