@@ -433,7 +433,7 @@ def _beginning(first: str, options: OptionSet) -> int | None:
     match = _LABEL.match(first[:120])
     if match and match["letter"].isupper():
         rest = first[match.end() :]
-        marked = match["close"] or not rest.strip() or rest[0] in ".:,;\n" or rest[:3] == " - "
+        marked = match["close"] or not rest.strip() or rest[0] in ".:,;!\n" or rest[:3] == " - "
         if marked:
             found = _label(first, options)
             return None if found == NO_OPTION else found
@@ -468,4 +468,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=5)
+SCORER = Scorer("choice", choice, fields=("choices",), version=6)

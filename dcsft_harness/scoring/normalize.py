@@ -29,6 +29,7 @@ _TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3,5}_of_turn>)"
 _LAST_TOKENS = re.compile(
     r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+$"
 )
+_DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
 _UNIFIED = {
     "（": "(", "）": ")", "：": ":", "【": "[", "】": "]", "［": "[", "］": "]", "“": '"', "”": '"', "‘": "'",
@@ -81,12 +82,13 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
 
 
 def unified(text: str) -> str:
-    """The text without tokens at its end, with plain line ends, spaces, quotes, brackets and minus signs."""
+    """The text in plain signs and line ends, without tokens and emojis at its end."""
     if text.endswith(">"):
         text = _LAST_TOKENS.sub("", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
+        text = text if text[-1].isascii() else _DECORATION.sub("", text)
         for sign, character in _UNIFIED.items():
             if sign in text:
                 text = text.replace(sign, character)

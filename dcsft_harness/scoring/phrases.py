@@ -131,9 +131,9 @@ GIVEN_UP = re.compile(
     r"|without (?:\w+ )?(?:more|additional|further))\b|无法|不能"
 )
 """In a last sentence: there is no answer."""
-COURTEOUS = ("hope th", "me know", "eel free", "hank you", "thing else")
+COURTEOUS = ("ope th", "me know", "eel free", "hank you", "thing else")
 COURTESY = re.compile(
-    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
+    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
     r"|is there anything|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
