@@ -1,6 +1,5 @@
 """The arguments of `dcsft_hf` and `dcsft_vllm`, read and checked before anything is loaded."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, cast, get_args
@@ -200,7 +199,7 @@ class VLLMSettings(_Settings):
             request list and its response.
         max_images: most images of a prompt; None is the most in the first request list.
         gpu_memory_utilization: share of the device's memory, in (0, 1]; None is vLLM's default.
-        tensor_parallel_size: devices that share the weights.
+        tensor_parallel_size: devices that share the weights; in a launch, of each process.
         max_num_seqs: most responses decoded at once; None is vLLM's default.
         enforce_eager: whether to skip compilation, which takes minutes and pays off later.
         base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has
@@ -244,19 +243,14 @@ class VLLMSettings(_Settings):
         """Checks combinations of fields.
 
         Raises:
-            HarnessError: for contradictory pixel limits, arguments of an engine beside a
-                server's address, or a launch of several processes.
+            HarnessError: for contradictory pixel limits, or arguments of an engine beside a server's
+                address.
         """
         super().__post_init__()
         defaults = {one.name: one.default for one in fields(self)}
         for name in _LOCAL if self.base_url is not None else _REMOTE:
             if getattr(self, name) != defaults[name]:
                 raise self._misplaced(name)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise HarnessError(
-                "dcsft_vllm was launched as several processes",
-                "Start one, and give tensor_parallel_size=N to use N devices",
-            )
 
     def _misplaced(self, name: str) -> HarnessError:
         if self.base_url is None:
