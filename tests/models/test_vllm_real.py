@@ -214,7 +214,6 @@ def test_prompts_with_images_are_prefilled_once_for_all_samples(monkeypatch):
             assert prompts == sum(tokens for _, tokens, *_ in answers.values())
             prefilled[samples] = prompts - cached
         block = engine.llm_engine.vllm_config.cache_config.block_size
-    print("prefilled", prefilled, "in blocks of", block)
     assert asked == [[1, 1], [8, 8]]  # one request per item, whose samples share its prompt
     assert prefilled[1] > 2 * 4 * block
     assert prefilled[1] <= prefilled[8] <= prefilled[1] + 7 * len(docs) * block
