@@ -252,7 +252,7 @@ def _vllm(found: Results) -> Iterator[str]:
 def _rehearsal(found: Results) -> Iterator[str]:
     yield "### The whole chain\n"
     yield (
-        "`dcsft rehearse`: four items with images of 256 tokens, random weights. Memory is the peak of the"
+        "`dcsft rehearse`: four items, random weights. Memory is the peak of the"
         " process on a CPU and of the device on a GPU, beside what `--dry-run` estimated.\n"
     )
     for run in found["runs"]:
