@@ -4,6 +4,8 @@
 # make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
 # make rehearse:   runs the chain at a published size with random weights: two layers; LAYERS= for all of them.
+#                  SIDE=224 makes images smaller, which is faster on a CPU.
+#                  Fails if a stage fails, or takes memory that differs from its estimate by more than WITHIN.
 # make docs:       builds the documentation site into build/site, without a network; a warning is an error.
 # make check:      what a change must pass before review: style, types, layers of imports, fast tests.
 PYTHON ?= python3.11
@@ -13,6 +15,7 @@ NEWEST_VENV ?= .venv-newest
 OUTPUT ?= runs/quickstart
 SHAPE  ?= digits
 LAYERS ?= 2
+WITHIN ?= 0.15
 BIN    := $(VENV)/bin
 # make UV=uv TARGET: installs with uv instead of pip.
 UV     ?=
@@ -45,7 +48,8 @@ quickstart: $(VENV)/.installed
 rehearse: $(VENV)/.installed
 	rm -rf runs/rehearsal
 	$(BIN)/dcsft rehearse --shape $(if $(filter digits,$(SHAPE)),qwen2.5-vl-3b,$(SHAPE)) \
-		$(if $(LAYERS),--layers $(LAYERS)) --output runs/rehearsal
+		$(if $(LAYERS),--layers $(LAYERS)) $(if $(SIDE),--side $(SIDE)) \
+		$(if $(WITHIN),--within $(WITHIN)) --output runs/rehearsal
 
 test: $(VENV)/.installed-test
 	$(PYTEST) --dist loadfile --no-loadscope-reorder

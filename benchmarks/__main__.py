@@ -98,7 +98,9 @@ def main() -> None:
         result = {**run(part, given.shape), "versions": machine.versions(part == "vllm_overhead")}
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         place = f"{machine.describe(given.shape)}"
-        known.setdefault(place, {}).setdefault(given.shape, {})[part] = result
+        parts = known.setdefault(place, {}).setdefault(given.shape, {})
+        notes = parts.get(part, {}).get(page.NOTES)
+        parts[part] = result if notes is None else result | {page.NOTES: notes}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page.render(known), encoding="utf-8")
 

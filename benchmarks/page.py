@@ -15,6 +15,8 @@ digits on the embedded checkpoint (or random weights at a published size), float
 """
 
 Results = dict[str, Any]
+NOTES = "notes"
+"""Paragraphs of a part that a person writes into benchmarks.json; a new measurement keeps them."""
 
 
 def render(known: dict[str, dict[str, Results]]) -> str:
@@ -30,8 +32,10 @@ def render(known: dict[str, dict[str, Results]]) -> str:
             for name, section in SECTIONS.items():
                 if name in results:
                     parts.append("\n".join(section(results[name])))
-                    versions = ", ".join(f"{a} {b}" for a, b in results[name]["versions"].items())
-                    parts.append(f"({versions})\n")
+                    parts += [f"{note}\n" for note in results[name].get(NOTES, ())]
+                    if results[name]["versions"]:
+                        versions = ", ".join(f"{a} {b}" for a, b in results[name]["versions"].items())
+                        parts.append(f"({versions})\n")
     return "\n".join(parts)
 
 
@@ -254,7 +258,7 @@ def _vllm(found: Results) -> Iterator[str]:
 def _rehearsal(found: Results) -> Iterator[str]:
     yield "### The whole chain\n"
     yield (
-        "`dcsft rehearse`: four items with images of 256 tokens, random weights. Memory is the peak of the"
+        "`dcsft rehearse`: four items, random weights. Memory is the peak of the"
         " process on a CPU and of the device on a GPU, beside what `--dry-run` estimated.\n"
     )
     for run in found["runs"]:

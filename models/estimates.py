@@ -86,6 +86,7 @@ class Anatomy:
         tower = [name for name, _ in self.model.named_modules() if "vis" in name and "gate" in name]
         self.language, self.vision = Tower.of(text, gated), Tower.of(vision, bool(tower))
         self.vocabulary = int(text.vocab_size)
+        self.tied = bool(getattr(config, "tie_word_embeddings", False))
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
 
     @cached_property
@@ -132,21 +133,50 @@ class Training:
     reference: int = 0  # weights of a second model that is kept, or 0
 
 
-def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[str, float], float]:
-    """Memory of a training step: parts that do not depend on the batch, and the bytes of a sample."""
+@dataclass(frozen=True)
+class Step:
+    """Memory of a training step, in bytes. Its peak is where the backward pass begins or where it ends."""
+
+    held: Mapping[str, float]  # at any time
+    beginning: Mapping[str, float]  # also where the backward pass begins, beside activations
+    sample: float  # activations of a sample there
+    gradients: float  # of what trains; unless they are accumulated, they appear as activations go
+    ending: Mapping[str, float]  # also where the backward pass ends
+
+    def parts(self, micro: int, accumulates: bool) -> dict[str, float]:
+        """The peak, with `micro` samples in a forward pass, and with several passes if it `accumulates`."""
+        before = self.gradients if accumulates else 0.0
+        begins = {**self.beginning, "gradients": before, "activations": micro * self.sample}
+        ends = {**self.ending, "gradients": self.gradients}
+        return {**self.held, **(begins if sum(begins.values()) > sum(ends.values()) else ends)}
+
+    def total(self, micro: int, accumulates: bool) -> float:
+        """The sum of `parts`."""
+        return sum(self.parts(micro, accumulates).values())
+
+
+def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
+    """Memory of a training step."""
     shared = given.processes or {}
     weights = anatomy.stored(4 if given.full else given.number)
     number, patches = given.number, given.image_tokens * anatomy.patches_per_token
     libraries = LIBRARIES[device.kind] + _TRAINERS[device.kind]
-    parts = {"libraries": libraries, "weights": weights / shared.get("weights", 1)}
-    if given.full and number < 4:
-        parts["weights in bfloat16"] = anatomy.stored(number)
     state = given.trained * 4.0 / shared.get("state", 1)
     # An adapter's own weights are beside the model's; moments appear with the first step.
-    parts["gradients and moments"] = state * 3 + (0.0 if given.full else given.trained * 4.0)
+    own = 0.0 if given.full else given.trained * 4.0
+    held = {
+        "libraries": libraries,
+        "weights": weights / shared.get("weights", 1),
+        "adapter and moments" if own else "moments": 2 * state + own,
+    }
     if given.reference:
-        parts["reference"] = float(given.reference * number) / shared.get("weights", 1)
-    parts["output layer"] = _head(anatomy, given, device)
+        held["reference"] = float(given.reference * number) / shared.get("weights", 1)
+    head = 4.0 * anatomy.vocabulary * anatomy.language.width if given.full else 0.0
+    beginning = {"output layer": head + _head(anatomy, given, device)}
+    if given.full and number < 4:
+        beginning["weights in bfloat16"] = anatomy.stored(number)
+    # The gradient of an embedding is added to that of the output layer, where they are one tensor.
+    ending = {"output layer": head if anatomy.tied else 0.0}
     language, vision = _kept(anatomy, given, device)
     text, tower = anatomy.language, anatomy.vision
     if given.checkpointing:
@@ -154,7 +184,7 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[st
         language = text.layers * number * text.width + language / max(text.layers, 1)
         vision = tower.layers * number * tower.width + vision / max(tower.layers, 1)
     sample = _SPREAD * given.rows * (given.tokens * language + patches * vision)
-    return parts, sample + _tiles(anatomy, given, device)
+    return Step(held, beginning, sample + _tiles(anatomy, given, device), state, ending)
 
 
 def recomputes(config: PreTrainedConfig) -> bool:
@@ -177,11 +207,9 @@ def _kept(anatomy: Anatomy, given: Training, device: Device) -> tuple[float, flo
 
 
 def _head(anatomy: Anatomy, given: Training, device: Device) -> float:
-    """Gradients of the output layer, and a tile of its weights in float32, as a CPU multiplies them."""
+    """A tile of the output layer's weights in float32, as a CPU multiplies them."""
     wide = min(anatomy.vocabulary, _HEAD_WIDTH)
-    copied = 4.0 * wide * anatomy.language.width if device.kind == "cpu" and given.number < 4 else 0.0
-    trained = 4.0 * anatomy.vocabulary * anatomy.language.width if given.full else 0.0
-    return copied + trained
+    return 4.0 * wide * anatomy.language.width if device.kind == "cpu" and given.number < 4 else 0.0
 
 
 def _tiles(anatomy: Anatomy, given: Training, device: Device) -> float:

@@ -26,8 +26,8 @@ from dcsft_harness.errors import HarnessError
 from .adapters import wrap
 from .batching import Features, follows_tokens
 from .checkpoint import GENERATION, open_weights
-from .resources import give_back, own_weights
-from .weights import DTYPES, INDEX, Place, few, files_of, places, weight_files
+from .resources import give_back, own_weights, reused_memory
+from .weights import DTYPES, INDEX, Place, few, files_of, not_finite, places, weight_files
 
 # Outputs of two models on the same inputs, and how far they differ.
 
@@ -40,7 +40,8 @@ class Reading:
     """A model's output for one prompt.
 
     Attributes:
-        logits: of the last positions of prompt and answer, `(positions, vocabulary)`, float32, on the CPU.
+        logits: of the last positions of the prompt and the answer without its last token, float32
+            `(positions, vocabulary)`, on the CPU.
         answer: the token ids of the greedy answer; None if not requested.
     """
 
@@ -49,7 +50,7 @@ class Reading:
 
     def likeliest(self) -> Tensor:
         """The likeliest token at each position of the answer, int64 `(tokens,)`."""
-        return self.logits[-len(self.answer or ()) - 1 : -1].argmax(-1)
+        return self.logits[len(self.logits) - len(self.answer or ()) :].argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,26 @@ def read_outputs(
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in features.items()
     }
-    if isinstance(answer, GenerationConfig):
-        rows = model.generate(**inputs, generation_config=answer)
-        answer = rows[0, inputs["input_ids"].shape[1] :].tolist()
-    kept = max(POSITIONS, len(answer or ()) + 1)
     # Models without this argument return all positions.
     able = "logits_to_keep" in inspect.signature(model.forward).parameters
+    if isinstance(answer, GenerationConfig):
+        kept = max(POSITIONS, answer.max_new_tokens or 0)
+        passes: list[Tensor] = []
+        hook = model.register_forward_hook(lambda module, given, output: passes.append(output.logits[0]))
+        try:
+            rows = model.generate(
+                **inputs, generation_config=answer, **({"logits_to_keep": kept} if able else {})
+            )
+        finally:
+            hook.remove()
+        answer = rows[0, inputs["input_ids"].shape[1] :].tolist()
+        # Generation has computed them: the prompt's and, token by token, the answer's.
+        if passes and [len(one) for one in passes[1:]] == [1] * (len(answer) - 1):
+            logits = torch.cat([passes[0][-kept:], *passes[1:]])
+            return Reading(logits[-max(POSITIONS, len(answer)) :].float().cpu(), answer)
+    kept = max(POSITIONS, len(answer or ()))
     last = {"logits_to_keep": kept} if able else {}
-    logits = model(**_continued(inputs, answer or []), **last).logits
+    logits = model(**_continued(inputs, (answer or [])[:-1]), **last).logits
     return Reading(logits[0, -kept:].float().cpu(), answer)
 
 
@@ -261,6 +274,7 @@ def merge(
         SafetensorError: likewise.
     """
     base = _load(pretrained, trust_remote_code, device)
+    own_weights(base)  # which many passes read
     names = _stored_names(base, pretrained)
     peft_model = wrap(base, adapter, pretrained).eval()
     modules = adapted(peft_model)
@@ -273,7 +287,8 @@ def merge(
     try:
         peft_model.base_model._check_merge_allowed()
         if _by_module(peft_model, modules, names):
-            before, after = _write(base, modules, names, pretrained, folder)
+            with reused_memory():
+                before, after = _write(base, modules, names, pretrained, folder)
         else:
             before = {name: digest(module) for name, module in modules.items()}
             del modules
@@ -413,11 +428,19 @@ def _merged_alone(module: nn.Module) -> tuple[dict[str, Tensor], str]:
         return dict(trained.state_dict()), digest(trained)
     own = {name: weight.data for name, weight in wrapped.named_parameters()}
     assert isinstance(module, BaseTunerLayer)
-    module.merge(safe_merge=True)
+    for weight in wrapped.parameters():
+        weight.data = weight.data.clone()
+    module.merge()  # PEFT's safe merge takes five times as long to find what is not finite
     merged, hashed = dict(wrapped.state_dict()), digest(wrapped)
     for name, weight in wrapped.named_parameters():
         weight.data = own[name]
+    _refuse_unfinite(merged)
     return merged, hashed
+
+
+def _refuse_unfinite(merged: Mapping[str, Tensor]) -> None:
+    if bad := not_finite(merged.items()):
+        raise ValueError(f"merged weights are not finite {few(bad)}")
 
 
 def _copy(source: BinaryIO, target: BinaryIO, end: int) -> None:
@@ -451,9 +474,7 @@ def stored_dtype(checkpoint: str) -> torch.dtype | None:
 def _load(checkpoint: str, trust_remote_code: bool, device: torch.device | str) -> PreTrainedModel:
     # "auto" trusts the configuration, which may name another dtype than the weights have.
     dtype = stored_dtype(checkpoint) or "auto"
-    model = open_weights(checkpoint, dtype, device, trust_remote_code).eval()
-    own_weights(model)
-    return model
+    return open_weights(checkpoint, dtype, device, trust_remote_code).eval()
 
 
 def _merged(peft_model: PeftModel) -> PreTrainedModel:
@@ -474,7 +495,9 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         for config in (base.config, base.config.get_text_config()):
             config.tie_word_embeddings = False
-    return peft_model.merge_and_unload(safe_merge=True)
+    merged: PreTrainedModel = peft_model.merge_and_unload()
+    _refuse_unfinite(merged.state_dict())
+    return merged
 
 
 def _digests(model: PreTrainedModel, names: Sequence[str] | dict[str, str]) -> dict[str, str]:

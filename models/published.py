@@ -116,7 +116,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Sizes by name, as in the published checkpoints' configurations, with the checkpoints' names on the hub."""
 
 SIDE = {"qwen2.5-vl-3b": 448, "qwen3-vl-4b": 512, "internvl3-2b": 448}
-"""Pixels per side of an image that becomes 256 tokens."""
+"""Pixels per side of an image that becomes 256 tokens. Larger images are scaled down to it; InternVL's
+processor also scales smaller ones up."""
 SHARD = 2_000_000_000
 """The most bytes of one weights file; no more exist in memory at a time."""
 _BLOCK = 16_777_259
@@ -206,12 +207,12 @@ def _cached(name: str) -> ProcessorMixin | None:
 
 
 def _own_processor(shape: str) -> ProcessorMixin:
-    """The size's processor with the digits suite's tokenizer; images become 256 tokens."""
+    """The size's processor with the digits suite's tokenizer; images become at most 256 tokens."""
     import transformers as tf
 
     base, pixels = digits.path(), SIDE[shape] ** 2
     tokenizer = AutoTokenizer.from_pretrained(base)
-    limits = {"shortest_edge": pixels, "longest_edge": pixels}
+    limits = {"shortest_edge": 56 * 56, "longest_edge": pixels}
     template = (Path(base) / "chat_template.jinja").read_text(encoding="utf-8")
     if shape == "internvl3-2b":
         names = {"start_image_token": "<img>", "end_image_token": "</img>"}

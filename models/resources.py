@@ -1,12 +1,13 @@
 """Where a model runs and what it costs: device, memory, operations."""
 
+import contextlib
 import ctypes
 import gc
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,6 +222,8 @@ def _container_bytes() -> float:
 
 
 _THRESHOLD, _LARGE = -3, 1 << 20  # M_MMAP_THRESHOLD of <malloc.h>, and its new value in bytes
+_MAPPED, _TRIM = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of <malloc.h>, and glibc's values of them
+_MAPPED_USUALLY, _TRIM_USUALLY = 65536, 1 << 26
 _BLOCK = 1 << 24
 """Numbers that are copied at a time."""
 _UNNEEDED = 4  # MADV_DONTNEED of <sys/mman.h>
@@ -248,6 +251,26 @@ def take_exactly() -> None:
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if change is not None:
         change(_THRESHOLD, _LARGE)
+
+
+@contextlib.contextmanager
+def reused_memory() -> Iterator[None]:
+    """Within it, freed memory of any size serves the next tensors; afterward it is returned to the system.
+
+    glibc asks the system for each tensor above 32 MB anew. Where many of them live shortly, as a merge's
+    updates do, the system spends more time on clearing their pages than they take to compute.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if change is not None:
+        change(_MAPPED, 0)
+        change(_TRIM, (1 << 31) - 1)
+    try:
+        yield
+    finally:
+        if change is not None:
+            change(_MAPPED, _MAPPED_USUALLY)
+            change(_TRIM, _TRIM_USUALLY)
+            give_back()
 
 
 def own_weights(model: PreTrainedModel) -> None:

@@ -39,6 +39,22 @@ def test_ways_run_in_turn_and_ratios_are_within_rounds():
     assert (ratio(times, "a", "b"), median(times, "a")) == (2.0, 3.0)
 
 
+def test_the_page_is_what_its_figures_make_and_a_new_measurement_keeps_the_notes(tmp_path, monkeypatch):
+    known = json.loads(runner.RESULTS.read_text(encoding="utf-8"))
+    assert page.render(known) == runner.PAGE.read_text(encoding="utf-8"), "write into benchmarks.json"
+    for name in ("RESULTS", "PAGE"):
+        monkeypatch.setattr(runner, name, tmp_path / name)
+    place = {"scoring": {"responses_per_second": {}, "versions": {}, page.NOTES: ["On a busy machine."]}}
+    runner.RESULTS.write_text(json.dumps({"here": {"digits": place}}))
+    monkeypatch.setattr(runner.machine, "describe", lambda shape: "here")
+    new = {"responses_per_second": {"choice": {"letter": 5}}}
+    monkeypatch.setattr(runner, "run", lambda part, shape: new)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "scoring"])
+    runner.main()
+    text = runner.PAGE.read_text()
+    assert "| choice   | letter      | 5          |" in text and "\nOn a busy machine.\n" in text
+
+
 @pytest.mark.slow
 def test_the_page_says_whether_a_target_is_reached(capsys, monkeypatch):
     monkeypatch.setattr(sampling, "SIDES", {"digits": {224: 2}})

@@ -7,7 +7,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
-from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256, settled_sha256
+from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, hashed, json_sha256
 from dcsft_harness.errors import HarnessError, differences, json_text, telling_refusals
 
 NAME = "manifest.json"
@@ -29,8 +28,6 @@ would no longer find it."""
 UNFINISHED = "unfinished"
 """The folder inside an output folder with the state of an interrupted run."""
 _FINISH = "Rerun the same command to finish it"
-_READERS = 4
-"""Files hashed in parallel: a large checkpoint's shards, which take about 2 s per gigabyte each."""
 FORMAT = 1
 """The manifest format that this version writes, and the newest that it reads."""
 
@@ -353,10 +350,8 @@ def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
     files = {name: digest for name, digest in read(folder).files.items() if name != CARD}
     wanted = [name for name in files if not names or name in names]
     there = [name for name in wanted if (folder / name).is_file()]
-    with ThreadPoolExecutor(min(_READERS, len(there) or 1)) as pool:
-        found = pool.map(lambda name: settled_sha256(folder / name), there)
-        digests = dict(zip(there, found, strict=True))
-    yield from (name for name in wanted if digests.get(name) != files[name])
+    digests = hashed([folder / name for name in there])
+    yield from (name for name in wanted if digests.get(folder / name) != files[name])
 
 
 def refuse_occupied(output: Path, resumes: bool = False) -> None:
@@ -581,7 +576,7 @@ def seal(
         },
         "key": json_sha256({"kind": kind, "config": config, "inputs": prints}),
         "notes": draft.notes,
-        "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
+        "files": {str(p.relative_to(draft.folder)): one for p, one in hashed(files, file_sha256).items()},
         "packages": environment.packages(),
         "hardware": environment.hardware(),
         "seconds": round(seconds, 3),

@@ -74,9 +74,28 @@ def quickstart(output: Path) -> None:
 @click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA where there is any.")
 @click.option("--layers", type=click.IntRange(1), help="Number of layers to keep, for a trial on a CPU.")
 @click.option("--keep", is_flag=True, help="Keep the checkpoints; by default they are deleted at the end.")
+@click.option(
+    "--side",
+    type=click.IntRange(56),
+    metavar="PIXELS",
+    help="Pixels per side of the images; by default they become 256 tokens.",
+)
+@click.option(
+    "--within",
+    type=click.FloatRange(0),
+    metavar="SHARE",
+    help="Fail if a stage's memory differs from its estimate by more, such as 0.15.",
+)
 @click.option("--format", "form", type=click.Choice(bar.FORMATS), help="How the table is printed.")
 def rehearse(
-    shape: str, output: Path, device: str | None, layers: int | None, keep: bool, form: str | None
+    shape: str,
+    output: Path,
+    device: str | None,
+    layers: int | None,
+    keep: bool,
+    side: int | None,
+    within: float | None,
+    form: str | None,
 ) -> None:
     """Run the whole chain at a published size with random weights, and measure it.
 
@@ -90,9 +109,13 @@ def rehearse(
     from dcsft_harness.recipes import rehearsal
 
     clock = bar.Clock()
-    found = rehearsal.rehearse(shape, output, device, layers, keep, lambda line: bar.say(f"rehearse: {line}"))
+    found = rehearsal.rehearse(
+        shape, output, device, layers, keep, lambda line: bar.say(f"rehearse: {line}"), side
+    )
     bar.closing("rehearse", f"{len(found['stages'])} stages", clock, output)
     bar.show(rehearsal.table(found), form)
+    if within is not None:
+        rehearsal.refuse_wrong(found, within)
 
 
 def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:

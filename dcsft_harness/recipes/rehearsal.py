@@ -72,14 +72,14 @@ def chain(output: Path) -> dict[str, tuple[str, Options]]:
     engine = {"model": base, "model_args": "dtype=bfloat16,batch_size=4"}
     own = {"data": rows, "scorer": SCORER}
     steps = {"max_steps": 2, "save_steps": None, "dtype": "bfloat16"}
-    groups = {"batch_size": 8, "num_generations": 4, "max_completion_length": 16}
+    groups = {"batch_size": 4, "num_generations": 4, "max_completion_length": 8}
     return {
         "rollouts": ("sample", {**engine, **own, "samples": 8, "max_new_tokens": 32}),
         "labels": ("label", {"rollouts": str(output / "rollouts")}),
         "curated": ("curate", {"labels": str(output / "labels"), "keep": ["easy", "medium"]}),
-        "sft": ("train sft", {"model": base, "data": curated, **steps, "batch_size": 4}),
+        "sft": ("train sft", {"model": base, "data": curated, **steps, "batch_size": 2}),
         "grpo": ("train grpo", {"model": base, "data": curated, **steps, **groups}),
-        "dpo": ("train dpo", {"model": base, "data": str(output / PAIRS), **steps, "batch_size": 4}),
+        "dpo": ("train dpo", {"model": base, "data": str(output / PAIRS), **steps, "batch_size": 2}),
         "merged": ("merge", {"adapter": str(output / "sft")}),
         "scores": ("evaluate", {**engine, "model": str(output / "merged"), **own, "name": "merged"}),
         "board": ("leaderboard build", {"results": [str(output / "scores")]}),
@@ -93,6 +93,7 @@ def rehearse(
     layers: int | None = None,
     keep: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    side: int | None = None,
 ) -> dict[str, Any]:
     """Runs the chain and writes `RESULT`; the same call again continues, or reads what is there.
 
@@ -103,21 +104,22 @@ def rehearse(
         layers: decoder and vision layers; None means all.
         keep: keep the checkpoints, which are deleted at the end otherwise.
         say: called with a line after each stage.
+        side: pixels per side of the images; None means those that become 256 tokens.
 
     Returns:
-        shape, layers, machine, packages, and the stages as `Measured` has them.
+        shape, layers, side, machine, packages, and the stages as `Measured` has them.
 
     Raises:
         HarnessError: the folder belongs to something else, a stage failed, or there is no such device.
     """
-    asked = {"shape": shape, "layers": layers, "device": device}
+    asked = {"shape": shape, "layers": layers, "device": device, "side": side}
     found = _earlier(output, asked)
     if found is None:
         output.mkdir(parents=True, exist_ok=True)
         found = {**asked, "stages": []}
         _save(output, found)
     if not (output / BASE / "generation_config.json").is_file() and len(found["stages"]) < len(chain(output)):
-        found |= _work(output, device, {"base": shape, "layers": layers}, "base")
+        found |= _work(output, device, {"base": shape, "layers": layers, "side": side}, "base")
         _save(output, found)
     for name, (verb, options) in list(chain(output).items())[len(found["stages"]) :]:
         started = time.monotonic()
@@ -143,11 +145,11 @@ def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         found = reading.json_file(output / RESULT)
-        same = all(found[name] == value for name, value in asked.items())
+        same = all({"side": None, **found}[name] == value for name, value in asked.items())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(f"--output {output} is not a rehearsal", "Name a new folder") from error
     if not same:
-        was = ", ".join(f"{name} {found[name]}" for name in asked)
+        was = ", ".join(f"{name} {found.get(name)}" for name in asked)
         raise HarnessError(f"--output {output} is a rehearsal of {was}", "Name a new folder")
     return dict(found)
 
@@ -246,11 +248,13 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
             f"--output {output}: {gigabytes(needed)} are needed, and {gigabytes(free)} are free",
             "Free some space, or name a folder on another disk",
         )
-    write_rows(output, published.SIDE[shape])
+    side = job["side"] or published.SIDE[shape]
+    write_rows(output, side)
     published.write(shape, output / BASE, job["layers"])
     hardware = environment.hardware()
     return {
         "parameters": weights,
+        "pixels": side,
         "machine": str(hardware["cuda"] if device.type == "cuda" else hardware["processor"]),
         "cores": hardware["cores"],
         "cuda": device.type == "cuda",
@@ -277,12 +281,36 @@ def write_rows(folder: Path, side: int) -> None:
         (folder / name).write_text("".join(json.dumps(one) + "\n" for one in some), encoding="utf-8")
 
 
+def refuse_wrong(found: Mapping[str, Any], within: float) -> None:
+    """Refuses a rehearsal with a stage whose memory is not what its dry run estimated.
+
+    Args:
+        found: what `rehearse` returned.
+        within: the largest difference, as a share of what was measured.
+
+    Raises:
+        HarnessError: names the stages.
+    """
+    wrong = [
+        f"{one['stage']} took {gigabytes(one['memory'])}, estimated {gigabytes(one['estimated_memory'])}"
+        for one in found["stages"]
+        if one["estimated_memory"] and abs(one["estimated_memory"] / one["memory"] - 1) > within
+    ]
+    if wrong:
+        raise HarnessError(
+            f"estimates of memory are off by more than {within:.0%}: {'; '.join(wrong)}",
+            "Report the table with your machine and packages (`dcsft env`)",
+        )
+
+
 def table(found: Mapping[str, Any]) -> str:
     """A rehearsal as Markdown."""
     depth = "all layers" if found["layers"] is None else f"{found['layers']} layers"
+    images = f", images of {found['pixels']} pixels per side" if "pixels" in found else ""
     size = f"{found['parameters'] / 1e9:.2f} billion weights"
     lines = [
-        f"{found['shape']}, {depth}, {size}, bfloat16, on {found['machine']} ({found['cores']} cores):",
+        f"{found['shape']}, {depth}, {size}, bfloat16{images}, on {found['machine']} "
+        f"({found['cores']} cores):",
         "",
         "| stage | time, s | memory, GB | estimated, GB | estimated / measured | tokens/s | disk, MB |",
         "|:---|---:|---:|---:|---:|---:|---:|",

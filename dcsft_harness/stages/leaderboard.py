@@ -98,5 +98,5 @@ STAGE = Stage(
     show=lambda notes: str(notes["table"]),
     remarks=remarks,
     then="dcsft leaderboard serve {output}",
-    light=(0.3e9, 0.7),
+    light=(0.27e9, 0.7),
 )

@@ -136,7 +136,9 @@ class MergeConfig(Settings):
 
     parity_prompts: int = option(2, "Short real prompts to compare the two models on.", ge=1)
     parity_pixels: int = option(
-        224 * 224, "Pixels that larger pictures of these prompts are scaled down to.", ge=28 * 28
+        224 * 224,
+        "Pixels that larger pictures of these prompts are scaled down to, also by the processor.",
+        ge=28 * 28,
     )
     prompts: int | None = option(None, "The former name of --parity-prompts.", ge=1, decides=False)
     max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
@@ -360,6 +362,7 @@ def _prepared(
         open_processor,
     )
     from dcsft_harness.models.decoding import SpecialTokens
+    from dcsft_harness.models.pixel_limits import limits_in_force, set_limits
 
     read_config(str(settings.adapter), settings.pretrained)
     opened = open_config(settings)
@@ -373,6 +376,9 @@ def _prepared(
     processor = open_processor(settings)
     generation = SpecialTokens.of(processor.tokenizer, open_generation(settings)).neutral_config()
     generation.max_new_tokens, generation.do_sample = config.max_new_tokens, False
+    limits = limits_in_force(processor)
+    if limits is not None and limits.low > config.parity_pixels:  # which would make images larger again
+        set_limits(processor, settings.pretrained, config.parity_pixels // 4, config.parity_pixels)
     return _parts(opened), processor, generation
 
 

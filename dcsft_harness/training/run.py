@@ -264,16 +264,15 @@ def plan(setup: Setup) -> Estimate:
     share, _ = job.config.share(processes)
     given = _training(setup, device, shared)
     anatomy = Anatomy(checkpoint.open_config(str(job.model)))
-    parts, sample = training(anatomy, given, device)
-    fixed, drawing = sum(parts.values()), _drawing(setup, anatomy, given, device, share)
+    step, drawing = training(anatomy, given, device), _drawing(setup, anatomy, given, device, share)
     fitting = [
         micro
         for micro in range(share, 0, -1)
-        if share % micro == 0 and fixed + micro * sample <= _ROOM * device.free
+        if share % micro == 0 and step.total(micro, micro < share) <= _ROOM * device.free
     ]
     asked = job.config.micro_batch_size
     micro = asked or (fitting[0] if fitting else 1)
-    parts = {**parts, "activations": micro * sample}
+    parts = step.parts(micro, micro < share)
     if sum(drawing.values()) > sum(parts.values()):
         parts = drawing
     chosen = {"micro_batch_size": micro} if micro != share or asked else {}
@@ -320,7 +319,7 @@ def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, ro
         return {}
     prompt = max(given.tokens - setup.completion, 1)
     made = generation(anatomy, given.number, rows, rows, prompt, setup.completion, device, shared=False)
-    state = {} if given.full else {"adapter and moments": 16.0 * given.trained}
+    state = {"moments": 8.0 * given.trained, "adapter": 0.0 if given.full else 4.0 * given.trained}
     return {**made, "weights": anatomy.stored(4 if given.full else given.number), **state}
 
 
@@ -328,8 +327,7 @@ def _remedy(setup: Setup, anatomy: Anatomy, given: Training, device: Device, mic
     """What would fit on the device, one sample at a time."""
 
     def fits(**changed: Any) -> bool:  # noqa: ANN401 - fields of Training
-        parts, sample = training(anatomy, replace(given, **changed), device)
-        return sum(parts.values()) + sample <= device.free
+        return training(anatomy, replace(given, **changed), device).total(1, True) <= device.free
 
     if micro is not None:
         return f"Give --micro-batch-size {micro}, or leave it out"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from dcsft_harness import stages
 from dcsft_harness.artifacts import manifest
@@ -18,8 +18,10 @@ from dcsft_harness.data.digits import path
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import merging as engine
 from dcsft_harness.models import resources
+from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.hf import DcsftHF
-from dcsft_harness.training import sft
+from dcsft_harness.models.settings import ModelSettings
+from dcsft_harness.training import merging, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from tests.models.test_models_adapter import LINEAR
 from tests.models.test_models_hf import GREEDY, texts
@@ -192,6 +194,39 @@ def test_other_adapters_of_peft_are_merged_too(options, tied, tmp_path):
     shared = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     ends = "lm_head" in str(options) or "embed_tokens" in str(options)
     assert shared is (tied and not ends)
+
+
+@pytest.mark.parametrize("family", ONE_FAST)
+def test_a_greedy_answer_and_its_logits_come_from_one_pass_over_the_prompt(family):
+    name = checkpoint(family)
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(name)
+    generation = SpecialTokens.of(processor.tokenizer, GenerationConfig()).neutral_config()
+    generation.max_new_tokens, generation.do_sample, generation.eos_token_id = 5, False, None
+    generation.repetition_penalty = 1.0  # transformers takes an open one from the checkpoint
+    lengths = []
+    model.register_forward_hook(lambda module, given, output: lengths.append(output.logits.shape[1]))
+    for features in merging.read_probes(None, processor, generation, 2).features:
+        lengths.clear()
+        generated = engine.read_outputs(model, features, generation)
+        assert len(generated.answer) == 5 and lengths[1:] == [1] * 4
+        forced = engine.read_outputs(model, features, generated.answer)
+        assert len(generated.logits) == len(forced.logits) == engine.POSITIONS
+        torch.testing.assert_close(generated.logits, forced.logits, rtol=1e-3, atol=1e-4)
+        assert generated.likeliest().tolist() == forced.likeliest().tolist() == generated.answer
+
+
+def test_the_images_of_a_comparison_are_small_whatever_the_processors_least(tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("qwen2_5_vl"), base)
+    processor = AutoProcessor.from_pretrained(base)
+    processor.image_processor.size = {"shortest_edge": 448**2, "longest_edge": 448**2}
+    processor.save_pretrained(base)
+    settings = ModelSettings(str(base), str(plain(tmp_path / "adapter", base)))
+    _, processor, generation = merging._prepared(settings, merging.MergeConfig())
+    probes = merging.read_probes(None, processor, generation, 2, 224**2)
+    patches = [int(one["image_grid_thw"].prod()) for one in probes.features]
+    assert len(patches) == 2 and all(0 < number <= (224 / 14) ** 2 for number in patches)
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ def small(monkeypatch):
 
 
 def needed(config, method="sft"):
-    """Fixed bytes and bytes a sample of a tiny training."""
+    """Bytes without a sample, and bytes a sample, of a tiny training that accumulates gradients."""
     from dcsft_harness.training import run
 
     seen = []
@@ -194,8 +194,7 @@ def needed(config, method="sft"):
         patch.setattr(run, "admit", lambda estimate: (_ for _ in ()).throw(usage.Planned(estimate)))
         with pytest.raises(usage.Planned):
             sft.train_sft(tiny("qwen2_5_vl"), conversations(), Path("never"), config)
-    parts, sample = seen[0]
-    return sum(parts.values()), sample
+    return seen[0].total(1, True) - seen[0].sample, seen[0].sample
 
 
 def test_the_default_micro_batch_is_what_fits_and_trains_the_same(small, tmp_path):
@@ -216,6 +215,42 @@ def test_a_training_without_room_is_refused_before_weights_are_read(small, tmp_p
         with pytest.raises(HarnessError, match=r"about .* of memory are needed \(libraries .*0.5 GB free"):
             train(tiny("qwen2_5_vl"), conversations(), tmp_path / "out", config)
         assert not (tmp_path / "out").exists()
+
+
+MEASURED = [
+    # Rows of the longest 292 tokens (256 of an image), bfloat16, batch, gigabytes of the process at its peak.
+    ("qwen2.5-vl-3b", 1, {"full": True, "dropout": False}, 2, 9.43),
+    ("qwen2.5-vl-3b", 2, {"full": False, "dropout": True}, 4, 3.91),
+]
+
+
+@pytest.mark.parametrize(("shape", "layers", "given", "batch", "gigabytes"), MEASURED)
+def test_estimates_are_what_was_measured_at_the_published_width(shape, layers, given, batch, gigabytes):
+    anatomy = estimates.Anatomy(published.configuration(shape, layers))
+    linear = checkpoint.linear_layers(anatomy.model)
+    trained = anatomy.parameters
+    if not given["full"]:
+        modules = map(anatomy.model.get_submodule, linear)
+        trained = sum(32 * (one.in_features + one.out_features) for one in modules)
+    training = estimates.Training(
+        trained, linear, number=2, checkpointing=False, tokens=292, image_tokens=256, **given
+    )
+    step = estimates.training(anatomy, training, usage.Device("here", "cpu", 24e9, 20e9))
+    assert step.total(batch, accumulates=False) == pytest.approx(gigabytes * 1e9, rel=0.15)
+
+
+def test_gradients_count_where_they_are():
+    held = {"weights": 4.0}
+    step = estimates.Step(
+        held, {"output layer": 1.0}, sample=3.0, gradients=4.0, ending={"output layer": 2.0}
+    )
+    for micro, accumulates, peak, gradients in (
+        (1, False, 10.0, 4.0),  # where the backward pass ends
+        (2, False, 11.0, 0.0),  # where it begins
+        (1, True, 12.0, 4.0),  # where the last of them begins, with the gradients of those before
+    ):
+        assert step.total(micro, accumulates) == peak, (micro, accumulates)
+        assert step.parts(micro, accumulates)["gradients"] == gradients
 
 
 def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):
@@ -242,6 +277,24 @@ def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
     text = rehearsal.table({**found, "stages": [vars(one), vars(other)]})
     assert "| train sft | 60 | 2.00 | 2.20 | 1.10 | 12 | 5.0 |" in text
     assert "| label | 2 | 0.30 | - | - | - | 0.0 |" in text
+
+
+def test_a_rehearsal_fails_where_an_estimate_is_off_by_more_than_was_allowed():
+    stages = [
+        {"stage": name, "memory": memory, "estimated_memory": estimated}
+        for name, memory, estimated in (
+            ("train sft", 4e9, 4.5e9),
+            ("merge", 2e9, 1.6e9),
+            ("label", 2e8, None),
+        )
+    ]
+    rehearsal.refuse_wrong({"stages": stages}, 0.21)
+    for within, named in (
+        (0.15, r"15%: merge took 2.0 GB, estimated 1.6 GB\."),
+        (0.1, "train sft .*; merge"),
+    ):
+        with pytest.raises(HarnessError, match=named):
+            rehearsal.refuse_wrong({"stages": stages}, within)
 
 
 @pytest.mark.slow

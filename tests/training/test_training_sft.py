@@ -189,7 +189,7 @@ def test_the_estimate_of_what_a_pass_keeps_is_what_it_keeps(base, tmp_path, monk
             return original(self, model, inputs, *rest, **named)
 
     def noted(*given):
-        samples.append(estimated(*given)[1])
+        samples.append(estimated(*given).sample)
         return estimated(*given)
 
     monkeypatch.setattr(SftTrainer, "compute_loss", measured)
