@@ -3,14 +3,16 @@
 Heavy packages are imported inside.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from dcsft_harness import reading
+from dcsft_harness import ranks, reading
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.scoring import SCORERS, ScorerName
@@ -103,7 +105,8 @@ class Engine(Settings):
     )
     num_processes: int | None = option(
         None,
-        "Number of processes, one per GPU, started by `accelerate launch`, which share the items.",
+        "Number of processes, one per GPU, started by `accelerate launch`, which share the items; with"
+        " dcsft_vllm, one engine each.",
         ge=1,
         decides=False,
     )
@@ -114,11 +117,7 @@ class Engine(Settings):
         return reading.joined(given) if isinstance(given, Mapping) else given
 
     def launched(self, stage: "Stage", output: Path) -> "Notes | None":
-        """What the stage comes to in its own processes, waited for; None where this process runs it.
-
-        Raises:
-            HarnessError: processes are asked for that cannot be started, or one of them failed.
-        """
+        """What the stage comes to in its own processes, waited for; None where this process runs it."""
         from dcsft_harness.artifacts import usage
 
         if self.num_processes is None or usage.PLANNING.get() is not None:
@@ -130,15 +129,17 @@ class Engine(Settings):
                 f"--num-processes {self.num_processes} and Ray's actors both divide the items",
                 "Give one of them",
             )
-        launch = Launch.read(self.num_processes, None)
+        shared = str(reading.named(self.model_args).get("tensor_parallel_size", 1))
+        launch = Launch.read(self.num_processes, None, int(shared) if shared.isdecimal() else 1)
         return None if launch is None else launched(launch, stage, self, output)
 
-    def opened(self) -> tuple[str, str, str]:
-        """The lmms-eval model, its arguments, and where it runs: one of `ENGINES`.
+    @property
+    def processes(self) -> int:
+        """The processes that share the items, planned or running."""
+        return self.num_processes or ranks.world_size()
 
-        Raises:
-            HarnessError: see `subject.as_engine`.
-        """
+    def opened(self) -> tuple[str, str, str]:
+        """The lmms-eval model, its arguments, and its place in `ENGINES`; see `subject.as_engine`."""
         from dcsft_harness.evaluation.subject import as_engine
 
         where = self.engine if self.engine in ENGINES else "local"
@@ -173,11 +174,7 @@ def is_own(data: str | Path) -> bool:
 
 
 def refuse_own(options: OwnRows, instead: str) -> None:
-    """Refuses the options of `OwnRows` if they do not apply.
-
-    Raises:
-        HarnessError: names the option.
-    """
+    """Refuses the options of `OwnRows` if they do not apply."""
     for name in OwnPart.model_fields:
         if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
@@ -209,11 +206,7 @@ def pool(
     keep_unreadable: bool = True,
     part: "Part | None" = None,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
-    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
-
-    Raises:
-        HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
-    """
+    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one."""
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
 
@@ -253,10 +246,9 @@ def task_files(names: Sequence[str]) -> dict[str, Path]:
 def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
     """A function that opens the model on first use: in this process, or in actors of a Ray cluster.
 
-    Raises:
-        HarnessError: the engine is unknown or not installed, or does not support `actors`.
+    An engine that is unknown, not installed or without actors is refused at once.
     """
-    from dcsft_harness import lmms, ranks
+    from dcsft_harness import lmms
 
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
@@ -294,16 +286,13 @@ def admit_answers(
     samples: int,
     new_tokens: int | None,
     limit: int | None,
+    processes: int = 1,
 ) -> None:
     """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
 
-    Args:
-        model: its lmms-eval name. Only dcsft_hf's needs are known; others plan their own memory.
-        arguments: of the model.
-        tasks: from `lmms.open_tasks`.
-        samples: responses of an item.
-        new_tokens: the longest response; None takes the tasks' own limits.
-        limit: only the first documents of each task.
+    Only dcsft_hf's needs are known; other models plan their own memory. `samples` is the responses of an
+    item, `new_tokens` the longest one; None takes the tasks' own limits. `processes` share the items, and
+    each needs what is estimated.
 
     Raises:
         Planned: this is a dry run.
@@ -314,10 +303,10 @@ def admit_answers(
     planning = usage.PLANNING.get() is not None
     if model != "dcsft_hf":
         if planning:
-            usage.admit(usage.Estimate(usage.planned_device(), {}))
+            usage.admit(usage.Estimate(usage.planned_device(), {}, settings={"processes": processes}))
         return
     try:
-        estimate = _answering(arguments, tasks, samples, new_tokens, limit, planning)
+        estimate = _answering(arguments, tasks, samples, new_tokens, limit, processes)
     except (HarnessError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         if planning:
             raise
@@ -331,7 +320,7 @@ def _answering(
     samples: int,
     new_tokens: int | None,
     limit: int | None,
-    planning: bool,
+    processes: int,
 ) -> "Estimate":
     import torch
 
@@ -341,6 +330,8 @@ def _answering(
 
     settings = ModelSettings.parse(reading.named(arguments))
     device = usage.planned_device(settings.device)
+    if device.kind == "cpu":  # whose memory all share
+        device = replace(device, free=device.free / processes)
     anatomy = estimates.Anatomy(checkpoint.open_config(settings), settings.trust_remote_code)
     stored = anatomy.config.dtype if isinstance(anatomy.config.dtype, torch.dtype) else torch.float32
     named = getattr(torch, settings.dtype) if settings.dtype not in (None, "auto") else None
@@ -355,6 +346,7 @@ def _answering(
         tokens = max([tokens, *(_prompt_tokens(task, at, processor) for at in range(0, count, step))])
         if new_tokens is None:
             longest = max(longest, int((task.config.generation_kwargs or {}).get("max_new_tokens") or 128))
+    items = math.ceil(items / processes)
     together = min(settings.batch_size, max(items, 1))
     while True:  # batches are made smaller where memory asks for it
         rows = together * samples
@@ -363,14 +355,14 @@ def _answering(
             break
         together = (together + 1) // 2
     seconds = 0.0
-    if planning:
+    if usage.PLANNING.get() is not None:
         prompt = anatomy.arithmetic.forward(tokens, tokens * anatomy.patches_per_token)
         work = {
             "operations": items * (prompt + anatomy.arithmetic.forward(samples * longest, 0)),
             "steps": items / together * longest,
         }
         seconds = estimates.seconds(anatomy, device, work, anatomy.stored())
-    chosen = {"items at a time": together}
+    chosen = {"items at a time": together} | ({"processes": processes} if processes > 1 else {})
     remedy = "Lower max_pixels in --model-args, or give --engine dcsft_vllm with tensor_parallel_size=N"
     if device.kind == "cpu" and kind.itemsize > stored.itemsize:
         remedy = f"Give --model-args dtype={str(stored).removeprefix('torch.')}"
@@ -399,11 +391,7 @@ def _single(tasks: dict[str, "Task"], name: str) -> "Task":
 
 
 def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
-    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name.
-
-    Raises:
-        HarnessError: a newer version of this package wrote one of the folders.
-    """
+    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name."""
     from dcsft_harness.artifacts import manifest
 
     parts, inputs = [], {}
