@@ -208,7 +208,7 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
     start = len(text) + 1
     for low, high in _windows(text):
         part = text[low:high]
-        places = {low + place for place, *_ in _phrases(part)}
+        places = {low + place for place, *_ in _phrases(part, is_first=True)}
         if not part.isascii():
             places.update(low + match.start() for match in phrases.CHINESE.finditer(part))
         for place in sorted(places, reverse=True):
@@ -236,8 +236,8 @@ def _end(text: str, place: int) -> int:
     return match.end() if match else len(text)
 
 
-def _phrases(text: str) -> Iterator[tuple[int, phrases.Phrase, "re.Match[str]"]]:
-    """Where phrases occur in a text, with or without its markup."""
+def _phrases(text: str, *, is_first: bool = False) -> Iterator[tuple[int, phrases.Phrase, "re.Match[str]"]]:
+    """Where phrases occur in a text, with or without its markup; all of a place, or the first."""
     words = _KEYS.intersection(text.encode("ascii", "replace").translate(_LETTERS).split())
     lowered = _lowered(text) if words else ""
     for word in map(bytes.decode, words):
@@ -249,6 +249,8 @@ def _phrases(text: str) -> Iterator[tuple[int, phrases.Phrase, "re.Match[str]"]]
                         match = row.pattern.match(lowered, place, place + 240)
                         if match:
                             yield place, row, match
+                            if is_first:
+                                break
             place = text.find(word, place + 1)
 
 

@@ -57,7 +57,7 @@ PHRASES = (
          r"(?:corresponds?(?: \w+)?(?: to| with)|aligns (?:\w+ )?with|match(?:es)?)\b",
          "The reference corresponds to {}."),
     _row(False, "after", "Therefore Thus Hence So Overall Based Given Considering conclusion", False,
-         rf"{_OPENING}(?:therefore|thus|hence|so|conclusion|overall|based on|given|considering)\b",
+         rf"{_OPENING}(?:therefore|thus|hence|so|conclusion|overall|based on|given|considering)\b(?=\W*\w)",
          "Therefore, the landform in the picture is {}."),
     _row(True, "before", "correct best closest answer choice", True,
          r"\w+\b(?! to (?:option|choice|\(?[a-j]\b))", "{} is the correct one."),
