@@ -161,7 +161,8 @@ class VLLMSettings(_Settings):
     max_images: int | None = _read(whole_from(0), None)
     # Share of the device's memory, in (0, 1]; None is vLLM's default.
     gpu_memory_utilization: float | None = _read(_share, None)
-    tensor_parallel_size: int | None = _read(whole_from(1), None)  # devices that share the weights, of each process
+    # Devices that share the weights; in a launch, of each process.
+    tensor_parallel_size: int | None = _read(whole_from(1), None)
     max_num_seqs: int | None = _read(
         whole_from(1), None
     )  # most responses decoded at once; None: vLLM's default
