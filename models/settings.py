@@ -161,11 +161,10 @@ class VLLMSettings(_Settings):
     max_images: int | None = _read(whole_from(0), None)
     # Share of the device's memory, in (0, 1]; None is vLLM's default.
     gpu_memory_utilization: float | None = _read(_share, None)
-    # Devices that share the weights; in a launch, of each process.
+    # Devices that share the weights, of each process.
     tensor_parallel_size: int | None = _read(whole_from(1), None)
-    max_num_seqs: int | None = _read(
-        whole_from(1), None
-    )  # most responses decoded at once; None: vLLM's default
+    # Most responses decoded at once; None is vLLM's default.
+    max_num_seqs: int | None = _read(whole_from(1), None)
     # Whether to skip compilation, which takes minutes and pays off later.
     enforce_eager: bool = _read(as_bool, False)
     # The API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has one, is read

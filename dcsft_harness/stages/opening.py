@@ -291,8 +291,8 @@ def admit_answers(
     """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
 
     Only dcsft_hf's needs are known; other models plan their own memory. `samples` is the responses of an
-    item, `new_tokens` the longest one; None takes the tasks' own limits. `processes` share the items; each
-    needs what is estimated.
+    item, `new_tokens` the longest one; None takes the tasks' own limits. `processes` share the items, and
+    each needs what is estimated.
 
     Raises:
         Planned: this is a dry run.
