@@ -178,7 +178,7 @@ class VLLMSettings(_Settings):
     timeout: float = _read(_from_zero, 600.0)  # seconds until a request without an answer counts as failed
 
     def __post_init__(self) -> None:
-        """Refuses contradictory pixel limits, launches, and an engine's arguments beside a server."""
+        """Refuses contradictory pixel limits, and an engine's arguments beside a server."""
         super().__post_init__()
         defaults = {one.name: one.default for one in fields(self)}
         for name in _LOCAL if self.base_url is not None else _REMOTE:
