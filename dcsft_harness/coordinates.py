@@ -33,30 +33,22 @@ _RESIZED = ("qwen2_5_vl",)
 
 @dataclass(frozen=True)
 class BoxConvention:
-    """The coordinates of a model's boxes, and the resize that its images went through.
+    """The coordinates of a model's boxes, and the resize that its images went through."""
 
-    Attributes:
-        space: "pixel" (original image), "resized" (after the processor's resize) or "norm1000" (thousandths
-            of width and height); None if unknown.
-        factor: pixels that both sides of a resized image are multiples of; None if the processor does not
-            resize by pixel budget.
-        min_pixels: least area of a resized image, in pixels.
-        max_pixels: largest area of a resized image, in pixels.
-    """
-
+    # "pixel" (original image), "resized" (after the processor's resize) or "norm1000" (thousandths of width
+    # and height); None if unknown
     space: BoxSpace | None
+    # pixels that both sides of a resized image are multiples of; None if the processor does not resize by
+    # pixel budget
     factor: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    min_pixels: int | None = None  # least area of a resized image, in pixels
+    max_pixels: int | None = None  # largest area of a resized image, in pixels
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """The `(width, height)` of an image of `size` (width, height) after the resize.
 
         None if the processor does not resize by pixel budget. The arithmetic is transformers' own, with the
-        model's limits.
-
-        Raises:
-            ValueError: the sides differ by more than a factor of 200, the limit of transformers.
+        model's limits: a ValueError if the sides differ by more than a factor of 200.
         """
         if self.factor is None or self.min_pixels is None or self.max_pixels is None:
             return None
@@ -77,10 +69,7 @@ _current: BoxConvention | None = None
 def box_space(model_type: str) -> BoxSpace | None:
     """The box coordinates that a transformers model type was trained on.
 
-    For a family that is not listed, the value of `$DCSFT_BOX_SPACE`, or None.
-
-    Raises:
-        HarnessError: the variable has another value.
+    For a family that is not listed, the value of `$DCSFT_BOX_SPACE`, or None; another value is an error.
     """
     if model_type.startswith(_RESIZED):
         return "resized"
@@ -147,10 +136,7 @@ def declare(convention: BoxConvention | None) -> None:
 def declared() -> BoxConvention:
     """The convention of the model that was last opened or generated in this process.
 
-    For a model that declares no coordinates, the value of `$DCSFT_BOX_SPACE`.
-
-    Raises:
-        HarnessError: there is neither, or the variable has another value.
+    For a model that declares no coordinates, the value of `$DCSFT_BOX_SPACE`; neither is an error.
     """
     if _current is not None and _current.space is not None:
         return _current

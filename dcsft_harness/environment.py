@@ -63,11 +63,8 @@ TESTED = "pip install -c constraints.txt ."
 def broken_import(error: BaseException) -> HarnessError | None:
     """The sentence about a package that is missing or conflicts with another installed one.
 
-    Args:
-        error: any error. Lazy packages wrap an `ImportError` in errors of their own.
-
-    Returns:
-        None for all except an `ImportError` from outside this package.
+    None for all except an `ImportError` from outside this package; lazy packages wrap it in errors of their
+    own.
     """
     failed = next((one for one in _causes(error) if isinstance(one, ImportError)), None)
     if failed is None or (failed.name or "").split(".")[0] == __package__:

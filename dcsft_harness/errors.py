@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,25 @@ def cut(value: object, longest: int = 160) -> str:
     left_out = f"[... {len(text):,} characters ...]"
     half = (longest - len(left_out)) // 2
     return text[:half] + left_out + text[-half:]
+
+
+LISTED = 20
+"""Problems that one error lists."""
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first LISTED problems, and the number of the others."""
+    more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+    return "; ".join([*problems[:LISTED], *more])
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], absent: object = "none") -> list[str]:
+    """The entries in which two mappings differ, as "name: before -> now"."""
+    return [
+        f"{name}: {before.get(name, absent)} -> {now.get(name, absent)}"
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    ]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> HarnessError:

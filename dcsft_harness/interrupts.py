@@ -39,11 +39,7 @@ def pending() -> int | None:
 
 
 def raise_pending() -> None:
-    """Ends the command if a signal is pending; call it just after the work has been saved.
-
-    Raises:
-        Interrupted: a signal is pending.
-    """
+    """Ends the command by `Interrupted` if a signal is pending; call it just after work has been saved."""
     if _pending is not None:
         raise Interrupted(_pending)
 

@@ -64,17 +64,11 @@ def to_rgb(image: "Image") -> "Image":
 
 
 class _Samples(NamedTuple):
-    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open.
+    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open."""
 
-    Attributes:
-        bits: bits per sample, if fewer than the mode's.
-        inverted: whether zero is white.
-        unsigned: whether 32-bit integers, which Pillow reads as signed, are unsigned.
-    """
-
-    bits: int = 16
-    inverted: bool = False
-    unsigned: bool = False
+    bits: int = 16  # bits per sample, if fewer than the mode's
+    inverted: bool = False  # whether zero is white
+    unsigned: bool = False  # whether 32-bit integers, which Pillow reads as signed, are unsigned
 
     @classmethod
     def of(cls, image: "Image") -> "_Samples":
@@ -152,12 +146,9 @@ def orientation(image: "Image") -> int:
 
 
 def upright_box(box: Sequence[float], orientation: int, size: tuple[int, int]) -> list[float]:
-    """Converts a box from pixels of an image as encoded to pixels of the upright image.
+    """Converts a box from pixels of an image as encoded to those of the upright image, of `size` (w, h).
 
-    Args:
-        box: [x1, y1, x2, y2].
-        orientation: the image's EXIF orientation, 1 to 8.
-        size: (width, height) of the upright image.
+    `orientation` is the image's EXIF orientation, 1 to 8.
     """
     x1, y1, x2, y2 = box
     width, height = size
@@ -173,8 +164,7 @@ def upright_box(box: Sequence[float], orientation: int, size: tuple[int, int]) -
 def read(content: bytes) -> tuple["Image", bool]:
     """An image file as `to_rgb` shows it, and whether the file holds exactly these pixels (`is_plain`).
 
-    Raises:
-        UnreadableError: it is not an image, is damaged or truncated.
+    `UnreadableError` if it is not an image, is damaged or truncated.
     """
     from PIL import Image
 
@@ -220,11 +210,7 @@ def differs_in_former(content: bytes) -> bool:
 
 
 def file_bytes(path: Path) -> bytes:
-    """The content of an image file; only regular files are opened.
-
-    Raises:
-        UnreadableError: it is missing, is a pipe, device, socket or folder, or exceeds `FILE_BYTES`.
-    """
+    """The content of an image file, if regular and within `FILE_BYTES`; otherwise `UnreadableError`."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableError("is not a regular file")

@@ -53,8 +53,7 @@ def watched() -> bool:
 def join() -> None:
     """Joins the other ranks; lmms-eval and accelerate use the process group created here.
 
-    Raises:
-        HarnessError: the environment names other ranks, but not how to reach them.
+    An environment that names other ranks must say how to reach them.
     """
     if world_size() == 1:
         return
@@ -113,11 +112,7 @@ def leave() -> None:
 
 
 def gathered(value: _T) -> list[_T]:
-    """Gathers a value from every rank, in their order; every rank must call it, and waits for the others.
-
-    Raises:
-        HarnessError: another rank ended.
-    """
+    """Gathers a value from every rank, in their order; every rank must call it, and waits for the others."""
     if world_size() == 1:
         return [value]
     from torch import distributed
@@ -155,11 +150,7 @@ def agreed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling_losses() -> Iterator[None]:
-    """Turns torch's errors about a rank that ended into `Lost`.
-
-    Raises:
-        Lost: a rank has ended.
-    """
+    """Turns torch's errors about a rank that ended into `Lost`."""
     try:
         yield
     except RuntimeError as error:

@@ -4,13 +4,15 @@ Callers add the file and the remedy to the error.
 """
 
 import contextlib
+import csv
 import json
 import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +27,8 @@ DEEPEST = 64
 """The most levels of nested lists and mappings."""
 MOST_NODES = 20_000
 """The most values in a YAML file; each alias counts with its whole content."""
+PIECE = 1 << 20
+"""How much of a large file is read at once."""
 _NUMBER = 100
 """The most characters of a number."""
 T = TypeVar("T")
@@ -37,15 +41,13 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
         ValueError: it is not a regular file (a pipe may never end), larger than `most` bytes, or not UTF-8.
         OSError: it cannot be read.
     """
-    with path.open("rb") if stat.S_ISREG(path.stat().st_mode) else _irregular() as file:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it is larger than {most // 2**20} MB")
     return data.decode("utf-8")
-
-
-def _irregular() -> Never:
-    raise ValueError("it is not a regular file")
 
 
 def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's own types
@@ -86,11 +88,7 @@ def from_json(text: str | bytes, finite: bool = False, halves: bool = False) -> 
 
 
 def json_object(line: str | bytes) -> dict[str, Any]:
-    """A line of JSONL from outside: an object of finite numbers and valid Unicode texts.
-
-    Raises:
-        ValueError: it is not such an object, or not UTF-8.
-    """
+    """A line of JSONL from outside: an object of finite numbers and valid Unicode; else ValueError."""
     try:
         found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)
     except ValueError as error:
@@ -98,6 +96,45 @@ def json_object(line: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
+
+
+def json_values(file: TextIO, decoder: json.JSONDecoder, most: float = math.inf) -> Iterator[tuple[Any, str]]:
+    """The members of a JSON list, or values one after another, each with its text; read one at a time.
+
+    Raises:
+        ValueError: what follows is not JSON, or a value has more than `most` characters.
+    """
+    text, at, ended, listed = "", 0, False, None
+    while True:
+        while at < len(text) and (text[at].isspace() or (listed and text[at] == ",")):
+            at += 1
+        if listed is None and at < len(text):
+            listed = text[at] == "["
+            at += listed
+            continue
+        if listed and at < len(text) and text[at] == "]":
+            return
+        try:
+            if at == len(text):
+                raise ValueError("it ends too early")
+            value, end = decoder.raw_decode(text, at)
+        except ValueError:
+            if ended and at == len(text) and not listed:
+                return
+            if ended or len(text) - at > most:
+                raise
+            text, at = text[at:], 0
+            more = file.read(max(PIECE, len(text)))
+            text, ended = text + more, not more
+            continue
+        yield value, text[at:end]
+        at = end
+
+
+def own_table(package: str, name: str) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file of this project."""
+    text = (resources.files(package) / name).read_text(encoding="utf-8")
+    yield from csv.DictReader(text.splitlines())
 
 
 def _inner(value: object) -> Iterator[object]:
@@ -244,8 +281,7 @@ for _tag in ("int", "float"):
 def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
     """A value, validated against a type; `where` is its location in the file.
 
-    Raises:
-        ValueError: names the first wrong location, and the number of others.
+    The ValueError names the first wrong location, and the number of others.
     """
     try:
         return kind.validate_python(value)
@@ -308,11 +344,7 @@ def joined(arguments: Mapping[str, object]) -> str:
 
 
 def json_option(name: str, value: object) -> dict[str, Any]:
-    """An option's value that is a JSON object, or the text of one.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """An option's value that is a JSON object, or the text of one."""
     found = value
     if isinstance(value, str):
         try:

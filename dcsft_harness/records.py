@@ -24,6 +24,18 @@ DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 MARK = "<image>"
 """Marks the position of one image in a text."""
 
+
+def parts(text: str, images: Iterator[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """A turn's content as chat templates take it: at each MARK the next of `images`, else a placeholder."""
+    found: list[dict[str, Any]] = []
+    for number, piece in enumerate(text.split(MARK)):
+        if number:
+            found.append(next(images) if images else {"type": "image"})
+        if piece:
+            found.append({"type": "text", "text": piece})
+    return found
+
+
 RIGHT = 0.5
 """The lowest score of a right response; the suite's scores are 0 or 1."""
 
@@ -75,145 +87,96 @@ def pixel_digest(image: "Image") -> bytes:
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of a pool or of an evaluation set, without its images.
+    """One prompt of a pool or of an evaluation set, without its images."""
 
-    Attributes:
-        item_id: see `item_id`.
-        task: the lmms-eval task it comes from.
-        doc_id: its position in that task's documents; for messages only, never for joins.
-        prompt: the user turn's text. Images come before it; otherwise there is a MARK for each.
-        answer: the gold answer as text.
-        target: the answer for SFT.
-        box: the gold as [x1, y1, x2, y2] in pixels of the upright image; None if the answer is not a box.
-        turns: all turns before the answer, as a JSON list of role and content with a MARK for each image;
-            None for a single user turn.
-    """
-
-    item_id: str
-    task: str
-    doc_id: int
-    prompt: str
-    answer: str
-    target: str
+    item_id: str  # see `item_id`
+    task: str  # the lmms-eval task it comes from
+    doc_id: int  # its position in that task's documents; for messages only, never for joins
+    prompt: str  # the user turn's text. Images come before it; otherwise there is a MARK for each.
+    answer: str  # the gold answer as text
+    target: str  # the answer for SFT
+    # the gold as [x1, y1, x2, y2] in pixels of the upright image; None if the answer is not a box
     box: list[float] | None = None
+    # all turns before the answer, as a JSON list of role and content with a MARK for each image; None for a
+    # single user turn
     turns: str | None = None
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response.
+    """One sampled response."""
 
-    Attributes:
-        item_id: the item it answers.
-        sample_index: 0..G-1.
-        response: the generated text.
-        score: 0..1, None if the response could not be scored.
-        extracted: the answer found in the response (JSON where it is not a string), None if none was.
-        n_tokens: generated tokens, the end mark included.
-        finish_reason: "stop" or "length"; "error" if there is no response.
-        seed: the run's seed.
-        task, prompt, answer: the item's, repeated so that the table can be read alone.
-        censored: whether the item's sampling stopped before G because its label was settled: then the share
-            of right responses is not an estimate.
-        error: why there is no response, None if there is one.
-    """
-
-    item_id: str
-    sample_index: int
-    response: str
-    score: float | None
+    item_id: str  # the item it answers
+    sample_index: int  # 0..G-1
+    response: str  # the generated text
+    score: float | None  # 0..1, None if the response could not be scored
+    # the answer found in the response (JSON where it is not a string), None if none was
     extracted: str | None
-    n_tokens: int
-    finish_reason: str
-    seed: int
+    n_tokens: int  # generated tokens, the end mark included
+    finish_reason: str  # "stop" or "length"; "error" if there is no response
+    seed: int  # the run's seed
+    # task, prompt, answer: the item's, repeated so that the table can be read alone
     task: str
     prompt: str
     answer: str
+    # whether the item's sampling stopped before G because its label was settled: then the share of right
+    # responses is not an estimate
     censored: bool = False
-    error: str | None = None
+    error: str | None = None  # why there is no response, None if there is one
 
 
 @dataclass(frozen=True)
 class Label:
-    """The difficulty of one item for one model.
-
-    Attributes:
-        item_id: the item.
-        n: responses that were scored.
-        k: responses that were right.
-        pass_rate: k / n, in [0, 1]; None if no response could be scored, or the item is censored.
-        low, high: 95 % Jeffreys interval of the pass rate, in [0, 1]; None if the pass rate is.
-        difficulty: "easy" (k = n), "hard" (k = 0) or "medium"; None if no response could be scored.
-        task: the item's task.
-        censored: whether sampling stopped as soon as the item was sure to be medium: then n and k count the
-            samples until then, and give no pass rate.
-        exact: the probability that one response is right, in [0, 1]; None without `dcsft label --exact`.
-    """
+    """The difficulty of one item for one model."""
 
     item_id: str
-    n: int
-    k: int
-    pass_rate: float | None
+    n: int  # responses that were scored
+    k: int  # responses that were right
+    pass_rate: float | None  # k / n, in [0, 1]; None if no response could be scored, or the item is censored
+    # low, high: 95 % Jeffreys interval of the pass rate, in [0, 1]; None if the pass rate is
     low: float | None
     high: float | None
+    # "easy" (k = n), "hard" (k = 0) or "medium"; None if no response could be scored
     difficulty: Difficulty | None
-    task: str
+    task: str  # the item's task
+    # whether sampling stopped as soon as the item was sure to be medium: then n and k count the samples until
+    # then, and give no pass rate
     censored: bool = False
+    # the probability that one response is right, in [0, 1]; None without `dcsft label --exact`
     exact: float | None = None
 
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluated item.
+    """One evaluated item."""
 
-    Attributes:
-        task: the lmms-eval task.
-        item_id: the item.
-        doc_id: its position in the task's documents; for messages only.
-        score: 0..1, None if the response could not be scored.
-        extracted: the answer found (JSON where it is not a string), None if none was found.
-        response: the generated text.
-        answer: the gold answer as text.
-        n_tokens: generated tokens; None if the model reports none.
-        cluster: items that share a cluster are not independent; None means a cluster of its own.
-        finish_reason: "stop", or "length" at the token limit; None if the model does not report it.
-    """
-
-    task: str
+    task: str  # the lmms-eval task
     item_id: str
-    doc_id: int
-    score: float | None
-    extracted: str | None
-    response: str
-    answer: str
-    n_tokens: int | None
-    cluster: str | None
+    doc_id: int  # its position in the task's documents; for messages only
+    score: float | None  # 0..1, None if the response could not be scored
+    extracted: str | None  # the answer found (JSON where it is not a string), None if none was found
+    response: str  # the generated text
+    answer: str  # the gold answer as text
+    n_tokens: int | None  # generated tokens; None if the model reports none
+    cluster: str | None  # items that share a cluster are not independent; None means a cluster of its own
+    # "stop", or "length" at the token limit; None if the model does not report it
     finish_reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Response:
-    """One of the K responses to an evaluated item.
+    """One of the K responses to an evaluated item."""
 
-    Attributes:
-        task, item_id: the item's.
-        sample_index: 0..K-1.
-        score: 0..1, None where the response could not be scored.
-        extracted: the answer found (JSON where it is not a string), None if none was found.
-        vote: the first extracted answer of the item that its scorer counts as equal to this one.
-        response: the generated text.
-        n_tokens: generated tokens, the end mark included; None if the model reports none.
-        finish_reason: "stop", or "length" at the limit of tokens; None where the model does not report it.
-    """
-
+    # task, item_id: the item's
     task: str
     item_id: str
-    sample_index: int
-    score: float | None
-    extracted: str | None
-    vote: str | None
-    response: str
-    n_tokens: int | None
+    sample_index: int  # 0..K-1
+    score: float | None  # 0..1, None where the response could not be scored
+    extracted: str | None  # the answer found (JSON where it is not a string), None if none was found
+    vote: str | None  # the first extracted answer of the item that its scorer counts as equal to this one
+    response: str  # the generated text
+    n_tokens: int | None  # generated tokens, the end mark included; None if the model reports none
+    # "stop", or "length" at the limit of tokens; None where the model does not report it
     finish_reason: str | None = None
 
 
@@ -273,11 +236,7 @@ def read_table(path: Path, record: type) -> pa.Table:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns errors of reading a Parquet file in the block into a `HarnessError`.
-
-    Raises:
-        HarnessError: the file is missing or damaged.
-    """
+    """Turns errors of reading a Parquet file in the block into a `HarnessError`."""
     if not path.is_file():
         raise HarnessError(f"{path} does not exist", "Run the stage that writes it")
     try:
@@ -289,11 +248,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Scalar]:
-    """The missing columns, with the default value of each.
-
-    Raises:
-        HarnessError: one of them has no default.
-    """
+    """The missing columns, with the default value of each; one without a default is an error."""
     absent = {column.name: column.default for column in fields(record) if column.name not in found}
     missing = [name for name, default in absent.items() if default is MISSING]
     if missing:
@@ -305,21 +260,13 @@ def defaults(path: Path, record: type, found: Sequence[str]) -> dict[str, pa.Sca
 
 
 def refuse_empty(path: Path, empty: int, wanted: pa.Field) -> None:
-    """Refuses a column with empty cells where none may be empty.
-
-    Raises:
-        HarnessError: there are some.
-    """
+    """Refuses a column with empty cells where none may be empty."""
     if empty and not wanted.nullable:
         raise HarnessError(f"{path}: the column {wanted.name!r} has {empty} empty cells", "Fill them in")
 
 
 def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
-    """A column in its record's type: files from other tools may hold int for float, for example.
-
-    Raises:
-        HarnessError: it does not convert to that type, or has empty cells where none may be.
-    """
+    """A column in its record's type: files from other tools may hold int for float, for example."""
     refuse_empty(path, found.null_count, wanted)
     numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (found.type, wanted.type)]
     with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):

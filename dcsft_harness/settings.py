@@ -21,6 +21,19 @@ Reads = Literal["artifact", "checkpoint", "file", "pool", "tasks", "model_args"]
 """The kinds of things that an option may name: see `option`."""
 
 
+def read_pairs(given: object, name: str, form: str, example: str) -> object:
+    """A repeated option's texts of a form like TASK=NAME as a mapping; anything else unchanged."""
+    if not isinstance(given, list | tuple):
+        return given or {}
+    found = {}
+    for one in given:
+        key, sign, value = str(one).partition("=")
+        if not (key and sign and value):
+            raise HarnessError(f"{name} {one} is not of the form {form}", f"As in {example}")
+        found[key] = value
+    return found
+
+
 def option(
     default: Any = ...,  # noqa: ANN401 - a field of any type
     about: str = "",
@@ -63,13 +76,9 @@ def extra(field: FieldInfo, name: str) -> Any:  # noqa: ANN401 - what `option` w
 
 
 class Settings(BaseModel):
-    """Base of all settings; frozen, and an unknown name is refused with near matches.
+    """Base of all settings; frozen, and an unknown name is refused with near matches."""
 
-    Attributes:
-        SECTION: the help section of the options that a class declares first.
-    """
-
-    SECTION: ClassVar[str] = "Options"
+    SECTION: ClassVar[str] = "Options"  # the help section of the options that a class declares first
 
     model_config = ConfigDict(
         frozen=True,
@@ -80,11 +89,7 @@ class Settings(BaseModel):
     )
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Validates the values.
-
-        Raises:
-            HarnessError: names the option, the value and the allowed ones.
-        """
+        """Validates the values; the error names the option, the value and the allowed ones."""
         known = type(self).model_fields
         for name in values:
             if name not in known:
@@ -104,11 +109,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
-        """The settings from the options of a command line or recipe.
-
-        Raises:
-            HarnessError: as `__init__`.
-        """
+        """The settings from the options of a command line or recipe."""
         return cls(**{str(name): value for name, value in options.items()})
 
     def changed(self, **values: object) -> Self:

@@ -2,7 +2,8 @@
 
     read.py     one scores folder -> Result, checked
     logs.py     one folder of `lmms-eval --log_samples` -> Results, checked
-    load.py     folders and their subfolders -> Board: comparable rows and tasks, or an error
+    collect.py  folders and their subfolders -> Results, each under its row's name
+    load.py     Results -> Board: comparable rows and tasks, or an error
     board.py    Board: the results by row and task, and their manifests' notes on model, training and cost
     compare.py  Board -> Summary: means, differences, tests, ranks, accuracy by difficulty
     summary.py  Summary: every number of a board, unrounded; and published figures

@@ -29,51 +29,32 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """The run that made an adapter or a checkpoint.
+    """The run that made an adapter or a checkpoint."""
 
-    Attributes:
-        folder: the run's, even if the row is one of the checkpoints in it.
-        kind: "adapter" or "checkpoint".
-        settings: its manifest's settings.
-        ledger: its known costs up to the row's step, by the names of `LEDGER`.
-        history: one row per step: step, loss, grad_norm, ...; empty if no log is available.
-        mix: difficulty -> items of the curated set; empty if that is not available.
-    """
-
-    folder: Path
-    kind: str
-    settings: Mapping[str, Any]
-    ledger: Mapping[str, float]
+    folder: Path  # the run's, even if the row is one of the checkpoints in it
+    kind: str  # "adapter" or "checkpoint"
+    settings: Mapping[str, Any]  # its manifest's settings
+    ledger: Mapping[str, float]  # its known costs up to the row's step, by the names of `LEDGER`
+    # one row per step: step, loss, grad_norm, ...; empty if no log is available
     history: tuple[Mapping[str, float], ...] = ()
+    # difficulty -> items of the curated set; empty if that is not available
     mix: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Provenance:
-    """One folder of results.
-
-    Attributes:
-        folder: its path.
-        kind: "scores" or "lmms-eval log".
-        name: the row's name in its manifest.
-        settings: model, model arguments, limit and so on; folders by their last name only.
-        model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
-        pixels: pixel limits, None if unknown.
-        packages: package -> version.
-        created: an ISO date, "" if unknown.
-        training: the run that made the adapter, if its manifest is available.
-        usage: the evaluation's cost, by the names of `LEDGER`; empty if unknown.
-    """
+    """One folder of results."""
 
     folder: Path
-    kind: str
-    name: str
-    settings: Mapping[str, Any]
-    model: Mapping[str, object]
-    pixels: Mapping[str, int | None] | None
-    packages: Mapping[str, str]
-    created: str
-    training: Training | None = None
+    kind: str  # "scores" or "lmms-eval log"
+    name: str  # the row's name in its manifest
+    settings: Mapping[str, Any]  # model, model arguments, limit and so on; folders by their last name only
+    model: Mapping[str, object]  # "the model", "the adapter" -> hash of its folder, or its name on a hub
+    pixels: Mapping[str, int | None] | None  # pixel limits, None if unknown
+    packages: Mapping[str, str]  # package -> version
+    created: str  # an ISO date, "" if unknown
+    training: Training | None = None  # the run that made the adapter, if its manifest is available
+    # the evaluation's cost, by the names of `LEDGER`; empty if unknown
     usage: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -172,11 +153,7 @@ def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None
 
 
 def training(folder: Path, step: int | None = None) -> Training | None:
-    """The run that made a folder; None if that was not a training run.
-
-    Args:
-        folder: an adapter or a checkpoint with its manifest.
-        step: the step of a checkpoint inside it; None for the run's result.
+    """The run that made a folder, or a checkpoint of this `step` in it; None if that was not a training run.
 
     Raises:
         HarnessError: the folder has no readable manifest.
@@ -261,19 +238,12 @@ DISTRIBUTIONS = ("id", "ood", None)
 
 @dataclass(frozen=True)
 class Documents:
-    """Items in their task's numbering.
-
-    Attributes:
-        ids: the items.
-        numbers: each item's position in the task's documents.
-        answers: each item's gold, as text.
-        prompts: each item's prompt; None if they are not available.
-    """
+    """Items in their task's numbering."""
 
     ids: tuple[str, ...]
-    numbers: tuple[int, ...]
-    answers: tuple[str, ...]
-    prompts: tuple[str, ...] | None = None
+    numbers: tuple[int, ...]  # each item's position in the task's documents
+    answers: tuple[str, ...]  # each item's gold, as text
+    prompts: tuple[str, ...] | None = None  # each item's prompt; None if they are not available
 
     def reordered(self, order: Sequence[int]) -> "Documents":
         """The same items in another order."""
@@ -284,70 +254,45 @@ class Documents:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One task's part of a scores folder. Items are sorted by item_id.
+    """One task's part of a scores folder. Items are sorted by item_id."""
 
-    Attributes:
-        task: the lmms-eval task.
-        distribution: "id", "ood", or None if the task does not state it.
-        family: the task's family, or None.
-        conditions: what must be equal to compare two rows, by its name in messages.
-        item_ids: the items, each once.
-        clusters: each item's cluster, None for an independent item.
-        scores: each item's score in [0, 1], NaN if the response could not be scored.
-        unanswered: scored items without an answer in the response; None if the task does not report answers.
-        documents: the items in the task's numbering, in the order of item_ids; read on demand.
-        unknown: prefixes of the names of conditions that are not recorded, and so refuse nothing.
-        remarks: sentences on figures that do not match the items.
-        renamed: the items' ids in the folder's own tables -> item_ids, if they differ.
-        draws: all responses to the items, if there are K of each.
-        responses: yields them as a table of `records.Response`, under the ids of the folder's own tables.
-        metric: for K responses, the metric of the scores: "maj@8"; None for one response per item.
-    """
-
-    task: str
-    distribution: str | None
-    family: str | None
-    conditions: Mapping[str, object]
-    item_ids: tuple[str, ...]
-    clusters: tuple[str | None, ...]
-    scores: NDArray[np.float64]
+    task: str  # the lmms-eval task
+    distribution: str | None  # "id", "ood", or None if the task does not state it
+    family: str | None  # the task's family, or None
+    conditions: Mapping[str, object]  # what must be equal to compare two rows, by its name in messages
+    item_ids: tuple[str, ...]  # the items, each once
+    clusters: tuple[str | None, ...]  # each item's cluster, None for an independent item
+    scores: NDArray[np.float64]  # each item's score in [0, 1], NaN if the response could not be scored
+    # scored items without an answer in the response; None if the task does not report answers
     unanswered: int | None
+    # the items in the task's numbering, in the order of item_ids; read on demand
     documents: Callable[[], Documents]
+    # prefixes of the names of conditions that are not recorded, and so refuse nothing
     unknown: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()  # sentences on figures that do not match the items
+    # the items' ids in the folder's own tables -> item_ids, if they differ
     renamed: Mapping[str, str] | None = None
-    draws: Draws | None = None
+    draws: Draws | None = None  # all responses to the items, if there are K of each
+    # yields them as a table of `records.Response`, under the ids of the folder's own tables
     responses: Callable[[], pa.Table] | None = None
+    # for K responses, the metric of the scores: "maj@8"; None for one response per item
     metric: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One folder of results, or one run in it.
+    """One folder of results, or one run in it."""
 
-    Attributes:
-        name: the row's name.
-        folder: the artifact's folder.
-        model: "the model", "the adapter" -> hash of its folder, or its name on a hub.
-        tasks: task name -> its results.
-        provenance: further information from its manifests.
-        tables: yields its items as tables of `records.Score`, one or more.
-        group: the configuration that it is one seed of, or None.
-        number: its position among the given results.
-        files: its files, for a log; empty for a scores folder, which is a single input.
-        given: the name given by the user, or None.
-    """
-
-    name: str
-    folder: Path
-    model: Mapping[str, object]
-    tasks: Mapping[str, Measured]
-    provenance: Provenance
-    tables: Callable[[], Iterator[pa.Table]]
-    group: str | None = None
-    number: int = 0
-    files: tuple[Path, ...] = ()
-    given: str | None = None
+    name: str  # the row's name
+    folder: Path  # the artifact's folder
+    model: Mapping[str, object]  # "the model", "the adapter" -> hash of its folder, or its name on a hub
+    tasks: Mapping[str, Measured]  # task name -> its results
+    provenance: Provenance  # further information from its manifests
+    tables: Callable[[], Iterator[pa.Table]]  # yields its items as tables of `records.Score`, one or more
+    group: str | None = None  # the configuration that it is one seed of, or None
+    number: int = 0  # its position among the given results
+    files: tuple[Path, ...] = ()  # its files, for a log; empty for a scores folder, which is a single input
+    given: str | None = None  # the name given by the user, or None
 
     def renamed(self, name: str, *, by_user: bool = False) -> "Result":
         """The same under another name; its group follows the name unless the manifest sets one."""
@@ -393,42 +338,30 @@ def said_once(remarks: Iterable[tuple[str, str, str]], rows: int) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One column.
+    """One column."""
 
-    Attributes:
-        name: the lmms-eval task.
-        distribution: "id", "ood" or None.
-        family: the task's family, or None.
-        item_ids: the items that every row was evaluated on, sorted.
-        clusters: shape (n,), each item's cluster as a code that is the same across the board's tasks.
-        conditions: what was equal for all rows, by its name in messages.
-        metric: for K responses per item, the metric of the scores: "maj@8"; None for one response.
-    """
-
-    name: str
-    distribution: str | None
-    family: str | None
-    item_ids: Sequence[str]
+    name: str  # the lmms-eval task
+    distribution: str | None  # "id", "ood" or None
+    family: str | None  # the task's family, or None
+    item_ids: Sequence[str]  # the items that every row was evaluated on, sorted
+    # shape (n,), each item's cluster as a code that is the same across the board's tasks
     clusters: NDArray[np.int64]
+    # what was equal for all rows, by its name in messages
     conditions: Mapping[str, object] = field(default_factory=dict)
+    # for K responses per item, the metric of the scores: "maj@8"; None for one response
     metric: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One row's result on one task.
+    """One row's result on one task."""
 
-    Attributes:
-        folder: its scores folder.
-        scores: shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored.
-        unanswered: scored items without an answer in the response; None: the task does not report answers.
-        draws: all responses to the items, if there are K of each and the metric is avg@k.
-    """
-
-    folder: Path
+    folder: Path  # its scores folder
+    # shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored
     scores: NDArray[np.float64]
+    # scored items without an answer in the response; None: the task does not report answers
     unanswered: int | None
-    draws: Draws | None = None
+    draws: Draws | None = None  # all responses to the items, if there are K of each and the metric is avg@k
 
     @property
     def unscored(self) -> int:
@@ -438,21 +371,13 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One evaluated model.
+    """One evaluated model."""
 
-    Attributes:
-        name: its name from the evaluation; unique on the board.
-        folders: its scores folders; several if its tasks were evaluated in several runs.
-        cells: task name -> result; a task that was not evaluated is absent.
-        group: the configuration that it is one seed of, or None.
-        provenance: one per folder.
-    """
-
-    name: str
-    folders: tuple[Path, ...]
-    cells: Mapping[str, Cell]
-    group: str | None = None
-    provenance: tuple[Provenance, ...] = ()
+    name: str  # its name from the evaluation; unique on the board
+    folders: tuple[Path, ...]  # its scores folders; several if its tasks were evaluated in several runs
+    cells: Mapping[str, Cell]  # task name -> result; a task that was not evaluated is absent
+    group: str | None = None  # the configuration that it is one seed of, or None
+    provenance: tuple[Provenance, ...] = ()  # one per folder
 
 
 _STEP = re.compile(
@@ -473,17 +398,11 @@ def step_of(name: str) -> tuple[str, int] | None:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that could not be used.
-
-    Attributes:
-        folder: its folder.
-        reason: why, in one sentence, with the remedy.
-        kind: a short reason shared by many runs, such as "other prompts".
-    """
+    """A run that could not be used."""
 
     folder: Path
-    reason: str
-    kind: str = "damaged or incomplete"
+    reason: str  # why, in one sentence, with the remedy
+    kind: str = "damaged or incomplete"  # a short reason shared by many runs, such as "other prompts"
 
 
 class Unusable(HarnessError):
@@ -501,45 +420,27 @@ class Unusable(HarnessError):
 
 @dataclass(frozen=True, eq=False)
 class Apart:
-    """Rows that cannot be compared with the board's rows.
+    """Rows that cannot be compared with the board's rows."""
 
-    Attributes:
-        reason: why the first of them cannot be compared.
-        board: a board of these rows.
-    """
-
-    reason: str
-    board: "Board"
+    reason: str  # why the first of them cannot be compared
+    board: "Board"  # a board of these rows
 
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """Rows that can be compared.
+    """Rows that can be compared."""
 
-    Attributes:
-        rows: the baseline first, the others as given.
-        tasks: in-distribution tasks, then out-of-distribution ones, then those that do not state it.
-        baseline: the name of the row, or of the group of seeds, that differences refer to, or None.
-        apart: further rows that these cannot be compared with.
-        left_out: folders that could not be used.
-        remarks: sentences on the results.
-        results: the results behind the rows.
-    """
-
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # the baseline first, the others as given
+    # in-distribution tasks, then out-of-distribution ones, then those that do not state it
     tasks: tuple[Task, ...]
-    baseline: str | None
-    apart: tuple[Apart, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    remarks: tuple[str, ...] = ()
-    results: tuple[Result, ...] = ()
+    baseline: str | None  # the name of the row, or of the group of seeds, that differences refer to, or None
+    apart: tuple[Apart, ...] = ()  # further rows that these cannot be compared with
+    left_out: tuple[LeftOut, ...] = ()  # folders that could not be used
+    remarks: tuple[str, ...] = ()  # sentences on the results
+    results: tuple[Result, ...] = ()  # the results behind the rows
 
     def row(self, name: str) -> Row:
-        """The row of this name.
-
-        Raises:
-            HarnessError: there is none; names near matches.
-        """
+        """The row of this name; the error for an unknown one names near matches."""
         for row in self.rows:
             if row.name == name:
                 return row

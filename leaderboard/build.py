@@ -10,33 +10,21 @@ from pydantic import field_validator
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Board
+from dcsft_harness.leaderboard.collect import Progress, read_names
 from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
-from dcsft_harness.leaderboard.load import Progress, load, nothing_left, read_names
+from dcsft_harness.leaderboard.load import load, nothing_left
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
+from dcsft_harness.leaderboard.report import table
 from dcsft_harness.leaderboard.report.document import FILE, document, text, write_items
 from dcsft_harness.leaderboard.report.plots import draw
-from dcsft_harness.leaderboard.report.table import (
-    budgets_csv,
-    comparisons_csv,
-    crossings_csv,
-    csv_text,
-    latex,
-    report,
-    standings_csv,
-)
 from dcsft_harness.leaderboard.summary import Summary, published
-from dcsft_harness.settings import Settings, option
+from dcsft_harness.settings import Settings, option, read_pairs
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished leaderboard.
-
-    Attributes:
-        board: its rows.
-        summary: its numbers.
-    """
+    """A finished leaderboard."""
 
     board: Board
     summary: Summary
@@ -91,15 +79,7 @@ class Options(Settings):
     @field_validator("metrics", mode="before")
     @classmethod
     def _read_metrics(cls, given: object) -> object:
-        if not isinstance(given, list | tuple):
-            return given or {}
-        found = {}
-        for one in given:
-            task, sign, name = str(one).partition("=")
-            if not (task and sign and name):
-                raise HarnessError(f"--metric {one} is not of the form TASK=NAME", "As in --metric vqa=f1")
-            found[task] = name
-        return found
+        return read_pairs(given, "--metric", "TASK=NAME", "--metric vqa=f1")
 
     def recorded(self) -> dict[str, Any]:
         """The settings for the manifest: everything that differs from the default, and the baseline."""
@@ -177,13 +157,13 @@ def _write(
     more = {"items": items, "plots": [{"title": title, "files": files} for title, files in plots]}
     made = document(summary, output, more)
     for name, content in {
-        "leaderboard.md": report(summary, [(title, files[0]) for title, files in plots]),
-        "leaderboard.csv": csv_text(summary),
-        "comparisons.csv": comparisons_csv(summary),
-        "standings.csv": standings_csv(summary),
-        **({"budgets.csv": budgets_csv(summary)} if summary.budgets else {}),
-        **({"crossings.csv": crossings_csv(summary)} if summary.overtakings else {}),
-        "leaderboard.tex": latex(summary),
+        "leaderboard.md": table.report(summary, [(title, files[0]) for title, files in plots]),
+        "leaderboard.csv": table.csv_text(summary),
+        "comparisons.csv": table.comparisons_csv(summary),
+        "standings.csv": table.standings_csv(summary),
+        **({"budgets.csv": table.budgets_csv(summary)} if summary.budgets else {}),
+        **({"crossings.csv": table.crossings_csv(summary)} if summary.overtakings else {}),
+        "leaderboard.tex": table.latex(summary),
         "leaderboard.json": text(made),
     }.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")

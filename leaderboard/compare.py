@@ -62,6 +62,8 @@ def summarise(
         labels: item id -> difficulty.
     """
     columns = tuple(_columns(board.tasks))
+    # The tasks with the metric that decides ranks.
+    main = [one.tasks[0] for one in columns if not one.is_mean and one.metric == headline(columns)]
     sides = _sides(board)
     baseline = next((side for name, side in sides if name == board.baseline), None)
     combined = {row.name for _, side in sides if len(side) > 1 for row in side}
@@ -73,7 +75,7 @@ def summarise(
             side,
             side[0].group if len(side) == 1 and side[0].name in combined else None,
             worst=_worst(side, columns),
-            by_difficulty=by_difficulty(side, _main_tasks(columns), labels or {}),
+            by_difficulty=by_difficulty(side, main, labels or {}),
         )
         for name, side in sides
     )
@@ -91,11 +93,6 @@ def summarise(
         tuple(LeftOut(one.folder, placeless(one.reason), one.kind) for one in board.left_out),
         *budgets(columns, lines),
     )
-
-
-def _main_tasks(columns: Sequence[Column]) -> list[Task]:
-    """The tasks with the metric that decides ranks."""
-    return [one.tasks[0] for one in columns if not one.is_mean and one.metric == headline(columns)]
 
 
 def budgets(
@@ -356,16 +353,9 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
 def difference_of_lines(
     line: Line, other: Line, column: Column, null: float = 0.0
 ) -> tuple[Estimate, float | None] | None:
-    """The difference of two lines of seeds; seeds are paired if both lines have the same ones.
+    """The difference of two lines, one of them of several seeds; see `intervals.difference_of_seeds`.
 
-    Args:
-        line: one of them; at least one combines several seeds.
-        other: the other.
-        column: the column to compare them in.
-        null: see `intervals.difference_of_seeds`.
-
-    Returns:
-        See there; also None if a line lacks the column.
+    Seeds are paired if both lines have the same ones. None also if a line lacks the column.
     """
     return _difference(line.rows, other.rows, column, null)
 
@@ -452,7 +442,8 @@ def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tup
         chosen = [0]
     if not chosen:
         return lines, None
-    size = _clusters(columns, chosen)
+    codes = [task.clusters.max(initial=0) for index in chosen for task in columns[index].tasks]
+    size = int(max(codes)) + 1
     placed = [line for line in lines if line.group is None and _complete(line, chosen)]
     if not placed:
         return lines, chosen[-1]
@@ -476,12 +467,6 @@ def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tup
         for line in lines
     ]
     return tuple(made), chosen[-1]
-
-
-def _clusters(columns: Sequence[Column], chosen: Sequence[int]) -> int:
-    """One more than the largest cluster code of the chosen columns."""
-    codes = [task.clusters.max(initial=0) for index in chosen for task in columns[index].tasks]
-    return int(max(codes)) + 1
 
 
 def _complete(line: Line, chosen: Sequence[int]) -> bool:
@@ -543,12 +528,9 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
 def by_difficulty(
     rows: Sequence[Row], tasks: Sequence[Task], labels: Mapping[str, str]
 ) -> dict[str, Estimate] | None:
-    """The accuracy on the labeled items of each difficulty, over all tasks of a row.
+    """The accuracy on the labeled items of each difficulty, over all tasks of a row; None if none is labeled.
 
     For several seeds, each item counts with its mean score.
-
-    Returns:
-        Difficulty -> estimate, for those with items; None if no item is labeled.
     """
     shared = [task for task in tasks if all(task.name in row.cells for row in rows)]
     if not labels or not shared:

@@ -45,25 +45,24 @@ AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
 
 @dataclass(frozen=True)
 class Choices:
-    """User settings for logs that do not record them.
+    """User settings for logs that do not record them."""
 
-    Attributes:
-        metrics: task -> the metric to use as its score.
-        distributions: task -> "id" or "ood".
-        at_k: for K responses per item, the k of the board's columns; None uses K.
-    """
+    metrics: Mapping[str, str]  # task -> the metric to use as its score
+    distributions: Mapping[str, str]  # task -> "id" or "ood"
+    at_k: int | None = None  # for K responses per item, the k of the board's columns; None uses K
 
-    metrics: Mapping[str, str]
-    distributions: Mapping[str, str]
-    at_k: int | None = None
+
+def pairs(model_args: object) -> dict[str, str]:
+    """Model arguments by name, from a mapping or from `name=value,...`."""
+    if isinstance(model_args, dict):
+        return {str(key): str(value) for key, value in model_args.items()}
+    said = (part.partition("=") for part in str(model_args or "").split(","))
+    return {key: value for key, _, value in said if key}
 
 
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:
     """The model arguments of a run, by name."""
-    said = (run.get("config") or {}).get("model_args")
-    if isinstance(said, dict):
-        return {str(key): str(value) for key, value in said.items()}
-    return {key: value for key, _, value in (part.partition("=") for part in str(said or "").split(","))}
+    return pairs((run.get("config") or {}).get("model_args"))
 
 
 class Samples:
@@ -125,11 +124,7 @@ class Samples:
     def _draws(
         self, lines: Sequence[Mapping[str, Any]]
     ) -> tuple[list[list[float]], list[list[str | None]]] | None:
-        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing.
-
-        Raises:
-            HarnessError: the number differs among documents, or a score is not a fraction.
-        """
+        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing."""
         found = [(line.get("scores"), line.get("votes")) for line in lines]
         if not all(isinstance(one, list) for pair in found for one in pair):
             return None
@@ -259,9 +254,7 @@ class Samples:
         """The applied settings of the checkpoint's generation config; None if a line does not record them.
 
         Our models record them with the token counts, which lmms-eval omits for responses from its cache.
-
-        Raises:
-            HarnessError: lines differ.
+        Lines that differ are an error.
         """
         first: dict[str, object] | None = None
         for line in lines:
@@ -428,11 +421,6 @@ def is_run(file: Path) -> bool:
     return file.name.endswith(RESULTS)
 
 
-def input_files(file: Path) -> list[Path]:
-    """The files of one run that a board uses."""
-    return sorted([file, *samples_of_run(file).values()])
-
-
 def lost_samples(files: Sequence[Path]) -> list[Path]:
     """Samples files in one folder without a results file."""
     runs = [file.name.removesuffix(RESULTS) + SAMPLES for file in files if is_run(file)]
@@ -441,11 +429,7 @@ def lost_samples(files: Sequence[Path]) -> list[Path]:
 
 
 def read_run(file: Path, choices: Choices) -> Result:
-    """Reads one run, named by its model and adapter.
-
-    Args:
-        file: its results file, in the folder of its samples.
-        choices: settings that logs do not record.
+    """Reads one run, by its results file in the folder of its samples; named by its model and adapter.
 
     Raises:
         HarnessError: a file is missing, truncated or inconsistent; see `read.read_result`.
@@ -561,7 +545,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         provenance,
         lambda: (log.table() for log in logs),
         group_of(name),
-        files=tuple(input_files(file)),
+        files=tuple(sorted([file, *samples.values()])),
     )
 
 

@@ -18,6 +18,7 @@ from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import board
 from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
+from dcsft_harness.leaderboard.logs import pairs
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
 from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
 from dcsft_harness.records import (
@@ -56,11 +57,7 @@ class Shared:
     known: dict[str, list[_Items]] = field(default_factory=dict)
 
     def items(self, path: Path, task: str, ids: pa.ChunkedArray, clusters: pa.ChunkedArray) -> _Items:
-        """The items of a task's part of a table.
-
-        Raises:
-            HarnessError: one occurs twice.
-        """
+        """The items of a task's part of a table; one that occurs twice is an error."""
         for one in self.known.setdefault(task, []):
             if one.raw_ids.equals(ids) and _equal(one.raw_clusters, clusters):
                 return one
@@ -152,11 +149,10 @@ def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
 def _model(found: manifest.Manifest) -> dict[str, object]:
     """The evaluated weights: folders by their hash, hub names as in the model arguments."""
     model: dict[str, object] = {f"the {role}": entry["sha256"] for role, entry in found.inputs.items()}
-    for argument in str(found.config.get("model_args", "")).split(","):
-        key, _, value = argument.partition("=")
-        role = {"pretrained": "the model", "adapter": "the adapter"}.get(key)
-        if role is not None:
-            model.setdefault(role, value)
+    given = pairs(found.config.get("model_args"))
+    for name, role in (("pretrained", "the model"), ("adapter", "the adapter")):
+        if name in given:
+            model.setdefault(role, given[name])
     return model
 
 
@@ -186,11 +182,7 @@ def _table(found: manifest.Manifest) -> pa.Table:
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a scores table, each as one chunk; texts as dictionaries, which reads 3 times as fast.
-
-    Args:
-        path: the file.
-        names: the columns; None reads all of `records.Score`.
+    """Columns of a scores table, by default all, each as one chunk; texts as dictionaries: 3 times as fast.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.

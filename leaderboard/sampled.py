@@ -41,17 +41,12 @@ SAMPLES, SEED = "responses per item", "generation argument seed"
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The K responses to each of a task's items, as arrays of shape (items, K).
+    """The K responses to each of a task's items, as arrays of shape (items, K)."""
 
-    Attributes:
-        scores: in [0, 1], NaN if a response could not be scored.
-        votes: equal numbers for equal answers of an item, -1 for none; None if the task reports no answers.
-        tokens: generated tokens; NaN if unknown.
-    """
-
-    scores: Floats
+    scores: Floats  # in [0, 1], NaN if a response could not be scored
+    # equal numbers for equal answers of an item, -1 for none; None if the task reports no answers
     votes: NDArray[np.int64] | None
-    tokens: Floats
+    tokens: Floats  # generated tokens; NaN if unknown
 
     @property
     def samples(self) -> int:
@@ -81,12 +76,7 @@ JUDGED = ("task", "item_id", "sample_index", "score", "vote", "n_tokens")
 
 
 def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A task's rows of a table of `records.Response`.
-
-    Args:
-        path: the file.
-        task: the task.
-        columns: the columns; None reads all.
+    """A task's rows of a table of `records.Response`; `columns` None reads all columns.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
@@ -99,14 +89,7 @@ def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) 
 
 
 def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int, has_votes: bool) -> Draws:
-    """The responses to a task's items.
-
-    Args:
-        path: its name in errors.
-        table: a task's rows of `records.Response`.
-        item_ids: its items, in the requested order.
-        samples: K.
-        has_votes: whether the task reports answers.
+    """The K responses to a task's items, in the items' order, from its rows of `records.Response`.
 
     Raises:
         HarnessError: the table lacks a response, or has too many; or a score is not a fraction.
@@ -135,12 +118,7 @@ def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int,
 
 
 def draws_of_lists(scores: Sequence[Sequence[float]], votes: Sequence[Sequence[str | None]]) -> Draws:
-    """The responses of a log, which has no token counts per response.
-
-    Args:
-        scores: per item, K scores in [0, 1].
-        votes: per item, K votes; None for no answer.
-    """
+    """A log's responses: per item, K scores in [0, 1] and K votes, None for no answer; no token counts."""
     judged = np.array(scores, dtype=np.float64)
     known: dict[str | None, int] = {None: -1}
     words = np.array([known.setdefault(vote, len(known) - 1) for some in votes for vote in some])
@@ -159,11 +137,7 @@ def _damaged(path: Path, what: str) -> HarnessError:
 
 
 def expanded(results: Sequence["Result"], k: int | None) -> list["Result"]:
-    """The same results with the columns of K responses at k.
-
-    Args:
-        results: as read.
-        k: the k of the columns; None uses K.
+    """The same results with the columns of K responses at `k`; None uses K.
 
     Raises:
         HarnessError: k is None and results differ in K; or a result with several responses per item has fewer
@@ -253,21 +227,13 @@ def _tables(
 
 
 class Spent(NamedTuple):
-    """Accuracy at a budget.
+    """Accuracy at a budget."""
 
-    Attributes:
-        metric: "avg", "maj", "pass" or "consistency".
-        k: responses per item.
-        cap: the most new tokens of a response; None for the run's own limit.
-        tokens: generated tokens per item.
-        accuracy: the mean over items, or over tasks.
-    """
-
-    metric: str
-    k: int
-    cap: int | None
-    tokens: float
-    accuracy: Estimate
+    metric: str  # "avg", "maj", "pass" or "consistency"
+    k: int  # responses per item
+    cap: int | None  # the most new tokens of a response; None for the run's own limit
+    tokens: float  # generated tokens per item
+    accuracy: Estimate  # the mean over items, or over tasks
 
 
 CAPS = 12
@@ -311,20 +277,14 @@ def _at(draws: Sequence[Draws], clusters: Sequence[Codes], k: int, cap: int | No
 
 
 class Crossing(NamedTuple):
-    """The crossing of two rows' curves over tokens.
+    """The crossing of two rows' curves over tokens."""
 
-    Attributes:
-        tokens: generated tokens per item at the first crossing; None if the curves do not cross.
-        low, high: its 95 % interval over bootstrap draws of clusters in which they cross.
-        share: the share of draws in which they cross, in [0, 1].
-        first: whether the first row is ahead before the crossing, or throughout.
-    """
-
-    tokens: float | None
+    tokens: float | None  # generated tokens per item at the first crossing; None if the curves do not cross
+    # low, high: its 95 % interval over bootstrap draws of clusters in which they cross
     low: float | None
     high: float | None
-    share: float
-    first: bool
+    share: float  # the share of draws in which they cross, in [0, 1]
+    first: bool  # whether the first row is ahead before the crossing, or throughout
 
 
 DRAWS = 1_000

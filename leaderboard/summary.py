@@ -20,29 +20,17 @@ from dcsft_harness.leaderboard.stats.ranking import Rank
 
 @dataclass(frozen=True)
 class Quoted:
-    """One row of a published table.
+    """One row of a published table."""
 
-    Attributes:
-        name: its name in the source.
-        model: the trained model.
-        setting: the training method.
-        source: the publication.
-        read: how the figures were obtained.
-        cells: task -> accuracy in [0, 1], as printed.
-        mean_over: the tasks in the printed mean; empty if no mean is quoted.
-        mean: the printed mean, in [0, 1], or None.
-        places: decimals of the figures as printed in percent.
-    """
-
-    name: str
-    model: str
-    setting: str
+    name: str  # its name in the source
+    model: str  # the trained model
+    setting: str  # the training method
     source: str
-    read: str
-    cells: Mapping[str, float]
-    mean_over: tuple[str, ...] = ()
-    mean: float | None = None
-    places: int = 2
+    read: str  # how the figures were obtained
+    cells: Mapping[str, float]  # task -> accuracy in [0, 1], as printed
+    mean_over: tuple[str, ...] = ()  # the tasks in the printed mean; empty if no mean is quoted
+    mean: float | None = None  # the printed mean, in [0, 1], or None
+    places: int = 2  # decimals of the figures as printed in percent
 
     @property
     def recomputed(self) -> float | None:
@@ -98,20 +86,13 @@ def published() -> tuple[Quoted, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A task, or the unweighted mean over the tasks of one distribution.
+    """A task, or the unweighted mean over the tasks of one distribution."""
 
-    Attributes:
-        label: the task's name, "ID mean" or "OOD mean".
-        distribution: "id", "ood" or None.
-        tasks: the task, or the tasks of the mean.
-        is_mean: whether it is a mean.
-        metric: for K responses per item, the metric of its values: "maj@8"; None for one response.
-    """
-
-    label: str
-    distribution: str | None
-    tasks: tuple[Task, ...]
-    is_mean: bool
+    label: str  # the task's name, "ID mean" or "OOD mean"
+    distribution: str | None  # "id", "ood" or None
+    tasks: tuple[Task, ...]  # the task, or the tasks of the mean
+    is_mean: bool  # whether it is a mean
+    # for K responses per item, the metric of its values: "maj@8"; None for one response
     metric: str | None = None
 
     @property
@@ -122,39 +103,26 @@ class Column:
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest true difference that a test at 5 % detects in 4 of 5 repetitions.
+    """The smallest true difference that a test at 5 % detects in 4 of 5 repetitions."""
 
-    Attributes:
-        difference: in [0, 1].
-        paired: whether it is based on the board's own comparisons to the baseline (the median standard error
-            of the paired differences); otherwise it assumes two unrelated rows with the board's median
-            accuracy.
-    """
-
-    difference: float
+    difference: float  # in [0, 1]
+    # whether it is based on the board's own comparisons to the baseline (the median standard error of the
+    # paired differences); otherwise it assumes two unrelated rows with the board's median accuracy
     paired: bool
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row's result in one column.
+    """One row's result in one column."""
 
-    Attributes:
-        n: scored items, which the accuracy is over; for a mean, those of all tasks together.
-        unscored: further items, whose response could not be scored.
-        unanswered: scored items without an answer in the response; they count as wrong. None if a task does
-            not report answers.
-        accuracy: in [0, 1]; None if it cannot be computed.
-        difference: to the baseline, on the items scored in both; None if it cannot be computed.
-        deviation: the standard deviation of the seeds' accuracies; None for a single row.
-    """
-
-    n: int
-    unscored: int
+    n: int  # scored items, which the accuracy is over; for a mean, those of all tasks together
+    unscored: int  # further items, whose response could not be scored
+    # scored items without an answer in the response; they count as wrong. None if a task does not report
+    # answers.
     unanswered: int | None
-    accuracy: Estimate | None
-    difference: Estimate | None
-    deviation: float | None = None
+    accuracy: Estimate | None  # in [0, 1]; None if it cannot be computed
+    difference: Estimate | None  # to the baseline, on the items scored in both; None if it cannot be computed
+    deviation: float | None = None  # the standard deviation of the seeds' accuracies; None for a single row
 
 
 @dataclass(frozen=True)
@@ -167,43 +135,28 @@ class Worst:
 
 @dataclass(frozen=True)
 class Front:
-    """A row's position by ID and OOD accuracy together.
+    """A row's position by ID and OOD accuracy together."""
 
-    Attributes:
-        on: no other row is as good in both and better in one.
-        share: the share of bootstrap draws in which that holds, in [0, 1].
-    """
-
-    on: bool
-    share: float
+    on: bool  # no other row is as good in both and better in one
+    share: float  # the share of bootstrap draws in which that holds, in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One row of the table: a row of the board, or several seeds of one configuration.
+    """One row of the table: a row of the board, or several seeds of one configuration."""
 
-    Attributes:
-        name: the row's name, or that of the seeds' group.
-        is_baseline: whether differences refer to it.
-        entries: one per column; None if a task that the column needs was not evaluated.
-        rows: the row, or the seeds' rows.
-        group: the group that a single row is a seed of, if the board combines it.
-        retention: OOD mean over ID mean; None if there is no such pair.
-        worst: None if nothing was scored.
-        rank: by `Summary.ranked_by`; None for a seed's own row, and if the figure is missing.
-        front: None if rank is, or if there is no ID or no OOD figure.
-        by_difficulty: difficulty -> accuracy on the items with that label; None without labels.
-    """
-
-    name: str
-    is_baseline: bool
+    name: str  # the row's name, or that of the seeds' group
+    is_baseline: bool  # whether differences refer to it
+    # one per column; None if a task that the column needs was not evaluated
     entries: tuple[Entry | None, ...]
-    rows: tuple[Row, ...] = ()
-    group: str | None = None
-    retention: Estimate | None = None
-    worst: Worst | None = None
+    rows: tuple[Row, ...] = ()  # the row, or the seeds' rows
+    group: str | None = None  # the group that a single row is a seed of, if the board combines it
+    retention: Estimate | None = None  # OOD mean over ID mean; None if there is no such pair
+    worst: Worst | None = None  # None if nothing was scored
+    # by `Summary.ranked_by`; None for a seed's own row, and if the figure is missing
     rank: Rank | None = None
-    front: Front | None = None
+    front: Front | None = None  # None if rank is, or if there is no ID or no OOD figure
+    # difficulty -> accuracy on the items with that label; None without labels
     by_difficulty: Mapping[str, Estimate] | None = None
 
     @property
@@ -214,49 +167,31 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows in one column.
+    """Two rows in one column."""
 
-    Attributes:
-        family: the set of tests for the correction: "baseline" (every row against the baseline, on the
-            figures for ID and OOD), "baseline by task", "pairs" or "pairs by task"; for K responses per item,
-            the same followed by the metric ("pairs maj@8").
-        row: the name of the line that a positive difference favors.
-        other: the name of the line that it is compared with.
-        column: the column's index.
-        difference: in [-1, 1], on the items scored in both.
-        p: two-sided; None if there is nothing to test.
-        p_holm: the same, corrected over the family.
-        method: the test.
-        better: items on which `row` scores higher; None if seeds are combined.
-        worse: items on which it scores lower.
-    """
-
+    # the set of tests for the correction: "baseline" (every row against the baseline, on the figures for ID
+    # and OOD), "baseline by task", "pairs" or "pairs by task"; for K responses per item, the same followed by
+    # the metric ("pairs maj@8")
     family: str
-    row: str
-    other: str
-    column: int
-    difference: Estimate
-    p: float | None
-    p_holm: float | None
+    row: str  # the name of the line that a positive difference favors
+    other: str  # the name of the line that it is compared with
+    column: int  # the column's index
+    difference: Estimate  # in [-1, 1], on the items scored in both
+    p: float | None  # two-sided; None if there is nothing to test
+    p_holm: float | None  # the same, corrected over the family
     method: str
-    better: int | None
-    worse: int | None
+    better: int | None  # items on which `row` scores higher; None if seeds are combined
+    worse: int | None  # items on which it scores lower
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The accuracy of a row with K responses per item, against its tokens.
-
-    Attributes:
-        row: its name.
-        over: the tasks of the accuracies: "OOD mean", a task, or "all tasks".
-        points: over k, then over caps on new tokens.
-        usage: the cost of the K responses of all of its tasks, by the names of a ledger; empty if unknown.
-    """
+    """The accuracy of a row with K responses per item, against its tokens."""
 
     row: str
-    over: str
-    points: tuple[Spent, ...]
+    over: str  # the tasks of the accuracies: "OOD mean", a task, or "all tasks"
+    points: tuple[Spent, ...]  # over k, then over caps on new tokens
+    # the cost of the K responses of all of its tasks, by the names of a ledger; empty if unknown
     usage: Mapping[str, float]
 
     def flops(self, point: Spent) -> float | None:
@@ -271,21 +206,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Overtaking:
-    """The crossing of two rows' curves over tokens.
+    """The crossing of two rows' curves over tokens."""
 
-    Attributes:
-        row: the name of one row.
-        other: the name of the other row.
-        over: see `Budget`.
-        metric: "avg", "maj" or "pass".
-        crossing: the crossing; `first` states whether `row` is ahead before it.
-    """
-
-    row: str
-    other: str
-    over: str
-    metric: str
-    crossing: Crossing
+    row: str  # the name of one row
+    other: str  # the name of the other row
+    over: str  # see `Budget`
+    metric: str  # "avg", "maj" or "pass"
+    crossing: Crossing  # the crossing; `first` states whether `row` is ahead before it
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,35 +225,21 @@ class Apart:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """A board's numbers.
+    """A board's numbers."""
 
-    Attributes:
-        columns: ID tasks, ID mean if they are several, OOD tasks, OOD mean, other tasks.
-        lines: the baseline first, the others as given; combined seeds before the first of them.
-        baseline: the baseline's name, or None.
-        remarks: sentences on blank cells and items left out.
-        detectable: per column.
-        comparisons: to the baseline, and of all pairs if there are few enough rows.
-        ranked_by: the index of the column that decides ranks, or None.
-        quoted: published figures, which nothing is tested against.
-        apart: further boards, of rows that cannot be compared with these.
-        left_out: folders that could not be used, with reasons.
-        budgets: for rows with K responses per item, accuracy over k and over tokens.
-        overtakings: the crossings of those curves.
-    """
-
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...]  # ID tasks, ID mean if they are several, OOD tasks, OOD mean, other tasks
+    # the baseline first, the others as given; combined seeds before the first of them
     lines: tuple[Line, ...]
-    baseline: str | None
-    remarks: tuple[str, ...]
-    detectable: tuple[Detectable | None, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
-    ranked_by: int | None = None
-    quoted: tuple[Quoted, ...] = ()
-    apart: tuple[Apart, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    budgets: tuple[Budget, ...] = ()
-    overtakings: tuple[Overtaking, ...] = ()
+    baseline: str | None  # the baseline's name, or None
+    remarks: tuple[str, ...]  # sentences on blank cells and items left out
+    detectable: tuple[Detectable | None, ...] = ()  # per column
+    comparisons: tuple[Comparison, ...] = ()  # to the baseline, and of all pairs if there are few enough rows
+    ranked_by: int | None = None  # the index of the column that decides ranks, or None
+    quoted: tuple[Quoted, ...] = ()  # published figures, which nothing is tested against
+    apart: tuple[Apart, ...] = ()  # further boards, of rows that cannot be compared with these
+    left_out: tuple[LeftOut, ...] = ()  # folders that could not be used, with reasons
+    budgets: tuple[Budget, ...] = ()  # for rows with K responses per item, accuracy over k and over tokens
+    overtakings: tuple[Overtaking, ...] = ()  # the crossings of those curves
 
     def overall(self, distribution: str) -> int | None:
         """The index of the column for "id" or "ood": its mean, else its only task."""
@@ -346,13 +259,7 @@ def headline(columns: Sequence[Column]) -> str | None:
 def overall(
     columns: Sequence[Column], distribution: str, metric: str | None | Literal[True] = True
 ) -> int | None:
-    """The index of the column for "id" or "ood": its mean, else its only task.
-
-    Args:
-        columns: a board's.
-        distribution: "id" or "ood".
-        metric: the metric; True uses the `headline`.
-    """
+    """The column's index for "id" or "ood": its mean, else its only task; `metric` True is the `headline`."""
     wanted = headline(columns) if metric is True else metric
     found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == wanted]
     return found[-1] if found else None  # a mean follows its tasks

@@ -23,11 +23,7 @@ _INSIDE = "base_model.model."
 
 
 def read_config(adapter: str, base: str) -> PeftConfig:
-    """The adapter's configuration, if the adapter can be attached.
-
-    Args:
-        adapter: the PEFT folder.
-        base: the base checkpoint, for errors.
+    """The adapter's configuration, if the adapter can be attached; errors name the base.
 
     Raises:
         HarnessError: a file is missing or unreadable, or the adapter is a prompt, which is not part of any
@@ -62,11 +58,7 @@ def read_config(adapter: str, base: str) -> PeftConfig:
 
 
 def _refuse_scale(adapter: str, config: PeftConfig) -> None:
-    """Refuses scaling factors that cancel the adapter or make its output infinite.
-
-    Raises:
-        HarnessError: names the setting and its value.
-    """
+    """Refuses scaling factors that cancel the adapter or make its output infinite, naming the setting."""
     given = config.to_dict()
     scales = {name: given[name] for name in ("lora_alpha", "alpha") if name in given}
     patterns = given.get("alpha_pattern") or {}
@@ -100,11 +92,7 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
 
 
 def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """`attach`, with PEFT's view of the result, which can also merge it.
-
-    Raises:
-        HarnessError: as `attach`.
-    """
+    """`attach`, with PEFT's view of the result, which can also merge it."""
     config = read_config(adapter, base)
     config.inference_mode = True
     on_meta = next(model.parameters()).is_meta
@@ -145,13 +133,10 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
 def _of_today(
     model: PreTrainedModel, config: PeftConfig, stored: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor] | None:
-    """An adapter's tensors by current names, if an older transformers named the base's modules.
+    """An adapter's tensors by current names, if an older transformers named the base's modules, else None.
 
     transformers itself defines the renamings. The configuration then names the modules that the file has
     tensors for: a pattern for the old names may match other modules now.
-
-    Returns:
-        None if the names are current, or unknown.
     """
     modules = {name for name, _ in model.named_modules()}
     names = {name: name.removeprefix(_INSIDE) for name in stored}

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from dcsft_harness.errors import HarnessError, unknown_name
 
@@ -24,11 +25,7 @@ def is_unset(value: object) -> bool:
 
 
 def as_int(name: str, value: object, low: int) -> int:
-    """A whole number of at least `low`; errors call it `name`.
-
-    Raises:
-        HarnessError: for anything else, booleans included.
-    """
+    """A whole number of at least `low`; errors, for booleans too, call it `name`."""
     number = as_float(name, value, float(low))
     if number != int(number):
         raise HarnessError(f"{name}={value!r} is not a whole number", f"Give an integer of at least {low}")
@@ -36,11 +33,7 @@ def as_int(name: str, value: object, low: int) -> int:
 
 
 def as_float(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number in `[low, high]`; errors call it `name`.
-
-    Raises:
-        HarnessError: for anything else, booleans included.
-    """
+    """A finite number in `[low, high]`; errors, for booleans too, call it `name`."""
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -54,11 +47,7 @@ def as_float(name: str, value: object, low: float, high: float = math.inf) -> fl
 
 
 def as_bool(name: str, value: object) -> bool:
-    """True or False, also as text in any case; errors call it `name`.
-
-    Raises:
-        HarnessError: for anything else.
-    """
+    """True or False, also as text in any case; errors call it `name`."""
     text = str(value).strip().lower()
     if text in _TRUE | _FALSE:
         return text in _TRUE
@@ -71,11 +60,7 @@ def as_text(name: str, value: object) -> str:
 
 
 def as_dtype(name: str, value: object) -> str:
-    """One of `DTYPES`.
-
-    Raises:
-        HarnessError: for anything else, with near matches.
-    """
+    """One of `DTYPES`; the error for anything else names near matches."""
     if str(value) not in DTYPES:
         raise unknown_name(name, str(value), DTYPES)
     return str(value)
@@ -96,27 +81,6 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 # lmms-eval writes this into every task whose YAML sets no `until`. Applied literally, it would end every
 # chain of thought at its first blank line.
 _FILLED_IN_UNTIL = ("\n\n",)
-
-_NAMES = {
-    "max_new_tokens": "max_new_tokens",
-    "max_gen_toks": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "min_new_tokens": "min_new_tokens",
-    "temperature": "temperature",
-    "do_sample": "do_sample",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "until": "until",
-    "stop": "stop",
-    "stop_sequences": "stop",
-    "stop_strings": "stop",
-    "seed": "seed",
-    "skip_special_tokens": "skip_special_tokens",
-    "use_cache": "use_cache",
-}
-"""Supported argument names, each with its canonical name."""
 
 _NEUTRAL_ONLY: dict[str, object] = {
     "num_beams": 1,
@@ -179,38 +143,31 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "skip_special_tokens": as_bool,
     "use_cache": as_bool,
 }
+_NAMES = {
+    **{name: name for name in _READERS},
+    **{"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"},
+    **{"stop_sequences": "stop", "stop_strings": "stop"},
+}
+"""Supported argument names, each with its canonical name."""
 
 
 @dataclass(frozen=True)
 class GenerationArguments:
-    """How to generate responses to one request; hashable, so that equal requests share a batch.
+    """How to generate responses to one request; hashable, so that equal requests share a batch."""
 
-    Attributes:
-        max_new_tokens: most tokens of a response, the end token included.
-        min_new_tokens: tokens before which no end token is allowed.
-        temperature: 0 is greedy decoding; above 0 responses are sampled at it.
-        top_p: nucleus mass kept, in `[0, 1]`; 1 keeps everything.
-        top_k: most likely tokens kept; 0 keeps everything.
-        min_p: least probability kept, relative to the likeliest token's; 0 keeps everything.
-        repetition_penalty: divides the positive logits (multiplies the negative ones) of tokens
-            already in prompt or response; 1 changes nothing.
-        stop: texts that end a response; neither they nor what follows is part of it.
-        seed: seed of the draws that the task itself asks for; None uses the model's.
-        skip_special_tokens: whether special tokens are left out of the text.
-        use_cache: whether generation keeps keys and values between steps.
-    """
-
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS  # most tokens of a response, the end token included
+    min_new_tokens: int = 0  # tokens before which no end token is allowed
+    temperature: float = 0.0  # 0 is greedy decoding; above 0 responses are sampled at it
+    top_p: float = 1.0  # nucleus mass kept, in `[0, 1]`; 1 keeps everything
+    top_k: int = 0  # most likely tokens kept; 0 keeps everything
+    min_p: float = 0.0  # least probability kept, relative to the likeliest token's; 0 keeps everything
+    # divides the positive logits (multiplies the negative ones) of tokens already in prompt or response; 1
+    # changes nothing
     repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    skip_special_tokens: bool = True
-    use_cache: bool = True
+    stop: tuple[str, ...] = ()  # texts that end a response; neither they nor what follows is part of it
+    seed: int | None = None  # seed of the draws that the task itself asks for; None uses the model's
+    skip_special_tokens: bool = True  # whether special tokens are left out of the text
+    use_cache: bool = True  # whether generation keeps keys and values between steps
 
     @property
     def greedy(self) -> bool:
@@ -250,7 +207,8 @@ class GenerationArguments:
         if until == _FILLED_IN_UNTIL:
             _warn_about_filled_in_until(task)
             until = ()
-        values["stop"] = tuple(dict.fromkeys((*_texts(until), *_texts(values.get("stop", ())))))
+        stop = (text for texts in (until, values.get("stop")) if isinstance(texts, tuple) for text in texts)
+        values["stop"] = tuple(dict.fromkeys(stop))
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -259,7 +217,11 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, value in given.items():
         if name in _NEUTRAL_ONLY:
-            _require_neutral(name, value)
+            if not is_unset(value) and not _is_neutral(name, value):
+                raise HarnessError(
+                    f"{name}={value!r} is not supported by this model",
+                    f"Override it with `--gen_kwargs {name}={_NEUTRAL_ONLY[name]}` if that is what you want",
+                )
         elif name not in _NAMES:
             raise unknown_name("generation argument", name, _NAMES)
         elif not is_unset(value):
@@ -330,15 +292,6 @@ def _is_neutral(name: str, value: object) -> bool:
     return value == neutral or str(value).strip().lower() in {str(neutral).lower(), f"{neutral}.0"}
 
 
-def _require_neutral(name: str, value: object) -> None:
-    neutral = _NEUTRAL_ONLY[name]
-    if not is_unset(value) and not _is_neutral(name, value):
-        raise HarnessError(
-            f"{name}={value!r} is not supported by this model",
-            f"Override it with `--gen_kwargs {name}={neutral}` if that is what you want",
-        )
-
-
 def _positive(name: str, value: object) -> float:
     number = as_float(name, value, 0.0)
     if number == 0.0:
@@ -358,18 +311,11 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     return tuple(entry for entry in entries if entry)
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    return value if isinstance(value, tuple) else ()
-
-
-_warned: set[str] = set()
-
-
+@cache
 def _warn_about_filled_in_until(task: str) -> None:
-    if task not in _warned:
-        _warned.add(task)
-        _LOG.warning(
-            "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
-            "stop text. A task that wants it sets stop: ['\\n\\n'].",
-            task,
-        )
+    """Warns once per task."""
+    _LOG.warning(
+        "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
+        "stop text. A task that wants it sets stop: ['\\n\\n'].",
+        task,
+    )

@@ -133,12 +133,9 @@ class UnavailableError(HarnessError):
 
 @dataclass
 class Counts(TokenCounts):  # type: ignore[misc]
-    """Token counts in lmms-eval's log format, with the generation config's applied settings.
+    """Token counts in lmms-eval's log format, with the generation config's applied settings."""
 
-    Attributes:
-        from_checkpoint: setting -> value; None if the generation config is not used.
-    """
-
+    # setting -> value; None if the generation config is not used
     from_checkpoint: dict[str, object] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,14 +186,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, object] | None = None
     ) -> "ObservedModel":
-        """Creates a model from its arguments as text.
+        """Creates a model from its arguments as text, `key=value,key=value`.
 
         When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
         torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one.
-
-        Args:
-            arg_string: `key=value,key=value`.
-            additional_config: further arguments; None where lmms-eval is not evaluating.
         """
         given = dict(utils.simple_parse_args_string(arg_string))
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
@@ -224,10 +217,9 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
-        """The responses to items with equal generation arguments, for models that answer in batches.
+        """The responses to items with equal generation arguments, one `Generation` per sample index.
 
-        Returns:
-            per item, one `Generation` per sample index, in the item's order.
+        For models that answer in batches.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither `_answer` nor `_stream`")
 
@@ -331,8 +323,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def answer(self, items: list[Item]) -> list[list[Generation]]:
         """The responses to items with equal generation arguments, without reporting them.
 
-        Raises:
-            HarnessError: an item is refused and `refused` is None.
+        A refused item is an error unless there is `refused`.
         """
         queue = deque((Drawing(item), item) for item in items)
         drawings = [drawing for drawing, _ in queue]

@@ -44,21 +44,13 @@ _REFUSALS = (ValueError, TypeError, LookupError, AttributeError, StopIteration, 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt that is ready for generation.
+    """A prompt that is ready for generation."""
 
-    Attributes:
-        name: the task and document, for errors.
-        key: the item's key, for its draws.
-        features: the processor's output for this prompt alone.
-        text: the rendered chat.
-        images: its images in order.
-    """
-
-    name: str
-    key: str
-    features: Features
-    text: str = ""
-    images: tuple[Image.Image, ...] = ()
+    name: str  # the task and document, for errors
+    key: str  # the item's key, for its draws
+    features: Features  # the processor's output for this prompt alone
+    text: str = ""  # the rendered chat
+    images: tuple[Image.Image, ...] = ()  # its images in order
 
     @property
     def tokens(self) -> int:
@@ -71,10 +63,8 @@ def process(
 ) -> Features:
     """A processor's output for rendered chats, left-padded, without labels.
 
-    Args:
-        processor: the checkpoint's.
-        texts: the chats. If a template writes the first token itself, the tokenizer adds no second one.
-        images: the images of each chat; every chat has some, or none has.
+    If a template writes the first token itself, the tokenizer adds no second one. Every chat has images, or
+    none has.
 
     Raises:
         ValueError: or another of `_REFUSALS`: the processor cannot process them.
@@ -143,11 +133,7 @@ def remembering() -> Iterator[None]:
 
 
 def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Image]) -> Features:
-    """`process` of one prompt, from memory within `remembering`.
-
-    Raises:
-        ValueError: or another of `_REFUSALS`: see `process`.
-    """
+    """`process` of one prompt, from memory within `remembering`."""
     memory = _MEMORY.get()
     if memory is None:
         return process(processor, [text], [images])
@@ -161,11 +147,7 @@ def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Ima
 
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Turns a processor's errors on an unsupported prompt into an error with the item.
-
-    Raises:
-        HarnessError: begins with `name`, the task and document.
-    """
+    """Turns a processor's errors on an unsupported prompt into one that begins with the task and document."""
     from .resources import out_of_memory
 
     try:
@@ -189,12 +171,7 @@ class Batcher:
     """
 
     def __init__(self, processor: ProcessorMixin, pad_token: int) -> None:
-        """Compares, on the trials, joined features with the processor's own batch.
-
-        Args:
-            processor: the checkpoint's.
-            pad_token: token id on the left of short prompts.
-        """
+        """Compares, on the trials, joined features with the processor's own batch; pads on the left."""
         self._processor, self._pad = processor, pad_token
         self.image_names: Collection[str] = processor.image_processor.model_input_names
         self.trials = self._prepared(_TRIALS)
@@ -217,11 +194,7 @@ class Batcher:
         )
 
     def batch(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
-        """Prompts as one batch; a single one where `way` is "single".
-
-        Args:
-            rows: with features of equal names.
-        """
+        """Prompts, with features of equal names, as one batch; a single one where `way` is "single"."""
         if len(rows) > 1 and self.way == "processed":
             return dict(process(self._processor, [row.text for row in rows], [row.images for row in rows]))
         assert len(rows) == 1 or self.way == "joined"
@@ -296,14 +269,10 @@ def follows_tokens(name: str, features: Features, image_names: Collection[str]) 
 def collate(rows: Sequence[Features], pad_token: int, image_names: Collection[str]) -> dict[str, Tensor]:
     """One batch, token features padded on the left, everything else joined in order.
 
-    Image features are joined along their first dimension: rows, images or patches, depending on the model
-    family, but always consecutive by prompt. Where other dimensions differ (tiles of an image, sides of a
-    tile) they are zero-padded at the end, as the processors themselves pad.
-
-    Args:
-        rows: features of one prompt each, with equal names.
-        pad_token: token id on the left of short prompts; the attention mask is 0 there.
-        image_names: names that the image processor produces.
+    Image features, of the names `image_names`, are joined along their first dimension: rows, images or
+    patches, depending on the model family, but always consecutive by prompt. Where other dimensions differ
+    (tiles of an image, sides of a tile) they are zero-padded at the end, as the processors themselves pad.
+    The attention mask is 0 where a row has `pad_token`.
     """
     batch = {}
     for name in rows[0]:
@@ -351,11 +320,7 @@ def tokenize(processor: ProcessorMixin, text: str) -> list[int]:
 def count_tokens(processor: ProcessorMixin, text: str, tokens: list[int], images: list[Image.Image]) -> int:
     """Tokens of prompt and images together.
 
-    Args:
-        processor: the checkpoint's, with its pixel limits.
-        text: the rendered prompt.
-        tokens: its token ids, with one placeholder per image.
-        images: its images.
+    `text` is the rendered prompt and `tokens` its token ids, with one placeholder per image.
     """
     if not images:
         return len(tokens)

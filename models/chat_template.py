@@ -39,10 +39,6 @@ def check(processor: "ProcessorMixin", name: str) -> None:
 
     jinja2's sandbox bounds a single `range`, not nested loops or repeated text.
 
-    Args:
-        processor: whose template it is.
-        name: the checkpoint, for the error.
-
     Raises:
         HarnessError: the template does not end, needs too much memory, or is broken.
     """
@@ -66,14 +62,9 @@ def render(
     add_generation_prompt: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> str:
-    """Messages as text.
+    """Messages as text; with `add_generation_prompt` it ends where an answer begins.
 
-    Args:
-        processor: whose template it is.
-        messages: the conversation.
-        where: what errors begin with.
-        add_generation_prompt: whether the text ends where an answer begins.
-        arguments: further arguments of the template, checked by `check_arguments`.
+    `arguments` are further ones of the template, checked by `check_arguments`; errors begin with `where`.
 
     Raises:
         HarnessError: the template refuses the messages, or is broken; begins with `where`.
@@ -109,16 +100,7 @@ def arguments_of(processor: "ProcessorMixin") -> list[str]:
 
 
 def check_arguments(processor: "ProcessorMixin", arguments: Mapping[str, Any], name: str) -> None:
-    """Refuses arguments that a chat template does not use, or fails on.
-
-    Args:
-        processor: whose template it is.
-        arguments: names and values.
-        name: the checkpoint, for the error.
-
-    Raises:
-        HarnessError: names the arguments that it uses.
-    """
+    """Refuses arguments that a chat template does not use, or fails on; errors name those that it uses."""
     from dcsft_harness.errors import HarnessError, cut
 
     if not arguments:
@@ -136,10 +118,9 @@ def check_arguments(processor: "ProcessorMixin", arguments: Mapping[str, Any], n
 
 
 def recorded(*folders: str | Path | None) -> dict[str, Any] | None:
-    """The template's arguments of training, from the first of these folders that records them.
+    """The template's arguments of training, from the first folder (adapter, base) that records them.
 
-    Args:
-        folders: an adapter, a base; None and hub names are skipped.
+    None and hub names are skipped.
 
     Raises:
         HarnessError: a run's checkpoint has a damaged file.

@@ -38,16 +38,8 @@ _LOG = logging.getLogger(__name__)
 GENERATION = "generation_config.json"
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _DECIDING = (
-    *(
-        "*.safetensors",
-        "*.index.json",
-        "*.bin",
-        "*.jinja",
-        "config.json",
-        "adapter_config.json",
-        GENERATION,
-        SPACE_FILE,
-    ),
+    *("*.safetensors", "*.index.json", "*.bin", "*.jinja", "config.json", "adapter_config.json"),
+    *(GENERATION, SPACE_FILE),
     *("*processor*config.json", "chat_template*", "additional_chat_templates", "tokenizer*", "vocab*"),
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "custom_generate"),
 )
@@ -104,11 +96,7 @@ def _parsed(name: str, content: bytes) -> PreTrainedConfig:
 
 
 def open_processor(settings: ModelSettings) -> ProcessorMixin:
-    """The checkpoint's processor, with the requested pixel limits.
-
-    Raises:
-        HarnessError: see `saved_processor` and `check_mark`; or it has no such limits.
-    """
+    """The checkpoint's processor, with the requested pixel limits; see `saved_processor`, `check_mark`."""
     name, trust = settings.pretrained, settings.trust_remote_code
     processor = saved_processor(name, trust)
     check_mark(processor, settings)
@@ -120,12 +108,7 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
 def template_arguments(settings: ModelSettings, warn: bool = False) -> dict[str, Any]:
     """The chat template's arguments in force: the given ones, else those of training.
 
-    Args:
-        settings: the checkpoint and adapter.
-        warn: whether to log that the given ones differ from those of training.
-
-    Raises:
-        HarnessError: see `chat_template.recorded`.
+    With `warn`, logs that the given ones differ from those of training.
     """
     trained = chat_template.recorded(settings.adapter, settings.pretrained)
     if settings.chat_template_kwargs is None:
@@ -140,11 +123,7 @@ def template_arguments(settings: ModelSettings, warn: bool = False) -> dict[str,
 
 
 def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
-    """Refuses a configuration whose image token differs from the processor's.
-
-    Raises:
-        HarnessError: names both.
-    """
+    """Refuses a configuration whose image token differs from the processor's; the error names both."""
     mark, tokenizer = getattr(open_config(settings), "image_token_id", None), processor.tokenizer
     if not isinstance(mark, int):
         return
@@ -189,10 +168,6 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
 
 def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
     """A checkpoint's processor as saved, tried on a chat with an image.
-
-    Args:
-        name: a folder or hub name.
-        trust_remote_code: whether code inside the checkpoint may run.
 
     Raises:
         HarnessError: there is none, it needs a package that is missing, or it has no usable chat template or
@@ -268,11 +243,7 @@ def _failure(processor: ProcessorMixin) -> Exception | None:
 
 
 def open_generation(settings: ModelSettings) -> GenerationConfig:
-    """The checkpoint's generation settings, without its weights; defaults where it has none.
-
-    Raises:
-        HarnessError: its file cannot be read.
-    """
+    """The checkpoint's generation settings, without its weights; defaults where it has none."""
     folder = weights.files_of(settings.pretrained)
     try:
         if folder is not None and (folder / GENERATION).is_file():
@@ -290,11 +261,7 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
 
 
 def _check_tokens(found: GenerationConfig) -> None:
-    """Refuses special tokens that are not ids.
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuses special tokens that are not ids, by a `ValueError` that names the first."""
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         value = getattr(found, name, None)
         several = value if name == "eos_token_id" and isinstance(value, list) else [value]
@@ -308,10 +275,7 @@ def convention(
 ) -> BoxConvention:
     """The model's box coordinates, under the pixel limits in force.
 
-    Args:
-        config: names the model family, whose coordinates are the default.
-        processor: has the pixel limits.
-        given: the coordinates of a checkpoint that was trained to write others than its family.
+    Those of the model family, unless `given` for a checkpoint that was trained to write others.
 
     Raises:
         HarnessError: the coordinates are those of a resized image, and the processor does not resize by
@@ -330,13 +294,10 @@ def convention(
 
 
 def check_intact(settings: ModelSettings) -> None:
-    """Refuses a base or adapter whose files differ from its manifest.
+    """Refuses a base or adapter whose files differ from its manifest, or an adapter of another base.
 
     The first rank hashes the files, once per process, and remembers a hash while a file keeps its size and
     times. A run's saved checkpoints are looked up in the run's manifest. Folders without a manifest pass.
-
-    Raises:
-        HarnessError: names the file; or the adapter was trained on another base.
     """
     if ranks.rank() > 0:
         return
@@ -347,11 +308,7 @@ def check_intact(settings: ModelSettings) -> None:
 
 
 def check_files(name: str) -> None:
-    """`check_intact` for one folder; a hub name passes.
-
-    Raises:
-        HarnessError: names a missing, changed or added file.
-    """
+    """`check_intact` for one folder: names a missing, changed or added file; a hub name passes."""
     run, inside = _manifest_of(Path(name))
     if run is not None:
         files = [file for file in manifest.read(run).files if file.startswith(inside)]
@@ -382,11 +339,7 @@ def _refuse_added(folder: Path, known: set[str]) -> None:
 
 
 def check_base(adapter: str, base: str) -> None:
-    """Refuses an adapter if its manifest, or its run's manifest, records another base.
-
-    Raises:
-        HarnessError: names both.
-    """
+    """Refuses an adapter if its manifest, or its run's manifest, records another base; names both."""
     run, _ = _manifest_of(Path(adapter))
     if run is None:
         return
@@ -413,11 +366,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
-    """Tries the adapter on the base's modules, without the base's weights.
-
-    Raises:
-        HarnessError: where it does not fit.
-    """
+    """Tries the adapter on the base's modules, without the base's weights."""
     if settings.adapter is None:
         return
     read_config(settings.adapter, settings.pretrained)
@@ -460,11 +409,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
 
 
 def check_weights(settings: ModelSettings, config: PreTrainedConfig) -> None:
-    """Refuses a checkpoint without all of its weights, before any are read.
-
-    Raises:
-        HarnessError: files are damaged, or tensors missing, unexpected or of another shape.
-    """
+    """Refuses missing, damaged, unexpected or reshaped weights of a checkpoint, before any are read."""
     if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:  # others run their own code
         weights.check_names(settings.pretrained, config)
 
@@ -478,12 +423,8 @@ def open_weights(
 ) -> PreTrainedModel:
     """The only function in this suite that reads a checkpoint's weights: all of them, and finite.
 
-    Args:
-        name: a folder or hub name.
-        dtype: the type to load into; "auto" is that of the configuration.
-        device: where to load; None leaves them where transformers puts them.
-        trust_remote_code: whether code inside the checkpoint may run.
-        options: further ones of `from_pretrained`.
+    `dtype` "auto" is that of the configuration; `device` None leaves the weights where transformers puts
+    them; `options` are further ones of `from_pretrained`.
 
     Raises:
         HarnessError: weights are damaged, missing, unexpected, of another shape or not finite, or the

@@ -97,11 +97,9 @@ def noisy(
 ) -> torch.Tensor:
     """Scores with the noise of one step.
 
-    Args:
-        scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
-        row_keys: int64 `(rows,)`.
-        step: tokens that the rows have generated so far, also as int64 `(rows,)`.
-        sparse: whether most tokens are ruled out; then only the others get noise.
+    `scores` are float32 `(rows, vocabulary)`, minus infinity where a token is ruled out; `row_keys` int64
+    `(rows,)`; `step` the tokens generated so far, also as int64 `(rows,)`. `sparse`: most tokens are ruled
+    out, and only the others get noise.
 
     Returns:
         float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
@@ -119,28 +117,16 @@ class KeyedGumbel:
     """The last logits processor of a sampled generation: makes greedy search draw."""
 
     def __init__(self, row_keys: list[int], prompt_length: int, sparse: bool) -> None:
-        """Noise for one call of `generate`.
+        """Noise for one call of `generate`, from one key per row of the batch, see `row_key`.
 
-        Args:
-            row_keys: one key per row of the batch, from `row_key`.
-            prompt_length: columns of the batch before the first generated token.
-            sparse: whether the processors before this one rule most tokens out; then only the remaining ones
-                get noise.
+        `prompt_length` columns come before the first generated token. `sparse`: see `noisy`.
         """
         self._keys = torch.tensor(row_keys, dtype=torch.int64)
         self._prompt_length = prompt_length
         self._sparse = sparse
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Adds the noise of this step.
-
-        Args:
-            input_ids: int64 `(rows, columns)`, prompt and what is generated so far.
-            scores: float32 `(rows, vocabulary)`, minus infinity where a token is ruled out.
-
-        Returns:
-            float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
-        """
+        """Adds this step's noise to float32 `(rows, vocabulary)`; the float64 result's argmax is drawn."""
         self._keys = self._keys.to(scores.device)
         return noisy(scores, self._keys, input_ids.shape[1] - self._prompt_length, self._sparse)
 
@@ -151,8 +137,7 @@ class KeyedGumbel:
 def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
     """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
 
-    Raises:
-        HarnessError: the file cannot be read, or has a setting that cannot be applied.
+    A setting that cannot be applied is an error.
     """
     if settings.generation_config != "checkpoint":
         return {}
@@ -191,17 +176,11 @@ class NotFiniteError(Exception):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Token ids that steer generation.
+    """Token ids that steer generation."""
 
-    Attributes:
-        pad: fills short prompts and finished rows.
-        bos: begins a sequence, where a model has such a token.
-        eos: end a response; every id that the checkpoint names, in any of its files.
-    """
-
-    pad: int
-    bos: int | None
-    eos: tuple[int, ...]
+    pad: int  # fills short prompts and finished rows
+    bos: int | None  # begins a sequence, where a model has such a token
+    eos: tuple[int, ...]  # end a response; every id that the checkpoint names, in any of its files
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> "SpecialTokens":
@@ -227,17 +206,11 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Completion:
-    """What one row generated.
-
-    Attributes:
-        text: the response.
-        n_tokens: tokens generated, the end token or those of the stop text included.
-        finish_reason: "stop" or "length".
-    """
+    """What one row generated."""
 
     text: str
-    n_tokens: int
-    finish_reason: FinishReason
+    n_tokens: int  # tokens generated, the end token or those of the stop text included
+    finish_reason: FinishReason  # "stop" or "length"
 
 
 class StopTexts:
@@ -259,15 +232,7 @@ class StopTexts:
         rows: int = 0,
         prompt_length: int = 0,
     ) -> None:
-        """A criterion for one batch.
-
-        Args:
-            tokenizer: decodes the tokens.
-            arguments: the stop texts, and whether special tokens are text.
-            eos: ids that end a row anyway.
-            rows: rows of the batch that `generate` makes.
-            prompt_length: columns that `generate` hands over before the first generated token.
-        """
+        """A criterion for `rows` of a `generate` call, whose first `prompt_length` columns are prompts."""
         self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
         self._prompt_length, self.any = prompt_length, bool(arguments.stop)
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
@@ -344,9 +309,8 @@ class RepetitionPenalty:
     def __init__(self, penalty: float, attention_mask: Tensor) -> None:
         """A processor for one batch.
 
-        Args:
-            penalty: divides positive scores, multiplies negative ones.
-            attention_mask: `(rows, prompt length)`, 0 on the left where a row has padding.
+        `penalty` divides positive scores and multiplies negative ones; `attention_mask` is `(rows, prompt
+        length)`, 0 on the left where a row has padding.
         """
         self._penalty, self._mask = penalty, attention_mask != 0
 
@@ -395,15 +359,10 @@ def complete(
     arguments: GenerationArguments,
     row_keys: list[int],
 ) -> list[Completion]:
-    """Generates one response per row of `batch`.
+    """Generates one response per row of a left-padded batch on the model's device.
 
-    Args:
-        model: a transformers model, in evaluation mode, whose own generation config is neutral.
-        tokenizer: its tokenizer.
-        tokens: its special tokens.
-        batch: model inputs, left-padded, on the model's device.
-        arguments: how to generate.
-        row_keys: int64 keys of the rows' draws (`decoding.row_key`); unused when greedy.
+    The model is in evaluation mode, and its own generation config neutral. `row_keys` are the int64 keys of
+    the rows' draws (`row_key`); unused when greedy.
 
     Raises:
         NotFiniteError: logits of some rows are not finite.
@@ -526,15 +485,7 @@ class Draw:
         prompts: Prompts,
         item_of_row: Tensor,
     ) -> None:
-        """A draw for rows without tokens.
-
-        Args:
-            arguments: how tokens are chosen.
-            eos: ids that end a row.
-            row_keys: int64 `(rows,)`, from `decoding.row_key`.
-            prompts: what the rows continue.
-            item_of_row: int64 `(rows,)`, which of the prompts.
-        """
+        """A draw for rows without tokens; keys and numbers of their prompts are int64 `(rows,)`."""
         self._arguments, self._keys, self._steps = arguments, row_keys, torch.zeros_like(row_keys)
         self._eos = torch.tensor(eos, dtype=torch.int64, device=row_keys.device)
         self._warpers = [] if arguments.greedy else warpers(arguments)
@@ -543,13 +494,9 @@ class Draw:
             self._seen = _tokens_of(prompts)[item_of_row]
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """The next token of every row.
+        """The int64 `(rows,)` next tokens, from `(rows, vocabulary)` logits of any float type.
 
-        Args:
-            logits: `(rows, vocabulary)` of any float type.
-
-        Returns:
-            int64 `(rows,)`; `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
+        `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
         """
         scores = _ruled(logits.float(), self._arguments, self._eos, self._seen, self._steps)
         tokens, likeliest = self._chosen(scores)

@@ -1,10 +1,11 @@
 """A loaded model: trial of shared prompts, items in flight, batches, prefills and memory."""
 
+import functools
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,57 +41,50 @@ _FAILURES = (AttributeError, TypeError, LookupError, ValueError, RuntimeError)
 
 
 class Alone(NamedTuple):
-    """A model's output for one prompt alone.
+    """A model's output for one prompt alone."""
 
-    Attributes:
-        token: int64 `(1,)`, the likeliest first token that does not end the response.
-        logits: float32 `(2, vocabulary)`, for the first and the second token.
-    """
-
-    token: Tensor
-    logits: Tensor
+    token: Tensor  # int64 `(1,)`, the likeliest first token that does not end the response
+    logits: Tensor  # float32 `(2, vocabulary)`, for the first and the second token
 
 
-@torch.inference_mode()
-def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone | str:
-    """Two tokens from `generate`, or the reason why the model cannot process the prompt.
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: inputs of one prompt, on the model's device.
 
-    Raises:
-        RuntimeError: it is out of memory.
-    """
-    try:
-        tokens, logits = _by_generate(model, batch)
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+def _answering(trial: Callable[_P, _T]) -> Callable[_P, _T | str]:
+    """A trial without gradients that returns why it failed; being out of memory stays an error."""
+
+    @torch.inference_mode()
+    @functools.wraps(trial)
+    def answer(*args: _P.args, **kwargs: _P.kwargs) -> _T | str:
+        try:
+            return trial(*args, **kwargs)
+        except UnsuitedModelError as error:
+            return str(error)
+        except _FAILURES as error:
+            if out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error}"
+
+    return answer
+
+
+@_answering
+def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone:
+    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it."""
+    tokens, logits = _by_generate(model, batch)
     return Alone(tokens, logits[:, 0])
 
 
-@torch.inference_mode()
+@_answering
 def apart(
     model: PreTrainedModel, together: Callable[[], dict[str, Tensor]], singly: Sequence[Alone]
 ) -> str | None:
     """Why prompts cannot be batched in `generate`; None if they can.
 
-    Args:
-        model: a transformers model, in evaluation mode.
-        together: makes one batch of all prompts, on the model's device.
-        singly: the model's output for each prompt alone.
-
-    Raises:
-        RuntimeError: it is out of memory.
+    `together` makes one batch of all prompts; `singly` is the model's output for each prompt alone.
     """
-    try:
-        tokens, logits = _by_generate(model, together())
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    tokens, logits = _by_generate(model, together())
     for row, one in enumerate(singly):
         # After a different first token, as where two are equally likely, logits differ.
         steps = 2 if int(tokens[row]) == int(one.token) else 1
@@ -99,22 +93,17 @@ def apart(
     return None
 
 
-@torch.inference_mode()
+@_answering
 def objection(
     model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone] | None = None
 ) -> str | None:
     """Why the samples of an item cannot share its prompt in this model; None if they can.
 
-    Two tokens are decoded both ways and their logits compared.
-
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: inputs of one prompt or several, on the model's device.
-        singly: the model's output for each prompt alone; None computes it, for a single prompt.
+    Two tokens are decoded both ways and their logits compared. `singly` is the model's output for each prompt
+    alone; None computes it, for a single prompt.
 
     Raises:
         HarnessError: the model does not accept the prompt at all.
-        RuntimeError: it is out of memory.
     """
     if not model._can_set_attn_implementation():
         return "its attention cannot be exchanged"
@@ -126,43 +115,22 @@ def objection(
                 "Check that its config.json, its processor's files and its weights are of one checkpoint",
             )
         singly = [made]
-    try:
-        decoder = Decoder(model)
-        decoder.admit(prefill(model, batch), [2] * len(singly))
-        with decoder.attending():
-            found = decoder.step(torch.cat([one.token.expand(2) for one in singly]))
-    except UnsuitedModelError as error:
-        return str(error)
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    decoder = Decoder(model)
+    decoder.admit(prefill(model, batch), [2] * len(singly))
+    with decoder.attending():
+        found = decoder.step(torch.cat([one.token.expand(2) for one in singly]))
     for row, one in enumerate(singly):
         if (reason := _difference(model, found[2 * row : 2 * row + 2], one.logits[1:])) is not None:
             return reason
     return None
 
 
-@torch.inference_mode()
+@_answering
 def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
-    """Why the samples of an item cannot get copies of its prompt's states; None if they can.
-
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: inputs of one prompt or several, on the model's device.
-        singly: the model's output for each prompt alone.
-
-    Raises:
-        RuntimeError: it is out of memory.
-    """
-    try:
-        rows = ForkedRows(model, batch, [2] * len(singly))
-        first = rows.logits
-        second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
-    except _FAILURES as error:
-        if out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    """Why the samples of an item cannot get copies of its prompt's states; None if they can."""
+    rows = ForkedRows(model, batch, [2] * len(singly))
+    first = rows.logits
+    second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
     for row, one in enumerate(singly):
         for found, wanted in ((first, one.logits[:1]), (second, one.logits[1:])):
             if (reason := _difference(model, found[2 * row : 2 * row + 2], wanted)) is not None:
@@ -204,36 +172,22 @@ _MOVED = -1
 
 @dataclass
 class Row:
-    """One response in progress.
+    """One response in progress."""
 
-    Attributes:
-        ticket: its item's ticket.
-        key: the key of its draws.
-        limit: the most tokens that it may have.
-        tokens: its tokens so far.
-        stopped_at: its length when it reached a stop text.
-        ended: whether it is finished.
-    """
-
-    ticket: int
-    key: int
-    limit: int
-    tokens: list[int] = field(default_factory=list)
-    stopped_at: int | None = None
-    ended: bool = False
+    ticket: int  # its item's ticket
+    key: int  # the key of its draws
+    limit: int  # the most tokens that it may have
+    tokens: list[int] = field(default_factory=list)  # its tokens so far
+    stopped_at: int | None = None  # its length when it reached a stop text
+    ended: bool = False  # whether it is finished
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An item to admit.
+    """An item to admit."""
 
-    Attributes:
-        ticket: identifies the item; no other item in flight has it.
-        row_keys: the keys of its rows' draws (`decoding.row_key`).
-    """
-
-    ticket: int
-    row_keys: list[int]
+    ticket: int  # identifies the item; no other item in flight has it
+    row_keys: list[int]  # the keys of its rows' draws (`decoding.row_key`)
 
 
 class RunningItems:
@@ -251,15 +205,7 @@ class RunningItems:
         arguments: GenerationArguments,
         hold: bool,
     ) -> None:
-        """Starts with nothing in flight.
-
-        Args:
-            model: a transformers model, in evaluation mode.
-            tokenizer: its tokenizer.
-            tokens: its special tokens, the stop texts' included.
-            arguments: how to generate.
-            hold: whether to keep the prompts of finished items until `release`.
-        """
+        """Starts with nothing in flight; `hold` keeps the prompts of finished items until `release`."""
         self._tokenizer, self._arguments, self._hold = tokenizer, arguments, hold
         self._eos, self._ends = tokens.eos, frozenset(tokens.eos)
         self._decoder = Decoder(model)
@@ -347,7 +293,10 @@ class RunningItems:
                 self._chosen = self._draw(self._decoder.step(self._chosen))
                 going_on -= _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
         ended = [ticket for ticket, rows in self._of_ticket.items() if all(row.ended for row in rows)]
-        found = [(ticket, self._completions(self._of_ticket.pop(ticket))) for ticket in ended]
+        found = [
+            (ticket, completions(self._of_ticket.pop(ticket), self._tokenizer, self._eos, self._arguments))
+            for ticket in ended
+        ]
         self.held |= set(ended) if self._hold else set()
         self._tidy()
         return found
@@ -356,12 +305,6 @@ class RunningItems:
         """Drops the prompts of items that need no more rows."""
         self.held -= set(tickets)
         self._tidy()
-
-    def _completions(self, rows: Sequence[Row]) -> list[Completion]:
-        return [
-            completion(self._tokenizer, row.tokens, self._eos, self._arguments, row.stopped_at)
-            for row in rows
-        ]
 
     def _keep(self, places: list[int]) -> None:
         """Keeps only the rows at `places`."""
@@ -390,11 +333,20 @@ class RunningItems:
         self._decoder.cohorts, self._tickets = cohorts, tickets
 
 
+def completions(
+    rows: Iterable[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    eos: tuple[int, ...],
+    arguments: GenerationArguments,
+) -> list[Completion]:
+    """The responses of finished rows."""
+    return [completion(tokenizer, row.tokens, eos, arguments, row.stopped_at) for row in rows]
+
+
 def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
     """Adds a token to each unfinished row; returns the number of rows that finish with it.
 
-    Raises:
-        NotFiniteError: the logits of some are not finite; names their tickets.
+    Raises `NotFiniteError` with the tickets of rows whose logits are not finite.
     """
     ended = 0
     bad = [
@@ -421,14 +373,7 @@ def decode(
     eos: tuple[int, ...],
     stops: StopTexts,
 ) -> None:
-    """Draws tokens for all rows until each has finished.
-
-    Args:
-        forked: the prefilled prompts.
-        rows: the rows, in its order; they get their tokens.
-        arguments: how tokens are chosen.
-        eos: ids that end a row.
-        stops: texts that end a row.
+    """Draws tokens for all rows of the prefilled prompts until each has finished.
 
     Raises:
         NotFiniteError: the logits of some are not finite; names their tickets.
@@ -471,16 +416,12 @@ class Engine:
         tokens: SpecialTokens,
         memory_gb: float | None = None,
     ) -> None:
-        """An unused engine.
+        """An unused engine for a model in evaluation mode whose own generation config is neutral.
 
-        Args:
-            model: a transformers model, in evaluation mode, whose own generation config is neutral.
-            processor: the checkpoint's.
-            tokens: its special tokens.
-            memory_gb: memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
+        `memory_gb` is memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
         """
-        self._model, self._tokens = model, tokens
-        self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+        self._model, self.tokens = model, tokens
+        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._batcher = Batcher(processor, tokens.pad)
         self._footprint = Footprint.of(model)
         self._budget = float("inf") if memory_gb is None else memory_gb * 1e9
@@ -490,8 +431,8 @@ class Engine:
 
     def flight(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
         """Nothing in flight yet; see `RunningItems`."""
-        tokens = self._tokens.stopping_at(self._tokenizer, arguments.stop)
-        return RunningItems(self._model, self._tokenizer, tokens, arguments, hold)
+        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
+        return RunningItems(self._model, self.tokenizer, tokens, arguments, hold)
 
     @property
     def way(self) -> Way:
@@ -501,8 +442,7 @@ class Engine:
     def shares(self, one: Prepared, rows: int, arguments: GenerationArguments) -> bool:
         """Whether prompts are shared; the first call tries sharing and batching on trials and an item.
 
-        Raises:
-            HarnessError: the item does not fit in memory by itself.
+        An item that does not fit in memory by itself is an error.
         """
         if self.shares_prompts is None:
             try:
@@ -630,23 +570,12 @@ class Engine:
             found += [row[-length:] for row, length in zip(logits, lengths, strict=True)]
         return found
 
-    @property
-    def tokens(self) -> SpecialTokens:
-        """The checkpoint's special tokens."""
-        return self._tokens
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The processor's tokenizer."""
-        return self._tokenizer
-
     def row_by_row(
         self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
     ) -> list[list[Completion]]:
         """One completion per item and key; each with its own prefill, unless prompts' states are copied.
 
-        Raises:
-            NotFiniteError: names the items whose logits are not finite, by position.
+        Raises `NotFiniteError` with the positions of items whose logits are not finite.
         """
         if self.forks and arguments.use_cache:
             return self._forked(items, row_keys, arguments)
@@ -660,7 +589,7 @@ class Engine:
             some = slice(start, start + at_once)
             batch = self._batch(rows[some])
             try:
-                done += complete(self._model, self._tokenizer, self._tokens, batch, arguments, flat[some])
+                done += complete(self._model, self.tokenizer, self.tokens, batch, arguments, flat[some])
             except NotFiniteError as error:
                 bad |= {owners[start + row] for row in error.places}
         if bad:
@@ -673,8 +602,8 @@ class Engine:
     ) -> list[list[Completion]]:
         """`row_by_row` with one prefill per item."""
         done: list[list[Completion]] = []
-        tokens = self._tokens.stopping_at(self._tokenizer, arguments.stop)
-        stops = StopTexts(self._tokenizer, arguments, tokens.eos)
+        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
+        stops = StopTexts(self.tokenizer, arguments, tokens.eos)
         at_once = 1 if self._batcher.way == "single" else max(len(items), 1)
         for start in range(0, len(items), at_once):
             keys = row_keys[start : start + at_once]
@@ -686,9 +615,7 @@ class Engine:
                 for key in some
             ]
             decode(forked, list(rows), arguments, tokens.eos, stops)
-            made = iter(
-                completion(self._tokenizer, row.tokens, tokens.eos, arguments, row.stopped_at) for row in rows
-            )
+            made = iter(completions(rows, self.tokenizer, tokens.eos, arguments))
             done += [[next(made) for _ in some] for some in keys]
         return done
 

@@ -33,23 +33,14 @@ _SPREAD = 1.03
 
 @dataclass(frozen=True)
 class Tower:
-    """The layers of a decoder or of a vision tower.
+    """The layers of a decoder or of a vision tower."""
 
-    Attributes:
-        layers: how many.
-        width: of the residual stream.
-        inner: of the feed-forward part.
-        heads: numbers in a token's queries, over all heads.
-        shared: numbers in its keys, over the heads that have their own.
-        gated: whether the feed-forward part has a gate beside its input.
-    """
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    shared: int
-    gated: bool
+    layers: int  # how many
+    width: int  # of the residual stream
+    inner: int  # of the feed-forward part
+    heads: int  # numbers in a token's queries, over all heads
+    shared: int  # numbers in its keys, over the heads that have their own
+    gated: bool  # whether the feed-forward part has a gate beside its input
 
     @classmethod
     def of(cls, config: PreTrainedConfig | None, gated: bool) -> "Tower":
@@ -72,11 +63,9 @@ class Tower:
         )
 
     def kept(self, number: int, full: bool) -> float:
-        """Bytes that a layer keeps of a token for its backward pass, without its linear layers' inputs.
+        """Bytes kept of a token by a layer for its backward pass, besides its linear layers' inputs.
 
-        Args:
-            number: bytes of a number in the forward pass.
-            full: whether norms train, too.
+        `number` is the bytes of a number in the forward pass; `full`: norms train, too.
         """
         norms = 2 * (4 + (number if full else 0)) * self.width
         attention = 2 * number * (self.heads + self.shared)
@@ -127,41 +116,24 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Training:
-    """What decides the memory of a training step.
+    """What decides the memory of a training step."""
 
-    Attributes:
-        trained: weights that train.
-        chosen: layers with an adapter, or all linear layers if everything trains: name -> part of the model.
-        full: whether everything trains.
-        dropout: whether adapters drop some of their inputs.
-        number: bytes of a number in the forward pass.
-        checkpointing: whether activations are computed again in the backward pass.
-        tokens: of the longest row, images included.
-        image_tokens: of the row with the largest images.
-        rows: per sample: 2 for pairs.
-        processes: that share the state, by kind: "weights", "state".
-        reference: weights of a second model that is kept, or 0.
-    """
-
-    trained: int
+    trained: int  # weights that train
+    # layers with an adapter, or all linear layers if everything trains: name -> part of the model
     chosen: Mapping[str, str]
-    full: bool
-    dropout: bool
-    number: int
-    checkpointing: bool
-    tokens: int
-    image_tokens: int
-    rows: int = 1
-    processes: Mapping[str, int] | None = None
-    reference: int = 0
+    full: bool  # whether everything trains
+    dropout: bool  # whether adapters drop some of their inputs
+    number: int  # bytes of a number in the forward pass
+    checkpointing: bool  # whether activations are computed again in the backward pass
+    tokens: int  # of the longest row, images included
+    image_tokens: int  # of the row with the largest images
+    rows: int = 1  # per sample: 2 for pairs
+    processes: Mapping[str, int] | None = None  # that share the state, by kind: "weights", "state"
+    reference: int = 0  # weights of a second model that is kept, or 0
 
 
 def training(anatomy: Anatomy, given: Training, device: Device) -> tuple[dict[str, float], float]:
-    """Memory of a training step.
-
-    Returns:
-        The parts that do not depend on the number of samples in a forward pass, and the bytes of a sample.
-    """
+    """Memory of a training step: parts that do not depend on the batch, and the bytes of a sample."""
     shared = given.processes or {}
     weights = anatomy.stored(4 if given.full else given.number)
     number, patches = given.number, given.image_tokens * anatomy.patches_per_token
@@ -229,17 +201,11 @@ def generation(
     device: Device,
     shared: bool = True,
 ) -> dict[str, float]:
-    """Memory of generating responses.
+    """Memory of generating `rows` responses to `items` prompts at a time.
 
-    Args:
-        anatomy: the model.
-        number: bytes of a number.
-        rows: responses at a time.
-        items: prompts at a time.
-        tokens: of the longest prompt, images included.
-        new_tokens: of the longest response.
-        device: where.
-        shared: whether long batches go through the model in slices, as dcsft_hf does it.
+    `number` is the bytes of a number; `tokens` and `new_tokens` are those of the longest prompt, images
+    included, and of the longest response. `shared`: long batches go through the model in slices, as dcsft_hf
+    does it.
     """
     layer = Footprint.of_config(anatomy.config, number, device.kind)
     together = min(items * tokens, max(layer.slice_tokens, tokens)) if shared else items * tokens
@@ -254,14 +220,7 @@ def generation(
 
 
 def merging(anatomy: Anatomy, prompts: int, new_tokens: int, device: Device) -> dict[str, float]:
-    """Memory of a merge: one model at a time, and what is compared of three.
-
-    Args:
-        anatomy: the base.
-        prompts: that base, adapter and merged model are compared on.
-        new_tokens: of the longest answer.
-        device: where the models run; what is compared is in the process's memory.
-    """
+    """Memory of a merge: one model at a time on the device, and what is compared of three in the process."""
     kept = max(POSITIONS, new_tokens + 1)
     logits = 4.0 * kept * anatomy.vocabulary * (3 * prompts + 2 if device.kind == "cpu" else 1)
     # A module's stored, merged and checked weights, and its update in float32.
@@ -280,13 +239,9 @@ def _image_bytes(anatomy: Anatomy, number: int) -> float:
 
 
 def seconds(anatomy: Anatomy, device: Device, work: Mapping[str, Any], loading: float) -> float:
-    """Time of some operations on a device, and of reading the weights.
+    """Time of some operations on a device, and of reading the weights, `loading` bytes.
 
-    Args:
-        anatomy: the model.
-        device: where.
-        work: "operations" of large products; "steps" of generation, which read all weights each.
-        loading: bytes that are read.
+    `work` are "operations" of large products, and "steps" of generation, which read all weights each.
     """
     bandwidth = 6e11 if device.kind == "cuda" else 1.2e10
     disk = 1.5e9 if device.kind == "cuda" else 4e8

@@ -34,34 +34,21 @@ _CAUSAL = 0.3
 
 @dataclass(frozen=True)
 class Target:
-    """Which responses to an item are right.
+    """Which responses to an item are right."""
 
-    Attributes:
-        answer: the spelling to begin with; any other is found from it.
-        right: whether a whole response is.
-        can_become: whether a response that begins so can be; also true of one that is.
-    """
-
-    answer: str
-    right: Callable[[str], bool]
-    can_become: Callable[[str], bool]
+    answer: str  # the spelling to begin with; any other is found from it
+    right: Callable[[str], bool]  # whether a whole response is
+    can_become: Callable[[str], bool]  # whether a response that begins so can be; also true of one that is
 
 
 @dataclass
 class Exact:
-    """An item's pass rate.
+    """An item's pass rate."""
 
-    Attributes:
-        rate: the probability of the right responses that were followed.
-        uncounted: an upper bound of the probability of the others.
-        forwards: the number of forwards that it took.
-        prompt_tokens: tokens of the prompt.
-    """
-
-    rate: float = 0.0
-    uncounted: float = 0.0
-    forwards: int = 0
-    prompt_tokens: int = 0
+    rate: float = 0.0  # the probability of the right responses that were followed
+    uncounted: float = 0.0  # an upper bound of the probability of the others
+    forwards: int = 0  # the number of forwards that it took
+    prompt_tokens: int = 0  # tokens of the prompt
 
 
 @dataclass
@@ -76,17 +63,11 @@ class _Branch:
 
 @dataclass
 class PassRates:
-    """Computes pass rates with one model and one set of arguments.
+    """Computes pass rates with one model and one set of arguments."""
 
-    Attributes:
-        engine: the loaded model.
-        arguments: how responses are sampled.
-        at_once: the most rows per forward.
-    """
-
-    engine: Engine
-    arguments: GenerationArguments
-    at_once: int
+    engine: Engine  # the loaded model
+    arguments: GenerationArguments  # how responses are sampled
+    at_once: int  # the most rows per forward
     _checked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -97,11 +78,7 @@ class PassRates:
 
     @torch.inference_mode()
     def of(self, items: Sequence[Prepared], targets: Sequence[Target]) -> list[Exact]:
-        """The pass rates of items.
-
-        Args:
-            items: the prompts.
-            targets: the right responses of each.
+        """The pass rates of items, from the right responses of each.
 
         Raises:
             HarnessError: the model has no finite logits, attends to later tokens, or an item does not fit in
@@ -185,11 +162,7 @@ class PassRates:
         return self._spelled(next((rest for rest in rests if target.right(text + rest)), ""))
 
     def _refuse_unfit(self, item: Prepared, one: _Branch, logits: Tensor) -> None:
-        """Refuses a model whose prompt sees the response, by the first forward.
-
-        Raises:
-            HarnessError: it does.
-        """
+        """Refuses a model whose prompt sees the response, by the first forward."""
         if self._checked or not one.tokens:
             return
         self._checked = True

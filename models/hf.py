@@ -62,14 +62,7 @@ class DcsftHF(ObservedModel):
     """
 
     def __init__(self, **given: object) -> None:
-        """Loads a model.
-
-        Args:
-            **given: `ModelSettings`' fields, also as text.
-
-        Raises:
-            HarnessError: for an unknown or unusable argument, checkpoint or adapter.
-        """
+        """Loads a model from `ModelSettings`' fields, also as text; errors name what cannot be used."""
         super().__init__()
         self.settings = ModelSettings.parse(given)
         self.seed, self.batch_size = self.settings.seed, self.settings.batch_size
@@ -189,10 +182,6 @@ class DcsftHF(ObservedModel):
     def pass_rates(self, items: Sequence[Item], targets: Sequence[Target]) -> list[Exact]:
         """The exact probability of a right response to each item, see `exact`.
 
-        Args:
-            items: with equal generation arguments that sample.
-            targets: the right responses of each.
-
         Raises:
             HarnessError: a prompt cannot be read or processed, or see `PassRates.of`.
         """
@@ -208,13 +197,9 @@ class DcsftHF(ObservedModel):
     def _generations(
         self, item: Item, prompt_tokens: int, prompt_flops: float, completions: list[Completion]
     ) -> list[Generation]:
-        """What the observers see of an item; empty if it was refused.
+        """What the observers see of an item: one `Generation` per sample index; empty if it was refused.
 
-        Args:
-            item: the request.
-            prompt_tokens: tokens of its prompt.
-            prompt_flops: the share of prefill operations that one response accounts for.
-            completions: one per sample index, or none.
+        `prompt_flops` is the share of prefill operations that one response accounts for.
         """
         costs = self._costs
         return [

@@ -7,8 +7,6 @@ error. So this module trusts none of them: it processes test images and compares
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -32,15 +30,10 @@ class PixelLimits(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """How a processor resizes by area.
+    """How a processor resizes by area."""
 
-    Attributes:
-        factor: pixels that both sides of a resized image are multiples of.
-        frames: how `size` counts an image's area: 1, or the frames of a video's patch.
-    """
-
-    factor: int
-    frames: int
+    factor: int  # pixels that both sides of a resized image are multiples of
+    frames: int  # how `size` counts an image's area: 1, or the frames of a video's patch
 
 
 def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
@@ -63,12 +56,8 @@ def set_limits(
 ) -> PixelLimits | None:
     """Sets pixel limits on a checkpoint's processor, whichever way its configuration states them.
 
-    Args:
-        processor: as opened; its image processor is replaced.
-        name: its checkpoint.
-        low: `min_pixels`; None keeps its own.
-        high: `max_pixels`; None keeps its own.
-        trust_remote_code: whether code inside the checkpoint may run.
+    The processor's image processor is replaced. `low` and `high` are `min_pixels` and `max_pixels`; None
+    keeps its own.
 
     Returns:
         The limits in force, as measured on images; None if the processor does not resize by area.
@@ -113,15 +102,9 @@ def set_limits(
 
 
 def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = False) -> dict[str, int] | None:
-    """The limits as a call's `size`, for an engine that opens the processor itself.
+    """The limits of `set_limits` as a call's `size`, for an engine that opens the processor itself.
 
-    Args:
-        processor: with the limits that `set_limits` gave it.
-        name: its checkpoint.
-        trust_remote_code: whether code inside the checkpoint may run.
-
-    Returns:
-        None where the processor has no limits, or those that the checkpoint states in a usable form.
+    None where the processor has no limits, or those that the checkpoint states in a usable form.
     """
     images = processor.image_processor
     if (rule := _rule(images)) is None or (limits := _stated(images, rule)) is None:
@@ -203,7 +186,8 @@ def _shape(area: int, factor: int) -> tuple[int, int]:
 
 def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
     """(width, height) of an image after the resize; None if the processor does not report it."""
-    with _quiet():
+    with warnings.catch_warnings():  # about images that no user gave
+        warnings.simplefilter("ignore")
         try:
             made = images(Image.new("RGB", picture), return_tensors="pt", **given)
             _, rows, columns = (int(side) for side in made["image_grid_thw"][0])
@@ -216,11 +200,3 @@ def _expected(picture: tuple[int, int], rule: _Rule, limits: PixelLimits) -> tup
     width, height = picture
     rows, columns = smart_resize(height, width, rule.factor, limits.low, limits.high)
     return int(columns), int(rows)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides a processor's warnings about test images from the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

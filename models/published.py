@@ -124,18 +124,16 @@ _BLOCK = 16_777_259
 
 
 def write(shape: str, folder: Path, layers: int | None = None) -> Path:
-    """Writes a checkpoint of a published size with random bfloat16 weights, shard by shard.
+    """Writes a checkpoint of a published size, a key of `PUBLISHED`, with random bfloat16 weights.
 
     The tokenizer and processor are the published ones if the hub's cache has them; else the digits suite's
-    tokenizer, whose ids are the first of the full vocabulary.
+    tokenizer, whose ids are the first of the full vocabulary. `layers` is the number of decoder layers and of
+    vision layers, for a trial; None means all. Returns the folder.
 
     Args:
         shape: a key of `PUBLISHED`.
         folder: the folder to write.
         layers: decoder layers and vision layers, for a trial; None means all.
-
-    Returns:
-        The folder.
 
     Raises:
         HarnessError: the size is unknown.
@@ -150,11 +148,7 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
 
 
 def settle(shape: str, folder: Path, layers: int | None = None) -> tuple[PreTrainedConfig, ProcessorMixin]:
-    """Writes everything of a checkpoint but its weights and generation settings; see `write`.
-
-    Raises:
-        HarnessError: the size is unknown.
-    """
+    """Writes everything of a checkpoint but its weights and generation settings; see `write`."""
     if shape not in PUBLISHED:
         raise unknown_name("shape", shape, PUBLISHED)
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,11 +238,8 @@ def _own_processor(shape: str) -> ProcessorMixin:
 def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int) -> None:
     """Writes random weights in files of at most `SHARD` bytes, and their index.
 
-    Args:
-        config: the model's.
-        folder: the checkpoint's.
-        tokens: the tokenizer's length. Its rows of the output layer are longer, so that responses are text.
-        end: the token that ends a response. Its row is longer still, so that most end after a few tokens.
+    The output rows of the first `tokens` tokens are longer, so that responses are text; that of the token
+    `end` is longer still, so that most responses end after a few tokens.
     """
     head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     wanted = weights_of(config)

@@ -25,11 +25,7 @@ RETRIES = 3
 
 
 def check(actors: int | None) -> None:
-    """Refuses what cannot run on Ray, without starting anything.
-
-    Raises:
-        HarnessError: Ray is not installed, or the number of actors is out of range.
-    """
+    """Refuses, without starting anything, to run without Ray, or with a number of actors out of range."""
     if importlib.util.find_spec("ray") is None:
         raise HarnessError("--engine ray needs Ray", "Install it with `pip install 'dcsft-harness[ray]'`")
     if actors is not None and actors < 1:
@@ -37,14 +33,7 @@ def check(actors: int | None) -> None:
 
 
 def connect() -> bool:
-    """Joins the cluster that RAY_ADDRESS names, or starts one on this machine.
-
-    Returns:
-        Whether this process started the cluster and must shut it down.
-
-    Raises:
-        HarnessError: the named cluster cannot be reached.
-    """
+    """Joins the cluster that RAY_ADDRESS names, or starts one here; returns whether this process did."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start to its developers
     import ray
 
@@ -67,25 +56,16 @@ def connect() -> bool:
 
 
 def _knock(address: str) -> None:
-    """Finds out in seconds that HOST:PORT does not answer, where Ray itself tries for minutes.
-
-    Raises:
-        OSError: it does not answer.
-    """
+    """Raises `OSError` in seconds if HOST:PORT does not answer, where Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
-    """The resources of one actor, and the number of actors.
+    """The resources of one actor, and the number of actors; `actors` None takes every slot.
 
-    Args:
-        actors: the number requested; None takes every slot.
-        on_cpu: whether to use no GPUs.
-
-    Raises:
-        HarnessError: the cluster has fewer slots than that.
+    More actors than slots are an error.
     """
     import ray
 
@@ -102,11 +82,7 @@ def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
 
 @contextlib.contextmanager
 def telling_failures() -> Iterator[None]:
-    """Raises an actor's own errors unchanged, and reports dead actors in one sentence.
-
-    Raises:
-        HarnessError: a model refused something, or one chunk killed several actors.
-    """
+    """Raises an actor's own errors unchanged, and reports dead actors in one sentence."""
     from ray.exceptions import RayActorError, RayTaskError
 
     try:
@@ -150,21 +126,12 @@ class Answerer:
     """What an actor runs: one model, loaded on first use and again after a restart."""
 
     def __init__(self, name: str, arguments: str) -> None:
-        """Stores what to load.
-
-        Args:
-            name: the model's, as `lmms.open_model` takes it.
-            arguments: its `key=value,key=value`.
-        """
+        """Stores what to load, as `lmms.open_model` takes it."""
         self._name, self._arguments = name, arguments
         self._model: ObservedModel | None = None
 
     def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object]]:
-        """Loads the model; returns its batch size, seed, box convention and checkpoint's generation settings.
-
-        Raises:
-            HarnessError: it cannot be loaded, or does not answer items.
-        """
+        """Loads the model; returns batch size, seed, box convention and checkpoint's generation settings."""
         model = self._opened()
         return model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
 
@@ -183,16 +150,9 @@ class Answerer:
     def answer(
         self, number: int, items: list[Item], item_ids: Mapping[tuple[str, int], str], skip: bool
     ) -> tuple[int, list[list[Generation]], dict[tuple[str, int], str]]:
-        """Answers one chunk.
+        """Answers one chunk of items of equal arguments; returns its number, responses and refusals.
 
-        Args:
-            number: the chunk's number, returned with the result.
-            items: with equal generation arguments.
-            item_ids: the content ids of the items.
-            skip: whether to return refused items with the reason instead of raising.
-
-        Returns:
-            The number, the responses of each item, and the refused items.
+        With `skip`, refused items are returned with the reason instead of raised.
         """
         model = self._opened()
         model.item_ids.update(item_ids)
@@ -211,10 +171,8 @@ class SpreadModel(ObservedModel):
     def __init__(self, name: str, arguments: str, actors: int | None = None) -> None:
         """Connects to the cluster that RAY_ADDRESS names, or starts one here, and loads the models.
 
-        Args:
-            name: the model's, as `lmms.open_model` takes it.
-            arguments: its `key=value,key=value`.
-            actors: the number of actors; None uses one per GPU or, without GPUs, one per CPU slot.
+        `name` and `arguments` are those of `lmms.open_model`. `actors` None is one per GPU or, without GPUs,
+        one per CPU slot.
 
         Raises:
             HarnessError: the cluster cannot be reached or is too small, or the model does not load.
@@ -307,11 +265,7 @@ class SpreadModel(ObservedModel):
 
 
 def _messages(item: Item, documents: Mapping[str, Any]) -> Messages:
-    """A document's messages with its images in them, read here: an actor may be on another machine.
-
-    Raises:
-        HarnessError: an image cannot be read.
-    """
+    """A document's messages with its images in them, read here: an actor may be on another machine."""
     prompt = read_prompt(item, documents, None)
     images = iter(prompt.images)
     return [

@@ -29,38 +29,24 @@ Messages = list[dict[str, Any]]
 
 @dataclass
 class Item:
-    """One document with one set of generation arguments.
+    """One document with one set of generation arguments."""
 
-    Attributes:
-        task: the lmms-eval task's name.
-        split: the split that the document is in.
-        doc_id: its position there.
-        arguments: how its responses are generated.
-        context: the prompt text that lmms-eval built, for models that do not read messages.
-        to_messages: the task's function from document to chat messages.
-        positions: where its responses belong in the request list.
-        sample_indices: the sample index of each, in the same order.
-    """
-
-    task: str
-    split: str
-    doc_id: int
-    arguments: GenerationArguments
-    context: str
-    to_messages: Callable[[Any], Messages]
-    positions: list[int] = field(default_factory=list)
-    sample_indices: list[int] = field(default_factory=list)
+    task: str  # the lmms-eval task's name
+    split: str  # the split that the document is in
+    doc_id: int  # its position there
+    arguments: GenerationArguments  # how its responses are generated
+    context: str  # the prompt text that lmms-eval built, for models that do not read messages
+    to_messages: Callable[[Any], Messages]  # the task's function from document to chat messages
+    positions: list[int] = field(default_factory=list)  # where its responses belong in the request list
+    sample_indices: list[int] = field(default_factory=list)  # the sample index of each, in the same order
 
 
 def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None = None) -> list[Item]:
-    """The items behind a request list, in order of first appearance.
+    """The items behind lmms-eval's requests, in order of first appearance.
 
     Requests that lmms-eval adds to even out ranks (`__padding_only__`) are left out: nothing reads their
-    responses, and none of our collectives waits for them.
-
-    Args:
-        requests: as lmms-eval hands them over.
-        checkpoint: the checkpoint's settings for what requests leave unset.
+    responses, and none of our collectives waits for them. `checkpoint` has settings for what requests leave
+    unset.
 
     Raises:
         HarnessError: for a generation argument that is not supported.
@@ -94,16 +80,10 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One chat, with its images taken out.
+    """One chat, with its images taken out."""
 
-    Attributes:
-        messages: chat messages as transformers' chat templates take them, images as
-            placeholders.
-        images: the images in order of appearance, RGB.
-    """
-
-    messages: Messages
-    images: list[Image.Image]
+    messages: Messages  # chat messages as transformers' chat templates take them, images as placeholders
+    images: list[Image.Image]  # the images in order of appearance, RGB
 
 
 def content_key(text: str, images: Sequence[Image.Image]) -> str:
@@ -116,12 +96,9 @@ def content_key(text: str, images: Sequence[Image.Image]) -> str:
 
 
 def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | None) -> Prompt:
-    """The prompt of a document.
+    """The prompt of a document in `documents`, lmms-eval's `task_dict`: task to split to documents.
 
-    Args:
-        item: the document's address and its task's message function.
-        documents: lmms-eval's `task_dict`: task to split to documents.
-        system_prompt: put before the chat unless the task's messages bring their own.
+    The system prompt comes first unless the task's messages bring their own.
 
     Raises:
         HarnessError: for an image that cannot be read, or content that is neither text nor
@@ -170,13 +147,7 @@ def _image(source: object, where: str) -> Image.Image:
 
 
 def _decode(source: object) -> Image.Image:
-    """An image, path or file content as `pictures.to_rgb` shows it.
-
-    Raises:
-        OSError: for a missing or damaged file.
-        SyntaxError: for some kinds of damage.
-        ValueError: for anything else.
-    """
+    """An image, path or file content as `pictures.to_rgb` shows it; errors as Pillow's."""
     if isinstance(source, Image.Image):
         return to_rgb(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -234,21 +205,16 @@ def goals(samples: int) -> list[int]:
 
 @dataclass
 class Drawing:
-    """An item in progress.
+    """An item in progress."""
 
-    Attributes:
-        item: with all the requested samples.
-        have: sample index to response, for samples already drawn.
-    """
-
-    item: Item
+    item: Item  # with all the requested samples
+    # sample index to response, for samples already drawn
     have: dict[int, Generation] = field(default_factory=dict)
 
     def next(self, settled: Settled | None) -> Item | None:
         """What to draw next, as an item with those samples; None if nothing is left.
 
-        Args:
-            settled: None draws all samples at once.
+        `settled` None draws all samples at once.
         """
         indices = self.item.sample_indices
         for goal in goals(len(indices)) if settled is not None else [len(indices)]:

@@ -1,9 +1,9 @@
 """The arguments of `dcsft_hf` and `dcsft_vllm`, read and checked before anything is loaded."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, cast, get_args
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Self, get_args
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
@@ -13,39 +13,35 @@ from .arguments import as_bool, as_dtype, as_float, as_int, as_text, is_unset, w
 
 AUTO_BATCH_SIZE = 64
 """The `auto` batch size where memory alone should decide: more is no faster, and a crash loses a batch."""
+BATCH_SIZE = 256
+"""The default batch size of vLLM, which schedules items itself; a crash loses a batch."""
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 GENERATION_CONFIGS = ("neutral", "checkpoint")
 """The source of settings that a request leaves unset."""
 
 
-def _attention(name: str, value: object) -> str:
+Reader = Callable[[str, object], object]
+"""Reads an argument's text, by its name in errors."""
+
+
+def _read(reader: Reader, default: object = MISSING, **more: Any) -> Any:  # noqa: ANN401 - of dataclasses.field
+    """A field with the function that reads its text."""
+    return field(default=default, metadata={"reader": reader}, **more)
+
+
+def _one_of(known: Collection[str]) -> Reader:
+    def read(name: str, value: object) -> str:
+        if str(value) not in known:
+            raise unknown_name(name, str(value), known)
+        return str(value)
+
+    return read
+
+
+def _attention(name: str, value: object) -> object:
     # A name with a slash is a repository of compiled kernels, which transformers resolves.
-    if str(value) not in ATTENTION and "/" not in str(value):
-        raise unknown_name("attn_implementation", str(value), ATTENTION)
-    return str(value)
-
-
-def as_generation_config(name: str, value: object) -> str:
-    """One of `GENERATION_CONFIGS`.
-
-    Raises:
-        HarnessError: it is something else.
-    """
-    if str(value) not in GENERATION_CONFIGS:
-        raise unknown_name(name, str(value), GENERATION_CONFIGS)
-    return str(value)
-
-
-def as_box_space(name: str, value: object) -> BoxSpace:
-    """One of `conventions.BoxSpace`.
-
-    Raises:
-        HarnessError: it is something else.
-    """
-    if str(value) not in get_args(BoxSpace):
-        raise unknown_name(name, str(value), get_args(BoxSpace))
-    return cast(BoxSpace, str(value))
+    return str(value) if "/" in str(value) else _one_of(ATTENTION)(name, value)
 
 
 def _share(name: str, value: object) -> float:
@@ -54,64 +50,43 @@ def _share(name: str, value: object) -> float:
     return share
 
 
-Reader = Callable[[str, object], object]
+def _batch_size(auto: int) -> Reader:
+    return lambda name, value: auto if value == "auto" else as_int(name, value, 1)
+
+
+def _from_zero(name: str, value: object) -> float:
+    return as_float(name, value, 0.0)
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """The arguments that both engines take.
+    """The arguments that both engines take."""
 
-    Attributes:
-        pretrained: a checkpoint folder or hub name.
-        adapter: a PEFT folder to put on top.
-        dtype: weights' type, one of `arguments.DTYPES`.
-        min_pixels: least area of a resized image, in pixels; None keeps the processor's.
-        max_pixels: largest area of a resized image, in pixels; None keeps the processor's.
-        box_space: the coordinates that it writes boxes in, one of `conventions.BoxSpace`; None uses those in
-            its manifest or its family's. Set it for a checkpoint that was trained elsewhere on boxes in
-            another space.
-        trust_remote_code: whether code inside the checkpoint may run.
-        generation_config: one of `GENERATION_CONFIGS`: "checkpoint" applies the penalties and sampling
-            settings of the checkpoint's `generation_config.json` to requests that leave them unset.
-        seed: seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model.
-        system_prompt: text, or a file of it, put before every chat that has no system message.
-        chat_template_kwargs: further arguments of the chat template, such as {"enable_thinking": false}; None
-            takes those that the adapter or checkpoint was trained with.
-    """
-
-    pretrained: str
-    adapter: str | None = None
-    dtype: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    box_space: BoxSpace | None = None
-    trust_remote_code: bool = False
-    generation_config: str = "neutral"
-    seed: int = 0
-    system_prompt: str | None = None
-    chat_template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)
-
-    READERS: ClassVar[Mapping[str, Reader]] = {
-        "pretrained": as_text,
-        "adapter": as_text,
-        "dtype": as_dtype,
-        "min_pixels": whole_from(1),
-        "max_pixels": whole_from(1),
-        "box_space": as_box_space,
-        "trust_remote_code": as_bool,
-        "generation_config": as_generation_config,
-        "seed": whole_from(0),
-        "system_prompt": as_text,
-        "chat_template_kwargs": reading.json_option,
-    }
-    """Argument -> the function that reads its text."""
+    pretrained: str = _read(as_text)  # a checkpoint folder or hub name
+    adapter: str | None = _read(as_text, None)  # a PEFT folder to put on top
+    # Weights' type, one of `arguments.DTYPES`; None is the checkpoint's own on CUDA and float32 on the CPU,
+    # where half precision is slow or missing, and vLLM's "auto".
+    dtype: str | None = _read(as_dtype, None)
+    # Least and largest area of a resized image, in pixels; None keeps the processor's.
+    min_pixels: int | None = _read(whole_from(1), None)
+    max_pixels: int | None = _read(whole_from(1), None)
+    # The coordinates that it writes boxes in, one of `conventions.BoxSpace`; None uses those in its manifest
+    # or its family's. Set it for a checkpoint that was trained elsewhere on boxes in another space.
+    box_space: BoxSpace | None = _read(_one_of(get_args(BoxSpace)), None)
+    trust_remote_code: bool = _read(as_bool, False)  # whether code inside the checkpoint may run
+    # "checkpoint" applies the penalties and sampling settings of the checkpoint's `generation_config.json` to
+    # requests that leave them unset.
+    generation_config: str = _read(_one_of(GENERATION_CONFIGS), "neutral")
+    # Seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model.
+    seed: int = _read(whole_from(0), 0)
+    # Text, or a file of it, put before every chat that has no system message.
+    system_prompt: str | None = _read(as_text, None)
+    # Further arguments of the chat template, such as {"enable_thinking": false}; None takes those that the
+    # adapter or checkpoint was trained with.
+    chat_template_kwargs: Mapping[str, Any] | None = _read(reading.json_option, None, hash=False)
 
     def __post_init__(self) -> None:
-        """Checks combinations of fields.
-
-        Raises:
-            HarnessError: for contradictory pixel limits.
-        """
+        """Refuses contradictory pixel limits."""
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise HarnessError(
                 f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
@@ -124,15 +99,14 @@ class _Settings:
         Raises:
             HarnessError: for an unknown argument, a missing `pretrained` or a value out of range.
         """
+        readers: dict[str, Reader] = {one.name: one.metadata["reader"] for one in fields(cls)}
         for name in given:
-            if name not in cls.READERS:
-                raise unknown_name("model argument", name, cls.READERS)
-        values = {
-            name: cls.READERS[name](name, value) for name, value in given.items() if not is_unset(value)
-        }
+            if name not in readers:
+                raise unknown_name("model argument", name, readers)
+        values = {name: readers[name](name, value) for name, value in given.items() if not is_unset(value)}
         if "pretrained" not in values:
             remedy = "Give pretrained=CHECKPOINT_FOLDER"
-            if "base_url" in cls.READERS:
+            if "base_url" in readers:
                 remedy += ", with base_url too: prompts and box coordinates need it"
             raise HarnessError("model argument pretrained is missing", remedy)
         return cls(**values)  # type: ignore[arg-type]
@@ -140,35 +114,18 @@ class _Settings:
 
 @dataclass(frozen=True)
 class ModelSettings(_Settings):
-    """What `dcsft_hf` loads and how it runs it.
+    """What `dcsft_hf` loads and how it runs it."""
 
-    Attributes:
-        dtype: None is the checkpoint's own on CUDA and float32 on the CPU, where half precision is slow or
-            missing.
-        device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.
-        attn_implementation: one of `ATTENTION` or a kernels-hub name; None leaves the choice to
-            transformers.
-        batch_size: most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches
-            are smaller where memory asks for it.
-        memory_gb: memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
-    """
-
-    device: str | None = None
-    attn_implementation: str | None = None
-    batch_size: int = 1
-    memory_gb: float | None = None
-
-    READERS: ClassVar[Mapping[str, Reader]] = {
-        **_Settings.READERS,
-        "device": as_text,
-        "attn_implementation": _attention,
-        "batch_size": lambda name, value: AUTO_BATCH_SIZE if value == "auto" else as_int(name, value, 1),
-        "memory_gb": lambda name, value: as_float(name, value, 0.0),
-    }
+    device: str | None = _read(as_text, None)  # "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any
+    # One of `ATTENTION` or a kernels-hub name; None leaves the choice to transformers.
+    attn_implementation: str | None = _read(_attention, None)
+    # Most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches are smaller where memory
+    # asks for it.
+    batch_size: int = _read(_batch_size(AUTO_BATCH_SIZE), 1)
+    # Memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
+    memory_gb: float | None = _read(_from_zero, None)
 
 
-BATCH_SIZE = 256
-"""The default batch size: vLLM schedules items itself, and a crash loses a batch."""
 _LOCAL = (
     "adapter",
     "merge_adapter",
@@ -188,65 +145,41 @@ _REMOTE = ("served_model_name", "attempts", "timeout")
 class VLLMSettings(_Settings):
     """What `dcsft_vllm` serves, and how.
 
-    Attributes:
-        pretrained: with `base_url`, what the server serves.
-        adapter: sent as a LoRA request if vLLM can serve its modules, else merged.
-        dtype: None is vLLM's "auto".
-        merge_adapter: whether to merge in any case: for checkpoints without LoRA support in vLLM, and because
-            merged weights are faster.
-        batch_size: most items submitted at once; "auto" is `BATCH_SIZE`. With `base_url`, also the most
-            concurrent requests.
-        max_model_len: most tokens of prompt and response; None is the longest prompt of the first
-            request list and its response.
-        max_images: most images of a prompt; None is the most in the first request list.
-        gpu_memory_utilization: share of the device's memory, in (0, 1]; None is vLLM's default.
-        tensor_parallel_size: devices that share the weights.
-        max_num_seqs: most responses decoded at once; None is vLLM's default.
-        enforce_eager: whether to skip compilation, which takes minutes and pays off later.
-        base_url: the API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has
-            one, is read from OPENAI_API_KEY, because arguments are written into manifests. A server on a CPU
-            needs `--no-enable-chunked-prefill`; without it the first long batch crashes it.
-        served_model_name: the server's name for the model; None uses the only model it serves.
-        attempts: the number of tries of a request while the server cannot be reached or is overloaded.
-        timeout: seconds until a request without an answer counts as failed.
+    With `base_url`, `pretrained` is what the server serves. `adapter` is sent as a LoRA request if vLLM can
+    serve its modules, else merged.
     """
 
-    merge_adapter: bool = False
-    batch_size: int = BATCH_SIZE
-    max_model_len: int | None = None
-    max_images: int | None = None
-    gpu_memory_utilization: float | None = None
-    tensor_parallel_size: int | None = None
-    max_num_seqs: int | None = None
-    enforce_eager: bool = False
-    base_url: str | None = None
-    served_model_name: str | None = None
-    attempts: int = 8
-    timeout: float = 600.0
-
-    READERS: ClassVar[Mapping[str, Reader]] = {
-        **_Settings.READERS,
-        "merge_adapter": as_bool,
-        "batch_size": lambda name, value: BATCH_SIZE if value == "auto" else as_int(name, value, 1),
-        "max_model_len": whole_from(1),
-        "max_images": whole_from(0),
-        "gpu_memory_utilization": _share,
-        "tensor_parallel_size": whole_from(1),
-        "max_num_seqs": whole_from(1),
-        "enforce_eager": as_bool,
-        "base_url": as_text,
-        "served_model_name": as_text,
-        "attempts": whole_from(1),
-        "timeout": lambda name, value: as_float(name, value, 0.0),
-    }
+    # Whether to merge in any case: for checkpoints without LoRA support in vLLM, and because merged weights
+    # are faster.
+    merge_adapter: bool = _read(as_bool, False)
+    # Most items submitted at once; "auto" is `BATCH_SIZE`. With `base_url`, also the most concurrent
+    # requests.
+    batch_size: int = _read(_batch_size(BATCH_SIZE), BATCH_SIZE)
+    # Most tokens of prompt and response; None is the longest prompt of the first request list and its
+    # response.
+    max_model_len: int | None = _read(whole_from(1), None)
+    # Most images of a prompt; None is the most in the first request list.
+    max_images: int | None = _read(whole_from(0), None)
+    # Share of the device's memory, in (0, 1]; None is vLLM's default.
+    gpu_memory_utilization: float | None = _read(_share, None)
+    tensor_parallel_size: int | None = _read(whole_from(1), None)  # devices that share the weights
+    max_num_seqs: int | None = _read(
+        whole_from(1), None
+    )  # most responses decoded at once; None: vLLM's default
+    # Whether to skip compilation, which takes minutes and pays off later.
+    enforce_eager: bool = _read(as_bool, False)
+    # The API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has one, is read
+    # from OPENAI_API_KEY, because arguments are written into manifests. A server on a CPU needs
+    # `--no-enable-chunked-prefill`; without it the first long batch crashes it.
+    base_url: str | None = _read(as_text, None)
+    # The server's name for the model; None uses the only model it serves.
+    served_model_name: str | None = _read(as_text, None)
+    # The number of tries of a request while the server cannot be reached or is overloaded.
+    attempts: int = _read(whole_from(1), 8)
+    timeout: float = _read(_from_zero, 600.0)  # seconds until a request without an answer counts as failed
 
     def __post_init__(self) -> None:
-        """Checks combinations of fields.
-
-        Raises:
-            HarnessError: for contradictory pixel limits, arguments of an engine beside a
-                server's address, or a launch of several processes.
-        """
+        """Refuses contradictory pixel limits, launches, and an engine's arguments beside a server."""
         super().__post_init__()
         defaults = {one.name: one.default for one in fields(self)}
         for name in _LOCAL if self.base_url is not None else _REMOTE:

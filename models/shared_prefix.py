@@ -20,24 +20,15 @@ class UnsuitedModelError(Exception):
 
 @dataclass
 class Prompts:
-    """The prefilled prompts of some items, padded on the left to one length.
+    """The prefilled prompts of some items, padded on the left to one length."""
 
-    Attributes:
-        keys: per layer `(items, kv_heads, prompt, width)`; `values` likewise.
-        values: see `keys`.
-        logits: `(items, vocabulary)` for the first token.
-        positions: the last prompt token's position, `(..., items, 1)`; leading axes as in the model's
-            position ids.
-        tokens: int64 `(items, prompt)`.
-        attention_mask: int64 `(items, prompt)`, 0 at padding.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    logits: Tensor
+    keys: list[Tensor]  # per layer `(items, kv_heads, prompt, width)`; `values` likewise
+    values: list[Tensor]  # see `keys`
+    logits: Tensor  # `(items, vocabulary)` for the first token
+    # the last prompt token's position, `(..., items, 1)`; leading axes as in the model's position ids
     positions: Tensor
-    tokens: Tensor
-    attention_mask: Tensor
+    tokens: Tensor  # int64 `(items, prompt)`
+    attention_mask: Tensor  # int64 `(items, prompt)`, 0 at padding
 
     def __len__(self) -> int:
         """The number of items."""
@@ -191,8 +182,7 @@ class OwnTokens:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one token of every row, `(rows, kv_heads, 1, width)`.
 
-        Returns:
-            All keys and values, views of `(rows, kv_heads, length, width)`.
+        Returns all keys and values, views of `(rows, kv_heads, length, width)`.
         """
         if self.length == 0:
             self.keys, self.values = _room(keys, _FIRST_CAPACITY), _room(values, _FIRST_CAPACITY)
@@ -237,11 +227,9 @@ class PrefixGroup:
     """
 
     def __init__(self, prompts: Prompts, samples: Sequence[int]) -> None:
-        """Starts with rows without tokens.
+        """Starts with rows without tokens; takes the prompts over.
 
-        Args:
-            prompts: of the items; taken over.
-            samples: rows that continue each item; the rows of an item are consecutive.
+        `samples` is the number of rows that continue each item; an item's rows are consecutive.
         """
         self.prompts = prompts
         self._own = [OwnTokens() for _ in prompts.keys]
@@ -250,11 +238,7 @@ class PrefixGroup:
         self._set_rows(torch.repeat_interleave(torch.arange(len(samples), device=device), counts))
 
     def _set_rows(self, item_of_row: Tensor) -> None:
-        """Places rows in a grid of `(items, widest)`, where an item's rows are side by side.
-
-        Args:
-            item_of_row: int64 `(rows,)`.
-        """
+        """Places rows, int64 `(rows,)`, in a grid `(items, widest)`, an item's rows side by side."""
         self.item_of_row, self.rows, self._items = item_of_row, len(item_of_row), len(self.prompts)
         padded = (self.prompts.attention_mask == 0)[:, None, None, :]
         # (items, 1, 1, prompt); None skips a pass over the scores if nothing is padded.
@@ -275,12 +259,9 @@ class PrefixGroup:
         )
 
     def keep(self, places: Sequence[int]) -> list[int]:
-        """Keeps only the rows at `places`, ascending; prompts stay until the cohort is dropped.
+        """Keeps the rows at `places`, ascending; returns the old place of each, in the new order.
 
-        Copies only as many rows as it takes to fill the gaps.
-
-        Returns:
-            The old place of each remaining row, in the new order.
+        Prompts stay until the cohort is dropped. Copies only as many rows as it takes to fill the gaps.
         """
         count = len(places)
         order = list(range(count))
@@ -300,8 +281,7 @@ class PrefixGroup:
     def drop_idle(self, kept: Sequence[int]) -> list[int] | None:
         """Drops the prompts of items without rows that are not in `kept`, once there are enough of them.
 
-        Returns:
-            The old numbers of the remaining items; None if none is dropped.
+        Returns the old numbers of the remaining items; None if none is dropped.
         """
         needed = sorted({*self.item_of_row.tolist(), *kept})
         if not needed or len(needed) > (1 - _IDLE_ITEMS) * self._items:
@@ -395,24 +375,15 @@ class Decoder:
     """The rows in flight, in the order of their cohorts."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Starts without rows.
-
-        Args:
-            model: a transformers model, in evaluation mode, that prefills the prompts.
-        """
+        """Starts without rows, for a model that prefills the prompts."""
         self._model = model
         self.cohorts: list[PrefixGroup] = []
         self._positions: Tensor | None = None
 
     def admit(self, prompts: Prompts, samples: Sequence[int]) -> Tensor:
-        """Appends a cohort's rows.
+        """Appends a cohort's rows and takes its prompts over; `samples` rows continue each item.
 
-        Args:
-            prompts: of its items; taken over.
-            samples: rows that continue each item.
-
-        Returns:
-            The logits for the rows' first token, `(new rows, vocabulary)`.
+        Returns the logits for the rows' first token, `(new rows, vocabulary)`.
         """
         cohort = PrefixGroup(prompts, samples)
         self.cohorts.append(cohort)
@@ -444,10 +415,9 @@ class Decoder:
         return logits
 
     def keep(self, places: Sequence[int]) -> list[int]:
-        """Keeps only the rows at `places`, ascending; cohorts stay until `forget`.
+        """Keeps the rows at `places`, ascending; returns the old place of each, in the new order.
 
-        Returns:
-            The old place of each remaining row, in the new order.
+        Cohorts stay until `forget`.
         """
         order: list[int] = []
         start = 0
@@ -493,19 +463,10 @@ class Decoder:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """Attention of one new token per row, called by the model's own layers.
+        """Attention of one new token per row, called by the model's own layers; see `PrefixGroup.attend`.
 
-        Args:
-            module: the attention layer, with its `layer_idx`.
-            query: `(rows, heads, 1, width)`.
-            key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
-            value: see `key`.
-            attention_mask: unused; padding is known from the prompts.
-            scaling: factor of the scores; None is one over the root of the width.
-            **kwargs: refused if they change scores.
-
-        Returns:
-            `(rows, 1, heads, width)`, and no weights.
+        The mask is unused, as padding is known from the prompts; without `scaling` it is one over the root of
+        the width. Returns `(rows, 1, heads, width)`, and no weights.
 
         Raises:
             UnsuitedModelError: several tokens per row, or scores that are not plain products.
@@ -538,13 +499,7 @@ class ForkedRows:
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor], samples: Sequence[int]) -> None:
-        """Runs vision tower and prompts once, then copies their states.
-
-        Args:
-            model: a transformers model, in evaluation mode.
-            batch: model inputs, left-padded, on the model's device.
-            samples: rows that continue each prompt.
-        """
+        """Runs vision tower and prompts of a left-padded batch once, then copies their states."""
         self._model = model
         self.prompts, self._cache = _prefilled(model, batch)
         device = self.prompts.tokens.device

@@ -26,19 +26,12 @@ from .requests import Item
 
 @dataclass(frozen=True)
 class Question:
-    """The inputs of a scripted answer.
+    """The inputs of a scripted answer."""
 
-    Attributes:
-        task: the lmms-eval task's name.
-        doc_id: the document's position in its split.
-        sample_index: which of its responses is asked for, from 0.
-        prompt: the prompt text that lmms-eval built.
-    """
-
-    task: str
-    doc_id: int
-    sample_index: int
-    prompt: str
+    task: str  # the lmms-eval task's name
+    doc_id: int  # the document's position in its split
+    sample_index: int  # which of its responses is asked for, from 0
+    prompt: str  # the prompt text that lmms-eval built
 
 
 _MOST = 2**30
@@ -67,21 +60,12 @@ class DcsftStub(ObservedModel):
         adapter: str | None = None,
         **unknown: object,
     ) -> None:
-        """Reads the script.
+        """Reads the script: a function, or a JSON Lines file in the module's format.
 
-        Args:
-            answers: a function, or a JSON Lines file in the module's format.
-            default: the response where `answers` has none; None makes that an error.
-            batch_size: items answered before observers are called.
-            delay: seconds that a batch takes, for tests of what happens meanwhile.
-            seed: recorded in every `Generation`; nothing is drawn.
-            device: accepted because lmms-eval passes it on; unused.
-            pretrained: the checkpoint that it imitates; unused.
-            adapter: the adapter that it imitates; unused.
-            **unknown: refused.
-
-        Raises:
-            HarnessError: for an unknown argument or an unreadable script.
+        `default` is the response where the script has none, which is an error otherwise. Observers are called
+        after each `batch_size` items, which take `delay` seconds. `seed` is recorded in every `Generation`;
+        nothing is drawn. The rest of what lmms-eval passes is accepted and unused; unknown arguments are
+        refused.
         """
         super().__init__()
         for name in unknown:
@@ -123,11 +107,7 @@ class DcsftStub(ObservedModel):
 
 
 def _script(answers: str | Path | Answers | None) -> Answers:
-    """The script as a function.
-
-    Raises:
-        HarnessError: the file is missing or a line has neither form.
-    """
+    """The script as a function; a missing file or a line of neither form is an error."""
     if answers is None or (isinstance(answers, str) and is_unset(answers)):
         return lambda question: None
     if not isinstance(answers, str | Path):

@@ -12,15 +12,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def embed_by_product(model: nn.Module) -> int:
-    """Makes patch embeddings of whole patches run as matrix products, in place.
+    """Makes patch embeddings of whole patches run as matrix products, in place; returns how many.
 
     Vision towers that get `(patches, channels, frames, height, width)` write the embedding as a convolution
     with a single position. Its kernels are several times slower than the product and take a quarter of a
     small model's prefill. Weights stay as they are, and so do checkpoints and adapters; results differ by
     rounding.
-
-    Returns:
-        The modules changed.
     """
     changed = 0
     for module in model.modules():
@@ -65,13 +62,10 @@ _NAME = "dcsft_flash_like_sdpa"
 
 
 def attend_by_length(model: nn.Module) -> int:
-    """Makes packed vision attention run on all segments of the same length at once, in place.
+    """Makes packed vision attention run on all segments of the same length at once; returns how many modules.
 
     Results differ from one call per segment by rounding. Towers whose attention is not `sdpa`, and modules
     without segment ends among their arguments, are left unchanged.
-
-    Returns:
-        The attention modules changed.
     """
     modules = [module for module in model.modules() if _takes_segments(module)]
     for module in modules:
@@ -96,13 +90,9 @@ _POSITIONS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def _positions(ends: Tensor) -> list[Tensor | int]:
-    """Segments grouped by length: the length if all are equal, else positions by length.
+    """Segments by length, from `(segments + 1,)` ends that increase from 0.
 
-    Args:
-        ends: `(segments + 1,)`, increasing from 0.
-
-    Returns:
-        One length; or int64 tensors `(segments of a length, length)`.
+    One length if all are equal; else int64 tensors of positions, `(segments of a length, length)`.
     """
     if ends not in _POSITIONS:
         known = ends.tolist()
@@ -136,19 +126,9 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attention of every token to its own segment, called by the tower's own layers.
 
-    Args:
-        module: the attention layer.
-        query: `(1, heads, tokens, width)`; `key` and `value` likewise.
-        key: see `query`.
-        value: see `query`.
-        attention_mask: unused; segments are complete.
-        scaling: factor of the scores; None is one over the root of the width.
-        dropout: share of weights dropped.
-        cu_seq_lens_q: `(segments + 1,)`, where segments end.
-        **kwargs: flash attention's other arguments.
-
-    Returns:
-        `(1, tokens, heads, width)`, and no weights.
+    `query`, `key` and `value` are `(1, heads, tokens, width)`; `cu_seq_lens_q`, `(segments + 1,)`, is where
+    segments end. Segments are complete, so the mask is unused. Without `scaling` it is one over the root of
+    the width. Returns `(1, tokens, heads, width)`, and no weights.
     """
     states = [one[0].transpose(0, 1) for one in (query, key, value)]  # (tokens, heads, width)
     positions = _positions(cu_seq_lens_q)

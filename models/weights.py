@@ -78,11 +78,7 @@ def _indexed(folder: Path) -> list[Path]:
 
 
 def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, from the headers of safetensors files.
-
-    Raises:
-        HarnessError: a file is empty, truncated, or its header does not fit its size.
-    """
+    """Tensor name -> shape, from the headers of safetensors files; a damaged header is an error."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with _opened(path) as file:
@@ -91,21 +87,13 @@ def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
 
 
 class Place(NamedTuple):
-    """Where a safetensors file holds a tensor.
-
-    Attributes:
-        file: the file.
-        start: its first byte in the file.
-        end: the byte after its last.
-        dtype: as safetensors calls it.
-        shape: its shape.
-    """
+    """Where a safetensors file holds a tensor."""
 
     file: Path
-    start: int
-    end: int
-    dtype: str
-    shape: tuple[int, ...]
+    start: int  # its first byte in the file
+    end: int  # the byte after its last
+    dtype: str  # as safetensors calls it
+    shape: tuple[int, ...]  # its shape
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor's type and shape are those that are stored."""
@@ -113,11 +101,7 @@ class Place(NamedTuple):
 
 
 def places(path: Path) -> dict[str, Place]:
-    """Tensor name -> its place in a safetensors file.
-
-    Raises:
-        HarnessError: the file is empty, truncated, or its header does not fit its size.
-    """
+    """Tensor name -> its place in a safetensors file; a damaged header is an error."""
     read_shapes([path])
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -165,46 +149,36 @@ def refuse_absurd(checkpoint: str) -> None:
         raise HarnessError(f"{path} is not JSON ({error_line(error)})", _COPY_AGAIN) from error
     has_weights = any((path.parent / name).is_file() for name in (SINGLE, INDEX))
     stored = len(read_shapes(weight_files(checkpoint))) if has_weights else 0
-    for name, value in _counts(config):
-        if not 0 <= value <= max(stored, _MANY):
-            beside = f", and its weights have {stored} tensors" if has_weights else ""
-            raise HarnessError(f"{path}: {name} is {value}{beside}", "Correct it, or copy the file again")
+    for where, name, value in _settings(config):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int) and number and _COUNTS.fullmatch(name):
+            if not 0 <= value <= max(stored, _MANY):
+                beside = f", and its weights have {stored} tensors" if has_weights else ""
+                raise HarnessError(
+                    f"{path}: {where} is {value}{beside}", "Correct it, or copy the file again"
+                )
+        elif name in ("rope_theta", "rope_local_base_freq") and value is not None:
+            if not number or not 0 < value < math.inf:
+                raise HarnessError(
+                    f"{path}: {where} is {cut(repr(value))}, not a positive number",
+                    "Correct it, or copy the file again",
+                )
 
-    for name, found in _rotary(config):
-        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < math.inf:
-            raise HarnessError(
-                f"{path}: {name} is {cut(repr(found))}, not a positive number",
-                "Correct it, or copy the file again",
-            )
 
-
-def _rotary(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The bases of rotary embeddings in a configuration, sub-configurations included."""
+def _settings(config: object, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """A configuration's settings, sub-configurations included: whole name, own name and value."""
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
-            yield from _rotary(value, f"{prefix}{name}.")
-        elif value is not None and name in ("rope_theta", "rope_local_base_freq"):
-            yield f"{prefix}{name}", value
-
-
-def _counts(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The settings of a configuration that are numbers of modules, sub-configurations included."""
-    for name, value in config.items() if isinstance(config, dict) else ():
-        if isinstance(value, dict):
-            yield from _counts(value, f"{prefix}{name}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and _COUNTS.fullmatch(name):
-            yield f"{prefix}{name}", value
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", name, value
 
 
 def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
     """Compares the names and shapes of stored weights with the model's; no weights are read.
 
     transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and
-    buffers count as in real use. Takes 0.1 s.
-
-    Args:
-        checkpoint: a folder or hub name.
-        config: its configuration. Quantized checkpoints are compared when they are loaded.
+    buffers count as in real use. Takes 0.1 s. Quantized checkpoints are compared when they are loaded.
 
     Raises:
         HarnessError: tensors are missing, unexpected or of other shapes, or files are damaged.
@@ -225,18 +199,10 @@ def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
 
 
 def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint whose tensors are not exactly the model's.
+    """Refuses a checkpoint whose tensors are not exactly the model's, naming the first few of each kind.
 
     Tied weights are stored once, and integer buffers (position ids) follow from the configuration: both may
-    be missing.
-
-    Args:
-        checkpoint: for the error.
-        model: the loaded model, on any device.
-        info: what `from_pretrained` returns with `output_loading_info`.
-
-    Raises:
-        HarnessError: names the first few of each kind.
+    be missing. `info` is what `from_pretrained` returns with `output_loading_info`.
     """
     computed = {name for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
     missing = sorted(set(info["missing_keys"]) - computed)
@@ -262,23 +228,16 @@ def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str
 
 
 def check_finite(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuses a loaded model with a parameter or stored buffer that is not finite.
+    """Refuses a loaded model with a parameter or stored buffer that is not finite, naming the first few.
 
     One pass over the weights at memory bandwidth, with one synchronization of the device. Tensors without
     elements, as ZeRO-3 leaves them, pass.
-
-    Raises:
-        HarnessError: names the first few.
     """
     refuse_unfinite(f"model {checkpoint}", not_finite(model.state_dict().items()))
 
 
 def check_stored(checkpoint: str) -> None:
-    """`check_finite` on stored weights, for engines that load weights themselves.
-
-    Raises:
-        HarnessError: names the first few tensors that are not finite, or a damaged file.
-    """
+    """`check_finite` on stored weights, for engines that load weights themselves."""
     bad: list[str] = []
     for path in weight_files(checkpoint):
         with _opened(path) as file:
@@ -288,11 +247,7 @@ def check_stored(checkpoint: str) -> None:
 
 
 def refuse_unfinite(owner: str, names: Sequence[str]) -> None:
-    """Raises the error for tensors that are not finite, if there are any.
-
-    Raises:
-        HarnessError: names the first few.
-    """
+    """Raises the error for tensors that are not finite, if there are any; names the first few."""
     if names:
         are = "tensor is" if len(names) == 1 else "tensors are"
         raise HarnessError(
@@ -337,11 +292,7 @@ def few(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def refusals(checkpoint: str) -> Iterator[None]:
-    """Turns any error that a damaged checkpoint causes in transformers into a `HarnessError`.
-
-    Raises:
-        HarnessError: naming the checkpoint.
-    """
+    """Turns any error of a damaged checkpoint in transformers into a `HarnessError` that names it."""
     try:
         yield
     except HarnessError:

@@ -34,12 +34,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def move_up(folder: Path, target: Path, last: str) -> None:
-    """Moves a folder's entries into another folder, replacing those of the same name.
+    """Moves a folder's entries into another on the same file system, replacing those of the same name.
 
-    Args:
-        folder: the source; empty afterward.
-        target: the destination, on the same file system.
-        last: the entry to move after all others.
+    The entry `last` is moved after all others; the folder is empty afterward.
     """
     for path in [folder, *folder.rglob("*")]:
         sync(path)
@@ -102,28 +99,17 @@ _DIGITS = 16
 
 @dataclass
 class Found:
-    """The content of a shard.
+    """The content of a shard."""
 
-    Attributes:
-        records: the complete ones, in order.
-        damaged: numbers of the lines that are not a record of this run, from 1.
-        whole_bytes: length of the file up to the end of its last complete line.
-        torn_bytes: length of the truncated record after it.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)  # the complete ones, in order
+    # numbers of the lines that are not a record of this run, from 1
     damaged: list[int] = field(default_factory=list)
-    whole_bytes: int = 0
-    torn_bytes: int = 0
+    whole_bytes: int = 0  # length of the file up to the end of its last complete line
+    torn_bytes: int = 0  # length of the truncated record after it
 
 
 def encode_record(record: Mapping[str, Any], key: bytes) -> bytes:
-    """A record as a line.
-
-    Args:
-        record: JSON-serializable.
-        key: identifies the run, at most 64 bytes.
-    """
+    """A JSON-serializable record as a line; `key` identifies the run, at most 64 bytes."""
     payload = json.dumps(record).encode()
     return _HEAD + _checksum_of(payload, key) + _MIDDLE + payload + _TAIL
 
@@ -145,13 +131,7 @@ def _decode_record(line: bytes, key: bytes) -> dict[str, Any] | None:
 
 
 def read_records(path: Path, key: bytes, start: int = 0) -> Found:
-    """Reads a shard; a missing one is empty.
-
-    Args:
-        path: the file.
-        key: see `encode`.
-        start: where the first line to read begins, in bytes.
-    """
+    """Reads a shard from the line that begins at byte `start`; a missing one is empty."""
     found = Found(whole_bytes=start)
     if not path.is_file():
         return found
@@ -176,13 +156,8 @@ class Journal:
     def __init__(self, path: Path, key: bytes, whole_bytes: int) -> None:
         """Opens or creates the file and truncates it after its last complete line.
 
-        Args:
-            path: the file.
-            key: see `encode`.
-            whole_bytes: as `read` found it.
-
-        Raises:
-            OSError: the file cannot be written.
+        `key` and `whole_bytes` are those of `encode_record` and `read_records`; OSError if the file cannot be
+        written.
         """
         self._key, self._size = key, whole_bytes
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -195,11 +170,7 @@ class Journal:
             raise
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends records durably.
-
-        Raises:
-            OSError: the disk is full or fails; the file is as it was before.
-        """
+        """Appends records durably; on an OSError the file is as it was before."""
         left = memoryview(b"".join(encode_record(record, self._key) for record in records))
         size = self._size + len(left)
         try:

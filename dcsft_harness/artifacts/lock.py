@@ -31,11 +31,8 @@ class _Lock(FileLock):
 def locked(path: Path, output: Path, option: str = "--output", patience: float = 0) -> Iterator[None]:
     """Holds a lock; the operating system releases it if the process dies.
 
-    Args:
-        path: the lock's file; `OWNER` in its folder may name the owner.
-        output: the locked thing's name in errors.
-        option: the option that sets it.
-        patience: seconds to wait for another process to release it.
+    `OWNER` in the folder of the lock's file may name its owner. Errors call what is locked `output`, and the
+    option that sets it `option`. `patience` is seconds to wait for another process.
 
     Raises:
         HarnessError: another process holds it; names that process.

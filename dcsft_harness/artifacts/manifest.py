@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256, settled_sha256
-from dcsft_harness.errors import HarnessError, json_text, telling_refusals
+from dcsft_harness.errors import HarnessError, differences, json_text, telling_refusals
 
 NAME = "manifest.json"
 CARD = "README.md"
@@ -46,56 +46,36 @@ class NewerFormatError(HarnessError):
 
 @dataclass
 class Draft:
-    """An artifact being written.
+    """An artifact being written."""
 
-    Attributes:
-        folder: the folder for its files; it becomes the output folder when the draft is complete.
-        notes: the finished manifest's notes (counts, tokens, model).
-    """
-
-    folder: Path
+    folder: Path  # the folder for its files; it becomes the output folder when the draft is complete
+    # the finished manifest's notes (counts, tokens, model)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished artifact's manifest.
+    """A finished artifact's manifest."""
 
-    Attributes:
-        folder: the artifact's folder.
-        kind: "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores",
-            "leaderboard" or "cost comparison".
-        config: its settings.
-        inputs: role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}.
-        notes: counts, tokens, model fingerprints and the like.
-        files: file name -> SHA-256, of all but the manifest and `CARD`.
-        key: SHA-256 of kind, config and inputs: equal keys mean the same work.
-        seconds: wall-clock time the stage took.
-        packages: versions of the packages that it was made with.
-        hardware: the hardware that it was made on.
-        created: when it was finished, an ISO date.
-        call: the verb and the options that decide the artifact; empty in older artifacts.
-    """
-
-    folder: Path
+    folder: Path  # the artifact's folder
+    # "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores", "leaderboard"
+    # or "cost comparison"
     kind: str
     config: dict[str, Any]
+    # role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}
     inputs: dict[str, dict[str, str]]
-    notes: dict[str, Any]
-    files: dict[str, str]
-    key: str
-    seconds: float
-    packages: dict[str, str] = field(default_factory=dict)
-    hardware: dict[str, Any] = field(default_factory=dict)
-    created: str = ""
+    notes: dict[str, Any]  # counts, tokens, model fingerprints and the like
+    files: dict[str, str]  # file name -> SHA-256, of all but the manifest and `CARD`
+    key: str  # SHA-256 of kind, config and inputs: equal keys mean the same work
+    seconds: float  # wall-clock time the stage took
+    packages: dict[str, str] = field(default_factory=dict)  # versions of the packages that it was made with
+    hardware: dict[str, Any] = field(default_factory=dict)  # the hardware that it was made on
+    created: str = ""  # when it was finished, an ISO date
+    # the verb and the options that decide the artifact; empty in older artifacts
     call: dict[str, Any] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
-        """The folder of one input, relative to this artifact.
-
-        Raises:
-            HarnessError: there is no such input, or it has moved or changed since.
-        """
+        """The folder of one input, relative to this artifact; an error if it has moved or changed since."""
         if role not in self.inputs:
             raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artefact again")
         entry = self.inputs[role]
@@ -307,12 +287,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
 
 
 def _refuse_newer(path: Path, found: object) -> None:
-    """Refuses a manifest of a newer format: fields that this version does not know may change its meaning.
-
-    Raises:
-        NewerFormatError: it is newer.
-        ValueError: not a format number.
-    """
+    """Refuses a manifest of a newer format: fields that this version does not know may change its meaning."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
     if found > FORMAT:
@@ -324,11 +299,7 @@ def _refuse_newer(path: Path, found: object) -> None:
 
 
 def refuse_newer(folder: Path) -> None:
-    """Refuses a folder whose manifest has a newer format; other folders pass, even without a manifest.
-
-    Raises:
-        HarnessError: it is newer.
-    """
+    """Refuses a folder whose manifest has a newer format; other folders pass, even without a manifest."""
     if (folder / NAME).is_file():
         try:
             read(folder)
@@ -339,11 +310,7 @@ def refuse_newer(folder: Path) -> None:
 
 
 def is_current(folder: Path, key: str) -> bool:
-    """Whether a folder holds exactly this work, with unchanged files.
-
-    Raises:
-        NewerFormatError: a newer version wrote it.
-    """
+    """Whether a folder holds exactly this work, with unchanged files; one of a newer version is refused."""
     try:
         found = read(folder)
     except NewerFormatError:
@@ -354,11 +321,7 @@ def is_current(folder: Path, key: str) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder holds a finished artifact with unchanged files.
-
-    Raises:
-        NewerFormatError: a newer version wrote it.
-    """
+    """Whether a folder holds a finished artifact with unchanged files; one of a newer version is refused."""
     try:
         return not any(_changed(folder))
     except NewerFormatError:
@@ -368,11 +331,9 @@ def is_intact(folder: Path) -> bool:
 
 
 def refuse_changed(folder: Path, *names: str) -> None:
-    """Refuses an artifact with files that differ from its manifest.
+    """Refuses an artifact with files, of `names` or of all, that differ from its manifest.
 
-    Args:
-        folder: an artifact, or any folder without a manifest.
-        names: the files to check; empty means all.
+    A folder without a manifest passes.
 
     Raises:
         HarnessError: names the first of them.
@@ -388,11 +349,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
 
 
 def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
-    """The missing or changed files of an artifact: of the named ones, or of all but the card.
-
-    Raises:
-        HarnessError: it has no readable manifest.
-    """
+    """The missing or changed files of an artifact: of the named ones, or of all but the card."""
     files = {name: digest for name, digest in read(folder).files.items() if name != CARD}
     wanted = [name for name in files if not names or name in names]
     there = [name for name in wanted if (folder / name).is_file()]
@@ -472,25 +429,20 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         **{name: value for name, value in given.items() if name in wanted or name not in defaults},
     }
     if not found.call:
-        differences = ["it does not record the options that it was made with"]
+        differing = ["it does not record the options that it was made with"]
     else:
-        names = dict.fromkeys(["verb", *before, *wanted])
-        ours, theirs = {"verb": call["verb"], **wanted}, {"verb": found.call.get("verb"), **before}
-        differences = [
-            f"{name}: {theirs.get(name)} -> {ours.get(name)}"
-            for name in names
-            if theirs.get(name) != ours.get(name)
-        ]
-    for role in () if differences else found.inputs:
+        theirs, ours = {"verb": found.call.get("verb"), **before}, {"verb": call["verb"], **wanted}
+        differing = differences(theirs, ours, absent=None)
+    for role in () if differing else found.inputs:
         try:
             found.input_folder(role)
         except HarnessError:
-            differences.append(f"{role}: changed since, or no longer there")
-    if not differences:
+            differing.append(f"{role}: changed since, or no longer there")
+    if not differing:
         refuse_changed(output)
         return found
     raise HarnessError(
-        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differences)}",
+        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differing)}",
         "Name another folder, or remove this one first",
     )
 
@@ -553,16 +505,8 @@ def drafted(
 ) -> Iterator[Draft]:
     """Writes an artifact in a folder that this process has locked, and moves it up once it is complete.
 
-    Args:
-        kind: what is being written.
-        output: the final folder.
-        config: the settings, JSON-serializable.
-        inputs: role -> folder or file that the work read.
-        seconds: the wall-clock time that the work took.
-        finish: see `writing`.
-
-    Raises:
-        OSError: the disk is full or fails.
+    `seconds` returns the wall-clock time that the work took; the other arguments are those of `writing`. A
+    full disk is an OSError.
     """
     folder = output / UNFINISHED
     draft = Draft(folder / f"draft-{secrets.token_hex(4)}")

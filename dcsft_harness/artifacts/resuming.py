@@ -20,7 +20,7 @@ from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import disk, lock, manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.manifest import LOCK, UNFINISHED
-from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.errors import HarnessError, differences, telling_refusals
 
 _ITEMS = (
     "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
@@ -89,8 +89,7 @@ def _leading(
 def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
     """The lock of a rank other than 0, in a folder that rank 0 has opened.
 
-    Raises:
-        HarnessError: this rank sees another folder than rank 0, or other settings.
+    A rank that sees another folder, or has other settings, is refused.
     """
     folder = output / UNFINISHED
     if not (folder / RUN).is_file():
@@ -103,25 +102,13 @@ def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.Abstract
 
 
 def discard(output: Path) -> None:
-    """Removes an unfinished run.
-
-    Raises:
-        HarnessError: a process is working on it.
-    """
+    """Removes an unfinished run that no process is working on."""
     with manifest.taken(output):
         shutil.rmtree(output)
 
 
 def _compare(output: Path, identity: Mapping[str, Any]) -> None:
-    """Writes a new run's settings, or compares them with those of the existing run.
-
-    Args:
-        output: the output folder.
-        identity: the settings that decide every response, by name.
-
-    Raises:
-        HarnessError: they differ, or cannot be read.
-    """
+    """Writes a new run's settings, or compares them with those of the existing run."""
     path = output / UNFINISHED / RUN
     if not path.is_file():
         # A shard without settings is read if its key matches this run; otherwise it counts as damaged.
@@ -133,15 +120,11 @@ def _compare(output: Path, identity: Mapping[str, Any]) -> None:
         before = dict(reading.json_file(path))
     except (ValueError, TypeError) as error:
         raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
-    differences = [
-        f"{name}: {before.get(name, 'none')} -> {identity.get(name, 'none')}"
-        for name in dict.fromkeys([*before, *identity])
-        if before.get(name) != identity.get(name)
-    ]
-    if differences:
+    differing = differences(before, identity)
+    if differing:
         if before.get("items") != identity.get("items"):
-            differences.append(_ITEMS)
+            differing.append(_ITEMS)
         raise HarnessError(
-            f"--output {output} holds an unfinished run with other settings: {'; '.join(differences)}",
+            f"--output {output} holds an unfinished run with other settings: {'; '.join(differing)}",
             "Name another folder, go back to those settings, or remove this folder",
         )

@@ -116,11 +116,7 @@ def _size(value: object) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path, features: "Features") -> Iterator[Writer]:
-    """Writes a folder for `datasets.load_from_disk`, whose bytes depend only on its rows.
-
-    Raises:
-        OSError: the disk is full or fails.
-    """
+    """Writes a folder for `datasets.load_from_disk`, whose bytes depend only on its rows."""
     from datasets import Dataset
 
     # `datasets` writes an empty folder with its metadata files; the rows are then added.
@@ -171,11 +167,7 @@ def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
 
 
 def names(folder: Path) -> list[str]:
-    """The columns of a folder in the format of `datasets`.
-
-    Raises:
-        HarnessError: it is not such a folder, or is damaged.
-    """
+    """The columns of a folder in the format of `datasets`."""
     path = files(folder)[0]
     try:
         with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
@@ -201,11 +193,7 @@ def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The Arrow files of a folder, in order of their rows.
-
-    Raises:
-        HarnessError: the folder is not in the format of `datasets`.
-    """
+    """The Arrow files of a folder in the format of `datasets`, in order of their rows."""
     try:
         state = reading.json_file(folder / STATE)
         return [folder / _plain(entry["filename"]) for entry in state["_data_files"]]
@@ -214,11 +202,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def _plain(name: object) -> str:
-    """The name of a file in this folder, so that no folder can make us read files elsewhere.
-
-    Raises:
-        ValueError: not such a name.
-    """
+    """The name of a file in this folder, so that no folder can make us read files elsewhere."""
     if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or "\0" in name:
         raise ValueError(f"{cut(name, 100)} is no file of this folder")
     return name
@@ -268,15 +252,8 @@ def scan(path: Path, record: type, names: Sequence[str]) -> "acero.Declaration":
     """A query plan that reads columns of a Parquet table in chunks, for tables larger than memory.
 
     It makes the checks of `records.read_table` before it returns the plan, except for damaged pages: run the
-    plan under `records.readable`. It never reads pages of columns that need no check.
-
-    Args:
-        path: the file.
-        record: the table's record class; the columns get its types.
-        names: the required columns, in the plan's order.
-
-    Raises:
-        HarnessError: see `records.read_table`.
+    plan under `records.readable`. It never reads pages of columns that need no check. The columns, in the
+    order of `names`, get the types of the record class.
     """
     import pyarrow.dataset as ds
     from pyarrow import acero

@@ -24,29 +24,20 @@ UNKNOWN = "ledger_unknown"
 
 @dataclass
 class Ledger:
-    """The cost of a training run, or of sampling a pool, so far.
+    """The cost of a training run, or of sampling a pool, so far."""
 
-    Attributes:
-        steps: optimizer steps.
-        prompts: prompts answered or trained on; repeats count.
-        generated: responses drawn.
-        prompt_tokens: tokens of prompts and images that went through the model, without padding; in training,
-            once for each response trained on.
-        completion_tokens: tokens of responses, trained on or drawn.
-        flops: floating-point operations of the matrix products, estimated (see `training.flops`); 0 if not
-            estimated.
-        seconds: wall-clock time, including interrupted parts up to their last checkpoint.
-        peak_memory_bytes: peak memory: of the CUDA device if one was used, else of the process. For sampling,
-            only that of the process that finished.
-    """
-
-    steps: int = 0
-    prompts: int = 0
-    generated: int = 0
+    steps: int = 0  # optimizer steps
+    prompts: int = 0  # prompts answered or trained on; repeats count
+    generated: int = 0  # responses drawn
+    # tokens of prompts and images that went through the model, without padding; in training, once for each
+    # response trained on
     prompt_tokens: int = 0
-    completion_tokens: int = 0
+    completion_tokens: int = 0  # tokens of responses, trained on or drawn
+    # floating-point operations of the matrix products, estimated (see `training.flops`); 0 if not estimated
     flops: float = 0.0
-    seconds: float = 0.0
+    seconds: float = 0.0  # wall-clock time, including interrupted parts up to their last checkpoint
+    # peak memory: of the CUDA device if one was used, else of the process. For sampling, only that of the
+    # process that finished.
     peak_memory_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,11 +59,7 @@ class Ledger:
 
 
 def unknown(operations: Sequence[float | None]) -> dict[str, str]:
-    """The unknown figures of sampling, with reasons.
-
-    Args:
-        operations: of each response; empty if the model reported no responses.
-    """
+    """The unknown figures of sampling, with reasons, given the operations of each response."""
     found = {}
     if not operations:
         found = dict.fromkeys(("prompt_tokens", "completion_tokens"), "the model reports no tokens")
@@ -122,20 +109,13 @@ _GIGABYTES = re.compile(r"([0-9.]+)\s*(?:g|gb|gib)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Device:
-    """A device that a stage runs on, or is assumed to.
+    """A device that a stage runs on, or is assumed to."""
 
-    Attributes:
-        name: as in results: "GPU of 24 GB", or the processor's model.
-        kind: "cuda" or "cpu".
-        total: its memory, in bytes.
-        free: what a stage can use of it, in bytes.
-        flops: operations that it carries out in a second, as matrix products reach them; 0 if unknown.
-    """
-
-    name: str
-    kind: str
-    total: float
-    free: float
+    name: str  # as in results: "GPU of 24 GB", or the processor's model
+    kind: str  # "cuda" or "cpu"
+    total: float  # its memory, in bytes
+    free: float  # what a stage can use of it, in bytes
+    # operations that it carries out in a second, as matrix products reach them; 0 if unknown
     flops: float = 0.0
 
     @classmethod
@@ -210,23 +190,15 @@ def _machine_memory() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage needs.
+    """What a stage needs."""
 
-    Attributes:
-        device: where it runs.
-        parts: what needs memory -> bytes, at the moment of the peak.
-        seconds: wall-clock time, roughly; 0 if unknown.
-        disk: bytes of its artifact; 0 if unknown.
-        settings: what was chosen by memory, by option: micro_batch_size.
-        remedy: what would fit, if this does not.
-    """
-
-    device: Device
-    parts: Mapping[str, float]
-    seconds: float = 0.0
-    disk: float = 0.0
+    device: Device  # where it runs
+    parts: Mapping[str, float]  # what needs memory -> bytes, at the moment of the peak
+    seconds: float = 0.0  # wall-clock time, roughly; 0 if unknown
+    disk: float = 0.0  # bytes of its artifact; 0 if unknown
+    # what was chosen by memory, by option: micro_batch_size
     settings: Mapping[str, object] = field(default_factory=dict)
-    remedy: str = ""
+    remedy: str = ""  # what would fit, if this does not
 
     @property
     def memory(self) -> float:
@@ -239,11 +211,7 @@ class Estimate:
         return self.memory <= self.device.free
 
     def refuse(self) -> None:
-        """Refuses a stage that does not fit.
-
-        Raises:
-            HarnessError: names the memory needed and free, and what would fit.
-        """
+        """Refuses a stage that does not fit, naming the memory needed and free, and what would fit."""
         if self.fits:
             return
         raise HarnessError(

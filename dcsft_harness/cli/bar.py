@@ -161,9 +161,7 @@ FORMATS = ("table", "markdown")
 def show(text: str, form: str | None = None) -> None:
     """Prints Markdown on stdout, made safe as in `say`.
 
-    Args:
-        text: lines, including tables.
-        form: one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
+    `form` is one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
     """
     if form == "markdown" or (form is None and not sys.stdout.isatty()):
         click.echo(visible_lines(text))

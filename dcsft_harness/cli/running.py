@@ -58,7 +58,6 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
     dcsft data prepare dcsft_imagenet_r
     dcsft data prepare dcsft_ref_l4 --source Ref-L4
     """  # noqa: D301 - click reads the \b
-    from dcsft_harness.cli import bar
     from dcsft_harness.data.benchmarks import prepare as making
     from dcsft_harness.data.benchmarks import prepared
 
@@ -90,15 +89,13 @@ def _said(notes: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[None]:
-    """Checks before the block that an upload can succeed, and uploads after it.
-
-    Raises:
-        HarnessError: it cannot succeed, or `private` is given without a repository.
-    """
+    """Checks before the block that an upload can succeed, and uploads after it."""
     if private and repo is None:
         raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
     if repo is not None:
-        check(repo)
+        from dcsft_harness.training import hub
+
+        hub.check(repo)
     yield
     if repo is not None and output is not None and ranks.rank() == 0:
         push_folder(output, repo, private)
@@ -134,15 +131,8 @@ def push(artifact: Path, repo: str, private: bool) -> None:
     from dcsft_harness.training import hub
 
     hub.refuse_unfit(artifact)
-    check(repo)
-    push_folder(artifact, repo, private)
-
-
-def check(repo: str) -> None:
-    """Checks that an upload can succeed."""
-    from dcsft_harness.training import hub
-
     hub.check(repo)
+    push_folder(artifact, repo, private)
 
 
 def push_folder(folder: Path, repo: str, private: bool) -> None:
@@ -162,11 +152,7 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a stage and prints its closing line.
-
-    Returns:
-        The artifact's notes.
-    """
+    """Runs a stage, prints its closing line, and returns the artifact's notes."""
     stage = STAGES[verb]
     clock = bar.Clock()
     # In a launch, the first process shows the bar; this one waits for it and reports the result.
@@ -232,10 +218,9 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
-    if stage.verb not in ("compare-cost", "data inspect"):
-        params.append(click.Option(["--output"], type=FOLDER, required=True, help="The folder to write."))
-    else:
-        params.append(click.Option(["--output"], type=FOLDER, help="Also write it there, as files."))
+    needed = stage.verb not in ("compare-cost", "data inspect")
+    about = "The folder to write." if needed else "Also write it there, as files."
+    params.append(click.Option(["--output"], type=FOLDER, required=needed, help=about))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + "\n".join(map(folded, stage.example.split("\n"))))
@@ -393,11 +378,7 @@ def _further(stage: Stage) -> list[click.Parameter]:
 def _plan(
     stage: Stage, output: Path | None, options: dict[str, Any], device: str | None, form: str | None
 ) -> None:
-    """Prints what a stage needs.
-
-    Raises:
-        HarnessError: see `Stage.plan`; or it does not fit.
-    """
+    """Prints what a stage needs, see `Stage.plan`; one that does not fit is an error."""
     if "device" in stage.options.model_fields:
         device = options.pop("device", None)
     found = stage.plan(output or Path("output"), device, **options)
@@ -454,11 +435,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Splits a `--set NAME=VALUE` into name and value.
-
-    Raises:
-        HarnessError: there is no name or no equals sign.
-    """
+    """Splits a `--set NAME=VALUE` into name and value."""
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")

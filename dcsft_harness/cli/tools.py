@@ -43,15 +43,11 @@ def run_recipe(
     from dcsft_harness.models.batching import remembering
 
     with remembering():
-        chain.run(chosen, output, _perform, lambda stage: bar.say(f"{stage}: done already"))
+        chain.run(chosen, output, run_stage, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:
         bar.show((folder / "leaderboard.md").read_text(encoding="utf-8"))
-
-
-def _perform(verb: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    return run_stage(verb, folder, options)
 
 
 # Commands that are not stages: quickstart, run, results, tasks, a board's page, lmms-eval.
@@ -532,25 +528,15 @@ def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
 
 @dataclass
 class _Call:
-    """One call of the command.
+    """One call of the command."""
 
-    Attributes:
-        board: the board to write to.
-        settings: the suite and settings.
-        subject: the weights that CKPT names.
-        name: its row.
-        watched: the run that --watch names.
-        built: the latest leaderboard.
-        clock: time since the last row.
-    """
-
-    board: "BoardFolder"
-    settings: "Settings"
-    subject: "Subject | None" = None
+    board: "BoardFolder"  # the board to write to
+    settings: "Settings"  # the suite and settings
+    subject: "Subject | None" = None  # the weights that CKPT names
     name: str = ""
-    watched: "Watched | None" = None
-    built: Any = None
-    clock: bar.Clock = field(default_factory=bar.Clock)
+    watched: "Watched | None" = None  # the run that --watch names
+    built: Any = None  # the latest leaderboard
+    clock: bar.Clock = field(default_factory=bar.Clock)  # time since the last row
 
     def rows(self) -> Iterator["Row"]:
         """Scores, row by row."""
@@ -584,12 +570,8 @@ class _Call:
 
 
 def _named(given: str, name: str | None) -> tuple[str, str]:
-    """The row's name and the path, from NAME=PATH, or from a path and --name.
-
-    Raises:
-        HarnessError: both give a name.
-    """
-    from dcsft_harness.leaderboard.load import named
+    """The row's name and the path, from NAME=PATH, or from a path and --name, but not from both."""
+    from dcsft_harness.leaderboard.collect import named
 
     own, place = named(Path(given))
     if own is not None and name is not None:

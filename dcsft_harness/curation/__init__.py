@@ -150,12 +150,7 @@ def _without_suspects(
 ) -> tuple[pa.Table, pa.Table | None]:
     """Label rows without suspects and without items dropped in review; and the suspects.
 
-    Args:
-        labels: rows of `records.Label`.
-        rollouts: the rollouts of the labels.
-        config: whether to look for suspects, and the threshold.
-        verdicts: item_id -> "keep" or "drop".
-        left_out: gets the counts dropped, suspects and unjudged.
+    `verdicts` are item_id -> "keep" or "drop"; `left_out` gets the counts dropped, suspects and unjudged.
     """
     dropped = [item_id for item_id, verdict in verdicts.items() if verdict == suspects.DROP]
     rest = _without(labels, pa.array(dropped, pa.string()))

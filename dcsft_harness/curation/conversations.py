@@ -45,12 +45,7 @@ ROW = "row_name"
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
-    """Writes chosen items, in their order, with their labels.
-
-    Args:
-        folder: the folder to write.
-        items: the rollouts' items.
-        chosen: the label rows; with the column weight if items are weighted.
+    """Writes chosen items, in their order, with their label rows, which may have the column weight.
 
     Raises:
         HarnessError: an item is missing, occurs twice, has an empty cell, or its prompt has another number of
@@ -139,11 +134,7 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
 
 
 def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
-    """Refuses items whose prompt has another number of image marks than images.
-
-    Raises:
-        HarnessError: names the first one.
-    """
+    """Refuses items whose prompt has another number of image marks than images, naming the first."""
     marks = pc.count_substring(items["prompt"], MARK)
     images = pc.list_value_length(items["images"])
     wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())
@@ -160,11 +151,7 @@ def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
 
 
 def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
-
-    Raises:
-        HarnessError: the prompt has another number of image marks than images.
-    """
+    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target."""
     prompt, images = item["prompt"], len(item["images"])
     if MARK in prompt and prompt.count(MARK) != images:
         raise _unmatched(str(item.get("item_id")), prompt.count(MARK), images)
@@ -220,22 +207,16 @@ def from_rows(
 ) -> "Dataset":
     """All rows of a user's own file or folder as training data; see `from_task`.
 
-    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file.
-
-    Args:
-        path: see `own_files`.
-        scorer: reads the answers, and so decides which are boxes; None accepts any.
-        image_root: where relative image paths start; None means the file's own folder.
-        outside: whether images may lie outside it.
-        pairs: whether each row needs a rejected answer, which becomes the column `REJECTED`.
-        part: the part to read; None reads all rows.
+    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file. The scorer
+    reads the answers, and so decides which are boxes; None accepts any. With `pairs`, each row needs a
+    rejected answer, which becomes the column `REJECTED`. `part` None reads all rows.
 
     Raises:
         HarnessError: an unknown scorer, a file that cannot be read or has no rows, or a full disk.
     """
     from datasets import Features, Value
 
-    from dcsft_harness.sampling import own_data, own_files
+    from dcsft_harness.sampling import own_data, own_files, own_rows
     from dcsft_harness.scoring import get_scorer
 
     judge = own_data.ANY if scorer is None else get_scorer(scorer)
@@ -244,7 +225,7 @@ def from_rows(
     columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
 
     def rows() -> Iterator[dict[str, Any]]:
-        root = own_data.Root(image_root or path.parent, outside)
+        root = own_rows.Root(image_root or path.parent, outside)
         for where, row, reason in own_data.examined(path, judge, root, part):
             if reason is None and pairs and row is not None and row[REJECTED] is None:
                 reason = HarnessError("no `rejected` answer", "Add one to each row")
@@ -263,16 +244,9 @@ def from_rows(
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":
     """Training data that belongs to no artifact, as an open data set.
 
-    It is mapped from its own folder below `TRAINING` in the cache. The folder is removed with the data set,
-    or at process exit at the latest; only a killed process leaves it behind.
-
-    Args:
-        name: prefix of the folder's name.
-        columns: its `datasets.Features`.
-        rows: values by column; read once.
-
-    Raises:
-        HarnessError: a full disk.
+    It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
+    is removed with the data set, or at process exit at the latest; only a killed process leaves it behind.
+    Rows are values by column, read once.
     """
     from datasets import load_from_disk  # noqa: TID251 - just written
 

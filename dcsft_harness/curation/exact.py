@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dcsft_harness import reading
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.curation.conversations import CONVERSATION, TURNS, conversation
 from dcsft_harness.data.digits import DIGITS, resolve
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS
 from dcsft_harness.scoring import words
 
@@ -89,11 +88,7 @@ def pass_rates(
 
 
 def refuse_other_scorers(source: Manifest) -> None:
-    """Refuses rollouts whose right responses cannot be enumerated.
-
-    Raises:
-        HarnessError: the rollouts were not scored by `exact_word` alone.
-    """
+    """Refuses rollouts that were not scored by `exact_word` alone: right responses cannot be enumerated."""
     names = list(source.notes.get("scorers") or {})
     if names != [words.SCORER.name]:
         raise HarnessError(
@@ -104,11 +99,7 @@ def refuse_other_scorers(source: Manifest) -> None:
 
 
 def _settings(source: Manifest) -> dict[str, Any]:
-    """The generation settings in force when rollouts were sampled.
-
-    Raises:
-        HarnessError: they are not recorded.
-    """
+    """The generation settings in force when rollouts were sampled; an error if they are not recorded."""
     settings = source.notes.get("generation_in_force")
     if source.config.get("model") not in ENGINES or not isinstance(settings, Mapping):
         raise HarnessError(
@@ -151,19 +142,11 @@ def _asked(row: Mapping[str, Any], arguments: Any) -> "Item":  # noqa: ANN401 - 
 
 def messages(item: Mapping[str, Any]) -> list[dict[str, Any]]:
     """An item's turns before the answer as chat messages, images in the places of their marks."""
-    images = iter(item["images"])
+    images = ({"type": "image", "url": image["bytes"]} for image in item["images"])
     return [
-        {"role": turn["role"], "content": list(_parts(turn["content"], images))}
+        {"role": turn["role"], "content": records.parts(turn["content"], images)}
         for turn in conversation(item)["messages"][:-1]
     ]
-
-
-def _parts(text: str, images: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for number, piece in enumerate(text.split(MARK)):
-        if number:
-            yield {"type": "image", "url": next(images)["bytes"]}
-        if piece:
-            yield {"type": "text", "text": piece}
 
 
 def _right(answer: str, text: str) -> bool:
@@ -175,11 +158,7 @@ def _can_become(answer: str, text: str) -> bool:
 
 
 def _refuse_other_prompts(source: Manifest, tokens: int, items: int) -> None:
-    """Refuses rates of other prompts than those that were sampled.
-
-    Raises:
-        HarnessError: their tokens differ in number.
-    """
+    """Refuses rates of other prompts than those that were sampled: their tokens differ in number."""
     sampled = source.notes.get("prompt_tokens")
     if source.config["model"] == ENGINES[0] and items == source.notes.get("items") and tokens != sampled:
         raise HarnessError(

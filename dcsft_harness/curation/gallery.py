@@ -38,16 +38,9 @@ _LONGEST = 1500
 
 
 def write(folder: Path, rollouts: Path, labels: pa.Table, chosen: pa.Table | None = None) -> list[str]:
-    """Writes the histogram and the gallery.
+    """Writes the histogram and, if there are items, the gallery; returns the files' names.
 
-    Args:
-        folder: the folder to write to.
-        rollouts: the rollouts of the labels.
-        labels: rows of `records.Label`.
-        chosen: rows of a curated set, with the same columns; then the gallery shows these.
-
-    Returns:
-        The files' names. Without items, there is no gallery.
+    The gallery shows the `chosen` rows of a curated set, if given, else the `labels`.
     """
     parts = [("pool", labels)] if chosen is None else [("before", labels), ("after curation", chosen)]
     _draw(folder / HISTOGRAM, parts)

@@ -94,6 +94,7 @@ def label(
         mix: dict[str, int] = {
             name: pc.sum(pc.equal(labels["difficulty"], name)).as_py() or 0 for name in records.DIFFICULTIES
         }
+        stopped = pc.any(labels["censored"]).as_py()
         draft.notes.update(
             {
                 "items": labels.num_rows,
@@ -102,20 +103,13 @@ def label(
                 "censored": pc.sum(labels["censored"]).as_py() or 0,
                 "task": source.config.get("task"),
                 "samples": source.config.get("samples"),
-                "at_g": _at_g(labels),
+                "at_g": None if stopped else at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy()),
                 "noise": _noise(labels),
                 **({} if known is None else {"exact": known}),
                 "scorers": source.notes.get("scorers"),
             }
         )
     return draft.notes
-
-
-def _at_g(labels: pa.Table) -> list[dict[str, float]] | None:
-    """The labels for fewer responses per item, see `at_k.of_pool`; None if items stopped early."""
-    if pc.any(labels["censored"]).as_py():
-        return None
-    return at_k.of_pool(labels["n"].to_numpy(), labels["k"].to_numpy())
 
 
 def _noise(labels: pa.Table) -> noise.Noise | None:

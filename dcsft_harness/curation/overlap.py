@@ -34,21 +34,13 @@ _BLOCK = 2048
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair of equal or nearly equal images: one of the pool and one of an evaluation set.
+    """A pair of equal or nearly equal images: one of the pool and one of an evaluation set."""
 
-    Attributes:
-        pool_image: the name of the pool's image, or of its document if it has none.
-        task: the evaluation task.
-        image: the name of the evaluation image.
-        kind: "exact" (equal size and pixels) or "near".
-        distance: bits in which the pHashes differ, 0 to `_BITS`.
-    """
-
-    pool_image: str
-    task: str
-    image: str
-    kind: str
-    distance: int
+    pool_image: str  # the name of the pool's image, or of its document if it has none
+    task: str  # the evaluation task
+    image: str  # the name of the evaluation image
+    kind: str  # "exact" (equal size and pixels) or "near"
+    distance: int  # bits in which the pHashes differ, 0 to `_BITS`
 
 
 @dataclass(frozen=True)
@@ -56,35 +48,22 @@ class Shared:
     """A pool item with a shared image; curated sets leave such items out.
 
     An item has one row per shared image, in their order.
-
-    Attributes:
-        item_id: the item.
-        pool_image: its image.
-        kind: "exact" if any pair of that image is, else "near".
-        tasks: the evaluation tasks with the image, separated by commas.
     """
 
     item_id: str
     pool_image: str
-    kind: str
-    tasks: str
+    kind: str  # "exact" if any pair of that image is, else "near"
+    tasks: str  # the evaluation tasks with the image, separated by commas
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a task, each once.
+    """The images of a task, each once."""
 
-    Attributes:
-        names: each image's published name; "document 7, image 0" if it has none.
-        digests: each image's hash of size and pixels.
-        hashes: each image's pHash as a uint64, array of shape (images,).
-        items: each item's id and the positions of its images.
-    """
-
-    names: list[str]
-    digests: list[bytes]
-    hashes: NDArray[np.uint64]
-    items: list[tuple[str, list[int]]]
+    names: list[str]  # each image's published name; "document 7, image 0" if it has none
+    digests: list[bytes]  # each image's hash of size and pixels
+    hashes: NDArray[np.uint64]  # each image's pHash as a uint64, array of shape (images,)
+    items: list[tuple[str, list[int]]]  # each item's id and the positions of its images
 
 
 def overlap(
@@ -180,10 +159,7 @@ class _Counter:
 def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = True) -> Images:
     """Every image of a task, hashed; a named image that several documents share is hashed once.
 
-    Args:
-        task: an lmms-eval task.
-        counter: called with each document.
-        items: whether to collect items too; if not, documents with known images are not opened.
+    Without `items`, no items are collected and documents with known images are not opened.
     """
     found = Images([], [], np.zeros(0, np.uint64), [])
     hashes: list[int] = []
@@ -255,12 +231,7 @@ def _shared(pool: Images, pairs: Sequence[Pair]) -> list[Shared]:
 
 
 def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
-    """Label rows without items whose image is also in an evaluation set.
-
-    Args:
-        labels: rows of `records.Label`.
-        folder: a folder from `overlap`.
-        task: the pool of the labels.
+    """Label rows without items whose image `overlap` found in an evaluation set, for the pool `task`.
 
     Raises:
         HarnessError: the folder is of another pool, has changed, or is not an overlap folder.

@@ -102,11 +102,7 @@ class CurationConfig(Settings):
 
 
 def parse_mix(texts: Sequence[str]) -> dict[str, float]:
-    """Reads `name=share` options.
-
-    Raises:
-        HarnessError: not in that form.
-    """
+    """Reads `name=share` options."""
     mix: dict[str, float] = {}
     for text in texts:
         match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", str(text))
@@ -121,11 +117,7 @@ def parse_mix(texts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_band(given: object) -> tuple[float, float]:
-    """Reads the two ends of a band.
-
-    Raises:
-        HarnessError: not two finite numbers.
-    """
+    """Reads the two ends of a band: finite numbers."""
     parts = given if isinstance(given, list | tuple) else str(given).split(",")
     try:
         low, high = map(float, parts)
@@ -138,11 +130,7 @@ def parse_band(given: object) -> tuple[float, float]:
 
 
 def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
-    """The label rows that --keep, --band or neither selects.
-
-    Raises:
-        HarnessError: a labeled item has no pass rate, and a band or weights need one.
-    """
+    """The label rows that --keep, --band or neither selects; a band or weights need pass rates."""
     labelled: NDArray[np.bool_] = np.array(pc.is_valid(labels["difficulty"]))
     if config.band or config.weight:
         unknown = int((labelled & np.asarray(pc.is_null(labels["pass_rate"]))).sum())
@@ -177,19 +165,11 @@ def equal(names: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
     return found
 
 
-def _empirical(k: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:
-    return k / n * ((n - k) / n)
-
-
-def _posterior(k: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """E[p(1-p)] for p of Beta(a, b), a = k + 1/2 and b = n - k + 1/2, is ab / ((a + b)(a + b + 1))."""
-    return (k + 0.5) * (n - k + 0.5) / ((n + 1.0) * (n + 2.0))
-
-
 EMPIRICAL, POSTERIOR = "p(1-p)", "posterior"
 WEIGHTS: dict[str, Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]] = {
-    EMPIRICAL: _empirical,
-    POSTERIOR: _posterior,
+    EMPIRICAL: lambda k, n: k / n * ((n - k) / n),
+    # E[p(1-p)] for p of Beta(a, b), a = k + 1/2 and b = n - k + 1/2, is ab / ((a + b)(a + b + 1)).
+    POSTERIOR: lambda k, n: (k + 0.5) * (n - k + 0.5) / ((n + 1.0) * (n + 2.0)),
 }
 """Name -> an item's weight by right responses k of n: p(1-p) at p = k/n, or its mean under the Jeffreys
 posterior of p, which is never 0."""

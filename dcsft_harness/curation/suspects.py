@@ -128,11 +128,7 @@ def _medoid(answers: Sequence[str]) -> tuple[str, int]:
 
 
 def _answers(path: Path, ids: pa.StringArray) -> tuple[NDArray[np.int64], Iterator[list[str]]]:
-    """The number of samples of each item, and the answers of its scored samples, in their order.
-
-    Raises:
-        HarnessError: one has no samples, or the file is damaged.
-    """
+    """The number of samples of each item, at least 1, and the answers of its scored ones, in order."""
     rows = pa.Table.from_batches(samples_of(path, ids, ["score", "extracted", "sample_index"]), _SAMPLES)
     said = pc.if_else(pc.is_valid(rows["score"]), rows["extracted"], pa.scalar(None, pa.string()))
     counts = np.bincount(rows[PLACE].to_numpy(), minlength=len(ids))
@@ -155,18 +151,10 @@ def _split(said: pa.ChunkedArray, counts: NDArray[np.int64]) -> Iterator[list[st
 
 
 def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rollouts of some items, read in chunks.
-
-    Args:
-        path: the table of rollouts.
-        ids: the items.
-        names: the requested columns.
+    """The rollouts of some items, read in chunks, see `storage.scan`.
 
     Yields:
         The columns, and PLACE: an item's position in `ids`, int64; in the table's order.
-
-    Raises:
-        HarnessError: see `storage.scan`.
     """
     from pyarrow import acero
 
@@ -212,13 +200,9 @@ def detection(left_out: Collection[str], wrong: Collection[str]) -> Detection:
 
 
 def known_wrong(rollouts: Path, task: str | None) -> list[str] | None:
-    """The ids of the items whose labels are known to be wrong; None unless the pool lists them.
+    """The ids of the pool's items whose labels are known to be wrong; None unless the pool lists them.
 
     Pools of the digits suite with label noise do, see `suite.replaced`.
-
-    Args:
-        rollouts: the folder of rollouts.
-        task: the pool's name.
     """
     if task is None or not (task.endswith(suite.NOISY) and task in suite.SETS):
         return None
@@ -243,15 +227,8 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
     A line has item_id, doc_id, task, prompt, gold (the answer that counted as right), voice, share, samples,
     responses (all of them, in order), images (files relative to the folder; empty after the first PICTURED
     suspects, whose images are in the rollouts' items) and verdict, which is null. A reviewer replaces it with
-    "keep" or "drop", and `read` reads the file.
-
-    Args:
-        folder: the curated set's.
-        rollouts: the rollouts of the suspects.
-        suspected: the table from `suspects.find`.
-
-    Returns:
-        The number of suspects that are not on the page and have no images beside it.
+    "keep" or "drop", and `read_review` reads the file. Returns the number of suspects that are not on the
+    page and have no images beside it.
 
     Raises:
         HarnessError: the rollouts' items lack one of them.

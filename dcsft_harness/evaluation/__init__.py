@@ -2,13 +2,12 @@
 
 import contextlib
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from dcsft_harness import lmms, ranks, records
 from dcsft_harness.artifacts import manifest
@@ -108,25 +107,10 @@ def evaluate_samples(
     """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
 
     An interrupted run resumes. An item's score is the mean over its responses; responses.parquet has each
-    one.
+    one. `config` says how to sample, and its `samples` is K; the other arguments are those of `evaluate`.
 
-    Args:
-        model: as for `sampling.sample`.
-        tasks: as `lmms.open_tasks` gives them.
-        output: the folder to write: scores.parquet, responses.parquet, lmms_eval.json and manifest.json.
-        name: the row's name in a leaderboard.
-        settings: what else the manifest records (model name and arguments).
-        config: how to sample; its `samples` is K.
-        progress: called with (items done, items in all).
-        inputs: folders that the model was loaded from, for the manifest.
-        noted: further notes for the manifest.
-
-    Returns:
-        The manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
-
-    Raises:
-        HarnessError: an unreadable image, a failed run, an output folder that is occupied, being
-            written or of other settings, or a full disk.
+    Returns the manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
+    The output folder may also hold an interrupted run of equal settings.
     """
     inputs = inputs or {}
     drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}
@@ -189,11 +173,7 @@ def _responses(
     store: rollout_store.RolloutStore,
     samples: int,
 ) -> list[list[records.Response]]:
-    """The K responses to each item of a task, scored.
-
-    Raises:
-        HarnessError: an item got another number of responses than K.
-    """
+    """The K responses to each item of a task, scored."""
     found = []
     for item, got in zip(items, answered, strict=True):
         if len(got.responses) != samples:
@@ -247,14 +227,11 @@ def _of_samples(
 
 def _at_k(responses: Sequence[Sequence[records.Response]], has_votes: bool) -> dict[str, Any]:
     """Metric -> its means over items at k = 1, ..., K."""
-    scores = np.array([[np.nan if one.score is None else one.score for one in some] for some in responses])
-    votes = None
-    if has_votes:
-        known: dict[str | None, int] = {None: -1}
-        words = [known.setdefault(one.vote, len(known) - 1) for some in responses for one in some]
-        items = np.arange(len(responses)).repeat(scores.shape[1])
-        votes = at_k.coded(items, np.array(words)).reshape(scores.shape)
-    return dict(at_k.metrics(scores, votes).means())
+    from dcsft_harness.leaderboard.sampled import draws_of_lists
+
+    scores = [[math.nan if one.score is None else one.score for one in some] for some in responses]
+    draws = draws_of_lists(scores, [[one.vote for one in some] for some in responses])
+    return dict(at_k.metrics(draws.scores, draws.votes if has_votes else None).means())
 
 
 def _write(folder: Path, rows: Sequence[records.Score], results: Mapping[str, Any]) -> None:
@@ -347,24 +324,39 @@ def _summary(
     scores: Sequence[records.Score],
     limit: int | None,
 ) -> dict[str, Any]:
-    metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-    scored = [row.score for row in scores if row.score is not None]
-    ordered = sorted(items, key=lambda item: item.item_id)
     return {
-        "version": task.VERSION,
+        **summary_of(task, scores, [(item.item_id, item.prompt) for item in items], limit),
+        "unanswered": sum(row.extracted is None for row in scores)
+        if "answered" in task.aggregation()
+        else None,
+        "data": prepared.described(task.config.task),
+        "generation": task.config.generation_kwargs,
+    }
+
+
+def summary_of(
+    task: lmms.Task | None,
+    scores: Sequence[records.Score],
+    prompts: Iterable[tuple[str, str]],
+    limit: int | None,
+) -> dict[str, Any]:
+    """What a manifest notes of any task's scores; `prompts` has each item's id and prompt.
+
+    `task` is None for scores of a scorer alone.
+    """
+    metadata = task.config.metadata if task is not None and isinstance(task.config.metadata, dict) else {}
+    scored = [row.score for row in scores if row.score is not None]
+    ordered = sorted(prompts, key=lambda one: one[0])
+    return {
+        "version": 1 if task is None else task.VERSION,
         "distribution": metadata.get("distribution"),
         "family": metadata.get("family"),
         "n": len(scored),
         "accuracy": sum(scored) / len(scored) if scored else None,
-        "unanswered": sum(row.extracted is None for row in scores)
-        if "answered" in task.aggregation()
-        else None,
         "unscored": len(scores) - len(scored),
         "limit": limit,
-        "data": prepared.described(task.config.task),
-        "generation": task.config.generation_kwargs,
-        "prompt_sha256": json_sha256([item.prompt for item in ordered]),
-        "items_sha256": json_sha256([item.item_id for item in ordered]),
+        "prompt_sha256": json_sha256([prompt for _, prompt in ordered]),
+        "items_sha256": json_sha256([item_id for item_id, _ in ordered]),
     }
 
 

@@ -19,7 +19,7 @@ from dcsft_harness import evaluation, lmms, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, differences, unknown_name
 from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.board_folder import BoardFolder
 from dcsft_harness.evaluation.subject import Subject, open_subject
@@ -58,21 +58,13 @@ def decisive(model_args: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to score checkpoints.
+    """How to score checkpoints."""
 
-    Attributes:
-        suite: a name of `SUITES`, or tasks separated by commas.
-        model: an lmms-eval model.
-        model_args: its arguments, without those of `SUBJECT`.
-        limit: only the first documents of each task; None uses all.
-        group: the configuration of which the row is one seed.
-    """
-
-    suite: str
-    model: str = "dcsft_hf"
-    model_args: str = ""
-    limit: int | None = None
-    group: str | None = None
+    suite: str  # a name of `SUITES`, or tasks separated by commas
+    model: str = "dcsft_hf"  # an lmms-eval model
+    model_args: str = ""  # its arguments, without those of `SUBJECT`
+    limit: int | None = None  # only the first documents of each task; None uses all
+    group: str | None = None  # the configuration of which the row is one seed
 
     @property
     def tasks(self) -> list[str]:
@@ -81,11 +73,7 @@ class Settings:
         return [task for name in names for task in members(name.strip())]
 
     def check(self) -> None:
-        """Refuses unusable settings, without loading anything.
-
-        Raises:
-            HarnessError: a name, value or model argument is unknown, out of range or not allowed here.
-        """
+        """Refuses unusable settings, without loading anything."""
         if self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
             known = lmms.task_index(names)
@@ -120,12 +108,7 @@ class Settings:
         theirs: dict[str, Any] = {name: config.get(name) for name in ours}
         ours |= decisive(self.model_args)
         theirs |= decisive(str(config.get("model_args", "")))
-        names = dict.fromkeys([*theirs, *ours])
-        return [
-            f"{name}: {theirs.get(name, 'none')} -> {ours.get(name, 'none')}"
-            for name in names
-            if theirs.get(name) != ours.get(name)
-        ]
+        return differences(theirs, ours)
 
 
 # One checkpoint -> one row: missing results are evaluated, and the leaderboard is rebuilt.
@@ -146,17 +129,11 @@ class Show(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """The work done for a row.
-
-    Attributes:
-        name: its name.
-        kept: tasks that already had a result.
-        made: tasks that were evaluated.
-    """
+    """The work done for a row."""
 
     name: str
-    kept: list[str] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # tasks that already had a result
+    made: list[str] = field(default_factory=list)  # tasks that were evaluated
 
 
 def standing(board: BoardFolder) -> "Board | None":
@@ -175,15 +152,7 @@ def names_of(found: "Board | None") -> list[str]:
 
 
 def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
-    """Refuses a baseline that is not and will not become a row.
-
-    Args:
-        board: the board.
-        coming: rows and groups that will be on it.
-
-    Raises:
-        HarnessError: names the existing ones.
-    """
+    """Refuses a baseline that is not and will not become a row; `coming` are rows and groups to be there."""
     known = [*names_of(standing(board)), *filter(None, coming)]
     if board.baseline is not None and board.baseline not in known:
         raise unknown_name("row for --baseline", board.baseline, known)
@@ -192,17 +161,8 @@ def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
 def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: Show) -> Row | None:
     """Evaluates a checkpoint on each task of the suite without an intact result.
 
-    Results are kept task by task, however the work ends. The leaderboard is not touched; see `build`.
-
-    Args:
-        board: the board to write to.
-        name: the row.
-        make: opens the subject; if it returns None, nothing is done.
-        settings: the suite and settings.
-        show: receives progress and events.
-
-    Returns:
-        What was kept and made; None without a subject.
+    Results are kept task by task, however the work ends. The leaderboard is not touched; see `build`. `make`
+    opens the subject; without one nothing is done. Returns what was kept and made; None without a subject.
 
     Raises:
         HarnessError: the name belongs to another checkpoint, the row could not be compared with the board's
@@ -235,8 +195,7 @@ def _kept(
 ) -> dict[str, manifest.Manifest]:
     """The intact results of a row, by task; damaged ones are removed.
 
-    Raises:
-        HarnessError: they are another checkpoint's, or were measured with other settings.
+    Results of another checkpoint, or measured with other settings, are refused.
     """
     kept: dict[str, manifest.Manifest] = {}
     hashes = subject.hashes() if board.tasks_of(name) else {}
@@ -308,11 +267,7 @@ def _planned(task: lmms.Task, limit: int | None) -> dict[str, object]:
 
 
 def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
-    """Refuses measurements that could not be compared with the existing rows.
-
-    Raises:
-        HarnessError: names the differences.
-    """
+    """Refuses measurements that could not be compared with the existing rows, naming the differences."""
     for condition, ours in planned.items():
         if condition in standing_ and standing_[condition] != ours:
             raise HarnessError(
@@ -380,11 +335,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
 
 
 def build(board: BoardFolder, show: Show) -> "Built":
-    """Rebuilds a board's leaderboard from all its results, and replaces the existing one.
-
-    Raises:
-        HarnessError: it cannot be built; the existing one stays.
-    """
+    """Rebuilds a board's leaderboard from all its results; if that fails, the existing one stays."""
     from dcsft_harness.leaderboard import Options
     from dcsft_harness.leaderboard import build as make
 
@@ -407,9 +358,6 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     """A row against the baseline: task by task as a table, and as a short summary.
 
     Tasks that cannot be compared are in a table of their own, with the reason.
-
-    Raises:
-        HarnessError: results of the row cannot be used.
     """
     from dcsft_harness.leaderboard.report.table import against, brief
 
@@ -432,21 +380,13 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run to watch.
+    """A run to watch."""
 
-    Attributes:
-        folder: its output folder; need not exist yet.
-        name: the row of its result; rows of its checkpoints add their step.
-        base: the base of its adapters, if not the one recorded by the run.
-        every: seconds between two checks.
-        stay: whether to wait for the run to be resumed after its process has ended.
-    """
-
-    folder: Path
-    name: str
-    base: str | None = None
-    every: float = 5.0
-    stay: bool = False
+    folder: Path  # its output folder; need not exist yet
+    name: str  # the row of its result; rows of its checkpoints add their step
+    base: str | None = None  # the base of its adapters, if not the one recorded by the run
+    every: float = 5.0  # seconds between two checks
+    stay: bool = False  # whether to wait for the run to be resumed after its process has ended
 
 
 def at_step(name: str, step: int) -> str:
@@ -458,16 +398,9 @@ def at_step(name: str, step: int) -> str:
 
 
 def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) -> Iterator[Row]:
-    """Scores a run's complete checkpoints until it has ended.
+    """Scores a run's complete checkpoints until it has ended; yields each row with its results.
 
-    Args:
-        board: the board to write to.
-        watched: the run.
-        settings: the suite and settings.
-        show: receives progress and events.
-
-    Yields:
-        Each row as soon as its results are there; the leaderboard is not rebuilt.
+    The leaderboard is not rebuilt.
 
     Raises:
         HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or is replaced by
@@ -492,21 +425,15 @@ def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) 
 
 @dataclass
 class _Watching:
-    """The state of a run from earlier checks.
-
-    Attributes:
-        done: steps that were scored, or cannot be.
-        said: sentences already reported.
-        identity: identifies the run; "" until it has begun.
-    """
+    """The state of a run from earlier checks."""
 
     board: BoardFolder
     watched: Watched
     settings: Settings
     show: Show
-    done: set[int] = field(default_factory=set)
-    said: set[str] = field(default_factory=set)
-    identity: str = ""
+    done: set[int] = field(default_factory=set)  # steps that were scored, or cannot be
+    said: set[str] = field(default_factory=set)  # sentences already reported
+    identity: str = ""  # identifies the run; "" until it has begun
 
     def once(self, text: str) -> None:
         """Reports a sentence, unless it has been reported before."""
@@ -603,8 +530,7 @@ class _Watching:
     def over(self, state: subject.State) -> bool:
         """Whether there is nothing more to wait for; otherwise reports what is awaited.
 
-        Raises:
-            HarnessError: the run has ended without a result.
+        A run that has ended without a result is an error.
         """
         folder, stays = self.watched.folder, self.watched.stay
         if not state.begun:

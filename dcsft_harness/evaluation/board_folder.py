@@ -22,18 +22,12 @@ LONGEST = 150
 
 @dataclass
 class BoardFolder:
-    """A board on disk; created by `open_board`.
-
-    Attributes:
-        folder: its folder.
-        baseline: the row, or group of seeds, that differences refer to.
-        apart: whether rows that cannot be compared get tables of their own.
-        given: results from elsewhere, relative to the folder, with NAME= if they were given a name.
-    """
+    """A board on disk; created by `open_board`."""
 
     folder: Path
-    baseline: str | None = None
-    apart: bool = False
+    baseline: str | None = None  # the row, or group of seeds, that differences refer to
+    apart: bool = False  # whether rows that cannot be compared get tables of their own
+    # results from elsewhere, relative to the folder, with NAME= if they were given a name
     given: list[str] = field(default_factory=list)
 
     @property
@@ -42,11 +36,7 @@ class BoardFolder:
         return self.folder / LEADERBOARD
 
     def of(self, name: str) -> Path:
-        """The folder of a row's results.
-
-        Raises:
-            HarnessError: the name cannot be a folder's.
-        """
+        """The folder of a row's results; the name must be able to be a folder's."""
         plain = name.strip() == name and name.isprintable() and not name.startswith(".")
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
             raise HarnessError(
@@ -81,11 +71,7 @@ class BoardFolder:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[Path]:
-        """Locks a row's results for this process; yields a folder for temporary files.
-
-        Raises:
-            HarnessError: another process is scoring under that name.
-        """
+        """Locks a row's results for this process; yields a folder for temporary files."""
         home = self.of(name)
         with manifest.taken(home, "row", "the row", grant=False) as unfinished:
             for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
@@ -135,11 +121,8 @@ def open_board(
 ) -> BoardFolder:
     """A new board, or an existing one with its saved settings; the arguments are added. Writes nothing.
 
-    Args:
-        folder: its folder, existing or not.
-        baseline: see `BoardFolder`; None keeps the board's.
-        apart: see `BoardFolder`; once set, it stays.
-        given: further results from elsewhere, NAME=FOLDER or FOLDER.
+    `baseline` None keeps the board's, and `apart` once set stays, see `BoardFolder`; `given` are further
+    results from elsewhere, NAME=FOLDER or FOLDER.
 
     Raises:
         HarnessError: the folder holds something else, or its settings cannot be read.

@@ -4,8 +4,6 @@ Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are co
 measured.
 """
 
-import csv
-import io
 import json
 import shlex
 from collections import Counter, defaultdict
@@ -14,13 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.errors import HarnessError, unknown_name, visible
-from dcsft_harness.leaderboard.report.table import markdown_text, spreadsheet_text
+from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.training.run_folder import checkpoints, step_of
 
 from . import lineage
@@ -37,21 +33,16 @@ DISTRIBUTIONS = ("id", "ood")
 
 @dataclass
 class Scores:
-    """The content of several scores folders.
+    """The content of several scores folders."""
 
-    Attributes:
-        by_subject: hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes.
-        settings: the same hash -> the configuration of the evaluation.
-        folders: the same hash -> the folders.
-        tasks: task -> the notes of the first folder with it.
-        remarks: accuracies that cannot be compared, with reasons.
-    """
-
+    # hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes
     by_subject: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    # the same hash -> the configuration of the evaluation
     settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    folders: dict[str, list[Path]] = field(default_factory=dict)
+    folders: dict[str, list[Path]] = field(default_factory=dict)  # the same hash -> the folders
+    # task -> the notes of the first folder with it
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # accuracies that cannot be compared, with reasons
 
     def mean(self, subject: str, distribution: str) -> float | None:
         """The unweighted mean accuracy over all tasks of a distribution; None if one of them is missing."""
@@ -66,12 +57,7 @@ class Scores:
         return {name: self.mean(subject, name) for name in DISTRIBUTIONS}
 
     def add(self, folder: Path) -> None:
-        """Reads one folder.
-
-        Raises:
-            HarnessError: it holds no scores, or another folder has scores of the same weights on the same
-                task.
-        """
+        """Reads one folder of scores; no two may be of the same weights on the same task."""
         found = manifest.read(folder, "scores")
         manifest.refuse_changed(folder)
         inputs = found.inputs
@@ -100,11 +86,7 @@ class Scores:
 
 
 def read_scores(folders: Sequence[Path]) -> Scores:
-    """Reads scores folders.
-
-    Raises:
-        HarnessError: see `Scores.add`.
-    """
+    """Reads scores folders, see `Scores.add`."""
     scores = Scores()
     for folder in folders:
         scores.add(folder)
@@ -121,25 +103,16 @@ def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Standing:
-    """One run within a budget.
+    """One run within a budget."""
 
-    Attributes:
-        unit: "samples", "tokens" or "seconds".
-        budget: the total of the cheapest run, labels included.
-        run: the run.
-        step: its last step within the budget; None if unknown.
-        folder: the run, or its newest kept checkpoint within the budget; None if there is none.
-        spent: what it had spent by then, labels included.
-        said: why there is no folder.
-    """
-
-    unit: str
-    budget: float
+    unit: str  # "samples", "tokens" or "seconds"
+    budget: float  # the total of the cheapest run, labels included
     run: Run
-    step: int | None = None
+    step: int | None = None  # its last step within the budget; None if unknown
+    # the run, or its newest kept checkpoint within the budget; None if there is none
     folder: Path | None = None
-    spent: float | None = None
-    said: str = ""
+    spent: float | None = None  # what it had spent by then, labels included
+    said: str = ""  # why there is no folder
 
     @property
     def checkpoint(self) -> str | None:
@@ -152,9 +125,7 @@ class Standing:
 def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
     """Every run at the smallest total among them, in each unit that at least two runs know.
 
-    Args:
-        runs: the compared runs.
-        shared: hashes of the cold starts that all of them began with, which no total includes.
+    `shared` are hashes of the cold starts that all of them began with, which no total includes.
     """
     found = []
     for unit in UNITS:
@@ -200,7 +171,10 @@ def command(standing: Standing, scores: Scores) -> str | None:
     settings = scores.settings.get(manifest.fingerprint(made.folder), {})
     role = "adapter" if made.kind == "adapter" else "pretrained"
     given = reading.named(str(settings.get("model_args", "")))
-    given.setdefault("pretrained", _base(standing.run))
+    entry = made.inputs.get("model")
+    base = None if entry is None else (made.folder / entry["path"]).resolve()
+    exists = base is not None and base.is_dir()
+    given.setdefault("pretrained", str(base if exists else made.notes.get("base", "")))
     given[role] = str(folder)
     model = str(settings.get("model", "dcsft_hf"))
     words = ["dcsft", "evaluate", *([] if model == "dcsft_hf" else ["--model", model])]
@@ -209,12 +183,6 @@ def command(standing: Standing, scores: Scores) -> str | None:
     words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
     words += ["--tasks", ",".join(scores.tasks), "--output", f"scores-{standing.run.name}-{folder.name}"]
     return shlex.join(words)
-
-
-def _base(run: Run) -> str:
-    entry = run.made.inputs.get("model")
-    place = None if entry is None else (run.made.folder / entry["path"]).resolve()
-    return str(place) if place is not None and place.is_dir() else str(run.made.notes.get("base", ""))
 
 
 # Comparison -> Markdown with human units; CSV and JSON with raw ones.
@@ -290,25 +258,22 @@ def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
 
 def markdown(found: "Comparison") -> str:
     """The comparison as Markdown that is also readable as plain text."""
-    sections = [_costs(found)]
-    if found.standings:
-        sections.append(_equal(found))
-    return "\n".join(sections)
+    return "\n".join([_costs(found), *([_equal(found)] if found.standings else [])])
 
 
 def _costs(found: "Comparison") -> str:
     scored = bool(found.scores.by_subject)
     rows = [row for run in found.runs for row in _rows(run, found, scored)]
     for one in found.shared.values():
-        said = f"{_name(one.folder.name)} (cold start, shared by all, in no total)"
+        said = f"{markdown_text(one.folder.name)} (cold start, shared by all, in no total)"
         rows.append([said, *_figures(cost_of(one)), *_means(found, one.folder, scored)])
     header = ["", *HEADINGS.values(), *(("ID mean", "OOD mean") if scored else ())]
-    return "\n".join([_table(header, rows), "", *_notes(found), ""])
+    return "\n".join([grid(header, rows), "", *_notes(found), ""])
 
 
 def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
     named = parts(run, found)
-    title = f"{_name(run.name)} ({_name(run.method)})"
+    title = f"{markdown_text(run.name)} ({markdown_text(run.method)})"
     blank = [""] * (2 if scored else 0)
     if len(named) > 2 or run.lost:
         for name, cost in list(named.items())[:-1]:
@@ -319,21 +284,19 @@ def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
         shown = [
             "-" if value is None else f"{float(f'{value:.3g}'):g}×" for value in ratios(run, found).values()
         ]
-        yield [f"{_name(run.name)} over {_name(found.baseline.name)}", *shown, *blank]
+        yield [f"{markdown_text(run.name)} over {markdown_text(found.baseline.name)}", *shown, *blank]
 
 
 _SAID = {"training": "training", "labelling": "drawing for its labels", "earlier": "trainings before it"}
 
 
 def _figures(cost: Cost) -> list[str]:
-    cells = []
-    for figure in FIGURES:
-        value = cost.values.get(figure)
-        if value is None:
-            cells.append("unknown")
-        else:
-            cells.append(f"{'≥ ' if figure in cost.partial else ''}{human(figure, value)}")
-    return cells
+    return [
+        "unknown"
+        if (value := cost.values.get(figure)) is None
+        else f"{'≥ ' if figure in cost.partial else ''}{human(figure, value)}"
+        for figure in FIGURES
+    ]
 
 
 def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
@@ -348,9 +311,9 @@ def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
 def _notes(found: "Comparison") -> Iterator[str]:
     for run in found.runs:
         for said in run.lost:
-            yield f"- {_name(run.name)}: its total is a lower bound, as {markdown_text(said)}."
+            yield f"- {markdown_text(run.name)}: its total is a lower bound, as {markdown_text(said)}."
         for said in run.remarks:
-            yield f"- {_name(run.name)}: {markdown_text(said)}."
+            yield f"- {markdown_text(run.name)}: {markdown_text(said)}."
     for said in found.remarks:
         yield f"- {said[0].upper()}{markdown_text(said[1:])}."
 
@@ -365,23 +328,14 @@ def _equal(found: "Comparison") -> str:
             place = f"{one.said}; step {one.step} was"
         spent = "-" if one.spent is None else human(one.unit, one.spent)
         means = _means(found, one.folder, scored) if one.folder is not None else ["-"] * (2 * scored)
-        rows.append(["" if one.unit == seen else budget, _name(one.run.name), place, spent, *means])
+        rows.append(["" if one.unit == seen else budget, markdown_text(one.run.name), place, spent, *means])
         seen = one.unit
     header = ["at most", "", "came to", "spent", *(("ID mean", "OOD mean") if scored else ())]
-    text = ["## At equal samples, tokens and time", "", "Labels included.", "", _table(header, rows), ""]
+    text = ["## At equal samples, tokens and time", "", "Labels included.", "", grid(header, rows), ""]
     commands = found.commands()
     if commands:
         text += ["Not scored yet:", "", *(f"    {visible(line)}" for line in commands), ""]
     return "\n".join(text)
-
-
-def _name(name: str) -> str:
-    return str(markdown_text(name))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    aligned = ("left", *["right"] * (len(header) - 1))
-    return str(tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=aligned))
 
 
 def as_dict(found: "Comparison") -> dict[str, Any]:
@@ -424,13 +378,10 @@ def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
 
 def csv_text(found: "Comparison") -> str:
     """One line per run: every part's figures in raw units, ratios and means; blank if unknown."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     columns = [f"{part}_{figure}" for part in PARTS for figure in FIGURES]
-    ratio_columns = [f"ratio_{figure}" for figure in FIGURES]
-    writer.writerow(
-        ["run", "method", *columns, *ratio_columns, "id_mean", "ood_mean", "lower_bounds", "remarks"]
-    )
+    columns += [f"ratio_{figure}" for figure in FIGURES]
+    header = ["run", "method", *columns, "id_mean", "ood_mean", "lower_bounds", "remarks"]
+    lines = []
     for run in found.runs:
         record = _run_as_dict(run, found)
         values = [(record[part] or {}).get(figure) for part in PARTS for figure in FIGURES]
@@ -438,8 +389,8 @@ def csv_text(found: "Comparison") -> str:
         values += [*record["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
         tail = [" ".join(record["lower_bounds"]), spreadsheet_text(". ".join(record["remarks"]))]
         cells = ["" if value is None else value for value in values]
-        writer.writerow([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
-    return file.getvalue()
+        lines.append([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
+    return csv_of(header, lines)
 
 
 # Folders -> a cost comparison in Markdown, CSV and JSON, with its manifest.
@@ -447,24 +398,15 @@ def csv_text(found: "Comparison") -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """Runs side by side."""
 
-    Attributes:
-        runs: in the order given.
-        baseline: the run that ratios refer to.
-        shared: hash -> a cold start that every run began with; not in any total.
-        scores: the evaluations.
-        standings: the runs at equal samples, tokens and time.
-        remarks: caveats about comparing rows.
-        digests: cached hashes of folders; those of large checkpoints take long.
-    """
-
-    runs: tuple[Run, ...]
-    baseline: Run
-    shared: Mapping[str, Manifest]
+    runs: tuple[Run, ...]  # in the order given
+    baseline: Run  # the run that ratios refer to
+    shared: Mapping[str, Manifest]  # hash -> a cold start that every run began with; not in any total
     scores: Scores
-    standings: tuple[Standing, ...]
-    remarks: tuple[str, ...] = ()
+    standings: tuple[Standing, ...]  # the runs at equal samples, tokens and time
+    remarks: tuple[str, ...] = ()  # caveats about comparing rows
+    # cached hashes of folders; those of large checkpoints take long
     digests: dict[Path, str] = field(default_factory=dict)
 
     def digest(self, folder: Path) -> str:
@@ -527,11 +469,7 @@ def build(
     scores: Sequence[Path] = (),
     baseline: str | None = None,
 ) -> Comparison:
-    """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder.
-
-    Raises:
-        HarnessError: see `compare`; or the output is occupied or cannot be written.
-    """
+    """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder."""
     if output is None:
         return compare(artefacts, scores, baseline)
     manifest.refuse_occupied(output)
@@ -574,16 +512,16 @@ def _unused(made: Comparison) -> Iterator[str]:
 
 def _differences(runs: Sequence[Run]) -> Iterator[str]:
     """The settings in which the rows differ."""
-    machines = _differing((run.name, _machine(one)) for run in runs for one in run.contributors())
+    machines = _differing(
+        (run.name, {**one.hardware, "processes": one.notes.get("processes", 1)})
+        for run in runs
+        for one in run.contributors()
+    )
     if machines:
         yield f"times are not comparable: {'; '.join(machines)}"
     packages = _differing((run.name, one.packages) for run in runs for one in run.contributors())
     if packages:
         yield f"package versions differ, and times with them: {'; '.join(packages)}"
-
-
-def _machine(one: Manifest) -> dict[str, Any]:
-    return {**one.hardware, "processes": one.notes.get("processes", 1)}
 
 
 def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:

@@ -20,15 +20,11 @@ UNITS = ("samples", "tokens", "seconds")
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of something.
+    """The cost of something."""
 
-    Attributes:
-        values: figure of `FIGURES` -> its known amount; unknown figures are absent.
-        partial: figures whose known amount is only a lower bound.
-    """
-
+    # figure of `FIGURES` -> its known amount; unknown figures are absent
     values: Mapping[str, float] = field(default_factory=dict)
-    partial: frozenset[str] = frozenset()
+    partial: frozenset[str] = frozenset()  # figures whose known amount is only a lower bound
 
     def exact(self, figure: str) -> float | None:
         """A figure; None unless all of it is known."""
@@ -109,17 +105,12 @@ _INDIFFERENT = ("keep", "size", "seed")
 
 @dataclass
 class Lineage:
-    """The inputs of an artifact.
+    """The inputs of an artifact."""
 
-    Attributes:
-        found: hash of a manifest -> that manifest; each artifact once, however often it was used.
-        lost: missing inputs.
-        remarks: inputs that were not followed, with reasons.
-    """
-
+    # hash of a manifest -> that manifest; each artifact once, however often it was used
     found: dict[str, Manifest] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # missing inputs
+    remarks: list[str] = field(default_factory=list)  # inputs that were not followed, with reasons
 
     def follow(self, made: Manifest) -> None:
         """Adds an artifact's inputs, and the inputs of those."""
@@ -171,32 +162,20 @@ def selective(config: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """One adapter or checkpoint with its costs.
+    """One adapter or checkpoint with its costs."""
 
-    Attributes:
-        name: its row's name.
-        made: its manifest.
-        method: "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on.
-        training: the cost of training itself.
-        labelling: the rollouts of its labels, each once.
-        earlier: earlier trainings other than cold starts: of the adapter that it continued, and of those that
-            sampled for its labels.
-        cold: hash -> a cold start that it began with.
-        lost: missing inputs, whose cost is unknown.
-        remarks: further remarks on the row.
-        history: the rows of its training log; empty where there is none.
-    """
-
-    name: str
+    name: str  # its row's name
     made: Manifest
-    method: str
-    training: Cost
-    labelling: tuple[Manifest, ...]
+    method: str  # "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on
+    training: Cost  # the cost of training itself
+    labelling: tuple[Manifest, ...]  # the rollouts of its labels, each once
+    # earlier trainings other than cold starts: of the adapter that it continued, and of those that sampled
+    # for its labels
     earlier: tuple[Manifest, ...]
-    cold: Mapping[str, Manifest]
-    lost: tuple[str, ...]
-    remarks: tuple[str, ...]
-    history: tuple[Mapping[str, Any], ...]
+    cold: Mapping[str, Manifest]  # hash -> a cold start that it began with
+    lost: tuple[str, ...]  # missing inputs, whose cost is unknown
+    remarks: tuple[str, ...]  # further remarks on the row
+    history: tuple[Mapping[str, Any], ...]  # the rows of its training log; empty where there is none
 
     def before(self, shared: frozenset[str]) -> Cost:
         """The cost before its own training began; without cold starts that all runs share."""
@@ -231,11 +210,7 @@ def summed(values: Sequence[float | None]) -> float | None:
 
 
 def read(folder: Path, name: str) -> Run:
-    """Reads a run.
-
-    Args:
-        folder: an adapter or checkpoint from `dcsft train`.
-        name: its row's name.
+    """Reads a run from its artifact, an adapter or checkpoint from `dcsft train`.
 
     Raises:
         HarnessError: it is neither, or its log is damaged. Missing inputs are listed in the run instead.
@@ -251,7 +226,8 @@ def read(folder: Path, name: str) -> Run:
     cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
     labelling = tuple(one for _, one in found if one.kind == "rollouts")
     earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
-    older = [one.folder.name for one in (made, *line.found.values()) if _lacks_ledger(one)]
+    sources = [one for one in (made, *line.found.values()) if _trained(one) or one.kind == "rollouts"]
+    older = [one.folder.name for one in sources if NOTE not in one.notes]
     remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
     return Run(
         name=name,
@@ -270,10 +246,6 @@ def read(folder: Path, name: str) -> Run:
 def _trained(one: Manifest) -> bool:
     """Whether training made it; `dcsft merge` makes checkpoints too, whose cost is that of the adapter."""
     return one.kind in TRAINED and "method" in one.config
-
-
-def _lacks_ledger(one: Manifest) -> bool:
-    return (_trained(one) or one.kind == "rollouts") and NOTE not in one.notes
 
 
 def _method(made: Manifest, labelled: bool) -> str:

@@ -24,14 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import coordinates, lmms, pictures, reading, records
+from dcsft_harness import coordinates, lmms, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest
-from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.errors import HarnessError, cut, unknown_name
-from dcsft_harness.leaderboard.load import find
-from dcsft_harness.leaderboard.logs import is_run, samples_of_run
+from dcsft_harness.errors import HarnessError, cut, listed, unknown_name
+from dcsft_harness.evaluation import summary_of
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
-from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
 from dcsft_harness.scoring import Scorer, get_scorer
 from dcsft_harness.scoring.verdict import Response
 
@@ -48,8 +45,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Field -> its possible columns, in order of preference."""
 GOLDS = ("ground_truth", "groundtruth", "gt", "gt_answer", "reference", "label", "correct_answer", "expected")
 """Columns that hold the gold in other programs, beside an `answer` that is the model's."""
-LISTED = 20
-"""Bad rows that a refusal lists."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
 _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
@@ -58,17 +53,11 @@ _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
 
 @dataclass(frozen=True)
 class Given:
-    """One row of the file.
+    """One row of the file."""
 
-    Attributes:
-        number: its line, or its position in a table, from 1.
-        fields: its fields, by the names of `FIELDS`.
-        row: all of its columns.
-    """
-
-    number: int
-    fields: Mapping[str, Any]
-    row: Mapping[str, Any]
+    number: int  # its line, or its position in a table, from 1
+    fields: Mapping[str, Any]  # its fields, by the names of `FIELDS`
+    row: Mapping[str, Any]  # all of its columns
 
 
 @dataclass(frozen=True)
@@ -85,17 +74,11 @@ Judge = Callable[[Given], Scored]
 
 @dataclass(frozen=True)
 class Judging:
-    """How to score a file.
+    """How to score a file."""
 
-    Attributes:
-        score: scores a row.
-        task: the opened task, None for a scorer alone.
-        items: the number of items that every model must have; None if any number will do.
-    """
-
-    score: Judge
-    task: lmms.Task | None = None
-    items: int | None = None
+    score: Judge  # scores a row
+    task: lmms.Task | None = None  # the opened task, None for a scorer alone
+    items: int | None = None  # the number of items that every model must have; None if any number will do
 
 
 def evaluate(
@@ -132,12 +115,12 @@ def evaluate(
 
     Raises:
         HarnessError: the file cannot be read; rows lack a field, or their gold cannot be scored (lists the
-            first LISTED); models answered different items; the output is occupied.
+            first ones); models answered different items; the output is occupied.
     """
     manifest.refuse_occupied(output)
     given = _read(file, columns or {})
-    judging = _judging(file, task, scorer, box_space, limit)
-    rows = _judged(file, given, judging.score, progress)
+    judging = judging_of(file, task, scorer, box_space, limit)
+    rows = judged_rows(file, given, judging.score, progress)
     runs = _runs(file, given, rows, name, judging)
     inputs = {"responses": file}
     settings = {"model": "responses", "model_args": "", "limit": limit, "file": file.name}
@@ -161,11 +144,7 @@ def evaluate(
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1.
-
-    Raises:
-        HarnessError: the file is missing or of another format; a line is not JSON.
-    """
+    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1."""
     if not file.is_file():
         raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
     if file.suffix == ".parquet":
@@ -220,11 +199,7 @@ def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
 def _refuse_confusion(
     file: Path, number: int, fields: Mapping[str, Any], row: Mapping[str, Any], columns: Mapping[str, str]
 ) -> None:
-    """Refuses a row whose gold may be another column, or that has a field under a name in another case.
-
-    Raises:
-        HarnessError: names both columns.
-    """
+    """Refuses a row whose gold may be another column, or that has a field under a name in another case."""
     lower = {name.strip().lower(): name for name in row}
     for field, names in FIELDS.items():
         if field not in fields and (near := next((lower[name] for name in names if name in lower), None)):
@@ -244,7 +219,10 @@ def _refuse_confusion(
             )
 
 
-def _judged(file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Progress | None) -> list[Scored]:
+def judged_rows(
+    file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Progress | None
+) -> list[Scored]:
+    """Scores a file's rows; one error lists those that cannot be scored."""
     rows, bad = [], []
     for done, one in enumerate(given, start=1):
         try:
@@ -254,19 +232,19 @@ def _judged(file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Pro
         if progress is not None and (done % 500 == 0 or done == len(given)):
             progress(done, len(given))
     if bad:
-        listed = [f"row {number}: {cut(error.problem)}" for number, error in bad[:LISTED]]
-        listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+        problems = [f"row {number}: {cut(error.problem)}" for number, error in bad]
         remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
         raise HarnessError(
-            f"{file}: {len(bad)} of {len(given)} rows cannot be scored: {'; '.join(listed)}",
+            f"{file}: {len(bad)} of {len(given)} rows cannot be scored: {listed(problems)}",
             "; ".join(remedies[:3]),
         )
     return rows
 
 
-def _judging(
+def judging_of(
     file: Path, task: str | None, scorer: str | None, box_space: str | None, limit: int | None
 ) -> Judging:
+    """How to score a file by its task or its scorer, of which exactly one must be given."""
     if (task is None) == (scorer is None):
         raise HarnessError(
             "--responses needs one of --task and --scorer",
@@ -478,29 +456,19 @@ class _Run:
 
 
 def _summary(task: lmms.Task | None, rows: Sequence[Scored], limit: int | None) -> dict[str, Any]:
-    scored = [one.score.score for one in rows if one.score.score is not None]
-    ordered = sorted(rows, key=lambda one: one.score.item_id)
+    scores = [one.score for one in rows]
     scorers: dict[str, int] = {}
     for one in rows:
         scorers |= one.scorers
-    metadata = task.config.metadata if task is not None and isinstance(task.config.metadata, dict) else {}
     knows = task is None or "answered" in task.aggregation()
     return {
-        "version": 1 if task is None else task.VERSION,
-        "distribution": metadata.get("distribution"),
-        "family": metadata.get("family"),
-        "n": len(scored),
-        "accuracy": sum(scored) / len(scored) if scored else None,
-        "unanswered": sum(o.score.extracted is None and o.score.score is not None for o in rows)
+        **summary_of(task, scores, [(one.score.item_id, one.prompt) for one in rows], limit),
+        "unanswered": sum(one.extracted is None and one.score is not None for one in scores)
         if knows
         else None,
-        "unscored": len(rows) - len(scored),
-        "limit": limit,
         "generation": {},
         "unknown": list(_UNKNOWN),
         "scorers": dict(sorted(scorers.items())),
-        "prompt_sha256": json_sha256([one.prompt for one in ordered]),
-        "items_sha256": json_sha256([one.score.item_id for one in ordered]),
     }
 
 
@@ -568,127 +536,3 @@ def _counted(rows: Sequence[Scored]) -> list[Scored]:
             values["item_id"] = records.occurrence_id(item, again)
         made.append(Scored(Score(**values), one.prompt, one.scorers))
     return made
-
-
-def rollouts_of_logs(
-    place: Path,
-    output: Path,
-    task: str | None = None,
-    scorer: str | None = None,
-    box_space: str | None = None,
-) -> None:
-    """Writes rollouts from a run of `lmms-eval -n G --log_samples`; scores each response separately.
-
-    lmms-eval logs all G responses of a document with `--reasoning_tags none`, or if the task keeps them, but
-    only the score of the first one.
-
-    Args:
-        place: the folder of one run, or FOLDER/RUN.
-        output: the rollouts' folder. With a task it also holds the items and their images.
-        task: one of the run's tasks, if it has several.
-        scorer: scores the responses against the logged gold; None uses the task itself.
-        box_space: as in `evaluate`.
-
-    Raises:
-        HarnessError: there is not exactly one run or task; a document has a single response, or another
-            number than other documents; the log does not match this task's documents; a response cannot be
-            scored.
-    """
-    file, samples, name = _one_log(place, task)
-    inputs = {"results": file, "samples": samples}
-    config = {"task": name, "scorer": scorer, "box_space": box_space}
-    if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
-        return
-    rows = [row for _, row in lines_of(samples)]
-    texts = [_flat(row.get("resps")) for row in rows]
-    counts = Counter(map(len, texts))
-    if len(counts) != 1 or next(iter(counts)) < 2:
-        said = ", ".join(f"{number} documents with {count}" for count, number in sorted(counts.items()))
-        # lmms-eval removes reasoning from the first response, and then logs only that one.
-        drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
-        raise HarnessError(
-            f"{samples} has {said} responses each",
-            "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
-            if drawn_more
-            else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
-        )
-    if scorer is None:
-        judging = _by_task(name, box_space, None)
-    else:
-        judging = _judging(samples, None, scorer, box_space, None)
-    given = [
-        Given(number, _logged(row, text, name, judging.task is not None), {})
-        for number, (row, some) in enumerate(zip(rows, texts, strict=True), start=1)
-        for text in some
-    ]
-    judged = _judged(samples, given, judging.score, None)
-    size = next(iter(counts))
-    drawn = [
-        records.Rollout(
-            item_id=one.score.item_id,
-            sample_index=at % size,
-            response=one.score.response,
-            score=one.score.score,
-            extracted=one.score.extracted,
-            n_tokens=0,
-            finish_reason="stop",
-            seed=0,
-            task=name,
-            prompt=one.prompt,
-            answer=one.score.answer,
-        )
-        for at, one in enumerate(judged)
-    ]
-    with manifest.writing("rollouts", output, config, inputs) as draft:
-        records.write_table(draft.folder / ROLLOUTS, records.Rollout, drawn)
-        if judging.task is not None:
-            found = [lmms.describe(judging.task, row["doc_id"]) for row in rows]
-            write_items(draft.folder / ITEMS, [item for item, _ in found], (images for _, images in found))
-        draft.notes |= {"items": len(rows), "responses": len(drawn), "pictures": pictures.FORMAT}
-
-
-def _repeats(file: Path, task: str) -> int:
-    """A run's number of responses per document, from its results file."""
-    try:
-        found = reading.json_file(file)["configs"][task]["repeats"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1
-    return found if isinstance(found, int) else 1
-
-
-def holds_logs(place: Path) -> bool:
-    """Whether a path is a run of lmms-eval, or a folder that contains runs."""
-    return any(is_run(file) and file.is_file() for file in find(place))
-
-
-def _one_log(place: Path, task: str | None) -> tuple[Path, Path, str]:
-    """The results file, the samples and the task of the only run at a path."""
-    runs = [file for file in find(place) if is_run(file) and file.is_file()]
-    if len(runs) != 1:
-        named = ", ".join(str(file) for file in runs[:5]) or "none"
-        raise HarnessError(
-            f"{place} holds {len(runs)} runs of lmms-eval ({named})",
-            "Name rollouts, or one run as FOLDER/RUN",
-        )
-    samples = samples_of_run(runs[0])
-    if task is not None and task not in samples:
-        raise unknown_name("task of the log", task, samples)
-    if not samples or (task is None and len(samples) > 1):
-        raise HarnessError(
-            f"{runs[0]} has samples of {len(samples)} tasks: {', '.join(samples) or 'none'}",
-            "Name one with --task" if samples else "Run the evaluation again with --log_samples",
-        )
-    name = task or next(iter(samples))
-    return runs[0], samples[name], name
-
-
-def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dict[str, Any]:
-    """The fields of one response of a log; the documents of a known task are found by number."""
-    if known:
-        return {"item": row.get("doc_id"), "response": text}
-    return {"question": row.get("input"), "gold": row.get("target"), "response": text, "task": task}
-
-
-def _flat(found: object) -> list[object]:
-    """Responses in lmms-eval's list format."""
-    return [text for one in found for text in _flat(one)] if isinstance(found, list) else [found]

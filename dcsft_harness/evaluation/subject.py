@@ -19,20 +19,13 @@ ADAPTER, MODEL = "adapter_config.json", "config.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """The position of a checkpoint in its training run.
+    """The position of a checkpoint in its training run."""
 
-    Attributes:
-        run: the run's output folder.
-        kind: "adapter" or "checkpoint", the kind of the run's result.
-        step: the step after which it was written.
-        identity: see `run_folder.identity`.
-        ledger: the run's cost at that step, as far as it is known.
-    """
-
-    run: Path
-    kind: str
-    step: int
-    identity: str
+    run: Path  # the run's output folder
+    kind: str  # "adapter" or "checkpoint", the kind of the run's result
+    step: int  # the step after which it was written
+    identity: str  # see `run_folder.identity`
+    # the run's cost at that step, as far as it is known
     ledger: Mapping[str, Any] = field(default_factory=dict)
 
     def as_note(self, output: Path) -> dict[str, Any]:
@@ -48,24 +41,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Subject:
-    """Weights to score.
+    """Weights to score."""
 
-    Attributes:
-        pretrained: a whole checkpoint, or the adapter's base: a folder or a hub name.
-        adapter: a PEFT folder; None for a whole checkpoint.
-        origin: their run, if they are a checkpoint inside one; None otherwise.
-    """
-
-    pretrained: str
-    adapter: Path | None = None
-    origin: Origin | None = None
+    pretrained: str  # a whole checkpoint, or the adapter's base: a folder or a hub name
+    adapter: Path | None = None  # a PEFT folder; None for a whole checkpoint
+    origin: Origin | None = None  # their run, if they are a checkpoint inside one; None otherwise
 
     def arguments(self, further: str) -> str:
-        """The model arguments to load it.
-
-        Raises:
-            HarnessError: a path contains a comma, which separates arguments.
-        """
+        """The model arguments to load it; its path may have no comma, which separates arguments."""
         named = {"pretrained": self.pretrained, "adapter": self.adapter}
         for value in named.values():
             if value is not None and "," in str(value):
@@ -76,11 +59,7 @@ class Subject:
         return ",".join([*parts, *([further] if further else [])])
 
     def arguments_of(self, engine: str, further: str) -> str:
-        """The model arguments with which an engine loads it; see `arguments`.
-
-        Raises:
-            HarnessError: it is an adapter and the engine takes none, or the engine takes no checkpoint.
-        """
+        """The model arguments with which an engine, which must take one, loads it; see `arguments`."""
         from dcsft_harness import lmms
         from dcsft_harness.models import MODELS
 
@@ -107,11 +86,9 @@ class Subject:
 
 
 def open_subject(given: str, base: str | None) -> Subject:
-    """Opens the weights that a path or name refers to.
+    """Opens the weights of a folder, "digits", or a hub name of a whole checkpoint.
 
-    Args:
-        given: a folder, "digits", or a hub name of a whole checkpoint.
-        base: an adapter's base, if not the one that it was trained on.
+    `base` is an adapter's, if not the one that it was trained on.
 
     Raises:
         HarnessError: it is neither adapter nor checkpoint, has changed since it was written, or the base is
@@ -149,10 +126,8 @@ def open_subject(given: str, base: str | None) -> Subject:
 def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[str, str]:
     """The lmms-eval model and its arguments for a checkpoint or adapter.
 
-    Args:
-        model: a folder, "digits" or a hub's OWNER/NAME; or, as before `engine` existed, an lmms-eval model.
-        arguments: further model arguments.
-        engine: the lmms-eval model that loads it; None uses dcsft_hf.
+    `model` is a folder, "digits" or a hub's OWNER/NAME; or, as before `engine` existed, an lmms-eval model.
+    `engine` is the lmms-eval model that loads it; None uses dcsft_hf.
 
     Raises:
         HarnessError: see `open_subject`; or the arguments also name a checkpoint, or the engine takes none.
@@ -172,8 +147,7 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
 def _refuse_unknown(model: str) -> None:
     """Refuses a name that is no lmms-eval model: it is a checkpoint's, misspelled.
 
-    Raises:
-        HarnessError: with near names of folders here and of models.
+    Names near folders here and near models.
     """
     from lmms_eval.models import MODEL_REGISTRY_V2
 
@@ -196,11 +170,7 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def _with_base(model: str, arguments: str, names: Iterable[str]) -> str:
-    """The arguments that load a checkpoint or adapter; an adapter's base may be among them.
-
-    Raises:
-        HarnessError: both name weights, and not an adapter and its base.
-    """
+    """The arguments that load a checkpoint or adapter; an adapter's base may be among them."""
     pairs = [part.partition("=") for part in reading.separated(arguments)]
     given = [name for name, _, _ in pairs if name in names]
     if not given:
@@ -277,25 +247,15 @@ class Divided(HarnessError):
 
 @dataclass(frozen=True)
 class State:
-    """The state of a run.
+    """The state of a run."""
 
-    Attributes:
-        begun: whether its folder holds anything.
-        finished: the manifest of its result; None if it has not finished.
-        checkpoints: the complete ones, by step.
-        running: whether its process is at work; None if unknown.
-        owner: that process, in words.
-        save_steps: steps between checkpoints; None if unknown.
-        steps: the steps of the whole run; None if unknown.
-    """
-
-    begun: bool
-    finished: manifest.Manifest | None = None
-    checkpoints: tuple[Path, ...] = ()
-    running: bool | None = None
-    owner: str = ""
-    save_steps: int | None = None
-    steps: int | None = None
+    begun: bool  # whether its folder holds anything
+    finished: manifest.Manifest | None = None  # the manifest of its result; None if it has not finished
+    checkpoints: tuple[Path, ...] = ()  # the complete ones, by step
+    running: bool | None = None  # whether its process is at work; None if unknown
+    owner: str = ""  # that process, in words
+    save_steps: int | None = None  # steps between checkpoints; None if unknown
+    steps: int | None = None  # the steps of the whole run; None if unknown
 
     @property
     def last(self) -> int:
@@ -306,11 +266,7 @@ class State:
 
 
 def look(run: Path) -> State:
-    """A run's state.
-
-    Raises:
-        HarnessError: the folder is not one from `dcsft train`.
-    """
+    """The state of a run of `dcsft train`."""
     folder = run / manifest.UNFINISHED
     if (run / manifest.NAME).is_file():
         return _finished(run)
@@ -362,13 +318,10 @@ def _whole(value: object) -> int | None:
 
 
 def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subject | None:
-    """A checkpoint of an unfinished run, linked under a second name so that the run cannot remove it.
+    """A checkpoint of an unfinished run, linked into `place` so that the run cannot remove it.
 
-    Args:
-        run: the run's output folder.
-        checkpoint: a complete checkpoint in its unfinished folder.
-        place: the folder for the second name.
-        base: an adapter's base, if not the one that its configuration names.
+    `checkpoint` is a complete one in the unfinished folder of `run`; `base` is an adapter's, if not the one
+    that its configuration names.
 
     Returns:
         None if the run has removed it before it was linked completely, or has finished meanwhile.
@@ -416,11 +369,7 @@ def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
 
 
 def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | None) -> str:
-    """The base whose adapter a run trains.
-
-    Raises:
-        HarnessError: it is not where the adapter's configuration says, or has changed.
-    """
+    """The base whose adapter a run trains; it must be where the adapter's configuration says, unchanged."""
     found = merging.find_base(adapter, None, None if base is None else resolve(base)).name
     wanted = settings.get("content of model")
     if wanted is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.lmms.protocols import Documents, Model, Task
 from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, reason, to_rgb
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 
 # A task's document as an item, and its metrics for a response.
-
-LISTED = 20
-"""The most items that an error lists."""
 
 
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
@@ -65,12 +62,8 @@ def verdicts_of(
 ) -> list[tuple[float | None, str | None, str | None]]:
     """The score, extracted answer and vote of each response to one document.
 
-    Args:
-        task: the task.
-        doc: the document.
-        responses: the texts.
-        metrics: the result of the task's `process_results` for all of them. Our tasks list each response
-            there; for other tasks each response is scored again.
+    `metrics` is the result of the task's `process_results` for all of them. Our tasks list each response
+    there; for other tasks each response is scored again.
     """
     listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
     if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
@@ -83,11 +76,7 @@ def verdicts_of(
 
 
 def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
-    """One document of a task as an item, and its images.
-
-    Raises:
-        HarnessError: an image cannot be read; names task and document.
-    """
+    """One document of a task as an item, and its images; errors name task and document."""
     from PIL.Image import DecompressionBombError
 
     name = task.config.task
@@ -135,11 +124,7 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def describe_item(task: Task, doc_id: int) -> records.Item:
-    """The item of `describe` alone; images of prepared data are not decoded.
-
-    Raises:
-        HarnessError: an image cannot be read; names task and document.
-    """
+    """The item of `describe` alone; images of prepared data are not decoded."""
     with prepared.unopened():
         return describe(task, doc_id)[0]
 
@@ -152,14 +137,8 @@ def refuse_marked(
 ) -> None:
     """Refuses items whose text contains a model's own image marks, before any item is answered.
 
-    Args:
-        model: from `open_model`; a model that does not name its marks passes.
-        task: from `open_tasks`.
-        items: of the task.
-        refused: filled with (task, doc_id) -> the reason instead.
-
-    Raises:
-        HarnessError: lists the first LISTED items, and their total number.
+    A model that does not name its marks passes. `refused`, if given, is filled with (task, doc_id) -> the
+    reason instead. The error lists the first items, and their number.
     """
     marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]
     named: Mapping[int, str] = getattr(task, "row_names", {})  # see `own_data.open_file`
@@ -174,10 +153,9 @@ def refuse_marked(
     elif len(bad) == 1:
         raise HarnessError(f"task {name}, {next(iter(bad.values()))}, {why}", "Change it or remove the item")
     elif bad:
-        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         raise HarnessError(
             f"task {name}: {len(bad)} prompts have a text that the model reads as its own mark of pictures: "
-            f"{'; '.join(list(bad.values())[:LISTED])}{more}",
+            f"{listed(list(bad.values()))}",
             "Change them or remove the items",
         )
 
@@ -245,7 +223,8 @@ def stored_images(
     for item in items:
         files = [(file, _picture(file)) for file in held(item.doc_id)]
         contents = [known_by(picture) for _, picture in files if picture is not None]
-        if len(contents) == len(files) and _is_of(item, contents):
+        same = records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
+        if len(contents) == len(files) and same:
             yield [file for file, _ in files]
             continue
         try:
@@ -264,10 +243,6 @@ def _images_now(task: Task, item: records.Item) -> list[dict[str, Any]]:
             "Put the former ones back",
         )
     return [_opened_file(image) or storage.png(image) for image in images]
-
-
-def _is_of(item: records.Item, contents: list[bytes]) -> bool:
-    return records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
 
 
 def _held_files(

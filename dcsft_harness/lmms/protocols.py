@@ -15,29 +15,18 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Generation:
-    """One response to one item.
+    """One response to one item."""
 
-    Attributes:
-        task: the lmms-eval task's name.
-        doc_id: the item's position in the task's split, as lmms-eval numbers it.
-        sample_index: which of the item's G responses this is, from 0.
-        response: the text, cut at the task's stop texts, without special tokens.
-        n_prompt_tokens: tokens of prompt and images together.
-        n_tokens: tokens generated, the end token (or those of the stop text) included.
-        finish_reason: "stop" at an end token or stop text, "length" at the token limit.
-        seed: the seed of the draw.
-        flops: its estimated floating-point operations, with its share of its item's prompt; None if the model
-            does not report what a token costs.
-    """
-
-    task: str
-    doc_id: int
-    sample_index: int
-    response: str
-    n_prompt_tokens: int
-    n_tokens: int
-    finish_reason: FinishReason
-    seed: int
+    task: str  # the lmms-eval task's name
+    doc_id: int  # the item's position in the task's split, as lmms-eval numbers it
+    sample_index: int  # which of the item's G responses this is, from 0
+    response: str  # the text, cut at the task's stop texts, without special tokens
+    n_prompt_tokens: int  # tokens of prompt and images together
+    n_tokens: int  # tokens generated, the end token (or those of the stop text) included
+    finish_reason: FinishReason  # "stop" at an end token or stop text, "length" at the token limit
+    seed: int  # the seed of the draw
+    # its estimated floating-point operations, with its share of its item's prompt; None if the model does not
+    # report what a token costs
     flops: float | None = field(default=None, compare=False)
 
 
@@ -63,27 +52,17 @@ class Documents(Protocol):
 
 
 class TaskConfig(Protocol):
-    """The content of a task's YAML file.
+    """The content of a task's YAML file."""
 
-    Attributes:
-        task: the task's name.
-        metadata: whatever the file has there; the suite's tasks have a mapping.
-        generation_kwargs: how to generate, by name.
-    """
-
-    task: str
-    metadata: Any
-    generation_kwargs: Mapping[str, Any] | None
+    task: str  # the task's name
+    metadata: Any  # whatever the file has there; the suite's tasks have a mapping
+    generation_kwargs: Mapping[str, Any] | None  # how to generate, by name
 
 
 class Task(Protocol):
-    """A chat task: `lmms_eval.api.task.ConfigurableMessagesTask`.
+    """A chat task: `lmms_eval.api.task.ConfigurableMessagesTask`."""
 
-    Attributes:
-        VERSION: the task's version.
-    """
-
-    VERSION: int | str | None
+    VERSION: int | str | None  # the task's version
     _filters: list[Any]  # private upstream; `set_generation` replaces them
 
     @property

@@ -32,17 +32,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Answered:
-    """A run's result for one document.
+    """A run's result for one document."""
 
-    Attributes:
-        doc_id: its position in the task's documents.
-        responses: the generated texts, one or G.
-        metrics: the result of the task's `process_results` for all of them.
-    """
-
-    doc_id: int
-    responses: list[str]
-    metrics: dict[str, Any]
+    doc_id: int  # its position in the task's documents
+    responses: list[str]  # the generated texts, one or G
+    metrics: dict[str, Any]  # the result of the task's `process_results` for all of them
 
 
 def open_model(name: str, arguments: str) -> Model:
@@ -74,11 +68,7 @@ def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
 
 
 def checkpoint_argument(name: str) -> str:
-    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`.
-
-    Raises:
-        HarnessError: it is unknown, or has none.
-    """
+    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`."""
     check_model(name, "")
     known = inspect.signature(_class_of(name).__init__).parameters
     for argument in ("pretrained", "model_version", "model_name", "model"):
@@ -108,11 +98,7 @@ def _simply_asked(model: Model, tasks: Mapping[str, Task]) -> Iterator[None]:
 
 
 def check_model(name: str, arguments: str) -> None:
-    """Refuses what `open_model` would refuse, without loading anything.
-
-    Raises:
-        HarnessError: the name is unknown or the arguments are malformed.
-    """
+    """Refuses what `open_model` would refuse, without loading anything."""
     quiet()
     from lmms_eval.models import MODEL_REGISTRY_V2
 
@@ -246,14 +232,7 @@ def filtered(task: Task, response: str) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """Runs lmms-eval's own command line with the suite's tasks and a correct exit code.
-
-    Args:
-        arguments: the arguments after `lmms-eval`.
-
-    Returns:
-        0 if every evaluation finished, 1 if one failed.
-    """
+    """Runs lmms-eval's own command line with the suite's tasks; 0 if every evaluation finished, else 1."""
     check_imports()
     import lmms_eval.__main__ as upstream
     from lmms_eval.cli import dispatch
@@ -315,11 +294,7 @@ def _differences(results: object) -> list[str]:
 
 
 def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
-    """Refuses box tasks for a model with unknown coordinates, before it generates for hours.
-
-    Raises:
-        HarnessError: with the ways to declare them.
-    """
+    """Refuses box tasks for a model with unknown coordinates, before it generates for hours."""
     from lmms_eval.models import MODEL_REGISTRY_V2, get_model
 
     if not grounding() & {task for name in names for task in members(name)}:

@@ -87,11 +87,7 @@ def _print_visible(message: str) -> None:
 
 
 def check_imports() -> None:
-    """Imports the internals of other packages that lmms-eval uses in evaluation, before a model is loaded.
-
-    Raises:
-        ImportError: an installed package has moved them.
-    """
+    """Imports the internals of other packages that lmms-eval uses in evaluation, before a model is loaded."""
     from lmms_eval import evaluator
 
     patch = getattr(evaluator, "_enable_reentrant_filelocks", None)
@@ -118,11 +114,7 @@ def manager(names: Iterable[str] = ()) -> "TaskManager":
 
 
 def include(folder: Path | None) -> None:
-    """Adds a folder of a user's own task YAML for this process; None adds nothing.
-
-    Raises:
-        HarnessError: the folder has no YAML files.
-    """
+    """Adds a folder of a user's own task YAML for this process; None adds nothing."""
     if folder is None:
         return
     if not any(folder.rglob("*.yaml")):
@@ -200,11 +192,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
 
 
 def _of_file(path: Path) -> dict[str, Task]:
-    """The task in a YAML file, which may include others and name functions of Python files beside it.
-
-    Raises:
-        HarnessError: there is no such file, or it holds no task.
-    """
+    """The task in a YAML file, which may include others and name functions of Python files beside it."""
     if not path.is_file():
         raise HarnessError(f"the task's file {path} does not exist", "Check the path")
     from lmms_eval.utils import load_yaml_config
@@ -227,8 +215,7 @@ def _of_file(path: Path) -> dict[str, Task]:
 def refuse_unprepared(names: Iterable[str]) -> None:
     """Refuses tasks whose data is not prepared; lmms-eval would try to load them five times first.
 
-    Raises:
-        HarnessError: with the command that prepares each one.
+    The error names the command that prepares each one.
     """
     refused: dict[str, HarnessError] = {}
     for task in dict.fromkeys(task for name in names for task in members(name)):
@@ -293,17 +280,12 @@ COLUMNS = ("prompt", "answer", "target", "cluster")
 
 @dataclass(frozen=True)
 class Checked:
-    """The state of a task.
-
-    Attributes:
-        task: its name.
-        state: "present" if it loads, "absent" if its data is not prepared yet, else "broken".
-        said: its number of documents, or what is missing and how to get it.
-    """
+    """The state of a task."""
 
     task: str
+    # "present" if it loads, "absent" if its data is not prepared yet, else "broken"
     state: Literal["present", "absent", "broken"]
-    said: str
+    said: str  # its number of documents, or what is missing and how to get it
 
 
 def check_tasks(names: Iterable[str]) -> Iterator[Checked]:

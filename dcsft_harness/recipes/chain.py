@@ -27,7 +27,7 @@ from dcsft_harness import __version__, pictures, reading
 from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut, refusal, visible
+from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
@@ -36,11 +36,13 @@ from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 # The estimated cost of a recipe's stages, from the assumptions of its scale.
 #
-# `assume` of a scale, for one machine: device, devices what and how many gigabytes memory of one; 0 leaves
-# memory out language, vision weights in products: of the language model (with its output layer) and of the
-# tower flops operations that one device carries out in a second, as training and prefill reach them drawn
-# tokens that all devices together draw in a second, with an engine that batches trained tokens that they draw
-# in a second inside GRPO's loop, by transformers' `generate` load seconds in which a stage opens its model
+# `assume` of a scale, for one machine:
+#   device, devices: what, and how many; gigabytes: memory of one, 0 leaves memory out
+#   language, vision: weights in products, of the language model (with its output layer) and of the tower
+#   flops: operations that one device carries out in a second, as training and prefill reach them
+#   drawn: tokens that all devices together draw in a second, with an engine that batches
+#   trained: tokens that they draw in a second inside GRPO's loop, by transformers' `generate`
+#   load: seconds in which a stage opens its model
 #
 # `tokens` of a family: prompt (tokens, images included) and patches an item, answer (tokens), and how many
 # items the pool, the cold start and the evaluations have.
@@ -116,12 +118,8 @@ def too_large(recipe: Recipe) -> list[str]:
 def assumed(model: str, device: str) -> dict[str, Any]:
     """The variable `assume` for a user's own model and device; nothing for the embedded model.
 
-    Args:
-        model: a name or folder; "3B" in it is its size, and 3B is assumed of others.
-        device: "cpu", or GPUs as NUMBERxGIGABYTES.
-
-    Raises:
-        HarnessError: `device` is neither.
+    A model with "3B" in its name or folder has that size, and 3B is assumed of others; the device is "cpu",
+    or GPUs as NUMBERxGIGABYTES.
     """
     found = re.fullmatch(r"(\d+)x(\d+)(?: ?GB)?", device.strip(), re.IGNORECASE)
     if device.strip().lower() != "cpu" and (found is None or not int(found[1]) or not int(found[2])):
@@ -239,11 +237,7 @@ def command(stage: Stage, output: Path) -> list[str]:
 
 
 def _estimates(recipe: Recipe) -> dict[str, Estimate]:
-    """The stages' estimates.
-
-    Raises:
-        HarnessError: the recipe's assumptions are not in the form that `estimate` needs.
-    """
+    """The stages' estimates."""
     try:
         return estimates(recipe)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -316,16 +310,10 @@ def run(
     perform: Callable[[str, Path, dict[str, Any]], _T],
     skip: Callable[[str], None],
 ) -> _T | None:
-    """Runs the unfinished stages.
+    """Runs the unfinished stages; returns the result of `perform` for the last one, None if skipped.
 
-    Args:
-        recipe: from `load`.
-        output: the folder that holds a folder for each stage.
-        perform: called with (verb, folder, options) for each stage to run; returns its notes.
-        skip: called with the name of each finished stage.
-
-    Returns:
-        The result of `perform` for the last stage; None if that one was skipped.
+    `output` holds a folder for each stage. `perform` is called with (verb, folder, options) for each stage to
+    run, `skip` with the name of each finished one.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
@@ -416,18 +404,10 @@ def _finish(
 
 @contextlib.contextmanager
 def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
-    """Locks one byte of a file: the claim of this process to a stage, or to the state.
+    """Locks one byte of a file, open for writing: the claim of this process to a stage, or to the state.
 
     Processes that run recipes in one folder share the stages in this way. The operating system frees a claim
-    if its process dies.
-
-    Args:
-        file: open for writing, for as long as its claims last.
-        at: the byte's place.
-        wait: whether to wait for another process.
-
-    Yields:
-        Whether the claim is ours.
+    if its process dies. Yields whether the claim is ours.
     """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
@@ -447,11 +427,7 @@ def _state(output: Path) -> dict[str, Any]:
 
 
 def _clear(folder: Path, same: bool) -> None:
-    """Removes a stage's earlier output, unless it is the unfinished part of the same work.
-
-    Raises:
-        HarnessError: another process is working in the folder.
-    """
+    """Removes a stage's earlier output, unless it is the unfinished part of the same work."""
     if (folder / manifest.NAME).is_file():
         shutil.rmtree(folder)
     elif (folder / manifest.UNFINISHED).is_dir() and not same:
@@ -459,11 +435,7 @@ def _clear(folder: Path, same: bool) -> None:
 
 
 def _open(recipe: Recipe, output: Path) -> None:
-    """Begins a folder, or checks that it holds the same recipe.
-
-    Raises:
-        HarnessError: it does not, or its state cannot be read.
-    """
+    """Begins a folder, or checks that it holds the same recipe."""
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
@@ -497,15 +469,8 @@ def _open(recipe: Recipe, output: Path) -> None:
 def _save(state: Mapping[str, Any], output: Path) -> None:
     unfinished = output / f".{STATE}.{os.getpid()}"
     try:
-        unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, output / STATE)
-    except OSError as error:
-        reason = refusal(error)
-        if reason is None:
-            raise
-        raise HarnessError(
-            f"cannot write {output / STATE}: {os.strerror(reason)}",
-            "Free some space or name a folder on another disk; finished stages are kept",
-        ) from error
+        with telling_refusals("state of the recipe", output / STATE, "finished stages are kept"):
+            unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            os.replace(unfinished, output / STATE)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """The paper's claims, stated before the run that decides them, each tested on a run of its recipes.
 
-A claim names a source, a board, the two lines that it compares, and a test. It is tested on each pool that
-the run has: the clean one, and the one with 6 % wrong labels. What is fixed beforehand:
+A claim, a row of claims.csv, names a source, a board, the two lines that it compares, and a test. It is
+tested on each pool that the run has: the clean one, and the one with 6 % wrong labels. What is fixed
+beforehand:
 
     superiority: one line is ahead of the other; tested two-sided against no difference.
     match: "matches or beats"; non-inferiority, tested one-sided against a deficit of `MARGIN`.
@@ -27,10 +28,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import lineage
 from dcsft_harness.evaluation.lineage import added, cost_of
@@ -50,145 +52,52 @@ Test = Literal["superiority", "match"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A line of a board should be ahead of another, or match it.
+    """A line of a board should be ahead of another, or match it."""
 
-    Attributes:
-        source: the paper's table or figure; "beyond" for a rule that is not in the paper.
-        said: the claim, as one sentence.
-        board: the leaderboard's folder in the run, of the clean pool; see `POOLS`.
-        row: the line that should be ahead.
-        other: the line that it is compared with.
-        distribution: "id" or "ood".
-        test: "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`).
-        metric: of K responses per item, such as "maj@8"; None for one response.
-    """
-
-    source: str
-    said: str
-    board: str
-    row: str
-    other: str
-    distribution: str = "ood"
+    source: str  # the paper's table or figure; "beyond" for a rule that is not in the paper
+    said: str  # the claim, as one sentence
+    board: str  # the leaderboard's folder in the run, of the clean pool; see `POOLS`
+    row: str  # the line that should be ahead
+    other: str  # the line that it is compared with
+    distribution: str = "ood"  # "id" or "ood"
+    # "superiority", or "match" for "matches or beats" (non-inferiority at `MARGIN`)
     test: Test = "superiority"
-    metric: str | None = None
+    metric: str | None = None  # of K responses per item, such as "maj@8"; None for one response
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of testing one claim.
+    """The result of testing one claim."""
 
-    Attributes:
-        source, said: those of the claim.
-        pool: a key of `POOLS`.
-        verdict: see the module's docstring.
-        value: the tested figure, in `unit`; positive in favor of the claim.
-        p: Holm-corrected over the claims of its family; None if nothing is tested.
-        unit: "points" (percentage points) or "ratio" (log of a ratio; 0 is equal).
-        seeds: the number of seeds behind it.
-        alone: the uncorrected p-value.
-        test: as of the claim.
-    """
-
+    # source, said: those of the claim
     source: str
     said: str
-    verdict: str
-    value: Estimate | None
-    p: float | None
-    unit: str = "points"
-    seeds: int = 0
-    alone: float | None = None
-    test: Test = "superiority"
-    pool: str = "clean"
+    verdict: str  # see the module's docstring
+    value: Estimate | None  # the tested figure, in `unit`; positive in favor of the claim
+    p: float | None  # Holm-corrected over the claims of its family; None if nothing is tested
+    unit: str = "points"  # "points" (percentage points) or "ratio" (log of a ratio; 0 is equal)
+    seeds: int = 0  # the number of seeds behind it
+    alone: float | None = None  # the uncorrected p-value
+    test: Test = "superiority"  # as of the claim
+    pool: str = "clean"  # a key of `POOLS`
 
 
 TEST_TIME = "test time"
 """The source of claims about K responses per item (the paper's RQ4)."""
 APART = ("beyond", TEST_TIME)
 """Sources whose claims are not the paper's, each corrected as a family of its own."""
-CLAIMS = (
-    Claim("Table 1", "SFT on medium items generalizes better than on as many hard ones",
-          "large-difficulty", "medium only", "hard only"),
-    Claim("Table 1", "SFT on easy items generalizes better than on as many hard ones",
-          "large-difficulty", "easy only", "hard only"),
-    Claim("Table 1", "SFT on hard items alone makes the cold-started model worse out of distribution",
-          "large-difficulty", "cold start", "hard only"),
-    Claim("Table 1", "SFT on medium items makes the cold-started model better out of distribution",
-          "large-difficulty", "medium only", "cold start"),
-    Claim("Table 2", "GRPO generalizes better than SFT on all data (classification)",
-          "classification-paradigms", "GRPO", "SFT"),
-    Claim("Table 2", "SFT-M generalizes better than SFT on all data (classification)",
-          "classification-paradigms", "SFT-M", "SFT"),
-    Claim("Table 2", "SFT-EM generalizes better than SFT on all data (classification)",
-          "classification-paradigms", "SFT-EM", "SFT"),
-    Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (classification)",
-          "classification-paradigms", "SFT-EM", "GRPO", "ood", "match"),
-    Claim("Table 2", "SFT-EM is at least as good as GRPO in distribution (classification)",
-          "classification-paradigms", "SFT-EM", "GRPO", "id", "match"),
-    Claim("Table 2", "GRPO generalizes better than SFT on all data (grounding)",
-          "grounding-paradigms", "GRPO", "SFT"),
-    Claim("Table 2", "SFT-EM generalizes better than SFT on all data (grounding)",
-          "grounding-paradigms", "SFT-EM", "SFT"),
-    Claim("Table 2", "SFT-EM matches or beats GRPO out of distribution (grounding)",
-          "grounding-paradigms", "SFT-EM", "GRPO", "ood", "match"),
-    Claim("Table 3", "on a second architecture, SFT-M matches or beats GRPO out of distribution",
-          "qwen3-paradigms", "SFT-M", "GRPO", "ood", "match"),
-    Claim("Table 4", "on a larger pool, SFT-M matches or beats GRPO out of distribution",
-          "large-paradigms", "SFT-M", "GRPO", "ood", "match"),
-    Claim("Table 5", "with all parameters trained, SFT-M generalizes better than SFT",
-          "classification-full-parameters", "SFT-M, full", "SFT, full"),
-    Claim("Table 5", "with all parameters trained, GRPO generalizes better than SFT-M",
-          "classification-full-parameters", "GRPO, full", "SFT-M, full"),
-    Claim("Table 6", "on reasoning, SFT-M generalizes better than SFT on all data",
-          "reasoning-paradigms", "SFT-M", "SFT"),
-    Claim("Table 6", "on reasoning, SFT-M matches or beats GRPO",
-          "reasoning-paradigms", "SFT-M", "GRPO", "ood", "match"),
-    Claim("Figure 5", "5 % of hard items make SFT-EM worse out of distribution",
-          "classification-hard-ratio", "SFT-EM", "SFT-EM and 5 % hard"),
-    Claim("Figure 5", "10 % of hard items make SFT-EM worse out of distribution",
-          "classification-hard-ratio", "SFT-EM", "SFT-EM and 10 % hard"),
-    Claim("beyond", "SFT on all hard items of the pool, many times over, makes the cold-started model worse",
-          "classification-arms", "cold start", "hard only"),
-    Claim("beyond", "leaving out suspects alone generalizes better than SFT on all data",
-          "classification-arms", "all but suspects", "SFT"),
-    Claim("beyond", "SFT-EM matches or beats DPO from the same rollouts",
-          "classification-preferences", "SFT-EM", "DPO", "ood", "match"),
-    Claim("beyond", "DPO from right and wrong rollouts generalizes better than SFT on all data",
-          "classification-arms", "DPO", "SFT"),
-    Claim("beyond", "a band of pass rates from 0.2 to 0.8 beats SFT-EM",
-          "classification-rules", "band 0.2 to 0.8", "SFT-EM"),
-    Claim("beyond", "weights p(1-p) beat SFT-EM",
-          "classification-rules", "weighted by p(1-p)", "SFT-EM"),
-    Claim("beyond", "weights by the posterior of p beat SFT-EM",
-          "classification-rules", "weighted by the posterior", "SFT-EM"),
-    Claim("beyond", "leaving out suspects alone does as well as leaving out all hard items",
-          "classification-rules", "all but suspects", "SFT-EM", "ood", "match"),
-    Claim("beyond", "relabeling half-way beats the first labels",
-          "classification-relabel", "relabelled half-way", "SFT-EM in two halves"),
-    # Stated before the first run of the recipe test-time.
-    Claim(TEST_TIME, "SFT-EM's maj@8 is at least SFT's on reasoning",
-          "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "match", "maj@8"),
-    Claim(TEST_TIME, "SFT-EM's avg@8 is at least SFT's on reasoning",
-          "reasoning-test-time-8", "SFT-EM", "SFT", "ood", "match", "avg@8"),
-    Claim(TEST_TIME, "SFT-M's maj@8 is at least GRPO's on reasoning",
-          "reasoning-test-time-8", "SFT-M", "GRPO", "ood", "match", "maj@8"),
-    Claim(TEST_TIME, "GRPO's avg@16 is above that of the cold start that it began from",
-          "reasoning-test-time-16", "GRPO", "cold start", "ood", "superiority", "avg@16"),
-    Claim(TEST_TIME, "GRPO's pass@16 is below that of the cold start: it sharpens",
-          "reasoning-test-time-16", "cold start", "GRPO", "ood", "superiority", "pass@16"),
-    Claim(TEST_TIME, "DPO's pass@16 is below that of the cold start: it sharpens",
-          "reasoning-test-time-16", "cold start", "DPO", "ood", "superiority", "pass@16"),
-    Claim(TEST_TIME, "SFT-EM keeps more of the cold start's pass@16 than GRPO",
-          "reasoning-test-time-16", "SFT-EM", "GRPO", "ood", "superiority", "pass@16"),
-)  # fmt: skip
+
+
+def _claim(row: dict[str, Any]) -> Claim:
+    return Claim(**{name: value for name, value in row.items() if value})
+
+
+CLAIMS = tuple(map(_claim, reading.own_table("dcsft_harness.recipes", "claims.csv")))
+"""All claims; those of `TEST_TIME` were stated before the first run of the recipe test-time."""
 
 
 def judge(boards: Mapping[str, Summary], claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """Tests the claims whose lines are on the boards, and those about the runs behind them.
-
-    Args:
-        boards: leaderboard name -> its numbers.
-        claims: the claims to test; those without both lines are left out.
-    """
+    """Tests the claims whose two lines are on the boards (leaderboard name -> numbers), and those on runs."""
     named = {**{f"large-{DIFFICULTY}": boards[name] for name in _ELSEWHERE if name in boards}, **boards}
     found = [one for claim in claims for pool in POOLS if (one := _tested(named, claim, pool)) is not None]
     return decided([*found, *(one for pool in POOLS for one in findings(named, pool))])
@@ -200,22 +109,15 @@ _ELSEWHERE = (f"classification-{DIFFICULTY}",)
 
 
 def board_of(name: str, pool: str) -> str:
-    """The name of a board on a pool: `large-difficulty` is `large-noisy-difficulty` on the noisy one.
-
-    Args:
-        name: the board's name on the clean pool.
-        pool: a key of `POOLS`.
-    """
+    """The name of a board on a pool: `large-difficulty` is `large-noisy-difficulty` on the noisy one."""
     family, _, kind = name.partition("-")
     return f"{family}{POOLS[pool]}-{kind}"
 
 
 def decided(found: Sequence[Finding]) -> list[Finding]:
-    """Tested claims with corrected p-values and verdicts.
+    """Tested claims with corrected p-values and verdicts, from those with `alone` and `value`.
 
-    Args:
-        found: with `alone` and `value`; the paper's claims, those beyond it and those about K responses are
-            corrected separately.
+    The paper's claims, those beyond it and those about K responses are corrected separately.
     """
     corrected: dict[int, float] = {}
     for source in (None, *APART):
@@ -284,16 +186,9 @@ def verdict_of(value: Estimate, p: float | None, test: Test = "superiority", uni
 def over_seeds(
     source: str, said: str, pairs: Sequence[tuple[float, float]], unit: str = "ratio"
 ) -> Finding | None:
-    """A claim that the first of each pair is larger, by a paired t interval over seeds.
+    """A claim that the first of each seed's pair is larger, by a paired t interval; None without pairs.
 
-    Args:
-        source: the paper's figure.
-        said: the claim.
-        pairs: one pair of positive figures per seed.
-        unit: "ratio" compares logarithms, "points" differences in [0, 1].
-
-    Returns:
-        None without pairs.
+    `unit` "ratio" compares logarithms of positive figures, "points" differences in [0, 1].
     """
     from scipy.stats import ttest_1samp
 

@@ -63,18 +63,12 @@ Variables = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a recipe.
+    """One stage of a recipe."""
 
-    Attributes:
-        name: also the folder's name inside the recipe's output.
-        verb: a key of `stages.STAGES`.
-        options: its options; `@name` inside a text refers to an earlier stage's folder.
-        variables: the values of the recipe's variables for it.
-    """
-
-    name: str
-    verb: str
-    options: Mapping[str, Any]
+    name: str  # also the folder's name inside the recipe's output
+    verb: str  # a key of `stages.STAGES`
+    options: Mapping[str, Any]  # its options; `@name` inside a text refers to an earlier stage's folder
+    # the values of the recipe's variables for it
     variables: Variables = field(default_factory=dict, compare=False, repr=False)
 
     def references(self) -> list[str]:
@@ -84,21 +78,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain of stages.
+    """A chain of stages."""
 
-    Attributes:
-        name: the recipe's name, or several names joined by plus signs.
-        about: what it compares.
-        stages: in execution order.
-        scale: its scale; None for a recipe without scales.
-        variables: the scale's values.
-    """
-
-    name: str
-    about: str
-    stages: tuple[Stage, ...]
-    scale: str | None = None
-    variables: Variables = field(default_factory=dict)
+    name: str  # the recipe's name, or several names joined by plus signs
+    about: str  # what it compares
+    stages: tuple[Stage, ...]  # in execution order
+    scale: str | None = None  # its scale; None for a recipe without scales
+    variables: Variables = field(default_factory=dict)  # the scale's values
 
 
 class _Entry(BaseModel):
@@ -248,11 +234,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
 
 
 def _parts(recipe: _File, known: dict[str, _File]) -> list[_File]:
-    """The recipes that a file of recipes stands for, or the recipe itself.
-
-    Raises:
-        HarnessError: it has other keys too, or one of them names recipes itself.
-    """
+    """The recipes that a file of recipes stands for, or the recipe itself."""
     if not recipe.recipes:
         return [recipe]
     if recipe.entries or recipe.variables or recipe.scales or recipe.given:
@@ -283,11 +265,7 @@ OWN = "own"
 
 
 def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
-    """A scale's variables with the given ones.
-
-    Raises:
-        HarnessError: the recipe has no such variable, or lacks one that a pool needs.
-    """
+    """A scale's variables with the given ones."""
     if "size" in given and (sizes := values.get("sizes")):
         if given["size"] not in sizes:
             raise unknown_name(f"size of recipe {recipe.path}:", str(given["size"]), sizes)
@@ -316,12 +294,7 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
 
 
 def _own(own: Variables, pool: str) -> dict[str, Any]:
-    """The variables of the user's own family that follow from a pool, a file or a task.
-
-    Raises:
-        HarnessError: a file without a scorer, nothing to evaluate on, or rows to hold out that are named
-            twice or cannot be held out.
-    """
+    """The variables of the user's own family that follow from a pool, a file or a task."""
     as_file = Path(pool).exists() or Path(pool).suffix != ""
     share, test = own["held_out"], own["test"]
     if as_file and own["scorer"] is None:
@@ -375,11 +348,7 @@ def _counted(own: Variables, pool: str, found: Variables) -> Any:  # noqa: ANN40
 
 
 def _typed(name: str, value: object, former: object) -> object:
-    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list.
-
-    Raises:
-        HarnessError: a part is not YAML.
-    """
+    """A variable's new value: text is parsed as YAML, and with commas if the old value is a list."""
     if not isinstance(value, str):
         return value
     try:
@@ -432,11 +401,7 @@ def _replaced(value: object, replaced: Mapping[str, str]) -> object:
 
 
 def _spent(recipe: _File, stage: Stage, left: int) -> int:
-    """The number of values that later stages may still have.
-
-    Raises:
-        HarnessError: the limit is exceeded.
-    """
+    """The number of values that later stages may still have; fewer than none is an error."""
     waiting: list[Any] = [stage.options, stage.variables]
     while waiting:
         value = waiting.pop()
@@ -453,11 +418,7 @@ def _spent(recipe: _File, stage: Stage, left: int) -> int:
 
 
 def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables]:
-    """Every combination of the values of `each`; a value that is a mapping sets several variables.
-
-    Raises:
-        HarnessError: it is not a mapping of lists.
-    """
+    """Every combination of the values of `each`; a value that is a mapping sets several variables."""
     if not isinstance(each, Mapping):
         raise HarnessError(
             f"recipe {recipe.path} cannot be read: each of stage {stage!r} is {str(each)[:80]!r}, no mapping",

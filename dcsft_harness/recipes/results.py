@@ -17,9 +17,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.logs import Choices
-from dcsft_harness.leaderboard.report.table import markdown_text
-from dcsft_harness.leaderboard.stats.intervals import Estimate
-from dcsft_harness.leaderboard.summary import Line, Summary
+from dcsft_harness.leaderboard.report.table import markdown_text, share
+from dcsft_harness.leaderboard.summary import Summary
 from dcsft_harness.recipes.claims import APART, CLAIMS, MARGIN, POOLS, TEST_TIME, Finding, judge
 
 TIME = "training-time"
@@ -66,12 +65,8 @@ PARADIGMS = {
 def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
     """Writes the page, with images and figures in a folder of the same name beside it.
 
-    Args:
-        runs: output folders of `dcsft run`, of one scale.
-        page: the Markdown file to write; an older one is replaced.
-
-    Returns:
-        The number of boards, and of claims by verdict.
+    `runs` are output folders of `dcsft run`, of one scale; an older page is replaced. Returns the number of
+    boards, and of claims by verdict.
 
     Raises:
         HarnessError: a folder is not a recipe's or has no finished board, two boards have the same name, or
@@ -114,11 +109,7 @@ def _place(name: str) -> tuple[int, str, bool]:
 
 
 def _pictures(page: Path) -> Path:
-    """An empty folder for a page's images and figures; removes those of an older page.
-
-    Raises:
-        HarnessError: it would be the page itself, or it holds files that do not belong to a page.
-    """
+    """An empty folder for a page's images and figures; removes those of an older page, but no other files."""
     folder = page.with_suffix("")
     if folder == page:
         raise HarnessError(f"--output {page} has no suffix", f"Write for example {page}.md")
@@ -137,11 +128,7 @@ def _pictures(page: Path) -> Path:
 
 
 def read_boards(run: Path) -> dict[str, Summary]:
-    """The finished leaderboards in a recipe's folder, rebuilt from their scores.
-
-    Raises:
-        HarnessError: see `write`.
-    """
+    """The finished leaderboards in a recipe's folder, rebuilt from their scores."""
     if not (run / STATE).is_file():
         raise HarnessError(
             f"{run} is not an output folder of `dcsft run`: it has no {STATE}"
@@ -163,11 +150,7 @@ def read_boards(run: Path) -> dict[str, Summary]:
 
 
 def _state(run: Path) -> dict[str, Any]:
-    """The recipe's record that `dcsft run` writes into its output folder.
-
-    Raises:
-        HarnessError: it cannot be read.
-    """
+    """The recipe's record that `dcsft run` writes into its output folder."""
     try:
         return dict(reading.json_file(run / STATE))
     except (ValueError, TypeError, OSError) as error:
@@ -314,19 +297,15 @@ def _value(finding: Finding) -> str:
     if finding.unit == "ratio":
         ends = "" if found.low is None else f" [{math.exp(found.low):.2f}, {math.exp(found.high or 0):.2f}]"
         return f"{math.exp(found.value):.2f} times{ends}"
-    return f"{_points(found)} points"
-
-
-def _points(found: Estimate) -> str:
     ends = "" if found.low is None else f" [{100 * found.low:+.1f}, {100 * (found.high or 0):+.1f}]"
-    return f"{100 * found.value:+.1f}{ends}"
+    return f"{100 * found.value:+.1f}{ends} points"
 
 
 def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     kind, family, pool = _named(name)
     lines = [line for line in summary.lines if line.group is None]
     body = [
-        [markdown_text(line.name), *(_cell(line, index) for index in range(len(summary.columns)))]
+        [markdown_text(line.name), *("" if one is None else share(one.accuracy) for one in line.entries)]
         for line in lines
     ]
     header = ["", *(f"{column.label} ({(column.distribution or '?').upper()})" for column in summary.columns)]
@@ -358,14 +337,3 @@ def _costs(folder: Path) -> str:
     _, family, pool = _named(folder.name)
     named = family if pool == "clean" else f"{family}, {POOL_NAMES[pool]}"
     return "\n".join([f"## Figure 4: cost ({named})\n", *lines, ""])
-
-
-def _cell(line: Line, index: int) -> str:
-    entry = line.entries[index]
-    if entry is None or entry.accuracy is None:
-        return ""
-    found = entry.accuracy
-    ends = (
-        "" if found.low is None or found.high is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    )
-    return f"{100 * found.value:.1f}{ends}"

@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, cut, listed
 from dcsft_harness.sampling import rollout_store
 from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
-LISTED = 20
-"""The most documents that an error lists."""
 INDIFFERENT = (
     "batch_size",
     "memory_gb",
@@ -223,15 +221,9 @@ def observed(
 ) -> Iterator[None]:
     """Passes kept responses to the model, and registers the store as its observer, if the model supports it.
 
-    Args:
-        model: the model.
-        items: the items to answer.
-        store: saves the responses.
-        refused: collects (task, doc_id) -> why an item gets no response; None raises instead.
-        settled: whether an item needs no more samples; None draws all of them.
-
-    Raises:
-        HarnessError: it does not, and `refused` or `settled` needs it.
+    `refused` collects (task, doc_id) -> why an item gets no response; None raises instead. `settled` says
+    whether an item needs no more samples; None draws all of them. A model that supports neither is refused if
+    they are needed.
     """
     if not lmms.is_observed(model):
         if refused is not None or settled is not None:
@@ -302,10 +294,9 @@ def read_items(
         raise failed[0]
     if failed:
         name = task.config.task
-        listed = [cut(error.problem.removeprefix(f"task {name}, ")) for error in failed[:LISTED]]
-        listed += [f"and {len(failed) - LISTED} more"] if len(failed) > LISTED else []
+        problems = [cut(error.problem.removeprefix(f"task {name}, ")) for error in failed]
         raise HarnessError(
-            f"task {name}: {len(failed)} of {count} documents cannot be used: {'; '.join(listed)}",
+            f"task {name}: {len(failed)} of {count} documents cannot be used: {listed(problems)}",
             "Replace their images, or skip them with --on-error skip",
         )
     return items
@@ -314,10 +305,7 @@ def read_items(
 def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Sequence[Any]]) -> None:
     """Writes items and their images as a `datasets` folder, images embedded.
 
-    Args:
-        folder: the folder to write.
-        items: the items.
-        images: the images of each, as PIL images or in the format of `datasets`; read one item at a time.
+    The images of each item, as PIL images or in the format of `datasets`, are read one item at a time.
     """
     from datasets import Features, Image, List, Value
 

@@ -1,20 +1,11 @@
-"""Rows of a user's own as a pool: read in any shape, checked to the last field, made a task on the fly.
+"""Rows of a user's own as a pool: a file or folder, checked row by row, becomes a task on the fly.
 
-Shapes: `problem` (or `question`, `prompt`) with `solution` (or `answer`, `completion`); `messages` with texts
-or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`. Conversations may
-have a system turn and several turns; the last answer is the target, and the gold where no `solution` or
-`answer` stands beside it. Pictures are in `image` or `images`, or in content parts: a path, a data URL,
-bytes, or a mapping with one of these. `own_files` says which files and folders are read.
+`own_files` says which files and folders are read, `own_rows` what a row may hold.
 """
 
 import atexit
-import base64
-import binascii
-import contextlib
 import hashlib
-import json
 import logging
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,625 +17,17 @@ from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.storage import AT_ONCE
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import LISTED, HarnessError, cut
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
-from dcsft_harness.sampling import ITEMS, own_files
-from dcsft_harness.sampling.own_files import ANSWERS, CONVERSATIONS, GOLDS, QUESTIONS, REJECTED
+from dcsft_harness.sampling import ITEMS, own_files, own_rows
+from dcsft_harness.sampling.own_rows import Root
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 from dcsft_harness.scoring.verdict import NOT_FOUND
 
-_ROLES = {
-    **{"user": "user", "human": "user"},
-    **{"assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"},
-    **{"system": "system", "developer": "system"},
-}
-_HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
-"""Where a mapping has its picture, first come first."""
-_OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
-_OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
-"""Marks of other programs, which models would read as words."""
-_FILE = re.compile(
-    r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
-)
-_FILMS = ("video", "videos", "audio", "audios")
-_MISSING = ("nan", "NaN", "<NA>", "NaT")
-"""What pandas writes for a missing value."""
-_IN_FRONT = re.compile(rf"^(\s*{MARK})+")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_LOG = logging.getLogger(__name__)
 SHOWN = "had an image that was not upright, or whose 16 or 32 bits were not scaled"
 """How former versions showed an image in another way."""
-_REMEDY = (
-    "A row needs a question and its solution (problem, solution, image), or a conversation (messages, images)"
-)
-
-Turn = dict[str, str]
-"""A turn: `role` (system, user or assistant) and `content`, a text with a MARK where each picture belongs."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What a row holds, whatever its shape.
-
-    Attributes:
-        turns: all before the answer, in order; at least one is the user's.
-        target: what supervised training teaches the model to say.
-        solution: the gold as the row has it.
-        images: the pictures in order of their marks, as the row has them.
-        rejected: the answer that preference training is to avoid; None where the row has none.
-    """
-
-    turns: list[Turn]
-    target: Any
-    solution: Any
-    images: list[Any]
-    rejected: str | None = None
-
-
-@dataclass(frozen=True)
-class Root:
-    """Where the images of a file's rows are.
-
-    Attributes:
-        folder: where relative paths start.
-        outside: whether images may lie outside it, by absolute paths, "..", or links.
-    """
-
-    folder: Path
-    outside: bool = False
-
-    def read(self, entry: object) -> bytes:
-        """The content of an image file, or of one that the row itself holds.
-
-        Raises:
-            HarnessError: it is refused, or cannot be read.
-        """
-        inner = held(entry)
-        if not inner:
-            raise HarnessError("image '': its path is empty", "Name the file, or leave the image out")
-        if isinstance(inner, bytes):
-            if len(inner) > pictures.FILE_BYTES:
-                raise HarnessError(
-                    f"an embedded image is larger than {pictures.FILE_BYTES >> 20} MiB", "Make it smaller"
-                )
-            return inner
-        if inner.startswith("data:"):
-            return _of_url(inner)
-        if re.match(r"https?:", inner):
-            raise HarnessError(f"image {cut(inner)} is no path", "Save it as a file and name that")
-        path = self.folder / inner.removeprefix("file://")
-        try:
-            place, folder = path.resolve(), self.folder.resolve()
-            if not self.outside and not place.is_relative_to(folder):
-                raise HarnessError(
-                    f"image {cut(str(path))} is outside {folder}",
-                    "Give --image-root a folder that holds it, or --allow-outside-root",
-                )
-            return pictures.file_bytes(place)
-        except (ValueError, RuntimeError) as error:  # NULs and circles of links, beside what is unreadable
-            known = isinstance(error, pictures.UnreadableError)
-            reason = str(error) if known else f"cannot be read ({cut(str(error))})"
-            raise HarnessError(
-                f"image {cut(str(path))} {reason}", "Check --image-root, or replace the file"
-            ) from error
-
-    def name(self, entry: object) -> str:
-        """What a message calls an image."""
-        inner = held(entry)
-        if isinstance(inner, bytes):
-            return f"an embedded image of {len(inner):,} bytes"
-        return f"image {cut(inner if inner.startswith('data:') else str(self.folder / inner))}"
-
-
-def held(entry: object) -> str | bytes:
-    """The path, data URL or bytes that an image of a row is.
-
-    Raises:
-        HarnessError: it is something else.
-    """
-    if isinstance(entry, Mapping):
-        for name in _HOLDS:
-            if entry.get(name):
-                inner = held(entry[name])
-                return f"data:;base64,{inner}" if name == "base64" and isinstance(inner, str) else inner
-        raise HarnessError(
-            f"an image is a mapping of {cut(', '.join(map(str, entry))) or 'nothing'}, without bytes or path",
-            f"Give it one of {', '.join(_HOLDS)}",
-        )
-    if not isinstance(entry, str | bytes):
-        raise HarnessError(
-            f"an image is {type(entry).__name__}, not a path",
-            "Give paths as strings, data URLs, or mappings with bytes or path",
-        )
-    return entry
-
-
-def _of_url(url: str) -> bytes:
-    """What a data URL holds.
-
-    Raises:
-        HarnessError: it is not in base64, or too large.
-    """
-    head, _, text = url.partition(",")
-    if not head.endswith(";base64"):
-        raise HarnessError(f"image {cut(url)} is a data URL that is not in base64", "Encode it in base64")
-    if len(text) > pictures.FILE_BYTES // 3 * 4:
-        raise HarnessError(
-            f"image {cut(url)} is larger than {pictures.FILE_BYTES >> 20} MiB", "Make it smaller"
-        )
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise HarnessError(f"image {cut(url)} is not valid base64 ({error})", "Encode it again") from error
-
-
-def checked(
-    data: Mapping[str, Any], scorer: Scorer | None, root: Root
-) -> tuple[dict[str, Any], list[Any], HarnessError | None]:
-    """A row of the task, its pictures, and what is wrong with them: it has none then.
-
-    Args:
-        data: the row.
-        scorer: how its answer is read and judged; None takes any answer that has words.
-        root: where its images are.
-
-    Raises:
-        HarnessError: anything else is wrong with it. Messages do not name the file and row.
-    """
-    found = exchange(data)
-    turns, images = _marked(found.turns, len(found.images)), found.images
-    prompt = _prompt(turns)
-    if not prompt.replace(MARK, "").strip():
-        raise HarnessError("the question has no words", "Correct or remove the row")
-    if scorer is not None and "image_size" in scorer.fields and not images:
-        raise HarnessError(f"no image, whose size the scorer {scorer.name} needs", "Add `image` to the row")
-    reason = None
-    try:
-        shown = [_image(entry, root) for entry in images]
-    except HarnessError as error:
-        shown, reason = [], error
-    first = shown[0][0] if shown else None
-    target = _target(found.target)
-    gold = target if scorer is None else _gold(found.solution, scorer)
-    if not target.strip():
-        raise HarnessError("the answer is empty", "Correct or remove the row")
-    row = {
-        "prompt": prompt,
-        "turns": None if [turn["role"] for turn in turns] == ["user"] else json.dumps(turns),
-        "answer": json.dumps(gold),
-        "target": target,
-        "images": [stored for _, stored, _ in shown],
-        "choices": _choices(data, prompt) if scorer is not None and "choices" in scorer.fields else [],
-        "width": first.width if first else 0,
-        "height": first.height if first else 0,
-        "rejected": found.rejected,
-        "unseen": _unseen(data, prompt, scorer, [content for _, _, content in shown]),
-        "originals": [content for _, _, content in shown],
-    }
-    if reason is None and scorer is not None:
-        _refuse_gold(scorer, row)
-    return row, [picture for picture, _, _ in shown], reason
-
-
-def _target(answer: object) -> str:
-    """An answer as what training teaches: of several accepted texts the first one."""
-    if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
-        answer = answer[0]
-    return answer if isinstance(answer, str) else json.dumps(answer)
-
-
-UNSEEN = {
-    "frames": "have an image of several frames, of which the model sees the first",
-    "options": "have options that their question does not name",
-}
-"""What a model may not see of a row, and no error forbids: Why -> in words, after "N rows"."""
-
-
-def _unseen(
-    data: Mapping[str, Any], prompt: str, scorer: Scorer | None, contents: Sequence[bytes]
-) -> list[str]:
-    """The keys of `UNSEEN` that hold for a row."""
-    found = ["frames"] if any(pictures.frames(content) > 1 for content in contents) else []
-    if scorer is not None and "choices" in scorer.fields:
-        said = prompt.casefold()
-        listed = _options(data)
-        if listed and not any(str(text).strip().casefold() in said for text in listed):
-            found.append("options")
-    return found
-
-
-def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is said of rows by the keys of `UNSEEN`: their first LISTED, and how many there are."""
-    said = []
-    for why, places in rows.items():
-        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
-        count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
-        words = UNSEEN[why] if len(places) > 1 else UNSEEN[why].replace("have", "has", 1)
-        said.append(f"{path}: {count} {words}: {', '.join(places[:LISTED])}{more}")
-    return said
-
-
-def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
-    """Lets the scorer look at the gold now: after hours of sampling would be too late."""
-    fields = {"choices": row["choices"], "image_size": (row["width"], row["height"])}
-    given = {name: value for name, value in fields.items() if name in scorer.fields}
-    gold = reading.from_json(row["answer"])
-    if scorer.check is not None:
-        scorer.check(gold, **given)
-    # Golds of boxes are in pixels, whatever a model that is yet to be opened writes.
-    scorer("", answer=gold, **given)
-
-
-def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
-    """Turns with a mark for each picture, white space around them removed.
-
-    A single picture without a mark belongs in front of the user's first turn. The marks of a question alone
-    are left out where all of them are in front.
-
-    Raises:
-        HarnessError: the numbers of marks and pictures differ.
-    """
-    marks = sum(turn["content"].count(MARK) for turn in turns)
-    for turn in turns:
-        if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
-            raise HarnessError(
-                f"{other[0]!r} is no mark of an image, and the model would read it as words",
-                f"Write {MARK} where each image belongs; in front of the question if these words are meant",
-            )
-    if marks != images and (marks, images) != (0, 1):
-        raise HarnessError(
-            f"{marks} {MARK} marks for {images} images",
-            f"Write one {MARK} into the question where each image belongs",
-        )
-    if [turn["role"] for turn in turns] == ["user"]:
-        prompt = turns[0]["content"]
-        in_front = _IN_FRONT.sub("", prompt)
-        return [{"role": "user", "content": (prompt if MARK in in_front else in_front).strip()}]
-    placed = [{**turn, "content": turn["content"].strip()} for turn in turns]
-    if marks < images:
-        first = next(turn for turn in placed if turn["role"] == "user")
-        first["content"] = MARK + first["content"]
-    return placed
-
-
-def _prompt(turns: Sequence[Turn]) -> str:
-    """The text of turns as an item has it; with marks unless all pictures come first."""
-    joined = "\n".join(turn["content"] for turn in turns)
-    in_front = _IN_FRONT.sub("", joined)
-    return joined if MARK in in_front else in_front
-
-
-def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
-    """How former versions showed a row in another way; None if they did not, or that is not known."""
-    try:
-        images = image_entries(data)
-        if "messages" in data and images != _listed(data.get("images", [])):
-            return "had no image, as `image` was not read beside `messages`"
-        if MARK in _IN_FRONT.sub("", exchange(data).turns[0]["content"]):
-            return f"had its images before the text, and not at their {MARK} marks"
-        if any(pictures.differs_in_former(root.read(name)) for name in images):
-            return SHOWN
-    except (HarnessError, ValueError):
-        pass
-    return None
-
-
-def image_entries(data: Mapping[str, Any]) -> list[Any]:
-    """A row's images as it has them; whether they can be read is not looked at."""
-    try:
-        return exchange(data).images
-    except HarnessError:
-        return _listed(data.get("images")) or _listed(data.get("image"))
-
-
-def _listed(images: object) -> list[Any]:
-    """One image or several as a list; null is none. Cells of tables hold lists as JSON."""
-    images = _unpacked(images)
-    return images if isinstance(images, list) else [] if images is None else [images]
-
-
-def _unpacked(value: object) -> object:
-    """A list that a table's cell holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        from dcsft_harness import reading
-
-        try:
-            return reading.from_json(value)
-        except ValueError:
-            return value
-    return value
-
-
-def exchange(data: Mapping[str, Any]) -> Exchange:
-    """What a row holds.
-
-    Raises:
-        HarnessError: it has none of the shapes, or a part of another type.
-    """
-    given = {name: value for name, value in data.items() if value is not None}
-    _refuse_misnamed(given)
-    talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
-    known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
-    asked = next((name for name in known if name in given), None)
-    if asked is None:
-        missing = f"no `{QUESTIONS[0]}` and no `messages`"
-        if any(name in given for name in ANSWERS):
-            missing = f"no `{QUESTIONS[0]}`, `question` or `messages`"
-        raise HarnessError(f"{missing}; it has {cut(', '.join(sorted(given))) or 'nothing'}", _REMEDY)
-    parts: list[Any] = []
-    turns = _turns(asked, given[asked], parts, asked not in QUESTIONS)
-    if isinstance(given.get("system"), str) and given["system"].strip() and turns[0]["role"] != "system":
-        turns.insert(0, {"role": "system", "content": given["system"]})
-    answer, gold = _answers(given, turns, asked)
-    if turns and turns[-1]["role"] == "assistant":
-        raise HarnessError(
-            f"`{asked}` ends with the assistant's turn, and another answer is beside it",
-            "Keep one of them",
-        )
-    if not any(turn["role"] == "user" for turn in turns):
-        raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
-    if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
-        raise HarnessError(f"an assistant's turn has {MARK}", "Only users show pictures: correct the row")
-    named = [_listed(given.get(name)) for name in ("images", "image")]
-    if sum(map(bool, [*named, parts])) > 1:
-        both = "`image` and `images`" if all(named) else "`messages` and `images`"
-        raise HarnessError(f"both {both} name pictures", "Name all of them in `images`")
-    if not (parts or named[0] or named[1]):
-        _refuse_unread(given)
-    rejected = next((_said(name, given[name]) for name in REJECTED if name in given), None)
-    if not isinstance(rejected, str | None):
-        raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
-    return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected)
-
-
-def _refuse_misnamed(given: Mapping[str, Any]) -> None:
-    """Refuses films, and columns whose names differ in case or white space from those that are read.
-
-    Columns for the same must be equal.
-
-    Raises:
-        HarnessError: names them.
-    """
-    if wrong := own_files.misnamed(given):
-        one = len(wrong) == 1
-        names, rights = (" and ".join(f"`{cut(name)}`" for name in some) for some in (wrong, wrong.values()))
-        raise HarnessError(
-            f"{names} {'is' if one else 'are'} not read", f"Rename {'it' if one else 'them'} to {rights}"
-        )
-    if film := next((name for name in _FILMS if given.get(name)), None):
-        raise HarnessError(
-            f"`{film}` is not shown to a model: only images are", f"Remove `{film}` or the row"
-        )
-    for known in (QUESTIONS, GOLDS):
-        there = [name for name in known if name in given]
-        if any(given[name] != given[there[0]] for name in there):
-            raise HarnessError(
-                f"{' and '.join(f'`{name}`' for name in there)} differ",
-                "Keep one of them, or make them equal",
-            )
-
-
-def _beside(given: Mapping[str, Any]) -> object:
-    """The answer that has a column of its own; None without one.
-
-    Raises:
-        HarnessError: it is empty, missing, or none that a text can say.
-    """
-    there = next((name for name in GOLDS if name in given), None)
-    if there is None:
-        return None
-    value = given[there]
-    if value == []:
-        raise HarnessError("the answer is empty", "Correct or remove the row")
-    if value in _MISSING:
-        raise HarnessError(f"the answer is {value!r}, a missing value", "Correct or remove the row")
-    try:
-        json.dumps(value, allow_nan=False)
-    except TypeError as error:
-        raise HarnessError(
-            f"the answer is {type(value).__name__}, which no text says", "Save it as text or a number"
-        ) from error
-    except ValueError as error:
-        raise HarnessError("the answer is infinite or no number", "Correct or remove the row") from error
-    return value
-
-
-def _refuse_unread(given: Mapping[str, Any]) -> None:
-    """Refuses a row without images one of whose other columns holds some.
-
-    Raises:
-        HarnessError: names it.
-    """
-    for name, value in given.items():
-        if name not in own_files.COLUMNS and _is_picture(value):
-            raise HarnessError(
-                f"`{cut(name)}` holds a picture and is not read",
-                "Rename it to `image`, or remove it if the model is not to see it",
-            )
-
-
-def _is_picture(value: object) -> bool:
-    """Whether a value of a column is a picture or film, or names one."""
-    if isinstance(value, str):
-        return value.startswith("data:image/") or _FILE.fullmatch(value.strip()) is not None
-    if isinstance(value, list):
-        return bool(value) and _is_picture(value[0])
-    if isinstance(value, Mapping):
-        return any(_is_picture(value.get(name)) for name in _HOLDS)
-    return isinstance(value, bytes) and bool(value)
-
-
-def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[Any, Any]:
-    """The target and the gold; takes the last answer from the turns."""
-    beside = _beside(given)
-    if (
-        asked not in QUESTIONS
-        and turns[-1]["role"] == "assistant"
-        and ("chosen" not in given or asked == "chosen")
-    ):
-        answer = turns.pop()["content"]
-        return answer, answer if beside is None else beside
-    if "chosen" in given:
-        answer = _said("chosen", given["chosen"])
-        return answer, answer if beside is None else beside
-    if "completion" in given:
-        answer = _said("completion", given["completion"])
-        return answer, answer if beside is None else beside
-    if beside is not None:
-        return beside, beside
-    if asked not in QUESTIONS:
-        raise HarnessError(f"`{asked}` has no assistant turn at its end", "Add the answer, or `solution`")
-    raise HarnessError(
-        f"no `solution`, `answer` or `completion`; it has {cut(', '.join(sorted(given)))}", _REMEDY
-    )
-
-
-def _said(name: str, value: object) -> Any:  # noqa: ANN401 - an answer of any type
-    """An answer that may be a text, a turn, or turns that end with it."""
-    value = _unpacked(value)
-    if isinstance(value, Mapping):
-        value = [value]
-    if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
-        return value
-    turns = _turns(name, value, [], True)
-    if turns[-1]["role"] != "assistant":
-        raise HarnessError(f"`{name}` has no assistant turn at its end", "Add the answer")
-    return turns[-1]["content"]
-
-
-def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Turn]:
-    """Turns; pictures that content parts hold are added to `images`.
-
-    Args:
-        name: the column.
-        value: a text, which is the user's, or a list of turns.
-        images: gets the pictures.
-        wanted: whether it must be a list.
-
-    Raises:
-        HarnessError: it is neither, or a turn has no known role or no text.
-    """
-    unpacked = _unpacked(value)
-    if isinstance(unpacked, list) and (wanted or all(isinstance(one, Mapping) for one in unpacked)):
-        value = unpacked
-    elif isinstance(value, str) and not wanted:
-        return [{"role": "user", "content": value}]
-    else:
-        wants = "a list of turns" if wanted else "text"
-        raise HarnessError(f"`{name}` is {type(value).__name__}, not {wants}", "Correct or remove the row")
-    if not value:
-        raise HarnessError(f"`{name}` has no user turn", "Correct or remove the row")
-    turns = []
-    for turn in value:
-        if not isinstance(turn, Mapping):
-            raise HarnessError(f"`{name}` has a turn that is {type(turn).__name__}", "Write role and content")
-        role = turn.get("role") if turn.get("role") is not None else turn.get("from")
-        content = turn.get("content") if turn.get("content") is not None else turn.get("value")
-        if role is None:
-            raise HarnessError(
-                f"`{name}` has a turn without a role: it has {cut(', '.join(map(str, turn))) or 'nothing'}",
-                "Write role and content, or from and value",
-            )
-        if not isinstance(role, str) or role not in _ROLES:
-            raise HarnessError(
-                f"`{name}` has a turn of the unknown role {cut(repr(role))}", "Use system, user and assistant"
-            )
-        known = _ROLES[role]
-        turns.append({"role": known, "content": _content(f"`{name}`", known, content, images)})
-    return turns
-
-
-def _content(where: str, role: str, content: object, images: list[Any]) -> str:
-    """A turn's content as text with marks."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, Mapping):
-        content = [content]
-    if not isinstance(content, list):
-        raise HarnessError(
-            f"{where} has no {role} turn with text: its content is {type(content).__name__}",
-            "Correct or remove the row",
-        )
-    texts = []
-    for part in content:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind in ("image", "image_url"):
-            if role == "assistant":
-                raise HarnessError(f"{where}: the assistant's turn has a picture", "Only users show pictures")
-            picture = {name: part[name] for name in _HOLDS if part.get(name)}
-            images += [picture] if picture else []
-            texts.append(MARK)
-        elif isinstance(part, Mapping) and kind in ("text", None) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            raise HarnessError(
-                f"{where} has content of type {cut(repr(kind))}", "Only texts and images can be shown"
-            )
-    return "".join(texts)
-
-
-def _image(entry: object, root: Root) -> tuple[Any, dict[str, Any], bytes]:
-    """A picture as it is shown, what is stored (its file, if that holds just this), and its file."""
-    content = root.read(entry)
-    try:
-        picture, plain = pictures.read(content)
-    except pictures.UnreadableError as error:
-        raise HarnessError(f"{root.name(entry)} cannot be read ({error})", "Replace the file") from error
-    return picture, {"bytes": content, "path": None} if plain else storage.png(picture), content
-
-
-def _gold(solution: object, scorer: Scorer) -> object:
-    """The gold answer as the scorer reads it, the content of <answer> tags if there are any."""
-    tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
-    return scorer.gold(tagged[1].strip() if tagged else solution)
-
-
-def _options(data: Mapping[str, Any]) -> list[Any]:
-    """The options that a row lists; empty without any.
-
-    Raises:
-        HarnessError: they are neither a list nor a mapping of the letters from A on.
-    """
-    name = next((name for name in ("choices", "options") if data.get(name) not in (None, "")), None)
-    given = [] if name is None else _unpacked(data[name])
-    if isinstance(given, Mapping):
-        named = {letter: text for letter, text in given.items() if text is not None}
-        letters = [chr(ord("A") + number) for number in range(len(named))]
-        given = [named[letter] for letter in letters] if set(named) == set(letters) else given
-    if not isinstance(given, list):
-        kind = type(given).__name__
-        raise HarnessError(f"`{name}` is {kind}, not a list of options", 'Write ["one", "two"]')
-    return given
-
-
-def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
-    """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
-    given = _options(data)
-    if given:
-        for text in given:
-            if isinstance(text, bool) or not isinstance(text, str | int | float):
-                kind = type(text).__name__
-                raise HarnessError(
-                    f"an option is {kind}, not text or a number", "Write its options as text or numbers"
-                )
-        return [str(text) for text in given]
-    found: list[str] = []
-    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
-        if letter == "A":
-            found = [text]
-        elif found and ord(letter) == ord("A") + len(found):
-            found.append(text)
-    if len(found) < 2:
-        raise HarnessError("no options found", "Give `choices`, or write them as lines 'A. ...'")
-    return found
-
-
-_LOG = logging.getLogger(__name__)
-LISTED = 20
-"""Bad rows that a refusal lists."""
 ANY = Scorer("none", lambda response, **given: NOT_FOUND, gold=records.as_text)
 """Stands where nothing judges responses: supervised training takes any answer."""
 
@@ -681,27 +64,13 @@ def open_file(
             "--data needs --scorer", f"Choose one of {', '.join(SCORERS)}, or package.module:function"
         )
     judge = get_scorer(scorer)
-    from datasets import Dataset, DatasetDict, Features, Image, List, Value
-
+    bad: list[tuple[str, HarnessError]] = []
     unreadable: dict[int, str] = {}
     row_names: dict[int, str] = {}
-    text, number = Value("string"), Value("int64")
-    names = ("prompt", "turns", "answer", "target", "cluster")
-    features = Features(
-        {
-            **dict.fromkeys(names, text),
-            "images": List(Image()),
-            "choices": List(text),
-            "width": number,
-            "height": number,
-        }
-    )
-
-    bad: list[tuple[str, HarnessError]] = []
     unseen: dict[str, list[str]] = {}
 
     def documents() -> Iterator[dict[str, Any]]:
-        total = count = 0
+        total = 0
         for where, row, reason in examined(path, judge, Root(image_root or path.parent, outside), part):
             total += 1
             if row is None or (reason is not None and not (skip and keep_unreadable)):
@@ -711,31 +80,40 @@ def open_file(
             if bad and not skip:
                 continue
             if reason is not None:
-                unreadable[count] = str(_placed(path, where, reason))
+                unreadable[len(row_names)] = str(_placed(path, where, reason))
             for why in row["unseen"]:
                 unseen.setdefault(why, []).append(where)
-            row_names[count] = where
-            count += 1
-            yield {name: row.get(name) for name in features} | {"cluster": where.split()[1]}
-        if bad and not (skip and count):
+            row_names[len(row_names)] = where
+            yield {**row, "cluster": where.split()[1]}
+        if bad and not (skip and row_names):
             raise refusal(path, bad, total)
 
-    folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
-    with contextlib.ExitStack() as undoing:
-        undoing.callback(shutil.rmtree, folder, ignore_errors=True)
-        DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
-        with storage.writing(folder / "test", features) as writer:
-            writer.rows(documents())
-        undoing.pop_all()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    task = lmms.make_task(_config(task_name(path, part), judge, folder))
+    task = lmms.make_task(_config(task_name(path, part), judge, _stored(documents())))
     left_out = {where: str(_placed(path, where, error)) for where, error in bad}
     vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
-    for said in unseen_notice(path, unseen):
+    for said in [*unseen_notice(path, unseen), *([notice(path, left_out)] if left_out else [])]:
         _LOG.warning("%s", said)
-    if left_out:
-        _LOG.warning("%s", notice(path, left_out))
     return task
+
+
+def _stored(rows: Iterator[dict[str, Any]]) -> Path:
+    """A folder with rows as the split "test", until the process exits."""
+    from datasets import Dataset, DatasetDict, Features, Image, List, Value
+
+    text, number = Value("string"), Value("int64")
+    columns = dict.fromkeys(("prompt", "turns", "answer", "target", "cluster"), text)
+    columns |= {"images": List(Image()), "choices": List(text), "width": number, "height": number}
+    features = Features(columns)
+    folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
+        with storage.writing(folder / "test", features) as writer:
+            writer.rows({name: row.get(name) for name in columns} for row in rows)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 @dataclass(frozen=True)
@@ -744,14 +122,10 @@ class Part:
 
     A row belongs to a part by the content of its first image, or of prompt and answer if it has none. So rows
     that share an image stay together, and neither their order nor other rows move one to the other part.
-
-    Attributes:
-        share: the probability of a row, or of all rows of an image, to be held out; between 0 and 1.
-        held: whether this is the held-out part.
     """
 
-    share: float
-    held: bool = False
+    share: float  # the probability of a row, or of all rows of an image, to be held out; between 0 and 1
+    held: bool = False  # whether this is the held-out part
 
     def has(self, row: Mapping[str, Any], shown: Sequence[Any]) -> bool:
         """Whether a row of the task belongs to it; `shown` are its images."""
@@ -770,6 +144,17 @@ class Part:
             f"--held-out {self.share:g} of {path}: none of its {count} rows is {which} the held-out part",
             f"Give a {change} share; rows that share an image stay together",
         )
+
+
+def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is said of rows by the keys of `own_rows.UNSEEN`: their first LISTED, and how many there are."""
+    said = []
+    for why, places in rows.items():
+        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+        count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
+        words = own_rows.UNSEEN[why] if len(places) > 1 else own_rows.UNSEEN[why].replace("have", "has", 1)
+        said.append(f"{path}: {count} {words}: {', '.join(places[:LISTED])}{more}")
+    return said
 
 
 def task_name(path: Path, part: Part | None = None) -> str:
@@ -805,7 +190,7 @@ def examined(
         try:
             if isinstance(data, HarnessError):
                 raise data
-            row, pictures, reason = checked(data, None if scorer is ANY else scorer, root)
+            row, pictures, reason = own_rows.checked(data, None if scorer is ANY else scorer, root)
             if reason is None:
                 answer = records.as_text(reading.from_json(row["answer"]))
                 key = records.item_id(name, row["prompt"], answer, list(map(records.pixels, pictures)))
@@ -860,14 +245,8 @@ def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     turns = reading.from_json(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
     if not any(records.MARK in turn["content"] for turn in turns):
         turns[0]["content"] = records.MARK * len(images) + turns[0]["content"]
-    shown, messages = iter(images), []
-    for turn in turns:
-        content: list[dict[str, Any]] = []
-        for number, text in enumerate(turn["content"].split(records.MARK)):
-            content += [next(shown)] if number else []
-            content += [{"type": "text", "text": text}] if text else []
-        messages.append({"role": turn["role"], "content": content})
-    return messages
+    shown = iter(images)
+    return [{"role": turn["role"], "content": records.parts(turn["content"], shown)} for turn in turns]
 
 
 def _placed(path: Path, where: str, error: HarnessError) -> HarnessError:
@@ -895,6 +274,21 @@ def _places(rows: Sequence[str]) -> str:
         return rows[0]
     numbers = [where.split()[-1] for where in rows]
     return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
+    """How former versions showed a row in another way; None if they did not, or that is not known."""
+    try:
+        images = own_rows.image_entries(data)
+        if "messages" in data and images != own_rows.as_list(data.get("images", [])):
+            return "had no image, as `image` was not read beside `messages`"
+        if MARK in own_rows.IN_FRONT.sub("", own_rows.exchange(data).turns[0]["content"]):
+            return f"had its images before the text, and not at their {MARK} marks"
+        if any(pictures.differs_in_former(root.read(name)) for name in images):
+            return SHOWN
+    except (HarnessError, ValueError):
+        pass
+    return None
 
 
 def refuse_former(rollouts: manifest.Manifest) -> None:
@@ -930,7 +324,7 @@ def images_sha256(path: Path, image_root: Path | None, outside: bool = False) ->
     root = Root(image_root or path.parent, outside)
     found: list[str | None] = []
     for _, data in own_files.rows(path):
-        for entry in [] if isinstance(data, HarnessError) else image_entries(data):
+        for entry in [] if isinstance(data, HarnessError) else own_rows.image_entries(data):
             try:
                 found.append(hashlib.sha256(root.read(entry)).hexdigest())
             except HarnessError:

@@ -46,7 +46,6 @@ KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder t
 MOST_ROW = 1 << 28
 """Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
 _AT_ONCE = 64
-_PIECE = 1 << 20
 _OTHERS = {
     **{b"PK\x03\x04": "is a ZIP archive", b"BZh": "is packed by bzip2", b"\xfd7zXZ\x00": "is packed by xz"},
     **{b"\x28\xb5\x2f\xfd": "is packed by zstd", b"7z\xbc\xaf\x27\x1c": "is a 7z archive"},
@@ -80,7 +79,7 @@ def count(path: Path) -> int | None:
             if path.suffix != ".jsonl" or head[:2] == b"\x1f\x8b":
                 return None
             lines, last = head.count(b"\n"), head[-1:]
-            while piece := file.read(_PIECE):
+            while piece := file.read(reading.PIECE):
                 lines, last = lines + piece.count(b"\n"), piece[-1:]
             return lines + (last not in (b"", b"\n"))
     except (OSError, pa.ArrowException):
@@ -94,22 +93,14 @@ def is_data(named: str) -> bool:
 
 
 def refuse_missing(path: Path) -> None:
-    """Refuses a path that is neither a file nor a folder.
-
-    Raises:
-        HarnessError: it does not exist, or is a device, pipe or socket.
-    """
+    """Refuses a path that is neither a file nor a folder: missing, or a device, pipe or socket."""
     if not (path.is_file() or path.is_dir()):
         problem = "is not a regular file" if path.exists() else "does not exist"
         raise HarnessError(f"--data {path} {problem}", "Check the path")
 
 
 def refuse_lost(named: str) -> None:
-    """Refuses a name that can only be a path, and does not exist; others may be tasks.
-
-    Raises:
-        HarnessError: names it.
-    """
+    """Refuses a name that can only be a path, and does not exist; others may be tasks."""
     path = Path(named)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():
         raise HarnessError(f"{named} does not exist, and is no task either", "Check the path")
@@ -159,8 +150,8 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
     if ending in (".csv", ".tsv"):
         yield from _of_table(path, file, "\t" if ending == ".tsv" else ",")
         return
-    buffered = io.BufferedReader(file, _PIECE)  # type: ignore[type-var]
-    if ending == ".json" and not _begins_with_a_row(buffered.peek(_PIECE)[:_PIECE]):
+    buffered = io.BufferedReader(file, reading.PIECE)  # type: ignore[type-var]
+    if ending == ".json" and not _begins_with_a_row(buffered.peek(reading.PIECE)[: reading.PIECE]):
         yield from _numbered(_of_json(buffered))
         return
     for number, line in _lines(buffered):
@@ -185,7 +176,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     while line := file.readline(MOST_ROW + 1):
         number += 1
         if len(line) > MOST_ROW:
-            while (rest := file.readline(_PIECE)) and not rest.endswith(b"\n"):
+            while (rest := file.readline(reading.PIECE)) and not rest.endswith(b"\n"):
                 pass
         if line.strip():
             yield number, line
@@ -206,41 +197,17 @@ def _of_json(file: IO[bytes]) -> Iterator[dict[str, Any] | HarnessError]:
     """The members of a JSON list, or values one after another; read one at a time."""
     # Numbers stay texts here: each value is read again, with the limits of a row.
     decoder = json.JSONDecoder(parse_int=str, parse_float=str)
-    reader = codecs.getreader("utf-8-sig")(file)
-    text, at, ended, listed = "", 0, False, None
-    while True:
-        while at < len(text) and (text[at].isspace() or (listed and text[at] == ",")):
-            at += 1
-        if listed is None and at < len(text):
-            listed = text[at] == "["
-            at += listed
-            continue
-        if listed and at < len(text) and text[at] == "]":
-            return
-        try:
-            if at == len(text):
-                raise ValueError("it ends too early" if listed else "")
-            end = decoder.raw_decode(text, at)[1]
-        except RecursionError:
-            yield HarnessError("not JSON (nested too deep)", "Correct the file; rows behind it are not read")
-            return
-        except ValueError as error:
-            if not ended and len(text) - at <= MOST_ROW:
-                text, at = text[at:], 0
-                try:
-                    more = reader.read(max(_PIECE, len(text)))
-                except UnicodeDecodeError as wrong:
-                    yield HarnessError(f"not JSON ({cut(str(wrong))})", "Save the file as UTF-8")
-                    return
-                text, ended = text + more, not more
-                continue
-            if str(error):
-                yield HarnessError(
-                    f"not JSON ({cut(str(error))})", "Correct the file; rows behind it are not read"
-                )
-            return
-        yield _json_row(text[at:end].encode("utf-8", "surrogatepass"))
-        at = end
+    try:
+        for _, text in reading.json_values(
+            io.TextIOWrapper(file, "utf-8-sig", newline=""), decoder, MOST_ROW
+        ):
+            yield _json_row(text.encode("utf-8", "surrogatepass"))
+    except UnicodeDecodeError as error:
+        yield HarnessError(f"not JSON ({cut(str(error))})", "Save the file as UTF-8")
+    except RecursionError:
+        yield HarnessError("not JSON (nested too deep)", "Correct the file; rows behind it are not read")
+    except ValueError as error:
+        yield HarnessError(f"not JSON ({cut(str(error))})", "Correct the file; rows behind it are not read")
 
 
 def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
@@ -309,11 +276,7 @@ def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | Ha
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
-    """The columns that are read.
-
-    Raises:
-        HarnessError: there is none.
-    """
+    """The columns that are read, at least one."""
     there = list(names)
     wanted = [name for name in COLUMNS if name in there]
     if not wanted:
@@ -430,11 +393,7 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
 
 
 def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is given
-    """The rows of a data set in memory.
-
-    Raises:
-        HarnessError: it is a mapping: splits, or columns.
-    """
+    """The rows of a data set in memory; a mapping (splits, or columns) is refused."""
     if isinstance(given, Mapping):
         named = cut(", ".join(map(str, given)))
         if all(hasattr(one, "with_format") for one in given.values()):

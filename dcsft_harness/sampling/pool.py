@@ -22,12 +22,8 @@ Verdict = tuple[float | None, str | None]
 def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Why no response is right: counts, and the first example; None if one is.
 
-    Args:
-        rows: with score, extracted, finish_reason, answer and response, as in `records.Rollout`.
-
-    Returns:
-        responses; of these unanswered (no answer found), wrong, unscored and truncated (counted separately);
-        and gold and response of the first scored one.
+    From rows of `records.Rollout`: responses; of these unanswered (no answer found), wrong, unscored and
+    truncated (counted separately); and gold and response of the first scored one.
     """
     found: dict[str, Any] = dict.fromkeys(("responses", "unanswered", "wrong", "unscored", "truncated"), 0)
     for row in rows:
@@ -102,15 +98,7 @@ class Pool:
         seed: int,
         unreadable: Mapping[int, str],
     ) -> None:
-        """A run's pool.
-
-        Args:
-            task: from `lmms.open_tasks`.
-            items: its documents.
-            samples: G.
-            seed: the run's.
-            unreadable: doc_id -> the reason, for items whose image cannot be read.
-        """
+        """A run's pool; `unreadable` is doc_id -> the reason, for items whose image cannot be read."""
         self.items, self._task, self._samples, self._seed = items, task, samples, seed
         self.refused = {(task.config.task, doc_id): reason for doc_id, reason in unreadable.items()}
         self._verdicts: dict[tuple[int, str], Verdict] = {}
@@ -133,12 +121,8 @@ class Pool:
     def rows(self, answered: Sequence[lmms.Answered], store: RolloutStore) -> list[records.Rollout]:
         """Every response as a row, scored by the task; and a row with the reason for each refused item.
 
-        Args:
-            answered: lmms-eval's responses, one entry per item, in their order.
-            store: the kept responses, with their counts; empty for a model that reports none.
-
-        Raises:
-            HarnessError: an item got another number of responses than G, or no item got any.
+        `answered` has one entry per item, in their order; the store is empty for a model that reports no
+        counts. Another number of responses than G, or none at all, is an error.
         """
         if len(self.refused) == len(self.items):
             raise HarnessError(

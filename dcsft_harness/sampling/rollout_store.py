@@ -26,24 +26,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draw:
-    """One response as saved until the run is finished; scores are computed then.
+    """One response as saved until the run is finished; scores are computed then."""
 
-    Attributes:
-        item_id, sample_index, response, n_tokens, finish_reason, seed: see `records.Rollout`.
-        n_prompt_tokens: tokens of prompt and images together.
-        seconds: its share of the wall-clock time of its batch.
-        flops: see `lmms.generation.Generation`.
-    """
-
+    # item_id, sample_index, response, n_tokens, finish_reason, seed: see `records.Rollout`
     item_id: str
     sample_index: int
     response: str
-    n_prompt_tokens: int
+    n_prompt_tokens: int  # tokens of prompt and images together
     n_tokens: int
     finish_reason: str
     seed: int
-    seconds: float
-    flops: float | None = None
+    seconds: float  # its share of the wall-clock time of its batch
+    flops: float | None = None  # see `lmms.generation.Generation`
 
 
 class RolloutStore:
@@ -58,13 +52,7 @@ class RolloutStore:
     def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
         """Reads the saved responses of all ranks; this run must hold the folder's lock.
 
-        Args:
-            output: the folder.
-            identity: as the folder's own settings, see `opened`.
-            kind: the kind of the future artifact.
-
-        Raises:
-            OSError: it cannot be read.
+        `identity` is the folder's own settings, see `opened`.
         """
         self._output, self._folder, self._kind = output, output / manifest.UNFINISHED, kind
         self._started = self._last = time.monotonic()
@@ -87,11 +75,7 @@ class RolloutStore:
         self._shard: Journal | None = None
 
     def open(self) -> None:
-        """Opens this rank's own shard, once every rank has read the saved responses.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Opens this rank's own shard, once every rank has read the saved responses."""
         self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0))
 
     def collect(self) -> None:
@@ -129,13 +113,9 @@ class RolloutStore:
         self._last = time.monotonic()
 
     def append(self, batch: Iterable[Mapping[str, Any]]) -> None:
-        """Saves a finished batch; it is on disk when this returns.
+        """Saves a finished batch of `Draw`'s fields; it is on disk when this returns.
 
-        Args:
-            batch: `Draw`'s fields, without seconds.
-
-        Raises:
-            HarnessError: the disk is full; gives the number of saved responses.
+        The error of a full disk gives the number of saved responses.
         """
         rows = list(batch)
         now = time.monotonic()
@@ -150,10 +130,6 @@ class RolloutStore:
     @contextlib.contextmanager
     def finishing(self, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[manifest.Draft]:
         """Finishes the artifact: the block fills the draft's folder, which then replaces this one.
-
-        Args:
-            config: the settings that the manifest records.
-            inputs: role -> folder or file that the work read.
 
         Raises:
             HarnessError: the disk is full; every response stays saved.
@@ -180,10 +156,7 @@ class RolloutStore:
 def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> Iterator[RolloutStore]:
     """Opens an output folder's saved responses for this process; see `resuming.resumed`.
 
-    Args:
-        output: a new or empty folder, or one from an interrupted run.
-        identity: the settings that decide every response, by name; values are text, numbers or None.
-        kind: the kind of the future artifact: "rollouts" or "scores".
+    `identity` are the settings that decide every response: text, numbers or None, by name.
 
     Raises:
         HarnessError: another process uses the folder, it holds something else or a run with other settings,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
-from dcsft_harness import reading
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
-from dcsft_harness.records import MARK, RIGHT
+from dcsft_harness.errors import LISTED, HarnessError, cut, json_text, visible_lines
+from dcsft_harness.records import RIGHT
 from dcsft_harness.settings import flag, option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
@@ -19,7 +19,7 @@ from dcsft_harness.stages.stage import Notes, Progress, Stage
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    from dcsft_harness.sampling.own_data import Root
+    from dcsft_harness.sampling.own_rows import Root
     from dcsft_harness.scoring import Scorer
 
 FILE = "rows.json"
@@ -59,11 +59,11 @@ class InspectOptions(opening.OwnRows):
 
 def run(options: InspectOptions, output: Path | None, progress: Progress | None) -> Notes:
     """Shows the rows; writes nothing without an output."""
-    from dcsft_harness.sampling import own_data, own_files
+    from dcsft_harness.sampling import own_data, own_files, own_rows
     from dcsft_harness.scoring import get_scorer
 
     judge = own_data.ANY if options.scorer is None else get_scorer(options.scorer)
-    root = own_data.Root(options.image_root or options.data.parent, options.allow_outside_root)
+    root = own_rows.Root(options.image_root or options.data.parent, options.allow_outside_root)
     if options.model is None and options.chat_template_kwargs is not None:
         raise HarnessError("--chat-template-kwargs goes with --model, which is not given", "Give both")
     processor, arguments = (None, {}) if options.model is None else _processor(options)
@@ -79,7 +79,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
             shown.append({"row": where, **_described(row, judge, root, processor, arguments, options)})
-    refused = [{"row": where, "reason": str(error)} for where, error in bad[: own_data.LISTED]]
+    refused = [{"row": where, "reason": str(error)} for where, error in bad[:LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
     notes |= {"on_error": options.on_error, "unseen": own_data.unseen_notice(options.data, unseen)}
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
@@ -170,13 +170,7 @@ def _rendered(
     from dcsft_harness.models import chat_template
     from dcsft_harness.models.batching import count_tokens, tokenize
 
-    messages = []
-    for turn in turns:
-        content: list[dict[str, str]] = []
-        for number, text in enumerate(turn["content"].split(MARK)):
-            content += [{"type": "image"}] if number else []
-            content += [{"type": "text", "text": text}] if text else []
-        messages.append({"role": turn["role"], "content": content})
+    messages = [{"role": turn["role"], "content": records.parts(turn["content"])} for turn in turns]
     text = chat_template.render(processor, messages, f"model {model}", True, arguments)
     tokens = tokenize(processor, text)
     images = [pictures.read(content)[0] for content in row["originals"]]

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import flag, option
+from dcsft_harness.settings import flag, option, read_pairs
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
 
@@ -73,23 +73,10 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
     @field_validator("columns", mode="before")
     @classmethod
     def _read_columns(cls, given: object) -> object:
-        if not isinstance(given, list | tuple):
-            return given or {}
-        found = {}
-        for one in given:
-            field, sign, column = str(one).partition("=")
-            if not (field and sign and column):
-                raise HarnessError(f"--column {one} is not of the form FIELD=COLUMN", "As in gold=solution")
-            found[field] = column
-        return found
+        return read_pairs(given, "--column", "FIELD=COLUMN", "gold=solution")
 
     def sampling(self) -> "SamplingConfig | None":
-        """How to sample responses; None for greedy decoding.
-
-        Raises:
-            HarnessError: several greedy responses are requested, which would be identical; or a sampling
-                option is given with greedy decoding.
-        """
+        """How to sample responses; None for greedy decoding, which takes no other sampling option."""
         from dcsft_harness.sampling import SamplingConfig
 
         names = ("temperature", "top_p", "top_k", "seed")
@@ -163,8 +150,7 @@ def _add_own(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Adds the user's own rows as tasks, one for each file, and the files to the inputs.
 
-    Returns:
-        Their entries for the manifest's configuration, and their notes.
+    Returns their entries for the manifest's configuration, and their notes.
     """
     if not files:
         opening.refuse_own(options, "--data")

@@ -47,19 +47,19 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
     from dcsft_harness.curation import labels
 
     given = options.task, options.scorer, options.box_space
-    rollouts, logged = options.rollouts, False
+    rollouts, is_log = options.rollouts, False
     if not (rollouts / manifest.NAME).is_file():
-        from dcsft_harness.evaluation import responses
+        from dcsft_harness.evaluation import logged
 
-        logged = responses.holds_logs(rollouts)
-    if logged and options.exact:
+        is_log = logged.holds_logs(rollouts)
+    if is_log and options.exact:
         raise HarnessError(
             f"--exact needs the model of `dcsft sample`'s rollouts, and {rollouts} is a log of lmms-eval",
             "Leave it out, or sample the pool with `dcsft sample`",
         )
-    if logged:
+    if is_log:
         rollouts = output.with_name(f"{output.name}-rollouts")
-        responses.rollouts_of_logs(options.rollouts, rollouts, *given)
+        logged.rollouts_of_logs(options.rollouts, rollouts, *given)
     elif any(given):
         raise HarnessError(
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",

@@ -43,7 +43,7 @@ class LeaderboardOptions(Options):
 
     def deciding(self) -> dict[str, Any]:
         """The settings, the content of the file of names, and the number of runs."""
-        from dcsft_harness.leaderboard.load import find, named, read_names
+        from dcsft_harness.leaderboard.collect import find, named, read_names
 
         runs = sum(len(find(named(one)[1])) for one in self.results)
         found = super().deciding() | ({} if runs == len(self.results) else {"runs": runs})

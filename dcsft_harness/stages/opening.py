@@ -114,11 +114,7 @@ class Engine(Settings):
         return reading.joined(given) if isinstance(given, Mapping) else given
 
     def launched(self, stage: "Stage", output: Path) -> "Notes | None":
-        """What the stage comes to in its own processes, waited for; None where this process runs it.
-
-        Raises:
-            HarnessError: processes are asked for that cannot be started, or one of them failed.
-        """
+        """What the stage comes to in its own processes, waited for; None where this process runs it."""
         from dcsft_harness.artifacts import usage
 
         if self.num_processes is None or usage.PLANNING.get() is not None:
@@ -134,11 +130,7 @@ class Engine(Settings):
         return None if launch is None else launched(launch, stage, self, output)
 
     def opened(self) -> tuple[str, str, str]:
-        """The lmms-eval model, its arguments, and where it runs: one of `ENGINES`.
-
-        Raises:
-            HarnessError: see `subject.as_engine`.
-        """
+        """The lmms-eval model, its arguments, and its place in `ENGINES`; see `subject.as_engine`."""
         from dcsft_harness.evaluation.subject import as_engine
 
         where = self.engine if self.engine in ENGINES else "local"
@@ -173,11 +165,7 @@ def is_own(data: str | Path) -> bool:
 
 
 def refuse_own(options: OwnRows, instead: str) -> None:
-    """Refuses the options of `OwnRows` if they do not apply.
-
-    Raises:
-        HarnessError: names the option.
-    """
+    """Refuses the options of `OwnRows` if they do not apply."""
     for name in OwnPart.model_fields:
         if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
@@ -209,11 +197,7 @@ def pool(
     keep_unreadable: bool = True,
     part: "Part | None" = None,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
-    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
-
-    Raises:
-        HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
-    """
+    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one."""
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
 
@@ -253,8 +237,7 @@ def task_files(names: Sequence[str]) -> dict[str, Path]:
 def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
     """A function that opens the model on first use: in this process, or in actors of a Ray cluster.
 
-    Raises:
-        HarnessError: the engine is unknown or not installed, or does not support `actors`.
+    An engine that is unknown, not installed or without actors is refused at once.
     """
     from dcsft_harness import lmms, ranks
 
@@ -297,13 +280,8 @@ def admit_answers(
 ) -> None:
     """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
 
-    Args:
-        model: its lmms-eval name. Only dcsft_hf's needs are known; others plan their own memory.
-        arguments: of the model.
-        tasks: from `lmms.open_tasks`.
-        samples: responses of an item.
-        new_tokens: the longest response; None takes the tasks' own limits.
-        limit: only the first documents of each task.
+    Only dcsft_hf's needs are known; other models plan their own memory. `samples` is the responses of an
+    item, `new_tokens` the longest one; None takes the tasks' own limits.
 
     Raises:
         Planned: this is a dry run.
@@ -399,11 +377,7 @@ def _single(tasks: dict[str, "Task"], name: str) -> "Task":
 
 
 def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
-    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name.
-
-    Raises:
-        HarnessError: a newer version of this package wrote one of the folders.
-    """
+    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name."""
     from dcsft_harness.artifacts import manifest
 
     parts, inputs = [], {}

@@ -47,44 +47,29 @@ def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the data flow.
+    """One stage of the data flow."""
 
-    Attributes:
-        verb: as on the command line and in recipes: "train sft".
-        options: its options, besides `output`, which every stage takes.
-        run: (options, output, progress) -> notes; imports heavy packages inside.
-        summary: notes -> its closing line.
-        writes: the kind of artifact that it makes.
-        example: commands for its help, one per line.
-        about: further paragraphs for its help.
-        estimate: (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.estimate`.
-            None for stages that take moments.
-        prepared: whether it reads data that `dcsft data prepare` made.
-        pushes: whether the command line can upload the result to a model hub.
-        passes: the target of the command line's `--set NAME=VALUE`, with the field `extra`; else "".
-        show: notes -> text for stdout after the closing line.
-        remarks: notes -> text for stderr after that.
-        failing: notes -> an error with which the command ends after all that; None for success.
-        light: of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs.
-            None for a stage that calls `usage.admit` itself.
-        then: the command that usually follows, with {output} for the artifact's folder; "" for none.
-    """
-
-    verb: str
-    options: type[Settings]
+    verb: str  # as on the command line and in recipes: "train sft"
+    options: type[Settings]  # its options, besides `output`, which every stage takes
+    # (options, output, progress) -> notes; imports heavy packages inside
     run: Callable[[Any, Path, Progress | None], Notes]
-    summary: Callable[[Mapping[str, Any]], str]
-    writes: str
-    example: str = ""
-    about: str = ""
+    summary: Callable[[Mapping[str, Any]], str]  # notes -> its closing line
+    writes: str  # the kind of artifact that it makes
+    example: str = ""  # commands for its help, one per line
+    about: str = ""  # further paragraphs for its help
+    # (options, machine, tokens) -> seconds and bytes, for dry runs; see `recipes.chain`. None for stages
+    # that take moments.
     estimate: Callable[[Mapping[str, Any], Any, Any], tuple[float, float]] | None = None
-    prepared: bool = False
-    pushes: bool = False
-    passes: str = ""
-    show: Callable[[Mapping[str, Any]], str] | None = None
-    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks
+    prepared: bool = False  # whether it reads data that `dcsft data prepare` made
+    pushes: bool = False  # whether the command line can upload the result to a model hub
+    passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
+    show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
+    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks  # notes -> text for stderr after that
+    # notes -> an error with which the command ends after all that; None for success
     failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
-    then: str = ""
+    then: str = ""  # the command that usually follows, with {output} for the artifact's folder; "" for none
+    # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
+    # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
 
     def plan(
@@ -228,10 +213,7 @@ class Stage:
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
         """The command line of this stage with these options, as words that start with `dcsft`.
 
-        Args:
-            options: values by name, as a recipe has them.
-            output: the artifact's folder.
-            joined: write an option and its value as one word, `--name=value`.
+        Options are values by name, as a recipe has them; `joined` writes an option and its value as one word.
         """
         first: list[str] = []
         words: list[str] = []
@@ -266,9 +248,7 @@ class Stage:
 def _plain(value: object, rows: bool = False) -> object:
     """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file.
 
-    Args:
-        value: what was given.
-        rows: whether any iterable is rows; data sets and lists of dictionaries always are.
+    With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
         return str(value.path)
@@ -313,12 +293,7 @@ class Registry(MutableMapping[str, Stage]):
     """Verb -> stage, in the order of the data flow; a stage's file is imported on first use."""
 
     def __init__(self, folder: Path, package: str) -> None:
-        """Finds the stages' files.
-
-        Args:
-            folder: where they are.
-            package: its dotted name.
-        """
+        """Finds the stages' files in the folder of a package."""
         self._about: dict[str, str] = {}
         self._modules: dict[str, str] = {}
         self._stages: dict[str, Stage] = {}

@@ -89,15 +89,12 @@ class DpoOptions(DpoConfig, AdapterInputs):
 
 @dataclass
 class Responses:
-    """The responses of an item, for making pairs.
+    """The responses of an item, for making pairs."""
 
-    Attributes:
-        right, wrong: distinct texts, in order of their first appearance.
-        truncated, unscored: the numbers of responses left out.
-    """
-
+    # right, wrong: distinct texts, in order of their first appearance
     right: dict[str, None] = field(default_factory=dict)
     wrong: dict[str, None] = field(default_factory=dict)
+    # truncated, unscored: the numbers of responses left out
     truncated: int = 0
     unscored: int = 0
 
@@ -111,15 +108,10 @@ class Responses:
             (self.right if score >= records.RIGHT else self.wrong)[text] = None
 
     def pairs(self, item_id: str, most: int, seed: int) -> list[tuple[str, str]]:
-        """Pairs of a right and a wrong text, no two equal.
+        """At most `most` pairs of a right and a wrong text of an item, no two equal; the seed decides which.
 
         Pairs are ordered by hash, independent of the responses' order and of other items. The first pairs
         share no text as long as possible.
-
-        Args:
-            item_id: the item.
-            most: the largest number of pairs.
-            seed: decides which ones, if there are more.
         """
         right, wrong = (_shuffled(texts, item_id, seed) for texts in (self.right, self.wrong))
         if not right or not wrong:
@@ -159,11 +151,8 @@ def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int
     """The pairs of a user's own rows; see `open_pairs`."""
     rows = opening.own_training_rows(options.data, options, pairs=True)
     count = sum(reason is None for reason in rows[conversations.REFUSED])
-    return (
-        rows,
-        {},
-        {"items": count, "items_with_pairs": count, "pairs": count, "truncated": 0, "unscored": 0},
-    )
+    counts = dict.fromkeys(("items", "items_with_pairs", "pairs"), count)
+    return rows, {}, {**counts, "truncated": 0, "unscored": 0}
 
 
 def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path], dict[str, int]]:
@@ -208,10 +197,8 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
         "unscored": sum(one.unscored for one in found.values()),
     }
     if not chosen:
-        right, wrong = (
-            sum(bool(one.right) for one in found.values()),
-            sum(bool(one.wrong) for one in found.values()),
-        )
+        right = sum(bool(one.right) for one in found.values())
+        wrong = sum(bool(one.wrong) for one in found.values())
         raise HarnessError(
             f"{folder}: none of {counts['items']} items has both a right and a wrong response ({right} have"
             f" right ones, {wrong} wrong ones; left out: {counts['truncated']} truncated, "
@@ -223,11 +210,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
 
 
 def _items_of(folder: Path) -> set[str]:
-    """The items of a curated set.
-
-    Raises:
-        HarnessError: they are weighted, which DPO does not support.
-    """
+    """The items of a curated set; weighted ones are refused, which DPO does not support."""
     rows = folder / curation.DATA
     if "weight" in storage.names(rows):
         raise HarnessError(
@@ -329,11 +312,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
-    """Refuses a loss that TRL would refuse only after loading the weights.
-
-    Raises:
-        HarnessError: names the argument.
-    """
+    """Refuses a loss that TRL would refuse only after loading the weights, naming the argument."""
     for name in args.loss_type:
         if name not in LOSSES:
             raise unknown_name("loss_type", str(name), LOSSES)
@@ -358,10 +337,7 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
     """Refuses model families that TRL's collator does not support.
 
     TRL concatenates prompt and response, and extends those of the processor's per-token masks whose names it
-    knows.
-
-    Raises:
-        HarnessError: the collator fails, or a per-token mask differs in length from the tokens.
+    knows: the others then differ in length from the tokens.
     """
     from torch import Tensor
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
@@ -403,7 +379,6 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
 
         def __init__(self, **given: Any) -> None:  # noqa: ANN401 - DPOTrainer's own
             super().__init__(**given)
-            self._counted_at = -1
             inner = self.data_collator
 
             def with_rows(examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -421,14 +396,11 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
         ) -> torch.Tensor:
             """One forward and backward pass over a micro-batch, and a forward pass of the reference.
 
-            Raises:
-                HarnessError: the loss is not finite; the weights are those of the last step.
+            If the loss is not finite, an error: the weights are those of the last step.
             """
-            if self._counted_at != self.state.global_step:
-                self._counted_at, self._rows = self.state.global_step, []
             inputs = dict(inputs)
             rows = inputs.pop("rows").tolist()
-            self._rows += rows
+            self.begin(rows)
             tokens, learned = (int(inputs[name].sum()) for name in ("attention_mask", "completion_mask"))
             costs, flops = self.account.costs, 0.0
             if costs is not None:
@@ -436,12 +408,8 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
                 flops = costs.training(tokens, patches) + costs.forward(tokens, patches)
             loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)
             self.refuse_infinite(loss)
-            self.account.count(
-                prompts=len(rows),
-                prompt_tokens=tokens - learned,
-                completion_tokens=learned,
-                flops=flops,
-            )
+            spent = {"prompt_tokens": tokens - learned, "completion_tokens": learned, "flops": flops}
+            self.account.count(prompts=len(rows), **spent)
             return loss
 
     return DpoTrainer

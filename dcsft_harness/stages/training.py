@@ -66,18 +66,11 @@ def start(
     progress: Progress | None,
     train: Callable[[str, _T, dict[str, Any]], Notes],
 ) -> Notes:
-    """Trains in this process, or starts the processes of a launch and waits for them.
+    """Trains in this process, or starts the processes of a launch and waits for them; returns the notes.
 
-    Args:
-        stage: the method.
-        options: its options.
-        kind: the settings class of the method's configuration, a part of the options.
-        output: the folder to write.
-        progress: called with (steps done, total steps), and loss and gradient norm by name.
-        train: called with the base, the configuration and `Job`'s further arguments.
-
-    Returns:
-        The manifest's notes.
+    `kind` is the settings class of the method's configuration, a part of the options. `progress` is called
+    with (steps done, total steps), and loss and gradient norm by name; `train` with the base, the
+    configuration and `Job`'s further arguments.
 
     Raises:
         HarnessError: an option, the model or the data cannot be used, or training fails.

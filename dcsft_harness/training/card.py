@@ -79,21 +79,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Origin:
-    """One direct or indirect input of an artifact.
+    """One direct or indirect input of an artifact."""
 
-    Attributes:
-        role: its role in what was made from it: "data", "labels", "model", ...
-        name: the name of its folder or file.
-        sha256: its hash when it was used.
-        made: its manifest; None if it has none, is gone or has changed since.
-        said: why there is no manifest; empty if there is one.
-    """
-
-    role: str
-    name: str
-    sha256: str
-    made: manifest.Manifest | None
-    said: str
+    role: str  # its role in what was made from it: "data", "labels", "model",
+    name: str  # the name of its folder or file
+    sha256: str  # its hash when it was used
+    made: manifest.Manifest | None  # its manifest; None if it has none, is gone or has changed since
+    said: str  # why there is no manifest; empty if there is one
 
 
 def walk(artefact: manifest.Manifest) -> Iterator[Origin]:
@@ -187,32 +179,19 @@ def origin_summary(made: manifest.Manifest) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """An accuracy on one task.
+    """An accuracy on one task."""
 
-    Attributes:
-        task: an lmms-eval task.
-        distribution: "id" or "ood", in or out of the training distribution; None if the task does not state
-            it.
-        of_base: whether it is the base's accuracy, for comparison.
-        accuracy: in [0, 1]; None if no item was scored.
-        n: items scored.
-        limit: the number of items that the run was limited to; None if all were evaluated.
-    """
-
-    task: str
+    task: str  # an lmms-eval task
+    # "id" or "ood", in or out of the training distribution; None if the task does not state it
     distribution: str | None
-    of_base: bool
-    accuracy: float | None
-    n: int
-    limit: int | None
+    of_base: bool  # whether it is the base's accuracy, for comparison
+    accuracy: float | None  # in [0, 1]; None if no item was scored
+    n: int  # items scored
+    limit: int | None  # the number of items that the run was limited to; None if all were evaluated
 
 
 def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
-    """The accuracies in folders of `dcsft evaluate`, by task, the base's first.
-
-    Raises:
-        HarnessError: a folder has no scores, or those of another model, or two folders have the same task.
-    """
+    """The accuracies in folders of `dcsft evaluate`, by task, the base's first; each task once."""
     found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
     for folder in folders:
         scores = manifest.read(folder, "scores")
@@ -223,22 +202,14 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
                 raise HarnessError(
                     f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
                 )
-            row = _scored(task, of_base, said)
-            found[task, of_base] = folder, row
+            where, limit = said.get("distribution"), said.get("limit")
+            found[task, of_base] = folder, Scored(task, where, of_base, said["accuracy"], said["n"], limit)
     rows = [row for _, row in found.values()]
     return sorted(rows, key=lambda row: (row.task, not row.of_base))
 
 
-def _scored(task: str, of_base: bool, said: dict[str, Any]) -> Scored:
-    return Scored(task, said.get("distribution"), of_base, said["accuracy"], said["n"], said.get("limit"))
-
-
 def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
-    """Whether scores are of the artifact's base, and not of the artifact.
-
-    Raises:
-        HarnessError: they are of neither, or do not name their model.
-    """
+    """Whether scores are of the artifact's base; otherwise they must be of the artifact."""
     own = file_sha256(made.folder / manifest.NAME)
     base = made.inputs.get("model", {}).get("sha256")
     model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
@@ -260,14 +231,10 @@ _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledge
 
 
 def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) -> None:
-    """Writes the card of a finished artifact into its folder.
+    """Writes the card of a finished artifact into its folder, with scores of it or of its base.
 
-    Nothing else of the artifact changes: its manifest has no hash of the card (`manifest.CARD`).
-
-    Args:
-        folder: an adapter or a checkpoint with its manifest.
-        scores: folders of `dcsft evaluate`, of this artifact or of its base.
-        place: the folder's final place, if it will move: its manifest names inputs relative to that.
+    Nothing else of the artifact changes: its manifest has no hash of the card (`manifest.CARD`). `place` is
+    the folder's final place, if it will move: its manifest names inputs relative to that.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, scores of another model, or one of the folders was
@@ -287,9 +254,8 @@ def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) 
 def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
     """The card of an artifact, starting with the hub's metadata.
 
-    Args:
-        made: the artifact's manifest; the card marks inputs that are gone or have changed.
-        scored: known accuracies of the artifact and of its base.
+    It marks inputs that are gone or have changed. `scored` are known accuracies of the artifact and of its
+    base.
     """
     # For a merge, the manifest of what was trained; an adapter made from another one continued its training.
     source = (_is_merge(made) and parent(made, "adapter")) or made
@@ -304,7 +270,7 @@ def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
             "The merge against base and adapter", ("parity", "value"), _entries(made.notes.get("parity"))
         ),
         *_scores(scored),
-        *_use(made),
+        *("## How to use it", "", _USE[made.kind]),
         *_licence_section(made),
     ]
     text = "\n".join(["---", _metadata(made, scored).to_yaml(), "---", "", *sections])
@@ -488,10 +454,6 @@ In vLLM:
     vllm serve FOLDER
 """,
 }
-
-
-def _use(made: manifest.Manifest) -> list[str]:
-    return ["## How to use it", "", _USE[made.kind]]
 
 
 def _licence_section(made: manifest.Manifest) -> list[str]:

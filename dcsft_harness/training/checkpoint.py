@@ -35,8 +35,7 @@ _ALIGNER = re.compile(r"merger|connector|projector|projection|aligner|resampler|
 def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
     """Every linear layer except the output layer: module name -> part of the model.
 
-    Raises:
-        HarnessError: the model has no identifiable language model.
+    A model without an identifiable language model is refused.
     """
     decoder = model.get_decoder()
     if decoder is model:
@@ -56,11 +55,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
 
 
 def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
-    """The layers that `AdapterConfig.lora_target` chooses.
-
-    Raises:
-        HarnessError: no layer matches.
-    """
+    """The layers that `AdapterConfig.lora_target` chooses, at least one."""
     wanted: dict[str, set[Part]] = {
         "all": {"language", "vision", "aligner"},
         "language": {"language"},
@@ -106,11 +101,7 @@ def lora_shape(adapter: str, base: str) -> dict[str, object]:
 
 
 def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
-    """Refuses LoRA settings that differ from those of the adapter to continue.
-
-    Raises:
-        HarnessError: names the setting.
-    """
+    """Refuses LoRA settings that differ from those of the adapter to continue."""
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     for name, own in lora_shape(adapter, base).items():
         value = getattr(config, name)
@@ -158,13 +149,10 @@ def check_intact(model: str, adapter: Path | None) -> None:
 
 
 def check_weights(model: str, config: PreTrainedConfig) -> None:
-    """Refuses a base with missing weights, before any are read.
+    """Refuses a base with missing, unexpected or reshaped weights, before any are read.
 
-    If a launch shards the weights, no rank has a whole model to check, so the files are checked instead.
-
-    Raises:
-        HarnessError: files are damaged, or tensors are missing, unexpected, of another shape or, if a launch
-            shards them, not finite.
+    If a launch shards the weights, no rank has a whole model to check, so the files are checked instead, also
+    for values that are not finite.
     """
     models.check_weights(ModelSettings(model), config)
     if sharding() is not None and ranks.rank() == 0:
@@ -172,11 +160,7 @@ def check_weights(model: str, config: PreTrainedConfig) -> None:
 
 
 def compute_dtype(asked: str) -> torch.dtype:
-    """The dtype of forward passes.
-
-    Raises:
-        HarnessError: bfloat16 on a CUDA device that lacks it.
-    """
+    """The dtype of forward passes; bfloat16 is refused on a CUDA device that lacks it."""
     cuda = torch.cuda.is_available()
     # Older devices emulate bfloat16 through float32, which is slower than float32 itself.
     able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -188,11 +172,7 @@ def compute_dtype(asked: str) -> torch.dtype:
 
 
 def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The base's weights in `dtype`; transformers 5 would otherwise use their stored dtype.
-
-    Raises:
-        HarnessError: see `models.checkpoint.open_weights`.
-    """
+    """The base's weights in `dtype`; transformers 5 would otherwise use their stored dtype."""
     return models.open_weights(model, dtype)
 
 
@@ -209,31 +189,20 @@ def recast(folder: Path, dtype: torch.dtype) -> None:
 def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None = None) -> BoxConvention:
     """The coordinates in which the model writes boxes, under the limits of training.
 
-    Raises:
-        HarnessError: `given` are those of a resized image, and the processor does not resize by pixels.
+    Those of a resized image are refused if the processor does not resize by pixels.
     """
     found: BoxConvention = models.convention(open_config(model), processor, given)
     return found
 
 
 def check_adapter(adapter: str, base: str) -> None:
-    """Refuses an adapter that is invalid or does not fit.
-
-    No weights of the base are read.
-
-    Raises:
-        HarnessError: with the reason.
-    """
+    """Refuses an adapter that is invalid or does not fit; no weights of the base are read."""
     read_config(adapter, base)
     models.check_adapter(ModelSettings(base, adapter), open_config(base))
 
 
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """Attaches an adapter to its base for further training.
-
-    Raises:
-        HarnessError: the folder is not an adapter, or does not fit the base.
-    """
+    """Attaches an adapter to its base for further training."""
     model = wrap(network, adapter, base)
     model.peft_config["default"].inference_mode = False
     model.set_adapter("default")

@@ -217,13 +217,9 @@ class TrainingConfig(Settings):
         return False
 
     def share(self, processes: int) -> tuple[int, int]:
-        """The work of one process of a launch per optimizer step.
+        """Samples per forward pass of one process of a launch, and the number of accumulated passes.
 
-        Returns:
-            Samples per forward pass, and the number of accumulated passes.
-
-        Raises:
-            HarnessError: the processes cannot share a batch evenly.
+        Processes that cannot share a batch evenly are refused.
         """
         micro = self.micro_batch_size or max(self.batch_size // processes, 1)
         if self.batch_size % (micro * processes):

@@ -20,17 +20,15 @@ from transformers import PreTrainedConfig, ProcessorMixin
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.curation.conversations import REFUSED, ROW
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.models.chat_template import media_marks
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
-from dcsft_harness.records import MARK
+from dcsft_harness.records import MARK, parts
 from dcsft_harness.scoring.boxes import parse_box
 
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
-LISTED = 20
-"""The most rows that an error about a set lists."""
 
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
@@ -38,21 +36,14 @@ Part = dict[str, str]
 
 @dataclass(frozen=True)
 class Turns:
-    """One conversation, split where the loss begins.
+    """One conversation, split where the loss begins."""
 
-    Attributes:
-        prompt: the messages before the answer, images as placeholders.
-        answer: the text of the assistant's last turn, which the model learns.
-        images: the number of images in the prompt.
-        box: the answer's [x1, y1, x2, y2] in pixels of the first image; None for other answers.
-        sizes: (width, height) of each image, pixels.
-    """
-
-    prompt: list[dict[str, Any]]
-    answer: str
-    images: int
+    prompt: list[dict[str, Any]]  # the messages before the answer, images as placeholders
+    answer: str  # the text of the assistant's last turn, which the model learns
+    images: int  # the number of images in the prompt
+    # the answer's [x1, y1, x2, y2] in pixels of the first image; None for other answers
     box: list[float] | None = None
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of each image, pixels
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -62,31 +53,19 @@ class Turns:
 
 @dataclass(frozen=True)
 class Conversations:
-    """A checked training set: the usable rows, and why others are refused.
+    """A checked training set: the usable rows, and why others are refused."""
 
-    Attributes:
-        name: the folder, for errors.
-        turns: the conversations, in order of the rows.
-        source: all rows in Arrow's format, with undecoded images.
-        item_ids: content ids, one per conversation; None if the set has none.
-        weights: the weight of each conversation in the loss, 0 or above; None if the set has no weights.
-        numbers: the set's row number of each conversation, from 0.
-        refused: row of the set -> why it cannot be trained on.
-        row_names: each row's name in errors; None if errors use row numbers.
-        tokens: of the longest conversation, images included; 0 before `screened` has counted them.
-        image_tokens: of the conversation with the largest images.
-    """
-
-    name: str
-    turns: list[Turns]
-    source: Dataset
-    item_ids: list[str] | None
+    name: str  # the folder, for errors
+    turns: list[Turns]  # the conversations, in order of the rows
+    source: Dataset  # all rows in Arrow's format, with undecoded images
+    item_ids: list[str] | None  # content ids, one per conversation; None if the set has none
+    # the weight of each conversation in the loss, 0 or above; None if the set has no weights
     weights: list[float] | None
-    numbers: list[int]
-    refused: dict[int, HarnessError]
-    row_names: list[str] | None = None
-    tokens: int = 0
-    image_tokens: int = 0
+    numbers: list[int]  # the set's row number of each conversation, from 0
+    refused: dict[int, HarnessError]  # row of the set -> why it cannot be trained on
+    row_names: list[str] | None = None  # each row's name in errors; None if errors use row numbers
+    tokens: int = 0  # of the longest conversation, images included; 0 before `screened` has counted them
+    image_tokens: int = 0  # of the conversation with the largest images
 
     def images(self, position: int) -> list[Pillow.Image]:
         """The images of a conversation, RGB, in the form that `dcsft_hf` evaluates."""
@@ -113,13 +92,9 @@ class Conversations:
         )
 
     def refuse(self, skip: bool = False) -> None:
-        """Refuses a set with unusable rows.
+        """Refuses a set with unusable rows, listing the first ones with their reasons and the total number.
 
-        Args:
-            skip: leave them out instead, as long as other rows remain.
-
-        Raises:
-            HarnessError: lists the first LISTED of them with their reasons, and the total number.
+        With `skip`, leaves them out instead, as long as other rows remain.
         """
         if not self.refused or (skip and self.turns):
             return
@@ -127,21 +102,16 @@ class Conversations:
         first = self.refused[rows[0]]
         if len(rows) == 1:
             raise HarnessError(first.problem, f"{first.remedy}, or leave it out with --on-error skip")
-        reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows[:LISTED]]
-        more = f"; and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows]
         total = len(rows) + len(self.turns)
         raise HarnessError(
-            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {'; '.join(reasons)}{more}",
+            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {listed(reasons)}",
             "Correct them, or leave them out with --on-error skip" if self.turns else "Correct them",
         )
 
 
 def read(data: Path | Dataset) -> Conversations:
-    """Opens a training set and checks all of its rows, images included; see `examined`.
-
-    Raises:
-        HarnessError: the set cannot be opened, or some of its rows cannot be trained on.
-    """
+    """Opens a training set and checks all of its rows, images included; see `examined`."""
     found = examined(data)
     found.refuse()
     return found
@@ -191,8 +161,9 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
             sizes = tuple(_decode(entry, where).size for entry in images)
             one = replace(_split(row["messages"], len(images), where), sizes=sizes)
             one = one if box is None else _boxed(one, box, where)
-            if weights is not None:
-                _check_weight(weights[number], where)
+            weight = 1.0 if weights is None else weights[number]
+            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise HarnessError(f"{where}: weight {weight!r}", "Give a finite number of at least 0")
         except HarnessError as error:
             refused[number] = error
             continue
@@ -231,11 +202,6 @@ def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
             "Write x1, y1, x2, y2 in original-image pixels, x1 < x2 and y1 < y2",
         )
     return replace(turns, box=list(box))
-
-
-def _check_weight(weight: object, where: str) -> None:
-    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise HarnessError(f"{where}: weight {weight!r}", "Give a finite number of at least 0")
 
 
 def digest(data: Dataset) -> str:
@@ -311,12 +277,9 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
 def _parts(content: object, literal: bool, where: str) -> list[Part]:
     """A message's content as parts; with `literal`, a placeholder is text like any other."""
     if isinstance(content, str):
-        texts = [content] if literal else content.split(MARK)
-        parts: list[Part] = []
-        for number, text in enumerate(texts):
-            parts += [{"type": "image"}] if number else []
-            parts += [{"type": "text", "text": text}] if text else []
-        return parts
+        if not literal:
+            return parts(content)
+        return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
         raise HarnessError(f"{where}: a message's content is {type(content).__name__}", "Make it text")
     kinds = {part.get("type") for part in content} - {"text", "image"}
@@ -331,11 +294,7 @@ def _parts(content: object, literal: bool, where: str) -> list[Part]:
 
 
 def _decode(entry: object, where: str) -> Pillow.Image:
-    """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it.
-
-    Raises:
-        HarnessError: it is missing, damaged or truncated.
-    """
+    """An image as `datasets` stores it ({"bytes", "path"}), as `pictures.to_rgb` shows it."""
     try:
         if not isinstance(entry, Mapping) or not (entry.get("bytes") or entry.get("path")):
             raise UnreadableError(f"{type(entry).__name__} instead of an image of `datasets`")
@@ -369,14 +328,8 @@ def screened(
     """The set without rows that the processor or the base refuses; those are added to `refused`.
 
     A row is refused if its text contains an image token of the model family, if the processor does not
-    support the size of one of its images, or if it has more tokens than the base has positions.
-
-    Args:
-        conversations: the set.
-        texts: the tokenizer's input for each conversation, image tokens included.
-        processor: the base's, with the pixel limits of training.
-        config: the base's configuration.
-        completion: tokens that a row may have besides its text.
+    support the size of one of its images, or if it has more tokens than the base has positions. `texts` are
+    the tokenizer's inputs, image tokens included; `completion` is the tokens that a row may have besides.
     """
     refused: dict[int, HarnessError] = {}
     marks, sizes = media_marks(processor, config), _Sizes(processor)

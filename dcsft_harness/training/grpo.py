@@ -42,26 +42,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judge:
-    """The task's own scorer, as in labeling and evaluation.
+    """The task's own scorer, as in labeling and evaluation."""
 
-    Attributes:
-        task: an lmms-eval task.
-        doc_ids: content id of an item -> its position in the task's documents.
-    """
-
-    task: Any
-    doc_ids: Mapping[str, int]
+    task: Any  # an lmms-eval task
+    doc_ids: Mapping[str, int]  # content id of an item -> its position in the task's documents
 
     def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
         """The score of a response in [0, 1]; None where it cannot be scored.
 
-        Args:
-            item_id: the item.
-            response: the text.
-            truncated: whether it reached the token limit.
-
-        Raises:
-            HarnessError: the task has no such item.
+        `truncated`: it reached the token limit. The task must have the item.
         """
         if item_id not in self.doc_ids:
             raise HarnessError(
@@ -179,11 +168,7 @@ def _task_of(
 
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
-    """Refuses options that only apply to your own rows.
-
-    Raises:
-        HarnessError: names the option.
-    """
+    """Refuses options that only apply to your own rows."""
     for option, value in (("--scorer", scorer), ("--image-root", image_root)):
         if value is not None:
             raise HarnessError(
@@ -201,11 +186,7 @@ VLLM_MODES = ("colocate", "server")
 
 
 def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
-    """Refuses a set that the task cannot score, that has weights, or that is smaller than a batch.
-
-    Raises:
-        HarnessError: with the reason.
-    """
+    """Refuses a set that the task cannot score, that has weights, or that is smaller than a batch."""
     strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
     if strange:
         raise HarnessError(
@@ -231,9 +212,6 @@ def check_generation(model: str, args: "GRPOConfig") -> None:
 
     TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes the others from
     the base.
-
-    Raises:
-        HarnessError: names the setting.
     """
     where = f"GRPO: the generation_config.json of {model}"
     remedy = "Take it out of that file: the policy is trained on the distribution that it samples from"
@@ -250,9 +228,6 @@ def check_processor(setup: Setup) -> None:
 
     TRL passes on only the features whose names it knows. If there are more rows of pixels than images, it
     takes each row for a tile of an image.
-
-    Raises:
-        HarnessError: names what TRL does not support.
     """
     if trouble := _trouble(setup.processor):
         raise HarnessError(
@@ -293,11 +268,7 @@ def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
 
 
 def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
-    """Refuses checkpoints between steps that share completions: a resumed run would redraw them.
-
-    Raises:
-        HarnessError: with the steps that would work.
-    """
+    """Refuses checkpoints between steps that share completions: a resumed run would redraw them."""
     passes = args.steps_per_generation * args.num_iterations
     steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
     if config.save_steps is not None and config.save_steps % steps:
@@ -312,9 +283,8 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
 def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
     """Refuses what TRL would notice only after loading the weights, or not at all.
 
-    Raises:
-        HarnessError: vLLM is missing, its mode is unknown, the processes do not divide, or vLLM would get
-            images in another size than the trainer.
+    vLLM is missing, its mode is unknown, the processes do not divide, or vLLM would get images in another
+    size than the trainer.
     """
     if args.vllm_mode not in VLLM_MODES:
         raise unknown_name("vllm_mode", str(args.vllm_mode), VLLM_MODES)
@@ -362,8 +332,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """One forward and backward pass over a micro-batch of completions.
 
-        Raises:
-            HarnessError: the loss is not finite; the weights are those of the last step.
+        If the loss is not finite, an error: the weights are those of the last step.
         """
         loss = super().training_step(model, inputs, *rest, **named)
         self.refuse_infinite(loss)
@@ -392,11 +361,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _refusing_infinite(self) -> Iterator[None]:
-        """Stops at logits that are not finite: torch's sampling refuses them or draws arbitrary tokens.
-
-        Raises:
-            HarnessError: names the step and the items.
-        """
+        """Stops at logits that are not finite: torch's sampling refuses them or draws arbitrary tokens."""
 
         def check(module: object, given: object, logits: torch.Tensor) -> None:
             if not torch.isfinite(logits).all():
@@ -464,11 +429,10 @@ class _Order(torch.utils.data.Sampler[int]):
 
 
 def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
-    """Token ids in which each run of `token` is a single one.
+    """Token ids in which each run of `token`, one per image, is a single one.
 
-    Raises:
-        HarnessError: the number of runs is not `images`, as for a model that splits an image into tiles:
-            vLLM's expansion of the tokens would be ambiguous.
+    Another number of runs is refused, as of a model that splits an image into tiles: vLLM's expansion of the
+    tokens would be ambiguous.
     """
     made = [found for at, found in enumerate(ids) if found != token or at == 0 or ids[at - 1] != token]
     if made.count(token) != images:
@@ -519,21 +483,9 @@ def train_grpo(
     """Trains by GRPO and writes an adapter, or with `config.full` a checkpoint.
 
     For each step, transformers draws new completions; so does vLLM, with TRL's arguments `use_vllm` and
-    `vllm_mode` in `config.extra`. The trainer gets prompts and images, but no answers.
-
-    Args:
-        model: the base, a folder or a hub name.
-        data: a curated set or an open data set, with item ids.
-        judge: the task that the items come from, which scores completions.
-        output: the folder to write; must not exist, or be empty.
-        config: the settings; the paper's by default.
-        more: `Job`'s adapter, inputs and progress.
-
-    Returns:
-        The manifest's notes: steps, ledger, last loss, shares of groups, and more.
-
-    Raises:
-        HarnessError: the data, the base or a setting cannot be used, or training diverges.
+    `vllm_mode` in `config.extra`. The trainer gets prompts and images, but no answers: `judge`, the task that
+    the items come from, scores completions. The data needs item ids. Other arguments, notes and errors are
+    those of `sft.train_sft`.
     """
     job = Job("grpo", model, data, output, config or GrpoConfig(), **more)
     return perform(job, lambda setup: _make(setup, judge))
@@ -542,8 +494,7 @@ def train_grpo(
 def prompts(conversations: Conversations) -> Dataset:
     """The training set in GRPOTrainer's format: prompt (messages), images and row; no answer.
 
-    Raises:
-        HarnessError: the set has no item ids, which scoring needs.
+    Scoring needs item ids.
     """
     if conversations.item_ids is None:
         raise HarnessError(

@@ -26,10 +26,7 @@ _ORIGINS = ("base_model_name_or_path", "_name_or_path")
 
 
 def check(repo: str) -> None:
-    """Checks whether an upload can succeed, before anything else is done.
-
-    Args:
-        repo: "name", or "owner/name".
+    """Checks whether an upload to "name" or "owner/name" can succeed, before anything else is done.
 
     Raises:
         HarnessError: the name is invalid, the hub is switched off or cannot be reached, or the user has no
@@ -61,18 +58,11 @@ def check(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Uploads a finished adapter or checkpoint, its card included.
+    """Uploads a finished adapter or checkpoint, its card included; returns the repository's address.
 
     Checkpoints of a run's earlier steps are not uploaded. In the uploaded copies of JSON files, local paths
-    are cut to their last name; the folder itself does not change.
-
-    Args:
-        folder: the artifact.
-        repo: "name", or "owner/name"; created if it does not exist.
-        private: whether a new repository is private.
-
-    Returns:
-        The repository's address.
+    are cut to their last name; the folder itself does not change. A repository that does not exist is
+    created.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, files changed since it was written, or the hub
@@ -89,12 +79,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
 
 
 def refuse_unfit(folder: Path) -> None:
-    """Refuses a folder that must not be uploaded.
-
-    Raises:
-        HarnessError: neither an adapter nor a checkpoint, files have changed since it was written, or
-            weights are damaged.
-    """
+    """Refuses to upload another kind of folder, files changed since they were written, or damaged weights."""
     made = manifest.read(folder)
     if made.kind not in KINDS:
         raise HarnessError(f"{folder} holds {made.kind}", "Give an adapter or a checkpoint")
@@ -103,11 +88,9 @@ def refuse_unfit(folder: Path) -> None:
 
 
 def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
-    """Refuses weights that nobody could use.
+    """Refuses weights that nobody could use: missing, unexpected, of another shape or not finite.
 
-    Raises:
-        HarnessError: tensors are missing, unexpected, of another shape or not finite. If an adapter's base is
-            not on this machine, names and shapes are not compared.
+    If an adapter's base is not on this machine, names and shapes are not compared.
     """
     from dcsft_harness.models import adapters, checkpoint, weights
     from dcsft_harness.models.settings import ModelSettings

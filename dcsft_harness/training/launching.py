@@ -37,23 +37,16 @@ def shipped() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to distribute a command over processes.
+    """How to distribute a command over processes."""
 
-    Attributes:
-        processes: the number over all machines; above 1.
-        plan: a name of `shipped()`, or one of accelerate's configuration files.
-    """
-
-    processes: int
-    plan: str = DEFAULT
+    processes: int  # the number over all machines; above 1
+    plan: str = DEFAULT  # a name of `shipped()`, or one of accelerate's configuration files
 
     @classmethod
     def read(cls, processes: int | None, plan: str | None) -> "Launch | None":
         """The launch for the options `num_processes` and `launch`; None for a single process.
 
-        Raises:
-            HarnessError: a value is out of range, the options contradict each other, or this process already
-                belongs to a launch.
+        Options that are out of range or contradict each other, and a launch within a launch, are refused.
         """
         if processes is None and plan is None:
             return None
@@ -75,11 +68,7 @@ class Launch:
 
     @property
     def file(self) -> Path:
-        """The configuration file.
-
-        Raises:
-            HarnessError: there is none.
-        """
+        """The configuration file, which must exist."""
         if self.plan.endswith((".yaml", ".yml", ".json")):
             if not Path(self.plan).is_file():
                 raise HarnessError(f"--launch {self.plan} does not exist", "Check the path")
@@ -173,16 +162,9 @@ def sharding() -> str | None:
 
 
 def run(launch: Launch, config: TrainingConfig | None, words: list[str], output: Path) -> dict[str, Any]:
-    """Runs a command in the launch's processes, and waits for them.
+    """Runs a command, without the options of the launch, in its processes, and waits for them.
 
-    Args:
-        launch: the processes.
-        config: see `Launch.check`.
-        words: the command, without the options of the launch.
-        output: the folder that it writes.
-
-    Returns:
-        The notes of the resulting artifact.
+    `output` is the folder that it writes; returns the notes of the artifact there.
 
     Raises:
         HarnessError: the launch failed, or one of its processes did: `FailedElsewhere` if that process has
@@ -228,9 +210,7 @@ def _start(given: list[str]) -> None:
 def _tell(codes: Mapping[int, int], error: Exception) -> None:
     """Raises the error that a launch's exit codes mean, by rank in the order in which they ended.
 
-    Raises:
-        HarnessError: a process was killed.
-        KeyboardInterrupt: they were interrupted.
+    KeyboardInterrupt if the processes were interrupted.
     """
     ended = (-signal.SIGTERM, 128 + signal.SIGTERM, ranks.ELSEWHERE)
     causes = {rank: code for rank, code in codes.items() if code not in ended}

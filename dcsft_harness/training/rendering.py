@@ -24,30 +24,19 @@ _CLOSING = {"<think>": "</think>", "<|channel>thought": "<channel|>"}
 
 
 class Rendered(NamedTuple):
-    """The text of one sample.
+    """The text of one sample."""
 
-    Attributes:
-        prompt: everything before the answer, the same text as in evaluation.
-        completion: the answer and its end mark; the loss covers exactly this.
-    """
-
-    prompt: str
-    completion: str
+    prompt: str  # everything before the answer, the same text as in evaluation
+    completion: str  # the answer and its end mark; the loss covers exactly this
 
 
 @dataclass(frozen=True)
 class Template:
-    """A checkpoint's template for conversations.
+    """A checkpoint's template for conversations."""
 
-    Attributes:
-        processor: its processor, chat template and tokenizer included.
-        stops: end marks that stop generation, as text.
-        arguments: further arguments of the template.
-    """
-
-    processor: ProcessorMixin
-    stops: tuple[str, ...]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    processor: ProcessorMixin  # its processor, chat template and tokenizer included
+    stops: tuple[str, ...]  # end marks that stop generation, as text
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the template
 
     @classmethod
     def of(
@@ -58,8 +47,7 @@ class Template:
     ) -> "Template":
         """A checkpoint's template with its end marks: the tokenizer's and those of its generation config.
 
-        Raises:
-            HarnessError: there is none, so no answer could ever end.
+        Without any, no answer could ever end: an error.
         """
         tokenizer = processor.tokenizer
         ids = getattr(generation, "eos_token_id", None)
@@ -75,9 +63,8 @@ class Template:
     def render(self, turns: Turns, where: str) -> Rendered:
         """A conversation as text: the prompt of evaluation, and what the model has to write from there.
 
-        Raises:
-            HarnessError: the template begins an answer differently than its generation prompt, so the prompts
-                of training and evaluation would differ.
+        A template that begins an answer differently than its generation prompt is refused: the prompts of
+        training and evaluation would differ.
         """
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
         prompt = render(self.processor, turns.prompt, where, True, self.arguments)
@@ -91,9 +78,7 @@ class Template:
     def _after_thought(self, turns: Turns, prompt: str, whole: str, where: str) -> str:
         """The completion where the generation prompt alone opens a thought, or gives an empty one.
 
-        Raises:
-            HarnessError: the two differ in something else, or the answer has a thought and the prompt an
-                empty one.
+        Refused if the two differ in something else, or only the answer has a thought.
         """
         before = render(self.processor, turns.prompt, where, False, self.arguments)
         at = whole.find(turns.answer.strip(), len(before)) if whole.startswith(before) else -1

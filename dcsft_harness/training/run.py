@@ -30,7 +30,6 @@ from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
 from dcsft_harness.models.resources import Arithmetic, take_exactly
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import checkpoint, data, run_folder
-from dcsft_harness.training import data as training_data
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.launching import sharding, shares
@@ -55,30 +54,18 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Job:
-    """A training job.
+    """A training job."""
 
-    Attributes:
-        method: the verb's last word: "sft".
-        model: the base, a folder or a hub name.
-        data: a curated set, a folder written by `save_to_disk`, or an open data set.
-        output: the folder to write.
-        config: the settings.
-        adapter: an adapter to train further; None begins with a new one.
-        inputs: further artifacts to record, role -> folder.
-        progress: called after each step.
-        source: the source of an open data set: a task's name or a file.
-        settings: further settings that decide the result, by name.
-    """
-
-    method: str
-    model: Path | str
-    data: Path | Dataset
-    output: Path
+    method: str  # the verb's last word: "sft"
+    model: Path | str  # the base, a folder or a hub name
+    data: Path | Dataset  # a curated set, a folder written by `save_to_disk`, or an open data set
+    output: Path  # the folder to write
     config: TrainingConfig
-    adapter: Path | None = None
-    inputs: Mapping[str, Path] = field(default_factory=dict)
-    progress: Progress | None = None
-    source: str | None = None
+    adapter: Path | None = None  # an adapter to train further; None begins with a new one
+    inputs: Mapping[str, Path] = field(default_factory=dict)  # further artifacts to record, role -> folder
+    progress: Progress | None = None  # called after each step
+    source: str | None = None  # the source of an open data set: a task's name or a file
+    # further settings that decide the result, by name
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -98,7 +85,7 @@ class Job:
         else:
             settings["model"] = str(self.model)
         if isinstance(self.data, Dataset):
-            settings |= {"data": training_data.digest(self.data), "source": self.source}
+            settings |= {"data": data.digest(self.data), "source": self.source}
         else:
             sources["data"] = self.data
         if self.adapter is not None:
@@ -116,33 +103,21 @@ class Job:
 
 @dataclass
 class Setup:
-    """The inputs of a trainer.
+    """The inputs of a trainer."""
 
-    Attributes:
-        job: the training job.
-        folder: the trainer's output folder.
-        conversations: the checked training set.
-        processor: the base's, with the pixel limits of training.
-        limits: those limits; None for a processor without.
-        dtype: the dtype of forward passes.
-        room: the most bytes that the run may have on disk at a time.
-        network: the weights to train; set after all checks that do not need them.
-        peft_config: the new adapter to attach; None if there is none, or it is already attached.
-        notes: the manifest's notes.
-        completion: tokens that a row may have besides its text.
-    """
-
-    job: Job
-    folder: Path
-    conversations: Conversations
-    processor: ProcessorMixin
-    limits: PixelLimits | None
-    dtype: torch.dtype
-    room: int
+    job: Job  # the training job
+    folder: Path  # the trainer's output folder
+    conversations: Conversations  # the checked training set
+    processor: ProcessorMixin  # the base's, with the pixel limits of training
+    limits: PixelLimits | None  # those limits; None for a processor without
+    dtype: torch.dtype  # the dtype of forward passes
+    room: int  # the most bytes that the run may have on disk at a time
+    # the weights to train; set after all checks that do not need them
     network: PreTrainedModel | PeftModel = None
+    # the new adapter to attach; None if there is none, or it is already attached
     peft_config: LoraConfig | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-    completion: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)  # the manifest's notes
+    completion: int = 0  # tokens that a row may have besides its text
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -150,15 +125,9 @@ class Setup:
         return dict(self.notes.get(chat_template.NAME) or {})
 
     def screen(self, conversations: Conversations, texts: Sequence[str], completion: int = 0) -> None:
-        """Skips or refuses unusable rows: the last check before weights are read.
+        """Skips or refuses unusable rows, by a text per conversation: the last check before weights are read.
 
-        Args:
-            conversations: the rendered set.
-            texts: a text per conversation, see `data.screened`.
-            completion: tokens that a row may have besides its text.
-
-        Raises:
-            HarnessError: rows are refused, and skipping is off or would leave none.
+        `completion` is the tokens that a row may have besides its text; see `data.screened`.
         """
         found = data.screened(
             conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
@@ -187,8 +156,7 @@ class Setup:
     def box_convention(self, has_boxes: bool) -> BoxConvention:
         """The coordinates in which boxes are trained or scored; recorded if the data has boxes.
 
-        Raises:
-            HarnessError: there are boxes, and their coordinates are unknown.
+        With boxes, they must be known.
         """
         job = self.job
         space = job.config.box_space or coordinates.taught(job.adapter, job.model)
@@ -213,29 +181,18 @@ _STATE = 3
 def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
     """The most bytes that a run's checkpoints and result may have on disk at a time.
 
-    Args:
-        job: what is to be trained.
-        base: the base's configuration. It determines the number of weights without files or network; building
-            its modules without weights takes 0.1 s at 72 billion.
-        rows: items of the training set.
-
-    Raises:
-        HarnessError: `lora_target` matches none of the base's layers.
+    The base's configuration determines the number of weights without files or network; building its modules
+    without weights takes 0.1 s at 72 billion.
     """
-    state = (_STATE if _keeps_moments(job) else 1) + _is_with_reference(job)
+    # AdamW keeps two moments in float32; other optimizers keep less, or unknown sizes.
+    state = _STATE if str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch") else 1
+    # The reference is a copy of the adapter to continue.
+    state += job.config.has_reference and job.adapter is not None
     return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
 
 
 def check_disk(job: Job, needed: int) -> None:
-    """Refuses a disk that cannot hold a run's files.
-
-    Args:
-        job: the training job; its output folder exists.
-        needed: the size of its files, in bytes.
-
-    Raises:
-        HarnessError: names the space needed.
-    """
+    """Refuses a disk that cannot hold a run's files, naming the bytes needed; the output folder exists."""
     # A resumed run already has some of that on disk.
     for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
         needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
@@ -253,11 +210,7 @@ def check_disk(job: Job, needed: int) -> None:
 
 
 def trained(job: Job, base: PreTrainedConfig) -> int:
-    """The number of trained weights: of a new adapter, of the adapter to continue, or of the whole base.
-
-    Raises:
-        HarnessError: `lora_target` matches none of the base's layers.
-    """
+    """The number of trained weights: of a new adapter, of the adapter to continue, or of the whole base."""
     if not isinstance(job.config, AdapterConfig) or job.config.full:
         return sum(weight.numel() for weight in outline(base).parameters())
     if job.adapter is not None:
@@ -269,11 +222,6 @@ def trained(job: Job, base: PreTrainedConfig) -> int:
     return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def _keeps_moments(job: Job) -> bool:
-    """Whether the optimizer is AdamW with two moments in float32; others keep less, or unknown sizes."""
-    return str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch")
-
-
 def _checkpoints(job: Job, rows: int) -> int:
     """The most checkpoints on disk at a time."""
     config = job.config
@@ -281,14 +229,13 @@ def _checkpoints(job: Job, rows: int) -> int:
         return 0
     # One more than are kept, because a new one is complete before the oldest is removed.
     most = (config.keep or 1) + 1
-    samples = rows * config.samples_per_row
-    steps = config.max_steps or math.ceil(samples / config.batch_size) * (config.epochs or 1)
-    return min(most, math.ceil(steps / config.save_steps))
+    return min(most, math.ceil(_steps(config, rows) / config.save_steps))
 
 
-def _is_with_reference(job: Job) -> bool:
-    """Whether checkpoints hold a second adapter: the reference, a copy of the adapter to continue."""
-    return job.config.has_reference and job.adapter is not None
+def _steps(config: TrainingConfig, rows: int) -> float:
+    return config.max_steps or math.ceil(rows * config.samples_per_row / config.batch_size) * (
+        config.epochs or 1
+    )
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:
@@ -311,11 +258,7 @@ _ROOM = 0.9
 
 
 def plan(setup: Setup) -> Estimate:
-    """What a run needs, with as many samples per forward pass as fit.
-
-    Raises:
-        HarnessError: the launch's processes do not divide a batch.
-    """
+    """What a run needs, with as many samples per forward pass as fit."""
     job, device = setup.job, planned_device()
     processes, shared = shares()
     share, _ = job.config.share(processes)
@@ -355,7 +298,6 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         dropout = config.lora_dropout > 0
         if job.adapter is None:
             chosen = checkpoint.lora_targets(linear, config.lora_target)
-    tokens = setup.conversations.tokens + setup.completion
     count = trained(job, base)
     return Training(
         trained=count,
@@ -364,7 +306,7 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         dropout=dropout,
         number=dtype.itemsize,
         checkpointing=bool(config.extra.get("gradient_checkpointing", cuda or setup.recomputes)),
-        tokens=tokens,
+        tokens=setup.conversations.tokens + setup.completion,
         image_tokens=setup.conversations.image_tokens,
         rows=config.sequences_per_sample,
         processes=shared,
@@ -419,8 +361,7 @@ def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) ->
     if PLANNING.get() is None:
         return 0.0
     config = setup.job.config
-    rows = len(setup.conversations.turns) * config.samples_per_row
-    steps = config.max_steps or math.ceil(rows / config.batch_size) * (config.epochs or 1)
+    steps = _steps(config, len(setup.conversations.turns))
     patches = given.image_tokens * anatomy.patches_per_token
     forward = given.rows * anatomy.arithmetic.forward(given.tokens, patches)
     # Forward, gradient of activations; of weights, if all train; what is computed again; and the reference.
@@ -448,10 +389,7 @@ Make = Callable[[Setup], Callable[[], Any]]
 
 
 def perform(job: Job, make: Make) -> dict[str, Any]:
-    """Trains and writes the artifact.
-
-    Returns:
-        The manifest's notes; empty at ranks other than 0.
+    """Trains and writes the artifact; returns the manifest's notes, empty at ranks other than 0.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.
@@ -488,7 +426,14 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         rows = [f"row {number}" for number in setup.conversations.numbers]
         trainer.bind(account, setup.conversations.item_ids or rows)
         account.costs = Arithmetic(trainer.model)
-        complete = _companions(setup)
+
+        def complete(folder: Path) -> None:
+            """Adds the other files of a checkpoint to its weights."""
+            # The base's own processor: the pixel limits of training are not those of evaluation.
+            checkpoint.open_processor(str(job.model)).save_pretrained(folder)
+            coordinates.tell(folder, setup.notes.get("box_space"))
+            chat_template.record(folder, setup.notes.get(chat_template.NAME))
+
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
         _train(trainer, last, run)
         return _finish(job, setup, run, trainer, account)
@@ -499,7 +444,7 @@ def _prepare(job: Job) -> Setup:
     checkpoint.check_intact(base, job.adapter)
     if isinstance(job.data, Path):
         _refuse_former(job.data)
-    conversations = training_data.examined(job.data, job.source)
+    conversations = data.examined(job.data, job.source)
     if not conversations.turns:
         conversations.refuse()
     config = checkpoint.open_config(base)
@@ -532,8 +477,7 @@ def _prepare(job: Job) -> Setup:
 def _refuse_former(folder: Path) -> None:
     """Refuses a curated set whose rollouts an older version sampled with other images.
 
-    Raises:
-        HarnessError: names the line or item. Sets whose rollouts have been moved pass.
+    Sets whose rollouts have been moved pass.
     """
     if not (folder / manifest.NAME).is_file():
         return
@@ -573,20 +517,6 @@ def _network(
     chosen = checkpoint.lora_targets(checkpoint.linear_layers(network), config.lora_target)
     notes["adapted"] = checkpoint.count_by_part(chosen)
     return network, checkpoint.lora_config(config, chosen)
-
-
-def _companions(setup: Setup) -> Callable[[Path], None]:
-    """Returns a function that adds the other files of a checkpoint to its weights.
-
-    The processor is the base's, without the pixel limits of training.
-    """
-
-    def complete(folder: Path) -> None:
-        checkpoint.open_processor(str(setup.job.model)).save_pretrained(folder)
-        coordinates.tell(folder, setup.notes.get("box_space"))
-        chat_template.record(folder, setup.notes.get(chat_template.NAME))
-
-    return complete
 
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
@@ -653,9 +583,8 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
 def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> None:
     """Writes an adapter alone, or a whole checkpoint in its base's dtype.
 
-    Raises:
-        OSError: the disk is full; safetensors has its own error for this, which `manifest.writing` could not
-            distinguish from a fault in the weights.
+    A full disk is an OSError; safetensors has its own error for this, which `manifest.writing` could not
+    distinguish from a fault in the weights.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     try:
@@ -664,7 +593,11 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
             if not isinstance(model, PeftModel):
                 checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
         elif isinstance(model, PeftModel):
-            _save_adapter(model, folder)
+            # A set's order changes from process to process; equal runs should write equal files.
+            config = model.peft_config["default"]
+            if isinstance(config.target_modules, set):
+                config.target_modules = sorted(config.target_modules)
+            model.save_pretrained(folder, selected_adapters=["default"])
         else:
             with checkpoint.no_bars():
                 model.to(checkpoint.open_config(base).dtype or torch.float32).save_pretrained(folder)
@@ -676,11 +609,3 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
     if not isinstance(model, PeftModel):
         # The base's own processor: the pixel limits of training are not those of evaluation.
         checkpoint.open_processor(base).save_pretrained(folder)
-
-
-def _save_adapter(model: PeftModel, folder: Path) -> None:
-    # A set's order changes from process to process; equal runs should write equal files.
-    config = model.peft_config["default"]
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(folder, selected_adapters=["default"])

@@ -49,11 +49,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def identity(output: Path) -> str:
-    """A hash of what decides a run's weights: the same while it runs and after it has finished.
-
-    Raises:
-        HarnessError: the folder has no run, or one with unreadable settings.
-    """
+    """A hash of what decides a run's weights: the same while it runs and after it has finished."""
     path, settings = output / manifest.UNFINISHED / RUN, None
     if not (output / manifest.NAME).is_file():
         with contextlib.suppress(FileNotFoundError):  # it may finish at this moment
@@ -82,12 +78,9 @@ class RunFolder:
         return next(reversed(checkpoints(self.folder)), None)
 
     def complete(self, step: int, state: Mapping[str, Any], keep: int) -> None:
-        """Marks the checkpoint of a step as complete, once it is on disk, and removes the oldest ones.
+        """Marks the checkpoint of a step as complete, once it is on disk, and keeps only the newest `keep`.
 
-        Args:
-            step: the step.
-            state: state to resume from, besides the trainer's own files.
-            keep: the number of checkpoints to keep.
+        `state` is what to resume from, besides the trainer's own files.
         """
         folder = self.folder / f"checkpoint-{step}"
         for path in (folder, *folder.rglob("*")):
@@ -99,11 +92,7 @@ class RunFolder:
             shutil.rmtree(old)
 
     def state(self) -> dict[str, Any]:
-        """The state stored with the newest complete checkpoint.
-
-        Raises:
-            HarnessError: it cannot be read, or the checkpoint's files have changed since.
-        """
+        """The state stored with the newest complete checkpoint, whose files must be unchanged."""
         assert self.last is not None
         remedy = f"Remove {self.last} to resume from the one before"
         try:
@@ -169,9 +158,6 @@ def opened(output: Path, kind: str, identity: Mapping[str, Any]) -> Iterator[Run
     """Opens an output folder for this launch; see `resuming.resumed`.
 
     Training resumes from its newest complete checkpoint, if there is one.
-
-    Raises:
-        HarnessError: another process uses the folder, or it has other files or a run with other settings.
     """
     with resuming.resumed(output, kind, identity, checkpoints) as folder:
         with ranks.agreed():

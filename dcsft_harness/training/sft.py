@@ -121,7 +121,6 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         """Accepts SFTTrainer's arguments, and a weight for each row of the training set."""
         super().__init__(**given)
         self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-        self._counted_at = -1
         # transformers sets False for most vision-language models (their own loss ignores the count), and an
         # accumulated batch would then weigh micro-batches equally, whatever their number of tokens. The loss
         # here is TRL's, which divides by the tokens of the whole batch if it gets their count.
@@ -172,27 +171,19 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """One forward and backward pass over a micro-batch.
 
-        Raises:
-            HarnessError: the loss is not finite; the weights are those of the last step.
+        If the loss is not finite, an error: the weights are those of the last step.
         """
-        if self._counted_at != self.state.global_step:
-            self._counted_at, self._rows = self.state.global_step, []
         rows = [row for row in inputs[ROWS].tolist() if row != FILLING]
-        self._rows += rows
+        self.begin(rows)
         learned = int((inputs["labels"] != -100).sum())
         tokens = int(inputs["attention_mask"].sum())
         costs = self.account.costs
         flops = 0.0 if costs is None else costs.training(tokens, costs.patches(inputs))
         loss = super().training_step(model, inputs, *rest, **named)
         self.refuse_infinite(loss)
-        if not rows:
-            return loss  # type: ignore[no-any-return]
-        self.account.count(
-            prompts=len(rows),
-            prompt_tokens=tokens - learned,
-            completion_tokens=learned,
-            flops=flops,
-        )
+        if rows:
+            spent = {"prompt_tokens": tokens - learned, "completion_tokens": learned, "flops": flops}
+            self.account.count(prompts=len(rows), **spent)
         return loss  # type: ignore[no-any-return]
 
     def compute_loss(
@@ -267,20 +258,8 @@ def train_cold_start(
 ) -> dict[str, Any]:
     """Trains all parameters and writes a checkpoint with processor, tokenizer and chat template.
 
-    Weights are kept in float32 during training and saved in the base's dtype.
-
-    Args:
-        model: the base, a folder or a hub name.
-        data: a curated set, a folder written by `save_to_disk`, or an open data set.
-        output: the checkpoint's folder; must not exist, or be empty.
-        config: the settings; the paper's by default.
-        more: `Job`'s inputs and progress.
-
-    Returns:
-        The manifest's notes.
-
-    Raises:
-        HarnessError: the data, the base or a setting cannot be used, or training diverges.
+    Weights are kept in float32 during training and saved in the base's dtype. Arguments, notes and errors are
+    those of `train_sft`.
     """
     return perform(Job("cold-start", model, data, output, config or ColdStartConfig(), **more), _make)
 
@@ -330,12 +309,7 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
 def check_processor(setup: Setup, method: str) -> None:
     """Refuses a family whose processor changes an answer's tokens when TRL passes the answer alone.
 
-    Args:
-        setup: the run.
-        method: the method's name in errors.
-
-    Raises:
-        HarnessError: the processor takes no text without an image, or adds tokens in front of an answer.
+    It takes no text without an image, or adds tokens in front of an answer. Errors name the method.
     """
     processor, text = setup.processor, "B"
     problem = f"TRL's {method} does not take {setup.job.model}: its {type(processor).__name__}"

@@ -26,12 +26,7 @@ from dcsft_harness.training.run_folder import RunFolder
 
 # Costs and measurements of a run, step by step, across interruptions.
 
-LOGGED = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "entropy": "entropy",
-}
+LOGGED = {name: name for name in ("loss", "grad_norm", "learning_rate", "entropy")}
 """TRL's name of a metric of every method -> its name in the log."""
 
 
@@ -114,11 +109,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[str, Any]:
-    """TRL's arguments that our settings decide, or that our guarantees depend on.
-
-    Raises:
-        HarnessError: the launch's processes do not divide a batch.
-    """
+    """TRL's arguments that our settings decide, or that our guarantees depend on."""
     micro, accumulated = config.share(ranks.world_size())
     if MIXED in os.environ:
         # Set by `accelerate launch`; it overrides `bf16` below if that is false.
@@ -171,13 +162,9 @@ def arguments(
     extra: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401 - TRL's
-    """TRL's arguments for a run.
+    """TRL's arguments for a run, of `trl.SFTConfig` or another method's class.
 
-    Args:
-        kind: `trl.SFTConfig` or another method's.
-        ours: what the harness sets.
-        extra: the user's arguments; they may not change `ours`.
-        defaults: the method's own defaults, which `extra` may change.
+    The user's `extra` may not change `ours`, which the harness sets, but the method's own `defaults`.
 
     Raises:
         HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
@@ -218,11 +205,7 @@ def arguments(
 
 
 def _numbered(name: str, kind: object, value: object) -> object:
-    """A number that arrived as text, as YAML reads 1e-5; anything else unchanged.
-
-    Raises:
-        HarnessError: the argument must be a number, and this is none.
-    """
+    """A number that arrived as text, as YAML reads 1e-5; anything else unchanged."""
     kinds = get_args(kind) or (kind,)
     if not isinstance(value, str) or str in kinds or not {int, float} & set(kinds):
         return value
@@ -234,11 +217,7 @@ def _numbered(name: str, kind: object, value: object) -> object:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that are not installed, before weights are read.
-
-    Raises:
-        HarnessError: names the tracker.
-    """
+    """Refuses trackers that are not installed, before weights are read."""
     for name in names:
         try:
             INTEGRATION_TO_CALLBACK[name]()
@@ -277,17 +256,12 @@ def answers_alone() -> Iterator[None]:
 
 
 class Accounted:
-    """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub.
+    """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub."""
 
-    Attributes:
-        logged: TRL's names of the method's own metrics -> their names in the log.
-        account: the run's costs so far, and its metrics by step.
-        item_ids: content ids by row of the training set, or other names of its rows.
-    """
-
-    logged: Mapping[str, str] = {}
-    account: Account
-    item_ids: Sequence[str]
+    logged: Mapping[str, str] = {}  # TRL's names of the method's own metrics -> their names in the log
+    account: Account  # the run's costs so far, and its metrics by step
+    _counted_at = -1
+    item_ids: Sequence[str]  # content ids by row of the training set, or other names of its rows
 
     def bind(self, account: Account, item_ids: Sequence[str]) -> None:
         """Sets the account; called before training."""
@@ -297,16 +271,19 @@ class Accounted:
         # Added by the trainer when its own progress bar is off; it prints every log line.
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
 
+    def begin(self, rows: Sequence[int]) -> None:
+        """Adds a micro-batch's rows to those of the current step."""
+        step = self.state.global_step  # type: ignore[attr-defined]
+        if self._counted_at != step:
+            self._counted_at, self._rows = step, []
+        self._rows += rows
+
     def items(self) -> list[str]:
         """The items of the current batch: their ids, or their rows if they have none."""
         return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def refuse_infinite(self, loss: torch.Tensor) -> None:
-        """Stops at a loss that is not finite; the weights are those of the last step.
-
-        Raises:
-            HarnessError: names the step and the items.
-        """
+        """Stops at a loss that is not finite, naming step and items; weights are those of the last step."""
         if not torch.isfinite(loss):
             step = self.state.global_step + 1  # type: ignore[attr-defined]
             raise not_finite("loss", float(loss), step, self.items())

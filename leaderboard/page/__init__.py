@@ -64,34 +64,19 @@ POLICY = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The content of a page.
+    """The content of a page."""
 
-    Attributes:
-        board: as loaded.
-        summary: its numbers.
-        document: its numbers in the form of leaderboard.json.
-        labels: item id -> difficulty.
-        samples: the number of items per task to export with images.
-        rollouts: folders of rollouts; the same number of items of each is shown.
-        downloads: files that readers can save.
-    """
-
-    board: Board
+    board: Board  # as loaded
     summary: Summary
-    document: Mapping[str, Any]
-    labels: Mapping[str, str]
-    samples: int
-    rollouts: Sequence[Path] = ()
-    downloads: Sequence[Path] = ()
+    document: Mapping[str, Any]  # its numbers in the form of leaderboard.json
+    labels: Mapping[str, str]  # item id -> difficulty
+    samples: int  # the number of items per task to export with images
+    rollouts: Sequence[Path] = ()  # folders of rollouts; the same number of items of each is shown
+    downloads: Sequence[Path] = ()  # files that readers can save
 
 
 def write_page(folder: Path, source: Source) -> None:
-    """Writes a page.
-
-    Args:
-        folder: the folder to write; must not exist.
-        source: the content.
-    """
+    """Writes a page to a new folder."""
     data = folder / "data"
     data.mkdir(parents=True)
     _write_assets(folder)

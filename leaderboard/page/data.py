@@ -23,7 +23,7 @@ from dcsft_harness.artifacts.storage import IMAGES
 from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.leaderboard.board import Board, Result, Task
 from dcsft_harness.leaderboard.page.pictures import Picture, Shown, store
-from dcsft_harness.leaderboard.report.document import _renamed as ids_on_board
+from dcsft_harness.leaderboard.report.document import escaped, ids_on_board
 from dcsft_harness.leaderboard.stats.intervals import Codes as Ints
 from dcsft_harness.leaderboard.stats.intervals import Floats
 from dcsft_harness.leaderboard.summary import Line
@@ -41,20 +41,12 @@ WIDTHS = ((1, "<u1"), (2, "<u2"), (4, "<u4"))
 """Bytes per number, and numpy's name for the type."""
 QUARTERS = 3
 """Up to this number of distinct scores, four items share a byte."""
-_ESCAPES = {mark: f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 def script(name: str, content: Json) -> bytes:
     """One data file: a call with its content. Lone surrogates become question marks."""
     said = json_text(content, allow_nan=False, separators=(",", ":"))
     return f'dcsft.take("{name}",{escaped(said)});\n'.encode("utf-8", errors="replace")
-
-
-def escaped(said: str) -> str:
-    """JSON without the characters that could end a script element or a line of JavaScript."""
-    for mark, instead in _ESCAPES.items():  # `translate` is slower, one character at a time
-        said = said.replace(mark, instead)
-    return said
 
 
 def write_script(folder: Path, name: str, content: Json) -> None:
@@ -155,11 +147,7 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
         "remarks": [without_folders(remark) for remark in board["remarks"]],
         "columns": board["columns"],
         "tasks": [
-            {
-                **task,
-                "conditions": list(task["conditions"].items()),
-                "draws": _with_draws(task, board["tasks"]),
-            }
+            {**task, "conditions": list(task["conditions"].items()), "draws": _with_draws(task, board)}
             for task in board["tasks"]
         ],
         "rows": [_row(row) for row in board["rows"]],
@@ -168,12 +156,12 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
     }
 
 
-def _with_draws(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> int | None:
+def _with_draws(task: Mapping[str, Any], board: Mapping[str, Any]) -> int | None:
     """The index of the task whose files hold the K responses behind a metric: the task with avg@k."""
     if task["metric"] is None:
         return None
     name, k = task["name"].removesuffix(task["metric"]), task["metric"].partition("@")[2]
-    return next((at for at, one in enumerate(tasks) if one["name"] == f"{name}avg@{k}"), None)
+    return next((at for at, one in enumerate(board["tasks"]) if one["name"] == f"{name}avg@{k}"), None)
 
 
 def _row(row: Mapping[str, Any]) -> Json:
@@ -248,24 +236,14 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-_DIFFICULTIES = ("easy", "medium", "hard")
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One board of a page.
+    """One board of a page."""
 
-    Attributes:
-        number: 0: the board's own rows; 1, ...: rows that cannot be compared with them.
-        board: as loaded.
-        tasks: its tasks, in the order of leaderboard.json.
-        lines: its lines, in that order.
-    """
-
-    number: int
-    board: Board
-    tasks: Sequence[Task]
-    lines: Sequence[Line]
+    number: int  # 0: the board's own rows; 1, ...: rows that cannot be compared with them
+    board: Board  # as loaded
+    tasks: Sequence[Task]  # its tasks, in the order of leaderboard.json
+    lines: Sequence[Line]  # its lines, in that order
 
     def name(self, task: int) -> str:
         """Prefix of the names of a task's data files."""
@@ -277,11 +255,7 @@ def write_tasks(
 ) -> None:
     """Writes two files per task: its items, and the scores of all rows.
 
-    Args:
-        folder: the folder for data files.
-        part: the board.
-        labels: item id -> difficulty.
-        shown: task -> item id -> the item's content to show beside the responses.
+    `labels` is item id -> difficulty; `shown` is task -> item id -> content to show beside the responses.
     """
     for number, task in enumerate(part.tasks):
         write_script(
@@ -312,7 +286,7 @@ def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str
     }
     if labels:
         kinds = [labels.get(item) for item in task.item_ids]
-        places = [-1 if kind is None else _DIFFICULTIES.index(kind) for kind in kinds]
+        places = [-1 if kind is None else DIFFICULTIES.index(kind) for kind in kinds]
         found["difficulties"] = pack_numbers(np.array(places, dtype=np.int64))
     prompts: Sequence[str | None] = documents.prompts or [None] * len(task.item_ids)
     if shown:
@@ -420,16 +394,9 @@ _COLUMNS = ("item_id", "sample_index", "response", "score", "extracted", "n_toke
 
 
 def write_pools(data: Path, pictures: Path, rollouts: Sequence[Path], samples: int) -> list[Json]:
-    """Writes two files for each folder of rollouts: its items, and their responses one item after another.
+    """Writes two files per folder of rollouts: `samples` of its items, and their responses item by item.
 
-    Args:
-        data: the folder for data files.
-        pictures: the folder for images.
-        rollouts: folders of `dcsft sample`.
-        samples: items of each; ids are hashes, so the first ones are a random draw.
-
-    Returns:
-        For each, its name on the page and its counts.
+    Ids are hashes, so the first items are a random draw. Returns each one's name on the page and counts.
 
     Raises:
         HarnessError: a folder holds no rollouts, they have changed, or they cannot be read.
@@ -485,11 +452,7 @@ def _drawn(path: Path, ids: Sequence[str]) -> pa.Table:
 
 
 def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
-    """The offsets of each item's responses, and the end of the last one's; and all scores, NaN if missing.
-
-    Raises:
-        HarnessError: an item has no response.
-    """
+    """The offsets of each item's responses, and the end of the last one's; and all scores, NaN if missing."""
     found = drawn["item_id"].combine_chunks().dictionary_encode()
     if lost := sorted(set(ids) - set(found.dictionary.to_pylist())):
         raise HarnessError(f"{ROLLOUTS} has no response to item {lost[0]}", "Sample the pool again")

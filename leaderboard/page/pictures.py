@@ -31,43 +31,27 @@ AGAIN = 8
 
 
 class Picture(NamedTuple):
-    """One stored image.
+    """One stored image."""
 
-    Attributes:
-        file: its name in the images' folder, a hash of its content.
-        width: of the upright original, in pixels; boxes are in these.
-        height: likewise.
-    """
-
-    file: str
-    width: int
-    height: int
+    file: str  # its name in the images' folder, a hash of its content
+    width: int  # of the upright original, in pixels; boxes are in these
+    height: int  # likewise
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The content of an item to show.
+    """The content of an item to show."""
 
-    Attributes:
-        prompt: the text that the model saw.
-        pictures: in the order shown to the model.
-    """
-
-    prompt: str
-    pictures: tuple[Picture, ...]
+    prompt: str  # the text that the model saw
+    pictures: tuple[Picture, ...]  # in the order shown to the model
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The content of some tasks' items to show.
+    """The content of some tasks' items to show."""
 
-    Attributes:
-        shown: task -> item id -> its content.
-        reasons: task -> why it is incomplete.
-    """
-
-    shown: Mapping[str, Mapping[str, Shown]]
-    reasons: Mapping[str, str]
+    shown: Mapping[str, Mapping[str, Shown]]  # task -> item id -> its content
+    reasons: Mapping[str, str]  # task -> why it is incomplete
 
 
 def export(
@@ -76,14 +60,10 @@ def export(
     samples: int,
     open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
 ) -> Exported:
-    """Writes the images of up to `samples` items of each task.
+    """Writes the images of up to `samples` items of each task to a folder, created if there are any.
 
-    Args:
-        folder: the folder for images; created if there are any.
-        documents: task -> a function that returns its items. Ids are hashes, so the first ones are a random
-            draw.
-        samples: items per task.
-        open_tasks: opens tasks by name; None: lmms-eval.
+    `documents` is task -> a function that returns its items; ids are hashes, so the first ones are a random
+    draw. `open_tasks` opens tasks by name; None: lmms-eval.
     """
     shown: dict[str, Mapping[str, Shown]] = {}
     reasons: dict[str, str] = {}
@@ -137,15 +117,12 @@ def _of_task(
             reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             refused.append(reason)
             continue
-        if item not in _ids(described.item_id):
+        occurrences = (occurrence_id(described.item_id, again) for again in range(1, AGAIN + 1))
+        if item not in (described.item_id, *occurrences):
             refused.append(f"Document {number} is another than the one that was evaluated.")
             continue
         found[item] = Shown(described.prompt, tuple(store(folder, image) for image in images))
     return found, refused
-
-
-def _ids(item: str) -> list[str]:
-    return [item, *(occurrence_id(item, again) for again in range(1, AGAIN + 1))]
 
 
 def store(folder: Path, image: "Image") -> Picture:

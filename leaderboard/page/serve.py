@@ -50,11 +50,9 @@ LIFETIME = 600
 
 @contextlib.contextmanager
 def server(folder: Path, port: int = 0) -> "Iterator[TcpWSGIServer]":
-    """A server of a page, bound only to the loopback address; `run` serves until Ctrl-C.
+    """A server of a leaderboard or its page, bound only to the loopback address; `run` serves until Ctrl-C.
 
-    Args:
-        folder: a leaderboard, or its page.
-        port: the port; 0 uses a free one, given by the server's `effective_port`.
+    Port 0 uses a free one, given by the server's `effective_port`.
 
     Raises:
         HarnessError: there is no page, or the port is not available.

@@ -41,12 +41,9 @@ def schema() -> Json:
 
 
 def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = None) -> Json:
-    """A board as plain values.
+    """A board as plain values; folders are named relative to `output`, the file's final folder.
 
-    Args:
-        summary: the board's numbers.
-        output: the file's final folder: folders are named relative to it.
-        more: further entries of the schema: `plots`, `items`.
+    `more` are further entries of the schema: `plots`, `items`.
     """
     return {
         "format": FORMAT,
@@ -65,10 +62,14 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
 def text(found: Json) -> str:
     """A document as JSON that every parser reads: no NaN, and nothing that could end a script element."""
-    said = json_text(found, indent=1, allow_nan=False)
-    for mark in ("<", ">", "&", "\u2028", "\u2029"):
+    return escaped(json_text(found, indent=1, allow_nan=False)) + "\n"
+
+
+def escaped(said: str) -> str:
+    """JSON without the characters that could end a script element or a line of JavaScript."""
+    for mark in "<>&\u2028\u2029":  # `translate` is slower, one character at a time
         said = said.replace(mark, f"\\u{ord(mark):04x}")
-    return said + "\n"
+    return said
 
 
 def _board(summary: Summary, output: Path) -> Json:
@@ -89,13 +90,7 @@ def _board(summary: Summary, output: Path) -> Json:
         "comparisons": [_comparison(one, summary.lines) for one in summary.comparisons],
         "budgets": [_budget(one) for one in summary.budgets],
         "crossings": [
-            {
-                "row": one.row,
-                "other": one.other,
-                "over": one.over,
-                "metric": one.metric,
-                **one.crossing._asdict(),
-            }
+            {**_named(one, "row", "other", "over", "metric"), **one.crossing._asdict()}
             for one in summary.overtakings
         ],
         "remarks": list(summary.remarks),
@@ -118,27 +113,19 @@ def _budget(one: Budget) -> Json:
 def _task(task: Task) -> Json:
     groups = len(set(task.clusters.tolist()))
     return {
-        "name": task.name,
-        "distribution": task.distribution,
+        **_named(task, "name", "distribution", "metric"),
         "family": None if task.family is None else str(task.family),
         "n": len(task.item_ids),
         "clusters": groups,
-        "metric": task.metric,
         "conditions": {name: _plain(value) for name, value in task.conditions.items()},
     }
 
 
 def _column(column: Column, tasks: list[str], found: Detectable | None) -> Json:
     return {
-        "label": column.label,
-        "distribution": column.distribution,
-        "is_mean": column.is_mean,
-        "metric": column.metric,
+        **_named(column, "label", "distribution", "is_mean", "metric", "n"),
         "tasks": [tasks.index(task.name) for task in column.tasks],
-        "n": column.n,
-        "minimum_detectable": None
-        if found is None
-        else {"difference": found.difference, "paired": found.paired},
+        "minimum_detectable": None if found is None else _named(found, "difference", "paired"),
     }
 
 
@@ -152,11 +139,9 @@ def _line(line: Line, output: Path) -> Json:
         "is_baseline": line.is_baseline,
         "cells": [None if entry is None else _entry(entry) for entry in line.entries],
         "ood_retention": _estimate(line.retention),
-        "worst_task": None
-        if line.worst is None
-        else {"task": line.worst.task, "accuracy": line.worst.accuracy},
+        "worst_task": None if line.worst is None else _named(line.worst, "task", "accuracy"),
         "rank": None if line.rank is None else line.rank._asdict(),
-        "pareto": None if line.front is None else {"on": line.front.on, "share": line.front.share},
+        "pareto": None if line.front is None else _named(line.front, "on", "share"),
         "by_difficulty": None
         if line.by_difficulty is None
         else {kind: _estimate(found) for kind, found in line.by_difficulty.items()},
@@ -167,9 +152,7 @@ def _line(line: Line, output: Path) -> Json:
 
 def _entry(entry: Entry) -> Json:
     return {
-        "n": entry.n,
-        "unscored": entry.unscored,
-        "unanswered": entry.unanswered,
+        **_named(entry, "n", "unscored", "unanswered"),
         "accuracy": _estimate(entry.accuracy),
         "difference": _estimate(entry.difference),
         "seed_deviation": entry.deviation,
@@ -188,24 +171,23 @@ def _comparison(one: Comparison, lines: Iterable[Line]) -> Json:
         "other": places[one.other],
         "column": one.column,
         "difference": _estimate(one.difference),
-        "p": one.p,
-        "p_holm": one.p_holm,
-        "method": one.method,
-        "better": one.better,
-        "worse": one.worse,
+        **_named(one, "p", "p_holm", "method", "better", "worse"),
     }
+
+
+def _named(record: object, *names: str) -> Json:
+    """Some attributes of a record, by name."""
+    return {name: getattr(record, name) for name in names}
+
+
+_TABLES = ("settings", "model", "pixels", "packages")
 
 
 def _provenance(part: Provenance, output: Path) -> Json:
     return {
         "folder": _relative(part.folder, output),
-        "kind": part.kind,
-        "name": part.name,
-        "created": part.created,
-        "settings": _plain(part.settings),
-        "model": _plain(part.model),
-        "pixels": _plain(part.pixels),
-        "packages": _plain(part.packages),
+        **_named(part, "kind", "name", "created"),
+        **{name: _plain(value) for name, value in _named(part, *_TABLES).items()},
         "training": None if part.training is None else _training(part.training, output),
     }
 
@@ -223,16 +205,9 @@ def _training(run: Training, output: Path) -> Json:
 
 def _quoted(one: Quoted) -> Json:
     return {
-        "name": one.name,
-        "model": one.model,
-        "setting": one.setting,
-        "source": one.source,
-        "read": one.read,
+        **_named(one, "name", "model", "setting", "source", "read", "mean", "recomputed", "follows"),
         "cells": dict(one.cells),
         "mean_over": list(one.mean_over),
-        "mean": one.mean,
-        "recomputed": one.recomputed,
-        "follows": one.follows,
     }
 
 
@@ -279,16 +254,7 @@ SCHEMA = pa.schema(
 
 
 def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = None) -> int:
-    """Writes every item of every row, one folder of results at a time.
-
-    Args:
-        path: the file.
-        board: as loaded; its results are read again.
-        labels: item id -> difficulty.
-
-    Returns:
-        The number of rows written.
-    """
+    """Writes every item of every row, one folder of results at a time; returns the number of rows written."""
     difficulties = None
     if labels:
         difficulties = pa.array(labels.keys(), pa.string()), pa.array(labels.values(), pa.string())
@@ -314,7 +280,7 @@ def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = Non
 def _of_board(
     number: int, result: Result, table: pa.Table, difficulties: tuple[pa.Array, pa.Array] | None
 ) -> pa.Table:
-    rows, ids = table.num_rows, _renamed(result, table)
+    rows, ids = table.num_rows, ids_on_board(result, table)
     distribution = {task: measured.distribution for task, measured in result.tasks.items()}
     known = pa.array(distribution.keys(), pa.string()), pa.array(distribution.values(), pa.string())
     columns = {
@@ -355,7 +321,7 @@ def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.
     return known[1].take(pc.index_in(values, value_set=known[0]))
 
 
-def _renamed(result: Result, table: pa.Table) -> pa.ChunkedArray:
+def ids_on_board(result: Result, table: pa.Table) -> pa.ChunkedArray:
     """The items' ids on the board: a log's items may have the ids of a scores folder."""
     ids = table["item_id"]
     for measured in result.tasks.values():

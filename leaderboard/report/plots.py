@@ -29,34 +29,21 @@ Ends = list[list[float]] | None
 
 
 class Point(NamedTuple):
-    """An accuracy after a number of steps; all in [0, 1] except the step.
+    """An accuracy after a number of steps; all in [0, 1] except the step."""
 
-    Attributes:
-        step: steps of training.
-        value: the accuracy; for several seeds their mean.
-        low: lower end of its 95 % interval; for several seeds the lowest seed's accuracy.
-        high: upper end of the interval, or the highest seed's accuracy.
-    """
-
-    step: float
-    value: float
-    low: float
-    high: float
+    step: float  # steps of training
+    value: float  # the accuracy; for several seeds their mean
+    low: float  # lower end of its 95 % interval; for several seeds the lowest seed's accuracy
+    high: float  # upper end of the interval, or the highest seed's accuracy
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run, or the runs of several seeds.
+    """A run, or the runs of several seeds."""
 
-    Attributes:
-        name: the name of its rows, without their steps.
-        seeds: the number of runs; above 1 the points are means with the seeds' range.
-        points: "ood" and "id", else tasks, those that have two points or more, by step.
-    """
-
-    name: str
-    seeds: int
-    points: dict[str, list[Point]]
+    name: str  # the name of its rows, without their steps
+    seeds: int  # the number of runs; above 1 the points are means with the seeds' range
+    points: dict[str, list[Point]]  # "ood" and "id", else tasks, those that have two points or more, by step
 
 
 def curves(summary: Summary) -> list[Curve]:
@@ -99,11 +86,6 @@ def _place(row: Row) -> tuple[Path, float] | None:
     return None if named is None else (Path(named[0]), float(named[1]))
 
 
-def _common(names: set[str], otherwise: str) -> str:
-    """The common name of one run's rows, without steps; rows named only by a step have none."""
-    return next(iter(names)) if len(names) == 1 and names != {UNNAMED} else otherwise
-
-
 def _run_name(line: Line) -> str:
     """A row's name without its step."""
     found = step_of(line.name)
@@ -126,7 +108,8 @@ def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: st
         ]
         if len(known) > 1:
             found[name] = known
-    return Curve(_common(names, otherwise), seeds, found)
+    # Rows named only by a step have no common name.
+    return Curve(names.pop() if len(names) == 1 and names != {UNNAMED} else otherwise, seeds, found)
 
 
 FOLLOWED = 5
@@ -140,20 +123,15 @@ def _followed(summary: Summary) -> dict[str, int]:
 
 
 def _curve_point(summary: Summary, step: float, line: Line, index: int) -> Point | None:
-    mean = _accuracy_in(line, index)
+    mean = _accuracy(line, index)
     if mean is None:
         return None
     if not line.is_group:
         low, high = (mean.value if end is None else end for end in (mean.low, mean.high))
         return Point(step, mean.value, low, high)
-    own = [_accuracy_in(one, index) for one in summary.lines if not one.is_group and one.rows[0] in line.rows]
+    own = [_accuracy(one, index) for one in summary.lines if not one.is_group and one.rows[0] in line.rows]
     values = [one.value for one in own if one is not None]
     return Point(step, mean.value, min([mean.value, *values]), max([mean.value, *values]))
-
-
-def _accuracy_in(line: Line, index: int) -> Estimate | None:
-    entry = line.entries[index]
-    return None if entry is None else entry.accuracy
 
 
 # The colors of Okabe and Ito, which color-blind readers can distinguish; black last.
@@ -186,17 +164,17 @@ def _results(summary: Summary) -> list[Line]:
     """The lines without checkpoints whose run has a later one on the board."""
     last: dict[Path, float] = {}
     for line in _main(summary):
-        for run in _runs(line):
+        for run in _runs(*line.rows):
             last[run.folder] = max(last.get(run.folder, 0.0), run.ledger.get("steps", 0.0))
     return [
         line
         for line in _main(summary)
-        if all(run.ledger.get("steps", 0.0) == last[run.folder] for run in _runs(line))
+        if all(run.ledger.get("steps", 0.0) == last[run.folder] for run in _runs(*line.rows))
     ]
 
 
-def _runs(line: Line) -> list[Training]:
-    return [part.training for row in line.rows for part in row.provenance if part.training is not None]
+def _runs(*rows: Row) -> list[Training]:
+    return [part.training for row in rows for part in row.provenance if part.training is not None]
 
 
 def _plain_log(axis: "Axis") -> None:
@@ -251,10 +229,8 @@ def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:
             continue
         some.sort(key=lambda one: one[0])
         names = {_run_name(line) for _, (_, line, _, _) in some}
-        name, color = (
-            label(names.pop() if len(names) == 1 else run.name),
-            COLORS[some[0][1][0] % len(COLORS)],
-        )
+        name = label(names.pop() if len(names) == 1 else run.name)
+        color = COLORS[some[0][1][0] % len(COLORS)]
         ends = f"steps {some[0][0]:.0f} to {some[-1][0]:.0f}"
         axes.plot(
             [x for _, (_, _, x, _) in some], [100 * y.value for _, (_, _, _, y) in some], "-o",
@@ -278,14 +254,8 @@ def id_against_ood(summary: Summary, axes: "Axes") -> bool:
         return False
     front = sorted((100 * x.value, 100 * y.value) for _, line, x, y in known if line.front and line.front.on)
     if len(front) > 1:
-        axes.plot(
-            *zip(*front, strict=True),
-            color="0.6",
-            linestyle="--",
-            linewidth=1,
-            zorder=0,
-            label="Pareto front",
-        )
+        style = {"color": "0.6", "linestyle": "--", "linewidth": 1}
+        axes.plot(*zip(*front, strict=True), zorder=0, label="Pareto front", **style)
     paths = _draw_paths(axes, [(number, line, 100 * x.value, y) for number, line, x, y in known])
     known = [one for one in known if one[1] not in paths]
     many = len(known) > LABELLED
@@ -323,9 +293,7 @@ def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
 
 def label_mix(summary: Summary, axes: "Axes") -> bool:
     """The share of easy, medium and hard items in each row's training data."""
-    known = [(line, mix) for line in _results(summary) if (mix := _mix(line)) and sum(mix.values())][
-        : 2 * CURVES
-    ]
+    known = [(line, mix) for line in _results(summary) if (mix := _mix(line))][: 2 * CURVES]
     if not known:
         return False
     left = [0.0] * len(known)
@@ -343,7 +311,7 @@ def label_mix(summary: Summary, axes: "Axes") -> bool:
 
 
 def _mix(line: Line) -> dict[str, int]:
-    runs = _runs(line)
+    runs = _runs(*line.rows)
     return dict(runs[0].mix) if runs and sum(runs[0].mix.values()) else {}
 
 
@@ -380,7 +348,7 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
                     steps, values, yerr=ends, fmt=style, label=named, capsize=2, elinewidth=1,
                     color=color, marker=marker,
                 )  # fmt: skip
-            level = None if baseline is None else _accuracy_in(baseline, _followed(summary)[column])
+            level = None if baseline is None else _accuracy(baseline, _followed(summary)[column])
             if baseline is not None and level is not None and (column, at) not in drawn:
                 drawn.add((column, at))
                 alone = all(_place(row) is None for row in baseline.rows)
@@ -398,11 +366,8 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
 
 def hard_ratio(summary: Summary, axes: "Axes") -> bool:
     """Accuracy against the share of hard items in the training data."""
-    found = [
-        (mix.get("hard", 0) / sum(mix.values()), line)
-        for line in _results(summary)
-        if (mix := _mix(line)) and sum(mix.values())
-    ]
+    rows = [(line, mix) for line in _results(summary) if (mix := _mix(line))]
+    found = [(mix.get("hard", 0) / sum(mix.values()), line) for line, mix in rows]
     if len({share for share, _ in found}) < 2:
         return False
     found.sort(key=lambda one: one[0])
@@ -428,7 +393,7 @@ def gradient_norms(summary: Summary, axes: "Axes") -> bool:
     norms: dict[Path, tuple[str, list[tuple[float, float]]]] = {}
     for line in _results(summary):
         for row in line.rows:
-            for run in (part.training for part in row.provenance if part.training is not None):
+            for run in _runs(row):
                 steps = [(at["step"], at["grad_norm"]) for at in run.history if "grad_norm" in at]
                 if steps:
                     norms.setdefault(run.folder, (row.name, steps))
@@ -532,15 +497,7 @@ PLOTS: tuple[tuple[str, str, Callable[[Summary, Any], bool]], ...] = (
 
 
 def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
-    """Draws the plots that a board has data for.
-
-    Args:
-        summary: the board's numbers.
-        folder: the parent of `plots/`.
-
-    Returns:
-        Title and files (PNG, SVG), relative to the folder.
-    """
+    """Draws the plots that a board has data for into `plots/`; returns title and files (PNG, SVG) of each."""
     found = []
     with _style() as pyplot:
         for name, title, plot in PLOTS:

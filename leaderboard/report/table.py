@@ -8,7 +8,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -39,19 +39,20 @@ def markdown(board: Board | Summary) -> str:
     summary = summarise(board) if isinstance(board, Board) else board
     overall = _overall(summary)
     differences = [markdown_text(f"{title} vs {summary.baseline}") for title in overall]
-    header = ["", *map(_heading, summary.columns), *differences, "unanswered", "unscored"]
-    best = [_best(summary, index) for index in range(len(summary.columns))]
+    headings = [_heading(column, markdown_text(column.label)) for column in summary.columns]
+    header = ["", *headings, *differences, "unanswered", "unscored"]
+    best = [_marks(summary.lines, index)[0] for index in range(len(summary.columns))]
     body = [_body_line(line, summary.columns, best, list(overall.values())) for line in summary.lines]
     sizes = ["" if column.is_mean else str(len(column.tasks[0].item_ids)) for column in summary.columns]
     body.append(["*n*", *sizes, *[""] * (len(overall) + 2)])
-    table = tabulate(
-        body,
-        headers=header,
-        tablefmt="pipe",
-        disable_numparse=True,  # "97.50" must not become 97.5
-        colalign=("left", *["right"] * (len(header) - 1)),
-    )
-    return "\n".join([table, "", *(f"- {note}." for note in _footnotes(summary, overall)), ""])
+    return "\n".join([grid(header, body), "", *(f"- {note}." for note in _footnotes(summary, overall)), ""])
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], form: str = "pipe") -> str:
+    """A table, the first column to the left and the others to the right."""
+    aligned = ["left", *["right"] * (len(header) - 1)]
+    # Numbers stay text: "97.50" must not become 97.5.
+    return str(tabulate(rows, headers=header, tablefmt=form, disable_numparse=True, colalign=aligned))
 
 
 def csv_text(board: Board | Summary) -> str:
@@ -62,20 +63,14 @@ def csv_text(board: Board | Summary) -> str:
     is no baseline, or no interval can be computed.
     """
     summary = summarise(board) if isinstance(board, Board) else board
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for line in summary.lines:
-        for column, entry in zip(summary.columns, line.entries, strict=True):
-            writer.writerow(
-                [
-                    spreadsheet_text(line.name),
-                    spreadsheet_text(column.label),
-                    column.distribution or "",
-                    *_numbers(entry),
-                ]
-            )
-    return file.getvalue()
+    return csv_of(
+        CSV_COLUMNS,
+        (
+            [*map(spreadsheet_text, (line.name, column.label)), column.distribution or "", *_numbers(entry)]
+            for line in summary.lines
+            for column, entry in zip(summary.columns, line.entries, strict=True)
+        ),
+    )
 
 
 def markdown_text(text: str) -> str:
@@ -88,18 +83,11 @@ def spreadsheet_text(text: str) -> str:
     return _FORMULA.sub(r"\1'", visible(text))
 
 
-def _numbers(entry: Entry | None) -> Iterator[object]:
+def _numbers(entry: Entry | None) -> list[object]:
     if entry is None:
-        yield from [""] * 9
-        return
-    yield from (entry.n, entry.unscored, "" if entry.unanswered is None else entry.unanswered)
-    for estimate in (entry.accuracy, entry.difference):
-        if estimate is None:
-            yield from [""] * 3
-        else:
-            yield from (
-                "" if number is None else number for number in (estimate.value, estimate.low, estimate.high)
-            )
+        return [""] * 9
+    ends = [([None] * 3 if one is None else one[:3]) for one in (entry.accuracy, entry.difference)]
+    return _blank([entry.n, entry.unscored, entry.unanswered, *ends[0], *ends[1]])
 
 
 def _overall(summary: Summary) -> dict[str, int]:
@@ -112,17 +100,13 @@ def _overall(summary: Summary) -> dict[str, int]:
     return known or {column.label: index for index, column in enumerate(summary.columns)}
 
 
-def _heading(column: Column) -> str:
-    if column.is_mean or column.distribution is None:
-        return markdown_text(column.label)
-    return f"{column.distribution.upper()}: {markdown_text(column.label)}"
+def _heading(column: Column, label: str) -> str:
+    plain = column.is_mean or column.distribution is None
+    return label if plain else f"{str(column.distribution).upper()}: {label}"
 
 
-def _best(summary: Summary, index: int) -> str | None:
-    """The best accuracy as printed: all rows with that printed value are bold; None if all rows have it."""
-    entries = [line.entries[index] for line in summary.lines]
-    found = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
-    return percent(max(found)) if len(set(map(percent, found))) > 1 else None
+def _percent(entry: Entry | None) -> str:
+    return "" if entry is None or entry.accuracy is None else percent(entry.accuracy.value)
 
 
 def _body_line(
@@ -130,7 +114,7 @@ def _body_line(
 ) -> list[str]:
     cells = [markdown_text(line.name) + (f" ({len(line.rows)} seeds)" if line.is_group else "")]
     for entry, top in zip(line.entries, best, strict=True):
-        shown = percent(entry.accuracy.value) if entry is not None and entry.accuracy is not None else ""
+        shown = _percent(entry)
         cells.append(f"**{shown}**" if shown and shown == top else shown)
     for index in overall:
         entry = line.entries[index]
@@ -184,14 +168,12 @@ STANDING_COLUMNS = (
 
 def comparisons_csv(summary: Summary) -> str:
     """The tests as CSV, one line per comparison, under `COMPARISON_COLUMNS`."""
-    return _csv(
+    return csv_of(
         COMPARISON_COLUMNS,
         (
             [
                 one.family,
-                spreadsheet_text(one.row),
-                spreadsheet_text(one.other),
-                spreadsheet_text(summary.columns[one.column].label),
+                *map(spreadsheet_text, (one.row, one.other, summary.columns[one.column].label)),
                 *_blank(one.difference[:4]),
                 *_blank((one.better, one.worse, one.p, one.p_holm)),
                 one.method,
@@ -218,14 +200,15 @@ def standings_csv(summary: Summary) -> str:
                 *_blank([cost.get(name) for name in LEDGER]),
             ]
         )
-    return _csv(STANDING_COLUMNS, lines)
+    return csv_of(STANDING_COLUMNS, lines)
 
 
 def _blank(values: Iterable[object]) -> list[object]:
     return ["" if value is None else value for value in values]
 
 
-def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def csv_of(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table as CSV."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
@@ -241,7 +224,7 @@ CROSSING_COLUMNS = ("row", "other", "over", "metric", "tokens", "low", "high", "
 
 def budgets_csv(summary: Summary) -> str:
     """Accuracy over k and over caps as CSV, one line per point, under `BUDGET_COLUMNS`."""
-    return _csv(
+    return csv_of(
         BUDGET_COLUMNS,
         (
             [
@@ -264,7 +247,7 @@ def known(value: float) -> float | None:
 
 def crossings_csv(summary: Summary) -> str:
     """Where curves over tokens cross as CSV, under `CROSSING_COLUMNS`."""
-    return _csv(
+    return csv_of(
         CROSSING_COLUMNS,
         (
             [*map(spreadsheet_text, (one.row, one.other, one.over)), one.metric, *_blank(one.crossing)]
@@ -277,11 +260,7 @@ def against(summary: Summary, name: str) -> str:
     """A table for a terminal: a line per task and mean, with the row's and the baseline's accuracy.
 
     Accuracies are percent, differences percentage points, paired by item, with 95 % intervals; a blank means
-    not evaluated or not computable.
-
-    Args:
-        summary: the numbers of a board with the row.
-        name: the row's name; of several lines of that name, the single row's is used.
+    not evaluated or not computable. Of several lines of that name, the single row's is used.
     """
     line = min((one for one in summary.lines if one.name == name), key=lambda one: one.is_group)
     baseline = next((one for one in summary.lines if one.is_baseline), None)
@@ -293,12 +272,12 @@ def against(summary: Summary, name: str) -> str:
         entry = line.entries[index]
         if entry is None:
             continue
-        row = [_label(column), str(entry.n), _percent(entry.accuracy)]
-        if len(header) > 3:
-            row += [_accuracy(baseline, index), "" if entry.difference is None else points(entry.difference)]
+        row = [visible(_heading(column, column.label)), str(entry.n), _percent(entry)]
+        if baseline is not None and len(header) > 3:
+            change = "" if entry.difference is None else points(entry.difference)
+            row += [_percent(baseline.entries[index]), change]
         rows.append(row)
-    aligned = ["left", *["right"] * (len(header) - 1)]
-    return tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True, colalign=aligned) + "\n"
+    return grid(header, rows, "simple") + "\n"
 
 
 def brief(summary: Summary, name: str) -> str:
@@ -314,20 +293,6 @@ def brief(summary: Summary, name: str) -> str:
     return ", ".join(parts)
 
 
-def _label(column: Column) -> str:
-    plain = column.is_mean or column.distribution is None
-    return visible(column.label if plain else f"{str(column.distribution).upper()}: {column.label}")
-
-
-def _accuracy(line: Line | None, index: int) -> str:
-    entry = None if line is None else line.entries[index]
-    return "" if entry is None else _percent(entry.accuracy)
-
-
-def _percent(estimate: Estimate | None) -> str:
-    return "" if estimate is None else percent(estimate.value)
-
-
 # Summary -> leaderboard.md: the table, and its details.
 
 SHOWN = 60
@@ -335,13 +300,9 @@ SHOWN = 60
 
 
 def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
-    """The board as a Markdown document.
-
-    Args:
-        summary: the board's numbers.
-        plots: (title, file beside the document) of the plots to show.
-    """
-    parts = [f"# Leaderboard\n\n{markdown(summary)}", *_sections(summary)]
+    """The board as a Markdown document; `plots` are titles and files beside the document."""
+    sections = (make(summary) for make in (_standing, _against, _pairs, _sizes, _crossings, _quoted))
+    parts = [f"# Leaderboard\n\n{markdown(summary)}", *filter(None, sections)]
     if plots:
         shown = "\n\n".join(f"![{title}]({file})" for title, file in plots)
         parts.append(f"## Plots\n\n{shown}\n")
@@ -356,24 +317,12 @@ def report(summary: Summary, plots: Sequence[tuple[str, str]] = ()) -> str:
     return "\n".join(parts)
 
 
-def _sections(summary: Summary) -> Iterator[str]:
-    makers: tuple[Callable[[Summary], str], ...] = (_standing, _against, _pairs, _sizes, _crossings, _quoted)
-    yield from filter(None, (maker(summary) for maker in makers))
-
-
 def _table(
     title: str, header: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> str:
-    shown = tabulate(
-        body[:SHOWN],
-        headers=list(header),
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=("left", *["right"] * (len(header) - 1)),
-    )
     more = [f"{len(body) - SHOWN} more in leaderboard.json"] if len(body) > SHOWN else []
     said = "".join(f"\n- {note}." for note in (*notes, *more))
-    return f"## {title}\n\n{shown}\n{said}\n"
+    return f"## {title}\n\n{grid(header, body[:SHOWN])}\n{said}\n"
 
 
 def _standing(summary: Summary) -> str:
@@ -384,7 +333,7 @@ def _standing(summary: Summary) -> str:
         [
             markdown_text(line.name),
             "" if line.rank is None else f"{line.rank.rank} [{line.rank.low}, {line.rank.high}]",
-            _share(line.retention),
+            share(line.retention),
             "" if line.worst is None else f"{markdown_text(line.worst.task)} {percent(line.worst.accuracy)}",
             ""
             if line.front is None
@@ -414,7 +363,8 @@ def _standing(summary: Summary) -> str:
     )
 
 
-def _share(found: Estimate | None) -> str:
+def share(found: Estimate | None) -> str:
+    """A fraction in percent with its interval, to one decimal; "" for None."""
     if found is None:
         return ""
     if found.low is None or found.high is None:
@@ -561,7 +511,8 @@ def latex(summary: Summary) -> str:
     source as a comment, and are never best.
     """
     columns = summary.columns
-    spec = "l" + "".join(_column_spec(column) for column in columns)
+    shaded = r">{\columncolor{black!8}}r"
+    spec = "l" + "".join(shaded if column.distribution == "ood" else "r" for column in columns)
     body = [
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
@@ -578,15 +529,10 @@ def latex(summary: Summary) -> str:
 
 def escape(text: str) -> str:
     """A name as LaTeX that prints as that name and has no other effect."""
-    return "".join(_SPECIAL.get(char, char if char in _KNOWN else _letter(char)) for char in visible(text))
-
-
-def _letter(char: str) -> str:
-    return rf"\dcsftletter{{{ord(char):04X}}}{{{char}}}"
-
-
-def _column_spec(column: Column) -> str:
-    return r">{\columncolor{black!8}}r" if column.distribution == "ood" else "r"
+    return "".join(
+        _SPECIAL.get(char, char if char in _KNOWN else rf"\dcsftletter{{{ord(char):04X}}}{{{char}}}")
+        for char in visible(text)
+    )
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -598,7 +544,7 @@ def _measured(summary: Summary) -> Iterator[str]:
     for line in summary.lines:
         cells = [escape(line.name) + (rf" ({len(line.rows)} seeds)" if line.is_group else "")]
         for entry, (best, second) in zip(line.entries, marks, strict=True):
-            shown = "" if entry is None or entry.accuracy is None else percent(entry.accuracy.value)
+            shown = _percent(entry)
             if shown and shown == best:
                 shown = rf"\textbf{{{shown}}}"
             elif shown and shown == second:
@@ -608,7 +554,10 @@ def _measured(summary: Summary) -> Iterator[str]:
 
 
 def _marks(lines: Sequence[Line], index: int) -> tuple[str | None, str | None]:
-    """Best and second-best accuracy as printed, so that rows with the same printed value are marked alike."""
+    """Best and second-best accuracy as printed, so that rows with the same printed value are marked alike.
+
+    None for both if all rows have the same.
+    """
     entries = [line.entries[index] for line in lines]
     found = {percent(e.accuracy.value) for e in entries if e is not None and e.accuracy is not None}
     ranked = sorted(found, key=float, reverse=True)

@@ -30,19 +30,12 @@ Codes = NDArray[np.int64]
 
 
 class Estimate(NamedTuple):
-    """A mean with its interval.
+    """A mean with its interval."""
 
-    Attributes:
-        value: the mean, in the unit of the values.
-        low: lower end of the interval; None if the data cannot determine the uncertainty.
-        high: upper end; None together with low.
-        n: the number of items, over all tasks.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
+    value: float  # the mean, in the unit of the values
+    low: float | None  # lower end of the interval; None if the data cannot determine the uncertainty
+    high: float | None  # upper end; None together with low
+    n: int  # the number of items, over all tasks
 
 
 def accuracy(scores: Floats, clusters: Codes) -> Estimate | None:
@@ -74,12 +67,7 @@ def accuracy(scores: Floats, clusters: Codes) -> Estimate | None:
 
 @lru_cache(maxsize=4096)
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a proportion, `right` of `n`.
-
-    Args:
-        right: successes, 0 to n.
-        n: trials, at least 1.
-    """
+    """Wilson's interval of a proportion, `right` (0 to n) of `n` (at least 1)."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(right, n, alpha=1 - CONFIDENCE, method="wilson")
@@ -137,19 +125,12 @@ def mean_over_tasks(values: Sequence[Floats], clusters: Sequence[Codes]) -> Esti
 
 
 class Spread(NamedTuple):
-    """A mean over tasks and its uncertainty.
+    """A mean over tasks and its uncertainty."""
 
-    Attributes:
-        value: the mean, in the unit of the values.
-        variance: of that mean; None if the data cannot determine it.
-        degrees: degrees of freedom of the variance: clusters - 1.
-        n: the number of items, over all tasks.
-    """
-
-    value: float
-    variance: float | None
-    degrees: float
-    n: int
+    value: float  # the mean, in the unit of the values
+    variance: float | None  # of that mean; None if the data cannot determine it
+    degrees: float  # degrees of freedom of the variance: clusters - 1
+    n: int  # the number of items, over all tasks
 
 
 def spread(values: Sequence[Floats], clusters: Sequence[Codes]) -> Spread | None:
@@ -191,12 +172,9 @@ def by_cluster(values: Floats, codes: Codes) -> Floats:
 
 
 def sandwich(sums: Floats, n: int, tasks: int) -> float | None:
-    """The variance by the formula of `mean_over_tasks`; None if the data cannot determine it.
+    """The variance by the formula of `mean_over_tasks`, from each cluster's contribution, shape (G,).
 
-    Args:
-        sums: shape (G,), each cluster's contribution.
-        n: items.
-        tasks: the number of tasks in the mean.
+    Of `n` items in a mean over `tasks` tasks; None if the data cannot determine it.
     """
     groups = len(sums)
     # Rounding leaves residues of 1e-17 if every item has the same value.
@@ -209,14 +187,10 @@ def interval(value: float, variance: float | None, degrees: float, n: int) -> Es
     """The t interval of a value; without ends if its variance is unknown."""
     if variance is None:
         return Estimate(value, None, None, n)
-    margin = _t_quantile(degrees) * math.sqrt(variance)
-    return Estimate(value, value - margin, value + margin, n)
-
-
-def _t_quantile(degrees: float) -> float:
     from scipy.special import stdtrit  # equal to scipy.stats.t.ppf, a hundred times faster on scalars
 
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    margin = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    return Estimate(value, value - margin, value + margin, n)
 
 
 def within_unit(estimate: Estimate | None) -> Estimate | None:
@@ -246,25 +220,15 @@ def within_unit(estimate: Estimate | None) -> Estimate | None:
 
 
 class Part(NamedTuple):
-    """One side of a comparison: the seeds' mean, and the parts of its variance.
+    """One side of a comparison: the seeds' mean, and the parts of its variance."""
 
-    Attributes:
-        value: mean over seeds of the mean over tasks.
-        sums: shape (G,), each cluster's contribution to the error of the seeds' average.
-        between: the seeds' part of the variance; its degrees are seeds - 1.
-        shared: the amount to subtract from the items' part.
-        seeds: the number of seeds.
-        n: items, over all tasks.
-        deviation: standard deviation of the seeds' values; None for one seed.
-    """
-
-    value: float
-    sums: Floats
-    between: float
-    shared: float
-    seeds: int
-    n: int
-    deviation: float | None
+    value: float  # mean over seeds of the mean over tasks
+    sums: Floats  # shape (G,), each cluster's contribution to the error of the seeds' average
+    between: float  # the seeds' part of the variance; its degrees are seeds - 1
+    shared: float  # the amount to subtract from the items' part
+    seeds: int  # the number of seeds
+    n: int  # items, over all tasks
+    deviation: float | None  # standard deviation of the seeds' values; None for one seed
 
 
 def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part | None:

@@ -38,19 +38,12 @@ LATTICE = 1 << 18
 
 
 class Tested(NamedTuple):
-    """The result of a test.
+    """The result of a test."""
 
-    Attributes:
-        p: the p-value, in (0, 1].
-        method: "McNemar, exact", "sign flips, exact", "sign flips, N draws" or "sign flips, bound".
-        better: items on which the first row scores higher.
-        worse: items on which it scores lower.
-    """
-
-    p: float
-    method: str
-    better: int
-    worse: int
+    p: float  # the p-value, in (0, 1]
+    method: str  # "McNemar, exact", "sign flips, exact", "sign flips, N draws" or "sign flips, bound"
+    better: int  # items on which the first row scores higher
+    worse: int  # items on which it scores lower
 
 
 def paired_test(
@@ -74,29 +67,17 @@ def paired_test(
     values = [pair[mask] for pair, mask in zip(pairs, kept, strict=True)]
     codes = np.concatenate([task[mask] for task, mask in zip(clusters, kept, strict=True)])
     better, worse = (int(sum((sign * v > 0).sum() for v in values)) for sign in (1, -1))
-    if len(values) == 1 and _binary(values[0]) and _alone(codes):
+    alone = np.bincount(codes - codes.min()).max() == 1  # each item is its own cluster
+    if len(values) == 1 and np.isin(values[0], (-1.0, 0.0, 1.0)).all() and alone:
         return Tested(mcnemar(better, worse), "McNemar, exact", better, worse)
     weighted = np.concatenate([task / (len(values) * len(task)) for task in values])
     p, method = sign_flips(by_cluster(weighted, codes), seed)
     return Tested(p, method, better, worse)
 
 
-def _binary(differences: Floats) -> bool:
-    return bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
-
-
-def _alone(codes: Codes) -> bool:
-    return bool(np.bincount(codes - codes.min()).max() == 1)
-
-
 @lru_cache(maxsize=4096)
 def mcnemar(better: int, worse: int) -> float:
-    """McNemar's exact test: the two-sided binomial test on the items that differ.
-
-    Args:
-        better: items that are right only in the first row.
-        worse: items that are right only in the second row.
-    """
+    """McNemar's exact test: the two-sided binomial test on the items that are right in one row only."""
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
     return float(exact([[0, better], [worse, 0]], exact=True).pvalue)
@@ -250,14 +231,10 @@ def _uniform(seed: int, part: int, number: int) -> tuple[Floats, NDArray[np.int6
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: at most a share alpha of families has one below alpha by chance.
+    """Holm's adjusted p-values of one family, in the given order.
 
-    Args:
-        p_values: of one family, in any order.
-
-    Returns:
-        The adjusted ones in the same order: the k-th smallest of m times m - k + 1, never below an
-        earlier one, at most 1.
+    The k-th smallest of m times m - k + 1, never below an earlier one, at most 1: at most a share alpha of
+    families has one below alpha by chance.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -281,21 +258,14 @@ def _standard_errors() -> float:
 
 
 def detectable(standard_error: float) -> float:
-    """The difference that 4 of 5 repetitions of a test at 5 % detect.
-
-    Args:
-        standard_error: of the difference, in the unit of the result.
-    """
+    """The difference that 4 of 5 repetitions of a test at 5 % detect, in the unit of its standard error."""
     return _standard_errors() * standard_error
 
 
 def unpaired(accuracy: float, n: int) -> float:
-    """The detectable difference of two rows whose right answers are unrelated.
+    """The detectable difference of two rows of this accuracy, in [0, 1], whose right answers are unrelated.
 
-    Pairing helps to the extent that two rows get the same items right; this is the value without it.
-
-    Args:
-        accuracy: of both, in [0, 1].
-        n: items, or clusters where items share them.
+    Pairing helps to the extent that two rows get the same items right; this is the value without it, for `n`
+    items, or clusters where items share them.
     """
     return detectable(math.sqrt(2 * accuracy * (1 - accuracy) / n))

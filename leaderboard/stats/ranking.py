@@ -30,19 +30,12 @@ AT_ONCE = 50
 
 
 class Rank(NamedTuple):
-    """A rank among the rows.
+    """A rank among the rows."""
 
-    Attributes:
-        rank: 1 is best; rows with equal accuracy share the better rank.
-        low: 2.5th percentile of the rank over the bootstrap's draws.
-        high: 97.5th percentile.
-        of: the number of ranked rows.
-    """
-
-    rank: int
-    low: int
-    high: int
-    of: int
+    rank: int  # 1 is best; rows with equal accuracy share the better rank
+    low: int  # 2.5th percentile of the rank over the bootstrap's draws
+    high: int  # 97.5th percentile
+    of: int  # the number of ranked rows
 
 
 def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArray[np.float32]) -> None:
@@ -97,12 +90,7 @@ def bootstrap(
 
 
 def ranks(values: Floats, draws: Floats) -> list[Rank]:
-    """The rows' ranks by one mean, with 95 % intervals.
-
-    Args:
-        values: shape (rows,), higher is better.
-        draws: shape (draws, rows).
-    """
+    """Ranks with 95 % intervals, of values of shape (rows,), higher is better, and draws of (draws, rows)."""
     from scipy.stats import rankdata
 
     # float32 sums: rounding must not break ties between rows.
@@ -116,11 +104,7 @@ def ranks(values: Floats, draws: Floats) -> list[Rank]:
 
 
 def front(points: Floats) -> NDArray[np.bool_]:
-    """The points on the Pareto front: none is as good in both coordinates and better in one.
-
-    Args:
-        points: shape (rows, 2), higher is better.
-    """
+    """Which points, shape (rows, 2), are on the Pareto front: none is as good in both and better in one."""
     order = np.lexsort((-points[:, 1], -points[:, 0]))
     first, second = points[order, 0], points[order, 1]
     best_before = np.concatenate([[-np.inf], np.maximum.accumulate(second)[:-1]])

@@ -13,7 +13,7 @@ N counts the problems whose rows were all asked (525 in a full run; fewer under 
 computed from no problem are NaN.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dcsft_harness.data.benchmarks.reasoning import WEMATH_WHOLE
@@ -80,41 +80,24 @@ def _score(counts: Count, rote: int) -> float:
     return _share(counts.problems - counts.ig / 2 - rote - counts.ik, counts.problems)
 
 
-def insufficient_knowledge(items: Sequence[Item]) -> float:
-    """The rate of IK, in [0, 1]."""
-    counts = count(items)
-    return _share(counts.ik, counts.problems)
-
-
-def inadequate_generalisation(items: Sequence[Item]) -> float:
-    """The rate of IG, in [0, 1]."""
-    counts = count(items)
-    return _share(counts.ig, counts.problems)
-
-
-def complete_mastery_strict(items: Sequence[Item]) -> float:
-    """The strict rate of CM, in [0, 1]."""
-    counts = count(items)
-    return _share(counts.cm_strict, counts.problems)
-
-
-def complete_mastery_loose(items: Sequence[Item]) -> float:
-    """The loose rate of CM, in [0, 1]."""
-    counts = count(items)
-    return _share(counts.cm_loose, counts.problems)
-
-
-def rote_memorisation_strict(items: Sequence[Item]) -> float:
-    """The strict rate of RM among the right wholes, in [0, 1]; NaN if there is none."""
-    counts = count(items)
-    return _share(counts.rm_strict, counts.cm_strict + counts.rm_strict)
-
-
-def rote_memorisation_loose(items: Sequence[Item]) -> float:
-    """The loose rate of RM among the right wholes, in [0, 1]; NaN if there is none."""
-    counts = count(items)
-    return _share(counts.rm_loose, counts.cm_loose + counts.rm_loose)
-
-
 def _share(some: float, all_of_them: int) -> float:
     return some / all_of_them if all_of_them else NAN
+
+
+def _rate(kind: Callable[[Count], int], among: Callable[[Count], int]) -> Callable[[Sequence[Item]], float]:
+    """A metric in [0, 1]: the share of a kind of problem; NaN among none."""
+
+    def rate(items: Sequence[Item]) -> float:
+        counts = count(items)
+        return _share(kind(counts), among(counts))
+
+    return rate
+
+
+insufficient_knowledge = _rate(lambda one: one.ik, lambda one: one.problems)
+inadequate_generalisation = _rate(lambda one: one.ig, lambda one: one.problems)
+complete_mastery_strict = _rate(lambda one: one.cm_strict, lambda one: one.problems)
+complete_mastery_loose = _rate(lambda one: one.cm_loose, lambda one: one.problems)
+# Of the right wholes.
+rote_memorisation_strict = _rate(lambda one: one.rm_strict, lambda one: one.cm_strict + one.rm_strict)
+rote_memorisation_loose = _rate(lambda one: one.rm_loose, lambda one: one.cm_loose + one.rm_loose)

@@ -10,7 +10,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarise
-from dcsft_harness.leaderboard.load import named
+from dcsft_harness.leaderboard.collect import named
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import report
 from tests.leaderboard.test_leaderboard import ID, OOD_R, rewrite, scores_folder

@@ -15,7 +15,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sampling import own_data
+from dcsft_harness.sampling import own_data, own_rows
 from tests.artefacts import item
 
 
@@ -231,8 +231,8 @@ class TestMemory:
         assert len(datasets.load_from_disk(str(tmp_path / "items"))) == 9
 
     def test_a_pool_of_ones_own_is_read_a_picture_at_a_time(self, tmp_path, monkeypatch):
-        image, counts = self.alive(own_data._image)
-        monkeypatch.setattr(own_data, "_image", image)
+        image, counts = self.alive(own_rows._image)
+        monkeypatch.setattr(own_rows, "_image", image)
         files = {f"{number}.png": stored(noise(number)) for number in range(9)}
         TestOwnData().opened(tmp_path, files)
         assert counts()[0] == 9 and counts()[1] <= 2

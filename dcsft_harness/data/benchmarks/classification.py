@@ -1,12 +1,10 @@
 """ImageNet, ImageNet-R and ImageNet-A: one image, one word; and the training pool."""
 
-import csv
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,36 +18,21 @@ from dcsft_harness.errors import HarnessError
 
 
 class ImageClass(NamedTuple):
-    """A class of ImageNet, as used in the paper.
+    """A class of ImageNet, as used in the paper."""
 
-    Attributes:
-        wnid: its WordNet id ("n01498041"), the name of its folder.
-        word: the answer, case kept ("Chihuahua").
-        label: its index among ImageNet's 1,000 classes.
-        trained: whether it is one of the 100 classes of pool, cold start and validation.
-        renditions: the number of its images in ImageNet-R, 0 if the paper does not use it.
-        adversarial: the number of its images in ImageNet-A, 0 if the paper does not use it.
-    """
-
-    wnid: str
-    word: str
-    label: int
-    trained: bool
-    renditions: int
-    adversarial: int
+    wnid: str  # its WordNet id ("n01498041"), the name of its folder
+    word: str  # the answer, case kept ("Chihuahua")
+    label: int  # its index among ImageNet's 1,000 classes
+    trained: bool  # whether it is one of the 100 classes of pool, cold start and validation
+    renditions: int  # the number of its images in ImageNet-R, 0 if the paper does not use it
+    adversarial: int  # the number of its images in ImageNet-A, 0 if the paper does not use it
 
 
 @cache
 def class_table() -> dict[str, ImageClass]:
     """The 186 classes by wnid, in order of wnid."""
-    text = (
-        resources.files("dcsft_harness.data.benchmarks")
-        .joinpath("imagenet_classes.csv")
-        .read_text(encoding="utf-8")
-    )
-    found = {}
-    for row in csv.DictReader(text.splitlines()):
-        found[row["wnid"]] = ImageClass(
+    return {
+        row["wnid"]: ImageClass(
             row["wnid"],
             row["word"],
             int(row["label"]),
@@ -57,7 +40,8 @@ def class_table() -> dict[str, ImageClass]:
             int(row["renditions"]),
             int(row["adversarial"]),
         )
-    return found
+        for row in reading.own_table("dcsft_harness.data.benchmarks", "imagenet_classes.csv")
+    }
 
 
 def trained() -> dict[str, ImageClass]:
@@ -86,12 +70,7 @@ _SOLUTION = "LOC_val_solution.csv"
 
 
 def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
-    """The row that asks what an image shows.
-
-    Args:
-        opened: receives the image.
-        raw: its class, its name (unique in the set) and a function that reads its bytes.
-    """
+    """The row that asks what an image shows, from its class, its unique name and a function that reads it."""
     some, name, read = raw
     data = read()
     return {
@@ -114,11 +93,7 @@ def below(folder: Path, *names: str) -> Path:
 def class_folders(
     opened: Opened, folder: Path, wanted: Iterable[ImageClass]
 ) -> Iterator[tuple[ImageClass, list[Path]]]:
-    """Each class and its image files, sorted by name.
-
-    Raises:
-        HarnessError: folders are missing, and the whole set is required.
-    """
+    """Each class and its image files, sorted by name; all must be there if the whole set is required."""
     all_of_them = list(wanted)
     missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
     if missing and (not opened.any_count or len(missing) == len(all_of_them)):
@@ -363,11 +338,7 @@ def _train_row(
 
 
 def _named(data: Mapping[str, Any]) -> tuple[ImageClass, str]:
-    """The class and file name of a listed row, in either format; its answer must be that class's word.
-
-    Raises:
-        HarnessError: the row has no image or answer, or they match no class, or two.
-    """
+    """The class and file name of a listed row, in either format; its answer must be that class's word."""
     try:
         image = data["images"][0] if "images" in data else data["image"]
         said = str(data["messages"][-1]["content"] if "messages" in data else data["solution"])

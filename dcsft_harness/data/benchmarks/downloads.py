@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
 # Finds a data set's files by name in a user's folder: unpacked, or still in their archives.
 
-_CHUNK = 2**20
-_SPACE = re.compile(r"\s*")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
 
 
@@ -78,10 +77,8 @@ class Files:
     def _packed(self, name: str) -> tuple[Path, zipfile.ZipFile, str] | None:
         """The archive with a file of this path, or else of this base name, and the file's path in it.
 
-        Paths may begin with a folder that has the archive's own name.
-
-        Raises:
-            HarnessError: several files match, with different contents.
+        Paths may begin with a folder that has the archive's own name. Several files with different contents
+        are an error.
         """
         if self._archives is None:
             self._archives = []
@@ -121,11 +118,7 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar archive in its order, as (path in it, bytes), read sequentially.
-
-    Raises:
-        HarnessError: the archive is damaged or truncated.
-    """
+    """The files of a tar archive in its order, as (path in it, bytes), read sequentially."""
     with telling_damage(path), tarfile.open(path, "r|*") as archive:
         for member in archive:
             if member.isfile():
@@ -135,58 +128,19 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON list or a JSON Lines file, one at a time, each with its position.
-
-    Args:
-        found: from `Files.find`.
-
-    Raises:
-        HarnessError: it is not JSON, or is truncated.
-    """
+    """The objects of a JSON list or JSON Lines file of `Files.find`, singly, each with its position."""
     path, member = found
     name = str(path) if member is None else f"{path}: {member}"
     with telling_damage(path):
         raw: IO[bytes] = path.open("rb") if member is None else zipfile.ZipFile(path).open(member)
     with io.TextIOWrapper(raw, encoding="utf-8") as file, telling_damage(path):
         try:
-            for number, value in enumerate(_values(file), 1):
+            for number, (value, _) in enumerate(reading.json_values(file, json.JSONDecoder()), 1):
                 yield f"{name}, row {number}", value
         except ValueError as error:  # not JSON, or not UTF-8
             raise HarnessError(
                 f"{name} is not JSON, or was cut short ({error})", "Download it again"
             ) from error
-
-
-def _values(file: TextIO) -> Iterator[Any]:
-    """Consecutive JSON values, either separated by commas in a list or without brackets."""
-    decoder, text, at, listed = json.JSONDecoder(), file.read(_CHUNK), 0, False
-    at = _next(text, 0)
-    if text[at : at + 1] == "[":
-        listed, at = True, at + 1
-    while True:
-        at = _next(text, at)
-        if listed and text[at : at + 1] == ",":
-            at = _next(text, at + 1)
-        if listed and text[at : at + 1] == "]":
-            return
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError:
-            # The value may continue in the next chunk of the file.
-            more = file.read(_CHUNK)
-            if not more and not listed and not text[at:].strip():
-                return
-            if not more:
-                raise
-            text, at = text[at:] + more, 0
-            continue
-        yield value
-
-
-def _next(text: str, at: int) -> int:
-    """The position of the first non-blank character from `at`."""
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
 
 
 # Published rows from the hub, or from a download of it: a Parquet folder, or a `datasets` folder.
@@ -201,27 +155,18 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Table:
-    """One file or split of published rows.
+    """One file or split of published rows."""
 
-    Attributes:
-        name: its name in messages.
-        features: the `datasets.Features`, with ClassLabel names.
-        batches: its rows as Arrow tables of a few rows each.
-    """
-
-    name: str
-    features: Any
-    batches: Iterator[Any]
+    name: str  # its name in messages
+    features: Any  # the `datasets.Features`, with ClassLabel names
+    batches: Iterator[Any]  # its rows as Arrow tables of a few rows each
 
 
 def rows(opened: Opened, hub: Hub, columns: Sequence[str], only: Only = None) -> Iterator[Entry]:
     """Every published row, in order; its raw form is a dictionary with only the requested columns.
 
-    Args:
-        opened: the source being read.
-        hub: its location on the hub.
-        columns: the columns to read, all required.
-        only: a column and its accepted values; other rows are skipped without reading their images.
+    All `columns` are required. `only` is a column and its accepted values; other rows are skipped without
+    reading their images.
 
     Raises:
         HarnessError: the data is not available, a file is damaged, or a column is missing.
@@ -293,11 +238,7 @@ def _shards(hub: Hub) -> Path | None:
 
 
 def fetch(hub: Hub) -> Path:
-    """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
-
-    Raises:
-        HarnessError: they are not available.
-    """
+    """Downloads a source's files, unless they are in the hub's cache, and returns their folder."""
     from huggingface_hub import snapshot_download
 
     try:

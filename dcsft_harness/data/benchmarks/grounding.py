@@ -5,7 +5,6 @@ the EXIF orientation. If a file has one, its boxes are rotated with it.
 """
 
 import ast
-import csv
 import hashlib
 import heapq
 import json
@@ -13,11 +12,11 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from importlib import resources
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import downloads
 from dcsft_harness.data.benchmarks.downloads import Files, json_rows, tar_members
 from dcsft_harness.data.benchmarks.questions import content_name, text
@@ -35,11 +34,7 @@ COLUMNS = {"width": "int64", "height": "int64"}
 
 
 def ask(expression: str) -> str:
-    """The prompt for an expression.
-
-    Raises:
-        HarnessError: the expression has no words.
-    """
+    """The prompt for an expression, which must have words."""
     text = expression.strip().rstrip(".").rstrip() if isinstance(expression, str) else ""
     if not text:
         raise HarnessError(f"the expression {expression!r} has no words", "Correct the row or leave it out")
@@ -107,11 +102,7 @@ def _refuse_box(box: Sequence[float], width: int, height: int) -> None:
 
 
 def four(value: object, name: str) -> list[float]:
-    """Four finite numbers.
-
-    Raises:
-        HarnessError: the value is something else; names the column.
-    """
+    """Four finite numbers; the error for something else names the column."""
     numbers = list(value) if isinstance(value, list | tuple) else []
     if len(numbers) != 4 or not all(
         isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
@@ -271,7 +262,7 @@ def _vlm_r1_source(task: str, count: int, entries: Any, hub: Hub, names: str, **
         version=1,
         count=count,
         columns=COLUMNS,
-        entries=lambda opened: entries(opened, hub),
+        entries=partial(entries, hub=hub),
         row=_vlm_r1_row,
         hub=hub,
         needs=f"--source is a folder with {names}, unpacked or not",
@@ -286,32 +277,27 @@ VLM_R1_SOURCES = (
     _vlm_r1_source(
         "dcsft_refcoco_val",
         10_834,
-        lambda opened, hub: _every(opened, hub, ("refcoco_val.json",)),
+        partial(_every, names=("refcoco_val.json",)),
         _REFCOCO,
         "refcoco_val.json and COCO's train2014",
     ),
     _vlm_r1_source(
         "dcsft_lisa",
         1_658,
-        lambda opened, hub: _every(opened, hub, ("lisa_test.json",)),
+        partial(_every, names=("lisa_test.json",)),
         Hub(VLM_R1_HUB, split="", files=(ANNOTATIONS, LISA)),
         "lisa_test.json and the images of lisa_test",
     ),
-    _vlm_r1_source(
-        "dcsft_refcoco_pool",
-        POOL,
-        lambda opened, hub: _drawn(opened, hub, cold=False),
-        _REFCOCO,
-        "refcoco_train.jsonl (or .json) and COCO's train2014",
-        distinct=True,
-    ),
-    _vlm_r1_source(
-        "dcsft_refcoco_cold",
-        COLD,
-        lambda opened, hub: _drawn(opened, hub, cold=True),
-        _REFCOCO,
-        "refcoco_train.jsonl (or .json) and COCO's train2014",
-        distinct=True,
+    *(
+        _vlm_r1_source(
+            task,
+            count,
+            partial(_drawn, cold=cold),
+            _REFCOCO,
+            "refcoco_train.jsonl (or .json) and COCO's train2014",
+            distinct=True,
+        )
+        for task, count, cold in (("dcsft_refcoco_pool", POOL, False), ("dcsft_refcoco_cold", COLD, True))
     ),
 )
 
@@ -360,7 +346,7 @@ def _refcoco_source(split: str) -> Source:
         version=1,
         count=None,
         columns=COLUMNS,
-        entries=lambda opened: _refcoco_entries(opened, hub),
+        entries=partial(_refcoco_entries, hub=hub),
         row=_refcoco_row,
         hub=hub,
         needs=f"--source is a download of {hub.path}",
@@ -385,12 +371,8 @@ _REF_L4_COLUMNS = ("id", "caption", "bbox", "ori_category_id", "height", "width"
 @cache
 def categories() -> dict[str, str]:
     """COCO's categories in Objects365's ("refcoco_10" -> "o365_41"), as Ref-L4's evaluation maps them."""
-    text = (
-        resources.files("dcsft_harness.data.benchmarks")
-        .joinpath("ref_l4_categories.csv")
-        .read_text(encoding="utf-8")
-    )
-    return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in csv.DictReader(text.splitlines())}
+    rows = reading.own_table("dcsft_harness.data.benchmarks", "ref_l4_categories.csv")
+    return {f"refcoco_{row['refcoco']}": f"o365_{row['o365']}" for row in rows}
 
 
 class _Rows:
@@ -437,7 +419,7 @@ def _ref_l4_entries(opened: Opened) -> Iterator[Entry]:
             found.add(name)
             yield from rows.entries(name, lambda data=data: data)  # type: ignore[misc]
     for name in sorted(set(rows.by_file) - found):
-        yield from rows.entries(name, _absent(archive, name))
+        yield from rows.entries(name, partial(_absent, archive, name))
 
 
 def _archive(opened: Opened) -> Path:
@@ -452,14 +434,10 @@ def _archive(opened: Opened) -> Path:
     return opened.folder / ARCHIVE
 
 
-def _absent(archive: Path, name: str) -> Callable[[], bytes]:
-    def read() -> bytes:
-        raise HarnessError(
-            f"the image {name} is not in {archive}",
-            "Download it again, or leave the row out: --on-error skip",
-        )
-
-    return read
+def _absent(archive: Path, name: str) -> bytes:
+    raise HarnessError(
+        f"the image {name} is not in {archive}", "Download it again, or leave the row out: --on-error skip"
+    )
 
 
 def _ref_l4_row(opened: Opened, raw: tuple[dict[str, Any], Callable[[], bytes]]) -> Row:

@@ -178,7 +178,8 @@ class _Making:
             return self.source.row(self.opened, entry.raw)
         except (HarnessError, TypeError, AttributeError, KeyError, ValueError) as cause:
             # A value of another type may raise any error in the code that reads it.
-            error = cause if isinstance(cause, HarnessError) else HarnessError(_odd(cause), _AGAIN)
+            odd = f"a column holds a value of another type than published ({type(cause).__name__}: {cause})"
+            error = cause if isinstance(cause, HarnessError) else HarnessError(odd, _AGAIN)
             placed = HarnessError(f"{entry.where}: {error.problem}", error.remedy)
             if not self.skip:
                 raise placed from cause
@@ -186,10 +187,6 @@ class _Making:
             if len(self.skipped) <= _SAID:
                 self.opened.say(f"skipped: {placed}")
             return None
-
-
-def _odd(cause: Exception) -> str:
-    return f"a column holds a value of another type than published ({type(cause).__name__}: {cause})"
 
 
 def _together(rows: "Dataset", column: str | None) -> "Dataset":

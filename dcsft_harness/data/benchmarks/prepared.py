@@ -30,11 +30,7 @@ VIEWS: dict[str, View] = {view.task: view for family in FAMILIES for view in fam
 
 
 def source_of(task: str) -> Source:
-    """The source whose prepared folder a task reads.
-
-    Raises:
-        HarnessError: the task is not one of the suite's benchmarks.
-    """
+    """The source whose prepared folder a task, one of the suite's benchmarks, reads."""
     name = VIEWS[task].of if task in VIEWS else task
     if name not in SOURCES:
         raise unknown_name("benchmark", task, [*SOURCES, *VIEWS], "dcsft tasks list")
@@ -203,11 +199,7 @@ def exists(task: str) -> bool:
 
 
 def describe(task: str) -> manifest.Manifest:
-    """The manifest of a task's prepared folder.
-
-    Raises:
-        HarnessError: it is missing, or was prepared by another version of the suite.
-    """
+    """The manifest of a task's prepared folder; an error if missing or of another version of the suite."""
     source, folder = source_of(task), folder_of(task)
     if not exists(task):
         raise HarnessError(
@@ -256,13 +248,10 @@ def described(task: str) -> dict[str, Any] | None:
 
 
 def load(task: str) -> "Dataset":
-    """A task's rows as a `datasets.Dataset`, in the order of evaluation.
+    """A task's rows as a `datasets.Dataset`, in the order of evaluation; the data must be prepared.
 
     Columns: those of `source.STANDING`, the source's own, and `source`, which `picture` needs to find the
-        images. No column holds an image, so reading rows is cheap.
-
-    Raises:
-        HarnessError: the data is not prepared.
+    images. No column holds an image, so reading rows is cheap.
     """
     describe(task)
     rows = storage.load(folder_of(task) / ROWS)
@@ -295,8 +284,7 @@ def _digests(path: Path, changed: int) -> list[bytes]:
 def picture(task: str, index: int) -> "Image":
     """One image as `pictures.to_rgb` shows it; boxes are in its pixels. Inside `unopened`, a placeholder.
 
-    Raises:
-        HarnessError: it is not the image that was prepared.
+    An image other than the prepared one is an error.
     """
     from PIL import Image
 

@@ -38,13 +38,10 @@ def listed(choices: Sequence[str]) -> str:
 
 
 def joined(text: str) -> list[str]:
-    """Options in one string, joined by ";" (We-Math).
+    """Options in one string, joined by ";" (We-Math); at least two.
 
     The separator also occurs before every "X." inside an option ("∠AB;E.;" is "∠ABE."), and between "①; ③",
     and is sometimes missing ("A. 4 B. 3 C. 2 ;D. 1").
-
-    Raises:
-        HarnessError: there are fewer than two options.
     """
     marks: list[tuple[int, re.Match[str]]] = []
     at = 0
@@ -179,11 +176,7 @@ def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str:
-    """As `letter`, but the gold must be one option.
-
-    Raises:
-        HarnessError: the gold is not an option, or is several.
-    """
+    """As `lettered`, but the gold must be one option."""
     gold = lettered(answer, choices)
     if not isinstance(gold, str):
         raise HarnessError(f"the answer {answer!r} is more than one option", _CORRECT)
@@ -191,11 +184,7 @@ def letter(answer: str, choices: Sequence[str]) -> str:
 
 
 def worded(answer: str, choices: Sequence[str]) -> str:
-    """The letter of a gold answer that is an option's text (MathVista): the first one, if texts are equal.
-
-    Raises:
-        HarnessError: the gold is not an option.
-    """
+    """The letter of a gold answer that is an option's text (MathVista): the first one, if texts are equal."""
     if answer not in choices:
         raise _no_option(answer, choices)
     return LETTERS[choices.index(answer)]
@@ -226,11 +215,7 @@ _SAID = 3
 
 
 def text(raw: Mapping[str, Any], column: str) -> str:
-    """A column that must hold text, stripped.
-
-    Raises:
-        HarnessError: it is missing or blank; names the column and the value.
-    """
+    """A column that must hold text, stripped; the error names the column and the value."""
     value = raw[column]
     if not isinstance(value, str) or not value.strip():
         raise HarnessError(
@@ -240,11 +225,7 @@ def text(raw: Mapping[str, Any], column: str) -> str:
 
 
 def texts(raw: Mapping[str, Any], column: str) -> list[str]:
-    """A column that must hold a list of texts, or nothing.
-
-    Raises:
-        HarnessError: it holds something else; names the column and the value.
-    """
+    """A column that must hold a list of texts, or nothing; the error names the column and the value."""
     value = raw[column]
     if value is None:
         return []
@@ -258,11 +239,7 @@ def texts(raw: Mapping[str, Any], column: str) -> list[str]:
 def add_picture(opened: Opened, image: object) -> tuple[str, int]:
     """Adds the image in an undecoded Image column.
 
-    Returns:
-        Its name, which depends only on the bytes, and its row in the album.
-
-    Raises:
-        HarnessError: there is none, or it cannot be read.
+    Returns its name, which depends only on the bytes, and its row in the album.
     """
     data = downloads.image_bytes(image)()
     name = content_name(data)
@@ -277,9 +254,8 @@ def content_name(data: bytes) -> str:
 def linked(rows: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
     """Clusters rows that share a name or an image, transitively: name -> the first name of its cluster.
 
-    Args:
-        rows: a name each (a problem's name, if its rows form one cluster anyway), and the values of undecoded
-            Image columns; values without an image link nothing.
+    Each row is a name (a problem's name, if its rows form one cluster anyway), and the values of undecoded
+    Image columns; values without an image link nothing.
     """
     first: dict[str, str] = {}
     leader: dict[str, str] = {}
@@ -308,12 +284,8 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
     """The breakdown parts of a row: those that the task has a metric for.
 
     A value that the published set did not have when the metrics were listed is noted in the manifest and
-    reported once: its rows count only in the total.
-
-    Args:
-        opened: collects the notes.
-        known: the parts with a metric.
-        pairs: kind of part and value ("subject", "algebra"); the kind may be empty.
+    reported once: its rows count only in the total. `pairs` are kind of part and value ("subject",
+    "algebra"); the kind may be empty.
     """
     found = []
     for kind, value in pairs:
@@ -349,13 +321,8 @@ def row(
 ) -> Row:
     """A multiple-choice row; the source adds `parts` and its own columns.
 
-    Args:
-        id: the benchmark's own.
-        prompt: question and options, without an instruction, which the task adds.
-        answer: the gold letter, or several.
-        choices: the options' texts.
-        cluster: shared by rows that are not independent.
-        images: rows of the album, in order of the prompt.
+    `prompt` is without an instruction, which the task adds; `answer` is the gold letter, or several; rows
+    that share a `cluster` are not independent; `images` are rows of the album, in order of the prompt.
 
     Raises:
         HarnessError: there are more options than letters.
@@ -383,9 +350,6 @@ def inline_gold(
 
     A gold letter beyond the options read means that the list was not read to its end: then the row has no
     option texts, and is scored by letters alone. Both this case and golds with several letters are noted.
-
-    Raises:
-        HarnessError: the gold is not an option.
     """
     try:
         gold = lettered(answer, choices)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from dcsft_harness.data.benchmarks import downloads, questions
@@ -101,11 +102,6 @@ _MATHVISION_HUB = Hub("MathLLMs/MathVision", split="test")
 _TOKEN = re.compile(r"\s*<image\d+>")
 
 
-def _mathvision_entries(opened: Opened) -> Iterator[Entry]:
-    columns = ("id", "question", "options", "decoded_image", "answer", "level", "subject")
-    yield from downloads.rows(opened, _MATHVISION_HUB, columns)
-
-
 def _mathvision_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     options = questions.texts(raw, "options")
     if not options:
@@ -145,7 +141,11 @@ _MATHVISION = Source(
     version=1,
     count=1_532,
     columns={**questions.COLUMNS, "subject": "string", "level": "int64"},
-    entries=_mathvision_entries,
+    entries=partial(
+        downloads.rows,
+        hub=_MATHVISION_HUB,
+        columns=("id", "question", "options", "decoded_image", "answer", "level", "subject"),
+    ),
     row=_mathvision_row,
     hub=_MATHVISION_HUB,
 )
@@ -184,11 +184,9 @@ MATHVISTA_PARTS = tuple(
 )
 
 _MATHVISTA_HUB = Hub("AI4Math/MathVista", split="testmini")
-
-
-def _mathvista_entries(opened: Opened) -> Iterator[Entry]:
-    columns = ("pid", "question", "decoded_image", "choices", "unit", "answer", "question_type", "metadata")
-    yield from downloads.rows(opened, _MATHVISTA_HUB, columns)
+_MATHVISTA_COLUMNS = (
+    *("pid", "question", "decoded_image", "choices", "unit", "answer", "question_type", "metadata"),
+)
 
 
 def _mathvista_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
@@ -229,7 +227,7 @@ _MATHVISTA = Source(
     version=1,
     count=540,
     columns=questions.COLUMNS,
-    entries=_mathvista_entries,
+    entries=partial(downloads.rows, hub=_MATHVISTA_HUB, columns=_MATHVISTA_COLUMNS),
     row=_mathvista_row,
     hub=_MATHVISTA_HUB,
 )
@@ -261,10 +259,6 @@ _MMK12_TRAIN = Hub("FanqingM/MMK12", split="train")
 _MMK12_COLUMNS = ("id", "question", "answer", "image")
 
 
-def _test_entries(opened: Opened) -> Iterator[Entry]:
-    yield from downloads.rows(opened, _MMK12_TEST, (*_MMK12_COLUMNS, "subject"))
-
-
 def _test_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     question = questions.text(raw, "question")
     gold, choices = questions.inline_gold(
@@ -282,14 +276,6 @@ def _test_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     }
 
 
-def _pool_entries(opened: Opened) -> Iterator[Entry]:
-    return _drawn_entries(opened, cold=False)
-
-
-def _cold_entries(opened: Opened) -> Iterator[Entry]:
-    return _drawn_entries(opened, cold=True)
-
-
 def _drawn_entries(opened: Opened, cold: bool) -> Iterator[Entry]:
     chosen = _draw(opened, cold)
     for number, entry in enumerate(_training(opened, (*_MMK12_COLUMNS, "subject"))):
@@ -305,11 +291,7 @@ def _training(opened: Opened, columns: tuple[str, ...]) -> Iterator[Entry]:
 
 
 def _draw(opened: Opened, cold: bool) -> set[int]:
-    """The positions of the drawn rows; the manifest records how they were drawn.
-
-    Raises:
-        HarnessError: the number of rows in the split differs from the published one.
-    """
+    """The positions of the drawn rows; the manifest records how. The split must have the published size."""
     texts = [raw for _, raw in _training(opened, ("id", "answer"))]
     if len(texts) != MMK12_TRAINING and not opened.any_count:
         raise HarnessError(
@@ -385,7 +367,7 @@ _MMK12 = (
         version=2,
         count=2_000,
         columns={**questions.COLUMNS, "subject": "string"},
-        entries=_test_entries,
+        entries=partial(downloads.rows, hub=_MMK12_TEST, columns=(*_MMK12_COLUMNS, "subject")),
         row=_test_row,
         hub=_MMK12_TEST,
         tally=("subject", dict.fromkeys(MMK12_SUBJECTS, 500)),
@@ -396,13 +378,13 @@ _MMK12 = (
             version=2,
             count=count,
             columns={**questions.COLUMNS, "subject": "string"},
-            entries=entries,
+            entries=partial(_drawn_entries, cold=cold),
             row=_train_row,
             hub=_MMK12_TRAIN,
         )
-        for task, count, entries in (
-            ("dcsft_mmk12_pool", MMK12_DRAWN - COLD, _pool_entries),
-            ("dcsft_mmk12_cold", COLD, _cold_entries),
+        for task, count, cold in (
+            ("dcsft_mmk12_pool", MMK12_DRAWN - COLD, False),
+            ("dcsft_mmk12_cold", COLD, True),
         )
     ),
 )
@@ -487,11 +469,7 @@ def _mmmu_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
 
 
 def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
-    """The numbers of the images that the text names, in its order, each once.
-
-    Raises:
-        HarnessError: the text names an image that the row does not have.
-    """
+    """The numbers of the images that the text names, each once, in its order; the row must have them."""
     named = list(dict.fromkeys(int(number) for number in MMMU_MARK.findall(prompt)))
     for number in named:
         if raw.get(f"image_{number}") is None:

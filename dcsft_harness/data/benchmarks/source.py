@@ -23,81 +23,53 @@ target; the cluster name, shared by rows that are not independent; the images, a
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the album in a prepared folder.
+    """An image of the album in a prepared folder."""
 
-    Attributes:
-        index: its row in the album, from 0; what a task row's `images` holds.
-        width, height: of the upright image, in pixels.
-        orientation: its EXIF orientation, 1 to 8; 0 where the EXIF data is damaged.
-    """
-
-    index: int
+    index: int  # its row in the album, from 0; what a task row's `images` holds
+    # width, height: of the upright image, in pixels
     width: int
     height: int
-    orientation: int = 1
+    orientation: int = 1  # its EXIF orientation, 1 to 8; 0 where the EXIF data is damaged
 
 
 class Pictures(Protocol):
     """Collects the images of the row that a source is making."""
 
     def add(self, name: str, read: Callable[[], bytes]) -> Picture:
-        """The image of that name; `read` returns its encoded bytes and is called only for a new name.
-
-        Raises:
-            HarnessError: the bytes are not an image, or a truncated one; names it.
-        """
+        """The image of that name; `read` returns its encoded bytes and is called only for a new name."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A source's location for `datasets.load_dataset`.
+    """A source's location for `datasets.load_dataset`."""
 
-    Attributes:
-        path: the hub id ("axiong/imagenet-r").
-        split: the split with the rows.
-        config: the configuration; None is the default one. A tuple means all of them, in order.
-        gated: whether its terms have to be accepted on the hub first.
-        files: files that `load_dataset` does not read; if set, `split` is not loaded.
-    """
-
-    path: str
-    split: str
+    path: str  # the hub id ("axiong/imagenet-r")
+    split: str  # the split with the rows
+    # the configuration; None is the default one. A tuple means all of them, in order.
     config: str | tuple[str, ...] | None = None
-    gated: bool = False
-    files: tuple[str, ...] = ()
+    gated: bool = False  # whether its terms have to be accepted on the hub first
+    files: tuple[str, ...] = ()  # files that `load_dataset` does not read; if set, `split` is not loaded
 
 
 @dataclass
 class Opened:
-    """A source being read.
+    """A source being read."""
 
-    Attributes:
-        folder: the value of `--source`; None reads from the hub.
-        pictures: collects the images of the current row.
-        any_count: whether a part of the published rows is accepted.
-        inputs: files that are read completely, by role: the manifest records their hashes.
-        notes: further notes for the manifest on how the rows were made.
-        say: shows the user a message immediately.
-    """
-
-    folder: Path | None
-    pictures: Pictures
-    any_count: bool = False
+    folder: Path | None  # the value of `--source`; None reads from the hub
+    pictures: Pictures  # collects the images of the current row
+    any_count: bool = False  # whether a part of the published rows is accepted
+    # files that are read completely, by role: the manifest records their hashes
     inputs: dict[str, Path] = field(default_factory=dict)
+    # further notes for the manifest on how the rows were made
     notes: dict[str, Any] = field(default_factory=dict)
-    say: Callable[[str], None] = lambda text: None
+    say: Callable[[str], None] = lambda text: None  # shows the user a message immediately
 
 
 class Entry(NamedTuple):
-    """One raw entry that becomes a row.
+    """One raw entry that becomes a row."""
 
-    Attributes:
-        where: its location for messages ("test-00000.parquet, row 17").
-        raw: the argument of the source's `row`.
-    """
-
-    where: str
-    raw: Any
+    where: str  # its location for messages ("test-00000.parquet, row 17")
+    raw: Any  # the argument of the source's `row`
 
 
 def read_file(path: Path) -> Callable[[], bytes]:
@@ -120,11 +92,7 @@ def read_file(path: Path) -> Callable[[], bytes]:
 
 
 def read_text(path: Path) -> str:
-    """A small text file, with or without a byte order mark.
-
-    Raises:
-        HarnessError: it cannot be read, or is not UTF-8.
-    """
+    """A small UTF-8 text file, with or without a byte order mark."""
     try:
         return read_file(path)().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -135,42 +103,31 @@ def read_text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """One published data set, and how its rows become a task's.
+    """One published data set, and how its rows become a task's."""
 
-    Attributes:
-        task: its task; also the name of its prepared folder.
-        version: increased when rows change, so that older prepared folders are prepared again.
-        changed: what is new in this version, for the error about older folders.
-        count: published rows; None if that could not be verified.
-        columns: the task's own columns besides `STANDING`: name -> `datasets` type ("string", "int64",
-            ["string"] for a list). Columns that the row leaves out are empty.
-        entries: streams the raw entries in the source's own order.
-        row: turns an entry into a task's row; None skips an entry that the task does not use. Its `images`
-            are the `Picture.index` of each; `row` itself sets width and height. Raises HarnessError without
-            the location, which the caller adds.
-        hub: its location for `load_dataset`; None if it is not there.
-        needs: the required content of `--source`, in a line; by default a download of `hub`.
-        get: how to get that, in a line; by default the command that downloads `hub`.
-        distinct: whether equal items count once: training joins by content, while an evaluation has as many
-            rows as were published.
-        tally: a column, and the row count of each of its values; errors about missing rows name the value.
-        together: a column: rows with the same value stay adjacent in the seeded order, so that --limit has
-            whole groups of them.
-    """
-
-    task: str
-    version: int
-    count: int | None
+    task: str  # its task; also the name of its prepared folder
+    version: int  # increased when rows change, so that older prepared folders are prepared again
+    count: int | None  # published rows; None if that could not be verified
+    # the task's own columns besides `STANDING`: name -> `datasets` type ("string", "int64", ["string"] for a
+    # list). Columns that the row leaves out are empty.
     columns: Mapping[str, Any]
-    entries: Callable[[Opened], Iterable[Entry]]
+    entries: Callable[[Opened], Iterable[Entry]]  # streams the raw entries in the source's own order
+    # turns an entry into a task's row; None skips an entry that the task does not use. Its `images` are the
+    # `Picture.index` of each; `row` itself sets width and height. Raises HarnessError without the location,
+    # which the caller adds.
     row: Callable[[Opened, Any], Row | None]
-    needs: str = ""
-    get: str = ""
-    hub: Hub | None = None
+    needs: str = ""  # the required content of `--source`, in a line; by default a download of `hub`
+    get: str = ""  # how to get that, in a line; by default the command that downloads `hub`
+    hub: Hub | None = None  # its location for `load_dataset`; None if it is not there
+    # whether equal items count once: training joins by content, while an evaluation has as many rows as were
+    # published
     distinct: bool = False
+    # a column, and the row count of each of its values; errors about missing rows name the value
     tally: tuple[str, Mapping[str, int]] | None = None
+    # a column: rows with the same value stay adjacent in the seeded order, so that --limit has whole groups
+    # of them
     together: str | None = None
-    changed: str = ""
+    changed: str = ""  # what is new in this version, for the error about older folders
 
     def __post_init__(self) -> None:
         """Fills `needs` and `get` in from `hub`."""
@@ -187,18 +144,10 @@ class Source:
 
 @dataclass(frozen=True)
 class View:
-    """A task on a subset of another source's rows.
-
-    Attributes:
-        task: the task.
-        of: the source's task, whose data is prepared.
-        column: the column that decides.
-        values: the included values.
-        count: published rows.
-    """
+    """A task on a subset of another source's rows."""
 
     task: str
-    of: str
-    column: str
-    values: tuple[str, ...]
-    count: int | None
+    of: str  # the source's task, whose data is prepared
+    column: str  # the column that decides
+    values: tuple[str, ...]  # the included values
+    count: int | None  # published rows

@@ -39,16 +39,11 @@ class Example(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One phase of pre-training.
+    """One phase of pre-training."""
 
-    Attributes:
-        until: the share of all steps at which it ends.
-        mix: shares of the families, in the order of `FAMILIES`.
-        least, most: digits in a scene.
-    """
-
-    until: float
-    mix: tuple[float, float, float, float]
+    until: float  # the share of all steps at which it ends
+    mix: tuple[float, float, float, float]  # shares of the families, in the order of `FAMILIES`
+    # least, most: digits in a scene
     least: int
     most: int
 
@@ -129,15 +124,10 @@ MAKERS = {"naming": naming, "scene": describing, "ground": grounding, "sum": add
 def batch(
     digits: Digits, rng: np.random.Generator, progress: float, size: int, families: Sequence[str] = FAMILIES
 ) -> list[Example]:
-    """`size` examples at a point of the curriculum.
+    """`size` examples at a point of the curriculum, 0..1 of its steps; see `PHASES` for the mix.
 
-    Args:
-        digits: the real digits to draw from.
-        rng: the only source of randomness.
-        progress: share of the steps already taken, 0..1.
-        size: number of examples; see `PHASES` for the mix.
-        families: the families to draw, some of `FAMILIES` in their order, with their relative weights; if all
-            weights are still 0, they are equal.
+    `families` are some of `FAMILIES` in their order, with their relative weights; if all weights are still 0,
+    they are equal.
     """
     mix = dict(zip(FAMILIES, phase(progress).mix, strict=True))
     weights = np.array([mix[name] for name in families])

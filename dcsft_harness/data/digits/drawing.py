@@ -20,17 +20,11 @@ SPLIT_SEED = 2602
 
 
 class Digits(NamedTuple):
-    """Some real digits.
+    """Some real digits."""
 
-    Attributes:
-        images: float32 array (n, 8, 8), ink in [0, 1].
-        values: int array (n,), 0..9.
-        ids: int array (n,), the position in scikit-learn's file.
-    """
-
-    images: NDArray[np.float32]
-    values: NDArray[np.int64]
-    ids: NDArray[np.int64]
+    images: NDArray[np.float32]  # float32 array (n, 8, 8), ink in [0, 1]
+    values: NDArray[np.int64]  # int array (n,), 0..9
+    ids: NDArray[np.int64]  # int array (n,), the position in scikit-learn's file
 
 
 @cache
@@ -44,11 +38,7 @@ def _all() -> Digits:
 
 @cache
 def split(name: str) -> Digits:
-    """The real digits of one split; splits are disjoint.
-
-    Args:
-        name: a key of `SIZES`.
-    """
+    """The real digits of one split, a key of `SIZES`; splits are disjoint."""
     digits = _all()
     order = np.random.Generator(np.random.PCG64(SPLIT_SEED)).permutation(len(digits.values))
     start = 0
@@ -117,12 +107,9 @@ SIDE = 56
 
 
 def enlarge(digit: NDArray[np.float32], size: int, angle: float = 0.0) -> Mask:
-    """One real digit as smooth ink.
+    """One real digit, float32 (8, 8) in [0, 1], as smooth ink.
 
-    Args:
-        digit: float32 (8, 8) in [0, 1].
-        size: side of the result in pixels.
-        angle: rotation in degrees, counter-clockwise.
+    `size` is the side of the result in pixels; `angle` is in degrees, counter-clockwise.
     """
     image = Image.fromarray((digit * 255).astype(np.uint8), mode="L")
     image = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -190,12 +177,9 @@ def _place(rng: np.random.Generator, digit: NDArray[np.float32]) -> tuple[Mask, 
 
 
 def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float) -> Image.Image:
-    """The plain style: one digit in one color, more or less degraded.
+    """The plain style: one digit, float32 (8, 8) in [0, 1], in one color, more or less degraded.
 
-    Args:
-        digit: float32 (8, 8) in [0, 1].
-        rng: the only source of randomness.
-        severity: 0 (clean) to 1 and above (low contrast, noise, a stray stroke across).
+    `severity` is 0 (clean) to 1 and above (low contrast, noise, a stray stroke across).
     """
     canvas = ground(rng, SIDE, SIDE)
     colour = _contrasting(rng, canvas, max(0.1, 0.62 - 0.40 * severity))
@@ -277,14 +261,7 @@ STYLES: dict[str, Callable[[Mask, np.random.Generator], Mask]] = {
 def rendition(
     digit: NDArray[np.float32], rng: np.random.Generator, style: str, severity: float
 ) -> Image.Image:
-    """One digit in one of `STYLES`.
-
-    Args:
-        digit: float32 (8, 8) in [0, 1].
-        rng: the only source of randomness.
-        style: a key of `STYLES`.
-        severity: as for `plain`, but milder.
-    """
+    """One digit, float32 (8, 8) in [0, 1], in one of `STYLES`; milder than `plain` at the same severity."""
     canvas = ground(rng, SIDE, SIDE)
     colour = _contrasting(rng, canvas, 0.62 - 0.25 * severity)
     mask, x, y = _place(rng, digit)

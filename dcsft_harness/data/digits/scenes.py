@@ -49,13 +49,9 @@ class Scene(NamedTuple):
 
 
 def draw_scene(digits: Digits, rng: np.random.Generator, count: int, severity: float = 0.0) -> Scene:
-    """A scene of digits of different values and colors, each inside its own `CELL`.
+    """A scene of `count` digits of different values and colors, each inside its own `CELL`.
 
-    Args:
-        digits: the real digits to draw from.
-        rng: the only source of randomness.
-        count: digits in the scene.
-        severity: 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
+    `severity` is 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
     """
     while True:
         chosen = rng.permutation(len(digits.values))[:count]
@@ -218,27 +214,16 @@ OTHER_QUESTIONS = (
 
 
 class Sum(NamedTuple):
-    """One question.
+    """One question."""
 
-    Attributes:
-        image: RGB, 112 x 56 pixels.
-        prompt: the question and its options, one per line.
-        choices: the options' texts, in order.
-        answer: the letter of the right option.
-        solution: the target of pre-training, "5 + 6 = 11 (B)".
-        equation: the solution without the letter, "5 + 6 = 11"; the target of the tasks.
-        values: the two digits, left and right.
-        ids: the positions of the two digits in scikit-learn's file.
-    """
-
-    image: Image.Image
-    prompt: str
-    choices: tuple[str, ...]
-    answer: str
-    solution: str
-    equation: str
-    values: tuple[int, int]
-    ids: tuple[int, int]
+    image: Image.Image  # RGB, 112 x 56 pixels
+    prompt: str  # the question and its options, one per line
+    choices: tuple[str, ...]  # the options' texts, in order
+    answer: str  # the letter of the right option
+    solution: str  # the target of pre-training, "5 + 6 = 11 (B)"
+    equation: str  # the solution without the letter, "5 + 6 = 11"; the target of the tasks
+    values: tuple[int, int]  # the two digits, left and right
+    ids: tuple[int, int]  # the positions of the two digits in scikit-learn's file
 
 
 def draw_sum(
@@ -248,14 +233,9 @@ def draw_sum(
     question: str = QUESTION,
     severity: float = 0.0,
 ) -> Sum:
-    """A sum of two digits.
+    """A sum of two digits, with the question above the options.
 
-    Args:
-        digits: the real digits to draw from.
-        rng: the only source of randomness.
-        style: a key of `drawing.STYLES`; None is the plain style.
-        question: the text above the options.
-        severity: 0 (bright ink, little noise; used in pre-training) to 1 and above (faint and noisy).
+    `style` is a key of `drawing.STYLES`, None the plain style; `severity` is as in `draw_scene`.
     """
     left, right = (int(i) for i in rng.integers(len(digits.values), size=2))
     plain = drawing.ground(rng, SUM_SIDE, 2 * SUM_SIDE, dark=True)

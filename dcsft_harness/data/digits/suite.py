@@ -85,11 +85,7 @@ def _noisy(digits: drawing.Digits, each: int, name: str) -> Iterator[Row]:
 
 
 def replaced(name: str) -> frozenset[int]:
-    """The rows whose label a noisy pool replaces: `NOISE` of them, drawn without regard to their content.
-
-    Args:
-        name: the clean pool's, a key of `SETS`, or the noisy one's.
-    """
+    """The rows of a clean or noisy pool whose label the noisy one replaces, whatever their content."""
     clean = name.removesuffix(NOISY)
     count = len(drawing.split("pool").values) * DRAWINGS[clean]
     rng = np.random.Generator(np.random.PCG64([*f"{clean}{NOISY}".encode()]))
@@ -170,14 +166,11 @@ def cache_folder() -> Path:
 
 
 def load(name: str) -> "Dataset":
-    """One set as a `datasets.Dataset`, drawn on first use.
+    """One set, a key of `SETS`, as a `datasets.Dataset`, drawn on first use.
 
     Columns: image (RGB), prompt, answer (JSON: a word, a box `[x1, y1, x2, y2]` in pixels, or a number as
-        text), target (for SFT), choices (empty: no set asks for letters), width and height in pixels, cluster
-        (shared by rows with the same real digit), kind (style or expression). Noisy pools also have `RIGHT`.
-
-    Args:
-        name: a key of `SETS`.
+    text), target (for SFT), choices (empty: no set asks for letters), width and height in pixels, cluster
+    (shared by rows with the same real digit), kind (style or expression). Noisy pools also have `RIGHT`.
     """
     from datasets import load_from_disk  # noqa: TID251 - our cache
 
